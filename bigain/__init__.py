@@ -1,0 +1,1 @@
+"""bigain: evaluate training-free token compression for diffusion models on classification and generation."""

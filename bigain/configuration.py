@@ -1,0 +1,82 @@
+"""Configurations: shipped files by bare name, and the identity of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+# Settings that change speed or place, never a number.
+_WITHOUT_EFFECT = {
+    "data.init_args.batch_size",
+    "data.init_args.num_workers",
+    "model.init_args.rows_per_forward",
+}
+# Of the trainer, only these enter a number.
+_TRAINER = ("trainer.precision", "trainer.callbacks")
+_SECTIONS = ("seed", "model", "data", "compressor")
+
+
+def shipped_configs() -> Path:
+    """Folder of the configurations that come with the package: inside a wheel, or beside it in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def find_config(args: Sequence[str]) -> list[str]:
+    """Replace the bare name of a shipped configuration by its path, where no such file lies here."""
+    found = list(args)
+    for i, arg in enumerate(found):
+        if arg in ("--config", "-c") and i + 1 < len(found):
+            found[i + 1] = _locate(found[i + 1])
+        elif arg.startswith("--config="):
+            found[i] = "--config=" + _locate(arg.removeprefix("--config="))
+    return found
+
+
+def _locate(name: str) -> str:
+    if Path(name).exists():
+        return name
+    shipped = shipped_configs() / name
+    return str(shipped) if shipped.is_file() else name
+
+
+def fingerprinted(config: Namespace) -> dict[str, Any]:
+    """The settings that numbers depend on, flat."""
+    kept: dict[str, Any] = {}
+    for section in _SECTIONS:
+        _flatten(section, _plain(config.get(section)), kept)
+    for key in _TRAINER:
+        _flatten(key, _plain(config.get(key)), kept)
+    return {key: value for key, value in sorted(kept.items()) if key not in _WITHOUT_EFFECT}
+
+
+def fingerprint(config: Namespace) -> str:
+    """Hash of `fingerprinted`: equal for runs whose numbers are comparable image by image."""
+    text = json.dumps(fingerprinted(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Namespace):
+        return {key: _plain(item) for key, item in vars(value).items() if not key.startswith("__")}
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', str(value))}"
+
+
+def _flatten(key: str, value: Any, into: dict[str, Any]) -> None:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _flatten(f"{key}.{name}", item, into)
+    else:
+        into[key] = value

@@ -1,0 +1,1 @@
+"""Pure functions of the diffusion classifier: noising, trials, elimination, schedules."""

@@ -1,0 +1,74 @@
+"""Staged elimination of classes (Algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+ErrorFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Elimination:
+    """Outcome for a batch of images.
+
+    Attributes:
+        errors: Error of every (image, class, trial), NaN where it was not evaluated. `(b, k, t)`, float32.
+        survivors: Classes left after each stage, ascending, `(b, keep)` int64 each.
+        prediction: The last survivor. `(b,)`, int64.
+    """
+
+    errors: Tensor
+    survivors: tuple[Tensor, ...]
+    prediction: Tensor
+
+
+def mean_errors(errors: Tensor) -> Tensor:
+    """Mean over the evaluated trials in float64, infinite where there are none. `(b, k, t)` -> `(b, k)`."""
+    seen = ~errors.isnan()
+    total = errors.double().masked_fill(~seen, 0).sum(2)
+    return torch.where(seen.any(2), total / seen.sum(2), torch.inf)
+
+
+def staged_elimination(
+    error_function: ErrorFunction,
+    images: int,
+    classes: int,
+    stages: Sequence[Sequence[int]],
+    keep: Sequence[int],
+    device: torch.device | None = None,
+) -> Elimination:
+    """Evaluate survivors on new trials stage by stage and keep the classes with the lowest mean error.
+
+    Args:
+        error_function: Called once per stage with flat int64 tensors (image, class, trial), classes fastest; returns
+            float32 errors of the same length.
+        images: Number of images b.
+        classes: Number of classes k.
+        stages: New trial indices of each stage, disjoint.
+        keep: Survivors of each stage, at most what is left; the last is 1. Ties go to the lower class index.
+        device: Where the index tensors are made.
+
+    Returns:
+        Errors, survivors of each stage and predictions.
+    """
+    trials = 1 + max(trial for stage in stages for trial in stage)
+    errors = torch.full((images, classes, trials), torch.nan, device=device, dtype=torch.float32)
+    alive = torch.arange(classes, device=device).expand(images, classes)
+    history = []
+    for new, left in zip(stages, keep, strict=True):
+        shape = (images, len(new), alive.shape[1])
+        image = torch.arange(images, device=device)[:, None, None].expand(shape).flatten()
+        trial = torch.tensor(new, device=device)[None, :, None].expand(shape).flatten()
+        label = alive[:, None].expand(shape).flatten()
+        errors[image, label, trial] = error_function(image, label, trial)
+        score = mean_errors(errors).gather(1, alive)
+        best = score.argsort(dim=1, stable=True)[:, :left]
+        alive = alive.gather(1, best).sort(dim=1).values
+        history.append(alive)
+    # The last stage may keep several on request; the prediction is the best of them.
+    final = mean_errors(errors).gather(1, alive).argsort(dim=1, stable=True)[:, :1]
+    return Elimination(errors, tuple(history), alive.gather(1, final).squeeze(1))

@@ -1,0 +1,83 @@
+"""Which (timestep, noise) pairs an image is tried on, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bigain.tokens.randomness import mix, random_integers, random_normal
+
+Budget = Literal["cumulative", "released"]
+TIMESTEPS = 1000
+
+# Separate the streams drawn from one (seed, image, trial).
+_NOISE = 1
+_TIMESTEP = 2
+
+
+def trial_grid(trials: int) -> list[int]:
+    """Evenly spaced timesteps `T//m//2 + j * (T//m)`: 25, 75, ..., 975 for 20 trials."""
+    step = TIMESTEPS // trials
+    return [step // 2 + j * step for j in range(trials)]
+
+
+def stage_trials(budgets: Sequence[int], budget: Budget = "cumulative") -> list[list[int]]:
+    """New trials of each stage, as indices into `trial_grid(max(budgets))`.
+
+    A stage with budget n has the candidates `[len//n//2 :: len//n][:n]` of the grid that were not yet evaluated.
+
+    Args:
+        budgets: Trials per stage, ascending, e.g. `[5, 20]`.
+        budget: `cumulative`: a survivor of stage i has `budgets[i]` trials in all (Table 10 of the paper);
+            `released`: every candidate is taken.
+
+    Returns:
+        Disjoint index lists, one per stage.
+
+    Raises:
+        ValueError: If the budgets are not ascending positive integers of at most 1000.
+    """
+    if not budgets or any(a >= b for a, b in pairwise(budgets)) or budgets[0] < 1:
+        raise ValueError(f"trials must be ascending positive integers, not {list(budgets)}")
+    size = budgets[-1]
+    if size > TIMESTEPS:
+        raise ValueError(f"there are {TIMESTEPS} timesteps, not {size}")
+    done: set[int] = set()
+    stages = []
+    for n in budgets:
+        step = size // n
+        candidates = [j for j in range(step // 2, size, step)][:n]
+        candidates = [j for j in candidates if j not in done]
+        if budget == "cumulative":
+            wanted = min(n - len(done), len(candidates))
+            candidates = [candidates[int((j + 0.5) * len(candidates) / wanted)] for j in range(wanted)]
+        done.update(candidates)
+        stages.append(candidates)
+    return stages
+
+
+def trial_keys(image_keys: Tensor, trials: Tensor, seed: int) -> Tensor:
+    """Identity of (seed, image, trial). `(b,)`, `(b,)` -> `(b,)`, int64."""
+    return mix(image_keys, seed, trials)
+
+
+def trial_noise(keys: Tensor, shape: Sequence[int]) -> Tensor:
+    """The noise of each trial, the same for all classes. `(b,)` -> `(b, *shape)`, float32 standard normal."""
+    count = 1
+    for side in shape:
+        count *= side
+    return random_normal(mix(keys, _NOISE), count).view(-1, *shape)
+
+
+def uniform_timesteps(keys: Tensor) -> Tensor:
+    """Timesteps uniform in 0..999, one per trial key (Algorithm 1). `(b,)` -> `(b,)`, int64."""
+    return random_integers(mix(keys, _TIMESTEP), 1, TIMESTEPS).squeeze(-1)
+
+
+def grid_timesteps(trials: Tensor, size: int) -> Tensor:
+    """Timestep of each trial index on the even grid of `size` trials. `(b,)` -> `(b,)`, int64."""
+    return torch.tensor(trial_grid(size), device=trials.device)[trials]

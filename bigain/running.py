@@ -1,0 +1,207 @@
+"""One run: from a configuration to a run directory, through LightningCLI."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from bigain.callbacks import PredictionWriter, ResultsWriter
+from bigain.compressors import Compressor
+from bigain.configuration import find_config, fingerprint, fingerprinted
+from bigain.data import EvalDataModule
+from bigain.errors import InputError
+from bigain.parsing import Parser
+from bigain.report.summary import summary
+
+
+class BiGainCLI(LightningCLI):
+    """LightningCLI with a `compressor`, one `seed`, and a run directory."""
+
+    def __init__(self, args: Sequence[str], uncompressed_into: Path | None = None) -> None:
+        """Parse and run.
+
+        Args:
+            args: Command line without the program name.
+            uncompressed_into: Run without any compressor, into this directory, instead.
+        """
+        self.uncompressed_into = uncompressed_into
+        super().__init__(
+            model_class=LightningModule,
+            datamodule_class=EvalDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            parser_class=Parser,
+            save_config_callback=None,
+            seed_everything_default=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={"prog": "bigain", "description": "Evaluate token compression for diffusion models."},
+            args=list(args),
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        handled = {"model", "dataloaders", "datamodule", "return_predictions", "ckpt_path", "weights_only"}
+        return {"predict": handled}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(Compressor, "compressor", subclass_mode=True, required=False)
+        parser.add_argument("--seed", type=int, default=0, help="the one seed: noise, random choices, limits")
+        parser.add_argument(
+            "--output", type=str | None, default=None, help="run directory; runs/<config>-<hash> if left out"
+        )
+        parser.add_argument("--overwrite", type=bool, default=False, help="delete what is in the run directory first")
+        parser.add_argument("--baseline", type=bool, default=False, help="also run without compression and compare")
+        for target in ("model", "data", "compressor"):
+            parser.link_arguments("seed", f"{target}.init_args.seed")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        # The parent warns when both `args` and sys.argv are given, which is how an entry point calls it.
+        self.config = parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        if self.uncompressed_into is not None:
+            config.compressor = None
+        self.fingerprint = fingerprint(config)
+        if self.uncompressed_into is not None:
+            self.output = self.uncompressed_into
+        else:
+            chosen = config.output or config.trainer.default_root_dir
+            self.output = Path(chosen or f"runs/{_stem(config)}-{self.fingerprint[:8]}")
+        _prepare_directory(self.output, config)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        wanted = self.config[self.subcommand].trainer.logger
+        if wanted is None:
+            kwargs["logger"] = TensorBoardLogger(self.output, name="tensorboard", version="")
+        return super().instantiate_trainer(default_root_dir=str(self.output), **kwargs)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        given = config.get("callbacks") or []
+        # `compressor: null` arrives as None, which Trainer would take for a callback.
+        config["callbacks"] = [
+            callback
+            for callback in [*(given if isinstance(given, list) else [given]), *callbacks]
+            if callback is not None and not (self.uncompressed_into and isinstance(callback, Compressor))
+        ]
+        own = [PredictionWriter(), ResultsWriter(self.fingerprint)]
+        return super()._instantiate_trainer(config, own)
+
+    def predict(self, **kwargs: Any) -> None:
+        """Run the trainer's predict loop; predictions go to disk, not into memory."""
+        if self.trainer.is_global_zero:
+            _save_config(self, self.output)
+        self.trainer.predict(self.model, datamodule=self.datamodule, return_predictions=False)
+
+
+def predict(args: Sequence[str]) -> str:
+    """Run `bigain predict` and return its summary; empty on all but the first process.
+
+    Raises:
+        InputError: If anything given cannot work.
+    """
+    _quieten()
+    args = find_config(args)
+    cli = _run(args)
+    baseline = None
+    if cli.config.predict.baseline:
+        baseline = _results(_run(args, uncompressed_into=cli.output / "baseline").output)
+    if not cli.trainer.is_global_zero:
+        return ""
+    return summary(_results(cli.output), cli.output, baseline)
+
+
+def _run(args: Sequence[str], uncompressed_into: Path | None = None) -> BiGainCLI:
+    try:
+        return BiGainCLI(args, uncompressed_into)
+    except ValueError as error:
+        refusal = _refusal_behind(error)
+        if refusal is None:
+            raise
+        raise refusal from error
+
+
+def _refusal_behind(error: BaseException | None) -> InputError | None:
+    """The InputError that jsonargparse wrapped into an error of its own, if there is one."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    path = folder / "results.json"
+    if not path.is_file():
+        raise InputError(f"{path} was not written: the run was stopped before its end; run the command again")
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return results
+
+
+def _stem(config: Namespace) -> str:
+    given = config.get("config")
+    return Path(str(given[0])).stem if given else "predict"
+
+
+def _prepare_directory(output: Path, config: Namespace) -> None:
+    """Make a run directory ready to start or continue.
+
+    Raises:
+        InputError: If it holds a run of another configuration, or something else.
+    """
+    identity = output / "identity.json"
+    now = fingerprinted(config)
+    if not identity.is_file() and output.is_dir() and any(output.iterdir()):
+        raise InputError(f"{output} exists and is not a run directory of bigain; choose another --output")
+    if identity.is_file() and config.overwrite:
+        _remove_run(output)
+    elif identity.is_file():
+        _refuse_other(output, json.loads(identity.read_text(encoding="utf-8")), now)
+    output.mkdir(parents=True, exist_ok=True)
+    identity.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+
+
+def _refuse_other(output: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise an InputError if finished images of another configuration are in a run directory."""
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    # A run that was refused before its first image holds nothing worth protecting.
+    if keys and any(path.stat().st_size for path in output.glob("predictions/rank-*.jsonl")):
+        changes = "; ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys[:5])
+        raise InputError(
+            f"{output} holds a run with another configuration ({changes}); choose another --output, or "
+            "--overwrite true to delete it"
+        )
+
+
+def _remove_run(output: Path) -> None:
+    """Delete what a run wrote, and nothing else."""
+    written = [*output.glob("predictions/rank-*.jsonl"), output / "predictions/predictions.npz"]
+    written += [*output.glob("tensorboard/events.out.tfevents.*"), output / "tensorboard/hparams.yaml"]
+    written += [output / name for name in ("results.json", "config.yaml", "identity.json")]
+    for path in written:
+        path.unlink(missing_ok=True)
+
+
+def _save_config(cli: LightningCLI, folder: Path) -> None:
+    """Write the merged configuration as it was run."""
+    config = cli.config[cli.subcommand]
+    text = cli._parser(cli.subcommand).dump(config, skip_unset=False)
+    temporary = folder / ".config.yaml.tmp"
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, folder / "config.yaml")
+
+
+def _quieten() -> None:
+    """Silence messages that ask nothing of the user."""
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)

@@ -1,0 +1,1 @@
+"""Pure operators on token tensors: grids, scores, destinations, merge plans, downsampling, randomness."""

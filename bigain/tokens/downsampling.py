@@ -1,0 +1,86 @@
+"""Fewer keys and values: spatial downsampling and selection of the attention input."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bigain.tokens.grid import Grid
+
+Keep = Literal["high", "low"]
+
+
+def downsampled_grid(grid: Grid, factor: int) -> Grid:
+    """Grid after downsampling by `factor` per side, floor division.
+
+    Raises:
+        ValueError: If the factor is below 2 or larger than a side.
+    """
+    if not 2 <= factor <= min(grid):
+        raise ValueError(f"a factor of {factor} per side does not fit a {grid.h}x{grid.w} token map")
+    return Grid(grid.h // factor, grid.w // factor)
+
+
+def nearest_indices(n_in: int, n_out: int, device: torch.device | None = None) -> Tensor:
+    """Indices of nearest-exact sampling, `floor((i + 0.5) * n_in / n_out)`. `(n_out,)`, int64."""
+    # In integers: (2i + 1) * n_in / (2 n_out), so no rounding of a quotient can move an index.
+    return (2 * torch.arange(n_out, device=device) + 1) * n_in // (2 * n_out)
+
+
+def downsample_nearest(x: Tensor, grid: Grid, factor: int) -> Tensor:
+    """Take the token nearest to each new centre (ToDo). `(b, n, c)` -> `(b, n', c)`; factor 2 takes 1, 3, 5, ..."""
+    grid.check(x)
+    small = downsampled_grid(grid, factor)
+    rows = nearest_indices(grid.h, small.h, x.device)
+    columns = nearest_indices(grid.w, small.w, x.device)
+    return x.index_select(1, (rows[:, None] * grid.w + columns[None]).flatten())
+
+
+def downsample_average(x: Tensor, grid: Grid, factor: int) -> Tensor:
+    """Average windows of `n_in // n_out` per side, unpadded. `(b, n, c)` -> `(b, n', c)`.
+
+    Where the factor does not divide a side, the last rows or columns may fall in no window.
+    """
+    grid.check(x)
+    small = downsampled_grid(grid, factor)
+    maps = x.reshape(len(x), grid.h, grid.w, -1).permute(0, 3, 1, 2)
+    pooled = F.avg_pool2d(maps, (grid.h // small.h, grid.w // small.w))
+    return pooled.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def interextrapolate(x: Tensor, grid: Grid, factor: int, alpha: float | Tensor) -> Tensor:
+    """Blend nearest and average downsampling: `alpha * nearest + (1 - alpha) * average` (Eq. 8, IE-KVD).
+
+    `alpha` below 1 interpolates and keeps low frequencies; above 1 it extrapolates and sharpens. Where the factor
+    does not divide a side, the two sampling grids are misaligned, as in the paper's release.
+
+    Args:
+        x: Attention input. `(b, n, c)`, any float dtype.
+        grid: `(h, w)` with `h * w == n`.
+        factor: Stride per side, at least 2; factor 2 keeps a quarter of the tokens.
+        alpha: One number, or one per row. `(b,)`.
+
+    Returns:
+        Tokens on the `(h // factor, w // factor)` grid, dtype of `x`; blended in float32.
+    """
+    weight = alpha.float().view(-1, 1, 1) if isinstance(alpha, Tensor) else alpha
+    nearest = downsample_nearest(x, grid, factor).float()
+    average = downsample_average(x, grid, factor).float()
+    return (weight * nearest + (1 - weight) * average).to(x.dtype)
+
+
+def frequency_selection(x: Tensor, score: Tensor, count: int, keep: Keep) -> Tensor:
+    """Keep the `count` tokens with the highest or lowest score, unchanged and in original order (Table 12).
+
+    Args:
+        x: Tokens. `(b, n, c)`.
+        score: Detail per token. `(b, n)`.
+        count: Tokens to keep, in 1..n; ties go to the lower index.
+        keep: `high` or `low` scores.
+    """
+    order = score.argsort(dim=1, descending=keep == "high", stable=True)[:, :count]
+    index = order.sort(dim=1).values
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))

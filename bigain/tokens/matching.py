@@ -1,0 +1,128 @@
+"""Merge plans, and the bipartite matching that ToMe and LGTM make them with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bigain.tokens.precision import without_autocast
+
+Mode = Literal["mean", "prune"]
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """Which tokens leave a sequence and which rows stand in for them: **M** and **U** of Eq. 6, as data.
+
+    The `k` rows of the merged sequence are the remaining tokens in their original order.
+
+    Attributes:
+        kept: Token id of every merged row. `(b, k)`, int64.
+        removed: Token ids that leave. `(b, n - k)`, int64.
+        target: Merged row that each removed token goes into. `(b, n - k)`, int64.
+        restore: Merged row that each token reads back. `(b, n)`, int64.
+        mode: `mean`: a row is the mean of its own token and all that go into it; `prune`: its own token alone.
+    """
+
+    kept: Tensor
+    removed: Tensor
+    target: Tensor
+    restore: Tensor
+    mode: Mode = "mean"
+
+    @classmethod
+    def from_leaders(cls, leader: Tensor, removed: int, mode: Mode = "mean") -> MergePlan:
+        """Build a plan from the token that stands in for each token.
+
+        Args:
+            leader: A remaining token leads itself; a removed one names the remaining token that replaces it.
+                `(b, n)`, int64.
+            removed: How many tokens per row do not lead themselves, the same in each row.
+            mode: What the leader's row holds.
+        """
+        b, n = leader.shape
+        token = torch.arange(n, device=leader.device).expand(b, n)
+        stays = leader == token
+        # A stable partition without a sort: the place of a token is its rank among its own kind.
+        rank = stays.cumsum(1) - 1
+        place = torch.where(stays, rank, n - removed + token - rank - 1)
+        order = torch.empty_like(leader).scatter_(1, place, token)
+        restore = rank.gather(1, leader)
+        gone = order[:, n - removed :]
+        return cls(order[:, : n - removed], gone, restore.gather(1, gone), restore, mode)
+
+    def merge(self, x: Tensor) -> Tensor:
+        """Shorten a sequence. `(b, n, c)` -> `(b, k, c)`, same dtype; sums are taken in float32."""
+        kept = _take(x, self.kept)
+        if self.mode == "prune":
+            return kept
+        b, k, c = kept.shape
+        # Rows of all sequences in one matrix: torch's fast scatter path wants dimension 0.
+        row = torch.arange(b, device=x.device)[:, None] * k + self.target
+        total = kept.float().view(b * k, c)
+        total = total.scatter_add(0, row.view(-1, 1).expand(-1, c), _take(x, self.removed).float().view(-1, c))
+        ones = torch.ones(b * k + row.numel(), device=x.device, dtype=torch.float32)
+        count = ones[: b * k].scatter_add(0, row.flatten(), ones[b * k :])
+        return (total / count[:, None]).view(b, k, c).to(x.dtype)
+
+    def unmerge(self, y: Tensor) -> Tensor:
+        """Copy merged rows back to every token they stand for. `(b, k, c)` -> `(b, n, c)`."""
+        return _take(y, self.restore)
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """Rows of each sequence. `(b, n, c)`, `(b, m)` -> `(b, m, c)`."""
+    b, n, c = x.shape
+    flat = index + torch.arange(b, device=x.device)[:, None] * n
+    return x.reshape(b * n, c).index_select(0, flat.flatten()).view(b, -1, c)
+
+
+def unit_tokens(x: Tensor) -> Tensor:
+    """Tokens scaled to unit length in float32, norms floored at 1e-12. `(b, n, c)`."""
+    return F.normalize(x.float(), dim=-1, eps=1e-12)
+
+
+def sources_of(destination: Tensor, n: int) -> Tensor:
+    """All other tokens, ascending. `(b, m)` -> `(b, n - m)`."""
+    b, m = destination.shape
+    is_source = torch.ones(b, n, dtype=torch.int64, device=destination.device).scatter_(1, destination, 0)
+    token = torch.arange(n, device=destination.device).expand(b, n)
+    rank = is_source.cumsum(1)
+    place = torch.where(is_source.bool(), rank - 1, n - m + token - rank)
+    return torch.empty_like(place).scatter_(1, place, token)[:, : n - m]
+
+
+def bipartite_matching(metric: Tensor, destination: Tensor, removed: int, mode: Mode = "mean") -> MergePlan:
+    """Merge the sources most similar to their best destination (Algorithm 1 of ToMe for SD; Algorithm 2 of BiGain).
+
+    Args:
+        metric: Tensor that cosine similarities are taken on, in float32. `(b, n, c)`, any float dtype.
+        destination: Token ids, distinct in each row. `(b, m)` or `(1, m)`, int64.
+        removed: Number of sources to merge, at most `n - m`.
+        mode: See `MergePlan`.
+
+    Returns:
+        The plan. Equal similarities go to the lower destination and the lower source index.
+
+    Raises:
+        ValueError: If `removed` is not in 1..n - m.
+    """
+    b, n, _ = metric.shape
+    # In ascending order, so that the first maximum is the lowest token.
+    destination = destination.sort(dim=1).values.expand(b, -1)
+    m = destination.shape[1]
+    if not 1 <= removed <= n - m:
+        raise ValueError(f"cannot merge {removed} of {n - m} source tokens")
+    source = sources_of(destination, n)
+    unit = unit_tokens(metric)
+    with without_autocast(metric):
+        similarity = _take(unit, source) @ _take(unit, destination).transpose(1, 2)
+    best, choice = similarity.max(2)
+    chosen = best.argsort(dim=1, descending=True, stable=True)[:, :removed]
+    leader = torch.arange(n, device=metric.device).repeat(b, 1)
+    leader.scatter_(1, source.gather(1, chosen), destination.gather(1, choice.gather(1, chosen)))
+    return MergePlan.from_leaders(leader, removed, mode)

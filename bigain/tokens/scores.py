@@ -1,0 +1,122 @@
+"""Token scores of Table 13: `(b, n, c), Grid -> (b, n)` in float32, larger meaning more detail."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bigain.tokens.grid import Grid
+from bigain.tokens.precision import without_autocast
+
+_NORM_FLOOR = 1e-12
+
+
+def _laplacian(x: Tensor, grid: Grid) -> Tensor:
+    """4-neighbour Laplacian of every channel map, zero padded. `(b, n, c)` -> `(b, n, c)`, float32."""
+    grid.check(x)
+    b, n, c = x.shape
+    # The permuted view is channels-last in memory, so the depthwise convolution runs without a copy.
+    maps = x.float().reshape(b, grid.h, grid.w, c).permute(0, 3, 1, 2)
+    # The dtype is named because a half-precision Trainer changes torch's default.
+    weights = [[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]
+    stencil = torch.tensor(weights, device=x.device, dtype=torch.float32)
+    with without_autocast(x):
+        response = F.conv2d(maps, stencil.expand(c, 1, 3, 3), padding=1, groups=c)
+    return response.permute(0, 2, 3, 1).reshape(b, n, c)
+
+
+def laplacian_l1(x: Tensor, grid: Grid) -> Tensor:
+    """Score tokens by the mean absolute 4-neighbour Laplacian over channels (Eq. 7, Table 13).
+
+    Zero padding, so the border tokens of a constant map score high.
+
+    Args:
+        x: Tokens in row-major order. `(b, n, c)`, any float dtype.
+        grid: `(h, w)` with `h * w == n`.
+
+    Returns:
+        Scores in float32. `(b, n)`, in feature units.
+
+    Raises:
+        ValueError: If `h * w != n`.
+    """
+    return _laplacian(x, grid).abs().mean(-1)
+
+
+def laplacian_l2(x: Tensor, grid: Grid) -> Tensor:
+    """Score tokens by the root mean square 4-neighbour Laplacian over channels (Table 13). `(b, n)`."""
+    return _laplacian(x, grid).square().mean(-1).sqrt()
+
+
+def l1_norm(x: Tensor, grid: Grid) -> Tensor:
+    """Score tokens by their l1 norm (Table 13). `(b, n)`."""
+    grid.check(x)
+    return x.float().abs().sum(-1)
+
+
+def l2_norm(x: Tensor, grid: Grid) -> Tensor:
+    """Score tokens by their l2 norm (Table 13). `(b, n)`."""
+    grid.check(x)
+    return x.float().norm(dim=-1)
+
+
+def channel_variance(x: Tensor, grid: Grid) -> Tensor:
+    """Score tokens by the biased variance over their channels (Table 13). `(b, n)`."""
+    grid.check(x)
+    return x.float().var(-1, correction=0)
+
+
+def global_mean_deviation(x: Tensor, grid: Grid) -> Tensor:
+    """Score tokens by their l2 distance from the mean token (Table 13). `(b, n)`."""
+    grid.check(x)
+    x = x.float()
+    return (x - x.mean(1, keepdim=True)).norm(dim=-1)
+
+
+def dft_amplitude(x: Tensor, grid: Grid, *, include_dc: bool = False) -> Tensor:
+    """Score tokens by the summed amplitude of the DFT over their channels (Table 13). `(b, n)`.
+
+    Args:
+        x: Tokens. `(b, n, c)`.
+        grid: `(h, w)` with `h * w == n`.
+        include_dc: Also count bin 0, as the paper's formula does; the default leaves the channel mean out.
+    """
+    grid.check(x)
+    c = x.shape[-1]
+    amplitude = torch.fft.rfft(x.float(), dim=-1).abs()
+    # Of a real vector, bins k and c - k are conjugate: each rfft bin stands for two, but for DC and Nyquist.
+    total = 2 * amplitude.sum(-1) - amplitude[..., 0]
+    if c % 2 == 0:
+        total = total - amplitude[..., -1]
+    return total if include_dc else total - amplitude[..., 0]
+
+
+def dft_centroid(x: Tensor, grid: Grid) -> Tensor:
+    """Score tokens by the centroid of their channel spectrum, over rfft bins 0..c//2 (Table 13). `(b, n)`, in bins."""
+    grid.check(x)
+    amplitude = torch.fft.rfft(x.float(), dim=-1).abs()
+    bins = torch.arange(amplitude.shape[-1], device=x.device, dtype=torch.float32)
+    return (amplitude * bins).sum(-1) / (amplitude.sum(-1) + 1e-7)
+
+
+def neighbour_cosine(x: Tensor, grid: Grid) -> Tensor:
+    """Score tokens by minus their mean cosine to the 4-neighbours inside the map (Table 13). `(b, n)`."""
+    grid.check(x)
+    u = F.normalize(x.float(), dim=-1, eps=_NORM_FLOOR).view(-1, grid.h, grid.w, x.shape[-1])
+    vertical = (u[:, 1:] * u[:, :-1]).sum(-1)
+    horizontal = (u[:, :, 1:] * u[:, :, :-1]).sum(-1)
+    total = F.pad(vertical, (0, 0, 1, 0)) + F.pad(vertical, (0, 0, 0, 1))
+    total = total + F.pad(horizontal, (1, 0)) + F.pad(horizontal, (0, 1))
+    rows = torch.arange(grid.h, device=x.device)[:, None]
+    columns = torch.arange(grid.w, device=x.device)[None]
+    neighbours = (rows > 0).int() + (rows < grid.h - 1).int() + (columns > 0).int() + (columns < grid.w - 1).int()
+    return -(total / neighbours.clamp(min=1)).flatten(1)
+
+
+def global_mean_cosine(x: Tensor, grid: Grid) -> Tensor:
+    """Score tokens by minus their cosine to the mean token (Table 13). `(b, n)`."""
+    grid.check(x)
+    x = x.float()
+    mean = F.normalize(x.mean(1, keepdim=True), dim=-1, eps=_NORM_FLOOR)
+    return -(F.normalize(x, dim=-1, eps=_NORM_FLOOR) * mean).sum(-1)

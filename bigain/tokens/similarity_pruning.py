@@ -1,0 +1,50 @@
+"""SiTo's pruning: tokens that resemble a representative token are dropped and restored by copying."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bigain.tokens.grid import Cell, Grid, cell_count, cell_tokens, to_cells
+from bigain.tokens.matching import MergePlan, unit_tokens
+from bigain.tokens.precision import without_autocast
+
+
+def similarity_pruning(
+    metric: Tensor, noise: Tensor, grid: Grid, cell: Cell, removed: int, noise_alpha: float, sim_beta: float
+) -> MergePlan:
+    """Plan to prune the tokens nearest to a base token (SiTo; Zhang et al., AAAI 2025).
+
+    Args:
+        metric: Tokens. `(b, n, c)`, any float dtype; the cosine graph is computed in float32.
+        noise: Standard normal draws. `(b, n)`, float32.
+        grid: `(h, w)` with `h * w == n`.
+        cell: One base token per complete cell: the argmax of `sim_beta * rowsum(cosines) + noise_alpha * noise`.
+        removed: Tokens to prune, at most those that are not base tokens.
+        noise_alpha: Weight of the noise.
+        sim_beta: Weight of the similarity.
+
+    Returns:
+        A plan in mode `prune`; every pruned token copies the most similar kept one.
+
+    Raises:
+        ValueError: If `removed` is not in 1..n - cells.
+    """
+    b, n, _ = metric.shape
+    if not 1 <= removed <= n - cell_count(grid, cell) < n:
+        raise ValueError(f"cannot prune {removed} of {n} tokens with {cell_count(grid, cell)} base tokens")
+    unit = unit_tokens(metric)
+    with without_autocast(metric):
+        graph = unit @ unit.transpose(1, 2)
+    score = sim_beta * graph.sum(2) + noise_alpha * noise
+    position = to_cells(score, grid, cell).argmax(2)
+    tokens = cell_tokens(grid, cell, metric.device).expand(b, -1, -1)
+    base = tokens.gather(2, position[..., None]).squeeze(2)
+    nearest = graph.gather(1, base[..., None].expand(-1, -1, n)).amax(1)
+    # Base tokens sort last, so that they are never pruned.
+    nearest = nearest.scatter(1, base, -torch.inf)
+    pruned = nearest.argsort(dim=1, descending=True, stable=True)[:, :removed]
+    gone = torch.zeros(b, n, dtype=torch.bool, device=metric.device).scatter_(1, pruned, True)
+    rows = graph.gather(1, pruned[..., None].expand(-1, -1, n)).masked_fill(gone[:, None], -torch.inf)
+    leader = torch.arange(n, device=metric.device).repeat(b, 1).scatter_(1, pruned, rows.argmax(2))
+    return MergePlan.from_leaders(leader, removed, "prune")

@@ -1,0 +1,162 @@
+"""Adaptive block merging, against loops over cells."""
+
+import pytest
+import torch
+
+from bigain.tokens.block_merging import block_merging
+from bigain.tokens.grid import Cell, Grid, cell_count
+
+AGGREGATES = {"max": max, "sum": sum, "mean": lambda values: sum(values) / len(values)}
+DIVISIONS = [
+    pytest.param(grid, cell, id=f"{grid.h}x{grid.w}-{cell.h}x{cell.w}")
+    for grid, cell in [
+        (Grid(4, 4), Cell(2, 2)),
+        (Grid(4, 6), Cell(2, 2)),
+        (Grid(5, 4), Cell(2, 2)),
+        (Grid(5, 7), Cell(2, 2)),
+        (Grid(6, 5), Cell(3, 2)),
+        (Grid(4, 7), Cell(2, 3)),
+        (Grid(3, 4), Cell(1, 2)),
+    ]
+]
+
+
+def scores_of(b, grid, seed=0):
+    return torch.randn(b, grid.n, generator=torch.Generator().manual_seed(seed))
+
+
+def tokens(b, n, c, seed=1, dtype=torch.float32):
+    return torch.randn(b, n, c, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def cells(grid, cell):
+    return [
+        [(i * cell.h + dy) * grid.w + j * cell.w + dx for dy in range(cell.h) for dx in range(cell.w)]
+        for i in range(grid.h // cell.h)
+        for j in range(grid.w // cell.w)
+    ]
+
+
+def flat_cells(score, grid, cell, blocks, aggregate):
+    """The merged cells of one row, as lists of token ids."""
+    level = [AGGREGATES[aggregate]([score[t] for t in inside]) for inside in cells(grid, cell)]
+    order = sorted(range(len(level)), key=lambda k: (level[k], k))
+    return [cells(grid, cell)[k] for k in order[:blocks]]
+
+
+def check(plan, x, flat):
+    y = plan.merge(x)
+    outputs = tokens(*y.shape, seed=9)
+    restored, home = plan.unmerge(y), plan.unmerge(outputs)
+    assert plan.mode == "mean"
+    for b, merged in enumerate(flat):
+        expected = x[b].double().clone()
+        for inside in merged:
+            expected[inside] = sum(x[b, t].double() for t in inside) / len(inside)
+        torch.testing.assert_close(restored[b].double(), expected, rtol=1e-5, atol=1e-6)
+        gone = {t for inside in merged for t in inside}
+        alone = set(range(x.shape[1])) - gone
+        assert alone <= set(plan.kept[b].tolist())
+        assert len(plan.kept[b]) == len(alone) + len(merged)
+        assert set(plan.removed[b].tolist()) <= gone
+        assert torch.equal(y[b, [plan.kept[b].tolist().index(t) for t in alone]], x[b, list(alone)])
+        # Every token of a flat cell reads the same row, which no token outside reads.
+        reads = plan.restore[b].tolist()
+        assert sorted(set(reads)) == list(range(y.shape[1]))
+        for inside in merged:
+            assert len({reads[t] for t in inside}) == 1
+        assert torch.equal(home[b], outputs[b, reads])
+
+
+@pytest.mark.parametrize(("grid", "cell"), DIVISIONS)
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+@pytest.mark.parametrize("b", [1, 3])
+def test_matches_loop(grid, cell, aggregate, b):
+    score, x = scores_of(b, grid), tokens(b, grid.n, 3)
+    complete = cell_count(grid, cell)
+    for blocks in sorted({1, complete // 2, complete}):
+        plan = block_merging(score, grid, cell, blocks, aggregate)
+        assert plan.kept.shape == (b, grid.n - blocks * (cell.area - 1))
+        assert plan.removed.shape == (b, blocks * (cell.area - 1))
+        check(plan, x, [flat_cells(row, grid, cell, blocks, aggregate) for row in score.double().tolist()])
+
+
+@pytest.mark.parametrize(("aggregate", "merged"), [(None, 1), ("max", 1), ("sum", 0), ("mean", 0)])
+def test_aggregates_differ(aggregate, merged):
+    """One sharp token makes cell 0 detailed by its maximum (the default), but not by its sum."""
+    score = torch.tensor([[0.0, 0.0, 3.0, 3.0, 0.0, 10.0, 3.0, 3.0]])
+    options = {} if aggregate is None else {"aggregate": aggregate}
+    plan = block_merging(score, Grid(2, 4), Cell(2, 2), 1, **options)
+    check(plan, tokens(1, 8, 3), [[cells(Grid(2, 4), Cell(2, 2))[merged]]])
+
+
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+def test_ties_go_to_the_lower_cell(aggregate):
+    grid, cell = Grid(4, 6), Cell(2, 2)
+    plan = block_merging(torch.zeros(2, grid.n), grid, cell, 3, aggregate)
+    check(plan, tokens(2, grid.n, 3), [cells(grid, cell)[:3]] * 2)
+
+
+def test_rows_merge_different_cells_but_equally_many():
+    grid, cell = Grid(6, 6), Cell(2, 2)
+    score = scores_of(3, grid, seed=2)
+    plan = block_merging(score, grid, cell, 4)
+    assert not torch.equal(plan.kept[0], plan.kept[1])
+    for b in range(3):
+        alone = block_merging(score[b : b + 1], grid, cell, 4)
+        assert torch.equal(alone.restore[0], plan.restore[b])
+
+
+def test_leftover_strips_are_kept():
+    """The strips score lowest here, and still no token of them leaves."""
+    grid, cell = Grid(5, 7), Cell(2, 2)
+    score = scores_of(1, grid, seed=3).abs().view(5, 7)
+    score[4] = score[:, 6] = -100
+    plan = block_merging(score.view(1, 35), grid, cell, cell_count(grid, cell))
+    strips = {t for t in range(35) if t // 7 == 4 or t % 7 == 6}
+    assert strips <= set(plan.kept[0].tolist())
+    assert plan.kept.shape == (1, 6 + len(strips))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves(dtype):
+    """Cell means of halves are taken in float32 and rounded once."""
+    grid, cell = Grid(4, 4), Cell(2, 2)
+    x = (40000 + 1000 * tokens(3, 16, 5)).to(dtype)
+    restored = (plan := block_merging(scores_of(3, grid), grid, cell, 4)).unmerge(plan.merge(x))
+    assert restored.dtype == dtype
+    for b in range(3):
+        for inside in cells(grid, cell):
+            mean = x[b, inside].double().mean(0).to(dtype)
+            assert torch.equal(restored[b, inside], mean.expand(4, -1))
+
+
+def test_scores_are_unchanged():
+    score = scores_of(2, Grid(4, 4))
+    before = score.clone()
+    block_merging(score, Grid(4, 4), Cell(2, 2), 2)
+    assert torch.equal(score, before)
+
+
+@pytest.mark.parametrize(
+    ("grid", "cell", "blocks"),
+    [
+        (Grid(4, 4), Cell(2, 2), 0),
+        (Grid(4, 4), Cell(2, 2), -1),
+        (Grid(4, 4), Cell(2, 2), 5),
+        (Grid(5, 5), Cell(2, 2), 5),
+        (Grid(1, 8), Cell(2, 2), 1),
+    ],
+)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_impossible_numbers_of_cells_are_refused(grid, cell, blocks, device):
+    with pytest.raises(ValueError, match=f"{blocks} of {cell_count(grid, cell)} cells"):
+        block_merging(torch.zeros(1, grid.n, device=device), grid, cell, blocks)
+
+
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+def test_meta_device(aggregate):
+    plan = block_merging(torch.empty(3, 35, device="meta"), Grid(5, 7), Cell(2, 2), 4, aggregate)
+    y = plan.merge(torch.empty(3, 35, 8, device="meta", dtype=torch.float16))
+    assert (y.device.type, y.shape, y.dtype) == ("meta", (3, 23, 8), torch.float16)
+    assert plan.unmerge(y).shape == (3, 35, 8)

@@ -1,0 +1,204 @@
+"""The four destination rules, against loops over cells."""
+
+import pytest
+import torch
+
+from bigain.tokens.destinations import (
+    cell_destinations,
+    first_destinations,
+    random_destinations,
+    released_destinations,
+)
+from bigain.tokens.grid import Cell, Grid
+
+CPU = torch.device("cpu")
+DIVISIONS = [
+    pytest.param(grid, cell, id=f"{grid.h}x{grid.w}-{cell.h}x{cell.w}")
+    for grid, cell in [
+        (Grid(4, 4), Cell(2, 2)),
+        (Grid(4, 6), Cell(2, 2)),
+        (Grid(6, 4), Cell(2, 2)),
+        (Grid(5, 6), Cell(2, 2)),
+        (Grid(4, 7), Cell(2, 2)),
+        (Grid(5, 7), Cell(2, 2)),
+        (Grid(6, 6), Cell(3, 2)),
+        (Grid(6, 6), Cell(2, 3)),
+        (Grid(7, 8), Cell(3, 4)),
+        (Grid(3, 6), Cell(1, 2)),
+        (Grid(4, 3), Cell(2, 1)),
+        (Grid(2, 2), Cell(2, 2)),
+    ]
+]
+every_division = pytest.mark.parametrize(("grid", "cell"), DIVISIONS)
+divisible = pytest.mark.parametrize(("grid", "cell"), [p for p in DIVISIONS if p.values[0].w % p.values[1].w == 0])
+
+
+def scores_of(b, grid, seed=0):
+    return torch.randn(b, grid.n, generator=torch.Generator().manual_seed(seed))
+
+
+def cells(grid, cell):
+    return [(i, j) for i in range(grid.h // cell.h) for j in range(grid.w // cell.w)]
+
+
+def token(grid, cell, i, j, p):
+    return (i * cell.h + p // cell.w) * grid.w + j * cell.w + p % cell.w
+
+
+def first_least(values):
+    return min(range(len(values)), key=lambda q: (values[q], q))
+
+
+def cell_by_loop(s, grid, cell):
+    chosen = []
+    for i, j in cells(grid, cell):
+        inside = [token(grid, cell, i, j, p) for p in range(cell.area)]
+        chosen.append(inside[first_least([s[t] for t in inside])])
+    return chosen
+
+
+def released_by_loop(s, grid, cell):
+    """`p = argmin_q s[i*sy + o_q // W', o_q % W']` with `o_q = j*A + q`, as operators.md writes it."""
+    width = grid.w // cell.w * cell.w
+    chosen = []
+    for i, j in cells(grid, cell):
+        offsets = [j * cell.area + q for q in range(cell.area)]
+        values = [s[(i * cell.h + o // width) * grid.w + o % width] for o in offsets]
+        chosen.append(token(grid, cell, i, j, first_least(values)))
+    return chosen
+
+
+def splitmix(state, count):
+    """SplitMix64 in Python integers: the first `count` outputs from a state."""
+    outputs = []
+    for _ in range(count):
+        state = (state + 0x9E3779B97F4A7C15) % 2**64
+        z = state
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+        outputs.append(z ^ (z >> 31))
+    return outputs
+
+
+def random_by_loop(key, grid, cell):
+    positions = [(bits >> 1) % cell.area for bits in splitmix(key % 2**64, len(cells(grid, cell)))]
+    return [token(grid, cell, i, j, p) for (i, j), p in zip(cells(grid, cell), positions, strict=True)]
+
+
+@every_division
+@pytest.mark.parametrize("b", [1, 3])
+def test_cell_rule(grid, cell, b):
+    score = scores_of(b, grid)
+    chosen = cell_destinations(score, grid, cell)
+    assert chosen.dtype == torch.int64
+    assert chosen.tolist() == [cell_by_loop(row, grid, cell) for row in score.tolist()]
+
+
+@divisible
+@pytest.mark.parametrize("b", [1, 3])
+def test_released_rule(grid, cell, b):
+    score = scores_of(b, grid, seed=1)
+    chosen = released_destinations(score, grid, cell)
+    assert chosen.dtype == torch.int64
+    assert chosen.tolist() == [released_by_loop(row, grid, cell) for row in score.tolist()]
+
+
+@every_division
+def test_first_rule(grid, cell):
+    chosen = first_destinations(grid, cell, CPU)
+    assert chosen.dtype == torch.int64
+    assert chosen.tolist() == [[i * cell.h * grid.w + j * cell.w for i, j in cells(grid, cell)]]
+
+
+@every_division
+def test_random_rule(grid, cell):
+    keys = torch.tensor([0, 1, -5, 2**62])
+    chosen = random_destinations(keys, grid, cell)
+    assert chosen.dtype == torch.int64
+    assert chosen.tolist() == [random_by_loop(key, grid, cell) for key in keys.tolist()]
+
+
+def test_random_rule_is_pinned():
+    """Changing these numbers changes every published random-destination result."""
+    chosen = random_destinations(torch.tensor([0, 7]), Grid(4, 6), Cell(2, 2)).tolist()
+    assert chosen == [[7, 8, 11, 18, 15, 17], [7, 8, 5, 13, 15, 16]]
+
+
+def test_random_rule_depends_on_the_key_alone():
+    """Rows of equal key choose alike, whatever their batch and position; other keys choose otherwise."""
+    grid, cell = Grid(8, 8), Cell(2, 2)
+    chosen = random_destinations(torch.tensor([3, 9, 3, 4]), grid, cell)
+    assert torch.equal(chosen[0], chosen[2])
+    assert not torch.equal(chosen[0], chosen[1])
+    assert not torch.equal(chosen[0], chosen[3])
+    assert torch.equal(random_destinations(torch.tensor([4]), grid, cell)[0], chosen[3])
+
+
+def test_random_rule_uses_every_position():
+    chosen = random_destinations(torch.arange(50), Grid(8, 8), Cell(2, 2))
+    y, x = chosen // 8, chosen % 8
+    counts = torch.bincount((y % 2 * 2 + x % 2).flatten(), minlength=4)
+    assert counts.sum() == 50 * 16
+    assert ((counts - 200).abs() < 5 * (800 * 0.25 * 0.75) ** 0.5).all()
+
+
+@every_division
+def test_one_destination_in_each_cell(grid, cell):
+    """Destination number k lies in cell number k, so destinations are distinct and never in a leftover strip."""
+    score = scores_of(2, grid, seed=2)
+    rules = [
+        cell_destinations(score, grid, cell),
+        first_destinations(grid, cell, CPU),
+        random_destinations(torch.arange(2), grid, cell),
+    ]
+    if grid.w % cell.w == 0:
+        rules.append(released_destinations(score, grid, cell))
+    for chosen in rules:
+        for row in chosen.tolist():
+            assert [(t // grid.w // cell.h, t % grid.w // cell.w) for t in row] == cells(grid, cell)
+
+
+def test_released_rule_reads_the_wrong_scores():
+    """Run 0 of a 2x4 strip is its first row: its least score, of token 3 in cell 1, makes cell 0 choose position 3."""
+    score = torch.tensor([[5.0, 4.0, 3.0, 0.0, 1.0, 6.0, 7.0, 8.0]])
+    grid, cell = Grid(2, 4), Cell(2, 2)
+    assert released_destinations(score, grid, cell).tolist() == [[5, 2]]
+    assert cell_destinations(score, grid, cell).tolist() == [[4, 3]]
+
+
+def test_released_rule_is_the_cell_rule_for_one_row_cells():
+    """With cells one token high a run is a cell."""
+    score = scores_of(2, Grid(4, 6), seed=3)
+    cell = Cell(1, 3)
+    assert torch.equal(released_destinations(score, Grid(4, 6), cell), cell_destinations(score, Grid(4, 6), cell))
+
+
+@pytest.mark.parametrize(("grid", "cell"), [(Grid(4, 5), Cell(2, 2)), (Grid(4, 7), Cell(2, 3))])
+def test_released_rule_needs_a_divisible_width(grid, cell):
+    with pytest.raises(ValueError, match="width"):
+        released_destinations(torch.zeros(1, grid.n), grid, cell)
+
+
+@pytest.mark.parametrize("rule", [cell_destinations, released_destinations])
+def test_ties_go_to_the_first_position(rule):
+    grid, cell = Grid(4, 6), Cell(2, 2)
+    assert torch.equal(rule(torch.zeros(2, grid.n), grid, cell), first_destinations(grid, cell, CPU).expand(2, -1))
+
+
+@pytest.mark.parametrize("rule", [cell_destinations, released_destinations])
+def test_scores_are_unchanged(rule):
+    score = scores_of(2, Grid(4, 6))
+    before = score.clone()
+    rule(score, Grid(4, 6), Cell(2, 2))
+    assert torch.equal(score, before)
+
+
+def test_meta_device():
+    grid, cell, meta = Grid(5, 6), Cell(2, 2), torch.device("meta")
+    score = torch.empty(3, grid.n, device=meta)
+    keys = torch.empty(3, dtype=torch.int64, device=meta)
+    assert cell_destinations(score, grid, cell).shape == (3, 6)
+    assert released_destinations(score, grid, cell).shape == (3, 6)
+    assert first_destinations(grid, cell, meta).shape == (1, 6)
+    assert random_destinations(keys, grid, cell).shape == (3, 6)
+    assert random_destinations(keys, grid, cell).device.type == "meta"

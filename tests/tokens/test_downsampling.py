@@ -1,0 +1,286 @@
+"""Downsampling and selection of keys, against loops over the output grid."""
+
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bigain.tokens.downsampling import (
+    downsample_average,
+    downsample_nearest,
+    downsampled_grid,
+    frequency_selection,
+    interextrapolate,
+    nearest_indices,
+)
+from bigain.tokens.grid import Grid
+
+PAPER = {2: 32, 3: 21, 4: 16, 5: 12, 6: 10, 7: 9, 8: 8}
+CASES = [
+    pytest.param(Grid(h, w), factor, id=f"{h}x{w}-{factor}")
+    for h, w, factor in [
+        (4, 4, 2), (4, 6, 2), (6, 4, 3), (5, 4, 2), (5, 7, 2), (7, 5, 3), (7, 4, 4), (11, 9, 4), (9, 3, 3), (2, 2, 2)
+    ]
+]  # fmt: skip
+every_case = pytest.mark.parametrize(("grid", "factor"), CASES)
+
+
+def tokens(b, n, c, seed=0, dtype=torch.float32):
+    return torch.randn(b, n, c, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def nearest_index(i, n_in, n_out):
+    return math.floor((i + Fraction(1, 2)) * n_in / n_out)
+
+
+def nearest_by_loop(rows, grid, factor):
+    h, w = grid.h // factor, grid.w // factor
+    return [
+        rows[nearest_index(i, grid.h, h) * grid.w + nearest_index(j, grid.w, w)] for i in range(h) for j in range(w)
+    ]
+
+
+def average_by_loop(rows, grid, factor):
+    h, w = grid.h // factor, grid.w // factor
+    kh, kw = grid.h // h, grid.w // w
+    means = []
+    for i in range(h):
+        for j in range(w):
+            window = [rows[(i * kh + dy) * grid.w + j * kw + dx] for dy in range(kh) for dx in range(kw)]
+            means.append([sum(column) / len(window) for column in zip(*window, strict=True)])
+    return means
+
+
+def blend_by_loop(rows, grid, factor, alpha):
+    pairs = zip(nearest_by_loop(rows, grid, factor), average_by_loop(rows, grid, factor), strict=True)
+    return [[alpha * a + (1 - alpha) * b for a, b in zip(near, mean, strict=True)] for near, mean in pairs]
+
+
+def per_row(f, x, *args):
+    return torch.tensor([f(rows, *args) for rows in x.double().tolist()], dtype=torch.float64)
+
+
+def close(actual, expected, dtype=torch.float32):
+    """Within rounding of the dtype, which may happen twice."""
+    assert actual.dtype == dtype
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(actual.double(), expected, rtol=4 * eps, atol=4 * eps)
+
+
+@pytest.mark.parametrize(("factor", "side"), PAPER.items())
+def test_grids_of_the_paper(factor, side):
+    assert downsampled_grid(Grid(64, 64), factor) == Grid(side, side)
+    assert isinstance(downsampled_grid(Grid(64, 64), factor), Grid)
+
+
+@every_case
+def test_downsampled_grid_floors_each_side(grid, factor):
+    assert downsampled_grid(grid, factor) == (grid.h // factor, grid.w // factor)
+
+
+@pytest.mark.parametrize(
+    ("grid", "factor"), [(Grid(8, 8), f) for f in (1, 0, -2, 9)] + [(Grid(3, 8), 4), (Grid(8, 3), 4)]
+)
+def test_impossible_factors_are_refused(grid, factor):
+    x = torch.zeros(1, grid.n, 2)
+    for call in (
+        lambda: downsampled_grid(grid, factor),
+        lambda: downsample_nearest(x, grid, factor),
+        lambda: downsample_average(x, grid, factor),
+        lambda: interextrapolate(x, grid, factor, 0.9),
+        lambda: downsample_nearest(x.to("meta"), grid, factor),
+    ):
+        with pytest.raises(ValueError, match=f"factor of {factor} per side does not fit a {grid.h}x{grid.w}"):
+            call()
+
+
+@pytest.mark.parametrize("shape", [(2, 14, 4), (2, 16, 4), (15, 4), (2, 4, 15)])
+@pytest.mark.parametrize(
+    "call",
+    [downsample_nearest, downsample_average, lambda x, grid, factor: interextrapolate(x, grid, factor, 0.5)],
+    ids=["nearest", "average", "interextrapolate"],
+)
+def test_wrong_grid_is_refused(shape, call):
+    with pytest.raises(ValueError, match="3x5"):
+        call(torch.zeros(shape), Grid(3, 5), 2)
+
+
+@pytest.mark.parametrize("n_in", [2, 3, 5, 7, 16, 31, 32, 63, 64, 96, 128])
+def test_nearest_indices(n_in):
+    """floor((i + 1/2) * n_in / n_out) in exact arithmetic, for every factor that fits."""
+    for factor in range(2, min(n_in, 12) + 1):
+        n_out = n_in // factor
+        indices = nearest_indices(n_in, n_out)
+        assert indices.dtype == torch.int64
+        assert indices.tolist() == [nearest_index(i, n_in, n_out) for i in range(n_out)]
+
+
+def test_nearest_indices_of_factor_2_are_odd():
+    assert nearest_indices(8, 4).tolist() == [1, 3, 5, 7]
+
+
+@pytest.mark.parametrize(("factor", "side"), PAPER.items())
+def test_nearest_is_nearest_exact(factor, side):
+    """Torch's nearest-exact resize picks the same tokens at the paper's sizes."""
+    maps = torch.arange(64.0 * 64).view(1, 1, 64, 64)
+    expected = F.interpolate(maps, size=(side, side), mode="nearest-exact")
+    assert torch.equal(downsample_nearest(maps.view(1, -1, 1), Grid(64, 64), factor)[0, :, 0], expected.flatten())
+
+
+@every_case
+@pytest.mark.parametrize("b", [1, 3])
+def test_nearest_matches_loop(grid, factor, b):
+    x = tokens(b, grid.n, 3)
+    assert torch.equal(downsample_nearest(x, grid, factor).double(), per_row(nearest_by_loop, x, grid, factor))
+
+
+@every_case
+@pytest.mark.parametrize("b", [1, 3])
+def test_average_matches_loop(grid, factor, b):
+    x = tokens(b, grid.n, 3)
+    close(downsample_average(x, grid, factor), per_row(average_by_loop, x, grid, factor))
+
+
+@every_case
+@pytest.mark.parametrize("alpha", [0.9, 0.0, 1.0, 1.2, -0.5, 3])
+def test_blend_matches_loop(grid, factor, alpha):
+    x = tokens(3, grid.n, 3)
+    close(interextrapolate(x, grid, factor, alpha), per_row(blend_by_loop, x, grid, factor, alpha))
+
+
+@pytest.mark.parametrize("factor", PAPER)
+def test_all_three_at_the_paper_size(factor):
+    grid = Grid(64, 64)
+    x = tokens(1, grid.n, 1, seed=1)
+    assert torch.equal(downsample_nearest(x, grid, factor).double(), per_row(nearest_by_loop, x, grid, factor))
+    close(downsample_average(x, grid, factor), per_row(average_by_loop, x, grid, factor))
+    close(interextrapolate(x, grid, factor, 0.9), per_row(blend_by_loop, x, grid, factor, 0.9))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_alpha_per_row(dtype):
+    """A classification batch mixes timesteps, so each row has its own weight, also outside [0, 1]."""
+    grid, alpha = Grid(7, 5), [0.8, 1.25, -0.5]
+    x = tokens(3, grid.n, 4, seed=2)
+    actual = interextrapolate(x, grid, 2, torch.tensor(alpha, dtype=dtype))
+    rounded = torch.tensor(alpha, dtype=dtype).tolist()
+    for b in range(3):
+        close(actual[b : b + 1], per_row(blend_by_loop, x[b : b + 1], grid, 2, rounded[b]))
+        torch.testing.assert_close(interextrapolate(x[b : b + 1], grid, 2, rounded[b]), actual[b : b + 1])
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_alpha_of_one_element(shape):
+    x = tokens(3, 16, 4, seed=3)
+    actual = interextrapolate(x, Grid(4, 4), 2, torch.full(shape, 0.7))
+    torch.testing.assert_close(actual, interextrapolate(x, Grid(4, 4), 2, 0.7))
+
+
+def test_alpha_one_and_zero_are_the_parts():
+    x = tokens(2, 35, 4, seed=4)
+    assert torch.equal(interextrapolate(x, Grid(5, 7), 2, 1.0), downsample_nearest(x, Grid(5, 7), 2))
+    assert torch.equal(interextrapolate(x, Grid(5, 7), 2, 0.0), downsample_average(x, Grid(5, 7), 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves(dtype):
+    """Selected tokens are copied bit by bit, means and blends are right to the dtype."""
+    grid, alpha = Grid(6, 8), 1.2
+    x = tokens(3, grid.n, 4, seed=5, dtype=dtype)
+    near = downsample_nearest(x, grid, 2)
+    assert near.dtype == dtype
+    assert torch.equal(near.double(), per_row(nearest_by_loop, x, grid, 2))
+    close(downsample_average(x, grid, 2), per_row(average_by_loop, x, grid, 2), dtype)
+    close(interextrapolate(x, grid, 2, alpha), per_row(blend_by_loop, x, grid, 2, alpha), dtype)
+    close(interextrapolate(x, grid, 2, torch.full((3,), alpha)), per_row(blend_by_loop, x, grid, 2, alpha), dtype)
+
+
+def test_factor_2_takes_the_bottom_right_of_each_cell():
+    x = torch.arange(24.0).view(1, 24, 1)
+    assert downsample_nearest(x, Grid(4, 6), 2).flatten().tolist() == [7.0, 9.0, 11.0, 19.0, 21.0, 23.0]
+
+
+@every_case
+@pytest.mark.parametrize("alpha", [0.1, 0.9, 1.2])
+def test_weights_sum_to_one(grid, factor, alpha):
+    """A constant map stays constant, so downsampling and an affine projection commute: D(XW + b) = D(X)W + b."""
+    x = tokens(2, grid.n, 4, seed=6)
+    weight, bias = tokens(1, 4, 5, seed=7)[0], tokens(1, 1, 5, seed=8)[0]
+    projected = interextrapolate(x @ weight + bias, grid, factor, alpha)
+    torch.testing.assert_close(
+        projected, interextrapolate(x, grid, factor, alpha) @ weight + bias, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_downsampling_leaves_inputs_unchanged():
+    x, alpha = tokens(2, 16, 3), torch.tensor([0.8, 1.2])
+    before = x.clone(), alpha.clone()
+    downsample_nearest(x, Grid(4, 4), 2).zero_()
+    downsample_average(x, Grid(4, 4), 2).zero_()
+    interextrapolate(x, Grid(4, 4), 2, alpha).zero_()
+    assert torch.equal(x, before[0])
+    assert torch.equal(alpha, before[1])
+
+
+def test_downsampling_of_strided_input():
+    x = tokens(2, 3, 35, seed=9).transpose(1, 2)
+    copy = x.contiguous()
+    for call in (downsample_nearest, downsample_average, lambda *args: interextrapolate(*args, 0.9)):
+        torch.testing.assert_close(call(x, Grid(5, 7), 2), call(copy, Grid(5, 7), 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_downsampling_on_meta(dtype):
+    x, grid = torch.empty(3, 35, 4, device="meta", dtype=dtype), Grid(5, 7)
+    alpha = torch.empty(3, device="meta")
+    for y in (
+        downsample_nearest(x, grid, 2),
+        downsample_average(x, grid, 2),
+        interextrapolate(x, grid, 2, 0.9),
+        interextrapolate(x, grid, 2, alpha),
+    ):
+        assert (y.device.type, y.shape, y.dtype) == ("meta", (3, 6, 4), dtype)
+
+
+def selection_by_loop(score, count, keep):
+    sign = -1 if keep == "high" else 1
+    return sorted(sorted(range(len(score)), key=lambda t: (sign * score[t], t))[:count])
+
+
+@pytest.mark.parametrize("keep", ["high", "low"])
+@pytest.mark.parametrize("b", [1, 3])
+@pytest.mark.parametrize("count", [1, 4, 14, 15])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_selection_matches_loop(keep, b, count, dtype):
+    """Kept tokens are unchanged and in their original order; each row keeps its own."""
+    x, score = tokens(b, 15, 3, seed=10, dtype=dtype), tokens(b, 15, 1, seed=11)[..., 0]
+    expected = torch.stack([x[r, selection_by_loop(row, count, keep)] for r, row in enumerate(score.double().tolist())])
+    actual = frequency_selection(x, score, count, keep)
+    assert actual.dtype == dtype
+    assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize("keep", ["high", "low"])
+def test_selection_ties_go_to_the_lower_index(keep):
+    score = torch.tensor([[1.0, 0.0, 2.0, 1.0, 1.0, 0.0, 2.0, 1.0]])
+    x = torch.arange(8.0).view(1, 8, 1)
+    expected = {"high": [0.0, 2.0, 3.0, 6.0], "low": [0.0, 1.0, 3.0, 5.0]}[keep]
+    assert frequency_selection(x, score, 4, keep).flatten().tolist() == expected
+    assert frequency_selection(x, torch.zeros(1, 8), 3, keep).flatten().tolist() == [0.0, 1.0, 2.0]
+
+
+def test_selection_leaves_inputs_unchanged():
+    x, score = tokens(2, 15, 3), tokens(2, 15, 1)[..., 0]
+    before = x.clone(), score.clone()
+    frequency_selection(x, score, 5, "high").zero_()
+    assert torch.equal(x, before[0])
+    assert torch.equal(score, before[1])
+
+
+@pytest.mark.parametrize("keep", ["high", "low"])
+def test_selection_on_meta(keep):
+    x = torch.empty(3, 15, 4, device="meta", dtype=torch.float16)
+    y = frequency_selection(x, torch.empty(3, 15, device="meta"), 7, keep)
+    assert (y.device.type, y.shape, y.dtype) == ("meta", (3, 7, 4), torch.float16)

@@ -1,0 +1,336 @@
+"""Merge plans and bipartite matching, against loops and against tomesd."""
+
+import dataclasses
+import math
+
+import pytest
+import tomesd
+import torch
+
+from bigain.tokens.destinations import cell_destinations, first_destinations
+from bigain.tokens.grid import Cell, Grid, cell_count
+from bigain.tokens.matching import MergePlan, bipartite_matching, sources_of, unit_tokens
+from bigain.tokens.scores import laplacian_l1
+
+CPU = torch.device("cpu")
+MODES = ["mean", "prune"]
+DIVISIONS = [
+    pytest.param(grid, cell, id=f"{grid.h}x{grid.w}-{cell.h}x{cell.w}")
+    for grid, cell in [
+        (Grid(4, 4), Cell(2, 2)),
+        (Grid(4, 6), Cell(2, 2)),
+        (Grid(5, 4), Cell(2, 2)),
+        (Grid(4, 5), Cell(2, 2)),
+        (Grid(5, 7), Cell(2, 2)),
+        (Grid(6, 4), Cell(3, 2)),
+        (Grid(5, 6), Cell(2, 3)),
+        (Grid(3, 5), Cell(1, 2)),
+    ]
+]
+
+
+def tokens(b, n, c, seed=0, dtype=torch.float32):
+    return torch.randn(b, n, c, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def unit(v):
+    length = max(math.sqrt(sum(a * a for a in v)), 1e-12)
+    return [a / length for a in v]
+
+
+def matching_by_loop(metric, destinations, removed):
+    """`{source: destination}` of the merged sources of one row."""
+    units = [unit(v) for v in metric]
+    matches = []
+    for s in sorted(set(range(len(units))) - set(destinations)):
+        best, choice = -math.inf, None
+        for d in destinations:
+            similarity = sum(a * b for a, b in zip(units[s], units[d], strict=True))
+            if similarity > best:
+                best, choice = similarity, d
+        matches.append((-best, s, choice))
+    return {s: d for _, s, d in sorted(matches)[:removed]}
+
+
+def merged_by_loop(x, merged, mode):
+    """`{token: row}` of one merged sequence."""
+    rows = {}
+    for t in sorted(set(range(len(x))) - set(merged)):
+        group = [x[t]] + [x[s] for s, d in merged.items() if d == t and mode == "mean"]
+        rows[t] = [sum(column) / len(group) for column in zip(*group, strict=True)]
+    return rows
+
+
+def check_plan(plan, x, merged, mode):
+    """Parity on sets of indices, merged rows, and restored outputs. `merged`: `{removed: leader}` per row."""
+    y = plan.merge(x)
+    outputs = tokens(*y.shape, seed=99)
+    restored, home = plan.unmerge(y), plan.unmerge(outputs)
+    assert y.shape == plan.kept.shape + x.shape[2:]
+    assert restored.shape == home.shape == x.shape
+    for b, pairs in enumerate(merged):
+        kept = plan.kept[b].tolist()
+        assert set(kept) == set(range(x.shape[1])) - set(pairs)
+        assert kept == sorted(kept)
+        assert len(plan.removed[b]) == len(pairs)
+        assert set(plan.removed[b].tolist()) == set(pairs)
+        assert {s: kept[k] for s, k in zip(plan.removed[b].tolist(), plan.target[b].tolist(), strict=True)} == pairs
+        rows = merged_by_loop(x[b].double().tolist(), pairs, mode)
+        torch.testing.assert_close(y[b], torch.tensor([rows[t] for t in kept]), rtol=1e-5, atol=1e-6)
+        leaders = [pairs.get(t, t) for t in range(x.shape[1])]
+        torch.testing.assert_close(restored[b], torch.tensor([rows[t] for t in leaders]), rtol=1e-5, atol=1e-6)
+        assert torch.equal(home[b], torch.stack([outputs[b, kept.index(t)] for t in leaders]))
+
+
+@pytest.mark.parametrize(("grid", "cell"), DIVISIONS)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("b", [1, 3])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_matches_loop_for_destinations_per_row(grid, cell, mode, b, share):
+    """From one removed source to all; the leftover strips hold sources only."""
+    metric, x = tokens(b, grid.n, 6), tokens(b, grid.n, 3, seed=1)
+    destination = cell_destinations(laplacian_l1(metric, grid), grid, cell)
+    removed = max(1, int((grid.n - cell_count(grid, cell)) * share))
+    plan = bipartite_matching(metric, destination, removed, mode)
+    rows = zip(metric.double().tolist(), destination.tolist(), strict=True)
+    check_plan(plan, x, [matching_by_loop(m, d, removed) for m, d in rows], mode)
+    assert plan.kept.shape == (b, grid.n - removed)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("b", [1, 3])
+def test_shared_destinations(mode, b):
+    """Destinations `(1, m)` serve every row, exactly like a copy per row."""
+    grid, cell, removed = Grid(5, 6), Cell(2, 2), 13
+    metric, x = tokens(b, grid.n, 5, seed=2), tokens(b, grid.n, 5, seed=3)
+    shared = first_destinations(grid, cell, CPU)
+    plan = bipartite_matching(metric, shared, removed, mode)
+    check_plan(plan, x, [matching_by_loop(m, shared[0].tolist(), removed) for m in metric.double().tolist()], mode)
+    copied = bipartite_matching(metric, shared.repeat(b, 1), removed, mode)
+    assert torch.equal(plan.kept, copied.kept)
+    assert torch.equal(plan.restore, copied.restore)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_metric_of_other_dtypes(dtype):
+    """Similarities are float32: a half metric gives the plan of the same numbers in float32."""
+    grid, cell = Grid(6, 6), Cell(2, 2)
+    metric = tokens(2, grid.n, 5, seed=4).half().to(dtype)
+    destination = first_destinations(grid, cell, CPU)
+    plan = bipartite_matching(metric, destination, 20)
+    expected = [matching_by_loop(m, destination[0].tolist(), 20) for m in metric.double().tolist()]
+    check_plan(plan, tokens(2, grid.n, 2, seed=5), expected, "mean")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_means_of_halves_are_summed_in_float32(dtype):
+    """Thirteen tokens of 30,000 overflow a float16 sum but not their mean, which is rounded once."""
+    grid = Grid(4, 4)
+    metric = torch.tensor([1.0, 0.0]).repeat(1, grid.n, 1)
+    plan = bipartite_matching(metric, first_destinations(grid, Cell(2, 2), CPU), 12)
+    x = (30000 + 1000 * tokens(1, grid.n, 4, seed=6)).to(dtype)
+    y = plan.merge(x)
+    assert y.dtype == dtype
+    group = [0, *plan.removed[0].tolist()]
+    assert torch.equal(y[0, 0], x[0, group].double().mean(0).to(dtype))
+    assert torch.equal(y[0, 1:], x[0, [2, 8, 10]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("mode", MODES)
+def test_merge_and_unmerge_keep_the_dtype(dtype, mode):
+    """Tokens that stand for themselves, and every token in mode `prune`, are copied bit by bit."""
+    grid = Grid(4, 5)
+    plan = bipartite_matching(tokens(3, grid.n, 4), first_destinations(grid, Cell(2, 2), CPU), 5, mode)
+    x = tokens(3, grid.n, 7, seed=7, dtype=dtype)
+    y = plan.merge(x)
+    assert y.dtype == plan.unmerge(y).dtype == dtype
+    for b in range(3):
+        alone = [k for k in range(y.shape[1]) if mode == "prune" or k not in plan.target[b].tolist()]
+        expected = x[b, plan.kept[b, alone]]
+        # Float64 passes through float32 in means.
+        assert torch.equal(y[b, alone], expected if mode == "prune" else expected.float().to(dtype))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_equal_similarities_go_to_lower_indices(mode):
+    """In a constant map every similarity is exactly 1: the first sources merge into the first destination."""
+    metric = torch.tensor([0.0, 1.0, 0.0]).repeat(2, 16, 1)
+    plan = bipartite_matching(metric, first_destinations(Grid(4, 4), Cell(2, 2), CPU), 5, mode)
+    check_plan(plan, tokens(2, 16, 3, seed=8), [dict.fromkeys([1, 3, 4, 5, 6], 0)] * 2, mode)
+
+
+def test_ties_only_decide_among_equals():
+    """Sources with a twin destination (cosine 1) precede sources without (cosine 0), each group by index."""
+    # Destinations 0, 2, 8, 10 point along axes 0, 1, 1, 2; the odd sources along axis 1, the others along axis 3.
+    axis = [3] * 16
+    axis[0], axis[2], axis[8], axis[10] = 0, 1, 1, 2
+    for t in (9, 11, 13):
+        axis[t] = 1
+    metric = torch.eye(4)[axis][None]
+    plan = bipartite_matching(metric, torch.tensor([[0, 2, 8, 10]]), 5)
+    check_plan(plan, tokens(1, 16, 2, seed=9), [{9: 2, 11: 2, 13: 2, 1: 0, 3: 0}], "mean")
+
+
+def test_matching_takes_the_highest_similarities():
+    """Every merged source is at least as similar to its destination as any kept source is to its best."""
+    grid = Grid(6, 6)
+    metric = tokens(1, grid.n, 4, seed=10)
+    destination = first_destinations(grid, Cell(2, 2), CPU)
+    plan = bipartite_matching(metric, destination, 12)
+    u = metric[0].double()
+    u = u / u.norm(dim=1, keepdim=True)
+    best = (u @ u[destination[0]].T).amax(1)
+    kept = sorted(set(plan.kept[0].tolist()) - set(destination[0].tolist()))
+    assert best[plan.removed[0]].min() >= best[kept].max()
+
+
+def test_order_of_destinations_does_not_matter():
+    """Without exact ties a plan depends on the set of destinations only."""
+    grid = Grid(4, 6)
+    metric = tokens(2, grid.n, 6, seed=11)
+    destination = first_destinations(grid, Cell(2, 2), CPU)
+    plan, flipped = (bipartite_matching(metric, d, 11) for d in (destination, destination.flip(1)))
+    assert torch.equal(plan.kept, flipped.kept)
+    assert torch.equal(plan.restore, flipped.restore)
+
+
+def test_rows_are_independent():
+    grid, x = Grid(5, 5), tokens(3, 25, 4, seed=12)
+    destination = cell_destinations(laplacian_l1(x, grid), grid, Cell(2, 2))
+    plan = bipartite_matching(x, destination, 15)
+    for b in range(3):
+        alone = bipartite_matching(x[b : b + 1], destination[b : b + 1], 15)
+        assert torch.equal(alone.kept[0], plan.kept[b])
+        assert torch.equal(alone.restore[0], plan.restore[b])
+        torch.testing.assert_close(alone.merge(x[b : b + 1])[0], plan.merge(x)[b])
+
+
+def test_scaling_a_token_does_not_change_the_plan():
+    grid = Grid(4, 6)
+    metric = tokens(1, grid.n, 6, seed=13)
+    scale = 2.0 ** torch.randint(-8, 9, (1, grid.n, 1), generator=torch.Generator().manual_seed(0))
+    destination = first_destinations(grid, Cell(2, 2), CPU)
+    plan, scaled = (bipartite_matching(m, destination, 11) for m in (metric, metric * scale))
+    assert torch.equal(plan.restore, scaled.restore)
+
+
+def test_zero_tokens_have_cosine_zero():
+    """A zero source is merged after sources of positive and before sources of negative similarity."""
+    metric = torch.tensor([[[1.0, 0.0], [0.0, 0.0], [-1.0, 0.0], [1.0, 0.0]]])
+    x = tokens(1, 4, 2, seed=14)
+    for removed, merged in [(1, {3: 0}), (2, {3: 0, 1: 0}), (3, {3: 0, 1: 0, 2: 0})]:
+        check_plan(bipartite_matching(metric, torch.tensor([[0]]), removed), x, [merged], "mean")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_inputs_are_unchanged(mode):
+    grid = Grid(4, 4)
+    metric, x, destination = tokens(2, 16, 4), tokens(2, 16, 3, seed=1), first_destinations(grid, Cell(2, 2), CPU)
+    before = [t.clone() for t in (metric, x, destination)]
+    plan = bipartite_matching(metric, destination, 6, mode)
+    y = plan.merge(x)
+    rows = y.clone()
+    plan.unmerge(y)
+    assert all(torch.equal(a, b) for a, b in zip((metric, x, destination), before, strict=True))
+    assert torch.equal(y, rows)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_strided_input(mode):
+    """Views that are channels first in memory plan and merge like their copies."""
+    grid = Grid(4, 4)
+    metric, x = tokens(2, 5, 16, seed=15).transpose(1, 2), tokens(2, 3, 16, seed=16).transpose(1, 2)
+    destination = first_destinations(grid, Cell(2, 2), CPU)
+    plan = bipartite_matching(metric, destination, 6, mode)
+    copied = bipartite_matching(metric.contiguous(), destination, 6, mode)
+    assert torch.equal(plan.restore, copied.restore)
+    assert torch.equal(plan.merge(x), copied.merge(x.contiguous()))
+
+
+@pytest.mark.parametrize("removed", [-1, 0, 13, 16])
+def test_impossible_removals_are_refused(removed):
+    """Twelve of sixteen tokens are sources; a plan that removes none or more does not exist."""
+    with pytest.raises(ValueError, match=f"{removed} of 12"):
+        bipartite_matching(tokens(1, 16, 4), first_destinations(Grid(4, 4), Cell(2, 2), CPU), removed)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shared", [True, False])
+def test_meta_device(mode, shared):
+    """Shapes do not depend on data: plans, merges and checks run without numbers."""
+    grid, meta = Grid(5, 6), torch.device("meta")
+    metric = torch.empty(3, grid.n, 4, device=meta, dtype=torch.float16)
+    destination = first_destinations(grid, Cell(2, 2), meta)
+    plan = bipartite_matching(metric, destination if shared else destination.repeat(3, 1), 10, mode)
+    y = plan.merge(torch.empty(3, grid.n, 7, device=meta, dtype=torch.bfloat16))
+    assert (y.device.type, y.shape, y.dtype) == ("meta", (3, 20, 7), torch.bfloat16)
+    assert plan.unmerge(y).shape == (3, 30, 7)
+    assert (plan.kept.shape, plan.removed.shape, plan.target.shape) == ((3, 20), (3, 10), (3, 10))
+    with pytest.raises(ValueError, match="25 of 24"):
+        bipartite_matching(metric, destination, 25, mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_plan_from_leaders(mode):
+    leader = torch.tensor([[0, 0, 2, 5, 4, 5], [5, 1, 2, 3, 5, 5]])
+    merged = [{1: 0, 3: 5}, {0: 5, 4: 5}]
+    before = leader.clone()
+    plan = MergePlan.from_leaders(leader, 2, mode)
+    check_plan(plan, tokens(2, 6, 3, seed=17), merged, mode)
+    assert plan.kept.tolist() == [[0, 2, 4, 5], [1, 2, 3, 5]]
+    assert plan.restore.tolist() == [[0, 0, 1, 3, 2, 3], [3, 0, 1, 2, 3, 3]]
+    assert torch.equal(leader, before)
+
+
+def test_plan_defaults_to_mean_and_is_frozen():
+    plan = MergePlan.from_leaders(torch.tensor([[0, 0]]), 1)
+    assert plan.mode == "mean"
+    assert plan.merge(torch.tensor([[[1.0], [3.0]]])).tolist() == [[[2.0]]]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plan.mode = "prune"
+
+
+def test_merge_conserves_the_sum():
+    """Weighted by their group sizes, the merged rows sum to the tokens."""
+    grid, x = Grid(5, 7), tokens(2, 35, 4, seed=18)
+    plan = bipartite_matching(x, first_destinations(grid, Cell(2, 2), CPU), 20)
+    torch.testing.assert_close(plan.unmerge(plan.merge(x)).sum(1), x.sum(1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("b", [1, 3])
+def test_sources_are_the_other_tokens_ascending(b):
+    order = torch.rand(b, 20, generator=torch.Generator().manual_seed(1)).argsort(1)
+    destination = order[:, :6]
+    expected = [sorted(set(range(20)) - set(row)) for row in destination.tolist()]
+    assert sources_of(destination, 20).tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_unit_tokens(dtype):
+    x = tokens(2, 5, 3, seed=19, dtype=dtype)
+    x[0, 2] = 0
+    expected = torch.tensor([[unit(v) for v in row] for row in x.double().tolist()])
+    actual = unit_tokens(x)
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_unit_tokens_floor():
+    """Norms below 1e-12 are not scaled up to one."""
+    actual = unit_tokens(torch.tensor([[[3e-13, 4e-13], [3e-9, 4e-9]]]))
+    torch.testing.assert_close(actual, torch.tensor([[[0.3, 0.4], [0.6, 0.8]]]))
+
+
+@pytest.mark.parametrize(("h", "w"), [(4, 4), (6, 4), (4, 10), (8, 8)])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.75])
+@pytest.mark.parametrize("b", [1, 3])
+def test_restored_output_equals_tomesd(h, w, share, b):
+    """Upstream ToMe without randomness takes the top-left token of each cell; row order inside differs."""
+    x, removed = tokens(b, h * w, 8, seed=20), int(h * w * share)
+    merge, unmerge = tomesd.merge.bipartite_soft_matching_random2d(x, w, h, 2, 2, removed, no_rand=True)
+    plan = bipartite_matching(x, first_destinations(Grid(h, w), Cell(2, 2), CPU), removed)
+    theirs, ours = merge(x), plan.merge(x)
+    assert theirs.shape == ours.shape
+    torch.testing.assert_close(plan.unmerge(ours), unmerge(theirs), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.sum(1), theirs.sum(1), rtol=1e-4, atol=1e-5)

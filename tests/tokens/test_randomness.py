@@ -1,0 +1,274 @@
+"""Counter-based randomness, against SplitMix64 in Python integers and pinned numbers."""
+
+import hashlib
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from bigain.tokens.destinations import random_destinations
+from bigain.tokens.grid import Cell, Grid
+from bigain.tokens.randomness import (
+    mix,
+    random_bits,
+    random_integers,
+    random_normal,
+    random_uniform,
+    stable_hash,
+)
+
+WORD = 2**64
+KEYS = [0, 1, -1, 2, 1234567, -(2**63), 2**63 - 1, 0x123456789ABCDEF]
+
+DRAWS = {
+    "bits": lambda keys: random_bits(keys, 7),
+    "integers": lambda keys: random_integers(keys, 7, 5),
+    "uniform": lambda keys: random_uniform(keys, 7),
+    "normal": lambda keys: random_normal(keys, 7),
+    "mix": lambda keys: mix(keys, 3, keys),
+}
+every_draw = pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS.keys())
+
+
+def splitmix(state, count):
+    """Outputs of the published generator, unsigned."""
+    outputs = []
+    for _ in range(count):
+        state = (state + 0x9E3779B97F4A7C15) % WORD
+        z = state
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % WORD
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % WORD
+        outputs.append(z ^ (z >> 31))
+    return outputs
+
+
+def mix_by_loop(*keys):
+    state = splitmix(keys[0] % WORD, 1)[0]
+    for key in keys[1:]:
+        state = splitmix(state ^ key % WORD, 1)[0]
+    return state - WORD if state >= WORD // 2 else state
+
+
+def test_reference_is_splitmix64():
+    """The widely published first outputs for seed 1234567."""
+    assert splitmix(1234567, 5) == [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+
+
+def test_bits_are_the_top_of_splitmix64():
+    bits = random_bits(torch.tensor(KEYS), 9)
+    assert bits.dtype == torch.int64
+    assert bits.tolist() == [[z >> 1 for z in splitmix(key % WORD, 9)] for key in KEYS]
+
+
+@pytest.mark.parametrize("high", [1, 2, 4, 6, 1000])
+def test_integers(high):
+    actual = random_integers(torch.tensor(KEYS), 9, high)
+    assert actual.dtype == torch.int64
+    assert actual.tolist() == [[(z >> 1) % high for z in splitmix(key % WORD, 9)] for key in KEYS]
+
+
+def test_uniform():
+    """The top 24 bits, so every value is an exact float32."""
+    actual = random_uniform(torch.tensor(KEYS), 9)
+    assert actual.dtype == torch.float32
+    assert actual.tolist() == [[(z >> 40) / 2**24 for z in splitmix(key % WORD, 9)] for key in KEYS]
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 8])
+def test_normal(n):
+    """Box-Muller: the first half of the draws gives radii, the second half angles."""
+    pairs = (n + 1) // 2
+    expected = []
+    for key in KEYS:
+        u = [((z >> 33) + 0.5) / 2**31 for z in splitmix(key % WORD, 2 * pairs)]
+        polar = [(math.sqrt(-2 * math.log(a)), 2 * math.pi * b) for a, b in zip(u[:pairs], u[pairs:], strict=True)]
+        expected.append(([r * math.cos(v) for r, v in polar] + [r * math.sin(v) for r, v in polar])[:n])
+    actual = random_normal(torch.tensor(KEYS), n)
+    assert actual.dtype == torch.float32
+    assert actual.shape == (len(KEYS), n)
+    torch.testing.assert_close(actual, torch.tensor(expected, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("others", [(), (0,), (5,), (-7, 2**63 - 1), (1, 2, 3), (-(2**62),)])
+def test_mix_of_integers(others):
+    actual = mix(torch.tensor(KEYS), *others)
+    assert actual.dtype == torch.int64
+    assert actual.tolist() == [mix_by_loop(key, *others) for key in KEYS]
+
+
+def test_mix_broadcasts_tensors():
+    rows, columns = torch.tensor([[3], [4]]), torch.tensor([10, 11, -12])
+    assert mix(rows, columns, 5).tolist() == [[mix_by_loop(a, b, 5) for b in (10, 11, -12)] for a in (3, 4)]
+    assert mix(rows, torch.tensor(5)).tolist() == mix(rows, 5).tolist()
+
+
+def test_mix_depends_on_the_order_and_number_of_keys():
+    one, two = torch.tensor([1]), torch.tensor([2])
+    keys = [mix(one, 2), mix(two, 1), mix(one), mix(two), mix(one, 2, 0), mix(one, 0, 2), mix(one, 0)]
+    assert len({key.item() for key in keys}) == len(keys)
+
+
+def test_mix_has_no_collisions_on_small_keys():
+    """Images, trials and sites are small consecutive integers."""
+    a, b, c = torch.meshgrid(torch.arange(40), torch.arange(20), torch.arange(16), indexing="ij")
+    assert mix(a, b, c).unique().numel() == a.numel()
+
+
+def test_mix_avalanche():
+    """Flipping one bit of a key flips about half of the bits of the result, whichever bit it is."""
+    keys = mix(torch.arange(64))
+    flipped = keys[:, None] ^ (torch.ones(64, dtype=torch.int64) << torch.arange(64))
+    for changed in (mix(keys)[:, None] ^ mix(flipped), mix(keys, 9)[:, None] ^ mix(keys[:, None], 9 ^ flipped)):
+        share = ((changed[..., None] >> torch.arange(64)) & 1).double().mean((0, 2))
+        assert (share - 0.5).abs().max() < 5 * 0.5 / 64
+
+
+def test_golden_numbers():
+    """Pinned: changing any of these changes every published random result."""
+    keys = torch.tensor([0, 42])
+    assert mix(keys, 1, 2).tolist() == [6768782832058643234, -853829980155589614]
+    assert random_bits(keys, 3).tolist() == [
+        [8147104208329303767, 3980143261097177850, 243808509735772839],
+        [6839728766377637706, 1474913046063446145, 2569641874231381929],
+    ]
+    assert random_integers(keys, 8, 4).tolist() == [[3, 2, 3, 2, 1, 1, 0, 2], [2, 1, 1, 2, 1, 3, 2, 2]]
+    uniform = [[14819496, 7239838, 443485], [12441394, 2682851, 4674151]]
+    assert (random_uniform(keys, 3) * 2**24).tolist() == uniform
+    normal = [[0.491297811, 1.274836898, 0.082357496], [-0.138219163, -1.068184853, 0.760842085]]
+    torch.testing.assert_close(random_normal(keys, 3), torch.tensor(normal), rtol=1e-6, atol=1e-6)
+
+
+@every_draw
+def test_a_row_does_not_depend_on_its_batch(draw):
+    """Same key, same numbers: alone, repeated, permuted, in another shape."""
+    keys = mix(torch.arange(12))
+    together = draw(keys)
+    order = torch.tensor([5, 0, 11, 3, 3, 8, 1])
+    assert torch.equal(draw(keys[order]), together[order])
+    assert torch.equal(torch.cat([draw(keys[i : i + 1]) for i in range(12)]), together)
+    assert torch.equal(draw(keys.view(3, 4)).flatten(0, 1), together)
+    assert torch.equal(draw(keys[4]), together[4])
+    assert torch.equal(draw(keys), together)
+
+
+@pytest.mark.parametrize("draw", [random_bits, random_uniform, lambda keys, n: random_integers(keys, n, 6)])
+def test_longer_draws_begin_with_shorter_ones(draw):
+    keys = torch.tensor(KEYS)
+    assert torch.equal(draw(keys, 20)[:, :6], draw(keys, 6))
+
+
+@every_draw
+def test_keys_are_unchanged(draw):
+    keys = torch.tensor(KEYS)
+    draw(keys)
+    assert keys.tolist() == KEYS
+
+
+@every_draw
+def test_meta_device(draw):
+    keys = torch.empty(3, dtype=torch.int64, device="meta")
+    assert draw(keys).device.type == "meta"
+    assert draw(keys).shape[0] == 3
+
+
+def test_global_random_states_are_not_moved_or_read():
+    """Nor does seeding them change a draw."""
+    keys = torch.tensor(KEYS)
+
+    def everything():
+        return [draw(keys) for draw in DRAWS.values()] + [random_destinations(keys, Grid(4, 4), Cell(2, 2))]
+
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    try:
+        before = everything()
+        assert torch.equal(torch.get_rng_state(), states[0])
+        assert random.getstate() == states[1]
+        assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), states[2], strict=True))
+        torch.manual_seed(1)
+        random.seed(1)
+        np.random.seed(1)
+        assert all(torch.equal(a, b) for a, b in zip(everything(), before, strict=True))
+    finally:
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])
+
+
+# Draws down one stream, and first draws of consecutive mixed keys: both must look independent.
+LAYOUTS = {
+    "stream": lambda draw, n: draw(torch.tensor([7]), n).flatten(),
+    "keys": lambda draw, n: draw(mix(torch.arange(n // 4), 3), 4).flatten(),
+    "first": lambda draw, n: draw(mix(torch.arange(n), 3, 5), 1).flatten(),
+}
+every_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+
+
+@every_layout
+def test_uniform_moments(layout):
+    n = 40000
+    u = layout(random_uniform, n).double()
+    assert u.shape == (n,)
+    assert u.min() >= 0
+    assert u.max() < 1
+    assert abs(u.mean() - 1 / 2) < 5 * math.sqrt(1 / 12 / n)
+    assert abs(u.square().mean() - 1 / 3) < 5 * math.sqrt(4 / 45 / n)
+    assert abs(torch.corrcoef(torch.stack([u[1:], u[:-1]]))[0, 1]) < 5 / math.sqrt(n)
+    # Kolmogorov-Smirnov distance, far beyond its 0.1 % point.
+    assert (u.sort().values - torch.arange(n) / n).abs().max() < 2.2 / math.sqrt(n)
+
+
+@every_layout
+def test_normal_moments(layout):
+    n = 40000
+    z = layout(random_normal, n).double()
+    assert z.isfinite().all()
+    for power, moment, variance in [(1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)]:
+        assert abs((z**power).mean() - moment) < 5 * math.sqrt(variance / n)
+    assert abs(torch.corrcoef(torch.stack([z[1:], z[:-1]]))[0, 1]) < 5 / math.sqrt(n)
+    cdf = (1 + torch.erf(z.sort().values / math.sqrt(2))) / 2
+    assert (cdf - torch.arange(n) / n).abs().max() < 2.2 / math.sqrt(n)
+
+
+@every_layout
+@pytest.mark.parametrize("high", [4, 6])
+def test_integers_are_equally_likely(layout, high):
+    n = 40000
+    counts = torch.bincount(layout(lambda keys, k: random_integers(keys, k, high), n), minlength=high)
+    assert len(counts) == high
+    p = 1 / high
+    assert (counts - n * p).abs().max() < 5 * math.sqrt(n * p * (1 - p))
+
+
+def test_both_halves_of_a_normal_draw_are_independent():
+    """Cosine and sine of one angle are uncorrelated, and so are their squares."""
+    z = random_normal(torch.tensor([11]), 40000).double().view(2, -1)
+    for pair in (z, z.square()):
+        assert abs(torch.corrcoef(pair)[0, 1]) < 5 / math.sqrt(20000)
+
+
+@pytest.mark.parametrize("text", ["", "a", "n02123045_17.JPEG", "Bär/猫 7", "x" * 1000])
+def test_stable_hash_is_blake2b(text):
+    """The upper 63 bits of the 8-byte digest, big-endian."""
+    digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).hexdigest()
+    assert stable_hash(text) == int(digest, 16) // 2
+    assert 0 <= stable_hash(text) < 2**63
+
+
+def test_stable_hash_is_pinned():
+    """Python salts `hash` anew in each process; these stay."""
+    assert stable_hash("") == 8238016292129134938
+    assert stable_hash("a") == 2340832890917691671
+    assert stable_hash("image_0001") == 8413613015078039311
+
+
+def test_stable_hash_fits_a_key():
+    key = torch.tensor([stable_hash("image_0001")])
+    assert mix(key, 1).tolist() == [mix_by_loop(stable_hash("image_0001"), 1)]

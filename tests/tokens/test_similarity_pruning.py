@@ -1,0 +1,158 @@
+"""SiTo's prune and recover, against loops over the cosine graph."""
+
+import math
+
+import pytest
+import torch
+
+from bigain.tokens.grid import Cell, Grid, cell_count
+from bigain.tokens.similarity_pruning import similarity_pruning
+
+DIVISIONS = [
+    pytest.param(grid, cell, id=f"{grid.h}x{grid.w}-{cell.h}x{cell.w}")
+    for grid, cell in [
+        (Grid(4, 4), Cell(2, 2)),
+        (Grid(4, 6), Cell(2, 2)),
+        (Grid(5, 4), Cell(2, 2)),
+        (Grid(5, 5), Cell(2, 2)),
+        (Grid(6, 4), Cell(3, 2)),
+        (Grid(3, 6), Cell(1, 3)),
+    ]
+]
+
+
+def draw(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def cosines(rows):
+    units = []
+    for v in rows:
+        length = max(math.sqrt(sum(a * a for a in v)), 1e-12)
+        units.append([a / length for a in v])
+    return [[sum(a * b for a, b in zip(u, v, strict=True)) for v in units] for u in units]
+
+
+def base_tokens(graph, noise, grid, cell, noise_alpha, sim_beta):
+    score = [sim_beta * sum(row) + noise_alpha * e for row, e in zip(graph, noise, strict=True)]
+    base = []
+    for i in range(grid.h // cell.h):
+        for j in range(grid.w // cell.w):
+            inside = [(i * cell.h + dy) * grid.w + j * cell.w + dx for dy in range(cell.h) for dx in range(cell.w)]
+            base.append(max(inside, key=lambda t: (score[t], -t)))
+    return base
+
+
+def pruning_by_loop(rows, noise, grid, cell, removed, noise_alpha, sim_beta):
+    """`{pruned token: kept token it copies}` of one row."""
+    graph = cosines(rows)
+    base = base_tokens(graph, noise, grid, cell, noise_alpha, sim_beta)
+    others = [t for t in range(grid.n) if t not in base]
+    pruned = sorted(others, key=lambda t: (-max(graph[t][d] for d in base), t))[:removed]
+    kept = [t for t in range(grid.n) if t not in pruned]
+    return {t: max(kept, key=lambda k: (graph[t][k], -k)) for t in pruned}
+
+
+def check(plan, x, copies):
+    y = plan.merge(x)
+    outputs = draw(*y.shape, seed=99)
+    home = plan.unmerge(outputs)
+    assert plan.mode == "prune"
+    for b, pairs in enumerate(copies):
+        kept = plan.kept[b].tolist()
+        assert kept == sorted(set(range(x.shape[1])) - set(pairs))
+        assert set(plan.removed[b].tolist()) == set(pairs)
+        assert torch.equal(y[b], x[b, kept])
+        expected = [kept.index(pairs.get(t, t)) for t in range(x.shape[1])]
+        assert torch.equal(home[b], outputs[b, expected])
+
+
+@pytest.mark.parametrize(("grid", "cell"), DIVISIONS)
+@pytest.mark.parametrize(("noise_alpha", "sim_beta"), [(0.1, 1.0), (0.0, 1.0), (3.0, 0.5), (1.0, 0.0)])
+@pytest.mark.parametrize("b", [1, 3])
+def test_matches_loop(grid, cell, noise_alpha, sim_beta, b):
+    """From one pruned token to all that are no base tokens; leftover strips hold no base tokens."""
+    metric, noise, x = draw(b, grid.n, 5), draw(b, grid.n, seed=1), draw(b, grid.n, 3, seed=2)
+    sources = grid.n - cell_count(grid, cell)
+    for removed in (1, sources // 2, sources):
+        plan = similarity_pruning(metric, noise, grid, cell, removed, noise_alpha, sim_beta)
+        assert plan.kept.shape == (b, grid.n - removed)
+        rows = zip(metric.double().tolist(), noise.double().tolist(), strict=True)
+        check(plan, x, [pruning_by_loop(m, e, grid, cell, removed, noise_alpha, sim_beta) for m, e in rows])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_graph_of_other_dtypes_is_float32(dtype):
+    """Upstream's float16 graph loses the noise; here halves give the plan of the same numbers in float32."""
+    grid, cell = Grid(6, 6), Cell(2, 2)
+    metric, noise = draw(3, grid.n, 8, seed=3).bfloat16().to(dtype), draw(3, grid.n, seed=4)
+    plan = similarity_pruning(metric, noise, grid, cell, 18, 0.1, 1.0)
+    rows = zip(metric.double().tolist(), noise.double().tolist(), strict=True)
+    check(plan, draw(3, grid.n, 2, dtype=dtype), [pruning_by_loop(m, e, grid, cell, 18, 0.1, 1.0) for m, e in rows])
+
+
+def test_base_tokens_are_never_pruned():
+    grid, cell = Grid(4, 6), Cell(2, 2)
+    metric, noise = draw(2, grid.n, 5, seed=5), draw(2, grid.n, seed=6)
+    plan = similarity_pruning(metric, noise, grid, cell, 18, 0.1, 1.0)
+    for b in range(2):
+        graph = cosines(metric[b].double().tolist())
+        assert plan.kept[b].tolist() == sorted(base_tokens(graph, noise[b].tolist(), grid, cell, 0.1, 1.0))
+
+
+def test_pruned_tokens_may_copy_tokens_that_are_no_base():
+    """Recovery looks at all kept tokens, not at the base tokens that pruning looked at."""
+    # Base tokens by noise: 0 and 2. Token 1 is near base token 0 and nearer to token 5, which is kept.
+    angle = torch.tensor([0.0, 30.0, 180.0, 200.0, 90.0, 45.0, 150.0, 120.0]).deg2rad()
+    metric = torch.stack([angle.cos(), angle.sin()], dim=1)[None]
+    noise = torch.zeros(1, 8)
+    noise[0, 0] = noise[0, 2] = 1.0
+    plan = similarity_pruning(metric, noise, Grid(2, 4), Cell(2, 2), 2, 1.0, 0.0)
+    check(plan, draw(1, 8, 3), [{3: 2, 1: 5}])
+
+
+def test_noise_weight_zero_ignores_the_noise():
+    metric = draw(2, 16, 5, seed=7)
+    plans = [similarity_pruning(metric, draw(2, 16, seed=s) * 100, Grid(4, 4), Cell(2, 2), 8, 0.0, 1.0) for s in (8, 9)]
+    assert torch.equal(plans[0].restore, plans[1].restore)
+
+
+def test_ties_go_to_lower_indices():
+    """In a constant map the first token of each cell is its base, and the first others copy token 0."""
+    metric = torch.tensor([0.0, 1.0]).repeat(2, 16, 1)
+    plan = similarity_pruning(metric, torch.zeros(2, 16), Grid(4, 4), Cell(2, 2), 5, 0.1, 1.0)
+    check(plan, draw(2, 16, 3), [dict.fromkeys([1, 3, 4, 5, 6], 0)] * 2)
+
+
+def test_rows_are_independent():
+    metric, noise = draw(3, 25, 5, seed=10), draw(3, 25, seed=11)
+    plan = similarity_pruning(metric, noise, Grid(5, 5), Cell(2, 2), 12, 0.1, 1.0)
+    for b in range(3):
+        row = slice(b, b + 1)
+        alone = similarity_pruning(metric[row], noise[row], Grid(5, 5), Cell(2, 2), 12, 0.1, 1.0)
+        assert torch.equal(alone.restore[0], plan.restore[b])
+
+
+def test_zero_tokens():
+    metric = draw(1, 16, 4, seed=12)
+    metric[0, 3] = metric[0, 8] = 0
+    noise = draw(1, 16, seed=13)
+    plan = similarity_pruning(metric, noise, Grid(4, 4), Cell(2, 2), 6, 0.1, 1.0)
+    expected = pruning_by_loop(metric[0].double().tolist(), noise[0].tolist(), Grid(4, 4), Cell(2, 2), 6, 0.1, 1.0)
+    check(plan, draw(1, 16, 2), [expected])
+
+
+def test_inputs_are_unchanged():
+    metric, noise = draw(2, 16, 4), draw(2, 16, seed=1)
+    before = metric.clone(), noise.clone()
+    similarity_pruning(metric, noise, Grid(4, 4), Cell(2, 2), 8, 0.1, 1.0)
+    assert torch.equal(metric, before[0])
+    assert torch.equal(noise, before[1])
+
+
+def test_meta_device():
+    metric = torch.empty(3, 35, 4, device="meta", dtype=torch.float16)
+    plan = similarity_pruning(metric, torch.empty(3, 35, device="meta"), Grid(5, 7), Cell(2, 2), 17, 0.1, 1.0)
+    y = plan.merge(metric)
+    assert (y.device.type, y.shape, y.dtype) == ("meta", (3, 18, 4), torch.float16)
+    assert plan.unmerge(y).shape == (3, 35, 4)
