@@ -1,0 +1,8 @@
+"""Denoisers behind one interface, and the sites where they can be compressed."""
+
+from bigain.backbones.base import Backbone
+from bigain.backbones.dit import DiT
+from bigain.backbones.forward import row_keys
+from bigain.backbones.stable_diffusion import StableDiffusion
+
+__all__ = ["Backbone", "DiT", "StableDiffusion", "row_keys"]

@@ -1,0 +1,147 @@
+"""The backbone interface: images to latents, classes to conditions, noise predictions. It never compresses."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin
+from torch import Tensor, nn
+
+from bigain.backbones.loading import find_model, load_component, load_scheduler, model_index
+from bigain.diffusion.noising import epsilon_from_velocity
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Backbone(nn.Module, ABC):
+    """A diffusion model loaded from a diffusers folder or hub id, with or without a VAE.
+
+    Attributes:
+        denoiser: The network that compressors hook; there after `load`.
+        vae: None for a pixel-space model.
+        prediction_type: `epsilon` or `v_prediction`.
+    """
+
+    component: str
+    denoiser: ModelMixin
+    vae: AutoencoderKL | None
+
+    def __init__(self, model: str, dtype: Precision = "float32", local_files_only: bool = False) -> None:
+        """Remember what to load; nothing heavy happens here.
+
+        Args:
+            model: Local diffusers folder, name of an embedded model (`shapes_dit`, `shapes_unet`) or hub id.
+            dtype: Precision to load in. A true-half `trainer.precision` converts a float32 model later; loading in
+                half at once saves the memory of the float32 copy.
+            local_files_only: Never ask the hub. `HF_HUB_OFFLINE=1` does the same for everything.
+        """
+        super().__init__()
+        self.model = model
+        self.dtype = _DTYPES[dtype]
+        self.local_files_only = local_files_only
+        self.loaded = False
+
+    def load(self) -> None:
+        """Read the weights, once; further calls do nothing.
+
+        Raises:
+            InputError: If the model cannot be found or is not what this class loads.
+        """
+        if self.loaded:
+            return
+        source = find_model(self.model)
+        index = model_index(source, self.component, type(self).__name__, self.local_files_only)
+        scheduler = load_scheduler(source, self.local_files_only)
+        self.set_schedule(scheduler)
+        has_vae = bool((index.get("vae") or [None])[0])
+        self.vae = self._component(AutoencoderKL, source, "vae") if has_vae else None
+        self._load(source)
+        self.requires_grad_(False)
+        self.eval()
+        self.loaded = True
+
+    def set_schedule(self, scheduler: DDPMScheduler) -> None:
+        """Take the noise schedule and the parametrisation from a scheduler."""
+        self.prediction_type: str = scheduler.config["prediction_type"]
+        # Not a buffer: a half-precision trainer would round it, with relative errors above 1e-2 at its small end.
+        self._alpha_bar = scheduler.alphas_cumprod.float()
+
+    def _component(self, kind: Any, source: str, name: str) -> Any:
+        return load_component(kind, source, name, self.dtype, self.local_files_only)
+
+    @abstractmethod
+    def _load(self, source: str) -> None:
+        """Set `denoiser` and whatever conditions need."""
+
+    @abstractmethod
+    def conditions(self, prompts: Sequence[str], indices: Sequence[int]) -> Tensor:
+        """Conditions of all classes, computed once. `(k, ...)`.
+
+        Args:
+            prompts: Text per class.
+            indices: Index of each class in a class-conditional model's label space.
+        """
+
+    @abstractmethod
+    def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+        """Raw network output. `(b, c, h, w)`."""
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the latents the network was trained on."""
+        config = self.denoiser.config
+        size = config["sample_size"]
+        height, width = size if isinstance(size, (list, tuple)) else (size, size)
+        return config["in_channels"], height, width
+
+    @property
+    def image_size(self) -> int:
+        """Height of the images that give latents of `latent_shape`, in px."""
+        factor = 1 if self.vae is None else 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+        return self.latent_shape[1] * factor
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images to latents: the posterior mean times the scaling factor, or the pixels themselves.
+
+        Args:
+            images: `(b, 3, s, s)`, uint8 in [0, 255].
+
+        Returns:
+            Latents in float32. `(b, c, h, w)`.
+        """
+        pixels = images.float() / 127.5 - 1
+        if self.vae is None:
+            return pixels
+        latents: Tensor = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mean
+        return latents.float() * self.vae.config["scaling_factor"]
+
+    def alpha_bar(self, timesteps: Tensor) -> Tensor:
+        """Cumulative signal variance at integer timesteps. `(b,)` -> `(b,)`, float32."""
+        if self._alpha_bar.device != timesteps.device:
+            self._alpha_bar = self._alpha_bar.to(timesteps.device)
+        return self._alpha_bar[timesteps]
+
+    def predict_noise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+        """Predict the noise in `noisy`, whatever the network's parametrisation.
+
+        Args:
+            noisy: Noised latents. `(b, c, h, w)`, float32.
+            timesteps: `(b,)`, int64 in 0..999.
+            condition: Rows of `conditions`. `(b, ...)`.
+
+        Returns:
+            Predicted noise in float32. `(b, c, h, w)`.
+        """
+        parameter = next(self.denoiser.parameters())
+        output = self._denoise(noisy.to(parameter.dtype), timesteps, condition)
+        if output.shape[1] == 2 * noisy.shape[1]:
+            # A network with learned variance appends it to the noise.
+            output = output[:, : noisy.shape[1]]
+        if self.prediction_type == "v_prediction":
+            return epsilon_from_velocity(output, noisy, self.alpha_bar(timesteps))
+        return output.float()

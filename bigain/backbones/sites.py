@@ -1,0 +1,109 @@
+"""Where a compressor can act: the transformer blocks of a denoiser, found from its structure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import Literal
+
+from diffusers import DiTTransformer2DModel, UNet2DConditionModel
+from torch import nn
+
+from bigain.errors import InputError
+from bigain.tokens.grid import Grid
+
+Part = Literal["down", "mid", "up"]
+Metric = Literal["block_input", "attn_input"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One transformer block.
+
+    Attributes:
+        name: Module path inside the denoiser.
+        index: Position in execution order, from 0.
+        part: U-Net part; None for a transformer without resolution levels.
+        stride: Downsampling relative to the first level: 1, 2, 4, ...
+        block: The block, a diffusers `BasicTransformerBlock`.
+        patch: Latent pixels per token and side at stride 1.
+    """
+
+    name: str
+    index: int
+    part: Part | None
+    stride: int
+    block: nn.Module
+    patch: int = 1
+
+    def grid(self, latent: Grid) -> Grid:
+        """Token map of this site for a latent of the given size.
+
+        A patch embedding drops an incomplete patch; downsampling rounds odd sides up, as strided convolutions do.
+        """
+        return Grid(-(-(latent.h // self.patch) // self.stride), -(-(latent.w // self.patch) // self.stride))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a compressor needs to know of a network.
+
+    Attributes:
+        model: Class name of the network, for messages.
+        sites: All transformer blocks in execution order.
+        latents: Name of the forward argument that holds the latents.
+        metric: Default tensor for similarities and scores.
+    """
+
+    model: str
+    sites: tuple[Site, ...]
+    latents: str
+    metric: Metric
+
+
+@singledispatch
+def layout_of(denoiser: nn.Module) -> Layout:
+    """Describe a denoiser. A new architecture registers a function here: `@layout_of.register`.
+
+    Raises:
+        InputError: If the network's class is not known.
+    """
+    raise InputError(
+        f"{type(denoiser).__name__} is not a network whose transformer blocks are known; expected a diffusers "
+        "UNet2DConditionModel or DiTTransformer2DModel (for a pipeline pass pipe.unet or pipe.transformer)"
+    )
+
+
+@layout_of.register
+def _(denoiser: UNet2DConditionModel) -> Layout:
+    blocks = enumerate(_unet_blocks(denoiser))
+    sites = tuple(Site(name, index, part, stride, block) for index, (name, part, stride, block) in blocks)
+    return Layout(type(denoiser).__name__, sites, "sample", "block_input")
+
+
+@layout_of.register
+def _(denoiser: DiTTransformer2DModel) -> Layout:
+    patch = denoiser.config["patch_size"]
+    blocks = enumerate(denoiser.transformer_blocks)
+    sites = tuple(Site(f"transformer_blocks.{i}", i, None, 1, block, patch) for i, block in blocks)
+    return Layout(type(denoiser).__name__, sites, "hidden_states", "attn_input")
+
+
+def _unet_blocks(unet: UNet2DConditionModel) -> Iterator[tuple[str, Part, int, nn.Module]]:
+    stride = 1
+    for i, level in enumerate(unet.down_blocks):
+        yield from _level_blocks(f"down_blocks.{i}", "down", stride, level)
+        stride *= 2 if getattr(level, "downsamplers", None) else 1
+    if unet.mid_block is not None:
+        yield from _level_blocks("mid_block", "mid", stride, unet.mid_block)
+    for i, level in enumerate(unet.up_blocks):
+        yield from _level_blocks(f"up_blocks.{i}", "up", stride, level)
+        stride //= 2 if getattr(level, "upsamplers", None) else 1
+
+
+def _level_blocks(prefix: str, part: Part, stride: int, level: nn.Module) -> Iterator[tuple[str, Part, int, nn.Module]]:
+    for i, attention in enumerate(getattr(level, "attentions", None) or ()):
+        # Some levels hold bare attentions (Simple..., AttnDownBlock2D): no transformer blocks, so no sites.
+        for j, block in enumerate(getattr(attention, "transformer_blocks", ())):
+            yield f"{prefix}.attentions.{i}.transformer_blocks.{j}", part, stride, block

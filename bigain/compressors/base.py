@@ -1,0 +1,131 @@
+"""The compressor interface: hooks on selected sites, owned by an ExitStack and gone when it closes."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from bigain.backbones.forward import ForwardContext
+from bigain.backbones.sites import Layout, Site, layout_of
+from bigain.compressors.where import Where
+from bigain.errors import InputError
+from bigain.tokens.grid import Grid
+
+ContextGetter = Callable[[], ForwardContext]
+
+# Blocks that a compressor holds, wherever it was installed from; entries vanish with the hooks.
+_owners: WeakKeyDictionary[nn.Module, Compressor] = WeakKeyDictionary()
+
+
+class Compressor(Callback, ABC):
+    """A training-free token compressor.
+
+    As a Lightning callback it hooks `pl_module.backbone.denoiser` at setup. On a plain diffusers pipeline use
+    `with compressor.applied_to(pipe.unet): pipe(...)`.
+
+    Attributes:
+        where: Which sites it acts on.
+    """
+
+    where: Where
+
+    def __init__(self, where: Where) -> None:
+        self.where = where
+        self._installed = ExitStack()
+
+    @abstractmethod
+    def hook_site(self, layout: Layout, site: Site, context: ContextGetter, undo: ExitStack) -> None:
+        """Register hooks on one site and push their removal on `undo`."""
+
+    @abstractmethod
+    def tokens_out(self, site: Site, latent: Grid) -> int:
+        """Tokens (of a merged sequence, or keys) left at a site for a latent of the given size."""
+
+    def sites_of(self, denoiser: nn.Module) -> tuple[Site, ...]:
+        """The sites of a network that this compressor acts on."""
+        return self.where.select(layout_of(denoiser))
+
+    def settings(self) -> dict[str, Any]:
+        """Constructor arguments as they were understood."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+    def install(self, denoiser: nn.Module) -> ExitStack:
+        """Hook every selected site. Closing the result restores the network exactly.
+
+        Raises:
+            InputError: If the network is unknown, no site is selected, or a site has an owner. Nothing stays behind.
+        """
+        layout = layout_of(denoiser)
+        sites = self.where.select(layout)
+        with ExitStack() as undo:
+            for site in sites:
+                self._claim(site, undo)
+            context = _watch_forward(denoiser, layout, undo)
+            for site in sites:
+                self.hook_site(layout, site, context, undo)
+            return undo.pop_all()
+
+    def _claim(self, site: Site, undo: ExitStack) -> None:
+        if site.block in _owners:
+            owner = type(_owners[site.block]).__name__
+            raise InputError(
+                f"{type(self).__name__} cannot act on {site.name}: {owner} is installed there; give them disjoint "
+                "sites with `where`"
+            )
+        _owners[site.block] = self
+        undo.callback(_owners.pop, site.block, None)
+
+    @contextmanager
+    def applied_to(self, denoiser: nn.Module) -> Iterator[nn.Module]:
+        """Compress inside a `with` block, e.g. `with LGTM(ratio=0.5).applied_to(pipe.unet): pipe(...)`."""
+        with self.install(denoiser):
+            yield denoiser
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Callbacks are set up before the module: the network has to be there by now.
+        pl_module.backbone.load()  # type: ignore[operator,union-attr]
+        self._installed.close()
+        self._installed = self.install(pl_module.backbone.denoiser)  # type: ignore[arg-type,union-attr]
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._installed.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        # Lightning calls this instead of teardown.
+        self._installed.close()
+
+
+def _watch_forward(denoiser: nn.Module, layout: Layout, undo: ExitStack) -> ContextGetter:
+    """Give every denoiser forward a fresh context, and a way to read it from inside."""
+    signature = inspect.signature(denoiser.forward)
+    current: list[ForwardContext] = []
+
+    def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = signature.bind(*args, **kwargs).arguments
+        current[:] = [ForwardContext.of(given[layout.latents], given["timestep"], given.get("class_labels"))]
+
+    def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        current.clear()
+
+    def context() -> ForwardContext:
+        if not current:
+            raise RuntimeError(f"a hooked block of {layout.model} ran outside a forward of the whole network")
+        return current[0]
+
+    undo.callback(current.clear)
+    own(denoiser.register_forward_pre_hook(begin, with_kwargs=True), undo)
+    own(denoiser.register_forward_hook(end, always_call=True), undo)
+    return context
+
+
+def own(handle: torch.utils.hooks.RemovableHandle, undo: ExitStack) -> None:
+    """Let `undo` remove a hook."""
+    undo.callback(handle.remove)

@@ -1,0 +1,36 @@
+"""CAM: one plan per stage, reused by the later sites of that stage within a forward."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from bigain.backbones.forward import ForwardContext
+from bigain.backbones.sites import Site
+from bigain.compressors.merging import TokenMerger
+from bigain.tokens.matching import MergePlan
+
+
+class CAM(TokenMerger):
+    """Caches the merge plan of the first site of each stage (down, mid, up; all blocks of a DiT are one stage).
+
+    The cache lives in the forward's context and dies with it.
+
+    Source: BiGain (CVPR 2026), the cached assignment variant of LGTM.
+    Cost: the inner method's, once per stage instead of once per site.
+    """
+
+    def __init__(self, inner: TokenMerger) -> None:
+        """Wrap a merger.
+
+        Args:
+            inner: Any member of the merge family; its `where`, `modules`, `metric` and `seed` apply.
+        """
+        super().__init__(inner.where, inner.modules, inner.metric)
+        self.inner = inner
+
+    def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
+        stage = (id(self), "stage", site.part, site.stride)
+        if stage not in context.cache:
+            context.cache[stage] = self.inner.plan(x, site, context)
+        plan: MergePlan = context.cache[stage]
+        return plan

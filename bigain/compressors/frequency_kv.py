@@ -1,0 +1,47 @@
+"""FrequencyKV: keep the keys with the highest or the lowest Laplacian score (Table 12)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from bigain.backbones.forward import ForwardContext
+from bigain.backbones.sites import Site
+from bigain.compressors.kv import KVDownsampler
+from bigain.compressors.where import Where
+from bigain.errors import InputError
+from bigain.tokens.downsampling import Keep, frequency_selection
+from bigain.tokens.scores import laplacian_l1
+
+
+class FrequencyKV(KVDownsampler):
+    """Keys and values of one frequency band only.
+
+    Source: BiGain (CVPR 2026), Table 12.
+    Cost: `2 * 9 * n * c` FLOPs per site for the Laplacian.
+    """
+
+    def __init__(self, *, ratio: float, keep: Keep, where: Where = Where()) -> None:  # noqa: B008 - frozen
+        """Set the method up.
+
+        Args:
+            ratio: Fraction of the keys removed, in (0, 1).
+            keep: `high` or `low` scores.
+            where: Sites; the default is every stride-1 block.
+
+        Raises:
+            InputError: If an argument is out of range.
+        """
+        super().__init__(where)
+        if not 0 < ratio < 1:
+            raise InputError(f"ratio must be above 0 and below 1, not {ratio}")
+        if keep not in ("high", "low"):
+            raise InputError(f"keep must be high or low, not {keep!r}")
+        self.ratio = ratio
+        self.keep: Keep = keep
+
+    def downsample(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
+        grid = site.grid(context.latent)
+        count = int(grid.n * (1 - self.ratio))
+        if not 1 <= count < grid.n:
+            raise InputError(f"FrequencyKV with ratio {self.ratio} keeps {count} of {grid.n} keys at {site.name}")
+        return frequency_selection(x, laplacian_l1(x, grid), count, self.keep)

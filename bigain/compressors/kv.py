@@ -1,0 +1,86 @@
+"""The KV family: queries stay full length, keys and values are downsampled."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bigain.backbones.forward import ForwardContext
+from bigain.backbones.sites import Layout, Site
+from bigain.compressors.base import Compressor, ContextGetter, own
+from bigain.compressors.where import Where
+from bigain.errors import InputError
+from bigain.tokens.grid import Grid
+from bigain.tokens.precision import without_autocast
+
+
+class KVDownsampler(Compressor):
+    """Downsamples the self-attention input before `to_k` and `to_v`.
+
+    The weights of the downsampling sum to one, so this equals downsampling K and V and saves their projections.
+    Subclasses implement `downsample`.
+    """
+
+    def __init__(self, where: Where) -> None:
+        super().__init__(where)
+
+    @abstractmethod
+    def downsample(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
+        """Shorten the attention input. `(b, n, c)` -> `(b, m, c)`.
+
+        Raises:
+            InputError: If that is impossible at this site, or changes nothing.
+        """
+
+    def hook_site(self, layout: Layout, site: Site, context: ContextGetter, undo: ExitStack) -> None:
+        attention = site.block.attn1
+        assert isinstance(attention, nn.Module)
+        _refuse_unsuitable(attention, site)
+
+        def shorten_keys(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            _refuse_unsuitable(module, site)
+            if kwargs.get("attention_mask") is not None:
+                raise InputError(f"{site.name} is called with an attention mask, which downsampled keys do not fit")
+            x = args[0] if args else kwargs["hidden_states"]
+            with without_autocast(x):
+                keys = self.downsample(x, site, context())
+            if len(args) > 1:
+                return (x, keys, *args[2:]), kwargs
+            return args, {**kwargs, "encoder_hidden_states": keys}
+
+        own(attention.register_forward_pre_hook(shorten_keys, with_kwargs=True), undo)
+
+    def tokens_out(self, site: Site, latent: Grid) -> int:
+        context = ForwardContext.of(torch.empty(1, 1, *latent, device="meta"), 0, None)
+        return self.downsample(torch.empty(1, site.grid(latent).n, 1, device="meta"), site, context).shape[1]
+
+
+def _refuse_unsuitable(attention: nn.Module, site: Site) -> None:
+    """Raise where downsampling the input is not the same as downsampling K and V, or cannot be done."""
+    if getattr(site.block, "only_cross_attention", False):
+        raise InputError(f"{site.name} has no self-attention whose keys could be downsampled")
+    if getattr(attention, "fused_projections", False):
+        raise InputError(f"{site.name} has fused QKV projections; call unfuse_qkv_projections() first")
+    if getattr(attention, "norm_q", None) is not None or getattr(attention, "norm_k", None) is not None:
+        raise InputError(f"{site.name} normalises queries and keys, so downsampling before the projection differs")
+
+
+def check_factor(name: str, factor: int) -> int:
+    """Validate a downsampling factor.
+
+    Raises:
+        InputError: If it is not an integer of at least 2.
+    """
+    if not isinstance(factor, int) or factor < 2:
+        raise InputError(f"{name} needs an integer factor of at least 2 per side, not {factor!r}")
+    return factor
+
+
+def check_fits(name: str, factor: int, grid: Grid, site: Site) -> None:
+    """Raise an InputError if a factor is larger than a side of the token map."""
+    if factor > min(grid):
+        raise InputError(f"{name} with factor {factor} does not fit the {grid.h}x{grid.w} tokens at {site.name}")

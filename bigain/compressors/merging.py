@@ -1,0 +1,168 @@
+"""The merge family: shorten the sequence around a module, restore it behind."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bigain.backbones.forward import ForwardContext
+from bigain.backbones.sites import Layout, Metric, Site
+from bigain.compressors.base import Compressor, ContextGetter, own
+from bigain.compressors.where import Where
+from bigain.errors import InputError
+from bigain.tokens.destinations import random_destinations
+from bigain.tokens.grid import Cell, Grid, cell_count
+from bigain.tokens.matching import MergePlan, Mode
+from bigain.tokens.precision import without_autocast
+from bigain.tokens.randomness import mix
+
+Module = Literal["self_attn", "cross_attn", "mlp"]
+
+_ATTRIBUTES: dict[Module, str] = {"self_attn": "attn1", "cross_attn": "attn2", "mlp": "ff"}
+
+Planner = Callable[[Tensor, Site, ForwardContext], MergePlan]
+
+
+class TokenMerger(Compressor):
+    """Merges tokens around modules of a block: `x + unmerge(attn(merge(norm(x))))`.
+
+    Subclasses implement `plan`.
+
+    Attributes:
+        modules: Any of `self_attn`, `cross_attn` (queries only), `mlp` (Table 6).
+        metric: What similarities and scores are computed on: `block_input` (before norm1; default on a U-Net) or
+            `attn_input` (after it; default on a DiT); None is the network's default.
+    """
+
+    def __init__(self, where: Where, modules: Sequence[Module], metric: Metric | None) -> None:
+        super().__init__(where)
+        unknown = [module for module in modules if module not in _ATTRIBUTES]
+        if unknown or not modules or len(set(modules)) < len(modules):
+            raise InputError(f"modules must be distinct names of {', '.join(_ATTRIBUTES)}, not {list(modules)}")
+        if metric not in (None, "block_input", "attn_input"):
+            raise InputError(f"metric must be block_input, attn_input or null, not {metric!r}")
+        self.modules = tuple(modules)
+        self.metric = metric
+
+    @abstractmethod
+    def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
+        """Decide what to merge at a site.
+
+        Args:
+            x: The metric tensor. `(b, n, c)`.
+            site: Where; `site.grid(context.latent)` is the token map.
+            context: The forward; `context.keys` identify the rows.
+
+        Raises:
+            InputError: If nothing would be merged here.
+        """
+
+    def hook_site(self, layout: Layout, site: Site, context: ContextGetter, undo: ExitStack) -> None:
+        targets = [_module_of(site, module) for module in self.modules]
+        key = (id(self), site.index)
+
+        def keep_plan(x: Tensor) -> None:
+            forward = context()
+            with without_autocast(x):
+                forward.cache[key] = self.plan(x, site, forward)
+
+        def plan_on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            keep_plan(args[0] if args else kwargs["hidden_states"])
+
+        def merge(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if kwargs.get("attention_mask") is not None and module is site.block.attn1:
+                raise InputError(f"{site.name} is called with an attention mask, which merged tokens have no place in")
+            shorten = context().cache[key].merge
+            if args:
+                return (shorten(args[0]), *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": shorten(kwargs["hidden_states"])}
+
+        def unmerge(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+            plan: MergePlan = context().cache[key]
+            return plan.unmerge(output)
+
+        on_block = (self.metric or layout.metric) == "block_input"
+        planner = site.block if on_block else _module_of(site, "self_attn")
+        own(planner.register_forward_pre_hook(plan_on_input, with_kwargs=True), undo)
+        for target in targets:
+            own(target.register_forward_pre_hook(merge, with_kwargs=True), undo)
+            own(target.register_forward_hook(unmerge), undo)
+
+    def tokens_out(self, site: Site, latent: Grid) -> int:
+        return self.plan(*_probe(site, latent)).kept.shape[1]
+
+
+def _probe(site: Site, latent: Grid) -> tuple[Tensor, Site, ForwardContext]:
+    """Arguments of `plan` on the meta device: shapes without numbers."""
+    context = ForwardContext.of(torch.empty(1, 1, *latent, device="meta"), 0, None)
+    return torch.empty(1, site.grid(latent).n, 1, device="meta"), site, context
+
+
+def _module_of(site: Site, module: Module) -> nn.Module:
+    found = getattr(site.block, _ATTRIBUTES[module], None)
+    if found is None or (module == "self_attn" and getattr(site.block, "only_cross_attention", False)):
+        raise InputError(f"{site.name} has no {module} to merge tokens around")
+    assert isinstance(found, nn.Module)
+    return found
+
+
+def check_ratio(ratio: float, cell: Sequence[int]) -> Cell:
+    """Validate a merge ratio against a cell size.
+
+    Raises:
+        InputError: If the ratio is not in (0, 1 - 1/area].
+    """
+    if len(cell) != 2 or min(cell) < 1 or cell[0] * cell[1] < 2:
+        raise InputError(f"cell must be (height, width) of at least two tokens, not {tuple(cell)}")
+    size = Cell(*cell)
+    largest = 1 - 1 / size.area
+    if not 0 < ratio <= largest:
+        raise InputError(
+            f"ratio must be above 0 and at most {largest:g} (one token of each {size.h}x{size.w} cell stays), "
+            f"not {ratio}"
+        )
+    return size
+
+
+def removed_tokens(name: str, ratio: float, grid: Grid, cell: Cell, site: Site) -> int:
+    """Tokens to remove: `int(n * ratio)`, at most all sources.
+
+    Raises:
+        InputError: If that is none.
+    """
+    # A destination per complete cell; in leftover strips every token is a source.
+    removed = min(int(grid.n * ratio), grid.n - cell_count(grid, cell)) if cell_count(grid, cell) else 0
+    if removed < 1:
+        raise InputError(
+            f"{name} with ratio {ratio} and {cell.h}x{cell.w} cells removes nothing of the {grid.h}x{grid.w} tokens "
+            f"at {site.name}; raise the ratio or select other sites"
+        )
+    return removed
+
+
+def site_keys(context: ForwardContext, seed: int, site: Site) -> Tensor:
+    """Keys of the random draws at a site: a function of (row key, seed, site) alone. `(b,)`, int64."""
+    return mix(context.keys, seed, site.index)
+
+
+def draw_destinations(context: ForwardContext, seed: int, site: Site, cell: Cell, *, redrawn: bool) -> Tensor:
+    """Random destinations of each row, a function of (row key, seed, site), and of its class if `redrawn`."""
+    keys = site_keys(context, seed, site)
+    keys = mix(keys, context.classes) if redrawn else keys
+    return random_destinations(keys, site.grid(context.latent), cell)
+
+
+def check_mode(mode: Mode) -> Mode:
+    """Validate a merge mode.
+
+    Raises:
+        InputError: If it is neither `mean` nor `prune`.
+    """
+    if mode not in ("mean", "prune"):
+        raise InputError(f"mode must be mean or prune, not {mode!r}")
+    return mode
