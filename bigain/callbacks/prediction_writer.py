@@ -1,0 +1,84 @@
+"""Append-only prediction logs: whatever was finished before a kill stays readable."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from bigain.metrics.records import ImageRecord
+
+
+class PredictionWriter(Callback):
+    """Writes one JSON line per image to `predictions/rank-<r>.jsonl` of the trainer's root directory.
+
+    Images that are already there are handed to the module as finished, so that a restarted run continues.
+    """
+
+    def __init__(self) -> None:
+        self._log: TextIO | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        folder = predictions_folder(trainer)
+        folder.mkdir(parents=True, exist_ok=True)
+        pl_module.finished = frozenset(read_records(folder))  # type: ignore[assignment]
+        path = folder / f"rank-{trainer.global_rank}.jsonl"
+        _drop_torn_line(path)
+        self._log = path.open("a", encoding="utf-8")
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        records: Sequence[ImageRecord] = outputs or ()
+        if self._log is None or not records:
+            return
+        self._log.write("".join(record.to_json() + "\n" for record in records))
+        self._log.flush()
+        os.fsync(self._log.fileno())
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+
+def predictions_folder(trainer: Trainer) -> Path:
+    """Where the logs of a run are."""
+    return Path(trainer.default_root_dir) / "predictions"
+
+
+def read_records(folder: Path) -> dict[str, ImageRecord]:
+    """All finished images of a run by id, whichever process wrote them; a torn last line counts as not finished."""
+    records = {}
+    for path in sorted(folder.glob("rank-*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            if line.endswith("\n"):
+                record = ImageRecord.from_json(line)
+                records[record.image_id] = record
+    return records
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cut what a kill left of an unfinished line, so that the next line starts cleanly."""
+    if not path.is_file():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with path.open("r+b") as file:
+            file.truncate(whole)

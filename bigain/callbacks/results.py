@@ -1,0 +1,162 @@
+"""`results.json`, `predictions/predictions.npz` and TensorBoard scalars at the end of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from bigain.callbacks.environment import environment
+from bigain.callbacks.flops import flops_per_evaluation
+from bigain.callbacks.prediction_writer import predictions_folder, read_records
+from bigain.compressors.base import Compressor
+from bigain.data.base import EvalDataModule
+from bigain.errors import InputError
+from bigain.metrics.accuracy import accuracies, confusion_matrix
+from bigain.metrics.records import ImageRecord, to_columns
+from bigain.modules.classifier import DiffusionClassifier
+from bigain.tokens.grid import Grid
+
+SCHEMA_VERSION = 1
+
+
+class ResultsWriter(Callback):
+    """Writes the results of a classification run from its prediction logs.
+
+    Attributes:
+        fingerprint: Identity of the configuration, stored with the results.
+    """
+
+    def __init__(self, fingerprint: str | None = None) -> None:
+        self.fingerprint = fingerprint
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, DiffusionClassifier)
+        self._start = time.perf_counter()
+        space = pl_module.class_space
+        backbone = pl_module.backbone
+        # Also the first forward: what a compressor refuses, it refuses before any image.
+        condition = backbone.conditions(space.prompts[:1], list(space.indices)[:1])
+        self._flops = flops_per_evaluation(backbone, condition)
+        compressors = [callback for callback in trainer.callbacks if isinstance(callback, Compressor)]  # type: ignore[attr-defined]
+        latent = Grid(*backbone.latent_shape[1:])
+        self._sites = [row for compressor in compressors for row in site_table(compressor, backbone.denoiser, latent)]
+        for compressor in compressors:
+            _refuse_without_effect(compressor, backbone.denoiser, latent)
+        self._compressors = [describe(compressor) for compressor in compressors]
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, DiffusionClassifier)
+        trainer.strategy.barrier()
+        if not trainer.is_global_zero:
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, EvalDataModule)
+        finished = read_records(predictions_folder(trainer))
+        records = [finished[item.image_id] for item in data.items if item.image_id in finished]
+        if not records:
+            return
+        results = self._results(trainer, pl_module, data, records)
+        folder = predictions_folder(trainer)
+        columns: dict[str, Any] = to_columns(records, len(data.class_space))
+        _replace(folder / "predictions.npz", lambda path: np.savez_compressed(path, **columns))
+        text = json.dumps(results, indent=2) + "\n"
+        _replace(Path(trainer.default_root_dir) / "results.json", lambda path: path.write_text(text, encoding="utf-8"))
+        scalars = {f"metrics/{name}": estimate["value"] for name, estimate in results["metrics"].items()}
+        scalars["flops/gflops_per_evaluation"] = results["flops"]["gflops_per_evaluation"]
+        scalars["timing/seconds_per_image"] = results["timing"]["seconds_per_image"]
+        for logger in trainer.loggers:
+            logger.log_metrics(scalars, step=len(records))
+
+    def _results(
+        self, trainer: Trainer, module: DiffusionClassifier, data: EvalDataModule, records: Sequence[ImageRecord]
+    ) -> dict[str, Any]:
+        labels = [record.label for record in records]
+        predictions = [record.prediction for record in records]
+        space = data.class_space
+        evaluations = sum(len(record.errors) for record in records)
+        busy = sum(record.seconds for record in records)
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "task": "classification",
+            "dataset": {"name": data.name, "images": len(records), "asked": len(data.items), "classes": len(space)},
+            "model": {"backbone": type(module.backbone).__name__, "name": module.backbone.model},
+            "compressors": self._compressors,
+            "metrics": accuracies(labels, predictions, space.factors),
+            "confusion_matrix": confusion_matrix(labels, predictions, len(space)),
+            "class_names": list(space.names),
+            "sites": self._sites,
+            "evaluations": {
+                "per_image": evaluations / len(records),
+                "planned_per_image": module.evaluations_per_image(len(space)),
+            },
+            "flops": {"gflops_per_evaluation": self._flops / 1e9},
+            "timing": {
+                "seconds": time.perf_counter() - self._start,
+                "seconds_per_image": busy / len(records),
+                "evaluations_per_second": evaluations / busy if busy else None,
+                "resumed_images": len(module.finished),
+            },
+            "protocol": {
+                "stages": [[int(trial) for trial in stage] for stage in module.stages],
+                "keep": module.keep,
+                "timesteps": module.timesteps,
+                "loss": module.loss,
+                "seed": module.seed,
+            },
+            "environment": environment(trainer, module.device),
+            "fingerprint": self.fingerprint,
+        }
+
+
+def site_table(compressor: Compressor, denoiser: torch.nn.Module, latent: Grid) -> list[dict[str, Any]]:
+    """Name, place and tokens in and out of every site of a compressor."""
+    return [
+        {
+            "name": site.name,
+            "index": site.index,
+            "part": site.part,
+            "stride": site.stride,
+            "tokens_in": site.grid(latent).n,
+            "tokens_out": compressor.tokens_out(site, latent),
+            "compressor": type(compressor).__name__,
+        }
+        for site in compressor.sites_of(denoiser)
+    ]
+
+
+def describe(compressor: Compressor) -> dict[str, Any]:
+    """Class and settings of a compressor, as text where they are not plain values."""
+    return {"class": type(compressor).__name__, "settings": _plain(compressor.settings())}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Compressor):
+        return describe(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return getattr(value, "__name__", str(value))
+
+
+def _refuse_without_effect(compressor: Compressor, denoiser: torch.nn.Module, latent: Grid) -> None:
+    for row in site_table(compressor, denoiser, latent):
+        if row["tokens_out"] >= row["tokens_in"]:
+            raise InputError(f"{type(compressor).__name__} changes nothing at {row['name']}: {row['tokens_in']} tokens")
+
+
+def _replace(path: Path, write: Any) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
+    write(temporary)
+    os.replace(temporary, path)

@@ -1,0 +1,66 @@
+"""ShapeTextures, the embedded dataset: 4 shapes x 4 fills, drawn in code."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bigain.data.base import EvalDataModule, Item
+from bigain.data.class_space import ClassSpace
+from bigain.data.shape_renderer import CLASS_NAMES, Split, render_shapes
+
+
+class ShapeTextures(EvalDataModule):
+    """32x32 RGB images whose shape is low-frequency and whose fill is high-frequency evidence.
+
+    Images are functions of (split, index), so there is nothing to download. Accuracy is reported for class, shape
+    and fill. The embedded models were trained on `train`; settings are chosen on `val`, results are for `test`.
+    """
+
+    name = "ShapeTextures"
+
+    def __init__(
+        self,
+        images: int = 128,
+        split: Split = "test",
+        prompt: str = "a photo of a {}",
+        batch_size: int = 16,
+        num_workers: int = 0,
+        subset: str | None = None,
+        limit: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Set the dataset up.
+
+        Args:
+            images: How many images, classes in turn.
+            split: `train`, `val` or `test`: disjoint random streams.
+            prompt: Template for a text-conditional model; `{}` is the class name.
+            batch_size: Images per batch.
+            num_workers: Processes that draw images.
+            subset: File with one image id per line.
+            limit: Evaluate this many of the images, spread evenly over the classes.
+            seed: Of `limit`; the images themselves do not depend on it.
+        """
+        super().__init__(batch_size, num_workers, subset, limit, seed)
+        self.images = images
+        self.split: Split = split
+        self.prompt = prompt
+
+    @property
+    def class_space(self) -> ClassSpace:
+        count = len(CLASS_NAMES)
+        return ClassSpace(
+            names=CLASS_NAMES,
+            prompts=[self.prompt.format(name) for name in CLASS_NAMES],
+            indices=range(count),
+            factors={"shape": [c // 4 for c in range(count)], "fill": [c % 4 for c in range(count)]},
+        )
+
+    def find_items(self) -> list[Item]:
+        return [Item(f"{self.split}/{i:06d}", i % len(CLASS_NAMES)) for i in range(self.images)]
+
+    def read_image(self, item: Item) -> Tensor:
+        index = torch.tensor([int(item.image_id.rpartition("/")[2])])
+        image, _ = render_shapes(index, self.split)
+        return (image[0] * 255).round().to(torch.uint8)

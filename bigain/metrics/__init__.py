@@ -1,0 +1,1 @@
+"""Per-image records and the metrics computed from them."""

@@ -1,0 +1,87 @@
+"""What is kept of each classified image, as a JSON line and as columns."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One classified image.
+
+    Attributes:
+        image_id: Stable id.
+        label: True class.
+        prediction: Predicted class.
+        classes: Class of every evaluated (class, trial) pair.
+        trials: Trial index of each pair.
+        timesteps: Timestep of each pair.
+        errors: Float32 error of each pair.
+        survivors: Classes left after each stage.
+        seconds: Wall time of the batch divided by its images.
+    """
+
+    image_id: str
+    label: int
+    prediction: int
+    classes: Sequence[int]
+    trials: Sequence[int]
+    timesteps: Sequence[int]
+    errors: Sequence[float]
+    survivors: Sequence[Sequence[int]]
+    seconds: float
+
+    def to_json(self) -> str:
+        """One line; errors are written with the fewest digits that read back to the same float32."""
+        fields = dict(vars(self), errors=[float(str(np.float32(error))) for error in self.errors])
+        return json.dumps(fields, allow_nan=True)
+
+    @classmethod
+    def from_json(cls, line: str) -> ImageRecord:
+        """Read one line.
+
+        Raises:
+            ValueError: If the line is torn or lacks a field.
+        """
+        try:
+            return cls(**json.loads(line))
+        except (TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"not a prediction record: {line[:80]!r}") from error
+
+
+def to_columns(records: Sequence[ImageRecord], classes: int) -> dict[str, Array]:
+    """Stack records into arrays for `predictions.npz`.
+
+    Returns:
+        `image_id`, `label`, `prediction`, `seconds` of shape `(n,)`; `errors` `(n, k, t)` float32, NaN where a pair
+        was not evaluated; `timesteps` `(n, t)` int16, -1 where no class was tried; `stage` `(n, k)` int8: stages each
+        class survived.
+    """
+    n = len(records)
+    trials = 1 + max((max(record.trials, default=0) for record in records), default=0)
+    errors = np.full((n, classes, trials), math.nan, np.float32)
+    timesteps = np.full((n, trials), -1, np.int16)
+    stage = np.zeros((n, classes), np.int8)
+    for i, record in enumerate(records):
+        errors[i, record.classes, record.trials] = record.errors
+        timesteps[i, record.trials] = record.timesteps
+        for alive in record.survivors:
+            stage[i, alive] += 1
+    return {
+        "image_id": np.array([record.image_id for record in records], dtype=np.str_),
+        "label": np.array([record.label for record in records], np.int64),
+        "prediction": np.array([record.prediction for record in records], np.int64),
+        "seconds": np.array([record.seconds for record in records], np.float64),
+        "errors": errors,
+        "timesteps": timesteps,
+        "stage": stage,
+    }

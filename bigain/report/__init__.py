@@ -1,0 +1,1 @@
+"""Text, tables and plots from result files."""

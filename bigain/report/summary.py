@@ -1,0 +1,69 @@
+"""The summary that ends `bigain predict`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def summary(results: Mapping[str, Any], folder: Path, baseline: Mapping[str, Any] | None = None) -> str:
+    """Text for a terminal.
+
+    Args:
+        results: Content of `results.json`.
+        folder: Run directory.
+        baseline: Results of the same run without compression.
+    """
+    dataset, timing = results["dataset"], results["timing"]
+    rows = [
+        ("dataset", f"{dataset['name']}, {dataset['images']} images, {dataset['classes']} classes"),
+        ("model", f"{results['model']['name']} ({results['model']['backbone']})"),
+        ("compressor", ", ".join(map(_compressor, results["compressors"])) or "none"),
+        ("sites", _sites(results["sites"])),
+    ]
+    if dataset["images"] < dataset["asked"]:
+        rows[0] = ("dataset", f"{rows[0][1]} ({dataset['images']} of {dataset['asked']} images done)")
+    for name, estimate in results["metrics"].items():
+        rows.append((name, _estimate(estimate)))
+        if baseline is not None:
+            rows.append((f"{name} without", _estimate(baseline["metrics"][name])))
+    flops = results["flops"]["gflops_per_evaluation"]
+    cost = f"{flops:.4g} GFLOPs each"
+    if baseline is not None:
+        full = baseline["flops"]["gflops_per_evaluation"]
+        cost += f" ({full:.4g} without compression, {100 * (1 - flops / full):.1f} % less)"
+    rows.append(("evaluations", f"{results['evaluations']['per_image']:g} per image, {cost}"))
+    clock = f"{timing['seconds']:.1f} in all, {timing['seconds_per_image']:.3f} per image"
+    if timing["resumed_images"]:
+        clock += f", {timing['resumed_images']} images were already done"
+    if baseline is not None:
+        clock += f" ({baseline['timing']['seconds_per_image']:.3f} without)"
+    rows.append(("seconds", clock))
+    rows.append(("run directory", str(folder)))
+    width = max(len(name) for name, _ in rows)
+    return "\n" + "".join(f"{name:<{width}}  {value}\n" for name, value in rows)
+
+
+def _estimate(estimate: Mapping[str, Any]) -> str:
+    return (
+        f"{100 * estimate['value']:.1f} %  (95 % interval {100 * estimate['low']:.1f} to {100 * estimate['high']:.1f})"
+    )
+
+
+def _compressor(compressor: Mapping[str, Any]) -> str:
+    shown = {
+        name: _compressor(value) if isinstance(value, Mapping) and "class" in value else value
+        for name, value in compressor["settings"].items()
+        if name in ("ratio", "tau", "factor", "alpha", "destination", "keep", "inner") and value is not None
+    }
+    return f"{compressor['class']}({', '.join(f'{name}={value}' for name, value in shown.items())})"
+
+
+def _sites(sites: list[Mapping[str, Any]]) -> str:
+    if not sites:
+        return "none"
+    flows = {(site["tokens_in"], site["tokens_out"]) for site in sites}
+    tokens = ", ".join(f"{before} -> {after}" for before, after in sorted(flows))
+    names = sites[0]["name"] if len(sites) == 1 else f"{sites[0]['name']} ... {sites[-1]['name']}"
+    return f"{len(sites)} ({names}), tokens {tokens}"

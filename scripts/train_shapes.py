@@ -1,0 +1,269 @@
+"""Train the two embedded models of `bigain/assets` on ShapeTextures and save them as diffusers folders.
+
+    python scripts/train_shapes.py dit  --output runs/shapes_dit
+    python scripts/train_shapes.py unet --output runs/shapes_unet
+
+An interrupted run continues from `OUTPUT/last.ckpt` when started again with the same arguments. The exponential
+moving average of the weights is what gets exported, to `OUTPUT/model`. `bigain/assets/README.md` records the
+arguments, times and accuracies of the shipped models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import torch
+from diffusers import DDPMScheduler, DiTTransformer2DModel, UNet2DConditionModel
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from bigain.data.shape_renderer import CLASS_NAMES, IMAGE_SIZE, render_shapes
+
+NULL_CLASS = len(CLASS_NAMES)
+PROMPTS = [f"a photo of a {name}" for name in CLASS_NAMES] + [""]
+MAX_TOKENS = 16
+
+
+class ShapeBatches(Dataset[tuple[Tensor, Tensor]]):
+    """One item is a whole batch: drawing is vectorised, and no image is ever seen twice."""
+
+    def __init__(self, batch_size: int, batches: int) -> None:
+        self.batch_size = batch_size
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __getitem__(self, item: int) -> tuple[Tensor, Tensor]:
+        start = item * self.batch_size
+        images, labels = render_shapes(torch.arange(start, start + self.batch_size), "train")
+        return images * 2 - 1, labels
+
+
+class FromStep(Sampler[int]):
+    """Batches in order, beginning where a resumed run stopped."""
+
+    def __init__(self, trainer_step: ShapesTraining, batches: int) -> None:
+        self.module = trainer_step
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(range(self.module.trainer.global_step, self.batches))
+
+    def __len__(self) -> int:
+        return self.batches
+
+
+def build_dit(layers: int, heads: int) -> DiTTransformer2DModel:
+    return DiTTransformer2DModel(
+        num_attention_heads=heads,
+        attention_head_dim=64,
+        in_channels=3,
+        out_channels=3,
+        num_layers=layers,
+        sample_size=IMAGE_SIZE,
+        patch_size=2,
+        num_embeds_ada_norm=len(CLASS_NAMES),
+    )
+
+
+def build_unet(width: int) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=IMAGE_SIZE,
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(width, 2 * width, 4 * width),
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=64,
+        attention_head_dim=(1, 2, 4),  # diffusers reads these as head counts: heads of `width`
+        use_linear_projection=True,
+    )
+
+
+def build_tokenizer(folder: Path) -> CLIPTokenizer:
+    """A CLIP byte-pair vocabulary in which the words of our prompts are single tokens; any text still encodes."""
+    # The 256 printable stand-ins for bytes that GPT-2 and CLIP vocabularies begin with.
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    extra = [256 + i for i in range(256 - len(printable))]
+    letters = [chr(c) for c in printable + extra]
+    merges: list[str] = []
+    words = sorted({word for prompt in PROMPTS for word in prompt.split()}, key=len, reverse=True)
+    for word in words:
+        symbols = [*word[:-1], word[-1] + "</w>"]
+        while len(symbols) > 1:
+            pair = f"{symbols[0]} {symbols[1]}"
+            if pair not in merges:
+                merges.append(pair)
+            symbols[:2] = ["".join(symbols[:2])]
+    tokens = letters + [letter + "</w>" for letter in letters] + [m.replace(" ", "") for m in merges]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=MAX_TOKENS)
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=256,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=MAX_TOKENS,
+            projection_dim=64,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+class ShapesTraining(LightningModule):
+    """Denoising training on a cosine schedule, where uniformly spaced timesteps stay informative at 32 px."""
+
+    def __init__(self, network: nn.Module, prediction: str, steps: int, learning_rate: float, batch_size: int) -> None:
+        super().__init__()
+        self.network = network
+        self.scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=prediction, clip_sample=False)
+        self.steps = steps
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+
+    def predict(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, labels = batch
+        # Stratified timesteps: one draw per 1/b of the range lowers the variance of the loss.
+        t = (torch.randperm(len(x)) + torch.rand(len(x))) * (1000 / len(x))
+        t = t.long().clamp(0, 999).to(x.device)
+        labels = torch.where(torch.rand(len(x), device=x.device) < 0.1, NULL_CLASS, labels)
+        noise = torch.randn_like(x)
+        noisy = self.scheduler.add_noise(x, noise, t)
+        alpha_bar = self.scheduler.alphas_cumprod.to(x.device)[t]
+        if self.scheduler.config.prediction_type == "epsilon":
+            target = noise
+            # Min-SNR-5 (Hang et al., ICCV 2023): without it half the loss sits where x is all but visible.
+            weight = (5 * (1 - alpha_bar) / alpha_bar).clamp(max=1)
+        else:
+            target = self.scheduler.get_velocity(x, noise, t)
+            weight = torch.ones_like(alpha_bar)
+        error = (self.predict(noisy, t, labels).float() - target).square().mean(dim=(1, 2, 3))
+        loss = (weight * error).mean()
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters(), self.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+        warmup = 300
+
+        def factor(step: int) -> float:
+            cooled = max(0.0, (step - warmup) / max(1, self.steps - warmup))
+            return min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, cooled))))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        data = ShapeBatches(self.batch_size, self.steps)
+        return DataLoader(data, batch_size=None, sampler=FromStep(self, self.steps))
+
+
+class DiTTraining(ShapesTraining):
+    def predict(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        # eval(): in train mode diffusers drops labels per block; training_step has dropped them once for all blocks.
+        self.network.eval()
+        return self.network(x, timestep=t, class_labels=labels, return_dict=False)[0]
+
+    def export(self, folder: Path) -> None:
+        self.network.save_pretrained(folder / "transformer")
+        self.scheduler.save_pretrained(folder / "scheduler")
+        names = {str(i): name for i, name in enumerate(CLASS_NAMES)}
+        index = {"_class_name": "DiTPipeline", "transformer": ["diffusers", "DiTTransformer2DModel"]}
+        index |= {"scheduler": ["diffusers", "DDPMScheduler"], "vae": [None, None], "id2label": names}
+        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+class UNetTraining(ShapesTraining):
+    def set_text(self, tokenizer: CLIPTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.text_encoder = build_text_encoder(tokenizer)
+        ids = tokenizer(PROMPTS, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+        self.register_buffer("input_ids", ids.input_ids, persistent=False)
+
+    def predict(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        states = self.text_encoder(self.input_ids).last_hidden_state[labels]
+        return self.network(x, t, encoder_hidden_states=states, return_dict=False)[0]
+
+    def export(self, folder: Path) -> None:
+        self.network.save_pretrained(folder / "unet")
+        self.text_encoder.save_pretrained(folder / "text_encoder")
+        self.tokenizer.save_pretrained(folder / "tokenizer")
+        self.scheduler.save_pretrained(folder / "scheduler")
+        index: dict[str, object] = {"_class_name": "StableDiffusionPipeline"}
+        index |= {"unet": ["diffusers", "UNet2DConditionModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
+        index |= {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
+        index |= {"vae": [None, None], "safety_checker": [None, None], "feature_extractor": [None, None]}
+        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=["dit", "unet"])
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=400_000, help="training images in total, each drawn afresh")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--layers", type=int, default=4, help="DiT blocks")
+    parser.add_argument("--heads", type=int, default=2, help="DiT heads of 64 channels")
+    parser.add_argument("--width", type=int, default=32, help="U-Net channels at the highest resolution")
+    parser.add_argument("--ema", type=float, default=0.998)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--accelerator", default="auto")
+    parser.add_argument("--stop-after", type=int, default=-1, help="stop at this step, to be resumed later")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    torch.manual_seed(args.seed)
+    steps = args.images // args.batch_size
+    common = {"steps": steps, "learning_rate": args.learning_rate, "batch_size": args.batch_size}
+    if args.model == "dit":
+        module: ShapesTraining = DiTTraining(build_dit(args.layers, args.heads), "epsilon", **common)
+    else:
+        module = UNetTraining(build_unet(args.width), "v_prediction", **common)
+        module.set_text(build_tokenizer(args.output / "tokenizer"))
+    trainer = Trainer(
+        accelerator=args.accelerator,
+        precision="bf16-mixed",
+        max_steps=steps if args.stop_after < 0 else args.stop_after,
+        gradient_clip_val=1.0,
+        callbacks=[
+            EMAWeightAveraging(decay=args.ema),
+            ModelCheckpoint(args.output, filename="step-{step}", save_last=True, every_n_train_steps=250, save_top_k=0),
+            TQDMProgressBar(refresh_rate=50),
+        ],
+        logger=CSVLogger(args.output, name="", version="", flush_logs_every_n_steps=50),
+        log_every_n_steps=50,
+    )
+    last = args.output / "last.ckpt"
+    trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
+    module.export(args.output / "model")
+
+
+if __name__ == "__main__":
+    main()
