@@ -13,6 +13,11 @@ from bigain.tokens.precision import without_autocast
 
 Mode = Literal["mean", "prune"]
 
+# Similarities held at a time, in elements. On a CPU a block that stays in the cache is two to four times faster than
+# a fresh matrix of all sequences, whose pages the kernel has to hand out each time; a GPU only needs a bound.
+_BLOCK_ON_CPU = 2**21
+_BLOCK = 2**28
+
 
 @dataclass(frozen=True)
 class MergePlan:
@@ -96,6 +101,15 @@ def sources_of(destination: Tensor, n: int) -> Tensor:
     return torch.empty_like(place).scatter_(1, place, token)[:, : n - m]
 
 
+def _most_similar(source: Tensor, destination: Tensor) -> tuple[Tensor, Tensor]:
+    """Best cosine of each source and the destination that has it, the first on ties. `(b, s)` each."""
+    budget = _BLOCK_ON_CPU if source.device.type == "cpu" else _BLOCK
+    rows = max(1, budget // (source.shape[1] * destination.shape[1]))
+    pairs = zip(source.split(rows), destination.split(rows), strict=True)
+    blocks = [torch.max(s @ d.transpose(1, 2), dim=2) for s, d in pairs]
+    return torch.cat([block.values for block in blocks]), torch.cat([block.indices for block in blocks])
+
+
 def bipartite_matching(metric: Tensor, destination: Tensor, removed: int, mode: Mode = "mean") -> MergePlan:
     """Merge the sources most similar to their best destination (Algorithm 1 of ToMe for SD; Algorithm 2 of BiGain).
 
@@ -120,8 +134,7 @@ def bipartite_matching(metric: Tensor, destination: Tensor, removed: int, mode: 
     source = sources_of(destination, n)
     unit = unit_tokens(metric)
     with without_autocast(metric):
-        similarity = _take(unit, source) @ _take(unit, destination).transpose(1, 2)
-    best, choice = similarity.max(2)
+        best, choice = _most_similar(_take(unit, source), _take(unit, destination))
     chosen = best.argsort(dim=1, descending=True, stable=True)[:, :removed]
     leader = torch.arange(n, device=metric.device).repeat(b, 1)
     leader.scatter_(1, source.gather(1, chosen), destination.gather(1, choice.gather(1, chosen)))
