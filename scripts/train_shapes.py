@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from diffusers import DDPMScheduler, DiTTransformer2DModel, UNet2DConditionModel
@@ -90,8 +91,12 @@ def build_unet(width: int) -> UNet2DConditionModel:
     )
 
 
-def build_tokenizer(folder: Path) -> CLIPTokenizer:
-    """A CLIP byte-pair vocabulary in which the words of our prompts are single tokens; any text still encodes."""
+def write_vocabulary(folder: Path) -> None:
+    """A CLIP byte-pair vocabulary built from the words of our prompts; any text still encodes, letter by letter.
+
+    Words merge from the left, longest word first, so a word that shares a pair with a longer one stays in pieces
+    ("s tri p e d"). The longest prompt fills MAX_TOKENS exactly.
+    """
     # The 256 printable stand-ins for bytes that GPT-2 and CLIP vocabularies begin with.
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     extra = [256 + i for i in range(256 - len(printable))]
@@ -111,7 +116,13 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
     (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
-    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=MAX_TOKENS)
+
+
+def build_tokenizer() -> CLIPTokenizer:
+    with TemporaryDirectory() as folder:
+        write_vocabulary(Path(folder))
+        files = [str(Path(folder) / name) for name in ("vocab.json", "merges.txt")]
+        return CLIPTokenizer(*files, model_max_length=MAX_TOKENS)
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -211,7 +222,9 @@ class UNetTraining(ShapesTraining):
     def export(self, folder: Path) -> None:
         self.network.save_pretrained(folder / "unet")
         self.text_encoder.save_pretrained(folder / "text_encoder")
+        # transformers 5 writes tokenizer.json alone; version 4 and other tools read the vocabulary files.
         self.tokenizer.save_pretrained(folder / "tokenizer")
+        write_vocabulary(folder / "tokenizer")
         self.scheduler.save_pretrained(folder / "scheduler")
         index: dict[str, object] = {"_class_name": "StableDiffusionPipeline"}
         index |= {"unet": ["diffusers", "UNet2DConditionModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
@@ -246,7 +259,7 @@ def main() -> None:
         module: ShapesTraining = DiTTraining(build_dit(args.layers, args.heads), "epsilon", **common)
     else:
         module = UNetTraining(build_unet(args.width), "v_prediction", **common)
-        module.set_text(build_tokenizer(args.output / "tokenizer"))
+        module.set_text(build_tokenizer())
     trainer = Trainer(
         accelerator=args.accelerator,
         precision="bf16-mixed",
@@ -262,7 +275,8 @@ def main() -> None:
     )
     last = args.output / "last.ckpt"
     trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
-    module.export(args.output / "model")
+    # Half precision halves the files; the loader widens them again.
+    module.half().export(args.output / "model")
 
 
 if __name__ == "__main__":

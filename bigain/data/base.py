@@ -134,7 +134,7 @@ def _only(items: list[Item], path: Path, name: str) -> list[Item]:
     if absent:
         raise InputError(
             f"{path} names {absent[0]!r}, which is not in {name} ({len(absent)} of {len(wanted)} ids are not); "
-            f"its ids look like {items[0].image_id!r}"
+            + (f"its ids look like {items[0].image_id!r}" if items else "it lists no image at all")
         )
     chosen = set(wanted)
     if len(chosen) < len(wanted):

@@ -95,7 +95,7 @@ class OxfordPets(EvalDataModule):
     def _item(self, path: Path, number: int, line: str) -> Item:
         """Parse `Abyssinian_201 1 1 1`: name, class id from 1, species, breed id."""
         fields = line.split()
-        if len(fields) != 4 or not fields[1].isdigit() or not 1 <= int(fields[1]) <= len(BREEDS):
+        if len(fields) != 4 or not fields[1].isdecimal() or not 1 <= int(fields[1]) <= len(BREEDS):
             raise InputError(
                 f"{path}, line {number}: expected 'name class species breed' with a class in 1..37, found {line!r}"
             )

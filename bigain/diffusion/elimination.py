@@ -44,8 +44,8 @@ def staged_elimination(
     """Evaluate survivors on new trials stage by stage and keep the classes with the lowest mean error.
 
     Args:
-        error_function: Called once per stage with flat int64 tensors (image, class, trial), classes fastest; returns
-            float32 errors of the same length.
+        error_function: Called once per stage that has trials, with flat int64 tensors (image, class, trial), classes
+            fastest; returns float32 errors of the same length.
         images: Number of images b.
         classes: Number of classes k.
         stages: New trial indices of each stage, disjoint.
@@ -60,11 +60,13 @@ def staged_elimination(
     alive = torch.arange(classes, device=device).expand(images, classes)
     history = []
     for new, left in zip(stages, keep, strict=True):
-        shape = (images, len(new), alive.shape[1])
-        image = torch.arange(images, device=device)[:, None, None].expand(shape).flatten()
-        trial = torch.tensor(new, device=device)[None, :, None].expand(shape).flatten()
-        label = alive[:, None].expand(shape).flatten()
-        errors[image, label, trial] = error_function(image, label, trial)
+        # The released budget can leave a stage without new trials, e.g. the third of [2, 3, 4].
+        if new:
+            shape = (images, len(new), alive.shape[1])
+            image = torch.arange(images, device=device)[:, None, None].expand(shape).flatten()
+            trial = torch.tensor(new, device=device)[None, :, None].expand(shape).flatten()
+            label = alive[:, None].expand(shape).flatten()
+            errors[image, label, trial] = error_function(image, label, trial)
         score = mean_errors(errors).gather(1, alive)
         best = score.argsort(dim=1, stable=True)[:, :left]
         alive = alive.gather(1, best).sort(dim=1).values

@@ -31,7 +31,8 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
     p = correct / n
     centre = (p + _Z95**2 / (2 * n)) / (1 + _Z95**2 / n)
     half = _Z95 / (1 + _Z95**2 / n) * math.sqrt(p * (1 - p) / n + _Z95**2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Rounding must not push the estimate out of its own interval at 0 and n.
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
 
 
 def proportion(correct: int, n: int) -> Estimate:

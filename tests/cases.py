@@ -1,0 +1,90 @@
+"""One row per compressor and option; every contract test crosses the rows with the networks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from models import NETWORKS
+
+from bigain.compressors import ABM, CAM, IEKVD, LGTM, AveragePool, Compressor, FrequencyKV, SiTo, ToDo, ToMe, Where
+from bigain.diffusion.schedules import Linear
+from bigain.tokens import scores
+
+ALL_MODULES = ["self_attn", "cross_attn", "mlp"]
+
+CASES: list[dict[str, Any]] = [
+    {"class": ToMe, "kwargs": {"ratio": 0.5}},
+    {"class": ToMe, "kwargs": {"ratio": 0.75, "seed": 7}},
+    {"class": ToMe, "kwargs": {"ratio": 0.5, "destination": "first"}},
+    {"class": ToMe, "kwargs": {"ratio": 0.5, "destination": "redrawn"}},
+    {"class": ToMe, "kwargs": {"ratio": 0.5, "mode": "prune"}},
+    {"class": ToMe, "kwargs": {"ratio": 0.3, "cell": [1, 2]}},
+    {"class": ToMe, "kwargs": {"ratio": 0.6, "cell": [3, 2]}},
+    {"class": ToMe, "kwargs": {"ratio": 0.5, "modules": ["self_attn", "cross_attn"]}},
+    {"class": ToMe, "kwargs": {"ratio": 0.5, "modules": ["mlp"]}},
+    {"class": ToMe, "kwargs": {"ratio": 0.5, "metric": "block_input"}},
+    {"class": ToMe, "kwargs": {"ratio": 0.5, "metric": "attn_input"}},
+    {"class": LGTM, "kwargs": {"ratio": 0.5}},
+    {"class": LGTM, "kwargs": {"ratio": 0.5, "destination": "released"}},
+    {"class": LGTM, "kwargs": {"ratio": 0.5, "destination": "first"}},
+    {"class": LGTM, "kwargs": {"ratio": 0.5, "destination": "random"}},
+    {"class": LGTM, "kwargs": {"ratio": 0.5, "destination": "redrawn"}},
+    {"class": LGTM, "kwargs": {"ratio": 0.7, "mode": "prune"}},
+    {"class": LGTM, "kwargs": {"ratio": 0.5, "modules": ALL_MODULES}},
+    {"class": LGTM, "kwargs": {"ratio": 0.5, "modules": ["self_attn", "mlp"], "metric": "attn_input"}},
+    *({"class": LGTM, "kwargs": {"ratio": 0.5, "score": score}} for score in (scores.l2_norm, scores.dft_centroid)),
+    {"class": CAM, "kwargs": {"inner": {"class": LGTM, "kwargs": {"ratio": 0.5}}}},
+    {"class": CAM, "kwargs": {"inner": {"class": ToMe, "kwargs": {"ratio": 0.5, "metric": "attn_input"}}}},
+    {"class": CAM, "kwargs": {"inner": {"class": SiTo, "kwargs": {"modules": ["mlp"]}}}},
+    {"class": ABM, "kwargs": {"ratio": 0.5}},
+    {"class": ABM, "kwargs": {"tau": 0.5, "aggregate": "sum"}},
+    {"class": ABM, "kwargs": {"tau": 1.0, "aggregate": "mean"}},
+    {"class": SiTo, "kwargs": {}},
+    {"class": SiTo, "kwargs": {"ratio": 0.7, "noise_alpha": 0.0}},
+    {"class": ToDo, "kwargs": {"factor": 2}},
+    {"class": ToDo, "kwargs": {"factor": 3}},
+    {"class": AveragePool, "kwargs": {"factor": 2}},
+    {"class": IEKVD, "kwargs": {"factor": 2}},
+    {"class": IEKVD, "kwargs": {"factor": 3, "alpha": Linear(0.8, 1.2)}},
+    {"class": FrequencyKV, "kwargs": {"ratio": 0.75, "keep": "high"}},
+    {"class": FrequencyKV, "kwargs": {"ratio": 0.5, "keep": "low"}},
+]
+
+
+def build(case: dict[str, Any], where: Where | None = None) -> Compressor:
+    """The compressor of a row, on other sites if `where` is given."""
+    kwargs = dict(case["kwargs"])
+    if "inner" in kwargs:
+        kwargs["inner"] = build(kwargs["inner"], where)
+    elif where is not None:
+        kwargs["where"] = where
+    compressor: Compressor = case["class"](**kwargs)
+    return compressor
+
+
+def _name(case: dict[str, Any]) -> str:
+    def show(value: Any) -> str:
+        if isinstance(value, dict):
+            return _name(value)
+        if isinstance(value, list):
+            return "+".join(map(str, value))
+        return getattr(value, "__name__", str(value))
+
+    return "-".join([case["class"].__name__, *map(show, case["kwargs"].values())])
+
+
+def _fits(case: dict[str, Any], network: str) -> bool:
+    return network == "unet" or "cross_attn" not in case["kwargs"].get("modules", ())
+
+
+every_case = pytest.mark.parametrize(
+    ("case", "network"),
+    [
+        pytest.param(case, network, id=f"{_name(case)}-{network}")
+        for case in CASES
+        for network in NETWORKS
+        if _fits(case, network)
+    ],
+)
+every_network = pytest.mark.parametrize("network", NETWORKS)

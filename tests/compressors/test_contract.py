@@ -1,0 +1,295 @@
+"""What every compressor promises, on a U-Net and on a DiT."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from cases import build, every_case, every_network
+from models import LATENTS, NETWORKS, TOKENS, forward, inputs, rows, shared, snapshot, tiny_dit, tiny_unet
+
+from bigain.backbones import row_keys
+from bigain.backbones.sites import layout_of
+from bigain.compressors import ToDo, ToMe, Where
+from bigain.compressors.base import _owners
+from bigain.compressors.merging import TokenMerger
+from bigain.tokens.grid import Grid
+
+EVERYWHERE = Where(max_stride=4)
+EARLY = Where(blocks=[0])
+LATE = Where(blocks=[5, 6])
+LATE_DIT = Where(blocks=[2, 3])
+
+
+class Boom(Exception):
+    pass
+
+
+def fail(*_):
+    raise Boom
+
+
+@pytest.fixture(scope="module")
+def untouched():
+    return {network: forward(shared(network), inputs(network)) for network in NETWORKS}
+
+
+def blocks_of(network):
+    return [site.block for site in layout_of(shared(network)).sites]
+
+
+@every_case
+def test_acts_while_installed_and_leaves_nothing(case, network, untouched):
+    model, given = shared(network), inputs(network)
+    before = snapshot(model)
+    compressor = build(case)
+    with compressor.applied_to(model) as same:
+        assert same is model
+        assert len(_owners) == len(compressor.sites_of(model))
+        inside = forward(model, given)
+    assert inside.shape == untouched[network].shape
+    assert inside.isfinite().all()
+    assert not torch.allclose(inside, untouched[network], atol=1e-4)
+    assert snapshot(model) == before
+    assert not _owners
+    assert torch.equal(forward(model, given), untouched[network])
+
+
+@every_case
+def test_repeats_itself(case, network):
+    model, given = shared(network), inputs(network)
+    compressor = build(case)
+    with compressor.applied_to(model):
+        first = forward(model, given)
+        assert torch.equal(forward(model, given), first)
+        with torch.no_grad():
+            by_position = model(*given.values(), return_dict=False)[0]
+        assert torch.equal(by_position, first)
+        other = forward(model, inputs(network, seed=2))
+    assert not torch.equal(other, first)
+    for again in (compressor, build(case)):
+        with again.applied_to(model):
+            assert torch.equal(forward(model, given), first)
+
+
+@every_case
+def test_survives_exceptions_in_a_forward(case, network, untouched):
+    model, given, small = shared(network), inputs(network), inputs(network, 2)
+    last, compressor = blocks_of(network)[-1], build(case)
+    with compressor.applied_to(model):
+        expected = forward(model, small)
+        with last.ff.register_forward_pre_hook(fail), pytest.raises(Boom):
+            forward(model, given)
+        # Another batch size: a plan that had survived would not fit.
+        assert torch.equal(forward(model, small), expected)
+    with last.attn1.to_out[0].register_forward_pre_hook(fail), pytest.raises(Boom), compressor.applied_to(model):
+        forward(model, given)
+    assert torch.equal(forward(model, given), untouched[network])
+
+
+@every_network
+def test_an_exception_drops_the_context(network):
+    """A block that runs by itself has no forward to belong to, also after one that broke off."""
+    model = shared(network)
+    block = blocks_of(network)[0]
+    tokens = torch.zeros(1, TOKENS[network], block.attn1.to_q.in_features)
+    with ToMe(ratio=0.5, metric="block_input").applied_to(model):
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="outside a forward of the whole network"):
+                block(tokens)
+            with block.attn1.register_forward_hook(fail), pytest.raises(Boom):
+                forward(model, inputs(network))
+
+
+@every_case
+def test_closes_without_a_forward_and_twice(case, network):
+    model = shared(network)
+    before = snapshot(model)
+    installed = build(case).install(model)
+    assert snapshot(model) != before
+    installed.close()
+    installed.close()
+    assert snapshot(model) == before
+
+
+@every_case
+def test_keeps_the_users_hooks(case, network):
+    model, given = shared(network), inputs(network, 2)
+    block = blocks_of(network)[0]
+    watched = [model, block, block.attn1, block.ff, block.attn1.to_q]
+    calls = []
+    handles = []
+    for i, module in enumerate(watched):
+        handles.append(module.register_forward_pre_hook(lambda *_, i=i: calls.append(("pre", i))))
+        handles.append(module.register_forward_hook(lambda *_, i=i: calls.append(("post", i))))
+    try:
+        forward(model, given)
+        once, calls[:] = list(calls), []
+        with build(case).applied_to(model):
+            late = block.register_forward_hook(lambda *_: calls.append(("late", 1)))
+            with late:
+                forward(model, given)
+            assert sorted(calls) == sorted([*once, ("late", 1)])
+        calls[:] = []
+        forward(model, given)
+        assert calls == once
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@every_case
+def test_one_owner_per_site(case, network):
+    model, given = shared(network), inputs(network, 2)
+    with build(case, EARLY).applied_to(model):
+        alone, hooked = forward(model, given), snapshot(model)
+        for second in (build(case, EARLY), build(case, EVERYWHERE), ToDo(factor=2, where=EVERYWHERE)):
+            names = f"{type(second).__name__} cannot act on .*: {case['class'].__name__} is installed"
+            with pytest.raises(ValueError, match=names):
+                second.install(model)
+            assert snapshot(model) == hooked
+            assert len(_owners) == 1
+        assert torch.equal(forward(model, given), alone)
+
+
+@every_case
+def test_composes_on_disjoint_sites(case, network):
+    model, given = shared(network), inputs(network, 2)
+    late = LATE if network == "unet" else LATE_DIT
+    first, second = build(case, EARLY).install(model), ToDo(factor=2, where=late).install(model)
+    both = forward(model, given)
+    first.close()
+    alone = forward(model, given)
+    with build(case, EARLY).applied_to(model):
+        assert torch.equal(forward(model, given), both)
+    second.close()
+    assert not torch.allclose(both, alone, atol=1e-4)
+    assert not torch.allclose(alone, forward(model, given), atol=1e-4)
+
+
+@every_case
+def test_rows_do_not_depend_on_their_batch(case, network):
+    model, given = shared(network), inputs(network, 3)
+    keys, classes = torch.tensor([5, 5, 9]), torch.tensor([0, 1, 0])
+    with build(case).applied_to(model):
+        with row_keys(keys, classes):
+            batch = forward(model, given)
+        for part in (slice(0, 1), slice(1, 2), slice(1, 3)):
+            with row_keys(keys[part], classes[part]):
+                torch.testing.assert_close(forward(model, rows(given, part)), batch[part], atol=2e-5, rtol=0)
+
+
+@every_case
+def test_leaves_the_global_generators_alone(case, network):
+    model, given = shared(network), inputs(network, 2)
+    states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
+    with build(case).applied_to(model):
+        first = forward(model, given)
+        assert random.getstate() == states[0]
+        assert (np.random.get_state()[1] == states[1]).all()
+        assert torch.equal(torch.get_rng_state(), states[2])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1234)
+            assert torch.equal(forward(model, given), first)
+
+
+@pytest.fixture(scope="module")
+def meta():
+    small = {
+        "block_out_channels": (8, 16),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "mid_block_type": None,
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "attention_head_dim": (1, 2),
+    }
+    with torch.device("meta"):
+        return {"unet": tiny_unet(**small), "dit": tiny_dit()}
+
+
+@every_case
+def test_runs_on_the_meta_device(case, network, meta):
+    given = {name: value.to("meta") for name, value in inputs(network).items()}
+    with build(case).applied_to(meta[network]):
+        output = forward(meta[network], given)
+    assert output.device.type == "meta"
+    assert output.shape == (3, {"unet": 4, "dit": 8}[network], *LATENTS[network][1:])
+
+
+@pytest.fixture(scope="module")
+def half():
+    return {"unet": tiny_unet().to(torch.bfloat16), "dit": tiny_dit().to(torch.bfloat16)}
+
+
+@every_case
+def test_runs_in_half_precision(case, network, half):
+    model, given = half[network], inputs(network, dtype=torch.bfloat16)
+    plain = forward(model, given)
+    with build(case).applied_to(model):
+        output = forward(model, given)
+    assert output.dtype == torch.bfloat16
+    assert output.isfinite().all()
+    assert not torch.equal(output, plain)
+
+
+@every_case
+def test_runs_under_autocast(case, network, untouched):
+    model, given = shared(network), inputs(network)
+    with torch.autocast("cpu", torch.bfloat16), build(case).applied_to(model):
+        output = forward(model, given)
+    assert output.isfinite().all()
+    assert not torch.allclose(output.float(), untouched[network], atol=0.05)
+
+
+@every_network
+def test_the_networks_ignore_the_default_dtype(network, untouched, bfloat16_by_default):
+    assert torch.equal(forward(shared(network), inputs(network)), untouched[network])
+
+
+@every_case
+def test_ignores_the_default_dtype(case, network, request):
+    """Lightning's bf16-true changes torch's default; the numbers of a float32 network must not move."""
+    model, given = shared(network), inputs(network)
+    with build(case).applied_to(model):
+        expected = forward(model, given)
+        request.getfixturevalue("bfloat16_by_default")
+        assert torch.equal(forward(model, given), expected)
+    with build(case).applied_to(model):
+        assert torch.equal(forward(model, given), expected)
+
+
+@every_case
+def test_tells_how_many_tokens_are_left(case, network):
+    model = shared(network)
+    compressor = build(case)
+    site = compressor.sites_of(model)[-1]
+    n = TOKENS[network]
+    left = compressor.tokens_out(site, Grid(*LATENTS[network][1:]))
+    assert 0 < left < n
+    modules = compressor.modules if isinstance(compressor, TokenMerger) else ("keys",)
+    block = site.block
+    expected = {
+        "queries": (block.attn1.to_q, left if "self_attn" in modules else n),
+        "keys": (block.attn1.to_k, left if {"self_attn", "keys"} & set(modules) else n),
+        "values": (block.attn1.to_v, left if {"self_attn", "keys"} & set(modules) else n),
+        "mlp": (block.ff.net[0], left if "mlp" in modules else n),
+    }
+    if network == "unet":
+        expected["text queries"] = (block.attn2.to_q, left if "cross_attn" in modules else n)
+    seen = {}
+    handles = [
+        module.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0].shape[1]}))
+        for name, (module, _) in expected.items()
+    ]
+    with compressor.applied_to(model):
+        forward(model, inputs(network, 2))
+    for handle in handles:
+        handle.remove()
+    assert seen == {name: tokens for name, (_, tokens) in expected.items()}
+
+
+@every_case
+def test_settings_are_the_arguments(case, network):
+    settings = build(case).settings()
+    for name, value in case["kwargs"].items():
+        if name != "inner":
+            assert settings[name] == (tuple(value) if isinstance(value, list) else value)

@@ -1,0 +1,310 @@
+"""The merge family is `x + unmerge(attn(merge(norm(x))))`, written out here with matrices."""
+
+import pytest
+import torch
+from cases import ALL_MODULES, every_network
+from diffusers import DiTTransformer2DModel, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor2_0
+from models import DIT_XL_2_512, SD_2_0, TOKENS, forward, fresh, inputs, on_meta, shared, watch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bigain.backbones import row_keys
+from bigain.backbones.sites import layout_of
+from bigain.compressors import ABM, IEKVD, LGTM, SiTo, ToDo, ToMe, Where
+from bigain.compressors.merging import TokenMerger
+from bigain.tokens.block_merging import block_merging
+from bigain.tokens.destinations import (
+    cell_destinations,
+    first_destinations,
+    random_destinations,
+    released_destinations,
+)
+from bigain.tokens.grid import Cell, Grid
+from bigain.tokens.matching import bipartite_matching
+from bigain.tokens.randomness import mix
+from bigain.tokens.scores import l2_norm, laplacian_l1
+from bigain.tokens.similarity_pruning import similarity_pruning
+
+CELL = Cell(2, 2)
+CPU = torch.device("cpu")
+KEYS = torch.tensor([3, 4])
+SITES = {"unet": 6, "dit": 3}  # late ones, behind other compressed sites
+GRIDS = {"unet": Grid(8, 12), "dit": Grid(8, 8)}
+
+
+def matching(destination, mode="mean"):
+    def plan(x, grid, site):
+        return bipartite_matching(x, destination(x, grid, site), grid.n // 2, mode)
+
+    return plan
+
+
+def first(x, grid, site):
+    return first_destinations(grid, CELL, CPU)
+
+
+def random(x, grid, site):
+    return random_destinations(mix(KEYS, 5, site), grid, CELL)
+
+
+# Arguments of a compressor, and the plan that they should give.
+PLANS = [
+    pytest.param(ToMe, {"destination": "first"}, matching(first), id="ToMe-first"),
+    pytest.param(ToMe, {"destination": "first", "mode": "prune"}, matching(first, "prune"), id="ToMe-prune"),
+    pytest.param(ToMe, {"seed": 5}, matching(random), id="ToMe-random"),
+    pytest.param(LGTM, {"destination": "random", "seed": 5}, matching(random), id="LGTM-random"),
+    pytest.param(
+        LGTM, {}, matching(lambda x, grid, _: cell_destinations(laplacian_l1(x, grid), grid, CELL)), id="LGTM-cell"
+    ),
+    pytest.param(
+        LGTM,
+        {"destination": "released", "score": l2_norm},
+        matching(lambda x, grid, _: released_destinations(l2_norm(x, grid), grid, CELL)),
+        id="LGTM-released",
+    ),
+    pytest.param(
+        ABM, {}, lambda x, grid, _: block_merging(laplacian_l1(x, grid), grid, CELL, grid.n // 6, "max"), id="ABM"
+    ),
+    pytest.param(
+        SiTo,
+        {"noise_alpha": 0.0},
+        lambda x, grid, _: similarity_pruning(x, torch.zeros(2, grid.n), grid, CELL, grid.n // 2, 0.0, 1.0),
+        id="SiTo",
+    ),
+]
+
+
+def matrices(plan):
+    """**M** and **U** of Eq. 6. `(b, k, n)`, `(b, n, k)`."""
+    unmerge = torch.nn.functional.one_hot(plan.restore, plan.kept.shape[1]).float()
+    if plan.mode == "prune":
+        return torch.nn.functional.one_hot(plan.kept, plan.restore.shape[1]).float(), unmerge
+    merge = unmerge.transpose(1, 2)
+    return merge / merge.sum(2, keepdim=True), unmerge
+
+
+def block_by_hand(network, block, x, given, planner, metric, modules):
+    """A forward of one block on its own input."""
+    if network == "dit":
+        modulated = block.norm1(x, given["timestep"], given["class_labels"], hidden_dtype=x.dtype)
+        attn_input, gate, shift, scale, gate_mlp = (part.view(len(x), -1, x.shape[2]) for part in modulated)
+    else:
+        attn_input = block.norm1(x)
+    merge, unmerge = matrices(planner(attn_input if metric == "attn_input" else x))
+
+    def around(name, module, tokens, *states):
+        return unmerge @ module(merge @ tokens, *states) if name in modules else module(tokens, *states)
+
+    if network == "dit":
+        x = x + gate * around("self_attn", block.attn1, attn_input)
+        return x + gate_mlp * around("mlp", block.ff, block.norm3(x) * (1 + scale) + shift)
+    x = x + around("self_attn", block.attn1, attn_input)
+    x = x + around("cross_attn", block.attn2, block.norm2(x), given["encoder_hidden_states"])
+    return x + around("mlp", block.ff, block.norm3(x))
+
+
+@every_network
+@pytest.mark.parametrize("metric", ["block_input", "attn_input", None])
+@pytest.mark.parametrize(("kind", "kwargs", "planner"), PLANS)
+def test_equals_the_formula(network, metric, kind, kwargs, planner):
+    model, given, index, grid = shared(network), inputs(network, 2), SITES[network], GRIDS[network]
+    # Alternate between the default, Table 6 and the parts in between.
+    modules = {"block_input": ["self_attn"], "attn_input": ["mlp", "self_attn"], None: ALL_MODULES}[metric]
+    modules = [name for name in modules if network == "unet" or name != "cross_attn"]
+    block = layout_of(model).sites[index].block
+    compressor = kind(ratio=0.5, modules=modules, metric=metric, **kwargs)
+    with compressor.applied_to(model), row_keys(KEYS):
+        seen = watch(model, given, block=block)["block"]
+    default = {"unet": "block_input", "dit": "attn_input"}[network]
+    expected = block_by_hand(
+        network, block, seen.x, given, lambda x: planner(x, grid, index), metric or default, modules
+    )
+    torch.testing.assert_close(seen.output, expected, atol=2e-5, rtol=0)
+
+
+@every_network
+def test_the_default_is_self_attention_at_stride_one(network):
+    model = shared(network)
+    compressor = ToMe(ratio=0.5)
+    assert compressor.modules == ("self_attn",)
+    assert {site.stride for site in compressor.sites_of(model)} == {1}
+    assert len(compressor.sites_of(model)) == {"unet": 3, "dit": 5}[network]
+
+
+@every_network
+def test_the_metric_follows_the_network(network):
+    model, given = shared(network), inputs(network)
+    outputs = {}
+    for metric in ("block_input", "attn_input", None):
+        with LGTM(ratio=0.5, metric=metric).applied_to(model):
+            outputs[metric] = forward(model, given)
+    default, other = ("block_input", "attn_input") if network == "unet" else ("attn_input", "block_input")
+    assert torch.equal(outputs[None], outputs[default])
+    assert not torch.allclose(outputs[None], outputs[other], atol=1e-4)
+
+
+def test_cross_attention_merges_queries_only():
+    model, given = shared("unet"), inputs("unet")
+    block = layout_of(model).sites[0].block
+    with ToMe(ratio=0.5, modules=["cross_attn"]).applied_to(model):
+        seen = watch(model, given, queries=block.attn2.to_q, keys=block.attn2.to_k, own=block.attn1.to_q)
+    assert seen["queries"].x.shape[1] == 48
+    assert torch.equal(seen["keys"].x, given["encoder_hidden_states"])
+    assert seen["own"].x.shape[1] == 96
+
+
+@pytest.mark.parametrize(
+    ("compressor", "left"),
+    [
+        (ToMe(ratio=0.5), 48),
+        (ToMe(ratio=0.75), 24),
+        (ToMe(ratio=0.3), 96 - 28),
+        (ToMe(ratio=0.5, cell=(4, 4)), 48),
+        (ABM(ratio=0.5), 48),
+        (ABM(ratio=0.3), 96 - 27),
+        (ABM(ratio=0.75), 24),
+        (ABM(tau=0.5), 96 - 12 * 3),
+        (ABM(tau=0.51), 96 - 12 * 3),
+        (ABM(tau=1.0), 24),
+        (ABM(tau=1.0, cell=(1, 3)), 32),
+        (SiTo(ratio=0.7), 96 - 67),
+        (SiTo(), 48),
+    ],
+    ids=lambda value: str(value) if isinstance(value, int) else type(value).__name__,
+)
+def test_how_many_tokens_are_left(compressor, left):
+    assert compressor.tokens_out(compressor.sites_of(shared("unet"))[0], Grid(8, 12)) == left
+
+
+@pytest.mark.parametrize(
+    ("compressor", "left"),
+    [
+        (ToMe(ratio=0.75), 117 - 87),
+        (LGTM(ratio=0.5), 117 - 58),
+        (ABM(ratio=0.75), 117 - 24 * 3),
+        (ABM(tau=1.0), 117 - 24 * 3),
+        (SiTo(ratio=0.5), 117 - 58),
+    ],
+    ids=lambda value: str(value) if isinstance(value, int) else type(value).__name__,
+)
+def test_odd_latents_leave_strips_without_cells(compressor, left):
+    model = shared("unet")
+    given = {**inputs("unet", 2), "sample": torch.randn(2, 4, 9, 13, generator=torch.Generator().manual_seed(0))}
+    queries = layout_of(model).sites[0].block.attn1.to_q
+    with compressor.applied_to(model):
+        seen = watch(model, given, queries=queries, whole=model)
+    assert seen["queries"].x.shape[1] == left
+    assert seen["whole"].output.sample.shape == (2, 4, 9, 13)
+    assert seen["whole"].output.sample.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [ToMe, LGTM, SiTo, ABM])
+@pytest.mark.parametrize("half", ["autocast", "weights"])
+def test_plans_are_made_in_float32(kind, half, monkeypatch):
+    """A bf16 tensor gives the plan of the same numbers in float32."""
+    model = shared("unet") if half == "autocast" else fresh("unet").to(torch.bfloat16)
+    compressor = kind(ratio=0.5, where=Where(part="down"))
+    calls = []
+
+    def spy(x, site, context):
+        plan = kind.plan(compressor, x, site, context)
+        calls.append((x, site, context, plan))
+        return plan
+
+    monkeypatch.setattr(compressor, "plan", spy)
+    given = inputs("unet", dtype=torch.float32 if half == "autocast" else torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half == "autocast"), compressor.applied_to(model):
+        forward(model, given)
+    [(x, site, context, plan)] = calls
+    assert x.dtype == torch.bfloat16
+    exact = kind.plan(compressor, x.float(), site, context)
+    assert torch.equal(plan.restore, exact.restore)
+    assert torch.equal(plan.kept, exact.kept)
+
+
+class CountingProcessor(AttnProcessor2_0):
+    def __init__(self):
+        super().__init__()
+        self.lengths = []
+
+    def __call__(self, attn, hidden_states, *args, **kwargs):
+        self.lengths.append(hidden_states.shape[1])
+        return super().__call__(attn, hidden_states, *args, **kwargs)
+
+
+@every_network
+def test_the_users_processor_stays(network):
+    model, processor = fresh(network), CountingProcessor()
+    site = layout_of(model).sites[0]
+    site.block.attn1.set_processor(processor)
+    with ToMe(ratio=0.5).applied_to(model):
+        forward(model, inputs(network))
+    forward(model, inputs(network))
+    assert site.block.attn1.processor is processor
+    assert processor.lengths == [TOKENS[network] // 2, TOKENS[network]]
+
+
+def test_fused_projections_merge_alike():
+    model, given = fresh("unet"), inputs("unet")
+    with ToMe(ratio=0.5, destination="first").applied_to(model):
+        expected = forward(model, given)
+    model.fuse_qkv_projections()
+    with ToMe(ratio=0.5, destination="first").applied_to(model):
+        torch.testing.assert_close(forward(model, given), expected, atol=1e-5, rtol=0)
+
+
+def test_a_new_merger_is_one_method():
+    """All that a method has to bring is its plan."""
+
+    class KeepTheFirst(TokenMerger):
+        def __init__(self):
+            super().__init__(Where(), ("self_attn",), None)
+
+        def plan(self, x, site, context):
+            grid = site.grid(context.latent)
+            return bipartite_matching(x, first_destinations(grid, CELL, x.device), grid.n // 2)
+
+    model, given = shared("dit"), inputs("dit")
+    with KeepTheFirst().applied_to(model):
+        output = forward(model, given)
+    with ToMe(ratio=0.5, destination="first").applied_to(model):
+        assert torch.equal(forward(model, given), output)
+
+
+def flops(model, given):
+    with FlopCounterMode(display=False) as counter:
+        forward(model, given)
+    return counter.get_total_flops() / 1e9
+
+
+@pytest.fixture(scope="module")
+def full_size():
+    return {"unet": on_meta(UNet2DConditionModel, SD_2_0), "dit": on_meta(DiTTransformer2DModel, DIT_XL_2_512)}
+
+
+@pytest.mark.parametrize(
+    ("network", "compressor", "gflops"),
+    [
+        ("unet", None, 804.257),
+        ("unet", ToMe(ratio=0.7), 704.873),
+        ("unet", LGTM(ratio=0.7), 704.873 + 5 * 0.0236),
+        # Factor 8, 14.17 %, and factor 3, 12.84 %.
+        ("unet", ToDo(factor=8), 804.257 * (1 - 0.1417)),
+        ("unet", IEKVD(factor=3), 804.257 * (1 - 0.1284)),
+        ("dit", None, 1049.17),
+    ],
+    ids=["sd", "sd-ToMe", "sd-LGTM", "sd-ToDo", "sd-IEKVD", "dit"],
+)
+def test_published_flops(full_size, network, compressor, gflops):
+    """Section 4 of the operators, counted on full-size networks without weights."""
+    model = full_size[network]
+    latent, timestep = torch.empty(1, 4, 64, 64, device="meta"), torch.empty(1, dtype=torch.int64, device="meta")
+    given = {"hidden_states": latent, "timestep": timestep, "class_labels": timestep}
+    if network == "unet":
+        text = torch.empty(1, 77, 1024, device="meta")
+        given = {"sample": latent, "timestep": timestep, "encoder_hidden_states": text}
+    if compressor is None:
+        assert flops(model, given) == pytest.approx(gflops, abs=0.005)
+    else:
+        with compressor.applied_to(model):
+            assert flops(model, given) == pytest.approx(gflops, rel=1e-4)

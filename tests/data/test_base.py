@@ -1,0 +1,201 @@
+"""Subsets, limits and the loader of any evaluation DataModule."""
+
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+import torch
+
+from bigain.data.base import EvalDataModule, Item, stratified
+from bigain.data.class_space import ClassSpace
+from bigain.errors import InputError
+
+
+class Numbers(EvalDataModule):
+    """Constant images that show their own number."""
+
+    name = "Numbers"
+
+    def __init__(self, labels=(0, 1, 2, 0, 1, 2, 0, 1), batch_size=3, subset=None, limit=None, seed=0, workers=0):
+        super().__init__(batch_size, workers, subset, limit, seed)
+        self.labels = labels
+
+    @property
+    def class_space(self):
+        return ClassSpace(["a", "b", "c"], ["an a", "a b", "a c"], range(3))
+
+    def find_items(self):
+        return [Item(f"n/{i}", label) for i, label in enumerate(self.labels)]
+
+    def read_image(self, item):
+        return torch.full((3, 2, 2), int(item.image_id[2:]), dtype=torch.uint8)
+
+
+def ids(items):
+    return [item.image_id for item in items]
+
+
+def chosen(**settings):
+    data = Numbers(**settings)
+    data.setup("predict")
+    return ids(data.items)
+
+
+@pytest.fixture
+def id_file(tmp_path):
+    def write(text):
+        path = tmp_path / "ids.txt"
+        path.write_bytes(text.encode())
+        return str(path)
+
+    return write
+
+
+def test_all_items_in_order():
+    assert chosen() == [f"n/{i}" for i in range(8)]
+
+
+def test_setup_twice_is_setup_once():
+    data = Numbers(limit=4)
+    data.setup("predict")
+    before = data.items
+    data.setup("predict")
+    assert data.items == before
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 20])
+def test_the_loader_yields_every_item_in_order(batch_size):
+    data = Numbers(batch_size=batch_size)
+    data.setup("predict")
+    batches = list(data.predict_dataloader())
+    assert [len(batch["image_id"]) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    assert [name for batch in batches for name in batch["image_id"]] == ids(data.items)
+    labels, images = (torch.cat([batch[key] for batch in batches]) for key in ("label", "image"))
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == list(data.labels)
+    assert images.dtype == torch.uint8
+    assert images.shape == (8, 3, 2, 2)
+    assert images[:, 0, 0, 0].tolist() == list(range(8))
+    assert all(isinstance(name, str) for batch in batches for name in batch["image_id"])
+
+
+def test_class_space_counts_its_names():
+    assert len(Numbers().class_space) == 3
+    assert Numbers().class_space.factors == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1 and num_workers 0, got 0 and 0"),
+        ({"batch_size": -1}, "got -1 and 0"),
+        ({"workers": -1}, "got 3 and -1"),
+        ({"limit": 0}, "limit must be at least 1, not 0"),
+        ({"limit": -5}, "not -5"),
+    ],
+    ids=str,
+)
+def test_bad_settings_are_refused_before_anything_is_read(settings, words):
+    with pytest.raises(InputError, match=words):
+        Numbers(**settings)
+
+
+def test_an_abstract_module_cannot_be_made():
+    with pytest.raises(TypeError, match="abstract"):
+        EvalDataModule(1, 0, None, None, 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["n/5\nn/1\nn/6\n", "n/1\nn/5\nn/6", "\n  n/6\r\n\r\nn/5  \r\nn/1\r\n\t\n"],
+    ids=["plain", "no-end", "messy"],
+)
+def test_a_subset_keeps_the_order_of_the_dataset(id_file, text):
+    assert chosen(subset=id_file(text)) == ["n/1", "n/5", "n/6"]
+
+
+def test_a_subset_that_does_not_exist(tmp_path):
+    path = tmp_path / "none.txt"
+    with pytest.raises(InputError, match="does not exist; expected one image id per line") as caught:
+        chosen(subset=str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_a_subset_with_unknown_ids(id_file):
+    path = id_file("n/1\nn/80\n5\n")
+    with pytest.raises(InputError, match=r"'n/80', which is not in Numbers \(2 of 3 ids are not\); .*look like 'n/0'"):
+        chosen(subset=path)
+
+
+def test_a_subset_of_a_dataset_without_items(id_file):
+    with pytest.raises(InputError, match="lists no image at all"):
+        chosen(labels=(), subset=id_file("n/1\n"))
+
+
+def test_a_subset_with_repeated_ids(id_file):
+    with pytest.raises(InputError, match="names 2 ids twice"):
+        chosen(subset=id_file("n/1\nn/2\nn/1\nn/2\n"))
+
+
+@pytest.mark.parametrize("text", ["", "\n\n"])
+def test_an_empty_subset(id_file, text):
+    with pytest.raises(InputError, match="no image of Numbers is left"):
+        chosen(subset=id_file(text))
+
+
+def test_a_dataset_without_items():
+    with pytest.raises(InputError, match="no image of Numbers is left"):
+        chosen(labels=())
+
+
+def test_limit_is_taken_from_the_subset(id_file):
+    path = id_file("\n".join(f"n/{i}" for i in (0, 2, 3, 4, 7)))
+    assert set(chosen(subset=path, limit=3)) < {"n/0", "n/2", "n/3", "n/4", "n/7"}
+    with pytest.raises(InputError, match="limit asks for 6 images, but there are 5"):
+        chosen(subset=path, limit=6)
+
+
+def test_a_limit_above_the_number_of_items():
+    with pytest.raises(InputError, match="limit asks for 9 images, but there are 8"):
+        chosen(limit=9)
+
+
+def test_limit_of_all_is_all():
+    assert chosen(limit=8) == chosen()
+
+
+ITEMS = [Item(f"x/{i:03d}", label) for i, label in enumerate([0] * 30 + [1] * 5 + [2] * 12 + [3])]
+
+
+@pytest.mark.parametrize("limit", range(1, len(ITEMS) + 1))
+def test_stratified_is_as_even_as_the_classes_allow(limit):
+    items = stratified(ITEMS, limit, 0)
+    assert len(items) == len(set(items)) == limit
+    assert ids(items) == sorted(ids(items))
+    taken, there = Counter(item.label for item in items), Counter(item.label for item in ITEMS)
+    most = max(taken.values())
+    assert all(taken[label] >= min(most - 1, there[label]) for label in there)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_stratified_is_nested(seed):
+    """A larger limit keeps what a smaller one took, so that runs can be extended."""
+    sets = [set(stratified(ITEMS, limit, seed)) for limit in range(1, len(ITEMS) + 1)]
+    assert all(a < b for a, b in pairwise(sets))
+
+
+def test_stratified_does_not_depend_on_the_order_of_items():
+    assert set(stratified(ITEMS, 11, 0)) == set(stratified(ITEMS[::-1], 11, 0))
+    assert stratified(ITEMS[::-1], 11, 0) == stratified(ITEMS, 11, 0)[::-1]
+
+
+def test_stratified_depends_on_the_seed_alone():
+    state = torch.get_rng_state()
+    first = stratified(ITEMS, 11, 0)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert first == stratified(ITEMS, 11, 0)
+    assert first != stratified(ITEMS, 11, 1)
+
+
+def test_stratified_is_pinned():
+    assert ids(stratified(ITEMS, 6, 0)) == ["x/016", "x/017", "x/031", "x/034", "x/042", "x/047"]

@@ -1,0 +1,187 @@
+"""ShapeTextures: pure functions of (split, index), balanced, and pinned."""
+
+import hashlib
+
+import pytest
+import torch
+
+from bigain.data import ShapeTextures
+from bigain.data.shape_renderer import CLASS_NAMES, FILLS, SHAPES, render_shapes
+from bigain.errors import InputError
+
+SPLITS = ("train", "val", "test")
+every_split = pytest.mark.parametrize("split", SPLITS)
+# No value of these lies within 6e-4 of a rounding border, so that a last bit of another CPU does not show.
+GOLDEN = [
+    ("train", 237, "f13430e69aa80697"),
+    ("train", 314, "be11be18ba7769d2"),
+    ("val", 21, "1f67e7ddf164b870"),
+    ("val", 82, "3ccb4e084cfa4529"),
+    ("test", 1, "ca1a96f044231802"),
+    ("test", 216, "99e34106ce2a47c5"),
+    ("test", 6, "6fd8aa8d3a0b333f"),
+]
+
+
+def as_bytes(images):
+    return (images * 255).round().to(torch.uint8)
+
+
+def prepared(**settings):
+    data = ShapeTextures(**settings)
+    data.setup("predict")
+    return data
+
+
+def loaded(**settings):
+    batches = list(prepared(**settings).predict_dataloader())
+    images, labels = (torch.cat([batch[key] for batch in batches]) for key in ("image", "label"))
+    return images, labels, [name for batch in batches for name in batch["image_id"]]
+
+
+@pytest.mark.parametrize(("split", "index", "digest"), GOLDEN)
+def test_images_are_pinned(split, index, digest):
+    """The embedded models were trained on these pixels."""
+    data = prepared(images=index + 1, split=split)
+    image = data.read_image(data.items[index])
+    assert hashlib.blake2b(image.numpy().tobytes(), digest_size=8).hexdigest() == digest
+
+
+@every_split
+def test_other_images_of_the_batch_do_not_change_pixels(split):
+    indices = torch.arange(48)
+    together, labels = render_shapes(indices, split)
+    for start, size in ((0, 1), (7, 1), (31, 17)):
+        some, some_labels = render_shapes(indices[start : start + size], split)
+        torch.testing.assert_close(some, together[start : start + size], rtol=0, atol=1e-6)
+        assert torch.equal(some_labels, labels[start : start + size])
+    backwards, _ = render_shapes(indices.flip(0), split)
+    torch.testing.assert_close(backwards.flip(0), together, rtol=0, atol=1e-6)
+
+
+def test_batch_size_limit_and_count_do_not_change_pixels():
+    images, labels, names = loaded(images=32, batch_size=32)
+    by_name = dict(zip(names, images, strict=True))
+    for settings in ({"images": 32, "batch_size": 5}, {"images": 40, "limit": 16, "seed": 3}):
+        others, _, their_names = loaded(**settings)
+        for name, image in zip(their_names, others, strict=True):
+            assert name not in by_name or torch.equal(by_name[name], image)
+    assert labels.tolist() == [i % 16 for i in range(32)]
+
+
+def test_the_data_module_draws_what_the_renderer_draws():
+    images, labels, names = loaded(images=20, split="val")
+    drawn, classes = render_shapes(torch.arange(20), "val")
+    assert images.dtype == torch.uint8
+    assert (images.int() - as_bytes(drawn).int()).abs().max() <= 1
+    assert torch.equal(labels, classes)
+    assert names[:2] == ["val/000000", "val/000001"]
+
+
+def test_global_random_state_is_neither_read_nor_moved():
+    torch.manual_seed(0)
+    first, _ = render_shapes(torch.arange(4), "test")
+    state = torch.get_rng_state()
+    torch.manual_seed(1)
+    again, _ = render_shapes(torch.arange(4), "test")
+    assert torch.equal(first, again)
+    torch.manual_seed(0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@every_split
+def test_values_fill_the_range(split):
+    images, _ = render_shapes(torch.arange(64), split)
+    assert images.dtype == torch.float32
+    assert images.shape == (64, 3, 32, 32)
+    assert images.min() >= 0
+    assert images.max() <= 1
+    values = as_bytes(images)
+    assert values.min() < 20
+    assert values.max() > 235
+    # Not one image is flat.
+    assert images.flatten(1).std(1).min() > 0.03
+
+
+def test_splits_are_disjoint():
+    images = {split: as_bytes(render_shapes(torch.arange(64), split)[0]) for split in SPLITS}
+    assert len({image.numpy().tobytes() for split in SPLITS for image in images[split]}) == 3 * 64
+    for one, two in (("train", "val"), ("train", "test"), ("val", "test")):
+        assert (images[one].float() - images[two].float()).abs().mean((1, 2, 3)).min() > 5
+    assert not set(loaded(images=3, split="val")[2]) & set(loaded(images=3, split="test")[2])
+
+
+@pytest.mark.parametrize("start", [0, 5, 1000])
+def test_any_sixteen_in_a_row_cover_all_classes(start):
+    _, labels = render_shapes(torch.arange(start, start + 16), "test")
+    assert sorted(labels.tolist()) == list(range(16))
+
+
+@pytest.mark.parametrize(("images", "limit"), [(128, None), (128, 48), (160, 16), (100, 40)])
+def test_classes_are_balanced(images, limit):
+    counts = torch.bincount(torch.tensor([item.label for item in prepared(images=images, limit=limit).items]))
+    assert len(counts) == 16
+    assert counts.max() - counts.min() <= 1
+    assert counts.sum() == (limit or images)
+
+
+def test_names_prompts_and_factors_agree():
+    space = ShapeTextures(prompt="one {} here").class_space
+    assert space.names == CLASS_NAMES
+    assert len(set(CLASS_NAMES)) == len(space) == 16
+    assert list(space.indices) == list(range(16))
+    for label, name in enumerate(CLASS_NAMES):
+        assert space.prompts[label] == f"one {name} here"
+        assert name == f"{FILLS[space.factors['fill'][label]]} {SHAPES[space.factors['shape'][label]]}"
+
+
+@pytest.mark.parametrize(("fill", "larger"), [("horizontally striped", "down"), ("vertically striped", "across")])
+def test_stripes_run_as_their_name_says(fill, larger):
+    indices = torch.tensor([i for i in range(256) if CLASS_NAMES[i % 16] in (f"{fill} disk", f"{fill} square")])
+    centre = render_shapes(indices, "test")[0][..., 11:21, 11:21]
+    change = {"down": centre.diff(dim=-2), "across": centre.diff(dim=-1)}
+    change = {name: values.abs().mean((1, 2, 3)) for name, values in change.items()}
+    other = "across" if larger == "down" else "down"
+    assert (change[larger] > 1.5 * change[other]).float().mean() > 0.9
+
+
+def test_checkers_change_both_ways_and_plain_fills_neither():
+    change = {}
+    for fill in ("checkered", "plain"):
+        indices = torch.tensor([i for i in range(256) if CLASS_NAMES[i % 16] in (f"{fill} disk", f"{fill} square")])
+        centre = render_shapes(indices, "test")[0][..., 11:21, 11:21]
+        change[fill] = torch.stack([centre.diff(dim=axis).abs().mean((1, 2, 3)) for axis in (-1, -2)])
+    assert change["plain"].max() < 0.04
+    assert change["checkered"].mean(1).min() > 2 * change["plain"].mean()
+
+
+def test_only_rings_have_a_hole():
+    """The centre of a plain ring is of the background, hence unlike the ring."""
+    indices = torch.tensor([i for i in range(512) if CLASS_NAMES[i % 16].startswith("plain")])
+    images, labels = render_shapes(indices, "test")
+    # Around the centre, against a border of the image.
+    centre = images[..., 14:18, 14:18].mean((2, 3))
+    border = torch.cat([images[..., :2, :].flatten(2), images[..., -2:, :].flatten(2)], 2).mean(2)
+    unlike = (centre - border).abs().amax(1)
+    ring = labels // 4 == SHAPES.index("ring")
+    assert unlike[ring].median() < 0.1
+    assert unlike[~ring].median() > 0.2
+
+
+def test_nothing_is_read_or_drawn_before_it_is_asked_for():
+    data = ShapeTextures(images=10**6)
+    assert len(data.class_space) == 16
+    assert not hasattr(data, "items")
+
+
+def test_a_subset_by_id(tmp_path):
+    path = tmp_path / "ids.txt"
+    path.write_text("test/000007\ntest/000003\n", encoding="utf-8")
+    items = prepared(subset=str(path)).items
+    assert [(item.image_id, item.label) for item in items] == [("test/000003", 3), ("test/000007", 7)]
+
+
+@pytest.mark.parametrize("images", [0, -1])
+def test_no_images_are_refused(images):
+    with pytest.raises(InputError, match="no image of ShapeTextures"):
+        prepared(images=images)

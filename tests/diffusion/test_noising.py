@@ -1,0 +1,85 @@
+"""The forward process against diffusers, and errors against loops."""
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from bigain.diffusion.noising import add_noise, epsilon_from_velocity, prediction_error
+
+SCHEDULER = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+TIMESTEPS = torch.tensor([0, 25, 500, 975, 999])
+LOSSES = {
+    "l2": lambda d: d * d,
+    "l1": abs,
+    "huber": lambda d: d * d / 2 if abs(d) <= 1 else abs(d) - 0.5,
+}
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_add_noise_is_diffusers():
+    x, noise = normal(5, 4, 6, 3, seed=1), normal(5, 4, 6, 3, seed=2)
+    expected = SCHEDULER.add_noise(x, noise, TIMESTEPS)
+    torch.testing.assert_close(add_noise(x, noise, SCHEDULER.alphas_cumprod[TIMESTEPS]), expected)
+
+
+def test_velocity_gives_the_noise_back():
+    x, noise = normal(5, 4, 6, 3, seed=1), normal(5, 4, 6, 3, seed=2)
+    abar = SCHEDULER.alphas_cumprod[TIMESTEPS]
+    velocity = SCHEDULER.get_velocity(x, noise, TIMESTEPS)
+    actual = epsilon_from_velocity(velocity, add_noise(x, noise, abar), abar)
+    torch.testing.assert_close(actual, noise, rtol=1e-5, atol=1e-5)
+
+
+def test_alpha_bar_one_is_the_image_and_zero_the_noise():
+    x, noise = normal(2, 3, 4, 4, seed=1), normal(2, 3, 4, 4, seed=2)
+    noisy = add_noise(x, noise, torch.tensor([1.0, 0.0]))
+    assert torch.equal(noisy[0], x[0])
+    assert torch.equal(noisy[1], noise[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_inputs_are_noised_in_float32(dtype):
+    x, noise = normal(5, 3, 4, 4, seed=1).to(dtype), normal(5, 3, 4, 4, seed=2).to(dtype)
+    abar = SCHEDULER.alphas_cumprod[TIMESTEPS]
+    for function in (add_noise, epsilon_from_velocity):
+        actual = function(x, noise, abar)
+        assert actual.dtype == torch.float32
+        assert torch.equal(actual, function(x.float(), noise.float(), abar))
+
+
+def test_inputs_are_not_changed():
+    x, noise, abar = normal(2, 3, 4, 4, seed=1), normal(2, 3, 4, 4, seed=2), torch.tensor([0.9, 0.1])
+    copies = [tensor.clone() for tensor in (x, noise, abar)]
+    add_noise(x, noise, abar)
+    for loss in LOSSES:
+        prediction_error(x, noise, loss)
+    assert all(torch.equal(a, b) for a, b in zip((x, noise, abar), copies, strict=True))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_errors_equal_a_loop(loss):
+    predicted, noise = 2 * normal(3, 2, 4, 5, seed=1), normal(3, 2, 4, 5, seed=2)
+    actual = prediction_error(predicted, noise, loss)
+    rows = [
+        [LOSSES[loss](a - b) for a, b in zip(p, n, strict=True)]
+        for p, n in zip(predicted.flatten(1).tolist(), noise.flatten(1).tolist(), strict=True)
+    ]
+    assert actual.dtype == torch.float32
+    assert actual.tolist() == pytest.approx([sum(row) / len(row) for row in rows], rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_errors_are_reduced_in_float32(loss, dtype):
+    predicted, noise = normal(3, 4, 8, 8, seed=1).to(dtype), normal(3, 4, 8, 8, seed=2)
+    actual = prediction_error(predicted, noise, loss)
+    assert actual.dtype == torch.float32
+    assert torch.equal(actual, prediction_error(predicted.float(), noise, loss))
+
+
+def test_large_half_precision_errors_do_not_overflow():
+    """300 squared is more than float16 holds."""
+    assert prediction_error(torch.full((1, 1, 2, 2), 300.0).half(), torch.zeros(1, 1, 2, 2).half(), "l2") == 90_000

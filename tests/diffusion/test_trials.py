@@ -1,0 +1,191 @@
+"""Trials of each stage against the protocol in plain loops; noise and timesteps as functions of identity alone."""
+
+import math
+from itertools import combinations
+
+import pytest
+import torch
+
+from bigain.diffusion.trials import (
+    grid_timesteps,
+    stage_trials,
+    trial_grid,
+    trial_keys,
+    trial_noise,
+    uniform_timesteps,
+)
+from bigain.tokens.randomness import stable_hash
+
+BUDGETS = [[1], [20], [5, 20], [1, 20], [5, 20, 100], [3, 7, 11], [4, 6, 9, 13], [2, 3, 4], [7, 8], [10, 1000]]
+PINNED_KEYS = [[-2108307701561078893, -4942848611692187515], [5134339174845662803, -3197810113884566904]]
+PINNED_TIMESTEPS = [372, 4, 159, 242]
+PINNED_NOISE = [[0.26869189739227295, -0.5231478214263916], [1.4325110912322998, 1.7045484781265259]]
+every_budget = pytest.mark.parametrize("budgets", BUDGETS, ids=str)
+
+
+def stages_by_loop(budgets, budget):
+    """Protocol, section 1, item 4."""
+    grid, done, stages = list(range(budgets[-1])), [], []
+    for n in budgets:
+        step = len(grid) // n
+        candidates = [j for j in grid[step // 2 :: step][:n] if j not in done]
+        if budget == "cumulative":
+            k = n - len(done)
+            candidates = [candidates[math.floor((j + 0.5) * len(candidates) / k)] for j in range(k)]
+        done += candidates
+        stages.append(candidates)
+    return stages
+
+
+def keys_of(images, trials, seed=0):
+    """One key per (image, trial). `(images, trials)`."""
+    hashes = torch.tensor([stable_hash(image) for image in images])
+    return trial_keys(hashes[:, None], torch.tensor(trials)[None], seed)
+
+
+@pytest.mark.parametrize(
+    ("trials", "timesteps"),
+    [
+        (1, [500]),
+        (3, [166, 499, 832]),
+        (5, [100, 300, 500, 700, 900]),
+        (20, list(range(25, 1000, 50))),
+        (100, list(range(5, 1000, 10))),
+        (600, list(range(600))),
+        (1000, list(range(1000))),
+    ],
+)
+def test_the_grid(trials, timesteps):
+    assert trial_grid(trials) == timesteps
+
+
+def test_grid_timesteps_looks_trials_up():
+    timesteps = grid_timesteps(torch.tensor([19, 0, 2, 2]), 20)
+    assert timesteps.dtype == torch.int64
+    assert timesteps.tolist() == [975, 25, 125, 125]
+
+
+@pytest.mark.parametrize("budget", ["cumulative", "released"])
+def test_five_then_twenty_as_timesteps(budget):
+    first, second = [[trial_grid(20)[j] for j in stage] for stage in stage_trials([5, 20], budget)]
+    assert first == [125, 325, 525, 725, 925]
+    assert second == [t for t in range(25, 1000, 50) if t not in first]
+
+
+@pytest.mark.parametrize(("budget", "totals"), [("cumulative", [5, 20, 100]), ("released", [5, 25, 100])])
+def test_imagenet_budgets(budget, totals):
+    stages = stage_trials([5, 20, 100], budget)
+    assert [sum(map(len, stages[: i + 1])) for i in range(3)] == totals
+    assert stages[0] == [10, 30, 50, 70, 90]
+    # The 20 candidates share none of the first five, so the release adds all of them.
+    candidates = list(range(2, 100, 5))
+    assert set(stages[1]) <= set(candidates)
+    assert (stages[1] == candidates) == (budget == "released")
+
+
+def test_cumulative_is_the_default():
+    assert stage_trials([5, 20, 100]) == stage_trials([5, 20, 100], "cumulative")
+
+
+@every_budget
+@pytest.mark.parametrize("budget", ["cumulative", "released"])
+def test_stages_equal_the_protocol(budgets, budget):
+    assert stage_trials(budgets, budget) == stages_by_loop(budgets, budget)
+
+
+@pytest.mark.parametrize("size", range(1, 8))
+def test_stages_are_disjoint_and_end_with_every_trial(size):
+    for count in range(size):
+        for head in combinations(range(1, size), count):
+            budgets = [*head, size]
+            for budget in ("cumulative", "released"):
+                stages = stage_trials(budgets, budget)
+                assert sorted(j for stage in stages for j in stage) == list(range(size))
+            totals = [sum(map(len, stage_trials(budgets)[: i + 1])) for i in range(len(budgets))]
+            assert totals == budgets
+
+
+@pytest.mark.parametrize("budgets", [[], [0], [0, 5], [-1, 5], [5, 5], [20, 5], [5, 20, 19]], ids=str)
+def test_budgets_must_ascend(budgets):
+    with pytest.raises(ValueError, match="ascending positive integers"):
+        stage_trials(budgets)
+
+
+def test_no_more_trials_than_timesteps():
+    with pytest.raises(ValueError, match="1000 timesteps, not 1001"):
+        stage_trials([5, 1001])
+
+
+def test_keys_timesteps_and_noise_are_pinned():
+    """A change of these changes every published number."""
+    keys = keys_of(["test/000000", "images/Abyssinian_201.jpg"], [0, 19], seed=3)
+    assert keys.tolist() == PINNED_KEYS
+    assert uniform_timesteps(keys.flatten()).tolist() == PINNED_TIMESTEPS
+    expected = torch.tensor(PINNED_NOISE)
+    torch.testing.assert_close(trial_noise(keys[:, 0], (2,)), expected, rtol=0, atol=1e-6)
+
+
+def test_noise_does_not_depend_on_the_batch():
+    keys = keys_of(["a", "b", "c"], [0, 1, 4]).flatten()
+    together = trial_noise(keys, (3, 4, 5))
+    assert together.shape == (9, 3, 4, 5)
+    assert together.dtype == torch.float32
+    for i, key in enumerate(keys):
+        torch.testing.assert_close(trial_noise(key[None], (3, 4, 5))[0], together[i], rtol=0, atol=1e-6)
+    order = torch.tensor([5, 0, 8, 2, 2])
+    torch.testing.assert_close(trial_noise(keys[order], (3, 4, 5)), together[order], rtol=0, atol=1e-6)
+
+
+def test_uniform_timesteps_do_not_depend_on_the_batch():
+    keys = keys_of(["a", "b", "c"], range(7)).flatten()
+    together = uniform_timesteps(keys).tolist()
+    assert together == [int(uniform_timesteps(key[None])) for key in keys]
+    assert uniform_timesteps(keys.view(3, 7)).flatten().tolist() == together
+
+
+@pytest.mark.parametrize("other", [("b", 2, 0), ("a", 3, 0), ("a", 2, 1)], ids=["image", "trial", "seed"])
+def test_image_trial_and_seed_each_give_other_noise(other):
+    image, trial, seed = other
+    one, two = keys_of(["a"], [2], 0)[0], keys_of([image], [trial], seed)[0]
+    first, second = trial_noise(one, (4, 16, 16)), trial_noise(two, (4, 16, 16))
+    correlation = torch.corrcoef(torch.stack((first.flatten(), second.flatten())))[0, 1]
+    assert correlation.abs() < 0.1
+
+
+def test_image_trial_and_seed_are_not_interchangeable():
+    numbers = torch.tensor([1, 2])
+    keys = {int(trial_keys(numbers[[i]], numbers[[j]], s)) for i in range(2) for j in range(2) for s in (1, 2)}
+    assert len(keys) == 8
+
+
+def test_global_random_state_is_left_alone():
+    before = torch.get_rng_state()
+    keys = keys_of(["a"], [0])[0]
+    first = trial_noise(keys, (2, 2)), uniform_timesteps(keys)
+    torch.rand(3)
+    again = trial_noise(keys, (2, 2)), uniform_timesteps(keys)
+    torch.set_rng_state(before)
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    trial_noise(keys, (2, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_noise_is_standard_normal():
+    values = trial_noise(keys_of(["a", "b"], range(10)).flatten(), (4, 32, 32)).double().flatten()
+    n = len(values)
+    assert values.mean().abs() < 4 / n**0.5
+    assert (values.var() - 1).abs() < 4 * (2 / n) ** 0.5
+    for z in (-2, -1, 0, 1, 2):
+        expected = 0.5 * (1 + math.erf(z / 2**0.5))
+        assert (values < z).double().mean() == pytest.approx(expected, abs=4 * (expected * (1 - expected) / n) ** 0.5)
+
+
+def test_uniform_timesteps_are_uniform():
+    timesteps = uniform_timesteps(trial_keys(torch.arange(40_000), torch.tensor(0), 0))
+    counts = torch.bincount(timesteps, minlength=1000)
+    assert timesteps.dtype == torch.int64
+    assert len(counts) == 1000
+    assert counts.min() > 0
+    # Chi-square with 999 degrees of freedom: mean 999, standard deviation 45.
+    assert abs(((counts - 40.0) ** 2 / 40).sum() - 999) < 4 * 45

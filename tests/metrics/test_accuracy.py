@@ -1,0 +1,113 @@
+"""Wilson intervals against published numbers and a search for their definition; accuracies against counting."""
+
+import math
+import random
+
+import pytest
+
+from bigain.metrics.accuracy import accuracies, confusion_matrix, proportion, wilson_interval
+
+Z = 1.959963984540054
+COUNTS = [(k, n) for n in (1, 2, 7, 20, 263) for k in sorted({0, 1, n // 3, n // 2, n - 1, n})]
+FACTORS = {"shape": [0, 0, 1, 1], "fill": [0, 1, 0, 1]}
+
+
+def wilson_by_search(correct, n):
+    """All p0 that a two-sided score test at 5 % does not reject: bisection on both sides of the estimate."""
+
+    def rejected(p0):
+        return abs(correct / n - p0) > Z * math.sqrt(p0 * (1 - p0) / n)
+
+    def border(inside, outside):
+        for _ in range(100):
+            middle = (inside + outside) / 2
+            inside, outside = (inside, middle) if rejected(middle) else (middle, outside)
+        return inside
+
+    return border(correct / n, 0.0), border(correct / n, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("correct", "n", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_equals_the_published_table(correct, n, low, high):
+    """Newcombe, Statistics in Medicine 17 (1998), Table I, method 3."""
+    assert wilson_interval(correct, n) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(("correct", "n"), COUNTS)
+def test_wilson_inverts_the_score_test(correct, n):
+    assert wilson_interval(correct, n) == pytest.approx(wilson_by_search(correct, n), abs=1e-12)
+
+
+@pytest.mark.parametrize(("correct", "n"), COUNTS)
+def test_wilson_is_symmetric_and_stays_in_the_unit_interval(correct, n):
+    low, high = wilson_interval(correct, n)
+    assert 0 <= low <= correct / n <= high <= 1
+    assert low < high
+    assert wilson_interval(n - correct, n) == pytest.approx((1 - high, 1 - low), abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 10, 3669])
+def test_wilson_at_the_ends(n):
+    """The closed forms n / (n + z^2) and z^2 / (n + z^2)."""
+    assert wilson_interval(0, n) == pytest.approx((0.0, Z**2 / (n + Z**2)), abs=1e-12)
+    assert wilson_interval(n, n) == pytest.approx((n / (n + Z**2), 1.0), abs=1e-12)
+
+
+def test_wilson_narrows_with_n():
+    widths = [high - low for low, high in (wilson_interval(n // 2, n) for n in (10, 100, 1000, 10_000))]
+    assert widths == sorted(widths, reverse=True)
+
+
+def test_proportion():
+    low, high = wilson_interval(3, 8)
+    assert proportion(3, 8) == {"value": 0.375, "low": low, "high": high, "n": 8}
+
+
+def test_accuracies_by_hand():
+    """One right, one with the right shape, one with the right fill, one all wrong."""
+    results = accuracies([0, 0, 0, 0], [0, 1, 2, 3], FACTORS)
+    assert {name: estimate["value"] for name, estimate in results.items()} == {"top1": 0.25, "shape": 0.5, "fill": 0.5}
+    assert all(estimate == proportion(round(4 * estimate["value"]), 4) for estimate in results.values())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_accuracies_equal_counting(seed):
+    draw = random.Random(seed)
+    labels, predictions = ([draw.randrange(4) for _ in range(50)] for _ in range(2))
+    results = accuracies(labels, predictions, FACTORS)
+    pairs = list(zip(labels, predictions, strict=True))
+    assert list(results) == ["top1", "shape", "fill"]
+    assert results["top1"] == proportion(len([1 for a, b in pairs if a == b]), 50)
+    assert results["shape"] == proportion(len([1 for a, b in pairs if a // 2 == b // 2]), 50)
+    assert results["fill"] == proportion(len([1 for a, b in pairs if a % 2 == b % 2]), 50)
+
+
+def test_without_factors_there_is_top1_alone():
+    assert list(accuracies([1], [1], {})) == ["top1"]
+
+
+@pytest.mark.parametrize("factors", [{}, FACTORS], ids=["none", "some"])
+def test_labels_and_predictions_must_pair_up(factors):
+    with pytest.raises(ValueError, match="zip"):
+        accuracies([0, 1], [0], factors)
+
+
+def test_confusion_has_true_classes_in_rows():
+    assert confusion_matrix([0, 0, 2, 2, 2], [0, 1, 2, 0, 0], 3) == [[1, 1, 0], [0, 0, 0], [2, 0, 1]]
+
+
+@pytest.mark.parametrize("classes", [2, 5, 37])
+def test_confusion_equals_counting(classes):
+    draw = random.Random(classes)
+    labels, predictions = ([draw.randrange(classes) for _ in range(80)] for _ in range(2))
+    expected = [[0] * classes for _ in range(classes)]
+    for a, b in zip(labels, predictions, strict=True):
+        expected[a][b] += 1
+    matrix = confusion_matrix(labels, predictions, classes)
+    assert matrix == expected
+    assert all(type(count) is int for row in matrix for count in row)
+    top1 = accuracies(labels, predictions, {})["top1"]["value"]
+    assert sum(matrix[c][c] for c in range(classes)) / 80 == top1

@@ -1,0 +1,227 @@
+"""Tiny random diffusers models, the arguments they are called with, and a record of everything on a model."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDPMScheduler, DiTTransformer2DModel, UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+NETWORKS = ("unet", "dit")
+# The U-Net's map is not square, so that a swap of height and width shows; the DiT only knows square ones.
+LATENTS = {"unet": (4, 8, 12), "dit": (4, 16, 16)}
+TOKENS = {"unet": 96, "dit": 64}
+WIDTH = 8  # of the text states
+PROMPT_TOKENS = 8
+
+SD_2_0 = {
+    "sample_size": 64,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "cross_attention_dim": 1024,
+    "attention_head_dim": [5, 10, 20, 20],
+    "use_linear_projection": True,
+}
+DIT_XL_2_512 = {
+    "num_attention_heads": 16,
+    "attention_head_dim": 72,
+    "in_channels": 4,
+    "out_channels": 8,
+    "num_layers": 28,
+    "sample_size": 64,
+    "num_embeds_ada_norm": 1000,
+}
+
+
+class Call(NamedTuple):
+    """What a module got and gave; its hooks have changed the arguments, and not all of them have seen the output."""
+
+    x: Any
+    kwargs: dict[str, Any]
+    output: Any
+
+
+def _seeded(kind: Any, *, seed: int = 0, **config: Any) -> Any:
+    """Build a model with random weights, without moving the global generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = kind(**config)
+        for module in model.modules():
+            if isinstance(module, BasicTransformerBlock):
+                # Fresh attention is nearly uniform; larger weights make it choose, so that a wrong token shows.
+                for weight in module.parameters():
+                    weight.data *= 1.5 if weight.ndim == 2 else 1
+    return model.eval().requires_grad_(False)
+
+
+def tiny_unet(**changes: Any) -> UNet2DConditionModel:
+    """Three levels with blocks at stride 1 (1 down, 2 up), 2 (1 down, 2 up) and 4 (mid)."""
+    config = {
+        "sample_size": LATENTS["unet"][1:],
+        "block_out_channels": (8, 16, 16),
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": WIDTH,
+        "attention_head_dim": (1, 2, 2),
+        "norm_num_groups": 4,
+        "use_linear_projection": True,
+    }
+    return _seeded(UNet2DConditionModel, **{**config, **changes})
+
+
+def tiny_dit(**changes: Any) -> DiTTransformer2DModel:
+    """Five blocks on an 8x8 token map, with learned sigma."""
+    config = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "in_channels": 4,
+        "out_channels": 8,
+        "num_layers": 5,
+        "sample_size": 16,
+        "num_embeds_ada_norm": 10,
+    }
+    return _seeded(DiTTransformer2DModel, **{**config, **changes})
+
+
+def fresh(network: str) -> nn.Module:
+    return tiny_unet() if network == "unet" else tiny_dit()
+
+
+@cache
+def shared(network: str) -> nn.Module:
+    """One model for all tests that leave it as it was; a fixture of tests/compressors checks that they do."""
+    return fresh(network)
+
+
+def on_meta(kind: Any, config: dict[str, Any]) -> nn.Module:
+    with torch.device("meta"):
+        return kind(**config).eval()
+
+
+def inputs(network: str, b: int = 3, *, seed: int = 1, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """Keyword arguments of a forward in the order of its signature, with another timestep per row."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float32).to(dtype)
+
+    timestep = torch.tensor([10, 400, 990])[torch.arange(b) % 3]
+    if network == "unet":
+        states = noise(b, PROMPT_TOKENS, WIDTH)
+        return {"sample": noise(b, *LATENTS[network]), "timestep": timestep, "encoder_hidden_states": states}
+    return {"hidden_states": noise(b, *LATENTS[network]), "timestep": timestep, "class_labels": torch.arange(b) % 10}
+
+
+def rows(given: dict[str, Any], index: slice) -> dict[str, Any]:
+    return {name: value[index] for name, value in given.items()}
+
+
+def forward(model: nn.Module, given: dict[str, Any]) -> Tensor:
+    with torch.no_grad():
+        output: Tensor = model(**given).sample
+    return output
+
+
+def watch(model: nn.Module, given: dict[str, Any], **modules: nn.Module) -> dict[str, Call]:
+    """Run a forward and keep one call of each named module."""
+    seen: dict[str, Call] = {}
+
+    def record(name: str) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            seen[name] = Call(args[0] if args else kwargs.get("hidden_states"), kwargs, output)
+
+        return hook
+
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            stack.enter_context(module.register_forward_hook(record(name), with_kwargs=True))
+        forward(model, given)
+    return seen
+
+
+def snapshot(model: nn.Module) -> dict[Any, Any]:
+    """Everything that can be attached to a model, its classes or torch, by identity."""
+    record: dict[Any, Any] = {"sdpa": F.scaled_dot_product_attention, "global": _contents(vars(nn.modules.module))}
+    for name, module in model.named_modules():
+        record[name] = (type(module), _contents(vars(module)))
+        for kind in type(module).__mro__[:-1]:
+            if kind not in record:
+                record[kind] = _contents(vars(kind))
+    return record
+
+
+def _contents(namespace: Any) -> dict[str, Any]:
+    kept = {}
+    for name, value in dict(namespace).items():
+        # Dictionaries hold the hooks, parameters, buffers and children.
+        is_dict = isinstance(value, dict)
+        kept[name] = {key: id(item) for key, item in value.items()} if is_dict else id(value)
+    return kept
+
+
+def tiny_vae() -> AutoencoderKL:
+    return _seeded(
+        AutoencoderKL,
+        block_out_channels=(4, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=2,
+        sample_size=16,
+    )
+
+
+def tiny_text_encoder() -> CLIPTextModel:
+    config = CLIPTextConfig(
+        vocab_size=54,
+        hidden_size=WIDTH,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=PROMPT_TOKENS,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    return _seeded(CLIPTextModel, config=config)
+
+
+def tiny_tokenizer() -> CLIPTokenizer:
+    """Letters, with and without the end of a word."""
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    vocab = {token: index for index, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=PROMPT_TOKENS)
+
+
+def save_stable_diffusion(folder: Path, *, prediction_type: str = "epsilon", vae: bool = True) -> Path:
+    """A diffusers folder with an 8x8 U-Net, a text encoder and a tokenizer."""
+    parts = {"unet": tiny_unet(sample_size=8), "text_encoder": tiny_text_encoder(), "tokenizer": tiny_tokenizer()}
+    return _save(folder, "StableDiffusionPipeline", parts, prediction_type, vae)
+
+
+def save_dit(folder: Path, *, prediction_type: str = "epsilon", vae: bool = True, learned_sigma: bool = True) -> Path:
+    """A diffusers folder with a DiT on 16x16 latents."""
+    parts = {"transformer": tiny_dit(out_channels=8 if learned_sigma else 4)}
+    return _save(folder, "DiTPipeline", parts, prediction_type, vae)
+
+
+def _save(folder: Path, pipeline: str, parts: dict[str, Any], prediction_type: str, vae: bool) -> Path:
+    parts = {**parts, "scheduler": DDPMScheduler(beta_schedule="scaled_linear", prediction_type=prediction_type)}
+    parts = {**parts, "vae": tiny_vae()} if vae else parts
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+    library = {"text_encoder": "transformers", "tokenizer": "transformers"}
+    index = {name: [library.get(name, "diffusers"), type(part).__name__] for name, part in parts.items()}
+    missing = {} if vae else {"vae": [None, None]}
+    text = json.dumps({"_class_name": pipeline, "_diffusers_version": "0.35.0", **index, **missing})
+    (folder / "model_index.json").write_text(text)
+    return folder

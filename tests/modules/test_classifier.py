@@ -1,0 +1,179 @@
+"""The diffusion classifier against an exhaustive loop, and what its numbers may not depend on."""
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+
+from bigain.backbones import DiT, StableDiffusion
+from bigain.compressors import LGTM, SiTo, ToMe
+from bigain.data import ShapeTextures
+from bigain.diffusion.trials import trial_grid, trial_keys, trial_noise
+from bigain.errors import InputError
+from bigain.modules import DiffusionClassifier
+from bigain.tokens.randomness import stable_hash
+
+
+class Keep(Callback):
+    """Collects what predict_step returns."""
+
+    def __init__(self):
+        self.records = {}
+
+    def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+        self.records.update({record.image_id: record for record in outputs})
+
+
+def run(*callbacks, images=3, batch_size=2, backbone=None, precision="32-true", data=None, **settings):
+    keep = Keep()
+    module = DiffusionClassifier(backbone or DiT("shapes_dit"), **settings)
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        precision=precision,
+        callbacks=[keep, *callbacks],
+    )
+    data = data or ShapeTextures(images=images, batch_size=batch_size)
+    trainer.predict(module, datamodule=data, return_predictions=False)
+    return keep.records
+
+
+def exhaustive(backbone, image_id, image, trials, seed, classes=16):
+    """Every class at every trial, one row at a time, straight from the protocol."""
+    latents = backbone.encode(image[None])
+    table = torch.empty(classes, trials)
+    for j, t in enumerate(trial_grid(trials)):
+        key = trial_keys(torch.tensor([stable_hash(image_id)]), torch.tensor([j]), seed)
+        noise = trial_noise(key, latents.shape[1:])
+        abar = backbone.alpha_bar(torch.tensor([t]))
+        noisy = abar.sqrt() * latents + (1 - abar).sqrt() * noise
+        for label in range(classes):
+            predicted = backbone.predict_noise(
+                noisy, torch.tensor([t]), backbone.conditions([""] * 16, range(16))[[label]]
+            )
+            table[label, j] = (noise - predicted).square().mean()
+    return table
+
+
+@torch.inference_mode()
+def test_keep_null_agrees_with_an_exhaustive_loop():
+    backbone = DiT("shapes_dit")
+    records = run(backbone=backbone, trials=[2, 4], keep=None, images=2, seed=3)
+    data = ShapeTextures(images=2)
+    data.setup("predict")
+    for item in data.items:
+        expected = exhaustive(backbone, item.image_id, data.read_image(item), 4, 3)
+        record = records[item.image_id]
+        got = torch.full((16, 4), torch.nan)
+        got[record.classes, record.trials] = torch.tensor(record.errors)
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+        assert record.prediction == expected.mean(1).argmin()
+
+
+def test_staged_pruning_evaluates_what_the_protocol_says():
+    records = run(trials=[2, 4], keep=[3, 1])
+    for record in records.values():
+        assert len(record.errors) == 16 * 2 + 3 * 2
+        assert [len(stage) for stage in record.survivors] == [3, 1]
+        assert record.survivors[-1] == [record.prediction]
+        # Stage one: the middle of each half of the grid of 4; stage two: the rest, for survivors only.
+        assert {t for t, c in zip(record.timesteps, record.classes, strict=True) if c not in record.survivors[0]} == {
+            trial_grid(4)[1],
+            trial_grid(4)[3],
+        }
+
+
+def test_stages_share_noise_with_the_exhaustive_run():
+    full = run(trials=[2, 4], keep=None, images=2)
+    staged = run(trials=[2, 4], keep=[3, 1], images=2)
+    for image_id, record in staged.items():
+        known = {
+            (c, j): e
+            for c, j, e in zip(full[image_id].classes, full[image_id].trials, full[image_id].errors, strict=True)
+        }
+        for c, j, e in zip(record.classes, record.trials, record.errors, strict=True):
+            assert e == pytest.approx(known[c, j], rel=1e-4)
+
+
+@pytest.mark.parametrize("compressor", [None, LGTM(ratio=0.5), ToMe(ratio=0.5), SiTo(ratio=0.5)], ids=str)
+def test_numbers_do_not_depend_on_batching_or_order(compressor):
+    callbacks = [compressor] if compressor else []
+    settings = {"trials": [1, 2], "keep": [2, 1], "seed": 1}
+    one = run(*callbacks, batch_size=1, rows_per_forward=5, **settings)
+    all_at_once = run(*callbacks, batch_size=3, rows_per_forward=64, **settings)
+    for image_id, record in one.items():
+        assert record.prediction == all_at_once[image_id].prediction
+        assert record.errors == pytest.approx(all_at_once[image_id].errors, rel=1e-3)
+
+
+def test_the_seed_changes_the_noise_and_repeating_a_run_changes_nothing():
+    settings = {"trials": [1, 2], "keep": [2, 1], "images": 1}
+    first, again, other = run(seed=0, **settings), run(seed=0, **settings), run(seed=1, **settings)
+    (image_id,) = first
+    assert first[image_id].errors == again[image_id].errors
+    assert first[image_id].errors != other[image_id].errors
+
+
+@pytest.mark.parametrize("loss", ["l1", "huber"])
+def test_losses_differ_from_l2(loss):
+    settings = {"trials": [1, 2], "keep": [2, 1], "images": 1}
+    assert next(iter(run(loss=loss, **settings).values())).errors != next(iter(run(**settings).values())).errors
+
+
+def test_uniform_timesteps_differ_per_image():
+    records = list(run(timesteps="uniform", trials=[1, 4], keep=None, images=2).values())
+    assert set(records[0].timesteps) != set(records[1].timesteps)
+
+
+def test_errors_are_float32_when_the_network_is_bf16():
+    records = run(trials=[1, 2], keep=[2, 1], images=1, precision="bf16-true")
+    reference = run(trials=[1, 2], keep=None, images=1)
+    (record,), (full,) = records.values(), reference.values()
+    known = {(c, j): e for c, j, e in zip(full.classes, full.trials, full.errors, strict=True)}
+    rounded = torch.tensor(record.errors).bfloat16().float()
+    assert not torch.equal(rounded, torch.tensor(record.errors))
+    for c, j, e in zip(record.classes, record.trials, record.errors, strict=True):
+        assert e == pytest.approx(known[c, j], rel=0.2)
+
+
+def test_finished_images_are_not_computed_again():
+    module_seen = []
+
+    class Finish(Callback):
+        def setup(self, trainer, pl_module, stage):
+            pl_module.finished = frozenset({"test/000001"})
+            module_seen.append(pl_module)
+
+    assert set(run(Finish(), trials=[1, 2], keep=[2, 1])) == {"test/000000", "test/000002"}
+
+
+def test_the_unet_classifies_by_prompt():
+    (record,) = run(backbone=StableDiffusion("shapes_unet"), trials=[1, 2], keep=[2, 1], images=1).values()
+    assert len(record.errors) == 16 + 2
+    assert 0 <= record.prediction < 16
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"keep": [5]}, "2 stages"),
+        ({"keep": [5, 2]}, "ending in 1"),
+        ({"trials": [20, 5]}, "ascending"),
+        ({"keep": [1, 5, 1], "trials": [1, 2, 3]}, "not grow"),
+        ({"rows_per_forward": 0}, "rows_per_forward"),
+        ({"loss": "l3"}, "l2, l1, huber"),
+        ({"timesteps": "odd"}, "grid, uniform"),
+        ({"budget": "half"}, "cumulative, released"),
+    ],
+)
+def test_bad_settings_are_refused(settings, words):
+    with pytest.raises(InputError, match=words):
+        DiffusionClassifier(DiT("shapes_dit"), **settings)
+
+
+def test_evaluations_per_image_are_5k_plus_75():
+    module = DiffusionClassifier(DiT("shapes_dit"))
+    assert [module.evaluations_per_image(k) for k in (37, 80, 100)] == [260, 475, 575]

@@ -1,0 +1,236 @@
+"""The real command line on real files: what users type, what they get back, what they are told."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import bigain
+from bigain.cli import main
+from bigain.configuration import shipped_configs
+
+QUICK = ["--model.trials", "[1,2]", "--model.keep", "[2,1]", "--data.images", "4", "--data.batch_size", "2"]
+QUICK += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+ASSETS = Path(bigain.__file__).parent / "assets"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Every test runs in an empty directory, so bare config names have to be found in the package."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bigain"])
+
+
+def predict(*args, config="demo_lgtm.yaml"):
+    return main(["predict", "--config", config, *QUICK, *args])
+
+
+def run_directory():
+    (folder,) = Path("runs").iterdir()
+    return folder
+
+
+def results(folder=None):
+    return json.loads(((folder or run_directory()) / "results.json").read_text())
+
+
+def refused(capsys, *args, config="demo_lgtm.yaml"):
+    """The one message of a refused run."""
+    assert predict(*args, config=config) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    message = [line for line in lines if line.startswith("bigain: error: ")]
+    assert len(message) == 1, lines
+    assert "Traceback" not in "\n".join(lines)
+    return message[0]
+
+
+def test_predict_writes_a_run_directory_and_a_summary(capsys):
+    assert predict() == 0
+    told = capsys.readouterr().out
+    for word in ("ShapeTextures, 4 images", "shapes_dit", "LGTM(ratio=0.5", "256 -> 128", "top1", "shape", "fill"):
+        assert word in told
+    assert str(run_directory()) in told
+    found = results()
+    assert found["schema_version"] == 1
+    assert set(found) >= {"metrics", "sites", "flops", "timing", "environment", "fingerprint", "compressors"}
+    assert found["metrics"]["top1"]["n"] == 4
+    assert found["evaluations"] == {"per_image": 18.0, "planned_per_image": 18}
+    assert [site["tokens_out"] for site in found["sites"]] == [128] * 4
+    assert found["compressors"][0]["settings"]["score"] == "laplacian_l1"
+    lines = (run_directory() / "predictions/rank-0.jsonl").read_text().splitlines()
+    assert [json.loads(line)["image_id"] for line in lines] == [f"test/{i:06d}" for i in range(4)]
+    columns = np.load(run_directory() / "predictions/predictions.npz", allow_pickle=False)
+    assert columns["errors"].shape == (4, 16, 2)
+    assert yaml.safe_load((run_directory() / "config.yaml").read_text())["compressor"]["init_args"]["ratio"] == 0.5
+
+
+def test_tensorboard_scalars_are_the_results():
+    predict()
+    events = EventAccumulator(str(run_directory() / "tensorboard"))
+    events.Reload()
+    assert events.Scalars("metrics/top1")[0].value == pytest.approx(results()["metrics"]["top1"]["value"])
+    assert events.Scalars("flops/gflops_per_evaluation")[0].value > 0
+
+
+def test_a_saved_config_reproduces_the_run(tmp_path):
+    predict()
+    saved = tmp_path / "saved.yaml"
+    saved.write_text((run_directory() / "config.yaml").read_text())
+    first = np.load(run_directory() / "predictions/predictions.npz")["errors"]
+    assert main(["predict", "--config", str(saved), "--output", "again"]) == 0
+    assert np.array_equal(first, np.load("again/predictions/predictions.npz")["errors"], equal_nan=True)
+
+
+def test_a_second_run_continues_and_a_changed_one_goes_elsewhere(capsys):
+    predict()
+    log = run_directory() / "predictions/rank-0.jsonl"
+    whole = log.read_text()
+    # A kill in the middle of the third image's line.
+    log.write_text("".join(whole.splitlines(keepends=True)[:2]) + whole.splitlines()[2][:40])
+    capsys.readouterr()
+    assert predict("--data.batch_size", "1") == 0
+    assert "2 images were already done" in capsys.readouterr().out
+    ids = [json.loads(line)["image_id"] for line in log.read_text().splitlines()]
+    assert sorted(ids) == [f"test/{i:06d}" for i in range(4)]
+    assert predict("--compressor.ratio", "0.3") == 0
+    assert len(list(Path("runs").iterdir())) == 2
+
+
+def test_another_configuration_in_the_same_directory_is_refused_with_the_difference(capsys):
+    predict("--output", "here")
+    message = refused(capsys, "--output", "here", "--compressor.ratio", "0.3")
+    assert "compressor.init_args.ratio: 0.5 -> 0.3" in message
+    assert predict("--output", "here", "--compressor.ratio", "0.3", "--overwrite", "true") == 0
+    assert results(Path("here"))["compressors"][0]["settings"]["ratio"] == 0.3
+
+
+def test_a_directory_with_other_files_is_refused_and_left_alone(capsys):
+    Path("mine").mkdir()
+    Path("mine/thesis.tex").write_text("x")
+    assert "not a run directory" in refused(capsys, "--output", "mine", "--overwrite", "true")
+    assert [path.name for path in Path("mine").iterdir()] == ["thesis.tex"]
+
+
+def test_baseline_runs_the_same_without_compression(capsys):
+    assert predict("--baseline", "true") == 0
+    told = capsys.readouterr().out
+    assert "top1 without" in told
+    assert "% less" in told
+    plain = results(run_directory() / "baseline")
+    assert plain["compressors"] == []
+    assert plain["flops"]["gflops_per_evaluation"] > results()["flops"]["gflops_per_evaluation"]
+
+
+def test_compressor_null_is_the_uncompressed_model(capsys):
+    assert predict("--compressor", "null", "--output", "a") == 0
+    assert predict(config="demo_none.yaml") == 0
+    a = np.load("a/predictions/predictions.npz")["errors"]
+    assert np.array_equal(a, np.load(run_directory() / "predictions/predictions.npz")["errors"], equal_nan=True)
+
+
+def test_one_seed_reaches_module_and_compressor():
+    predict("--compressor", "ToMe", "--compressor.ratio", "0.5", "--seed", "7")
+    assert results()["protocol"]["seed"] == 7
+    assert results()["compressors"][0]["settings"]["seed"] == 7
+
+
+def test_two_compressors_on_disjoint_sites():
+    second = "--trainer.callbacks=[{class_path: bigain.compressors.ToDo, init_args: {factor: 2, where: {blocks: [2]}}}]"
+    assert predict("--compressor.where.blocks", "[0, 1]", second) == 0
+    assert [(s["index"], s["compressor"]) for s in results()["sites"]] == [(2, "ToDo"), (0, "LGTM"), (1, "LGTM")]
+
+
+def test_trainer_options_keep_working():
+    assert predict("--trainer.limit_predict_batches", "1", "--trainer.logger", "false") == 0
+    assert results()["dataset"]["images"] == 2
+    assert not (run_directory() / "tensorboard").exists()
+    assert predict("--trainer.fast_dev_run", "true", "--output", "fast") == 0
+
+
+def test_python_m_bigain_in_a_process_of_its_own():
+    command = [sys.executable, "-m", "bigain", "predict", "--config", "demo_unet_iekvd.yaml", *QUICK]
+    done = subprocess.run([*command, "--data.images", "1"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "IEKVD(factor=2, alpha=0.9)" in done.stdout
+    assert "tokens 1024 -> 256" in done.stdout
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("bigain 0.")
+
+
+@pytest.mark.parametrize("path", sorted(shipped_configs().glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_config_parses_and_says_what_it_is(path, capsys):
+    assert path.read_text().startswith("# ")
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", "--config", path.name, "--print_config"])
+    assert stop.value.code == 0
+    merged = yaml.safe_load(capsys.readouterr().out)
+    assert merged["model"]["class_path"] == "bigain.modules.DiffusionClassifier"
+    method = path.stem.split("_", 1)[1].removeprefix("unet_").replace("_", "")
+    compressor = merged["compressor"]
+    assert method == ("none" if compressor is None else compressor["class_path"].rpartition(".")[2].lower())
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--compressor", "Foo"], ["Foo", "LGTM"]),
+        (["--compressor.rati", "0.5"], ["rati"]),
+        (["--compressor.ratio", "0.9"], ["0.9", "0.75"]),
+        (["--compressor.destination", "cel"], ["cel", "released"]),
+        (["--compressor.where.blocks", "[9]"], ["site 9", "0 to 3"]),
+        (["--compressor.where.part", "mid"], ["no site", "mid"]),
+        (["--compressor.ratio", "0.001"], ["0.001", "removes nothing"]),
+        (["--compressor", "ToDo", "--compressor.factor", "50"], ["50", "16x16"]),
+        (["--trainer.callbacks", "{class_path: bigain.compressors.ToDo, init_args: {factor: 2}}"], ["LGTM", "ToDo"]),
+        (["--data.limit", "99"], ["99", "4"]),
+        (["--data.subset", "none.txt"], ["none.txt"]),
+        (["--model.backbone.model", "no_such_folder"], ["no_such_folder", "shapes_dit"]),
+        (["--model.backbone.model", "shapes_unet"], ["shapes_unet", "transformer"]),
+        (["--nonsense", "1"], ["nonsense"]),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
+)
+def test_bad_input_ends_with_one_message(capsys, args, words):
+    message = refused(capsys, *args)
+    for word in words:
+        assert word in message
+
+
+def test_a_missing_config_is_named(capsys):
+    assert main(["predict", "--config", "nope.yaml"]) == 2
+    assert "nope.yaml" in capsys.readouterr().err
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A private copy of the embedded DiT folder."""
+    import shutil
+
+    return Path(shutil.copytree(ASSETS / "shapes_dit", tmp_path / "model"))
+
+
+def test_a_model_without_weights(capsys, model):
+    (model / "transformer/diffusion_pytorch_model.safetensors").unlink()
+    assert "holds no weights" in refused(capsys, "--model.backbone.model", str(model))
+
+
+def test_a_pickle_is_not_loaded(capsys, model):
+    weights = model / "transformer/diffusion_pytorch_model.safetensors"
+    assert load_file(weights)
+    weights.rename(weights.with_suffix(".bin"))
+    assert "pickle" in refused(capsys, "--model.backbone.model", str(model))
+
+
+def test_truncated_weights(capsys, model):
+    weights = model / "transformer/diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:10_000])
+    assert "transformer" in refused(capsys, "--model.backbone.model", str(model))
