@@ -62,7 +62,8 @@ class BiGainCLI(LightningCLI):
         )
         parser.add_argument("--overwrite", type=bool, default=False, help="delete what is in the run directory first")
         parser.add_argument("--baseline", type=bool, default=False, help="also run without compression and compare")
-        for target in ("model", "data", "compressor"):
+        # Where a class takes no seed, the link does nothing.
+        for target in ("model", "data", "compressor", "compressor.init_args.inner"):
             parser.link_arguments("seed", f"{target}.init_args.seed")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

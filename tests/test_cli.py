@@ -234,3 +234,11 @@ def test_truncated_weights(capsys, model):
     weights = model / "transformer/diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:10_000])
     assert "transformer" in refused(capsys, "--model.backbone.model", str(model))
+
+
+def test_the_seed_reaches_the_merger_inside_cam():
+    assert (
+        predict("--compressor", "CAM", "--compressor.inner", "ToMe", "--compressor.inner.ratio", "0.5", "--seed", "9")
+        == 0
+    )
+    assert results()["compressors"][0]["settings"]["inner"]["settings"]["seed"] == 9

@@ -64,7 +64,11 @@ def _refuse_unsuitable(attention: nn.Module, site: Site) -> None:
     if getattr(site.block, "only_cross_attention", False):
         raise InputError(f"{site.name} has no self-attention whose keys could be downsampled")
     if getattr(attention, "fused_projections", False):
-        raise InputError(f"{site.name} has fused QKV projections; call unfuse_qkv_projections() first")
+        # diffusers' unfuse_qkv_projections() leaves this mark on the attention.
+        raise InputError(
+            f"{site.name} has fused QKV projections; call unfuse_qkv_projections() on the network and then "
+            "fuse_projections(fuse=False) on the block's attn1"
+        )
     if getattr(attention, "norm_q", None) is not None or getattr(attention, "norm_k", None) is not None:
         raise InputError(f"{site.name} normalises queries and keys, so downsampling before the projection differs")
 

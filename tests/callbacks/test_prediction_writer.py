@@ -1,5 +1,6 @@
 """Prediction logs: append-only, readable at any moment, continued after a kill."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -127,6 +128,16 @@ def test_lines_are_on_disk_after_every_batch(tmp_path, writer):
     for i, name in enumerate(IDS):
         write(one, name)
         assert list(read_records(tmp_path / "predictions")) == IDS[: i + 1]
+
+
+def test_every_batch_is_synced(writer, monkeypatch):
+    """Against a power cut, not only a kill."""
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    one, _ = writer()
+    write(one, "a")
+    write(one, "b", "c")
+    assert len(synced) == 2
 
 
 @pytest.mark.parametrize("outputs", [None, [], ()], ids=str)

@@ -1,0 +1,110 @@
+"""CAM: one plan per stage and forward."""
+
+import pytest
+import torch
+from cases import every_network
+from models import forward, inputs, shared
+
+from bigain.compressors import ABM, CAM, LGTM, SiTo, ToMe, Where
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """Which sites a merger plans at, and the plans."""
+
+    def spy(merger):
+        calls = []
+
+        def plan(x, site, context):
+            made = type(merger).plan(merger, x, site, context)
+            calls.append((site.index, made))
+            return made
+
+        monkeypatch.setattr(merger, "plan", plan)
+        return calls
+
+    return spy
+
+
+STAGES = [
+    pytest.param("unet", Where(), [0, 5], id="unet-stride-1"),
+    # Down at 1 and 2, mid, up at 2 and 1.
+    pytest.param("unet", Where(max_stride=4), [0, 1, 2, 3, 5], id="unet-all"),
+    pytest.param("unet", Where(min_stride=2, max_stride=2, part="up"), [3], id="unet-up-2"),
+    pytest.param("unet", Where(blocks=[6]), [6], id="unet-last"),
+    pytest.param("dit", Where(), [0], id="dit-all"),
+    pytest.param("dit", Where(blocks=[1, 3]), [1], id="dit-two"),
+]
+
+
+@pytest.mark.parametrize(("network", "where", "sites"), STAGES)
+def test_plans_once_per_stage_and_forward(network, where, sites, planned):
+    model = shared(network)
+    cam = CAM(LGTM(ratio=0.5, where=where))
+    calls = planned(cam.inner)
+    with cam.applied_to(model):
+        forward(model, inputs(network))
+        assert [index for index, _ in calls] == sites
+        forward(model, inputs(network))
+        assert [index for index, _ in calls] == sites * 2
+
+
+@every_network
+def test_the_cache_dies_with_the_forward(network):
+    model, cam = shared(network), CAM(LGTM(ratio=0.5))
+    expected = []
+    for seed in (1, 2):
+        with cam.applied_to(model):
+            expected.append(forward(model, inputs(network, seed=seed)))
+    with cam.applied_to(model):
+        forward(model, inputs(network, 2, seed=3))
+        for seed in (1, 2, 1):
+            assert torch.equal(forward(model, inputs(network, seed=seed)), expected[seed - 1])
+
+
+@every_network
+def test_later_sites_use_the_plan_of_the_first(network, planned):
+    """The formula with the first plan at every site, through a merger that is told its plans."""
+    model, given = shared(network), inputs(network)
+    cam = CAM(LGTM(ratio=0.5))
+    calls = planned(cam.inner)
+    with cam.applied_to(model):
+        output = forward(model, given)
+    plans = dict(calls)
+    told = LGTM(ratio=0.5)
+    told.plan = lambda x, site, context: plans[max(index for index in plans if index <= site.index)]
+    with told.applied_to(model):
+        assert torch.equal(forward(model, given), output)
+    with LGTM(ratio=0.5).applied_to(model):
+        assert not torch.allclose(forward(model, given), output, atol=1e-4)
+
+
+@pytest.mark.parametrize("inner", [ToMe, LGTM, ABM, SiTo])
+def test_a_stage_of_one_site_is_the_inner_method(inner):
+    model, given = shared("unet"), inputs("unet")
+    with inner(ratio=0.5, where=Where(part="down")).applied_to(model):
+        expected = forward(model, given)
+    with CAM(inner(ratio=0.5, where=Where(part="down"))).applied_to(model):
+        assert torch.equal(forward(model, given), expected)
+
+
+def test_takes_its_settings_from_the_inner_method():
+    inner = ToMe(ratio=0.5, where=Where(part="up"), modules=["mlp"], metric="attn_input", seed=3)
+    cam = CAM(inner)
+    assert (cam.where, cam.modules, cam.metric) == (inner.where, inner.modules, inner.metric)
+    model, given = shared("unet"), inputs("unet")
+    outputs = []
+    for seed in (3, 4):
+        with CAM(ToMe(ratio=0.5, seed=seed)).applied_to(model):
+            outputs.append(forward(model, given))
+    assert not torch.equal(*outputs)
+
+
+def test_two_caches_do_not_mix():
+    """Two wrappers at disjoint sites of one stage plan for themselves."""
+    model, given = shared("dit"), inputs("dit")
+    first, second = CAM(LGTM(ratio=0.5, where=Where(blocks=[0, 1]))), CAM(LGTM(ratio=0.25, where=Where(blocks=[2, 3])))
+    with first.applied_to(model), second.applied_to(model):
+        output = forward(model, given)
+    with second.applied_to(model), first.applied_to(model):
+        assert torch.equal(forward(model, given), output)

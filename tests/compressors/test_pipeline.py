@@ -1,0 +1,199 @@
+"""Plain diffusers pipelines, and the Lightning path."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DiTPipeline, StableDiffusionPipeline
+from lightning.pytorch import LightningModule, Trainer
+from models import forward, fresh, inputs, snapshot, tiny_dit, tiny_text_encoder, tiny_tokenizer, tiny_unet, tiny_vae
+from torch import nn
+from torch.utils.data import DataLoader
+
+from bigain.backbones import row_keys
+from bigain.compressors import CAM, IEKVD, LGTM, SiTo, ToDo, ToMe, Where
+from bigain.compressors.base import _owners
+from bigain.diffusion.schedules import Linear
+
+COMPRESSORS = [LGTM(ratio=0.5), ToMe(ratio=0.5), CAM(SiTo()), IEKVD(factor=2, alpha=Linear(0.8, 1.2))]
+
+
+class Boom(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def stable_diffusion():
+    pipe = StableDiffusionPipeline(
+        unet=tiny_unet(sample_size=8),
+        vae=tiny_vae(),
+        text_encoder=tiny_text_encoder(),
+        tokenizer=tiny_tokenizer(),
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def dit():
+    # The pipeline's null class is number 1000.
+    pipe = DiTPipeline(tiny_dit(num_embeds_ada_norm=1000), tiny_vae(), DDIMScheduler(clip_sample=False))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def draw(pipe, prompts, **kwargs):
+    generator = torch.Generator().manual_seed(0)
+    return pipe(prompts, num_inference_steps=2, generator=generator, output_type="np", **kwargs).images
+
+
+@pytest.mark.parametrize("compressor", COMPRESSORS, ids=lambda compressor: type(compressor).__name__)
+def test_stable_diffusion_pipeline(stable_diffusion, compressor):
+    pipe, prompts = stable_diffusion, ["a cat", "a dog"]
+    before = snapshot(pipe.unet)
+    plain = draw(pipe, prompts)
+    with compressor.applied_to(pipe.unet):
+        compressed = draw(pipe, prompts)
+        assert (draw(pipe, prompts) == compressed).all()
+    assert compressed.shape == (2, 16, 16, 3)
+    assert abs(compressed - plain).max() > 1e-3
+    assert (draw(pipe, prompts) == plain).all()
+    assert snapshot(pipe.unet) == before
+
+
+@pytest.mark.parametrize("compressor", COMPRESSORS, ids=lambda compressor: type(compressor).__name__)
+@pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
+def test_dit_pipeline(dit, compressor, guidance_scale):
+    plain = draw(dit, [1, 5], guidance_scale=guidance_scale)
+    with compressor.applied_to(dit.transformer):
+        compressed = draw(dit, [1, 5], guidance_scale=guidance_scale)
+    assert abs(compressed - plain).max() > 1e-3
+    assert (draw(dit, [1, 5], guidance_scale=guidance_scale) == plain).all()
+
+
+def test_an_exception_in_a_pipeline(stable_diffusion):
+    pipe = stable_diffusion
+    before, plain = snapshot(pipe.unet), draw(pipe, "a cat")
+
+    def stop(*_):
+        raise Boom
+
+    with pytest.raises(Boom), LGTM(ratio=0.5).applied_to(pipe.unet):
+        draw(pipe, "a cat", callback_on_step_end=stop)
+    assert snapshot(pipe.unet) == before
+    assert (draw(pipe, "a cat") == plain).all()
+
+
+def test_a_pipeline_is_not_a_network(stable_diffusion):
+    with pytest.raises(ValueError, match=r"StableDiffusionPipeline is not a network.*pass pipe\.unet"):
+        LGTM(ratio=0.5).install(stable_diffusion)
+
+
+class LateBackbone(nn.Module):
+    """Has no network before it is asked to load."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def load(self):
+        if not hasattr(self, "denoiser"):
+            self.denoiser = fresh(self.network)
+
+
+class Denoising(LightningModule):
+    def __init__(self, network="unet", fail=False):
+        super().__init__()
+        self.backbone = LateBackbone(network)
+        self.fail = fail
+        self.default_dtypes = set()
+
+    def predict_step(self, batch, batch_idx):
+        self.default_dtypes.add(torch.get_default_dtype())
+        with row_keys(torch.arange(len(batch["timestep"]))):
+            output = self.backbone.denoiser(**batch).sample
+        if self.fail and batch_idx == 1:
+            raise Boom
+        return output
+
+
+def trainer(*callbacks, **options):
+    quiet = dict.fromkeys(["logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"], False)
+    return Trainer(accelerator="cpu", devices=1, callbacks=list(callbacks), **quiet, **options)
+
+
+def batches(network="unet"):
+    return DataLoader([inputs(network, 2, seed=seed) for seed in (1, 2)], batch_size=None)
+
+
+def expected_of(compressor, network="unet"):
+    with compressor.applied_to(fresh(network)) as model, row_keys(torch.arange(2)):
+        return [forward(model, batch) for batch in batches(network)]
+
+
+# Two items need no workers.
+few_workers = pytest.mark.filterwarnings("ignore:The 'predict_dataloader' does not have many workers")
+
+
+@few_workers
+@pytest.mark.parametrize("network", ["unet", "dit"])
+@pytest.mark.parametrize("compressor", COMPRESSORS, ids=lambda compressor: type(compressor).__name__)
+def test_lightning_predicts_as_the_context_does(compressor, network):
+    module = Denoising(network)
+    expected = expected_of(compressor, network)
+    clean = snapshot(fresh(network)).keys()
+    for _ in range(2):
+        predictions = trainer(compressor).predict(module, batches(network))
+        assert all(map(torch.equal, predictions, expected))
+        assert not _owners
+    assert snapshot(module.backbone.denoiser).keys() == clean
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    plain = fresh(network)
+    for batch in batches(network):
+        assert torch.equal(forward(module.backbone.denoiser, batch), forward(plain, batch))
+
+
+@few_workers
+def test_lightning_undoes_after_an_exception():
+    module, compressor = Denoising(fail=True), LGTM(ratio=0.5)
+    with pytest.raises(Boom):
+        trainer(compressor).predict(module, batches())
+    assert not _owners
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    module.fail = False
+    assert all(map(torch.equal, trainer(compressor).predict(module, batches()), expected_of(compressor)))
+
+
+@few_workers
+def test_lightning_with_two_compressors():
+    first, second = LGTM(ratio=0.5, where=Where(part="down")), ToDo(factor=2, where=Where(part="up"))
+    predictions = trainer(first, second).predict(Denoising(), batches())
+    model = fresh("unet")
+    with first.applied_to(model), second.applied_to(model):
+        assert torch.equal(predictions[0], forward(model, inputs("unet", 2, seed=1)))
+
+
+@few_workers
+def test_lightning_refuses_two_on_one_site():
+    module = Denoising()
+    with pytest.raises(ValueError, match=r"ToDo cannot act on .*: LGTM is installed there"):
+        trainer(LGTM(ratio=0.5), ToDo(factor=2)).predict(module, batches())
+    assert not _owners
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+
+
+@few_workers
+@pytest.mark.parametrize("compressor", COMPRESSORS, ids=lambda compressor: type(compressor).__name__)
+def test_lightning_in_half_precision(compressor):
+    module = Denoising()
+    predictions = trainer(compressor, precision="bf16-true").predict(module, batches())
+    assert module.default_dtypes == {torch.bfloat16}
+    assert torch.get_default_dtype() == torch.float32
+    assert {output.dtype for output in predictions} == {torch.bfloat16}
+    assert all(output.isfinite().all() for output in predictions)
+    model = fresh("unet").to(torch.bfloat16)
+    for seed, output in zip((1, 2), predictions, strict=True):
+        with compressor.applied_to(model), row_keys(torch.arange(2)):
+            assert torch.equal(forward(model, inputs("unet", 2, seed=seed, dtype=torch.bfloat16)), output)

@@ -1,0 +1,210 @@
+"""The random choice of a row is a function of (seed, row key, site): never of batch, content or class."""
+
+import pytest
+import torch
+from cases import every_network
+from models import forward, inputs, shared
+
+import bigain.compressors.lgtm
+import bigain.compressors.merging
+import bigain.compressors.sito
+import bigain.compressors.tome
+from bigain.backbones import row_keys
+from bigain.backbones.forward import ForwardContext
+from bigain.backbones.sites import layout_of
+from bigain.compressors import CAM, LGTM, SiTo, ToMe, Where
+
+
+def tome(**kwargs):
+    return ToMe(ratio=0.5, **kwargs)
+
+
+def lgtm(destination="random", **kwargs):
+    return LGTM(ratio=0.5, destination=destination, **kwargs)
+
+
+def sito(**kwargs):
+    # Noise that outweighs the similarities.
+    return SiTo(noise_alpha=100.0, **kwargs)
+
+
+every_random = pytest.mark.parametrize("make", [tome, lgtm, sito])
+every_redrawn = pytest.mark.parametrize("make", [tome, lgtm])
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Every random table of a forward, in the order of the sites."""
+    tables = []
+
+    def record(module, name):
+        original = getattr(module, name)
+
+        def spy(*args, **kwargs):
+            tables.append(original(*args, **kwargs))
+            return tables[-1]
+
+        monkeypatch.setattr(module, name, spy)
+
+    record(bigain.compressors.merging, "random_destinations")
+    record(bigain.compressors.sito, "random_normal")
+    return tables
+
+
+def choose(compressor, given, network="unet", keys=None, classes=None):
+    """Run a forward."""
+    with compressor.applied_to(shared(network)) as model:
+        if keys is None:
+            return forward(model, given)
+        classes = None if classes is None else torch.tensor(classes)
+        with row_keys(torch.tensor(keys), classes):
+            return forward(model, given)
+
+
+@every_random
+@every_network
+def test_rows_of_equal_key_choose_alike(make, network, drawn):
+    choose(make(), inputs(network, 4), network, [8, 9, 8, 2**40])
+    assert len(drawn) == {"unet": 3, "dit": 5}[network]
+    for table in drawn:
+        assert torch.equal(table[0], table[2])
+        assert not torch.equal(table[0], table[1])
+        assert not torch.equal(table[0], table[3])
+
+
+@every_random
+def test_batch_position_and_content_do_not_matter(make, drawn):
+    choose(make(), inputs("unet", 3), "unet", [7, 8, 9])
+    batch, drawn[:] = list(drawn), []
+    choose(make(), inputs("unet", 5, seed=2), "unet", [1, 9, 2, 3, 8])
+    for first, second in zip(batch, drawn, strict=True):
+        assert torch.equal(first[2], second[1])
+        assert torch.equal(first[1], second[4])
+
+
+@every_random
+def test_seeds_and_sites_choose_differently(make, drawn):
+    choose(make(seed=0), inputs("unet", 1), "unet", [7])
+    choose(make(seed=1), inputs("unet", 1), "unet", [7])
+    assert len(drawn) == 6
+    assert len({tuple(table.flatten().tolist()) for table in drawn}) == 6
+
+
+@every_random
+@pytest.mark.parametrize("value", [500, 500.0, 0, 999, 500.5, 0.1], ids=str)
+def test_without_keys_the_value_of_the_timestep_counts(make, value, drawn):
+    """Whether it comes as a number or as a tensor of any shape; 0.1 is no float32 number."""
+    given = inputs("unet", 2)
+    exact = torch.float64 if isinstance(value, float) else torch.int64
+    forms = [
+        value,
+        torch.tensor(value),
+        torch.tensor(value, dtype=exact),
+        torch.tensor([value], dtype=torch.float32),
+        torch.tensor([value, value]),
+    ]
+    outputs = [choose(make(), {**given, "timestep": form}) for form in forms]
+    tables = [drawn[i : i + 3] for i in range(0, 15, 3)]
+    for table in tables[1:]:
+        assert all(map(torch.equal, table, tables[0]))
+    for output in outputs[1:]:
+        torch.testing.assert_close(output, outputs[0], atol=1e-5, rtol=0)
+    assert torch.equal(tables[0][0][0], tables[0][0][1])
+
+
+@every_random
+def test_fractions_of_a_timestep_count(make, drawn):
+    for timestep in (500, 500.5, 501):
+        choose(make(), {**inputs("unet", 1), "timestep": timestep})
+    assert len({tuple(table.flatten().tolist()) for table in drawn}) == 9
+
+
+def test_a_default_dtype_does_not_round_timesteps(drawn, bfloat16_by_default):
+    """501.5 is 502 in bf16."""
+    latents = inputs("unet", 1)["sample"]
+    fractional = [ForwardContext.of(latents, timestep, None).keys for timestep in (501.5, torch.tensor(501.5).double())]
+    exact = ForwardContext.of(latents, torch.tensor([501.5], dtype=torch.float32), None).keys
+    assert torch.equal(fractional[0], exact)
+    assert not torch.equal(exact, ForwardContext.of(latents, 502, None).keys)
+
+
+@every_random
+def test_guided_pairs_choose_alike(make, drawn):
+    """Both halves carry one key, or one timestep; the text differs."""
+    given = inputs("unet", 2)
+    given["sample"] = given["sample"][:1].repeat(2, 1, 1, 1)
+    for timestep in (torch.tensor(321), torch.tensor([321, 321])):
+        choose(make(), {**given, "timestep": timestep})
+    choose(make(), given, "unet", [4, 4])
+    assert len(drawn) == 9
+    assert all(torch.equal(table[0], table[1]) for table in drawn)
+
+
+@every_redrawn
+@every_network
+def test_only_redrawn_depends_on_the_class(make, network, drawn):
+    choose(make(destination="random"), inputs(network, 3), network, [7, 7, 7], [0, 1, 0])
+    shared_tables, drawn[:] = list(drawn), []
+    choose(make(destination="redrawn"), inputs(network, 3), network, [7, 7, 7], [0, 1, 0])
+    for table in shared_tables:
+        assert torch.equal(table[0], table[1])
+        assert torch.equal(table[0], table[2])
+    for table in drawn:
+        assert not torch.equal(table[0], table[1])
+        assert torch.equal(table[0], table[2])
+
+
+def test_redrawn_reads_the_labels_of_a_dit(drawn):
+    """When nobody names classes; a U-Net has none."""
+    given = {**inputs("dit", 3), "class_labels": torch.tensor([4, 5, 4]), "timestep": torch.full((3,), 10)}
+    choose(tome(destination="redrawn"), given, "dit")
+    assert all(torch.equal(table[0], table[2]) and not torch.equal(table[0], table[1]) for table in drawn)
+    drawn[:] = []
+    choose(tome(destination="redrawn"), given, "dit", [1, 1, 1], [6, 6, 7])
+    assert all(torch.equal(table[0], table[1]) and not torch.equal(table[0], table[2]) for table in drawn)
+    drawn[:] = []
+    choose(tome(destination="redrawn"), {**inputs("unet", 2), "timestep": 10})
+    assert all(torch.equal(table[0], table[1]) for table in drawn)
+
+
+def test_random_means_the_same_in_both_methods(drawn):
+    choose(tome(), inputs("unet", 2), "unet", [1, 2])
+    choose(lgtm(), inputs("unet", 2), "unet", [1, 2])
+    assert all(map(torch.equal, drawn[:3], drawn[3:]))
+
+
+def test_the_site_counts_and_not_the_selection(drawn):
+    """Narrowing `where` leaves the choice at the other sites as it was."""
+    choose(tome(), inputs("unet", 2), "unet", [1, 2])
+    choose(tome(where=Where(blocks=[6])), inputs("unet", 2), "unet", [1, 2])
+    choose(CAM(tome(where=Where(part="up"))), inputs("unet", 2), "unet", [1, 2])
+    assert torch.equal(drawn[3], drawn[2])
+    assert torch.equal(drawn[4], drawn[1])
+    assert len(drawn) == 5
+
+
+@pytest.mark.parametrize("compressor", [tome(destination="first"), lgtm("cell"), lgtm("first"), lgtm("released")])
+def test_the_other_choices_draw_nothing(compressor, drawn):
+    first = choose(compressor, inputs("unet", 2), "unet", [1, 2])
+    assert torch.equal(choose(compressor, inputs("unet", 2), "unet", [3, 4]), first)
+    assert not drawn
+
+
+def test_noise_may_be_off():
+    outputs = [choose(SiTo(noise_alpha=0), inputs("unet", 2), "unet", keys) for keys in ([1, 2], [3, 4])]
+    assert torch.equal(*outputs)
+    outputs = [choose(sito(), inputs("unet", 2), "unet", keys) for keys in ([1, 2], [3, 4])]
+    assert not torch.equal(*outputs)
+
+
+def test_the_numbers_never_change(drawn):
+    """Pinned: results of old runs stay comparable."""
+    choose(tome(seed=1, where=Where(blocks=[6])), inputs("unet", 1), "unet", [12345])
+    choose(tome(seed=1, where=Where(blocks=[6])), {**inputs("unet", 1), "timestep": 500.5})
+    width = 12
+    positions = [[(int(t) // width % 2) * 2 + int(t) % 2 for t in table[0]] for table in drawn]
+    assert positions == PINNED
+    assert [site.index for site in layout_of(shared("unet")).sites] == list(range(7))
+
+
+PINNED = []

@@ -1,0 +1,202 @@
+"""Everything that cannot work is a ValueError whose sentence names the value, and leaves nothing behind."""
+
+import pytest
+import torch
+from cases import every_network
+from diffusers import UNet2DModel
+from models import LATENTS, forward, inputs, shared, snapshot, tiny_unet
+
+from bigain.backbones.sites import layout_of
+from bigain.compressors import ABM, CAM, IEKVD, LGTM, AveragePool, FrequencyKV, SiTo, ToDo, ToMe, Where
+from bigain.errors import InputError
+from bigain.tokens.grid import Grid
+
+MERGERS = [ToMe, LGTM, ABM, SiTo]
+DOWNSAMPLERS = [ToDo, AveragePool, IEKVD]
+
+
+@pytest.mark.parametrize("kind", MERGERS)
+@pytest.mark.parametrize(
+    ("ratio", "cell", "names"),
+    [
+        (0, (2, 2), "at most 0.75 .* not 0$"),
+        (-0.5, (2, 2), "not -0.5"),
+        (0.76, (2, 2), "at most 0.75 .*2x2 cell stays.*, not 0.76"),
+        (1, (2, 2), "not 1$"),
+        (float("nan"), (2, 2), "not nan"),
+        (0.51, (1, 2), "at most 0.5 "),
+        (0.9, (3, 3), "at most 0.888889 "),
+        (0.5, (1, 1), r"at least two tokens, not \(1, 1\)"),
+        (0.5, (0, 4), r"not \(0, 4\)"),
+        (0.5, (2,), r"not \(2,\)"),
+        (0.5, (2, 2, 2), r"not \(2, 2, 2\)"),
+    ],
+)
+def test_ratios_and_cells(kind, ratio, cell, names):
+    with pytest.raises(InputError, match=names):
+        kind(ratio=ratio, cell=cell)
+
+
+@pytest.mark.parametrize("kind", MERGERS)
+def test_the_largest_ratio_is_allowed(kind):
+    for cell, ratio in (((2, 2), 0.75), ((1, 2), 0.5), ((3, 3), 1 - 1 / 9)):
+        assert kind(ratio=ratio, cell=cell).tokens_out(layout_of(shared("unet")).sites[0], Grid(18, 18)) >= 36
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (lambda: ToMe(ratio=0.5, destination="released"), "random, first or redrawn, not 'released'"),
+        (lambda: LGTM(ratio=0.5, destination="argmax"), "one of cell, released, .*, not 'argmax'"),
+        (lambda: ToMe(ratio=0.5, mode="max"), "mode must be mean or prune, not 'max'"),
+        (lambda: LGTM(ratio=0.5, mode="max"), "mode must be mean or prune, not 'max'"),
+        (lambda: ToMe(ratio=0.5, modules=[]), r"self_attn, cross_attn, mlp, not \[\]"),
+        (lambda: ToMe(ratio=0.5, modules=["attn1"]), r"not \['attn1'\]"),
+        (lambda: ToMe(ratio=0.5, modules=["mlp", "mlp"]), "distinct"),
+        (lambda: SiTo(metric="keys"), "block_input, attn_input or null, not 'keys'"),
+        (lambda: SiTo(noise_alpha=-0.1), "at least 0, not -0.1"),
+        (lambda: ABM(), "exactly one of ratio and tau, got ratio=None and tau=None"),
+        (lambda: ABM(ratio=0.5, tau=0.5), "exactly one of ratio and tau, got ratio=0.5 and tau=0.5"),
+        (lambda: ABM(tau=0), "tau must be above 0 and at most 1, not 0"),
+        (lambda: ABM(tau=1.1), "not 1.1"),
+        (lambda: ABM(tau=float("nan")), "not nan"),
+        (lambda: ABM(tau=0.5, cell=(1, 1)), "at least two tokens"),
+        (lambda: ABM(ratio=0.5, aggregate="min"), "max, sum or mean, not 'min'"),
+        (lambda: FrequencyKV(ratio=0, keep="high"), "not 0$"),
+        (lambda: FrequencyKV(ratio=1, keep="high"), "not 1$"),
+        (lambda: FrequencyKV(ratio=0.5, keep="middle"), "high or low, not 'middle'"),
+    ],
+)
+def test_options(make, names):
+    with pytest.raises(InputError, match=names):
+        make()
+
+
+@pytest.mark.parametrize("kind", DOWNSAMPLERS)
+@pytest.mark.parametrize("factor", [1, 0, -2, 2.0, 1.5, True, "2"])
+def test_factors(kind, factor):
+    with pytest.raises(InputError, match=f"{kind.__name__} needs an integer factor of at least 2 .*, not {factor!r}"):
+        kind(factor=factor)
+
+
+@pytest.mark.parametrize("kind", DOWNSAMPLERS)
+@every_network
+def test_factors_larger_than_the_map(kind, network):
+    model = shared(network)
+    with kind(factor=8).applied_to(model):
+        forward(model, inputs(network))
+    with (
+        kind(factor=9).applied_to(model),
+        pytest.raises(InputError, match=f"{kind.__name__} with factor 9 does not fit the 8x(12|8) tokens at .*0"),
+    ):
+        forward(model, inputs(network))
+    with pytest.raises(InputError, match="factor 9 does not fit"):
+        kind(factor=9).tokens_out(layout_of(model).sites[0], Grid(*LATENTS[network][1:]))
+
+
+@pytest.mark.parametrize(
+    ("compressor", "names"),
+    [
+        (ToMe(ratio=0.01), "ToMe with ratio 0.01 and 2x2 cells removes nothing of the 8x(12|8) tokens at .*0"),
+        (LGTM(ratio=0.01), "LGTM with ratio 0.01"),
+        (CAM(LGTM(ratio=0.01)), "LGTM with ratio 0.01"),
+        (ABM(ratio=0.01), "ABM with ratio 0.01"),
+        (ABM(ratio=0.03), "ABM with ratio=0.03, tau=None merges none of the (24|16) cells"),
+        (ABM(tau=0.04), "ABM with ratio=None, tau=0.04 merges none"),
+        (SiTo(ratio=0.01), "SiTo with ratio 0.01"),
+        (ToMe(ratio=0.5, cell=(13, 13)), "13x13 cells removes nothing"),
+        (FrequencyKV(ratio=0.999, keep="low"), "FrequencyKV with ratio 0.999 keeps 0 of"),
+        (FrequencyKV(ratio=1e-20, keep="low"), "FrequencyKV with ratio 1e-20 keeps (96|64) of (96|64)"),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
+)
+@every_network
+def test_nothing_to_remove(compressor, names, network):
+    """At the latest in the first forward, and already when only shapes are known."""
+    model, given = shared(network), inputs(network)
+    before = forward(model, given)
+    with compressor.applied_to(model), pytest.raises(InputError, match=names):
+        forward(model, given)
+    assert torch.equal(forward(model, given), before)
+    with pytest.raises(InputError, match=names):
+        compressor.tokens_out(layout_of(model).sites[0], Grid(*LATENTS[network][1:]))
+
+
+def test_the_released_rule_needs_whole_cells_in_a_row():
+    given = {**inputs("unet", 2), "sample": torch.zeros(2, 4, 8, 13)}
+    with (
+        LGTM(ratio=0.5, destination="released").applied_to(shared("unet")) as model,
+        pytest.raises(InputError, match=r"width divisible by 2, not 13 .*; use destination cell"),
+    ):
+        forward(model, given)
+
+
+def unet_2d():
+    return UNet2DModel(
+        block_out_channels=(8, 8),
+        norm_num_groups=2,
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+    )
+
+
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [
+        (lambda: torch.nn.Linear(2, 2), "Linear"),
+        (unet_2d, "UNet2DModel"),
+        (object, "object"),
+    ],
+    ids=["linear", "unet-2d", "object"],
+)
+def test_unknown_networks(network, name):
+    with pytest.raises(InputError, match=f"^{name} is not a network whose .* expected a diffusers UNet2DCondition"):
+        ToMe(ratio=0.5).install(network())
+
+
+@every_network
+@pytest.mark.parametrize("where", [Where(part="mid"), Where(min_stride=8, max_stride=8), Where(blocks=[])])
+def test_no_site(network, where):
+    model = shared(network)
+    before = snapshot(model)
+    with pytest.raises(InputError, match=f"no site of {type(model).__name__} is selected by Where"):
+        ToDo(factor=2, where=where).install(model)
+    assert snapshot(model) == before
+
+
+def test_cross_attention_of_a_dit():
+    model = shared("dit")
+    before = snapshot(model)
+    with pytest.raises(InputError, match=r"transformer_blocks\.0 has no cross_attn to merge tokens around"):
+        ToMe(ratio=0.5, modules=["self_attn", "cross_attn"]).install(model)
+    assert snapshot(model) == before
+
+
+def test_self_attention_of_blocks_without():
+    model = tiny_unet(only_cross_attention=True)
+    with pytest.raises(InputError, match="has no self_attn to merge"):
+        ToMe(ratio=0.5).install(model)
+    with pytest.raises(InputError, match="has no self-attention whose keys"):
+        ToDo(factor=2).install(model)
+    with ToMe(ratio=0.5, modules=["cross_attn", "mlp"]).applied_to(model):
+        assert forward(model, inputs("unet")).isfinite().all()
+
+
+def test_a_refusal_at_a_late_site_undoes_the_early_ones():
+    """And leaves an earlier compressor as it was."""
+    model, given = tiny_unet(), inputs("unet")
+    layout_of(model).sites[-1].block.attn1.fuse_projections()
+    with LGTM(ratio=0.5, where=Where(blocks=[0])).applied_to(model):
+        expected, before = forward(model, given), snapshot(model)
+        with pytest.raises(InputError, match="fused"):
+            ToDo(factor=2, where=Where(blocks=[5, 6])).install(model)
+        assert snapshot(model) == before
+        assert torch.equal(forward(model, given), expected)
+
+
+@pytest.mark.parametrize("compressor", [ToMe(ratio=0.5), ToDo(factor=2)], ids=["ToMe", "ToDo"])
+def test_attention_masks(compressor):
+    model, given = shared("unet"), inputs("unet")
+    given["attention_mask"] = torch.ones(3, 96)
+    with compressor.applied_to(model), pytest.raises(InputError, match=r"down_blocks\.0.* with an attention mask"):
+        forward(model, given)

@@ -1,0 +1,117 @@
+"""Which sites a compressor acts on."""
+
+import pytest
+from diffusers import DiTTransformer2DModel, UNet2DConditionModel
+from models import DIT_XL_2_512, SD_2_0, on_meta, shared
+
+from bigain.backbones.sites import layout_of
+from bigain.compressors import Where
+from bigain.compressors.where import PRESETS
+from bigain.tokens.grid import Grid
+
+
+@pytest.fixture(scope="module")
+def sd_2_0():
+    return layout_of(on_meta(UNet2DConditionModel, SD_2_0))
+
+
+@pytest.fixture(scope="module")
+def dit_xl():
+    return layout_of(on_meta(DiTTransformer2DModel, DIT_XL_2_512))
+
+
+def indices(where, layout):
+    return [site.index for site in where.select(layout)]
+
+
+def test_the_default_on_stable_diffusion_2_0(sd_2_0):
+    """5 of 16 blocks: 2 in the first down stage and 3 in the last up stage."""
+    sites = Where().select(sd_2_0)
+    assert [site.name.split(".")[0:2] for site in sites] == [["down_blocks", "0"]] * 2 + [["up_blocks", "3"]] * 3
+    assert [site.part for site in sites] == ["down", "down", "up", "up", "up"]
+    assert {site.grid(Grid(64, 64)).n for site in sites} == {4096}
+    assert {(site.block.attn1.to_q.in_features, site.block.attn1.heads) for site in sites} == {(320, 5)}
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        (Where(part="down"), [0, 1]),
+        (Where(part="up"), [13, 14, 15]),
+        (Where(max_stride=2), [0, 1, 2, 3, 10, 11, 12, 13, 14, 15]),
+        (Where(max_stride=8), list(range(16))),
+        (Where(max_stride=8, part="mid"), [6]),
+        (Where(min_stride=2, max_stride=2), [2, 3, 10, 11, 12]),
+        (Where(min_stride=2, max_stride=8, part="up"), [7, 8, 9, 10, 11, 12]),
+        (Where(max_stride=3), [0, 1, 2, 3, 10, 11, 12, 13, 14, 15]),
+        (Where(blocks=[1, 13]), [1, 13]),
+        (Where(blocks=(15, 0, 0)), [0, 15]),
+        (Where(blocks=[0, 6], max_stride=8, part="mid"), [6]),
+        # Of the preset, those at stride 1.
+        (Where(blocks="first_12"), [0, 1]),
+    ],
+)
+def test_selectors_on_stable_diffusion_2_0(where, expected, sd_2_0):
+    assert indices(where, sd_2_0) == expected
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        (Where(), list(range(28))),
+        (Where(max_stride=8), list(range(28))),
+        (Where(blocks="first_12"), list(range(12))),
+        (Where(blocks="released"), [1, 2, 3, 4, 5, 7, 8, 9, 10, 11]),
+        (Where(blocks=[27]), [27]),
+    ],
+)
+def test_selectors_on_dit_xl(where, expected, dit_xl):
+    assert indices(where, dit_xl) == expected
+
+
+def test_presets():
+    assert set(PRESETS) == {"first_12", "released"}
+    assert len(PRESETS["released"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("where", "names"),
+    [
+        (Where(part="down"), r"no site of DiTTransformer2DModel is selected by Where\(.*part='down'"),
+        (Where(min_stride=2, max_stride=8), "no site of DiTTransformer2DModel"),
+        (Where(blocks=[]), "no site of DiTTransformer2DModel"),
+        (Where(blocks=[0, 28]), "names site 28, but DiTTransformer2DModel has sites 0 to 27"),
+        (Where(blocks=[-1]), "names site -1"),
+    ],
+)
+def test_nothing_selected_on_dit_xl(where, names, dit_xl):
+    with pytest.raises(ValueError, match=names):
+        where.select(dit_xl)
+
+
+@pytest.mark.parametrize(
+    ("where", "names"),
+    [
+        (Where(part="mid"), r"no site of UNet2DConditionModel is selected by Where\(.*part='mid'"),
+        (Where(min_stride=8, max_stride=8), "no site of UNet2DConditionModel"),
+        (Where(blocks="first_12"), "blocks='first_12' names site 7, but UNet2DConditionModel has sites 0 to 6"),
+    ],
+)
+def test_nothing_selected_on_a_tiny_unet(where, names):
+    with pytest.raises(ValueError, match=names):
+        where.select(layout_of(shared("unet")))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "names"),
+    [
+        ({"max_stride": 0}, "1 <= min_stride <= max_stride, got 1 and 0"),
+        ({"min_stride": 0}, "got 0 and 1"),
+        ({"min_stride": 4, "max_stride": 2}, "got 4 and 2"),
+        ({"part": "encoder"}, "part must be down, mid, up or null, not 'encoder'"),
+        ({"blocks": "last_3"}, "first_12, released, not 'last_3'"),
+    ],
+)
+def test_impossible_selectors(kwargs, names):
+    with pytest.raises(ValueError, match=names):
+        Where(**kwargs)
