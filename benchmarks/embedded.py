@@ -94,9 +94,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--part", default="1/1", help="i/n: do every n-th cell, no table")
+    parser.add_argument("--model", choices=["dit", "unet"], help="only this one")
     args = parser.parse_args()
     part, parts = map(int, args.part.split("/"))
-    for cell in cells()[part - 1 :: parts]:
+    wanted = [cell for cell in cells() if args.model in (None, cell.model)]
+    for cell in wanted[part - 1 :: parts]:
         if not (args.runs / cell.name / "results.json").is_file():
             stdout, sys.stdout = sys.stdout, sys.stderr  # the table alone goes to standard output
             try:
@@ -107,7 +109,7 @@ def main() -> None:
         return
     print("| model | method | setting | tokens | class % | shape % | fill % | GFLOPs/evaluation | s/image |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for cell in cells():
+    for cell in wanted:
         print(row(cell, args.runs))
 
 

@@ -19,11 +19,11 @@ def find_model(model: str) -> str:
     """Resolve a model name: a local folder, an embedded model's name, or else a hub id, returned as it is."""
     if Path(model).expanduser().is_dir():
         return str(Path(model).expanduser())
-    embedded = Path(str(resources.files("bigain"))) / "assets" / model
-    if "/" not in model and embedded.is_dir():
-        return str(embedded)
+    assets = Path(str(resources.files("bigain"))) / "assets"
+    if "/" not in model and (assets / model).is_dir():
+        return str(assets / model)
     if "/" not in model or model.startswith(("/", ".", "~")) or model.count("/") > 1:
-        shipped = sorted(path.parent.name for path in embedded.parent.glob("*/model_index.json"))
+        shipped = sorted(path.parent.name for path in assets.glob("*/model_index.json"))
         raise InputError(
             f"model {model!r} is not a folder here, not an embedded model ({', '.join(shipped)}) and not a hub id "
             "of the form owner/name"

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from bigain.errors import InputError
 from bigain.metrics.records import ImageRecord
 
 
@@ -66,11 +67,18 @@ def read_records(folder: Path) -> dict[str, ImageRecord]:
     """All finished images of a run by id, whichever process wrote them; a torn last line counts as not finished."""
     records = {}
     for path in sorted(folder.glob("rank-*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
             if line.endswith("\n"):
-                record = ImageRecord.from_json(line)
+                record = _parse(path, number, line)
                 records[record.image_id] = record
     return records
+
+
+def _parse(path: Path, number: int, line: str) -> ImageRecord:
+    try:
+        return ImageRecord.from_json(line)
+    except ValueError as error:
+        raise InputError(f"{path}, line {number}: {error}; delete that line to have its image done again") from error
 
 
 def _drop_torn_line(path: Path) -> None:

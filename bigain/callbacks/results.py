@@ -86,7 +86,13 @@ class ResultsWriter(Callback):
         return {
             "schema_version": SCHEMA_VERSION,
             "task": "classification",
-            "dataset": {"name": data.name, "images": len(records), "asked": len(data.items), "classes": len(space)},
+            "dataset": {
+                "name": data.name,
+                "images": len(records),
+                "asked": len(data.items),
+                "official": data.official_images,
+                "classes": len(space),
+            },
             "model": {"backbone": type(module.backbone).__name__, "name": module.backbone.model},
             "compressors": self._compressors,
             "metrics": accuracies(labels, predictions, space.factors),

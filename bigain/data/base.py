@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,11 @@ class EvalDataModule(LightningDataModule, ABC):
     def class_space(self) -> ClassSpace:
         """The classes, in label order."""
 
+    @property
+    def official_images(self) -> int | None:
+        """How many images the official split has, where there is one."""
+        return None
+
     @abstractmethod
     def find_items(self) -> list[Item]:
         """All items of the split in a fixed order; may read lists, never images.
@@ -106,6 +112,9 @@ class EvalDataModule(LightningDataModule, ABC):
 
     def setup(self, stage: str) -> None:
         items = self.find_items()
+        twice = [image_id for image_id, count in Counter(item.image_id for item in items).items() if count > 1]
+        if twice:
+            raise InputError(f"{self.name} lists {twice[0]} more than once ({len(twice)} such images)")
         if self.subset is not None:
             items = _only(items, Path(self.subset), self.name)
         if self.limit is not None:
@@ -128,7 +137,7 @@ def _only(items: list[Item], path: Path, name: str) -> list[Item]:
     """The items that an id file names, in dataset order."""
     if not path.is_file():
         raise InputError(f"subset file {path} does not exist; expected one image id per line")
-    wanted = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    wanted = [line.strip() for line in read_lines(path) if line.strip()]
     known = {item.image_id for item in items}
     absent = [image_id for image_id in wanted if image_id not in known]
     if absent:
@@ -140,6 +149,20 @@ def _only(items: list[Item], path: Path, name: str) -> list[Item]:
     if len(chosen) < len(wanted):
         raise InputError(f"{path} names {len(wanted) - len(chosen)} ids twice")
     return [item for item in items if item.image_id in chosen]
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a UTF-8 text file, with or without a byte order mark.
+
+    Raises:
+        InputError: If it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from error
 
 
 def stratified(items: list[Item], limit: int, seed: int) -> list[Item]:

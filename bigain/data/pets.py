@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from bigain.data.base import EvalDataModule, Item
+from bigain.data.base import EvalDataModule, Item, read_lines
 from bigain.data.class_names.pets import BREEDS, CATS
 from bigain.data.class_space import ClassSpace
 from bigain.data.preprocessing import read_image
@@ -15,7 +15,7 @@ from bigain.errors import InputError
 
 Prompts = Literal["paper", "released"]
 
-_EXPECTED = {"test": 3669, "trainval": 3680}
+_OFFICIAL = {"test": 3669, "trainval": 3680}
 _HELP = (
     "expected <root>/oxford-iiit-pet/images/*.jpg and <root>/oxford-iiit-pet/annotations/{test,trainval}.txt, as "
     "torchvision.datasets.OxfordIIITPet(root, download=True) makes them "
@@ -55,6 +55,10 @@ class OxfordPets(EvalDataModule):
             seed: Of `limit`.
         """
         super().__init__(batch_size, num_workers, subset, limit, seed)
+        if prompts not in ("paper", "released") or split not in _OFFICIAL:
+            raise InputError(
+                f"prompts must be paper or released, split test or trainval, not {prompts!r} and {split!r}"
+            )
         self.folder = Path(root).expanduser() / "oxford-iiit-pet"
         self.split = split
         self.prompts: Prompts = prompts
@@ -76,8 +80,7 @@ class OxfordPets(EvalDataModule):
         path = self.folder / "annotations" / f"{self.split}.txt"
         if not path.is_file():
             raise InputError(f"Oxford-IIIT Pets: {path} is missing; {_HELP}")
-        lines = path.read_text(encoding="utf-8").splitlines()
-        items = [self._item(path, number, line) for number, line in enumerate(lines, 1) if _has_entry(line)]
+        items = [self._item(path, number, line) for number, line in enumerate(read_lines(path), 1) if _has_entry(line)]
         present = {file.name for file in (self.folder / "images").glob("*.jpg")}
         absent = [item for item in items if item.image_id.removeprefix("images/") not in present]
         if absent:
@@ -88,9 +91,8 @@ class OxfordPets(EvalDataModule):
         return items
 
     @property
-    def expected_images(self) -> int:
-        """Images of the official split."""
-        return _EXPECTED[self.split]
+    def official_images(self) -> int:
+        return _OFFICIAL[self.split]
 
     def _item(self, path: Path, number: int, line: str) -> Item:
         """Parse `Abyssinian_201 1 1 1`: name, class id from 1, species, breed id."""

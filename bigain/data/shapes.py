@@ -8,6 +8,7 @@ from torch import Tensor
 from bigain.data.base import EvalDataModule, Item
 from bigain.data.class_space import ClassSpace
 from bigain.data.shape_renderer import CLASS_NAMES, Split, render_shapes
+from bigain.errors import InputError
 
 
 class ShapeTextures(EvalDataModule):
@@ -43,6 +44,8 @@ class ShapeTextures(EvalDataModule):
             seed: Of `limit`; the images themselves do not depend on it.
         """
         super().__init__(batch_size, num_workers, subset, limit, seed)
+        if "{}" not in prompt:
+            raise InputError(f"prompt needs a {{}} where the class name goes, not {prompt!r}")
         self.images = images
         self.split: Split = split
         self.prompt = prompt

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bigain.tokens.precision import widest_float
+
 ErrorFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -29,7 +31,7 @@ class Elimination:
 def mean_errors(errors: Tensor) -> Tensor:
     """Mean over the evaluated trials in float64, infinite where there are none. `(b, k, t)` -> `(b, k)`."""
     seen = ~errors.isnan()
-    total = errors.double().masked_fill(~seen, 0).sum(2)
+    total = errors.to(widest_float(errors.device)).masked_fill(~seen, 0).sum(2)
     return torch.where(seen.any(2), total / seen.sum(2), torch.inf)
 
 
@@ -44,8 +46,8 @@ def staged_elimination(
     """Evaluate survivors on new trials stage by stage and keep the classes with the lowest mean error.
 
     Args:
-        error_function: Called once per stage that has trials, with flat int64 tensors (image, class, trial), classes
-            fastest; returns float32 errors of the same length.
+        error_function: Called once per stage that has trials, with int64 tensors image `(p,)`, trial `(p,)` and the
+            classes alive for each pair `(p, s)`; returns float32 errors `(p, s)`.
         images: Number of images b.
         classes: Number of classes k.
         stages: New trial indices of each stage, disjoint.
@@ -62,11 +64,10 @@ def staged_elimination(
     for new, left in zip(stages, keep, strict=True):
         # The released budget can leave a stage without new trials, e.g. the third of [2, 3, 4].
         if new:
-            shape = (images, len(new), alive.shape[1])
-            image = torch.arange(images, device=device)[:, None, None].expand(shape).flatten()
-            trial = torch.tensor(new, device=device)[None, :, None].expand(shape).flatten()
-            label = alive[:, None].expand(shape).flatten()
-            errors[image, label, trial] = error_function(image, label, trial)
+            image = torch.arange(images, device=device).repeat_interleave(len(new))
+            trial = torch.tensor(new, device=device).repeat(images)
+            label = alive.repeat_interleave(len(new), dim=0)
+            errors[image[:, None], label, trial[:, None]] = error_function(image, trial, label)
         score = mean_errors(errors).gather(1, alive)
         best = score.argsort(dim=1, stable=True)[:, :left]
         alive = alive.gather(1, best).sort(dim=1).values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Literal
@@ -123,28 +124,14 @@ class DiffusionClassifier(LightningModule):
             raise InputError(f"the model takes latents of {expected}, but the images give {tuple(latents.shape[1:])}")
         ids = [batch["image_id"][i] for i in todo]
         result, timesteps = self.classify(latents, ids)
-        # One transfer at the end of the batch, not one per stage.
-        labels = batch["label"][todo].tolist()
-        errors, times = result.errors.cpu(), timesteps.cpu()
-        survivors = [stage.tolist() for stage in result.survivors]
-        predictions = result.prediction.tolist()
-        seconds = (time.perf_counter() - start) / len(todo)
-        records = []
-        for i, image_id in enumerate(ids):
-            pairs = (~errors[i].isnan()).nonzero()
-            records.append(
-                ImageRecord(
-                    image_id,
-                    labels[i],
-                    predictions[i],
-                    pairs[:, 0].tolist(),
-                    pairs[:, 1].tolist(),
-                    times[i, pairs[:, 1]].tolist(),
-                    errors[i, pairs[:, 0], pairs[:, 1]].tolist(),
-                    [stage[i] for stage in survivors],
-                    seconds,
+        records = _records(ids, batch["label"][todo].tolist(), result, timesteps.cpu(), start)
+        planned = self.evaluations_per_image(len(self.conditions))
+        for record in records:
+            if len(record.errors) != planned or not all(map(math.isfinite, record.errors)):
+                raise InputError(
+                    f"image {record.image_id}: the network's errors are not all finite at precision "
+                    f"{self.trainer.precision}; use bf16-true or 32-true"
                 )
-            )
         return records
 
     def classify(self, latents: Tensor, image_ids: Sequence[str]) -> tuple[Elimination, Tensor]:
@@ -166,24 +153,65 @@ class DiffusionClassifier(LightningModule):
         else:
             timesteps = grid_timesteps(trials, self.grid_size).expand(len(latents), -1)
 
-        def errors_of(image: Tensor, label: Tensor, trial: Tensor) -> Tensor:
-            parts = zip(*(index.split(self.rows_per_forward) for index in (image, label, trial)), strict=True)
-            return torch.cat([self._errors(latents, keys, timesteps, *part) for part in parts])
+        def errors_of(image: Tensor, trial: Tensor, label: Tensor) -> Tensor:
+            return self._errors(latents[image], keys[image, trial], timesteps[image, trial], label)
 
         classes = len(self.conditions)
         keep = [min(classes, left) for left in self.keep]
         return staged_elimination(errors_of, len(latents), classes, self.stages, keep, device), timesteps
 
-    def _errors(
-        self, latents: Tensor, keys: Tensor, timesteps: Tensor, image: Tensor, label: Tensor, trial: Tensor
-    ) -> Tensor:
-        """Errors of one micro-batch of (image, class, trial) rows. `(rows,)`, float32."""
-        row_key = keys[image, trial]
-        # Classes come fastest, so equal (image, trial) pairs are neighbours: their noise is drawn once.
-        pair_key, pair = row_key.unique_consecutive(return_inverse=True)
-        noise = trial_noise(pair_key, latents.shape[1:])[pair]
-        t = timesteps[image, trial]
-        noisy = add_noise(latents[image], noise, self.backbone.alpha_bar(t))
-        with row_keys(row_key, label):
-            predicted = self.backbone.predict_noise(noisy, t, self.conditions[label])
-        return prediction_error(predicted, noise, self.loss)
+    def _errors(self, latents: Tensor, keys: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
+        """Errors of p (image, trial) pairs under s classes each, in micro-batches of `rows_per_forward`.
+
+        Args:
+            latents: Of each pair. `(p, c, h, w)`.
+            keys: `(p,)`, int64.
+            timesteps: `(p,)`, int64.
+            labels: `(p, s)`, int64.
+
+        Returns:
+            `(p, s)`, float32.
+        """
+        classes = labels.shape[1]
+        rows = torch.arange(labels.numel(), device=labels.device)
+        errors: list[Tensor] = []
+        for part in rows.split(self.rows_per_forward):
+            # The pairs of these rows, from their count alone: reading it off the device would wait for it.
+            first = len(errors) * self.rows_per_forward // classes
+            last = (len(errors) * self.rows_per_forward + len(part) - 1) // classes + 1
+            key, t, x = keys[first:last], timesteps[first:last], latents[first:last]
+            pair, label = part // classes - first, labels.flatten()[part]
+            # Drawn once per pair: all classes see the same noise.
+            noise = trial_noise(key, x.shape[1:])
+            noisy = add_noise(x, noise, self.backbone.alpha_bar(t))
+            with row_keys(key[pair], label):
+                predicted = self.backbone.predict_noise(noisy[pair], t[pair], self.conditions[label])
+            errors.append(prediction_error(predicted, noise[pair], self.loss))
+        return torch.cat(errors).view_as(labels)
+
+
+def _records(
+    ids: Sequence[str], labels: Sequence[int], result: Elimination, timesteps: Tensor, start: float
+) -> list[ImageRecord]:
+    """What is kept of a batch that began at `start`; everything leaves the device here, once."""
+    errors = result.errors.cpu()
+    survivors = [stage.tolist() for stage in result.survivors]
+    predictions = result.prediction.tolist()
+    seconds = (time.perf_counter() - start) / len(ids)
+    records = []
+    for i, image_id in enumerate(ids):
+        classes, trials = (~errors[i].isnan()).nonzero(as_tuple=True)
+        records.append(
+            ImageRecord(
+                image_id=image_id,
+                label=labels[i],
+                prediction=predictions[i],
+                classes=classes.tolist(),
+                trials=trials.tolist(),
+                timesteps=timesteps[i, trials].tolist(),
+                errors=errors[i, classes, trials].tolist(),
+                survivors=[stage[i] for stage in survivors],
+                seconds=seconds,
+            )
+        )
+    return records

@@ -24,6 +24,8 @@ def summary(results: Mapping[str, Any], folder: Path, baseline: Mapping[str, Any
     ]
     if dataset["images"] < dataset["asked"]:
         rows[0] = ("dataset", f"{rows[0][1]} ({dataset['images']} of {dataset['asked']} images done)")
+    if dataset["official"] and dataset["asked"] < dataset["official"]:
+        rows[0] = ("dataset", f"{rows[0][1]}, of {dataset['official']} in the official split")
     for name, estimate in results["metrics"].items():
         rows.append((name, _estimate(estimate)))
         if baseline is not None:

@@ -1,4 +1,4 @@
-"""Similarities and scores are float32, also inside a mixed-precision forward."""
+"""Which precision sensitive arithmetic runs in, whatever surrounds it."""
 
 from __future__ import annotations
 
@@ -13,3 +13,8 @@ def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     if x.device.type == "meta" or not torch.is_autocast_enabled(x.device.type):
         return nullcontext()
     return torch.autocast(x.device.type, enabled=False)
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """float64 where the device has it; MPS does not."""
+    return torch.float32 if device.type == "mps" else torch.float64

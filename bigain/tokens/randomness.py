@@ -13,6 +13,8 @@ import math
 import torch
 from torch import Tensor
 
+from bigain.tokens.precision import widest_float
+
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
@@ -72,7 +74,7 @@ def random_normal(keys: Tensor, n: int) -> Tensor:
     Computed in float64 so that rounding hides the last-bit differences of log and cos between devices; MPS has no
     float64 and computes in float32.
     """
-    dtype = torch.float32 if keys.device.type == "mps" else torch.float64
+    dtype = widest_float(keys.device)
     pairs = (n + 1) // 2
     bits = random_bits(keys, 2 * pairs)
     # 31-bit uniforms, shifted off zero for the logarithm.

@@ -7,7 +7,6 @@ from models import forward, fresh, inputs, shared
 
 from bigain.compressors import LGTM, ToMe, Where
 
-SELF = {"merge_attn": True}
 TABLE_6 = [
     pytest.param(["self_attn"], {}, id="self"),
     pytest.param(["self_attn", "cross_attn"], {"merge_crossattn": True}, id="self-cross"),

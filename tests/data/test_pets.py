@@ -150,7 +150,7 @@ def test_a_partial_list_runs_and_the_official_count_is_known(tmp_path, split, of
     plant(tmp_path, [entry(3), entry(30)], split)
     data = prepared(tmp_path, split=split)
     assert [item.label for item in data.items] == [3, 30]
-    assert data.expected_images == official
+    assert data.official_images == official
 
 
 def test_more_images_than_listed_are_passed_over(tmp_path):

@@ -177,3 +177,12 @@ def test_bad_settings_are_refused(settings, words):
 def test_evaluations_per_image_are_5k_plus_75():
     module = DiffusionClassifier(DiT("shapes_dit"))
     assert [module.evaluations_per_image(k) for k in (37, 80, 100)] == [260, 475, 575]
+
+
+def test_errors_that_are_not_finite_are_refused_with_the_image():
+    class Overflow(Callback):
+        def on_predict_start(self, trainer, pl_module):
+            next(pl_module.backbone.denoiser.parameters()).fill_(torch.nan)
+
+    with pytest.raises(InputError, match=r"test/000000.*not all finite at precision 32-true"):
+        run(Overflow(), trials=[1, 2], keep=[2, 1], images=1)

@@ -1,0 +1,72 @@
+"""Prompts and classes as conditions of a network."""
+
+import pytest
+import torch
+from models import PROMPT_TOKENS, WIDTH, save_dit, save_stable_diffusion
+
+from bigain.backbones import DiT, StableDiffusion
+from bigain.errors import InputError
+
+START, END = 0, 1
+
+
+@pytest.fixture(scope="module")
+def stable_diffusion(tmp_path_factory):
+    backbone = StableDiffusion(str(save_stable_diffusion(tmp_path_factory.mktemp("sd"))))
+    backbone.load()
+    return backbone
+
+
+@pytest.fixture(scope="module")
+def dit(tmp_path_factory):
+    backbone = DiT(str(save_dit(tmp_path_factory.mktemp("dit"))))
+    backbone.load()
+    return backbone
+
+
+def ids(text):
+    """Letters are 2..27, the last of a word 28..53."""
+    tokens = [START]
+    for word in text.split():
+        tokens += [2 + ord(letter) - ord("a") for letter in word[:-1]] + [28 + ord(word[-1]) - ord("a")]
+    return ([*tokens[: PROMPT_TOKENS - 1], END] + [END] * PROMPT_TOKENS)[:PROMPT_TOKENS]
+
+
+@pytest.mark.parametrize("prompts", [["a cat"], ["a", "a cat", ""], ["a very long prompt", "b"]])
+def test_prompts_are_padded_to_the_tokenizers_length(stable_diffusion, prompts):
+    conditions = stable_diffusion.conditions(prompts, range(len(prompts)))
+    assert conditions.shape == (len(prompts), PROMPT_TOKENS, WIDTH)
+    expected = stable_diffusion.text_encoder(torch.tensor([ids(prompt) for prompt in prompts])).last_hidden_state
+    torch.testing.assert_close(conditions, expected)
+    assert not conditions.requires_grad
+
+
+def test_a_prompt_does_not_depend_on_the_others(stable_diffusion):
+    """More prompts than go into one forward of the text encoder."""
+    letters = "abcdefghij"
+    prompts = [f"{first} {second}" for first in letters for second in letters]
+    conditions = stable_diffusion.conditions(prompts, range(100))
+    assert conditions.shape[0] == 100
+    torch.testing.assert_close(conditions[70:71], stable_diffusion.conditions([prompts[70]], [0]))
+    assert not torch.allclose(conditions[70], conditions[71], atol=1e-3)
+
+
+def test_prompts_matter_to_the_network(stable_diffusion):
+    noisy, t = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([500])
+    first, second = stable_diffusion.conditions(["cat", "dog"], [0, 1]).split(1)
+    assert not torch.allclose(
+        stable_diffusion.predict_noise(noisy, t, first), stable_diffusion.predict_noise(noisy, t, second)
+    )
+
+
+def test_classes_are_indices(dit):
+    conditions = dit.conditions(["prompts", "do not", "matter"], [9, 0, 4])
+    assert conditions.tolist() == [9, 0, 4]
+    assert conditions.dtype == torch.int64
+
+
+@pytest.mark.parametrize(("indices", "named"), [([0, 10], 10), ([3, -1], -1), ([207, 0], 207)])
+def test_classes_out_of_range(dit, indices, named):
+    with pytest.raises(InputError, match=f"has classes 0 to 9; the dataset asks for class {named}$") as error:
+        dit.conditions(["a", "b"], indices)
+    assert dit.model in str(error.value)
