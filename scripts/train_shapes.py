@@ -102,7 +102,8 @@ def write_vocabulary(folder: Path) -> None:
     extra = [256 + i for i in range(256 - len(printable))]
     letters = [chr(c) for c in printable + extra]
     merges: list[str] = []
-    words = sorted({word for prompt in PROMPTS for word in prompt.split()}, key=len, reverse=True)
+    # Ties in alphabetical order: the order of a set of strings changes from process to process.
+    words = sorted({word for prompt in PROMPTS for word in prompt.split()}, key=lambda word: (-len(word), word))
     for word in words:
         symbols = [*word[:-1], word[-1] + "</w>"]
         while len(symbols) > 1:
