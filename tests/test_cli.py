@@ -62,7 +62,9 @@ def test_predict_writes_a_run_directory_and_a_summary(capsys):
     assert found["metrics"]["top1"]["n"] == 4
     assert found["evaluations"] == {"per_image": 18.0, "planned_per_image": 18}
     assert [site["tokens_out"] for site in found["sites"]] == [128] * 4
-    assert found["compressors"][0]["settings"]["score"] == "laplacian_l1"
+    settings = found["compressors"][0]["settings"]
+    assert list(settings) == ["ratio", "destination", "score", "mode", "cell", "where", "modules", "metric", "seed"]
+    assert settings["score"] == "laplacian_l1"
     lines = (run_directory() / "predictions/rank-0.jsonl").read_text().splitlines()
     assert [json.loads(line)["image_id"] for line in lines] == [f"test/{i:06d}" for i in range(4)]
     columns = np.load(run_directory() / "predictions/predictions.npz", allow_pickle=False)

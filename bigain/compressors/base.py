@@ -55,7 +55,9 @@ class Compressor(Callback, ABC):
 
     def settings(self) -> dict[str, Any]:
         """Constructor arguments as they were understood."""
-        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        # Not vars(self): Lightning hangs attributes of its own on callbacks.
+        names = inspect.signature(type(self)).parameters
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     def install(self, denoiser: nn.Module) -> ExitStack:
         """Hook every selected site. Closing the result restores the network exactly.
@@ -110,6 +112,8 @@ def _watch_forward(denoiser: nn.Module, layout: Layout, undo: ExitStack) -> Cont
 
     def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = signature.bind(*args, **kwargs).arguments
+        if given.get("timestep") is None:
+            raise InputError(f"{layout.model} was called without a timestep, which a compressor needs")
         current[:] = [ForwardContext.of(given[layout.latents], given["timestep"], given.get("class_labels"))]
 
     def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

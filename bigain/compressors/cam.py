@@ -7,6 +7,7 @@ from torch import Tensor
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.sites import Site
 from bigain.compressors.merging import TokenMerger
+from bigain.errors import InputError
 from bigain.tokens.matching import MergePlan
 
 
@@ -24,7 +25,12 @@ class CAM(TokenMerger):
 
         Args:
             inner: Any member of the merge family; its `where`, `modules`, `metric` and `seed` apply.
+
+        Raises:
+            InputError: If it is no merger.
         """
+        if not isinstance(inner, TokenMerger):
+            raise InputError(f"CAM caches the plans of a merger (ToMe, LGTM, ABM, SiTo), not {type(inner).__name__}")
         super().__init__(inner.where, inner.modules, inner.metric)
         self.inner = inner
 

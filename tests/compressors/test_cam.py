@@ -5,7 +5,8 @@ import torch
 from cases import every_network
 from models import forward, inputs, shared
 
-from bigain.compressors import ABM, CAM, LGTM, SiTo, ToMe, Where
+from bigain.compressors import ABM, CAM, LGTM, SiTo, ToDo, ToMe, Where
+from bigain.errors import InputError
 
 
 @pytest.fixture
@@ -108,3 +109,8 @@ def test_two_caches_do_not_mix():
         output = forward(model, given)
     with second.applied_to(model), first.applied_to(model):
         assert torch.equal(forward(model, given), output)
+
+
+def test_only_mergers_can_be_cached():
+    with pytest.raises(InputError, match=r"merger.*not ToDo"):
+        CAM(ToDo(factor=2))
