@@ -14,6 +14,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from bigain.callbacks import PredictionWriter, ResultsWriter
 from bigain.compressors import Compressor
@@ -80,7 +81,8 @@ class BiGainCLI(LightningCLI):
         else:
             chosen = config.output or config.trainer.default_root_dir
             self.output = Path(chosen or f"runs/{_stem(config)}-{self.fingerprint[:8]}")
-        _prepare_directory(self.output, config)
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            _prepare_directory(self.output, config)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         wanted = self.config[self.subcommand].trainer.logger
