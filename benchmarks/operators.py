@@ -1,6 +1,7 @@
 """Does merging pay? Planning, merging and unmerging against the attention they save, and against tomesd.
 
-    python benchmarks/operators.py                # shapes of SD 2.0's first level and of the embedded models
+    pip install -e ".[dev]"                       # brings tomesd
+    python benchmarks/operators.py                # shapes of SD 2.0 first level and of the embedded models
     python benchmarks/operators.py --quick
 
 Each repetition times the candidates in turn, so that drift of a noisy machine hits all alike; medians are printed.

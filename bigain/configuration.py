@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def _locate(name: str) -> str:
 
 def fingerprinted(config: Namespace) -> dict[str, Any]:
     """The settings that numbers depend on, flat."""
-    kept: dict[str, Any] = {}
+    kept: dict[str, Any] = {"bigain": version("bigain")}
     for section in _SECTIONS:
         _flatten(section, _plain(config.get(section)), kept)
     for key in _TRAINER:

@@ -98,7 +98,7 @@ class BiGainCLI(LightningCLI):
             for callback in [*(given if isinstance(given, list) else [given]), *callbacks]
             if callback is not None and not (self.uncompressed_into and isinstance(callback, Compressor))
         ]
-        own = [PredictionWriter(), ResultsWriter(self.fingerprint)]
+        own = [PredictionWriter(resume=True), ResultsWriter(self.fingerprint)]
         return super()._instantiate_trainer(config, own)
 
     def predict(self, **kwargs: Any) -> None:
@@ -119,9 +119,11 @@ def predict(args: Sequence[str]) -> str:
     cli = _run(args)
     baseline = None
     if cli.config.predict.baseline:
-        baseline = _results(_run(args, uncompressed_into=cli.output / "baseline").output)
+        _run(args, uncompressed_into=cli.output / "baseline")
     if not cli.trainer.is_global_zero:
         return ""
+    if cli.config.predict.baseline:
+        baseline = _results(cli.output / "baseline")
     return summary(_results(cli.output), cli.output, baseline)
 
 
@@ -168,13 +170,28 @@ def _prepare_directory(output: Path, config: Namespace) -> None:
     if identity.is_file() and config.overwrite:
         _remove_run(output)
     elif identity.is_file():
-        _refuse_other(output, json.loads(identity.read_text(encoding="utf-8")), now)
-    output.mkdir(parents=True, exist_ok=True)
-    identity.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+        _refuse_other(output, now)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        _write_whole(identity, json.dumps(now, indent=2) + "\n")
+    except OSError as error:
+        raise InputError(f"cannot write the run directory {output}: {error}; choose another --output") from error
 
 
-def _refuse_other(output: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _refuse_other(output: Path, now: dict[str, Any]) -> None:
     """Raise an InputError if finished images of another configuration are in a run directory."""
+    identity = output / "identity.json"
+    try:
+        before = json.loads(identity.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{identity} is damaged ({error}); choose another --output, or --overwrite true") from error
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     # A run that was refused before its first image holds nothing worth protecting.
     if keys and any(path.stat().st_size for path in output.glob("predictions/rank-*.jsonl")):
@@ -198,9 +215,7 @@ def _save_config(cli: LightningCLI, folder: Path) -> None:
     """Write the merged configuration as it was run."""
     config = cli.config[cli.subcommand]
     text = cli._parser(cli.subcommand).dump(config, skip_unset=False)
-    temporary = folder / ".config.yaml.tmp"
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, folder / "config.yaml")
+    _write_whole(folder / "config.yaml", text)
 
 
 def _quieten() -> None:

@@ -238,7 +238,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=["dit", "unet"])
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=400_000, help="training images in total, each drawn afresh")
+    parser.add_argument("--images", type=int, default=200_000, help="training images in total, each drawn afresh")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--layers", type=int, default=4, help="DiT blocks")

@@ -134,3 +134,16 @@ def test_missing_dataset_and_missing_image(stand_in, pets, capsys):
     (pets / "annotations/test.txt").write_text("# nothing\n")
     assert predict(stand_in) == 2
     assert "no image" in capsys.readouterr().err
+
+
+def test_the_trainers_precision_decides_also_against_half_precision_loading(stand_in, pets):
+    assert predict(stand_in, "--model.backbone.dtype", "float16", "--trainer.precision", "32-true") == 0
+    found = json.loads(Path("out/results.json").read_text())
+    assert found["environment"]["network_dtype"] == "torch.float32"
+
+
+def test_sites_and_flops_are_those_of_the_images_not_of_the_trained_size(stand_in, pets):
+    assert predict(stand_in, "--data.image_size", "24") == 0
+    found = json.loads(Path("out/results.json").read_text())
+    assert found["sites"][0]["tokens_in"] == 144
+    assert found["flops"]["gflops_per_evaluation"] == pytest.approx(sum(found["flops"]["by_operation"].values()))

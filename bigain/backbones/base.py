@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bigain.backbones.loading import find_model, load_component, load_scheduler, model_index
 from bigain.diffusion.noising import epsilon_from_velocity
+from bigain.errors import InputError
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -99,11 +100,20 @@ class Backbone(nn.Module, ABC):
         height, width = size if isinstance(size, (list, tuple)) else (size, size)
         return config["in_channels"], height, width
 
-    @property
-    def image_size(self) -> int:
-        """Height of the images that give latents of `latent_shape`, in px."""
+    def latents_of(self, image_size: int) -> tuple[int, int, int]:
+        """(channels, height, width) of the latents of square images.
+
+        Args:
+            image_size: Side in px.
+
+        Raises:
+            InputError: If the network cannot take them.
+        """
         factor = 1 if self.vae is None else 2 ** (len(self.vae.config["block_out_channels"]) - 1)
-        return self.latent_shape[1] * factor
+        side = image_size // factor
+        if side < 1:
+            raise InputError(f"images of {image_size} px are too small for the VAE of {self.model}")
+        return self.latent_shape[0], side, side
 
     def encode(self, images: Tensor) -> Tensor:
         """Images to latents: the posterior mean times the scaling factor, or the pixels themselves.

@@ -20,6 +20,16 @@ class DiT(Backbone):
     def _load(self, source: str) -> None:
         self.denoiser = self._component(DiTTransformer2DModel, source, "transformer")
 
+    def latents_of(self, image_size: int) -> tuple[int, int, int]:
+        latents = super().latents_of(image_size)
+        if latents != self.latent_shape:
+            # Its position embedding has one size.
+            raise InputError(
+                f"{self.model} takes latents of {self.latent_shape}, but images of {image_size} px give {latents}; "
+                "change data.image_size"
+            )
+        return latents
+
     def conditions(self, prompts: Sequence[str], indices: Sequence[int]) -> Tensor:
         """Class indices. `(k,)`, int64.
 

@@ -9,15 +9,19 @@ from bigain.backbones.base import Backbone
 
 
 @torch.no_grad()
-def flops_per_evaluation(backbone: Backbone, condition: torch.Tensor) -> int:
+def flops_per_evaluation(backbone: Backbone, latent: tuple[int, int, int], condition: torch.Tensor) -> dict[str, int]:
     """FLOPs of one denoiser row as it is hooked now: 2 per multiply-add, matrix products and convolutions only.
 
     Args:
         backbone: A loaded backbone.
+        latent: (channels, height, width) of a latent.
         condition: One row of its conditions. `(1, ...)`.
+
+    Returns:
+        FLOPs by torch operation.
     """
-    noisy = torch.zeros(1, *backbone.latent_shape, device=condition.device)
+    noisy = torch.zeros(1, *latent, device=condition.device)
     timesteps = torch.full((1,), 500, device=condition.device)
     with FlopCounterMode(display=False) as counter:
         backbone.predict_noise(noisy, timesteps, condition)
-    return int(counter.get_total_flops())
+    return {str(operation): int(flops) for operation, flops in counter.get_flop_counts()["Global"].items()}

@@ -16,16 +16,29 @@ from bigain.metrics.records import ImageRecord
 class PredictionWriter(Callback):
     """Writes one JSON line per image to `predictions/rank-<r>.jsonl` of the trainer's root directory.
 
-    Images that are already there are handed to the module as finished, so that a restarted run continues.
+    With `resume`, images that are already there are handed to the module as finished. The command line resumes after it
+    has made sure that the configuration is the same.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, resume: bool = False) -> None:
+        """Set the writer up.
+
+        Args:
+            resume: Continue from the predictions that are there; otherwise such a directory is refused.
+        """
+        self.resume = resume
         self._log: TextIO | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = predictions_folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
-        pl_module.finished = frozenset(read_records(folder))  # type: ignore[assignment]
+        finished = frozenset(read_records(folder))
+        if finished and not self.resume:
+            raise InputError(
+                f"{folder} already holds {len(finished)} predictions; choose another default_root_dir, or "
+                "PredictionWriter(resume=True) if they are of the same configuration"
+            )
+        pl_module.finished = finished  # type: ignore[assignment]
         path = folder / f"rank-{trainer.global_rank}.jsonl"
         _drop_torn_line(path)
         self._log = path.open("a", encoding="utf-8")

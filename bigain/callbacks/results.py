@@ -42,11 +42,13 @@ class ResultsWriter(Callback):
         self._start = time.perf_counter()
         space = pl_module.class_space
         backbone = pl_module.backbone
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        shape = backbone.latents_of(data.read_image(data.items[0]).shape[-1])
         # Also the first forward: what a compressor refuses, it refuses before any image.
         condition = backbone.conditions(space.prompts[:1], list(space.indices)[:1])
-        self._flops = flops_per_evaluation(backbone, condition)
+        self._flops = flops_per_evaluation(backbone, shape, condition)
         compressors = [callback for callback in trainer.callbacks if isinstance(callback, Compressor)]  # type: ignore[attr-defined]
-        latent = Grid(*backbone.latent_shape[1:])
+        latent = Grid(*shape[1:])
         self._sites = [row for compressor in compressors for row in site_table(compressor, backbone.denoiser, latent)]
         for compressor in compressors:
             _refuse_without_effect(compressor, backbone.denoiser, latent)
@@ -55,8 +57,12 @@ class ResultsWriter(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, DiffusionClassifier)
         trainer.strategy.barrier()
-        if not trainer.is_global_zero:
-            return
+        if trainer.is_global_zero:
+            self._write(trainer, pl_module)
+        # Nobody leaves before the files are there.
+        trainer.strategy.barrier()
+
+    def _write(self, trainer: Trainer, pl_module: DiffusionClassifier) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, EvalDataModule)
         finished = read_records(predictions_folder(trainer))
@@ -103,7 +109,10 @@ class ResultsWriter(Callback):
                 "per_image": evaluations / len(records),
                 "planned_per_image": module.evaluations_per_image(len(space)),
             },
-            "flops": {"gflops_per_evaluation": self._flops / 1e9},
+            "flops": {
+                "gflops_per_evaluation": sum(self._flops.values()) / 1e9,
+                "by_operation": {operation: flops / 1e9 for operation, flops in self._flops.items()},
+            },
             "timing": {
                 "seconds": time.perf_counter() - self._start,
                 "seconds_per_image": busy / len(records),
@@ -113,11 +122,12 @@ class ResultsWriter(Callback):
             "protocol": {
                 "stages": [[int(trial) for trial in stage] for stage in module.stages],
                 "keep": module.keep,
+                "budget": module.budget,
                 "timesteps": module.timesteps,
                 "loss": module.loss,
                 "seed": module.seed,
             },
-            "environment": environment(trainer, module.device),
+            "environment": environment(trainer, module.device, module.backbone.denoiser),
             "fingerprint": self.fingerprint,
         }
 

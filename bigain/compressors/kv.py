@@ -48,6 +48,8 @@ class KVDownsampler(Compressor):
             x = args[0] if args else kwargs["hidden_states"]
             with without_autocast(x):
                 keys = self.downsample(x, site, context())
+            if not 1 <= keys.shape[1] < x.shape[1]:
+                raise InputError(f"{type(self).__name__} leaves {keys.shape[1]} of {x.shape[1]} keys at {site.name}")
             if len(args) > 1:
                 return (x, keys, *args[2:]), kwargs
             return args, {**kwargs, "encoder_hidden_states": keys}

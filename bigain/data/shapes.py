@@ -46,6 +46,8 @@ class ShapeTextures(EvalDataModule):
         super().__init__(batch_size, num_workers, subset, limit, seed)
         if "{}" not in prompt:
             raise InputError(f"prompt needs a {{}} where the class name goes, not {prompt!r}")
+        if split not in ("train", "val", "test") or images < 1:
+            raise InputError(f"split must be train, val or test and images at least 1, not {split!r} and {images}")
         self.images = images
         self.split: Split = split
         self.prompt = prompt

@@ -81,6 +81,7 @@ class DiffusionClassifier(LightningModule):
         self.stages = stages if keep is not None else [sorted(trial for stage in stages for trial in stage)]
         self.keep = list(keep) if keep is not None else [1]
         self.grid_size = max(trials)
+        self.budget = budget
         self.timesteps = timesteps
         self.loss: Loss = loss
         self.rows_per_forward = rows_per_forward
@@ -89,6 +90,9 @@ class DiffusionClassifier(LightningModule):
 
     def setup(self, stage: str) -> None:
         self.backbone.load()
+        if self.trainer.precision == "32-true":
+            # Lightning converts to half but never back: without this a model loaded in half would stay so.
+            self.backbone.float()
 
     @property
     def class_space(self) -> ClassSpace:
@@ -119,9 +123,6 @@ class DiffusionClassifier(LightningModule):
             return []
         start = time.perf_counter()
         latents = self.backbone.encode(batch["image"][todo])
-        expected = self.backbone.latent_shape
-        if tuple(latents.shape[1:]) != expected and self.backbone.component == "transformer":
-            raise InputError(f"the model takes latents of {expected}, but the images give {tuple(latents.shape[1:])}")
         ids = [batch["image_id"][i] for i in todo]
         result, timesteps = self.classify(latents, ids)
         records = _records(ids, batch["label"][todo].tolist(), result, timesteps.cpu(), start)

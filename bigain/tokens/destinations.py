@@ -31,7 +31,7 @@ def released_destinations(score: Tensor, grid: Grid, cell: Cell) -> Tensor:
     """
     if grid.w % cell.w:
         raise ValueError(f"the released rule needs a width divisible by {cell.w}, not {grid.w}")
-    used = score.view(-1, grid.h, grid.w)[:, : grid.h // cell.h * cell.h]
+    used = score.reshape(-1, grid.h, grid.w)[:, : grid.h // cell.h * cell.h]
     return _at_position(used.reshape(len(score), -1, cell.area).argmin(2), grid, cell)
 
 

@@ -64,7 +64,8 @@ def interextrapolate(x: Tensor, grid: Grid, factor: int, alpha: float | Tensor) 
         alpha: One number, or one per row. `(b,)`.
 
     Returns:
-        Tokens on the `(h // factor, w // factor)` grid, dtype of `x`; blended in float32.
+        Tokens on the `(h // factor, w // factor)` grid, in the dtype of `x`; nearest and average are too, their
+        blend is float32.
     """
     weight = alpha.float().view(-1, 1, 1) if isinstance(alpha, Tensor) else alpha
     nearest = downsample_nearest(x, grid, factor).float()

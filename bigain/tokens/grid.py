@@ -46,7 +46,7 @@ def to_cells(values: Tensor, grid: Grid, cell: Cell) -> Tensor:
     """Group per-token values by complete cell, row-major inside and between cells. `(b, n)` -> `(b, cells, area)`."""
     hs, ws = grid.h // cell.h, grid.w // cell.w
     b = len(values)
-    tiles = values.view(b, grid.h, grid.w)[:, : hs * cell.h, : ws * cell.w]
+    tiles = values.reshape(b, grid.h, grid.w)[:, : hs * cell.h, : ws * cell.w]
     tiles = tiles.reshape(b, hs, cell.h, ws, cell.w).transpose(2, 3)
     return tiles.reshape(b, hs * ws, cell.area)
 

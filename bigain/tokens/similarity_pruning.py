@@ -9,6 +9,9 @@ from bigain.tokens.grid import Cell, Grid, cell_count, cell_tokens, to_cells
 from bigain.tokens.matching import MergePlan, unit_tokens
 from bigain.tokens.precision import without_autocast
 
+# Elements of the cosine graphs held at a time: four rows at SD 2.0's 4,096 tokens.
+_BLOCK = 2**26
+
 
 def similarity_pruning(
     metric: Tensor, noise: Tensor, grid: Grid, cell: Cell, removed: int, noise_alpha: float, sim_beta: float
@@ -30,9 +33,21 @@ def similarity_pruning(
     Raises:
         ValueError: If `removed` is not in 1..n - cells.
     """
-    b, n, _ = metric.shape
+    n = metric.shape[1]
     if not 1 <= removed <= n - cell_count(grid, cell) < n:
         raise ValueError(f"cannot prune {removed} of {n} tokens with {cell_count(grid, cell)} base tokens")
+    # The graph is quadratic: rows are taken in blocks, so that memory does not grow with the batch.
+    rows = max(1, _BLOCK // (n * n))
+    parts = zip(metric.split(rows), noise.split(rows), strict=True)
+    leaders = [_leaders(part, draw, grid, cell, removed, noise_alpha, sim_beta) for part, draw in parts]
+    return MergePlan.from_leaders(torch.cat(leaders), removed, "prune")
+
+
+def _leaders(
+    metric: Tensor, noise: Tensor, grid: Grid, cell: Cell, removed: int, noise_alpha: float, sim_beta: float
+) -> Tensor:
+    """The token that stands in for each token. `(b, n, c)`, `(b, n)` -> `(b, n)`, int64."""
+    b, n, _ = metric.shape
     unit = unit_tokens(metric)
     with without_autocast(metric):
         graph = unit @ unit.transpose(1, 2)
@@ -45,6 +60,5 @@ def similarity_pruning(
     nearest = nearest.scatter(1, base, -torch.inf)
     pruned = nearest.argsort(dim=1, descending=True, stable=True)[:, :removed]
     gone = torch.zeros(b, n, dtype=torch.bool, device=metric.device).scatter_(1, pruned, True)
-    rows = graph.gather(1, pruned[..., None].expand(-1, -1, n)).masked_fill(gone[:, None], -torch.inf)
-    leader = torch.arange(n, device=metric.device).repeat(b, 1).scatter_(1, pruned, rows.argmax(2))
-    return MergePlan.from_leaders(leader, removed, "prune")
+    candidates = graph.gather(1, pruned[..., None].expand(-1, -1, n)).masked_fill(gone[:, None], -torch.inf)
+    return torch.arange(n, device=metric.device).repeat(b, 1).scatter_(1, pruned, candidates.argmax(2))

@@ -136,10 +136,10 @@ def test_sizes(folders, component):
     side = {"unet": 8, "transformer": 16}[component]
     backbone = load(KINDS[component], folders[component])
     assert backbone.latent_shape == (4, side, side)
-    assert backbone.image_size == 2 * side
+    assert backbone.latents_of(2 * side)[1:] == (side, side)
     pixels = load(KINDS[component], folders[f"{component} in pixels"])
     assert pixels.vae is None
-    assert pixels.image_size == side
+    assert pixels.latents_of(side)[1:] == (side, side)
 
 
 def test_encode_is_the_posterior_mean_times_the_scaling_factor(folders):

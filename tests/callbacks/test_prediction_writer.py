@@ -70,7 +70,7 @@ def writer(tmp_path):
     opened = []
 
     def start(rank=0):
-        one, module = PredictionWriter(), Answer()
+        one, module = PredictionWriter(resume=True), Answer()
         one.setup(trainer_of(tmp_path, rank), module, "predict")
         opened.append(one)
         return one, module
@@ -103,7 +103,7 @@ def run(folder, module):
         enable_checkpointing=False,
         enable_model_summary=False,
         default_root_dir=folder,
-        callbacks=[PredictionWriter()],
+        callbacks=[PredictionWriter(resume=True)],
     )
     trainer.predict(module, datamodule=Numbers(), return_predictions=False)
     return module
@@ -223,8 +223,8 @@ def test_closing_is_final_and_may_be_repeated(tmp_path, writer, end):
 
 
 def test_closing_before_setup_does_nothing():
-    PredictionWriter().teardown(None, None, "predict")
-    PredictionWriter().on_exception(None, None, RuntimeError())
+    PredictionWriter(resume=True).teardown(None, None, "predict")
+    PredictionWriter(resume=True).on_exception(None, None, RuntimeError())
 
 
 def test_a_writer_can_be_set_up_again(tmp_path, writer):

@@ -6,6 +6,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
 from bigain.backbones import DiT, StableDiffusion
+from bigain.callbacks import PredictionWriter, ResultsWriter
 from bigain.compressors import LGTM, SiTo, ToMe
 from bigain.data import ShapeTextures
 from bigain.diffusion.trials import trial_grid, trial_keys, trial_noise
@@ -186,3 +187,19 @@ def test_errors_that_are_not_finite_are_refused_with_the_image():
 
     with pytest.raises(InputError, match=r"test/000000.*not all finite at precision 32-true"):
         run(Overflow(), trials=[1, 2], keep=[2, 1], images=1)
+
+
+def test_predictions_of_another_run_are_not_adopted(tmp_path):
+    def once(compressor, **writer):
+        callbacks = [compressor, PredictionWriter(**writer), ResultsWriter()]
+        module = DiffusionClassifier(DiT("shapes_dit"), trials=[1, 2], keep=[2, 1])
+        trainer = Trainer(
+            accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=callbacks, default_root_dir=tmp_path
+        )
+        trainer.predict(module, datamodule=ShapeTextures(images=1), return_predictions=False)
+        return module.finished
+
+    assert once(LGTM(ratio=0.5)) == frozenset()
+    with pytest.raises(InputError, match="already holds 1 predictions"):
+        once(ToMe(ratio=0.5))
+    assert once(LGTM(ratio=0.5), resume=True) == {"test/000000"}
