@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from transformers.utils.logging import disable_progress_bar
 
 from bigain.callbacks import PredictionWriter, ResultsWriter
 from bigain.compressors import Compressor
@@ -220,6 +221,7 @@ def _save_config(cli: LightningCLI, folder: Path) -> None:
 
 def _quieten() -> None:
     """Silence messages that ask nothing of the user."""
+    disable_progress_bar()  # of transformers, which shows one for every text encoder
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
