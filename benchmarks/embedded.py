@@ -89,6 +89,16 @@ def row(cell: Cell, folder: Path) -> str:
     return f"| {' | '.join([cell.model, cell.method, cell.setting or '-', flow, *shown, gflops, seconds])} |"
 
 
+def heading(cell: Cell, images: int, folder: Path) -> str:
+    """Where the numbers come from, read from the first run."""
+    found = json.loads((folder / cell.name / "results.json").read_text())["environment"]
+    versions = ", ".join(f"{name} {found['packages'][name]}" for name in ("torch", "diffusers", "lightning"))
+    return (
+        f"`python benchmarks/embedded.py --images {images}`: {images} held-out images (`test`), trials [5, 20], keep "
+        f"[5, 1], seed 0, {found['precision']} on {found['device']}; {versions}. 95 % Wilson intervals.\n"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=128)
@@ -107,6 +117,7 @@ def main() -> None:
                 sys.stdout = stdout
     if parts > 1:
         return
+    print(heading(wanted[0], args.images, args.runs))
     print("| model | method | setting | tokens | class % | shape % | fill % | GFLOPs/evaluation | s/image |")
     print("|---|---|---|---|---|---|---|---|---|")
     for cell in wanted:
