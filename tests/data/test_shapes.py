@@ -183,5 +183,11 @@ def test_a_subset_by_id(tmp_path):
 
 @pytest.mark.parametrize("images", [0, -1])
 def test_no_images_are_refused(images):
-    with pytest.raises(InputError, match="no image of ShapeTextures"):
+    with pytest.raises(InputError, match=f"images at least 1, not 'test' and {images}"):
         prepared(images=images)
+
+
+def test_an_unknown_split_is_refused():
+    """Not drawn from a fourth random stream."""
+    with pytest.raises(InputError, match="train, val or test.*'tset'"):
+        ShapeTextures(split="tset")
