@@ -189,5 +189,5 @@ def test_no_images_are_refused(images):
 
 def test_an_unknown_split_is_refused():
     """Not drawn from a fourth random stream."""
-    with pytest.raises(InputError, match="train, val or test.*'tset'"):
+    with pytest.raises(InputError, match=r"train, val or test.*'tset'"):
         ShapeTextures(split="tset")
