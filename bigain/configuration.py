@@ -9,7 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import Namespace
+
+from bigain.errors import InputError
 
 # Settings that change speed or place, never a number.
 _WITHOUT_EFFECT = {
@@ -41,10 +44,19 @@ def find_config(args: Sequence[str]) -> list[str]:
 
 
 def _locate(name: str) -> str:
-    if Path(name).exists():
-        return name
     shipped = shipped_configs() / name
-    return str(shipped) if shipped.is_file() else name
+    path = shipped if shipped.is_file() and not Path(name).exists() else Path(name)
+    if path.is_file():
+        _check_yaml(path)
+    return str(path)
+
+
+def _check_yaml(path: Path) -> None:
+    """Raise an InputError that names the file, which the argument parser's own message does not."""
+    try:
+        yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def fingerprinted(config: Namespace) -> dict[str, Any]:

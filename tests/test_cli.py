@@ -244,3 +244,9 @@ def test_the_seed_reaches_the_merger_inside_cam():
         == 0
     )
     assert results()["compressors"][0]["settings"]["inner"]["settings"]["seed"] == 9
+
+
+def test_a_config_that_is_not_yaml_is_named(capsys):
+    Path("torn.yaml").write_text("seed: 0\nmodel: [unclosed\n")
+    assert main(["predict", "--config", "torn.yaml"]) == 2
+    assert "torn.yaml is not valid YAML" in capsys.readouterr().err
