@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from transformers.utils.logging import disable_progress_bar
 
 from bigain.callbacks import PredictionWriter, ResultsWriter
+from bigain.callbacks.results import replace_file
 from bigain.compressors import Compressor
 from bigain.configuration import find_config, fingerprint, fingerprinted
 from bigain.data import EvalDataModule
@@ -174,16 +174,10 @@ def _prepare_directory(output: Path, config: Namespace) -> None:
         _refuse_other(output, now)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        _write_whole(identity, json.dumps(now, indent=2) + "\n")
+        text = json.dumps(now, indent=2) + "\n"
+        replace_file(identity, lambda path: path.write_text(text, encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot write the run directory {output}: {error}; choose another --output") from error
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _refuse_other(output: Path, now: dict[str, Any]) -> None:
@@ -216,7 +210,7 @@ def _save_config(cli: LightningCLI, folder: Path) -> None:
     """Write the merged configuration as it was run."""
     config = cli.config[cli.subcommand]
     text = cli._parser(cli.subcommand).dump(config, skip_unset=False)
-    _write_whole(folder / "config.yaml", text)
+    replace_file(folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def _quieten() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,11 @@ class ResultsWriter(Callback):
         results = self._results(trainer, pl_module, data, records)
         folder = predictions_folder(trainer)
         columns: dict[str, Any] = to_columns(records, len(data.class_space))
-        _replace(folder / "predictions.npz", lambda path: np.savez_compressed(path, **columns))
+        replace_file(folder / "predictions.npz", lambda path: np.savez_compressed(path, **columns))
         text = json.dumps(results, indent=2) + "\n"
-        _replace(Path(trainer.default_root_dir) / "results.json", lambda path: path.write_text(text, encoding="utf-8"))
+        replace_file(
+            Path(trainer.default_root_dir) / "results.json", lambda path: path.write_text(text, encoding="utf-8")
+        )
         scalars = {f"metrics/{name}": estimate["value"] for name, estimate in results["metrics"].items()}
         scalars["flops/gflops_per_evaluation"] = results["flops"]["gflops_per_evaluation"]
         scalars["timing/seconds_per_image"] = results["timing"]["seconds_per_image"]
@@ -171,7 +173,7 @@ def _refuse_without_effect(compressor: Compressor, denoiser: torch.nn.Module, la
             raise InputError(f"{type(compressor).__name__} changes nothing at {row['name']}: {row['tokens_in']} tokens")
 
 
-def _replace(path: Path, write: Any) -> None:
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
     write(temporary)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.sites import Layout, Site
 from bigain.compressors.base import Compressor, ContextGetter, own
-from bigain.compressors.where import Where
 from bigain.errors import InputError
 from bigain.tokens.grid import Grid
 from bigain.tokens.precision import without_autocast
@@ -24,9 +23,6 @@ class KVDownsampler(Compressor):
     The weights of the downsampling sum to one, so this equals downsampling K and V and saves their projections.
     Subclasses implement `downsample`.
     """
-
-    def __init__(self, where: Where) -> None:
-        super().__init__(where)
 
     @abstractmethod
     def downsample(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
