@@ -9,6 +9,7 @@ from importlib.metadata import version
 from bigain.errors import InputError
 
 EXIT_DONE = 0
+EXIT_FAILED_ITEMS = 1
 EXIT_BAD_INPUT = 2
 
 
@@ -19,7 +20,7 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Command line without the program name; None reads `sys.argv`.
 
     Returns:
-        The exit status: 0 done, 2 bad input.
+        The exit status: 0 done, 1 done except for images that could not be read, 2 bad input.
     """
     args = list(sys.argv[1:] if args is None else args)
     if args == ["--version"]:
@@ -29,11 +30,12 @@ def main(args: Sequence[str] | None = None) -> int:
     from bigain.running import predict
 
     try:
-        print(predict(args), end="")
+        summary, skipped = predict(args)
+        print(summary, end="")
     except InputError as error:
         print(f"bigain: error: {_innermost(error)}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    return EXIT_DONE
+    return EXIT_FAILED_ITEMS if skipped else EXIT_DONE
 
 
 def _innermost(error: InputError) -> str:

@@ -18,6 +18,8 @@ from bigain.errors import InputError
 _WITHOUT_EFFECT = {
     "data.init_args.batch_size",
     "data.init_args.num_workers",
+    "data.init_args.on_bad_image",
+    "model.init_args.latent_cache",
     "model.init_args.rows_per_forward",
 }
 # Of the trainer, only these enter a number.

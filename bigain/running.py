@@ -109,8 +109,11 @@ class BiGainCLI(LightningCLI):
         self.trainer.predict(self.model, datamodule=self.datamodule, return_predictions=False)
 
 
-def predict(args: Sequence[str]) -> str:
-    """Run `bigain predict` and return its summary; empty on all but the first process.
+def predict(args: Sequence[str]) -> tuple[str, int]:
+    """Run `bigain predict`.
+
+    Returns:
+        Its summary, empty on all but the first process, and the number of images that had to be skipped.
 
     Raises:
         InputError: If anything given cannot work.
@@ -122,10 +125,11 @@ def predict(args: Sequence[str]) -> str:
     if cli.config.predict.baseline:
         _run(args, uncompressed_into=cli.output / "baseline")
     if not cli.trainer.is_global_zero:
-        return ""
+        return "", 0
     if cli.config.predict.baseline:
         baseline = _results(cli.output / "baseline")
-    return summary(_results(cli.output), cli.output, baseline)
+    results = _results(cli.output)
+    return summary(results, cli.output, baseline), len(results["dataset"]["skipped"])
 
 
 def _run(args: Sequence[str], uncompressed_into: Path | None = None) -> BiGainCLI:
@@ -201,7 +205,8 @@ def _remove_run(output: Path) -> None:
     """Delete what a run wrote, and nothing else."""
     written = [*output.glob("predictions/rank-*.jsonl"), output / "predictions/predictions.npz"]
     written += [*output.glob("tensorboard/events.out.tfevents.*"), output / "tensorboard/hparams.yaml"]
-    written += [output / name for name in ("results.json", "config.yaml", "identity.json")]
+    written += [*output.glob("predictions/skipped-*.jsonl")]
+    written += [output / name for name in ("results.json", "config.yaml", "identity.json", "images.txt")]
     for path in written:
         path.unlink(missing_ok=True)
 

@@ -13,7 +13,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import bigain
 from bigain.cli import main
-from bigain.configuration import shipped_configs
 
 QUICK = ["--model.trials", "[1,2]", "--model.keep", "[2,1]", "--data.images", "4", "--data.batch_size", "2"]
 QUICK += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
@@ -166,19 +165,6 @@ def test_python_m_bigain_in_a_process_of_its_own():
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("bigain 0.")
-
-
-@pytest.mark.parametrize("path", sorted(shipped_configs().glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_shipped_config_parses_and_says_what_it_is(path, capsys):
-    assert path.read_text().startswith("# ")
-    with pytest.raises(SystemExit) as stop:
-        main(["predict", "--config", path.name, "--print_config"])
-    assert stop.value.code == 0
-    merged = yaml.safe_load(capsys.readouterr().out)
-    assert merged["model"]["class_path"] == "bigain.modules.DiffusionClassifier"
-    method = path.stem.split("_", 1)[1].removeprefix("unet_").replace("_", "")
-    compressor = merged["compressor"]
-    assert method == ("none" if compressor is None else compressor["class_path"].rpartition(".")[2].lower())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +17,9 @@ from bigain.metrics.records import ImageRecord
 class PredictionWriter(Callback):
     """Writes one JSON line per image to `predictions/rank-<r>.jsonl` of the trainer's root directory.
 
-    With `resume`, images that are already there are handed to the module as finished. The command line resumes after it
-    has made sure that the configuration is the same.
+    With `resume`, images that are already there are passed over. The command line resumes after it has made sure that
+    the configuration is the same. Images that cannot be read, where the data is told to skip them, are noted in
+    `predictions/skipped-<r>.jsonl` with the reason; a resumed run tries them again.
     """
 
     def __init__(self, resume: bool = False) -> None:
@@ -28,6 +30,7 @@ class PredictionWriter(Callback):
         """
         self.resume = resume
         self._log: TextIO | None = None
+        self._skipped: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = predictions_folder(trainer)
@@ -38,7 +41,8 @@ class PredictionWriter(Callback):
                 f"{folder} already holds {len(finished)} predictions; choose another default_root_dir, or "
                 "PredictionWriter(resume=True) if they are of the same configuration"
             )
-        pl_module.finished = finished  # type: ignore[assignment]
+        trainer.datamodule.finished = finished  # type: ignore[attr-defined]
+        self._skipped = folder / f"skipped-{trainer.global_rank}.jsonl"
         path = folder / f"rank-{trainer.global_rank}.jsonl"
         _drop_torn_line(path)
         self._log = path.open("a", encoding="utf-8")
@@ -53,6 +57,10 @@ class PredictionWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         records: Sequence[ImageRecord] = outputs or ()
+        if batch["failed"] and self._skipped is not None:
+            with self._skipped.open("a", encoding="utf-8") as file:
+                lines = ({"image_id": image_id, "reason": reason} for image_id, reason in batch["failed"].items())
+                file.writelines(json.dumps(line) + "\n" for line in lines)
         if self._log is None or not records:
             return
         self._log.write("".join(record.to_json() + "\n" for record in records))
@@ -85,6 +93,12 @@ def read_records(folder: Path) -> dict[str, ImageRecord]:
                 record = _parse(path, number, line)
                 records[record.image_id] = record
     return records
+
+
+def read_skipped(folder: Path) -> dict[str, str]:
+    """Reason for every image of a run that could not be read, by id."""
+    lines = [line for path in sorted(folder.glob("skipped-*.jsonl")) for line in path.read_text("utf-8").splitlines()]
+    return {entry["image_id"]: entry["reason"] for entry in map(json.loads, lines)}
 
 
 def _parse(path: Path, number: int, line: str) -> ImageRecord:

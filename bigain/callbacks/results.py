@@ -15,11 +15,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from bigain.callbacks.environment import environment
 from bigain.callbacks.flops import flops_per_evaluation
-from bigain.callbacks.prediction_writer import predictions_folder, read_records
+from bigain.callbacks.prediction_writer import predictions_folder, read_records, read_skipped
 from bigain.compressors.base import Compressor
 from bigain.data.base import EvalDataModule
 from bigain.errors import InputError
-from bigain.metrics.accuracy import accuracies, confusion_matrix
+from bigain.metrics.classification import classification_metrics
 from bigain.metrics.records import ImageRecord, to_columns
 from bigain.modules.classifier import DiffusionClassifier
 from bigain.tokens.grid import Grid
@@ -37,22 +37,25 @@ class ResultsWriter(Callback):
     def __init__(self, fingerprint: str | None = None) -> None:
         self.fingerprint = fingerprint
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, DiffusionClassifier)
         self._start = time.perf_counter()
-        space = pl_module.class_space
-        backbone = pl_module.backbone
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        shape = backbone.latents_of(data.read_image(data.items[0]).shape[-1])
+        data, backbone = pl_module.data, pl_module.backbone
+        shape = backbone.latents_of(data.image_size)
         # Also the first forward: what a compressor refuses, it refuses before any image.
-        condition = backbone.conditions(space.prompts[:1], list(space.indices)[:1])
-        self._flops = flops_per_evaluation(backbone, shape, condition)
+        self._flops = flops_per_evaluation(backbone, shape, pl_module.conditions[:1])
         compressors = [callback for callback in trainer.callbacks if isinstance(callback, Compressor)]  # type: ignore[attr-defined]
         latent = Grid(*shape[1:])
         self._sites = [row for compressor in compressors for row in site_table(compressor, backbone.denoiser, latent)]
         for compressor in compressors:
             _refuse_without_effect(compressor, backbone.denoiser, latent)
         self._compressors = [describe(compressor) for compressor in compressors]
+        if trainer.is_global_zero:
+            # Which images these settings chose: an id file that another run can be given as its subset.
+            ids = "".join(f"{item.image_id}\n" for item in data.items)
+            folder = Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            replace_file(folder / "images.txt", lambda path: path.write_text(ids, encoding="utf-8"))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, DiffusionClassifier)
@@ -63,8 +66,7 @@ class ResultsWriter(Callback):
         trainer.strategy.barrier()
 
     def _write(self, trainer: Trainer, pl_module: DiffusionClassifier) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, EvalDataModule)
+        data = pl_module.data
         finished = read_records(predictions_folder(trainer))
         records = [finished[item.image_id] for item in data.items if item.image_id in finished]
         if not records:
@@ -86,9 +88,9 @@ class ResultsWriter(Callback):
     def _results(
         self, trainer: Trainer, module: DiffusionClassifier, data: EvalDataModule, records: Sequence[ImageRecord]
     ) -> dict[str, Any]:
-        labels = [record.label for record in records]
-        predictions = [record.prediction for record in records]
         space = data.class_space
+        skipped = read_skipped(predictions_folder(trainer))
+        done = {record.image_id for record in records}
         evaluations = sum(len(record.errors) for record in records)
         busy = sum(record.seconds for record in records)
         return {
@@ -100,11 +102,16 @@ class ResultsWriter(Callback):
                 "asked": len(data.items),
                 "official": data.official_images,
                 "classes": len(space),
+                "unlabelled": sum(not record.labels for record in records),
+                "skipped": [
+                    {"image_id": item.image_id, "reason": skipped[item.image_id]}
+                    for item in data.items
+                    if item.image_id in skipped and item.image_id not in done
+                ],
             },
             "model": {"backbone": type(module.backbone).__name__, "name": module.backbone.model},
             "compressors": self._compressors,
-            "metrics": accuracies(labels, predictions, space.factors),
-            "confusion_matrix": confusion_matrix(labels, predictions, len(space)),
+            **classification_metrics(records, space),
             "class_names": list(space.names),
             "sites": self._sites,
             "evaluations": {
@@ -119,7 +126,7 @@ class ResultsWriter(Callback):
                 "seconds": time.perf_counter() - self._start,
                 "seconds_per_image": busy / len(records),
                 "evaluations_per_second": evaluations / busy if busy else None,
-                "resumed_images": len(module.finished),
+                "resumed_images": len(data.finished & done),
             },
             "protocol": {
                 "stages": [[int(trial) for trial in stage] for stage in module.stages],

@@ -1,7 +1,10 @@
 """DataModules: what is evaluated on."""
 
 from bigain.data.base import EvalDataModule
+from bigain.data.coco import Coco2017
+from bigain.data.image_folder import ImageFolder
+from bigain.data.imagenet import ImageNet1K, ImageNet100
 from bigain.data.pets import OxfordPets
 from bigain.data.shapes import ShapeTextures
 
-__all__ = ["EvalDataModule", "OxfordPets", "ShapeTextures"]
+__all__ = ["Coco2017", "EvalDataModule", "ImageFolder", "ImageNet100", "ImageNet1K", "OxfordPets", "ShapeTextures"]

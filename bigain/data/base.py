@@ -1,88 +1,90 @@
-"""The evaluation DataModule: items with stable ids, subsets, limits, and one predict loader."""
+"""The evaluation DataModule: items with stable ids, a choice of them, and one predict loader."""
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from bigain.data.class_space import ClassSpace
+from bigain.data.latent_cache import LatentCache
+from bigain.data.preprocessing import decode_image
+from bigain.data.samples import Sample, Samples, collate
+from bigain.data.selection import Item, only, per_class, stratified
 from bigain.errors import InputError
-from bigain.tokens.randomness import stable_hash
 
+OnBadImage = Literal["stop", "skip"]
 
-@dataclass(frozen=True)
-class Item:
-    """One image to evaluate.
-
-    Attributes:
-        image_id: Stable name: path relative to the dataset root, or the dataset's own id.
-        label: Class index.
-    """
-
-    image_id: str
-    label: int
-
-
-class Batch(TypedDict):
-    """What the predict loader yields: `(b, 3, s, s)` uint8 in [0, 255], `(b,)` int64, and b ids."""
-
-    image: Tensor
-    label: Tensor
-    image_id: list[str]
-
-
-class _Images(Dataset[dict[str, object]]):
-    def __init__(self, data: EvalDataModule, items: Sequence[Item]) -> None:
-        self.data = data
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> dict[str, object]:
-        item = self.items[index]
-        return {"image": self.data.read_image(item), "label": item.label, "image_id": item.image_id}
+_log = logging.getLogger(__name__)
 
 
 class EvalDataModule(LightningDataModule, ABC):
-    """A dataset to evaluate on. Subclasses say what the items are and how one is read.
+    """A dataset to evaluate on. Subclasses say what the items are and where the bytes of one come from.
 
     Attributes:
         items: The chosen items in evaluation order, after `setup`.
+        image_size: Side of the preprocessed images in px.
+        finished: Ids of images that an interrupted run has done already; the loader passes them over unread.
+        latents: Cache of encoded images; None reads and encodes all.
     """
 
     name: str
     items: list[Item]
 
-    def __init__(self, batch_size: int, num_workers: int, subset: str | None, limit: int | None, seed: int) -> None:
+    def __init__(
+        self,
+        image_size: int,
+        batch_size: int,
+        num_workers: int,
+        subset: str | None = None,
+        per_class: int | None = None,
+        limit: int | None = None,
+        on_bad_image: OnBadImage = "stop",
+        seed: int = 0,
+    ) -> None:
         """Remember the settings; nothing is read here.
 
         Args:
+            image_size: Side of the preprocessed images in px.
             batch_size: Images per batch; results do not depend on it.
             num_workers: Processes that decode images.
             subset: File with one image id per line; only these are evaluated.
+            per_class: Evaluate at most this many images of each class, those with the smallest hash of (seed, id).
             limit: Evaluate this many images, spread evenly over the classes, chosen by `seed`.
-            seed: Of `limit`.
+            on_bad_image: `stop` at an image that cannot be read, or `skip` it and count it in the results.
+            seed: Of `per_class` and `limit`.
+
+        Raises:
+            InputError: If a number is out of range.
         """
         super().__init__()
         if batch_size < 1 or num_workers < 0:
             raise InputError(f"batch_size must be at least 1 and num_workers 0, got {batch_size} and {num_workers}")
-        if limit is not None and limit < 1:
-            raise InputError(f"limit must be at least 1, not {limit}; leave it out to evaluate all images")
+        for name, value in (("limit", limit), ("per_class", per_class)):
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, not {value}; leave it out to evaluate all images")
+        if image_size < 1:
+            raise InputError(f"image_size must be at least 1 px, not {image_size}")
+        if on_bad_image not in ("stop", "skip"):
+            raise InputError(f"on_bad_image must be stop or skip, not {on_bad_image!r}")
+        self.image_size = image_size
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.subset = subset
+        self.per_class = per_class
         self.limit = limit
+        self.on_bad_image = on_bad_image
         self.seed = seed
+        self.finished: frozenset[str] = frozenset()
+        self.latents: LatentCache | None = None
 
     @property
     @abstractmethod
@@ -103,12 +105,44 @@ class EvalDataModule(LightningDataModule, ABC):
         """
 
     @abstractmethod
+    def read_bytes(self, item: Item) -> bytes:
+        """The encoded image file of an item.
+
+        Raises:
+            InputError: If it cannot be read; the message names the file.
+        """
+
     def read_image(self, item: Item) -> Tensor:
         """One preprocessed image. `(3, s, s)`, uint8 in [0, 255].
 
         Raises:
-            InputError: If it cannot be decoded; the message names the file.
+            InputError: If it cannot be read or decoded; the message names the file.
         """
+        return decode_image(self.read_bytes(item), self.where(item), self.image_size)
+
+    def where(self, item: Item) -> str:
+        """Where the image of an item is, for messages."""
+        return item.image_id
+
+    def id_of(self, line: str) -> str:
+        """The image id that a line of a subset file means."""
+        return line
+
+    def generation_prompts(self) -> list[str]:
+        """What to generate for each item: the prompt of its class, unless the dataset has captions."""
+        prompts = self.class_space.prompts
+        return [prompts[item.labels[0]] for item in self.items]
+
+    def sample(self, item: Item) -> Sample:
+        """What the loader gives for an item: its latent if that is cached, else its preprocessed image."""
+        if self.latents is None:
+            return Sample(item, image=self.read_image(item))
+        content = self.read_bytes(item)
+        key = self.latents.key(content)
+        latent = self.latents.read(key)
+        if latent is not None:
+            return Sample(item, latent=latent)
+        return Sample(item, image=decode_image(content, self.where(item), self.image_size), key=key)
 
     def setup(self, stage: str) -> None:
         items = self.find_items()
@@ -116,70 +150,36 @@ class EvalDataModule(LightningDataModule, ABC):
         if twice:
             raise InputError(f"{self.name} lists {twice[0]} more than once ({len(twice)} such images)")
         if self.subset is not None:
-            items = _only(items, Path(self.subset), self.name)
+            items = only(items, Path(self.subset).expanduser(), self.name, self.id_of)
+        if self.per_class is not None:
+            items = per_class(items, self.per_class, self.seed)
         if self.limit is not None:
             items = stratified(items, self.limit, self.seed)
         if not items:
             raise InputError(f"no image of {self.name} is left to evaluate")
         self.items = items
+        if self.expected_images is not None and len(items) < self.expected_images:
+            _warn(f"warning: {self.name} has {len(items):,} images here of {self.expected_images:,}; a partial run")
 
-    def predict_dataloader(self) -> DataLoader[dict[str, object]]:
+    @property
+    def expected_images(self) -> int | None:
+        """How many images these settings give on a complete dataset; None where that is up to the user."""
+        if self.official_images is None or self.subset is not None or self.limit is not None:
+            return None
+        if self.per_class is None:
+            return self.official_images
+        return min(self.official_images, self.per_class * len(self.class_space))
+
+    def predict_dataloader(self) -> DataLoader[Sample | None]:
         return DataLoader(
-            _Images(self, self.items),
+            Samples(self),
             batch_size=self.batch_size,
             num_workers=self.num_workers,
+            collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
-            persistent_workers=False,
         )
 
 
-def _only(items: list[Item], path: Path, name: str) -> list[Item]:
-    """The items that an id file names, in dataset order."""
-    if not path.is_file():
-        raise InputError(f"subset file {path} does not exist; expected one image id per line")
-    wanted = [line.strip() for line in read_lines(path) if line.strip()]
-    known = {item.image_id for item in items}
-    absent = [image_id for image_id in wanted if image_id not in known]
-    if absent:
-        raise InputError(
-            f"{path} names {absent[0]!r}, which is not in {name} ({len(absent)} of {len(wanted)} ids are not); "
-            + (f"its ids look like {items[0].image_id!r}" if items else "it lists no image at all")
-        )
-    chosen = set(wanted)
-    if len(chosen) < len(wanted):
-        raise InputError(f"{path} names {len(wanted) - len(chosen)} ids twice")
-    return [item for item in items if item.image_id in chosen]
-
-
-def read_lines(path: Path) -> list[str]:
-    """Lines of a UTF-8 text file, with or without a byte order mark.
-
-    Raises:
-        InputError: If it is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from error
-
-
-def stratified(items: list[Item], limit: int, seed: int) -> list[Item]:
-    """Choose `limit` items, classes as equally as possible, by the smallest hash of (seed, id); order is kept.
-
-    Raises:
-        InputError: If there are fewer items than asked for.
-    """
-    if limit > len(items):
-        raise InputError(f"limit asks for {limit} images, but there are {len(items)}")
-    ranked = sorted(range(len(items)), key=lambda i: stable_hash(f"{seed}/{items[i].image_id}"))
-    taken: dict[int, int] = {}
-    turns = []
-    for i in ranked:
-        turn = taken.get(items[i].label, 0)
-        taken[items[i].label] = turn + 1
-        # All classes' first picks come before any second pick.
-        turns.append((turn, i))
-    chosen = sorted(i for _, i in sorted(turns, key=lambda pair: pair[0])[:limit])
-    return [items[i] for i in chosen]
+@rank_zero_only
+def _warn(message: str) -> None:
+    _log.warning(message)

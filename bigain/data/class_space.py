@@ -13,14 +13,17 @@ class ClassSpace:
     Attributes:
         names: Class names.
         prompts: Text condition of each class.
-        indices: Index of each class in the label space of a class-conditional model.
+        indices: ImageNet index of each class, which the released DiT models are conditioned on. None if the classes
+            have none: then only a model trained on exactly these classes can be conditioned on their labels.
         factors: Coarser labels to report accuracy on too: factor name -> group of each class.
+        multilabel: Whether an image may have several labels, or none.
     """
 
     names: Sequence[str]
     prompts: Sequence[str]
-    indices: Sequence[int]
+    indices: Sequence[int] | None
     factors: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    multilabel: bool = False
 
     def __len__(self) -> int:
         return len(self.names)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from torch import Tensor
-
-from bigain.data.base import EvalDataModule, Item, read_lines
+from bigain.data.base import EvalDataModule, OnBadImage
 from bigain.data.class_names.pets import BREEDS, CATS
 from bigain.data.class_space import ClassSpace
-from bigain.data.preprocessing import read_image
+from bigain.data.preprocessing import read_bytes
+from bigain.data.selection import Item, read_lines
 from bigain.errors import InputError
 
 Prompts = Literal["paper", "released"]
@@ -37,7 +36,9 @@ class OxfordPets(EvalDataModule):
         batch_size: int = 8,
         num_workers: int = 4,
         subset: str | None = None,
+        per_class: int | None = None,
         limit: int | None = None,
+        on_bad_image: OnBadImage = "stop",
         seed: int = 0,
     ) -> None:
         """Set the dataset up.
@@ -51,10 +52,12 @@ class OxfordPets(EvalDataModule):
             batch_size: Images per batch.
             num_workers: Processes that decode images.
             subset: File with one image id per line, e.g. `images/Abyssinian_201.jpg`.
+            per_class: Evaluate at most this many images of each class.
             limit: Evaluate this many images, spread evenly over the classes.
-            seed: Of `limit`.
+            on_bad_image: `stop` at an image that cannot be read, or `skip` it and count it in the results.
+            seed: Of `per_class` and `limit`.
         """
-        super().__init__(batch_size, num_workers, subset, limit, seed)
+        super().__init__(image_size, batch_size, num_workers, subset, per_class, limit, on_bad_image, seed)
         if prompts not in ("paper", "released") or split not in _OFFICIAL:
             raise InputError(
                 f"prompts must be paper or released, split test or trainval, not {prompts!r} and {split!r}"
@@ -62,7 +65,6 @@ class OxfordPets(EvalDataModule):
         self.folder = Path(root).expanduser() / "oxford-iiit-pet"
         self.split = split
         self.prompts: Prompts = prompts
-        self.image_size = image_size
 
     @property
     def class_space(self) -> ClassSpace:
@@ -72,7 +74,7 @@ class OxfordPets(EvalDataModule):
         return ClassSpace(
             names=BREEDS,
             prompts=[f"a photo of a {name}, a type of pet." for name in spoken],
-            indices=range(len(BREEDS)),
+            indices=None,
             factors={"species": [int(name not in CATS) for name in BREEDS]},
         )
 
@@ -105,10 +107,13 @@ class OxfordPets(EvalDataModule):
         named = fields[0].rpartition("_")[0].replace("_", " ").lower()
         if named != BREEDS[label].lower():
             raise InputError(f"{path}, line {number}: {fields[0]} is listed as class {label + 1}, {BREEDS[label]}")
-        return Item(f"images/{fields[0]}.jpg", label)
+        return Item(f"images/{fields[0]}.jpg", (label,))
 
-    def read_image(self, item: Item) -> Tensor:
-        return read_image(self.folder / item.image_id, self.image_size)
+    def read_bytes(self, item: Item) -> bytes:
+        return read_bytes(self.folder / item.image_id)
+
+    def where(self, item: Item) -> str:
+        return str(self.folder / item.image_id)
 
 
 def _has_entry(line: str) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import io
 
-from bigain.data.base import EvalDataModule, Item
+import torch
+from torchvision.transforms.v2.functional import to_pil_image
+
+from bigain.data.base import EvalDataModule
 from bigain.data.class_space import ClassSpace
-from bigain.data.shape_renderer import CLASS_NAMES, Split, render_shapes
+from bigain.data.selection import Item
+from bigain.data.shape_renderer import CLASS_NAMES, IMAGE_SIZE, Split, render_shapes
 from bigain.errors import InputError
 
 
@@ -28,6 +31,7 @@ class ShapeTextures(EvalDataModule):
         batch_size: int = 16,
         num_workers: int = 0,
         subset: str | None = None,
+        per_class: int | None = None,
         limit: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -40,10 +44,11 @@ class ShapeTextures(EvalDataModule):
             batch_size: Images per batch.
             num_workers: Processes that draw images.
             subset: File with one image id per line.
+            per_class: Evaluate at most this many images of each class.
             limit: Evaluate this many of the images, spread evenly over the classes.
-            seed: Of `limit`; the images themselves do not depend on it.
+            seed: Of `per_class` and `limit`; the images themselves do not depend on it.
         """
-        super().__init__(batch_size, num_workers, subset, limit, seed)
+        super().__init__(IMAGE_SIZE, batch_size, num_workers, subset, per_class, limit, seed=seed)
         if "{}" not in prompt:
             raise InputError(f"prompt needs a {{}} where the class name goes, not {prompt!r}")
         if split not in ("train", "val", "test") or images < 1:
@@ -57,15 +62,18 @@ class ShapeTextures(EvalDataModule):
         count = len(CLASS_NAMES)
         return ClassSpace(
             names=CLASS_NAMES,
-            prompts=[self.prompt.format(name) for name in CLASS_NAMES],
-            indices=range(count),
+            prompts=[self.prompt.replace("{}", name) for name in CLASS_NAMES],
+            indices=None,
             factors={"shape": [c // 4 for c in range(count)], "fill": [c % 4 for c in range(count)]},
         )
 
     def find_items(self) -> list[Item]:
-        return [Item(f"{self.split}/{i:06d}", i % len(CLASS_NAMES)) for i in range(self.images)]
+        return [Item(f"{self.split}/{i:06d}", (i % len(CLASS_NAMES),)) for i in range(self.images)]
 
-    def read_image(self, item: Item) -> Tensor:
+    def read_bytes(self, item: Item) -> bytes:
+        """The drawing of an item as a PNG file."""
         index = torch.tensor([int(item.image_id.rpartition("/")[2])])
         image, _ = render_shapes(index, self.split)
-        return (image[0] * 255).round().to(torch.uint8)
+        file = io.BytesIO()
+        to_pil_image((image[0] * 255).round().to(torch.uint8)).save(file, "PNG")
+        return file.getvalue()

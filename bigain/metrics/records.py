@@ -20,7 +20,7 @@ class ImageRecord:
 
     Attributes:
         image_id: Stable id.
-        label: True class.
+        label: True class; in a multi-label dataset all of them, ascending.
         prediction: Predicted class.
         classes: Class of every evaluated (class, trial) pair.
         trials: Trial index of each pair.
@@ -31,7 +31,7 @@ class ImageRecord:
     """
 
     image_id: str
-    label: int
+    label: int | Sequence[int]
     prediction: int
     classes: Sequence[int]
     trials: Sequence[int]
@@ -39,6 +39,11 @@ class ImageRecord:
     errors: Sequence[float]
     survivors: Sequence[Sequence[int]]
     seconds: float
+
+    @property
+    def labels(self) -> Sequence[int]:
+        """All true classes."""
+        return (self.label,) if isinstance(self.label, int) else self.label
 
     def to_json(self) -> str:
         """One line; errors are written with the fewest digits that read back to the same float32."""
@@ -62,7 +67,8 @@ def to_columns(records: Sequence[ImageRecord], classes: int) -> dict[str, Array]
     """Stack records into arrays for `predictions.npz`.
 
     Returns:
-        `image_id`, `label`, `prediction`, `seconds` of shape `(n,)`; `errors` `(n, k, t)` float32, NaN where a pair
+        `image_id`, `label`, `prediction`, `seconds` of shape `(n,)`, in a multi-label dataset `label` `(n, k)` bool;
+        `errors` `(n, k, t)` float32, NaN where a pair
         was not evaluated; `timesteps` `(n, t)` int16, -1 where no class was tried; `stage` `(n, k)` int8: stages each
         class survived.
     """
@@ -78,10 +84,19 @@ def to_columns(records: Sequence[ImageRecord], classes: int) -> dict[str, Array]
             stage[i, alive] += 1
     return {
         "image_id": np.array([record.image_id for record in records], dtype=np.str_),
-        "label": np.array([record.label for record in records], np.int64),
+        "label": _labels(records, classes),
         "prediction": np.array([record.prediction for record in records], np.int64),
         "seconds": np.array([record.seconds for record in records], np.float64),
         "errors": errors,
         "timesteps": timesteps,
         "stage": stage,
     }
+
+
+def _labels(records: Sequence[ImageRecord], classes: int) -> Array:
+    if all(isinstance(record.label, int) for record in records):
+        return np.array([record.label for record in records], np.int64)
+    labels = np.zeros((len(records), classes), np.bool_)
+    for row, record in zip(labels, records, strict=True):
+        row[list(record.labels)] = True
+    return labels

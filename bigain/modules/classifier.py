@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -12,9 +13,11 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from bigain.backbones.base import Backbone
+from bigain.backbones.digest import module_digest
 from bigain.backbones.forward import row_keys
-from bigain.data.base import Batch, EvalDataModule
-from bigain.data.class_space import ClassSpace
+from bigain.data.base import EvalDataModule
+from bigain.data.latent_cache import LatentCache
+from bigain.data.samples import Batch
 from bigain.diffusion.elimination import Elimination, staged_elimination
 from bigain.diffusion.noising import Loss, add_noise, prediction_error
 from bigain.diffusion.trials import Budget, grid_timesteps, stage_trials, trial_keys, trial_noise, uniform_timesteps
@@ -40,6 +43,7 @@ class DiffusionClassifier(LightningModule):
         timesteps: Literal["grid", "uniform"] = "grid",
         loss: Loss = "l2",
         rows_per_forward: int = 64,
+        latent_cache: str | None = None,
         seed: int = 0,
     ) -> None:
         """Set the classifier up; nothing heavy happens here.
@@ -53,6 +57,7 @@ class DiffusionClassifier(LightningModule):
             timesteps: `grid`: evenly spaced; `uniform`: drawn from 0..999 per (seed, image, trial) (Algorithm 1).
             loss: Error of a noise prediction: `l2`, `l1` or `huber`.
             rows_per_forward: Rows (image, trial, class) per denoiser call, filled across the images of a batch.
+            latent_cache: Folder in which encoded images are kept, for this and later runs; null encodes each time.
             seed: Of noise and timesteps.
 
         Raises:
@@ -86,17 +91,27 @@ class DiffusionClassifier(LightningModule):
         self.loss: Loss = loss
         self.rows_per_forward = rows_per_forward
         self.seed = seed
-        self.finished: frozenset[str] = frozenset()
+        self.latent_cache = latent_cache
 
     def setup(self, stage: str) -> None:
         self.backbone.load()
         if self.trainer.precision == "32-true":
             # Lightning converts to half but never back: without this a model loaded in half would stay so.
             self.backbone.float()
+        self.data.latents = None if self.latent_cache is None else self._cache(Path(self.latent_cache).expanduser())
+
+    def _cache(self, folder: Path) -> LatentCache:
+        if self.backbone.vae is None:
+            raise InputError(
+                f"latent_cache: {self.backbone.model} has no VAE, its images are its latents; leave it out"
+            )
+        # The same weights round differently at another precision or on another kind of device.
+        run = f"{self.trainer.precision} {self.trainer.strategy.root_device.type}"
+        return LatentCache(folder, self.data.image_size, f"{module_digest(self.backbone.vae)} {run}")
 
     @property
-    def class_space(self) -> ClassSpace:
-        """The classes of the trainer's DataModule.
+    def data(self) -> EvalDataModule:
+        """The trainer's DataModule.
 
         Raises:
             InputError: If `Trainer.predict` was not given an `EvalDataModule`.
@@ -104,7 +119,7 @@ class DiffusionClassifier(LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, EvalDataModule):
             raise InputError("DiffusionClassifier needs Trainer.predict(model, datamodule=an EvalDataModule)")
-        return data.class_space
+        return data
 
     def evaluations_per_image(self, classes: int) -> int:
         """Denoiser rows one image takes: 5k + 75 for `[5, 20]`/`[5, 1]`."""
@@ -113,19 +128,17 @@ class DiffusionClassifier(LightningModule):
 
     @torch.inference_mode()
     def on_predict_start(self) -> None:
-        space = self.class_space
+        space = self.data.class_space
         self.conditions = self.backbone.conditions(space.prompts, space.indices)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[ImageRecord]:
-        """Classify the images of a batch that are not finished yet."""
-        todo = [i for i, image_id in enumerate(batch["image_id"]) if image_id not in self.finished]
-        if not todo:
+        """Classify the images of a batch; there are none if all were finished before or unreadable."""
+        if not batch["image_id"]:
             return []
         start = time.perf_counter()
-        latents = self.backbone.encode(batch["image"][todo])
-        ids = [batch["image_id"][i] for i in todo]
-        result, timesteps = self.classify(latents, ids)
-        records = _records(ids, batch["label"][todo].tolist(), result, timesteps.cpu(), start)
+        result, timesteps = self.classify(self._latents(batch), batch["image_id"])
+        labels = [list(of_one) if self.data.class_space.multilabel else of_one[0] for of_one in batch["labels"]]
+        records = _records(batch["image_id"], labels, result, timesteps.cpu(), start)
         planned = self.evaluations_per_image(len(self.conditions))
         for record in records:
             if len(record.errors) != planned or not all(map(math.isfinite, record.errors)):
@@ -134,6 +147,17 @@ class DiffusionClassifier(LightningModule):
                     f"{self.trainer.precision}; use bf16-true or 32-true"
                 )
         return records
+
+    def _latents(self, batch: Batch) -> Tensor:
+        """Latents of a batch: encoded (and cached, where asked for), or read from the cache."""
+        parts = [batch["latent"]] if len(batch["latent"]) else []
+        if len(batch["image"]):
+            encoded = self.backbone.encode(batch["image"])
+            parts.insert(0, encoded)
+            if self.data.latents is not None:
+                for key, latent in zip(batch["cache_keys"], encoded.cpu(), strict=True):
+                    self.data.latents.write(str(key), latent)
+        return torch.cat(parts)
 
     def classify(self, latents: Tensor, image_ids: Sequence[str]) -> tuple[Elimination, Tensor]:
         """Run the staged elimination on latents.
@@ -192,7 +216,7 @@ class DiffusionClassifier(LightningModule):
 
 
 def _records(
-    ids: Sequence[str], labels: Sequence[int], result: Elimination, timesteps: Tensor, start: float
+    ids: Sequence[str], labels: Sequence[int | list[int]], result: Elimination, timesteps: Tensor, start: float
 ) -> list[ImageRecord]:
     """What is kept of a batch that began at `start`; everything leaves the device here, once."""
     errors = result.errors.cpu()

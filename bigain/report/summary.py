@@ -24,6 +24,11 @@ def summary(results: Mapping[str, Any], folder: Path, baseline: Mapping[str, Any
     ]
     if dataset["images"] < dataset["asked"]:
         rows[0] = ("dataset", f"{rows[0][1]} ({dataset['images']} of {dataset['asked']} images done)")
+    if dataset["skipped"]:
+        first = dataset["skipped"][0]
+        rows.append(("skipped", f"{len(dataset['skipped'])} images, the first: {first['reason']}"))
+    if dataset["unlabelled"]:
+        rows.append(("unlabelled", f"{dataset['unlabelled']} images, left out of the metrics"))
     if dataset["official"] and dataset["asked"] < dataset["official"]:
         rows[0] = ("dataset", f"{rows[0][1]}, of {dataset['official']} in the official split")
     for name, estimate in results["metrics"].items():

@@ -9,10 +9,12 @@ from lightning.pytorch import LightningModule, Trainer
 
 from bigain.callbacks import PredictionWriter
 from bigain.callbacks.prediction_writer import predictions_folder, read_records
-from bigain.data.base import EvalDataModule, Item
+from bigain.data.base import EvalDataModule
 from bigain.data.class_space import ClassSpace
+from bigain.data.selection import Item
 from bigain.metrics.records import ImageRecord
 
+NOTHING_FAILED = {"failed": {}}
 IDS = [f"n/{i}" for i in range(6)]
 # Lightning counts cores and devices and recommends; neither is about these tests.
 quiet = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:GPU available but not used")
@@ -22,14 +24,17 @@ class Numbers(EvalDataModule):
     name = "Numbers"
 
     def __init__(self):
-        super().__init__(batch_size=2, num_workers=0, subset=None, limit=None, seed=0)
+        super().__init__(image_size=1, batch_size=2, num_workers=0)
 
     @property
     def class_space(self):
         return ClassSpace(["a"], ["an a"], [0])
 
     def find_items(self):
-        return [Item(name, 0) for name in IDS]
+        return [Item(name, (0,)) for name in IDS]
+
+    def read_bytes(self, item):
+        return item.image_id.encode()
 
     def read_image(self, item):
         return torch.zeros(3, 1, 1, dtype=torch.uint8)
@@ -41,15 +46,13 @@ class Answer(LightningModule):
     def __init__(self, fail_at=None, error=RuntimeError):
         super().__init__()
         self.fail_at, self.error = fail_at, error
-        self.finished = frozenset()
         self.answered = []
 
     def predict_step(self, batch, batch_idx):
         if self.fail_at in batch["image_id"]:
             raise self.error("the power went")
-        names = [name for name in batch["image_id"] if name not in self.finished]
-        self.answered += names
-        return [record(name) for name in names]
+        self.answered += batch["image_id"]
+        return [record(name) for name in batch["image_id"]]
 
 
 def record(name, error=0.1):
@@ -61,7 +64,8 @@ def line(name):
 
 
 def trainer_of(folder, rank=0):
-    return SimpleNamespace(default_root_dir=str(folder), global_rank=rank)
+    data = SimpleNamespace(finished=None)
+    return SimpleNamespace(default_root_dir=str(folder), global_rank=rank, datamodule=data)
 
 
 @pytest.fixture
@@ -70,10 +74,10 @@ def writer(tmp_path):
     opened = []
 
     def start(rank=0):
-        one, module = PredictionWriter(resume=True), Answer()
-        one.setup(trainer_of(tmp_path, rank), module, "predict")
+        one, trainer = PredictionWriter(resume=True), trainer_of(tmp_path, rank)
+        one.setup(trainer, None, "predict")
         opened.append(one)
-        return one, module
+        return one, trainer.datamodule
 
     yield start
     for one in opened:
@@ -81,7 +85,7 @@ def writer(tmp_path):
 
 
 def write(one, *names):
-    one.on_predict_batch_end(None, None, [record(name) for name in names], None, 0)
+    one.on_predict_batch_end(None, None, [record(name) for name in names], NOTHING_FAILED, 0)
 
 
 def log_of(folder, rank=0):
@@ -143,20 +147,20 @@ def test_every_batch_is_synced(writer, monkeypatch):
 @pytest.mark.parametrize("outputs", [None, [], ()], ids=str)
 def test_a_batch_without_records_writes_nothing(tmp_path, writer, outputs):
     one, _ = writer()
-    one.on_predict_batch_end(None, None, outputs, None, 0)
+    one.on_predict_batch_end(None, None, outputs, NOTHING_FAILED, 0)
     assert log_of(tmp_path).read_bytes() == b""
 
 
 def test_a_fresh_run_has_nothing_finished(tmp_path, writer):
-    _, module = writer()
-    assert module.finished == frozenset()
+    _, data = writer()
+    assert data.finished == frozenset()
     assert read_records(tmp_path / "predictions") == {}
 
 
 def test_a_log_is_continued_and_never_rewritten(tmp_path, writer):
     before = fill(tmp_path, line("a") + line("b")).read_bytes()
-    one, module = writer()
-    assert module.finished == {"a", "b"}
+    one, data = writer()
+    assert data.finished == {"a", "b"}
     write(one, "c")
     assert log_of(tmp_path).read_bytes() == before + line("c").encode()
 
@@ -165,8 +169,8 @@ def test_a_log_is_continued_and_never_rewritten(tmp_path, writer):
 def test_a_torn_last_line_is_dropped(tmp_path, writer, length):
     fill(tmp_path, line("a") + line("b") + line("torn")[:length])
     assert list(read_records(tmp_path / "predictions")) == ["a", "b"]
-    one, module = writer()
-    assert module.finished == {"a", "b"}
+    one, data = writer()
+    assert data.finished == {"a", "b"}
     assert log_of(tmp_path).read_bytes() == (line("a") + line("b")).encode()
     write(one, "torn")
     assert log_of(tmp_path).read_bytes() == (line("a") + line("b") + line("torn")).encode()
@@ -174,8 +178,8 @@ def test_a_torn_last_line_is_dropped(tmp_path, writer, length):
 
 def test_a_log_of_a_torn_line_alone_is_emptied(tmp_path, writer):
     fill(tmp_path, line("torn")[:30])
-    _, module = writer()
-    assert module.finished == frozenset()
+    _, data = writer()
+    assert data.finished == frozenset()
     assert log_of(tmp_path).read_bytes() == b""
 
 
@@ -183,8 +187,8 @@ def test_finished_images_of_all_ranks_count(tmp_path, writer):
     """Also of ranks that the new run does not have; their logs are left alone."""
     logs = {rank: fill(tmp_path, text, rank) for rank, text in ((0, line("a")), (1, line("b") + line("c")[:9]))}
     before = logs[1].read_bytes()
-    one, module = writer(0)
-    assert module.finished == {"a", "b"}
+    one, data = writer(0)
+    assert data.finished == {"a", "b"}
     write(one, "c")
     assert logs[1].read_bytes() == before
     assert set(read_records(tmp_path / "predictions")) == {"a", "b", "c"}
@@ -193,7 +197,7 @@ def test_finished_images_of_all_ranks_count(tmp_path, writer):
 def test_records_come_back_as_they_were(tmp_path, writer):
     one, _ = writer()
     values = [record("größe/猫.jpg", 0.1), record("a\nb", float("nan")), record("c", 1 / 3)]
-    one.on_predict_batch_end(None, None, values, None, 0)
+    one.on_predict_batch_end(None, None, values, NOTHING_FAILED, 0)
     stored = read_records(tmp_path / "predictions")
     assert list(stored) == [value.image_id for value in values]
     assert [value.to_json() for value in stored.values()] == [value.to_json() for value in values]
@@ -202,8 +206,8 @@ def test_records_come_back_as_they_were(tmp_path, writer):
 def test_other_files_are_not_read(tmp_path, writer):
     fill(tmp_path, line("a"))
     (tmp_path / "predictions" / "notes.jsonl").write_text("not a record\n", encoding="utf-8")
-    _, module = writer()
-    assert module.finished == {"a"}
+    _, data = writer()
+    assert data.finished == {"a"}
 
 
 def test_a_damaged_line_in_the_middle_is_an_error(tmp_path, writer):
@@ -231,9 +235,9 @@ def test_a_writer_can_be_set_up_again(tmp_path, writer):
     one, _ = writer()
     write(one, "a")
     one.teardown(None, None, "predict")
-    module = Answer()
-    one.setup(trainer_of(tmp_path), module, "predict")
-    assert module.finished == {"a"}
+    trainer = trainer_of(tmp_path)
+    one.setup(trainer, None, "predict")
+    assert trainer.datamodule.finished == {"a"}
     write(one, "b")
     assert list(read_records(tmp_path / "predictions")) == ["a", "b"]
 
@@ -251,7 +255,7 @@ def test_a_failed_run_stays_readable_and_is_continued(tmp_path):
     assert list(read_records(tmp_path / "predictions")) == IDS[:4]
     before = log_of(tmp_path).read_bytes()
     again = run(tmp_path, Answer())
-    assert again.finished == set(IDS[:4])
+    assert again.trainer.datamodule.finished == set(IDS[:4])
     assert again.answered == IDS[4:]
     assert log_of(tmp_path).read_bytes() == before + (line("n/4") + line("n/5")).encode()
 

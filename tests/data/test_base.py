@@ -6,8 +6,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from bigain.data.base import EvalDataModule, Item, stratified
+from bigain.data.base import EvalDataModule
 from bigain.data.class_space import ClassSpace
+from bigain.data.selection import Item, stratified
 from bigain.errors import InputError
 
 
@@ -17,7 +18,7 @@ class Numbers(EvalDataModule):
     name = "Numbers"
 
     def __init__(self, labels=(0, 1, 2, 0, 1, 2, 0, 1), batch_size=3, subset=None, limit=None, seed=0, workers=0):
-        super().__init__(batch_size, workers, subset, limit, seed)
+        super().__init__(2, batch_size, workers, subset, limit=limit, seed=seed)
         self.labels = labels
 
     @property
@@ -25,7 +26,10 @@ class Numbers(EvalDataModule):
         return ClassSpace(["a", "b", "c"], ["an a", "a b", "a c"], range(3))
 
     def find_items(self):
-        return [Item(f"n/{i}", label) for i, label in enumerate(self.labels)]
+        return [Item(f"n/{i}", (label,)) for i, label in enumerate(self.labels)]
+
+    def read_bytes(self, item):
+        return item.image_id.encode()
 
     def read_image(self, item):
         return torch.full((3, 2, 2), int(item.image_id[2:]), dtype=torch.uint8)
@@ -70,9 +74,8 @@ def test_the_loader_yields_every_item_in_order(batch_size):
     batches = list(data.predict_dataloader())
     assert [len(batch["image_id"]) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
     assert [name for batch in batches for name in batch["image_id"]] == ids(data.items)
-    labels, images = (torch.cat([batch[key] for batch in batches]) for key in ("label", "image"))
-    assert labels.dtype == torch.int64
-    assert labels.tolist() == list(data.labels)
+    images = torch.cat([batch["image"] for batch in batches])
+    assert [labels for batch in batches for labels in batch["labels"]] == [(label,) for label in data.labels]
     assert images.dtype == torch.uint8
     assert images.shape == (8, 3, 2, 2)
     assert images[:, 0, 0, 0].tolist() == list(range(8))
@@ -102,7 +105,7 @@ def test_bad_settings_are_refused_before_anything_is_read(settings, words):
 
 def test_an_abstract_module_cannot_be_made():
     with pytest.raises(TypeError, match="abstract"):
-        EvalDataModule(1, 0, None, None, 0)
+        EvalDataModule(2, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +167,7 @@ def test_limit_of_all_is_all():
     assert chosen(limit=8) == chosen()
 
 
-ITEMS = [Item(f"x/{i:03d}", label) for i, label in enumerate([0] * 30 + [1] * 5 + [2] * 12 + [3])]
+ITEMS = [Item(f"x/{i:03d}", (label,)) for i, label in enumerate([0] * 30 + [1] * 5 + [2] * 12 + [3])]
 
 
 @pytest.mark.parametrize("limit", range(1, len(ITEMS) + 1))
@@ -172,7 +175,7 @@ def test_stratified_is_as_even_as_the_classes_allow(limit):
     items = stratified(ITEMS, limit, 0)
     assert len(items) == len(set(items)) == limit
     assert ids(items) == sorted(ids(items))
-    taken, there = Counter(item.label for item in items), Counter(item.label for item in ITEMS)
+    taken, there = Counter(item.labels[0] for item in items), Counter(item.labels[0] for item in ITEMS)
     most = max(taken.values())
     assert all(taken[label] >= min(most - 1, there[label]) for label in there)
 

@@ -66,7 +66,7 @@ def test_classes_and_labels_are_those_of_torchvision(all_breeds, split):
     species = data.class_space.factors["species"]
     assert len(data.items) == len(reference) == 74
     for i, item in enumerate(data.items):
-        assert (item.label, species[item.label]) == reference[i][1]
+        assert (item.labels[0], species[item.labels[0]]) == reference[i][1]
         assert data.folder / item.image_id == reference._images[i]
 
 
@@ -113,21 +113,21 @@ def test_the_loader(all_breeds):
     data = prepared(all_breeds, batch_size=30)
     batches = list(data.predict_dataloader())
     assert [tuple(batch["image"].shape) for batch in batches] == [(n, 3, 16, 16) for n in (30, 30, 14)]
-    assert torch.cat([batch["label"] for batch in batches]).tolist() == [item.label for item in data.items]
+    assert [labels[0] for batch in batches for labels in batch["labels"]] == [item.labels[0] for item in data.items]
     assert batches[0]["image_id"][:2] == ["images/Abyssinian_7.jpg", data.items[1].image_id]
     assert batches[0]["image"].dtype == torch.uint8
     assert len(batches[0]["image"].unique()) > 8
 
 
 def test_limit_takes_one_of_every_breed(all_breeds):
-    assert sorted(item.label for item in prepared(all_breeds, limit=37).items) == list(range(37))
+    assert sorted(item.labels[0] for item in prepared(all_breeds, limit=37).items) == list(range(37))
 
 
 def test_a_subset_by_path(all_breeds, tmp_path):
     path = tmp_path / "ids.txt"
     path.write_text("images/pug_3.jpg\nimages/Bombay_7.jpg\n", encoding="utf-8")
     items = prepared(all_breeds, subset=str(path)).items
-    assert sorted((item.image_id, item.label) for item in items) == [
+    assert sorted((item.image_id, item.labels[0]) for item in items) == [
         ("images/Bombay_7.jpg", 7),
         ("images/pug_3.jpg", 25),
     ]
@@ -142,14 +142,14 @@ def test_home_is_expanded(tmp_path, monkeypatch):
 
 def test_comments_and_blank_lines_are_passed_over(tmp_path):
     plant(tmp_path, ["# Image CLASS-ID SPECIES BREED ID", "", entry(4), "  ", "#", entry(0)])
-    assert [item.label for item in prepared(tmp_path).items] == [4, 0]
+    assert [item.labels[0] for item in prepared(tmp_path).items] == [4, 0]
 
 
 @pytest.mark.parametrize(("split", "official"), [("test", 3669), ("trainval", 3680)])
 def test_a_partial_list_runs_and_the_official_count_is_known(tmp_path, split, official):
     plant(tmp_path, [entry(3), entry(30)], split)
     data = prepared(tmp_path, split=split)
-    assert [item.label for item in data.items] == [3, 30]
+    assert [item.labels[0] for item in data.items] == [3, 30]
     assert data.official_images == official
 
 

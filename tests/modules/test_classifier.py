@@ -145,7 +145,7 @@ def test_finished_images_are_not_computed_again():
 
     class Finish(Callback):
         def setup(self, trainer, pl_module, stage):
-            pl_module.finished = frozenset({"test/000001"})
+            trainer.datamodule.finished = frozenset({"test/000001"})
             module_seen.append(pl_module)
 
     assert set(run(Finish(), trials=[1, 2], keep=[2, 1])) == {"test/000000", "test/000002"}
@@ -197,7 +197,7 @@ def test_predictions_of_another_run_are_not_adopted(tmp_path):
             accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=callbacks, default_root_dir=tmp_path
         )
         trainer.predict(module, datamodule=ShapeTextures(images=1), return_predictions=False)
-        return module.finished
+        return trainer.datamodule.finished
 
     assert once(LGTM(ratio=0.5)) == frozenset()
     with pytest.raises(InputError, match="already holds 1 predictions"):

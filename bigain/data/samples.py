@@ -1,0 +1,97 @@
+"""From items to batches: what worker processes do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from bigain.data.selection import Item
+from bigain.errors import InputError
+
+if TYPE_CHECKING:
+    from bigain.data.base import EvalDataModule
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One item as the loader reads it: an image to encode, a cached latent, or the reason why there is neither.
+
+    Attributes:
+        item: The item.
+        image: `(3, s, s)`, uint8 in [0, 255].
+        latent: `(c, h, w)`, float32.
+        key: Where the latent of `image` belongs in the cache.
+        failure: Why the image could not be read.
+    """
+
+    item: Item
+    image: Tensor | None = None
+    latent: Tensor | None = None
+    key: str | None = None
+    failure: str | None = None
+
+
+class Batch(TypedDict):
+    """What the predict loader yields: u images to encode, then v cached latents; b = u + v, any may be 0.
+
+    Attributes:
+        image: `(u, 3, s, s)`, uint8 in [0, 255].
+        latent: `(v, c, h, w)`, float32.
+        image_id: b ids, of the images first.
+        labels: Labels of each of the b.
+        cache_keys: u keys, None without a cache.
+        failed: Id and reason of every image that could not be read.
+    """
+
+    image: Tensor
+    latent: Tensor
+    image_id: list[str]
+    labels: list[tuple[int, ...]]
+    cache_keys: list[str | None]
+    failed: dict[str, str]
+
+
+class Samples(Dataset["Sample | None"]):
+    """The items of a DataModule, read one by one; None for those that are finished."""
+
+    def __init__(self, data: EvalDataModule) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data.items)
+
+    def __getitem__(self, index: int) -> Sample | None:
+        item = self.data.items[index]
+        if item.image_id in self.data.finished:
+            return None
+        try:
+            return self.data.sample(item)
+        except InputError as error:
+            if self.data.on_bad_image == "stop":
+                raise
+            return Sample(item, failure=str(error))
+
+
+def collate(samples: Sequence[Sample | None]) -> Batch:
+    """Gather samples into a batch."""
+    there = [sample for sample in samples if sample is not None]
+    images = [sample for sample in there if sample.image is not None]
+    cached = [sample for sample in there if sample.latent is not None]
+    read = [*images, *cached]
+    return Batch(
+        image=_stack([sample.image for sample in images if sample.image is not None], torch.uint8),
+        latent=_stack([sample.latent for sample in cached if sample.latent is not None], torch.float32),
+        image_id=[sample.item.image_id for sample in read],
+        labels=[sample.item.labels for sample in read],
+        cache_keys=[sample.key for sample in images],
+        failed={sample.item.image_id: sample.failure for sample in there if sample.failure is not None},
+    )
+
+
+def _stack(tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
+    return torch.stack(tensors) if tensors else torch.empty(0, dtype=dtype)
