@@ -8,6 +8,18 @@ from importlib.metadata import version
 
 from bigain.errors import InputError
 
+HELP = """usage: bigain COMMAND [options]
+
+Evaluate training-free token compression for diffusion models.
+
+commands:
+  predict --config X   run one configuration, continuing what is there
+  doctor --config X    is everything here that the run needs?
+
+Shipped configurations go by their bare name: bigain predict --config demo_lgtm.yaml
+All options of a command: bigain COMMAND --help
+"""
+
 EXIT_DONE = 0
 EXIT_FAILED_ITEMS = 1
 EXIT_BAD_INPUT = 2
@@ -20,22 +32,36 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Command line without the program name; None reads `sys.argv`.
 
     Returns:
-        The exit status: 0 done, 1 done except for images that could not be read, 2 bad input.
+        The exit status: 0 done, 1 done except for what was reported (images that cannot be read, what
+        `doctor` found missing), 2 bad input.
     """
     args = list(sys.argv[1:] if args is None else args)
     if args == ["--version"]:
         print(f"bigain {version('bigain')}")
         return EXIT_DONE
+    if args in ([], ["--help"], ["-h"]):
+        print(HELP, end="")
+        return EXIT_DONE
     # Heavy imports come after the cheap answers.
-    from bigain.running import predict
-
     try:
+        if args[:1] == ["doctor"]:
+            return _doctor(args[1:])
+        from bigain.running import predict
+
         summary, skipped = predict(args)
         print(summary, end="")
     except InputError as error:
         print(f"bigain: error: {_innermost(error)}", file=sys.stderr)
         return EXIT_BAD_INPUT
     return EXIT_FAILED_ITEMS if skipped else EXIT_DONE
+
+
+def _doctor(args: Sequence[str]) -> int:
+    from bigain.doctor import doctor
+
+    told, works = doctor(args)
+    print(told, end="")
+    return EXIT_DONE if works else EXIT_FAILED_ITEMS
 
 
 def _innermost(error: InputError) -> str:

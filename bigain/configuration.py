@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -35,14 +36,23 @@ def shipped_configs() -> Path:
 
 
 def find_config(args: Sequence[str]) -> list[str]:
-    """Replace the bare name of a shipped configuration by its path, where no such file lies here."""
-    found = list(args)
-    for i, arg in enumerate(found):
-        if arg in ("--config", "-c") and i + 1 < len(found):
-            found[i + 1] = _locate(found[i + 1])
+    """Put configuration files first, so that options override them wherever they stand, and find the shipped ones.
+
+    A name that no file here has means the shipped file, also for `--model models/dit_xl_512.yaml`.
+    """
+    configs, others = [], []
+    rest = iter(args)
+    for arg in rest:
+        if arg in ("--config", "-c"):
+            # Without a value, the parser says so.
+            configs += [arg, *(_locate(value) for value in itertools.islice(rest, 1))]
         elif arg.startswith("--config="):
-            found[i] = "--config=" + _locate(arg.removeprefix("--config="))
-    return found
+            configs.append("--config=" + _locate(arg.removeprefix("--config=")))
+        elif arg in ("--model", "--data", "--compressor"):
+            others += [arg, *(_locate(value) for value in itertools.islice(rest, 1))]
+        else:
+            others.append(arg)
+    return [*others[:1], *configs, *others[1:]] if others[:1] == ["predict"] else [*configs, *others]
 
 
 def _locate(name: str) -> str:

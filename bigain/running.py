@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -19,11 +21,12 @@ from transformers.utils.logging import disable_progress_bar
 from bigain.callbacks import PredictionWriter, ResultsWriter
 from bigain.callbacks.results import replace_file
 from bigain.compressors import Compressor
-from bigain.configuration import find_config, fingerprint, fingerprinted
+from bigain.configuration import find_config, fingerprint
 from bigain.data import EvalDataModule
 from bigain.errors import InputError
 from bigain.parsing import Parser
 from bigain.report.summary import summary
+from bigain.run_directory import prepare_directory
 
 
 class BiGainCLI(LightningCLI):
@@ -73,6 +76,12 @@ class BiGainCLI(LightningCLI):
         self.config = parser.parse_args(args)
 
     def before_instantiate_classes(self) -> None:
+        self.choose_directory()
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            prepare_directory(self.output, self.config[self.subcommand])
+
+    def choose_directory(self) -> None:
+        """Set `fingerprint` and `output`; nothing is written."""
         config = self.config[self.subcommand]
         if self.uncompressed_into is not None:
             config.compressor = None
@@ -82,14 +91,15 @@ class BiGainCLI(LightningCLI):
         else:
             chosen = config.output or config.trainer.default_root_dir
             self.output = Path(chosen or f"runs/{_stem(config)}-{self.fingerprint[:8]}")
-        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            _prepare_directory(self.output, config)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         wanted = self.config[self.subcommand].trainer.logger
         if wanted is None:
             kwargs["logger"] = TensorBoardLogger(self.output, name="tensorboard", version="")
-        return super().instantiate_trainer(default_root_dir=str(self.output), **kwargs)
+        try:
+            return super().instantiate_trainer(default_root_dir=str(self.output), **kwargs)
+        except (MisconfigurationException, ImportError, ValueError, RuntimeError) as error:
+            raise InputError(f"no trainer of these settings can be had here: {error}") from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         given = config.get("callbacks") or []
@@ -118,7 +128,7 @@ def predict(args: Sequence[str]) -> tuple[str, int]:
     Raises:
         InputError: If anything given cannot work.
     """
-    _quieten()
+    quieten()
     args = find_config(args)
     cli = _run(args)
     baseline = None
@@ -133,8 +143,15 @@ def predict(args: Sequence[str]) -> tuple[str, int]:
 
 
 def _run(args: Sequence[str], uncompressed_into: Path | None = None) -> BiGainCLI:
-    try:
+    with refusals():
         return BiGainCLI(args, uncompressed_into)
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Let an InputError out that jsonargparse wrapped into an error of its own."""
+    try:
+        yield
     except ValueError as error:
         refusal = _refusal_behind(error)
         if refusal is None:
@@ -162,55 +179,6 @@ def _stem(config: Namespace) -> str:
     return Path(str(given[0])).stem if given else "predict"
 
 
-def _prepare_directory(output: Path, config: Namespace) -> None:
-    """Make a run directory ready to start or continue.
-
-    Raises:
-        InputError: If it holds a run of another configuration, or something else.
-    """
-    identity = output / "identity.json"
-    now = fingerprinted(config)
-    if not identity.is_file() and output.is_dir() and any(output.iterdir()):
-        raise InputError(f"{output} exists and is not a run directory of bigain; choose another --output")
-    if identity.is_file() and config.overwrite:
-        _remove_run(output)
-    elif identity.is_file():
-        _refuse_other(output, now)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(now, indent=2) + "\n"
-        replace_file(identity, lambda path: path.write_text(text, encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot write the run directory {output}: {error}; choose another --output") from error
-
-
-def _refuse_other(output: Path, now: dict[str, Any]) -> None:
-    """Raise an InputError if finished images of another configuration are in a run directory."""
-    identity = output / "identity.json"
-    try:
-        before = json.loads(identity.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{identity} is damaged ({error}); choose another --output, or --overwrite true") from error
-    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    # A run that was refused before its first image holds nothing worth protecting.
-    if keys and any(path.stat().st_size for path in output.glob("predictions/rank-*.jsonl")):
-        changes = "; ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys[:5])
-        raise InputError(
-            f"{output} holds a run with another configuration ({changes}); choose another --output, or "
-            "--overwrite true to delete it"
-        )
-
-
-def _remove_run(output: Path) -> None:
-    """Delete what a run wrote, and nothing else."""
-    written = [*output.glob("predictions/rank-*.jsonl"), output / "predictions/predictions.npz"]
-    written += [*output.glob("tensorboard/events.out.tfevents.*"), output / "tensorboard/hparams.yaml"]
-    written += [*output.glob("predictions/skipped-*.jsonl")]
-    written += [output / name for name in ("results.json", "config.yaml", "identity.json", "images.txt")]
-    for path in written:
-        path.unlink(missing_ok=True)
-
-
 def _save_config(cli: LightningCLI, folder: Path) -> None:
     """Write the merged configuration as it was run."""
     config = cli.config[cli.subcommand]
@@ -218,7 +186,7 @@ def _save_config(cli: LightningCLI, folder: Path) -> None:
     replace_file(folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Silence messages that ask nothing of the user."""
     disable_progress_bar()  # of transformers, which shows one for every text encoder
     warnings.filterwarnings("ignore", ".*does not have many workers.*")

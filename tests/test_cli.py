@@ -170,6 +170,7 @@ def test_version(capsys):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
+        (["--trainer.accelerator", "tpu"], "no trainer of these settings"),
         (["--compressor", "Foo"], ["Foo", "LGTM"]),
         (["--compressor.rati", "0.5"], ["rati"]),
         (["--compressor.ratio", "0.9"], ["0.9", "0.75"]),

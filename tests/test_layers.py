@@ -20,8 +20,11 @@ LAYERS = {
     "report": 6,
     "configuration": 6,
     "parsing": 6,
-    "running": 7,
-    "cli": 8,
+    "sweeps": 6,
+    "run_directory": 7,
+    "running": 8,
+    "doctor": 9,
+    "cli": 10,
 }
 PURE = {"tokens", "diffusion"}
 # Same height, but strangers to each other.

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin
 from torch import Tensor, nn
 
-from bigain.backbones.loading import find_model, load_component, load_scheduler, model_index
+from bigain.backbones.loading import (
+    component_config,
+    find_model,
+    listed_class,
+    load_component,
+    load_scheduler,
+    model_index,
+)
 from bigain.diffusion.noising import epsilon_from_velocity
 from bigain.errors import InputError
 
@@ -19,20 +26,36 @@ Precision = Literal["float32", "bfloat16", "float16"]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+class Found(NamedTuple):
+    """Where a model is, and the class of each component to load, a VAE among them where the model has one."""
+
+    source: str
+    parts: dict[str, Any]
+
+
 class Backbone(nn.Module, ABC):
     """A diffusion model loaded from a diffusers folder or hub id, with or without a VAE.
 
     Attributes:
+        component: Folder of the denoiser.
+        parts: Class to load by folder, without VAE and scheduler, which are the same for all.
         denoiser: The network that compressors hook; there after `load`.
         vae: None for a pixel-space model.
         prediction_type: `epsilon` or `v_prediction`.
     """
 
-    component: str
+    component: ClassVar[str]
+    parts: ClassVar[dict[str, Any]]
     denoiser: ModelMixin
     vae: AutoencoderKL | None
 
-    def __init__(self, model: str, dtype: Precision = "float32", local_files_only: bool = False) -> None:
+    def __init__(
+        self,
+        model: str,
+        dtype: Precision = "float32",
+        local_files_only: bool = False,
+        safetensors_only: bool = True,
+    ) -> None:
         """Remember what to load; nothing heavy happens here.
 
         Args:
@@ -40,12 +63,56 @@ class Backbone(nn.Module, ABC):
             dtype: Precision to load in. A true-half `trainer.precision` converts a float32 model later; loading in
                 half at once saves the memory of the float32 copy.
             local_files_only: Never ask the hub. `HF_HUB_OFFLINE=1` does the same for everything.
+            safetensors_only: Refuse weights in `.bin` files. They are pickles; if false, torch's weights-only loader
+                reads them where there are no safetensors, and runs no code from them.
         """
         super().__init__()
         self.model = model
         self.dtype = _DTYPES[dtype]
         self.local_files_only = local_files_only
+        self.safetensors_only = safetensors_only
         self.loaded = False
+
+    def find(self, local_files_only: bool) -> Found:
+        """Find the model and its components, from its index alone.
+
+        Args:
+            local_files_only: Never ask the hub.
+
+        Raises:
+            InputError: If the model cannot be found or its index lists another kind of model.
+        """
+        source = find_model(self.model)
+        index = model_index(source, self.parts, type(self).__name__, local_files_only)
+        if listed_class(index, "vae") is None:
+            return Found(source, self.parts)
+        parts = {**self.parts, "vae": AutoencoderKL}
+        model_index(source, parts, type(self).__name__, local_files_only)
+        return Found(source, parts)
+
+    def denoiser_config(self, found: Found, local_files_only: bool) -> dict[str, Any]:
+        """Read the denoiser's configuration and refuse networks that need more than this class gives them.
+
+        Args:
+            found: Result of `find`.
+            local_files_only: Never ask the hub.
+
+        Raises:
+            InputError: If it cannot be read or is one of another kind of model.
+        """
+        kind = self.parts[self.component]
+        config = component_config(kind, found.source, self.component, local_files_only)
+        if "vae" in found.parts:
+            vae = component_config(AutoencoderKL, found.source, "vae", local_files_only)
+            takes, gives = config.get("in_channels", 4), vae.get("latent_channels", 4)
+            if takes != gives:
+                raise InputError(
+                    f"{self.component}/config.json of {self.model} has in_channels {takes}, but its VAE gives {gives}: "
+                    "networks for inpainting, depth or editing take an image besides the noise; expected one that "
+                    "takes the noise alone"
+                )
+        self._check(config)
+        return config
 
     def load(self) -> None:
         """Read the weights, once; further calls do nothing.
@@ -55,13 +122,11 @@ class Backbone(nn.Module, ABC):
         """
         if self.loaded:
             return
-        source = find_model(self.model)
-        index = model_index(source, self.component, type(self).__name__, self.local_files_only)
-        scheduler = load_scheduler(source, self.local_files_only)
-        self.set_schedule(scheduler)
-        has_vae = bool((index.get("vae") or [None])[0])
-        self.vae = self._component(AutoencoderKL, source, "vae") if has_vae else None
-        self._load(source)
+        found = self.find(self.local_files_only)
+        self.denoiser_config(found, self.local_files_only)
+        self.set_schedule(load_scheduler(found.source, self.local_files_only))
+        self.vae = self._component(found.source, "vae", AutoencoderKL) if "vae" in found.parts else None
+        self._load(found.source)
         self.requires_grad_(False)
         self.eval()
         self.loaded = True
@@ -72,20 +137,32 @@ class Backbone(nn.Module, ABC):
         # Not a buffer: a half-precision trainer would round it, with relative errors above 1e-2 at its small end.
         self._alpha_bar = scheduler.alphas_cumprod.float()
 
-    def _component(self, kind: Any, source: str, name: str) -> Any:
-        return load_component(kind, source, name, self.dtype, self.local_files_only)
+    def _component(self, source: str, name: str, kind: Any) -> Any:
+        return load_component(kind, source, name, self.dtype, self.local_files_only, self.safetensors_only)
 
-    @abstractmethod
+    def _check(self, config: Mapping[str, Any]) -> None:
+        """Raise an InputError if the denoiser's configuration is not one that this class can call."""
+
     def _load(self, source: str) -> None:
         """Set `denoiser` and whatever conditions need."""
+        self.denoiser = self._component(source, self.component, self.parts[self.component])
 
     @abstractmethod
-    def conditions(self, prompts: Sequence[str], indices: Sequence[int]) -> Tensor:
+    def conditions(self, prompts: Sequence[str], indices: Sequence[int] | None) -> Tensor:
         """Conditions of all classes, computed once. `(k, ...)`.
 
         Args:
             prompts: Text per class.
-            indices: Index of each class in a class-conditional model's label space.
+            indices: Index of each class in a class-conditional model's label space; None if the dataset's labels
+                mean nothing but to a model of exactly these classes.
+        """
+
+    def check_classes(self, prompts: Sequence[str], indices: Sequence[int] | None) -> None:
+        """Raise an InputError if `conditions` cannot take these classes; of the weights, only the denoiser is needed.
+
+        Args:
+            prompts: Text per class.
+            indices: As for `conditions`.
         """
 
     @abstractmethod

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from diffusers import DiTTransformer2DModel
@@ -16,9 +17,16 @@ class DiT(Backbone):
     """DiT-XL/2 and relatives (Peebles and Xie, 2023), conditioned on a class index, without guidance."""
 
     component = "transformer"
+    parts: ClassVar[dict[str, Any]] = {"transformer": DiTTransformer2DModel}
 
-    def _load(self, source: str) -> None:
-        self.denoiser = self._component(DiTTransformer2DModel, source, "transformer")
+    def _check(self, config: Mapping[str, Any]) -> None:
+        # Under the class name of before diffusers 0.28, PixArt looks the same but for this.
+        kind = config.get("norm_type", "ada_norm_zero")
+        if kind != "ada_norm_zero":
+            raise InputError(
+                f"transformer/config.json of {self.model} has norm_type {kind!r}, which PixArt and other "
+                "text-conditional transformers have; expected 'ada_norm_zero', a DiT conditioned on a class index"
+            )
 
     def latents_of(self, image_size: int) -> tuple[int, int, int]:
         latents = super().latents_of(image_size)
@@ -30,17 +38,27 @@ class DiT(Backbone):
             )
         return latents
 
-    def conditions(self, prompts: Sequence[str], indices: Sequence[int]) -> Tensor:
+    def conditions(self, prompts: Sequence[str], indices: Sequence[int] | None) -> Tensor:
         """Class indices. `(k,)`, int64.
 
         Raises:
-            InputError: If the model does not have that many classes.
+            InputError: If the model does not have these classes.
         """
+        self.check_classes(prompts, indices)
+        labels = range(len(prompts)) if indices is None else indices
+        return torch.tensor(list(labels), device=next(self.denoiser.parameters()).device)
+
+    def check_classes(self, prompts: Sequence[str], indices: Sequence[int] | None) -> None:
         known = self.denoiser.config["num_embeds_ada_norm"]
-        unknown = [index for index in indices if not 0 <= index < known]
+        if indices is None and known != len(prompts):
+            raise InputError(
+                f"the classes of this dataset have no place in the label space of {self.model}: the model has {known} "
+                f"classes, the dataset {len(prompts)} of its own; use a text-conditional model, or a DiT trained on "
+                "these classes"
+            )
+        unknown = [index for index in indices or () if not 0 <= index < known]
         if unknown:
             raise InputError(f"{self.model} has classes 0 to {known - 1}; the dataset asks for class {unknown[0]}")
-        return torch.tensor(list(indices), device=next(self.denoiser.parameters()).device)
 
     def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
         output: Tensor = self.denoiser(noisy, timestep=timesteps, class_labels=condition, return_dict=False)[0]

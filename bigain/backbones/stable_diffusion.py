@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -11,21 +12,42 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from bigain.backbones.base import Backbone
 from bigain.backbones.loading import load_tokenizer
+from bigain.errors import InputError
 
 _PROMPTS_PER_FORWARD = 64
+# Settings of a U-Net that ask for more than a text, and which models have them.
+_SECOND_CONDITIONS = {
+    "addition_embed_type": "Stable Diffusion XL and relatives",
+    "class_embed_type": "unCLIP and relatives",
+    "num_class_embeds": "upscalers",
+    "encoder_hid_dim_type": "Kandinsky and relatives",
+}
 
 
 class StableDiffusion(Backbone):
     """Stable Diffusion 1.x and 2.x (Rombach et al., 2022), conditioned on a prompt, without guidance."""
 
     component = "unet"
+    parts: ClassVar[dict[str, Any]] = {
+        "unet": UNet2DConditionModel,
+        "text_encoder": CLIPTextModel,
+        "tokenizer": CLIPTokenizer,
+    }
+
+    def _check(self, config: Mapping[str, Any]) -> None:
+        for setting, model in _SECOND_CONDITIONS.items():
+            if config.get(setting) is not None:
+                raise InputError(
+                    f"unet/config.json of {self.model} has {setting} {config[setting]!r}, a condition besides the text "
+                    f"that {model} take and this class does not give; expected Stable Diffusion 1.x or 2.x"
+                )
 
     def _load(self, source: str) -> None:
-        self.denoiser = self._component(UNet2DConditionModel, source, "unet")
-        self.text_encoder: CLIPTextModel = self._component(CLIPTextModel, source, "text_encoder")
+        super()._load(source)
+        self.text_encoder: CLIPTextModel = self._component(source, "text_encoder", CLIPTextModel)
         self.tokenizer = load_tokenizer(CLIPTokenizer, source, self.local_files_only)
 
-    def conditions(self, prompts: Sequence[str], indices: Sequence[int]) -> Tensor:
+    def conditions(self, prompts: Sequence[str], indices: Sequence[int] | None) -> Tensor:
         """Last hidden states of the text encoder, padded to the tokenizer's length. `(k, 77, d)` on SD."""
         ids = self.tokenizer(
             list(prompts),

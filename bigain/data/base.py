@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from pathlib import Path
@@ -164,20 +165,23 @@ class EvalDataModule(LightningDataModule, ABC):
     @property
     def expected_images(self) -> int | None:
         """How many images these settings give on a complete dataset; None where that is up to the user."""
-        if self.official_images is None or self.subset is not None or self.limit is not None:
-            return None
-        if self.per_class is None:
-            return self.official_images
-        return min(self.official_images, self.per_class * len(self.class_space))
+        # A class may have fewer images than `per_class` asks for.
+        chosen = self.subset is not None or self.per_class is not None or self.limit is not None
+        return None if chosen else self.official_images
 
     def predict_dataloader(self) -> DataLoader[Sample | None]:
         return DataLoader(
             Samples(self),
             batch_size=self.batch_size,
-            num_workers=self.num_workers,
+            # More processes than cores only wait for each other.
+            num_workers=min(self.num_workers, _cores()),
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @rank_zero_only

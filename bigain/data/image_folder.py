@@ -93,14 +93,15 @@ class ImageFolder(EvalDataModule):
             ("lacks", set(folders) - set(names), self.root),
         ):
             if extra:
-                raise InputError(
-                    f"{self.class_names} {which} {sorted(extra)[0]!r} ({len(extra)} such), unlike {there}"
-                )
+                raise InputError(f"{self.class_names} {which} {sorted(extra)[0]!r} ({len(extra)} such), unlike {there}")
         self._source = class_folders(self.root, by_stem=False)
         label = {folder: i for i, folder in enumerate(names)}
-        return [
+        items = [
             Item(image_id, (label[folder],)) for image_id, folder in self._source.labels().items() if folder in label
         ]
+        if not items:
+            raise InputError(f"ImageFolder: no image in any of the {len(folders)} folders of {self.root}; {_HELP}")
+        return items
 
     def read_bytes(self, item: Item) -> bytes:
         return self._source.read(item.image_id)

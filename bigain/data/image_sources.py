@@ -67,16 +67,11 @@ def class_folders(folder: Path, by_stem: bool) -> Files:
     Raises:
         InputError: If two images have the same id.
     """
-    files: dict[str, tuple[Path, str]] = {}
+    paths: dict[str, Path] = {}
     for label in sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()):
         for name in image_files(folder / label):
-            image_id = stem_of(name) if by_stem else f"{label}/{name}"
-            if image_id in files:
-                raise InputError(
-                    f"{folder / label / name} and {files[image_id][0]} have the same image id {image_id!r}; rename one"
-                )
-            files[image_id] = (folder / label / name, label)
-    return Files(files)
+            _add(paths, stem_of(name) if by_stem else f"{label}/{name}", folder / label / name)
+    return Files({image_id: (path, path.parent.name) for image_id, path in paths.items()})
 
 
 def listed_files(folder: Path, labels: Mapping[str, str], source: Path) -> Files:
@@ -88,9 +83,11 @@ def listed_files(folder: Path, labels: Mapping[str, str], source: Path) -> Files
         source: The list, for messages.
 
     Raises:
-        InputError: If the list names an image that is not there.
+        InputError: If the list names an image that is not there, or two images have the same id.
     """
-    present = {stem_of(name): folder / name for name in image_files(folder)}
+    present: dict[str, Path] = {}
+    for name in image_files(folder):
+        _add(present, stem_of(name), folder / name)
     absent = [image_id for image_id in labels if image_id not in present]
     if absent:
         raise InputError(
@@ -100,9 +97,16 @@ def listed_files(folder: Path, labels: Mapping[str, str], source: Path) -> Files
     return Files({image_id: (present[image_id], label) for image_id, label in sorted(labels.items())})
 
 
+def _add(paths: dict[str, Path], image_id: str, path: Path) -> None:
+    if image_id in paths:
+        raise InputError(f"{path} and {paths[image_id]} have the same image id {image_id!r}; rename or remove one")
+    paths[image_id] = path
+
+
 def image_files(folder: Path) -> list[str]:
-    """Names of the image files of a folder, sorted."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(_SUFFIXES))
+    """Names of the image files of a folder, sorted; not the hidden ones, such as the `._` files that macOS leaves."""
+    names = (entry.name for entry in os.scandir(folder))
+    return sorted(name for name in names if name.lower().endswith(_SUFFIXES) and name[0] != ".")
 
 
 def stem_of(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from bigain.errors import InputError
 # As unpacked, and as Kaggle packs it.
 _FOLDERS = ("val", "ILSVRC/Data/CLS-LOC/val", ".")
 _PARQUET = ("validation-*.parquet", "val-*.parquet", "data/validation-*.parquet", "data/val-*.parquet")
+_PER_CLASS = 50
+_WNID = re.compile(r"n\d{8}")
 _HELP = (
     "expected val/<wnid>/*.JPEG, or val/*.JPEG with LOC_val_solution.csv or the devkit's ground-truth list, or Hugging "
     "Face's data/validation-*.parquet under `root`; the images are at https://image-net.org/download-images"
@@ -75,7 +78,13 @@ class ImageNet1K(EvalDataModule):
 
     @property
     def official_images(self) -> int:
-        return 50 * len(self.classes)
+        return _PER_CLASS * len(self.classes)
+
+    @property
+    def expected_images(self) -> int | None:
+        if self.subset is not None or self.limit is not None:
+            return None
+        return min(_PER_CLASS, self.per_class or _PER_CLASS) * len(self.classes)
 
     @property
     def class_space(self) -> ClassSpace:
@@ -93,14 +102,20 @@ class ImageNet1K(EvalDataModule):
     def find_items(self) -> list[Item]:
         self._source = self._find_source()
         label = {wnids()[index]: label for label, index in enumerate(self.classes)}
-        return [Item(image_id, (label[wnid],)) for image_id, wnid in self._source.labels().items() if wnid in label]
+        there = self._source.labels()
+        items = [Item(image_id, (label[wnid],)) for image_id, wnid in there.items() if wnid in label]
+        if not items:
+            raise InputError(
+                f"{self.name}: {self.root} has {len(there)} images, none of the {len(label)} classes; {_HELP}"
+            )
+        return items
 
     def _find_source(self) -> ImageSource:
         for name in _FOLDERS:
             folder = self.root / name
             if not folder.is_dir():
                 continue
-            if any(entry.is_dir() and _is_wnid(entry.name) for entry in os.scandir(folder)):
+            if _has_class_folders(folder):
                 return _checked(folder)
             if image_files(folder):
                 truth = self._list()
@@ -108,7 +123,8 @@ class ImageNet1K(EvalDataModule):
         files = sorted(file for pattern in _PARQUET for file in self.root.glob(pattern))
         if files:
             return ParquetImages(files, wnids())
-        raise InputError(f"{self.name}: no images found, {found_in(self.root)}; {_HELP}")
+        here = next(self.root / name for name in _FOLDERS if (self.root / name).is_dir() or name == ".")
+        raise InputError(f"{self.name}: no images found, {found_in(here)}; {_HELP}")
 
     def _list(self) -> Path:
         if self.ground_truth is not None:
@@ -141,8 +157,9 @@ class ImageNet100(ImageNet1K):
         return imagenet100_indices()
 
 
-def _is_wnid(name: str) -> bool:
-    return len(name) == 9 and name[0] == "n" and name[1:].isdecimal()
+def _has_class_folders(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(_WNID.fullmatch(entry.name) and entry.is_dir() for entry in entries)
 
 
 def _checked(folder: Path) -> ImageSource:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import zlib
 from pathlib import Path
 
 from scipy.io import loadmat
@@ -22,16 +23,19 @@ USUAL_PLACES = (
     "val.txt",
 )
 _FORMS = (
-    "expected LOC_val_solution.csv, the devkit's ILSVRC2012_validation_ground_truth.txt beside its meta.mat, or lines "
-    "of 'image class' with a wnid or an index in 0..999"
+    "expected LOC_val_solution.csv, the devkit's ILSVRC2012_validation_ground_truth.txt beside its meta.mat, lines of "
+    "'image class' with a wnid or an index in 0..999, or one wnid per line in the order of the official images"
 )
+# What scipy and numpy raise on a file that is damaged or holds something else.
+_NOT_A_TABLE = (MatReadError, ValueError, LookupError, TypeError, OSError, NotImplementedError, zlib.error)
 
 
 def read_ground_truth(path: Path) -> dict[str, str]:
     """Wnid of every image that a list names, by stem.
 
     Args:
-        path: Kaggle's CSV, the devkit's text file (with `meta.mat` beside it), or lines of `image class`.
+        path: Kaggle's CSV, the devkit's text file (with `meta.mat` beside it), lines of `image class`, or lines of
+            wnids in the order of the images' official numbers.
 
     Raises:
         InputError: If the list is missing or in none of these forms.
@@ -42,10 +46,13 @@ def read_ground_truth(path: Path) -> dict[str, str]:
     if not lines:
         raise InputError(f"ground-truth list {path} is empty; {_FORMS}")
     if lines[0].lower().startswith("imageid,"):
-        pairs = [(row[0], row[1].split()[0] if row[1:] and row[1] else "") for row in csv.reader(lines[1:]) if row]
+        # An image's boxes are all of its one class.
+        pairs = [(row[0], (" ".join(row[1:2]).split() or [""])[0]) for row in csv.reader(lines[1:]) if row]
     elif all(line.isdecimal() for line in lines):
         by_number = _devkit_classes(path.with_name("meta.mat"), path)
-        pairs = [(f"ILSVRC2012_val_{i:08d}", by_number.get(int(line), line)) for i, line in enumerate(lines, 1)]
+        pairs = _numbered([by_number.get(int(line), f"number {line}") for line in lines])
+    elif set(lines) <= set(wnids()):
+        pairs = _numbered(lines)
     else:
         pairs = [(line.split()[0], line.split()[-1]) for line in lines]
     labels: dict[str, str] = {}
@@ -55,6 +62,11 @@ def read_ground_truth(path: Path) -> dict[str, str]:
             raise InputError(f"ground-truth list {path} names {stem} twice")
         labels[stem] = _wnid(label, name, path)
     return labels
+
+
+def _numbered(labels: list[str]) -> list[tuple[str, str]]:
+    """Labels in the order of the official images, with their names."""
+    return [(f"ILSVRC2012_val_{i:08d}", label) for i, label in enumerate(labels, 1)]
 
 
 def _wnid(label: str, name: str, path: Path) -> str:
@@ -76,5 +88,5 @@ def _devkit_classes(meta: Path, path: Path) -> dict[int, str]:
     try:
         synsets = loadmat(meta, squeeze_me=True)["synsets"]
         return {int(number): str(wnid) for number, wnid in zip(synsets["ILSVRC2012_ID"], synsets["WNID"], strict=True)}
-    except (MatReadError, ValueError, KeyError, TypeError, OSError, NotImplementedError) as error:
+    except _NOT_A_TABLE as error:
         raise InputError(f"{meta} is not the devkit's table of classes ({error})") from error

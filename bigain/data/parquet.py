@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from bigain.data.image_sources import ImageSource, stem_of
 from bigain.errors import InputError
 
+_TEXT = (pa.string(), pa.large_string())
+
 
 @dataclass(frozen=True)
 class _Row:
@@ -55,7 +57,8 @@ class ParquetImages(ImageSource):
                 self._open = row.file, row.group, _open(row.file).read_row_group(row.group, columns=["image"])
             except (OSError, pa.ArrowException) as error:
                 raise InputError(f"{self.where(image_id)} cannot be read ({error}); fetch the file again") from error
-        content: bytes | None = self._open[2]["image"][row.row].as_py()["bytes"]
+        image: dict[str, Any] | None = self._open[2]["image"][row.row].as_py()
+        content: bytes | None = image["bytes"] if image else None
         if content is None:
             raise InputError(f"{self.where(image_id)} has no bytes, only a path; save the dataset with its images")
         return content
@@ -88,7 +91,7 @@ def _rows(file: Path, classes: Sequence[str]) -> list[tuple[str, _Row]]:
         for row, (label, image) in enumerate(zip(labels, paths, strict=True)):
             if label is None or not 0 <= label < len(classes):
                 raise InputError(f"{file}, row group {group}, row {row}: label {label}, not in 0..{len(classes) - 1}")
-            image_id = stem_of(image["path"]) if image["path"] else f"{file.stem}/{group:05d}/{row:05d}"
+            image_id = stem_of(image["path"]) if image and image["path"] else f"{file.stem}/{group:05d}/{row:05d}"
             rows.append((image_id, _Row(file, group, row, classes[label])))
     return rows
 
@@ -98,11 +101,22 @@ def _check_schema(file: Path, schema: Any, classes: int) -> None:
     if "label" not in columns or "image" not in columns:
         raise InputError(f"{file} has the columns {', '.join(columns)}; expected image (bytes, path) and label")
     kind = schema.field("image").type
-    if not pa.types.is_struct(kind) or not {"bytes", "path"} <= {field.name for field in kind}:
-        raise InputError(f"{file}: the image column is {kind}; expected a struct of bytes and path")
-    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    names = described.get("info", {}).get("features", {}).get("label", {}).get("names")
+    parts = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {}
+    if parts.get("bytes") not in (pa.binary(), pa.large_binary()) or parts.get("path") not in _TEXT:
+        raise InputError(f"{file}: the image column is {kind}; expected a struct of bytes (binary) and path (string)")
+    if not pa.types.is_integer(schema.field("label").type):
+        raise InputError(f"{file}: the label column is {schema.field('label').type}; expected integers")
+    names = _label_names((schema.metadata or {}).get(b"huggingface", b"{}"))
     if names is not None and len(names) != classes:
         raise InputError(
             f"{file} has labels of {len(names)} classes of its own; expected ImageNet-1K's {classes}, in wnid order"
         )
+
+
+def _label_names(description: bytes) -> list[str] | None:
+    """Names of the labels in a dataset's description, if it has any."""
+    try:
+        names = json.loads(description)["info"]["features"]["label"]["names"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    return names if isinstance(names, list) else None

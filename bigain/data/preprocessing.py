@@ -73,6 +73,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         # Pillow would clip 16-bit grey at 255 instead of scaling it.
         return image.convert("I").point(lambda value: value / 257).convert("L").convert("RGB")
+    image.load()
+    # Transparency is dropped anyway; with a palette, Pillow would advise to keep it.
+    image.info.pop("transparency", None)
     return image.convert("RGB")
 
 
@@ -82,5 +85,7 @@ def _middle(image: Image.Image) -> Image.Image:
     keep = _MAX_ASPECT * min(width, height)
     if max(width, height) <= keep:
         return image
+    # What is cut off is the same on both sides, or the centre would move.
+    keep += (max(width, height) - keep) % 2
     left, top = max(0, (width - keep) // 2), max(0, (height - keep) // 2)
     return image.crop((left, top, min(width, left + keep), min(height, top + keep)))

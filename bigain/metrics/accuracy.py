@@ -9,7 +9,7 @@ from typing import TypedDict
 import torch
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-_Z95 = 1.959963984540054
+Z95 = 1.959963984540054
 
 
 class Estimate(TypedDict):
@@ -29,8 +29,8 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
         n: Trials, at least 1.
     """
     p = correct / n
-    centre = (p + _Z95**2 / (2 * n)) / (1 + _Z95**2 / n)
-    half = _Z95 / (1 + _Z95**2 / n) * math.sqrt(p * (1 - p) / n + _Z95**2 / (4 * n * n))
+    centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 / (1 + Z95**2 / n) * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n))
     # Rounding must not push the estimate out of its own interval at 0 and n.
     return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
 

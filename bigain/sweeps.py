@@ -1,0 +1,141 @@
+"""Sweeps: the runs behind one table of the paper, declared in `configs/tables/`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bigain.configuration import shipped_configs
+from bigain.errors import InputError
+
+_TABLE: dict[str, type] = {"table": int, "backbone": str, "runs": list}
+_ENTRY: dict[str, type] = {"config": str, "dataset": str, "method": str}
+# `set` is fixed; `vary` gives a run per value; `setting` says what the table calls a fixed setting.
+_OPTIONS: dict[str, type] = {"set": dict, "vary": dict, "setting": dict}
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """One run, and the cell of the paper's table that it belongs to.
+
+    Attributes:
+        config: Entry file, as after `--config`.
+        overrides: Options that differ from the entry file, by dotted name.
+        table: Number of the table.
+        backbone: `sd2` or `dit_xl_2_512`.
+        dataset: `pets`, `imagenet100`, `imagenet1k` or `coco`.
+        method: The row's name.
+        setting_name: What the table varies, e.g. `ratio`; None where it prints no setting.
+        setting: Its value.
+    """
+
+    config: str
+    overrides: Mapping[str, Any]
+    table: int
+    backbone: str
+    dataset: str
+    method: str
+    setting_name: str | None = None
+    setting: float | None = None
+
+    def arguments(self) -> list[str]:
+        """Command line: `["--config", "pets_lgtm.yaml", "--compressor.ratio", "0.7"]`."""
+        found = ["--config", self.config]
+        for key, value in self.overrides.items():
+            found += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+        return found
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A table of the paper; `entries` are the `runs` of its file."""
+
+    table: int
+    backbone: str
+    entries: tuple[Mapping[str, Any], ...]
+
+    def runs(self) -> list[SweepRun]:
+        """Every run, in the order of the file."""
+        return [run for entry in self.entries for run in self._expand(entry)]
+
+    def _expand(self, entry: Mapping[str, Any]) -> list[SweepRun]:
+        cell = (self.table, self.backbone, entry["dataset"], entry["method"])
+        fixed = entry.get("set", {})
+        if "vary" not in entry:
+            setting = ((name, float(value)) for name, value in entry.get("setting", {}).items())
+            return [SweepRun(entry["config"], fixed, *cell, *next(setting, (None, None)))]
+        ((key, values),) = entry["vary"].items()
+        name = key.rpartition(".")[2]
+        return [SweepRun(entry["config"], {**fixed, key: value}, *cell, name, float(value)) for value in values]
+
+
+def load_table(path_or_name: str | Path) -> Sweep:
+    """Read a table file.
+
+    Args:
+        path_or_name: A file, or the name of a shipped table: `table4` or `table4.yaml`.
+
+    Raises:
+        InputError: If it does not exist or says something that cannot be run.
+    """
+    path = _locate(Path(path_or_name))
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    _check_keys(str(path), given, _TABLE, {})
+    for number, entry in enumerate(given["runs"], 1):
+        _check_entry(f"{path}, run {number}", entry)
+    return Sweep(given["table"], given["backbone"], tuple(given["runs"]))
+
+
+def _locate(given: Path) -> Path:
+    shipped = shipped_configs() / "tables"
+    for path in (given, shipped / f"{str(given).removesuffix('.yaml')}.yaml"):
+        if path.is_file():
+            return path
+    names = sorted((path.stem for path in shipped.glob("*.yaml")), key=lambda name: (len(name), name))
+    raise InputError(f"no table {given}: expected a file, or one of {', '.join(names)}")
+
+
+def _check_entry(place: str, entry: Any) -> None:
+    _check_keys(place, entry, _ENTRY, _OPTIONS)
+    for option in _OPTIONS:
+        if not all(isinstance(key, str) for key in entry.get(option, {})):
+            raise InputError(f"{place}: {option}: expected names, found {entry[option]}")
+    if not Path(entry["config"]).is_file() and not (shipped_configs() / entry["config"]).is_file():
+        raise InputError(f"{place}: config: {entry['config']} is neither a file nor a shipped configuration")
+    vary, setting = entry.get("vary"), entry.get("setting")
+    if vary is not None and setting is not None:
+        raise InputError(f"{place}: setting: give either vary or setting, not both")
+    if vary is not None and (len(vary) != 1 or not all(_are_numbers(values) for values in vary.values())):
+        raise InputError(f"{place}: vary: expected one option with a list of numbers, found {vary}")
+    if vary is not None and set(vary) & set(entry.get("set", {})):
+        raise InputError(f"{place}: vary: {next(iter(vary))} is also in set")
+    if setting is not None and (len(setting) != 1 or not _are_numbers(list(setting.values()))):
+        raise InputError(f"{place}: setting: expected one name with a number, found {setting}")
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and bool(values) and all(type(value) in (int, float) for value in values)
+
+
+def _check_keys(place: str, given: Any, required: Mapping[str, type], optional: Mapping[str, type]) -> None:
+    """Raise an InputError unless `given` has exactly these keys, of these types."""
+    known = {**required, **optional}
+    if not isinstance(given, dict):
+        raise InputError(f"{place}: expected the keys {', '.join(known)}, found {given!r}")
+    for key in given:
+        if key not in known:
+            raise InputError(f"{place}: {key} is no key here; expected {', '.join(known)}")
+        # Not isinstance: `true` would pass for a number.
+        if type(given[key]) is not known[key]:
+            raise InputError(f"{place}: {key}: expected a {known[key].__name__}, found {given[key]!r}")
+    for key in required:
+        if key not in given:
+            raise InputError(f"{place}: {key} is missing")

