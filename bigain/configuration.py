@@ -36,11 +36,13 @@ def shipped_configs() -> Path:
 
 
 def find_config(args: Sequence[str]) -> list[str]:
-    """Put configuration files first, so that options override them wherever they stand, and find the shipped ones.
+    """Put files and class names first, so that options override them wherever they stand, and find the shipped ones.
 
     A name that no file here has means the shipped file, also for `--model models/dit_xl_512.yaml`.
     """
-    configs, others = [], []
+    configs: list[str] = []
+    parts: list[str] = []
+    others: list[str] = []
     rest = iter(args)
     for arg in rest:
         if arg in ("--config", "-c"):
@@ -49,10 +51,11 @@ def find_config(args: Sequence[str]) -> list[str]:
         elif arg.startswith("--config="):
             configs.append("--config=" + _locate(arg.removeprefix("--config=")))
         elif arg in ("--model", "--data", "--compressor"):
-            others += [arg, *(_locate(value) for value in itertools.islice(rest, 1))]
+            parts += [arg, *(_locate(value) for value in itertools.islice(rest, 1))]
         else:
             others.append(arg)
-    return [*others[:1], *configs, *others[1:]] if others[:1] == ["predict"] else [*configs, *others]
+    first = 1 if others[:1] == ["predict"] else 0
+    return [*others[:first], *configs, *parts, *others[first:]]
 
 
 def _locate(name: str) -> str:

@@ -205,7 +205,8 @@ class Backbone(nn.Module, ABC):
         if self.vae is None:
             return pixels
         latents: Tensor = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mean
-        return latents.float() * self.vae.config["scaling_factor"]
+        # The VAE may answer channels-last; a latent that was stored and read back has to compute the same.
+        return (latents.float() * self.vae.config["scaling_factor"]).contiguous()
 
     def alpha_bar(self, timesteps: Tensor) -> Tensor:
         """Cumulative signal variance at integer timesteps. `(b,)` -> `(b,)`, float32."""

@@ -60,6 +60,11 @@ class ResultsWriter(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, DiffusionClassifier)
         trainer.strategy.barrier()
+        folder = predictions_folder(trainer)
+        if not any(path.stat().st_size for path in folder.glob("rank-*.jsonl")):
+            # All processes find the same, so all stop here.
+            reason = next(iter(read_skipped(folder).values()), "there was nothing to do")
+            raise InputError(f"none of all {len(pl_module.data.items)} images could be evaluated: {reason}")
         if trainer.is_global_zero:
             self._write(trainer, pl_module)
         # Nobody leaves before the files are there.

@@ -17,7 +17,7 @@ from bigain.data.selection import Item
 from bigain.errors import InputError
 
 # As unpacked, and as Kaggle packs it.
-_FOLDERS = ("val", "ILSVRC/Data/CLS-LOC/val", ".")
+_FOLDERS = ("val", "ILSVRC/Data/CLS-LOC/val")
 _PARQUET = ("validation-*.parquet", "val-*.parquet", "data/validation-*.parquet", "data/val-*.parquet")
 _PER_CLASS = 50
 _WNID = re.compile(r"n\d{8}")
@@ -111,20 +111,18 @@ class ImageNet1K(EvalDataModule):
         return items
 
     def _find_source(self) -> ImageSource:
-        for name in _FOLDERS:
-            folder = self.root / name
-            if not folder.is_dir():
-                continue
+        folders = [self.root / name for name in _FOLDERS if (self.root / name).is_dir()]
+        files = sorted(file for pattern in _PARQUET for file in self.root.glob(pattern))
+        # A picture beside parquet files is no dataset.
+        for folder in [*folders, *([self.root] if self.root.is_dir() and not files else [])]:
             if _has_class_folders(folder):
                 return _checked(folder)
             if image_files(folder):
                 truth = self._list()
                 return listed_files(folder, read_ground_truth(truth), truth)
-        files = sorted(file for pattern in _PARQUET for file in self.root.glob(pattern))
         if files:
             return ParquetImages(files, wnids())
-        here = next(self.root / name for name in _FOLDERS if (self.root / name).is_dir() or name == ".")
-        raise InputError(f"{self.name}: no images found, {found_in(here)}; {_HELP}")
+        raise InputError(f"{self.name}: no images found, {found_in([*folders, self.root][0])}; {_HELP}")
 
     def _list(self) -> Path:
         if self.ground_truth is not None:

@@ -1,0 +1,249 @@
+"""Shipped configurations of every dataset end to end, on SD and on DiT stand-ins; skipped images; cached latents."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from bigain.cli import main
+from bigain.data.class_names.coco import CATEGORIES
+from bigain.data.class_names.imagenet import imagenet100_indices, wnids
+
+QUICK = ["--model.trials", "[1,2]", "--model.keep", "[2,1]", "--data.image_size", "32", "--data.num_workers", "0"]
+QUICK += ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--model.backbone.dtype", "float32"]
+QUICK += ["--model.rows_per_forward", "512", "--trainer.enable_progress_bar", "false", "--data.batch_size", "2"]
+
+
+@pytest.fixture(scope="session")
+def dit(tmp_path_factory):
+    """Random models in the folder format of the released DiT, by number of classes."""
+
+    def make(classes):
+        folder = tmp_path_factory.mktemp("dit")
+        torch.manual_seed(0)
+        DiTTransformer2DModel(
+            num_attention_heads=1,
+            attention_head_dim=8,
+            in_channels=4,
+            out_channels=8,
+            num_layers=12,
+            sample_size=16,
+            num_embeds_ada_norm=classes,
+        ).save_pretrained(folder / "transformer")
+        AutoencoderKL(
+            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            norm_num_groups=4,
+            latent_channels=4,
+        ).save_pretrained(folder / "vae")
+        DDIMScheduler().save_pretrained(folder / "scheduler")
+        # The released folders name the transformer as diffusers did before 0.28.
+        index = {"_class_name": "DiTPipeline", "transformer": ["diffusers", "Transformer2DModel"]}
+        index |= {"vae": ["diffusers", "AutoencoderKL"], "scheduler": ["diffusers", "DDIMScheduler"]}
+        (folder / "model_index.json").write_text(json.dumps(index))
+        return folder
+
+    return make
+
+
+def photograph(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise((50, 40), 60).convert("RGB").save(path)
+
+
+@pytest.fixture
+def imagenet(tmp_path, monkeypatch):
+    """Two images of one class of ImageNet-100 and one of class 0, which it does not have."""
+    monkeypatch.chdir(tmp_path)
+    chosen = imagenet100_indices()[3]
+    for index, number in ((chosen, 1), (chosen, 2), (0, 3)):
+        photograph(tmp_path / f"data/imagenet/val/{wnids()[index]}/ILSVRC2012_val_{number:08d}.JPEG")
+    return tmp_path / "data/imagenet"
+
+
+@pytest.fixture
+def coco(tmp_path, monkeypatch):
+    """Three images: two labels, one label, none."""
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "data/coco"
+    for number in (5, 7, 9):
+        photograph(root / f"val2017/{number:012d}.jpg")
+    pairs = [(7, 90), (5, 1), (7, 1)]
+    content = {
+        "images": [{"id": number, "file_name": f"{number:012d}.jpg"} for number in (9, 5, 7)],
+        "annotations": [{"image_id": image, "category_id": category} for image, category in pairs],
+        "categories": [{"id": number, "name": name} for number, name in CATEGORIES.items()],
+    }
+    (root / "annotations").mkdir()
+    (root / "annotations/instances_val2017.json").write_text(json.dumps(content))
+    return root
+
+
+def predict(config, model, *args):
+    return main(["predict", "--config", config, *QUICK, "--model.backbone.model", str(model), "--output", "out", *args])
+
+
+def results():
+    return json.loads(Path("out/results.json").read_text())
+
+
+def records():
+    lines = Path("out/predictions/rank-0.jsonl").read_text().splitlines()
+    return {record["image_id"]: record for record in map(json.loads, lines)}
+
+
+def test_imagenet100_on_a_dit_is_asked_for_imagenet_indices(dit, imagenet):
+    assert predict("imagenet100_dit_lgtm.yaml", dit(1000)) == 0
+    found = results()
+    assert found["dataset"] == {
+        "name": "ImageNet-100",
+        "images": 2,
+        "asked": 2,
+        "official": 5000,
+        "classes": 100,
+        "unlabelled": 0,
+        "skipped": [],
+    }
+    assert [site["index"] for site in found["sites"]] == [1, 2, 3, 4, 5, 7, 8, 9, 10, 11]
+    assert {record["label"] for record in records().values()} == {3}
+
+
+def test_imagenet1k_on_sd(stand_in, imagenet):
+    assert predict("imagenet1k_tome.yaml", stand_in) == 0
+    assert set(records()) == {f"ILSVRC2012_val_{number:08d}" for number in (1, 2, 3)}
+    assert set(results()["metrics"]) == {"top1", "top1_merged"}
+
+
+def test_the_images_of_a_run_are_an_id_file(stand_in, imagenet):
+    assert predict("imagenet1k_none.yaml", stand_in, "--data.limit", "1") == 0
+    (chosen,) = Path("out/images.txt").read_text().splitlines()
+    assert predict("imagenet1k_none.yaml", stand_in, "--data.subset", "out/images.txt", "--output", "again") == 0
+    assert Path("again/images.txt").read_text().splitlines() == [chosen] == list(records())
+
+
+def test_coco_on_sd(stand_in, coco, capsys):
+    assert predict("coco_todo.yaml", stand_in) == 0
+    told = capsys.readouterr().out
+    found = results()
+    assert list(found["metrics"]) == ["top1_precision", "top1_precision_all", "map_macro", "map_sample"]
+    assert [found["metrics"][name]["n"] for name in found["metrics"]] == [2, 3, 2, 2]
+    assert found["dataset"]["unlabelled"] == 1
+    assert "1 images, left out of the metrics" in told
+    assert {image_id: record["label"] for image_id, record in records().items()} == {"5": [0], "7": [0, 79], "9": []}
+    columns = np.load("out/predictions/predictions.npz")
+    assert columns["label"].shape == (3, 80)
+    assert columns["label"].sum(axis=1).tolist() == [1, 2, 0]
+
+
+def test_coco_on_a_dit_of_its_own_classes_only(dit, coco, capsys):
+    model = ["--model", "models/dit_xl_512.yaml"]
+    assert predict("coco_lgtm.yaml", dit(80), *model) == 0
+    assert predict("coco_lgtm.yaml", dit(1000), *model, "--output", "other") == 2
+    assert "the dataset 80 of its own" in capsys.readouterr().err
+
+
+def test_a_bad_image_can_be_skipped_and_is_tried_again(stand_in, pets, capsys):
+    broken = pets / "images" / "American_Bulldog_7.jpg"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:200])
+    assert predict("pets_lgtm.yaml", stand_in) == 2
+    # Skipping changes no number, so the same run goes on.
+    assert predict("pets_lgtm.yaml", stand_in, "--data.on_bad_image", "skip") == 1
+    found = results()
+    assert found["dataset"]["images"] == 2
+    assert [entry["image_id"] for entry in found["dataset"]["skipped"]] == ["images/American_Bulldog_7.jpg"]
+    assert "skipped" in capsys.readouterr().out
+    broken.write_bytes(whole)
+    assert predict("pets_lgtm.yaml", stand_in) == 0
+    assert results()["dataset"]["skipped"] == []
+    assert results()["dataset"]["images"] == 3
+
+
+def test_nothing_but_bad_images(stand_in, pets, capsys):
+    for path in (pets / "images").glob("*.jpg"):
+        path.write_bytes(b"")
+    assert predict("pets_lgtm.yaml", stand_in, "--data.on_bad_image", "skip") == 2
+    assert "none of all 3 images" in capsys.readouterr().err
+
+
+def errors():
+    return {image_id: record["errors"] for image_id, record in records().items()}
+
+
+def test_cached_latents_give_the_same_numbers_without_reading_images(stand_in, pets, monkeypatch):
+    cache = ["--model.latent_cache", "latents"]
+    assert predict("pets_lgtm.yaml", stand_in) == 0
+    plain = errors()
+    assert predict("pets_lgtm.yaml", stand_in, *cache, "--overwrite", "true") == 0
+    assert errors() == plain
+    assert len(list(Path("latents").rglob("*.safetensors"))) == 3
+    monkeypatch.setattr(Image, "open", lambda *args: pytest.fail("an image was decoded"))
+    assert predict("pets_lgtm.yaml", stand_in, *cache, "--overwrite", "true") == 0
+    assert errors() == plain
+
+
+def test_another_vae_or_size_does_not_use_the_cache(stand_in, pets, tmp_path):
+
+    cache = ["--model.latent_cache", "latents", "--overwrite", "true"]
+    assert predict("pets_lgtm.yaml", stand_in, *cache) == 0
+    before = errors()
+    other = shutil.copytree(stand_in, tmp_path / "other")
+    weights = other / "vae/diffusion_pytorch_model.safetensors"
+    save_file({name: 1.01 * value for name, value in load_file(weights).items()}, weights, {"format": "pt"})
+    assert predict("pets_lgtm.yaml", other, *cache) == 0
+    assert len(list(Path("latents").rglob("*.safetensors"))) == 6
+    assert errors() != before
+    assert predict("pets_lgtm.yaml", stand_in, *cache, "--data.image_size", "24") == 0
+    assert len(list(Path("latents").rglob("*.safetensors"))) == 9
+
+
+def test_a_pixel_space_model_has_nothing_to_cache(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    args = ["--data.images", "1", "--trainer.accelerator", "cpu", "--model.latent_cache", "latents"]
+    assert main(["predict", "--config", "demo_none.yaml", *args]) == 2
+    assert "has no VAE" in capsys.readouterr().err
+
+
+def test_options_before_the_configuration_override_it_too(stand_in, imagenet):
+    args = [*QUICK, "--model.backbone.model", str(stand_in), "--data.limit", "1", "--output", "out"]
+    assert main(["predict", *args, "--config", "imagenet1k_none.yaml"]) == 0
+    assert results()["dataset"]["asked"] == 1
+
+
+def test_your_own_folder_and_model_in_one_file(stand_in, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("felis_catus/a.png", "canis/b.jpg"):
+        photograph(tmp_path / "photos" / name)
+    Path("names.txt").write_text("felis_catus\tcat\ncanis\tdog\n")
+    Path("mine.yaml").write_text(f"""
+seed: 0
+model:
+  class_path: bigain.modules.DiffusionClassifier
+  init_args:
+    backbone:
+      class_path: bigain.backbones.StableDiffusion
+      init_args: {{model: {stand_in}}}
+    trials: [1, 2]
+    keep: [2, 1]
+data:
+  class_path: bigain.data.ImageFolder
+  init_args:
+    {{root: photos, class_names: names.txt, prompt: "a picture of a {{}}", image_size: 32, num_workers: 0}}
+compressor:
+  class_path: bigain.compressors.LGTM
+  init_args: {{ratio: 0.5}}
+trainer: {{accelerator: cpu, precision: 32-true, devices: 1}}
+""")
+    assert main(["predict", "--config", "mine.yaml", "--output", "out"]) == 0
+    assert results()["class_names"] == ["cat", "dog"]
+    assert {image_id: record["label"] for image_id, record in records().items()} == {
+        "canis/b.jpg": 1,
+        "felis_catus/a.png": 0,
+    }
