@@ -1,9 +1,13 @@
 """Prompts and classes as conditions of a network."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from models import PROMPT_TOKENS, WIDTH, save_dit, save_stable_diffusion
 
+import bigain
 from bigain.backbones import DiT, StableDiffusion
 from bigain.errors import InputError
 
@@ -78,3 +82,12 @@ def test_labels_of_a_dataset_without_indices(dit, stable_diffusion):
         with pytest.raises(InputError, match=f"no place in the label space of .* has 10 classes, the dataset {k} of"):
             dit.conditions(["prompt"] * k, None)
     assert stable_diffusion.conditions(["a", "b"], None).shape[0] == 2
+
+
+def test_the_embedded_tokenizer_is_the_same_in_both_of_its_forms():
+    """transformers 5 reads tokenizer.json, transformers 4 vocab.json and merges.txt: a prompt must not depend on it."""
+    folder = Path(bigain.__file__).parent / "assets/shapes_unet/tokenizer"
+    fast = json.loads((folder / "tokenizer.json").read_text())["model"]
+    merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in fast["merges"]]
+    assert json.loads((folder / "vocab.json").read_text()) == fast["vocab"]
+    assert (folder / "merges.txt").read_text().splitlines()[1:] == merges
