@@ -9,7 +9,7 @@ from typing import Any
 from bigain.data.base import EvalDataModule, OnBadImage
 from bigain.data.class_names.coco import CATEGORIES
 from bigain.data.class_space import ClassSpace
-from bigain.data.image_sources import found_in
+from bigain.data.image_sources import found_in, stem_of
 from bigain.data.preprocessing import read_bytes
 from bigain.data.selection import Item
 from bigain.errors import InputError
@@ -89,7 +89,7 @@ class Coco2017(EvalDataModule):
             image_id, category = _fields(path, annotation, "image_id", "category_id")
             if str(image_id) not in labels:
                 raise InputError(f"{path} annotates image {image_id}, which its list of images does not have")
-            if category not in label_of:
+            if not isinstance(category, int) or category not in label_of:
                 raise InputError(
                     f"{path} gives image {image_id} the category {category}, which COCO-2017 does not have"
                 )
@@ -119,6 +119,11 @@ class Coco2017(EvalDataModule):
         if not path.is_file():
             raise InputError(f"{self.name}: {path} is missing, {found_in(path.parent)}; {_HELP}")
         return path
+
+    def id_of(self, line: str) -> str:
+        # File names are ids with leading zeros.
+        stem = stem_of(line)
+        return str(int(stem)) if stem.isdecimal() else line
 
     def read_bytes(self, item: Item) -> bytes:
         return read_bytes(self.root / "val2017" / self._files[item.image_id])

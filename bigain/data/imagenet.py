@@ -103,7 +103,8 @@ class ImageNet1K(EvalDataModule):
         self._source = self._find_source()
         label = {wnids()[index]: label for label, index in enumerate(self.classes)}
         there = self._source.labels()
-        items = [Item(image_id, (label[wnid],)) for image_id, wnid in there.items() if wnid in label]
+        # By id, so that the order does not depend on the layout either.
+        items = [Item(image_id, (label[wnid],)) for image_id, wnid in sorted(there.items()) if wnid in label]
         if not items:
             raise InputError(
                 f"{self.name}: {self.root} has {len(there)} images, none of the {len(label)} classes; {_HELP}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import logging
+import uuid
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from bigain.data.preprocessing import PREPROCESSING
 from bigain.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 
 class LatentCache:
@@ -42,18 +45,15 @@ class LatentCache:
         return hashlib.blake2b(self._namespace + image, digest_size=16).hexdigest()
 
     def read(self, key: str) -> Tensor | None:
-        """The latent of a key, `(c, h, w)` float32; None if it is not cached.
-
-        Raises:
-            InputError: If its file is damaged.
-        """
+        """The latent of a key, `(c, h, w)` float32; None if it is not cached, or damaged and to be written again."""
         path = self._path(key)
         if not path.is_file():
             return None
         try:
             return load_file(path)["latent"]
         except (SafetensorError, KeyError, OSError) as error:
-            raise InputError(f"{path} in the latent cache is damaged ({error}); delete it") from error
+            _log.warning(f"warning: {path} in the latent cache is damaged ({error}); its image is encoded again")
+            return None
 
     def write(self, key: str, latent: Tensor) -> None:
         """Store the latent of a key.
@@ -62,7 +62,7 @@ class LatentCache:
             InputError: If the folder cannot be written.
         """
         path = self._path(key)
-        temporary = path.with_name(f"{key}.{os.getpid()}.tmp")
+        temporary = path.with_name(f"{key}.{uuid.uuid4().hex}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({"latent": latent.detach().to("cpu", torch.float32).contiguous()}, temporary)

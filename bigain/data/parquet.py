@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,10 @@ from bigain.data.image_sources import ImageSource, stem_of
 from bigain.errors import InputError
 
 _TEXT = (pa.string(), pa.large_string())
+
+
+# The class that Hugging Face appends to the official names.
+_CLASS = re.compile(r"_(n\d{8})\.\w+$")
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,12 @@ def _rows(file: Path, classes: Sequence[str]) -> list[tuple[str, _Row]]:
         for row, (label, image) in enumerate(zip(labels, paths, strict=True)):
             if label is None or not 0 <= label < len(classes):
                 raise InputError(f"{file}, row group {group}, row {row}: label {label}, not in 0..{len(classes) - 1}")
+            named = _CLASS.search(image["path"] or "") if image else None
+            if named and named[1] != classes[label]:
+                raise InputError(
+                    f"{file}, row group {group}, row {row}: {image['path']} has the label {label}, which is "
+                    f"{classes[label]} in wnid order; expected the labels of Hugging Face's imagenet-1k"
+                )
             image_id = stem_of(image["path"]) if image and image["path"] else f"{file.stem}/{group:05d}/{row:05d}"
             rows.append((image_id, _Row(file, group, row, classes[label])))
     return rows

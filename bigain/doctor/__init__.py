@@ -1,4 +1,4 @@
-"""`bigain doctor --config X`: is everything here that the run needs?"""
+"""`bigain doctor --config X`: whether everything is here that the run needs."""
 
 from __future__ import annotations
 

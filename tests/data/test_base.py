@@ -1,5 +1,6 @@
 """Subsets, limits and the loader of any evaluation DataModule."""
 
+import hashlib
 from collections import Counter
 from itertools import pairwise
 
@@ -8,7 +9,7 @@ import torch
 
 from bigain.data.base import EvalDataModule
 from bigain.data.class_space import ClassSpace
-from bigain.data.selection import Item, stratified
+from bigain.data.selection import Item, per_class, stratified
 from bigain.errors import InputError
 
 
@@ -17,8 +18,8 @@ class Numbers(EvalDataModule):
 
     name = "Numbers"
 
-    def __init__(self, labels=(0, 1, 2, 0, 1, 2, 0, 1), batch_size=3, subset=None, limit=None, seed=0, workers=0):
-        super().__init__(2, batch_size, workers, subset, limit=limit, seed=seed)
+    def __init__(self, labels=(0, 1, 2, 0, 1, 2, 0, 1), batch_size=3, workers=0, image_size=2, **settings):
+        super().__init__(image_size, batch_size, workers, **settings)
         self.labels = labels
 
     @property
@@ -95,6 +96,12 @@ def test_class_space_counts_its_names():
         ({"workers": -1}, "got 3 and -1"),
         ({"limit": 0}, "limit must be at least 1, not 0"),
         ({"limit": -5}, "not -5"),
+        ({"per_class": 0}, "per_class must be at least 1, not 0; leave it out to evaluate all images"),
+        ({"per_class": -2}, "not -2"),
+        ({"image_size": 0}, "image_size must be at least 1 px, not 0"),
+        ({"image_size": -8}, "not -8"),
+        ({"on_bad_image": "ignore"}, "on_bad_image must be stop or skip, not 'ignore'"),
+        ({"on_bad_image": ""}, "not ''"),
     ],
     ids=str,
 )
@@ -202,3 +209,98 @@ def test_stratified_depends_on_the_seed_alone():
 
 def test_stratified_is_pinned():
     assert ids(stratified(ITEMS, 6, 0)) == ["x/016", "x/017", "x/031", "x/034", "x/042", "x/047"]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("count", [1, 2, 7, 100])
+def test_per_class_takes_the_smallest_hashes_of_each_class(seed, count):
+    kept = set()
+    for label in range(4):
+        there = [item.image_id for item in ITEMS if item.labels == (label,)]
+        there.sort(key=lambda name: hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest())
+        kept.update(there[:count])
+    assert ids(per_class(ITEMS, count, seed)) == sorted(kept)
+
+
+def test_per_class_does_not_depend_on_the_order_or_on_the_other_items():
+    chosen_items = per_class(ITEMS, 3, 0)
+    assert per_class(ITEMS[::-1], 3, 0) == chosen_items[::-1]
+    assert per_class([item for item in ITEMS if item.labels == (2,)], 3, 0) == [
+        item for item in chosen_items if item.labels == (2,)
+    ]
+
+
+def test_per_class_is_nested_and_depends_on_the_seed():
+    sets = [set(per_class(ITEMS, count, 0)) for count in range(1, 31)]
+    assert all(a < b for a, b in pairwise(sets))
+    assert sets[-1] == set(ITEMS)
+    assert sets[1] != set(per_class(ITEMS, 2, 1))
+
+
+def test_an_item_of_several_classes_takes_its_turn_in_the_first():
+    """Those of no class are a group of their own."""
+    items = [Item("a", (0, 1)), Item("b", (1,)), Item("c", (0, 2)), Item("d", (0,)), Item("e", ()), Item("f", ())]
+    kept = per_class(items, 1, 0)
+    assert Counter(item.labels[:1] for item in kept) == {(0,): 1, (1,): 1, (): 1}
+
+
+def test_per_class_comes_after_the_subset_and_before_the_limit(id_file):
+    path = id_file("\n".join(f"n/{i}" for i in (0, 3, 6, 1, 2)))
+    kept = chosen(subset=path, per_class=1)
+    assert len(kept) == 3
+    assert {"n/1", "n/2"} < set(kept)
+    assert set(chosen(subset=path, per_class=1, limit=2)) < set(kept)
+    with pytest.raises(InputError, match="limit asks for 4 images, but there are 3"):
+        chosen(subset=path, per_class=1, limit=4)
+
+
+class Repeated(Numbers):
+    """Two items of one id."""
+
+    def find_items(self):
+        return [*super().find_items(), Item("n/3", (2,))]
+
+
+def test_an_id_that_is_listed_twice():
+    with pytest.raises(InputError, match=r"Numbers lists n/3 more than once \(1 such images\)"):
+        Repeated().setup("predict")
+
+
+class Official(Numbers):
+    """Numbers of which there should be ten."""
+
+    official_images = 10
+
+
+def told(caplog, **settings):
+    Official(**settings).setup("predict")
+    return [entry.getMessage() for entry in caplog.records]
+
+
+def test_a_partial_dataset_is_told_with_both_counts(caplog):
+    assert told(caplog) == ["warning: Numbers has 8 images here of 10; a partial run"]
+
+
+def test_a_complete_dataset_is_not_told(caplog):
+    assert told(caplog, labels=[0, 1] * 5) == []
+
+
+@pytest.mark.parametrize("settings", [{"limit": 3}, {"per_class": 2}, {"limit": 8}, {"per_class": 9}], ids=str)
+def test_a_choice_is_no_partial_dataset(caplog, settings):
+    assert told(caplog, **settings) == []
+    assert Official(**settings).expected_images is None
+
+
+def test_a_subset_is_no_partial_dataset(caplog, id_file):
+    assert told(caplog, subset=id_file("n/1\n")) == []
+
+
+def test_a_dataset_without_an_official_size_expects_nothing():
+    assert Numbers().official_images is None
+    assert Numbers().expected_images is None
+
+
+def test_prompts_follow_the_items():
+    data = Numbers(labels=(2, 0, 2))
+    data.setup("predict")
+    assert data.generation_prompts() == ["a c", "an a", "a c"]

@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
@@ -189,3 +190,93 @@ def test_an_enormous_image_is_an_error(path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(InputError, match="exceeds limit"):
         read_image(path, 16)
+
+
+def test_sixteen_bit_grey_is_scaled_and_not_clipped(path):
+    """Each value of 8 bits is 257 times as large in 16."""
+    values = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(values * 257).save(path, "PNG")
+    with Image.open(path) as stored:
+        assert stored.mode == "I;16"
+    assert torch.equal(read_image(path, 16), torch.from_numpy(values.astype(np.uint8)).expand(3, 16, 16))
+
+
+def test_sixteen_bit_grey_loses_only_its_lower_bits(path):
+    values = np.random.default_rng(0).integers(0, 65536, (40, 40)).astype(np.uint16)
+    Image.fromarray(values).save(path, "PNG")
+    found = read_image(path, 40)[0].numpy().astype(float)
+    assert np.abs(found - values / 257).max() <= 1
+
+
+def test_sixteen_bit_grey_is_not_resized_before_it_is_scaled(path):
+    image = picture(60, 41, "L")
+    Image.fromarray(np.asarray(image).astype(np.uint16) * 257).save(path, "PNG")
+    assert torch.equal(read_image(path, 24), expected(image, 24))
+
+
+def test_one_bit_is_black_and_white(path):
+    Image.frombytes("1", (8, 2), b"\xf0\x0f").save(path, "PNG")
+    row = [255] * 4 + [0] * 4
+    assert read_image(path, 2).shape == (3, 2, 2)
+    Image.frombytes("1", (8, 8), b"\xf0\x0f" * 4).save(path, "PNG")
+    assert read_image(path, 8)[1].tolist() == [row, row[::-1]] * 4
+
+
+@pytest.mark.parametrize("transparency", [0, 3, bytes([0, 128, 255, 7])], ids=["first", "third", "bytes"])
+def test_a_palette_with_transparency_is_read_like_its_colours(path, transparency):
+    image = picture(60, 41).quantize(16)
+    image.save(path, "PNG", transparency=transparency)
+    with Image.open(path) as stored:
+        assert stored.mode == "P"
+        assert "transparency" in stored.info
+    assert torch.equal(read_image(path, 24), expected(image.convert("RGB"), 24))
+
+
+@pytest.mark.parametrize(("mode", "transparency"), [("L", 7), ("RGB", (1, 2, 3)), ("1", 0)], ids=str)
+def test_a_transparent_colour_is_read_like_any_other(path, mode, transparency):
+    image = picture(30, 30, mode)
+    image.save(path, "PNG", transparency=transparency)
+    assert torch.equal(read_image(path, 30), pixels(image.convert("RGB")))
+
+
+def test_transparency_of_a_gif_is_dropped(path):
+    image = picture(30, 30).quantize(16)
+    image.save(path, "GIF", transparency=2)
+    assert torch.equal(read_image(path, 30), pixels(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("length", [50, 51, 3000, 3001])
+@pytest.mark.parametrize("upright", [False, True])
+def test_of_a_strip_of_one_pixel_the_centre_is_read(path, length, upright):
+    """As if all of it had been resized, which for a longer one would take gigabytes."""
+    image = picture(length, 1)
+    image = Image.frombytes("RGB", (1, length), image.tobytes()) if upright else image
+    image.save(path, "PNG")
+    assert torch.equal(read_image(path, 16), expected(image, 16))
+
+
+def test_a_long_strip_takes_little_memory(path):
+    """At 512 px all of it would be 90 gigabytes."""
+    Image.new("RGB", (120_000, 1), (9, 8, 7)).save(path, "PNG")
+    assert read_image(path, 512).flatten(1).unique(dim=1).flatten().tolist() == [9, 8, 7]
+
+
+# Pillow's advice on what it nevertheless reads.
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "WEBP"])
+def test_damage_anywhere_gives_an_image_or_the_one_error(path, format):
+    picture(20, 20).save(path, format)
+    whole = path.read_bytes()
+    draw = random.Random(0)
+    refused = []
+    for _ in range(60):
+        content = bytearray(whole)
+        for _ in range(3):
+            content[draw.randrange(len(content))] = draw.randrange(256)
+        path.write_bytes(content)
+        try:
+            assert read_image(path, 8).shape == (3, 8, 8)
+        except InputError as error:
+            refused.append(str(error))
+    assert refused
+    assert all(str(path) in message for message in refused)

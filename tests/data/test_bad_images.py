@@ -1,0 +1,190 @@
+"""Images that cannot be read: `stop` names the file, `skip` goes on and tells the reason."""
+
+import json
+import random
+import re
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from bigain.data import ImageFolder, ImageNet1K, OxfordPets
+from bigain.data.class_names.imagenet import names
+from bigain.data.class_names.pets import BREEDS
+from bigain.data.latent_cache import LatentCache
+from bigain.errors import InputError
+
+# Two processes on one core, and processes that fork with threads around, are fine here.
+quiet_workers = pytest.mark.filterwarnings("ignore:This DataLoader will create", "ignore:.*use of fork")
+
+
+def image(seed):
+    return Image.frombytes("RGB", (6, 6), random.Random(seed).randbytes(108))
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Ten images of two classes."""
+    for i in range(10):
+        folder = tmp_path / ("ant", "bee")[i // 5]
+        folder.mkdir(exist_ok=True)
+        image(i).save(folder / f"{i}.png")
+    return tmp_path
+
+
+def truncated(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def damage(root, *numbers):
+    """Break some of the images, in turn each in its own way; returns their ids."""
+    ways = [
+        truncated,
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"<html>"),
+        lambda path: path.unlink(),
+    ]
+    ids = []
+    for i, number in enumerate(numbers):
+        (path,) = root.glob(f"*/{number}.png")
+        ways[i % 4](path)
+        ids.append(f"{path.parent.name}/{path.name}")
+    return ids
+
+
+def batches(data):
+    return list(data.predict_dataloader())
+
+
+def prepared(root, on_bad_image="skip", num_workers=0, batch_size=4):
+    data = ImageFolder(
+        str(root), image_size=6, batch_size=batch_size, num_workers=num_workers, on_bad_image=on_bad_image
+    )
+    data.setup("predict")
+    return data
+
+
+def opened(root, *numbers, **settings):
+    """A prepared module some of whose images went bad afterwards."""
+    data = prepared(root, **settings)
+    return data, damage(root, *numbers)
+
+
+@pytest.mark.parametrize("number", [0, 4, 9])
+def test_stop_names_the_file(tree, number):
+    data, (image_id,) = opened(tree, number, on_bad_image="stop")
+    with pytest.raises(InputError, match="cannot be decoded") as caught:
+        batches(data)
+    assert str(tree / image_id) in str(caught.value)
+    assert "on_bad_image: skip" in str(caught.value)
+
+
+@quiet_workers
+def test_stop_names_the_file_from_another_process(tree):
+    data, (image_id,) = opened(tree, 6, on_bad_image="stop", num_workers=2)
+    iterator = iter(data.predict_dataloader())
+    with pytest.raises(InputError, match=f"{re.escape(str(tree / image_id))} cannot be decoded"):
+        list(iterator)
+    # The error keeps the iterator until it is collected, and then torch waits five seconds for each process.
+    iterator._shutdown_workers()
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=quiet_workers)])
+@pytest.mark.parametrize("batch_size", [1, 4, 10])
+def test_skip_leaves_everything_else_as_it_is(tree, workers, batch_size):
+    whole = {}
+    for batch in batches(prepared(tree)):
+        whole.update(zip(batch["image_id"], zip(batch["image"], batch["labels"], strict=True), strict=True))
+    data, bad = opened(tree, 1, 4, 5, 9, num_workers=workers, batch_size=batch_size)
+    seen, failed = {}, {}
+    for batch in batches(data):
+        assert len(batch["image"]) == len(batch["image_id"]) == len(batch["labels"]) == len(batch["cache_keys"])
+        assert not set(batch["image_id"]) & set(batch["failed"])
+        seen.update(zip(batch["image_id"], zip(batch["image"], batch["labels"], strict=True), strict=True))
+        failed.update(batch["failed"])
+    assert list(seen) == [item.image_id for item in data.items if item.image_id not in bad]
+    assert set(failed) == set(bad)
+    for image_id, (pixels, labels) in seen.items():
+        assert torch.equal(pixels, whole[image_id][0])
+        assert labels == whole[image_id][1]
+
+
+def test_skip_tells_why(tree):
+    data, bad = opened(tree, 0, 1, 2, 3, batch_size=10)
+    (batch,) = batches(data)
+    reasons = ["truncated", "not an image in a known format", "not an image in a known format", "does not exist"]
+    for image_id, reason in zip(bad, reasons, strict=True):
+        assert reason in batch["failed"][image_id]
+        assert str(tree / image_id) in batch["failed"][image_id]
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=quiet_workers)])
+def test_a_batch_of_bad_images_only(tree, workers):
+    data, bad = opened(tree, 0, 1, 2, 3, num_workers=workers)
+    first, second, _ = batches(data)
+    assert list(first["failed"]) == bad
+    assert first["image_id"] == first["labels"] == first["cache_keys"] == []
+    assert (len(first["image"]), first["image"].dtype) == (0, torch.uint8)
+    assert (len(first["latent"]), first["latent"].dtype) == (0, torch.float32)
+    assert len(second["image_id"]) == 4
+    assert second["failed"] == {}
+
+
+def test_finished_images_are_not_read_again(tree):
+    """A bad image that an earlier run skipped is tried again; one it classified is not even opened."""
+    data, bad = opened(tree, 0, 1, batch_size=10)
+    data.finished = frozenset({bad[0], "bee/7.png"})
+    (batch,) = batches(data)
+    assert list(batch["failed"]) == [bad[1]]
+    assert len(batch["image_id"]) == 7
+    assert "bee/7.png" not in batch["image_id"]
+
+
+def test_skip_with_a_cache(tree, tmp_path):
+    data, bad = opened(tree, 2, batch_size=10)
+    data.latents = LatentCache(tmp_path / "cache", 6, "encoder")
+    (batch,) = batches(data)
+    assert list(batch["failed"]) == bad
+    assert len(set(batch["cache_keys"])) == len(batch["image"]) == 9
+
+
+def test_pets(tmp_path):
+    """A dataset with a list: the message has the path that the user sees."""
+    for name in ("images", "annotations"):
+        (tmp_path / "oxford-iiit-pet" / name).mkdir(parents=True)
+    stem = BREEDS[0].replace(" ", "_")
+    path = tmp_path / "oxford-iiit-pet" / "images" / f"{stem}_1.jpg"
+    path.write_bytes(b"torn")
+    (tmp_path / "oxford-iiit-pet" / "annotations" / "test.txt").write_text(f"{stem}_1 1 1 1\n", encoding="utf-8")
+    data = OxfordPets(str(tmp_path), num_workers=0, on_bad_image="skip")
+    data.setup("predict")
+    (batch,) = batches(data)
+    assert str(path) in batch["failed"][f"images/{stem}_1.jpg"]
+
+
+def test_parquet(tmp_path):
+    """Rows without bytes, with garbage, and without an image."""
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    path = tmp_path / "good.png"
+    image(0).save(path)
+    good = path.read_bytes()
+    rows = [{"bytes": content, "path": f"{i}.png"} for i, content in enumerate([good, None, b"garbage", b"", good])]
+    table = pa.table({"image": pa.array([*rows, None], kind), "label": pa.array(range(6), pa.int64())})
+    described = {"info": {"features": {"label": {"names": list(names()), "_type": "ClassLabel"}}}}
+    table = table.replace_schema_metadata({"huggingface": json.dumps(described)})
+    pq.write_table(table, tmp_path / "validation-00000-of-00001.parquet", row_group_size=4)
+    data = ImageNet1K(str(tmp_path), image_size=6, num_workers=0, on_bad_image="skip")
+    data.setup("predict")
+    (batch,) = batches(data)
+    assert (batch["image_id"], batch["labels"]) == (["0", "4"], [(0,), (4,)])
+    *named, unnamed = batch["failed"].items()
+    for (image_id, reason), (expected, words) in zip(
+        named, [("1", "no bytes"), ("2", "cannot be decoded"), ("3", "cannot be decoded")], strict=True
+    ):
+        assert image_id == expected
+        assert words in reason
+        assert f"validation-00000-of-00001.parquet, row group 0, row {expected} ({expected})" in reason
+    assert "row group 1, row 1" in unnamed[1]

@@ -1,0 +1,279 @@
+"""COCO-2017 in a fake tree of the official form: categories, several labels, captions, and what is refused."""
+
+import json
+from itertools import chain
+
+import pytest
+from PIL import Image
+
+from bigain.data import Coco2017
+from bigain.data.class_names.coco import CATEGORIES
+from bigain.errors import InputError
+
+PERSON, CAT, DOG, STOP_SIGN, TOOTHBRUSH = 1, 17, 18, 13, 90
+# Id and category ids of every image, in no order.
+IMAGES = {397133: [STOP_SIGN, PERSON], 139: [CAT, CAT, CAT], 581781: [], 785: [TOOTHBRUSH, DOG, PERSON, DOG], 25: []}
+# In file order; some images have several.
+CAPTIONS = [(785, "first of 785"), (139, " a cat \n"), (785, "second of 785"), (25, "none"), (397133, "a sign")]
+CAPTIONS += [(139, "an animal"), (581781, "empty street")]
+
+
+def instances(images=IMAGES):
+    """The content of the instances file."""
+    return {
+        "info": {"year": 2017},
+        "images": [{"id": image, "file_name": f"{image:012d}.jpg", "height": 12, "width": 16} for image in images],
+        "annotations": [
+            {"id": image * 10 + i, "image_id": image, "category_id": category, "iscrowd": i % 2, "bbox": [0, 0, 1, 1]}
+            for image, categories in images.items()
+            for i, category in enumerate(categories)
+        ],
+        "categories": [{"supercategory": "thing", "id": i, "name": name} for i, name in CATEGORIES.items()],
+    }
+
+
+def captions(pairs=CAPTIONS):
+    return {"annotations": [{"id": i, "image_id": image, "caption": text} for i, (image, text) in enumerate(pairs)]}
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+
+
+def instances_file(root):
+    return root / "annotations" / "instances_val2017.json"
+
+
+def captions_file(root):
+    return root / "annotations" / "captions_val2017.json"
+
+
+def plant(root, there=instances(), texts=captions()):  # noqa: B008 -- read only
+    write(instances_file(root), there)
+    write(captions_file(root), texts)
+    (root / "val2017").mkdir()
+    for i, image in enumerate(there["images"]):
+        Image.new("RGB", (16, 12), (40 * i, 10, 200)).save(root / "val2017" / image["file_name"])
+    return root
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return plant(tmp_path / "coco")
+
+
+def prepared(root, **settings):
+    data = Coco2017(str(root), **{"num_workers": 0, "image_size": 8, **settings})
+    data.setup("predict")
+    return data
+
+
+def refusal(root, **settings):
+    with pytest.raises(InputError) as caught:
+        prepared(root, **settings)
+    return str(caught.value)
+
+
+def test_categories_ascend_with_the_official_gaps():
+    assert list(CATEGORIES) == sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
+    assert len(set(CATEGORIES.values())) == 80
+
+
+def test_class_space():
+    space = Coco2017().class_space
+    known = {0: "person", 9: "traffic light", 11: "stop sign", 15: "cat", 16: "dog", 79: "toothbrush"}
+    assert {label: space.names[label] for label in known} == known
+    assert space.prompts[62] == "a photo of a tv."
+    assert space.multilabel
+    assert space.indices is None
+    assert len(space) == 80
+
+
+def test_labels_are_all_categories_of_an_image_once_also_those_of_crowds(tree):
+    """Label is the category's position, not its id; crowd annotations (`iscrowd`: 1) count."""
+    assert {item.image_id: item.labels for item in prepared(tree).items} == {
+        "25": (),
+        "139": (15,),
+        "785": (0, 16, 79),
+        "397133": (0, 11),
+        "581781": (),
+    }
+
+
+def test_items_ascend_by_id(tree):
+    assert [item.image_id for item in prepared(tree).items] == ["25", "139", "785", "397133", "581781"]
+
+
+def test_the_loader_gives_each_image_its_own_labels(tree):
+    data = prepared(tree, batch_size=3)
+    batches = list(data.predict_dataloader())
+    assert [len(batch["image_id"]) for batch in batches] == [3, 2]
+    positions = list(IMAGES)
+    for batch in batches:
+        for image_id, image, labels in zip(batch["image_id"], batch["image"], batch["labels"], strict=True):
+            assert image[0].float().mean() == pytest.approx(40 * positions.index(int(image_id)), abs=3)
+            assert labels == next(item.labels for item in data.items if item.image_id == image_id)
+
+
+def test_prompts_are_the_first_captions_in_file_order(tree):
+    assert prepared(tree).generation_prompts() == ["none", "a cat", "first of 785", "a sign", "empty street"]
+
+
+def test_prompts_of_a_subset(tree, tmp_path):
+    path = tmp_path / "ids.txt"
+    path.write_text("397133\n139\n", encoding="utf-8")
+    assert prepared(tree, subset=str(path)).generation_prompts() == ["a cat", "a sign"]
+
+
+def test_per_class_counts_an_image_for_its_first_category(tree):
+    kept = {item.image_id for item in prepared(tree, per_class=1).items}
+    assert "139" in kept
+    assert len(kept & {"785", "397133"}) == 1
+    assert len(kept & {"25", "581781"}) == 1
+
+
+def test_opening_decodes_nothing_and_needs_no_captions(tree):
+    captions_file(tree).unlink()
+    for file in (tree / "val2017").iterdir():
+        file.write_bytes(b"garbage")
+    data = prepared(tree)
+    assert len(data.items) == 5
+    with pytest.raises(InputError, match="cannot be decoded") as caught:
+        data.read_image(data.items[1])
+    assert str(tree / "val2017" / "000000000139.jpg") in str(caught.value)
+
+
+def test_a_partial_tree_runs_with_a_warning(tree, caplog):
+    assert prepared(tree).official_images == 5000
+    assert "COCO-2017 has 5 images here of 5,000; a partial run" in caplog.text
+
+
+@pytest.mark.parametrize("settings", [{"limit": 2}, {"per_class": 1}], ids=str)
+def test_a_chosen_part_gives_no_warning(tree, caplog, settings):
+    """Categories have as many images as they have: nothing says how many `per_class` must give."""
+    assert prepared(tree, **settings).expected_images is None
+    assert not caplog.records
+
+
+def test_more_images_than_listed_are_passed_over(tree):
+    (tree / "val2017" / "000000000001.jpg").write_bytes(b"")
+    assert len(prepared(tree).items) == 5
+
+
+def test_a_missing_tree(tmp_path):
+    message = refusal(tmp_path / "none")
+    assert f"COCO-2017: {instances_file(tmp_path / 'none')} is missing" in message
+    assert f"{tmp_path / 'none' / 'annotations'} does not exist" in message
+    assert "expected <root>/val2017/*.jpg and <root>/annotations/{instances,captions}_val2017.json" in message
+    assert "https://cocodataset.org/#download" in message
+
+
+def test_a_missing_annotation_file_says_what_is_there(tree):
+    instances_file(tree).rename(tree / "annotations" / "instances_train2017.json")
+    assert f"{tree / 'annotations'} holds captions_val2017.json, instances_train2017.json; expected" in refusal(tree)
+
+
+def test_a_missing_captions_file(tree):
+    captions_file(tree).unlink()
+    data = prepared(tree)
+    with pytest.raises(InputError, match=r"captions_val2017.json is missing, .* holds instances_val2017.json"):
+        data.generation_prompts()
+
+
+def test_listed_images_that_are_absent(tree):
+    for image in (139, 785):
+        (tree / "val2017" / f"{image:012d}.jpg").unlink()
+    message = refusal(tree)
+    assert f"{instances_file(tree)} names 2 of 5 images that are not in {tree / 'val2017'}" in message
+    assert "the first 000000000139.jpg" in message
+
+
+def test_a_missing_image_folder(tree):
+    (tree / "val2017").rename(tree / "val")
+    assert "names 5 of 5 images that are not in" in refusal(tree)
+
+
+def test_no_images_at_all(tmp_path):
+    assert "no image of COCO-2017 is left to evaluate" in refusal(plant(tmp_path, instances({})))
+
+
+def broken(change):
+    """The instances after a change in place."""
+    content = instances()
+    change(content)
+    return content
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c["annotations"][0].update(category_id=12), "the category 12, which COCO-2017 does not have"),
+        (lambda c: c["annotations"][0].update(category_id="1"), "the category 1, which"),
+        (lambda c: c["annotations"][0].update(image_id=7), "annotates image 7, which its list of images does not have"),
+        (lambda c: c["annotations"][0].pop("category_id"), "an annotation without image_id and category_id"),
+        (lambda c: c["annotations"].append("x"), "an annotation without image_id and category_id: x"),
+        (lambda c: c["categories"][15].update(name="kitten"), "the category 17, 'kitten'; COCO-2017 has 'cat' there"),
+        (lambda c: c["categories"].append({"id": 91, "name": "x"}), "91, 'x'; COCO-2017 has 'no such id' there"),
+        (lambda c: c["images"].append(c["images"][1]), "lists image 139 twice"),
+        (lambda c: c["images"][0].update(id="139"), "lists image '139' twice, or not by a number"),
+        (lambda c: c["images"][0].pop("file_name"), "without id and file_name"),
+        (lambda c: c.pop("annotations"), "has no list of annotations"),
+        (lambda c: c.pop("categories"), "has no list of categories"),
+        (lambda c: c.update(images={}), "has no list of images"),
+    ],
+)
+def test_instances_that_are_refused(tree, change, words):
+    write(instances_file(tree), broken(change))
+    message = refusal(tree)
+    assert words in message
+    assert str(instances_file(tree)) in message
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"images": [', "[]", "3", "<html>404</html>"])
+def test_files_that_are_not_the_json(tree, text):
+    write(instances_file(tree), text)
+    message = refusal(tree)
+    assert "is not valid JSON" in message or "has no list of images" in message
+    assert str(instances_file(tree)) in message
+
+
+def test_bytes_that_are_not_text(tree):
+    instances_file(tree).write_bytes(b"\xff\xfe{}")
+    assert "is not valid JSON" in refusal(tree)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"annotations": []}, "has no caption for 5 of 5 images, the first 25"),
+        (captions([pair for pair in CAPTIONS if pair[0] != 785]), "has no caption for 1 of 5 images, the first 785"),
+        (captions([(139, "  "), *CAPTIONS]), "has no caption for 1 of 5 images, the first 139"),
+        ({"annotations": [{"image_id": 139}]}, "an annotation without image_id and caption"),
+        ({}, "has no list of annotations"),
+        ("{", "is not valid JSON"),
+    ],
+)
+def test_captions_that_are_refused(tree, content, words):
+    """Whether an empty first caption is one: it would generate something else than was asked for."""
+    write(captions_file(tree), content)
+    data = prepared(tree)
+    with pytest.raises(InputError) as caught:
+        data.generation_prompts()
+    assert words in str(caught.value)
+    assert str(captions_file(tree)) in str(caught.value)
+
+
+def test_a_prompt_without_a_place_for_the_name():
+    with pytest.raises(InputError, match="prompt needs a"):
+        Coco2017(prompt="a photo")
+
+
+def test_the_sample_is_what_the_tests_say():
+    assert any(entry["iscrowd"] for entry in instances()["annotations"])
+    assert not set(chain(*IMAGES.values())) - set(CATEGORIES)
+
+
+@pytest.mark.parametrize("line", ["7", "000000000007.jpg", "val2017/000000000007.jpg"])
+def test_an_id_file_may_hold_file_names(line):
+    assert Coco2017().id_of(line) == "7"

@@ -1,0 +1,624 @@
+"""ImageNet in every layout: the same ids, labels and pixels; class order; and what is refused."""
+
+import csv
+import functools
+import hashlib
+import io
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from scipy.io import savemat
+from torchvision.models import ResNet50_Weights
+
+from bigain.data import ImageNet1K, ImageNet100
+from bigain.data.class_names.imagenet import names, wnids
+from bigain.errors import InputError
+
+# Class of the images 1, 2, ...; those of one class are neither neighbours nor in class order.
+LABELS = [657, 0, 999, 281, 0, 281, 657, 999, 0, 744, 281, 0]
+STEMS = [f"ILSVRC2012_val_{number:08d}" for number in range(1, len(LABELS) + 1)]
+TRUTH = dict(zip(STEMS, LABELS, strict=True))
+PARQUET_SHARDS = ((0, 1, 2, 3, 4), (5, 6, 7), (8, 9, 10, 11))
+
+
+@pytest.fixture(scope="module")
+def contents(tmp_path_factory):
+    """An encoded image for every stem."""
+    path = tmp_path_factory.mktemp("image") / "image.jpg"
+    files = {}
+    for i, stem in enumerate(STEMS):
+        image = Image.frombytes("RGB", (5, 4), random.Random(i).randbytes(60)).resize((30 + i, 24))
+        image.save(path, "JPEG")
+        files[stem] = path.read_bytes()
+    return files
+
+
+def put(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def flat(folder, contents):
+    for stem, content in contents.items():
+        put(folder / f"{stem}.JPEG", content)
+
+
+def class_folders(root, contents, folder="val"):
+    for stem, content in contents.items():
+        put(root / folder / wnids()[TRUTH[stem]] / f"{stem}.JPEG", content)
+
+
+def class_folders_at_the_root(root, contents):
+    class_folders(root, contents, ".")
+
+
+def names_with_their_class(root, contents):
+    """As Hugging Face packs the archive of the validation images."""
+    for stem, content in contents.items():
+        wnid = wnids()[TRUTH[stem]]
+        put(root / "val" / wnid / f"{stem}_{wnid}.JPEG", content)
+
+
+def kaggle_rows():
+    """Kaggle's rows in no order; of some images there are several boxes."""
+    rows = []
+    for stem in sorted(STEMS, key=lambda stem: stem[::-1]):
+        wnid = wnids()[TRUTH[stem]]
+        boxes = [f"{wnid} 85 1 499 272", f"{wnid} 0 7 25 {TRUTH[stem]} "][: 1 + TRUTH[stem] % 2]
+        rows.append((stem, " ".join(boxes)))
+    return rows
+
+
+def kaggle(root, contents, folder="ILSVRC/Data/CLS-LOC/val"):
+    flat(root / folder, contents)
+    with (root / "LOC_val_solution.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("ImageId", "PredictionString"), *kaggle_rows()])
+
+
+def kaggle_list_beside_val(root, contents):
+    kaggle(root, contents, "val")
+
+
+def devkit_ids():
+    """Devkit id of every class index, in an order that is not that of the wnids."""
+    shuffled = random.Random(7).sample(range(1000), 1000)
+    return {index: number for number, index in enumerate(shuffled, 1)}
+
+
+@functools.cache
+def meta():
+    """The devkit's `meta.mat`: a struct array of 1,000 leaves, then of the inner nodes of the hierarchy."""
+    leaves = [(number, wnids()[index]) for index, number in sorted(devkit_ids().items(), key=lambda pair: pair[1])]
+    inner = [(number, f"n{number:08d}") for number in range(1001, 1861)]
+    fields = ["ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children", "wordnet_height"]
+    synsets = np.zeros((len(leaves + inner), 1), dtype=[(field, object) for field in fields])
+    for i, (number, wnid) in enumerate(leaves + inner):
+        children = np.arange(number % 4, dtype=np.uint16)[None]
+        row = (np.array([[number]], np.uint16), wnid, "some, words", "a gloss", children.size, children, 1)
+        synsets[i, 0] = row
+    file = io.BytesIO()
+    savemat(file, {"synsets": synsets}, do_compression=True)
+    return file.getvalue()
+
+
+def devkit(root, contents, folder="ILSVRC2012_devkit_t12/data"):
+    flat(root / "val", contents)
+    ids = devkit_ids()
+    put(root / folder / "ILSVRC2012_validation_ground_truth.txt", "".join(f"{ids[label]}\n" for label in LABELS))
+    put(root / folder / "meta.mat", meta())
+
+
+def devkit_list_beside_val(root, contents):
+    devkit(root, contents, ".")
+
+
+def caffe(root, contents):
+    flat(root / "val", contents)
+    put(root / "val.txt", "".join(f"{stem}.JPEG {label}\n" for stem, label in reversed(TRUTH.items())))
+
+
+def wnid_of_each_file(root, contents):
+    flat(root / "val", contents)
+    put(root / "val.txt", "".join(f"val/{stem}.JPEG {wnids()[label]}\r\n" for stem, label in TRUTH.items()))
+
+
+def one_wnid_per_line(root, contents):
+    flat(root / "val", contents)
+    put(root / "val.txt", "\ufeff" + "".join(f"{wnids()[label]}\n" for label in LABELS))
+
+
+def write_parquet(path, images, labels, label_names=None, group=2, label_type=None):
+    """A file as Hugging Face's `datasets` writes it."""
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({"image": pa.array(images, kind), "label": pa.array(labels, label_type or pa.int64())})
+    label = {"names": list(label_names or names()), "_type": "ClassLabel"}
+    description = {"info": {"features": {"image": {"_type": "Image"}, "label": label}}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(description)}), path, row_group_size=group)
+
+
+def parquet(root, contents, folder="data"):
+    # Two shards and several row groups of each; images are in no order.
+    order = sorted(STEMS, key=lambda stem: stem[::-1])
+    for i, shard in enumerate(PARQUET_SHARDS):
+        stems = [order[position] for position in shard]
+        images = [{"bytes": contents[stem], "path": f"{stem}_{wnids()[TRUTH[stem]]}.JPEG"} for stem in stems]
+        path = root / folder / f"validation-{i:05d}-of-{len(PARQUET_SHARDS):05d}.parquet"
+        write_parquet(path, images, [TRUTH[stem] for stem in stems])
+
+
+def parquet_at_the_root(root, contents):
+    parquet(root, contents, ".")
+
+
+LAYOUTS = [
+    class_folders,
+    class_folders_at_the_root,
+    names_with_their_class,
+    kaggle,
+    kaggle_list_beside_val,
+    devkit,
+    devkit_list_beside_val,
+    caffe,
+    wnid_of_each_file,
+    one_wnid_per_line,
+    parquet,
+    parquet_at_the_root,
+]
+
+
+def prepared(root, kind=ImageNet1K, **settings):
+    data = kind(str(root), **{"num_workers": 0, "image_size": 16, **settings})
+    data.setup("predict")
+    return data
+
+
+def ids(data):
+    return {item.image_id for item in data.items}
+
+
+@pytest.fixture(scope="module", params=LAYOUTS, ids=lambda layout: layout.__name__)
+def every_layout(request, tmp_path_factory, contents):
+    root = tmp_path_factory.mktemp("layout")
+    request.param(root, contents)
+    return root
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory, contents):
+    root = tmp_path_factory.mktemp("imagenet")
+    class_folders(root, contents)
+    return root
+
+
+@pytest.fixture(scope="module")
+def pixels(tree):
+    data = prepared(tree)
+    return {item.image_id: data.read_image(item) for item in data.items}
+
+
+def test_every_layout_gives_the_same_ids_labels_and_pixels(every_layout, pixels):
+    data = prepared(every_layout, batch_size=5)
+    assert {item.image_id: item.labels for item in data.items} == {stem: (label,) for stem, label in TRUTH.items()}
+    seen = {}
+    for batch in data.predict_dataloader():
+        seen.update(zip(batch["image_id"], zip(batch["image"], batch["labels"], strict=True), strict=True))
+    assert set(seen) == set(STEMS)
+    for stem, (image, labels) in seen.items():
+        assert torch.equal(image, pixels[stem])
+        assert labels == (TRUTH[stem],)
+
+
+def test_the_images_differ(pixels):
+    """Otherwise equal pixels would prove nothing."""
+    assert len({image.numpy().tobytes() for image in pixels.values()}) == len(STEMS)
+
+
+def chosen_by_the_rule(count, seed):
+    """Per class, the stems with the smallest blake2b hash of seed and stem."""
+    kept = set()
+    for label in set(LABELS):
+        stems = [stem for stem in STEMS if TRUTH[stem] == label]
+        stems.sort(key=lambda stem: hashlib.blake2b(f"{seed}/{stem}".encode(), digest_size=8).digest())
+        kept.update(stems[:count])
+    return kept
+
+
+def test_per_class_is_the_rule_in_every_layout(every_layout):
+    assert ids(prepared(every_layout, per_class=2)) == chosen_by_the_rule(2, 0)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("count", [1, 2, 3, 50])
+def test_per_class(tree, count, seed):
+    assert ids(prepared(tree, per_class=count, seed=seed)) == chosen_by_the_rule(count, seed)
+
+
+def test_per_class_depends_on_the_seed(tree):
+    assert len({frozenset(ids(prepared(tree, per_class=2, seed=seed))) for seed in range(6)}) > 1
+
+
+def test_limit_is_the_same_in_every_layout(every_layout, tree):
+    assert ids(prepared(every_layout, limit=7, seed=3)) == ids(prepared(tree, limit=7, seed=3))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{stem}",
+        "{stem}.JPEG",
+        "val/{wnid}/{stem}.JPEG",
+        "/data/imagenet/val/{stem}.jpeg",
+        "{stem}_{wnid}.JPEG",
+        "val\\{wnid}\\{stem}.JPEG",
+    ],
+)
+def test_a_subset_of_ids_or_paths(tree, tmp_path, form):
+    path = tmp_path / "ids.txt"
+    wanted = STEMS[2:9:3]
+    put(path, "".join(form.format(stem=stem, wnid=wnids()[TRUTH[stem]]) + "\n" for stem in wanted))
+    assert ids(prepared(tree, subset=str(path))) == set(wanted)
+
+
+def test_a_subset_with_an_absent_image(tree, tmp_path):
+    path = tmp_path / "ids.txt"
+    put(path, f"val/{STEMS[0]}.JPEG\nILSVRC2012_val_00050000.JPEG\n")
+    with pytest.raises(InputError, match=r"'ILSVRC2012_val_00050000', which is not in ImageNet-1K \(1 of 2"):
+        prepared(tree, subset=str(path))
+
+
+def test_opening_reads_no_image(tmp_path, contents, monkeypatch):
+    for layout in (class_folders, kaggle, devkit, caffe, parquet):
+        layout(tmp_path / layout.__name__, contents)
+
+    def never(*args, **kwargs):
+        raise AssertionError("an image was opened")
+
+    monkeypatch.setattr(Image, "open", never)
+    monkeypatch.setattr(Path, "read_bytes", never)
+    for layout in (class_folders, kaggle, devkit, caffe, parquet):
+        assert len(prepared(tmp_path / layout.__name__).items) == len(STEMS)
+
+
+@pytest.mark.parametrize("layout", [class_folders, kaggle, parquet], ids=lambda layout: layout.__name__)
+def test_opening_a_tree_of_garbage(tmp_path, layout):
+    """Labels are known without decoding; only reading an image fails."""
+    layout(tmp_path, dict.fromkeys(STEMS, b"garbage"))
+    data = prepared(tmp_path)
+    assert {item.image_id: item.labels[0] for item in data.items} == TRUTH
+    with pytest.raises(InputError, match=f"{data.items[0].image_id}.*cannot be decoded"):
+        data.read_image(data.items[0])
+
+
+# Classes
+
+
+def test_wnids_ascend_and_are_the_official_ones():
+    assert len(set(wnids())) == 1000
+    assert list(wnids()) == sorted(wnids())
+    digest = hashlib.sha256("".join(f"{wnid}\n" for wnid in wnids()).encode()).hexdigest()
+    assert digest == "70002b0ff5de60a3a17a82dbfcff291931f96225ddf941ad2e182fc39e183d15"
+
+
+@pytest.mark.parametrize(
+    ("index", "wnid", "name"),
+    [
+        (0, "n01440764", "tench"),
+        (134, "n02012849", "crane bird"),
+        (281, "n02123045", "tabby cat"),
+        (517, "n03126707", "construction crane"),
+        (657, "n03773504", "missile"),
+        (744, "n04008634", "missile"),
+        (836, "n04355933", "sunglasses"),
+        (837, "n04356056", "sunglasses"),
+        (999, "n15075141", "toilet paper"),
+    ],
+)
+def test_well_known_classes(index, wnid, name):
+    assert wnids()[index] == wnid
+    assert names()[index] == name
+    assert ImageNet1K().class_space.prompts[index] == f"a photo of a {name}."
+
+
+def test_names_are_in_torchvisions_order():
+    """Other names, the same classes: where both lists have a name once, it has the same index in both."""
+    theirs = [name.lower() for name in ResNet50_Weights.IMAGENET1K_V1.meta["categories"]]
+    ours = [name.lower() for name in names()]
+    shared = [name for name in ours if ours.count(name) == theirs.count(name) == 1]
+    assert len(shared) > 650
+    assert [ours.index(name) for name in shared] == [theirs.index(name) for name in shared]
+
+
+def test_exactly_two_names_occur_twice():
+    repeated = {name: [i for i, other in enumerate(names()) if other == name] for name in names()}
+    assert {name: where for name, where in repeated.items() if len(where) > 1} == {
+        "missile": [657, 744],
+        "sunglasses": [836, 837],
+    }
+    assert all(name and name == name.strip() for name in names())
+
+
+def test_merged_classes_are_those_of_one_name():
+    merged = ImageNet1K().class_space.factors["top1_merged"]
+    assert list(merged) == [{744: 657, 837: 836}.get(index, index) for index in range(1000)]
+
+
+def test_class_space():
+    space = ImageNet1K(prompt="{}, {}!").class_space
+    assert list(space.indices) == list(range(1000))
+    assert not space.multilabel
+    assert space.prompts[0] == "tench, tench!"
+
+
+def test_imagenet100_is_the_published_list():
+    space = ImageNet100().class_space
+    chosen = [wnids()[index] for index in space.indices]
+    assert len(space) == len(set(chosen)) == 100
+    digest = hashlib.sha256("".join(f"{wnid}\n" for wnid in sorted(chosen)).encode()).hexdigest()
+    assert digest == "5ee5db69d488bb799a286d8e181801c3d02798776c1ce9203e5450f64e086e07"
+
+
+def test_labels_of_imagenet100_ascend_by_imagenet_index():
+    """The position in the folder order is the label; the ImageNet index is what a DiT is conditioned on."""
+    space = ImageNet100().class_space
+    assert list(space.indices) == sorted(space.indices)
+    assert list(space.names) == [names()[index] for index in space.indices]
+    assert list(space.prompts) == [f"a photo of a {names()[index]}." for index in space.indices]
+    assert list(space.indices) != list(range(100))
+    assert space.factors == {}
+
+
+def test_imagenet100_takes_its_classes_out_of_the_same_files(tmp_path, contents):
+    indices = list(ImageNet100().class_space.indices)
+    inside, outside = indices[40], next(index for index in range(1000) if index not in indices)
+    content = contents[STEMS[0]]
+    for index, stem in ((inside, STEMS[5]), (outside, STEMS[1]), (indices[99], STEMS[0]), (indices[0], STEMS[9])):
+        put(tmp_path / "val" / wnids()[index] / f"{stem}.JPEG", content)
+    data = prepared(tmp_path, ImageNet100)
+    assert {item.image_id: item.labels for item in data.items} == {STEMS[5]: (40,), STEMS[0]: (99,), STEMS[9]: (0,)}
+    prompts = dict(zip((item.image_id for item in data.items), data.generation_prompts(), strict=True))
+    assert prompts[STEMS[5]] == f"a photo of a {names()[inside]}."
+
+
+def test_generation_prompts_are_those_of_the_classes(tree):
+    data = prepared(tree)
+    assert data.generation_prompts() == [f"a photo of a {names()[TRUTH[item.image_id]]}." for item in data.items]
+
+
+# Counts
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "expected"),
+    [
+        (ImageNet1K, {}, 50_000),
+        (ImageNet1K, {"per_class": 2}, 2000),
+        (ImageNet1K, {"per_class": 70}, 50_000),
+        (ImageNet1K, {"limit": 3}, None),
+        (ImageNet1K, {"per_class": 2, "limit": 3}, None),
+        (ImageNet1K, {"subset": "ids.txt"}, None),
+        (ImageNet100, {}, 5000),
+        (ImageNet100, {"per_class": 2}, 200),
+    ],
+    ids=str,
+)
+def test_expected_images(kind, settings, expected):
+    assert kind(**settings).expected_images == expected
+    assert kind(**settings).official_images == (50_000 if kind is ImageNet1K else 5000)
+
+
+@pytest.mark.parametrize(
+    ("settings", "counts"), [({}, "12 images here of 50,000"), ({"per_class": 1}, "5 images here of 1,000")]
+)
+def test_a_partial_tree_runs_with_a_warning(tree, caplog, settings, counts):
+    prepared(tree, **settings)
+    assert f"ImageNet-1K has {counts}; a partial run" in caplog.text
+
+
+def test_a_chosen_part_gives_no_warning(tree, caplog):
+    prepared(tree, limit=2)
+    assert not caplog.records
+
+
+# What is refused
+
+
+def refusal(root, kind=ImageNet1K, **settings):
+    with pytest.raises(InputError) as caught:
+        prepared(root, kind, **settings)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("prompt", ["", "a photo", "a photo of a {name}."])
+def test_a_prompt_without_a_place_for_the_name(prompt):
+    with pytest.raises(InputError, match=r"prompt needs a \{\} where the class name goes"):
+        ImageNet1K(prompt=prompt)
+
+
+def test_a_missing_root(tmp_path):
+    message = refusal(tmp_path / "none")
+    assert f"ImageNet-1K: no images found, {tmp_path / 'none'} does not exist" in message
+    assert "expected val/<wnid>/*.JPEG" in message
+    assert "data/validation-*.parquet" in message
+    assert "https://image-net.org/download-images" in message
+
+
+def test_an_empty_root(tmp_path):
+    assert f"{tmp_path} is empty; expected val/<wnid>" in refusal(tmp_path)
+
+
+def test_an_empty_val(tmp_path):
+    (tmp_path / "val").mkdir()
+    assert f"no images found, {tmp_path / 'val'} is empty; expected" in refusal(tmp_path)
+
+
+def test_folders_that_are_no_wnids(tmp_path, contents):
+    for name in ("tench", "goldfish", "n0144"):
+        put(tmp_path / "val" / name / "1.JPEG", contents[STEMS[0]])
+    assert f"{tmp_path / 'val'} holds goldfish, n0144, tench; expected" in refusal(tmp_path)
+
+
+def test_other_files_at_the_root(tmp_path):
+    for i in range(9):
+        put(tmp_path / f"part{i}.tar", b"")
+    assert f"{tmp_path} holds part0.tar, part1.tar, part2.tar, part3.tar, part4.tar, part5.tar and 3 more" in refusal(
+        tmp_path
+    )
+
+
+def test_empty_class_folders(tmp_path):
+    for wnid in wnids()[:5]:
+        (tmp_path / "val" / wnid).mkdir(parents=True)
+    message = refusal(tmp_path)
+    assert f"ImageNet-1K: {tmp_path} has 0 images, none of the 1000 classes; expected" in message
+
+
+def test_no_image_of_the_hundred_classes(tmp_path, contents):
+    outside = [index for index in range(1000) if index not in ImageNet100().class_space.indices]
+    put(tmp_path / "val" / wnids()[outside[0]] / f"{STEMS[0]}.JPEG", contents[STEMS[0]])
+    message = refusal(tmp_path, ImageNet100)
+    assert f"ImageNet-100: {tmp_path} has 1 images, none of the 100 classes" in message
+
+
+@pytest.mark.parametrize("name", ["n99999999", "n00001740", "other"])
+def test_a_class_folder_that_imagenet_does_not_have(tmp_path, contents, name):
+    class_folders(tmp_path, contents)
+    put(tmp_path / "val" / name / "1.JPEG", contents[STEMS[0]])
+    message = refusal(tmp_path)
+    assert f"{tmp_path / 'val' / name} is not a class of ImageNet-1K (1 such folders)" in message
+
+
+@pytest.mark.parametrize("name", [f"{STEMS[1]}.JPEG", f"{STEMS[1]}.png", f"{STEMS[1]}_{wnids()[5]}.JPEG"])
+def test_one_id_in_two_class_folders(tmp_path, contents, name):
+    class_folders(tmp_path, contents)
+    put(tmp_path / "val" / wnids()[5] / name, contents[STEMS[0]])
+    message = refusal(tmp_path)
+    assert f"have the same image id '{STEMS[1]}'" in message
+    assert str(tmp_path / "val" / wnids()[5] / name) in message
+    assert str(tmp_path / "val" / wnids()[0] / f"{STEMS[1]}.JPEG") in message
+
+
+def test_one_id_twice_in_a_flat_folder(tmp_path, contents):
+    kaggle(tmp_path, contents, "val")
+    put(tmp_path / "val" / f"{STEMS[0]}.png", contents[STEMS[0]])
+    assert f"{STEMS[0]}.JPEG have the same image id '{STEMS[0]}'" in refusal(tmp_path)
+
+
+def test_hidden_and_other_files_are_passed_over(tmp_path, contents):
+    class_folders(tmp_path, contents)
+    for name in (f"._{STEMS[1]}.JPEG", ".DS_Store", "index.html"):
+        put(tmp_path / "val" / wnids()[0] / name, b"")
+    assert ids(prepared(tmp_path)) == set(STEMS)
+
+
+def test_a_picture_beside_parquet_files_is_no_dataset(tmp_path, contents):
+    parquet(tmp_path, contents)
+    put(tmp_path / "logo.png", b"")
+    assert ids(prepared(tmp_path)) == set(STEMS)
+
+
+def test_a_flat_folder_without_a_list(tmp_path, contents):
+    flat(tmp_path / "val", contents)
+    message = refusal(tmp_path)
+    assert f"{tmp_path} has images but no classes" in message
+    assert "LOC_val_solution.csv, ILSVRC2012_validation_ground_truth.txt" in message
+    assert "data.ground_truth" in message
+
+
+def test_a_list_that_is_somewhere_else(tmp_path, contents):
+    flat(tmp_path / "tree" / "val", contents)
+    put(tmp_path / "labels.txt", "".join(f"{stem} {label}\n" for stem, label in TRUTH.items()))
+    assert ids(prepared(tmp_path / "tree", ground_truth=str(tmp_path / "labels.txt"))) == set(STEMS)
+    message = refusal(tmp_path / "tree", ground_truth=str(tmp_path / "other.txt"))
+    assert f"ground-truth list {tmp_path / 'other.txt'} does not exist; expected LOC_val_solution.csv" in message
+
+
+def test_a_list_that_names_absent_images(tmp_path, contents):
+    caffe(tmp_path, contents)
+    for stem in (STEMS[3], STEMS[8]):
+        (tmp_path / "val" / f"{stem}.JPEG").unlink()
+    message = refusal(tmp_path)
+    assert f"{tmp_path / 'val.txt'} names 2 of 12 images that are not in {tmp_path / 'val'}" in message
+    assert STEMS[3] in message or STEMS[8] in message
+
+
+def test_a_shorter_list_runs_with_both_counts(tmp_path, contents, caplog):
+    flat(tmp_path / "val", contents)
+    put(tmp_path / "val.txt", f"{STEMS[4]}.JPEG 3\n{STEMS[2]}.JPEG 7\n")
+    assert {item.image_id: item.labels[0] for item in prepared(tmp_path).items} == {STEMS[4]: 3, STEMS[2]: 7}
+    assert "2 images here of 50,000" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is empty; expected LOC_val_solution.csv"),
+        (f"{STEMS[0]} 1000", f"gives {STEMS[0]} the class '1000', which ImageNet-1K does not have"),
+        (f"{STEMS[0]} -1", "the class '-1'"),
+        (f"{STEMS[0]} n00001740", "the class 'n00001740'"),
+        (f"{STEMS[0]} tench", "the class 'tench'"),
+        (f"{STEMS[0]}.JPEG", "the class"),
+        (f"{STEMS[0]} 1\n{STEMS[0]}.JPEG 1", f"names {STEMS[0]} twice"),
+        (f"ImageId,PredictionString\n{STEMS[0]},", "the class ''"),
+        (f'ImageId,PredictionString\n{STEMS[0]}," "', "the class ''"),
+        (f"ImageId,PredictionString\n{STEMS[0]}", "the class ''"),
+        (f"ImageId,PredictionString\n{STEMS[0]},n00001740 1 2 3 4", "the class 'n00001740'"),
+        (b"\xff\xfe\x00", "is not UTF-8 text"),
+    ],
+)
+def test_lists_that_are_refused(tmp_path, contents, text, words):
+    flat(tmp_path / "val", contents)
+    put(tmp_path / "val.txt", text)
+    message = refusal(tmp_path)
+    assert words in message
+    assert str(tmp_path / "val.txt") in message
+
+
+def test_a_devkit_list_without_its_table(tmp_path, contents):
+    devkit(tmp_path, contents, ".")
+    (tmp_path / "meta.mat").unlink()
+    message = refusal(tmp_path)
+    assert "in an order that only meta.mat tells" in message
+    assert str(tmp_path / "meta.mat") in message
+
+
+@pytest.mark.parametrize("number", [0, 1001, 1860, 5000])
+def test_a_devkit_number_that_is_no_class(tmp_path, contents, number):
+    """Not even where it would be an index: 0 is not tench."""
+    devkit(tmp_path, contents, ".")
+    put(tmp_path / "ILSVRC2012_validation_ground_truth.txt", f"1\n{number}\n")
+    message = refusal(tmp_path)
+    assert f"gives {STEMS[1]} the class" in message
+    assert str(number) in message
+
+
+def tables_of_something_else():
+    return {
+        "no synsets": {"other": np.arange(3)},
+        "numbers": {"synsets": np.arange(3)},
+        "one entry": {"synsets": {"ILSVRC2012_ID": 1, "WNID": "n01440764"}},
+        "no WNID": {"synsets": np.array([(1,), (2,)], dtype=[("ILSVRC2012_ID", object)])},
+    }
+
+
+@pytest.mark.parametrize("kind", tables_of_something_else())
+def test_a_table_that_is_not_the_devkits(tmp_path, contents, kind):
+    devkit(tmp_path, contents, ".")
+    savemat(tmp_path / "meta.mat", tables_of_something_else()[kind])
+    assert f"{tmp_path / 'meta.mat'} is not the devkit's table of classes" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("part", [0, 0.01, 0.3, 0.9])
+def test_a_truncated_table(tmp_path, contents, part):
+    devkit(tmp_path, contents, ".")
+    path = tmp_path / "meta.mat"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(part * len(content))])
+    assert f"{path} is not the devkit's table of classes" in refusal(tmp_path)

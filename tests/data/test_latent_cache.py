@@ -1,0 +1,213 @@
+"""Encoded images on disk: found again by content, size and encoder alone, and read instead of the image."""
+
+import random
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from bigain.data import ImageFolder
+from bigain.data.latent_cache import LatentCache
+from bigain.errors import InputError
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Six images of three classes."""
+    for i in range(6):
+        folder = tmp_path / "images" / "abc"[i // 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.frombytes("RGB", (4, 4), random.Random(i).randbytes(48)).save(folder / f"{i}.png")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "cache"
+
+
+def latent(value):
+    """Any latent that shows a number."""
+    return torch.full((4, 2, 2), float(value)) + torch.arange(4.0)[:, None, None] / 8
+
+
+def batch_of(tree, cache, **settings):
+    data = ImageFolder(str(tree), image_size=4, num_workers=0, batch_size=6, **settings)
+    data.latents = cache
+    data.setup("predict")
+    (batch,) = data.predict_dataloader()
+    return batch
+
+
+def fill(tree, cache, numbers=range(6)):
+    """Encode the images of some numbers as `latent(number)`."""
+    batch = batch_of(tree, cache)
+    for image_id, key in zip(batch["image_id"], batch["cache_keys"], strict=True):
+        if int(image_id[2]) in numbers:
+            cache.write(key, latent(int(image_id[2])))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_latent_comes_back(folder, dtype):
+    cache = LatentCache(folder, 8, "encoder")
+    value = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    cache.write(cache.key(b"image"), value)
+    stored = cache.read(cache.key(b"image"))
+    assert stored.dtype == torch.float32
+    assert torch.equal(stored, value.float())
+
+
+def test_a_row_of_a_batch_takes_the_space_of_a_row(folder):
+    cache = LatentCache(folder, 8, "encoder")
+    batch = torch.randn(8, 4, 16, 16).requires_grad_().transpose(2, 3)
+    cache.write("ab", batch[3])
+    assert torch.equal(cache.read("ab"), batch[3])
+    (file,) = folder.rglob("*.safetensors")
+    assert file.stat().st_size < 4 * 16 * 16 * 4 + 200
+
+
+def test_nothing_is_made_before_something_is_written(tree, folder):
+    cache = LatentCache(folder, 4, "encoder")
+    assert cache.read(cache.key(b"image")) is None
+    batch_of(tree, cache)
+    assert not folder.exists()
+
+
+def test_without_a_cache_there_are_no_keys(tree):
+    batch = batch_of(tree, None)
+    assert batch["cache_keys"] == [None] * 6
+    assert len(batch["image"]) == 6
+
+
+def test_the_second_loader_gives_latents(tree, folder):
+    fill(tree, LatentCache(folder, 4, "encoder"))
+    batch = batch_of(tree, LatentCache(folder, 4, "encoder"))
+    assert batch["image"].shape == (0,)
+    assert batch["cache_keys"] == []
+    assert batch["image_id"] == [f"{'abc'[i // 2]}/{i}.png" for i in range(6)]
+    assert batch["labels"] == [(i // 2,) for i in range(6)]
+    assert torch.equal(batch["latent"], torch.stack([latent(i) for i in range(6)]))
+
+
+def test_a_cached_image_is_not_decoded(tree, folder):
+    """Nothing could decode this one."""
+    cache = LatentCache(folder, 4, "encoder")
+    (tree / "a" / "0.png").write_bytes(b"garbage")
+    cache.write(cache.key(b"garbage"), latent(7))
+    batch = batch_of(tree, cache)
+    assert torch.equal(batch["latent"], latent(7)[None])
+    assert batch["image_id"][-1] == "a/0.png"
+
+
+@pytest.mark.parametrize("cached", [{0}, {5}, {1, 2}, {0, 3, 5}, {0, 1, 2, 3, 4}], ids=str)
+def test_rows_of_a_mixed_batch_keep_their_ids_and_labels(tree, folder, cached):
+    """Images to encode come first, then latents."""
+    cache = LatentCache(folder, 4, "encoder")
+    whole = batch_of(tree, None)
+    pixels = dict(zip(whole["image_id"], whole["image"], strict=True))
+    fill(tree, cache, cached)
+    batch = batch_of(tree, cache)
+    fresh = 6 - len(cached)
+    assert [int(image_id[2]) for image_id in batch["image_id"]] == sorted(set(range(6)) - cached) + sorted(cached)
+    assert batch["labels"] == [(int(image_id[2]) // 2,) for image_id in batch["image_id"]]
+    assert len(batch["image"]) == len(batch["cache_keys"]) == fresh
+    for image_id, image, key in zip(batch["image_id"][:fresh], batch["image"], batch["cache_keys"], strict=True):
+        assert torch.equal(image, pixels[image_id])
+        assert key == cache.key((tree / image_id).read_bytes())
+    for image_id, stored in zip(batch["image_id"][fresh:], batch["latent"], strict=True):
+        assert torch.equal(stored, latent(int(image_id[2])))
+
+
+def test_a_mixed_batch_with_a_bad_image(tree, folder):
+    cache = LatentCache(folder, 4, "encoder")
+    fill(tree, cache, {1, 4})
+    (tree / "b" / "2.png").write_bytes(b"torn")
+    batch = batch_of(tree, cache, on_bad_image="skip")
+    assert [int(image_id[2]) for image_id in batch["image_id"]] == [0, 3, 5, 1, 4]
+    assert list(batch["failed"]) == ["b/2.png"]
+
+
+def test_changed_content_is_encoded_again(tree, folder):
+    cache = LatentCache(folder, 4, "encoder")
+    fill(tree, cache)
+    Image.new("RGB", (4, 4), (1, 2, 3)).save(tree / "b" / "3.png")
+    batch = batch_of(tree, cache)
+    assert batch["image_id"][0] == "b/3.png"
+    assert batch["image"][0, :, 0, 0].tolist() == [1, 2, 3]
+    assert len(batch["latent"]) == 5
+
+
+def test_a_renamed_image_is_found(tree, folder):
+    cache = LatentCache(folder, 4, "encoder")
+    fill(tree, cache)
+    (tree / "a" / "0.png").rename(tree / "c" / "9.png")
+    batch = batch_of(tree, cache)
+    assert batch["image_id"][-1] == "c/9.png"
+    assert torch.equal(batch["latent"][-1], latent(0))
+
+
+@pytest.mark.parametrize("other", [(5, "encoder"), (4, "encoder of another precision"), (44, "ncoder")], ids=str)
+def test_another_size_or_encoder_finds_nothing(tree, folder, other):
+    fill(tree, LatentCache(folder, 4, "encoder"))
+    cache = LatentCache(folder, *other)
+    assert cache.key(b"image") != LatentCache(folder, 4, "encoder").key(b"image")
+    assert len(batch_of(tree, cache)["image"]) == 6
+
+
+def test_keys_are_the_same_in_every_process(folder):
+    """Nothing but content, size, encoder and library versions counts."""
+    assert LatentCache(folder, 4, "e").key(b"x") == LatentCache(folder / "moved", 4, "e").key(b"x")
+    assert len({LatentCache(folder, 4, "e").key(bytes([i])) for i in range(200)}) == 200
+
+
+def damages():
+    def cut(part):
+        return lambda path: path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
+
+    return {
+        "empty": cut(0),
+        "torn": cut(0.5),
+        "almost whole": cut(0.99),
+        "something else": lambda path: path.write_bytes(b"<html>" * 40),
+        "another tensor": lambda path: save_file({"weights": torch.zeros(2)}, path),
+    }
+
+
+@pytest.mark.parametrize("kind", damages())
+def test_a_damaged_file_is_named_and_written_again(tree, folder, kind, caplog):
+    cache = LatentCache(folder, 4, "encoder")
+    fill(tree, cache, {2})
+    (file,) = folder.rglob("*.safetensors")
+    damages()[kind](file)
+    assert len(batch_of(tree, cache)["image"]) == 6
+    assert f"{file} in the latent cache is damaged" in caplog.text
+    fill(tree, cache, {2})
+    assert len(batch_of(tree, cache)["latent"]) == 1
+
+
+def test_half_written_files_of_other_processes_are_ignored(tree, folder):
+    cache = LatentCache(folder, 4, "encoder")
+    keys = batch_of(tree, cache)["cache_keys"]
+    for key in keys:
+        (folder / key[:2]).mkdir(parents=True, exist_ok=True)
+        (folder / key[:2] / f"{key}.4711.tmp").write_bytes(b"half")
+    assert len(batch_of(tree, cache)["image"]) == 6
+    fill(tree, cache)
+    assert len(batch_of(tree, cache)["latent"]) == 6
+    assert len(list(folder.rglob("*.tmp"))) == 6
+
+
+def test_writing_leaves_one_whole_file_also_the_second_time(folder):
+    cache = LatentCache(folder, 4, "encoder")
+    for value in (1, 2):
+        cache.write("abcd", latent(value))
+    (file,) = (path for path in folder.rglob("*") if path.is_file())
+    assert torch.equal(load_file(file)["latent"], latent(2))
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "cache").write_bytes(b"a file")
+    with pytest.raises(InputError, match=r"cannot write the latent cache .*; choose another latent_cache") as caught:
+        LatentCache(tmp_path / "cache", 4, "encoder").write("abcd", latent(0))
+    assert str(tmp_path / "cache") in str(caught.value)

@@ -1,0 +1,203 @@
+"""Parquet files of Hugging Face: rows found again whatever the grouping, and damaged files named."""
+
+import json
+import pickle
+import random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bigain.data.parquet import ParquetImages
+from bigain.errors import InputError
+
+CLASSES = ["ant", "bee", "cat"]
+FEATURES = {"image": pa.struct([("bytes", pa.binary()), ("path", pa.string())]), "label": pa.int64()}
+CONTENTS = {f"image{i}": bytes([i]) * 4000 for i in range(7)}
+LABELS = [2, 0, 1, 1, 0, 2, 2]
+
+
+def described(names):
+    return json.dumps({"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}})
+
+
+def write(path, columns, features=FEATURES, description=None, group=3):
+    table = pa.table({name: pa.array(values, features.get(name)) for name, values in columns.items()})
+    pq.write_table(
+        table.replace_schema_metadata(description and {"huggingface": description}), path, row_group_size=group
+    )
+    return path
+
+
+def images(names=CONTENTS):
+    return [{"bytes": CONTENTS[name], "path": f"{name}.jpg"} for name in names]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "validation-00000-of-00001.parquet"
+
+
+@pytest.mark.parametrize("group", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("description", [None, described(CLASSES)], ids=["plain", "described"])
+def test_rows_are_found_again(path, group, description):
+    write(path, {"image": images(), "label": LABELS}, description=description, group=group)
+    source = ParquetImages([path], CLASSES)
+    assert list(source.labels().items()) == [
+        (name, CLASSES[label]) for name, label in zip(CONTENTS, LABELS, strict=True)
+    ]
+    for name in random.Random(0).choices(list(CONTENTS), k=20):
+        assert source.read(name) == CONTENTS[name]
+
+
+def test_other_columns_and_number_types_do_not_matter(path):
+    kind = pa.struct([("path", pa.large_string()), ("width", pa.int32()), ("bytes", pa.large_binary())])
+    rows = [{**image, "width": 3} for image in images()]
+    write(path, {"id": LABELS, "label": LABELS, "image": rows}, {"image": kind, "label": pa.int16()})
+    source = ParquetImages([path], CLASSES)
+    assert {name: source.read(name) for name in source.labels()} == CONTENTS
+
+
+def test_images_without_a_name_are_numbered_in_their_file(path):
+    write(path, {"image": [{"bytes": b"a", "path": None}, {"bytes": b"b", "path": ""}], "label": [0, 1]}, group=1)
+    source = ParquetImages([path], CLASSES)
+    assert {name: source.read(name) for name in source.labels()} == {
+        f"{path.stem}/00000/00000": b"a",
+        f"{path.stem}/00001/00000": b"b",
+    }
+
+
+def test_a_source_goes_to_a_worker_process_after_it_was_read_from(path):
+    write(path, {"image": images(), "label": LABELS})
+    source = ParquetImages([path], CLASSES)
+    source.read("image4")
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy.labels() == source.labels()
+    assert {name: copy.read(name) for name in CONTENTS} == CONTENTS
+    assert len(pickle.dumps(source)) < sum(map(len, CONTENTS.values()))
+
+
+def test_opening_reads_no_image(path):
+    """The pages that hold the images are destroyed; labels and names are known all the same."""
+    write(path, {"image": images(), "label": LABELS})
+    metadata = pq.read_metadata(path)
+    content = bytearray(path.read_bytes())
+    for group in range(metadata.num_row_groups):
+        columns = [metadata.row_group(group).column(i) for i in range(3)]
+        column = next(column for column in columns if column.path_in_schema == "image.bytes")
+        start = column.dictionary_page_offset or column.data_page_offset
+        content[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    path.write_bytes(content)
+    source = ParquetImages([path], CLASSES)
+    assert list(source.labels()) == list(CONTENTS)
+    with pytest.raises(
+        InputError, match=r"row group 1, row 2 \(image5\) cannot be read (?s:.*)fetch the file again"
+    ) as caught:
+        source.read("image5")
+    assert str(path) in str(caught.value)
+
+
+def refusal(*paths):
+    with pytest.raises(InputError) as caught:
+        ParquetImages(paths, CLASSES)
+    message = str(caught.value)
+    assert str(paths[-1]) in message
+    return message
+
+
+@pytest.mark.parametrize("part", [0, 0.3, 0.99])
+def test_a_truncated_file(path, part):
+    write(path, {"image": images(), "label": LABELS})
+    content = path.read_bytes()
+    path.write_bytes(content[: int(part * len(content))])
+    assert "is not a readable parquet file" in refusal(path)
+
+
+def test_a_git_lfs_pointer(path):
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", encoding="utf-8")
+    assert "is not a readable parquet file" in refusal(path)
+
+
+@pytest.mark.parametrize("absent", ["image", "label"])
+def test_a_missing_column(path, absent):
+    columns = {"image": images(), "label": LABELS, "caption": ["a"] * 7}
+    del columns[absent]
+    write(path, columns)
+    assert f"has the columns {', '.join(columns)}; expected image (bytes, path) and label" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.binary(),
+        pa.struct([("bytes", pa.binary())]),
+        pa.struct([("bytes", pa.string()), ("path", pa.string())]),
+        pa.struct([("bytes", pa.binary()), ("path", pa.int64())]),
+    ],
+    ids=str,
+)
+def test_an_image_column_of_another_kind(path, kind):
+    write(path, {"image": [None], "label": [0]}, {"image": kind})
+    assert f"the image column is {kind}; expected a struct of bytes (binary) and path (string)" in refusal(path)
+
+
+@pytest.mark.parametrize("labels", [["0", "1"], [0.0, 1.0], [[0], [1]]], ids=str)
+def test_a_label_column_of_another_kind(path, labels):
+    write(path, {"image": images(["image0", "image1"]), "label": labels}, {"image": FEATURES["image"]})
+    assert "the label column is" in refusal(path)
+
+
+@pytest.mark.parametrize("label", [-1, 3, None])
+def test_a_label_out_of_range(path, label):
+    write(path, {"image": images(), "label": [*LABELS[:4], label, *LABELS[5:]]})
+    assert f"row group 1, row 1: label {label}, not in 0..2" in refusal(path)
+
+
+def test_labels_of_other_classes(path):
+    write(path, {"image": images(), "label": LABELS}, description=described(["ant", "bee"]))
+    assert "has labels of 2 classes of its own; expected ImageNet-1K's 3" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "description", ["{", "[]", '{"info": null}', '{"info": {"features": {"label": {"names": 7}}}}']
+)
+def test_a_description_that_says_nothing_of_the_labels(path, description):
+    write(path, {"image": images(), "label": LABELS}, description=description)
+    assert len(ParquetImages([path], CLASSES).labels()) == 7
+
+
+def test_an_image_in_two_files(tmp_path):
+    first = write(tmp_path / "a.parquet", {"image": images(["image0", "image1"]), "label": [0, 1]})
+    second = write(tmp_path / "b.parquet", {"image": images(["image2", "image1"]), "label": [0, 1]})
+    assert f"{second} and {first} both hold image image1; remove one" in refusal(first, second)
+
+
+@pytest.mark.parametrize("image", [None, {"bytes": None, "path": "/home/user/1.jpg"}], ids=["null", "path-only"])
+def test_an_image_without_bytes(path, image):
+    """Only this one cannot be read."""
+    write(path, {"image": [*images(["image3", "image4"]), image], "label": [0, 1, 2]})
+    source = ParquetImages([path], CLASSES)
+    *others, last = source.labels()
+    with pytest.raises(InputError, match=r"row group 0, row 2 \(.*\) has no bytes") as caught:
+        source.read(last)
+    assert str(path) in str(caught.value)
+    assert [source.read(name) for name in others] == [CONTENTS["image3"], CONTENTS["image4"]]
+
+
+def test_a_file_that_vanishes(path):
+    write(path, {"image": images(), "label": LABELS})
+    source = ParquetImages([path], CLASSES)
+    path.unlink()
+    with pytest.raises(InputError, match=r"validation-00000-of-00001\.parquet"):
+        source.read("image0")
+
+
+def test_labels_in_another_order_than_the_file_names_say(path):
+    """A thousand names in another order look the same otherwise."""
+    wnids = ("n01440764", "n01443537")
+    named = [{"bytes": b"", "path": f"ILSVRC2012_val_0000000{i}_{wnid}.JPEG"} for i, wnid in enumerate(wnids)]
+    write(path, {"image": named, "label": [0, 1]})
+    assert list(ParquetImages([path], wnids).labels().values()) == list(wnids)
+    write(path, {"image": named, "label": [1, 0]})
+    with pytest.raises(InputError, match=r"row 0: .*_n01440764.JPEG has the label 1, which is n01443537"):
+        ParquetImages([path], wnids)
