@@ -8,9 +8,9 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from bigain.callbacks.results import replace_file
 from bigain.configuration import fingerprinted
 from bigain.errors import InputError
+from bigain.files import replace_file
 
 
 def prepare_directory(output: Path, config: Namespace) -> None:
@@ -66,7 +66,8 @@ def _remove_run(output: Path) -> None:
     """Delete what a run wrote, and nothing else."""
     written = [*output.glob("predictions/rank-*.jsonl"), output / "predictions/predictions.npz"]
     written += [*output.glob("tensorboard/events.out.tfevents.*"), output / "tensorboard/hparams.yaml"]
-    written += [*output.glob("predictions/skipped-*.jsonl")]
+    written += [*output.glob("predictions/skipped-*.jsonl"), output / "predictions/classes.json"]
+    written += [output / "contact_sheet.png", *output.glob("samples/**/*.png"), *output.glob("samples/**/*.jpg")]
     written += [output / name for name in ("results.json", "config.yaml", "identity.json", "images.txt")]
     for path in written:
         path.unlink(missing_ok=True)

@@ -18,15 +18,23 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from transformers.utils.logging import disable_progress_bar
 
-from bigain.callbacks import PredictionWriter, ResultsWriter
-from bigain.callbacks.results import replace_file
+from bigain.callbacks import GenerationResults, PredictionWriter, ResultsWriter, SampleWriter
+from bigain.callbacks.prediction_writer import RecordWriter
+from bigain.callbacks.run_results import RunResults
 from bigain.compressors import Compressor
 from bigain.configuration import find_config, fingerprint
 from bigain.data import EvalDataModule
 from bigain.errors import InputError
+from bigain.files import replace_file
+from bigain.modules import DiffusionClassifier, DiffusionSampler
 from bigain.parsing import Parser
 from bigain.report.summary import summary
 from bigain.run_directory import prepare_directory
+
+_WRITERS: dict[type[LightningModule], tuple[type[RecordWriter], type[RunResults[Any]]]] = {
+    DiffusionClassifier: (PredictionWriter, ResultsWriter),
+    DiffusionSampler: (SampleWriter, GenerationResults),
+}
 
 
 class BiGainCLI(LightningCLI):
@@ -98,7 +106,7 @@ class BiGainCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(self.output, name="tensorboard", version="")
         try:
             return super().instantiate_trainer(default_root_dir=str(self.output), **kwargs)
-        except (MisconfigurationException, ImportError, ValueError, RuntimeError) as error:
+        except (MisconfigurationException, ImportError, ValueError) as error:
             raise InputError(f"no trainer of these settings can be had here: {error}") from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
@@ -109,8 +117,15 @@ class BiGainCLI(LightningCLI):
             for callback in [*(given if isinstance(given, list) else [given]), *callbacks]
             if callback is not None and not (self.uncompressed_into and isinstance(callback, Compressor))
         ]
-        own = [PredictionWriter(resume=True), ResultsWriter(self.fingerprint)]
-        return super()._instantiate_trainer(config, own)
+        return super()._instantiate_trainer(config, self._own_callbacks())
+
+    def _own_callbacks(self) -> list[Callback]:
+        """What writes the run directory: by the module's task."""
+        for module, (writer, results) in _WRITERS.items():
+            if isinstance(self.model, module):
+                return [writer(resume=True), results(self.fingerprint)]
+        known = ", ".join(module.__name__ for module in _WRITERS)
+        raise InputError(f"bigain predict runs {known} and their subclasses, not {type(self.model).__name__}")
 
     def predict(self, **kwargs: Any) -> None:
         """Run the trainer's predict loop; predictions go to disk, not into memory."""

@@ -177,9 +177,11 @@ def errors():
     return {image_id: record["errors"] for image_id, record in records().items()}
 
 
-def test_cached_latents_give_the_same_numbers_without_reading_images(stand_in, pets, monkeypatch):
-    cache = ["--model.latent_cache", "latents"]
-    assert predict("pets_lgtm.yaml", stand_in) == 0
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
+def test_cached_latents_give_the_same_numbers_without_reading_images(stand_in, pets, monkeypatch, precision):
+    """Also at half precision, where Lightning rounds the floats of a batch."""
+    cache = ["--model.latent_cache", "latents", "--trainer.precision", precision]
+    assert predict("pets_lgtm.yaml", stand_in, "--trainer.precision", precision) == 0
     plain = errors()
     assert predict("pets_lgtm.yaml", stand_in, *cache, "--overwrite", "true") == 0
     assert errors() == plain
@@ -247,3 +249,27 @@ trainer: {{accelerator: cpu, precision: 32-true, devices: 1}}
         "canis/b.jpg": 1,
         "felis_catus/a.png": 0,
     }
+
+
+def test_a_run_is_not_continued_with_other_classes(stand_in, tmp_path, monkeypatch, capsys):
+    """Labels of finished images would mean something else."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("cat/a.png", "dog/b.png"):
+        photograph(tmp_path / "photos" / name)
+    own = ["--data", "ImageFolder", "--data.root", "photos"]
+    assert predict("pets_none.yaml", stand_in, *own) == 0
+    photograph(tmp_path / "photos" / "ant" / "c.png")
+    assert predict("pets_none.yaml", stand_in, *own) == 2
+    assert "the classes of the dataset are not those" in capsys.readouterr().err
+    assert predict("pets_none.yaml", stand_in, *own, "--overwrite", "true") == 0
+    assert results()["class_names"] == ["ant", "cat", "dog"]
+
+
+def test_a_torn_note_of_a_skipped_image_does_not_matter(stand_in, pets):
+    (pets / "images" / "Abyssinian_7.jpg").write_bytes(b"")
+    skip = ["--data.on_bad_image", "skip"]
+    assert predict("pets_lgtm.yaml", stand_in, *skip) == 1
+    (log,) = Path("out/predictions").glob("skipped-*.jsonl")
+    log.write_bytes(log.read_bytes()[:-20])
+    assert predict("pets_lgtm.yaml", stand_in, *skip) == 1
+    assert len(results()["dataset"]["skipped"]) == 1

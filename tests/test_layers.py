@@ -9,6 +9,7 @@ import bigain
 ROOT = Path(bigain.__file__).parent
 LAYERS = {
     "errors": 0,
+    "files": 0,
     "tokens": 0,
     "diffusion": 1,
     "backbones": 2,

@@ -17,6 +17,7 @@ from bigain.backbones.loading import (
     load_component,
     load_scheduler,
     model_index,
+    scheduler_config,
 )
 from bigain.diffusion.noising import epsilon_from_velocity
 from bigain.errors import InputError
@@ -41,6 +42,7 @@ class Backbone(nn.Module, ABC):
         parts: Class to load by folder, without VAE and scheduler, which are the same for all.
         denoiser: The network that compressors hook; there after `load`.
         vae: None for a pixel-space model.
+        scheduler_config: Settings of the sampler that the model was saved with, among them its noise schedule.
         prediction_type: `epsilon` or `v_prediction`.
     """
 
@@ -124,6 +126,7 @@ class Backbone(nn.Module, ABC):
             return
         found = self.find(self.local_files_only)
         self.denoiser_config(found, self.local_files_only)
+        self.scheduler_config = scheduler_config(found.source, self.local_files_only)
         self.set_schedule(load_scheduler(found.source, self.local_files_only))
         self.vae = self._component(found.source, "vae", AutoencoderKL) if "vae" in found.parts else None
         self._load(found.source)
@@ -155,6 +158,23 @@ class Backbone(nn.Module, ABC):
             prompts: Text per class.
             indices: Index of each class in a class-conditional model's label space; None if the dataset's labels
                 mean nothing but to a model of exactly these classes.
+        """
+
+    @abstractmethod
+    def conditions_of(self, prompts: Sequence[str], indices: Sequence[int]) -> Tensor:
+        """Conditions of single items. `(b, ...)`.
+
+        Args:
+            prompts: Text per item.
+            indices: Class of each item in the model's label space.
+        """
+
+    @abstractmethod
+    def null_condition(self) -> Tensor:
+        """The condition that stands for none, in guidance. `(1, ...)`.
+
+        Raises:
+            InputError: If the model was trained without one.
         """
 
     def check_classes(self, prompts: Sequence[str], indices: Sequence[int] | None) -> None:
@@ -208,6 +228,21 @@ class Backbone(nn.Module, ABC):
         # The VAE may answer channels-last; a latent that was stored and read back has to compute the same.
         return (latents.float() * self.vae.config["scaling_factor"]).contiguous()
 
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents to images in [-1, 1]; values may lie a little outside.
+
+        Args:
+            latents: `(b, c, h, w)`, float32.
+
+        Returns:
+            `(b, 3, s, s)`, float32.
+        """
+        if self.vae is None:
+            return latents
+        scaled = (latents / self.vae.config["scaling_factor"]).to(self.vae.dtype)
+        pixels: Tensor = self.vae.decode(scaled, return_dict=False)[0]
+        return pixels.float()
+
     def alpha_bar(self, timesteps: Tensor) -> Tensor:
         """Cumulative signal variance at integer timesteps. `(b,)` -> `(b,)`, float32."""
         if self._alpha_bar.device != timesteps.device:
@@ -225,11 +260,23 @@ class Backbone(nn.Module, ABC):
         Returns:
             Predicted noise in float32. `(b, c, h, w)`.
         """
-        parameter = next(self.denoiser.parameters())
-        output = self._denoise(noisy.to(parameter.dtype), timesteps, condition)
-        if output.shape[1] == 2 * noisy.shape[1]:
-            # A network with learned variance appends it to the noise.
-            output = output[:, : noisy.shape[1]]
+        output = self.predict(noisy, timesteps, condition)
         if self.prediction_type == "v_prediction":
             return epsilon_from_velocity(output, noisy, self.alpha_bar(timesteps))
-        return output.float()
+        return output
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+        """The network's output in its own parametrisation, `prediction_type`; learned variances are dropped.
+
+        Args:
+            noisy: Noised latents. `(b, c, h, w)`, float32.
+            timesteps: Values in [0, 999], possibly fractional. `(b,)`.
+            condition: Rows of `conditions`. `(b, ...)`.
+
+        Returns:
+            `(b, c, h, w)`, float32.
+        """
+        parameter = next(self.denoiser.parameters())
+        output = self._denoise(noisy.to(parameter.dtype), timesteps, condition)
+        # A network with learned variance appends it to the noise.
+        return output[:, : noisy.shape[1]].float()

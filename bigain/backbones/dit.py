@@ -12,6 +12,8 @@ from torch import Tensor
 from bigain.backbones.base import Backbone
 from bigain.errors import InputError
 
+_IMAGENET = 1000
+
 
 class DiT(Backbone):
     """DiT-XL/2 and relatives (Peebles and Xie, 2023), conditioned on a class index, without guidance."""
@@ -50,7 +52,8 @@ class DiT(Backbone):
 
     def check_classes(self, prompts: Sequence[str], indices: Sequence[int] | None) -> None:
         known = self.denoiser.config["num_embeds_ada_norm"]
-        if indices is None and known != len(prompts):
+        # A thousand classes are ImageNet's, whose order nobody else's folders have.
+        if indices is None and (known != len(prompts) or known == _IMAGENET):
             raise InputError(
                 f"the classes of this dataset have no place in the label space of {self.model}: the model has {known} "
                 f"classes, the dataset {len(prompts)} of its own; use a text-conditional model, or a DiT trained on "
@@ -59,6 +62,16 @@ class DiT(Backbone):
         unknown = [index for index in indices or () if not 0 <= index < known]
         if unknown:
             raise InputError(f"{self.model} has classes 0 to {known - 1}; the dataset asks for class {unknown[0]}")
+
+    def conditions_of(self, prompts: Sequence[str], indices: Sequence[int]) -> Tensor:
+        return torch.tensor(list(indices), device=next(self.denoiser.parameters()).device)
+
+    def null_condition(self) -> Tensor:
+        null = int(self.denoiser.config["num_embeds_ada_norm"])
+        table = self.denoiser.transformer_blocks[0].norm1.emb.class_embedder.embedding_table
+        if table.num_embeddings <= null:
+            raise InputError(f"{self.model} has {null} classes and none for no class; sample with guidance: 1")
+        return torch.tensor([null], device=table.weight.device)
 
     def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
         output: Tensor = self.denoiser(noisy, timestep=timesteps, class_labels=condition, return_dict=False)[0]

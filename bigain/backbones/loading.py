@@ -132,14 +132,22 @@ def load_component(
     return component
 
 
+def scheduler_config(source: str, local_files_only: bool) -> dict[str, Any]:
+    """Settings of the sampler that a folder was saved with.
+
+    Raises:
+        InputError: If there is none.
+    """
+    return read_json(source, "scheduler/scheduler_config.json", local_files_only)
+
+
 def load_scheduler(source: str, local_files_only: bool) -> DDPMScheduler:
     """The noise schedule, whatever sampler the folder was saved with.
 
     Raises:
         InputError: If there is none, or its prediction type is neither epsilon nor v_prediction.
     """
-    config = read_json(source, "scheduler/scheduler_config.json", local_files_only)
-    scheduler: DDPMScheduler = DDPMScheduler.from_config(config)
+    scheduler: DDPMScheduler = DDPMScheduler.from_config(scheduler_config(source, local_files_only))
     kind = scheduler.config["prediction_type"]
     if kind not in ("epsilon", "v_prediction"):
         raise InputError(f"{source} predicts {kind!r}; expected epsilon or v_prediction")

@@ -60,6 +60,12 @@ class StableDiffusion(Backbone):
         states = [self.text_encoder(part).last_hidden_state for part in ids.split(_PROMPTS_PER_FORWARD)]
         return torch.cat(states)
 
+    def conditions_of(self, prompts: Sequence[str], indices: Sequence[int]) -> Tensor:
+        return self.conditions(prompts, None)
+
+    def null_condition(self) -> Tensor:
+        return self.conditions([""], None)
+
     def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
         states = condition.to(noisy.dtype)
         output: Tensor = self.denoiser(noisy, timesteps, encoder_hidden_states=states, return_dict=False)[0]

@@ -1,6 +1,8 @@
-"""Callbacks that write predictions, results and measurements."""
+"""Callbacks that write predictions, images, results and measurements."""
 
+from bigain.callbacks.generation_results import GenerationResults
 from bigain.callbacks.prediction_writer import PredictionWriter
 from bigain.callbacks.results import ResultsWriter
+from bigain.callbacks.sample_writer import SampleWriter
 
-__all__ = ["PredictionWriter", "ResultsWriter"]
+__all__ = ["GenerationResults", "PredictionWriter", "ResultsWriter", "SampleWriter"]

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from bigain.data.class_space import ClassSpace
 from bigain.errors import InputError
-from bigain.metrics.records import ImageRecord
+from bigain.files import replace_file
+from bigain.metrics.records import ImageRecord, Record
+
+# How every line begins.
+_ID = '{"image_id": '
+_DECODER = json.JSONDecoder()
+
+R = TypeVar("R", bound=Record)
 
 
-class PredictionWriter(Callback):
+class RecordWriter(Callback, ABC):
     """Writes one JSON line per image to `predictions/rank-<r>.jsonl` of the trainer's root directory.
 
     With `resume`, images that are already there are passed over. The command line resumes after it has made sure that
     the configuration is the same. Images that cannot be read, where the data is told to skip them, are noted in
     `predictions/skipped-<r>.jsonl` with the reason; a resumed run tries them again.
     """
+
+    record: type[Record]
 
     def __init__(self, resume: bool = False) -> None:
         """Set the writer up.
@@ -32,17 +43,29 @@ class PredictionWriter(Callback):
         self._log: TextIO | None = None
         self._skipped: Path | None = None
 
+    @abstractmethod
+    def records_of(self, trainer: Trainer, outputs: Any) -> Sequence[Record]:
+        """What a batch adds to the log; whatever else is kept of it is on disk when this returns."""
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = predictions_folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
-        finished = frozenset(read_records(folder))
+        finished = finished_ids(folder)
         if finished and not self.resume:
             raise InputError(
                 f"{folder} already holds {len(finished)} predictions; choose another default_root_dir, or "
                 "PredictionWriter(resume=True) if they are of the same configuration"
             )
-        trainer.datamodule.finished = finished  # type: ignore[attr-defined]
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        _check_classes(folder / "classes.json", data.class_space, bool(finished), trainer.is_global_zero)
+        data.finished = finished
         self._skipped = folder / f"skipped-{trainer.global_rank}.jsonl"
+        # What could not be read is tried again, so what is known of it is of no use.
+        self._skipped.unlink(missing_ok=True)
+        if trainer.is_global_zero:
+            for left in folder.glob("skipped-*.jsonl"):
+                if int(left.stem.rpartition("-")[2]) >= trainer.world_size:
+                    left.unlink(missing_ok=True)
         path = folder / f"rank-{trainer.global_rank}.jsonl"
         _drop_torn_line(path)
         self._log = path.open("a", encoding="utf-8")
@@ -56,7 +79,7 @@ class PredictionWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        records: Sequence[ImageRecord] = outputs or ()
+        records = self.records_of(trainer, outputs) if outputs else ()
         if batch["failed"] and self._skipped is not None:
             with self._skipped.open("a", encoding="utf-8") as file:
                 lines = ({"image_id": image_id, "reason": reason} for image_id, reason in batch["failed"].items())
@@ -79,20 +102,66 @@ class PredictionWriter(Callback):
             self._log = None
 
 
+class PredictionWriter(RecordWriter):
+    """The log of a classification: see `RecordWriter`."""
+
+    record = ImageRecord
+
+    def records_of(self, trainer: Trainer, outputs: Any) -> Sequence[ImageRecord]:
+        return outputs
+
+
 def predictions_folder(trainer: Trainer) -> Path:
     """Where the logs of a run are."""
     return Path(trainer.default_root_dir) / "predictions"
 
 
-def read_records(folder: Path) -> dict[str, ImageRecord]:
+def read_records(folder: Path, kind: type[R] = ImageRecord) -> dict[str, R]:  # type: ignore[assignment]
     """All finished images of a run by id, whichever process wrote them; a torn last line counts as not finished."""
-    records = {}
+    records: dict[str, R] = {}
     for path in sorted(folder.glob("rank-*.jsonl")):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
             if line.endswith("\n"):
-                record = _parse(path, number, line)
+                record = _parse(path, number, line, kind)
                 records[record.image_id] = record
     return records
+
+
+def finished_ids(folder: Path) -> frozenset[str]:
+    """Ids of the finished images of a run, read line by line: records of many classes are long."""
+    ids = set()
+    for path in sorted(folder.glob("rank-*.jsonl")):
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith("\n"):
+                    continue
+                try:
+                    if not (line.startswith(_ID) and line.endswith("}\n")):
+                        raise ValueError(f"not a prediction record: {line[:80]!r}")
+                    ids.add(_DECODER.raw_decode(line, len(_ID))[0])
+                except ValueError as error:
+                    raise InputError(
+                        f"{path}, line {number}: {error}; delete that line to have its image done again"
+                    ) from error
+    return frozenset(ids)
+
+
+def _check_classes(path: Path, space: ClassSpace, started: bool, write: bool) -> None:
+    """Make sure that labels mean what they meant when the run began.
+
+    Raises:
+        InputError: If classes were added, removed, renamed or reordered since.
+    """
+    text = json.dumps(
+        {"names": list(space.names), "prompts": list(space.prompts), "indices": space.indices and list(space.indices)}
+    )
+    if started and path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise InputError(
+            f"the classes of the dataset are not those that {path} names, with which this run began; choose another "
+            "--output, or --overwrite true"
+        )
+    if write:
+        replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def read_skipped(folder: Path) -> dict[str, str]:
@@ -101,9 +170,9 @@ def read_skipped(folder: Path) -> dict[str, str]:
     return {entry["image_id"]: entry["reason"] for entry in map(json.loads, lines)}
 
 
-def _parse(path: Path, number: int, line: str) -> ImageRecord:
+def _parse(path: Path, number: int, line: str, kind: type[R]) -> R:
     try:
-        return ImageRecord.from_json(line)
+        return kind.from_json(line)
     except ValueError as error:
         raise InputError(f"{path}, line {number}: {error}; delete that line to have its image done again") from error
 

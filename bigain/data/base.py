@@ -7,7 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -35,6 +35,7 @@ class EvalDataModule(LightningDataModule, ABC):
         image_size: Side of the preprocessed images in px.
         finished: Ids of images that an interrupted run has done already; the loader passes them over unread.
         latents: Cache of encoded images; None reads and encodes all.
+        read_images: Whether the loader reads images; generation needs the items alone.
     """
 
     name: str
@@ -86,6 +87,7 @@ class EvalDataModule(LightningDataModule, ABC):
         self.seed = seed
         self.finished: frozenset[str] = frozenset()
         self.latents: LatentCache | None = None
+        self.read_images = True
 
     @property
     @abstractmethod
@@ -125,6 +127,10 @@ class EvalDataModule(LightningDataModule, ABC):
         """Where the image of an item is, for messages."""
         return item.image_id
 
+    def position(self, item: Item) -> tuple[int, ...]:
+        """Where an item lies on disk among the others: the loader reads in this order, and else in that of `items`."""
+        return ()
+
     def id_of(self, line: str) -> str:
         """The image id that a line of a subset file means."""
         return line
@@ -136,6 +142,8 @@ class EvalDataModule(LightningDataModule, ABC):
 
     def sample(self, item: Item) -> Sample:
         """What the loader gives for an item: its latent if that is cached, else its preprocessed image."""
+        if not self.read_images:
+            return Sample(item)
         if self.latents is None:
             return Sample(item, image=self.read_image(item))
         content = self.read_bytes(item)
@@ -145,8 +153,18 @@ class EvalDataModule(LightningDataModule, ABC):
             return Sample(item, latent=latent)
         return Sample(item, image=decode_image(content, self.where(item), self.image_size), key=key)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Worker processes need the items; the trainer holds a hooked network that no process can be sent.
+        return {**vars(self), "trainer": None}
+
     def setup(self, stage: str) -> None:
-        items = self.find_items()
+        try:
+            items = self.find_items()
+        except OSError as error:
+            raise InputError(f"{self.name}: {error}") from error
+        unnameable = [item.image_id for item in items if not _is_text(item.image_id)]
+        if unnameable:
+            raise InputError(f"{self.name}: the file name {unnameable[0]!a} is not UTF-8; rename it")
         twice = [image_id for image_id, count in Counter(item.image_id for item in items).items() if count > 1]
         if twice:
             raise InputError(f"{self.name} lists {twice[0]} more than once ({len(twice)} such images)")
@@ -178,6 +196,14 @@ class EvalDataModule(LightningDataModule, ABC):
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _cores() -> int:

@@ -5,6 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from bigain.errors import InputError
+
+
+def prompts(template: str, names: Sequence[str]) -> list[str]:
+    """The template with each name where its `{}` is."""
+    return [template.replace("{}", name) for name in names]
+
+
+def check_template(template: str) -> None:
+    """Raise an InputError if a prompt template has no place for the name."""
+    if "{}" not in template:
+        raise InputError(f"prompt needs a {{}} where the class name goes, not {template!r}")
+
 
 @dataclass(frozen=True)
 class ClassSpace:

@@ -8,7 +8,7 @@ from typing import Any
 
 from bigain.data.base import EvalDataModule, OnBadImage
 from bigain.data.class_names.coco import CATEGORIES
-from bigain.data.class_space import ClassSpace
+from bigain.data.class_space import ClassSpace, check_template, prompts
 from bigain.data.image_sources import found_in, stem_of
 from bigain.data.preprocessing import read_bytes
 from bigain.data.selection import Item
@@ -56,16 +56,14 @@ class Coco2017(EvalDataModule):
             seed: Of `per_class` and `limit`.
         """
         super().__init__(image_size, batch_size, num_workers, subset, per_class, limit, on_bad_image, seed)
-        if "{}" not in prompt:
-            raise InputError(f"prompt needs a {{}} where the class name goes, not {prompt!r}")
+        check_template(prompt)
         self.root = Path(root).expanduser()
         self.prompt = prompt
 
     @property
     def class_space(self) -> ClassSpace:
         names = list(CATEGORIES.values())
-        prompts = [self.prompt.replace("{}", name) for name in names]
-        return ClassSpace(names=names, prompts=prompts, indices=None, multilabel=True)
+        return ClassSpace(names=names, prompts=prompts(self.prompt, names), indices=None, multilabel=True)
 
     @property
     def official_images(self) -> int:
@@ -89,7 +87,7 @@ class Coco2017(EvalDataModule):
             image_id, category = _fields(path, annotation, "image_id", "category_id")
             if str(image_id) not in labels:
                 raise InputError(f"{path} annotates image {image_id}, which its list of images does not have")
-            if not isinstance(category, int) or category not in label_of:
+            if type(category) is not int or category not in label_of:
                 raise InputError(
                     f"{path} gives image {image_id} the category {category}, which COCO-2017 does not have"
                 )
@@ -135,7 +133,7 @@ class Coco2017(EvalDataModule):
 def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error}); unpack it again") from error
     lacking = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if lacking:
@@ -164,7 +162,7 @@ def _image_files(path: Path, images: list[Any]) -> dict[str, str]:
     files: dict[int, str] = {}
     for image in images:
         number, name = _fields(path, image, "id", "file_name")
-        if not isinstance(number, int) or number in files:
+        if type(number) is not int or number in files:
             raise InputError(f"{path} lists image {number!r} twice, or not by a number; {_HELP}")
         files[number] = str(name)
     return {str(number): files[number] for number in sorted(files)}

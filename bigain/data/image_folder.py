@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from bigain.data.base import EvalDataModule, OnBadImage
-from bigain.data.class_space import ClassSpace
+from bigain.data.class_space import ClassSpace, check_template, prompts
 from bigain.data.image_sources import class_folders, found_in
 from bigain.data.selection import Item, read_lines
 from bigain.errors import InputError
 
+_WNID = re.compile(r"n\d{8}")
 _HELP = "expected <root>/<class>/<image>, and in class_names one 'folder<tab>name' per line"
 
 
@@ -49,8 +51,7 @@ class ImageFolder(EvalDataModule):
             seed: Of `per_class` and `limit`.
         """
         super().__init__(image_size, batch_size, num_workers, subset, per_class, limit, on_bad_image, seed)
-        if "{}" not in prompt:
-            raise InputError(f"prompt needs a {{}} where the class name goes, not {prompt!r}")
+        check_template(prompt)
         self.root = Path(root).expanduser()
         self.class_names = class_names
         self.prompt = prompt
@@ -58,7 +59,13 @@ class ImageFolder(EvalDataModule):
     def _names(self) -> dict[str, str]:
         """Name of every class by folder, in label order."""
         if self.class_names is None:
-            return {folder: folder.replace("_", " ") for folder in self._folders()}
+            folders = self._folders()
+            if folders and all(_WNID.fullmatch(folder) for folder in folders):
+                raise InputError(
+                    f"the folders of {self.root} are WordNet ids, which no prompt should hold; give class_names, or "
+                    "use bigain.data.ImageNet1K"
+                )
+            return {folder: folder.replace("_", " ") for folder in folders}
         path = Path(self.class_names).expanduser()
         if not path.is_file():
             raise InputError(f"class_names file {path} does not exist; {_HELP}")
@@ -82,7 +89,7 @@ class ImageFolder(EvalDataModule):
     @property
     def class_space(self) -> ClassSpace:
         names = list(self._names().values())
-        return ClassSpace(names=names, prompts=[self.prompt.replace("{}", name) for name in names], indices=None)
+        return ClassSpace(names=names, prompts=prompts(self.prompt, names), indices=None)
 
     def find_items(self) -> list[Item]:
         names, folders = self._names(), self._folders()

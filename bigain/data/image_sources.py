@@ -11,7 +11,7 @@ from pathlib import Path
 from bigain.data.preprocessing import read_bytes
 from bigain.errors import InputError
 
-_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
+_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
 # Hugging Face appends the class to the official name: ILSVRC2012_val_00000293_n01440764.JPEG.
 _OFFICIAL = re.compile(r"(ILSVRC2012_val_\d{8})_n\d{8}")
 
@@ -22,6 +22,10 @@ class ImageSource(ABC):
     @abstractmethod
     def labels(self) -> dict[str, str]:
         """Class of every image by id: a WordNet id, or whatever names the class. In a fixed order."""
+
+    def position(self, image_id: str) -> tuple[int, ...]:
+        """Where the image lies among the others on disk, for reading neighbours together."""
+        return ()
 
     @abstractmethod
     def read(self, image_id: str) -> bytes:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from bigain.data.base import EvalDataModule, OnBadImage
 from bigain.data.class_names.imagenet import imagenet100_indices, names, wnids
-from bigain.data.class_space import ClassSpace
+from bigain.data.class_space import ClassSpace, check_template, prompts
 from bigain.data.image_sources import ImageSource, class_folders, found_in, image_files, listed_files, stem_of
 from bigain.data.imagenet_labels import USUAL_PLACES, read_ground_truth
 from bigain.data.parquet import ParquetImages
@@ -65,8 +66,7 @@ class ImageNet1K(EvalDataModule):
             seed: Of `per_class` and `limit`.
         """
         super().__init__(image_size, batch_size, num_workers, subset, per_class, limit, on_bad_image, seed)
-        if "{}" not in prompt:
-            raise InputError(f"prompt needs a {{}} where the class name goes, not {prompt!r}")
+        check_template(prompt)
         self.root = Path(root).expanduser()
         self.prompt = prompt
         self.ground_truth = ground_truth
@@ -89,15 +89,7 @@ class ImageNet1K(EvalDataModule):
     @property
     def class_space(self) -> ClassSpace:
         chosen = [names()[index] for index in self.classes]
-        first = {name: label for label, name in reversed(list(enumerate(chosen)))}
-        # Classes of one name are exact ties, which the lower index wins: accuracy is told with them as one, too.
-        merged = {"top1_merged": [first[name] for name in chosen]} if len(first) < len(chosen) else {}
-        return ClassSpace(
-            names=chosen,
-            prompts=[self.prompt.replace("{}", name) for name in chosen],
-            indices=self.classes,
-            factors=merged,
-        )
+        return ClassSpace(names=chosen, prompts=prompts(self.prompt, chosen), indices=self.classes)
 
     def find_items(self) -> list[Item]:
         self._source = self._find_source()
@@ -105,6 +97,12 @@ class ImageNet1K(EvalDataModule):
         there = self._source.labels()
         # By id, so that the order does not depend on the layout either.
         items = [Item(image_id, (label[wnid],)) for image_id, wnid in sorted(there.items()) if wnid in label]
+        label_most, most = Counter(item.labels[0] for item in items).most_common(1)[0] if items else (0, 0)
+        if most > _PER_CLASS:
+            raise InputError(
+                f"{self.name}: {self.root} has {most} images of class {wnids()[self.classes[label_most]]}, but the "
+                f"validation set {_PER_CLASS}; point root at the validation images"
+            )
         if not items:
             raise InputError(
                 f"{self.name}: {self.root} has {len(there)} images, none of the {len(label)} classes; {_HELP}"
@@ -138,6 +136,9 @@ class ImageNet1K(EvalDataModule):
 
     def id_of(self, line: str) -> str:
         return stem_of(line)
+
+    def position(self, item: Item) -> tuple[int, ...]:
+        return self._source.position(item.image_id)
 
     def read_bytes(self, item: Item) -> bytes:
         return self._source.read(item.image_id)

@@ -8,6 +8,7 @@ import uuid
 from importlib.metadata import version
 from pathlib import Path
 
+import PIL
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -15,6 +16,9 @@ from torch import Tensor
 
 from bigain.data.preprocessing import PREPROCESSING
 from bigain.errors import InputError
+
+# Names what `Backbone.encode` does; changes when its arithmetic does.
+_ENCODING = "posterior mean times scaling factor; 1"
 
 _log = logging.getLogger(__name__)
 
@@ -35,8 +39,9 @@ class LatentCache:
             encoder: Digest of the VAE and of how it is run.
         """
         # Libraries decode and resize a little differently from version to version.
-        libraries = [f"{name} {version(name)}" for name in ("pillow", "torchvision")]
-        self._namespace = "\n".join([PREPROCESSING, str(image_size), encoder, *libraries]).encode()
+        libraries = [f"{name} {version(name)}" for name in ("torch", "torchvision", "diffusers")]
+        libraries.append(f"pillow {PIL.__version__}")
+        self._namespace = "\n".join([PREPROCESSING, _ENCODING, str(image_size), encoder, *libraries]).encode()
         self.folder = folder
 
     def key(self, content: bytes) -> str:
@@ -47,10 +52,10 @@ class LatentCache:
     def read(self, key: str) -> Tensor | None:
         """The latent of a key, `(c, h, w)` float32; None if it is not cached, or damaged and to be written again."""
         path = self._path(key)
-        if not path.is_file():
-            return None
         try:
             return load_file(path)["latent"]
+        except FileNotFoundError:
+            return None
         except (SafetensorError, KeyError, OSError) as error:
             _log.warning(f"warning: {path} in the latent cache is damaged ({error}); its image is encoded again")
             return None

@@ -43,6 +43,7 @@ class ParquetImages(ImageSource):
         Raises:
             InputError: If a file is damaged, has other columns, or labels outside `classes`.
         """
+        self._files = list(files)
         self._rows: dict[str, _Row] = {}
         self._open: tuple[Path, int, Any] | None = None
         for file in files:
@@ -67,6 +68,10 @@ class ParquetImages(ImageSource):
         if content is None:
             raise InputError(f"{self.where(image_id)} has no bytes, only a path; save the dataset with its images")
         return content
+
+    def position(self, image_id: str) -> tuple[int, ...]:
+        row = self._rows[image_id]
+        return self._files.index(row.file), row.group, row.row
 
     def where(self, image_id: str) -> str:
         row = self._rows[image_id]

@@ -62,8 +62,8 @@ def decode_image(content: bytes, name: str, size: int) -> Tensor:
         # Pillow names the memory address of what it was given, which tells nobody anything.
         reason = "not an image in a known format" if isinstance(error, UnidentifiedImageError) else str(error)
         raise InputError(
-            f"image {name} cannot be decoded ({reason}); replace it, leave it out with a subset file, or set "
-            "on_bad_image: skip"
+            f"image {name} cannot be decoded ({reason}); replace it, leave it out with a subset file, or pass over "
+            "it with on_bad_image: skip"
         ) from error
     resized = F.resize(_middle(image), [size], interpolation=InterpolationMode.BICUBIC)
     return F.pil_to_tensor(F.center_crop(resized, [size, size]))

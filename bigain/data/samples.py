@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class Sample:
     """One item as the loader reads it: an image to encode, a cached latent, or the reason why there is neither.
 
+    Where images are not asked for, the item alone.
+
     Attributes:
         item: The item.
         image: `(3, s, s)`, uint8 in [0, 255].
@@ -39,9 +41,11 @@ class Sample:
 class Batch(TypedDict):
     """What the predict loader yields: u images to encode, then v cached latents; b = u + v, any may be 0.
 
+    Where images are not asked for, u = v = 0, and there are b ids all the same.
+
     Attributes:
         image: `(u, 3, s, s)`, uint8 in [0, 255].
-        latent: `(v, c, h, w)`, float32.
+        latent: The bits of float32 latents. `(v, c, h, w)`, int32.
         image_id: b ids, of the images first.
         labels: Labels of each of the b.
         cache_keys: u keys, None without a cache.
@@ -61,12 +65,14 @@ class Samples(Dataset["Sample | None"]):
 
     def __init__(self, data: EvalDataModule) -> None:
         self.data = data
+        # Neighbours on disk are read together.
+        self.order = sorted(range(len(data.items)), key=lambda i: data.position(data.items[i]))
 
     def __len__(self) -> int:
         return len(self.data.items)
 
     def __getitem__(self, index: int) -> Sample | None:
-        item = self.data.items[index]
+        item = self.data.items[self.order[index]]
         if item.image_id in self.data.finished:
             return None
         try:
@@ -82,10 +88,12 @@ def collate(samples: Sequence[Sample | None]) -> Batch:
     there = [sample for sample in samples if sample is not None]
     images = [sample for sample in there if sample.image is not None]
     cached = [sample for sample in there if sample.latent is not None]
-    read = [*images, *cached]
+    bare = [sample for sample in there if sample.image is None and sample.latent is None and sample.failure is None]
+    read = [*images, *cached, *bare]
     return Batch(
-        image=_stack([sample.image for sample in images if sample.image is not None], torch.uint8),
-        latent=_stack([sample.latent for sample in cached if sample.latent is not None], torch.float32),
+        image=_stack([sample.image for sample in images if sample.image is not None]).byte(),
+        # As integers: a half-precision trainer rounds whatever floats a batch holds.
+        latent=_stack([sample.latent for sample in cached if sample.latent is not None]).view(torch.int32),
         image_id=[sample.item.image_id for sample in read],
         labels=[sample.item.labels for sample in read],
         cache_keys=[sample.key for sample in images],
@@ -93,5 +101,6 @@ def collate(samples: Sequence[Sample | None]) -> Batch:
     )
 
 
-def _stack(tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
-    return torch.stack(tensors) if tensors else torch.empty(0, dtype=dtype)
+def _stack(tensors: list[Tensor]) -> Tensor:
+    # float32 is named because a half-precision trainer changes torch's default.
+    return torch.stack(tensors) if tensors else torch.empty(0, dtype=torch.float32)

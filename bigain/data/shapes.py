@@ -8,7 +8,7 @@ import torch
 from torchvision.transforms.v2.functional import to_pil_image
 
 from bigain.data.base import EvalDataModule
-from bigain.data.class_space import ClassSpace
+from bigain.data.class_space import ClassSpace, check_template, prompts
 from bigain.data.selection import Item
 from bigain.data.shape_renderer import CLASS_NAMES, IMAGE_SIZE, Split, render_shapes
 from bigain.errors import InputError
@@ -49,8 +49,7 @@ class ShapeTextures(EvalDataModule):
             seed: Of `per_class` and `limit`; the images themselves do not depend on it.
         """
         super().__init__(IMAGE_SIZE, batch_size, num_workers, subset, per_class, limit, seed=seed)
-        if "{}" not in prompt:
-            raise InputError(f"prompt needs a {{}} where the class name goes, not {prompt!r}")
+        check_template(prompt)
         if split not in ("train", "val", "test") or images < 1:
             raise InputError(f"split must be train, val or test and images at least 1, not {split!r} and {images}")
         self.images = images
@@ -62,7 +61,7 @@ class ShapeTextures(EvalDataModule):
         count = len(CLASS_NAMES)
         return ClassSpace(
             names=CLASS_NAMES,
-            prompts=[self.prompt.replace("{}", name) for name in CLASS_NAMES],
+            prompts=prompts(self.prompt, CLASS_NAMES),
             indices=None,
             factors={"shape": [c // 4 for c in range(count)], "fill": [c % 4 for c in range(count)]},
         )

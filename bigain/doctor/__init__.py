@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from bigain.data import EvalDataModule
 from bigain.doctor import checks
 from bigain.doctor.checks import Check
 from bigain.errors import InputError
-from bigain.modules import DiffusionClassifier
+from bigain.modules import DiffusionClassifier, DiffusionSampler
 from bigain.run_directory import check_directory
 from bigain.running import BiGainCLI, quieten, refusals
 
@@ -78,18 +78,19 @@ def diagnose(cli: _Parsed) -> Iterator[Check]:
     """Look at weights, structure, data, disk and device, in this order."""
     module, data = cli.model, cli.datamodule
     assert isinstance(data, EvalDataModule)
-    if not isinstance(module, DiffusionClassifier):
+    if not isinstance(module, (DiffusionClassifier, DiffusionSampler)):
         raise InputError(f"doctor knows the modules of bigain, not {type(module).__name__}")
     weights = list(checks.weights(module.backbone))
     yield from weights
     if len(weights) > 1:
         yield from _guarded("network", lambda: checks.network(module.backbone, data))
-        for compressor in _compressors(cli):
-            look = partial(checks.compression, compressor, module.backbone, data)
-            yield from _guarded(f"compressor/{type(compressor).__name__}", look)
+        with ExitStack() as installed:
+            for compressor in _compressors(cli):
+                look = partial(checks.compression, compressor, module.backbone, data, installed)
+                yield from _guarded(f"compressor/{type(compressor).__name__}", look)
     yield from _guarded("data", lambda: checks.dataset(data))
     yield from _guarded("data/images", lambda: checks.images(data))
-    yield Check("reference statistics", "ok", "none needed: this configuration classifies")
+    yield from _guarded("reference", lambda: checks.distance(module))
     yield from _guarded("run directory", lambda: _directory(cli))
     yield from checks.disk(cli.output, module, data)
     yield from checks.device(cli.trainer, cli.trainer_error, module.backbone)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,17 +17,16 @@ from lightning.pytorch import Trainer
 from bigain.backbones.base import Backbone
 from bigain.backbones.inspection import inspect_model, meta_denoiser
 from bigain.backbones.loading import component_config
-from bigain.callbacks.results import site_table
+from bigain.callbacks.sites import site_table
 from bigain.compressors import Compressor
 from bigain.data import EvalDataModule
 from bigain.errors import InputError
-from bigain.modules import DiffusionClassifier
+from bigain.modules import DiffusionClassifier, DiffusionSampler
 from bigain.tokens.grid import Grid
 
+Task = DiffusionClassifier | DiffusionSampler
 Status = Literal["ok", "warning", "problem"]
 
-# Of one (image, class, trial) in the prediction log and in the columnar file.
-_BYTES_PER_EVALUATION = 60
 _BYTES_PER_LATENT = 70_000
 _GIB = 2**30
 _PRECISION = "--trainer.precision bf16-true, or 32-true, and the same for --model.backbone.dtype"
@@ -78,14 +78,16 @@ def network(backbone: Backbone, data: EvalDataModule) -> Iterator[Check]:
     yield Check("network", "ok", f"{parameters / 1e6:.3g} M parameters, latents {' x '.join(map(str, shape))}")
 
 
-def compression(compressor: Compressor, backbone: Backbone, data: EvalDataModule) -> Iterator[Check]:
-    """Install a compressor on the network that `network` built, if it could."""
+def compression(
+    compressor: Compressor, backbone: Backbone, data: EvalDataModule, installed: ExitStack
+) -> Iterator[Check]:
+    """Install a compressor on the network that `network` built, if it could, beside those that `installed` holds."""
     name = f"compressor/{type(compressor).__name__}"
     if not hasattr(backbone, "denoiser"):
         return
     latent = Grid(*backbone.latents_of(data.image_size)[1:])
-    with compressor.install(backbone.denoiser):
-        rows = site_table(compressor, backbone.denoiser, latent)
+    installed.enter_context(compressor.install(backbone.denoiser))
+    rows = site_table(compressor, backbone.denoiser, latent)
     flows = sorted({(row["tokens_in"], row["tokens_out"]) for row in rows})
     without = [row["name"] for row in rows if row["tokens_out"] >= row["tokens_in"]]
     if without:
@@ -114,17 +116,35 @@ def images(data: EvalDataModule) -> Iterator[Check]:
     """Decode the first, the middle and the last image."""
     items = getattr(data, "items", [])
     for item in dict.fromkeys(items[i] for i in (0, len(items) // 2, -1) if items):
-        data.read_image(item)
-        yield Check("data/images", "ok", f"{data.where(item)} reads")
+        try:
+            data.read_image(item)
+        except InputError as error:
+            yield Check("data/images", "warning" if data.on_bad_image == "skip" else "problem", str(error))
+            return
+    if items:
+        yield Check("data/images", "ok", f"{data.where(items[0])} and others read")
 
 
-def disk(output: Path, module: DiffusionClassifier, data: EvalDataModule) -> Iterator[Check]:
+def distance(module: Task) -> Iterator[Check]:
+    """Extractor and reference statistics of a generation."""
+    if not isinstance(module, DiffusionSampler):
+        yield Check("reference", "ok", "none needed: this configuration classifies")
+        return
+    module.prepare_distance()
+    reference = module.reference_statistics
+    if module.no_distance is not None:
+        told = "images are made all the same, and `bigain score RUN` computes the distance later"
+        yield Check("reference", "warning", f"no distance: {module.no_distance}", told)
+    elif reference is not None:
+        yield Check("reference", "ok", f"{reference.source}: {reference.moments.n} images, {reference.protocol}")
+
+
+def disk(output: Path, module: Task, data: EvalDataModule) -> Iterator[Check]:
     """Room for predictions and cached latents; asks nothing of a dataset that could not be opened."""
     images = len(getattr(data, "items", []))
-    evaluations = images * module.evaluations_per_image(len(data.class_space)) if images else 0
-    needs = {output: evaluations * _BYTES_PER_EVALUATION}
-    if module.latent_cache is not None:
-        needs[Path(module.latent_cache).expanduser()] = images * _BYTES_PER_LATENT
+    needs = {output: images * module.bytes_per_image(len(data.class_space), data.image_size) if images else 0}
+    if getattr(module, "latent_cache", None) is not None:
+        needs[Path(str(module.latent_cache)).expanduser()] = images * _BYTES_PER_LATENT
     for path, need in needs.items():
         there = next(folder for folder in [path.absolute(), *path.absolute().parents] if folder.is_dir())
         free = shutil.disk_usage(there).free

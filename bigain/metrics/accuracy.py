@@ -13,7 +13,7 @@ Z95 = 1.959963984540054
 
 
 class Estimate(TypedDict):
-    """A proportion with its 95 % interval and the number of images behind it."""
+    """A number with its 95 % interval and how many images are behind it."""
 
     value: float
     low: float

@@ -1,17 +1,49 @@
-"""What is kept of each classified image, as a JSON line and as columns."""
+"""What is kept of each classified or generated image, as a JSON line and as columns."""
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 Array = npt.NDArray[Any]
+
+
+class Record(Protocol):
+    """One line of a run's log."""
+
+    @property
+    def image_id(self) -> str:
+        """Stable id of the image."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the batch divided by its images."""
+        ...
+
+    @property
+    def labels(self) -> Sequence[int]:
+        """All true classes of the image."""
+        ...
+
+    def to_json(self) -> str:
+        """One line."""
+        ...
+
+    @classmethod
+    def from_json(cls, line: str) -> Self:
+        """Read one line, or raise a ValueError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -61,6 +93,47 @@ class ImageRecord:
             return cls(**json.loads(line))
         except (TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"not a prediction record: {line[:80]!r}") from error
+
+
+@dataclass(frozen=True)
+class SampleRecord:
+    """One generated image.
+
+    Attributes:
+        image_id: Id of the dataset's item it was made for.
+        labels: Classes of that item.
+        prompt: What a text-conditional model was given.
+        seconds: Wall time of the batch divided by its images.
+        features: Of the image, for distances, `(d,)`; None without an extractor.
+    """
+
+    image_id: str
+    labels: Sequence[int]
+    prompt: str
+    seconds: float
+    features: Sequence[float] | None = None
+
+    def to_json(self) -> str:
+        """One line; features are base64 of little-endian float32."""
+        features = None
+        if self.features is not None:
+            features = base64.b64encode(np.asarray(self.features, "<f4").tobytes()).decode()
+        return json.dumps({**vars(self), "features": features})
+
+    @classmethod
+    def from_json(cls, line: str) -> SampleRecord:
+        """Read one line.
+
+        Raises:
+            ValueError: If the line is torn or lacks a field.
+        """
+        try:
+            fields = json.loads(line)
+            if fields["features"] is not None:
+                fields["features"] = np.frombuffer(base64.b64decode(fields["features"], validate=True), "<f4")
+            return cls(**fields)
+        except (TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"not a sample record: {line[:80]!r}") from error
 
 
 def to_columns(records: Sequence[ImageRecord], classes: int) -> dict[str, Array]:

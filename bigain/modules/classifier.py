@@ -121,6 +121,15 @@ class DiffusionClassifier(LightningModule):
             raise InputError("DiffusionClassifier needs Trainer.predict(model, datamodule=an EvalDataModule)")
         return data
 
+    @property
+    def example_condition(self) -> Tensor:
+        """One row of the conditions, for counting."""
+        return self.conditions[:1]
+
+    def bytes_per_image(self, classes: int, image_size: int) -> int:
+        """Disk space that one image takes in a run directory, about: in the log and in the columns."""
+        return 60 * self.evaluations_per_image(classes)
+
     def evaluations_per_image(self, classes: int) -> int:
         """Denoiser rows one image takes: 5k + 75 for `[5, 20]`/`[5, 1]`."""
         alive = [classes, *(min(classes, left) for left in self.keep)]
@@ -129,6 +138,7 @@ class DiffusionClassifier(LightningModule):
     @torch.inference_mode()
     def on_predict_start(self) -> None:
         space = self.data.class_space
+        self.multilabel = space.multilabel
         self.conditions = self.backbone.conditions(space.prompts, space.indices)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[ImageRecord]:
@@ -137,7 +147,7 @@ class DiffusionClassifier(LightningModule):
             return []
         start = time.perf_counter()
         result, timesteps = self.classify(self._latents(batch), batch["image_id"])
-        labels = [list(of_one) if self.data.class_space.multilabel else of_one[0] for of_one in batch["labels"]]
+        labels = [list(of_one) if self.multilabel else of_one[0] for of_one in batch["labels"]]
         records = _records(batch["image_id"], labels, result, timesteps.cpu(), start)
         planned = self.evaluations_per_image(len(self.conditions))
         for record in records:
@@ -150,7 +160,7 @@ class DiffusionClassifier(LightningModule):
 
     def _latents(self, batch: Batch) -> Tensor:
         """Latents of a batch: encoded (and cached, where asked for), or read from the cache."""
-        parts = [batch["latent"]] if len(batch["latent"]) else []
+        parts = [batch["latent"].view(torch.float32)] if len(batch["latent"]) else []
         if len(batch["image"]):
             encoded = self.backbone.encode(batch["image"])
             parts.insert(0, encoded)

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+# Metrics that are no proportions.
+_PLAIN = ("frechet", "kernel", "psnr", "ssim")
+
 
 def summary(results: Mapping[str, Any], folder: Path, baseline: Mapping[str, Any] | None = None) -> str:
     """Text for a terminal.
@@ -32,9 +35,11 @@ def summary(results: Mapping[str, Any], folder: Path, baseline: Mapping[str, Any
     if dataset["official"] and dataset["asked"] < dataset["official"]:
         rows[0] = ("dataset", f"{rows[0][1]}, of {dataset['official']} in the official split")
     for name, estimate in results["metrics"].items():
-        rows.append((name, _estimate(estimate)))
-        if baseline is not None:
-            rows.append((f"{name} without", _estimate(baseline["metrics"][name])))
+        rows.append((name, _estimate(name, estimate)))
+        if baseline is not None and name in baseline["metrics"]:
+            rows.append((f"{name} without", _estimate(name, baseline["metrics"][name])))
+    if results.get("distance_missing"):
+        rows.append(("distance", f"none: {results['distance_missing']}"))
     flops = results["flops"]["gflops_per_evaluation"]
     cost = f"{flops:.4g} GFLOPs each"
     if baseline is not None:
@@ -52,10 +57,13 @@ def summary(results: Mapping[str, Any], folder: Path, baseline: Mapping[str, Any
     return "\n" + "".join(f"{name:<{width}}  {value}\n" for name, value in rows)
 
 
-def _estimate(estimate: Mapping[str, Any]) -> str:
-    return (
-        f"{100 * estimate['value']:.1f} %  (95 % interval {100 * estimate['low']:.1f} to {100 * estimate['high']:.1f})"
+def _estimate(name: str, estimate: Mapping[str, Any]) -> str:
+    scale, unit, digits = (1.0, "", 3) if name.startswith(_PLAIN) else (100.0, " %", 1)
+    value, low, high = (
+        None if estimate[key] is None else f"{scale * estimate[key]:.{digits}f}" for key in ("value", "low", "high")
     )
+    interval = "" if low is None else f"  (95 % interval {low} to {high})"
+    return f"{value}{unit}{interval}"
 
 
 def _compressor(compressor: Mapping[str, Any]) -> str:

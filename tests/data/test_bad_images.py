@@ -128,7 +128,7 @@ def test_a_batch_of_bad_images_only(tree, workers):
     assert list(first["failed"]) == bad
     assert first["image_id"] == first["labels"] == first["cache_keys"] == []
     assert (len(first["image"]), first["image"].dtype) == (0, torch.uint8)
-    assert (len(first["latent"]), first["latent"].dtype) == (0, torch.float32)
+    assert (len(first["latent"]), first["latent"].dtype) == (0, torch.int32)
     assert len(second["image_id"]) == 4
     assert second["failed"] == {}
 

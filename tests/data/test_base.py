@@ -1,6 +1,7 @@
 """Subsets, limits and the loader of any evaluation DataModule."""
 
 import hashlib
+import pickle
 from collections import Counter
 from itertools import pairwise
 
@@ -304,3 +305,13 @@ def test_prompts_follow_the_items():
     data = Numbers(labels=(2, 0, 2))
     data.setup("predict")
     assert data.generation_prompts() == ["a c", "an a", "a c"]
+
+
+def test_a_data_module_can_be_sent_to_a_process():
+    """Where processes are spawned, workers get it pickled, while the trainer holds a hooked network."""
+    data = Numbers()
+    data.setup("predict")
+    data.trainer = lambda: None
+    again = pickle.loads(pickle.dumps(data))
+    assert again.items == data.items
+    assert again.trainer is None

@@ -1,0 +1,84 @@
+"""The results of a generation run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torchvision.utils import make_grid, save_image
+
+from bigain.callbacks.run_results import RunResults
+from bigain.callbacks.sample_writer import FOLDER
+from bigain.data.image_files import decode_files, sample_path
+from bigain.metrics.generation import distance_metrics
+from bigain.metrics.records import SampleRecord
+from bigain.modules.sampler import DiffusionSampler
+
+_SHEET = 64
+# Distances need some images to speak of.
+_LEAST = 4
+
+_log = logging.getLogger(__name__)
+
+
+class GenerationResults(RunResults[SampleRecord]):
+    """Writes `results.json` and `contact_sheet.png` of a generation: see `RunResults`."""
+
+    task = "generation"
+    record = SampleRecord
+
+    def write_files(self, trainer: Trainer, module: DiffusionSampler, records: Sequence[SampleRecord]) -> None:
+        _contact_sheet(trainer, module, records)
+
+    def task_results(
+        self, trainer: Trainer, module: DiffusionSampler, records: Sequence[SampleRecord]
+    ) -> dict[str, Any]:
+        missing = module.no_distance
+        with_features = [record.features for record in records if record.features is not None]
+        if missing is None and len(with_features) < len(records):
+            missing = f"{len(records) - len(with_features)} images were made without features; run bigain score"
+        if missing is None and len(records) < _LEAST:
+            missing = f"{len(records)} images are too few for a distance"
+        reference = module.reference_statistics
+        metrics: dict[str, Any] = {}
+        if missing is None and reference is not None:
+            metrics = distance_metrics(np.asarray(with_features, np.float32), reference)
+        return {
+            "metrics": metrics,
+            "distance_missing": missing,
+            "evaluations": {"per_image": module.steps * (1 if module.guidance == 1 else 2)},
+            "protocol": {
+                "scheduler": module.scheduler_class.__name__,
+                "scheduler_options": module.scheduler_options,
+                "steps": module.steps,
+                "guidance": module.guidance,
+                "images": module.images,
+                "extractor": None if module.extractor is None else module.extractor.protocol,
+                "reference": None
+                if reference is None
+                else {"source": reference.source, "n": reference.moments.n, "sha256": reference.sha256},
+                "seed": module.seed,
+            },
+        }
+
+
+def _contact_sheet(trainer: Trainer, module: DiffusionSampler, records: Sequence[SampleRecord]) -> None:
+    """The first images side by side, as a file and in TensorBoard."""
+    if module.images == "none":
+        return
+    root = Path(trainer.default_root_dir)
+    paths = [sample_path(root / FOLDER, record.image_id, module.images) for record in records[:_SHEET]]
+    images = decode_files([path.read_bytes() for path in paths])
+    # A sheet is for looking at: no more than 128 px each.
+    images = images[..., :: max(1, images.shape[-2] // 128), :: max(1, images.shape[-1] // 128)]
+    grid = make_grid(images, nrow=8)
+    save_image(grid.to(torch.float32) / 255, root / "contact_sheet.png")
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image("samples/contact_sheet", grid, 0)

@@ -1,0 +1,52 @@
+"""What compressors do at which sites, as plain values for result files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from bigain.compressors.base import Compressor
+from bigain.errors import InputError
+from bigain.tokens.grid import Grid
+
+
+def site_table(compressor: Compressor, denoiser: torch.nn.Module, latent: Grid) -> list[dict[str, Any]]:
+    """Name, place and tokens in and out of every site of a compressor."""
+    return [
+        {
+            "name": site.name,
+            "index": site.index,
+            "part": site.part,
+            "stride": site.stride,
+            "tokens_in": site.grid(latent).n,
+            "tokens_out": compressor.tokens_out(site, latent),
+            "compressor": type(compressor).__name__,
+        }
+        for site in compressor.sites_of(denoiser)
+    ]
+
+
+def describe(compressor: Compressor) -> dict[str, Any]:
+    """Class and settings of a compressor, as text where they are not plain values."""
+    return {"class": type(compressor).__name__, "settings": _plain(compressor.settings())}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Compressor):
+        return describe(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return getattr(value, "__name__", str(value))
+
+
+def refuse_without_effect(compressor: Compressor, denoiser: torch.nn.Module, latent: Grid) -> None:
+    """Raise an InputError if a compressor leaves all tokens of some site."""
+    for row in site_table(compressor, denoiser, latent):
+        if row["tokens_out"] >= row["tokens_in"]:
+            raise InputError(f"{type(compressor).__name__} changes nothing at {row['name']}: {row['tokens_in']} tokens")

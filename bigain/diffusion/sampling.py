@@ -1,0 +1,74 @@
+"""Sampling: from noise to latents with any scheduler, every item on its own random stream."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bigain.tokens.randomness import mix, random_normal
+
+# Keeps the stream of initial latents apart from those of classification.
+_INITIAL, _STEP, _GENERATOR = 3, 4, 5
+
+# (latents, timestep, step) -> guided network output, all `(b, c, h, w)`.
+Denoise = Callable[[Tensor, Tensor, int], Tensor]
+
+
+def item_keys(image_keys: Tensor, seed: int) -> Tensor:
+    """Identity of (seed, item). `(b,)` -> `(b,)`, int64."""
+    return mix(image_keys, seed, _INITIAL)
+
+
+def step_keys(keys: Tensor, step: int) -> Tensor:
+    """Identity of (seed, item, step). `(b,)` -> `(b,)`, int64."""
+    return mix(keys, step, _STEP)
+
+
+def initial_noise(keys: Tensor, shape: Sequence[int]) -> Tensor:
+    """Standard normal latents, a function of the item alone. `(b,)` -> `(b, *shape)`, float32."""
+    count = 1
+    for side in shape:
+        count *= side
+    return random_normal(keys, count).view(-1, *shape)
+
+
+def sample(
+    denoise: Denoise,
+    keys: Tensor,
+    shape: Sequence[int],
+    scheduler: Any,
+    steps: int,
+    watch: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """Run a diffusers scheduler from noise to latents, in float32.
+
+    Args:
+        denoise: The guided network in the scheduler's parametrisation.
+        keys: `item_keys` of the items. `(b,)`, int64.
+        shape: (channels, height, width) of a latent.
+        scheduler: Any diffusers scheduler; a copy is used, for they carry state.
+        steps: Number of steps.
+        watch: Called with the step and the latents after it.
+
+    Returns:
+        `(b, c, h, w)`, float32.
+    """
+    scheduler = copy.deepcopy(scheduler)
+    scheduler.set_timesteps(steps, device=keys.device)
+    options: dict[str, Any] = {"return_dict": False}
+    if "generator" in inspect.signature(scheduler.step).parameters:
+        # For schedulers that add noise: one generator per item, so that a batch does not share a stream.
+        seeds = (mix(keys, _GENERATOR) & (2**63 - 1)).tolist()
+        options["generator"] = [torch.Generator().manual_seed(seed) for seed in seeds]
+    x = initial_noise(keys, shape) * scheduler.init_noise_sigma
+    for step, timestep in enumerate(scheduler.timesteps):
+        output = denoise(scheduler.scale_model_input(x, timestep), timestep, step)
+        x = scheduler.step(output, timestep, x, **options)[0].float()
+        if watch is not None:
+            watch(step, x)
+    return x

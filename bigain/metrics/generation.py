@@ -1,0 +1,90 @@
+"""Metrics of a set of generated images: distances to real ones, and fidelity to another model's samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bigain.data.image_files import decode_files
+from bigain.errors import InputError
+from bigain.metrics.accuracy import Z95, Estimate
+from bigain.metrics.distances import Moments, frechet_distance, frechet_interval, kernel_distance, precision_recall
+from bigain.metrics.fidelity import psnr, ssim
+from bigain.metrics.reference import ReferenceStatistics
+
+# The bootstrap of a Frechet distance takes minutes beyond this many dimensions.
+_INTERVAL_DIMENSIONS = 256
+# Precision and recall compare every pair.
+_NEIGHBOURS = 10_000
+_PAIRS_AT_ONCE = 16
+
+Features = npt.NDArray[np.float32]
+
+
+def distance_metrics(features: Features, reference: ReferenceStatistics) -> dict[str, dict[str, Any]]:
+    """Distances of generated images to a reference, named with their protocol.
+
+    Args:
+        features: Of generated images, at least 4. `(n, d)`.
+        reference: Of the real ones, under the same protocol.
+
+    Returns:
+        Estimates by name: `frechet[protocol]`, with an interval where it takes seconds; and where the reference holds
+        features, `kernel[protocol]`, `precision[protocol]`, `recall[protocol]`.
+    """
+    n, protocol = len(features), reference.protocol
+    metrics: dict[str, dict[str, Any]] = {}
+    if features.shape[1] <= _INTERVAL_DIMENSIONS:
+        metrics[f"frechet[{protocol}]"] = {**frechet_interval(features, reference.moments)}
+    else:
+        distance = frechet_distance(Moments.of([features]), reference.moments)
+        metrics[f"frechet[{protocol}]"] = {"value": distance, "low": None, "high": None, "n": n}
+    if reference.features is None:
+        return metrics
+    mean, error = kernel_distance(features, reference.features)
+    metrics[f"kernel[{protocol}]"] = {**_around(mean, error, n), "standard_error": error}
+    precision, recall = precision_recall(reference.features[:_NEIGHBOURS], features[:_NEIGHBOURS])
+    for name, value in (("precision", precision), ("recall", recall)):
+        metrics[f"{name}[{protocol}]"] = {"value": value, "low": None, "high": None, "n": min(n, _NEIGHBOURS)}
+    return metrics
+
+
+def fidelity_metrics(pairs: Sequence[tuple[Path, Path]]) -> dict[str, dict[str, Any]]:
+    """How near images are to those of another model at the same seed, e.g. the uncompressed one.
+
+    Args:
+        pairs: Files of the same item.
+
+    Returns:
+        `psnr` in dB, of images that differ, and `ssim`, means over images with 95 % intervals.
+    """
+    noise, structure = [], []
+    for part in _batches(pairs):
+        a, b = (decode_files([pair[side].read_bytes() for pair in part]) for side in (0, 1))
+        if a.shape != b.shape:
+            raise InputError(f"{part[0][0]} and {part[0][1]} differ in size; compare runs of one image_size")
+        noise += psnr(a, b).tolist()
+        structure += ssim(a, b).tolist()
+    finite = [value for value in noise if math.isfinite(value)]
+    return {name: _mean(values) for name, values in (("psnr", finite), ("ssim", structure)) if values}
+
+
+def _batches(pairs: Sequence[tuple[Path, Path]]) -> Iterator[Sequence[tuple[Path, Path]]]:
+    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+        yield pairs[start : start + _PAIRS_AT_ONCE]
+
+
+def _mean(values: Sequence[float]) -> dict[str, Any]:
+    column = torch.tensor(values, dtype=torch.float64)
+    error = float(column.std() / len(values) ** 0.5) if len(values) > 1 else 0.0
+    return {**_around(float(column.mean()), error, len(values))}
+
+
+def _around(value: float, error: float, n: int) -> Estimate:
+    return Estimate(value=value, low=value - Z95 * error, high=value + Z95 * error, n=n)

@@ -1,0 +1,185 @@
+"""Inception features under the protocols that published distances use."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch_fidelity.feature_extractor_inceptionv3 import (
+    BasicConv2d,
+    InceptionA,
+    InceptionB,
+    InceptionC,
+    InceptionD,
+    InceptionE_1,
+    InceptionE_2,
+)
+from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+
+from bigain.errors import InputError
+from bigain.metrics.extractors import FeatureExtractor
+from bigain.tokens.precision import without_autocast
+
+InceptionProtocol = Literal["pytorch-fid", "torch-fidelity", "torchmetrics"]
+
+VARIABLE = "BIGAIN_INCEPTION_WEIGHTS"
+# One file under two names: the converted weights of Inception's graph of 2015-12-05, as torch-fidelity and pytorch-fid
+# publish them.
+NAMES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{NAMES[0]}"
+
+_SIDE = 299
+
+
+class Inception(FeatureExtractor):
+    """Pooled features, 2048-d, of the InceptionV3 that Frechet inception distances are defined by.
+
+    The layers are torch-fidelity's. The protocols differ in how an image reaches 299 x 299 px and [-1, 1]:
+
+    - `pytorch-fid`: divided by 255, resized bilinearly without antialias at half-pixel centres
+      (`align_corners=False`), then `2 x - 1`. What the paper reports.
+    - `torch-fidelity`: resized as TensorFlow 1 did, bilinear without antialias from pixel corners, then
+      `(x - 128) / 128`. Also torchmetrics with `antialias=False`.
+    - `torchmetrics`: resized bilinearly with antialias, then `(x - 128) / 128`. Its default since 1.8.
+
+    None of them rounds after the resize. Features are computed in float32: autocast and TF32 are off meanwhile.
+    """
+
+    dimension = 2048
+
+    def __init__(self, protocol: InceptionProtocol = "pytorch-fid", weights: str | None = None) -> None:
+        """Set the extractor up.
+
+        Args:
+            protocol: Name of the preprocessing.
+            weights: Weight file, `.pth` or `.safetensors`. null looks at the environment variable
+                `BIGAIN_INCEPTION_WEIGHTS`, then in torch's download cache. Nothing is downloaded.
+        """
+        super().__init__()
+        if protocol not in get_args(InceptionProtocol):
+            raise InputError(f"unknown protocol {protocol!r}; expected one of {', '.join(get_args(InceptionProtocol))}")
+        self.protocol = protocol
+        self.weights = weights
+        self.layers: nn.Sequential | None = None
+        self._digest = ""
+
+    def load(self) -> None:
+        self._loaded()
+
+    def _loaded(self) -> nn.Sequential:
+        if self.layers is None:
+            path = find_weights(self.weights)
+            layers = pooling_layers()
+            self._digest = _read_into(layers, path)
+            self.layers = layers.requires_grad_(False).eval()
+        return self.layers
+
+    def digest(self) -> str:
+        self._loaded()
+        return self._digest
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"expected uint8 images (b, 3, h, w), got {images.dtype} {tuple(images.shape)}")
+        if self.layers is None:
+            self.load()
+            self.to(images.device)
+        layers = self._loaded()
+        with (
+            torch.no_grad(),
+            without_autocast(images),
+            torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
+        ):
+            features: Tensor = layers(self.prepared(images)).flatten(1)
+        return features
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """What the network sees of uint8 images: `(b, 3, 299, 299)`, float32, about [-1, 1]."""
+        size, x = (_SIDE, _SIDE), images.to(torch.float32)
+        if self.protocol == "pytorch-fid":
+            return 2 * F.interpolate(x / 255, size, mode="bilinear", align_corners=False) - 1
+        if self.protocol == "torch-fidelity":
+            resized: Tensor = interpolate_bilinear_2d_like_tensorflow1x(x, size, align_corners=False)
+        else:
+            resized = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
+        return (resized - 128) / 128
+
+
+def pooling_layers() -> nn.Sequential:
+    """InceptionV3 up to its average pooling, without memory for the weights (meta device).
+
+    torch-fidelity's own extractor class is not used because it downloads and unpickles in its constructor.
+    """
+    with torch.device("meta"):
+        layers: list[tuple[str, nn.Module]] = [
+            ("Conv2d_1a_3x3", BasicConv2d(3, 32, kernel_size=3, stride=2)),
+            ("Conv2d_2a_3x3", BasicConv2d(32, 32, kernel_size=3)),
+            ("Conv2d_2b_3x3", BasicConv2d(32, 64, kernel_size=3, padding=1)),
+            ("MaxPool_1", nn.MaxPool2d(kernel_size=3, stride=2)),
+            ("Conv2d_3b_1x1", BasicConv2d(64, 80, kernel_size=1)),
+            ("Conv2d_4a_3x3", BasicConv2d(80, 192, kernel_size=3)),
+            ("MaxPool_2", nn.MaxPool2d(kernel_size=3, stride=2)),
+            ("Mixed_5b", InceptionA(192, pool_features=32)),
+            ("Mixed_5c", InceptionA(256, pool_features=64)),
+            ("Mixed_5d", InceptionA(288, pool_features=64)),
+            ("Mixed_6a", InceptionB(288)),
+            ("Mixed_6b", InceptionC(768, channels_7x7=128)),
+            ("Mixed_6c", InceptionC(768, channels_7x7=160)),
+            ("Mixed_6d", InceptionC(768, channels_7x7=160)),
+            ("Mixed_6e", InceptionC(768, channels_7x7=192)),
+            ("Mixed_7a", InceptionD(768)),
+            ("Mixed_7b", InceptionE_1(1280)),
+            ("Mixed_7c", InceptionE_2(2048)),
+            ("AvgPool", nn.AdaptiveAvgPool2d(1)),
+        ]
+    return nn.Sequential(OrderedDict(layers))
+
+
+def find_weights(weights: str | None) -> Path:
+    """The weight file: the one given, else the environment variable's, else the one in torch's download cache.
+
+    Raises:
+        InputError: If it is not there; says what was looked for, where, and how to get it.
+    """
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    named = weights or os.environ.get(VARIABLE)
+    places = [Path(named).expanduser()] if named else [cache / name for name in NAMES]
+    for place in places:
+        if place.is_file():
+            return place
+    asked = "" if not named else " (from `weights`)" if weights else f" (from {VARIABLE})"
+    raise InputError(
+        f"the Inception weights {NAMES[0]} (sha256 {SHA256[:8]}..., 96 MB) are not there; looked for "
+        f"{', '.join(map(str, places))}{asked}; get them with `curl -L --create-dirs -o {cache / NAMES[0]} {URL}`, or "
+        f"name a copy in {VARIABLE}; images are kept, and `bigain score RUN` computes the distance later"
+    )
+
+
+def _read_into(layers: nn.Sequential, path: Path) -> str:
+    """Fill the layers from a file; returns its sha256."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    safe = path.suffix == ".safetensors"
+    if not safe and digest != SHA256:
+        raise InputError(
+            f"{path} has sha256 {digest[:8]}..., expected {SHA256[:8]}...: it is damaged or holds other weights; get "
+            f"it from {URL}, or give a copy you converted yourself as .safetensors"
+        )
+    try:
+        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+        # The classifier comes after the pooled features.
+        kept = {name: tensor.float() for name, tensor in state.items() if not name.startswith("fc.")}
+        layers.load_state_dict(kept, assign=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
+        told = " ".join(str(error).split())
+        raise InputError(f"{path} does not hold the weights {NAMES[0]} ({told[:200]}); get them from {URL}") from error
+    return digest

@@ -1,0 +1,206 @@
+"""Train the feature extractor of ShapeTextures, a small classifier, and save it as a folder.
+
+    python scripts/train_shape_features.py --output runs/shapes_features
+    python scripts/train_shape_features.py --output runs/shapes_features --measure
+
+It learns from `train`, prints its accuracy on `val`, and is repeatable: the seed decides everything on one kind of
+processor. `--measure` trains nothing and prints the numbers of `bigain/assets/README.md`, where the shipped one is
+described.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from bigain.data.shape_renderer import CLASS_NAMES, FILLS, Split, render_shapes
+from bigain.metrics.accuracy import accuracies
+from bigain.metrics.distances import Moments, frechet_distance
+from bigain.metrics.shape_features import CONFIG, DIMENSION, WEIGHTS, ShapeNetwork, read_network
+
+WIDTHS = (24, 32, 64, 64, DIMENSION)
+# Standard deviations of the strongest noise, in units of the pixel range, and of the widest blur, in pixels.
+NOISE, BLUR = 0.15, 1.5
+FACTORS = {"shape": [c // len(FILLS) for c in range(16)], "fill": [c % len(FILLS) for c in range(16)]}
+
+
+class ShapeBatches(Dataset[tuple[Tensor, Tensor]]):
+    """One item is a whole batch: drawing is vectorised, and no image is ever seen twice."""
+
+    def __init__(self, batch_size: int, batches: int) -> None:
+        self.batch_size = batch_size
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __getitem__(self, item: int) -> tuple[Tensor, Tensor]:
+        start = item * self.batch_size
+        return render_shapes(torch.arange(start, start + self.batch_size), "train")
+
+
+def blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur of each image by its own width, as a product with one matrix per axis.
+
+    Args:
+        images: `(b, c, s, s)`.
+        sigma: Standard deviations in pixels, positive. `(b,)`.
+    """
+    axis = torch.arange(images.shape[-1], dtype=images.dtype)
+    distance = (axis[:, None] - axis[None, :]).square() / 2
+    # The softmax normalises the rows, at the borders as well.
+    weights = (-distance / sigma.square()[:, None, None]).softmax(-1)[:, None]
+    return weights @ images @ weights.mT
+
+
+def quantise(images: Tensor) -> Tensor:
+    """[0, 1] -> whole numbers in [0, 255], as in a file."""
+    return (images * 255).round().clamp(0, 255)
+
+
+class Training(LightningModule):
+    """Classes, and how each image looks: its levels of blur and noise, the mean and the spread of its colours.
+
+    A classifier learns to overlook what its classes share and, if it meets them in training, blur and noise; its
+    distance would overlook them, too. The second head, which is not kept, has the features tell them.
+    """
+
+    def __init__(self, steps: int, learning_rate: float, batch_size: int, auxiliary: float) -> None:
+        super().__init__()
+        self.network = ShapeNetwork(WIDTHS, len(CLASS_NAMES))
+        self.looks = nn.Linear(DIMENSION, 8)
+        self.steps = steps
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.auxiliary = auxiliary
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        colours = [images.mean(dim=(2, 3)), images.std(dim=(2, 3))]
+        # Half of the images lack blur, half lack noise: what is measured later is mostly clean.
+        levels = torch.rand(len(images), 2) * (torch.rand(len(images), 2) < 0.5)
+        images = blur(images, (BLUR * levels[:, 0]).clamp(min=0.05))
+        images = images + NOISE * levels[:, 1, None, None, None] * torch.randn_like(images)
+        features = self.network.features(quantise(images))
+        loss = F.cross_entropy(self.network.head(features), labels)
+        self.log("loss", loss, prog_bar=True)
+        return loss + self.auxiliary * F.mse_loss(self.looks(features), torch.cat([levels, *colours], dim=1))
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters(), self.learning_rate, weight_decay=0.01)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        return DataLoader(ShapeBatches(self.batch_size, self.steps), batch_size=None)
+
+
+def draw(split: Split, images: int) -> Tensor:
+    """Images in [0, 1], classes in turn. `(n, 3, 32, 32)`."""
+    return torch.cat([render_shapes(chunk, split)[0] for chunk in torch.arange(images).split(256)])
+
+
+@torch.inference_mode()
+def accuracy(network: ShapeNetwork, split: Split, images: int) -> str:
+    """Accuracy on undegraded images, as a line of text."""
+    predictions = torch.cat([network(quantise(batch)).argmax(1) for batch in draw(split, images).split(256)])
+    labels = torch.arange(images) % len(CLASS_NAMES)
+    found = accuracies(labels.tolist(), predictions.tolist(), FACTORS)
+    numbers = (f"{name} {100 * e['value']:.2f} (from {100 * e['low']:.2f})" for name, e in found.items())
+    return f"{split}, {images} images, accuracy in %: {', '.join(numbers)}"
+
+
+def shuffled(images: Tensor, share: float) -> Tensor:
+    """Exchange that share of an image's 4x4 patches at random: all colours stay, shapes and fills break."""
+    generator = torch.Generator().manual_seed(0)
+    patches = F.unfold(images, 4, stride=4)
+    for row in patches:
+        chosen = torch.randperm(row.shape[1], generator=generator)[: round(share * row.shape[1])]
+        row[:, chosen] = row[:, chosen[torch.randperm(len(chosen), generator=generator)]]
+    return F.fold(patches, images.shape[-2:], 4, stride=4)
+
+
+@torch.inference_mode()
+def print_distances(network: ShapeNetwork) -> None:
+    """Frechet distances of 2,000 images of `val`, ever more degraded, to 2,000 of `test`."""
+
+    def moments(images: Tensor) -> Moments:
+        return Moments.of(network.features(quantise(batch)).numpy() for batch in images.split(256))
+
+    images, reference = draw("val", 2000), moments(draw("test", 2000))
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    classes = torch.arange(len(images)) % len(CLASS_NAMES)
+    kinds = {
+        "noise, sd of the pixel range": (lambda sd: images + sd * noise, (0.01, 0.02, 0.05, 0.1, 0.2)),
+        "blur, sd in px": (lambda sd: blur(images, torch.full(classes.shape, sd)), (0.4, 0.5, 0.75, 1.0, 2.0)),
+        "shuffled patches, share": (lambda share: shuffled(images, share), (0.05, 0.1, 0.25, 0.5, 1.0)),
+        "classes left out": (lambda k: images[classes >= k], (1, 2, 4, 8)),
+        "towards grey, share": (lambda a: images.lerp(images.mean(1, keepdim=True), a), (0.1, 0.25, 0.5, 1.0)),
+        "brighter, of the pixel range": (lambda a: images + a, (0.02, 0.05, 0.1, 0.2)),
+    }
+    for n in (2000, 1000, 500, 250):
+        found = [frechet_distance(moments(part), reference) for part in images.split(n)]
+        print(f"undegraded, {n} images: {min(found):.3f} to {max(found):.3f} in {len(found)} sets", flush=True)
+    for name, (change, levels) in kinds.items():
+        found = (f"{level}: {frechet_distance(moments(change(level)), reference):.3f}" for level in levels)
+        print(f"{name}  {'  '.join(found)}", flush=True)
+
+
+def export(network: ShapeNetwork, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    data = save({name: tensor.half().contiguous() for name, tensor in network.state_dict().items()})
+    (folder / WEIGHTS).write_bytes(data)
+    config = {"widths": WIDTHS, "class_names": CLASS_NAMES, "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--auxiliary", type=float, default=4.0, help="weight of the loss of how images look")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--images", type=int, default=10_000, help="held-out images to measure accuracy on")
+    parser.add_argument("--measure", action="store_true", help="train nothing; measure what OUTPUT holds")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    if args.measure:
+        network, _, _ = read_network(args.output)
+        print(accuracy(network, "test", args.images), flush=True)
+        print_distances(network)
+        return
+    torch.manual_seed(args.seed)
+    module = Training(args.steps, args.learning_rate, args.batch_size, args.auxiliary)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=args.steps,
+        callbacks=[TQDMProgressBar(refresh_rate=50)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module)
+    export(module.network, args.output)
+    print(accuracy(module.network.eval(), "val", args.images))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Distances between sets of features against textbook formulas, loops, scipy and torchmetrics."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from torchmetrics.image.fid import _compute_fid
+from torchmetrics.image.kid import poly_mmd
+
+from bigain.errors import InputError
+from bigain.metrics.distances import Moments, frechet_distance, frechet_interval, kernel_distance, precision_recall
+
+D = 24
+
+
+def features(seed, n, d=D, shift=0.0):
+    """Correlated float32 features far from 0, with scales over two decades."""
+    draw = np.random.default_rng(seed)
+    mixing = np.random.default_rng(99).normal(size=(d, d)) * np.geomspace(1, 0.01, d)
+    return (draw.normal(size=(n, d)) @ mixing + 50 + shift).astype(np.float32)
+
+
+def textbook_frechet(x, y):
+    """By the matrix root of the product in scipy, as pytorch-fid does it."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    s, t = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    root = scipy.linalg.sqrtm(s @ t)
+    return float(np.square(x.mean(0) - y.mean(0)).sum() + np.trace(s + t - 2 * root.real))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 300, 1024, 5000])
+def test_moments_are_the_same_whatever_the_chunks(chunk):
+    x = features(0, 2500)
+    moments = Moments.of(x[i : i + chunk] for i in range(0, len(x), chunk))
+    assert moments.n == 2500
+    np.testing.assert_allclose(moments.mean, x.astype(np.float64).mean(0), rtol=1e-12)
+    np.testing.assert_allclose(moments.covariance, np.cov(x.astype(np.float64), rowvar=False), rtol=1e-9, atol=1e-9)
+
+
+def test_two_processes_give_the_moments_of_one():
+    x, reference = features(0, 501), Moments.of([features(1, 400)])
+    one = Moments.of([x])
+    two = Moments.of([x[::2]]) + Moments.of([x[1::2]])
+    assert two.n == one.n
+    np.testing.assert_allclose(two.mean, one.mean, rtol=1e-12)
+    np.testing.assert_allclose(two.covariance, one.covariance, rtol=1e-9, atol=1e-9)
+    assert frechet_distance(two, reference) == pytest.approx(frechet_distance(one, reference), abs=1e-9)
+    # A process that had one image still counts.
+    uneven = Moments.of([x[:1]]) + Moments.of([x[1:]])
+    np.testing.assert_allclose(uneven.covariance, one.covariance, rtol=1e-9, atol=1e-9)
+
+
+def test_frechet_distance_is_that_of_independent_computations():
+    x, y = features(0, 500), features(1, 400, shift=0.1)
+    a, b = Moments.of([x]), Moments.of([y])
+    distance = frechet_distance(a, b)
+    assert distance == pytest.approx(textbook_frechet(x, y), abs=1e-8)
+    theirs = _compute_fid(*(torch.from_numpy(each) for each in (a.mean, a.covariance, b.mean, b.covariance)))
+    assert distance == pytest.approx(float(theirs), abs=1e-8)
+    assert frechet_distance(b, a) == pytest.approx(distance, abs=1e-9)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+
+
+def test_frechet_distance_of_known_distributions():
+    mean, deviation = np.arange(4.0), np.array([1.0, 2.0, 3.0, 0.0])
+    a = Moments(None, mean, np.diag(deviation**2))
+    b = Moments(None, mean + np.array([3, 0, 0, 4]), np.diag((deviation + 2) ** 2))
+    # Axis-parallel: squared differences of means and of deviations.
+    assert frechet_distance(a, b) == pytest.approx(25 + 4 * 4, abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 10, D])
+def test_fewer_images_than_dimensions(n):
+    x, y = features(0, n), features(1, 400)
+    # The overlap by another route: singular values of the n x m matrix between the images themselves.
+    s, t = x - x.astype(np.float64).mean(0), y - y.astype(np.float64).mean(0)
+    overlap = np.linalg.svd(s @ t.T, compute_uv=False).sum() / np.sqrt((n - 1) * 399)
+    apart = np.square(x.astype(np.float64).mean(0) - y.astype(np.float64).mean(0)).sum()
+    expected = apart + np.square(s).sum() / (n - 1) + np.square(t).sum() / 399 - 2 * overlap
+    assert frechet_distance(Moments.of([x]), Moments.of([y])) == pytest.approx(expected, abs=1e-6)
+
+
+def test_equal_images_have_a_distance():
+    same = Moments.of([np.ones((5, 3), np.float32)])
+    other = Moments(None, np.array([1.0, 1.0, 3.0]), 2 * np.eye(3))
+    assert frechet_distance(same, other) == pytest.approx(4 + 6)
+
+
+def test_sets_that_do_not_compare_are_refused():
+    x = Moments.of([features(0, 50)])
+    with pytest.raises(InputError, match="24 and 8 dimensions"):
+        frechet_distance(x, Moments.of([features(0, 50, 8)]))
+    with pytest.raises(InputError, match="at least 2 images"):
+        frechet_distance(x, Moments.of([features(0, 1)]))
+    with pytest.raises(InputError, match="no images"):
+        Moments.of([])
+    with pytest.raises(InputError, match="not finite"):
+        Moments.of([np.array([[1.0, np.nan]])])
+    with pytest.raises(ValueError, match="unknown size"):
+        x + Moments(None, x.mean, x.covariance)
+
+
+def test_the_interval_is_as_wide_as_distances_of_fresh_samples_vary():
+    reference = Moments.of([features(0, 4000, 8)])
+    estimates = [frechet_interval(features(seed, 150, 8, shift=1.0), reference, draws=50) for seed in range(1, 61)]
+    spread = np.std([estimate["value"] for estimate in estimates], ddof=1)
+    claimed = np.mean([(estimate["high"] - estimate["value"]) / 1.96 for estimate in estimates])
+    assert 0.75 * spread < claimed < 1.35 * spread
+    one = features(1, 150, 8, shift=1.0)
+    assert estimates[0]["value"] == frechet_distance(Moments.of([one]), reference)
+    assert estimates[0]["n"] == 150
+    assert estimates[0] == frechet_interval(one, reference, draws=50)
+
+
+def test_the_interval_agrees_with_weighted_moments_where_images_are_fewer_than_dimensions():
+    x, reference = features(1, 12), Moments.of([features(0, 200)])
+    distances = []
+    for draw in range(5):
+        p = np.random.default_rng(draw).exponential(size=12)
+        covariance = np.cov(x.astype(np.float64), rowvar=False, aweights=p, ddof=1)
+        mean = np.average(x.astype(np.float64), axis=0, weights=p)
+        distances.append(frechet_distance(Moments(12, mean, covariance), reference))
+    estimate = frechet_interval(x, reference, draws=5)
+    assert (estimate["high"] - estimate["value"]) / 1.959964 == pytest.approx(np.std(distances, ddof=1), rel=1e-4)
+
+
+def test_kernel_distance_is_the_mean_of_torchmetrics_on_the_same_subsets():
+    x, y = features(0, 90), features(1, 70, shift=0.5)
+    draw, expected = np.random.default_rng(3), []
+    for _ in range(20):
+        chosen = x[draw.choice(90, 30, replace=False)], y[draw.choice(70, 30, replace=False)]
+        expected.append(float(poly_mmd(*(torch.from_numpy(each).double() for each in chosen))))
+    mean, error = kernel_distance(x, y, subsets=20, size=30, seed=3)
+    assert mean == pytest.approx(np.mean(expected), rel=1e-9)
+    assert error == pytest.approx(np.std(expected, ddof=1) * np.sqrt(30 / 40 + 1 / 20), rel=1e-9)
+
+
+def test_kernel_distance_of_few_images():
+    x, y = features(0, 9, 4), features(1, 4, 4)
+    # Half of the smaller set, not a subset that holds it whole and never varies.
+    assert kernel_distance(x, y) == kernel_distance(x, y, size=2)
+    assert kernel_distance(x, y)[1] > 0
+    with pytest.raises(InputError, match="at least 4 images in each set, not 3"):
+        kernel_distance(x, y[:3])
+
+
+def test_standard_error_of_the_kernel_distance_is_not_too_small():
+    draws = [np.random.default_rng(seed) for seed in range(40)]
+    pairs = [(draw.normal(size=(120, 6)), draw.normal(size=(120, 6)) + 0.5) for draw in draws]
+    results = np.array([kernel_distance(x, y, subsets=40, seed=i) for i, (x, y) in enumerate(pairs)])
+    spread = results[:, 0].std(ddof=1)
+    assert 0.8 * spread < results[:, 1].mean() < 1.8 * spread
+
+
+def loop_share(points, centres, k):
+    """Share of points in the ball of some centre, one distance at a time."""
+    inside = 0
+    for point in points:
+        for i, centre in enumerate(centres):
+            others = sorted(np.linalg.norm(centre - other) for j, other in enumerate(centres) if j != i)
+            if np.linalg.norm(centre - point) <= others[k - 1]:
+                inside += 1
+                break
+    return inside / len(points)
+
+
+@pytest.mark.parametrize("block", [1, 7, 1000])
+def test_precision_and_recall_against_a_loop(block):
+    draw = np.random.default_rng(0)
+    real, generated = draw.normal(size=(40, 3)) * [1, 1, 2] + 100, draw.normal(size=(25, 3)) * 1.5 + 100
+    expected = loop_share(generated, real, 3), loop_share(real, generated, 3)
+    assert expected[0] != expected[1]
+    assert 0 < expected[0] < 1
+    assert precision_recall(real, generated, block=block) == pytest.approx(expected)
+
+
+def test_precision_and_recall_of_extreme_sets():
+    x = features(0, 60)
+    assert precision_recall(x, x.copy(), block=7) == (1, 1)
+    assert precision_recall(x, x + 1000) == (0, 0)
+    # One good image again and again is precise and covers next to nothing.
+    precision, recall = precision_recall(x, np.repeat(x[:1], 60, axis=0), block=16)
+    assert precision == 1
+    assert recall == pytest.approx(1 / 60)
+    with pytest.raises(InputError, match="more than 3 images"):
+        precision_recall(x, x[:3])

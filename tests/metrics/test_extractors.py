@@ -1,0 +1,191 @@
+"""Inception features against torch-fidelity's and torchmetrics' own extractors, on random weights."""
+
+import hashlib
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torchmetrics.image.fid import NoTrainInceptionV3
+
+from bigain.errors import InputError
+from bigain.metrics import inception
+from bigain.metrics.inception import Inception, find_weights, pooling_layers
+
+PUBLISHED = inception.SHA256
+PROTOCOLS = ("pytorch-fid", "torch-fidelity", "torchmetrics")
+
+
+def random_state():
+    """Weights of the whole network, classifier included, that keep activations of order 1."""
+    draw = torch.Generator().manual_seed(0)
+    state = {}
+    for name, tensor in pooling_layers().state_dict().items():
+        if tensor.ndim == 4:
+            state[name] = torch.randn(tensor.shape, generator=draw) * (2 / tensor[0].numel()) ** 0.5
+        elif name.endswith("num_batches_tracked"):
+            state[name] = torch.tensor(0)
+        else:
+            spread = 0.2 * torch.randn(tensor.shape, generator=draw)
+            state[name] = spread.abs() + 0.9 if name.endswith(("bn.weight", "running_var")) else spread
+    return {**state, "fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """A `.pth` that stands for the published one. Removed at the end: pytest would keep it for days."""
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        path = Path(folder) / "weights.pth"
+        torch.save(random_state(), path)
+        patch.setattr(inception, "SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+        yield str(path)
+
+
+@pytest.fixture(scope="module")
+def extractors(weights):
+    return {protocol: Inception(protocol, weights) for protocol in PROTOCOLS}
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Two images whose detail survives no resize unchanged, larger than the network's input in one direction."""
+    return torch.randint(256, (2, 3, 340, 90), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def expected(extractors, images):
+    return {protocol: extractor(images) for protocol, extractor in extractors.items()}
+
+
+def test_features_are_those_of_the_packages_the_protocols_are_named_after(weights, images, expected):
+    theirs = FeatureExtractorInceptionV3("reference", ["2048"], weights).eval()
+    assert len(theirs.state_dict()) == 566
+    torch.testing.assert_close(expected["torch-fidelity"], theirs(images)[0], rtol=0, atol=0)
+    theirs = NoTrainInceptionV3("reference", ["2048"], weights, antialias=True)
+    torch.testing.assert_close(expected["torchmetrics"], theirs(images), rtol=0, atol=0)
+
+
+def test_pytorch_fid_features_are_those_of_its_recipe(extractors, images, expected):
+    x = F.interpolate(images.float() / 255, size=(299, 299), mode="bilinear", align_corners=False)
+    x = 2 * x - 1
+    for _, layer in extractors["pytorch-fid"].layers.named_children():
+        x = layer(x)
+    assert x.shape == (2, 2048, 1, 1)
+    torch.testing.assert_close(expected["pytorch-fid"], x[:, :, 0, 0], rtol=0, atol=0)
+
+
+def test_pytorch_fid_resize_against_the_formula(extractors, images):
+    prepared = extractors["pytorch-fid"].prepared(images)[1, 2].double()
+    pixels = images[1, 2].double() / 255
+    for row, column in ((0, 0), (298, 298), (17, 130), (200, 5)):
+        (y, fy), (x, fx) = (
+            divmod(min(max((i + 0.5) * side / 299 - 0.5, 0), side - 1), 1) for i, side in ((row, 340), (column, 90))
+        )
+        y0, x0, y1, x1 = int(y), int(x), min(int(y) + 1, 339), min(int(x) + 1, 89)
+        top = (1 - fx) * pixels[y0, x0] + fx * pixels[y0, x1]
+        bottom = (1 - fx) * pixels[y1, x0] + fx * pixels[y1, x1]
+        assert float(prepared[row, column]) == pytest.approx(float(2 * ((1 - fy) * top + fy * bottom) - 1), abs=1e-4)
+
+
+def test_protocols_differ(expected):
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        a, b = expected[PROTOCOLS[one]], expected[PROTOCOLS[other]]
+        assert (a - b).abs().max() > 0.01 * a.std()
+
+
+def test_features_do_not_depend_on_the_batch(extractors, images, expected):
+    alone = torch.cat([extractors["pytorch-fid"](image[None]) for image in images])
+    assert alone.dtype == torch.float32
+    torch.testing.assert_close(alone, expected["pytorch-fid"], rtol=1e-4, atol=1e-5)
+
+
+def test_features_do_not_depend_on_the_precision_around(weights, images, expected):
+    holder = torch.nn.ModuleList([Inception("pytorch-fid", weights)])
+    holder[0].load()
+    holder.to(torch.bfloat16).half().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        features = holder[0](images)
+    torch.testing.assert_close(features, expected["pytorch-fid"], rtol=0, atol=0)
+    assert not any(parameter.requires_grad for parameter in holder.parameters())
+
+
+def test_constructing_reads_nothing_and_weights_load_once(weights):
+    extractor = Inception("pytorch-fid", "nowhere.pth")
+    assert not list(extractor.parameters())
+    extractor.weights = weights
+    assert extractor.digest() == hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    layers = extractor.layers
+    extractor.weights = "nowhere.pth"
+    extractor.load()
+    assert extractor.layers is layers
+
+
+def test_safetensors_give_the_same_features(tmp_path, weights, images, expected):
+    path = tmp_path / "weights.safetensors"
+    save_file(torch.load(weights), path)
+    extractor = Inception("torchmetrics", str(path))
+    torch.testing.assert_close(extractor(images[:1]), expected["torchmetrics"][:1], rtol=1e-4, atol=1e-5)
+    path.unlink()
+
+
+def test_absent_weights_are_described(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.delenv(inception.VARIABLE, raising=False)
+    # The stand-in for the weights may have put its own here.
+    monkeypatch.setattr(inception, "SHA256", PUBLISHED)
+    cache = tmp_path / "hub" / "checkpoints"
+    with pytest.raises(InputError) as caught:
+        Inception().load()
+    message = str(caught.value)
+    for told in (
+        "sha256 6726825d",
+        str(cache / "weights-inception-2015-12-05-6726825d.pth"),
+        str(cache / "pt_inception-2015-12-05-6726825d.pth"),
+        f"curl -L --create-dirs -o {cache}",
+        "https://github.com/toshas/torch-fidelity/releases/download",
+        inception.VARIABLE,
+        "bigain score RUN",
+    ):
+        assert told in message
+    monkeypatch.setenv(inception.VARIABLE, str(tmp_path / "elsewhere.pth"))
+    with pytest.raises(InputError, match=r"elsewhere.pth \(from BIGAIN_INCEPTION_WEIGHTS\)"):
+        Inception().load()
+    with pytest.raises(InputError, match=r"given.pth \(from `weights`\)"):
+        Inception(weights=str(tmp_path / "given.pth")).load()
+
+
+def test_weights_are_found_in_order(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.delenv(inception.VARIABLE, raising=False)
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    for name in ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth"):
+        (cache / name).touch()
+        assert find_weights(None) == cache / name
+    (tmp_path / "mine.pth").touch()
+    monkeypatch.setenv(inception.VARIABLE, str(tmp_path / "mine.pth"))
+    assert find_weights(None) == tmp_path / "mine.pth"
+    (tmp_path / "given.pth").touch()
+    assert find_weights(str(tmp_path / "given.pth")) == tmp_path / "given.pth"
+
+
+def test_other_weights_are_refused(tmp_path):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match="holds other weights"):
+        Inception(weights=str(tmp_path / "other.pth")).load()
+    save_file({"Conv2d_1a_3x3.conv.weight": torch.zeros(32, 3, 3, 3)}, tmp_path / "few.safetensors")
+    with pytest.raises(InputError, match=r"few.safetensors does not hold the weights .* Missing key"):
+        Inception(weights=str(tmp_path / "few.safetensors")).load()
+    (tmp_path / "torn.safetensors").write_bytes(b"\x08\x00")
+    with pytest.raises(InputError, match=r"torn.safetensors does not hold the weights"):
+        Inception(weights=str(tmp_path / "torn.safetensors")).load()
+    with pytest.raises(InputError, match="unknown protocol 'fid'"):
+        Inception("fid")
+
+
+def test_images_must_be_uint8(extractors):
+    with pytest.raises(ValueError, match="uint8"):
+        extractors["pytorch-fid"](torch.rand(1, 3, 8, 8))

@@ -1,0 +1,168 @@
+"""Fidelity to another image and to a caption, against formulas; on random weights where networks are involved."""
+
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from scipy.ndimage import gaussian_filter
+from torchvision.models import squeezenet1_1
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+import bigain
+from bigain.errors import InputError
+from bigain.metrics.fidelity import ClipScore, Lpips, psnr, ssim
+
+TOKENIZER = Path(bigain.__file__).parent / "assets" / "shapes_unet" / "tokenizer"
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Four pairs of images: alike, unlike, equal, and one smooth bright image whose copy is off by one level."""
+    draw = torch.Generator().manual_seed(0)
+    a = torch.randint(256, (4, 3, 40, 48), generator=draw, dtype=torch.uint8)
+    a[3] = 240
+    noise = torch.randint(-20, 21, a.shape, generator=draw)
+    b = (a + noise).clamp(0, 255).to(torch.uint8)
+    b[1], b[2], b[3] = a[1].flip(-1), a[2], a[3] - 1
+    return a, b
+
+
+def test_psnr_against_the_formula(pairs):
+    a, b = pairs
+    values = psnr(a, b).tolist()
+    for i in (0, 1, 3):
+        error = np.square(a[i].numpy().astype(float) - b[i].numpy()).mean()
+        assert values[i] == pytest.approx(10 * math.log10(255**2 / error), abs=1e-5)
+    assert values[2] == math.inf
+    assert values[3] == pytest.approx(48.1308, abs=1e-4)
+
+
+def loop_ssim(a, b):
+    """With scipy's filter, channel by channel."""
+    means = []
+    for x, y in zip(a.numpy().astype(float), b.numpy().astype(float), strict=True):
+
+        def blur(z):
+            return gaussian_filter(z, 1.5, truncate=3.5, mode="mirror")
+
+        mx, my = blur(x), blur(y)
+        vx, vy, vxy = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
+        c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+        means.append(((2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))).mean())
+    return np.mean(means)
+
+
+def test_ssim_against_scipy(pairs):
+    values = ssim(*pairs).tolist()
+    assert values == pytest.approx([loop_ssim(a, b) for a, b in zip(*pairs, strict=True)], abs=1e-6)
+    assert values[2] == pytest.approx(1, abs=1e-9)
+    assert values[0] > 0.8 > 0.5 > values[1]
+
+
+@pytest.mark.parametrize("measure", [psnr, ssim])
+def test_values_are_of_one_pair_each(measure, pairs):
+    a, b = pairs
+    alone = torch.cat([measure(a[i : i + 1], b[i : i + 1]) for i in range(len(a))])
+    torch.testing.assert_close(measure(a, b), alone, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(measure(b, a), alone, rtol=1e-9, atol=1e-9)
+
+
+def test_images_that_do_not_compare_are_refused(pairs):
+    a, b = pairs
+    with pytest.raises(InputError, match="cannot be compared"):
+        psnr(a, b[..., :40])
+    with pytest.raises(InputError, match="at least 6 px"):
+        ssim(a[..., :5, :5], b[..., :5, :5])
+    with pytest.raises(ValueError, match="uint8"):
+        psnr(a / 255, b / 255)
+
+
+def test_lpips_needs_its_weights(tmp_path, monkeypatch, pairs):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    lpips = Lpips()
+    assert "alexnet-owt-7be5be79.pth does not exist; get it with `curl" in lpips.available()
+    with pytest.raises(InputError, match="LPIPS cannot be computed"):
+        lpips(*pairs)
+    assert not list(tmp_path.iterdir())
+
+
+def test_lpips_of_each_pair(tmp_path, monkeypatch, pairs):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    torch.manual_seed(0)
+    torch.save(squeezenet1_1().state_dict(), cache / "squeezenet1_1-b8a52dc0.pth")
+    lpips = Lpips("squeeze")
+    assert lpips.available() is None
+    a, b = pairs
+    with torch.autocast("cpu", torch.bfloat16):
+        values = lpips(a, b)
+    assert values.shape == (4,)
+    assert values.dtype == torch.float32
+    assert values[2] == 0
+    assert values[1] > values[0] > values[3] > 0
+    # What an earlier call saw does not enter.
+    torch.testing.assert_close(lpips(a[1:2], b[1:2]), values[1:2])
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**size, "max_position_embeddings": 16, "eos_token_id": 2}
+    vision = {**size, "image_size": 32, "patch_size": 8}
+    torch.manual_seed(0)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
+    model.save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    shutil.copytree(TOKENIZER, folder, dirs_exist_ok=True)
+    return folder
+
+
+def test_clip_score_of_each_pair(clip, pairs):
+    images, captions = pairs[0], ["a red square", "a circle", "", "a blue triangle " * 30]
+    score = ClipScore(str(clip))
+    assert score.available() is None
+    values = score(images, captions)
+    assert values.shape == (4,)
+    assert ((values >= 0) & (values <= 100)).all()
+    for i, caption in enumerate(captions):
+        # Padding to the longest caption and other images do not enter.
+        torch.testing.assert_close(score(images[i : i + 1], [caption]), values[i : i + 1], rtol=1e-4, atol=1e-4)
+
+
+def test_clip_score_is_the_cosine_of_the_embeddings(clip, pairs):
+    model = CLIPModel.from_pretrained(clip).eval()
+    score = ClipScore(str(clip))
+    values = score(pairs[0], ["a red square"] * 4)
+    pixels = CLIPImageProcessor.from_pretrained(clip)(images=list(pairs[0]), return_tensors="pt")["pixel_values"]
+    tokens = score._tokenizer(["a red square"], return_tensors="pt")
+    with torch.no_grad():
+        image = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
+        text = model.text_projection(model.text_model(input_ids=tokens["input_ids"]).pooler_output)
+    expected = 100 * torch.nn.functional.cosine_similarity(image, text).clamp(min=0)
+    assert expected.max() > 1
+    torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_clip_score_says_what_is_missing(clip, tmp_path):
+    assert "config.json does not exist" in ClipScore(str(tmp_path / "none")).available()
+    half = tmp_path / "half"
+    shutil.copytree(clip, half)
+    (half / "model.safetensors").unlink()
+    score = ClipScore(str(half))
+    with pytest.raises(InputError, match=r"half has no \.safetensors weights"):
+        score(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), ["a"])
+    # Transformers would fill in random weights.
+    state = load_file(clip / "model.safetensors")
+    del state["text_projection.weight"]
+    save_file(state, half / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"lacks 1 weights, such as text_projection\.weight"):
+        score(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), ["a"])
+    (half / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(InputError, match="cannot load the CLIP model"):
+        score(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), ["a"])

@@ -1,0 +1,183 @@
+"""Reference statistics: what is kept, what is refused, and the script that makes them."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bigain.errors import InputError
+from bigain.metrics.distances import Moments, frechet_distance
+from bigain.metrics.extractors import FeatureExtractor
+from bigain.metrics.reference import ReferenceStatistics
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "export_reference_stats.py"
+X = np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "made" / "reference.npz"
+    ReferenceStatistics(Moments.of([X]), "torchmetrics", "ab" * 32, "thirty of Müller's images", X[:7]).save(path)
+    return path
+
+
+def test_what_is_saved_is_read_back(saved):
+    reference = ReferenceStatistics.load(saved, "torchmetrics", dimension=5, sha256="ab" * 32)
+    assert reference.moments.n == 30
+    assert (reference.protocol, reference.sha256) == ("torchmetrics", "ab" * 32)
+    assert reference.source == "thirty of Müller's images"
+    np.testing.assert_array_equal(reference.moments.mean, Moments.of([X]).mean)
+    np.testing.assert_array_equal(reference.moments.covariance, Moments.of([X]).covariance)
+    np.testing.assert_array_equal(reference.features, X[:7])
+    assert [path.name for path in saved.parent.iterdir()] == ["reference.npz"]
+
+
+def test_pytorch_fid_reads_ours_and_we_read_its(saved, tmp_path):
+    # As its two functions do.
+    with np.load(saved) as file:
+        mu, sigma = file["mu"][:], file["sigma"][:]
+    theirs = tmp_path / "theirs.npz"
+    np.savez_compressed(theirs, mu=mu, sigma=sigma)
+    reference = ReferenceStatistics.load(theirs, "pytorch-fid", sha256="cd" * 32)
+    assert reference.moments.n is None
+    assert reference.features is None
+    assert frechet_distance(reference.moments, Moments.of([X])) == pytest.approx(0, abs=1e-9)
+    with pytest.raises(InputError, match=r"made with protocol pytorch-fid \(it names no protocol.* not torchmetrics"):
+        ReferenceStatistics.load(theirs, "torchmetrics")
+    # One read from there is still of unknown size when written again.
+    reference.save(tmp_path / "again.npz")
+    assert ReferenceStatistics.load(tmp_path / "again.npz", "pytorch-fid").moments.n is None
+
+
+def test_another_protocol_dimension_or_network_is_refused(saved):
+    with pytest.raises(InputError, match="made with protocol torchmetrics, not pytorch-fid; distances between the two"):
+        ReferenceStatistics.load(saved, "pytorch-fid")
+    with pytest.raises(InputError, match="with d = 2048"):
+        ReferenceStatistics.load(saved, "torchmetrics", dimension=2048)
+    with pytest.raises(InputError, match=r"weights abababab\.\.\., the extractor has cdcdcdcd"):
+        ReferenceStatistics.load(saved, "torchmetrics", sha256="cd" * 32)
+
+
+def test_damaged_files_are_refused(saved, tmp_path):
+    with pytest.raises(InputError, match=r"none.npz does not exist; make it with scripts/export"):
+        ReferenceStatistics.load(tmp_path / "none.npz", "pytorch-fid")
+    content = saved.read_bytes()
+    middle = bytearray(content)
+    middle[len(middle) // 5] ^= 0xFF
+    for damaged in (b"", b"no archive", content[: len(content) // 2], bytes(middle)):
+        saved.write_bytes(damaged)
+        with pytest.raises(InputError, match="cannot be read"):
+            ReferenceStatistics.load(saved, "torchmetrics")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "told"),
+    [
+        ({"mu": np.zeros(3)}, "has no sigma"),
+        ({"mu": np.zeros(3), "sigma": np.eye(4)}, r"mu \(3,\) and sigma \(4, 4\)"),
+        ({"mu": np.zeros(3), "sigma": np.array([[1.0, 2, 0], [0, 1, 0], [0, 0, 1]])}, "not a covariance"),
+        ({"mu": np.array([0, np.nan, 0]), "sigma": np.eye(3)}, "not finite"),
+        ({"mu": np.zeros(3), "sigma": np.full((3, 3), np.inf)}, "not finite"),
+        ({"mu": np.zeros(3, np.complex128), "sigma": np.eye(3)}, "complex128"),
+        ({"mu": np.array([{}, {}], dtype=object), "sigma": np.eye(2)}, "cannot be read"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3), "features": np.zeros((4, 2))}, r"features have shape \(4, 2\)"),
+        ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, r"mu \(0,\)"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3), "n": np.array([1, 2])}, "n is"),
+    ],
+)
+def test_other_content_is_refused(tmp_path, arrays, told):
+    np.savez(tmp_path / "odd.npz", **arrays)
+    with pytest.raises(InputError, match=told):
+        ReferenceStatistics.load(tmp_path / "odd.npz", "pytorch-fid")
+
+
+def test_a_lone_array_is_refused(tmp_path):
+    np.save(tmp_path / "lone.npy", np.zeros(3))
+    with pytest.raises(InputError, match="has no mu"):
+        ReferenceStatistics.load(tmp_path / "lone.npy", "pytorch-fid")
+
+
+class Means(FeatureExtractor):
+    """Mean of each channel: depends on what was read, and on nothing else."""
+
+    protocol, dimension = "means", 3
+
+    def load(self):
+        pass
+
+    def digest(self):
+        return "ef" * 32
+
+    def forward(self, images):
+        assert images.dtype == torch.uint8
+        return images.float().mean((2, 3))
+
+
+@pytest.fixture(scope="module")
+def export():
+    spec = importlib.util.spec_from_file_location("export_reference_stats", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Eleven images of three sizes in two folders, a grey and a transparent one among them."""
+    draw = np.random.default_rng(1)
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    means = []
+    for i in range(11):
+        pixels = draw.integers(256, size=[(6, 4), (4, 6), (5, 5)][i % 3] + (3,), dtype=np.uint8)
+        image = Image.fromarray(pixels)
+        if i == 4:
+            image = image.convert("L")
+        if i == 5:
+            image.putalpha(128)
+        image.save((folder / "more" if i % 2 else folder) / f"{i}.png")
+        means.append(np.asarray(image.convert("RGB"), np.float64).mean((0, 1)))
+    (folder / "notes.mat").touch()
+    return folder, np.stack(means)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+def test_statistics_of_a_folder(export, photos, batch_size):
+    folder, means = photos
+    reference = export.reference_of(folder, Means(), batch_size, features=6)
+    assert reference.moments.n == 11
+    np.testing.assert_allclose(reference.moments.mean, means.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(reference.moments.covariance, np.cov(means, rowvar=False), rtol=1e-5)
+    assert (reference.protocol, reference.sha256) == ("means", "ef" * 32)
+    assert reference.source == "photos, 11 images"
+    # The same six of them, whatever the batches.
+    whole = export.reference_of(folder, Means(), 3, features=100).features
+    assert whole.shape == (11, 3)
+    np.testing.assert_allclose(np.sort(whole, 0), np.sort(means, 0), rtol=1e-6)
+    chosen = np.sort(np.random.default_rng(0).permutation(11)[:6])
+    np.testing.assert_allclose(reference.features, whole[chosen], rtol=1e-6)
+    assert export.reference_of(folder, Means(), 3, features=0).features is None
+
+
+def test_the_script_writes_the_file(export, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(export, "Inception", lambda protocol, weights: Means())
+    output = tmp_path / "out.npz"
+    export.main([str(photos[0]), str(output), "--protocol", "torchmetrics"])
+    assert "n = 11, means, weights sha256 efefef" in capsys.readouterr().out
+    assert ReferenceStatistics.load(output, "means", dimension=3).moments.n == 11
+
+
+def test_the_script_says_what_is_wrong(export, photos, tmp_path):
+    folder, _ = photos
+    (folder / "torn.png").write_bytes((folder / "0.png").read_bytes()[:60])
+    with pytest.raises(InputError, match=r"torn.png cannot be read"):
+        export.reference_of(folder, Means(), 4, features=0)
+    (tmp_path / "empty" / "class").mkdir(parents=True)
+    with pytest.raises(InputError, match="no images"):
+        export.images_below(tmp_path / "empty")
+    with pytest.raises(SystemExit, match=r"none.pth \(from `weights`\)"):
+        export.main([str(folder), str(tmp_path / "out.npz"), "--weights", "none.pth"])
+    assert not (tmp_path / "out.npz").exists()

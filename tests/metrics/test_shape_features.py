@@ -1,0 +1,167 @@
+"""The embedded feature extractor: what it refuses, that it repeats itself, and what its features react to."""
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bigain.data.shape_renderer import CLASS_NAMES, IMAGE_SIZE, render_shapes
+from bigain.errors import InputError
+from bigain.metrics import shape_features
+from bigain.metrics.distances import Moments, frechet_distance
+from bigain.metrics.shape_features import CONFIG, WEIGHTS, ShapeFeatures, ShapeNetwork, read_network
+
+ASSET = Path(str(resources.files("bigain"))) / "assets/shapes_features"
+
+
+def quantise(images):
+    return (images * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    images, labels = render_shapes(torch.arange(64), "test")
+    return quantise(images), labels
+
+
+@pytest.fixture(scope="module")
+def extractor():
+    return ShapeFeatures()
+
+
+def test_nothing_is_read_before_the_first_use():
+    fresh = ShapeFeatures()
+    assert not list(fresh.parameters())
+    fresh.load()
+    network = fresh.network
+    fresh.load()
+    assert fresh.network is network
+
+
+def test_features_have_their_shape_dtype_and_no_gradient(extractor, drawn):
+    features = extractor(drawn[0])
+    assert features.shape == (64, extractor.dimension) == (64, 64)
+    assert features.dtype == torch.float32
+    assert not features.requires_grad
+    assert extractor.protocol == "shapes-features"
+    # A feature that never moves would make the covariance singular.
+    assert (features.std(dim=0) > 1e-3).all()
+
+
+def test_the_asset_is_small_half_precision_and_what_its_configuration_names(extractor):
+    assert sum(path.stat().st_size for path in ASSET.iterdir()) < 2**18
+    assert {tensor.dtype for tensor in load_file(ASSET / WEIGHTS).values()} == {torch.float16}
+    config = json.loads((ASSET / CONFIG).read_text(encoding="utf-8"))
+    assert extractor.digest() == config["sha256"]
+    assert extractor.class_names == CLASS_NAMES
+    assert shape_features.IMAGE_SIZE == IMAGE_SIZE
+    assert config["widths"][-1] == ShapeFeatures.dimension
+
+
+def test_two_extractors_agree_to_the_last_bit(extractor, drawn):
+    assert torch.equal(extractor(drawn[0]), ShapeFeatures()(drawn[0]))
+    assert ShapeFeatures().digest() == extractor.digest()
+
+
+def test_loading_neither_moves_the_random_state_nor_heeds_the_default_dtype(extractor, drawn):
+    """Lightning's true half precision sets the default dtype around each step."""
+    other = ShapeFeatures()
+    state = torch.get_rng_state()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        features = other(drawn[0][:8])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(features, extractor(drawn[0][:8]))
+
+
+@pytest.mark.parametrize("rows", [1, 7, 16])
+def test_features_do_not_depend_on_the_batch(extractor, drawn, rows):
+    images = drawn[0]
+    together = extractor(images)
+    apart = torch.cat([extractor(chunk) for chunk in images.split(rows)])
+    assert (together - apart).abs().max() < 1e-5 * together.abs().max()
+
+
+def test_float32_whatever_surrounds_it(extractor, drawn):
+    images = drawn[0][:8]
+    expected = extractor(images)
+    other = ShapeFeatures()
+    other.load()
+    other.half().to(torch.bfloat16).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(other(images), expected)
+        assert other.classify(images).dtype == torch.float32
+    assert not other.training
+
+
+def test_it_knows_the_classes(extractor, drawn):
+    """Measured on 10,000 images: see the card. Of 64, one may be wrong on another processor."""
+    images, labels = drawn
+    logits = extractor.classify(images)
+    assert logits.shape == (64, 16)
+    assert logits.dtype == torch.float32
+    assert (logits.argmax(1) == labels).sum() >= 63
+
+
+def test_the_distance_rises_with_noise(extractor, drawn):
+    images = drawn[0].float()
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    steps = [(images + level * noise).round().clamp(0, 255).to(torch.uint8) for level in (0, 5, 10, 20, 40, 80)]
+    clean, *noisy = (Moments.of([extractor(step).numpy()]) for step in steps)
+    distances = [frechet_distance(clean, moments) for moments in noisy]
+    assert frechet_distance(clean, clean) < 1e-6 < distances[0]
+    assert np.all(np.diff(distances) > 0)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.zeros(2, 3, 64, 64, dtype=torch.uint8),
+        torch.zeros(2, 1, 32, 32, dtype=torch.uint8),
+        torch.zeros(3, 32, 32, dtype=torch.uint8),
+        torch.zeros(2, 3, 32, 32),
+    ],
+    ids=["size", "grey", "no batch", "float"],
+)
+def test_other_images_are_refused(extractor, images):
+    for method in (extractor, extractor.classify):
+        with pytest.raises(InputError, match=r"needs uint8 images of shape \(b, 3, 32, 32\)"):
+            method(images)
+
+
+def test_damaged_and_missing_files_are_told(tmp_path):
+    with pytest.raises(InputError, match="cannot read the feature extractor"):
+        read_network(tmp_path)
+    for path in ASSET.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    read_network(tmp_path)
+    data = bytearray((tmp_path / WEIGHTS).read_bytes())
+    data[-1] ^= 1
+    (tmp_path / WEIGHTS).write_bytes(data)
+    with pytest.raises(InputError, match="has the sha256"):
+        read_network(tmp_path)
+    (tmp_path / CONFIG).write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match="reinstall"):
+        read_network(tmp_path)
+
+
+def test_the_network_is_that_of_the_definition(extractor, drawn):
+    """The same layers written out, on one image."""
+    image = drawn[0][:1]
+    state = {name: tensor.float() for name, tensor in load_file(ASSET / WEIGHTS).items()}
+    x = image.float() / 127.5 - 1
+    for i, stride in enumerate((1, 2, 2, 2, 1)):
+        x = torch.nn.functional.conv2d(x, state[f"blocks.{i}.0.weight"], stride=stride, padding=1)
+        x = torch.nn.functional.group_norm(x, 8, state[f"blocks.{i}.1.weight"], state[f"blocks.{i}.1.bias"])
+        x = x * torch.sigmoid(x)
+    feature = x.mean(dim=(2, 3))
+    torch.testing.assert_close(extractor(image), feature, rtol=1e-4, atol=1e-5)
+    logits = feature @ state["head.weight"].T + state["head.bias"]
+    torch.testing.assert_close(extractor.classify(image), logits, rtol=1e-4, atol=1e-4)
+    assert isinstance(extractor.network, ShapeNetwork)
