@@ -14,6 +14,8 @@ Evaluate training-free token compression for diffusion models.
 
 commands:
   predict --config X   run one configuration, continuing what is there
+  evaluate --config X  classify and generate with one compressor, and write one row
+  score RUN            distances of images that are already made
   doctor --config X    is everything here that the run needs?
 
 Shipped configurations go by their bare name: bigain predict --config demo_lgtm.yaml
@@ -46,14 +48,18 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         if args[:1] == ["doctor"]:
             return _doctor(args[1:])
+        if args[:1] == ["score"]:
+            return _score(args[1:])
+        if args[:1] == ["evaluate"]:
+            return _evaluate(args[1:])
         from bigain.running import predict
 
-        summary, skipped = predict(args)
-        print(summary, end="")
+        outcome = predict(args)
+        print(outcome.summary, end="")
     except InputError as error:
         print(f"bigain: error: {_innermost(error)}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    return EXIT_FAILED_ITEMS if skipped else EXIT_DONE
+    return EXIT_DONE if outcome.complete else EXIT_FAILED_ITEMS
 
 
 def _doctor(args: Sequence[str]) -> int:
@@ -62,6 +68,21 @@ def _doctor(args: Sequence[str]) -> int:
     told, works = doctor(args)
     print(told, end="")
     return EXIT_DONE if works else EXIT_FAILED_ITEMS
+
+
+def _score(args: Sequence[str]) -> int:
+    from bigain.scoring import score
+
+    print(score(args), end="")
+    return EXIT_DONE
+
+
+def _evaluate(args: Sequence[str]) -> int:
+    from bigain.joint import evaluate
+
+    told, complete = evaluate(args)
+    print(told, end="")
+    return EXIT_DONE if complete else EXIT_FAILED_ITEMS
 
 
 def _innermost(error: InputError) -> str:

@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from bigain.modules import DiffusionClassifier, DiffusionSampler
 from bigain.parsing import Parser
 from bigain.report.summary import summary
 from bigain.run_directory import prepare_directory
+from bigain.scoring import add_fidelity
 
 _WRITERS: dict[type[LightningModule], tuple[type[RecordWriter], type[RunResults[Any]]]] = {
     DiffusionClassifier: (PredictionWriter, ResultsWriter),
@@ -134,11 +136,23 @@ class BiGainCLI(LightningCLI):
         self.trainer.predict(self.model, datamodule=self.datamodule, return_predictions=False)
 
 
-def predict(args: Sequence[str]) -> tuple[str, int]:
-    """Run `bigain predict`.
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
 
-    Returns:
-        Its summary, empty on all but the first process, and the number of images that had to be skipped.
+    Attributes:
+        summary: Text for a terminal, empty on all but the first process.
+        skipped: Images that had to be skipped.
+        complete: Whether nothing that was asked for is missing.
+    """
+
+    summary: str = ""
+    skipped: int = 0
+    complete: bool = True
+
+
+def predict(args: Sequence[str]) -> Outcome:
+    """Run `bigain predict`.
 
     Raises:
         InputError: If anything given cannot work.
@@ -150,11 +164,16 @@ def predict(args: Sequence[str]) -> tuple[str, int]:
     if cli.config.predict.baseline:
         _run(args, uncompressed_into=cli.output / "baseline")
     if not cli.trainer.is_global_zero:
-        return "", 0
+        return Outcome()
     if cli.config.predict.baseline:
         baseline = _results(cli.output / "baseline")
+        if baseline["task"] == "generation" and baseline["protocol"]["images"] != "none":
+            add_fidelity(cli.output, cli.output / "baseline")
     results = _results(cli.output)
-    return summary(results, cli.output, baseline), len(results["dataset"]["skipped"])
+    skipped = len(results["dataset"]["skipped"])
+    # A distance that was asked for and cannot be had yet.
+    lacking = results.get("distance_missing") and results["protocol"]["extractor"]
+    return Outcome(summary(results, cli.output, baseline), skipped, not skipped and not lacking)
 
 
 def _run(args: Sequence[str], uncompressed_into: Path | None = None) -> BiGainCLI:

@@ -14,6 +14,8 @@ import bigain
 from bigain.compressors import ABM, CAM, IEKVD, LGTM, AveragePool, FrequencyKV, SiTo, ToDo, ToMe
 from bigain.configuration import find_config, shipped_configs
 from bigain.data import Coco2017, ImageNet1K, ImageNet100, OxfordPets, ShapeTextures
+from bigain.diffusion.schedules import Linear
+from bigain.modules import DiffusionClassifier, DiffusionSampler
 from bigain.running import BiGainCLI
 from bigain.tokens.grid import Grid
 
@@ -90,7 +92,8 @@ def test_every_file_opens_with_a_comment(path):
 @every_entry
 def test_an_entry_builds_what_its_name_says(build, entry):
     cli = build(entry)
-    dataset, network, method = re.fullmatch(r"([^_]+)_(dit_|unet_)?(.+)", entry).groups()
+    dataset, network, method, task = re.fullmatch(r"([^_]+)_(dit_|unet_)?(.+?)(_generation)?", entry).groups()
+    assert type(cli.model) is (DiffusionSampler if task else DiffusionClassifier)
     compressor = cli.config_init.predict.compressor
     assert type(cli.datamodule) is DATA[dataset]
     assert type(compressor) is METHODS[re.sub(r"_(low|high)$", "", method)]
@@ -129,7 +132,9 @@ def test_the_comment_names_table_setting_and_options_that_exist(build, entry):
     name, value = re.search(r"at (ratio|factor) ([\d.]+\d|\d)", comment).groups()
     assert getattr(getattr(compressor, "inner", compressor), name) == float(value)
     if isinstance(compressor, IEKVD):
-        assert f"alpha {compressor.alpha}:" in comment
+        alpha = compressor.alpha
+        told = f"from {alpha.start} to {alpha.end}." if isinstance(alpha, Linear) else f"{alpha}"
+        assert f"alpha {told}" in comment
     for option, other in re.findall(r"(--compressor[\w.]+) ('[^']+'|[\d.]+\d|\d)", comment):
         changed = cli.parser.parse_args(arguments(entry, option, *shlex.split(other)))
         assert changed.predict.compressor != cli.config.predict.compressor

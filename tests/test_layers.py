@@ -23,8 +23,10 @@ LAYERS = {
     "parsing": 6,
     "sweeps": 6,
     "run_directory": 7,
+    "scoring": 7,
     "running": 8,
     "doctor": 9,
+    "joint": 9,
     "cli": 10,
 }
 PURE = {"tokens", "diffusion"}

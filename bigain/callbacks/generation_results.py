@@ -60,6 +60,7 @@ class GenerationResults(RunResults[SampleRecord]):
                 "guidance": module.guidance,
                 "images": module.images,
                 "extractor": None if module.extractor is None else module.extractor.protocol,
+                "reference_file": module.reference,
                 "reference": None
                 if reference is None
                 else {"source": reference.source, "n": reference.moments.n, "sha256": reference.sha256},

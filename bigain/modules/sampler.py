@@ -53,7 +53,7 @@ class Generated:
     trajectory: Tensor | None = None
 
 
-def _locate(reference: str) -> Path:
+def find_reference(reference: str) -> Path:
     """A reference file, or the one that an embedded extractor of this name comes with."""
     embedded = Path(str(resources.files("bigain"))) / "assets" / reference / "reference.npz"
     return embedded if embedded.is_file() else Path(reference).expanduser()
@@ -138,7 +138,7 @@ class DiffusionSampler(LightningModule):
             self.no_distance = str(error)
         if self.reference is None:
             self.no_distance = self.no_distance or "no reference statistics were given"
-        elif not (path := _locate(self.reference)).is_file():
+        elif not (path := find_reference(self.reference)).is_file():
             self.no_distance = self.no_distance or f"reference {path} does not exist"
         else:
             digest = self.extractor.digest() if self._extracting else ""

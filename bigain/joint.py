@@ -1,0 +1,142 @@
+"""`bigain evaluate`: one compressor on both tasks, and one row for it."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bigain.configuration import find_config
+from bigain.errors import InputError
+from bigain.files import replace_file
+from bigain.running import predict
+
+TASKS = ("classification", "generation")
+_HELP = (
+    "expected `bigain evaluate --config X [options]` with a file that names a configuration for `classification` and "
+    "one for `generation`; options go to both, `--generation.data.limit 100` to one"
+)
+
+
+def evaluate(args: Sequence[str]) -> tuple[str, bool]:
+    """Run `bigain evaluate`.
+
+    Returns:
+        The joint row as text, empty on all but the first process, and whether nothing is missing.
+
+    Raises:
+        InputError: If anything given cannot work.
+    """
+    path, configs, options, output = _parse(args)
+    told, complete = "", True
+    for task in TASKS:
+        own = [option.replace(f"--{task}.", "--", 1) for option in _of(options, task)]
+        outcome = predict(["--config", configs[task], *own, "--output", str(output / task)])
+        told += outcome.summary
+        complete = complete and outcome.complete
+    if not told:
+        return "", complete
+    row = joint_row(path.stem, *(_results(output / task) for task in TASKS))
+    replace_file(
+        output / "joint.json", lambda file: file.write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
+    )
+    replace_file(output / "joint.csv", lambda file: _write_csv(file, row))
+    width = max(map(len, row))
+    table = "".join(f"{name:<{width}}  {value}\n" for name, value in row.items() if value is not None)
+    return f"{told}\n{table}joint row  {output / 'joint.csv'}\n", complete
+
+
+def joint_row(name: str, classification: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
+    """What one compressor costs and keeps, on both tasks.
+
+    Raises:
+        InputError: If the two runs were compressed differently.
+    """
+    if classification["compressors"] != generation["compressors"] and not _same_but_alpha(
+        classification["compressors"], generation["compressors"]
+    ):
+        raise InputError(f"{name}: the two configurations have different compressors; a joint row needs one")
+    compressors = classification["compressors"]
+    accuracy = next(iter(classification["metrics"].items()))
+    row: dict[str, Any] = {
+        "name": name,
+        "model": classification["model"]["name"],
+        "dataset": classification["dataset"]["name"],
+        "compressor": "+".join(one["class"] for one in compressors) or "none",
+        "settings": json.dumps([one["settings"] for one in compressors]),
+        f"{accuracy[0]}": accuracy[1]["value"],
+        f"{accuracy[0]}_low": accuracy[1]["low"],
+        f"{accuracy[0]}_high": accuracy[1]["high"],
+        "images_classified": classification["dataset"]["images"],
+        "gflops_per_evaluation": classification["flops"]["gflops_per_evaluation"],
+        "seconds_per_classification": classification["timing"]["seconds_per_image"],
+        "seconds_per_sample": generation["timing"]["seconds_per_image"],
+        "images_generated": generation["dataset"]["images"],
+    }
+    for metric, estimate in generation["metrics"].items():
+        row[metric] = estimate["value"]
+    return row
+
+
+def _same_but_alpha(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> bool:
+    """IE-KVD's alpha differs between the tasks in the paper, too; nothing else may."""
+    return [_without_alpha(c) for c in one] == [_without_alpha(c) for c in other]
+
+
+def _without_alpha(compressor: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in compressor["settings"].items() if key != "alpha"}
+    return {"class": compressor["class"], "settings": kept}
+
+
+def _parse(args: Sequence[str]) -> tuple[Path, dict[str, str], list[str], Path]:
+    found = find_config(args)
+    if len(found) < 2 or found[0] != "--config":
+        raise InputError(_HELP)
+    path, rest = Path(found[1]), found[2:]
+    if not path.is_file():
+        raise InputError(f"no configuration {path}; {_HELP}")
+    try:
+        configs = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(configs, dict) or set(configs) != set(TASKS):
+        raise InputError(f"{path}: {_HELP}")
+    beside = {task: path.parent / str(name) for task, name in configs.items()}
+    located = {task: str(file) if file.is_file() else str(configs[task]) for task, file in beside.items()}
+    output = None
+    if "--output" in rest[:-1]:
+        at = rest.index("--output")
+        output = Path(rest[at + 1])
+        rest = [*rest[:at], *rest[at + 2 :]]
+    digest = hashlib.sha256(json.dumps([located, rest]).encode()).hexdigest()[:8]
+    return path, located, rest, output or Path(f"runs/{path.stem}-{digest}")
+
+
+def _of(options: Sequence[str], task: str) -> list[str]:
+    """The options of one task: all but those that are marked as the other's."""
+    (other,) = (one for one in TASKS if one != task)
+    kept: list[str] = []
+    rest = iter(options)
+    for option in rest:
+        if not option.startswith(f"--{other}."):
+            kept.append(option)
+        elif "=" not in option:
+            next(rest, None)
+    return kept
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return results
+
+
+def _write_csv(path: Path, row: Mapping[str, Any]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(row))
+        writer.writeheader()
+        writer.writerow(row)

@@ -1,0 +1,134 @@
+"""`bigain score RUN`: distances and fidelity of images that are already made."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from bigain.callbacks.sample_writer import FOLDER
+from bigain.data.image_files import decode_files, sample_path
+from bigain.errors import InputError
+from bigain.files import replace_file
+from bigain.metrics import Inception, ShapeFeatures
+from bigain.metrics.extractors import FeatureExtractor
+from bigain.metrics.generation import distance_metrics, fidelity_metrics
+from bigain.metrics.reference import ReferenceStatistics
+from bigain.modules.sampler import find_reference
+from bigain.report.summary import summary
+
+_AT_ONCE = 32
+_PROTOCOLS = ("pytorch-fid", "torch-fidelity", "torchmetrics", "shapes-features")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see bigain score --help")
+
+
+def score(args: Sequence[str]) -> str:
+    """Compute what a generation run lacks, add it to its `results.json`, and return the new summary.
+
+    Args:
+        args: Command line after `score`.
+
+    Raises:
+        InputError: If the run, its images or the reference are not there or do not fit.
+    """
+    parser = _Parser(prog="bigain score", description="Distances and fidelity of images that are already made.")
+    parser.add_argument("run", type=Path, help="run directory of a generation")
+    parser.add_argument("--protocol", choices=_PROTOCOLS, help="how features are taken; default: as the run says")
+    parser.add_argument("--weights", help="Inception weights; default: the environment and torch's cache")
+    parser.add_argument("--reference", help="statistics of real images (.npz); default: as the run says")
+    parser.add_argument("--against", type=Path, help="another run, usually uncompressed: PSNR and SSIM to its images")
+    given = parser.parse_args(args)
+    results = read_generation(given.run)
+    protocol = results["protocol"]
+    name, reference = given.protocol or protocol["extractor"], given.reference or protocol["reference_file"]
+    if name is not None and reference is not None:
+        extractor = ShapeFeatures() if name == "shapes-features" else Inception(name, given.weights)
+        results["metrics"].update(_distances(given.run, results, extractor, reference))
+        results["distance_missing"] = None
+    elif given.against is None:
+        raise InputError(
+            f"{given.run} names no protocol or no reference; give --protocol and --reference, or --against"
+        )
+    if given.against is not None:
+        results["metrics"].update(fidelity(given.run, given.against))
+    _write(given.run, results)
+    return summary(results, given.run)
+
+
+def read_generation(run: Path) -> dict[str, Any]:
+    """Results of a generation run.
+
+    Raises:
+        InputError: If there are none.
+    """
+    path = run / "results.json"
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; expected the directory of a finished generation run")
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if results.get("task") != "generation":
+        raise InputError(f"{run} is a run of {results.get('task')}; expected a generation run")
+    return results
+
+
+def add_fidelity(run: Path, other: Path) -> None:
+    """Add the fidelity to another run's images to a run's `results.json`."""
+    results = read_generation(run)
+    results["metrics"].update(fidelity(run, other))
+    _write(run, results)
+
+
+def fidelity(run: Path, other: Path) -> dict[str, Any]:
+    """PSNR and SSIM between two runs' images of the same items.
+
+    Raises:
+        InputError: If they share no image.
+    """
+    mine, theirs = images_of(run), images_of(other)
+    shared = [image_id for image_id in mine if image_id in theirs]
+    if not shared:
+        raise InputError(f"{run} and {other} have no image in common; compare runs over the same items")
+    return fidelity_metrics([(mine[image_id], theirs[image_id]) for image_id in shared])
+
+
+def images_of(run: Path) -> dict[str, Path]:
+    """Files of a run's images by id, those that are there."""
+    image_format = read_generation(run)["protocol"]["images"]
+    if image_format == "none":
+        raise InputError(f"{run} kept no images; generate with images: png")
+    ids = (run / "images.txt").read_text(encoding="utf-8").splitlines()
+    paths = {image_id: sample_path(run / FOLDER, image_id, image_format) for image_id in ids}
+    return {image_id: path for image_id, path in paths.items() if path.is_file()}
+
+
+def _distances(run: Path, results: dict[str, Any], extractor: FeatureExtractor, reference: str) -> dict[str, Any]:
+    extractor.load()
+    statistics = ReferenceStatistics.load(
+        find_reference(reference), extractor.protocol, extractor.dimension, extractor.digest()
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    extractor.to(device)
+    paths = list(images_of(run).values())
+    if len(paths) < results["dataset"]["images"]:
+        raise InputError(f"{run} has {len(paths)} of its {results['dataset']['images']} images; generate them again")
+    features = [extractor(images.to(device)).cpu().numpy() for images in _batches(paths)]
+    return distance_metrics(np.concatenate(features), statistics)
+
+
+def _batches(paths: Sequence[Path]) -> Iterator[torch.Tensor]:
+    for start in tqdm(range(0, len(paths), _AT_ONCE), desc="features", unit="batch", disable=None):
+        yield decode_files([path.read_bytes() for path in paths[start : start + _AT_ONCE]])
+
+
+def _write(run: Path, results: dict[str, Any]) -> None:
+    text = json.dumps(results, indent=2) + "\n"
+    replace_file(run / "results.json", lambda path: path.write_text(text, encoding="utf-8"))
