@@ -295,4 +295,4 @@ def test_the_class_space_decides():
     records = random_records(0, n=4)
     space = ClassSpace([""] * CLASSES, [""] * CLASSES, None, multilabel=True)
     result = classification_metrics(records, space)
-    assert result == {"metrics": multilabel_metrics(records, CLASSES), "confusion_matrix": None}
+    assert result == {"metrics": multilabel_metrics(records, CLASSES), "per_class": None, "confusion_matrix": None}
