@@ -117,7 +117,7 @@ class DiffusionSampler(LightningModule):
         self.backbone.load()
         if self.trainer.precision == "32-true":
             self.backbone.float()
-        self.scheduler = self._scheduler()
+        self.scheduler = self.make_scheduler()
         self.data.read_images = False
         ids = [item.image_id for item in self.data.items]
         self.prompts = dict(zip(ids, self.data.generation_prompts(), strict=True))
@@ -147,7 +147,7 @@ class DiffusionSampler(LightningModule):
         if self.no_distance is not None:
             _warn(f"warning: no distance will be computed: {self.no_distance}. Images are kept for `bigain score`")
 
-    def _scheduler(self) -> Any:
+    def make_scheduler(self) -> Any:
         """The scheduler with the model's noise schedule.
 
         Raises:
