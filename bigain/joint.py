@@ -5,18 +5,22 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from bigain.callbacks.sites import describe
+from bigain.compressors import Compressor
 from bigain.configuration import find_config
 from bigain.errors import InputError
 from bigain.files import replace_file
-from bigain.running import predict
+from bigain.modules import DiffusionClassifier, DiffusionSampler
+from bigain.running import BiGainCLI, predict, quieten, refusals
 
-TASKS = ("classification", "generation")
+_MODULES = {"classification": DiffusionClassifier, "generation": DiffusionSampler}
+TASKS = tuple(_MODULES)
 _HELP = (
     "expected `bigain evaluate --config X [options]` with a file that names a configuration for `classification` and "
     "one for `generation`; options go to both, `--generation.data.limit 100` to one"
@@ -32,11 +36,18 @@ def evaluate(args: Sequence[str]) -> tuple[str, bool]:
     Raises:
         InputError: If anything given cannot work.
     """
+    if "--help" in args or "-h" in args:
+        return f"{_HELP}\n", True
     path, configs, options, output = _parse(args)
+    commands = {
+        task: ["predict", "--config", configs[task], *_of(options, task), "--output", str(output / task)]
+        for task in TASKS
+    }
+    quieten()
+    _refuse_unlike(path.stem, {task: _Prepared.of(task, command) for task, command in commands.items()})
     told, complete = "", True
-    for task in TASKS:
-        own = [option.replace(f"--{task}.", "--", 1) for option in _of(options, task)]
-        outcome = predict(["--config", configs[task], *own, "--output", str(output / task)])
+    for command in commands.values():
+        outcome = predict(command)
         told += outcome.summary
         complete = complete and outcome.complete
     if not told:
@@ -51,16 +62,54 @@ def evaluate(args: Sequence[str]) -> tuple[str, bool]:
     return f"{told}\n{table}joint row  {output / 'joint.csv'}\n", complete
 
 
+class _Prepared(BiGainCLI):
+    """The classes of a configuration, made but not run."""
+
+    @classmethod
+    def of(cls, task: str, command: Sequence[str]) -> _Prepared:
+        """Make them, or raise an InputError if they are not of the task."""
+        with refusals():
+            cli = cls(find_config(command))
+        if not isinstance(cli.model, _MODULES[task]):
+            raise InputError(f"{command[2]} is given for {task}, but its model is a {type(cli.model).__name__}")
+        return cli
+
+    def before_instantiate_classes(self) -> None:
+        self.choose_directory()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+    def compressors(self) -> list[dict[str, Any]]:
+        """The compressors as results describe them."""
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [describe(callback) for callback in callbacks if isinstance(callback, Compressor)]
+
+
+def _refuse_unlike(name: str, parts: Mapping[str, _Prepared]) -> None:
+    """Raise an InputError, before anything is run, if two configurations make no joint row."""
+    one, other = (parts[task] for task in TASKS)
+    for what, a, b in (
+        ("models", one.model.backbone.model, other.model.backbone.model),
+        ("datasets", one.datamodule.name, other.datamodule.name),
+    ):
+        if a != b:
+            raise InputError(f"{name}: the two configurations have other {what}, {a} and {b}; a joint row needs one")
+    _refuse_other_compressors(name, one.compressors(), other.compressors())
+
+
+def _refuse_other_compressors(name: str, one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> None:
+    if one != other and not _same_but_alpha(one, other):
+        raise InputError(f"{name}: the two configurations have different compressors; a joint row needs one")
+
+
 def joint_row(name: str, classification: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
     """What one compressor costs and keeps, on both tasks.
 
     Raises:
         InputError: If the two runs were compressed differently.
     """
-    if classification["compressors"] != generation["compressors"] and not _same_but_alpha(
-        classification["compressors"], generation["compressors"]
-    ):
-        raise InputError(f"{name}: the two configurations have different compressors; a joint row needs one")
+    _refuse_other_compressors(name, classification["compressors"], generation["compressors"])
     compressors = classification["compressors"]
     accuracy = next(iter(classification["metrics"].items()))
     row: dict[str, Any] = {
@@ -97,7 +146,7 @@ def _parse(args: Sequence[str]) -> tuple[Path, dict[str, str], list[str], Path]:
     found = find_config(args)
     if len(found) < 2 or found[0] != "--config":
         raise InputError(_HELP)
-    path, rest = Path(found[1]), found[2:]
+    path, rest = Path(found[1]), list(_separate(found[2:]))
     if not path.is_file():
         raise InputError(f"no configuration {path}; {_HELP}")
     try:
@@ -118,16 +167,22 @@ def _parse(args: Sequence[str]) -> tuple[Path, dict[str, str], list[str], Path]:
 
 
 def _of(options: Sequence[str], task: str) -> list[str]:
-    """The options of one task: all but those that are marked as the other's."""
+    """The options of one task, unmarked: all but those that are marked as the other's."""
     (other,) = (one for one in TASKS if one != task)
     kept: list[str] = []
     rest = iter(options)
     for option in rest:
         if not option.startswith(f"--{other}."):
-            kept.append(option)
+            kept.append(option.replace(f"--{task}.", "--", 1) if option.startswith("--") else option)
         elif "=" not in option:
             next(rest, None)
     return kept
+
+
+def _separate(options: Sequence[str]) -> Iterator[str]:
+    """`--output X` for `--output=X`."""
+    for option in options:
+        yield from option.split("=", 1) if option.startswith("--output=") else (option,)
 
 
 def _results(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from bigain.callbacks.sample_writer import FOLDER
-from bigain.data.image_files import decode_files, sample_path
+from bigain.data.image_files import read_images, sample_path
 from bigain.errors import InputError
 from bigain.files import replace_file
 from bigain.metrics import Inception, ShapeFeatures
@@ -74,7 +74,10 @@ def read_generation(run: Path) -> dict[str, Any]:
     path = run / "results.json"
     if not path.is_file():
         raise InputError(f"{path} does not exist; expected the directory of a finished generation run")
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}); run the command that wrote it again") from error
     if results.get("task") != "generation":
         raise InputError(f"{run} is a run of {results.get('task')}; expected a generation run")
     return results
@@ -105,7 +108,11 @@ def images_of(run: Path) -> dict[str, Path]:
     image_format = read_generation(run)["protocol"]["images"]
     if image_format == "none":
         raise InputError(f"{run} kept no images; generate with images: png")
-    ids = (run / "images.txt").read_text(encoding="utf-8").splitlines()
+    listed = run / "images.txt"
+    if not listed.is_file():
+        raise InputError(f"{listed} does not exist; run the command that made {run} again")
+    # Not splitlines, which takes more for the end of a line.
+    ids = listed.read_text(encoding="utf-8").split("\n")[:-1]
     paths = {image_id: sample_path(run / FOLDER, image_id, image_format) for image_id in ids}
     return {image_id: path for image_id, path in paths.items() if path.is_file()}
 
@@ -126,7 +133,7 @@ def _distances(run: Path, results: dict[str, Any], extractor: FeatureExtractor, 
 
 def _batches(paths: Sequence[Path]) -> Iterator[torch.Tensor]:
     for start in tqdm(range(0, len(paths), _AT_ONCE), desc="features", unit="batch", disable=None):
-        yield decode_files([path.read_bytes() for path in paths[start : start + _AT_ONCE]])
+        yield read_images(paths[start : start + _AT_ONCE])
 
 
 def _write(run: Path, results: dict[str, Any]) -> None:

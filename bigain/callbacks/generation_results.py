@@ -15,14 +15,12 @@ from torchvision.utils import make_grid, save_image
 
 from bigain.callbacks.run_results import RunResults
 from bigain.callbacks.sample_writer import FOLDER
-from bigain.data.image_files import decode_files, sample_path
-from bigain.metrics.generation import distance_metrics
+from bigain.data.image_files import read_images, sample_path
+from bigain.metrics.generation import LEAST_IMAGES, distance_metrics
 from bigain.metrics.records import SampleRecord
 from bigain.modules.sampler import DiffusionSampler
 
 _SHEET = 64
-# Distances need some images to speak of.
-_LEAST = 4
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +41,7 @@ class GenerationResults(RunResults[SampleRecord]):
         with_features = [record.features for record in records if record.features is not None]
         if missing is None and len(with_features) < len(records):
             missing = f"{len(records) - len(with_features)} images were made without features; run bigain score"
-        if missing is None and len(records) < _LEAST:
+        if missing is None and len(records) < LEAST_IMAGES:
             missing = f"{len(records)} images are too few for a distance"
         reference = module.reference_statistics
         metrics: dict[str, Any] = {}
@@ -52,7 +50,7 @@ class GenerationResults(RunResults[SampleRecord]):
         return {
             "metrics": metrics,
             "distance_missing": missing,
-            "evaluations": {"per_image": module.steps * (1 if module.guidance == 1 else 2)},
+            "evaluations": {"per_image": len(module.scheduler.timesteps) * (1 if module.guidance == 1 else 2)},
             "protocol": {
                 "scheduler": module.scheduler_class.__name__,
                 "scheduler_options": module.scheduler_options,
@@ -75,7 +73,7 @@ def _contact_sheet(trainer: Trainer, module: DiffusionSampler, records: Sequence
         return
     root = Path(trainer.default_root_dir)
     paths = [sample_path(root / FOLDER, record.image_id, module.images) for record in records[:_SHEET]]
-    images = decode_files([path.read_bytes() for path in paths])
+    images = read_images(paths)
     # A sheet is for looking at: no more than 128 px each.
     images = images[..., :: max(1, images.shape[-2] // 128), :: max(1, images.shape[-1] // 128)]
     grid = make_grid(images, nrow=8)

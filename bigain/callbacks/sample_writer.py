@@ -37,10 +37,19 @@ class SampleWriter(RecordWriter):
         if self._format == "none":
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if not data.finished and self._folder.is_dir() and any(self._folder.iterdir()):
-            raise InputError(f"{self._folder} already holds other images; choose another --output, or remove them")
+        if trainer.is_global_zero:
+            self._refuse_others([item.image_id for item in data.items])
         # Whose image somebody deleted is made again.
         data.finished = frozenset(i for i in data.finished if sample_path(self._folder, i, self._format).is_file())
+
+    def _refuse_others(self, image_ids: Sequence[str]) -> None:
+        """Raise an InputError if there are files that are not of this run."""
+        # A run that goes on may find images that its log does not have yet.
+        own = {sample_path(self._folder, i, self._format) for i in (image_ids if self.resume else ())}
+        files = (path for path in self._folder.rglob("*") if path.is_file())
+        other = next((path for path in files if path not in own and path.with_suffix("") not in own), None)
+        if other is not None:
+            raise InputError(f"{self._folder} holds other images, such as {other}; choose another --output")
 
     def records_of(self, trainer: Trainer, outputs: Generated) -> Sequence[SampleRecord]:
         if outputs.files:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +15,16 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
+from bigain.errors import InputError
+
 ImageFormat = Literal["png", "jpeg100_truncate", "none"]
 
 _SUFFIX = {"png": ".png", "jpeg100_truncate": ".jpg"}
 # Zlib's fastest level: a third of the time for a tenth more bytes.
 _PNG_LEVEL = 1
+# File systems take names of 255 bytes, of which a suffix and a temporary one take some.
+_LONGEST = 200
+_KEPT = 160
 
 
 def quantise(pixels: Tensor, image_format: ImageFormat) -> Tensor:
@@ -48,6 +54,23 @@ def decode_files(files: Sequence[bytes]) -> Tensor:
     return torch.stack([pil_to_tensor(Image.open(io.BytesIO(file)).convert("RGB")) for file in files])
 
 
+def read_images(paths: Sequence[Path]) -> Tensor:
+    """Read and decode files of one size. `(b, 3, h, w)`, uint8 in [0, 255].
+
+    Raises:
+        InputError: If one cannot be read; the message names it.
+    """
+    return torch.cat([_read(path) for path in paths])
+
+
+def _read(path: Path) -> Tensor:
+    try:
+        return decode_files([path.read_bytes()])
+    except (OSError, SyntaxError) as error:
+        # Pillow raises the second for some broken PNG files.
+        raise InputError(f"cannot read {path}: {error}; delete it and run the command that made it again") from error
+
+
 def _encode(image: Tensor, image_format: ImageFormat) -> bytes:
     file = io.BytesIO()
     if image_format == "png":
@@ -59,6 +82,18 @@ def _encode(image: Tensor, image_format: ImageFormat) -> bytes:
 
 def sample_path(folder: Path, image_id: str, image_format: ImageFormat) -> Path:
     """Where the image of an item goes: folders as in its id, whatever would lead outside is quoted."""
-    parts = [quote(part, safe=" ") for part in image_id.split("/")]
-    safe = [part.replace(".", "%2E") if part.strip(". ") == "" else part for part in parts]
-    return folder.joinpath(*(part or "%" for part in safe[:-1]), (safe[-1] or "%") + _SUFFIX[image_format])
+    suffix = _SUFFIX[image_format]
+    *folders, name = [_safe(part) for part in image_id.split("/")]
+    # Nor may a folder have the name of an image, or of one that is being written.
+    folders = [part.replace(".", "%2E") if part.endswith((suffix, ".tmp")) else part for part in folders]
+    return folder.joinpath(*folders, name + suffix)
+
+
+def _safe(part: str) -> str:
+    """A file name for part of an id. `quote` writes neither `%2E` nor a bare `%`, so distinct parts stay distinct."""
+    quoted = quote(part, safe=" ")
+    if quoted.strip(". ") == "":
+        quoted = quoted.replace(".", "%2E") or "%"
+    if len(quoted) <= _LONGEST:
+        return quoted
+    return f"{quoted[:_KEPT]}%-{hashlib.blake2b(part.encode(), digest_size=8).hexdigest()}"

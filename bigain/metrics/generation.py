@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bigain.data.image_files import decode_files
+from bigain.data.image_files import read_images
 from bigain.errors import InputError
 from bigain.metrics.accuracy import Z95, Estimate
 from bigain.metrics.distances import Moments, frechet_distance, frechet_interval, kernel_distance, precision_recall
@@ -23,6 +23,8 @@ _INTERVAL_DIMENSIONS = 256
 # Precision and recall compare every pair.
 _NEIGHBOURS = 10_000
 _PAIRS_AT_ONCE = 16
+# Fewer images are no set to speak of.
+LEAST_IMAGES = 4
 
 Features = npt.NDArray[np.float32]
 
@@ -31,14 +33,19 @@ def distance_metrics(features: Features, reference: ReferenceStatistics) -> dict
     """Distances of generated images to a reference, named with their protocol.
 
     Args:
-        features: Of generated images, at least 4. `(n, d)`.
+        features: Of generated images. `(n, d)`.
         reference: Of the real ones, under the same protocol.
 
     Returns:
         Estimates by name: `frechet[protocol]`, with an interval where it takes seconds; and where the reference holds
         features, `kernel[protocol]`, `precision[protocol]`, `recall[protocol]`.
+
+    Raises:
+        InputError: If there are too few images.
     """
     n, protocol = len(features), reference.protocol
+    if n < LEAST_IMAGES:
+        raise InputError(f"{n} images are too few for a distance; it takes {LEAST_IMAGES} at least")
     metrics: dict[str, dict[str, Any]] = {}
     if features.shape[1] <= _INTERVAL_DIMENSIONS:
         metrics[f"frechet[{protocol}]"] = {**frechet_interval(features, reference.moments)}
@@ -66,7 +73,7 @@ def fidelity_metrics(pairs: Sequence[tuple[Path, Path]]) -> dict[str, dict[str, 
     """
     noise, structure = [], []
     for part in _batches(pairs):
-        a, b = (decode_files([pair[side].read_bytes() for pair in part]) for side in (0, 1))
+        a, b = (read_images([pair[side] for pair in part]) for side in (0, 1))
         if a.shape != b.shape:
             raise InputError(f"{part[0][0]} and {part[0][1]} differ in size; compare runs of one image_size")
         noise += psnr(a, b).tolist()

@@ -108,6 +108,8 @@ class DiffusionSampler(LightningModule):
         self.guidance = guidance
         if images not in ("png", "jpeg100_truncate", "none"):
             raise InputError(f"images must be png, jpeg100_truncate or none, not {images!r}")
+        if images == "none" and extractor is None:
+            raise InputError("images: none keeps features alone; give an extractor, or keep the images")
         self.images: ImageFormat = images
         self.extractor = extractor
         self.reference = reference
@@ -135,6 +137,8 @@ class DiffusionSampler(LightningModule):
             self.extractor.load()
             self._extracting = True
         except InputError as error:
+            if self.images == "none":
+                raise
             self.no_distance = str(error)
         if self.reference is None:
             self.no_distance = self.no_distance or "no reference statistics were given"
@@ -145,7 +149,8 @@ class DiffusionSampler(LightningModule):
             dimension = self.extractor.dimension
             self.reference_statistics = ReferenceStatistics.load(path, self.extractor.protocol, dimension, digest)
         if self.no_distance is not None:
-            _warn(f"warning: no distance will be computed: {self.no_distance}. Images are kept for `bigain score`")
+            kept = "Features are kept" if self.images == "none" else "Images are kept for `bigain score`"
+            _warn(f"warning: no distance will be computed: {self.no_distance}. {kept}")
 
     def make_scheduler(self) -> Any:
         """The scheduler with the model's noise schedule.
@@ -154,7 +159,7 @@ class DiffusionSampler(LightningModule):
             InputError: If it cannot sample from this model.
         """
         config, kind = self.backbone.scheduler_config, self.scheduler_class
-        known = set(inspect.signature(kind.__init__).parameters)
+        known = set(inspect.signature(kind.__init__).parameters) - {"self"}
         unknown = sorted(set(self.scheduler_options) - known)
         if unknown:
             raise InputError(f"{kind.__name__} has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
@@ -171,7 +176,7 @@ class DiffusionSampler(LightningModule):
         try:
             scheduler: Any = kind(**settings)
             scheduler.set_timesteps(self.steps)
-        except (ValueError, TypeError, NotImplementedError) as error:
+        except (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError) as error:
             raise InputError(
                 f"{kind.__name__} cannot be made for {self.backbone.model} with {settings}: {error}"
             ) from error
@@ -189,11 +194,6 @@ class DiffusionSampler(LightningModule):
             raise InputError("DiffusionSampler needs Trainer.predict(model, datamodule=an EvalDataModule)")
         return data
 
-    @property
-    def example_condition(self) -> Tensor:
-        """One row of the conditions, for counting."""
-        return self.null
-
     def bytes_per_image(self, classes: int, image_size: int) -> int:
         """Disk space that one image takes in a run directory, about: the image itself, and its features."""
         image = 0 if self.images == "none" else 2 * image_size**2
@@ -203,7 +203,11 @@ class DiffusionSampler(LightningModule):
     def on_predict_start(self) -> None:
         space = self.data.class_space
         self.backbone.check_classes(space.prompts, space.indices)
-        self.null = self.backbone.null_condition()
+        first = self.data.items[0]
+        # One row of the conditions, for counting.
+        self.example_condition = self._conditions([self.prompts[first.image_id]], [first.labels])
+        # A model may have been trained without.
+        self.null = self.backbone.null_condition() if self.guidance != 1 else self.example_condition
         self.shape = self.backbone.latents_of(self.data.image_size)
         if self.extractor is not None:
             # A half-precision trainer has converted it with the rest.
@@ -216,14 +220,23 @@ class DiffusionSampler(LightningModule):
         start = time.perf_counter()
         prompts = [self.prompts[image_id] for image_id in batch["image_id"]]
         shown: list[Tensor] = []
-        watched = {round((i + 1) * self.steps / _SHOWN_STEPS) - 1 for i in range(_SHOWN_STEPS if batch_idx == 0 else 0)}
+        # Of a second-order scheduler, more than the steps that were asked for.
+        steps = len(self.scheduler.timesteps)
+        watched = {round((i + 1) * steps / _SHOWN_STEPS) - 1 for i in range(_SHOWN_STEPS if batch_idx == 0 else 0)}
 
         def watch(step: int, latents: Tensor) -> None:
             if step in watched:
                 shown.append(quantise(self.backbone.decode(latents[:_SHOWN_ITEMS]), "png"))
 
         latents = self.generate(batch["image_id"], self._conditions(prompts, batch["labels"]), watch)
-        images = quantise(self.backbone.decode(latents), self.images)
+        pixels = self.backbone.decode(latents)
+        if not pixels.isfinite().all():
+            raise InputError(
+                f"{self.scheduler_class.__name__} and {self.backbone.model} gave numbers that are not finite among "
+                f"{batch['image_id'][0]} to {batch['image_id'][-1]}; try --trainer.precision 32-true or bf16-true, or "
+                "another scheduler"
+            )
+        images = quantise(pixels, self.images)
         files = encode_images(images.cpu(), self.images)
         if self.images == "jpeg100_truncate":
             # Distances are between what is on disk.

@@ -1,0 +1,199 @@
+"""Generated images on disk: one per id, ahead of their log, made again where they are gone."""
+
+import json
+import os
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from bigain.backbones import DiT
+from bigain.callbacks import GenerationResults, SampleWriter
+from bigain.data import ShapeTextures
+from bigain.data.image_files import read_images
+from bigain.data.selection import Item
+from bigain.errors import InputError
+from bigain.modules import DiffusionSampler
+
+IDS = [f"test/{i:06d}" for i in range(4)]
+
+
+class Counted(DiffusionSampler):
+    """Remembers which images it made."""
+
+    def generate(self, image_ids, condition, watch=None):
+        self.__dict__.setdefault("made", []).extend(image_ids)
+        return super().generate(image_ids, condition, watch)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return DiT("shapes_dit")
+
+
+@pytest.fixture
+def run(tmp_path, backbone):
+    """Generates four images in batches of two into `tmp_path`; returns the ids that were made."""
+
+    def start(resume=True, data=None, logger=False, **settings):
+        module = Counted(backbone, DDIMScheduler, steps=1, guidance=1.0, **settings)
+        trainer = Trainer(
+            accelerator="cpu",
+            logger=TensorBoardLogger(tmp_path, name="tensorboard", version="") if logger else False,
+            enable_progress_bar=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+            callbacks=[SampleWriter(resume=resume), GenerationResults()],
+        )
+        data = data or ShapeTextures(images=4, batch_size=2)
+        trainer.predict(module, datamodule=data, return_predictions=False)
+        return module.__dict__.get("made", [])
+
+    return start
+
+
+def log_of(folder):
+    return folder / "predictions/rank-0.jsonl"
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_images_are_named_by_id_and_logged(tmp_path, run):
+    assert run() == IDS
+    assert sorted(contents(tmp_path / "samples")) == [f"{image_id}.png" for image_id in IDS]
+    lines = [json.loads(line) for line in log_of(tmp_path).read_text().splitlines()]
+    assert [line["image_id"] for line in lines] == IDS
+    with Image.open(tmp_path / "samples/test/000000.png") as image:
+        assert (image.size, image.mode) == ((32, 32), "RGB")
+
+
+def test_a_run_that_is_done_makes_nothing(tmp_path, run):
+    run()
+    before = contents(tmp_path / "samples")
+    assert run() == []
+    assert contents(tmp_path / "samples") == before
+
+
+def test_what_a_kill_left_undone_is_made_and_nothing_else(tmp_path, run):
+    run()
+    before = contents(tmp_path / "samples")
+    lines = log_of(tmp_path).read_text().splitlines(keepends=True)
+    # Between image and line, and in the middle of a line.
+    log_of(tmp_path).write_text("".join(lines[:2]) + lines[2][:50])
+    assert run() == IDS[2:]
+    assert contents(tmp_path / "samples") == before
+
+
+def test_a_kill_before_the_first_line_is_no_other_run(tmp_path, run):
+    run()
+    log_of(tmp_path).unlink()
+    (tmp_path / "samples/test/000003.png.tmp").write_bytes(b"half")
+    assert run() == IDS
+
+
+def test_a_deleted_image_is_made_again(tmp_path, run):
+    run()
+    path = tmp_path / "samples/test/000002.png"
+    before = path.read_bytes()
+    path.unlink()
+    assert run() == [IDS[2]]
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["holiday.png", "test/000004.png", "test/000000.jpg", "a/b/c"])
+def test_a_folder_with_other_images_is_refused(tmp_path, run, name):
+    path = tmp_path / "samples" / name
+    path.parent.mkdir(parents=True)
+    path.touch()
+    with pytest.raises(InputError, match="holds other images"):
+        run()
+    assert list(contents(tmp_path / "samples")) == [name]
+
+
+def test_a_run_that_does_not_resume_takes_no_image_for_its_own(tmp_path, run):
+    path = tmp_path / "samples/test/000000.png"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    with pytest.raises(InputError, match="holds other images"):
+        run(resume=False)
+
+
+def test_a_full_disk_is_one_error_and_what_is_finished_stays(tmp_path, run, monkeypatch):
+    kept, written = os.fsync, []
+
+    def full(descriptor):
+        written.append(descriptor)
+        # Two images, their lines, and one more image.
+        if len(written) > 4:
+            raise OSError(28, "No space left on device")
+        kept(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(InputError, match=r"cannot write .*No space left on device; what is finished is kept"):
+            run()
+    assert len(log_of(tmp_path).read_text().splitlines()) == 2
+    assert {f"{image_id}.png" for image_id in IDS[:2]} <= set(contents(tmp_path / "samples"))
+    assert run() == IDS[2:]
+    assert sorted(contents(tmp_path / "samples")) == [f"{image_id}.png" for image_id in IDS]
+
+
+def test_a_full_disk_at_the_first_image_can_be_gone_on_from(run, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(InputError, match="No space left"):
+            run()
+    assert run() == IDS
+
+
+class Escaping(ShapeTextures):
+    """Items whose ids try to leave the folder, among them one that would be the log."""
+
+    def find_items(self):
+        ids = ["../predictions/rank-0", "/abs", "a/../../b", "..", "", "ü/名"]
+        return [Item(image_id, (0,)) for image_id in ids]
+
+
+def test_no_id_leaves_the_folder(tmp_path, run):
+    made = run(data=Escaping(batch_size=4))
+    assert len(made) == 6
+    files = contents(tmp_path)
+    samples = [name for name in files if name.startswith("samples/")]
+    assert len(samples) == 6
+    others = {"results.json", "images.txt", "contact_sheet.png", "predictions/classes.json", "predictions/rank-0.jsonl"}
+    assert set(files) - set(samples) == others
+    assert run(data=Escaping(batch_size=4)) == []
+
+
+def test_contact_sheet_and_both_pictures_in_tensorboard(tmp_path, run):
+    run(logger=True)
+    with Image.open(tmp_path / "contact_sheet.png") as sheet:
+        # Four tiles of 32 px side by side, 2 px around each.
+        assert sheet.size == (4 * 34 + 2, 36)
+        tile = pil_to_tensor(sheet.crop((2, 2, 34, 34)))
+    first = read_images([tmp_path / "samples/test/000000.png"])[0]
+    assert torch.equal(tile, first)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert set(events.Tags()["images"]) == {"samples/contact_sheet", "samples/from_noise_to_image"}
+    (way,) = events.Images("samples/from_noise_to_image")
+    # One step, the two items of the first batch.
+    assert (way.width, way.height) == (36, 2 * 34 + 2)
+
+
+def test_an_image_that_was_broken_since_is_named(tmp_path, run):
+    run()
+    (tmp_path / "samples/test/000001.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"cannot read .*000001\.png: .*; delete it"):
+        run()

@@ -1,0 +1,135 @@
+"""The sampling loop: noise that belongs to the item, any scheduler, no shared state."""
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+
+from bigain.diffusion.sampling import initial_noise, item_keys, sample, step_keys
+
+SHAPE = (3, 4, 6)
+# diffusers converts tensors to arrays in a way that newer numpy deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+SCHEDULERS = [DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, UniPCMultistepScheduler]
+STOCHASTIC = [DDPMScheduler, EulerAncestralDiscreteScheduler]
+
+
+def keys_of(*items, seed=0):
+    return item_keys(torch.tensor(items), seed)
+
+
+def network(x, timestep, step):
+    """Some function of its input, row by row."""
+    return torch.sin(3 * x) * 0.5 + timestep.float() / 2000
+
+
+def prepared(kind, steps=4):
+    scheduler = kind()
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+def draw(kind, *items, steps=4, seed=0, denoise=network):
+    return sample(denoise, keys_of(*items, seed=seed), SHAPE, prepared(kind, steps), steps)
+
+
+def test_initial_noise_belongs_to_item_and_seed():
+    both = initial_noise(keys_of(5, 9), SHAPE)
+    assert both.shape == (2, *SHAPE)
+    assert both.dtype == torch.float32
+    assert torch.equal(initial_noise(keys_of(9), SHAPE)[0], both[1])
+    assert not torch.equal(both[0], both[1])
+    assert not torch.equal(initial_noise(keys_of(5, seed=1), SHAPE)[0], both[0])
+
+
+def test_initial_noise_is_standard_normal():
+    noise = initial_noise(keys_of(*range(200)), (4, 8, 8))
+    assert abs(float(noise.mean())) < 0.02
+    assert float(noise.std()) == pytest.approx(1, abs=0.02)
+
+
+def test_steps_of_an_item_are_distinct():
+    keys = keys_of(*range(50))
+    rows = torch.cat([step_keys(keys, step) for step in range(50)])
+    assert len(rows.unique()) == 2500
+
+
+@pytest.mark.parametrize("kind", [*SCHEDULERS, *STOCHASTIC])
+def test_an_item_does_not_know_its_batch(kind):
+    together = draw(kind, 1, 2, 3)
+    alone = torch.cat([draw(kind, item) for item in (1, 2, 3)])
+    assert torch.equal(together, alone)
+    assert together.dtype == torch.float32
+    assert together.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", SCHEDULERS)
+def test_it_is_the_plain_loop(kind):
+    scheduler = kind()
+    scheduler.set_timesteps(4)
+    x = initial_noise(keys_of(1, 2), SHAPE) * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        output = network(scheduler.scale_model_input(x, timestep), timestep, 0)
+        x = scheduler.step(output, timestep, x).prev_sample
+    torch.testing.assert_close(draw(kind, 1, 2), x, rtol=0, atol=0)
+
+
+class FromNothing(EulerAncestralDiscreteScheduler):
+    """Starts at zero, so that all there is comes from the noise of the steps."""
+
+    init_noise_sigma = 0.0
+
+
+def test_noise_that_a_scheduler_adds_belongs_to_item_and_seed():
+    def nothing(x, timestep, step):
+        return torch.zeros_like(x)
+
+    noise = draw(FromNothing, 1, 2, steps=2, denoise=nothing)
+    assert noise.std() > 0.01
+    # A multiple of one and the same noise would correlate fully.
+    others = [noise[1], draw(FromNothing, 1, steps=2, seed=1, denoise=nothing)[0]]
+    others.append(initial_noise(keys_of(1), SHAPE)[0])
+    for other in others:
+        assert abs(torch.corrcoef(torch.stack((noise[0].flatten(), other.flatten())))[0, 1]) < 0.99
+
+
+@pytest.mark.parametrize("kind", STOCHASTIC)
+def test_the_global_generator_is_neither_read_nor_moved(kind):
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.random.get_rng_state()
+        found.append(draw(kind, 1, 2))
+        assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(*found)
+
+
+def test_the_scheduler_that_is_given_stays_as_it_was():
+    scheduler = prepared(UniPCMultistepScheduler)
+    first = sample(network, keys_of(1), SHAPE, scheduler, 4)
+    assert scheduler.step_index is None
+    assert torch.equal(sample(network, keys_of(1), SHAPE, scheduler, 4), first)
+
+
+def test_every_step_is_watched():
+    seen = []
+    last = sample(network, keys_of(1, 2), SHAPE, prepared(DDIMScheduler), 4, lambda step, x: seen.append((step, x)))
+    assert [step for step, _ in seen] == [0, 1, 2, 3]
+    assert torch.equal(seen[-1][1], last)
+
+
+def test_a_second_order_scheduler_asks_more_often():
+    asked = []
+
+    def counted(x, timestep, step):
+        asked.append(step)
+        return network(x, timestep, step)
+
+    draw(HeunDiscreteScheduler, 1, steps=3, denoise=counted)
+    assert asked == [0, 1, 2, 3, 4]

@@ -1,0 +1,371 @@
+"""The sampler against plain diffusers loops, and what its images may not depend on."""
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    UnCLIPScheduler,
+)
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+from models import save_dit
+from torch import nn
+
+from bigain.backbones import DiT, StableDiffusion
+from bigain.compressors import IEKVD, LGTM, ToMe
+from bigain.data import ShapeTextures
+from bigain.data.image_files import decode_files
+from bigain.diffusion.sampling import initial_noise, item_keys
+from bigain.diffusion.schedules import Schedule
+from bigain.errors import InputError
+from bigain.metrics import Inception, ShapeFeatures
+from bigain.modules import DiffusionSampler
+from bigain.tokens.randomness import stable_hash
+
+# diffusers converts tensors to arrays in a way that newer numpy deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+IDS = [f"test/{i:06d}" for i in range(32)]
+
+
+class Recorded(DiffusionSampler):
+    """Keeps latents by id."""
+
+    def generate(self, image_ids, condition, watch=None):
+        latents = super().generate(image_ids, condition, watch)
+        self.__dict__.setdefault("latents", {}).update(zip(image_ids, latents, strict=True))
+        return latents
+
+
+class Watch(Callback):
+    """Sees whether a batch moves the global generator."""
+
+    def on_predict_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        self.before = torch.random.get_rng_state()
+
+    def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+        assert torch.equal(torch.random.get_rng_state(), self.before)
+
+
+class Keep(Callback):
+    """Collects what predict_step returns, and the rows of every forward of the denoiser."""
+
+    def __init__(self):
+        self.images, self.records, self.rows, self.trajectories = {}, {}, [], []
+
+    def on_predict_start(self, trainer, pl_module):
+        denoiser = pl_module.backbone.denoiser
+        self.handle = denoiser.register_forward_pre_hook(lambda module, args: self.rows.append(len(args[0])))
+
+    def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+        self.records.update({record.image_id: record for record in outputs.records})
+        for record, file in zip(outputs.records, outputs.files, strict=bool(outputs.files)):
+            self.images[record.image_id] = decode_files([file])[0]
+        if outputs.trajectory is not None:
+            self.trajectories.append(outputs.trajectory)
+
+    def on_predict_end(self, trainer, pl_module):
+        self.handle.remove()
+
+    def stacked(self):
+        return torch.stack([self.images[image_id] for image_id in sorted(self.images)])
+
+
+def run(sampler, *callbacks, images=2, batch_size=2, precision="32-true", data=None):
+    keep = Keep()
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        precision=precision,
+        callbacks=[keep, *callbacks],
+    )
+    data = data or ShapeTextures(images=images, batch_size=batch_size)
+    trainer.predict(sampler, datamodule=data, return_predictions=False)
+    return keep
+
+
+@pytest.fixture(scope="module")
+def dit():
+    return DiT("shapes_dit")
+
+
+@pytest.fixture(scope="module")
+def unet():
+    return StableDiffusion("shapes_unet")
+
+
+def sampler(backbone, scheduler=DDIMScheduler, **settings):
+    return Recorded(backbone, scheduler, **{"steps": 2, "guidance": 2.0, **settings})
+
+
+def keys_of(ids, seed=0):
+    return item_keys(torch.tensor([stable_hash(image_id) for image_id in ids]), seed)
+
+
+def plain_loop(scheduler, steps, guidance, x, predict):
+    """A diffusers pipeline's loop: null and condition in one batch."""
+    scheduler.set_timesteps(steps)
+    x = x * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        pair = scheduler.scale_model_input(torch.cat([x] * 2), timestep)
+        null, condition = predict(pair, timestep).chunk(2)
+        x = scheduler.step(null + guidance * (condition - null), timestep, x).prev_sample
+    return x
+
+
+@torch.no_grad()
+def test_a_dit_with_ddim_is_the_plain_loop(dit):
+    module = sampler(dit, steps=5, guidance=3.0)
+    run(module)
+    scheduler = DDIMScheduler.from_config(dit.scheduler_config)
+    labels = torch.tensor([16, 16, 0, 1])
+
+    def predict(x, timestep):
+        return dit.denoiser(x, timestep=timestep.expand(4), class_labels=labels).sample
+
+    expected = plain_loop(scheduler, 5, 3.0, initial_noise(keys_of(IDS[:2]), (3, 32, 32)), predict)
+    found = torch.stack([module.latents[image_id] for image_id in IDS[:2]])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [DDIMScheduler, EulerDiscreteScheduler])
+@torch.no_grad()
+def test_a_v_predicting_unet_is_the_plain_loop(unet, kind):
+    module = sampler(unet, kind, steps=4, guidance=3.0)
+    run(module)
+    assert module.scheduler.config["prediction_type"] == "v_prediction"
+    scheduler = kind.from_config(unet.scheduler_config, timestep_spacing=module.scheduler.config["timestep_spacing"])
+    prompts = ShapeTextures().class_space.prompts[:2]
+    ids = unet.tokenizer(["", "", *prompts], padding="max_length", return_tensors="pt").input_ids
+    states = unet.text_encoder(ids).last_hidden_state
+
+    def predict(x, timestep):
+        return unet.denoiser(x, timestep, encoder_hidden_states=states).sample
+
+    expected = plain_loop(scheduler, 4, 3.0, initial_noise(keys_of(IDS[:2]), (3, 32, 32)), predict)
+    found = torch.stack([module.latents[image_id] for image_id in IDS[:2]])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_guided_pair_is_one_forward(dit):
+    assert run(sampler(dit, steps=3), images=3).rows == [4, 4, 4, 2, 2, 2]
+
+
+def test_guidance_1_halves_the_rows_and_is_the_conditional_model(dit):
+    plain = sampler(dit, guidance=1.0)
+    assert run(plain).rows == [2, 2]
+    almost = sampler(dit, guidance=1.0 + 1e-6)
+    assert run(almost).rows == [4, 4]
+    for image_id, latents in plain.latents.items():
+        torch.testing.assert_close(latents, almost.latents[image_id], rtol=1e-4, atol=1e-4)
+
+
+def test_guidance_0_is_the_unconditional_model(dit):
+    found = sampler(dit, guidance=0.0)
+    run(found, images=3, batch_size=3)
+    again = sampler(dit, guidance=0.0)
+    shifted = ShapeTextures(images=3, batch_size=3)
+    shifted.find_items = lambda: [type(item)(item.image_id, (5,)) for item in ShapeTextures(images=3).find_items()]
+    run(again, data=shifted)
+    for image_id, latents in found.latents.items():
+        torch.testing.assert_close(latents, again.latents[image_id], rtol=1e-5, atol=1e-5)
+
+
+def without_null_class(folder):
+    """A DiT that was trained without dropping its class."""
+    backbone = DiT(str(save_dit(folder)))
+    backbone.load()
+    for block in backbone.denoiser.transformer_blocks:
+        embedder = block.norm1.emb.class_embedder
+        embedder.embedding_table = nn.Embedding.from_pretrained(embedder.embedding_table.weight[:-1])
+    return backbone
+
+
+class TenShapes(ShapeTextures):
+    """Ten classes of latents of 16 x 16."""
+
+    def __init__(self):
+        super().__init__(images=2, batch_size=2)
+        self.image_size = 32
+
+    @property
+    def class_space(self):
+        space = super().class_space
+        return type(space)(space.names[:10], space.prompts[:10], None)
+
+
+def test_a_dit_without_null_class_samples_without_guidance_only(tmp_path):
+    backbone = without_null_class(tmp_path)
+    with pytest.raises(InputError, match="none for no class; sample with guidance: 1"):
+        run(sampler(backbone, guidance=4.0), data=TenShapes())
+    assert run(sampler(backbone, guidance=1.0), data=TenShapes()).stacked().shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("backbone", ["dit", "unet"])
+def test_images_do_not_depend_on_the_batch(backbone, request):
+    """Bit for bit but where a matrix library sums a small batch in another order: one level of few pixels."""
+    backbone = request.getfixturevalue(backbone)
+    whole = run(sampler(backbone), images=16, batch_size=16).stacked()
+    for batch_size in (1, 7):
+        apart = (run(sampler(backbone), images=16, batch_size=batch_size).stacked().int() - whole.int()).abs()
+        assert apart.max() <= 1
+        assert (apart > 0).float().mean() < 1e-3
+
+
+def test_latents_do_not_depend_on_the_batch_even_with_added_noise(dit):
+    # The model's own schedule has a sigma of 20,000, around which float32 has few digits left.
+    options = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    kind = EulerAncestralDiscreteScheduler
+    whole, alone = (sampler(dit, kind, steps=3, scheduler_options=options) for _ in range(2))
+    run(whole, images=4, batch_size=4)
+    run(alone, images=4, batch_size=1)
+    for image_id, latents in whole.latents.items():
+        torch.testing.assert_close(alone.latents[image_id], latents, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "compressor", [LGTM(ratio=0.5), ToMe(ratio=0.5), IEKVD(factor=2)], ids=["lgtm", "tome", "iekvd"]
+)
+def test_compressors_act_and_leave(dit, compressor):
+    plain, compressed, again = sampler(dit), sampler(dit), sampler(dit)
+    run(plain)
+    run(compressed, compressor)
+    run(again)
+    for image_id, latents in plain.latents.items():
+        assert not torch.allclose(latents, compressed.latents[image_id], atol=1e-3)
+        assert torch.equal(latents, again.latents[image_id])
+
+
+class Seen(Schedule):
+    """An alpha that remembers the timesteps it was asked for."""
+
+    def __init__(self):
+        self.timesteps = []
+
+    def __call__(self, timesteps):
+        self.timesteps.append(timesteps.clone())
+        return 0.8 * timesteps / 999 + 1.2 * (1 - timesteps / 999)
+
+
+@pytest.mark.parametrize("kind", [DDIMScheduler, EulerDiscreteScheduler])
+def test_a_schedule_of_alpha_follows_the_timestep_of_every_row(unet, kind):
+    alpha, module = Seen(), sampler(unet, kind, steps=3)
+    run(module, IEKVD(factor=2, alpha=alpha))
+    found = torch.stack(alpha.timesteps)
+    sites = len(found) // 3
+    assert found.shape == (3 * sites, 4)
+    expected = module.scheduler.timesteps.float().repeat_interleave(sites)
+    torch.testing.assert_close(found, expected[:, None].expand(-1, 4))
+
+
+def test_seeds_differ_and_the_global_generator_does_not_matter(dit):
+    found = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        found.append(run(sampler(dit, EulerAncestralDiscreteScheduler), Watch()).stacked())
+    assert torch.equal(*found)
+    other = run(sampler(dit, EulerAncestralDiscreteScheduler, seed=1)).stacked()
+    assert all((one != two).any() for one, two in zip(other, found[0], strict=True))
+
+
+def test_images_are_not_read(dit, monkeypatch):
+    monkeypatch.setattr(ShapeTextures, "read_bytes", lambda *args: pytest.fail("an image was drawn"))
+    assert len(run(sampler(dit)).images) == 2
+
+
+def test_records_hold_prompt_labels_and_features_of_what_is_on_disk(dit):
+    keep = run(sampler(dit, extractor=ShapeFeatures(), images="jpeg100_truncate"))
+    record = keep.records[IDS[1]]
+    assert record.prompt == ShapeTextures().class_space.prompts[1]
+    assert record.labels == [1]
+    assert record.seconds > 0
+    expected = ShapeFeatures()(keep.stacked())
+    torch.testing.assert_close(torch.tensor(record.features), expected[1], rtol=1e-5, atol=1e-5)
+
+
+def test_features_alone(dit):
+    keep = run(sampler(dit, extractor=ShapeFeatures(), images="none"))
+    assert not keep.images
+    assert len(keep.records[IDS[0]].features) == 64
+
+
+def test_jpeg_images_are_those_of_png_truncated(dit):
+    png, jpeg = run(sampler(dit)).stacked(), run(sampler(dit, images="jpeg100_truncate")).stacked()
+    # Chroma is stored at half the resolution.
+    assert (png.float() - jpeg.float()).abs().mean() < 12
+
+
+def test_the_way_of_the_first_items_is_shown(dit):
+    for kind in (DDIMScheduler, HeunDiscreteScheduler):
+        keep = run(sampler(dit, kind, steps=6), images=5, batch_size=4)
+        (trajectory,) = keep.trajectories
+        assert trajectory.shape == (5, 4, 3, 32, 32)
+        last = torch.stack([keep.images[image_id] for image_id in IDS[:4]])
+        assert torch.equal(trajectory[-1], last)
+
+
+def test_half_precision(dit):
+    half = run(sampler(DiT("shapes_dit"), steps=4), precision="bf16-true").stacked().float()
+    assert (half - run(sampler(dit, steps=4)).stacked().float()).abs().mean() < 8
+
+
+def test_numbers_that_are_not_finite_are_no_image():
+    backbone = DiT("shapes_dit")
+    backbone.load()
+    backbone.denoiser.proj_out_2.bias.data.fill_(torch.nan)
+    with pytest.raises(InputError, match="DDIMScheduler and shapes_dit gave numbers that are not finite"):
+        run(sampler(backbone))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"guidance": -0.1}, "guidance at least 0"),
+        ({"images": "gif"}, "png, jpeg100_truncate or none"),
+        ({"images": "none"}, "keeps features alone; give an extractor"),
+    ],
+    ids=str,
+)
+def test_bad_settings(dit, settings, message):
+    with pytest.raises(InputError, match=message):
+        sampler(dit, **settings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (FlowMatchEulerDiscreteScheduler, {}, "has no prediction type, but shapes_dit predicts epsilon"),
+        (DDIMScheduler, {"etta": 1}, "DDIMScheduler has no option 'etta'; it has beta_end"),
+        (DDIMScheduler, {"self": 1}, "has no option 'self'"),
+        (DDIMScheduler, {"timestep_spacing": "wide"}, "wide is not supported"),
+        (DDIMScheduler, {"beta_schedule": "steep"}, "cannot be made for shapes_dit"),
+        (UnCLIPScheduler, {}, "cannot be made for shapes_dit"),
+    ],
+    ids=str,
+)
+def test_bad_schedulers(dit, kind, options, message):
+    with pytest.raises(InputError, match=message):
+        run(sampler(dit, kind, steps=1, scheduler_options=options))
+
+
+def test_options_reach_the_scheduler_and_the_noise_schedule_is_the_models(dit):
+    module = sampler(dit, EulerDiscreteScheduler, scheduler_options={"timestep_spacing": "trailing"})
+    run(module)
+    config = module.scheduler.config
+    assert config["timestep_spacing"] == "trailing"
+    assert config["beta_schedule"] == dit.scheduler_config["beta_schedule"] == "squaredcos_cap_v2"
+    assert module.scheduler.timesteps[0] == 999
+
+
+def test_without_weights_features_alone_are_refused_before_anything(dit, tmp_path):
+    module = sampler(dit, images="none", extractor=Inception(weights=str(tmp_path / "absent.pth")))
+    with pytest.raises(InputError, match=r"absent\.pth"):
+        run(module)

@@ -1,0 +1,304 @@
+"""Generation from the command line: SD and DiT, prompts and captions, refusals, resuming, baselines."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bigain.cli import main
+from bigain.data.class_names.coco import CATEGORIES
+from bigain.data.image_files import decode_files, read_images
+from bigain.metrics import ShapeFeatures
+from bigain.metrics.distances import Moments
+from bigain.metrics.generation import distance_metrics
+from bigain.metrics.inception import VARIABLE
+from bigain.metrics.reference import ReferenceStatistics
+
+QUICK = ["--model.steps", "2", "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
+QUICK += ["--trainer.enable_progress_bar", "false", "--data.batch_size", "2", "--data.num_workers", "0"]
+TINY = ["--data.image_size", "32", "--model.backbone.dtype", "float32"]
+# diffusers converts tensors to arrays in a way that newer numpy deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Every test runs in an empty directory, without Inception weights."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bigain"])
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.delenv(VARIABLE, raising=False)
+
+
+def predict(config, *args, output="out"):
+    return main(["predict", "--config", config, *QUICK, "--output", output, *args])
+
+
+def demo(*args, images=4, config="demo_lgtm_generation.yaml", output="out"):
+    return predict(config, "--data.images", str(images), *args, output=output)
+
+
+def refused(capsys, *args):
+    """The one message of a refused run."""
+    capsys.readouterr()
+    assert demo(*args) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    message = [line for line in lines if line.startswith("bigain: error: ")]
+    assert len(message) == 1, lines
+    assert "Traceback" not in "\n".join(lines)
+    return message[0]
+
+
+def results(folder="out"):
+    return json.loads(Path(folder, "results.json").read_text())
+
+
+def records(folder="out"):
+    lines = Path(folder, "predictions/rank-0.jsonl").read_text().splitlines()
+    return {record["image_id"]: record for record in map(json.loads, lines)}
+
+
+def samples(folder="out"):
+    root = Path(folder, "samples")
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def levels_apart(one, other):
+    """The largest difference of two sets of files."""
+    a, b = (decode_files([files[name] for name in sorted(files)]).int() for files in (one, other))
+    return (a - b).abs().max()
+
+
+def test_a_dit_with_ddim_writes_images_distance_and_summary(capsys):
+    assert demo() == 0
+    told = capsys.readouterr().out
+    for word in ("ShapeTextures, 4 images", "shapes_dit", "LGTM(ratio=0.5", "frechet[shapes-features]", "4 per image"):
+        assert word in told
+    found = results()
+    assert found["task"] == "generation"
+    assert found["evaluations"] == {"per_image": 4}
+    assert found["distance_missing"] is None
+    assert found["protocol"]["scheduler"] == "DDIMScheduler"
+    assert found["protocol"]["reference"]["n"] > 1000
+    assert [site["tokens_out"] for site in found["sites"]] == [128] * 4
+    assert len(samples()) == 4
+    assert Path("out/contact_sheet.png").is_file()
+
+
+def test_any_scheduler_by_class_path(capsys):
+    path = "diffusers.HeunDiscreteScheduler"
+    assert demo("--model.scheduler", path, "--model.guidance", "1", "--compressor", "null") == 0
+    # Heun asks twice a step but for the last.
+    assert results()["evaluations"] == {"per_image": 3}
+    ancestral = ["--model.scheduler", "diffusers.EulerAncestralDiscreteScheduler"]
+    assert demo(*ancestral, "--model.scheduler_options", "{timestep_spacing: trailing}", output="ancestral") == 0
+    assert results("ancestral")["protocol"]["scheduler_options"] == {"timestep_spacing": "trailing"}
+    assert samples("ancestral") != samples()
+
+
+def test_sd_with_euler_makes_an_image_per_photograph_from_its_prompt(stand_in, pets, capsys):
+    model = ["--model.backbone.model", str(stand_in)]
+    # The stand-in has two levels where SD 2.0 has four.
+    assert predict("pets_lgtm_generation.yaml", *TINY, *model) == 1
+    found = results()
+    assert found["protocol"]["scheduler"] == "EulerDiscreteScheduler"
+    assert found["protocol"]["guidance"] == 7.5
+    assert {record["prompt"] for record in records().values()} == {
+        f"a photo of a {breed}, a type of pet." for breed in ("Abyssinian", "American Bulldog", "Yorkshire Terrier")
+    }
+    assert set(samples()) == {f"{image_id}.png" for image_id in records()}
+    captured = capsys.readouterr()
+    assert "weights-inception-2015-12-05-6726825d.pth" in captured.out
+    assert found["metrics"] == {}
+    assert found["distance_missing"].startswith("the Inception weights")
+
+
+@pytest.fixture
+def coco():
+    """Three images; captions not in order of images."""
+    root = Path("data/coco")
+    (root / "val2017").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    for number in (5, 7, 9):
+        Image.effect_noise((50, 40), 60).convert("RGB").save(root / f"val2017/{number:012d}.jpg")
+    instances = {
+        "images": [{"id": number, "file_name": f"{number:012d}.jpg"} for number in (9, 5, 7)],
+        "annotations": [{"image_id": image, "category_id": category} for image, category in ((7, 90), (5, 1))],
+        "categories": [{"id": number, "name": name} for number, name in CATEGORIES.items()],
+    }
+    captions = [(7, "a red brush"), (5, "one man"), (7, "a blue brush"), (9, "an empty room\n"), (5, "two men")]
+    texts = {"annotations": [{"image_id": image, "caption": caption} for image, caption in captions]}
+    (root / "annotations/instances_val2017.json").write_text(json.dumps(instances))
+    (root / "annotations/captions_val2017.json").write_text(json.dumps(texts))
+    return root
+
+
+def test_coco_images_are_made_from_their_first_caption(stand_in, coco, capsys):
+    model = ["--model.backbone.model", str(stand_in)]
+    assert predict("coco_lgtm_generation.yaml", *TINY, *model) == 1
+    prompts = {image_id: record["prompt"] for image_id, record in records().items()}
+    assert prompts == {"5": "one man", "7": "a red brush", "9": "an empty room"}
+    assert set(samples()) == {"5.png", "7.png", "9.png"}
+    (coco / "annotations/captions_val2017.json").unlink()
+    assert predict("coco_lgtm_generation.yaml", *TINY, *model, output="other") == 2
+    assert "captions_val2017.json is missing" in capsys.readouterr().err
+
+
+def test_batch_size_changes_no_image():
+    """Products of fewer than four rows are summed in another order: see tests/modules/test_sampler.py."""
+    assert demo("--data.batch_size", "4") == 0
+    assert demo("--data.batch_size", "1", output="small") == 0
+    assert levels_apart(samples(), samples("small")) <= 1
+    assert results("small")["metrics"]["frechet[shapes-features]"]["value"] == pytest.approx(
+        results()["metrics"]["frechet[shapes-features]"]["value"], rel=1e-3
+    )
+
+
+def test_a_second_run_makes_what_is_missing(capsys):
+    demo()
+    before, metrics = samples(), results()["metrics"]
+    log = Path("out/predictions/rank-0.jsonl")
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:3]))
+    Path("out/samples/test/000001.png").unlink()
+    capsys.readouterr()
+    assert demo() == 0
+    assert "2 images were already done" in capsys.readouterr().out
+    assert samples().keys() == before.keys()
+    # Of other batches: see `test_batch_size_changes_no_image`.
+    assert levels_apart(before, samples()) <= 1
+    for name, estimate in metrics.items():
+        assert results()["metrics"][name]["value"] == pytest.approx(estimate["value"], rel=1e-3)
+
+
+def test_foreign_images_are_refused(capsys):
+    demo()
+    Path("out/predictions/rank-0.jsonl").write_text("")
+    Path("out/samples/mine.png").touch()
+    assert "holds other images, such as out/samples/mine.png" in refused(capsys)
+
+
+def test_a_full_disk_is_one_message(capsys, monkeypatch):
+    kept, count = os.fsync, []
+
+    def full(descriptor):
+        count.append(descriptor)
+        if len(count) == 5:
+            raise OSError(28, "No space left on device")
+        kept(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert "No space left on device" in refused(capsys)
+    assert len(records()) == 2
+    assert demo() == 0
+    assert len(samples()) == 4
+
+
+def test_jpeg_as_the_release(capsys):
+    assert demo("--model.images", "jpeg100_truncate") == 0
+    assert {Path(name).suffix for name in samples()} == {".jpg"}
+    with Image.open("out/samples/test/000000.jpg") as image:
+        assert image.format == "JPEG"
+        assert all(set(table) == {1} for table in image.quantization.values())
+    features = ShapeFeatures()(read_images([Path("out/samples", name) for name in sorted(samples())])).numpy()
+    reference = ReferenceStatistics.load(
+        Path(__file__).parents[1] / "bigain/assets/shapes_features/reference.npz", "shapes-features"
+    )
+    expected = distance_metrics(features, reference)["frechet[shapes-features]"]["value"]
+    assert results()["metrics"]["frechet[shapes-features]"]["value"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_features_alone_leave_no_files():
+    assert demo("--model.images", "none") == 0
+    assert samples() == {}
+    assert not Path("out/contact_sheet.png").exists()
+    assert "frechet[shapes-features]" in results()["metrics"]
+
+
+def test_few_images_have_no_distance(capsys):
+    assert demo(images=3) == 1
+    assert results()["distance_missing"] == "3 images are too few for a distance"
+    assert "none: 3 images" in capsys.readouterr().out
+
+
+def test_a_reference_that_is_not_there_yet(capsys):
+    assert demo("--model.reference", "later.npz") == 1
+    assert "reference later.npz does not exist" in capsys.readouterr().out
+    real = np.random.default_rng(0).standard_normal((20, 64)).astype(np.float32)
+    ReferenceStatistics(Moments.of([real]), "shapes-features").save("later.npz")
+    assert demo("--model.reference", "later.npz") == 0
+    assert list(results()["metrics"]) == ["frechet[shapes-features]"]
+
+
+def test_a_reference_of_another_protocol_is_refused_before_anything_is_made(capsys):
+    real = np.random.default_rng(0).standard_normal((20, 64)).astype(np.float32)
+    ReferenceStatistics(Moments.of([real]), "pytorch-fid").save("other.npz")
+    message = refused(capsys, "--model.reference", "other.npz")
+    assert "other.npz was made with protocol pytorch-fid, not shapes-features" in message
+    assert samples() == {}
+    np.savez("torn.npz", mu=np.zeros(64))
+    assert "torn.npz has no sigma" in refused(capsys, "--model.reference", "torn.npz")
+
+
+def test_a_baseline_is_compared_image_by_image(capsys):
+    assert demo("--baseline", "true") == 0
+    told = capsys.readouterr().out
+    assert "frechet[shapes-features] without" in told
+    metrics = results()["metrics"]
+    assert metrics["psnr"]["n"] == metrics["ssim"]["n"] == 4
+    assert 5 < metrics["psnr"]["value"] < 80
+    assert -1 <= metrics["ssim"]["value"] < 1
+    assert "psnr" not in results("out/baseline")["metrics"]
+    assert samples("out/baseline").keys() == samples().keys()
+    assert samples("out/baseline") != samples()
+
+
+def test_iekvd_with_its_schedule_of_generation():
+    assert demo(config="demo_unet_iekvd_generation.yaml", images=2) == 1
+    found = results()
+    assert found["compressors"][0]["class"] == "IEKVD"
+    assert found["model"]["backbone"] == "StableDiffusion"
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--model.scheduler", "diffusers.FlowMatchEulerDiscreteScheduler"], ["no prediction type", "epsilon"]),
+        (["--model.scheduler", "diffusers.UNet2DModel"], ["scheduler", "UNet2DModel"]),
+        (["--model.scheduler", "diffusers.NoScheduler"], ["NoScheduler"]),
+        (["--model.scheduler_options", "{etta: 1}"], ["DDIMScheduler has no option 'etta'", "timestep_spacing"]),
+        (["--model.scheduler_options", "{beta_schedule: steep}"], ["steep"]),
+        (["--model.steps", "0"], ["steps must be at least 1"]),
+        (["--model.steps", "2000"], ["2000", "1000"]),
+        (["--model.guidance", "-1"], ["guidance at least 0"]),
+        (["--model.images", "gif"], ["gif"]),
+        (["--model.images", "none", "--model.extractor", "null"], ["give an extractor"]),
+        (["--model.backbone.model", "shapes_unet"], ["shapes_unet", "transformer"]),
+    ],
+    ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else None,
+)
+def test_bad_input_ends_with_one_message(capsys, args, words):
+    message = refused(capsys, *args)
+    for word in words:
+        assert word in message
+    assert samples() == {}
+
+
+def test_an_overwritten_run_starts_anew(capsys):
+    demo()
+    first = samples()
+    assert "model.init_args.steps: 2 -> 1" in refused(capsys, "--model.steps", "1")
+    assert demo("--model.steps", "1", "--overwrite", "true") == 0
+    assert samples().keys() == first.keys()
+    assert samples() != first
+
+
+def test_the_commands_are_listed(capsys):
+    assert main(["--help"]) == 0
+    told = capsys.readouterr().out
+    for command in ("predict", "evaluate", "score", "doctor"):
+        assert f"\n  {command} " in told
