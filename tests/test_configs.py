@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 from diffusers import DiTTransformer2DModel, UNet2DConditionModel
 from models import DIT_XL_2_512, SD_2_0, on_meta
 
@@ -19,7 +20,9 @@ from bigain.modules import DiffusionClassifier, DiffusionSampler
 from bigain.running import BiGainCLI
 from bigain.tokens.grid import Grid
 
-ENTRIES = sorted(path.stem for path in shipped_configs().glob("*.yaml"))
+# Those of `bigain evaluate` only name two others.
+JOINT = sorted(path for path in shipped_configs().glob("*_joint.yaml"))
+ENTRIES = sorted(path.stem for path in {*shipped_configs().glob("*.yaml")} - {*JOINT})
 EVERY_FILE = sorted(shipped_configs().rglob("*.yaml"))
 DATA = {
     "demo": ShapeTextures,
@@ -87,6 +90,14 @@ def stand_in(model):
 def test_every_file_opens_with_a_comment(path):
     assert path.read_text(encoding="utf-8").startswith("# ")
     assert path.suffix == ".yaml"
+
+
+@pytest.mark.parametrize("path", JOINT, ids=lambda path: path.stem)
+def test_a_joint_file_names_two_entries_of_its_method(path):
+    stem = path.stem.removesuffix("_joint")
+    named = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert named == {"classification": f"{stem}.yaml", "generation": f"{stem}_generation.yaml"}
+    assert {Path(name).stem for name in named.values()} <= set(ENTRIES)
 
 
 @every_entry

@@ -86,9 +86,15 @@ class RecordWriter(Callback, ABC):
                 file.writelines(json.dumps(line) + "\n" for line in lines)
         if self._log is None or not records:
             return
-        self._log.write("".join(record.to_json() + "\n" for record in records))
-        self._log.flush()
-        os.fsync(self._log.fileno())
+        try:
+            self._log.write("".join(record.to_json() + "\n" for record in records))
+            self._log.flush()
+            os.fsync(self._log.fileno())
+        except OSError as error:
+            raise InputError(
+                f"cannot write the log in {predictions_folder(trainer)}: {error}; what is finished is kept, run the "
+                "command again"
+            ) from error
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._close()

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from bigain.callbacks.prediction_writer import read_records
+from bigain.callbacks.prediction_writer import finished_ids
 from bigain.compressors import Compressor
 from bigain.configuration import find_config
 from bigain.data import EvalDataModule
@@ -126,6 +126,6 @@ def _compressors(cli: _Parsed) -> list[Compressor]:
 def _directory(cli: _Parsed) -> Iterator[Check]:
     config = cli.config[cli.subcommand]
     check_directory(cli.output, config)
-    done = 0 if config.overwrite else len(read_records(cli.output / "predictions"))
+    done = 0 if config.overwrite else len(finished_ids(cli.output / "predictions"))
     state = f"{done:,} images are done already" if done else "new"
     yield Check("run directory", "ok", f"{cli.output} ({state})")

@@ -209,9 +209,6 @@ class DiffusionSampler(LightningModule):
         # A model may have been trained without.
         self.null = self.backbone.null_condition() if self.guidance != 1 else self.example_condition
         self.shape = self.backbone.latents_of(self.data.image_size)
-        if self.extractor is not None:
-            # A half-precision trainer has converted it with the rest.
-            self.extractor.float()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Generated | None:
         """Generate the images of a batch; None if all were finished before."""

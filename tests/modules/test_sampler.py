@@ -208,13 +208,14 @@ def test_a_dit_without_null_class_samples_without_guidance_only(tmp_path):
     assert run(sampler(backbone, guidance=1.0), data=TenShapes()).stacked().shape == (2, 3, 32, 32)
 
 
-@pytest.mark.parametrize("backbone", ["dit", "unet"])
-def test_images_do_not_depend_on_the_batch(backbone, request):
+@pytest.mark.parametrize(("backbone", "steps"), [("dit", 2), ("unet", 1)])
+def test_images_do_not_depend_on_the_batch(backbone, steps, request):
     """Bit for bit but where a matrix library sums a small batch in another order: one level of few pixels."""
     backbone = request.getfixturevalue(backbone)
-    whole = run(sampler(backbone), images=16, batch_size=16).stacked()
+    whole = run(sampler(backbone, steps=steps), images=16, batch_size=16).stacked()
     for batch_size in (1, 7):
-        apart = (run(sampler(backbone), images=16, batch_size=batch_size).stacked().int() - whole.int()).abs()
+        found = run(sampler(backbone, steps=steps), images=16, batch_size=batch_size).stacked()
+        apart = (found.int() - whole.int()).abs()
         assert apart.max() <= 1
         assert (apart > 0).float().mean() < 1e-3
 
