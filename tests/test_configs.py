@@ -157,3 +157,9 @@ def test_imagenet_1k_takes_the_papers_protocol_and_only_that_differs(build):
     assert thousand.model.keep == [50, 10, 1]
     assert thousand.datamodule.per_class == 2
     assert thousand.config.predict.model.init_args.backbone == hundred.config.predict.model.init_args.backbone
+
+
+def test_every_entry_is_in_the_list_with_its_comment():
+    listed = (Path(bigain.__file__).parents[1] / "docs/configurations.md").read_text(encoding="utf-8")
+    for path in [*JOINT, *(shipped_configs() / f"{entry}.yaml" for entry in ENTRIES)]:
+        assert f"| `{path.name}` | {header(path.stem)[0][2:]}" in listed
