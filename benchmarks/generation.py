@@ -23,6 +23,7 @@ import bigain
 from bigain.backbones import StableDiffusion
 from bigain.data.image_files import encode_images, quantise
 from bigain.modules import DiffusionSampler
+from bigain.modules.scheduling import make_scheduler
 
 EMBEDDED = Path(bigain.__file__).parent / "assets/shapes_unet"
 
@@ -83,7 +84,8 @@ def main() -> None:
     pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config, timestep_spacing="linspace")
     options = {"timestep_spacing": "linspace"}
     sampler = DiffusionSampler(backbone, EulerDiscreteScheduler, options, steps=given.steps, guidance=7.5)
-    sampler.scheduler, sampler.shape = sampler.make_scheduler(), backbone.latents_of(64)
+    sampler.scheduler = make_scheduler(backbone, EulerDiscreteScheduler, options, given.steps)
+    sampler.shape = backbone.latents_of(64)
 
     def ours() -> None:
         sampler.null = backbone.null_condition()

@@ -172,7 +172,9 @@ def predict(args: Sequence[str]) -> Outcome:
     results = _results(cli.output)
     skipped = len(results["dataset"]["skipped"])
     # A distance that was asked for and cannot be had yet.
-    lacking = results.get("distance_missing") and results["protocol"]["extractor"]
+    lacking = (results.get("distance_missing") and results["protocol"]["extractor"]) or results.get(
+        "clip_score_missing"
+    )
     return Outcome(summary(results, cli.output, baseline), skipped, not skipped and not lacking)
 
 

@@ -6,21 +6,24 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from bigain.callbacks.prediction_writer import read_records
 from bigain.callbacks.sample_writer import FOLDER
 from bigain.data.image_files import read_images, sample_path
 from bigain.errors import InputError
 from bigain.files import replace_file
 from bigain.metrics import Inception, ShapeFeatures
 from bigain.metrics.extractors import FeatureExtractor
-from bigain.metrics.generation import distance_metrics, fidelity_metrics
+from bigain.metrics.fidelity import ClipScore, Lpips, LpipsNetwork
+from bigain.metrics.generation import clip_metrics, distance_metrics, fidelity_metrics
+from bigain.metrics.records import SampleRecord
 from bigain.metrics.reference import ReferenceStatistics
-from bigain.modules.sampler import find_reference
+from bigain.modules.measuring import find_reference
 from bigain.report.summary import summary
 
 _AT_ONCE = 32
@@ -46,23 +49,36 @@ def score(args: Sequence[str]) -> str:
     parser.add_argument("--protocol", choices=_PROTOCOLS, help="how features are taken; default: as the run says")
     parser.add_argument("--weights", help="Inception weights; default: the environment and torch's cache")
     parser.add_argument("--reference", help="statistics of real images (.npz); default: as the run says")
-    parser.add_argument("--against", type=Path, help="another run, usually uncompressed: PSNR and SSIM to its images")
+    parser.add_argument("--against", type=Path, help="another run, usually uncompressed: fidelity to its images")
+    parser.add_argument(
+        "--lpips", choices=get_args(LpipsNetwork), help="LPIPS with this network; default: alex, if here"
+    )
+    parser.add_argument("--clip-model", help="folder of a CLIP model: similarity of images and prompts")
     given = parser.parse_args(args)
     results = read_generation(given.run)
-    protocol = results["protocol"]
-    name, reference = given.protocol or protocol["extractor"], given.reference or protocol["reference_file"]
-    if name is not None and reference is not None:
-        extractor = ShapeFeatures() if name == "shapes-features" else Inception(name, given.weights)
-        results["metrics"].update(_distances(given.run, results, extractor, reference))
-        results["distance_missing"] = None
-    elif given.against is None:
-        raise InputError(
-            f"{given.run} names no protocol or no reference; give --protocol and --reference, or --against"
-        )
+    asked_distance = given.protocol or given.reference or given.weights
+    if asked_distance or (given.against is None and given.clip_model is None):
+        _add_distances(results, given)
     if given.against is not None:
-        results["metrics"].update(fidelity(given.run, given.against))
+        results["metrics"].update(fidelity(given.run, given.against, given.lpips))
+    if given.clip_model is not None:
+        results["metrics"].update(_clip_scores(given.run, given.clip_model))
+        results["clip_score_missing"] = None
+        results["protocol"]["clip_model"] = given.clip_model
     _write(given.run, results)
     return summary(results, given.run)
+
+
+def _add_distances(results: dict[str, Any], given: argparse.Namespace) -> None:
+    protocol = results["protocol"]
+    name, reference = given.protocol or protocol["extractor"], given.reference or protocol["reference_file"]
+    if name is None or reference is None:
+        raise InputError(
+            f"{given.run} names no protocol or no reference; give --protocol and --reference, --against or --clip-model"
+        )
+    extractor = ShapeFeatures() if name == "shapes-features" else Inception(name, given.weights)
+    results["metrics"].update(_distances(given.run, results, extractor, reference))
+    results["distance_missing"] = None
 
 
 def read_generation(run: Path) -> dict[str, Any]:
@@ -90,17 +106,24 @@ def add_fidelity(run: Path, other: Path) -> None:
     _write(run, results)
 
 
-def fidelity(run: Path, other: Path) -> dict[str, Any]:
-    """PSNR and SSIM between two runs' images of the same items.
+def fidelity(run: Path, other: Path, network: LpipsNetwork | None = None) -> dict[str, Any]:
+    """PSNR, SSIM and LPIPS between two runs' images of the same items.
+
+    Args:
+        run: Directory of the run.
+        other: Directory of the run whose images they should be like.
+        network: Of LPIPS; None takes alex if its weights are there, and leaves LPIPS out otherwise.
 
     Raises:
-        InputError: If they share no image.
+        InputError: If they share no image, or the network was asked for and its weights are not there.
     """
     mine, theirs = images_of(run), images_of(other)
     shared = [image_id for image_id in mine if image_id in theirs]
     if not shared:
         raise InputError(f"{run} and {other} have no image in common; compare runs over the same items")
-    return fidelity_metrics([(mine[image_id], theirs[image_id]) for image_id in shared])
+    lpips = Lpips(network or "alex")
+    wanted = network is not None or lpips.available() is None
+    return fidelity_metrics([(mine[image_id], theirs[image_id]) for image_id in shared], lpips if wanted else None)
 
 
 def images_of(run: Path) -> dict[str, Path]:
@@ -122,17 +145,32 @@ def _distances(run: Path, results: dict[str, Any], extractor: FeatureExtractor, 
     statistics = ReferenceStatistics.load(
         find_reference(reference), extractor.protocol, extractor.dimension, extractor.digest()
     )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = _device()
     extractor.to(device)
     paths = list(images_of(run).values())
     if len(paths) < results["dataset"]["images"]:
         raise InputError(f"{run} has {len(paths)} of its {results['dataset']['images']} images; generate them again")
-    features = [extractor(images.to(device)).cpu().numpy() for images in _batches(paths)]
+    features = [extractor(images.to(device)).cpu().numpy() for images in _batches(paths, "features")]
     return distance_metrics(np.concatenate(features), statistics)
 
 
-def _batches(paths: Sequence[Path]) -> Iterator[torch.Tensor]:
-    for start in tqdm(range(0, len(paths), _AT_ONCE), desc="features", unit="batch", disable=None):
+def _clip_scores(run: Path, model: str) -> dict[str, Any]:
+    """CLIP score of a run's images with the prompts that its log holds."""
+    clip, device = ClipScore(model), _device()
+    paths, records = images_of(run), read_records(run / "predictions", SampleRecord)
+    prompts = iter([records[image_id].prompt for image_id in paths])
+    scores: list[float] = []
+    for images in _batches(list(paths.values()), "CLIP scores"):
+        scores += clip(images.to(device), [next(prompts) for _ in images]).tolist()
+    return clip_metrics(scores, model)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _batches(paths: Sequence[Path], what: str) -> Iterator[torch.Tensor]:
+    for start in tqdm(range(0, len(paths), _AT_ONCE), desc=what, unit="batch", disable=None):
         yield read_images(paths[start : start + _AT_ONCE])
 
 

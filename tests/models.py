@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -13,8 +14,11 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler, DiTTransformer2DModel, UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+import bigain
+
+TOKENIZER = Path(bigain.__file__).parent / "assets" / "shapes_unet" / "tokenizer"
 NETWORKS = ("unet", "dit")
 # The U-Net's map is not square, so that a swap of height and width shows; the DiT only knows square ones.
 LATENTS = {"unet": (4, 8, 12), "dit": (4, 16, 16)}
@@ -224,4 +228,17 @@ def _save(folder: Path, pipeline: str, parts: dict[str, Any], prediction_type: s
     missing = {} if vae else {"vae": [None, None]}
     text = json.dumps({"_class_name": pipeline, "_diffusers_version": "0.35.0", **index, **missing})
     (folder / "model_index.json").write_text(text)
+    return folder
+
+
+def save_clip(folder):
+    """A tiny random CLIP model with the embedded model's tokenizer, as transformers saves it."""
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**size, "max_position_embeddings": 16, "eos_token_id": 2}
+    vision = {**size, "image_size": 32, "patch_size": 8}
+    torch.manual_seed(0)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
+    model.save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    shutil.copytree(TOKENIZER, folder, dirs_exist_ok=True)
     return folder

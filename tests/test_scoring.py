@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from models import save_clip
 from safetensors.torch import save_file
+from torchvision.models import squeezenet1_1
 
 from bigain.cli import main
 from bigain.metrics.distances import Moments
@@ -120,6 +122,37 @@ def test_fidelity_to_another_run():
     assert "frechet[shapes-features]" in metrics
 
 
+def test_lpips_where_its_weights_are(capsys, tmp_path):
+    assert "LPIPS cannot be computed" in refused(capsys, "scored", "--against", "plain", "--lpips", "squeeze")
+    cache = tmp_path / "torch" / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    torch.manual_seed(0)
+    torch.save(squeezenet1_1().state_dict(), cache / "squeezenet1_1-b8a52dc0.pth")
+    assert main(["score", "scored", "--against", "plain", "--lpips", "squeeze"]) == 0
+    assert results("scored")["metrics"]["lpips[squeeze]"]["value"] > 0
+    # The distance was there already and is left as it was: its network may not be here.
+    assert "features" not in capsys.readouterr().err
+    assert main(["score", "plain", "--against", "plain", "--lpips", "squeeze"]) == 0
+    assert results("plain")["metrics"]["lpips[squeeze]"]["value"] == 0
+
+
+def test_clip_score_of_a_run_and_during_a_run(capsys, tmp_path):
+    clip = str(save_clip(tmp_path / "tiny-clip"))
+    assert main(["score", "scored", "--clip-model", clip]) == 0
+    assert "clip_score[tiny-clip]" in capsys.readouterr().out
+    found = results("scored")["metrics"]["clip_score[tiny-clip]"]
+    assert found["n"] == 4
+    assert predict("demo_lgtm_generation.yaml", "during", "--model.clip_model", clip) == 0
+    assert results("during")["metrics"]["clip_score[tiny-clip]"] == pytest.approx(found, rel=1e-4)
+    # Without it, images are made all the same.
+    assert predict("demo_lgtm_generation.yaml", "later", "--model.clip_model", "absent") == 1
+    assert "CLIP score" in capsys.readouterr().out
+    assert "absent/config.json does not exist" in results("later")["clip_score_missing"]
+    assert main(["score", "later", "--clip-model", clip]) == 0
+    assert results("later")["clip_score_missing"] is None
+    assert results("later")["metrics"]["clip_score[tiny-clip]"] == pytest.approx(found, rel=1e-4)
+
+
 def test_help(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["score", "--help"])
@@ -178,5 +211,5 @@ def test_a_run_without_extractor_needs_to_be_told(capsys):
     content = results("scored")
     content["protocol"] |= {"extractor": None, "reference_file": None}
     path.write_text(json.dumps(content))
-    assert "give --protocol and --reference, or --against" in refused(capsys, "scored")
+    assert "give --protocol and --reference, --against or --clip-model" in refused(capsys, "scored")
     assert main(["score", "scored", "--against", "plain"]) == 0

@@ -75,6 +75,11 @@ class Backbone(nn.Module, ABC):
         self.safetensors_only = safetensors_only
         self.loaded = False
 
+    @property
+    def takes_text(self) -> bool:
+        """Whether conditions are made from text; otherwise from classes."""
+        return "text_encoder" in self.parts
+
     def find(self, local_files_only: bool) -> Found:
         """Find the model and its components, from its index alone.
 

@@ -16,7 +16,7 @@ from torchvision.utils import make_grid, save_image
 from bigain.callbacks.run_results import RunResults
 from bigain.callbacks.sample_writer import FOLDER
 from bigain.data.image_files import read_images, sample_path
-from bigain.metrics.generation import LEAST_IMAGES, distance_metrics
+from bigain.metrics.generation import LEAST_IMAGES, clip_metrics, distance_metrics
 from bigain.metrics.records import SampleRecord
 from bigain.modules.sampler import DiffusionSampler
 
@@ -37,19 +37,24 @@ class GenerationResults(RunResults[SampleRecord]):
     def task_results(
         self, trainer: Trainer, module: DiffusionSampler, records: Sequence[SampleRecord]
     ) -> dict[str, Any]:
-        missing = module.no_distance
+        measuring = module.measuring
+        missing = measuring.no_distance
         with_features = [record.features for record in records if record.features is not None]
         if missing is None and len(with_features) < len(records):
             missing = f"{len(records) - len(with_features)} images were made without features; run bigain score"
         if missing is None and len(records) < LEAST_IMAGES:
             missing = f"{len(records)} images are too few for a distance"
-        reference = module.reference_statistics
+        reference = measuring.reference
         metrics: dict[str, Any] = {}
         if missing is None and reference is not None:
             metrics = distance_metrics(np.asarray(with_features, np.float32), reference)
+        scores = [record.clip_score for record in records if record.clip_score is not None]
+        if scores and len(scores) == len(records):
+            metrics.update(clip_metrics(scores, str(module.clip_model)))
         return {
             "metrics": metrics,
             "distance_missing": missing,
+            "clip_score_missing": measuring.no_clip_score,
             "evaluations": {"per_image": len(module.scheduler.timesteps) * (1 if module.guidance == 1 else 2)},
             "protocol": {
                 "scheduler": module.scheduler_class.__name__,
@@ -59,6 +64,7 @@ class GenerationResults(RunResults[SampleRecord]):
                 "images": module.images,
                 "extractor": None if module.extractor is None else module.extractor.protocol,
                 "reference_file": module.reference,
+                "clip_model": module.clip_model,
                 "reference": None
                 if reference is None
                 else {"source": reference.source, "n": reference.moments.n, "sha256": reference.sha256},

@@ -19,6 +19,24 @@ _INITIAL, _STEP, _GENERATOR = 3, 4, 5
 Denoise = Callable[[Tensor, Tensor, int], Tensor]
 
 
+class Trajectory:
+    """Latents of the first items after some of the steps: a `watch` of `sample`.
+
+    Attributes:
+        latents: `(items, c, h, w)` each, in the order of steps.
+    """
+
+    def __init__(self, steps: int, points: int, items: int) -> None:
+        """Watch `points` evenly spaced steps of all `steps`, the last among them; without items, none."""
+        self._watched = {round((i + 1) * steps / points) - 1 for i in range(points if items else 0)}
+        self._items = items
+        self.latents: list[Tensor] = []
+
+    def __call__(self, step: int, latents: Tensor) -> None:
+        if step in self._watched:
+            self.latents.append(latents[: self._items])
+
+
 def item_keys(image_keys: Tensor, seed: int) -> Tensor:
     """Identity of (seed, item). `(b,)` -> `(b,)`, int64."""
     return mix(image_keys, seed, _INITIAL)

@@ -130,13 +130,15 @@ def distance(module: Task) -> Iterator[Check]:
     if not isinstance(module, DiffusionSampler):
         yield Check("reference", "ok", "none needed: this configuration classifies")
         return
-    module.prepare_distance()
-    reference = module.reference_statistics
-    if module.no_distance is not None:
+    measuring = module.prepare_measuring()
+    reference = measuring.reference
+    if measuring.no_distance is not None:
         told = "images are made all the same, and `bigain score RUN` computes the distance later"
-        yield Check("reference", "warning", f"no distance: {module.no_distance}", told)
+        yield Check("reference", "warning", f"no distance: {measuring.no_distance}", told)
     elif reference is not None:
         yield Check("reference", "ok", f"{reference.source}: {reference.moments.n} images, {reference.protocol}")
+    if measuring.no_clip_score is not None:
+        yield Check("clip_model", "warning", f"no CLIP score: {measuring.no_clip_score}")
 
 
 def disk(output: Path, module: Task, data: EvalDataModule) -> Iterator[Check]:

@@ -15,7 +15,7 @@ from bigain.data.image_files import read_images
 from bigain.errors import InputError
 from bigain.metrics.accuracy import Z95, Estimate
 from bigain.metrics.distances import Moments, frechet_distance, frechet_interval, kernel_distance, precision_recall
-from bigain.metrics.fidelity import psnr, ssim
+from bigain.metrics.fidelity import Lpips, psnr, ssim
 from bigain.metrics.reference import ReferenceStatistics
 
 # The bootstrap of a Frechet distance takes minutes beyond this many dimensions.
@@ -62,24 +62,40 @@ def distance_metrics(features: Features, reference: ReferenceStatistics) -> dict
     return metrics
 
 
-def fidelity_metrics(pairs: Sequence[tuple[Path, Path]]) -> dict[str, dict[str, Any]]:
+def clip_metrics(scores: Sequence[float], model: str) -> dict[str, dict[str, Any]]:
+    """The mean CLIP score, named with its model, for other models give other numbers.
+
+    Args:
+        scores: One per image.
+        model: Folder of the CLIP model.
+
+    Returns:
+        `clip_score[name of the folder]` with its 95 % interval.
+    """
+    return {f"clip_score[{Path(model).name}]": _mean(scores)}
+
+
+def fidelity_metrics(pairs: Sequence[tuple[Path, Path]], lpips: Lpips | None = None) -> dict[str, dict[str, Any]]:
     """How near images are to those of another model at the same seed, e.g. the uncompressed one.
 
     Args:
         pairs: Files of the same item.
+        lpips: Loaded or not, its weights being there; None leaves it out.
 
     Returns:
-        `psnr` in dB, of images that differ, and `ssim`, means over images with 95 % intervals.
+        `psnr` in dB, of images that differ, `ssim` and `lpips[network]`, means over images with 95 % intervals.
     """
-    noise, structure = [], []
+    noise, structure, perceived = [], [], []
     for part in _batches(pairs):
         a, b = (read_images([pair[side] for pair in part]) for side in (0, 1))
         if a.shape != b.shape:
             raise InputError(f"{part[0][0]} and {part[0][1]} differ in size; compare runs of one image_size")
         noise += psnr(a, b).tolist()
         structure += ssim(a, b).tolist()
+        perceived += lpips(a, b).tolist() if lpips is not None else []
     finite = [value for value in noise if math.isfinite(value)]
-    return {name: _mean(values) for name, values in (("psnr", finite), ("ssim", structure)) if values}
+    named = {"psnr": finite, "ssim": structure, f"lpips[{lpips.network if lpips else ''}]": perceived}
+    return {name: _mean(values) for name, values in named.items() if values}
 
 
 def _batches(pairs: Sequence[tuple[Path, Path]]) -> Iterator[Sequence[tuple[Path, Path]]]:

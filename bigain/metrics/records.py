@@ -105,6 +105,7 @@ class SampleRecord:
         prompt: What a text-conditional model was given.
         seconds: Wall time of the batch divided by its images.
         features: Of the image, for distances, `(d,)`; None without an extractor.
+        clip_score: Similarity of the image and its prompt, where that is measured.
     """
 
     image_id: str
@@ -112,6 +113,7 @@ class SampleRecord:
     prompt: str
     seconds: float
     features: Sequence[float] | None = None
+    clip_score: float | None = None
 
     def to_json(self) -> str:
         """One line; features are base64 of little-endian float32."""

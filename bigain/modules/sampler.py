@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import SchedulerMixin
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from bigain.backbones.base import Backbone
@@ -22,19 +17,20 @@ from bigain.backbones.forward import row_keys
 from bigain.data.base import EvalDataModule
 from bigain.data.image_files import ImageFormat, decode_files, encode_images, quantise
 from bigain.data.samples import Batch
-from bigain.diffusion.sampling import item_keys, sample, step_keys
+from bigain.diffusion.sampling import Trajectory, item_keys, sample, step_keys
 from bigain.errors import InputError
 from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.records import SampleRecord
-from bigain.metrics.reference import ReferenceStatistics
-from bigain.tokens.precision import without_autocast
+from bigain.modules.measuring import Measuring, prepare_measuring
+from bigain.modules.scheduling import make_scheduler
 from bigain.tokens.randomness import stable_hash
 
 # Shown at so many points of the first batch's way from noise to image.
-_log = logging.getLogger(__name__)
-
 _SHOWN_ITEMS, _SHOWN_STEPS = 4, 5
-_NOISE_SCHEDULE = ("beta_", "trained_betas", "num_train_timesteps", "rescale_betas")
+# Items of a forward on a CPU: enough to keep several threads busy.
+_ON_CPU = 4
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,17 +49,6 @@ class Generated:
     trajectory: Tensor | None = None
 
 
-def find_reference(reference: str) -> Path:
-    """A reference file, or the one that an embedded extractor of this name comes with."""
-    embedded = Path(str(resources.files("bigain"))) / "assets" / reference / "reference.npz"
-    return embedded if embedded.is_file() else Path(reference).expanduser()
-
-
-@rank_zero_only
-def _warn(message: str) -> None:
-    _log.warning(message)
-
-
 class DiffusionSampler(LightningModule):
     """Samples with classifier-free guidance (Ho and Salimans, 2021), one forward per step for the guided pair.
 
@@ -80,6 +65,8 @@ class DiffusionSampler(LightningModule):
         images: ImageFormat = "png",
         extractor: FeatureExtractor | None = None,
         reference: str | None = None,
+        clip_model: str | None = None,
+        items_per_forward: int | None = None,
         seed: int = 0,
     ) -> None:
         """Set the sampler up; nothing heavy happens here.
@@ -93,6 +80,9 @@ class DiffusionSampler(LightningModule):
             images: `png`, rounded; `jpeg100_truncate`, as the release writes them; or `none`, to keep features only.
             extractor: Of features for distances to real images; null computes none.
             reference: Statistics of real images, an `.npz` file of the extractor's protocol; null computes no distance.
+            clip_model: Folder of a CLIP model, for the similarity of every image and its prompt; null computes none.
+            items_per_forward: Items, each with its guided pair, in one forward; a smaller rest is filled up with
+                copies, for products of other sizes round differently. null: 4 on a CPU, elsewhere the whole batch.
             seed: Of the initial latents and of whatever noise the scheduler adds.
 
         Raises:
@@ -106,6 +96,8 @@ class DiffusionSampler(LightningModule):
         self.scheduler_options = dict(scheduler_options or {})
         self.steps = steps
         self.guidance = guidance
+        if items_per_forward is not None and items_per_forward < 1:
+            raise InputError(f"items_per_forward must be at least 1 or null, not {items_per_forward}")
         if images not in ("png", "jpeg100_truncate", "none"):
             raise InputError(f"images must be png, jpeg100_truncate or none, not {images!r}")
         if images == "none" and extractor is None:
@@ -113,74 +105,23 @@ class DiffusionSampler(LightningModule):
         self.images: ImageFormat = images
         self.extractor = extractor
         self.reference = reference
+        self.clip_model = clip_model
+        self.items_per_forward = items_per_forward
         self.seed = seed
 
     def setup(self, stage: str) -> None:
         self.backbone.load()
         if self.trainer.precision == "32-true":
             self.backbone.float()
-        self.scheduler = self.make_scheduler()
+        self.scheduler = make_scheduler(self.backbone, self.scheduler_class, self.scheduler_options, self.steps)
         self.data.read_images = False
         ids = [item.image_id for item in self.data.items]
         self.prompts = dict(zip(ids, self.data.generation_prompts(), strict=True))
-        self.prepare_distance()
+        self.measuring = self.prepare_measuring()
 
-    def prepare_distance(self) -> None:
-        """Load extractor and reference. Images are worth making without them; a wrong one is refused all the same."""
-        self.no_distance: str | None = None
-        self.reference_statistics: ReferenceStatistics | None = None
-        self._extracting = False
-        if self.extractor is None:
-            self.no_distance = "no extractor was asked for"
-            return
-        try:
-            self.extractor.load()
-            self._extracting = True
-        except InputError as error:
-            if self.images == "none":
-                raise
-            self.no_distance = str(error)
-        if self.reference is None:
-            self.no_distance = self.no_distance or "no reference statistics were given"
-        elif not (path := find_reference(self.reference)).is_file():
-            self.no_distance = self.no_distance or f"reference {path} does not exist"
-        else:
-            digest = self.extractor.digest() if self._extracting else ""
-            dimension = self.extractor.dimension
-            self.reference_statistics = ReferenceStatistics.load(path, self.extractor.protocol, dimension, digest)
-        if self.no_distance is not None:
-            kept = "Features are kept" if self.images == "none" else "Images are kept for `bigain score`"
-            _warn(f"warning: no distance will be computed: {self.no_distance}. {kept}")
-
-    def make_scheduler(self) -> Any:
-        """The scheduler with the model's noise schedule.
-
-        Raises:
-            InputError: If it cannot sample from this model.
-        """
-        config, kind = self.backbone.scheduler_config, self.scheduler_class
-        known = set(inspect.signature(kind.__init__).parameters) - {"self"}
-        unknown = sorted(set(self.scheduler_options) - known)
-        if unknown:
-            raise InputError(f"{kind.__name__} has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
-        if "prediction_type" not in known:
-            raise InputError(
-                f"{kind.__name__} has no prediction type, but {self.backbone.model} predicts "
-                f"{self.backbone.prediction_type}; choose another scheduler"
-            )
-        # The noise schedule is the model's; what the folder's own sampler did about spacing or clipping is not.
-        settings = {key: config[key] for key in config if key in known and key.startswith(_NOISE_SCHEDULE)}
-        # In latent space there is nothing to clip to.
-        settings |= {"clip_sample": False} if "clip_sample" in known else {}
-        settings |= {"prediction_type": self.backbone.prediction_type, **self.scheduler_options}
-        try:
-            scheduler: Any = kind(**settings)
-            scheduler.set_timesteps(self.steps)
-        except (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError) as error:
-            raise InputError(
-                f"{kind.__name__} cannot be made for {self.backbone.model} with {settings}: {error}"
-            ) from error
-        return scheduler
+    def prepare_measuring(self) -> Measuring:
+        """Load what measures images: see `prepare_measuring`."""
+        return prepare_measuring(self.extractor, self.reference, self.clip_model, self.images != "none")
 
     @property
     def data(self) -> EvalDataModule:
@@ -215,38 +156,40 @@ class DiffusionSampler(LightningModule):
         if not batch["image_id"]:
             return None
         start = time.perf_counter()
+        items = len(batch["image_id"])
         prompts = [self.prompts[image_id] for image_id in batch["image_id"]]
-        shown: list[Tensor] = []
         # Of a second-order scheduler, more than the steps that were asked for.
         steps = len(self.scheduler.timesteps)
-        watched = {round((i + 1) * steps / _SHOWN_STEPS) - 1 for i in range(_SHOWN_STEPS if batch_idx == 0 else 0)}
+        shown = Trajectory(steps, _SHOWN_STEPS, min(_SHOWN_ITEMS, items) if batch_idx == 0 else 0)
+        ids, filled_prompts, labels = map(self._filled, (batch["image_id"], prompts, batch["labels"]))
+        latents = self.generate(ids, self._conditions(filled_prompts, labels), shown)
+        images, files = self._images(latents, batch["image_id"])
+        features, scores = self.measuring.features(images), self.measuring.clip_scores(images, prompts)
+        seconds = (time.perf_counter() - start) / len(images)
+        records = [
+            SampleRecord(image_id, list(labels), prompt, seconds, feature, score)
+            for image_id, labels, prompt, feature, score in zip(
+                batch["image_id"], batch["labels"], prompts, features, scores, strict=True
+            )
+        ]
+        trajectory = [quantise(self.backbone.decode(latents), "png") for latents in shown.latents]
+        return Generated(files, records, torch.stack(trajectory).cpu() if trajectory else None)
 
-        def watch(step: int, latents: Tensor) -> None:
-            if step in watched:
-                shown.append(quantise(self.backbone.decode(latents[:_SHOWN_ITEMS]), "png"))
-
-        latents = self.generate(batch["image_id"], self._conditions(prompts, batch["labels"]), watch)
-        pixels = self.backbone.decode(latents)
+    def _images(self, latents: Tensor, image_ids: Sequence[str]) -> tuple[Tensor, list[bytes]]:
+        """Decoded images of these items as they are on disk, `(b, 3, s, s)` uint8, and the files."""
+        parts = latents.split(self._at_once(len(latents)))
+        pixels = torch.cat([self.backbone.decode(part) for part in parts])[: len(image_ids)]
         if not pixels.isfinite().all():
             raise InputError(
                 f"{self.scheduler_class.__name__} and {self.backbone.model} gave numbers that are not finite among "
-                f"{batch['image_id'][0]} to {batch['image_id'][-1]}; try --trainer.precision 32-true or bf16-true, or "
-                "another scheduler"
+                f"{image_ids[0]} to {image_ids[-1]}; try --trainer.precision 32-true or bf16-true, or another scheduler"
             )
         images = quantise(pixels, self.images)
         files = encode_images(images.cpu(), self.images)
         if self.images == "jpeg100_truncate":
             # Distances are between what is on disk.
             images = decode_files(files).to(images.device)
-        features = self._features(images)
-        seconds = (time.perf_counter() - start) / len(images)
-        records = [
-            SampleRecord(image_id, list(labels), prompt, seconds, feature)
-            for image_id, labels, prompt, feature in zip(
-                batch["image_id"], batch["labels"], prompts, features, strict=True
-            )
-        ]
-        return Generated(files, records, torch.stack(shown).cpu() if shown else None)
+        return images, files
 
     def generate(self, image_ids: Sequence[str], condition: Tensor, watch: Any = None) -> Tensor:
         """Sample latents.
@@ -261,31 +204,49 @@ class DiffusionSampler(LightningModule):
         """
         device = condition.device
         keys = item_keys(torch.tensor([stable_hash(image_id) for image_id in image_ids], device=device), self.seed)
-        guided = self.guidance != 1
-        null = self.null.expand(len(condition), *self.null.shape[1:])
-        conditions = torch.cat((null, condition)) if guided else condition
+        at_once = self._at_once(len(condition))
+        parts = condition.split(at_once)
 
         def denoise(x: Tensor, timestep: Tensor, step: int) -> Tensor:
-            rows = step_keys(keys, step)
-            if not guided:
-                with row_keys(rows):
-                    return self.backbone.predict(x, timestep.expand(len(x)), conditions)
-            with row_keys(rows.repeat(2)):
-                output = self.backbone.predict(x.repeat(2, 1, 1, 1), timestep.expand(2 * len(x)), conditions)
-            without, with_condition = output.chunk(2)
-            return without + self.guidance * (with_condition - without)
+            rows = step_keys(keys, step).split(at_once)
+            return torch.cat(
+                [self._guided(*part, timestep) for part in zip(x.split(at_once), parts, rows, strict=True)]
+            )
 
         return sample(denoise, keys, self.shape, self.scheduler, self.steps, watch)
 
-    def _conditions(self, prompts: Sequence[str], labels: Sequence[Sequence[int]]) -> Tensor:
-        indices = self.data.class_space.indices
-        # An image without labels has a caption, and no class that a class-conditional model could take.
-        first = [of_one[0] if of_one else 0 for of_one in labels]
-        return self.backbone.conditions_of(prompts, first if indices is None else [indices[label] for label in first])
+    def _guided(self, x: Tensor, condition: Tensor, rows: Tensor, timestep: Tensor) -> Tensor:
+        """The guided network output of items `(b, c, h, w)` with keys `(b,)`, one forward of 2b rows."""
+        if self.guidance == 1:
+            with row_keys(rows):
+                return self.backbone.predict(x, timestep.expand(len(x)), condition)
+        conditions = torch.cat((self.null.expand_as(condition), condition))
+        with row_keys(rows.repeat(2)):
+            output = self.backbone.predict(x.repeat(2, 1, 1, 1), timestep.expand(2 * len(x)), conditions)
+        without, with_condition = output.chunk(2)
+        return without + self.guidance * (with_condition - without)
 
-    def _features(self, images: Tensor) -> list[list[float] | None]:
-        if self.extractor is None or not self._extracting:
-            return [None] * len(images)
-        with without_autocast(images):
-            features: list[list[float] | None] = self.extractor(images).float().tolist()
-        return features
+    def _at_once(self, items: int) -> int:
+        """How many of so many items one forward takes."""
+        return self.items_per_forward or (_ON_CPU if self.device.type == "cpu" else items)
+
+    def _filled(self, of_items: Sequence[T]) -> list[T]:
+        """Filled up with the last one until all forwards have the same size."""
+        rest = -len(of_items) % self._at_once(len(of_items))
+        return [*of_items, *of_items[-1:] * rest]
+
+    def _conditions(self, prompts: Sequence[str], labels: Sequence[Sequence[int]]) -> Tensor:
+        """Conditions of items. `(b, ...)`."""
+        indices = self.data.class_space.indices
+        unlabelled = [prompt for prompt, of_one in zip(prompts, labels, strict=True) if not of_one]
+        if unlabelled and not self.backbone.takes_text:
+            raise InputError(
+                f"{self.backbone.model} makes images of classes, and {len(unlabelled)} items have none, such as "
+                f"{unlabelled[0]!r}; choose a text-conditional model, or leave them out with --data.subset"
+            )
+        first = [of_one[0] if of_one else 0 for of_one in labels]
+        classes = first if indices is None else [indices[label] for label in first]
+        # Text encoders round by their batch, too.
+        at_once = self._at_once(len(prompts))
+        starts = range(0, len(prompts), at_once)
+        return torch.cat([self.backbone.conditions_of(prompts[i:][:at_once], classes[i:][:at_once]) for i in starts])

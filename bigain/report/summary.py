@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 # Metrics that are no proportions.
-_PLAIN = ("frechet", "kernel", "psnr", "ssim")
+_PLAIN = ("frechet", "kernel", "psnr", "ssim", "lpips", "clip_score")
 
 
 def summary(results: Mapping[str, Any], folder: Path, baseline: Mapping[str, Any] | None = None) -> str:
@@ -40,6 +40,8 @@ def summary(results: Mapping[str, Any], folder: Path, baseline: Mapping[str, Any
             rows.append((f"{name} without", _estimate(name, baseline["metrics"][name])))
     if results.get("distance_missing"):
         rows.append(("distance", f"none: {results['distance_missing']}"))
+    if results.get("clip_score_missing"):
+        rows.append(("CLIP score", f"none: {results['clip_score_missing']}"))
     flops = results["flops"]["gflops_per_evaluation"]
     cost = f"{flops:.4g} GFLOPs each"
     if baseline is not None:

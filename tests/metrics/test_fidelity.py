@@ -2,21 +2,18 @@
 
 import math
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from models import save_clip
 from safetensors.torch import load_file, save_file
 from scipy.ndimage import gaussian_filter
 from torchvision.models import squeezenet1_1
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+from transformers import CLIPImageProcessor, CLIPModel
 
-import bigain
 from bigain.errors import InputError
 from bigain.metrics.fidelity import ClipScore, Lpips, psnr, ssim
-
-TOKENIZER = Path(bigain.__file__).parent / "assets" / "shapes_unet" / "tokenizer"
 
 
 @pytest.fixture(scope="module")
@@ -111,16 +108,7 @@ def test_lpips_of_each_pair(tmp_path, monkeypatch, pairs):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clip")
-    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {**size, "max_position_embeddings": 16, "eos_token_id": 2}
-    vision = {**size, "image_size": 32, "patch_size": 8}
-    torch.manual_seed(0)
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
-    model.save_pretrained(folder)
-    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
-    shutil.copytree(TOKENIZER, folder, dirs_exist_ok=True)
-    return folder
+    return save_clip(tmp_path_factory.mktemp("clip"))
 
 
 def test_clip_score_of_each_pair(clip, pairs):
