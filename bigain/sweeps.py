@@ -15,8 +15,10 @@ from bigain.errors import InputError
 
 _TABLE: dict[str, type] = {"table": int, "backbone": str, "runs": list}
 _ENTRY: dict[str, type] = {"config": str, "dataset": str, "method": str}
-# `set` is fixed; `vary` gives a run per value; `setting` says what the table calls a fixed setting.
-_OPTIONS: dict[str, type] = {"set": dict, "vary": dict, "setting": dict}
+# `set` is fixed; `vary` gives a run per value; `setting` says what the table calls a fixed setting; `task` is
+# classification unless it says generation.
+_OPTIONS: dict[str, type] = {"set": dict, "vary": dict, "setting": dict, "task": str}
+_TASKS = ("classification", "generation")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class SweepRun:
         method: The row's name.
         setting_name: What the table varies, e.g. `ratio`; None where it prints no setting.
         setting: Its value.
+        task: `classification` or `generation`.
     """
 
     config: str
@@ -42,6 +45,7 @@ class SweepRun:
     method: str
     setting_name: str | None = None
     setting: float | None = None
+    task: str = _TASKS[0]
 
     def arguments(self) -> list[str]:
         """Command line: `["--config", "pets_lgtm.yaml", "--compressor.ratio", "0.7"]`."""
@@ -65,13 +69,13 @@ class Sweep:
 
     def _expand(self, entry: Mapping[str, Any]) -> list[SweepRun]:
         cell = (self.table, self.backbone, entry["dataset"], entry["method"])
-        fixed = entry.get("set", {})
+        fixed, task = entry.get("set", {}), entry.get("task", _TASKS[0])
         if "vary" not in entry:
             setting = ((name, float(value)) for name, value in entry.get("setting", {}).items())
-            return [SweepRun(entry["config"], fixed, *cell, *next(setting, (None, None)))]
+            return [SweepRun(entry["config"], fixed, *cell, *next(setting, (None, None)), task)]
         ((key, values),) = entry["vary"].items()
         name = key.rpartition(".")[2]
-        return [SweepRun(entry["config"], {**fixed, key: value}, *cell, name, float(value)) for value in values]
+        return [SweepRun(entry["config"], {**fixed, key: value}, *cell, name, float(value), task) for value in values]
 
 
 def load_table(path_or_name: str | Path) -> Sweep:
@@ -105,7 +109,9 @@ def _locate(given: Path) -> Path:
 
 def _check_entry(place: str, entry: Any) -> None:
     _check_keys(place, entry, _ENTRY, _OPTIONS)
-    for option in _OPTIONS:
+    if entry.get("task", _TASKS[0]) not in _TASKS:
+        raise InputError(f"{place}: task: expected {' or '.join(_TASKS)}, found {entry['task']!r}")
+    for option in ("set", "vary", "setting"):
         if not all(isinstance(key, str) for key in entry.get(option, {})):
             raise InputError(f"{place}: {option}: expected names, found {entry[option]}")
     if not Path(entry["config"]).is_file() and not (shipped_configs() / entry["config"]).is_file():

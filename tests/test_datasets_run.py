@@ -149,6 +149,13 @@ def test_coco_on_a_dit_of_its_own_classes_only(dit, coco, capsys):
     assert "the dataset 80 of its own" in capsys.readouterr().err
 
 
+def test_items_without_a_class_are_not_generated_as_the_first_one(dit, coco, capsys):
+    model = ["--model", "models/dit_xl_512_generation.yaml", "--model.backbone.model", str(dit(80))]
+    quick = ["--trainer.precision", "32-true", "--trainer.accelerator", "cpu", "--data.image_size", "32"]
+    assert main(["predict", "--config", "coco_lgtm_generation.yaml", *model, *quick, "--output", "out"]) == 2
+    assert "makes images of classes, and 1 items have none, such as 9" in capsys.readouterr().err
+
+
 def test_a_bad_image_can_be_skipped_and_is_tried_again(stand_in, pets, capsys):
     broken = pets / "images" / "American_Bulldog_7.jpg"
     whole = broken.read_bytes()

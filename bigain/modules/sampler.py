@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, TypeVar
 
 import torch
@@ -115,6 +116,12 @@ class DiffusionSampler(LightningModule):
             self.backbone.float()
         self.scheduler = make_scheduler(self.backbone, self.scheduler_class, self.scheduler_options, self.steps)
         self.data.read_images = False
+        unlabelled = [item.image_id for item in self.data.items if not item.labels]
+        if unlabelled and not self.backbone.takes_text:
+            raise InputError(
+                f"{self.backbone.model} makes images of classes, and {len(unlabelled)} items have none, such as "
+                f"{unlabelled[0]}; choose a text-conditional model, or leave them out with --data.subset"
+            )
         ids = [item.image_id for item in self.data.items]
         self.prompts = dict(zip(ids, self.data.generation_prompts(), strict=True))
         self.measuring = self.prepare_measuring()
@@ -161,8 +168,8 @@ class DiffusionSampler(LightningModule):
         # Of a second-order scheduler, more than the steps that were asked for.
         steps = len(self.scheduler.timesteps)
         shown = Trajectory(steps, _SHOWN_STEPS, min(_SHOWN_ITEMS, items) if batch_idx == 0 else 0)
-        ids, filled_prompts, labels = map(self._filled, (batch["image_id"], prompts, batch["labels"]))
-        latents = self.generate(ids, self._conditions(filled_prompts, labels), shown)
+        conditions = self._conditions(self._filled(prompts), self._filled(batch["labels"]))
+        latents = self.generate(self._filled(batch["image_id"]), conditions, shown)
         images, files = self._images(latents, batch["image_id"])
         features, scores = self.measuring.features(images), self.measuring.clip_scores(images, prompts)
         seconds = (time.perf_counter() - start) / len(images)
@@ -209,9 +216,7 @@ class DiffusionSampler(LightningModule):
 
         def denoise(x: Tensor, timestep: Tensor, step: int) -> Tensor:
             rows = step_keys(keys, step).split(at_once)
-            return torch.cat(
-                [self._guided(*part, timestep) for part in zip(x.split(at_once), parts, rows, strict=True)]
-            )
+            return torch.cat([*map(self._guided, x.split(at_once), parts, rows, repeat(timestep))])
 
         return sample(denoise, keys, self.shape, self.scheduler, self.steps, watch)
 
@@ -233,20 +238,13 @@ class DiffusionSampler(LightningModule):
     def _filled(self, of_items: Sequence[T]) -> list[T]:
         """Filled up with the last one until all forwards have the same size."""
         rest = -len(of_items) % self._at_once(len(of_items))
-        return [*of_items, *of_items[-1:] * rest]
+        return [*of_items, *repeat(of_items[-1], rest)]
 
     def _conditions(self, prompts: Sequence[str], labels: Sequence[Sequence[int]]) -> Tensor:
         """Conditions of items. `(b, ...)`."""
         indices = self.data.class_space.indices
-        unlabelled = [prompt for prompt, of_one in zip(prompts, labels, strict=True) if not of_one]
-        if unlabelled and not self.backbone.takes_text:
-            raise InputError(
-                f"{self.backbone.model} makes images of classes, and {len(unlabelled)} items have none, such as "
-                f"{unlabelled[0]!r}; choose a text-conditional model, or leave them out with --data.subset"
-            )
         first = [of_one[0] if of_one else 0 for of_one in labels]
         classes = first if indices is None else [indices[label] for label in first]
-        # Text encoders round by their batch, too.
         at_once = self._at_once(len(prompts))
         starts = range(0, len(prompts), at_once)
         return torch.cat([self.backbone.conditions_of(prompts[i:][:at_once], classes[i:][:at_once]) for i in starts])
