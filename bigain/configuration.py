@@ -24,6 +24,7 @@ _WITHOUT_EFFECT = {
     "model.init_args.backbone.init_args.local_files_only",
     "model.init_args.backbone.init_args.safetensors_only",
     "model.init_args.rows_per_forward",
+    "model.init_args.items_per_forward",
 }
 # Of the trainer, only these enter a number.
 _TRAINER = ("trainer.precision", "trainer.callbacks")

@@ -71,8 +71,9 @@ class Sweep:
         cell = (self.table, self.backbone, entry["dataset"], entry["method"])
         fixed, task = entry.get("set", {}), entry.get("task", _TASKS[0])
         if "vary" not in entry:
-            setting = ((name, float(value)) for name, value in entry.get("setting", {}).items())
-            return [SweepRun(entry["config"], fixed, *cell, *next(setting, (None, None)), task)]
+            settings = ((name, float(value)) for name, value in entry.get("setting", {}).items())
+            name, setting = next(settings, (None, None))
+            return [SweepRun(entry["config"], fixed, *cell, name, setting, task)]
         ((key, values),) = entry["vary"].items()
         name = key.rpartition(".")[2]
         return [SweepRun(entry["config"], {**fixed, key: value}, *cell, name, float(value), task) for value in values]

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import logging
-import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from bigain.data.class_space import ClassSpace
 from bigain.data.latent_cache import LatentCache
+from bigain.data.loading import Share
 from bigain.data.preprocessing import decode_image
-from bigain.data.samples import Sample, Samples, collate
+from bigain.data.samples import Sample
 from bigain.data.selection import Item, only, per_class, stratified
 from bigain.errors import InputError
 
@@ -187,14 +185,13 @@ class EvalDataModule(LightningDataModule, ABC):
         chosen = self.subset is not None or self.per_class is not None or self.limit is not None
         return None if chosen else self.official_images
 
-    def predict_dataloader(self) -> DataLoader[Sample | None]:
-        return DataLoader(
-            Samples(self),
-            batch_size=self.batch_size,
-            # More processes than cores only wait for each other.
-            num_workers=min(self.num_workers, _cores()),
-            collate_fn=collate,
-            pin_memory=torch.cuda.is_available(),
+    def predict_dataloader(self) -> Share:
+        """Batches of what is left to do, the share of this process."""
+        trainer = self.trainer
+        return (
+            Share(self)
+            if trainer is None
+            else Share(self, trainer.global_rank, trainer.world_size, trainer.num_devices)
         )
 
 
@@ -204,10 +201,6 @@ def _is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @rank_zero_only

@@ -1,4 +1,4 @@
-"""From items to batches: what worker processes do."""
+"""Items as they are read, and batches of them: what worker processes do."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Batch(TypedDict):
         image_id: b ids, of the images first.
         labels: Labels of each of the b.
         cache_keys: u keys, None without a cache.
-        failed: Id and reason of every image that could not be read.
+        failed: Id and reason of every image that could not be read; a module adds those it could not evaluate.
     """
 
     image: Tensor
@@ -60,21 +60,18 @@ class Batch(TypedDict):
     failed: dict[str, str]
 
 
-class Samples(Dataset["Sample | None"]):
-    """The items of a DataModule, read one by one; None for those that are finished."""
+class Samples(Dataset[Sample]):
+    """The unfinished items of a DataModule in the order of their files, read one by one."""
 
     def __init__(self, data: EvalDataModule) -> None:
         self.data = data
-        # Neighbours on disk are read together.
-        self.order = sorted(range(len(data.items)), key=lambda i: data.position(data.items[i]))
+        self.items = sorted((item for item in data.items if item.image_id not in data.finished), key=data.position)
 
     def __len__(self) -> int:
-        return len(self.data.items)
+        return len(self.items)
 
-    def __getitem__(self, index: int) -> Sample | None:
-        item = self.data.items[self.order[index]]
-        if item.image_id in self.data.finished:
-            return None
+    def __getitem__(self, index: int) -> Sample:
+        item = self.items[index]
         try:
             return self.data.sample(item)
         except InputError as error:
@@ -83,12 +80,11 @@ class Samples(Dataset["Sample | None"]):
             return Sample(item, failure=str(error))
 
 
-def collate(samples: Sequence[Sample | None]) -> Batch:
+def collate(samples: Sequence[Sample]) -> Batch:
     """Gather samples into a batch."""
-    there = [sample for sample in samples if sample is not None]
-    images = [sample for sample in there if sample.image is not None]
-    cached = [sample for sample in there if sample.latent is not None]
-    bare = [sample for sample in there if sample.image is None and sample.latent is None and sample.failure is None]
+    images = [sample for sample in samples if sample.image is not None]
+    cached = [sample for sample in samples if sample.latent is not None]
+    bare = [sample for sample in samples if sample.image is None and sample.latent is None and sample.failure is None]
     read = [*images, *cached, *bare]
     return Batch(
         image=_stack([sample.image for sample in images if sample.image is not None]).byte(),
@@ -97,7 +93,7 @@ def collate(samples: Sequence[Sample | None]) -> Batch:
         image_id=[sample.item.image_id for sample in read],
         labels=[sample.item.labels for sample in read],
         cache_keys=[sample.key for sample in images],
-        failed={sample.item.image_id: sample.failure for sample in there if sample.failure is not None},
+        failed={sample.item.image_id: sample.failure for sample in samples if sample.failure is not None},
     )
 
 

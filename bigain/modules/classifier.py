@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,8 @@ from bigain.diffusion.noising import Loss, add_noise, prediction_error
 from bigain.diffusion.trials import Budget, grid_timesteps, stage_trials, trial_keys, trial_noise, uniform_timesteps
 from bigain.errors import InputError
 from bigain.metrics.records import ImageRecord
+from bigain.modules.forwards import Forwards
+from bigain.modules.image_records import image_records, not_finite
 from bigain.tokens.randomness import stable_hash
 
 
@@ -56,7 +57,8 @@ class DiffusionClassifier(LightningModule):
                 release's larger later stages. The same for `[5, 20]`.
             timesteps: `grid`: evenly spaced; `uniform`: drawn from 0..999 per (seed, image, trial) (Algorithm 1).
             loss: Error of a noise prediction: `l2`, `l1` or `huber`.
-            rows_per_forward: Rows (image, trial, class) per denoiser call, filled across the images of a batch.
+            rows_per_forward: Rows (image, trial, class) per denoiser call at most, across the images of a batch. On a
+                CPU 8, if that is less; halved when memory runs out: see `Forwards`.
             latent_cache: Folder in which encoded images are kept, for this and later runs; null encodes each time.
             seed: Of noise and timesteps.
 
@@ -68,8 +70,6 @@ class DiffusionClassifier(LightningModule):
             raise InputError(f"keep must name survivors for each of the {len(trials)} stages, ending in 1, not {keep}")
         if keep is not None and list(keep) != sorted(keep, reverse=True):
             raise InputError(f"keep must not grow from stage to stage, not {list(keep)}")
-        if rows_per_forward < 1:
-            raise InputError(f"rows_per_forward must be at least 1, not {rows_per_forward}")
         for name, value, allowed in (
             ("budget", budget, ("cumulative", "released")),
             ("timesteps", timesteps, ("grid", "uniform")),
@@ -89,7 +89,7 @@ class DiffusionClassifier(LightningModule):
         self.budget = budget
         self.timesteps = timesteps
         self.loss: Loss = loss
-        self.rows_per_forward = rows_per_forward
+        self.forwards = Forwards(rows_per_forward, "rows_per_forward")
         self.seed = seed
         self.latent_cache = latent_cache
 
@@ -142,27 +142,32 @@ class DiffusionClassifier(LightningModule):
         self.conditions = self.backbone.conditions(space.prompts, space.indices)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[ImageRecord]:
-        """Classify the images of a batch; there are none if all were finished before or unreadable."""
+        """Classify the images of a batch; those whose errors are not finite go to `batch["failed"]` instead."""
         if not batch["image_id"]:
             return []
         start = time.perf_counter()
         result, timesteps = self.classify(self._latents(batch), batch["image_id"])
         labels = [list(of_one) if self.multilabel else of_one[0] for of_one in batch["labels"]]
-        records = _records(batch["image_id"], labels, result, timesteps.cpu(), start)
-        planned = self.evaluations_per_image(len(self.conditions))
-        for record in records:
-            if len(record.errors) != planned or not all(map(math.isfinite, record.errors)):
-                raise InputError(
-                    f"image {record.image_id}: the network's errors are not all finite at precision "
-                    f"{self.trainer.precision}; use bf16-true or 32-true"
+        timesteps = timesteps.cpu()
+        records = image_records(batch["image_id"], labels, result, timesteps, start)
+        names, precision = self.data.class_space.names, self.trainer.precision
+        failed = {}
+        for record, row in zip(records, timesteps.tolist(), strict=True):
+            if (found := not_finite(record, self.stages, len(names))) is not None:
+                failed[record.image_id] = (
+                    f"the network's error for class {names[found.label]!r} at timestep {row[found.trial]} is "
+                    f"{found.error} at precision {precision}; try --trainer.precision bf16-true or 32-true"
                 )
-        return records
+        batch["failed"].update(failed)
+        return [record for record in records if record.image_id not in failed]
 
     def _latents(self, batch: Batch) -> Tensor:
         """Latents of a batch: encoded (and cached, where asked for), or read from the cache."""
         parts = [batch["latent"].view(torch.float32)] if len(batch["latent"]) else []
         if len(batch["image"]):
-            encoded = self.backbone.encode(batch["image"])
+            # One by one on a CPU, for the reason that `Forwards` gives.
+            at_once = 1 if self.device.type == "cpu" else len(batch["image"])
+            encoded = torch.cat([self.backbone.encode(images) for images in batch["image"].split(at_once)])
             parts.insert(0, encoded)
             if self.data.latents is not None:
                 for key, latent in zip(batch["cache_keys"], encoded.cpu(), strict=True):
@@ -196,7 +201,7 @@ class DiffusionClassifier(LightningModule):
         return staged_elimination(errors_of, len(latents), classes, self.stages, keep, device), timesteps
 
     def _errors(self, latents: Tensor, keys: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
-        """Errors of p (image, trial) pairs under s classes each, in micro-batches of `rows_per_forward`.
+        """Errors of p (image, trial) pairs under s classes each.
 
         Args:
             latents: Of each pair. `(p, c, h, w)`.
@@ -207,46 +212,17 @@ class DiffusionClassifier(LightningModule):
         Returns:
             `(p, s)`, float32.
         """
-        classes = labels.shape[1]
-        rows = torch.arange(labels.numel(), device=labels.device)
-        errors: list[Tensor] = []
-        for part in rows.split(self.rows_per_forward):
-            # The pairs of these rows, from their count alone: reading it off the device would wait for it.
-            first = len(errors) * self.rows_per_forward // classes
-            last = (len(errors) * self.rows_per_forward + len(part) - 1) // classes + 1
-            key, t, x = keys[first:last], timesteps[first:last], latents[first:last]
-            pair, label = part // classes - first, labels.flatten()[part]
+        classes, labels_of = labels.shape[1], labels.flatten()
+
+        def compute(rows: Tensor, first: int, last: int) -> Tensor:
+            pairs = slice(first // classes, last // classes + 1)
+            key, t, x = keys[pairs], timesteps[pairs], latents[pairs]
+            pair, label = rows // classes - pairs.start, labels_of[rows]
             # Drawn once per pair: all classes see the same noise.
             noise = trial_noise(key, x.shape[1:])
             noisy = add_noise(x, noise, self.backbone.alpha_bar(t))
             with row_keys(key[pair], label):
                 predicted = self.backbone.predict_noise(noisy[pair], t[pair], self.conditions[label])
-            errors.append(prediction_error(predicted, noise[pair], self.loss))
-        return torch.cat(errors).view_as(labels)
+            return prediction_error(predicted, noise[pair], self.loss)
 
-
-def _records(
-    ids: Sequence[str], labels: Sequence[int | list[int]], result: Elimination, timesteps: Tensor, start: float
-) -> list[ImageRecord]:
-    """What is kept of a batch that began at `start`; everything leaves the device here, once."""
-    errors = result.errors.cpu()
-    survivors = [stage.tolist() for stage in result.survivors]
-    predictions = result.prediction.tolist()
-    seconds = (time.perf_counter() - start) / len(ids)
-    records = []
-    for i, image_id in enumerate(ids):
-        classes, trials = (~errors[i].isnan()).nonzero(as_tuple=True)
-        records.append(
-            ImageRecord(
-                image_id=image_id,
-                label=labels[i],
-                prediction=predictions[i],
-                classes=classes.tolist(),
-                trials=trials.tolist(),
-                timesteps=timesteps[i, trials].tolist(),
-                errors=errors[i, classes, trials].tolist(),
-                survivors=[stage[i] for stage in survivors],
-                seconds=seconds,
-            )
-        )
-    return records
+        return self.forwards.run(compute, labels.numel(), labels.device).view_as(labels)

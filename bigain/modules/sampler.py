@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import repeat
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from diffusers import SchedulerMixin
@@ -22,16 +21,13 @@ from bigain.diffusion.sampling import Trajectory, item_keys, sample, step_keys
 from bigain.errors import InputError
 from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.records import SampleRecord
+from bigain.modules.forwards import ROWS_ON_CPU, Forwards
 from bigain.modules.measuring import Measuring, prepare_measuring
 from bigain.modules.scheduling import make_scheduler
 from bigain.tokens.randomness import stable_hash
 
 # Shown at so many points of the first batch's way from noise to image.
 _SHOWN_ITEMS, _SHOWN_STEPS = 4, 5
-# Items of a forward on a CPU: enough to keep several threads busy.
-_ON_CPU = 4
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,8 +78,8 @@ class DiffusionSampler(LightningModule):
             extractor: Of features for distances to real images; null computes none.
             reference: Statistics of real images, an `.npz` file of the extractor's protocol; null computes no distance.
             clip_model: Folder of a CLIP model, for the similarity of every image and its prompt; null computes none.
-            items_per_forward: Items, each with its guided pair, in one forward; a smaller rest is filled up with
-                copies, for products of other sizes round differently. null: 4 on a CPU, elsewhere the whole batch.
+            items_per_forward: Items, each with its guided pair, in one forward at most; null: the whole batch. On a
+                CPU 4, if that is less; halved when memory runs out: see `Forwards`.
             seed: Of the initial latents and of whatever noise the scheduler adds.
 
         Raises:
@@ -97,8 +93,6 @@ class DiffusionSampler(LightningModule):
         self.scheduler_options = dict(scheduler_options or {})
         self.steps = steps
         self.guidance = guidance
-        if items_per_forward is not None and items_per_forward < 1:
-            raise InputError(f"items_per_forward must be at least 1 or null, not {items_per_forward}")
         if images not in ("png", "jpeg100_truncate", "none"):
             raise InputError(f"images must be png, jpeg100_truncate or none, not {images!r}")
         if images == "none" and extractor is None:
@@ -107,7 +101,8 @@ class DiffusionSampler(LightningModule):
         self.extractor = extractor
         self.reference = reference
         self.clip_model = clip_model
-        self.items_per_forward = items_per_forward
+        # An item is two rows.
+        self.forwards = Forwards(items_per_forward, "items_per_forward", ROWS_ON_CPU // 2)
         self.seed = seed
 
     def setup(self, stage: str) -> None:
@@ -168,8 +163,7 @@ class DiffusionSampler(LightningModule):
         # Of a second-order scheduler, more than the steps that were asked for.
         steps = len(self.scheduler.timesteps)
         shown = Trajectory(steps, _SHOWN_STEPS, min(_SHOWN_ITEMS, items) if batch_idx == 0 else 0)
-        conditions = self._conditions(self._filled(prompts), self._filled(batch["labels"]))
-        latents = self.generate(self._filled(batch["image_id"]), conditions, shown)
+        latents = self.generate(batch["image_id"], self._conditions(prompts, batch["labels"]), shown)
         images, files = self._images(latents, batch["image_id"])
         features, scores = self.measuring.features(images), self.measuring.clip_scores(images, prompts)
         seconds = (time.perf_counter() - start) / len(images)
@@ -184,8 +178,7 @@ class DiffusionSampler(LightningModule):
 
     def _images(self, latents: Tensor, image_ids: Sequence[str]) -> tuple[Tensor, list[bytes]]:
         """Decoded images of these items as they are on disk, `(b, 3, s, s)` uint8, and the files."""
-        parts = latents.split(self._at_once(len(latents)))
-        pixels = torch.cat([self.backbone.decode(part) for part in parts])[: len(image_ids)]
+        pixels = self._per_item(lambda items: self.backbone.decode(latents[items]), len(latents))
         if not pixels.isfinite().all():
             raise InputError(
                 f"{self.scheduler_class.__name__} and {self.backbone.model} gave numbers that are not finite among "
@@ -211,12 +204,10 @@ class DiffusionSampler(LightningModule):
         """
         device = condition.device
         keys = item_keys(torch.tensor([stable_hash(image_id) for image_id in image_ids], device=device), self.seed)
-        at_once = self._at_once(len(condition))
-        parts = condition.split(at_once)
 
         def denoise(x: Tensor, timestep: Tensor, step: int) -> Tensor:
-            rows = step_keys(keys, step).split(at_once)
-            return torch.cat([*map(self._guided, x.split(at_once), parts, rows, repeat(timestep))])
+            rows = step_keys(keys, step)
+            return self._per_item(lambda i: self._guided(x[i], condition[i], rows[i], timestep), len(x))
 
         return sample(denoise, keys, self.shape, self.scheduler, self.steps, watch)
 
@@ -231,20 +222,18 @@ class DiffusionSampler(LightningModule):
         without, with_condition = output.chunk(2)
         return without + self.guidance * (with_condition - without)
 
-    def _at_once(self, items: int) -> int:
-        """How many of so many items one forward takes."""
-        return self.items_per_forward or (_ON_CPU if self.device.type == "cpu" else items)
-
-    def _filled(self, of_items: Sequence[T]) -> list[T]:
-        """Filled up with the last one until all forwards have the same size."""
-        rest = -len(of_items) % self._at_once(len(of_items))
-        return [*of_items, *repeat(of_items[-1], rest)]
+    def _per_item(self, compute: Callable[[Tensor], Tensor], items: int) -> Tensor:
+        """What `compute` gives for the numbers of items, in forwards of equal size."""
+        return self.forwards.run(lambda numbers, first, last: compute(numbers), items, self.device)
 
     def _conditions(self, prompts: Sequence[str], labels: Sequence[Sequence[int]]) -> Tensor:
         """Conditions of items. `(b, ...)`."""
         indices = self.data.class_space.indices
         first = [of_one[0] if of_one else 0 for of_one in labels]
         classes = first if indices is None else [indices[label] for label in first]
-        at_once = self._at_once(len(prompts))
-        starts = range(0, len(prompts), at_once)
-        return torch.cat([self.backbone.conditions_of(prompts[i:][:at_once], classes[i:][:at_once]) for i in starts])
+
+        def compute(items: Tensor) -> Tensor:
+            numbers = items.tolist()
+            return self.backbone.conditions_of([prompts[i] for i in numbers], [classes[i] for i in numbers])
+
+        return self._per_item(compute, len(prompts))

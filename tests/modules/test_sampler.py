@@ -166,7 +166,7 @@ def test_items_of_a_forward_can_be_chosen(dit):
     two = run(sampler(dit, steps=1, items_per_forward=2), images=3, batch_size=3)
     assert (one.rows, two.rows) == ([2, 2, 2], [4, 4])
     assert (one.stacked().int() - two.stacked().int()).abs().max() <= 1
-    with pytest.raises(InputError, match="items_per_forward must be at least 1 or null, not 0"):
+    with pytest.raises(InputError, match="items_per_forward must be at least 1, not 0"):
         sampler(dit, items_per_forward=0)
 
 
