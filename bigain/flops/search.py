@@ -1,0 +1,169 @@
+"""`--match`: the ratio or factor at which a method reaches a given reduction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import bigain.compressors
+from bigain.callbacks.flops import reduction_percent
+from bigain.compressors import ABM, CAM, IEKVD, LGTM, AveragePool, Compressor, FrequencyKV, SiTo, ToDo, ToMe
+from bigain.errors import InputError
+from bigain.flops.model import CountedModel
+
+# Ratios are searched in thousandths.
+_STEPS = 1000
+# Where to begin; any value that the constructors take.
+_START = {"ratio": 0.5, "factor": 2}
+
+
+@dataclass(frozen=True)
+class Match:
+    """What a method needs for a reduction.
+
+    Attributes:
+        method: Class name.
+        setting: `ratio`, `tau` or `factor`.
+        value: The smallest ratio, in thousandths, that reaches the reduction, or the largest there is; the factor
+            nearest to it.
+        gflops: With this value.
+        reduction_percent: With this value.
+        reached: Whether any value reaches the reduction.
+    """
+
+    method: str
+    setting: str
+    value: float
+    gflops: float
+    reduction_percent: float
+    reached: bool
+
+
+def every_method() -> list[Compressor]:
+    """One compressor of each method, with a value to begin with."""
+    merging: list[Compressor] = [ToMe(ratio=0.5), LGTM(ratio=0.5), CAM(LGTM(ratio=0.5)), ABM(ratio=0.5), SiTo()]
+    kv: list[Compressor] = [ToDo(factor=2), AveragePool(factor=2), IEKVD(factor=2), FrequencyKV(ratio=0.5, keep="low")]
+    return merging + kv
+
+
+def starting_value(args: Sequence[str]) -> Iterator[str]:
+    """Options for a value to begin with where the compressor's class requires one and none is given."""
+    prefix, options = "--compressor", dict(zip(args, [*args[1:], ""], strict=True))
+    while (name := options.get(prefix)) is not None:
+        kind = getattr(bigain.compressors, name.rpartition(".")[2], None)
+        parameters = getattr(kind, "__init__", kind).__annotations__ if kind else {}
+        given = {arg.partition("=")[0] for arg in args}
+        for setting, value in _START.items():
+            if setting in parameters and not given & {f"{prefix}.{setting}", f"{prefix}.tau"}:
+                yield f"{prefix}.{setting}={value}"
+        prefix += ".inner"
+
+
+def match(model: CountedModel, compressor: Compressor, percent: float) -> Match:
+    """Find the setting of one method.
+
+    Args:
+        model: What is counted.
+        compressor: The method with all of its other settings.
+        percent: Reduction to reach, in (0, 100).
+
+    Raises:
+        InputError: If the compressor has neither ratio nor factor, or cannot work on the model.
+    """
+    setting = _setting(compressor)
+    low, high, unit = _range(model, compressor, setting)
+    reductions: dict[int, float] = {}
+
+    def reduction(step: int) -> float:
+        if step not in reductions:
+            changed = _changed(compressor, setting, step if unit == 1 else step / unit)
+            try:
+                reductions[step] = reduction_percent(model.count(changed), model.baseline)
+            except InputError:
+                # A small value may remove nothing at all; what is wrong with the largest is wrong with all.
+                if step == high:
+                    raise
+                return -math.inf
+        return reductions[step]
+
+    found = _smallest(reduction, low, high, percent, reductions)
+    if unit == 1:
+        found = min((step for step in (found - 1, found) if step >= low), key=lambda s: abs(reduction(s) - percent))
+    reached = reduction(high) >= percent
+    reduced = reduction(found)
+    gflops = model.baseline.total / 1e9 * (1 - reduced / 100)
+    return Match(
+        type(compressor).__name__, setting, found if unit == 1 else found / unit, gflops, reduced, reached
+    )
+
+
+def _setting(compressor: Compressor) -> str:
+    settings = _innermost(compressor).settings()
+    for name in ("tau", "ratio", "factor"):
+        if settings.get(name) is not None:
+            return name
+    raise InputError(f"{type(compressor).__name__} has neither ratio nor factor to search for")
+
+
+def _innermost(compressor: Compressor) -> Compressor:
+    inner = getattr(compressor, "inner", None)
+    return compressor if inner is None else _innermost(inner)
+
+
+def _changed(compressor: Compressor, setting: str, value: float) -> Compressor:
+    """The same method with another value."""
+    settings: dict[str, Any] = compressor.settings()
+    if "inner" in settings:
+        return type(compressor)(**{**settings, "inner": _changed(settings["inner"], setting, value)})
+    return type(compressor)(**{**settings, setting: value})
+
+
+def _range(model: CountedModel, compressor: Compressor, setting: str) -> tuple[int, int, int]:
+    """Smallest and largest step, and how many make one."""
+    grids = [site.grid(model.grid) for site in compressor.sites_of(model.backbone.denoiser)]
+    if setting == "factor":
+        return 2, min(min(grid) for grid in grids), 1
+    if setting == "tau":
+        return 1, _STEPS, _STEPS
+    cell = getattr(_innermost(compressor), "cell", None)
+    # A token of each cell stays, or of the whole sequence.
+    largest = 1 - 1 / (cell.area if cell is not None else min(grid.n for grid in grids))
+    return 1, math.floor(_STEPS * largest), _STEPS
+
+
+def _smallest(
+    reduction: Callable[[int], float], low: int, high: int, percent: float, known: dict[int, float]
+) -> int:
+    """The smallest step whose reduction reaches `percent`, or `high` if none does.
+
+    Reductions rise with the step, nearly as a parabola: inverse interpolation through what is known takes few
+    counts, and every third step halves the interval whatever was learned.
+    """
+    if reduction(high) < percent:
+        return high
+    below = low - 1
+    for turn in range(1, 64):
+        if high - below == 1:
+            break
+        guess = (below + high) // 2 if turn % 4 == 0 else _interpolated(known, percent, (below + high) // 2)
+        middle = min(max(guess, below + 1), high - 1)
+        if reduction(middle) >= percent:
+            high = middle
+        else:
+            below = middle
+    return high
+
+
+def _interpolated(known: dict[int, float], percent: float, otherwise: int) -> int:
+    """The step at which a curve through the three nearest known points takes a value; `otherwise` if there is one."""
+    nearest = {value: step for step, value in known.items()}
+    points = sorted(nearest.items(), key=lambda point: abs(point[0] - percent))[:3]
+    if len(points) < 2:
+        return otherwise
+    total = 0.0
+    for value, step in points:
+        weight = math.prod((percent - other) / (value - other) for other, _ in points if other != value)
+        total += step * weight
+    return math.ceil(total)
