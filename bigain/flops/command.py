@@ -114,14 +114,13 @@ def _match(model: CountedModel, matches: Sequence[Match], percent: float, as_jso
     if as_json:
         told = {"baseline_gflops": total, "match_percent": percent, "methods": [asdict(found) for found in matches]}
         return json.dumps(told, indent=2) + "\n"
-    lines = [f"{model.name}: {total:.3f} GFLOPs per evaluation, {percent:g} % less is {total * (1 - percent / 100):.3f}"]
+    wanted = f"{percent:g} % less is {total * (1 - percent / 100):.3f}"
+    lines = [f"{model.name}: {total:.3f} GFLOPs per evaluation, {wanted}"]
     lines += ["", f"{'method':<12}  {'setting':<12}  {'GFLOPs':>9}  reduction"]
     for found in matches:
         setting = f"{found.setting} {found.value:g}"
         note = "" if found.reached else f"  (the largest {found.setting}; {percent:g} % is out of reach)"
         if found.reached and found.setting == "factor":
             note = "  (the nearest factor)"
-        lines.append(
-            f"{found.method:<12}  {setting:<12}  {found.gflops:>9.3f}  {found.reduction_percent:.2f} %{note}"
-        )
+        lines.append(f"{found.method:<12}  {setting:<12}  {found.gflops:>9.3f}  {found.reduction_percent:.2f} %{note}")
     return "\n".join(lines) + "\n"

@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.polynomial import Polynomial
+
 import bigain.compressors
 from bigain.callbacks.flops import reduction_percent
 from bigain.compressors import ABM, CAM, IEKVD, LGTM, AveragePool, Compressor, FrequencyKV, SiTo, ToDo, ToMe
@@ -94,9 +97,7 @@ def match(model: CountedModel, compressor: Compressor, percent: float) -> Match:
     reached = reduction(high) >= percent
     reduced = reduction(found)
     gflops = model.baseline.total / 1e9 * (1 - reduced / 100)
-    return Match(
-        type(compressor).__name__, setting, found if unit == 1 else found / unit, gflops, reduced, reached
-    )
+    return Match(type(compressor).__name__, setting, found if unit == 1 else found / unit, gflops, reduced, reached)
 
 
 def _setting(compressor: Compressor) -> str:
@@ -133,21 +134,20 @@ def _range(model: CountedModel, compressor: Compressor, setting: str) -> tuple[i
     return 1, math.floor(_STEPS * largest), _STEPS
 
 
-def _smallest(
-    reduction: Callable[[int], float], low: int, high: int, percent: float, known: dict[int, float]
-) -> int:
+def _smallest(reduction: Callable[[int], float], low: int, high: int, percent: float, known: dict[int, float]) -> int:
     """The smallest step whose reduction reaches `percent`, or `high` if none does.
 
-    Reductions rise with the step, nearly as a parabola: inverse interpolation through what is known takes few
-    counts, and every third step halves the interval whatever was learned.
+    Reductions rise with the step, of mergers as a parabola but for rounding: a curve through what is known finds it
+    in few counts, and every sixth turn halves the interval whatever the curve says.
     """
     if reduction(high) < percent:
         return high
-    below = low - 1
-    for turn in range(1, 64):
-        if high - below == 1:
-            break
-        guess = (below + high) // 2 if turn % 4 == 0 else _interpolated(known, percent, (below + high) // 2)
+    below, turn = low - 1, 0
+    while high - below > 1:
+        turn += 1
+        # Most of what factors change, the smallest ones change.
+        half = math.isqrt(below * high) if low > 1 else (below + high) // 2
+        guess = half if turn % 6 == 0 else _on_a_curve(known, percent, below, high, half)
         middle = min(max(guess, below + 1), high - 1)
         if reduction(middle) >= percent:
             high = middle
@@ -156,14 +156,12 @@ def _smallest(
     return high
 
 
-def _interpolated(known: dict[int, float], percent: float, otherwise: int) -> int:
-    """The step at which a curve through the three nearest known points takes a value; `otherwise` if there is one."""
-    nearest = {value: step for step, value in known.items()}
-    points = sorted(nearest.items(), key=lambda point: abs(point[0] - percent))[:3]
+def _on_a_curve(known: dict[int, float], percent: float, below: int, high: int, otherwise: int) -> int:
+    """The step between two others at which a curve through the three nearest known points takes a value."""
+    points = sorted(known.items(), key=lambda point: abs(point[1] - percent))[:3]
     if len(points) < 2:
         return otherwise
-    total = 0.0
-    for value, step in points:
-        weight = math.prod((percent - other) / (value - other) for other, _ in points if other != value)
-        total += step * weight
-    return math.ceil(total)
+    steps, values = zip(*points, strict=True)
+    roots = np.atleast_1d((Polynomial.fit(steps, values, len(points) - 1) - percent).roots())
+    between = [float(root.real) for root in roots if abs(root.imag) < 1e-6 and below < root.real <= high]
+    return math.ceil(min(between)) if between else otherwise

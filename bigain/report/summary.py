@@ -42,8 +42,9 @@ def summary(results: Mapping[str, Any], folder: Path, baseline: Mapping[str, Any
         rows.append(("distance", f"none: {results['distance_missing']}"))
     flops = results["flops"]["gflops_per_evaluation"]
     cost = f"{flops:.4g} GFLOPs each"
-    if baseline is not None:
-        full = baseline["flops"]["gflops_per_evaluation"]
+    # Results of older versions know their own cost only.
+    full = results["flops"].get("baseline_gflops")
+    if full is not None and results["compressors"]:
         cost += f" ({full:.4g} without compression, {100 * (1 - flops / full):.1f} % less)"
     rows.append(("evaluations", f"{results['evaluations']['per_image']:g} per image, {cost}"))
     clock = f"{timing['seconds']:.1f} in all, {timing['seconds_per_image']:.3f} per image"
