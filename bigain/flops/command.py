@@ -58,7 +58,7 @@ def _parse(args: Sequence[str]) -> Namespace:
     if any(arg.partition("=")[0] == "--match" for arg in args):
         args = [*args, *starting_value(args)]
     with refusals():
-        return parser.instantiate_classes(parser.parse_args(args))
+        return parser.instantiate(parser.parse_args(args))
 
 
 def _percent(text: str) -> float:

@@ -54,8 +54,10 @@ class CountedModel:
         if image_size is not None and image_size < 1:
             raise InputError(f"image_size must be at least 1 px, not {image_size}")
         backbone = _find(name)
-        latent = backbone.latent_shape if image_size is None else backbone.latents_of(image_size)
         condition = backbone.blank_condition(backbone.local_files_only)
+        # For messages: shipped sizes lie in a folder whose path means nothing to anyone.
+        backbone.model = name
+        latent = backbone.latent_shape if image_size is None else backbone.latents_of(image_size)
         return cls(name, backbone, latent, condition, count_flops(backbone, latent, condition))
 
     @property
@@ -99,7 +101,7 @@ def _configured(file: Path) -> Backbone:
     parser = Parser(prog="bigain flops")
     parser.add_subclass_arguments(Backbone, "backbone")
     with refusals():
-        backbone: Backbone = parser.instantiate_classes(parser.parse_object({"backbone": section})).backbone
+        backbone: Backbone = parser.instantiate(parser.parse_object({"backbone": section})).backbone
     backbone.model = geometry_of(backbone.model)
     build_on_meta(backbone)
     return backbone

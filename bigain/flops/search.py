@@ -53,13 +53,13 @@ def every_method() -> list[Compressor]:
 
 def starting_value(args: Sequence[str]) -> Iterator[str]:
     """Options for a value to begin with where the compressor's class requires one and none is given."""
+    args = [part for arg in args for part in arg.split("=", 1)]
     prefix, options = "--compressor", dict(zip(args, [*args[1:], ""], strict=True))
     while (name := options.get(prefix)) is not None:
         kind = getattr(bigain.compressors, name.rpartition(".")[2], None)
         parameters = getattr(kind, "__init__", kind).__annotations__ if kind else {}
-        given = {arg.partition("=")[0] for arg in args}
         for setting, value in _START.items():
-            if setting in parameters and not given & {f"{prefix}.{setting}", f"{prefix}.tau"}:
+            if setting in parameters and not {f"{prefix}.{setting}", f"{prefix}.tau"} & set(args):
                 yield f"{prefix}.{setting}={value}"
         prefix += ".inner"
 
@@ -92,9 +92,9 @@ def match(model: CountedModel, compressor: Compressor, percent: float) -> Match:
         return reductions[step]
 
     found = _smallest(reduction, low, high, percent, reductions)
-    if unit == 1:
-        found = min((step for step in (found - 1, found) if step >= low), key=lambda s: abs(reduction(s) - percent))
     reached = reduction(high) >= percent
+    if unit == 1 and reached:
+        found = min((step for step in (found, found - 1) if step >= low), key=lambda s: abs(reduction(s) - percent))
     reduced = reduction(found)
     gflops = model.baseline.total / 1e9 * (1 - reduced / 100)
     return Match(type(compressor).__name__, setting, found if unit == 1 else found / unit, gflops, reduced, reached)
