@@ -17,6 +17,7 @@ commands:
   evaluate --config X  classify and generate with one compressor, and write one row
   score RUN            distances of images that are already made
   doctor --config X    is everything here that the run needs?
+  flops                count what a compressor costs, without weights
 
 Shipped configurations go by their bare name: bigain predict --config demo_lgtm.yaml
 All options of a command: bigain COMMAND --help
@@ -52,6 +53,8 @@ def main(args: Sequence[str] | None = None) -> int:
             return _score(args[1:])
         if args[:1] == ["evaluate"]:
             return _evaluate(args[1:])
+        if args[:1] == ["flops"]:
+            return _flops(args[1:])
         from bigain.running import predict
 
         outcome = predict(args)
@@ -83,6 +86,18 @@ def _evaluate(args: Sequence[str]) -> int:
     told, complete = evaluate(args)
     print(told, end="")
     return EXIT_DONE if complete else EXIT_FAILED_ITEMS
+
+
+def _flops(args: Sequence[str]) -> int:
+    if "--help" in args or "-h" in args:
+        from bigain.flops import HELP
+
+        print(HELP, end="")
+        return EXIT_DONE
+    from bigain.flops.command import flops
+
+    print(flops(args), end="")
+    return EXIT_DONE
 
 
 def _innermost(error: InputError) -> str:

@@ -123,6 +123,7 @@ def joint_row(name: str, classification: Mapping[str, Any], generation: Mapping[
         f"{accuracy[0]}_high": accuracy[1]["high"],
         "images_classified": classification["dataset"]["images"],
         "gflops_per_evaluation": classification["flops"]["gflops_per_evaluation"],
+        "flops_reduction_percent": classification["flops"].get("reduction_percent"),
         "seconds_per_classification": classification["timing"]["seconds_per_image"],
         "seconds_per_sample": generation["timing"]["seconds_per_image"],
         "images_generated": generation["dataset"]["images"],

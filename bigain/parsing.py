@@ -17,7 +17,7 @@ _NOISE = re.compile(
     r"Does not validate against any of the Union|Subtypes: |Errors:$|Expected a <class 'NoneType'>|Given value|"
     r"Expected a path but|^$"
 )
-_HINT = ". Accepted arguments: bigain predict --help"
+_HINT = re.compile(r"\. Accepted arguments: bigain \w+ --help")
 _SECTIONS = {
     "compressor": [name for name in bigain.compressors.__all__ if name not in ("Compressor", "Where")],
     "model": bigain.modules.__all__,
@@ -26,7 +26,13 @@ _SECTIONS = {
 
 
 class Parser(LightningArgumentParser):
-    """Raises an InputError with the essence of a parsing error instead of printing usage and exiting."""
+    """Raises an InputError with the essence of a parsing error instead of printing usage and exiting.
+
+    Attributes:
+        command: Whose help tells the arguments.
+    """
+
+    command = "bigain predict"
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Report bad arguments.
@@ -34,16 +40,16 @@ class Parser(LightningArgumentParser):
         Raises:
             InputError: Always.
         """
-        raise InputError(readable(message)) from ex
+        raise InputError(f"{readable(message)}. Accepted arguments: {self.command} --help") from ex
 
 
 def readable(message: str) -> str:
     """The essence of a jsonargparse message on one line, with the known class names where one was not known."""
     # A nested parser's message has been through here already.
-    lines = [line.strip().lstrip("-").strip() for line in message.replace(_HINT, "").splitlines()]
+    lines = [line.strip().lstrip("-").strip() for line in _HINT.sub("", message).splitlines()]
     essence = " ".join(dict.fromkeys(line for line in lines if not _NOISE.search(line)))
     section = re.search(r'Parser key "(\w+)', message)
     unknown = "dot import path" in message or "Import error" in message or "not resolve" in message
     if section and unknown and section[1] in _SECTIONS:
         essence += f"; known here: {', '.join(_SECTIONS[section[1]])}, or the import path of a class"
-    return essence.rstrip(".") + _HINT
+    return essence.rstrip(".")

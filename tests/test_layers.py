@@ -26,6 +26,7 @@ LAYERS = {
     "scoring": 7,
     "running": 8,
     "doctor": 9,
+    "flops": 9,
     "joint": 9,
     "cli": 10,
 }

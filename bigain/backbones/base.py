@@ -182,6 +182,17 @@ class Backbone(nn.Module, ABC):
             InputError: If the model was trained without one.
         """
 
+    @abstractmethod
+    def blank_condition(self, local_files_only: bool) -> Tensor:
+        """One condition without content on the meta device; of the weights, not even the denoiser's are needed.
+
+        Args:
+            local_files_only: Never ask the hub.
+
+        Raises:
+            InputError: If its size cannot be read.
+        """
+
     def check_classes(self, prompts: Sequence[str], indices: Sequence[int] | None) -> None:
         """Raise an InputError if `conditions` cannot take these classes; of the weights, only the denoiser is needed.
 

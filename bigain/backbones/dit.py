@@ -36,7 +36,7 @@ class DiT(Backbone):
             # Its position embedding has one size.
             raise InputError(
                 f"{self.model} takes latents of {self.latent_shape}, but images of {image_size} px give {latents}; "
-                "change data.image_size"
+                "change the image size"
             )
         return latents
 
@@ -72,6 +72,9 @@ class DiT(Backbone):
         if table.num_embeddings <= null:
             raise InputError(f"{self.model} has {null} classes and none for no class; sample with guidance: 1")
         return torch.tensor([null], device=table.weight.device)
+
+    def blank_condition(self, local_files_only: bool) -> Tensor:
+        return torch.empty(1, dtype=torch.int64, device="meta")
 
     def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
         output: Tensor = self.denoiser(noisy, timestep=timesteps, class_labels=condition, return_dict=False)[0]

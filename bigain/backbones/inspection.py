@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ModelMixin
+from diffusers import AutoencoderKL, ModelMixin
 from huggingface_hub import try_to_load_from_cache
 
 from bigain.backbones.base import Backbone, Found
@@ -77,6 +78,35 @@ def meta_denoiser(backbone: Backbone) -> ModelMixin:
     with torch.device("meta"):
         denoiser: ModelMixin = found.parts[backbone.component].from_config(config)
     return denoiser.eval().requires_grad_(False)
+
+
+def build_on_meta(backbone: Backbone) -> None:
+    """Give a backbone its denoiser, and its VAE where it has one, on the meta device; nothing else of it is loaded.
+
+    Raises:
+        InputError: If a configuration cannot be read or is one of another kind of model.
+    """
+    found = backbone.find(backbone.local_files_only)
+    backbone.denoiser = meta_denoiser(backbone)
+    backbone.vae = None
+    if "vae" in found.parts:
+        config = component_config(AutoencoderKL, found.source, "vae", backbone.local_files_only)
+        with torch.device("meta"):
+            backbone.vae = AutoencoderKL.from_config(config)
+
+
+def without_weights(backbone: Backbone) -> Backbone:
+    """Copy a backbone, with a denoiser of the same configuration on the meta device and no hooks.
+
+    What was changed about its denoiser after loading is not in the copy.
+    """
+    twin = copy.copy(backbone)
+    # The copy would share the original's table of modules.
+    twin.__dict__["_modules"] = {}
+    with torch.device("meta"):
+        denoiser: ModelMixin = type(backbone.denoiser).from_config(backbone.denoiser.config)
+    twin.denoiser = denoiser.eval().requires_grad_(False)
+    return twin
 
 
 def _inspect(backbone: Backbone, found: Found, name: str) -> Finding:

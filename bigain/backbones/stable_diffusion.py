@@ -11,10 +11,13 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from bigain.backbones.base import Backbone
+from bigain.backbones.hub import read_json
 from bigain.backbones.loading import load_tokenizer
 from bigain.errors import InputError
 
 _PROMPTS_PER_FORWARD = 64
+# Tokenizers saved without a length say 1e30.
+_LONGEST_PROMPT = 100_000
 # Settings of a U-Net that ask for more than a text, and which models have them.
 _SECOND_CONDITIONS = {
     "addition_embed_type": "Stable Diffusion XL and relatives",
@@ -65,6 +68,14 @@ class StableDiffusion(Backbone):
 
     def null_condition(self) -> Tensor:
         return self.conditions([""], None)
+
+    def blank_condition(self, local_files_only: bool) -> Tensor:
+        file = "tokenizer/tokenizer_config.json"
+        source = self.find(local_files_only).source
+        tokens = read_json(source, file, local_files_only).get("model_max_length")
+        if not isinstance(tokens, int) or not 1 <= tokens <= _LONGEST_PROMPT:
+            raise InputError(f"{file} of {source} gives model_max_length {tokens!r}; expected the tokens of a prompt")
+        return torch.empty(1, tokens, self.denoiser.config["cross_attention_dim"], device="meta")
 
     def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
         states = condition.to(noisy.dtype)

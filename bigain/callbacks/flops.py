@@ -1,27 +1,166 @@
-"""GFLOPs of one evaluation, counted by torch on the installed network."""
+"""FLOPs of one evaluation, counted by torch on a copy of the network without weights, and what they are spent on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
 import torch
+from diffusers.models.attention import FeedForward
+from diffusers.models.attention_processor import Attention
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
 from bigain.backbones.base import Backbone
+from bigain.backbones.inspection import without_weights
+from bigain.compressors.base import Compressor, own
+from bigain.compressors.phases import observed_by
+
+Category = Literal[
+    "self_attention", "projections", "cross_attention", "mlp", "convolution", "matching", "scoring"
+]  # fmt: skip
+CATEGORIES: tuple[Category, ...] = get_args(Category)
+
+
+@dataclass(frozen=True)
+class Flops:
+    """FLOPs of one row: 2 per multiply-add, matrix products, attention and convolutions only.
+
+    Attributes:
+        by_category: `self_attention`: its products of queries, keys and values; `cross_attention`: all of it, its
+            projections included; `mlp`; `convolution`: of the network; `matching` and `scoring`: what compressors
+            add; `projections`: every other linear layer, most of it Q, K, V and output of self-attention.
+        by_operation: The same by torch operation.
+    """
+
+    by_category: dict[Category, int]
+    by_operation: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """Sum over everything."""
+        return sum(self.by_operation.values())
+
+    @property
+    def gflops(self) -> dict[str, float]:
+        """GFLOPs by category."""
+        return {category: flops / 1e9 for category, flops in self.by_category.items()}
+
+
+def reduction_percent(flops: Flops, baseline: Flops) -> float:
+    """How much less one costs than the other, in percent."""
+    return 100 * (1 - flops.total / baseline.total)
+
+
+def flops_per_evaluation(
+    backbone: Backbone,
+    latent: tuple[int, int, int],
+    condition: torch.Tensor,
+    compressors: Sequence[Compressor] = (),
+) -> tuple[Flops, Flops]:
+    """Count one denoiser row with compressors and without.
+
+    Both are counted on a copy that has the structure of the denoiser's configuration and no weights: no device's
+    attention kernel hides anything from the count there, and the network itself is not touched.
+
+    Args:
+        backbone: A backbone with its denoiser.
+        latent: (channels, height, width) of a latent.
+        condition: One row of its conditions. `(1, ...)`.
+        compressors: To be installed, on disjoint sites.
+
+    Returns:
+        With and without the compressors.
+
+    Raises:
+        InputError: If a compressor cannot work on this network and latent.
+    """
+    twin = without_weights(backbone)
+    with ExitStack() as installed:
+        for compressor in compressors:
+            installed.enter_context(compressor.install(twin.denoiser))
+        compressed = count_flops(twin, latent, condition)
+    return compressed, count_flops(twin, latent, condition) if compressors else compressed
 
 
 @torch.no_grad()
-def flops_per_evaluation(backbone: Backbone, latent: tuple[int, int, int], condition: torch.Tensor) -> dict[str, int]:
-    """FLOPs of one denoiser row as it is hooked now: 2 per multiply-add, matrix products and convolutions only.
+def count_flops(backbone: Backbone, latent: tuple[int, int, int], condition: torch.Tensor) -> Flops:
+    """Count one denoiser row as it is hooked now.
 
     Args:
-        backbone: A loaded backbone.
+        backbone: A backbone whose denoiser is on the meta device.
         latent: (channels, height, width) of a latent.
-        condition: One row of its conditions. `(1, ...)`.
-
-    Returns:
-        FLOPs by torch operation.
+        condition: One row of its conditions, on any device. `(1, ...)`.
     """
-    noisy = torch.zeros(1, *latent, device=condition.device)
-    timesteps = torch.full((1,), 500, device=condition.device)
-    with FlopCounterMode(display=False) as counter:
-        backbone.predict_noise(noisy, timesteps, condition)
-    return {str(operation): int(flops) for operation, flops in counter.get_flop_counts()["Global"].items()}
+    noisy = torch.empty(1, *latent, device="meta")
+    timesteps = torch.full((1,), 500, device="meta")
+    with FlopCounterMode(display=False) as counter, ExitStack() as undo:
+        ledger = _Ledger(counter)
+        for module, category in _categories(backbone.denoiser, None):
+            own(module.register_forward_pre_hook(ledger.opening(category)), undo)
+            own(module.register_forward_hook(ledger.close, always_call=True), undo)
+        undo.enter_context(observed_by(ledger.spending))
+        backbone.predict(noisy, timesteps, condition.to("meta"))
+        ledger.settle()
+    by_operation = {str(operation): int(flops) for operation, flops in counter.get_flop_counts()["Global"].items()}
+    return Flops(ledger.spent, by_operation)
+
+
+class _Ledger:
+    """Books what the counter has counted since the last look under the category that is open."""
+
+    def __init__(self, counter: FlopCounterMode) -> None:
+        self.spent: dict[Category, int] = dict.fromkeys(CATEGORIES, 0)
+        self._counter = counter
+        self._seen = 0
+        self._open: list[Category] = ["projections"]
+
+    def settle(self) -> None:
+        total = self._counter.get_total_flops()
+        self.spent[self._open[-1]] += total - self._seen
+        self._seen = total
+
+    def opening(self, category: Category) -> Any:
+        def hook(module: nn.Module, args: Any) -> None:
+            self.settle()
+            self._open.append(category)
+
+        return hook
+
+    def close(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.settle()
+        self._open.pop()
+
+    @contextmanager
+    def spending(self, category: Category) -> Iterator[None]:
+        self.settle()
+        self._open.append(category)
+        try:
+            yield
+        finally:
+            self.settle()
+            self._open.pop()
+
+
+def _categories(module: nn.Module, inside: Category | None) -> Iterator[tuple[nn.Module, Category]]:
+    """The modules at which the category changes, and to what."""
+    category = _category(module, inside)
+    if category is not None and category != inside:
+        yield module, category
+    for child in module.children():
+        yield from _categories(child, category or inside)
+
+
+def _category(module: nn.Module, inside: Category | None) -> Category | None:
+    if inside == "self_attention":
+        return "projections" if isinstance(module, nn.Linear) else inside
+    if inside is not None:
+        return inside
+    if isinstance(module, Attention):
+        return "cross_attention" if module.is_cross_attention else "self_attention"
+    if isinstance(module, FeedForward):
+        return "mlp"
+    return "convolution" if isinstance(module, _ConvNd) else None

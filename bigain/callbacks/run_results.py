@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from bigain.callbacks.environment import environment
-from bigain.callbacks.flops import flops_per_evaluation
+from bigain.callbacks.flops import flops_per_evaluation, reduction_percent
 from bigain.callbacks.prediction_writer import predictions_folder, read_records, read_skipped
 from bigain.callbacks.sites import describe, refuse_without_effect, site_table
 from bigain.compressors.base import Compressor
@@ -56,9 +56,9 @@ class RunResults(Callback, ABC, Generic[R]):
         module: Any = pl_module
         data, backbone = module.data, module.backbone
         shape = backbone.latents_of(data.image_size)
-        # Also the first forward: what a compressor refuses, it refuses before any image.
-        self._flops = flops_per_evaluation(backbone, shape, module.example_condition)
         compressors = [callback for callback in trainer.callbacks if isinstance(callback, Compressor)]  # type: ignore[attr-defined]
+        # What a compressor refuses, it refuses here, before any image.
+        self._flops, self._baseline = flops_per_evaluation(backbone, shape, module.example_condition, compressors)
         latent = Grid(*shape[1:])
         self._sites = [row for compressor in compressors for row in site_table(compressor, backbone.denoiser, latent)]
         for compressor in compressors:
@@ -121,8 +121,11 @@ class RunResults(Callback, ABC, Generic[R]):
             "compressors": self._compressors,
             "sites": self._sites,
             "flops": {
-                "gflops_per_evaluation": sum(self._flops.values()) / 1e9,
-                "by_operation": {operation: flops / 1e9 for operation, flops in self._flops.items()},
+                "gflops_per_evaluation": self._flops.total / 1e9,
+                "baseline_gflops": self._baseline.total / 1e9,
+                "reduction_percent": reduction_percent(self._flops, self._baseline),
+                "by_category": self._flops.gflops,
+                "by_operation": {operation: flops / 1e9 for operation, flops in self._flops.by_operation.items()},
             },
             "timing": {
                 "seconds": time.perf_counter() - self._start,

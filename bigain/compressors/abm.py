@@ -9,6 +9,7 @@ from torch import Tensor
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.sites import Metric, Site
 from bigain.compressors.merging import Module, TokenMerger, check_ratio, removed_tokens
+from bigain.compressors.phases import phase
 from bigain.compressors.where import Where
 from bigain.errors import InputError
 from bigain.tokens.block_merging import Aggregate, block_merging
@@ -64,7 +65,9 @@ class ABM(TokenMerger):
 
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
         grid = site.grid(context.latent)
-        return block_merging(laplacian_l1(x, grid), grid, self.cell, self._blocks(grid, site), self.aggregate)
+        with phase("scoring"):
+            score = laplacian_l1(x, grid)
+        return block_merging(score, grid, self.cell, self._blocks(grid, site), self.aggregate)
 
     def _blocks(self, grid: Grid, site: Site) -> int:
         cells = cell_count(grid, self.cell)

@@ -7,6 +7,7 @@ from torch import Tensor
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.sites import Site
 from bigain.compressors.kv import KVDownsampler
+from bigain.compressors.phases import phase
 from bigain.compressors.where import Where
 from bigain.errors import InputError
 from bigain.tokens.downsampling import Keep, frequency_selection
@@ -44,4 +45,6 @@ class FrequencyKV(KVDownsampler):
         count = int(grid.n * (1 - self.ratio))
         if not 1 <= count < grid.n:
             raise InputError(f"FrequencyKV with ratio {self.ratio} keeps {count} of {grid.n} keys at {site.name}")
-        return frequency_selection(x, laplacian_l1(x, grid), count, self.keep)
+        with phase("scoring"):
+            score = laplacian_l1(x, grid)
+        return frequency_selection(x, score, count, self.keep)

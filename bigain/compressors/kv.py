@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.sites import Layout, Site
 from bigain.compressors.base import Compressor, ContextGetter, own
+from bigain.compressors.phases import phase
 from bigain.errors import InputError
 from bigain.tokens.grid import Grid
 from bigain.tokens.precision import without_autocast
@@ -42,7 +43,7 @@ class KVDownsampler(Compressor):
             if kwargs.get("attention_mask") is not None:
                 raise InputError(f"{site.name} is called with an attention mask, which downsampled keys do not fit")
             x = args[0] if args else kwargs["hidden_states"]
-            with without_autocast(x):
+            with without_autocast(x), phase("matching"):
                 keys = self.downsample(x, site, context())
             if not 1 <= keys.shape[1] < x.shape[1]:
                 raise InputError(f"{type(self).__name__} leaves {keys.shape[1]} of {x.shape[1]} keys at {site.name}")

@@ -17,6 +17,7 @@ from bigain.compressors.merging import (
     draw_destinations,
     removed_tokens,
 )
+from bigain.compressors.phases import phase
 from bigain.compressors.where import Where
 from bigain.errors import InputError
 from bigain.tokens.destinations import cell_destinations, first_destinations, released_destinations
@@ -85,14 +86,18 @@ class LGTM(TokenMerger):
 
     def _destinations(self, x: Tensor, grid: Grid, site: Site, context: ForwardContext) -> Tensor:
         if self.destination == "cell":
-            return cell_destinations(self.score(x, grid), grid, self.cell)
+            return cell_destinations(self._scores(x, grid), grid, self.cell)
         if self.destination == "released":
             if grid.w % self.cell.w:
                 raise InputError(
                     f"destination released needs a token map width divisible by {self.cell.w}, not {grid.w} "
                     f"({site.name}); use destination cell"
                 )
-            return released_destinations(self.score(x, grid), grid, self.cell)
+            return released_destinations(self._scores(x, grid), grid, self.cell)
         if self.destination == "first":
             return first_destinations(grid, self.cell, x.device)
         return draw_destinations(context, self.seed, site, self.cell, redrawn=self.destination == "redrawn")
+
+    def _scores(self, x: Tensor, grid: Grid) -> Tensor:
+        with phase("scoring"):
+            return self.score(x, grid)

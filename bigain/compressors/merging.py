@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.sites import Layout, Metric, Site
 from bigain.compressors.base import Compressor, ContextGetter, own
+from bigain.compressors.phases import phase
 from bigain.compressors.where import Where
 from bigain.errors import InputError
 from bigain.tokens.destinations import random_destinations
@@ -68,7 +69,7 @@ class TokenMerger(Compressor):
 
         def keep_plan(x: Tensor) -> None:
             forward = context()
-            with without_autocast(x):
+            with without_autocast(x), phase("matching"):
                 forward.cache[key] = self.plan(x, site, forward)
 
         def plan_on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

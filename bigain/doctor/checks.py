@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from diffusers import AutoencoderKL
 from lightning.pytorch import Trainer
 
 from bigain.backbones.base import Backbone
-from bigain.backbones.inspection import inspect_model, meta_denoiser
-from bigain.backbones.loading import component_config
+from bigain.backbones.inspection import build_on_meta, inspect_model
 from bigain.callbacks.sites import site_table
 from bigain.compressors import Compressor
 from bigain.data import EvalDataModule
@@ -65,13 +63,7 @@ def weights(backbone: Backbone) -> Iterator[Check]:
 
 def network(backbone: Backbone, data: EvalDataModule) -> Iterator[Check]:
     """Build the network without its weights and try the dataset's images and classes on it."""
-    found = backbone.find(backbone.local_files_only)
-    backbone.denoiser = meta_denoiser(backbone)
-    backbone.vae = None
-    if "vae" in found.parts:
-        with torch.device("meta"):
-            config = component_config(AutoencoderKL, found.source, "vae", backbone.local_files_only)
-            backbone.vae = AutoencoderKL.from_config(config)
+    build_on_meta(backbone)
     shape = backbone.latents_of(data.image_size)
     backbone.check_classes(data.class_space.prompts, data.class_space.indices)
     parameters = sum(p.numel() for p in backbone.denoiser.parameters())

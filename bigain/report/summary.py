@@ -22,7 +22,7 @@ def summary(results: Mapping[str, Any], folder: Path, baseline: Mapping[str, Any
     rows = [
         ("dataset", f"{dataset['name']}, {dataset['images']} images, {dataset['classes']} classes"),
         ("model", f"{results['model']['name']} ({results['model']['backbone']})"),
-        ("compressor", ", ".join(map(_compressor, results["compressors"])) or "none"),
+        ("compressor", ", ".join(map(compressor_text, results["compressors"])) or "none"),
         ("sites", _sites(results["sites"])),
     ]
     if dataset["images"] < dataset["asked"]:
@@ -44,8 +44,9 @@ def summary(results: Mapping[str, Any], folder: Path, baseline: Mapping[str, Any
         rows.append(("CLIP score", f"none: {results['clip_score_missing']}"))
     flops = results["flops"]["gflops_per_evaluation"]
     cost = f"{flops:.4g} GFLOPs each"
-    if baseline is not None:
-        full = baseline["flops"]["gflops_per_evaluation"]
+    # Results of older versions know their own cost only.
+    full = results["flops"].get("baseline_gflops")
+    if full is not None and results["compressors"]:
         cost += f" ({full:.4g} without compression, {100 * (1 - flops / full):.1f} % less)"
     rows.append(("evaluations", f"{results['evaluations']['per_image']:g} per image, {cost}"))
     clock = f"{timing['seconds']:.1f} in all, {timing['seconds_per_image']:.3f} per image"
@@ -68,9 +69,10 @@ def _estimate(name: str, estimate: Mapping[str, Any]) -> str:
     return f"{value}{unit}{interval}"
 
 
-def _compressor(compressor: Mapping[str, Any]) -> str:
+def compressor_text(compressor: Mapping[str, Any]) -> str:
+    """A compressor and its main settings on one line, from its description in `results.json`."""
     shown = {
-        name: _compressor(value) if isinstance(value, Mapping) and "class" in value else value
+        name: compressor_text(value) if isinstance(value, Mapping) and "class" in value else value
         for name, value in compressor["settings"].items()
         if name in ("ratio", "tau", "factor", "alpha", "destination", "keep", "inner") and value is not None
     }
