@@ -16,6 +16,8 @@ commands:
   predict --config X   run one configuration, continuing what is there
   evaluate --config X  classify and generate with one compressor, and write one row
   score RUN            distances of images that are already made
+  report RUNS          tables and plots of finished runs, beside the paper's numbers
+  compare A B          is B better than A? Paired statistics on the same images
   doctor --config X    is everything here that the run needs?
 
 Shipped configurations go by their bare name: bigain predict --config demo_lgtm.yaml
@@ -52,6 +54,8 @@ def main(args: Sequence[str] | None = None) -> int:
             return _score(args[1:])
         if args[:1] == ["evaluate"]:
             return _evaluate(args[1:])
+        if args[:1] == ["compare"]:
+            return _compare(args[1:])
         from bigain.running import predict
 
         outcome = predict(args)
@@ -81,6 +85,14 @@ def _evaluate(args: Sequence[str]) -> int:
     from bigain.joint import evaluate
 
     told, complete = evaluate(args)
+    print(told, end="")
+    return EXIT_DONE if complete else EXIT_FAILED_ITEMS
+
+
+def _compare(args: Sequence[str]) -> int:
+    from bigain.report.compare_command import compare_runs
+
+    told, complete = compare_runs(args)
     print(told, end="")
     return EXIT_DONE if complete else EXIT_FAILED_ITEMS
 
