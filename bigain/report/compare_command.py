@@ -46,6 +46,9 @@ def compare_runs(args: Sequence[str]) -> tuple[str, bool]:
     runs, left_out = find_runs(given.runs, given.partial)
     # Of `bigain evaluate`, the classification is meant.
     runs = [run for run in runs if run.task == "classification" or run.path in given.runs]
+    # A folder of all runs has the base in it, too.
+    others = [run for run in runs if run.path.resolve() != base.path.resolve()]
+    runs = others or runs
     found, refused = compare(base, runs, given.allow_differences)
     missing = left_out + refused
     if not found:

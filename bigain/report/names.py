@@ -41,11 +41,11 @@ def variant(compressor: Compressor) -> dict[str, Any]:
     """Settings of a compressor that differ from the usual ones, but its strength and its seed."""
     found: dict[str, Any] = {}
     for name, value in compressor["settings"].items():
-        if name == "inner" and isinstance(value, Mapping):
-            found |= {} if value["class"] == "LGTM" else {"inner": value["class"]}
+        if name == "inner" and _inner(compressor) is value:
+            found |= {} if value.get("class") == "LGTM" else {"inner": value.get("class")}
             found |= variant(value)
         elif name == "destination":
-            if value != _DESTINATIONS.get(compressor["class"]):
+            if value != _DESTINATIONS.get(str(compressor.get("class"))):
                 found[name] = value
         elif name not in (*_STRENGTHS, "seed") and (name not in _USUAL or value != _USUAL[name]):
             found[name] = value
@@ -70,7 +70,7 @@ def label(compressors: Sequence[Compressor]) -> str:
 
 def _inner(compressor: Compressor) -> Compressor:
     inner = compressor["settings"].get("inner")
-    return inner if isinstance(inner, Mapping) and "settings" in inner else compressor
+    return inner if isinstance(inner, Mapping) and isinstance(inner.get("settings"), Mapping) else compressor
 
 
 def _method(compressor: Compressor) -> str:

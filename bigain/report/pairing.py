@@ -80,7 +80,8 @@ def outcomes(run: Run) -> Outcomes:
 def _check_against_results(run: Run, found: Outcomes) -> None:
     name = run.main_metric
     told = run.metrics[name]["value"] if name else None
-    if not len(found.correct) or told is None or abs(float(found.correct.mean()) - told) > 1e-9:
+    # Not `> 1e-9`, which NaN would pass.
+    if not len(found.correct) or told is None or not abs(float(found.correct.mean()) - told) <= 1e-9:
         raise InputError(
             f"{run.path}/predictions/predictions.npz does not give the {name} of results.json, {told}; "
             f"run the command that made {run.path} again"
@@ -98,13 +99,13 @@ def differences(a: Run, b: Run, images: str | None) -> Differences:
     forbidding = [images] if images else []
     if a.results.get("class_names") != b.results.get("class_names"):
         forbidding.append("the names of the classes")
-    seeds = [[one["settings"].get("seed") for one in run.compressors] for run in (a, b)]
+    seeds = [[_seed(one) for one in run.compressors] for run in (a, b)]
     # Compressors of different kinds need not all be random.
     if all(seeds) and None not in seeds[0] + seeds[1] and set(seeds[0]) != set(seeds[1]):
         forbidding.append(f"seed of the compressor {seeds[0][0]} and {seeds[1][0]}")
     with_settings = bool(a.settings and b.settings)
     forbidding += _unlike(conditions(a, with_settings), conditions(b, with_settings))
-    told = _unlike(_told(a), _told(b))
+    told = _unlike(circumstances(a), circumstances(b))
     return Differences(tuple(forbidding), tuple(told))
 
 
@@ -119,7 +120,7 @@ def conditions(run: Run, with_settings: bool = True) -> dict[str, Any]:
     found = {"task": run.task, "dataset": run.dataset}
     found |= {f"protocol {name}": value for name, value in run.results["protocol"].items()}
     found |= {name: environment.get(name) for name in _NUMERIC}
-    found |= {f"version of {name}": value for name, value in (environment.get("packages") or {}).items()}
+    found |= {f"version of {name}": value for name, value in environment.get("packages", {}).items()}
     if with_settings:
         found |= {
             key: value
@@ -129,8 +130,14 @@ def conditions(run: Run, with_settings: bool = True) -> dict[str, Any]:
     return found
 
 
-def _told(run: Run) -> dict[str, Any]:
+def circumstances(run: Run) -> dict[str, Any]:
+    """What is worth knowing if it differs, but forbids nothing, by name."""
     return {"model": run.model} | {name: run.results["environment"].get(name) for name in _TOLD}
+
+
+def _seed(compressor: Mapping[str, Any]) -> str | None:
+    seed = compressor["settings"].get("seed")
+    return None if seed is None else str(seed)
 
 
 def _unlike(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:

@@ -136,7 +136,7 @@ def expected_images(run: Run) -> int | None:
 def _compressed(run: Run, backbone: str, dataset: str) -> Cell | str:
     (compressor,) = run.compressors
     method, unusual = str(compressor["class"]), variant(compressor)
-    modules = tuple(sorted(unusual.pop("modules", ["self_attn"])))
+    modules = tuple(sorted(map(str, _listed(unusual.pop("modules", ["self_attn"])))))
     expected: dict[str, Any] = {"where": _RELEASED} if backbone == "dit_xl_2_512" else {}
     if method == "IEKVD":
         expected["alpha"] = _ALPHAS[backbone, run.task]
@@ -151,6 +151,10 @@ def _compressed(run: Run, backbone: str, dataset: str) -> Cell | str:
     return Cell(backbone, dataset, method, modules, strength(run.compressors))
 
 
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
 def _other_protocol(run: Run, backbone: str) -> str | None:
     """What of the protocol is not the paper's."""
     protocol = run.results["protocol"]
@@ -161,7 +165,8 @@ def _other_protocol(run: Run, backbone: str) -> str | None:
         count, expected = run.results["dataset"]["images"], expected_images(run)
         # A Frechet distance depends on how many images there are.
         return None if count == expected else f"{count:,} images, in the paper {expected:,}"
-    used = [len(stage) for stage in protocol.get("stages", ())]
+    stages = protocol.get("stages")
+    used = [len(stage) for stage in stages if isinstance(stage, list)] if isinstance(stages, list) else []
     trials, keep = [sum(used[: i + 1]) for i in range(len(used))], protocol.get("keep")
     three = run.dataset == "ImageNet-1K"
     expected_trials = ([5, 20, 100], [5, 25, 100]) if three else ([5, 20],)

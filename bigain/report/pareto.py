@@ -40,10 +40,12 @@ def unbeaten(points: Sequence[Point]) -> list[bool]:
 
 def _against_cost(axes: Axes, rows: Sequence[Row], of: Metric, sign: float) -> None:
     there = [(row, found) for row in rows if (found := of(row)) and found.value is not None]
-    for row, found in there:
-        ends = bars([found])
-        look = looks(rows)[row.method]
-        axes.errorbar([row.gflops], [found.value or 0.0], yerr=ends, capsize=2, markersize=6, linewidth=1, **look)
+    for name, look in looks(rows).items():
+        mine = [(row.gflops, found) for row, found in there if row.method == name]
+        if mine:
+            xs, values = [x for x, _ in mine], [found.value or 0.0 for _, found in mine]
+            ends = bars([found for _, found in mine])
+            axes.errorbar(xs, values, yerr=ends, linestyle="", capsize=2, markersize=6, elinewidth=1, **look)
     points = [(row.gflops, sign * (found.value or 0.0)) for row, found in there]
     front = sorted({point for point, kept in zip(points, unbeaten(points), strict=True) if kept})
     axes.plot([x for x, _ in front], [sign * y for _, y in front], color="#999999", linewidth=1, zorder=0)

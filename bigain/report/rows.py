@@ -176,7 +176,7 @@ def _without(settings: Any) -> Any:
 
 def _row(runs: Mapping[str, Run], baseline: float | None) -> Row:
     first = next(iter(runs.values()))
-    reduction = None if baseline is None or not first.compressors else 100 * (1 - first.gflops / baseline)
+    reduction = None if not baseline or not first.compressors else 100 * (1 - first.gflops / baseline)
     names, notes = {task: method(run.compressors) for task, run in runs.items()}, _notes(runs)
     if len(set(names.values())) > 1:
         # IE-KVD's alpha may differ between the tasks.

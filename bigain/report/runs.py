@@ -19,6 +19,7 @@ _NEEDED: Mapping[str, type | tuple[type, ...]] = {
     "dataset.name": str,
     "dataset.images": int,
     "dataset.asked": int,
+    "dataset.skipped": list,
     "model.name": str,
     "model.backbone": str,
     "compressors": list,
@@ -27,6 +28,7 @@ _NEEDED: Mapping[str, type | tuple[type, ...]] = {
     "metrics": dict,
     "protocol": dict,
     "environment": dict,
+    "environment.packages": dict,
 }
 
 
@@ -107,7 +109,7 @@ def load_run(path: Path, partial: bool = False) -> Run:
     results = _read(file)
     _check(file, results)
     dataset = results["dataset"]
-    done = dataset["images"] + len(dataset.get("skipped", ()))
+    done = dataset["images"] + len(dataset["skipped"])
     if done < dataset["asked"] and not partial:
         raise InputError(
             f"{path} is not finished: {done} of {dataset['asked']} images are done; run its command again, or --partial"
@@ -182,7 +184,9 @@ def _check(file: Path, results: Any) -> None:
     if results["task"] not in TASKS:
         raise InputError(f"{file}: task is {results['task']!r}; expected {' or '.join(TASKS)}")
     for name, estimate in results["metrics"].items():
-        if not isinstance(estimate, dict) or not all(_is_number(estimate.get(key)) for key in ("value", "low", "high")):
+        if not isinstance(estimate, dict) or not all(
+            _is_number(estimate.get(key)) for key in ("value", "low", "high", "n")
+        ):
             raise InputError(f"{file} is damaged: metrics.{name} is {estimate!r}; run the command that wrote it again")
     for one in results["compressors"]:
         if (

@@ -215,6 +215,7 @@ def damage(name, file, how):
         ("results.json", b'{"schema_version": 2}', "schema_version 2; this bigain reads 1"),
         ("results.json", b'{"schema_version": 1, "task": 3}', "damaged: task is 3"),
         ("results.json", b"\xff\xfe", "results.json is damaged"),
+        ("results.json", b'{"schema_version": 1, "task": "other"}', "damaged: dataset.name is None"),
         ("results.json", b"[" * 100_000, "results.json is damaged"),
         ("predictions/predictions.npz", None, "predictions.npz does not exist"),
         ("predictions/predictions.npz", 400, "predictions.npz is damaged"),
@@ -231,6 +232,26 @@ def test_damaged_runs_are_named(capsys, file, how, words):
 def test_predictions_of_other_results_are_found_out(capsys):
     change("lgtm", metrics__top1__value=0.5)
     assert "does not give the top1 of results.json, 0.5" in refused(capsys, "tome", "lgtm")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"metrics__top1": 0.5}, "damaged: metrics.top1 is 0.5"),
+        ({"metrics__top1__n": "many"}, "damaged: metrics.top1 is"),
+        ({"metrics__top1__value": float("nan")}, "does not give the top1 of results.json, nan"),
+        ({"compressors": ["LGTM"]}, "damaged: compressors has 'LGTM'"),
+        ({"compressors": [{"class": "LGTM"}]}, "damaged: compressors has"),
+        ({"flops__gflops_per_evaluation": float("inf")}, "damaged: flops.gflops_per_evaluation is inf"),
+        ({"dataset__skipped": None}, "damaged: dataset.skipped is None"),
+        ({"environment": {}}, "damaged: environment.packages is None"),
+        ({"task": "training"}, "task is 'training'; expected classification or generation"),
+    ],
+    ids=str,
+)
+def test_changed_results_are_found_out(capsys, changes, words):
+    change("lgtm", **changes)
+    assert words in refused(capsys, "tome", "lgtm")
 
 
 def test_pickles_are_not_read(capsys):

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binom, norm
+from scipy.stats import binom, binomtest, norm
 
 from bigain.report.statistics import Paired, bootstrap_interval, holm, mcnemar, smallest_detectable
 
@@ -23,11 +23,13 @@ def test_columns_have_to_fit(columns):
         Paired.of(*(np.array(column, bool) for column in columns))
 
 
-@pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (0, 6), (5, 1), (95, 25), (60, 60), (400, 20)])
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (0, 6), (5, 1), (95, 25), (60, 60), (400, 20), (1, 955)])
 def test_mcnemar_is_the_binomial_tail(first, second):
     m = first + second
     tail = 2 * sum(math.comb(m, k) for k in range(min(first, second) + 1)) / 2**m
     assert mcnemar(Paired(1000, first, second)) == pytest.approx(min(1.0, tail), rel=1e-9)
+    expected = binomtest(first, m).pvalue if m else 1.0
+    assert mcnemar(Paired(1000, first, second)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_mcnemar_keeps_its_level():
