@@ -45,6 +45,9 @@ def _panel(axes: Axes, rows: Sequence[Row], kind: str, of: Metric) -> None:
         found = of(row)
         if row.method == "none" and found and found.value is not None:
             axes.axhline(found.value, color=GREY, linestyle="--", linewidth=1)
+            # A line just inside the frame would otherwise lie on it.
+            axes.update_datalim([(0.0, found.value)], updatex=False)
+            axes.autoscale_view(scalex=False)
     if kind == "factor":
         axes.locator_params(axis="x", integer=True)
     axes.set_xlabel(_AXES[kind])

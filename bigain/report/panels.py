@@ -21,7 +21,9 @@ GREY = "#555555"
 _MARKERS = "os^Dv<>PX*"
 # Distinguishable with all common kinds of colour blindness (Okabe and Ito).
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-_LONGEST = 26
+_LONGEST = 32
+# Inches beside the panels.
+_LEFT, _LEGEND = 0.7, 2.7
 
 
 def panels(width: int, height: int) -> tuple[Figure, Any]:
@@ -32,11 +34,12 @@ def panels(width: int, height: int) -> tuple[Figure, Any]:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1.4 + 4.2 * width, 0.6 + 3.1 * height))
+    figure = Figure(figsize=(_LEFT + 3.9 * width + _LEGEND, 0.6 + 3.1 * height))
     axes = figure.subplots(height, width, squeeze=False)
     inches = figure.get_size_inches()
     # Room for the legend on the right, in inches, whatever the number of panels.
-    figure.subplots_adjust(0.7 / inches[0], 0.6 / inches[1], 1 - 1.9 / inches[0], 1 - 0.3 / inches[1], 0.28, 0.35)
+    right = 1 - _LEGEND / inches[0]
+    figure.subplots_adjust(_LEFT / inches[0], 0.6 / inches[1], right, 1 - 0.3 / inches[1], 0.28, 0.35)
     return figure, axes
 
 
@@ -87,7 +90,9 @@ def legend(figure: Figure, rows: Sequence[Row], lines: bool, paper: bool = False
     if paper:
         hollow: Look = {"color": GREY, "marker": "o", "markerfacecolor": "none", "linestyle": ":", "linewidth": 0.8}
         handles.append(Line2D([], [], label="the paper", **hollow))
-    figure.legend(handles=handles, loc="center left", bbox_to_anchor=(1 - 1.85 / figure.get_size_inches()[0], 0.5))
+    figure.legend(
+        handles=handles, loc="center left", bbox_to_anchor=(1 - (_LEGEND - 0.05) / figure.get_size_inches()[0], 0.5)
+    )
 
 
 def _shown(name: str) -> str:

@@ -11,7 +11,11 @@ import pytest
 from synthetic_runs import change, classification, generation, iekvd, lgtm, tome
 
 from bigain.cli import main
+from bigain.metrics.multilabel import multilabel_metrics
+from bigain.metrics.records import ImageRecord, to_columns
 from bigain.report.names import label, method, strength
+from bigain.report.pairing import outcomes
+from bigain.report.runs import load_run
 
 N = 2000
 
@@ -130,6 +134,19 @@ def test_several_labels_are_compared_by_top1_precision():
     assert one["n"] == kept.sum() < 300
     assert one["only_run_right"] == (a & ~b).sum()
     assert one["difference"] == pytest.approx(100 * (a[kept].mean() - b[kept].mean()))
+
+
+def test_several_labels_are_read_as_they_are_written():
+    records = [
+        ImageRecord(f"{i:012d}", labels, prediction, [0, 1, 2], [0, 0, 0], [500] * 3, [0.1, 0.2, 0.3], [[0]], 0.1)
+        for i, (labels, prediction) in enumerate([([0, 2], 2), ([1], 0), ([], 1), ([0], 0)])
+    ]
+    metrics = multilabel_metrics(records, 3)
+    classification("coco", [True, False, False, True], metrics=metrics)
+    np.savez_compressed("coco/predictions/predictions.npz", **to_columns(records, 3))
+    found = outcomes(load_run(Path("coco")))
+    assert found.image_id.tolist() == ["000000000000", "000000000001", "000000000003"]
+    assert found.correct.tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize(
