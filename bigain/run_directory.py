@@ -6,30 +6,37 @@ import json
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock
 from jsonargparse import Namespace
 
 from bigain.configuration import fingerprinted
 from bigain.errors import InputError
 from bigain.files import replace_file
+from bigain.locks import lock
 
 
-def prepare_directory(output: Path, config: Namespace) -> None:
+def prepare_directory(output: Path, config: Namespace) -> BaseFileLock:
     """Make a run directory ready to start or continue.
 
+    Returns:
+        A lock on it, to be released at the end of the run.
+
     Raises:
-        InputError: If it holds a run of another configuration, or something else.
+        InputError: If it holds a run of another configuration or something else, or another process runs there.
     """
     check_directory(output, config)
     identity = output / "identity.json"
     now = fingerprinted(config)
-    if identity.is_file() and config.overwrite:
-        _remove_run(output)
     try:
         output.mkdir(parents=True, exist_ok=True)
+        held = lock(output, 0)
+        if identity.is_file() and config.overwrite:
+            _remove_run(output)
         text = json.dumps(now, indent=2) + "\n"
         replace_file(identity, lambda path: path.write_text(text, encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot write the run directory {output}: {error}; choose another --output") from error
+    return held
 
 
 def check_directory(output: Path, config: Namespace) -> None:
@@ -39,7 +46,8 @@ def check_directory(output: Path, config: Namespace) -> None:
         InputError: If it holds a run of another configuration, or something else.
     """
     identity = output / "identity.json"
-    if not identity.is_file() and output.is_dir() and any(output.iterdir()):
+    # A name with a dot: a lock, or a file that was being written when a run was killed.
+    if not identity.is_file() and output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir()):
         raise InputError(f"{output} exists and is not a run directory of bigain; choose another --output")
     if identity.is_file() and not config.overwrite:
         _refuse_other(output, fingerprinted(config))
@@ -64,10 +72,10 @@ def _refuse_other(output: Path, now: dict[str, Any]) -> None:
 
 def _remove_run(output: Path) -> None:
     """Delete what a run wrote, and nothing else."""
-    written = [*output.glob("predictions/rank-*.jsonl"), output / "predictions/predictions.npz"]
-    written += [*output.glob("tensorboard/events.out.tfevents.*"), output / "tensorboard/hparams.yaml"]
-    written += [*output.glob("predictions/skipped-*.jsonl"), output / "predictions/classes.json"]
-    written += [output / "contact_sheet.png", *output.glob("samples/**/*.png"), *output.glob("samples/**/*.jpg")]
-    written += [output / name for name in ("results.json", "config.yaml", "identity.json", "images.txt")]
+    patterns = ("predictions/rank-*.jsonl", "predictions/skipped-*.jsonl", "samples/**/*.png", "samples/**/*.jpg")
+    written = [path for pattern in (*patterns, "tensorboard/events.out.tfevents.*") for path in output.glob(pattern)]
+    names = ["results.json", "config.yaml", "identity.json", "images.txt", "contact_sheet.png"]
+    names += ["predictions/predictions.npz", "predictions/classes.json", "predictions/model.json"]
+    written += [output / name for name in (*names, "tensorboard/hparams.yaml")]
     for path in written:
         path.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 from bigain.callbacks import GenerationResults, PredictionWriter, ResultsWriter, SampleWriter
 from bigain.callbacks.prediction_writer import RecordWriter
 from bigain.callbacks.run_results import RunResults
+from bigain.callbacks.termination import Termination
 from bigain.compressors import Compressor
 from bigain.configuration import find_config, fingerprint
 from bigain.data import EvalDataModule
@@ -50,19 +51,21 @@ class BiGainCLI(LightningCLI):
             uncompressed_into: Run without any compressor, into this directory, instead.
         """
         self.uncompressed_into = uncompressed_into
-        super().__init__(
-            model_class=LightningModule,
-            datamodule_class=EvalDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            parser_class=Parser,
-            save_config_callback=None,
-            seed_everything_default=False,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            parser_kwargs={"prog": "bigain", "description": "Evaluate token compression for diffusion models."},
-            args=list(args),
-        )
+        # Holds the run directory until the run is over.
+        with ExitStack() as self._held:
+            super().__init__(
+                model_class=LightningModule,
+                datamodule_class=EvalDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                parser_class=Parser,
+                save_config_callback=None,
+                seed_everything_default=False,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                parser_kwargs={"prog": "bigain", "description": "Evaluate token compression for diffusion models."},
+                args=list(args),
+            )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -88,7 +91,7 @@ class BiGainCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         self.choose_directory()
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            prepare_directory(self.output, self.config[self.subcommand])
+            self._held.callback(prepare_directory(self.output, self.config[self.subcommand]).release)
 
     def choose_directory(self) -> None:
         """Set `fingerprint` and `output`; nothing is written."""
@@ -125,7 +128,7 @@ class BiGainCLI(LightningCLI):
         """What writes the run directory: by the module's task."""
         for module, (writer, results) in _WRITERS.items():
             if isinstance(self.model, module):
-                return [writer(resume=True), results(self.fingerprint)]
+                return [writer(resume=True), results(self.fingerprint), Termination()]
         known = ", ".join(module.__name__ for module in _WRITERS)
         raise InputError(f"bigain predict runs {known} and their subclasses, not {type(self.model).__name__}")
 

@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from bigain.callbacks.prediction_writer import read_records
+from bigain.callbacks.run_results import SCHEMA_VERSION
 from bigain.callbacks.sample_writer import FOLDER
 from bigain.data.image_files import read_images, sample_path
 from bigain.errors import InputError
@@ -94,6 +95,11 @@ def read_generation(run: Path) -> dict[str, Any]:
         results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}); run the command that wrote it again") from error
+    if results.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has schema_version {results.get('schema_version')}; this bigain reads {SCHEMA_VERSION}: use the "
+            "version that wrote it, or run its command again"
+        )
     if results.get("task") != "generation":
         raise InputError(f"{run} is a run of {results.get('task')}; expected a generation run")
     return results

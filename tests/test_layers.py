@@ -10,6 +10,7 @@ ROOT = Path(bigain.__file__).parent
 LAYERS = {
     "errors": 0,
     "files": 0,
+    "locks": 0,
     "tokens": 0,
     "diffusion": 1,
     "backbones": 2,

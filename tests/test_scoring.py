@@ -187,6 +187,8 @@ def test_a_run_that_is_no_generation_is_refused(capsys):
     path = Path("scored/results.json")
     path.write_text(json.dumps({**results("scored"), "task": "classification"}))
     assert "scored is a run of classification; expected a generation run" in refused(capsys, "scored")
+    path.write_text(json.dumps({**results("plain"), "schema_version": 0}))
+    assert "has schema_version 0; this bigain reads 1" in refused(capsys, "scored")
     path.write_text('{"task": ')
     assert "results.json is damaged" in refused(capsys, "scored")
 

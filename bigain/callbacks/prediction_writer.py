@@ -9,13 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
+from filelock import BaseFileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from bigain.backbones.digest import module_digest
 from bigain.data.class_space import ClassSpace
 from bigain.errors import InputError
 from bigain.files import replace_file
+from bigain.locks import lock, refuse_left_over
 from bigain.metrics.records import ImageRecord, Record
 
+# Names the weights that a run began with.
+MODEL = "model.json"
 # How every line begins.
 _ID = '{"image_id": '
 _DECODER = json.JSONDecoder()
@@ -42,6 +47,7 @@ class RecordWriter(Callback, ABC):
         self.resume = resume
         self._log: TextIO | None = None
         self._skipped: Path | None = None
+        self._lock: BaseFileLock | None = None
 
     @abstractmethod
     def records_of(self, trainer: Trainer, outputs: Any) -> Sequence[Record]:
@@ -50,6 +56,9 @@ class RecordWriter(Callback, ABC):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = predictions_folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
+        self._lock = lock(folder.parent, trainer.global_rank)
+        if trainer.is_global_zero:
+            refuse_left_over(folder.parent, trainer.world_size)
         finished = finished_ids(folder)
         if finished and not self.resume:
             raise InputError(
@@ -57,7 +66,7 @@ class RecordWriter(Callback, ABC):
                 "PredictionWriter(resume=True) if they are of the same configuration"
             )
         data = trainer.datamodule  # type: ignore[attr-defined]
-        _check_classes(folder / "classes.json", data.class_space, bool(finished), trainer.is_global_zero)
+        self._check_same(trainer, pl_module, bool(finished))
         data.finished = finished
         self._skipped = folder / f"skipped-{trainer.global_rank}.jsonl"
         # What could not be read is tried again, so what is known of it is of no use.
@@ -69,6 +78,20 @@ class RecordWriter(Callback, ABC):
         path = folder / f"rank-{trainer.global_rank}.jsonl"
         _drop_torn_line(path)
         self._log = path.open("a", encoding="utf-8")
+
+    def _check_same(self, trainer: Trainer, module: Any, started: bool) -> None:
+        """Make sure that labels and weights are what they were when the run began.
+
+        Raises:
+            InputError: If classes were added, removed, renamed or reordered since, or the model was trained again.
+        """
+        # All processes look, so that all of them stop.
+        folder, write = predictions_folder(trainer), trainer.is_global_zero
+        space: ClassSpace = module.data.class_space
+        classes = {"names": [*space.names], "prompts": [*space.prompts], "indices": space.indices and [*space.indices]}
+        _keep(folder / "classes.json", classes, started, write, "the classes of the dataset are not those")
+        model = {"weights": module_digest(module.backbone)}
+        _keep(folder / MODEL, model, started, write, f"the weights of {module.backbone.model} are not those")
 
     def on_predict_batch_end(
         self,
@@ -106,6 +129,9 @@ class RecordWriter(Callback, ABC):
         if self._log is not None:
             self._log.close()
             self._log = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
 
 class PredictionWriter(RecordWriter):
@@ -152,19 +178,12 @@ def finished_ids(folder: Path) -> frozenset[str]:
     return frozenset(ids)
 
 
-def _check_classes(path: Path, space: ClassSpace, started: bool, write: bool) -> None:
-    """Make sure that labels mean what they meant when the run began.
-
-    Raises:
-        InputError: If classes were added, removed, renamed or reordered since.
-    """
-    text = json.dumps(
-        {"names": list(space.names), "prompts": list(space.prompts), "indices": space.indices and list(space.indices)}
-    )
+def _keep(path: Path, found: dict[str, Any], started: bool, write: bool, complaint: str) -> None:
+    """Write what a run begins with, or raise an InputError if it began with something else."""
+    text = json.dumps(found)
     if started and path.is_file() and path.read_text(encoding="utf-8") != text:
         raise InputError(
-            f"the classes of the dataset are not those that {path} names, with which this run began; choose another "
-            "--output, or --overwrite true"
+            f"{complaint} that {path} names, with which this run began; choose another --output, or --overwrite true"
         )
     if write:
         replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from bigain.callbacks.environment import environment
 from bigain.callbacks.flops import flops_per_evaluation, reduction_percent
-from bigain.callbacks.prediction_writer import predictions_folder, read_records, read_skipped
+from bigain.callbacks.prediction_writer import MODEL, predictions_folder, read_records, read_skipped
 from bigain.callbacks.sites import describe, refuse_without_effect, site_table
 from bigain.compressors.base import Compressor
 from bigain.data.base import EvalDataModule
@@ -117,7 +117,11 @@ class RunResults(Callback, ABC, Generic[R]):
             "dataset": _dataset(
                 data, [record.image_id for record in records], read_skipped(predictions_folder(trainer))
             ),
-            "model": {"backbone": type(module.backbone).__name__, "name": module.backbone.model},
+            "model": {
+                "backbone": type(module.backbone).__name__,
+                "name": module.backbone.model,
+                **json.loads((predictions_folder(trainer) / MODEL).read_text(encoding="utf-8")),
+            },
             "compressors": self._compressors,
             "sites": self._sites,
             "flops": {

@@ -154,42 +154,45 @@ class DiffusionSampler(LightningModule):
         self.shape = self.backbone.latents_of(self.data.image_size)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Generated | None:
-        """Generate the images of a batch; None if all were finished before."""
+        """Generate the images of a batch; those that are not finite go to `batch["failed"]` instead."""
         if not batch["image_id"]:
             return None
         start = time.perf_counter()
-        items = len(batch["image_id"])
         prompts = [self.prompts[image_id] for image_id in batch["image_id"]]
         # Of a second-order scheduler, more than the steps that were asked for.
-        steps = len(self.scheduler.timesteps)
+        steps, items = len(self.scheduler.timesteps), len(prompts)
         shown = Trajectory(steps, _SHOWN_STEPS, min(_SHOWN_ITEMS, items) if batch_idx == 0 else 0)
         latents = self.generate(batch["image_id"], self._conditions(prompts, batch["labels"]), shown)
-        images, files = self._images(latents, batch["image_id"])
-        features, scores = self.measuring.features(images), self.measuring.clip_scores(images, prompts)
-        seconds = (time.perf_counter() - start) / len(images)
-        records = [
-            SampleRecord(image_id, list(labels), prompt, seconds, feature, score)
-            for image_id, labels, prompt, feature, score in zip(
-                batch["image_id"], batch["labels"], prompts, features, scores, strict=True
-            )
-        ]
-        trajectory = [quantise(self.backbone.decode(latents), "png") for latents in shown.latents]
-        return Generated(files, records, torch.stack(trajectory).cpu() if trajectory else None)
-
-    def _images(self, latents: Tensor, image_ids: Sequence[str]) -> tuple[Tensor, list[bytes]]:
-        """Decoded images of these items as they are on disk, `(b, 3, s, s)` uint8, and the files."""
-        pixels = self._per_item(lambda items: self.backbone.decode(latents[items]), len(latents))
-        if not pixels.isfinite().all():
-            raise InputError(
-                f"{self.scheduler_class.__name__} and {self.backbone.model} gave numbers that are not finite among "
-                f"{image_ids[0]} to {image_ids[-1]}; try --trainer.precision 32-true or bf16-true, or another scheduler"
-            )
-        images = quantise(pixels, self.images)
+        pixels = self._per_item(lambda items: self.backbone.decode(latents[items]), items)
+        made = self._made(batch, pixels)
+        if not made:
+            return None
+        images = quantise(pixels[made], self.images)
         files = encode_images(images.cpu(), self.images)
         if self.images == "jpeg100_truncate":
             # Distances are between what is on disk.
             images = decode_files(files).to(images.device)
-        return images, files
+        prompts = [prompts[i] for i in made]
+        features, scores = self.measuring.features(images), self.measuring.clip_scores(images, prompts)
+        seconds = (time.perf_counter() - start) / items
+        records = [
+            SampleRecord(batch["image_id"][i], list(batch["labels"][i]), prompt, seconds, feature, score)
+            for i, prompt, feature, score in zip(made, prompts, features, scores, strict=True)
+        ]
+        trajectory = [quantise(self.backbone.decode(latents), "png") for latents in shown.latents]
+        return Generated(files, records, torch.stack(trajectory).cpu() if trajectory else None)
+
+    def _made(self, batch: Batch, pixels: Tensor) -> list[int]:
+        """Which items of a batch became images; the others are noted in it."""
+        finite = pixels.isfinite().flatten(1).all(1).tolist()
+        for image_id, fine in zip(batch["image_id"], finite, strict=True):
+            if not fine:
+                batch["failed"][image_id] = (
+                    f"{self.scheduler_class.__name__} and {self.backbone.model} gave numbers that are not finite at "
+                    f"precision {self.trainer.precision}; try --trainer.precision 32-true or bf16-true, or another "
+                    "scheduler"
+                )
+        return [i for i, fine in enumerate(finite) if fine]
 
     def generate(self, image_ids: Sequence[str], condition: Tensor, watch: Any = None) -> Tensor:
         """Sample latents.

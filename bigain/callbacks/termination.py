@@ -1,0 +1,53 @@
+"""What SIGTERM does to a run: it ends at once, for everything finished is on disk."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+# What a shell reports of a process that SIGTERM ended.
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+
+class Termination(Callback):
+    """Ends the process at SIGTERM, its data-loading processes and the processes it launched.
+
+    Lightning notes the signal and looks at that note in training only; with several processes it calls a collective in
+    the handler, which waits for processes that may be gone. Schedulers kill whatever is left after a grace period.
+    """
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._before = None
+        # Handlers can only be set in the main thread.
+        if threading.current_thread() is not threading.main_thread():
+            return
+
+        def end(number: int, frame: FrameType | None) -> None:
+            launcher = trainer.strategy.launcher
+            if launcher is not None:
+                launcher.kill(signal.SIGTERM)
+            for process in multiprocessing.active_children():
+                process.kill()
+            sys.stderr.write("bigain: stopped by SIGTERM; what is finished is kept, run the command again\n")
+            sys.stderr.flush()
+            # No clean-up: it would wait for the other processes, and there is nothing left to save.
+            os._exit(EXIT_TERMINATED)
+
+        self._before = signal.signal(signal.SIGTERM, end)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        if getattr(self, "_before", None) is not None:
+            signal.signal(signal.SIGTERM, self._before)
+            self._before = None

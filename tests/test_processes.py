@@ -1,0 +1,135 @@
+"""Two real processes give the numbers of one, whatever is left to do; runs that are killed go on."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+QUICK = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false"]
+QUICK += ["--trainer.logger", "false", "--data.num_workers", "0"]
+CLASSIFY = ["--config", "demo_tome.yaml", "--model.trials", "[1,2]", "--model.keep", "[2,1]", *QUICK]
+GENERATE = ["--config", "demo_lgtm_generation.yaml", "--model.steps", "1", *QUICK]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # Two processes with two threads each would wait for each other's.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def started(*args):
+    command = [sys.executable, "-m", "bigain", "predict", *args]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, start_new_session=True, **pipes)
+
+
+def predict(*args, status=0):
+    process = started(*args)
+    told, _ = process.communicate(timeout=300)
+    assert process.returncode == status, told
+    return told
+
+
+def results(folder):
+    return json.loads(Path(folder, "results.json").read_text())
+
+
+def logged(folder):
+    """Whole lines of every process's log, without the seconds."""
+    logs = {}
+    for path in sorted(Path(folder).glob("predictions/rank-*.jsonl")):
+        # A torn line is not finished; the next run drops it.
+        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        logs[path.stem] = [{**json.loads(line), "seconds": None} for line in lines]
+    return logs
+
+
+def by_image(folder):
+    lines = [line for lines in logged(folder).values() for line in lines]
+    assert len({line["image_id"] for line in lines}) == len(lines), "an image was done twice"
+    return {line["image_id"]: line for line in lines}
+
+
+def without_clock(folder):
+    found = results(folder)
+    del found["timing"], found["evaluations"]["per_second"]
+    return found
+
+
+def test_two_processes_classify_as_one_and_one_goes_on_where_they_stopped():
+    predict(*CLASSIFY, "--data.images", "5", "--data.batch_size", "2", "--output", "one")
+    told = predict(*CLASSIFY, *TWO, "--data.images", "5", "--data.batch_size", "3", "--output", "two")
+    assert told.count("run directory") == 1
+    assert [len(lines) for lines in logged("two").values()] == [2, 3]
+    assert by_image("two") == by_image("one")
+    assert results("two")["metrics"] == results("one")["metrics"]
+    one, two = (np.load(f"{folder}/predictions/predictions.npz") for folder in ("one", "two"))
+    for name in set(one.files) - {"seconds"}:
+        np.testing.assert_array_equal(one[name], two[name])
+    # What two processes left over is dealt out again: here to one, then to two of which one has nothing to do.
+    for path in Path("two/predictions").glob("rank-*.jsonl"):
+        path.write_text(path.read_text().splitlines(keepends=True)[0])
+    predict(*CLASSIFY, "--data.images", "5", "--output", "two", "--trainer.limit_predict_batches", "1")
+    assert len(by_image("two")) == 5
+    log = Path("two/predictions/rank-1.jsonl")
+    log.write_text("")
+    predict(*CLASSIFY, *TWO, "--data.images", "5", "--output", "two")
+    assert by_image("two") == by_image("one")
+    assert results("two")["metrics"] == results("one")["metrics"]
+    assert results("two")["timing"]["resumed_images"] == 4
+
+
+def test_more_processes_than_images():
+    told = predict(*CLASSIFY, *TWO, "--data.images", "1", "--output", "out")
+    assert told.count("run directory") == 1
+    assert [len(lines) for lines in logged("out").values()] == [0, 1]
+
+
+def test_two_processes_make_the_images_of_one():
+    predict(*GENERATE, "--data.images", "5", "--output", "one")
+    predict(*GENERATE, *TWO, "--data.images", "5", "--data.batch_size", "1", "--output", "two")
+    for path in Path("one/samples").rglob("*.png"):
+        assert path.read_bytes() == Path("two", path.relative_to("one")).read_bytes()
+    for name, estimate in results("one")["metrics"].items():
+        assert results("two")["metrics"][name]["value"] == pytest.approx(estimate["value"], rel=1e-6, abs=1e-6)
+
+
+def killed_and_resumed(kills, images, seed):
+    """Kill a run at random moments so many times, then let it finish; how many images were done at each kill."""
+    command = [*CLASSIFY, "--data.images", str(images), "--data.batch_size", "1"]
+    began = time.monotonic()
+    predict(*command, "--output", "whole")
+    whole = time.monotonic() - began
+    draw, done = random.Random(seed), []
+    for _ in range(kills):
+        process = started(*command, "--output", "killed")
+        # Most of a short run is its start: every other moment comes after that.
+        time.sleep(whole * draw.choice((draw.random(), 0.6 + 0.4 * draw.random())))
+        os.killpg(process.pid, draw.choice((signal.SIGKILL, signal.SIGTERM)))
+        process.communicate(timeout=60)
+        done.append(len(by_image("killed")))
+    assert done == sorted(done), "a finished image was lost"
+    predict(*command, "--output", "killed")
+    assert by_image("killed") == by_image("whole")
+    assert without_clock("killed") == without_clock("whole")
+    return done
+
+
+def test_a_run_that_is_killed_three_times_is_the_run_that_was_not():
+    killed_and_resumed(3, 12, seed=0)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_twenty_times_is_the_run_that_was_not():
+    finished = killed_and_resumed(20, 60, seed=1)
+    # Otherwise all kills came before the first image.
+    assert finished[-1] > finished[0]
