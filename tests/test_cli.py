@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import bigain
@@ -238,3 +238,30 @@ def test_a_config_that_is_not_yaml_is_named(capsys):
     Path("torn.yaml").write_text("seed: 0\nmodel: [unclosed\n")
     assert main(["predict", "--config", "torn.yaml"]) == 2
     assert "torn.yaml is not valid YAML" in capsys.readouterr().err
+
+
+def test_a_directory_in_use_is_refused_before_anything_is_deleted(capsys, monkeypatch):
+    monkeypatch.setattr("bigain.locks._PATIENCE_S", 0.1)
+    assert predict("--output", "out") == 0
+    before = Path("out/results.json").read_bytes()
+    hold = "import pathlib, bigain.locks as l; held = l.lock(pathlib.Path('out'), 0); print(flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", hold], **pipes) as other:
+        other.stdout.readline()
+        assert predict("--output", "out", "--overwrite", "true") == 2
+        other.communicate(b"\n")
+    assert "is in use: another process holds out/.lock-0" in capsys.readouterr().err
+    assert Path("out/results.json").read_bytes() == before
+
+
+def test_weights_that_changed_since_are_refused(capsys, model):
+    options = ["--model.backbone.model", str(model), "--output", "out"]
+    assert predict(*options) == 0
+    capsys.readouterr()
+    weights = model / "transformer/diffusion_pytorch_model.safetensors"
+    state = load_file(weights)
+    state[min(state)][0] += 1
+    save_file(state, weights, {"format": "pt"})
+    assert predict(*options) == 2
+    assert "are not those that out/predictions/model.json names, with which this run began" in capsys.readouterr().err
+    assert predict(*options, "--overwrite", "true") == 0

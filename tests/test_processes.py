@@ -75,23 +75,15 @@ def test_two_processes_classify_as_one_and_one_goes_on_where_they_stopped():
     one, two = (np.load(f"{folder}/predictions/predictions.npz") for folder in ("one", "two"))
     for name in set(one.files) - {"seconds"}:
         np.testing.assert_array_equal(one[name], two[name])
-    # What two processes left over is dealt out again: here to one, then to two of which one has nothing to do.
-    for path in Path("two/predictions").glob("rank-*.jsonl"):
-        path.write_text(path.read_text().splitlines(keepends=True)[0])
-    predict(*CLASSIFY, "--data.images", "5", "--output", "two", "--trainer.limit_predict_batches", "1")
-    assert len(by_image("two")) == 5
-    log = Path("two/predictions/rank-1.jsonl")
-    log.write_text("")
-    predict(*CLASSIFY, *TWO, "--data.images", "5", "--output", "two")
+    # What is left is dealt out again, here to two of which one has nothing to do.
+    Path("two/predictions/rank-0.jsonl").write_text(
+        "".join(Path("two/predictions/rank-0.jsonl").read_text().splitlines(keepends=True)[:1])
+    )
+    told = predict(*CLASSIFY, *TWO, "--data.images", "5", "--output", "two")
+    assert told.count("run directory") == 1
     assert by_image("two") == by_image("one")
     assert results("two")["metrics"] == results("one")["metrics"]
     assert results("two")["timing"]["resumed_images"] == 4
-
-
-def test_more_processes_than_images():
-    told = predict(*CLASSIFY, *TWO, "--data.images", "1", "--output", "out")
-    assert told.count("run directory") == 1
-    assert [len(lines) for lines in logged("out").values()] == [0, 1]
 
 
 def test_two_processes_make_the_images_of_one():
@@ -101,6 +93,19 @@ def test_two_processes_make_the_images_of_one():
         assert path.read_bytes() == Path("two", path.relative_to("one")).read_bytes()
     for name, estimate in results("one")["metrics"].items():
         assert results("two")["metrics"][name]["value"] == pytest.approx(estimate["value"], rel=1e-6, abs=1e-6)
+
+
+def test_sigterm_ends_a_run_at_once_and_keeps_what_is_finished():
+    process = started(*CLASSIFY, "--data.images", "500", "--data.batch_size", "1", "--output", "out")
+    log = Path("out/predictions/rank-0.jsonl")
+    while process.poll() is None and not (log.is_file() and log.read_text().count("\n")):
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGTERM)
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, told
+    assert "bigain: stopped by SIGTERM; what is finished is kept, run the command again" in told
+    assert len(by_image("out")) >= 1
+    assert not Path("out/results.json").exists()
 
 
 def killed_and_resumed(kills, images, seed):

@@ -1,4 +1,4 @@
-"""What SIGTERM does to a run: it ends at once, for everything finished is on disk."""
+"""When a run has to end: it ends at once, for everything finished is on disk."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from types import FrameType
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -16,7 +17,7 @@ EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
 class Termination(Callback):
-    """Ends the process at SIGTERM, its data-loading processes and the processes it launched.
+    """Ends the process, with those that load its data and those it launched, at SIGTERM or when its launcher is gone.
 
     Lightning notes the signal and looks at that note in training only; with several processes it calls a collective in
     the handler, which waits for processes that may be gone. Schedulers kill whatever is left after a grace period.
@@ -24,6 +25,7 @@ class Termination(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._before = None
+        self._launcher = os.getppid()
         # Handlers can only be set in the main thread.
         if threading.current_thread() is not threading.main_thread():
             return
@@ -40,6 +42,21 @@ class Termination(Callback):
             os._exit(EXIT_TERMINATED)
 
         self._before = signal.signal(signal.SIGTERM, end)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        # The first process may well outlive the shell it was started from.
+        if trainer.global_rank and os.getppid() != self._launcher:
+            sys.stderr.write("bigain: the process that launched this one is gone; what is finished is kept\n")
+            sys.stderr.flush()
+            os._exit(EXIT_TERMINATED)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore()

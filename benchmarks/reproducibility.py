@@ -1,0 +1,133 @@
+"""What changes when only batches, order, forwards or threads do: `python benchmarks/reproducibility.py [--images 5]`.
+
+Classifies the same images again and again with the embedded models and counts errors that are not the same bits.
+"""
+
+import argparse
+import itertools
+import logging
+import random
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from bigain.backbones import Backbone, DiT, StableDiffusion
+from bigain.compressors import LGTM, Compressor, SiTo, ToMe
+from bigain.data import ShapeTextures
+from bigain.metrics.records import ImageRecord
+from bigain.modules import DiffusionClassifier
+
+MODELS: dict[str, Callable[[], Backbone]] = {
+    "DiT": lambda: DiT("shapes_dit"),
+    "U-Net": lambda: StableDiffusion("shapes_unet"),
+}
+COMPRESSORS: dict[str, Callable[[], Sequence[Compressor]]] = {
+    "none": lambda: [],
+    "ToMe": lambda: [ToMe(ratio=0.5)],
+    "SiTo": lambda: [SiTo(ratio=0.5)],
+    "LGTM": lambda: [LGTM(ratio=0.5)],
+}
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run the same thing."""
+
+    batch: int = 16
+    rows: int = 64
+    shuffled: bool = False
+    threads: int = 1
+
+    def __str__(self) -> str:
+        order = ", shuffled" if self.shuffled else ""
+        return f"batch {self.batch}, rows {self.rows}{order}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+
+
+WAYS = [
+    *(Way(batch, rows) for batch, rows in itertools.product((1, 5, 16), (8, 64)) if (batch, rows) != (16, 64)),
+    Way(shuffled=True),
+    Way(rows=3),
+    Way(threads=2),
+]
+
+
+class Keep(Callback):
+    """Collects records."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, ImageRecord] = {}
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.records.update({record.image_id: record for record in outputs})
+
+
+class Shuffled(ShapeTextures):
+    """The same items in another order."""
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        random.Random(0).shuffle(self.items)
+
+
+def run(backbone: Backbone, compressors: Sequence[Compressor], precision: Any, images: int, way: Way) -> dict[str, Any]:
+    """Records by image."""
+    torch.set_num_threads(way.threads)
+    keep, module = Keep(), DiffusionClassifier(backbone, trials=[1, 2], keep=[3, 1], rows_per_forward=way.rows)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    trainer = Trainer(
+        accelerator="cpu", precision=precision, callbacks=[keep, *compressors], enable_model_summary=False, **quiet
+    )
+    data = (Shuffled if way.shuffled else ShapeTextures)(images=images, batch_size=way.batch, num_workers=0)
+    trainer.predict(module, datamodule=data, return_predictions=False)
+    return keep.records
+
+
+def compare(one: dict[str, ImageRecord], other: dict[str, ImageRecord]) -> str:
+    """How many errors differ, by how much at most, and whether a prediction does."""
+    differ, count, largest, predictions = 0, 0, 0.0, 0
+    for image_id, record in one.items():
+        known = other[image_id]
+        predictions += record.prediction != known.prediction
+        errors = dict(zip(zip(known.classes, known.trials, strict=True), known.errors, strict=True))
+        for pair, error in zip(zip(record.classes, record.trials, strict=True), record.errors, strict=True):
+            if pair in errors:
+                count += 1
+                differ += error != errors[pair]
+                largest = max(largest, abs(error - errors[pair]) / errors[pair])
+    if not differ:
+        return "equal"
+    return f"{differ} of {count}, {largest:.0e}" + (f", {predictions} predictions" if predictions else "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=5)
+    given = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    print("| model | precision | compressor |", " | ".join(map(str, WAYS)), "|")
+    print("|---" * (3 + len(WAYS)) + "|")
+    for model, precision, compressor in itertools.product(MODELS, ("32-true", "bf16-true"), COMPRESSORS):
+
+        def once(way: Way, model: str = model, precision: str = precision, compressor: str = compressor) -> Any:
+            return run(MODELS[model](), COMPRESSORS[compressor](), precision, given.images, way)
+
+        reference = once(Way())
+        told = [compare(once(way), reference) for way in WAYS]
+        print(f"| {model} | {precision} | {compressor} |", " | ".join(told), "|", flush=True)
+
+
+if __name__ == "__main__":
+    main()
