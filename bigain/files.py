@@ -6,9 +6,23 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from bigain.errors import InputError
+
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all.
+
+    Args:
+        path: Where; its folder exists.
+        write: Writes the content to the path it is given.
+
+    Raises:
+        InputError: If it cannot be written, for example because the disk is full.
+    """
     temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
-    write(temporary)
-    os.replace(temporary, path)
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"cannot write {path}: {error}; what is finished is kept, run the command again") from error

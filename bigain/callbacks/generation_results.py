@@ -16,6 +16,7 @@ from torchvision.utils import make_grid, save_image
 from bigain.callbacks.run_results import RunResults
 from bigain.callbacks.sample_writer import FOLDER
 from bigain.data.image_files import read_images, sample_path
+from bigain.files import replace_file
 from bigain.metrics.generation import LEAST_IMAGES, clip_metrics, distance_metrics
 from bigain.metrics.records import SampleRecord
 from bigain.modules.sampler import DiffusionSampler
@@ -83,7 +84,7 @@ def _contact_sheet(trainer: Trainer, module: DiffusionSampler, records: Sequence
     # A sheet is for looking at: no more than 128 px each.
     images = images[..., :: max(1, images.shape[-2] // 128), :: max(1, images.shape[-1] // 128)]
     grid = make_grid(images, nrow=8)
-    save_image(grid.to(torch.float32) / 255, root / "contact_sheet.png")
+    replace_file(root / "contact_sheet.png", lambda path: save_image(grid.to(torch.float32) / 255, path))
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image("samples/contact_sheet", grid, 0)
