@@ -1,6 +1,7 @@
 """The real command line on real files: what users type, what they get back, what they are told."""
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -265,3 +266,22 @@ def test_weights_that_changed_since_are_refused(capsys, model):
     assert predict(*options) == 2
     assert "are not those that out/predictions/model.json names, with which this run began" in capsys.readouterr().err
     assert predict(*options, "--overwrite", "true") == 0
+
+
+def test_a_log_that_cannot_grow_ends_the_run_with_what_is_finished(capsys):
+    _, hard = before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    options = ["--data.images", "12", "--data.batch_size", "1", "--trainer.logger", "false", "--output", "out"]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
+    try:
+        assert predict(*options) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    told = capsys.readouterr().err
+    assert "cannot write the log in out/predictions: " in told
+    assert "what is finished is kept, run the command again" in told
+    log = Path("out/predictions/rank-0.jsonl")
+    done = log.read_text().count("\n")
+    assert 0 < done < 12
+    assert predict(*options) == 0
+    assert json.loads(Path("out/results.json").read_text())["timing"]["resumed_images"] == done
+    assert len(log.read_text().splitlines()) == 12

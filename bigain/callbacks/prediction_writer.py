@@ -6,8 +6,9 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 from filelock import BaseFileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -45,7 +46,7 @@ class RecordWriter(Callback, ABC):
             resume: Continue from the predictions that are there; otherwise such a directory is refused.
         """
         self.resume = resume
-        self._log: TextIO | None = None
+        self._log: FileIO | None = None
         self._skipped: Path | None = None
         self._lock: BaseFileLock | None = None
 
@@ -77,7 +78,8 @@ class RecordWriter(Callback, ABC):
                     left.unlink(missing_ok=True)
         path = folder / f"rank-{trainer.global_rank}.jsonl"
         _drop_torn_line(path)
-        self._log = path.open("a", encoding="utf-8")
+        # Without a buffer: what a full disk refused would be written again when the file is closed.
+        self._log = path.open("ab", buffering=0)
 
     def _check_same(self, trainer: Trainer, module: Any, started: bool) -> None:
         """Make sure that labels and weights are what they were when the run began.
@@ -110,8 +112,7 @@ class RecordWriter(Callback, ABC):
         if self._log is None or not records:
             return
         try:
-            self._log.write("".join(record.to_json() + "\n" for record in records))
-            self._log.flush()
+            _write_all(self._log, "".join(record.to_json() + "\n" for record in records).encode())
             os.fsync(self._log.fileno())
         except OSError as error:
             raise InputError(
@@ -141,6 +142,13 @@ class PredictionWriter(RecordWriter):
 
     def records_of(self, trainer: Trainer, outputs: Any) -> Sequence[ImageRecord]:
         return outputs
+
+
+def _write_all(file: FileIO, content: bytes) -> None:
+    """Write bytes to a file without a buffer, which may take them in pieces."""
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]
 
 
 def predictions_folder(trainer: Trainer) -> Path:
