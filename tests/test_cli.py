@@ -1,6 +1,7 @@
 """The real command line on real files: what users type, what they get back, what they are told."""
 
 import json
+import random
 import resource
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -285,3 +287,20 @@ def test_a_log_that_cannot_grow_ends_the_run_with_what_is_finished(capsys):
     assert predict(*options) == 0
     assert json.loads(Path("out/results.json").read_text())["timing"]["resumed_images"] == done
     assert len(log.read_text().splitlines()) == 12
+
+
+@pytest.mark.parametrize("config", ["demo_sito.yaml", "demo_unet_tome.yaml"])
+def test_global_generators_are_neither_read_nor_moved(config):
+    logs = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        before = (torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate())
+        options = ["--data.num_workers", "1", "--data.images", "2", "--output", f"out{seed}"]
+        assert predict(*options, config=config) == 0
+        after = (torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate())
+        assert after == before
+        lines = Path(f"out{seed}/predictions/rank-0.jsonl").read_text().splitlines()
+        logs.append([{**json.loads(line), "seconds": None} for line in lines])
+    assert logs[0] == logs[1]
