@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from bigain.errors import InputError
+from bigain.errors import InputError, message_of
 
 HELP = """usage: bigain COMMAND [options]
 
@@ -15,6 +15,7 @@ Evaluate training-free token compression for diffusion models.
 commands:
   predict --config X   run one configuration, continuing what is there
   evaluate --config X  classify and generate with one compressor, and write one row
+  sweep TABLE          all cells of a table, one run each; --dry-run says what they cost
   score RUN            distances of images that are already made
   report RUNS          tables and plots of finished runs, beside the paper's numbers
   compare A B          is B better than A? Paired statistics on the same images
@@ -52,7 +53,7 @@ def main(args: Sequence[str] | None = None) -> int:
         # Anything else is for LightningCLI's parser, which knows its subcommands and says so.
         return _predict(args) if command is None else command(args[1:])
     except InputError as error:
-        print(f"bigain: error: {_innermost(error)}", file=sys.stderr)
+        print(f"bigain: error: {message_of(error)}", file=sys.stderr)
         return EXIT_BAD_INPUT
 
 
@@ -75,6 +76,16 @@ def _evaluate(args: Sequence[str]) -> int:
     from bigain.joint import evaluate
 
     return _done(*evaluate(args))
+
+
+def _sweep(args: Sequence[str]) -> int:
+    if "--help" in args or "-h" in args:
+        from bigain.sweeps import HELP
+
+        return _done(HELP)
+    from bigain.sweeps.command import sweep
+
+    return EXIT_DONE if sweep(args, lambda line: print(line, flush=True)) else EXIT_FAILED_ITEMS
 
 
 def _score(args: Sequence[str]) -> int:
@@ -113,15 +124,10 @@ def _doctor(args: Sequence[str]) -> int:
 
 _COMMANDS = {
     "evaluate": _evaluate,
+    "sweep": _sweep,
     "score": _score,
     "report": _report,
     "compare": _compare,
     "flops": _flops,
     "doctor": _doctor,
 }
-
-
-def _innermost(error: InputError) -> str:
-    """The message alone: an error from a data-loading process arrives with that process's traceback around it."""
-    marker = f"{InputError.__module__}.{InputError.__qualname__}: "
-    return str(error).rpartition(marker)[2].strip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ import yaml
 from jsonargparse import Namespace
 
 from bigain.errors import InputError
+
+TASKS = ("classification", "generation")
 
 # Settings that change speed or place, never a number.
 _WITHOUT_EFFECT = {
@@ -59,6 +61,30 @@ def find_config(args: Sequence[str]) -> list[str]:
             others.append(arg)
     first = 1 if others[:1] == ["predict"] else 0
     return [*others[:first], *configs, *parts, *others[first:]]
+
+
+def options_for(options: Sequence[str], own: Collection[str], marks: Collection[str]) -> list[str]:
+    """The options of one part of a command, unmarked: `--generation.data.limit 100` is meant for generation alone.
+
+    Args:
+        options: Command line of options and their values.
+        own: The marks of this part; an option that bears another one is left out.
+        marks: Every mark there is.
+    """
+    kept: list[str] = []
+    meant = True
+    for option in options:
+        text = option
+        if option.startswith("--"):
+            borne, text = [], option.removeprefix("--")
+            while text.partition(".")[0] in marks and "." in text:
+                mark, _, text = text.partition(".")
+                borne.append(mark)
+            meant, text = set(borne) <= set(own), f"--{text}"
+        # A value goes where its option goes.
+        if meant:
+            kept.append(text)
+    return kept
 
 
 def _locate(name: str) -> str:

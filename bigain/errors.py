@@ -3,3 +3,9 @@
 
 class InputError(ValueError):
     """Bad input: names the file or value, what was expected, and what to do."""
+
+
+def message_of(error: InputError) -> str:
+    """The message alone: an error from a data-loading process arrives with that process's traceback around it."""
+    marker = f"{InputError.__module__}.{InputError.__qualname__}: "
+    return str(error).rpartition(marker)[2].strip()

@@ -12,15 +12,12 @@ from typing import Any
 import yaml
 
 from bigain.callbacks.sites import describe
-from bigain.compressors import Compressor
-from bigain.configuration import find_config
+from bigain.configuration import TASKS, find_config, options_for
 from bigain.errors import InputError
 from bigain.files import replace_file
-from bigain.modules import DiffusionClassifier, DiffusionSampler
-from bigain.running import BiGainCLI, predict, quieten, refusals
+from bigain.prepared import Prepared
+from bigain.running import predict, quieten
 
-_MODULES = {"classification": DiffusionClassifier, "generation": DiffusionSampler}
-TASKS = tuple(_MODULES)
 _HELP = (
     "expected `bigain evaluate --config X [options]` with a file that names a configuration for `classification` and "
     "one for `generation`; options go to both, `--generation.data.limit 100` to one"
@@ -40,11 +37,18 @@ def evaluate(args: Sequence[str]) -> tuple[str, bool]:
         return f"{_HELP}\n", True
     path, configs, options, output = _parse(args)
     commands = {
-        task: ["predict", "--config", configs[task], *_of(options, task), "--output", str(output / task)]
+        task: [
+            "predict",
+            "--config",
+            configs[task],
+            *options_for(options, {task}, TASKS),
+            "--output",
+            str(output / task),
+        ]
         for task in TASKS
     }
     quieten()
-    _refuse_unlike(path.stem, {task: _Prepared.of(task, command) for task, command in commands.items()})
+    _refuse_unlike(path.stem, {task: Prepared.of(task, command) for task, command in commands.items()})
     told, complete = "", True
     for command in commands.values():
         outcome = predict(command)
@@ -62,31 +66,7 @@ def evaluate(args: Sequence[str]) -> tuple[str, bool]:
     return f"{told}\n{table}joint row  {output / 'joint.csv'}\n", complete
 
 
-class _Prepared(BiGainCLI):
-    """The classes of a configuration, made but not run."""
-
-    @classmethod
-    def of(cls, task: str, command: Sequence[str]) -> _Prepared:
-        """Make them, or raise an InputError if they are not of the task."""
-        with refusals():
-            cli = cls(find_config(command))
-        if not isinstance(cli.model, _MODULES[task]):
-            raise InputError(f"{command[2]} is given for {task}, but its model is a {type(cli.model).__name__}")
-        return cli
-
-    def before_instantiate_classes(self) -> None:
-        self.choose_directory()
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
-
-    def compressors(self) -> list[dict[str, Any]]:
-        """The compressors as results describe them."""
-        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
-        return [describe(callback) for callback in callbacks if isinstance(callback, Compressor)]
-
-
-def _refuse_unlike(name: str, parts: Mapping[str, _Prepared]) -> None:
+def _refuse_unlike(name: str, parts: Mapping[str, Prepared]) -> None:
     """Raise an InputError, before anything is run, if two configurations make no joint row."""
     one, other = (parts[task] for task in TASKS)
     for what, a, b in (
@@ -95,7 +75,12 @@ def _refuse_unlike(name: str, parts: Mapping[str, _Prepared]) -> None:
     ):
         if a != b:
             raise InputError(f"{name}: the two configurations have other {what}, {a} and {b}; a joint row needs one")
-    _refuse_other_compressors(name, one.compressors(), other.compressors())
+    _refuse_other_compressors(name, _described(one), _described(other))
+
+
+def _described(prepared: Prepared) -> list[dict[str, Any]]:
+    """The compressors as results describe them."""
+    return [describe(compressor) for compressor in prepared.compressors()]
 
 
 def _refuse_other_compressors(name: str, one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> None:
@@ -165,19 +150,6 @@ def _parse(args: Sequence[str]) -> tuple[Path, dict[str, str], list[str], Path]:
         rest = [*rest[:at], *rest[at + 2 :]]
     digest = hashlib.sha256(json.dumps([located, rest]).encode()).hexdigest()[:8]
     return path, located, rest, output or Path(f"runs/{path.stem}-{digest}")
-
-
-def _of(options: Sequence[str], task: str) -> list[str]:
-    """The options of one task, unmarked: all but those that are marked as the other's."""
-    (other,) = (one for one in TASKS if one != task)
-    kept: list[str] = []
-    rest = iter(options)
-    for option in rest:
-        if not option.startswith(f"--{other}."):
-            kept.append(option.replace(f"--{task}.", "--", 1) if option.startswith("--") else option)
-        elif "=" not in option:
-            next(rest, None)
-    return kept
 
 
 def _separate(options: Sequence[str]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,11 +174,23 @@ def predict(args: Sequence[str]) -> Outcome:
             add_fidelity(cli.output, cli.output / "baseline")
     results = _results(cli.output)
     skipped = len(results["dataset"]["skipped"])
-    # A distance that was asked for and cannot be had yet.
-    lacking = (results.get("distance_missing") and results["protocol"]["extractor"]) or results.get(
-        "clip_score_missing"
-    )
-    return Outcome(summary(results, cli.output, baseline), skipped, not skipped and not lacking)
+    return Outcome(summary(results, cli.output, baseline), skipped, lacking(results) is None)
+
+
+def lacking(results: Mapping[str, Any]) -> str | None:
+    """What a run was asked for and does not have; None if that is nothing.
+
+    Args:
+        results: Content of `results.json`.
+    """
+    skipped = results["dataset"]["skipped"]
+    if skipped:
+        return f"{len(skipped)} images could not be evaluated, the first: {skipped[0]['reason']}"
+    if results.get("distance_missing") and results["protocol"]["extractor"]:
+        return f"no distance: {results['distance_missing']}"
+    if results.get("clip_score_missing"):
+        return f"no CLIP score: {results['clip_score_missing']}"
+    return None
 
 
 def _run(args: Sequence[str], uncompressed_into: Path | None = None) -> BiGainCLI:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from bigain.cli import main
-from bigain.configuration import shipped_configs
+from bigain.configuration import TASKS, shipped_configs
 from bigain.errors import InputError
-from bigain.joint import TASKS, joint_row
+from bigain.joint import joint_row
 
 QUICK = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false"]
 QUICK += ["--classification.model.trials", "[1,2]", "--classification.model.keep", "[2,1]"]

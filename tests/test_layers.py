@@ -22,13 +22,14 @@ LAYERS = {
     "report": 6,
     "configuration": 6,
     "parsing": 6,
-    "sweeps": 6,
     "run_directory": 7,
     "scoring": 7,
     "running": 8,
+    "prepared": 9,
     "doctor": 9,
     "flops": 9,
     "joint": 9,
+    "sweeps": 9,
     "cli": 10,
 }
 PURE = {"tokens", "diffusion"}

@@ -11,24 +11,21 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from bigain.callbacks.prediction_writer import finished_ids
-from bigain.compressors import Compressor
 from bigain.configuration import find_config
 from bigain.data import EvalDataModule
 from bigain.doctor import checks
 from bigain.doctor.checks import Check
 from bigain.errors import InputError
 from bigain.modules import DiffusionClassifier, DiffusionSampler
+from bigain.prepared import Prepared
 from bigain.run_directory import check_directory
-from bigain.running import BiGainCLI, quieten, refusals
+from bigain.running import quieten, refusals
 
 
-class _Parsed(BiGainCLI):
-    """The classes of a configuration, made but not run; a trainer that cannot be had is remembered, not raised."""
+class _Parsed(Prepared):
+    """A trainer that cannot be had is remembered, not raised."""
 
     trainer_error: str | None = None
-
-    def before_instantiate_classes(self) -> None:
-        self.choose_directory()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         try:
@@ -36,9 +33,6 @@ class _Parsed(BiGainCLI):
         except InputError as error:
             self.trainer_error = str(error)
             return None  # type: ignore[return-value]
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
 
 
 def doctor(args: Sequence[str]) -> tuple[str, bool]:
@@ -85,7 +79,7 @@ def diagnose(cli: _Parsed) -> Iterator[Check]:
     if len(weights) > 1:
         yield from _guarded("network", lambda: checks.network(module.backbone, data))
         with ExitStack() as installed:
-            for compressor in _compressors(cli):
+            for compressor in cli.compressors():
                 look = partial(checks.compression, compressor, module.backbone, data, installed)
                 yield from _guarded(f"compressor/{type(compressor).__name__}", look)
     yield from _guarded("data", lambda: checks.dataset(data))
@@ -114,13 +108,6 @@ def _guarded(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
         yield from look()
     except InputError as error:
         yield Check(name, "problem", str(error))
-
-
-def _compressors(cli: _Parsed) -> list[Compressor]:
-    given = cli.config_init[cli.subcommand]
-    callbacks = given.trainer.callbacks or []
-    listed = callbacks if isinstance(callbacks, list) else [callbacks]
-    return [callback for callback in [given.compressor, *listed] if isinstance(callback, Compressor)]
 
 
 def _directory(cli: _Parsed) -> Iterator[Check]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,26 @@ class CountedModel:
         """
         if image_size is not None and image_size < 1:
             raise InputError(f"image_size must be at least 1 px, not {image_size}")
-        backbone = _find(name)
+        return cls._of(name, _find(name), image_size)
+
+    @classmethod
+    def of_backbone(cls, backbone: Backbone, image_size: int) -> CountedModel:
+        """Count the model of a configuration.
+
+        Args:
+            backbone: Not loaded; it gets its denoiser on the meta device and cannot compute any more.
+            image_size: Side of the images in px.
+
+        Raises:
+            InputError: If its sizes cannot be read, or it cannot take such images.
+        """
+        name = backbone.model
+        backbone.model = geometry_of(name)
+        build_on_meta(backbone)
+        return cls._of(name, backbone, image_size)
+
+    @classmethod
+    def _of(cls, name: str, backbone: Backbone, image_size: int | None) -> CountedModel:
         condition = backbone.blank_condition(backbone.local_files_only)
         # For messages: shipped sizes lie in a folder whose path means nothing to anyone.
         backbone.model = name
@@ -65,14 +85,16 @@ class CountedModel:
         """Size of the latents."""
         return Grid(*self.latent[1:])
 
-    def count(self, compressor: Compressor) -> Flops:
-        """FLOPs under a compressor.
+    def count(self, *compressors: Compressor) -> Flops:
+        """FLOPs under compressors on disjoint sites.
 
         Raises:
-            InputError: If it cannot work here, or leaves all tokens of some site.
+            InputError: If one cannot work here, or leaves all tokens of some site.
         """
-        refuse_without_effect(compressor, self.backbone.denoiser, self.grid)
-        with compressor.applied_to(self.backbone.denoiser):
+        with ExitStack() as installed:
+            for compressor in compressors:
+                refuse_without_effect(compressor, self.backbone.denoiser, self.grid)
+                installed.enter_context(compressor.applied_to(self.backbone.denoiser))
             return count_flops(self.backbone, self.latent, self.condition)
 
 

@@ -23,7 +23,7 @@ from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.records import SampleRecord
 from bigain.modules.forwards import ROWS_ON_CPU, Forwards
 from bigain.modules.measuring import Measuring, prepare_measuring
-from bigain.modules.scheduling import make_scheduler
+from bigain.modules.scheduling import count_steps, make_scheduler
 from bigain.tokens.randomness import stable_hash
 
 # Shown at so many points of the first batch's way from noise to image.
@@ -141,6 +141,14 @@ class DiffusionSampler(LightningModule):
         """Disk space that one image takes in a run directory, about: the image itself, and its features."""
         image = 0 if self.images == "none" else 2 * image_size**2
         return image + 6 * (0 if self.extractor is None else self.extractor.dimension)
+
+    def evaluations_per_image(self, classes: int) -> int:
+        """Denoiser rows one image takes, two per step with guidance, whatever the classes; no model is needed.
+
+        Raises:
+            InputError: If the scheduler cannot be made.
+        """
+        return count_steps(self.scheduler_class, self.scheduler_options, self.steps) * (1 if self.guidance == 1 else 2)
 
     @torch.inference_mode()
     def on_predict_start(self) -> None:

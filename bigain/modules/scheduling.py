@@ -12,6 +12,8 @@ from diffusers import SchedulerMixin
 from bigain.backbones.base import Backbone
 from bigain.errors import InputError
 
+# What constructors of schedulers raise at settings that they cannot take.
+_UNMAKEABLE = (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError)
 _NOISE_SCHEDULE = ("beta_", "trained_betas", "num_train_timesteps", "rescale_betas")
 
 
@@ -45,10 +47,29 @@ def make_scheduler(backbone: Backbone, kind: type[SchedulerMixin], options: Mapp
     try:
         scheduler: Any = kind(**settings)
         scheduler.set_timesteps(steps)
-    except (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError) as error:
+    except _UNMAKEABLE as error:
         raise InputError(f"{kind.__name__} cannot be made for {backbone.model} with {settings}: {error}") from error
     _refuse_foreign_noise(scheduler, backbone, options)
     return scheduler
+
+
+def count_steps(kind: type[SchedulerMixin], options: Mapping[str, Any], steps: int) -> int:
+    """How many timesteps a scheduler visits; one of second order more than it is asked for.
+
+    Args:
+        kind: Class of the scheduler.
+        options: Its settings, where they differ from the class's own.
+        steps: Denoising steps.
+
+    Raises:
+        InputError: If it cannot be made.
+    """
+    try:
+        scheduler: Any = kind(**options)
+        scheduler.set_timesteps(steps)
+    except _UNMAKEABLE as error:
+        raise InputError(f"{kind.__name__} cannot be made with {dict(options)}: {error}") from error
+    return len(scheduler.timesteps)
 
 
 def _refuse_foreign_noise(scheduler: Any, backbone: Backbone, options: Mapping[str, Any]) -> None:

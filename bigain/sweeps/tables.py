@@ -1,4 +1,4 @@
-"""Sweeps: the runs behind one table of the paper, declared in `configs/tables/`."""
+"""The runs behind one table, of the paper or of your own, declared in `configs/tables/`."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from typing import Any
 
 import yaml
 
-from bigain.configuration import shipped_configs
+from bigain.configuration import TASKS, shipped_configs
 from bigain.errors import InputError
 
-_TABLE: dict[str, type] = {"table": int, "backbone": str, "runs": list}
+_TABLE: dict[str, type] = {"backbone": str, "runs": list}
+# Only a table of the paper has a number.
+_NUMBER: dict[str, type] = {"table": int}
 _ENTRY: dict[str, type] = {"config": str, "dataset": str, "method": str}
 # `set` is fixed; `vary` gives a run per value; `setting` says what the table calls a fixed setting; `task` is
 # classification unless it says generation.
 _OPTIONS: dict[str, type] = {"set": dict, "vary": dict, "setting": dict, "task": str}
-_TASKS = ("classification", "generation")
 
 
 @dataclass(frozen=True)
 class SweepRun:
-    """One run, and the cell of the paper's table that it belongs to.
+    """One run, and the cell of the table that it belongs to.
 
     Attributes:
         config: Entry file, as after `--config`.
         overrides: Options that differ from the entry file, by dotted name.
-        table: Number of the table.
-        backbone: `sd2` or `dit_xl_2_512`.
-        dataset: `pets`, `imagenet100`, `imagenet1k` or `coco`.
+        table: Number of the paper's table; None for another table.
+        backbone: In the paper `sd2` or `dit_xl_2_512`.
+        dataset: In the paper `pets`, `imagenet100`, `imagenet1k` or `coco`.
         method: The row's name.
         setting_name: What the table varies, e.g. `ratio`; None where it prints no setting.
         setting: Its value.
@@ -39,13 +40,13 @@ class SweepRun:
 
     config: str
     overrides: Mapping[str, Any]
-    table: int
+    table: int | None
     backbone: str
     dataset: str
     method: str
     setting_name: str | None = None
     setting: float | None = None
-    task: str = _TASKS[0]
+    task: str = TASKS[0]
 
     def arguments(self) -> list[str]:
         """Command line: `["--config", "pets_lgtm.yaml", "--compressor.ratio", "0.7"]`."""
@@ -57,9 +58,10 @@ class SweepRun:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A table of the paper; `entries` are the `runs` of its file."""
+    """A table; `name` is its file's, `table` its number in the paper, `entries` are the `runs` of the file."""
 
-    table: int
+    name: str
+    table: int | None
     backbone: str
     entries: tuple[Mapping[str, Any], ...]
 
@@ -69,7 +71,7 @@ class Sweep:
 
     def _expand(self, entry: Mapping[str, Any]) -> list[SweepRun]:
         cell = (self.table, self.backbone, entry["dataset"], entry["method"])
-        fixed, task = entry.get("set", {}), entry.get("task", _TASKS[0])
+        fixed, task = entry.get("set", {}), entry.get("task", TASKS[0])
         if "vary" not in entry:
             settings = ((name, float(value)) for name, value in entry.get("setting", {}).items())
             name, setting = next(settings, (None, None))
@@ -93,10 +95,12 @@ def load_table(path_or_name: str | Path) -> Sweep:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    _check_keys(str(path), given, _TABLE, {})
+    _check_keys(str(path), given, _TABLE, _NUMBER)
+    if not given["runs"]:
+        raise InputError(f"{path}: runs: expected at least one")
     for number, entry in enumerate(given["runs"], 1):
         _check_entry(f"{path}, run {number}", entry)
-    return Sweep(given["table"], given["backbone"], tuple(given["runs"]))
+    return Sweep(path.stem, given.get("table"), given["backbone"], tuple(given["runs"]))
 
 
 def _locate(given: Path) -> Path:
@@ -110,8 +114,8 @@ def _locate(given: Path) -> Path:
 
 def _check_entry(place: str, entry: Any) -> None:
     _check_keys(place, entry, _ENTRY, _OPTIONS)
-    if entry.get("task", _TASKS[0]) not in _TASKS:
-        raise InputError(f"{place}: task: expected {' or '.join(_TASKS)}, found {entry['task']!r}")
+    if entry.get("task", TASKS[0]) not in TASKS:
+        raise InputError(f"{place}: task: expected {' or '.join(TASKS)}, found {entry['task']!r}")
     for option in ("set", "vary", "setting"):
         if not all(isinstance(key, str) for key in entry.get(option, {})):
             raise InputError(f"{place}: {option}: expected names, found {entry[option]}")
