@@ -19,6 +19,7 @@ commands:
   score RUN            distances of images that are already made
   report RUNS          tables and plots of finished runs, beside the paper's numbers
   compare A B          is B better than A? Paired statistics on the same images
+  explain RUN          which frequencies did it destroy, and did that matter? Margins of Theorem 1
   doctor --config X    is everything here that the run needs?
   flops                count what a compressor costs, without weights
 
@@ -106,6 +107,12 @@ def _compare(args: Sequence[str]) -> int:
     return _done(*compare_runs(args))
 
 
+def _explain(args: Sequence[str]) -> int:
+    from bigain.report.explain_command import explain_runs
+
+    return _done(*explain_runs(args))
+
+
 def _flops(args: Sequence[str]) -> int:
     if "--help" in args or "-h" in args:
         from bigain.flops import HELP
@@ -128,6 +135,7 @@ _COMMANDS = {
     "score": _score,
     "report": _report,
     "compare": _compare,
+    "explain": _explain,
     "flops": _flops,
     "doctor": _doctor,
 }

@@ -75,7 +75,12 @@ def _remove_run(output: Path) -> None:
     patterns = ("predictions/rank-*.jsonl", "predictions/skipped-*.jsonl", "samples/**/*.png", "samples/**/*.jpg")
     written = [path for pattern in (*patterns, "tensorboard/events.out.tfevents.*") for path in output.glob(pattern)]
     names = ["results.json", "config.yaml", "identity.json", "images.txt", "contact_sheet.png"]
-    names += ["predictions/predictions.npz", "predictions/classes.json", "predictions/model.json"]
+    names += [
+        "frequency_response.json",
+        "predictions/predictions.npz",
+        "predictions/classes.json",
+        "predictions/model.json",
+    ]
     written += [output / name for name in (*names, "tensorboard/hparams.yaml")]
     for path in written:
         path.unlink(missing_ok=True)

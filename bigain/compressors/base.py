@@ -11,10 +11,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.sites import Layout, Site, layout_of
+from bigain.compressors.observation import Observation, Observer
 from bigain.compressors.where import Where
 from bigain.errors import InputError
 from bigain.tokens.grid import Grid
@@ -33,9 +34,11 @@ class Compressor(Callback, ABC):
 
     Attributes:
         where: Which sites it acts on.
+        observer: Is shown the tokens of every compressed module, before and after; None, the default, costs nothing.
     """
 
     where: Where
+    observer: Observer | None = None
 
     def __init__(self, where: Where) -> None:
         self.where = where
@@ -52,6 +55,13 @@ class Compressor(Callback, ABC):
     def sites_of(self, denoiser: nn.Module) -> tuple[Site, ...]:
         """The sites of a network that this compressor acts on."""
         return self.where.select(layout_of(denoiser))
+
+    def observe(
+        self, site: Site, module: str, before: Tensor, restored: Callable[[], Tensor | None], context: ForwardContext
+    ) -> None:
+        """Show tokens to the observer, if there is one; `restored` is called for it only."""
+        if self.observer is not None:
+            self.observer(Observation(site, module, before, restored(), context))
 
     def settings(self) -> dict[str, Any]:
         """Constructor arguments as they were understood."""

@@ -10,7 +10,8 @@ from bigain.compressors.kv import KVDownsampler
 from bigain.compressors.phases import phase
 from bigain.compressors.where import Where
 from bigain.errors import InputError
-from bigain.tokens.downsampling import Keep, frequency_selection
+from bigain.tokens.downsampling import Keep, frequency_selection, nearest_selected, selected_tokens
+from bigain.tokens.precision import without_autocast
 from bigain.tokens.scores import laplacian_l1
 
 
@@ -48,3 +49,9 @@ class FrequencyKV(KVDownsampler):
         with phase("scoring"):
             score = laplacian_l1(x, grid)
         return frequency_selection(x, score, count, self.keep)
+
+    def token_keys(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
+        grid = site.grid(context.latent)
+        with without_autocast(x):
+            score = laplacian_l1(x, grid)
+        return nearest_selected(selected_tokens(score, int(grid.n * (1 - self.ratio)), self.keep), grid)

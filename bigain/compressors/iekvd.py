@@ -9,7 +9,7 @@ from bigain.backbones.sites import Site
 from bigain.compressors.kv import KVDownsampler, check_factor, check_fits
 from bigain.compressors.where import Where
 from bigain.diffusion.schedules import Schedule
-from bigain.tokens.downsampling import interextrapolate
+from bigain.tokens.downsampling import interextrapolate, upsampling_indices
 
 
 class IEKVD(KVDownsampler):
@@ -46,3 +46,6 @@ class IEKVD(KVDownsampler):
         check_fits("IEKVD", self.factor, grid, site)
         alpha = self.alpha(context.timesteps) if isinstance(self.alpha, Schedule) else self.alpha
         return interextrapolate(x, grid, self.factor, alpha)
+
+    def token_keys(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
+        return upsampling_indices(site.grid(context.latent), self.factor, x.device)

@@ -33,6 +33,19 @@ class KVDownsampler(Compressor):
             InputError: If that is impossible at this site, or changes nothing.
         """
 
+    def token_keys(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor | None:
+        """Which key lies nearest to each place of the token map, for observers; None, the default, is not known.
+
+        Args:
+            x: The attention input. `(b, n, c)`.
+            site: Where.
+            context: The forward.
+
+        Returns:
+            Index of a key per place. `(b, n)` or `(1, n)`, int64.
+        """
+        return None
+
     def hook_site(self, layout: Layout, site: Site, context: ContextGetter, undo: ExitStack) -> None:
         attention = site.block.attn1
         assert isinstance(attention, nn.Module)
@@ -44,9 +57,11 @@ class KVDownsampler(Compressor):
                 raise InputError(f"{site.name} is called with an attention mask, which downsampled keys do not fit")
             x = args[0] if args else kwargs["hidden_states"]
             with without_autocast(x), phase("matching"):
-                keys = self.downsample(x, site, context())
+                forward = context()
+                keys = self.downsample(x, site, forward)
             if not 1 <= keys.shape[1] < x.shape[1]:
                 raise InputError(f"{type(self).__name__} leaves {keys.shape[1]} of {x.shape[1]} keys at {site.name}")
+            self.observe(site, "self_attn", x, lambda: _read_back(keys, self.token_keys(x, site, forward)), forward)
             if len(args) > 1:
                 return (x, keys, *args[2:]), kwargs
             return args, {**kwargs, "encoder_hidden_states": keys}
@@ -56,6 +71,13 @@ class KVDownsampler(Compressor):
     def tokens_out(self, site: Site, latent: Grid) -> int:
         context = ForwardContext.of(torch.empty(1, 1, *latent, device="meta"), 0, None)
         return self.downsample(torch.empty(1, site.grid(latent).n, 1, device="meta"), site, context).shape[1]
+
+
+def _read_back(keys: Tensor, index: Tensor | None) -> Tensor | None:
+    """The key of each place. `(b, m, c)`, `(b, n)` -> `(b, n, c)`."""
+    if index is None:
+        return None
+    return keys.gather(1, index.expand(len(keys), -1)[..., None].expand(-1, -1, keys.shape[2]))
 
 
 def _refuse_unsuitable(attention: nn.Module, site: Site) -> None:

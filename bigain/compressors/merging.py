@@ -64,7 +64,7 @@ class TokenMerger(Compressor):
         """
 
     def hook_site(self, layout: Layout, site: Site, context: ContextGetter, undo: ExitStack) -> None:
-        targets = [_module_of(site, module) for module in self.modules]
+        targets = {_module_of(site, module): module for module in self.modules}
         key = (id(self), site.index)
 
         def keep_plan(x: Tensor) -> None:
@@ -78,10 +78,12 @@ class TokenMerger(Compressor):
         def merge(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if kwargs.get("attention_mask") is not None and module is site.block.attn1:
                 raise InputError(f"{site.name} is called with an attention mask, which merged tokens have no place in")
-            shorten = context().cache[key].merge
-            if args:
-                return (shorten(args[0]), *args[1:]), kwargs
-            return args, {**kwargs, "hidden_states": shorten(kwargs["hidden_states"])}
+            forward = context()
+            plan: MergePlan = forward.cache[key]
+            x = args[0] if args else kwargs["hidden_states"]
+            merged = plan.merge(x)
+            self.observe(site, targets[module], x, lambda: plan.unmerge(merged), forward)
+            return ((merged, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": merged})
 
         def unmerge(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
             plan: MergePlan = context().cache[key]

@@ -1,4 +1,4 @@
-"""Command lines of `bigain report` and `bigain compare`."""
+"""Command lines of `bigain report`, `bigain compare` and `bigain explain`."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,19 +57,14 @@ def draw(groups: Sequence[Group], folder: Path) -> list[list[Plot]]:
     Returns:
         Of each group: the curves if anything varies, the Pareto plot if two rows have a number.
     """
-    import matplotlib
-
     found = []
-    with matplotlib.rc_context():
-        # Not the user's own style: the same runs give the same files everywhere.
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
+    with plain_style():
         for number, group in enumerate(groups, 1):
             stem = f"{number}-{_plain(group.dataset)}-{_plain(group.model)}"
             drawn = [("curves", _CURVES, curves(group.rows)), ("pareto", _PARETO, pareto(group.rows))]
             found.append(
                 [
-                    _save(figure, folder, Plot(f"{kind}-{stem}", caption.format(f"{group.dataset}, {group.model}")))
+                    save(figure, folder, Plot(f"{kind}-{stem}", caption.format(f"{group.dataset}, {group.model}")))
                     for kind, caption, figure in drawn
                     if figure is not None
                 ]
@@ -76,7 +72,19 @@ def draw(groups: Sequence[Group], folder: Path) -> list[list[Plot]]:
     return found
 
 
-def _save(figure: Figure, folder: Path, plot: Plot) -> Plot:
+@contextmanager
+def plain_style() -> Iterator[None]:
+    """Draw inside this block in our style, not the user's own: the same runs give the same files everywhere."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+def save(figure: Figure, folder: Path, plot: Plot) -> Plot:
+    """Write a figure as PNG and SVG."""
     # Figures made without pyplot are drawn without a window, whatever backend is configured.
     figure.savefig(folder / f"{plot.name}.png", dpi=120, metadata={"Software": None})
     figure.savefig(folder / f"{plot.name}.svg", metadata={"Date": None, "Creator": None})

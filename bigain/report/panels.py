@@ -18,9 +18,9 @@ TASKS: Sequence[tuple[str, Metric]] = (
     ("distance", lambda row: row.distance),
 )
 GREY = "#555555"
-_MARKERS = "os^Dv<>PX*"
+MARKERS = "os^Dv<>PX*"
 # Distinguishable with all common kinds of colour blindness (Okabe and Ito).
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _LONGEST = 32
 # Inches beside the panels.
 _LEFT, _LEGEND = 0.7, 2.7
@@ -47,7 +47,7 @@ def looks(rows: Sequence[Row]) -> dict[str, Look]:
     """Colour and marker of each method; `none` is grey and hollow."""
     found: dict[str, Look] = {"none": {"color": GREY, "marker": "s", "markerfacecolor": "none"}}
     for i, name in enumerate(dict.fromkeys(row.method for row in rows if row.method != "none")):
-        found[name] = {"color": _COLOURS[i % len(_COLOURS)], "marker": _MARKERS[i % len(_MARKERS)]}
+        found[name] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
     return found
 
 
@@ -86,15 +86,20 @@ def legend(figure: Figure, rows: Sequence[Row], lines: bool, paper: bool = False
         if name in present:
             style = {**look, "linestyle": ("--" if name == "none" else "-") if lines else ""}
             style |= {"marker": ""} if lines and name == "none" else {}
-            handles.append(Line2D([], [], label=_shown(name), linewidth=1.2, markersize=5, **style))
+            handles.append(Line2D([], [], label=shown(name), linewidth=1.2, markersize=5, **style))
     if paper:
         hollow: Look = {"color": GREY, "marker": "o", "markerfacecolor": "none", "linestyle": ":", "linewidth": 0.8}
         handles.append(Line2D([], [], label="the paper", **hollow))
-    figure.legend(
-        handles=handles, loc="center left", bbox_to_anchor=(1 - (_LEGEND - 0.05) / figure.get_size_inches()[0], 0.5)
-    )
+    beside(figure, handles)
 
 
-def _shown(name: str) -> str:
+def beside(figure: Figure, handles: Sequence[Any]) -> None:
+    """Put a legend to the right of the panels."""
+    place = (1 - (_LEGEND - 0.05) / figure.get_size_inches()[0], 0.5)
+    figure.legend(handles=list(handles), loc="center left", bbox_to_anchor=place)
+
+
+def shown(name: str) -> str:
+    """A name as the legend has room for it."""
     text = "without compression" if name == "none" else name
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

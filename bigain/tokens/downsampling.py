@@ -12,6 +12,9 @@ from bigain.tokens.grid import Grid
 
 Keep = Literal["high", "low"]
 
+# Distances held at a time, in elements.
+_BLOCK = 2**24
+
 
 def downsampled_grid(grid: Grid, factor: int) -> Grid:
     """Grid after downsampling by `factor` per side, floor division.
@@ -73,6 +76,12 @@ def interextrapolate(x: Tensor, grid: Grid, factor: int, alpha: float | Tensor) 
     return (weight * nearest + (1 - weight) * average).to(x.dtype)
 
 
+def selected_tokens(score: Tensor, count: int, keep: Keep) -> Tensor:
+    """Ids of the `count` tokens with the highest or lowest score, ascending. `(b, n)` -> `(b, count)`, int64."""
+    order = score.argsort(dim=1, descending=keep == "high", stable=True)[:, :count]
+    return order.sort(dim=1).values
+
+
 def frequency_selection(x: Tensor, score: Tensor, count: int, keep: Keep) -> Tensor:
     """Keep the `count` tokens with the highest or lowest score, unchanged and in original order (Table 12).
 
@@ -82,6 +91,34 @@ def frequency_selection(x: Tensor, score: Tensor, count: int, keep: Keep) -> Ten
         count: Tokens to keep, in 1..n; ties go to the lower index.
         keep: `high` or `low` scores.
     """
-    order = score.argsort(dim=1, descending=keep == "high", stable=True)[:, :count]
-    index = order.sort(dim=1).values
+    index = selected_tokens(score, count, keep)
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
+
+
+def upsampling_indices(grid: Grid, factor: int, device: torch.device | None = None) -> Tensor:
+    """Which downsampled token each place reads in nearest-exact upsampling, the way back. `(1, n)`, int64."""
+    small = downsampled_grid(grid, factor)
+    rows = nearest_indices(small.h, grid.h, device)
+    columns = nearest_indices(small.w, grid.w, device)
+    return (rows[:, None] * small.w + columns[None]).flatten()[None]
+
+
+def nearest_selected(selected: Tensor, grid: Grid) -> Tensor:
+    """Which of the selected tokens lies nearest to each place, the first of equally near ones.
+
+    Args:
+        selected: Token ids. `(b, m)`, int64.
+        grid: The token map.
+
+    Returns:
+        Positions in `selected`. `(b, n)`, int64.
+    """
+    token = torch.arange(grid.n, device=selected.device)
+    y, x = token // grid.w, token % grid.w
+    # Rows are taken in blocks, so that memory does not grow with the batch.
+    rows = max(1, _BLOCK // (grid.n * selected.shape[1]))
+    distances = (
+        (y[None, :, None] - y[part][:, None]) ** 2 + (x[None, :, None] - x[part][:, None]) ** 2
+        for part in selected.split(rows)
+    )
+    return torch.cat([each.argmin(2) for each in distances])

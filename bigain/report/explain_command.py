@@ -1,0 +1,139 @@
+"""`bigain explain`: which frequencies a compressor destroyed, and whether that mattered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from bigain.errors import InputError
+from bigain.files import replace_file
+from bigain.report.arguments import Parser, parse
+from bigain.report.comparison import compare
+from bigain.report.explanation import Explanation, explain
+from bigain.report.explanation_figure import CAPTION, draw_explanations
+from bigain.report.explanation_text import told
+from bigain.report.figures import Plot, plain_style, save
+from bigain.report.margins import TIME, read_errors
+from bigain.report.runs import Run, find_runs, load_run
+
+_DESCRIPTION = (
+    "Tell why classification runs differ from a baseline, from their stored errors: the margin between the true class "
+    "and its best rival, its deviation, their ratio r, Cantelli's bound and what Theorem 1 of BiGain says of it, by "
+    "timestep, beside the change of accuracy; and the frequency response of the compressor, where the run stored it. "
+    "Runs whose images, seed, protocol or versions differ are refused, with what differs."
+)
+_NOTES = (
+    "margin: mean of error(best wrong class) - error(true class); deviation: of single margins, over images and "
+    "trials; r: deviation / margin. theorem: Theorem 1's bound on the error of the mean of so many trials, were they "
+    "drawn independently. bound: Cantelli's, from the spread of the images' mean margins, which what is wrong never "
+    "exceeds. wrong: images whose mean margin on these trials alone is not positive. -> is the run.",
+)
+
+
+def explain_runs(args: Sequence[str]) -> tuple[str, bool]:
+    """Run `bigain explain`.
+
+    Args:
+        args: Command line after `explain`.
+
+    Returns:
+        What came out, as text, and whether all given runs were explained.
+
+    Raises:
+        InputError: If nothing could be explained, or a file cannot be written.
+    """
+    given = parse(_parser(), args)
+    if not 1 <= given.bands <= TIME:
+        raise InputError(f"--bands must be in 1..{TIME}, not {given.bands}")
+    base = load_run(_baseline(given.baseline, given.runs), given.partial)
+    runs, missing = find_runs(given.runs, given.partial)
+    # Of `bigain evaluate`, the classification is meant; a folder of all runs has the baseline in it, too.
+    runs = [run for run in runs if run.task == "classification" or run.path in given.runs]
+    runs = [run for run in runs if run.path.resolve() != base.path.resolve() or run.path in given.runs]
+    found, refused = _explain(base, runs, given.allow_differences, given.bands)
+    missing += refused
+    if not found:
+        raise InputError("; ".join(missing) or f"there is nothing to compare {base.path} with")
+    text = _text(base, found, missing)
+    if given.json is not None:
+        _write(given.json, found, missing)
+    if given.output is not None:
+        text += _draw(given.output, found)
+    return text, not missing
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="bigain explain", description=_DESCRIPTION)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories, or folders of such")
+    parser.add_argument(
+        "--baseline",
+        type=Path,
+        metavar="RUN0",
+        help="run directory to compare with; default: RUN/baseline, which `bigain predict --baseline true` makes",
+    )
+    parser.add_argument("--bands", type=int, default=5, help="bands of timesteps of equal width; default: 5")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file, too")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="draw the figure, as PNG and SVG, into a folder")
+    parser.add_argument(
+        "--allow-differences",
+        action="store_true",
+        help="explain although images, seed, protocol or versions differ, on the images that both have",
+    )
+    parser.add_argument("--partial", action="store_true", help="also take runs that have not done all their images")
+    return parser
+
+
+def _baseline(given: Path | None, runs: Sequence[Path]) -> Path:
+    if given is not None:
+        joint = given / "classification"
+        return joint if not (given / "results.json").is_file() and joint.is_dir() else given
+    beside = [path / "baseline" for path in runs if (path / "baseline").is_dir()]
+    if not beside:
+        raise InputError(
+            f"{runs[0]} has no baseline in it; name the run without compression with --baseline RUN0, or run "
+            "`bigain predict` with --baseline true"
+        )
+    return beside[0]
+
+
+def _explain(base: Run, runs: Sequence[Run], allowed: bool, bands: int) -> tuple[list[Explanation], list[str]]:
+    """Explanations, and why each other run has none."""
+    start = read_errors(base)
+    compared, refused = compare(base, runs, allowed)
+    found = []
+    for comparison in compared:
+        try:
+            found.append(explain(comparison, start, bands))
+        except InputError as error:
+            refused.append(str(error))
+    return found, refused
+
+
+def _text(base: Run, found: Sequence[Explanation], missing: Sequence[str]) -> str:
+    lines = [f"baseline: {found[0].comparison.names[1]}, {base.path}", ""]
+    for one in found:
+        lines += [*told(one), ""]
+    lines += _NOTES
+    lines += [f"left out: {reason}" for reason in missing]
+    return "\n".join(lines) + "\n"
+
+
+def _write(path: Path, found: Sequence[Explanation], missing: Sequence[str]) -> None:
+    content = {"explanations": [one.row() for one in found], "left_out": list(missing)}
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    try:
+        replace_file(path, lambda file: file.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; give --json another file") from error
+
+
+def _draw(folder: Path, found: Sequence[Explanation]) -> str:
+    plot = Plot("explain", CAPTION)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with plain_style():
+            save(draw_explanations(found), folder, plot)
+    except OSError as error:
+        raise InputError(f"cannot write the figure to {folder}: {error.strerror}; choose another --output") from error
+    return "".join(f"{folder / plot.name}.{kind}\n" for kind in ("png", "svg"))
