@@ -26,8 +26,8 @@ def iekvd(factor, alpha=0.9, where=EVERYWHERE):
     return [{"class": "IEKVD", "settings": {"factor": factor, "alpha": alpha, "where": where}}]
 
 
-def classification(path, correct, compressors=(), *, ids=None, label=None, prediction=None, **changes):
-    """Write a classification run in which the given images are right."""
+def classification(path, correct, compressors=(), *, ids=None, label=None, prediction=None, columns=None, **changes):
+    """Write a classification run in which the given images are right; `columns` are further ones, e.g. errors."""
     correct = np.asarray(correct, bool)
     n = len(correct)
     label = np.arange(n) % 37 if label is None else label
@@ -41,9 +41,8 @@ def classification(path, correct, compressors=(), *, ids=None, label=None, predi
     _write(path, _changed(results, changes))
     folder = Path(path, "predictions")
     folder.mkdir()
-    np.savez_compressed(
-        folder / "predictions.npz", image_id=np.array(ids, np.str_), label=label, prediction=np.asarray(prediction)
-    )
+    found = {"image_id": np.array(ids, np.str_), "label": label, "prediction": np.asarray(prediction)}
+    np.savez_compressed(folder / "predictions.npz", **found, **(columns or {}))
     return Path(path)
 
 

@@ -14,8 +14,9 @@ from bigain.report.explanation import Explanation, explain
 from bigain.report.explanation_figure import CAPTION, draw_explanations
 from bigain.report.explanation_text import told
 from bigain.report.figures import Plot, plain_style, save
-from bigain.report.margins import TIME, read_errors
+from bigain.report.margins import TIME
 from bigain.report.runs import Run, find_runs, load_run
+from bigain.report.stored_errors import read_errors
 
 _DESCRIPTION = (
     "Tell why classification runs differ from a baseline, from their stored errors: the margin between the true class "
@@ -24,10 +25,11 @@ _DESCRIPTION = (
     "Runs whose images, seed, protocol or versions differ are refused, with what differs."
 )
 _NOTES = (
-    "margin: mean of error(best wrong class) - error(true class); deviation: of single margins, over images and "
-    "trials; r: deviation / margin. theorem: Theorem 1's bound on the error of the mean of so many trials, were they "
-    "drawn independently. bound: Cantelli's, from the spread of the images' mean margins, which what is wrong never "
-    "exceeds. wrong: images whose mean margin on these trials alone is not positive. -> is the run.",
+    "margin: mean of error(best wrong class) - error(true class); deviation: of single margins over images and trials.",
+    "r: deviation / margin, - where the margin is not positive. -> is the run.",
+    "theorem: Theorem 1's bound on the error of the mean of so many trials, were they drawn independently.",
+    "bound: Cantelli's, from the spread of the images' mean margins; what is wrong never exceeds it.",
+    "wrong: images whose mean margin on these trials alone is not positive.",
 )
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from bigain.report.comparison import Comparison
 from bigain.report.frequency import Response, load_response, mean_share
-from bigain.report.margins import TIME, Errors, Margins, change_interval, margins, read_errors, share
+from bigain.report.margins import TIME, Margins, change_interval, margins
+from bigain.report.stored_errors import Errors, read_errors, share
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Band:
         high: The first one that is above the band.
         base: Of the baseline.
         run: Of the run.
-        interval: 95 % paired-bootstrap interval of the change of r; None where r has no value.
+        interval: 95 % paired-bootstrap interval of the change of 1 / r; None where it has no value.
     """
 
     low: float
@@ -32,14 +33,24 @@ class Band:
 
     @property
     def change(self) -> float | None:
-        """Change of r; None where it has no value."""
-        return None if self.base.r is None or self.run.r is None else self.run.r - self.base.r
+        """Change of 1 / r, `mu / sigma`; None where it has no value."""
+        before, after = self.base.separation, self.run.separation
+        return None if before is None or after is None else after - before
 
     @property
     def criterion(self) -> str | None:
-        """What Theorem 1 says of the bound: compression `helps` if r falls, `hurts` if it rises; None without r."""
-        change = self.change
-        return None if change is None else "helps" if change < 0 else "hurts" if change > 0 else "level"
+        """What Theorem 1 says of the bound: `helps` if r falls, `hurts` if it rises or the margin is lost.
+
+        None if neither margin is positive: the bound is 1 in both.
+        """
+        if self.change is None or (self.base.mu <= 0 and self.run.mu <= 0):
+            return None
+        return "helps" if self.change > 0 else "hurts" if self.change < 0 else "level"
+
+    @property
+    def certain(self) -> bool:
+        """Whether the interval of the change leaves 0 out."""
+        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
 
     @property
     def name(self) -> str:
@@ -54,8 +65,8 @@ class Band:
             "trials_per_image": self.run.n,
             "base": _values(self.base),
             "run": _values(self.run),
-            "change_of_r": self.change,
-            "change_of_r_interval": None if self.interval is None else list(self.interval),
+            "change_of_mu_over_sigma": self.change,
+            "change_of_mu_over_sigma_interval": None if self.interval is None else list(self.interval),
             "theorem": self.criterion,
         }
 
@@ -126,6 +137,7 @@ def _values(of: Margins) -> dict[str, Any]:
         "mu": of.mu,
         "sigma": of.sigma,
         "r": of.r,
+        "mu_over_sigma": of.separation,
         "theorem_bound": of.theorem,
         "sigma_of_means": of.sigma_of_means,
         "cantelli_bound": of.bound,

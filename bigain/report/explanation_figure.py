@@ -1,4 +1,4 @@
-"""The figure of an explanation: margins, r, bound and error by timestep, and the frequency response."""
+"""The figure of an explanation: margins, 1 / r, bound and error by timestep, and the frequency response."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CAPTION = (
-    "Margins of the true class to its best rival by timestep, their ratio r, Cantelli's bound (solid) and the share "
-    "of images that is wrong (dashed), and by spatial frequency the energy that is kept (solid) and destroyed (dashed)."
+    "Margins of the true class to its best rival by timestep, the same over their deviation, Cantelli's bound (solid) "
+    "and the share of images that is wrong (dashed); by spatial frequency what is kept (solid) and destroyed (dashed)."
 )
 _PLAIN: Look = {"color": GREY, "marker": "s", "markerfacecolor": "none"}
 # Of a band's width, by which runs stand beside each other.
@@ -32,7 +32,8 @@ def draw_explanations(found: Sequence[Explanation]) -> Figure:
     styles = [{"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]} for i in range(len(found))]
     (mean, ratio), (bound, response) = axes
     _margins(mean, found, styles)
-    _by_time(ratio, found, styles, "r = deviation / margin", lambda of: of.r, {})
+    _by_time(ratio, found, styles, "margin / deviation = 1 / r", lambda of: of.separation, {})
+    ratio.axhline(0, color="black", linewidth=0.6)
     _by_time(bound, found, styles, "error (%): bound, observed", lambda of: 100 * of.bound, {})
     _by_time(bound, found, styles, None, lambda of: 100 * of.error, _DASHED)
     bound.set_ylim(-2, 102)
@@ -68,9 +69,20 @@ def _margins(axes: Axes, found: Sequence[Explanation], styles: Sequence[Look]) -
         means, deviations = [side.mu for side in sides], [side.sigma for side in sides]
         axes.errorbar(xs, means, yerr=deviations, capsize=2, markersize=5, linewidth=1.2, elinewidth=0.8, **style)
     axes.axhline(0, color="black", linewidth=0.6)
+    # Margins at late timesteps are a hundredth of those at early ones, and of either sign.
+    deviations = [band.base.sigma for band in found[0].bands if band.base.sigma > 0]
+    if deviations:
+        axes.set_yscale("symlog", linthresh=max(deviations))
+        axes.yaxis.set_major_formatter("{x:g}")
+    _time(axes)
+    axes.set_title("margin, +- one deviation", loc="left", fontsize="medium")
+
+
+def _time(axes: Axes) -> None:
     axes.set_xlim(0, 1000)
+    # Not at 1000, whose label would touch the legend.
+    axes.set_xticks(range(0, 1000, 200))
     axes.set_xlabel("timestep")
-    axes.set_ylabel("margin, +- one deviation")
 
 
 def _by_time(
@@ -85,10 +97,9 @@ def _by_time(
         points = [((band.low + band.high) / 2, of(band.base if plain else band.run)) for band in bands]
         there = [(x, y) for x, y in points if y is not None]
         axes.plot([x for x, _ in there], [y for _, y in there], **{"markersize": 5, "linewidth": 1.2, **style, **look})
-    axes.set_xlim(0, 1000)
-    axes.set_xlabel("timestep")
+    _time(axes)
     if label is not None:
-        axes.set_ylabel(label)
+        axes.set_title(label, loc="left", fontsize="medium")
 
 
 def _responses(axes: Axes, found: Sequence[Explanation], styles: Sequence[Look]) -> None:
@@ -102,7 +113,7 @@ def _responses(axes: Axes, found: Sequence[Explanation], styles: Sequence[Look])
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("spatial frequency, 1 is the highest")
-    axes.set_ylabel("energy (%), mean over sites")
+    axes.set_title("energy (%), mean over sites", loc="left", fontsize="medium")
 
 
 def _response(axes: Axes, response: Response, shares: Sequence[float | None], look: Look) -> None:

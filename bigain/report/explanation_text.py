@@ -15,6 +15,14 @@ _STORE = (
 )
 
 
+_EXPECTED = {
+    "helps": "by Theorem 1 compression should help",
+    "hurts": "by Theorem 1 compression should hurt",
+    "level": "Theorem 1 sees no difference",
+    None: "where no mean margin is positive, Theorem 1 says nothing",
+}
+
+
 def told(one: Explanation) -> list[str]:
     """What came out for one run, line by line."""
     lines = [f"{one.name}, {one.comparison.run.path}", ""]
@@ -95,11 +103,21 @@ def _margins(one: Explanation) -> list[str]:
     header = ["timesteps", "trials", "margin", "", "deviation", "", "r", "", "theorem", "", "bound", "", "wrong", ""]
     header = [cell or "->" for cell in header]
     lines += aligned([header, *(_row(band, band.name) for band in one.bands), _row(whole, "all")])
-    if one.bands and len(one.bands) > 1:
-        most = max(one.bands, key=lambda band: band.change or 0.0)
-        if most.change:
-            lines.append(f"r rises most at timesteps {most.name}, by {most.change:.3g}{_interval(most)}.")
+    changes = [(band.change, band) for band in one.bands if band.change is not None]
+    least, most = min(changes, key=_first, default=None), max(changes, key=_first, default=None)
+    if len(changes) > 1 and least and least[0] < 0:
+        lines.append(f"margin / deviation falls most at timesteps {_change(least[1])}.")
+    if len(changes) > 1 and most and most[0] > 0:
+        lines.append(f"margin / deviation rises most at timesteps {_change(most[1])}.")
     return lines
+
+
+def _first(pair: tuple[float, Band]) -> float:
+    return pair[0]
+
+
+def _change(band: Band) -> str:
+    return f"{band.name}, from {_number(band.base.separation)} to {_number(band.run.separation)}{_interval(band)}"
 
 
 def _row(band: Band, name: str) -> list[str]:
@@ -114,28 +132,16 @@ def _row(band: Band, name: str) -> list[str]:
 
 def _verdict(one: Explanation) -> str:
     """What Theorem 1 says of these margins, beside what happened."""
-    whole, counts = one.whole, one.comparison.counts
-    a, b = whole.base, whole.run
+    whole, a, b = one.whole, one.whole.base, one.whole.run
     moved = "fell" if b.mu < a.mu else "rose" if b.mu > a.mu else "stayed"
-    start = f"The margin {moved} from {a.mu:.4g} to {b.mu:.4g}"
-    change = f"accuracy changed by {100 * counts.difference:+.1f} points"
-    if whole.change is None:
-        return (
-            f"{start}; where the mean margin is not positive, r has no value and Theorem 1 gives no bound below 100 %; "
-            f"{change}."
-        )
-    verb = {"helps": "fell", "hurts": "rose", "level": "stayed"}[whole.criterion or "level"]
-    expected = {
-        "helps": "so Theorem 1 lets compression help",
-        "hurts": "so Theorem 1 lets compression hurt",
-        "level": "so Theorem 1 sees no difference",
-    }[whole.criterion or "level"]
-    certain = whole.interval is not None and (whole.interval[0] > 0 or whole.interval[1] < 0)
-    doubt = "" if certain or not whole.change else ", though so few images cannot tell the change of r from none"
+    start = f"The margin {moved} from {a.mu:.4g} to {b.mu:.4g}, r went from {_r(a)} to {_r(b)}"
+    start += f" and 1/r from {_number(a.separation)} to {_number(b.separation)}{_interval(whole)}"
+    doubt = "" if whole.certain or not whole.change else ", though so few images cannot tell the change from none"
+    wrong = f"the share that is wrong on these trials from {_percent(a.error)} to {_percent(b.error)}"
     return (
-        f"{start} and r {verb} from {_r(a)} to {_r(b)}{_interval(whole)}, {expected}{doubt}: its bound on these "
-        f"{whole.run.n:.3g} trials went from {_percent(a.theorem)} to {_percent(b.theorem)}, the share that is wrong "
-        f"on them from {_percent(a.error)} to {_percent(b.error)}; with all trials {change}."
+        f"{start}: {_EXPECTED[whole.criterion]}{doubt}. Its bound went from {_percent(a.theorem)} to "
+        f"{_percent(b.theorem)}, {wrong}; with all trials accuracy changed by "
+        f"{100 * one.comparison.counts.difference:+.1f} points."
     )
 
 
@@ -145,8 +151,12 @@ def _interval(band: Band) -> str:
     return f" (95 % interval of the change {band.interval[0]:+.3g} to {band.interval[1]:+.3g})"
 
 
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
 def _r(of: Margins) -> str:
-    return "-" if of.r is None else f"{of.r:.3g}"
+    return _number(of.r)
 
 
 def _pair(kept: float | None, destroyed: float | None) -> str:

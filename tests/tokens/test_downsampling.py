@@ -14,6 +14,8 @@ from bigain.tokens.downsampling import (
     frequency_selection,
     interextrapolate,
     nearest_indices,
+    nearest_selected,
+    upsampling_indices,
 )
 from bigain.tokens.grid import Grid
 
@@ -284,3 +286,22 @@ def test_selection_on_meta(keep):
     x = torch.empty(3, 15, 4, device="meta", dtype=torch.float16)
     y = frequency_selection(x, torch.empty(3, 15, device="meta"), 7, keep)
     assert (y.device.type, y.shape, y.dtype) == ("meta", (3, 7, 4), torch.float16)
+
+
+@pytest.mark.parametrize(("grid", "factor"), [(Grid(8, 8), 2), (Grid(9, 12), 3), (Grid(7, 10), 2)])
+def test_the_way_back_reads_the_nearest_key(grid, factor):
+    """Against torch's own nearest-exact upsampling."""
+    small = downsampled_grid(grid, factor)
+    keys = torch.arange(small.n, dtype=torch.float32).view(1, 1, *small)
+    expected = F.interpolate(keys, size=tuple(grid), mode="nearest-exact").flatten().long()
+    assert torch.equal(upsampling_indices(grid, factor)[0], expected)
+
+
+def test_places_read_the_selected_token_that_lies_nearest():
+    grid = Grid(5, 6)
+    selected = torch.tensor([[0, 8, 29], [3, 12, 27]])
+    found = nearest_selected(selected, grid)
+    for row, ids in enumerate(selected.tolist()):
+        for place in range(grid.n):
+            distances = [(place // 6 - i // 6) ** 2 + (place % 6 - i % 6) ** 2 for i in ids]
+            assert found[row, place] == distances.index(min(distances))
