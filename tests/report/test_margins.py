@@ -1,0 +1,141 @@
+"""Margins against closed forms and a slow loop."""
+
+import math
+
+import numpy as np
+import pytest
+
+from bigain.report.margins import change_interval, margins
+from bigain.report.stored_errors import Errors, share
+
+
+def two_classes(margin):
+    """Errors of two classes whose margin is given; the first is true. `(n, t)` -> `(n, 2, t)`, labels."""
+    margin = np.asarray(margin, float)
+    return np.stack([np.full_like(margin, 0.5), 0.5 + margin], 1), np.zeros(len(margin), np.int64)
+
+
+def of(margin):
+    errors, label = two_classes(margin)
+    return margins(errors, label, np.ones((len(label), errors.shape[2]), bool))
+
+
+def test_gaussian_margins_have_the_known_bound():
+    mu, sigma, n, images = 0.3, 0.6, 5, 40_000
+    found = of(mu + sigma * np.random.default_rng(0).standard_normal((images, n)))
+    assert found.mu == pytest.approx(mu, abs=0.005)
+    assert found.sigma == pytest.approx(sigma, abs=0.005)
+    assert found.r == pytest.approx(2, abs=0.05)
+    expected = (sigma**2 / n) / (mu**2 + sigma**2 / n)
+    assert found.theorem == pytest.approx(expected, abs=0.01)
+    # Independent trials: the spread of the means is that of the theorem.
+    assert found.bound == pytest.approx(expected, abs=0.01)
+    wrong = 0.5 * math.erfc(mu * math.sqrt(n) / sigma / math.sqrt(2))
+    assert found.error == pytest.approx(wrong, abs=0.005)
+    assert found.error < found.bound
+
+
+@pytest.mark.parametrize("share_of_zeros", [0.1, 0.5, 0.9])
+def test_the_bound_is_reached_by_two_values(share_of_zeros):
+    """Cantelli's worst case: a margin is 0 or a constant."""
+    margin = np.where(np.arange(100) < 100 * share_of_zeros, 0.0, 0.5)[:, None]
+    found = of(margin)
+    assert found.error == pytest.approx(share_of_zeros)
+    assert found.bound == pytest.approx(share_of_zeros)
+    assert found.theorem == pytest.approx(share_of_zeros)
+
+
+def test_the_observed_error_never_exceeds_the_bound():
+    generator = np.random.default_rng(1)
+    for _ in range(50):
+        errors = generator.gamma(2, size=(20, 4, 3))
+        label = generator.integers(0, 4, 20)
+        errors[np.arange(20), label] *= 0.6
+        found = margins(errors, label, np.ones((20, 3), bool))
+        assert found.error <= found.bound + 1e-12
+        right = errors.mean(2).argmin(1) == label
+        assert found.error == pytest.approx(1 - right.mean())
+
+
+def test_dependent_trials_separate_the_two_bounds():
+    """All trials of an image alike: averaging gains nothing, which the theorem's independence overlooks."""
+    single = 0.3 + 0.6 * np.random.default_rng(2).standard_normal((1000, 1))
+    found = of(np.repeat(single, 4, axis=1))
+    assert found.bound == pytest.approx(of(single).bound)
+    assert found.theorem == pytest.approx((found.sigma**2 / 4) / (found.mu**2 + found.sigma**2 / 4))
+    assert found.theorem < found.bound
+
+
+def test_a_margin_that_is_not_positive_has_no_r_and_no_bound():
+    found = of([[-0.1], [-0.3]])
+    assert (found.r, found.theorem, found.bound, found.error) == (None, 1.0, 1.0, 1.0)
+    assert found.separation == pytest.approx(-0.2 / 0.1)
+
+
+def test_margins_over_some_trials_against_a_loop():
+    generator = np.random.default_rng(3)
+    errors, label = generator.random((12, 5, 6)), generator.integers(0, 5, 12)
+    trials = generator.random((12, 6)) < 0.4
+    trials[4] = False
+    found = margins(errors, label, trials)
+    means, squares = [], []
+    for i in range(12):
+        chosen = [j for j in range(6) if trials[i, j]]
+        if not chosen:
+            continue
+        score = {c: sum(errors[i, c, j] for j in chosen) for c in range(5) if c != label[i]}
+        rival = min(score, key=score.get)
+        each = [errors[i, rival, j] - errors[i, label[i], j] for j in chosen]
+        means.append(sum(each) / len(each))
+        squares.append(sum(one**2 for one in each) / len(each))
+    assert found.mean.tolist() == pytest.approx(means)
+    assert found.square.tolist() == pytest.approx(squares)
+    assert found.trials.sum() == trials.sum()
+    assert margins(errors, label, np.zeros((12, 6), bool)) is None
+
+
+def stored(ids, errors, label=None, timesteps=None):
+    n, _, t = errors.shape
+    label = np.zeros(n, np.int64) if label is None else label
+    timesteps = np.tile(np.arange(t) * 100 + 50, (n, 1)) if timesteps is None else timesteps
+    return Errors(np.array(list(ids)), label, errors.astype(np.float32), timesteps)
+
+
+def test_only_trials_in_which_both_runs_evaluated_every_class_are_shared():
+    a, b = np.ones((2, 3, 4)), np.ones((2, 3, 4))
+    a[0, 1, 2] = b[0, 2, 0] = np.nan
+    times = np.tile([50, 150, 250, 350], (2, 1))
+    other = times.copy()
+    other[1, 3] = 351
+    both = share(stored("xy", a, timesteps=times), stored("xy", b, timesteps=other), ("a", "b"))
+    assert both.trials.tolist() == [[False, True, False, True], [True, True, True, False]]
+    assert both.band(0, 200).tolist() == [[False, True, False, False], [True, True, False, False]]
+
+
+def test_images_are_lined_up_by_name():
+    a, b = np.random.default_rng(4).random((2, 3, 2, 1))
+    both = share(stored("xyz", a), stored("zwx", b), ("a", "b"))
+    assert both.first[:, :, 0].tolist() == a.astype(np.float32)[[0, 2], :, 0].tolist()
+    assert both.second[:, :, 0].tolist() == b.astype(np.float32)[[2, 0], :, 0].tolist()
+
+
+def test_nothing_to_share_is_refused():
+    full, empty = np.ones((2, 3, 1)), np.full((2, 3, 1), np.nan)
+    with pytest.raises(ValueError, match="share no trial"):
+        share(stored("xy", full), stored("xy", empty), ("a", "b"))
+    with pytest.raises(ValueError, match="3 and 2 classes"):
+        share(stored("xy", full), stored("xy", full[:, :2]), ("a", "b"))
+
+
+def test_intervals_hold_the_change_and_are_narrower_with_more_images():
+    widths = []
+    for images in (100, 10_000):
+        noise = np.random.default_rng(5).standard_normal((images, 2))
+        a, b = of(0.5 + noise), of(0.2 + noise)
+        low, high = change_interval(a, b)
+        assert low < b.separation - a.separation < high
+        assert change_interval(a, b) == (low, high)
+        widths.append(high - low)
+    assert high < 0
+    assert widths[1] < widths[0] / 5
+    assert change_interval(of([[0.1]]), of([[0.2]])) is None
