@@ -151,6 +151,9 @@ def test_a_cell_that_fails_does_not_stop_the_others(monkeypatch, tmp_path, capsy
         "class Broken(LGTM):\n"
         "    def plan(self, *args, **kwargs):\n"
         "        raise RuntimeError('out of luck')\n"
+        "class Torn(LGTM):\n"
+        "    def __init__(self, ratio: float):\n"
+        "        raise TypeError('torn')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     Path("thesis/classification-shapes-kept").mkdir(parents=True)
@@ -158,6 +161,7 @@ def test_a_cell_that_fails_does_not_stop_the_others(monkeypatch, tmp_path, capsy
     runs = [
         "config: demo_lgtm.yaml, dataset: shapes, method: refused, set: {compressor.ratio: 0.9}",
         "config: demo_lgtm.yaml, dataset: shapes, method: unlucky, set: {compressor: broken_compressor.Broken}",
+        "config: demo_lgtm.yaml, dataset: shapes, method: torn, set: {compressor: broken_compressor.Torn}",
         "config: demo_lgtm.yaml, dataset: shapes, method: absent, set: {compressor.where.blocks: [9]}",
         "config: demo_none.yaml, dataset: shapes, method: kept",
         "config: demo_none.yaml, dataset: shapes, method: good",
@@ -165,7 +169,13 @@ def test_a_cell_that_fails_does_not_stop_the_others(monkeypatch, tmp_path, capsy
     assert sweep(table(*runs), output="thesis") == 1
     entries = states("thesis/sweep.json")
     told = {name.rpartition("-")[2]: (entry["status"], entry["error"]) for name, entry in entries.items()}
-    for method, words in {"refused": "0.9", "unlucky": "out of luck", "absent": "site 9", "kept": "not a run"}.items():
+    for method, words in {
+        "refused": "0.9",
+        "unlucky": "out of luck",
+        "torn": "torn",
+        "absent": "site 9",
+        "kept": "not a run",
+    }.items():
         status, error = told[method]
         assert status == "failed"
         assert words in error
@@ -173,7 +183,7 @@ def test_a_cell_that_fails_does_not_stop_the_others(monkeypatch, tmp_path, capsy
     assert told["good"] == ("finished", None)
     assert [path.name for path in Path("thesis/classification-shapes-kept").iterdir()] == ["thesis.tex"]
     streams = capsys.readouterr()
-    assert "1 finished, 4 failed" in streams.out
+    assert "1 finished, 5 failed" in streams.out
     # What nobody expected can be looked for.
     assert "Traceback" in streams.err
     assert "broken_compressor.py" in streams.err

@@ -129,8 +129,8 @@ class _Sweep:
         for cell in self.asked.chosen:
             try:
                 plans[cell.name] = Plan.of(cell)
-            except InputError as error:
-                self.ledger.note(cell.name, "failed", error=message_of(error))
+            except Exception as error:  # noqa: BLE001 -- classes of a configuration may be the user's own
+                self.ledger.note(cell.name, "failed", error=_reason(error))
         refused = [entry for entry in self.ledger.entries.values() if entry.status == "failed"]
         if refused and not plans:
             raise InputError(f"no cell of {self.asked.table} can run; {refused[0].cell}: {refused[0].error}")
@@ -160,11 +160,8 @@ class _Sweep:
                 predict(plan.command)
             else:
                 run_apart(plan.command, self._log(plan.cell), plan.cell.number)
-        except InputError as error:
-            return message_of(error)
         except Exception as error:  # noqa: BLE001 -- whatever became of one cell, the others have to run
-            traceback.print_exc(file=sys.stderr)
-            return f"{type(error).__name__}: {error}"
+            return _reason(error)
         finally:
             # The network of a cell would otherwise stay until the next one is loaded beside it.
             gc.collect()
@@ -189,10 +186,10 @@ class _Sweep:
                     continue
         for plan in generating:
             baseline = baseline_of(plan, known.values())
-            status, _, run = look(plan.cell.directory, plan.fingerprint)
-            if baseline is None or run is None or status == "pending" or "psnr" in run.metrics:
+            _, _, run = look(plan.cell.directory, plan.fingerprint)
+            if baseline is None or run is None or _has_fidelity(run):
                 continue
-            if run.results["protocol"]["images"] == "none" or look_at(baseline)[0] == "pending":
+            if look(baseline.cell.directory, baseline.fingerprint)[2] is None:
                 continue
             try:
                 add_fidelity(plan.cell.directory, baseline.cell.directory)
@@ -212,9 +209,18 @@ class _Sweep:
         return counts["finished"] == len(self.ledger.entries)
 
 
-def look_at(plan: Plan) -> tuple[Status, str | None, Run | None]:
-    """How far a planned cell is."""
-    return look(plan.cell.directory, plan.fingerprint)
+def _reason(error: Exception) -> str:
+    """What to say about an error on one line; of one that nobody expected, all of it on stderr."""
+    if isinstance(error, InputError):
+        return message_of(error)
+    traceback.print_exception(error, file=sys.stderr)
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _has_fidelity(run: Run) -> bool:
+    """Whether all images of a run have been compared with the uncompressed ones, or none was kept to compare."""
+    compared = run.metrics.get("ssim", {}).get("n")
+    return compared == run.results["dataset"]["images"] or run.results["protocol"]["images"] == "none"
 
 
 def _line(entry: Entry) -> str:
