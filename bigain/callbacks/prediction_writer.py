@@ -89,7 +89,7 @@ class RecordWriter(Callback, ABC):
         """
         # All processes look, so that all of them stop.
         folder, write = predictions_folder(trainer), trainer.is_global_zero
-        space: ClassSpace = module.data.class_space
+        space: ClassSpace = trainer.datamodule.class_space  # type: ignore[attr-defined]
         classes = {"names": [*space.names], "prompts": [*space.prompts], "indices": space.indices and [*space.indices]}
         _keep(folder / "classes.json", classes, started, write, "the classes of the dataset are not those")
         model = {"weights": module_digest(module.backbone)}

@@ -15,6 +15,9 @@ from bigain.data.selection import Item
 from bigain.metrics.records import ImageRecord
 
 NOTHING_FAILED = {"failed": {}}
+BACKBONE = torch.nn.Identity()
+BACKBONE.model = "nothing"
+MODULE = SimpleNamespace(backbone=BACKBONE)
 IDS = [f"n/{i}" for i in range(6)]
 # Lightning counts cores and devices and recommends; neither is about these tests.
 quiet = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:GPU available but not used")
@@ -45,6 +48,7 @@ class Answer(LightningModule):
 
     def __init__(self, fail_at=None, error=RuntimeError):
         super().__init__()
+        self.backbone = BACKBONE
         self.fail_at, self.error = fail_at, error
         self.answered = []
 
@@ -76,7 +80,7 @@ def writer(tmp_path):
 
     def start(rank=0):
         one, trainer = PredictionWriter(resume=True), trainer_of(tmp_path, rank)
-        one.setup(trainer, None, "predict")
+        one.setup(trainer, MODULE, "predict")
         opened.append(one)
         return one, trainer.datamodule
 
@@ -125,7 +129,7 @@ def test_one_line_per_image_in_the_log_of_the_rank(tmp_path, writer, rank):
     write(one, "c")
     assert log_of(tmp_path, rank).read_text(encoding="utf-8") == line("b") + line("a") + line("c")
     names = {path.name for path in (tmp_path / "predictions").iterdir()}
-    assert names - {"classes.json"} == {f"rank-{rank}.jsonl"}
+    assert names - {"classes.json", "model.json"} == {f"rank-{rank}.jsonl"}
 
 
 def test_lines_are_on_disk_after_every_batch(tmp_path, writer):
@@ -238,7 +242,7 @@ def test_a_writer_can_be_set_up_again(tmp_path, writer):
     write(one, "a")
     one.teardown(None, None, "predict")
     trainer = trainer_of(tmp_path)
-    one.setup(trainer, None, "predict")
+    one.setup(trainer, MODULE, "predict")
     assert trainer.datamodule.finished == {"a"}
     write(one, "b")
     assert list(read_records(tmp_path / "predictions")) == ["a", "b"]
