@@ -19,10 +19,12 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         InputError: If it cannot be written, for example because the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
+    # Of this process: another one may be writing the same file.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
     try:
         write(temporary)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise InputError(f"cannot write {path}: {error}; what is finished is kept, run the command again") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from bigain.errors import InputError
 
 # The processes that load data for a run that was killed notice within 5 s.
 _PATIENCE_S = 10
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +40,9 @@ def lock(folder: Path, rank: int) -> BaseFileLock:
         raise InputError(
             f"{folder} is in use: another process holds {path}; wait for it or stop it, or choose another --output"
         ) from error
-    except NotImplementedError:
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise InputError(f"cannot write {path}: {error}; choose another --output") from error
         _log.warning(f"warning: {folder} is on a file system without locks; let one run at a time use it")
     return held
 

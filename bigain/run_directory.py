@@ -30,6 +30,8 @@ def prepare_directory(output: Path, config: Namespace) -> BaseFileLock:
     try:
         output.mkdir(parents=True, exist_ok=True)
         held = lock(output, 0)
+        # Whoever held it before may have begun another run meanwhile.
+        check_directory(output, config)
         if identity.is_file() and config.overwrite:
             _remove_run(output)
         text = json.dumps(now, indent=2) + "\n"

@@ -186,6 +186,9 @@ def lacking(results: Mapping[str, Any]) -> str | None:
     skipped = results["dataset"]["skipped"]
     if skipped:
         return f"{len(skipped)} images could not be evaluated, the first: {skipped[0]['reason']}"
+    dataset = results["dataset"]
+    if dataset["images"] < dataset["asked"]:
+        return f"{dataset['asked'] - dataset['images']} of {dataset['asked']} images are not done"
     if results.get("distance_missing") and results["protocol"]["extractor"]:
         return f"no distance: {results['distance_missing']}"
     if results.get("clip_score_missing"):

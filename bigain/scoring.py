@@ -18,13 +18,15 @@ from bigain.callbacks.sample_writer import FOLDER
 from bigain.data.image_files import read_images, sample_path
 from bigain.errors import InputError
 from bigain.files import replace_file
+from bigain.locks import lock
 from bigain.metrics import Inception, ShapeFeatures
 from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.fidelity import ClipScore, Lpips, LpipsNetwork
 from bigain.metrics.generation import clip_metrics, distance_metrics, fidelity_metrics
 from bigain.metrics.records import SampleRecord
 from bigain.metrics.reference import ReferenceStatistics
-from bigain.modules.measuring import find_reference
+from bigain.modules.forwards import ROWS_ON_CPU, Forwards
+from bigain.modules.measuring import features_of, find_reference
 from bigain.report.summary import summary
 
 _AT_ONCE = 32
@@ -56,6 +58,15 @@ def score(args: Sequence[str]) -> str:
     )
     parser.add_argument("--clip-model", help="folder of a CLIP model: similarity of images and prompts")
     given = parser.parse_args(args)
+    read_generation(given.run)
+    held = lock(given.run, 0)
+    try:
+        return _score(given)
+    finally:
+        held.release()
+
+
+def _score(given: argparse.Namespace) -> str:
     results = read_generation(given.run)
     asked_distance = given.protocol or given.reference or given.weights
     if asked_distance or (given.against is None and given.clip_model is None):
@@ -78,8 +89,10 @@ def _add_distances(results: dict[str, Any], given: argparse.Namespace) -> None:
             f"{given.run} names no protocol or no reference; give --protocol and --reference, --against or --clip-model"
         )
     extractor = ShapeFeatures() if name == "shapes-features" else Inception(name, given.weights)
-    results["metrics"].update(_distances(given.run, results, extractor, reference))
+    metrics, statistics = _distances(given.run, results, extractor, reference)
+    results["metrics"].update(metrics)
     results["distance_missing"] = None
+    protocol |= {"extractor": extractor.protocol, "reference_file": reference, "reference": statistics.described()}
 
 
 def read_generation(run: Path) -> dict[str, Any]:
@@ -146,7 +159,9 @@ def images_of(run: Path) -> dict[str, Path]:
     return {image_id: path for image_id, path in paths.items() if path.is_file()}
 
 
-def _distances(run: Path, results: dict[str, Any], extractor: FeatureExtractor, reference: str) -> dict[str, Any]:
+def _distances(
+    run: Path, results: dict[str, Any], extractor: FeatureExtractor, reference: str
+) -> tuple[dict[str, Any], ReferenceStatistics]:
     extractor.load()
     statistics = ReferenceStatistics.load(
         find_reference(reference), extractor.protocol, extractor.dimension, extractor.digest()
@@ -156,8 +171,11 @@ def _distances(run: Path, results: dict[str, Any], extractor: FeatureExtractor, 
     paths = list(images_of(run).values())
     if len(paths) < results["dataset"]["images"]:
         raise InputError(f"{run} has {len(paths)} of its {results['dataset']['images']} images; generate them again")
-    features = [extractor(images.to(device)).cpu().numpy() for images in _batches(paths, "features")]
-    return distance_metrics(np.concatenate(features), statistics)
+    forwards = Forwards(None, "images", ROWS_ON_CPU // 2)
+    features = [
+        features_of(extractor, images.to(device), forwards).cpu().numpy() for images in _batches(paths, "features")
+    ]
+    return distance_metrics(np.concatenate(features), statistics), statistics
 
 
 def _clip_scores(run: Path, model: str) -> dict[str, Any]:

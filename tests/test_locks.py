@@ -1,5 +1,7 @@
 """One process at a time in a run directory, however the one before ended."""
 
+import errno
+import os
 import subprocess
 import sys
 
@@ -67,8 +69,14 @@ def test_processes_left_over_from_a_larger_run_are_noticed(tmp_path, holder):
 
 def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
     def acquire(self, *args, **kwargs):
-        raise NotImplementedError
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr("filelock.FileLock.acquire", acquire)
     lock(tmp_path, 0).release()
     assert "file system without locks" in caplog.text
+
+
+def test_a_lock_that_cannot_be_made_is_one_message(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cannot write .*file/\.lock-0: .*; choose another --output"):
+        lock(tmp_path / "file", 0)

@@ -20,6 +20,7 @@ def environment(trainer: Trainer, device: torch.device, denoiser: torch.nn.Modul
         "device": str(device),
         "device_name": name,
         "world_size": trainer.world_size,
+        "cpu_threads": torch.get_num_threads(),
         "precision": str(trainer.precision),
         "network_dtype": str(next(denoiser.parameters()).dtype),
         "attention_backend": _attention_backend(device, denoiser),

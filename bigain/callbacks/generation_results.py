@@ -50,12 +50,15 @@ class GenerationResults(RunResults[SampleRecord]):
         if missing is None and reference is not None:
             metrics = distance_metrics(np.asarray(with_features, np.float32), reference)
         scores = [record.clip_score for record in records if record.clip_score is not None]
+        no_score = measuring.no_clip_score
+        if module.clip_model is not None and no_score is None and len(scores) < len(records):
+            no_score = f"{len(records) - len(scores)} images were made without; run bigain score --clip-model"
         if scores and len(scores) == len(records):
             metrics.update(clip_metrics(scores, str(module.clip_model)))
         return {
             "metrics": metrics,
             "distance_missing": missing,
-            "clip_score_missing": measuring.no_clip_score,
+            "clip_score_missing": no_score,
             "evaluations": {"per_image": len(module.scheduler.timesteps) * (1 if module.guidance == 1 else 2)},
             "protocol": {
                 "scheduler": module.scheduler_class.__name__,
@@ -66,9 +69,7 @@ class GenerationResults(RunResults[SampleRecord]):
                 "extractor": None if module.extractor is None else module.extractor.protocol,
                 "reference_file": module.reference,
                 "clip_model": module.clip_model,
-                "reference": None
-                if reference is None
-                else {"source": reference.source, "n": reference.moments.n, "sha256": reference.sha256},
+                "reference": None if reference is None else reference.described(),
                 "seed": module.seed,
             },
         }

@@ -50,6 +50,10 @@ class RecordWriter(Callback, ABC):
         self._skipped: Path | None = None
         self._lock: BaseFileLock | None = None
 
+    def still_there(self, finished: frozenset[str]) -> frozenset[str]:
+        """Which finished images need not be done again."""
+        return finished
+
     @abstractmethod
     def records_of(self, trainer: Trainer, outputs: Any) -> Sequence[Record]:
         """What a batch adds to the log; whatever else is kept of it is on disk when this returns."""
@@ -68,7 +72,10 @@ class RecordWriter(Callback, ABC):
             )
         data = trainer.datamodule  # type: ignore[attr-defined]
         self._check_same(trainer, pl_module, bool(finished))
-        data.finished = finished
+        data.finished = finished = self.still_there(finished)
+        if trainer.world_size > 1:
+            # A shared file system may show the processes different logs, and what is left has to be dealt out once.
+            data.finished = trainer.strategy.broadcast(finished)
         self._skipped = folder / f"skipped-{trainer.global_rank}.jsonl"
         # What could not be read is tried again, so what is known of it is of no use.
         self._skipped.unlink(missing_ok=True)
@@ -92,6 +99,8 @@ class RecordWriter(Callback, ABC):
         space: ClassSpace = trainer.datamodule.class_space  # type: ignore[attr-defined]
         classes = {"names": [*space.names], "prompts": [*space.prompts], "indices": space.indices and [*space.indices]}
         _keep(folder / "classes.json", classes, started, write, "the classes of the dataset are not those")
+        # Without a compressor nobody has read them yet.
+        module.backbone.load()
         model = {"weights": module_digest(module.backbone)}
         _keep(folder / MODEL, model, started, write, f"the weights of {module.backbone.model} are not those")
 
@@ -105,15 +114,14 @@ class RecordWriter(Callback, ABC):
         dataloader_idx: int = 0,
     ) -> None:
         records = self.records_of(trainer, outputs) if outputs else ()
-        if batch["failed"] and self._skipped is not None:
-            with self._skipped.open("a", encoding="utf-8") as file:
-                lines = ({"image_id": image_id, "reason": reason} for image_id, reason in batch["failed"].items())
-                file.writelines(json.dumps(line) + "\n" for line in lines)
-        if self._log is None or not records:
-            return
         try:
-            _write_all(self._log, "".join(record.to_json() + "\n" for record in records).encode())
-            os.fsync(self._log.fileno())
+            if self._log is not None and records:
+                _write_all(self._log, "".join(record.to_json() + "\n" for record in records).encode())
+                os.fsync(self._log.fileno())
+            if self._skipped is not None and batch["failed"]:
+                lines = ({"image_id": image_id, "reason": reason} for image_id, reason in batch["failed"].items())
+                with self._skipped.open("ab", buffering=0) as file:
+                    _write_all(file, "".join(json.dumps(line) + "\n" for line in lines).encode())
         except OSError as error:
             raise InputError(
                 f"cannot write the log in {predictions_folder(trainer)}: {error}; what is finished is kept, run the "

@@ -6,9 +6,11 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from bigain.callbacks.environment import environment
@@ -23,6 +25,7 @@ from bigain.metrics.records import Record
 from bigain.tokens.grid import Grid
 
 SCHEMA_VERSION = 1
+_PATIENCE = timedelta(days=365)
 
 R = TypeVar("R", bound=Record)
 
@@ -71,21 +74,35 @@ class RunResults(Callback, ABC, Generic[R]):
             folder.mkdir(parents=True, exist_ok=True)
             replace_file(folder / "images.txt", lambda path: path.write_text(ids, encoding="utf-8"))
 
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Made while all processes are here.
+        self._group: Any = None
+        if trainer.world_size > 1:
+            self._group = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
+
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        module: Any = pl_module
-        trainer.strategy.barrier()
-        folder = predictions_folder(trainer)
-        if not any(path.stat().st_size for path in folder.glob("rank-*.jsonl")):
-            # All processes find the same, so all stop here.
-            reason = next(iter(read_skipped(folder).values()), "there was nothing to do")
-            raise InputError(f"none of all {len(module.data.items)} images could be evaluated: {reason}")
+        if self._group is not None:
+            # One device may be done hours before another; the trainer's own barriers wait for half an hour.
+            torch.distributed.barrier(self._group)
+        failure: Exception | None = None
         if trainer.is_global_zero:
-            self._write(trainer, module)
+            try:
+                self._write(trainer, pl_module)
+            except Exception as error:  # noqa: BLE001 -- whatever it is, the others must not wait for it
+                failure = error
         # Nobody leaves before the files are there.
-        trainer.strategy.barrier()
+        told = trainer.strategy.broadcast(None if failure is None else str(failure))
+        if failure is not None:
+            raise failure
+        if told is not None:
+            raise InputError(told)
 
     def _write(self, trainer: Trainer, module: Any) -> None:
-        finished = read_records(predictions_folder(trainer), self.record)
+        folder = predictions_folder(trainer)
+        finished = read_records(folder, self.record)
+        if not finished:
+            reason = next(iter(read_skipped(folder).values()), "there was nothing to do")
+            raise InputError(f"none of all {len(module.data.items)} images could be evaluated: {reason}")
         records = [finished[item.image_id] for item in module.data.items if item.image_id in finished]
         if not records:
             raise InputError(f"none of the {len(finished)} images of {predictions_folder(trainer)} was asked for")

@@ -34,13 +34,14 @@ class SampleWriter(RecordWriter):
         self._format = pl_module.images
         self._folder = Path(trainer.default_root_dir) / FOLDER
         super().setup(trainer, pl_module, stage)
+        if self._format != "none" and trainer.is_global_zero:
+            self._refuse_others([item.image_id for item in trainer.datamodule.items])  # type: ignore[attr-defined]
+
+    def still_there(self, finished: frozenset[str]) -> frozenset[str]:
         if self._format == "none":
-            return
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if trainer.is_global_zero:
-            self._refuse_others([item.image_id for item in data.items])
+            return finished
         # Whose image somebody deleted is made again.
-        data.finished = frozenset(i for i in data.finished if sample_path(self._folder, i, self._format).is_file())
+        return frozenset(i for i in finished if sample_path(self._folder, i, self._format).is_file())
 
     def _refuse_others(self, image_ids: Sequence[str]) -> None:
         """Raise an InputError if there are files that are not of this run."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from types import FrameType
 from typing import Any
@@ -36,8 +35,8 @@ class Termination(Callback):
                 launcher.kill(signal.SIGTERM)
             for process in multiprocessing.active_children():
                 process.kill()
-            sys.stderr.write("bigain: stopped by SIGTERM; what is finished is kept, run the command again\n")
-            sys.stderr.flush()
+            # Not sys.stderr, which may be in the middle of a line.
+            os.write(2, b"bigain: stopped by SIGTERM; what is finished is kept, run the command again\n")
             # No clean-up: it would wait for the other processes, and there is nothing left to save.
             os._exit(EXIT_TERMINATED)
 
@@ -54,8 +53,7 @@ class Termination(Callback):
     ) -> None:
         # The first process may well outlive the shell it was started from.
         if trainer.global_rank and os.getppid() != self._launcher:
-            sys.stderr.write("bigain: the process that launched this one is gone; what is finished is kept\n")
-            sys.stderr.flush()
+            os.write(2, b"bigain: the process that launched this one is gone; what is finished is kept\n")
             os._exit(EXIT_TERMINATED)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
@@ -86,6 +86,19 @@ class EvalDataModule(LightningDataModule, ABC):
         self.finished: frozenset[str] = frozenset()
         self.latents: LatentCache | None = None
         self.read_images = True
+
+    @staticmethod
+    def of(module: LightningModule) -> EvalDataModule:
+        """What a module's trainer was given.
+
+        Raises:
+            InputError: If that is no `EvalDataModule`.
+        """
+        data = getattr(module.trainer, "datamodule", None)
+        if not isinstance(data, EvalDataModule):
+            name = type(module).__name__
+            raise InputError(f"{name} needs Trainer.predict(model, datamodule=an EvalDataModule)")
+        return data
 
     @property
     @abstractmethod

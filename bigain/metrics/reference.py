@@ -37,6 +37,10 @@ class ReferenceStatistics:
     source: str = ""
     features: npt.NDArray[np.float32] | None = None
 
+    def described(self) -> dict[str, Any]:
+        """What results tell of it: where it is from, how many images it is of, and its hash."""
+        return {"source": self.source, "n": self.moments.n, "sha256": self.sha256}
+
     def save(self, path: str | Path) -> None:
         """Write an `.npz` that pytorch-fid reads, too; a file of that name is replaced in one step.
 

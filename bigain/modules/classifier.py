@@ -111,15 +111,8 @@ class DiffusionClassifier(LightningModule):
 
     @property
     def data(self) -> EvalDataModule:
-        """The trainer's DataModule.
-
-        Raises:
-            InputError: If `Trainer.predict` was not given an `EvalDataModule`.
-        """
-        data = getattr(self.trainer, "datamodule", None)
-        if not isinstance(data, EvalDataModule):
-            raise InputError("DiffusionClassifier needs Trainer.predict(model, datamodule=an EvalDataModule)")
-        return data
+        """The trainer's DataModule: see `EvalDataModule.of`."""
+        return EvalDataModule.of(self)
 
     @property
     def example_condition(self) -> Tensor:

@@ -65,29 +65,36 @@ class Forwards:
             size = self._size(count, device)
             stop = min(start + size, count)
             end = start + size if device.type == "cpu" else stop
-            try:
-                part = compute(torch.arange(start, end, device=device).clamp_(max=stop - 1), start, stop - 1)
-            except RuntimeError as error:
-                if not _out_of_memory(error):
-                    raise
-                self._halve(size, error)
+            part = self._attempt(compute, torch.arange(start, end, device=device).clamp_(max=stop - 1), start, stop - 1)
+            if part is None:
+                self._halve(size)
                 continue
             parts.append(part[: stop - start])
             start = stop
         return torch.cat(parts)
 
+    def _attempt(
+        self, compute: Callable[[Tensor, int, int], Tensor], rows: Tensor, first: int, last: int
+    ) -> Tensor | None:
+        """Rows of one forward; None if memory ran out, with everything that the forward held let go."""
+        try:
+            return compute(rows, first, last)
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            if len(rows) == 1:
+                raise InputError(
+                    f"memory ran out with {self._name}: 1; use a smaller image_size or a half precision, or free "
+                    f"memory: {error}"
+                ) from error
+            return None
+
     def _size(self, count: int, device: torch.device) -> int:
-        wanted = count if self.rows is None else self.rows
         if device.type != "cpu":
-            return wanted
+            return count if self.rows is None else min(self.rows, count)
         return self._on_cpu if self.rows is None else min(self._on_cpu, self.rows)
 
-    def _halve(self, size: int, error: RuntimeError) -> None:
-        if size == 1:
-            raise InputError(
-                f"memory ran out with {self._name}: 1; use a smaller image_size or a half precision, or free memory: "
-                f"{error}"
-            ) from error
+    def _halve(self, size: int) -> None:
         self.rows = size // 2
         _log.warning(f"warning: memory ran out; goes on with {self._name}: {self.rows} instead of {size}")
         if torch.cuda.is_available():
@@ -96,5 +103,6 @@ class Forwards:
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    # On a CPU it is a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    # On a CPU, and where a library of the GPU asks for memory itself, it is a plain RuntimeError.
+    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)

@@ -15,6 +15,7 @@ from bigain.errors import InputError
 from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.fidelity import ClipScore
 from bigain.metrics.reference import ReferenceStatistics
+from bigain.modules.forwards import Forwards
 from bigain.tokens.precision import without_autocast
 
 _log = logging.getLogger(__name__)
@@ -38,12 +39,11 @@ class Measuring:
     clip: ClipScore | None = None
     no_clip_score: str | None = None
 
-    def features(self, images: Tensor) -> list[list[float] | None]:
+    def features(self, images: Tensor, forwards: Forwards) -> list[list[float] | None]:
         """Features of images, `(b, 3, s, s)` uint8, one list of d numbers each; None without an extractor."""
         if self.extractor is None:
             return [None] * len(images)
-        with without_autocast(images):
-            features: list[list[float] | None] = self.extractor(images).float().tolist()
+        features: list[list[float] | None] = features_of(self.extractor, images, forwards).tolist()
         return features
 
     def clip_scores(self, images: Tensor, prompts: Sequence[str]) -> list[float | None]:
@@ -52,6 +52,12 @@ class Measuring:
             return [None] * len(images)
         scores: list[float | None] = self.clip(images, prompts).tolist()
         return scores
+
+
+def features_of(extractor: FeatureExtractor, images: Tensor, forwards: Forwards) -> Tensor:
+    """Features of images `(b, 3, s, s)` uint8, the same whatever the batch on a CPU. `(b, d)`, float32."""
+    with without_autocast(images):
+        return forwards.run(lambda i, first, last: extractor(images[i]).float(), len(images), images.device)
 
 
 def find_reference(reference: str) -> Path:

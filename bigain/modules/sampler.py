@@ -103,6 +103,8 @@ class DiffusionSampler(LightningModule):
         self.clip_model = clip_model
         # An item is two rows.
         self.forwards = Forwards(items_per_forward, "items_per_forward", ROWS_ON_CPU // 2)
+        # Apart: a decoder that runs out of memory shall not change the denoiser's forwards.
+        self.decoding = Forwards(items_per_forward, "items_per_forward in decoding", ROWS_ON_CPU // 2)
         self.seed = seed
 
     def setup(self, stage: str) -> None:
@@ -127,15 +129,8 @@ class DiffusionSampler(LightningModule):
 
     @property
     def data(self) -> EvalDataModule:
-        """The trainer's DataModule.
-
-        Raises:
-            InputError: If `Trainer.predict` was not given an `EvalDataModule`.
-        """
-        data = getattr(self.trainer, "datamodule", None)
-        if not isinstance(data, EvalDataModule):
-            raise InputError("DiffusionSampler needs Trainer.predict(model, datamodule=an EvalDataModule)")
-        return data
+        """The trainer's DataModule: see `EvalDataModule.of`."""
+        return EvalDataModule.of(self)
 
     def bytes_per_image(self, classes: int, image_size: int) -> int:
         """Disk space that one image takes in a run directory, about: the image itself, and its features."""
@@ -161,33 +156,35 @@ class DiffusionSampler(LightningModule):
         self.null = self.backbone.null_condition() if self.guidance != 1 else self.example_condition
         self.shape = self.backbone.latents_of(self.data.image_size)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Generated | None:
+    def predict_step(self, batch: Batch, batch_idx: int) -> Generated:
         """Generate the images of a batch; those that are not finite go to `batch["failed"]` instead."""
         if not batch["image_id"]:
-            return None
+            return Generated((), ())
         start = time.perf_counter()
         prompts = [self.prompts[image_id] for image_id in batch["image_id"]]
         # Of a second-order scheduler, more than the steps that were asked for.
         steps, items = len(self.scheduler.timesteps), len(prompts)
         shown = Trajectory(steps, _SHOWN_STEPS, min(_SHOWN_ITEMS, items) if batch_idx == 0 else 0)
         latents = self.generate(batch["image_id"], self._conditions(prompts, batch["labels"]), shown)
-        pixels = self._per_item(lambda items: self.backbone.decode(latents[items]), items)
+        pixels = self.decoding.run(lambda i, first, last: self.backbone.decode(latents[i]), items, self.device)
         made = self._made(batch, pixels)
         if not made:
-            return None
+            return Generated((), ())
         images = quantise(pixels[made], self.images)
         files = encode_images(images.cpu(), self.images)
         if self.images == "jpeg100_truncate":
             # Distances are between what is on disk.
             images = decode_files(files).to(images.device)
         prompts = [prompts[i] for i in made]
-        features, scores = self.measuring.features(images), self.measuring.clip_scores(images, prompts)
+        features, scores = self.measuring.features(images, self.decoding), self.measuring.clip_scores(images, prompts)
         seconds = (time.perf_counter() - start) / items
         records = [
             SampleRecord(batch["image_id"][i], list(batch["labels"][i]), prompt, seconds, feature, score)
             for i, prompt, feature, score in zip(made, prompts, features, scores, strict=True)
         ]
-        trajectory = [quantise(self.backbone.decode(latents), "png") for latents in shown.latents]
+        # A failed image has no way to show.
+        way = shown.latents if len(made) == items else []
+        trajectory = [quantise(self.backbone.decode(latents), "png") for latents in way]
         return Generated(files, records, torch.stack(trajectory).cpu() if trajectory else None)
 
     def _made(self, batch: Batch, pixels: Tensor) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
 import time
@@ -165,7 +166,8 @@ class _Sweep:
         finally:
             # The network of a cell would otherwise stay until the next one is loaded beside it.
             gc.collect()
-            if torch.cuda.is_available():
+            # After some errors a GPU does nothing more in this process; the cells to come say so.
+            with contextlib.suppress(RuntimeError):
                 torch.cuda.empty_cache()
         return None
 
@@ -194,8 +196,8 @@ class _Sweep:
             try:
                 add_fidelity(plan.cell.directory, baseline.cell.directory)
                 self.tell(f"fidelity of {plan.cell.name} to {baseline.cell.name} added")
-            except InputError as error:
-                self.ledger.note(plan.cell.name, "incomplete", run, f"no fidelity: {message_of(error)}")
+            except Exception as error:  # noqa: BLE001 -- as of a cell
+                self.ledger.note(plan.cell.name, "incomplete", run, f"no fidelity: {_reason(error)}")
 
     def _conclude(self) -> bool:
         counts: dict[Status, int] = {"finished": 0, "incomplete": 0, "failed": 0, "pending": 0}

@@ -16,7 +16,7 @@ from bigain.metrics.records import ImageRecord
 
 NOTHING_FAILED = {"failed": {}}
 BACKBONE = torch.nn.Identity()
-BACKBONE.model = "nothing"
+BACKBONE.model, BACKBONE.load = "nothing", lambda: None
 MODULE = SimpleNamespace(backbone=BACKBONE)
 IDS = [f"n/{i}" for i in range(6)]
 # Lightning counts cores and devices and recommends; neither is about these tests.
@@ -70,7 +70,8 @@ def line(name):
 def trainer_of(folder, rank=0):
     data = SimpleNamespace(finished=None, class_space=ClassSpace(["a"], ["an a"], [0]))
     trainer = {"default_root_dir": str(folder), "global_rank": rank, "world_size": rank + 1}
-    return SimpleNamespace(**trainer, datamodule=data, is_global_zero=rank == 0)
+    strategy = SimpleNamespace(broadcast=lambda value: value)
+    return SimpleNamespace(**trainer, datamodule=data, strategy=strategy, is_global_zero=rank == 0)
 
 
 @pytest.fixture

@@ -99,7 +99,9 @@ def test_stages_share_noise_with_the_exhaustive_run():
             assert e == pytest.approx(known[c, j], rel=1e-4)
 
 
-@pytest.mark.parametrize("compressor", [None, LGTM(ratio=0.5), ToMe(ratio=0.5), SiTo(ratio=0.5)], ids=str)
+@pytest.mark.parametrize(
+    "compressor", [None, LGTM(ratio=0.5), ToMe(ratio=0.5), SiTo(ratio=0.5)], ids=["none", "lgtm", "tome", "sito"]
+)
 def test_numbers_do_not_depend_on_batching_or_order(compressor):
     callbacks = [compressor] if compressor else []
     settings = {"trials": [1, 2], "keep": [2, 1], "seed": 1}

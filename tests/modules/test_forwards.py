@@ -1,5 +1,7 @@
 """Forwards of equal size, and fewer rows at a time when memory runs out."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -34,7 +36,23 @@ def test_copies_of_the_last_row_fill_the_rest_up():
 def test_elsewhere_a_forward_is_as_large_as_is_asked_for():
     # No device that tensors can be made on here.
     device = torch.device("cuda")
-    assert [Forwards(rows, "rows")._size(5, device) for rows in (None, 3, 64)] == [5, 3, 64]
+    assert [Forwards(rows, "rows")._size(5, device) for rows in (None, 3, 64)] == [5, 3, 5]
+
+
+def test_what_a_failed_forward_held_is_gone_when_it_is_tried_again():
+    held = []
+
+    def compute(rows, first, last):
+        if held:
+            # The first attempt's tensor.
+            assert held[0]() is None
+            return rows
+        tensor = torch.zeros(10)
+        held.append(weakref.ref(tensor))
+        raise torch.OutOfMemoryError("out of memory")
+
+    Forwards(64, "rows").run(compute, 8, CPU)
+    assert held
 
 
 class Small:

@@ -375,6 +375,7 @@ def test_bad_settings(dit, settings, message):
         (FlowMatchEulerDiscreteScheduler, {}, "has no prediction type, but shapes_dit predicts epsilon"),
         (EDMEulerScheduler, {}, "has noise levels of its own kind"),
         (CogVideoXDDIMScheduler, {}, "changes the noise levels that shapes_dit was trained on"),
+        (CogVideoXDDIMScheduler, {"timestep_spacing": "trailing"}, "changes the noise levels"),
         (DDIMScheduler, {"etta": 1}, "DDIMScheduler has no option 'etta'; it has beta_end"),
         (DDIMScheduler, {"self": 1}, "has no option 'self'"),
         (DDIMScheduler, {"timestep_spacing": "wide"}, "wide is not supported"),
