@@ -16,7 +16,8 @@ from bigain.data.image_sources import ImageSource, stem_of
 from bigain.errors import InputError
 
 _TEXT = (pa.string(), pa.large_string())
-
+# What damage leads to: in the file, in a text that is none, and in columns of unequal length.
+_DAMAGED = (OSError, pa.ArrowException, UnicodeDecodeError, LookupError)
 
 # The class that Hugging Face appends to the official names.
 _CLASS = re.compile(r"_(n\d{8})\.\w+$")
@@ -58,12 +59,12 @@ class ParquetImages(ImageSource):
     def read(self, image_id: str) -> bytes:
         row = self._rows[image_id]
         # Neighbouring images share a row group, which can only be read whole.
-        if self._open is None or self._open[:2] != (row.file, row.group):
-            try:
+        try:
+            if self._open is None or self._open[:2] != (row.file, row.group):
                 self._open = row.file, row.group, _open(row.file).read_row_group(row.group, columns=["image"])
-            except (OSError, pa.ArrowException) as error:
-                raise InputError(f"{self.where(image_id)} cannot be read ({error}); fetch the file again") from error
-        image: dict[str, Any] | None = self._open[2]["image"][row.row].as_py()
+            image: dict[str, Any] | None = self._open[2]["image"][row.row].as_py()
+        except _DAMAGED as error:
+            raise InputError(f"{self.where(image_id)} cannot be read ({error}); fetch the file again") from error
         content: bytes | None = image["bytes"] if image else None
         if content is None:
             raise InputError(f"{self.where(image_id)} has no bytes, only a path; save the dataset with its images")
@@ -95,9 +96,11 @@ def _rows(file: Path, classes: Sequence[str]) -> list[tuple[str, _Row]]:
     for group in range(parquet.num_row_groups):
         try:
             columns = parquet.read_row_group(group, columns=["label", "image.path"])
-        except (OSError, pa.ArrowException) as error:
+            labels, paths = columns["label"].to_pylist(), columns["image"].to_pylist()
+        except _DAMAGED as error:
             raise InputError(f"{file}, row group {group} cannot be read ({error}); fetch the file again") from error
-        labels, paths = columns["label"].to_pylist(), columns["image"].to_pylist()
+        if len(labels) != len(paths):
+            raise InputError(f"{file}, row group {group}: {len(labels)} labels, {len(paths)} images; fetch it again")
         for row, (label, image) in enumerate(zip(labels, paths, strict=True)):
             if label is None or not 0 <= label < len(classes):
                 raise InputError(f"{file}, row group {group}, row {row}: label {label}, not in 0..{len(classes) - 1}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import warnings
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -14,6 +16,13 @@ from bigain.errors import InputError
 
 # Names what `decode_image` does; part of the key of cached latents, so it changes when the arithmetic does.
 PREPROCESSING = "rgb, shorter side bicubic antialiased, centre crop; 1"
+
+# What Pillow lets out on damaged files: decoders of their own raise RuntimeError (AVIF), and parsers whatever their tags
+# lead to, which Pillow itself takes for a bad file only while it looks for the format.
+_UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError),
+    *(TypeError, LookupError, ArithmeticError, EOFError, struct.error),
+)
 
 # Of a longer strip, only the middle is resized: the rest would be cropped away, after taking gigabytes.
 _MAX_ASPECT = 8
@@ -56,9 +65,12 @@ def decode_image(content: bytes, name: str, size: int) -> Tensor:
         InputError: If it is truncated or no image.
     """
     try:
-        with Image.open(io.BytesIO(content)) as opened:
-            image = _to_rgb(opened)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings():
+            # Pillow warns of harmless damage, such as cut EXIF tags, without the name of the file.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content)) as opened:
+                image = _to_rgb(opened)
+    except _UNREADABLE as error:
         # Pillow names the memory address of what it was given, which tells nobody anything.
         reason = "not an image in a known format" if isinstance(error, UnidentifiedImageError) else str(error)
         raise InputError(

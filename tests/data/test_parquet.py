@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -201,3 +202,22 @@ def test_labels_in_another_order_than_the_file_names_say(path):
     write(path, {"image": named, "label": [1, 0]})
     with pytest.raises(InputError, match=r"row 0: .*_n01440764.JPEG has the label 1, which is n01443537"):
         ParquetImages([path], wnids)
+
+
+def test_a_damaged_column_is_shorter_than_the_others(path):
+    write(path, {"image": images(), "label": LABELS})
+    content = bytearray(path.read_bytes())
+    # The kind of the first page, of the images' bytes: pyarrow passes over kinds it does not know.
+    content[5] ^= 2
+    path.write_bytes(content)
+    source = ParquetImages([path], CLASSES)
+    with pytest.raises(InputError, match=re.escape(f"{path}, row group 0, row 0 (image0) cannot be read")):
+        source.read("image0")
+
+
+def test_a_damaged_name_is_no_text(path):
+    columns = {"image": pa.array(images(), FEATURES["image"]), "label": pa.array(LABELS)}
+    pq.write_table(pa.table(columns), path, compression="none")
+    path.write_bytes(path.read_bytes().replace(b"image1.jpg", b"image\xff.jpg"))
+    with pytest.raises(InputError, match=f"{re.escape(str(path))}, row group 0 cannot be read"):
+        ParquetImages([path], CLASSES)

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from bigain.data.preprocessing import read_image
 from bigain.errors import InputError
@@ -261,8 +261,27 @@ def test_a_long_strip_takes_little_memory(path):
     assert read_image(path, 512).flatten(1).unique(dim=1).flatten().tolist() == [9, 8, 7]
 
 
-# Pillow's advice on what it nevertheless reads.
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
+def test_a_damaged_avif_is_an_error(path):
+    picture(20, 20).save(path, "AVIF")
+    path.write_bytes(path.read_bytes().replace(b"pitm", b"mtip"))
+    with pytest.raises(InputError, match="cannot be decoded"):
+        read_image(path, 16)
+
+
+def test_a_tiff_with_a_fraction_for_a_place_is_an_error(path):
+    picture(20, 20).save(path, "TIFF")
+    # Where the first strip lies, as a rational number.
+    path.write_bytes(path.read_bytes().replace(b"\x11\x01\x04\x00", b"\x11\x01\x05\x00"))
+    with pytest.raises(InputError, match="cannot be decoded"):
+        read_image(path, 16)
+
+
+def test_what_pillow_warns_of_is_read_in_silence(path):
+    picture(20, 20).save(path, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0")
+    assert read_image(path, 16).shape == (3, 16, 16)
+
+
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "WEBP"])
 def test_damage_anywhere_gives_an_image_or_the_one_error(path, format):
     picture(20, 20).save(path, format)
