@@ -60,7 +60,9 @@ def _refuse_other(output: Path, now: dict[str, Any]) -> None:
     identity = output / "identity.json"
     try:
         before = json.loads(identity.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        if not isinstance(before, dict):
+            raise ValueError(f"expected settings by name, found a {type(before).__name__}")
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{identity} is damaged ({error}); choose another --output, or --overwrite true") from error
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     # A run that was refused before its first image holds nothing worth protecting.

@@ -197,8 +197,12 @@ def lacking(results: Mapping[str, Any]) -> str | None:
 
 
 def _run(args: Sequence[str], uncompressed_into: Path | None = None) -> BiGainCLI:
-    with refusals():
-        return BiGainCLI(args, uncompressed_into)
+    try:
+        with refusals():
+            return BiGainCLI(args, uncompressed_into)
+    except OSError as error:
+        # A full disk, or something else where the run wants to write; the message names the file.
+        raise InputError(f"{error}; what is finished is kept, run the command again when this is mended") from error
 
 
 @contextmanager

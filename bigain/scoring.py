@@ -13,9 +13,8 @@ import torch
 from tqdm import tqdm
 
 from bigain.callbacks.prediction_writer import read_records
-from bigain.callbacks.run_results import SCHEMA_VERSION
 from bigain.callbacks.sample_writer import FOLDER
-from bigain.data.image_files import read_images, sample_path
+from bigain.data.image_files import ImageFormat, read_images, sample_path
 from bigain.errors import InputError
 from bigain.files import replace_file
 from bigain.locks import lock
@@ -27,6 +26,7 @@ from bigain.metrics.records import SampleRecord
 from bigain.metrics.reference import ReferenceStatistics
 from bigain.modules.forwards import ROWS_ON_CPU, Forwards
 from bigain.modules.measuring import features_of, find_reference
+from bigain.report.runs import read_results
 from bigain.report.summary import summary
 
 _AT_ONCE = 32
@@ -83,7 +83,7 @@ def _score(given: argparse.Namespace) -> str:
 
 def _add_distances(results: dict[str, Any], given: argparse.Namespace) -> None:
     protocol = results["protocol"]
-    name, reference = given.protocol or protocol["extractor"], given.reference or protocol["reference_file"]
+    name, reference = given.protocol or protocol["extractor"], given.reference or protocol.get("reference_file")
     if name is None or reference is None:
         raise InputError(
             f"{given.run} names no protocol or no reference; give --protocol and --reference, --against or --clip-model"
@@ -104,17 +104,15 @@ def read_generation(run: Path) -> dict[str, Any]:
     path = run / "results.json"
     if not path.is_file():
         raise InputError(f"{path} does not exist; expected the directory of a finished generation run")
-    try:
-        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}); run the command that wrote it again") from error
-    if results.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(
-            f"{path} has schema_version {results.get('schema_version')}; this bigain reads {SCHEMA_VERSION}: use the "
-            "version that wrote it, or run its command again"
-        )
-    if results.get("task") != "generation":
-        raise InputError(f"{run} is a run of {results.get('task')}; expected a generation run")
+    results = read_results(path)
+    if results["task"] != "generation":
+        raise InputError(f"{run} is a run of {results['task']}; expected a generation run")
+    protocol = results["protocol"]
+    for key, known in (("images", get_args(ImageFormat)), ("extractor", (*_PROTOCOLS, None))):
+        if protocol.get(key, "missing") not in known:
+            raise InputError(f"{path} is damaged: protocol.{key} is {protocol.get(key)!r}; expected one of {known}")
+    if not isinstance(protocol.get("reference_file"), (str, type(None))):
+        raise InputError(f"{path} is damaged: protocol.reference_file is {protocol['reference_file']!r}")
     return results
 
 
@@ -153,8 +151,11 @@ def images_of(run: Path) -> dict[str, Path]:
     listed = run / "images.txt"
     if not listed.is_file():
         raise InputError(f"{listed} does not exist; run the command that made {run} again")
-    # Not splitlines, which takes more for the end of a line.
-    ids = listed.read_text(encoding="utf-8").split("\n")[:-1]
+    try:
+        # Not splitlines, which takes more for the end of a line.
+        ids = listed.read_text(encoding="utf-8").split("\n")[:-1]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{listed} is damaged ({error}); run the command that made {run} again") from error
     paths = {image_id: sample_path(run / FOLDER, image_id, image_format) for image_id in ids}
     return {image_id: path for image_id, path in paths.items() if path.is_file()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +27,7 @@ _ID = '{"image_id": '
 _DECODER = json.JSONDecoder()
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
 
 class RecordWriter(Callback, ABC):
@@ -168,9 +169,9 @@ def read_records(folder: Path, kind: type[R] = ImageRecord) -> dict[str, R]:  # 
     """All finished images of a run by id, whichever process wrote them; a torn last line counts as not finished."""
     records: dict[str, R] = {}
     for path in sorted(folder.glob("rank-*.jsonl")):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
-            if line.endswith("\n"):
-                record = _parse(path, number, line, kind)
+        for number, line in _lines(path):
+            if line.endswith(b"\n"):
+                record = _parse(path, number, line, kind.from_json)
                 records[record.image_id] = record
     return records
 
@@ -179,25 +180,25 @@ def finished_ids(folder: Path) -> frozenset[str]:
     """Ids of the finished images of a run, read line by line: records of many classes are long."""
     ids = set()
     for path in sorted(folder.glob("rank-*.jsonl")):
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith("\n"):
-                    continue
-                try:
-                    if not (line.startswith(_ID) and line.endswith("}\n")):
-                        raise ValueError(f"not a prediction record: {line[:80]!r}")
-                    ids.add(_DECODER.raw_decode(line, len(_ID))[0])
-                except ValueError as error:
-                    raise InputError(
-                        f"{path}, line {number}: {error}; delete that line to have its image done again"
-                    ) from error
+        for number, line in _lines(path):
+            if line.endswith(b"\n"):
+                ids.add(_parse(path, number, line, _id_of))
     return frozenset(ids)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines of a log, as bytes: what is no text is told by the line."""
+    try:
+        with path.open("rb") as file:
+            yield from enumerate(file, 1)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error}); choose another --output") from error
 
 
 def _keep(path: Path, found: dict[str, Any], started: bool, write: bool, complaint: str) -> None:
     """Write what a run begins with, or raise an InputError if it began with something else."""
     text = json.dumps(found)
-    if started and path.is_file() and path.read_text(encoding="utf-8") != text:
+    if started and path.is_file() and path.read_bytes() != text.encode():
         raise InputError(
             f"{complaint} that {path} names, with which this run began; choose another --output, or --overwrite true"
         )
@@ -207,13 +208,29 @@ def _keep(path: Path, found: dict[str, Any], started: bool, write: bool, complai
 
 def read_skipped(folder: Path) -> dict[str, str]:
     """Reason for every image of a run that could not be read, by id."""
-    lines = [line for path in sorted(folder.glob("skipped-*.jsonl")) for line in path.read_text("utf-8").splitlines()]
-    return {entry["image_id"]: entry["reason"] for entry in map(json.loads, lines)}
+    paths = sorted(folder.glob("skipped-*.jsonl"))
+    found = (_parse(path, number, line, _skip_of) for path in paths for number, line in _lines(path))
+    return dict(found)
 
 
-def _parse(path: Path, number: int, line: str, kind: type[R]) -> R:
+def _skip_of(line: str) -> tuple[str, str]:
     try:
-        return kind.from_json(line)
+        entry = json.loads(line)
+        return entry["image_id"], entry["reason"]
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"not a skipped image: {line[:80]!r}") from error
+
+
+def _id_of(line: str) -> str:
+    if not (line.startswith(_ID + '"') and line.endswith("}\n")):
+        raise ValueError(f"not a prediction record: {line[:80]!r}")
+    image_id: str = _DECODER.raw_decode(line, len(_ID))[0]
+    return image_id
+
+
+def _parse(path: Path, number: int, line: bytes, parse: Callable[[str], T]) -> T:
+    try:
+        return parse(line.decode())
     except ValueError as error:
         raise InputError(f"{path}, line {number}: {error}; delete that line to have its image done again") from error
 

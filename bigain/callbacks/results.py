@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,23 @@ from lightning.pytorch import Trainer
 
 from bigain.callbacks.prediction_writer import predictions_folder
 from bigain.callbacks.run_results import RunResults
+from bigain.errors import InputError
 from bigain.files import replace_file
 from bigain.metrics.classification import classification_metrics
 from bigain.metrics.records import ImageRecord, to_columns
 from bigain.modules.classifier import DiffusionClassifier
+
+
+def _refuse_foreign(folder: Path, module: DiffusionClassifier, records: Sequence[ImageRecord]) -> None:
+    """Raise an InputError if a line of the log, damaged, has classes or trials beyond those of the run."""
+    classes, last = len(module.data.class_space), max(int(trial) for stage in module.stages for trial in stage)
+    for record in records:
+        highest = max(record.prediction, *record.classes, *(max(alive, default=0) for alive in record.survivors))
+        if highest >= classes or max(record.trials, default=0) > last:
+            raise InputError(
+                f"the log in {folder} gives {record.image_id} a class or a trial that this run does not have; delete "
+                "its line to have it done again"
+            )
 
 
 class ResultsWriter(RunResults[ImageRecord]):
@@ -31,6 +45,7 @@ class ResultsWriter(RunResults[ImageRecord]):
         self, trainer: Trainer, module: DiffusionClassifier, records: Sequence[ImageRecord]
     ) -> dict[str, Any]:
         space = module.data.class_space
+        _refuse_foreign(predictions_folder(trainer), module, records)
         evaluations = sum(len(record.errors) for record in records)
         busy = sum(record.seconds for record in records)
         return {

@@ -110,8 +110,8 @@ class RunResults(Callback, ABC, Generic[R]):
         relabelled = [record.image_id for record in records if tuple(record.labels) != labels[record.image_id]]
         if relabelled:
             raise InputError(
-                f"{relabelled[0]} has another label now than when it was evaluated ({len(relabelled)} such images); "
-                "run again with --overwrite true"
+                f"{relabelled[0]} has another label now than when it was evaluated ({len(relabelled)} such images in "
+                f"{predictions_folder(trainer)}); run again with --overwrite true"
             )
         results = self._results(trainer, module, records)
         text = json.dumps(results, indent=2) + "\n"

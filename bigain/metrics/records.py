@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
+# What a column of `predictions.npz` can hold.
+_LAST_TIMESTEP = 2**15 - 1
+_LONGEST_S = 1e9
+
 
 class Record(Protocol):
     """One line of a run's log."""
@@ -90,9 +94,26 @@ class ImageRecord:
             ValueError: If the line is torn or lacks a field.
         """
         try:
-            return cls(**json.loads(line))
-        except (TypeError, json.JSONDecodeError) as error:
+            record = cls(**json.loads(line))
+        except (TypeError, json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"not a prediction record: {line[:80]!r}") from error
+        if not record._is_sound():
+            raise ValueError(f"a field of this prediction record is of no use: {line[:80]!r}")
+        return record
+
+    def _is_sound(self) -> bool:
+        pairs = (self.classes, self.trials, self.timesteps, self.errors)
+        return (
+            _is_named_and_timed(self)
+            and (_are_indices(self.label) or _are_indices([self.label]))
+            and _are_indices([self.prediction])
+            and all(map(_are_indices, pairs[:3]))
+            and _are_floats(self.errors)
+            and len(set(map(len, pairs))) == 1
+            and max(self.timesteps, default=0) <= _LAST_TIMESTEP
+            and isinstance(self.survivors, list)
+            and all(map(_are_indices, self.survivors))
+        )
 
 
 @dataclass(frozen=True)
@@ -133,9 +154,28 @@ class SampleRecord:
             fields = json.loads(line)
             if fields["features"] is not None:
                 fields["features"] = np.frombuffer(base64.b64decode(fields["features"], validate=True), "<f4")
-            return cls(**fields)
-        except (TypeError, KeyError, ValueError) as error:
+            record = cls(**fields)
+        except (TypeError, KeyError, ValueError, RecursionError) as error:
             raise ValueError(f"not a sample record: {line[:80]!r}") from error
+        scores = [] if record.clip_score is None else [record.clip_score]
+        sound = _is_named_and_timed(record) and _are_indices(record.labels) and _are_floats(scores)
+        if not sound or not isinstance(record.prompt, str):
+            raise ValueError(f"a field of this sample record is of no use: {line[:80]!r}")
+        return record
+
+
+def _is_named_and_timed(record: Record) -> bool:
+    timed = isinstance(record.seconds, (int, float)) and 0 <= record.seconds < _LONGEST_S
+    return isinstance(record.image_id, str) and timed
+
+
+def _are_floats(values: Any) -> bool:
+    # By type: a record has thousands of numbers.
+    return isinstance(values, list) and set(map(type, values)) <= {float}
+
+
+def _are_indices(values: Any) -> bool:
+    return isinstance(values, list) and set(map(type, values)) <= {int} and min(values, default=0) >= 0
 
 
 def to_columns(records: Sequence[ImageRecord], classes: int) -> dict[str, Array]:

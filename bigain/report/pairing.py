@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,8 +67,7 @@ def outcomes(run: Run) -> Outcomes:
     if not file.is_file():
         raise InputError(f"{file} does not exist; run the command that made {run.path} again")
     try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as columns:
-            ids, label, prediction = (columns[name] for name in ("image_id", "label", "prediction"))
+        ids, label, prediction = _columns(file)
         right = label == prediction if label.ndim == 1 else label[np.arange(len(label)), prediction]
         kept = np.ones(len(ids), np.bool_) if label.ndim == 1 else label.any(axis=1)
         found = Outcomes(ids[kept], label[kept], right[kept])
@@ -75,6 +75,17 @@ def outcomes(run: Run) -> Outcomes:
         raise InputError(f"{file} is damaged ({error}); run the command that made {run.path} again") from error
     _check_against_results(run, found)
     return found
+
+
+def _columns(file: Path) -> tuple[npt.NDArray[Any], ...]:
+    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as columns:
+        ids, label, prediction = (columns[name] for name in ("image_id", "label", "prediction"))
+    kinds = ids.dtype.kind + prediction.dtype.kind + label.dtype.kind
+    if kinds not in ("Uii", "Uib") or label.ndim != 1 + (kinds == "Uib"):
+        raise ValueError(f"columns of {ids.dtype}, {label.dtype} and {prediction.dtype}")
+    if not ids.ndim == prediction.ndim == 1 or not len(ids) == len(prediction) == len(label):
+        raise ValueError(f"columns of shape {ids.shape}, {label.shape} and {prediction.shape}")
+    return ids, label, prediction
 
 
 def _check_against_results(run: Run, found: Outcomes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from bigain.errors import InputError
 
 SCHEMA_VERSION = 1
 TASKS = ("classification", "generation")
-# What a report needs of `results.json`, and of which type.
+# What reports and summaries need of `results.json`, and of which type.
 _NEEDED: Mapping[str, type | tuple[type, ...]] = {
     "task": str,
     "dataset.name": str,
@@ -25,6 +26,10 @@ _NEEDED: Mapping[str, type | tuple[type, ...]] = {
     "compressors": list,
     "flops.gflops_per_evaluation": (int, float),
     "timing.seconds_per_image": (int, float),
+    "timing.seconds": (int, float),
+    "timing.resumed_images": int,
+    "evaluations.per_image": (int, float),
+    "sites": list,
     "metrics": dict,
     "protocol": dict,
     "environment": dict,
@@ -106,8 +111,7 @@ def load_run(path: Path, partial: bool = False) -> Run:
         unfinished = (path / "identity.json").is_file() or (path / "predictions").is_dir()
         reason = "is not finished: it has no results.json; run its command again" if unfinished else None
         raise InputError(f"{path} {reason or 'is not a run directory of bigain'}")
-    results = _read(file)
-    _check(file, results)
+    results = read_results(file)
     dataset = results["dataset"]
     done = dataset["images"] + len(dataset["skipped"])
     if done < dataset["asked"] and not partial:
@@ -119,6 +123,17 @@ def load_run(path: Path, partial: bool = False) -> Run:
     if not isinstance(settings, dict):
         raise InputError(f"{identity} is damaged: expected settings by name")
     return Run(path, results, settings)
+
+
+def read_results(file: Path) -> dict[str, Any]:
+    """Content of `results.json`.
+
+    Raises:
+        InputError: If it is damaged, or not of this version.
+    """
+    results: dict[str, Any] = _read(file)
+    _check(file, results)
+    return results
 
 
 def find_runs(paths: Sequence[Path], partial: bool = False) -> tuple[list[Run], list[str]]:
@@ -134,14 +149,16 @@ def find_runs(paths: Sequence[Path], partial: bool = False) -> tuple[list[Run], 
     runs: dict[Path, Run] = {}
     left_out: dict[Path, str] = {}
     for path in (each for given in paths for each in _within(given)):
-        if path.resolve() in runs or path.resolve() in left_out:
+        # Not `resolve`, which raises a RuntimeError where links lead in a circle.
+        real = Path(os.path.realpath(path))
+        if real in runs or real in left_out:
             continue
         try:
-            runs[path.resolve()] = load_run(path, partial)
+            runs[real] = load_run(path, partial)
         except InputError as error:
-            left_out[path.resolve()] = str(error)
+            left_out[real] = str(error)
         except OSError as error:
-            left_out[path.resolve()] = f"{path} cannot be read: {error.strerror}"
+            left_out[real] = f"{path} cannot be read: {error.strerror}"
     return list(runs.values()), list(left_out.values())
 
 
@@ -184,9 +201,7 @@ def _check(file: Path, results: Any) -> None:
     if results["task"] not in TASKS:
         raise InputError(f"{file}: task is {results['task']!r}; expected {' or '.join(TASKS)}")
     for name, estimate in results["metrics"].items():
-        if not isinstance(estimate, dict) or not all(
-            _is_number(estimate.get(key)) for key in ("value", "low", "high", "n")
-        ):
+        if not _is_estimate(estimate):
             raise InputError(f"{file} is damaged: metrics.{name} is {estimate!r}; run the command that wrote it again")
     for one in results["compressors"]:
         if (
@@ -195,6 +210,12 @@ def _check(file: Path, results: Any) -> None:
             or not isinstance(one.get("settings"), dict)
         ):
             raise InputError(f"{file} is damaged: compressors has {one!r}; run the command that wrote it again")
+
+
+def _is_estimate(value: Any) -> bool:
+    """Numbers or nothing, and an interval has two ends."""
+    numbers = isinstance(value, dict) and all(_is_number(value.get(key)) for key in ("value", "low", "high", "n"))
+    return numbers and (value.get("low") is None) == (value.get("high") is None)
 
 
 def _is_number(value: Any) -> bool:

@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import pytest
 
-from bigain.metrics.records import ImageRecord, to_columns
+from bigain.metrics.records import ImageRecord, SampleRecord, to_columns
 
 RECORD = ImageRecord(
     image_id="images/pug_3.jpg",
@@ -57,7 +57,7 @@ def test_round_trip():
 
 @pytest.mark.parametrize("value", SPECIAL, ids=str)
 def test_special_errors_come_back_bit_for_bit(value):
-    (error,) = read_back(record(errors=[float(np.float32(value))])).errors
+    (error,) = read_back(record(classes=[0], trials=[0], timesteps=[9], errors=[float(np.float32(value))])).errors
     assert bits([error]) == bits([value])
 
 
@@ -67,7 +67,8 @@ def test_random_floats_come_back_bit_for_bit():
     patterns = [draw.getrandbits(32) for _ in range(20_000)]
     values = [struct.unpack("f", struct.pack("I", pattern))[0] for pattern in patterns]
     values = [value for value in values if math.isfinite(value)]
-    assert bits(read_back(record(errors=values)).errors) == bits(values)
+    zeros = [0] * len(values)
+    assert bits(read_back(record(classes=zeros, trials=zeros, timesteps=zeros, errors=values)).errors) == bits(values)
 
 
 def test_errors_take_few_digits():
@@ -203,3 +204,42 @@ def test_columns_are_stored_without_pickle(tmp_path):
     with np.load(tmp_path / "predictions.npz", allow_pickle=False) as stored:
         assert set(stored) == set(columns)
         assert all(np.array_equal(stored[name], columns[name], equal_nan=name == "errors") for name in columns)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_id": []},
+        {"label": "a"},
+        {"label": True},
+        {"prediction": -1},
+        {"prediction": 0.5},
+        {"classes": [0, 2]},
+        {"trials": [1, 1, None]},
+        {"timesteps": [750, 750, 10**30]},
+        {"errors": [0.5, 0.25, "x"]},
+        {"errors": [0.5, 0.25, 10**400]},
+        {"survivors": [2]},
+        {"survivors": None},
+        {"seconds": math.nan},
+        {"seconds": 10**400},
+    ],
+    ids=str,
+)
+def test_a_record_with_a_field_of_another_kind_is_none(change):
+    with pytest.raises(ValueError, match="of no use"):
+        ImageRecord.from_json(json.dumps({**json.loads(RECORD.to_json()), **change}))
+
+
+@pytest.mark.parametrize("change", [{"labels": 0}, {"prompt": None}, {"seconds": "x"}, {"clip_score": []}], ids=str)
+def test_a_sample_record_with_a_field_of_another_kind_is_none(change):
+    line = SampleRecord("a", [0], "a cat", 0.5, [1.0, 2.0], 25.0).to_json()
+    assert list(SampleRecord.from_json(line).features) == [1.0, 2.0]
+    with pytest.raises(ValueError, match="of no use"):
+        SampleRecord.from_json(json.dumps({**json.loads(line), **change}))
+
+
+@pytest.mark.parametrize("kind", [ImageRecord, SampleRecord])
+def test_a_line_nested_without_end_is_no_record(kind):
+    with pytest.raises(ValueError, match="not a"):
+        kind.from_json("[" * 100_000)
