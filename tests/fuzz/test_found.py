@@ -1,0 +1,163 @@
+"""What the fuzz tests found in run directories, each on its own: refused by name, with nothing finished lost."""
+
+import json
+
+import numpy as np
+import pytest
+from mutations import answer
+from synthetic_runs import change, classification, generation
+
+from bigain.callbacks.prediction_writer import finished_ids, read_records, read_skipped
+from bigain.errors import InputError
+
+CLASSIFY = [
+    "predict",
+    "--config",
+    "demo_none.yaml",
+    "--data.images",
+    "2",
+    "--model.trials",
+    "[1]",
+    "--model.keep",
+    "[1]",
+]
+CLASSIFY += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--trainer.logger", "false"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert answer(*CLASSIFY, "--output", folder)[0] == 0
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    folder = tmp_path / "run"
+    for name, content in finished.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def refused(*args):
+    status, told = answer(*args)
+    assert status == 2
+    return told
+
+
+LOG = "predictions/rank-0.jsonl"
+
+
+@pytest.mark.parametrize("read", [finished_ids, read_records])
+@pytest.mark.parametrize("byte", [b"\xff", b"\xc3"])
+def test_a_log_that_is_no_text_is_refused_with_its_line(run, read, byte):
+    file = run / LOG
+    first, second = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(first + second.replace(b"test", byte))
+    with pytest.raises(InputError, match="line 2: .*delete that line"):
+        read(run / "predictions")
+
+
+def test_a_folder_for_a_log(run):
+    (run / LOG).unlink()
+    (run / LOG).mkdir()
+    assert str(run / LOG) in refused(*CLASSIFY, "--output", run)
+
+
+def test_a_damaged_list_of_skipped_images(run):
+    (run / "predictions/skipped-0.jsonl").write_text('{"image_id": 3}\n')
+    with pytest.raises(InputError, match="line 1: not a skipped image"):
+        read_skipped(run / "predictions")
+
+
+@pytest.mark.parametrize("field", ["prediction", "classes", "trials", "survivors"])
+def test_a_class_or_trial_beyond_those_of_the_run(run, field):
+    file = run / LOG
+    record = json.loads(file.read_text().splitlines()[0])
+    beyond = {"prediction": 16, "classes": [16] * 16, "trials": [9**8] * 16, "survivors": [[16]]}
+    text = json.dumps({**record, field: beyond[field]}) + "\n"
+    file.write_text(text)
+    told = refused(*CLASSIFY, "--output", run)
+    assert f"{run}/predictions gives {record['image_id']} a class or a trial" in told
+    assert file.read_text().startswith(text)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"3", b"\xff", b"[" * 100_000, b"{"])
+def test_an_identity_that_holds_no_settings(run, content):
+    (run / "identity.json").write_bytes(content)
+    assert f"{run}/identity.json is damaged" in refused(*CLASSIFY, "--output", run)
+
+
+def test_names_of_classes_that_are_no_text(run):
+    (run / "predictions/classes.json").write_bytes(b"\xff")
+    assert f"{run}/predictions/classes.json" in refused(*CLASSIFY, "--output", run)
+
+
+@pytest.mark.parametrize("name", ["results.json", "config.yaml", "images.txt", "predictions/predictions.npz"])
+def test_a_folder_where_a_run_writes(run, finished, name):
+    (run / name).unlink()
+    (run / name).mkdir()
+    assert str(run / name) in refused(*CLASSIFY, "--output", run)
+    assert (run / LOG).read_bytes() == finished[LOG]
+
+
+def test_links_in_a_circle_are_left_out_of_a_report(tmp_path):
+    run = classification(tmp_path / "run", [True, False])
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    status, told = answer("report", run, loop, "--output", tmp_path / "report")
+    assert status == 1
+    assert f"left out: {loop}" in told
+
+
+def test_an_interval_with_one_end(tmp_path):
+    run = classification(tmp_path / "run", [True, False])
+    change(run, metrics__top1__low=None)
+    assert f"{run}/results.json is damaged: metrics.top1" in refused("report", run, "--output", tmp_path / "report")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        {"image_id": np.array([b"a", b"b"])},
+        {"image_id": np.array(["2020", "2021"], "datetime64[Y]")},
+        {"label": np.array(0)},
+        {"label": np.zeros((2, 37))},
+        {"prediction": np.array([0.0, 1.0])},
+        {"prediction": np.zeros(3, int)},
+    ],
+    ids=str,
+)
+def test_columns_of_another_kind(tmp_path, column):
+    one, other = (classification(tmp_path / name, [True, False]) for name in "ab")
+    file = other / "predictions/predictions.npz"
+    with np.load(file) as archive:
+        columns = dict(archive)
+    np.savez(file, **{**columns, **column})
+    assert f"{file} is damaged" in refused("compare", one, other)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("protocol__images", []), ("protocol__extractor", 3), ("protocol__reference_file", 3), ("timing__seconds", None)],
+)
+def test_score_of_a_run_with_results_of_another_kind(tmp_path, key, value):
+    run = generation(tmp_path / "run", 3.0, protocol__reference_file="shapes_features")
+    change(run, **{key: value})
+    told = refused("score", run)
+    assert f"{run}/results.json is damaged: {key.replace('__', '.')} is {value!r}" in told
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "[" * 100_000])
+def test_score_of_a_run_without_results(tmp_path, content):
+    run = generation(tmp_path / "run", 3.0)
+    (run / "results.json").write_text(content)
+    assert f"{run}/results.json is" in refused("score", run)
+
+
+def test_score_with_a_list_of_images_that_is_no_text(tmp_path):
+    run = generation(tmp_path / "run", 3.0, protocol__reference_file="shapes_features")
+    change(run, protocol__extractor="shapes-features")
+    (run / "images.txt").write_bytes(b"\xff\n")
+    assert f"{run}/images.txt is damaged" in refused("score", run)

@@ -1,0 +1,125 @@
+"""Damaged images: a pixel tensor or an InputError that names the image, never anything else."""
+
+import io
+import random
+import struct
+import zlib
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from mutations import damaged, forms, fuzzed, in_time, put
+from PIL import Image, features
+
+from bigain.data import ImageFolder, ImageNet1K
+from bigain.data.preprocessing import decode_image
+from bigain.errors import InputError
+
+SIZE = 8
+FORMATS = ["BMP", "GIF", "ICO", "JPEG", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP"]
+FORMATS += ["JPEG2000"] if features.check("jpg_2000") else []
+FORMATS += ["AVIF"] if features.check("avif") else []
+
+
+def encoded(kind, mode="RGB", **options):
+    file = io.BytesIO()
+    pixels = Image.frombytes("RGB", (17, 12), random.Random(0).randbytes(3 * 17 * 12))
+    pixels.convert(mode).save(file, kind, **options)
+    return file.getvalue()
+
+
+VALID = {kind: encoded(kind) for kind in FORMATS}
+VALID |= {"16-bit PNG": encoded("PNG", "I;16"), "palette PNG": encoded("PNG", "P", transparency=3)}
+VALID |= {"CMYK TIFF": encoded("TIFF", "CMYK"), "LZW TIFF": encoded("TIFF", compression="tiff_lzw")}
+VALID |= {"progressive JPEG": encoded("JPEG", progressive=True), "JPEG TIFF": encoded("TIFF", compression="jpeg")}
+VALID |= {"animated GIF": encoded("GIF", save_all=True, append_images=[Image.new("RGB", (17, 12))])}
+exif = Image.Exif()
+exif[0x0112] = 6
+VALID |= {"EXIF JPEG": encoded("JPEG", exif=exif)}
+
+
+def decoded(content):
+    """An image of the asked size, or why there is none."""
+    try:
+        with in_time():
+            pixels = decode_image(content, "the/image.png", SIZE)
+    except InputError as error:
+        assert "the/image.png cannot be decoded" in str(error)
+        return None
+    assert pixels.shape == (3, SIZE, SIZE)
+    assert pixels.dtype == torch.uint8
+    return pixels
+
+
+@pytest.mark.parametrize("kind", VALID)
+def test_whole_images_are_decoded(kind):
+    assert decoded(VALID[kind]) is not None
+
+
+@fuzzed(400)
+@given(st.sampled_from(list(VALID.values())).flatmap(damaged))
+def test_damaged_images(content):
+    decoded(content)
+
+
+@fuzzed(40)
+@given(*(st.sampled_from([0, 1, 17, 30_000, 65_535, 2**31 - 1, 2**32 - 1]) for _ in range(2)))
+def test_headers_that_promise_any_size(width, height):
+    header = b"IHDR" + struct.pack(">II", width, height) + VALID["PNG"][24:29]
+    decoded(VALID["PNG"][:12] + header + struct.pack(">I", zlib.crc32(header)) + VALID["PNG"][33:])
+    decoded(b"BM" + VALID["BMP"][2:18] + struct.pack("<II", width, height) + VALID["BMP"][26:])
+    decoded(b"P6 %d %d 255\n" % (width, height) + bytes(64))
+    decoded(VALID["GIF"][:6] + struct.pack("<HH", width % 65_536, height % 65_536) + VALID["GIF"][10:])
+
+
+@fuzzed(60)
+@given(st.data())
+def test_a_damaged_image_of_a_folder_is_skipped_and_the_others_are_read(tmp_path_factory, data):
+    root = tmp_path_factory.mktemp("images")
+    kind = data.draw(st.sampled_from(["PNG", "JPEG", "WEBP"]))
+    for name in ("0.png", "1.png", "2.png"):
+        (root / "a").mkdir(exist_ok=True)
+        put(root / "a" / name, VALID[kind])
+    folder = ImageFolder(str(root), image_size=SIZE, batch_size=3, num_workers=0, on_bad_image="skip")
+    folder.setup("predict")
+    put(root / "a" / "1.png", data.draw(damaged(VALID[kind]) | forms))
+    with in_time():
+        (batch,) = folder.predict_dataloader()
+    assert sorted([*batch["image_id"], *batch["failed"]]) == ["a/0.png", "a/1.png", "a/2.png"]
+    assert {"a/0.png", "a/2.png"} <= set(batch["image_id"])
+    for pixels in (batch["image"][0], batch["image"][-1]):
+        assert torch.equal(pixels, decoded(VALID[kind]))
+    assert all(str(root / "a" / "1.png") in reason for reason in batch["failed"].values())
+
+
+@pytest.fixture(scope="module")
+def parquet():
+    """A file of two row groups, as Hugging Face keeps ImageNet."""
+    rows = [{"bytes": VALID["PNG"], "path": f"{i}.png"} for i in range(4)]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({"image": pa.array(rows, kind), "label": pa.array(range(4), pa.int64())})
+    file = io.BytesIO()
+    pq.write_table(table, file, row_group_size=2)
+    return file.getvalue()
+
+
+@fuzzed(100)
+@given(st.data())
+def test_damaged_parquet_files(tmp_path_factory, parquet, data):
+    root = tmp_path_factory.mktemp("parquet")
+    file = root / "validation-00000-of-00001.parquet"
+    put(file, data.draw(damaged(parquet) | forms))
+    imagenet = ImageNet1K(str(root), image_size=SIZE, num_workers=0, on_bad_image="skip")
+    with in_time():
+        try:
+            imagenet.setup("predict")
+        except InputError as error:
+            assert str(root) in str(error)
+            return
+        found = [batch for batch in imagenet.predict_dataloader()]
+    seen = [image_id for batch in found for image_id in (*batch["image_id"], *batch["failed"])]
+    assert sorted(seen) == sorted(item.image_id for item in imagenet.items)
+    assert all(str(file) in reason for batch in found for reason in batch["failed"].values())
