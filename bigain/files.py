@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 from bigain.errors import InputError
+
+# What numpy raises on a damaged `.npz`: zipfile tells of methods it does not know and of passwords by a RuntimeError.
+DAMAGED_ARCHIVE = (OSError, ValueError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:

@@ -11,7 +11,7 @@ from bigain.data.class_names.coco import CATEGORIES
 from bigain.data.class_space import ClassSpace, check_template, prompts
 from bigain.data.image_sources import found_in, stem_of
 from bigain.data.preprocessing import read_bytes
-from bigain.data.selection import Item
+from bigain.data.selection import Item, is_number
 from bigain.errors import InputError
 
 _HELP = (
@@ -121,7 +121,7 @@ class Coco2017(EvalDataModule):
     def id_of(self, line: str) -> str:
         # File names are ids with leading zeros.
         stem = stem_of(line)
-        return str(int(stem)) if stem.isdecimal() else line
+        return str(int(stem)) if is_number(stem) else line
 
     def read_bytes(self, item: Item) -> bytes:
         return read_bytes(self.root / "val2017" / self._files[item.image_id])
@@ -133,7 +133,7 @@ class Coco2017(EvalDataModule):
 def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error}); unpack it again") from error
     lacking = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if lacking:
@@ -150,11 +150,15 @@ def _fields(path: Path, annotation: Any, *keys: str) -> list[Any]:
 def _check_categories(path: Path, categories: list[Any]) -> None:
     for category in categories:
         number, name = _fields(path, category, "id", "name")
-        if CATEGORIES.get(number) != name:
+        if type(number) is not int or CATEGORIES.get(number) != name:
             raise InputError(
-                f"{path} has the category {number}, {name!r}; COCO-2017 has {CATEGORIES.get(number, 'no such id')!r} "
+                f"{path} has the category {number}, {name!r}; COCO-2017 has {_category(number)!r} "
                 "there. For categories of your own, use bigain.data.ImageFolder"
             )
+
+
+def _category(number: Any) -> str:
+    return CATEGORIES.get(number, "no such id") if type(number) is int else "no such id"
 
 
 def _image_files(path: Path, images: list[Any]) -> dict[str, str]:

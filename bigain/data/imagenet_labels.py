@@ -11,7 +11,7 @@ from scipy.io.matlab import MatReadError
 
 from bigain.data.class_names.imagenet import wnids
 from bigain.data.image_sources import stem_of
-from bigain.data.selection import read_lines
+from bigain.data.selection import is_number, read_lines
 from bigain.errors import InputError
 
 # Where the lists lie in the trees that Kaggle, the devkit and Caffe make.
@@ -48,7 +48,7 @@ def read_ground_truth(path: Path) -> dict[str, str]:
     if lines[0].lower().startswith("imageid,"):
         # An image's boxes are all of its one class.
         pairs = [(row[0], (" ".join(row[1:2]).split() or [""])[0]) for row in csv.reader(lines[1:]) if row]
-    elif all(line.isdecimal() for line in lines):
+    elif all(is_number(line) for line in lines):
         by_number = _devkit_classes(path.with_name("meta.mat"), path)
         pairs = _numbered([by_number.get(int(line), f"number {line}") for line in lines])
     elif set(lines) <= set(wnids()):
@@ -71,7 +71,7 @@ def _numbered(labels: list[str]) -> list[tuple[str, str]]:
 
 def _wnid(label: str, name: str, path: Path) -> str:
     known = wnids()
-    if label.isdecimal() and int(label) < len(known):
+    if is_number(label) and int(label) < len(known):
         return known[int(label)]
     if label in known:
         return label

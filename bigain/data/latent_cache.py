@@ -53,10 +53,13 @@ class LatentCache:
         """The latent of a key, `(c, h, w)` float32; None if it is not cached, or damaged and to be written again."""
         path = self._path(key)
         try:
-            return load_file(path)["latent"]
+            latent = load_file(path)["latent"]
+            if latent.dtype != torch.float32 or latent.ndim != 3 or not latent.isfinite().all():
+                raise ValueError(f"{latent.dtype} of shape {tuple(latent.shape)}, or not finite")
+            return latent
         except FileNotFoundError:
             return None
-        except (SafetensorError, KeyError, OSError) as error:
+        except (SafetensorError, KeyError, OSError, ValueError) as error:
             _log.warning(f"warning: {path} in the latent cache is damaged ({error}); its image is encoded again")
             return None
 

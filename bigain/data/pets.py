@@ -9,7 +9,7 @@ from bigain.data.base import EvalDataModule, OnBadImage
 from bigain.data.class_names.pets import BREEDS, CATS
 from bigain.data.class_space import ClassSpace
 from bigain.data.preprocessing import read_bytes
-from bigain.data.selection import Item, read_lines
+from bigain.data.selection import Item, is_number, read_lines
 from bigain.errors import InputError
 
 Prompts = Literal["paper", "released"]
@@ -99,7 +99,7 @@ class OxfordPets(EvalDataModule):
     def _item(self, path: Path, number: int, line: str) -> Item:
         """Parse `Abyssinian_201 1 1 1`: name, class id from 1, species, breed id."""
         fields = line.split()
-        if len(fields) != 4 or not fields[1].isdecimal() or not 1 <= int(fields[1]) <= len(BREEDS):
+        if len(fields) != 4 or not is_number(fields[1]) or not 1 <= int(fields[1]) <= len(BREEDS):
             raise InputError(
                 f"{path}, line {number}: expected 'name class species breed' with a class in 1..37, found {line!r}"
             )

@@ -17,8 +17,8 @@ from bigain.errors import InputError
 # Names what `decode_image` does; part of the key of cached latents, so it changes when the arithmetic does.
 PREPROCESSING = "rgb, shorter side bicubic antialiased, centre crop; 1"
 
-# What Pillow lets out on damaged files: decoders of their own raise RuntimeError (AVIF), and parsers whatever their tags
-# lead to, which Pillow itself takes for a bad file only while it looks for the format.
+# What Pillow lets out on damaged files: its AVIF decoder raises RuntimeError, and parsers whatever their tags lead to,
+# which Pillow itself takes for a bad file only while it looks for the format.
 _UNREADABLE = (
     *(OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError),
     *(TypeError, LookupError, ArithmeticError, EOFError, struct.error),

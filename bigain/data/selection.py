@@ -9,6 +9,8 @@ from pathlib import Path
 from bigain.errors import InputError
 from bigain.tokens.randomness import stable_hash
 
+_MOST_DIGITS = 18
+
 
 @dataclass(frozen=True)
 class Item:
@@ -49,6 +51,11 @@ def only(items: Sequence[Item], path: Path, name: str, id_of: Callable[[str], st
     if len(chosen) < len(wanted):
         raise InputError(f"{path} names {len(wanted) - len(chosen)} ids twice")
     return [item for item in items if item.image_id in chosen]
+
+
+def is_number(text: str) -> bool:
+    """Whether this is a number that Python reads: of thousands of digits it makes an error."""
+    return text.isdecimal() and len(text) <= _MOST_DIGITS
 
 
 def read_lines(path: Path) -> list[str]:

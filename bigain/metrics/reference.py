@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bigain.errors import InputError
-from bigain.files import replace_file
+from bigain.files import DAMAGED_ARCHIVE, replace_file
 from bigain.metrics.distances import Moments
 
 # The protocol of files that do not name theirs: pytorch-fid writes `mu` and `sigma` only.
@@ -94,8 +92,10 @@ class ReferenceStatistics:
             )
         moments = _moments(arrays, path, dimension)
         features = arrays.get("features")
-        if features is not None and (features.ndim != 2 or features.shape[1] != len(moments.mean)):
+        if features is not None and (features.ndim != 2 or features.shape[1] != len(moments.mean) or len(features) < 2):
             raise InputError(f"reference {path}: features have shape {features.shape}; export the file again")
+        if features is not None and not (features.dtype.kind == "f" and np.isfinite(features).all()):
+            raise InputError(f"reference {path}: features are not finite numbers; export the file again")
         return cls(moments, protocol, weights, _text(arrays, "source"), features)
 
 
@@ -108,7 +108,7 @@ def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
             file = np.load(opened, allow_pickle=False)
             # A lone array is no archive, and has no names.
             arrays = {name: file[name] for name in getattr(file, "files", ())}
-    except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, KeyError) as error:
+    except DAMAGED_ARCHIVE as error:
         raise InputError(f"reference {path} cannot be read ({error}); export it again") from error
     lacking = [name for name in ("mu", "sigma") if name not in arrays]
     if lacking:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bigain.errors import InputError
+from bigain.files import DAMAGED_ARCHIVE
 from bigain.report.runs import Run
 from bigain.report.statistics import Paired
 
@@ -71,7 +70,7 @@ def outcomes(run: Run) -> Outcomes:
         right = label == prediction if label.ndim == 1 else label[np.arange(len(label)), prediction]
         kept = np.ones(len(ids), np.bool_) if label.ndim == 1 else label.any(axis=1)
         found = Outcomes(ids[kept], label[kept], right[kept])
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED_ARCHIVE as error:
         raise InputError(f"{file} is damaged ({error}); run the command that made {run.path} again") from error
     _check_against_results(run, found)
     return found
