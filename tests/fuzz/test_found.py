@@ -4,11 +4,17 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from mutations import answer
+from safetensors.torch import save_file
 from synthetic_runs import change, classification, generation
 
 from bigain.callbacks.prediction_writer import finished_ids, read_records, read_skipped
+from bigain.data import Coco2017, OxfordPets
+from bigain.data.imagenet_labels import read_ground_truth
+from bigain.data.latent_cache import LatentCache
 from bigain.errors import InputError
+from bigain.metrics.reference import ReferenceStatistics
 
 CLASSIFY = [
     "predict",
@@ -55,7 +61,7 @@ def test_a_log_that_is_no_text_is_refused_with_its_line(run, read, byte):
     file = run / LOG
     first, second = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(first + second.replace(b"test", byte))
-    with pytest.raises(InputError, match="line 2: .*delete that line"):
+    with pytest.raises(InputError, match=r"line 2: .*delete that line"):
         read(run / "predictions")
 
 
@@ -100,6 +106,16 @@ def test_a_folder_where_a_run_writes(run, finished, name):
     (run / name).mkdir()
     assert str(run / name) in refused(*CLASSIFY, "--output", run)
     assert (run / LOG).read_bytes() == finished[LOG]
+
+
+def test_columns_packed_in_another_way(tmp_path):
+    one, other = (classification(tmp_path / name, [True, False]) for name in "ab")
+    file = other / "predictions/predictions.npz"
+    content = bytearray(file.read_bytes())
+    # The method of compression, in the central directory.
+    content[content.index(b"PK\1\2") + 10] = 99
+    file.write_bytes(content)
+    assert f"{file} is damaged" in refused("compare", one, other)
 
 
 def test_links_in_a_circle_are_left_out_of_a_report(tmp_path):
@@ -161,3 +177,46 @@ def test_score_with_a_list_of_images_that_is_no_text(tmp_path):
     change(run, protocol__extractor="shapes-features")
     (run / "images.txt").write_bytes(b"\xff\n")
     assert f"{run}/images.txt is damaged" in refused("score", run)
+
+
+@pytest.mark.parametrize("features", [np.full((5, 3), np.nan, np.float32), np.array([["x"] * 3] * 5), np.zeros((1, 3))])
+def test_features_of_a_reference_that_are_no_numbers(tmp_path, features):
+    path = tmp_path / "reference.npz"
+    np.savez(path, mu=np.zeros(3), sigma=np.eye(3), protocol="p", n=5, features=features)
+    with pytest.raises(InputError, match=f"reference {path}: features"):
+        ReferenceStatistics.load(path, "p")
+
+
+@pytest.mark.parametrize("latent", [torch.zeros(2, 2), torch.zeros(4, 2, 2).half(), torch.full((4, 2, 2), torch.nan)])
+def test_a_cached_latent_of_another_kind_is_made_again(tmp_path, latent):
+    cache = LatentCache(tmp_path, 8, "encoder")
+    cache.write("ab", torch.zeros(4, 2, 2))
+    (file,) = tmp_path.rglob("*.safetensors")
+    save_file({"latent": latent}, file)
+    assert cache.read("ab") is None
+
+
+def test_a_number_of_thousands_of_digits_in_a_list(tmp_path):
+    digits = "9" * 5000
+    path = tmp_path / "oxford-iiit-pet/annotations/test.txt"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"Abyssinian_1 {digits} 1 1\n")
+    with pytest.raises(InputError, match="line 1"):
+        OxfordPets(str(tmp_path)).setup("predict")
+    (tmp_path / "list.txt").write_text(f"{digits}\n")
+    with pytest.raises(InputError, match=r"list\.txt"):
+        read_ground_truth(tmp_path / "list.txt")
+    path = tmp_path / "annotations/instances_val2017.json"
+    path.parent.mkdir()
+    path.write_text(f'{{"images": [{{"id": {digits}}}]}}')
+    with pytest.raises(InputError, match="is not valid JSON"):
+        Coco2017(str(tmp_path)).setup("predict")
+    assert Coco2017(str(tmp_path)).id_of(digits) == digits
+
+
+def test_a_category_that_is_no_number(tmp_path):
+    path = tmp_path / "annotations/instances_val2017.json"
+    path.parent.mkdir()
+    path.write_text('{"images": [], "annotations": [], "categories": [{"id": {}, "name": "person"}]}')
+    with pytest.raises(InputError, match=r"has the category \{\}"):
+        Coco2017(str(tmp_path)).setup("predict")
