@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -110,9 +111,16 @@ class BiGainCLI(LightningCLI):
         if wanted is None:
             kwargs["logger"] = TensorBoardLogger(self.output, name="tensorboard", version="")
         try:
-            return super().instantiate_trainer(default_root_dir=str(self.output), **kwargs)
+            trainer = super().instantiate_trainer(default_root_dir=str(self.output), **kwargs)
         except (MisconfigurationException, ImportError, ValueError) as error:
             raise InputError(f"no trainer of these settings can be had here: {error}") from error
+        launched = int(os.environ.get("WORLD_SIZE", 1))
+        if launched > 1 and trainer.world_size != launched:
+            raise InputError(
+                f"{launched} processes were launched, but the trainer has {trainer.world_size}; give it the processes "
+                "of one machine as --trainer.devices, and the machines as --trainer.num_nodes"
+            )
+        return trainer
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         given = config.get("callbacks") or []

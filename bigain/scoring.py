@@ -30,6 +30,7 @@ from bigain.report.runs import read_results
 from bigain.report.summary import summary
 
 _AT_ONCE = 32
+_FIDELITY = ("psnr", "ssim", "lpips")
 _PROTOCOLS = ("pytorch-fid", "torch-fidelity", "torchmetrics", "shapes-features")
 
 
@@ -72,7 +73,7 @@ def _score(given: argparse.Namespace) -> str:
     if asked_distance or (given.against is None and given.clip_model is None):
         _add_distances(results, given)
     if given.against is not None:
-        results["metrics"].update(fidelity(given.run, given.against, given.lpips))
+        _replace_fidelity(results, given.run, given.against, given.lpips)
     if given.clip_model is not None:
         results["metrics"].update(_clip_scores(given.run, given.clip_model))
         results["clip_score_missing"] = None
@@ -119,8 +120,31 @@ def read_generation(run: Path) -> dict[str, Any]:
 def add_fidelity(run: Path, other: Path) -> None:
     """Add the fidelity to another run's images to a run's `results.json`."""
     results = read_generation(run)
-    results["metrics"].update(fidelity(run, other))
+    _replace_fidelity(results, run, other)
     _write(run, results)
+
+
+def _replace_fidelity(results: dict[str, Any], run: Path, other: Path, network: LpipsNetwork | None = None) -> None:
+    """Fidelity to one run, and its name, instead of what there was to another."""
+    theirs = read_generation(other)
+    for name, mine, its in _sampling(results, theirs):
+        if mine != its:
+            raise InputError(
+                f"{run} and {other} were sampled with another {name} ({mine} and {its}), so their images are not of "
+                "the same noise; compare runs that differ in the compressor"
+            )
+    found = fidelity(run, other, network)
+    kept = {name: value for name, value in results["metrics"].items() if not name.startswith(_FIDELITY)}
+    results["metrics"] = {**kept, **found}
+    compressors = [compressor["class"] for compressor in theirs["compressors"]]
+    results["fidelity_to"] = {"run": str(other), "fingerprint": theirs["fingerprint"], "compressors": compressors}
+
+
+def _sampling(mine: dict[str, Any], theirs: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """What has to be equal for images to be of the same noise: name, and both values."""
+    yield "model", mine["model"]["name"], theirs["model"]["name"]
+    for name in ("scheduler", "scheduler_options", "steps", "guidance", "seed", "images"):
+        yield name, mine["protocol"][name], theirs["protocol"][name]
 
 
 def fidelity(run: Path, other: Path, network: LpipsNetwork | None = None) -> dict[str, Any]:
@@ -132,15 +156,23 @@ def fidelity(run: Path, other: Path, network: LpipsNetwork | None = None) -> dic
         network: Of LPIPS; None takes alex if its weights are there, and leaves LPIPS out otherwise.
 
     Raises:
-        InputError: If they share no image, or the network was asked for and its weights are not there.
+        InputError: If they share no image, one of them lacks some of its own, or the network was asked for and its
+            weights are not there.
     """
-    mine, theirs = images_of(run), images_of(other)
+    mine, theirs = _all_images_of(run), _all_images_of(other)
     shared = [image_id for image_id in mine if image_id in theirs]
     if not shared:
         raise InputError(f"{run} and {other} have no image in common; compare runs over the same items")
     lpips = Lpips(network or "alex")
     wanted = network is not None or lpips.available() is None
     return fidelity_metrics([(mine[image_id], theirs[image_id]) for image_id in shared], lpips if wanted else None)
+
+
+def _all_images_of(run: Path) -> dict[str, Path]:
+    paths, made = images_of(run), read_generation(run)["dataset"]["images"]
+    if len(paths) < made:
+        raise InputError(f"{run} has {len(paths)} of its {made} images; generate them again")
+    return paths
 
 
 def images_of(run: Path) -> dict[str, Path]:
@@ -169,9 +201,7 @@ def _distances(
     )
     device = _device()
     extractor.to(device)
-    paths = list(images_of(run).values())
-    if len(paths) < results["dataset"]["images"]:
-        raise InputError(f"{run} has {len(paths)} of its {results['dataset']['images']} images; generate them again")
+    paths = list(_all_images_of(run).values())
     forwards = Forwards(None, "images", ROWS_ON_CPU // 2)
     features = [
         features_of(extractor, images.to(device), forwards).cpu().numpy() for images in _batches(paths, "features")

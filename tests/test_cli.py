@@ -151,12 +151,18 @@ def test_two_compressors_on_disjoint_sites():
     assert [(s["index"], s["compressor"]) for s in results()["sites"]] == [(2, "ToDo"), (0, "LGTM"), (1, "LGTM")]
 
 
+def test_processes_that_the_trainer_does_not_know_of_are_refused(capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    message = refused(capsys)
+    assert "2 processes were launched, but the trainer has 1; give it the processes of one machine as" in message
+
+
 def test_trainer_options_keep_working():
     # Two of four images are left.
     assert predict("--trainer.limit_predict_batches", "1", "--trainer.logger", "false") == 1
     assert results()["dataset"]["images"] == 2
     assert not (run_directory() / "tensorboard").exists()
-    assert predict("--trainer.fast_dev_run", "true", "--output", "fast") == 0
+    assert predict("--trainer.fast_dev_run", "true", "--output", "fast") == 1
 
 
 def test_python_m_bigain_in_a_process_of_its_own():

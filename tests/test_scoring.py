@@ -153,6 +153,31 @@ def test_clip_score_of_a_run_and_during_a_run(capsys, tmp_path):
     assert results("later")["metrics"]["clip_score[tiny-clip]"] == pytest.approx(found, rel=1e-4)
 
 
+def test_fidelity_to_another_run_replaces_all_of_it_and_is_named():
+    assert main(["score", "scored", "--against", "plain"]) == 0
+    assert results("scored")["fidelity_to"]["run"] == "plain"
+    assert results("scored")["fidelity_to"]["compressors"] == []
+    assert main(["score", "scored", "--against", "scored"]) == 0
+    # Of equal images there is no ratio, and the one to the other run is gone.
+    assert "psnr" not in results("scored")["metrics"]
+    assert results("scored")["metrics"]["ssim"]["value"] == pytest.approx(1)
+    assert results("scored")["fidelity_to"]["compressors"] == ["LGTM"]
+
+
+def test_fidelity_to_images_of_other_noise_is_refused(capsys):
+    path = Path("plain/results.json")
+    content = results("plain")
+    content["protocol"]["seed"] = 7
+    path.write_text(json.dumps(content))
+    message = refused(capsys, "scored", "--against", "plain")
+    assert "scored and plain were sampled with another seed (0 and 7)" in message
+
+
+def test_fidelity_to_a_run_that_lost_images_is_refused(capsys):
+    Path("plain/samples/test/000002.png").unlink()
+    assert "plain has 3 of its 4 images" in refused(capsys, "scored", "--against", "plain")
+
+
 def test_help(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["score", "--help"])

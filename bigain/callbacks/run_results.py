@@ -82,8 +82,14 @@ class RunResults(Callback, ABC, Generic[R]):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._group is not None:
-            # One device may be done hours before another; the trainer's own barriers wait for half an hour.
-            torch.distributed.barrier(self._group)
+            try:
+                # One device may be done hours before another; the trainer's own barriers wait for half an hour.
+                torch.distributed.barrier(self._group)
+            except RuntimeError as error:
+                reason = str(error).partition("\n")[0]
+                raise InputError(
+                    f"another process of this run is gone; what is finished is kept, run the command again ({reason})"
+                ) from error
         failure: Exception | None = None
         if trainer.is_global_zero:
             try:

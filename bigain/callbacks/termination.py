@@ -11,19 +11,20 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-# What a shell reports of a process that SIGTERM ended.
-EXIT_TERMINATED = 128 + signal.SIGTERM
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# What a shell reports of a process that a signal ended: so much more than its number.
+_BY_SIGNAL = 128
 
 
 class Termination(Callback):
-    """Ends the process, with those that load its data and those it launched, at SIGTERM or when its launcher is gone.
+    """Ends the process, with those that load its data and those it launched, at a signal or when its launcher is gone.
 
     Lightning notes the signal and looks at that note in training only; with several processes it calls a collective in
     the handler, which waits for processes that may be gone. Schedulers kill whatever is left after a grace period.
     """
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._before = None
+        self._before: dict[int, Any] = {}
         self._launcher = os.getppid()
         # Handlers can only be set in the main thread.
         if threading.current_thread() is not threading.main_thread():
@@ -36,11 +37,12 @@ class Termination(Callback):
             for process in multiprocessing.active_children():
                 process.kill()
             # Not sys.stderr, which may be in the middle of a line.
-            os.write(2, b"bigain: stopped by SIGTERM; what is finished is kept, run the command again\n")
+            name = signal.Signals(number).name
+            os.write(2, f"\nbigain: stopped by {name}; what is finished is kept, run the command again\n".encode())
             # No clean-up: it would wait for the other processes, and there is nothing left to save.
-            os._exit(EXIT_TERMINATED)
+            os._exit(_BY_SIGNAL + number)
 
-        self._before = signal.signal(signal.SIGTERM, end)
+        self._before = {number: signal.signal(number, end) for number in _SIGNALS}
 
     def on_predict_batch_end(
         self,
@@ -54,7 +56,7 @@ class Termination(Callback):
         # The first process may well outlive the shell it was started from.
         if trainer.global_rank and os.getppid() != self._launcher:
             os.write(2, b"bigain: the process that launched this one is gone; what is finished is kept\n")
-            os._exit(EXIT_TERMINATED)
+            os._exit(_BY_SIGNAL + signal.SIGTERM)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore()
@@ -63,6 +65,6 @@ class Termination(Callback):
         self._restore()
 
     def _restore(self) -> None:
-        if getattr(self, "_before", None) is not None:
-            signal.signal(signal.SIGTERM, self._before)
-            self._before = None
+        for number, handler in getattr(self, "_before", {}).items():
+            signal.signal(number, handler)
+        self._before = {}

@@ -68,7 +68,9 @@ def _read(path: Path) -> Tensor:
         return decode_files([path.read_bytes()])
     except (OSError, SyntaxError) as error:
         # Pillow raises the second for some broken PNG files.
-        raise InputError(f"cannot read {path}: {error}; delete it and run the command that made it again") from error
+        # Without the address of an object that Pillow names.
+        told = str(error).partition(" <")[0]
+        raise InputError(f"cannot read {path}: {told}; delete it and run the command that made it again") from error
 
 
 def _encode(image: Tensor, image_format: ImageFormat) -> bytes:

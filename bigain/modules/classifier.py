@@ -149,7 +149,7 @@ class DiffusionClassifier(LightningModule):
             if (found := not_finite(record, self.stages, len(names))) is not None:
                 failed[record.image_id] = (
                     f"the network's error for class {names[found.label]!r} at timestep {row[found.trial]} is "
-                    f"{found.error} at precision {precision}; try --trainer.precision bf16-true or 32-true"
+                    f"{found.error} at precision {precision}; try --trainer.precision 32-true, or other weights"
                 )
         batch["failed"].update(failed)
         return [record for record in records if record.image_id not in failed]

@@ -194,7 +194,7 @@ class DiffusionSampler(LightningModule):
             if not fine:
                 batch["failed"][image_id] = (
                     f"{self.scheduler_class.__name__} and {self.backbone.model} gave numbers that are not finite at "
-                    f"precision {self.trainer.precision}; try --trainer.precision 32-true or bf16-true, or another "
+                    f"precision {self.trainer.precision}; try --trainer.precision 32-true, or another "
                     "scheduler"
                 )
         return [i for i, fine in enumerate(finite) if fine]
