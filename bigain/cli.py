@@ -56,6 +56,11 @@ def main(args: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"bigain: error: {message_of(error)}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except OSError as error:
+        # A full disk, a name too long, a folder where a file is to be written: the message names the file.
+        told = " ".join(str(error).split())
+        print(f"bigain: error: {told}; what is finished is kept, run the command again then", file=sys.stderr)
+        return EXIT_BAD_INPUT
 
 
 def _done(told: str, complete: bool = True) -> int:

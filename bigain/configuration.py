@@ -28,6 +28,10 @@ _WITHOUT_EFFECT = {
     "model.init_args.rows_per_forward",
     "model.init_args.items_per_forward",
 }
+# What PyYAML raises, also of its constructors of dates, numbers and tagged values.
+_NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
+# The parser copies what aliases repeat: a few lines would keep it busy for ever.
+_MOST_ENTRIES = 100_000
 # Of the trainer, only these enter a number.
 _TRAINER = ("trainer.precision", "trainer.callbacks")
 _SECTIONS = ("seed", "model", "data", "compressor")
@@ -91,16 +95,36 @@ def _locate(name: str) -> str:
     shipped = shipped_configs() / name
     path = shipped if shipped.is_file() and not Path(name).exists() else Path(name)
     if path.is_file():
-        _check_yaml(path)
+        # The argument parser's own message does not name the file.
+        load_yaml(path)
     return str(path)
 
 
-def _check_yaml(path: Path) -> None:
-    """Raise an InputError that names the file, which the argument parser's own message does not."""
+def load_yaml(path: Path) -> Any:
+    """Content of a YAML file.
+
+    Raises:
+        InputError: If it is no YAML, or its aliases repeat each other without end.
+    """
     try:
-        yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        entries = _entries(content, {})
+    except _NOT_YAML as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if entries > _MOST_ENTRIES:
+        raise InputError(f"{path} has more than {_MOST_ENTRIES:,} entries with all that its aliases repeat; shorten it")
+    return content
+
+
+def _entries(value: Any, known: dict[int, int]) -> int:
+    """How many entries a tree has once everything that aliases repeat is written out."""
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in known:
+        # What holds itself has no end.
+        known[id(value)] = _MOST_ENTRIES + 1
+        known[id(value)] = 1 + sum(_entries(v, known) for v in (value.values() if isinstance(value, dict) else value))
+    return known[id(value)]
 
 
 def fingerprinted(config: Namespace) -> dict[str, Any]:

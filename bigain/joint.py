@@ -9,10 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bigain.callbacks.sites import describe
-from bigain.configuration import TASKS, find_config, options_for
+from bigain.configuration import TASKS, find_config, load_yaml, options_for
 from bigain.errors import InputError
 from bigain.files import replace_file
 from bigain.prepared import Prepared
@@ -135,10 +133,7 @@ def _parse(args: Sequence[str]) -> tuple[Path, dict[str, str], list[str], Path]:
     path, rest = Path(found[1]), list(_separate(found[2:]))
     if not path.is_file():
         raise InputError(f"no configuration {path}; {_HELP}")
-    try:
-        configs = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    configs = load_yaml(path)
     if not isinstance(configs, dict) or set(configs) != set(TASKS):
         raise InputError(f"{path}: {_HELP}")
     beside = {task: path.parent / str(name) for task, name in configs.items()}

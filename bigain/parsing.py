@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -53,3 +55,22 @@ def readable(message: str) -> str:
     if section and unknown and section[1] in _SECTIONS:
         essence += f"; known here: {', '.join(_SECTIONS[section[1]])}, or the import path of a class"
     return essence.rstrip(".")
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Let an InputError out that jsonargparse wrapped into an error of its own."""
+    try:
+        yield
+    except ValueError as error:
+        refusal = refusal_behind(error)
+        if refusal is None:
+            raise
+        raise refusal from error
+
+
+def refusal_behind(error: BaseException | None) -> InputError | None:
+    """The InputError that jsonargparse wrapped into an error of its own, if there is one."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error

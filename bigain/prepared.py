@@ -11,7 +11,8 @@ from bigain.compressors import Compressor
 from bigain.configuration import find_config
 from bigain.errors import InputError
 from bigain.modules import DiffusionClassifier, DiffusionSampler
-from bigain.running import BiGainCLI, refusals
+from bigain.parsing import refusals
+from bigain.running import BiGainCLI
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -6,8 +6,8 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from bigain.data import EvalDataModule
 from bigain.errors import InputError
 from bigain.files import replace_file
 from bigain.modules import DiffusionClassifier, DiffusionSampler
-from bigain.parsing import Parser
+from bigain.parsing import Parser, readable, refusal_behind, refusals
 from bigain.report.summary import summary
 from bigain.run_directory import prepare_directory
 from bigain.scoring import add_fidelity
@@ -97,6 +97,8 @@ class BiGainCLI(LightningCLI):
     def choose_directory(self) -> None:
         """Set `fingerprint` and `output`; nothing is written."""
         config = self.config[self.subcommand]
+        if not isinstance(config.trainer, Namespace):
+            raise InputError(f"trainer is {config.trainer!r}; expected its settings by name, such as devices: 1")
         if self.uncompressed_into is not None:
             config.compressor = None
         self.fingerprint = fingerprint(config)
@@ -112,7 +114,7 @@ class BiGainCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(self.output, name="tensorboard", version="")
         try:
             trainer = super().instantiate_trainer(default_root_dir=str(self.output), **kwargs)
-        except (MisconfigurationException, ImportError, ValueError) as error:
+        except (MisconfigurationException, ImportError, ValueError, TypeError, OverflowError) as error:
             raise InputError(f"no trainer of these settings can be had here: {error}") from error
         launched = int(os.environ.get("WORLD_SIZE", 1))
         if launched > 1 and trainer.world_size != launched:
@@ -121,6 +123,15 @@ class BiGainCLI(LightningCLI):
                 "of one machine as --trainer.devices, and the machines as --trainer.num_nodes"
             )
         return trainer
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if refusal_behind(error) is not None:
+                raise
+            # The parser lets null stand for anything, and tells in an error of its own what a class made of it.
+            raise InputError(f"the classes cannot be made of these settings: {readable(str(error))}") from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         given = config.get("callbacks") or []
@@ -205,31 +216,8 @@ def lacking(results: Mapping[str, Any]) -> str | None:
 
 
 def _run(args: Sequence[str], uncompressed_into: Path | None = None) -> BiGainCLI:
-    try:
-        with refusals():
-            return BiGainCLI(args, uncompressed_into)
-    except OSError as error:
-        # A full disk, or something else where the run wants to write; the message names the file.
-        raise InputError(f"{error}; what is finished is kept, run the command again when this is mended") from error
-
-
-@contextmanager
-def refusals() -> Iterator[None]:
-    """Let an InputError out that jsonargparse wrapped into an error of its own."""
-    try:
-        yield
-    except ValueError as error:
-        refusal = _refusal_behind(error)
-        if refusal is None:
-            raise
-        raise refusal from error
-
-
-def _refusal_behind(error: BaseException | None) -> InputError | None:
-    """The InputError that jsonargparse wrapped into an error of its own, if there is one."""
-    while error is not None and not isinstance(error, InputError):
-        error = error.__cause__ or error.__context__
-    return error
+    with refusals():
+        return BiGainCLI(args, uncompressed_into)
 
 
 def _results(folder: Path) -> dict[str, Any]:

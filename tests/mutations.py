@@ -104,13 +104,15 @@ def damaged_tree(draw: Any, tree: Any) -> Any:
         if kind == "delete" and holder is not root:
             del holder[key]
         elif kind == "add" and isinstance(holder[key], dict):
-            holder[key][draw(st.sampled_from(["unknown", "", "a.b", "\0"]))] = draw(st.sampled_from(ODD_VALUES))
+            holder[key][draw(st.sampled_from(["unknown", "", "a.b", "\0"]))] = copy.deepcopy(
+                draw(st.sampled_from(ODD_VALUES))
+            )
         elif kind == "deep":
             holder[key] = _nested()
         elif kind == "twice" and isinstance(holder[key], list):
             holder[key] += holder[key]
         else:
-            holder[key] = draw(st.sampled_from(ODD_VALUES))
+            holder[key] = copy.deepcopy(draw(st.sampled_from(ODD_VALUES)))
     return root[0]
 
 

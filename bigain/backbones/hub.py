@@ -37,7 +37,7 @@ def read_json(source: str, file: str, local_files_only: bool) -> dict[str, Any]:
         else:
             path = Path(hf_hub_download(source, file, local_files_only=local_files_only))
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         if folder.is_dir() and isinstance(error, FileNotFoundError):
             told = "no such file; expected a diffusers folder"
         elif isinstance(error, json.JSONDecodeError):

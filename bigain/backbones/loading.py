@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from bigain.backbones.hub import no_such_file, read_json, reason
@@ -20,6 +21,11 @@ _CONVERT = "Convert it with save_pretrained(..., safe_serialization=True) in an 
 _BIN = f"{_CONVERT}, or set the backbone's safetensors_only to false, which reads .bin files without running code"
 # Other names of the same class: facebook's DiT repositories use the one of before diffusers 0.28.
 _SAME = {"DiTTransformer2DModel": ("Transformer2DModel",), "CLIPTokenizer": ("CLIPTokenizerFast",)}
+# What the libraries raise on files that are damaged, or whose settings are of another kind than they expect.
+_UNLOADABLE = (
+    *(OSError, ValueError, RuntimeError, EOFError, SafetensorError, UnpicklingError),
+    *(TypeError, LookupError, AttributeError, ArithmeticError, UnboundLocalError, StrictDataclassError),
+)
 _WHY = {"PixArtTransformer2DModel": ": PixArt is conditioned on a text, a DiT on a class index"}
 
 
@@ -74,9 +80,10 @@ def component_config(kind: Any, source: str, name: str, local_files_only: bool) 
         InputError: If it cannot be read or is of another class.
     """
     config = read_json(source, f"{name}/config.json", local_files_only)
-    found = config.get("_class_name") or (config.get("architectures") or [None])[0]
-    if found is not None:
-        _check_class(f"{name}/config.json of {source}", name, found, kind)
+    found = config.get("_class_name") or config.get("architectures")
+    if found:
+        first = found[0] if isinstance(found, list) else found
+        _check_class(f"{name}/config.json of {source}", name, str(first), kind)
     return config
 
 
@@ -120,7 +127,7 @@ def load_component(
             output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, UnpicklingError) as error:
+    except _UNLOADABLE as error:
         told = reason(error, source, local_files_only)
         if safetensors_only and not folder.is_dir() and no_such_file(error):
             told = f"the repository has no safetensors there. {_BIN}"
@@ -147,7 +154,12 @@ def load_scheduler(source: str, local_files_only: bool) -> DDPMScheduler:
     Raises:
         InputError: If there is none, or its prediction type is neither epsilon nor v_prediction.
     """
-    scheduler: DDPMScheduler = DDPMScheduler.from_config(scheduler_config(source, local_files_only))
+    config = scheduler_config(source, local_files_only)
+    try:
+        scheduler: DDPMScheduler = DDPMScheduler.from_config(config)
+    except _UNLOADABLE as error:
+        told = reason(error, source, local_files_only)
+        raise InputError(f"cannot make the schedule of scheduler/scheduler_config.json of {source}: {told}") from error
     kind = scheduler.config["prediction_type"]
     if kind not in ("epsilon", "v_prediction"):
         raise InputError(f"{source} predicts {kind!r}; expected epsilon or v_prediction")
@@ -165,7 +177,10 @@ def load_tokenizer(kind: Any, source: str, local_files_only: bool) -> Any:
         raise InputError(f"{settings} is missing; expected a diffusers folder with a tokenizer")
     try:
         tokenizer = kind.from_pretrained(source, subfolder="tokenizer", local_files_only=local_files_only)
-    except (OSError, ValueError, TypeError) as error:
+    except Exception as error:
+        # The tokenizers library has no exceptions of its own: it raises bare ones.
+        if type(error) is not Exception and not isinstance(error, _UNLOADABLE):
+            raise
         told = reason(error, source, local_files_only)
         raise InputError(f"cannot load the tokenizer of {source}: {told}") from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):

@@ -13,6 +13,9 @@ from bigain.data.selection import Item
 from bigain.data.shape_renderer import CLASS_NAMES, IMAGE_SIZE, Split, render_shapes
 from bigain.errors import InputError
 
+# They can be drawn without end, but not listed.
+_MOST_IMAGES = 10_000_000
+
 
 class ShapeTextures(EvalDataModule):
     """32x32 RGB images whose shape is low-frequency and whose fill is high-frequency evidence.
@@ -50,8 +53,10 @@ class ShapeTextures(EvalDataModule):
         """
         super().__init__(IMAGE_SIZE, batch_size, num_workers, subset, per_class, limit, seed=seed)
         check_template(prompt)
-        if split not in ("train", "val", "test") or images < 1:
-            raise InputError(f"split must be train, val or test and images at least 1, not {split!r} and {images}")
+        if split not in ("train", "val", "test") or not 1 <= images <= _MOST_IMAGES:
+            raise InputError(
+                f"split must be train, val or test and images 1 to {_MOST_IMAGES:,}, not {split!r} and {images}"
+            )
         self.images = images
         self.split: Split = split
         self.prompt = prompt

@@ -17,9 +17,10 @@ from bigain.doctor import checks
 from bigain.doctor.checks import Check
 from bigain.errors import InputError
 from bigain.modules import DiffusionClassifier, DiffusionSampler
+from bigain.parsing import refusals
 from bigain.prepared import Prepared
 from bigain.run_directory import check_directory
-from bigain.running import quieten, refusals
+from bigain.running import quieten
 
 
 class _Parsed(Prepared):

@@ -16,9 +16,9 @@ from bigain.configuration import find_config
 from bigain.errors import InputError
 from bigain.flops.model import CountedModel
 from bigain.flops.search import Match, every_method, match, starting_value
-from bigain.parsing import Parser
+from bigain.parsing import Parser, refusals
 from bigain.report.summary import compressor_text
-from bigain.running import quieten, refusals
+from bigain.running import quieten
 
 
 class _Parser(Parser):

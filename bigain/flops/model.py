@@ -18,8 +18,7 @@ from bigain.callbacks.sites import refuse_without_effect
 from bigain.compressors import Compressor
 from bigain.configuration import shipped_configs
 from bigain.errors import InputError
-from bigain.parsing import Parser
-from bigain.running import refusals
+from bigain.parsing import Parser, refusals
 from bigain.tokens.grid import Grid
 
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from bigain.configuration import TASKS, shipped_configs
+from bigain.configuration import TASKS, load_yaml, shipped_configs
 from bigain.errors import InputError
 
 _TABLE: dict[str, type] = {"backbone": str, "runs": list}
@@ -19,6 +17,8 @@ _NUMBER: dict[str, type] = {"table": int}
 _ENTRY: dict[str, type] = {"config": str, "dataset": str, "method": str}
 # `set` is fixed; `vary` gives a run per value; `setting` says what the table calls a fixed setting; `task` is
 # classification unless it says generation.
+# No setting is near it, and beyond there is neither NaN nor what a float cannot hold.
+_LARGEST = 1e18
 _OPTIONS: dict[str, type] = {"set": dict, "vary": dict, "setting": dict, "task": str}
 
 
@@ -91,10 +91,7 @@ def load_table(path_or_name: str | Path) -> Sweep:
         InputError: If it does not exist or says something that cannot be run.
     """
     path = _locate(Path(path_or_name))
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    given = load_yaml(path)
     _check_keys(str(path), given, _TABLE, _NUMBER)
     if not given["runs"]:
         raise InputError(f"{path}: runs: expected at least one")
@@ -133,7 +130,11 @@ def _check_entry(place: str, entry: Any) -> None:
 
 
 def _are_numbers(values: Any) -> bool:
-    return isinstance(values, list) and bool(values) and all(type(value) in (int, float) for value in values)
+    return isinstance(values, list) and bool(values) and all(map(_is_number, values))
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and -_LARGEST < value < _LARGEST
 
 
 def _check_keys(place: str, given: Any, required: Mapping[str, type], optional: Mapping[str, type]) -> None:

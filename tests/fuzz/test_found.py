@@ -5,16 +5,19 @@ import json
 import numpy as np
 import pytest
 import torch
+from models import save_stable_diffusion
 from mutations import answer
 from safetensors.torch import save_file
 from synthetic_runs import change, classification, generation
 
+from bigain.backbones import StableDiffusion
 from bigain.callbacks.prediction_writer import finished_ids, read_records, read_skipped
 from bigain.data import Coco2017, OxfordPets
 from bigain.data.imagenet_labels import read_ground_truth
 from bigain.data.latent_cache import LatentCache
 from bigain.errors import InputError
 from bigain.metrics.reference import ReferenceStatistics
+from bigain.sweeps import load_table
 
 CLASSIFY = [
     "predict",
@@ -220,3 +223,102 @@ def test_a_category_that_is_no_number(tmp_path):
     path.write_text('{"images": [], "annotations": [], "categories": [{"id": {}, "name": "person"}]}')
     with pytest.raises(InputError, match=r"has the category \{\}"):
         Coco2017(str(tmp_path)).setup("predict")
+
+
+MODEL = """
+model:
+  class_path: bigain.modules.DiffusionClassifier
+  init_args: {backbone: {class_path: bigain.backbones.DiT, init_args: {model: shapes_dit}}, trials: [1], keep: [1]}
+data: {class_path: bigain.data.ShapeTextures, init_args: {images: 2}}
+"""
+STEPS = ("ab", "bc", "cd", "de", "ef")
+REPEATED = "a: &a [x]\n" + "".join(f"{b}: &{b} [{'*' + a}{(', *' + a) * 19}]\n" for a, b in STEPS)
+
+
+@pytest.mark.parametrize("command", ["doctor", "predict", "evaluate"])
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (REPEATED, "entries with all that its aliases repeat"),
+        ("a: &a [*a]", "entries with all that its aliases repeat"),
+        ("seed: 2024-13-45", "is not valid YAML"),
+        (f"seed: {'9' * 5000}", "is not valid YAML"),
+        ("seed: !!bool x", "is not valid YAML"),
+        ("seed: !!timestamp x", "is not valid YAML"),
+        ("[" * 5000, "is not valid YAML"),
+    ],
+    ids=["repeated", "circle", "date", "digits", "bool", "timestamp", "deep"],
+)
+def test_yaml_that_cannot_be_read(tmp_path, command, text, told):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    message = refused(command, "--config", path, "--output", tmp_path / "run")
+    assert str(path) in message
+    assert told in message
+
+
+def test_a_name_too_long_for_a_file(tmp_path):
+    (tmp_path / "mine.yaml").write_text(MODEL)
+    assert "name too long" in refused("predict", "--config", tmp_path / "mine.yaml", "--output", tmp_path / ("x" * 300))
+
+
+def test_a_setting_that_is_null(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(MODEL.replace("trials: [1]", "trials: null"))
+    assert "cannot be made of these settings" in refused("predict", "--config", path, "--output", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("trainer", "told"),
+    [
+        ("{accelerator: cpu, devices: -1}", "no trainer"),
+        (f"{{accelerator: cpu, devices: {10**30}}}", "no trainer"),
+        ("3", "trainer is 3; expected its settings by name"),
+    ],
+)
+def test_a_trainer_that_cannot_be_had(tmp_path, trainer, told):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"{MODEL}trainer: {trainer}\n")
+    assert told in refused("predict", "--config", path, "--output", tmp_path / "run")
+
+
+def test_images_without_end(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(MODEL.replace("images: 2", f"images: {10**30}"))
+    assert "images 1 to 10,000,000" in refused("predict", "--config", path, "--output", tmp_path / "run")
+
+
+@pytest.mark.parametrize("value", [".nan", "1e400", "9" * 40])
+def test_a_table_with_a_number_beyond_all_settings(tmp_path, value):
+    path = tmp_path / "table.yaml"
+    run = f"{{config: demo_none.yaml, dataset: pets, method: none, vary: {{compressor.ratio: [{value}]}}}}"
+    path.write_text(f"table: 1\nbackbone: sd2\nruns: [{run}]\n")
+    with pytest.raises(InputError, match="run 1: vary"):
+        load_table(path)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "told"),
+    [
+        ("scheduler/scheduler_config.json", {"beta_start": []}, "cannot make the schedule"),
+        ("scheduler/scheduler_config.json", {"_class_name": 3}, "cannot make the schedule"),
+        ("unet/config.json", {"cross_attention_dim": "x"}, "cannot load unet"),
+        ("unet/config.json", {"_class_name": {}, "architectures": 3}, "unet/config.json .* gives 3"),
+        ("unet/config.json", {"_class_name": {"a": 1}}, "unet/config.json .* gives"),
+        ("text_encoder/config.json", {"eos_token_id": {}}, "cannot load text_encoder"),
+        ("tokenizer/tokenizer.json", {"normalizer": 3}, "cannot load the tokenizer"),
+    ],
+)
+def test_a_model_with_a_setting_of_another_kind(tmp_path, file, change, told):
+    path = save_stable_diffusion(tmp_path / "model") / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(InputError, match=told):
+        StableDiffusion(str(tmp_path / "model")).load()
+
+
+@pytest.mark.parametrize("file", ["model_index.json", "unet/config.json", "tokenizer/tokenizer_config.json"])
+def test_a_model_with_a_setting_nested_without_end(tmp_path, file):
+    path = save_stable_diffusion(tmp_path / "model") / file
+    path.write_text("[" * 100_000)
+    with pytest.raises(InputError, match=str(tmp_path / "model")):
+        StableDiffusion(str(tmp_path / "model")).load()

@@ -63,7 +63,7 @@ def whole_lines(content):
     return content[: content.rfind(b"\n") + 1]
 
 
-@fuzzed(60)
+@fuzzed(40)
 @given(st.data())
 def test_report(runs, copy, data):
     folder = copy(data.draw(st.sampled_from(["a", "g"])))
@@ -121,7 +121,7 @@ def test_compare_with_other_columns(runs, copy, columns, name, array, absent):
     assert status == 0 or str(folder) in told
 
 
-@fuzzed(80)
+@fuzzed(60)
 @given(st.data())
 def test_score(copy, data):
     folder = copy("g")
@@ -143,7 +143,7 @@ def test_score_against_another_run(runs, copy, data):
     assert status == 0 or str(folder) in told
 
 
-@fuzzed(25)
+@fuzzed(14)
 @given(st.data())
 def test_a_run_that_goes_on_keeps_what_is_finished(copy, data):
     folder = copy("a")
@@ -159,7 +159,7 @@ def test_a_run_that_goes_on_keeps_what_is_finished(copy, data):
     assert status == 0 or str(file) in told or str(folder) in told
 
 
-@fuzzed(12)
+@fuzzed(8)
 @given(st.data())
 def test_a_generation_that_goes_on_keeps_what_is_finished(copy, data):
     folder = copy("g")

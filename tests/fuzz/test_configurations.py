@@ -1,0 +1,140 @@
+"""Damaged configurations and models: `bigain doctor` finds a problem or refuses, `evaluate` and tables refuse."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from models import save_dit, save_stable_diffusion
+from mutations import ODD_VALUES, answer, damaged, damaged_json, damaged_tree, forms, fuzzed, naming, put
+
+from bigain.backbones import DiT, StableDiffusion
+from bigain.configuration import shipped_configs
+from bigain.sweeps import load_table
+
+CONFIG = """\
+seed: 0
+model:
+  class_path: bigain.modules.DiffusionClassifier
+  init_args:
+    backbone: {class_path: bigain.backbones.DiT, init_args: {model: shapes_dit}}
+    trials: [1]
+    keep: [1]
+data: {class_path: bigain.data.ShapeTextures, init_args: {images: 2, batch_size: 2}}
+compressor: {class_path: bigain.compressors.LGTM, init_args: {ratio: 0.5, where: {max_stride: 1}}}
+trainer: {accelerator: cpu, precision: 32-true, devices: 1, logger: false}
+"""
+BOMB = "a: &a [x]\n" + "".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 20)}]\n" for a, b in zip("abcdef", "bcdefg", strict=True)
+)
+TEXTS = [BOMB, "a: *b", "? [a]\n: b", "[" * 3000, "{" * 3000, "!!python/object/apply:os.system [ls]", "a: 1\na: 2"]
+TEXTS += [
+    "--- 1\n--- 2",
+    "\t",
+    "model: 2024-13-45",
+    "seed: 0x",
+    "seed: 1_0",
+    "~",
+    f"seed: {'9' * 5000}",
+    "a: \0",
+    "%YAML 9",
+]
+TEXTS += ["a: &a [*a]", "seed: !!bool x", "seed: !!timestamp x"]
+
+
+def dumped(tree):
+    return yaml.safe_dump(tree).encode()
+
+
+def damaged_yaml(text):
+    trees = damaged_tree(yaml.safe_load(text)).filter(lambda tree: len(repr_of(tree)) < 9000).map(dumped)
+    return damaged(text.encode()) | trees | st.sampled_from([other.encode() for other in TEXTS])
+
+
+def repr_of(tree):
+    try:
+        return repr(tree)
+    except RecursionError:
+        # yaml writes such trees no more than it reads them; they are among TEXTS.
+        return " " * 9000
+
+
+@pytest.fixture
+def folder(tmp_path_factory, monkeypatch):
+    monkeypatch.chdir(tmp_path_factory.mktemp("here"))
+    return tmp_path_factory
+
+
+@fuzzed(50)
+@given(damaged_yaml(CONFIG) | forms)
+def test_configurations(folder, content):
+    path = folder.mktemp("config") / "mine.yaml"
+    put(path, content)
+    answer("doctor", "--config", path, "--output", path.parent / "run")
+
+
+@fuzzed(36)
+@given(
+    st.sampled_from(["seed", "output", "model.trials", "model.keep", "data.images", "data.subset", "data.per_class"])
+    | st.sampled_from(
+        ["compressor", "compressor.ratio", "trainer.devices", "trainer.callbacks", "model.backbone.model"]
+    ),
+    st.sampled_from(ODD_VALUES),
+)
+def test_options(folder, option, value):
+    path = folder.mktemp("config") / "mine.yaml"
+    path.write_text(CONFIG)
+    answer("doctor", "--config", path, f"--{option}", value if isinstance(value, str) else json.dumps(value))
+
+
+@fuzzed(20)
+@given(damaged(b"classification: demo_none.yaml\ngeneration: demo_none_generation.yaml\n") | forms)
+def test_pairs_of_configurations(folder, content):
+    path = folder.mktemp("joint") / "mine.yaml"
+    put(path, content)
+    # Of another dataset than any of these: whatever can be read is refused before anything is run.
+    answer("evaluate", "--config", path, "--classification.data.images", "0", "--output", path.parent / "out")
+
+
+@fuzzed(40)
+@given(damaged_yaml((shipped_configs() / "tables" / "table2.yaml").read_text(encoding="utf-8")) | forms)
+def test_tables(folder, content):
+    path = folder.mktemp("table") / "mine.yaml"
+    put(path, content)
+    with naming(path):
+        for run in load_table(path).runs():
+            assert run.arguments()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    save_dit(root / "dit", vae=False)
+    save_stable_diffusion(root / "sd")
+    return root
+
+
+FILES = {
+    "dit": ["model_index.json", "transformer/config.json", "scheduler/scheduler_config.json"],
+    "sd": ["model_index.json", "unet/config.json", "vae/config.json", "text_encoder/config.json"],
+}
+FILES["dit"] += ["transformer/diffusion_pytorch_model.safetensors"] * 2
+FILES["sd"] += ["tokenizer/tokenizer_config.json", "tokenizer/tokenizer.json", "text_encoder/model.safetensors"]
+KINDS = {"dit": DiT, "sd": StableDiffusion}
+
+
+@fuzzed(70)
+@given(st.data())
+def test_models(models, tmp_path_factory, data):
+    name = data.draw(st.sampled_from(["dit", "sd"]))
+    folder = tmp_path_factory.mktemp("model") / name
+    shutil.copytree(models / name, folder)
+    file = folder / data.draw(st.sampled_from(FILES[name]))
+    content = file.read_bytes()
+    put(file, data.draw((damaged_json(content) if file.suffix == ".json" else damaged(content)) | forms))
+    backbone = KINDS[name](str(folder))
+    with naming(folder):
+        backbone.load()
+        assert all(parameter.device.type == "cpu" for parameter in backbone.denoiser.parameters())
