@@ -184,7 +184,7 @@ def test_a_subset_by_id(tmp_path):
 
 @pytest.mark.parametrize("images", [0, -1])
 def test_no_images_are_refused(images):
-    with pytest.raises(InputError, match=f"images at least 1, not 'test' and {images}"):
+    with pytest.raises(InputError, match=f"images 1 to 10,000,000, not 'test' and {images}"):
         prepared(images=images)
 
 
