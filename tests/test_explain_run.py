@@ -106,6 +106,7 @@ def test_overwriting_a_run_deletes_its_response():
     shutil.rmtree("runs/again")
 
 
+@pytest.mark.slow
 def test_two_processes_measure_together():
     given = ["--config", "demo_tome.yaml", *QUICK, *TRIALS, "--trainer.callbacks+=bigain.callbacks.FrequencyResponse"]
     given += ["--model.trials", "[1]", "--model.keep", "[1]", "--data.images", "2", "--data.batch_size", "1"]

@@ -302,6 +302,7 @@ def test_encoded_images_are_shared(stand_in, pets, capsys):
     assert written == {path: path.stat().st_mtime_ns for path in Path("out/latents").rglob("*.safetensors")}
 
 
+@pytest.mark.slow
 def test_two_processes_per_cell_and_one_that_fails_alone(tmp_path):
     """One of two real processes fails while the other waits for it; the next cell is not touched by that."""
     for name in "abc":
