@@ -212,7 +212,10 @@ def _distances(
 def _clip_scores(run: Path, model: str) -> dict[str, Any]:
     """CLIP score of a run's images with the prompts that its log holds."""
     clip, device = ClipScore(model), _device()
-    paths, records = images_of(run), read_records(run / "predictions", SampleRecord)
+    paths, records = _all_images_of(run), read_records(run / "predictions", SampleRecord)
+    unknown = next((image_id for image_id in paths if image_id not in records), None)
+    if unknown is not None:
+        raise InputError(f"the log of {run} has no prompt of {unknown}; run the command that made {run} again")
     prompts = iter([records[image_id].prompt for image_id in paths])
     scores: list[float] = []
     for images in _batches(list(paths.values()), "CLIP scores"):

@@ -153,6 +153,16 @@ def test_clip_score_of_a_run_and_during_a_run(capsys, tmp_path):
     assert results("later")["metrics"]["clip_score[tiny-clip]"] == pytest.approx(found, rel=1e-4)
 
 
+def test_a_clip_score_is_of_all_images(capsys, tmp_path):
+    clip = str(save_clip(tmp_path / "tiny-clip"))
+    log = Path("scored/predictions/rank-0.jsonl")
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:3]))
+    assert "the log of scored has no prompt of test/" in refused(capsys, "scored", "--clip-model", clip)
+    Path("scored/samples/test/000002.png").unlink()
+    assert "scored has 3 of its 4 images" in refused(capsys, "scored", "--clip-model", clip)
+
+
 def test_fidelity_to_another_run_replaces_all_of_it_and_is_named():
     assert main(["score", "scored", "--against", "plain"]) == 0
     assert results("scored")["fidelity_to"]["run"] == "plain"
