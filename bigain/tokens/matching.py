@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bigain.tokens.precision import without_autocast
+from bigain.tokens.precision import products, without_autocast
 
 Mode = Literal["mean", "prune"]
 
-# Similarities held at a time, in elements. On a CPU a block that stays in the cache is two to four times faster than
-# a fresh matrix of all sequences, whose pages the kernel has to hand out each time; a GPU only needs a bound.
-_BLOCK_ON_CPU = 2**21
+# Similarities held at a time, in elements. On a CPU a block that stays in the cache is faster than a fresh matrix,
+# whose pages the kernel has to hand out each time; a GPU only needs a bound.
+_BLOCK_ON_CPU = 2**20
 _BLOCK = 2**28
 
 
@@ -91,6 +91,11 @@ def unit_tokens(x: Tensor) -> Tensor:
     return F.normalize(x.float(), dim=-1, eps=1e-12)
 
 
+def inverse_norms(x: Tensor) -> Tensor:
+    """One over each token's length in float32, lengths floored at 1e-12. `(b, n, c)` -> `(b, n)`."""
+    return x.float().norm(dim=-1).clamp_(min=1e-12).reciprocal_()
+
+
 def sources_of(destination: Tensor, n: int) -> Tensor:
     """All other tokens, ascending. `(b, m)` -> `(b, n - m)`."""
     b, m = destination.shape
@@ -101,13 +106,44 @@ def sources_of(destination: Tensor, n: int) -> Tensor:
     return torch.empty_like(place).scatter_(1, place, token)[:, : n - m]
 
 
-def _most_similar(source: Tensor, destination: Tensor) -> tuple[Tensor, Tensor]:
-    """Best cosine of each source and the destination that has it, the first on ties. `(b, s)` each."""
-    budget = _BLOCK_ON_CPU if source.device.type == "cpu" else _BLOCK
-    rows = max(1, budget // (source.shape[1] * destination.shape[1]))
-    pairs = zip(source.split(rows), destination.split(rows), strict=True)
-    blocks = [torch.max(s @ d.transpose(1, 2), dim=2) for s, d in pairs]
-    return torch.cat([block.values for block in blocks]), torch.cat([block.indices for block in blocks])
+def _most_similar(x: Tensor, source: Tensor, destination: Tensor) -> tuple[Tensor, Tensor]:
+    """Best cosine of each source and the destination that has it, the first on ties.
+
+    Products are taken of the tokens as they are, and scaled after: those of half-precision tokens are exact in fast
+    half-precision units, those of unit tokens would not be.
+
+    Args:
+        x: Tokens. `(b, n, c)`, any float dtype.
+        source: Token ids. `(b, s)`, int64.
+        destination: Token ids. `(b, m)`, int64.
+
+    Returns:
+        `(b, s)` float32, and positions in `destination`, `(b, s)` int64.
+    """
+    s, m = source.shape[1], destination.shape[1]
+    block = _BLOCK_ON_CPU if x.device.type == "cpu" else _BLOCK
+    rows, tokens = max(1, block // (s * m)), max(1, block // m)
+    best, choice = [], []
+    for part, ids, targets in zip(x.split(rows), source.split(rows), destination.split(rows), strict=True):
+        towards = _take(part, targets)
+        scale = inverse_norms(towards)[:, None]
+        # Either several sequences are a block, or several blocks a sequence.
+        for some in ids.split(tokens, dim=1):
+            tokens_of = _take(part, some)
+            found = products(tokens_of, towards.transpose(1, 2)).mul_(scale).max(dim=2)
+            best.append((found.values * inverse_norms(tokens_of)).flatten())
+            choice.append(found.indices.flatten())
+    return torch.cat(best).view(-1, s), torch.cat(choice).view(-1, s)
+
+
+def _highest(values: Tensor, count: int) -> Tensor:
+    """Mark the `count` highest of each row, the first of equal ones. `(b, s)` -> `(b, s)`, bool."""
+    # NaN compares with nothing, and would leave the count short.
+    values = values.nan_to_num(nan=-torch.inf)
+    least = values.topk(count, dim=1, sorted=False).values.amin(1, keepdim=True)
+    above, equal = values > least, values == least
+    room = count - above.sum(1, keepdim=True)
+    return above | (equal & (equal.cumsum(1) <= room))
 
 
 def bipartite_matching(metric: Tensor, destination: Tensor, removed: int, mode: Mode = "mean") -> MergePlan:
@@ -132,10 +168,8 @@ def bipartite_matching(metric: Tensor, destination: Tensor, removed: int, mode: 
     if not 1 <= removed <= n - m:
         raise ValueError(f"cannot merge {removed} of {n - m} source tokens")
     source = sources_of(destination, n)
-    unit = unit_tokens(metric)
     with without_autocast(metric):
-        best, choice = _most_similar(_take(unit, source), _take(unit, destination))
-    chosen = best.argsort(dim=1, descending=True, stable=True)[:, :removed]
-    leader = torch.arange(n, device=metric.device).repeat(b, 1)
-    leader.scatter_(1, source.gather(1, chosen), destination.gather(1, choice.gather(1, chosen)))
+        best, choice = _most_similar(metric, source, destination)
+    merged_into = torch.where(_highest(best, removed), destination.gather(1, choice), source)
+    leader = torch.arange(n, device=metric.device).repeat(b, 1).scatter_(1, source, merged_into)
     return MergePlan.from_leaders(leader, removed, mode)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -18,3 +19,33 @@ def without_autocast(x: Tensor) -> AbstractContextManager[object]:
 def widest_float(device: torch.device) -> torch.dtype:
     """float64 where the device has it; MPS does not."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def products(a: Tensor, b: Tensor) -> Tensor:
+    """Batched matrix product in float32, whatever the dtype of its factors. `(b, n, c)`, `(b, c, m)` -> `(b, n, m)`.
+
+    A product of two half-precision numbers is exact in float32. Where the device can sum such products in float32,
+    its half-precision units are used: the result is as accurate as that of widened factors, and comes much sooner.
+    """
+    if a.dtype == torch.float32:
+        return a @ b
+    if a.device.type == "cuda":
+        return torch.bmm(a, b, out_dtype=torch.float32)
+    with _bfloat16_units(a):
+        return a.float() @ b.float()
+
+
+@contextmanager
+def _bfloat16_units(x: Tensor) -> Iterator[None]:
+    """Let a CPU multiply float32 matrices that hold bfloat16 numbers in its bfloat16 units: nothing is rounded."""
+    setting = getattr(torch.backends.mkldnn, "matmul", None)
+    # A compiled graph cannot hold the change of a global setting.
+    if setting is None or x.device.type != "cpu" or x.dtype != torch.bfloat16 or torch.compiler.is_compiling():
+        yield
+        return
+    before = setting.fp32_precision
+    setting.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        setting.fp32_precision = before

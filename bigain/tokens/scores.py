@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,10 +13,12 @@ from bigain.tokens.precision import without_autocast
 
 _NORM_FLOOR = 1e-12
 
+# Elements worked on at a time on a CPU: what stays in the cache needs no fresh pages, which cost more than the sums.
+_BLOCK_ON_CPU = 2**20
+
 
 def _laplacian(x: Tensor, grid: Grid) -> Tensor:
     """4-neighbour Laplacian of every channel map, zero padded. `(b, n, c)` -> `(b, n, c)`, float32."""
-    grid.check(x)
     b, n, c = x.shape
     # The permuted view is channels-last in memory, so the depthwise convolution runs without a copy.
     maps = x.float().reshape(b, grid.h, grid.w, c).permute(0, 3, 1, 2)
@@ -24,6 +28,13 @@ def _laplacian(x: Tensor, grid: Grid) -> Tensor:
     with without_autocast(x):
         response = F.conv2d(maps, stencil.expand(c, 1, 3, 3), padding=1, groups=c)
     return response.permute(0, 2, 3, 1).reshape(b, n, c)
+
+
+def _laplacian_score(x: Tensor, grid: Grid, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+    """Reduce the Laplacian over channels. `(b, n, c)` -> `(b, n)`, float32."""
+    grid.check(x)
+    rows = max(1, _BLOCK_ON_CPU // x[0].numel()) if x.device.type == "cpu" else len(x)
+    return torch.cat([reduce(_laplacian(part, grid)) for part in x.split(rows)])
 
 
 def laplacian_l1(x: Tensor, grid: Grid) -> Tensor:
@@ -41,12 +52,12 @@ def laplacian_l1(x: Tensor, grid: Grid) -> Tensor:
     Raises:
         ValueError: If `h * w != n`.
     """
-    return _laplacian(x, grid).abs().mean(-1)
+    return _laplacian_score(x, grid, lambda response: response.abs_().mean(-1))
 
 
 def laplacian_l2(x: Tensor, grid: Grid) -> Tensor:
     """Score tokens by the root mean square 4-neighbour Laplacian over channels (Table 13). `(b, n)`."""
-    return _laplacian(x, grid).square().mean(-1).sqrt()
+    return _laplacian_score(x, grid, lambda response: response.square_().mean(-1).sqrt_())
 
 
 def l1_norm(x: Tensor, grid: Grid) -> Tensor:
