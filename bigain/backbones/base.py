@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin
 from torch import Tensor, nn
 
+from bigain.backbones.compilation import Compile, check_compile, compile_denoiser
 from bigain.backbones.loading import (
     component_config,
     find_model,
@@ -57,6 +58,8 @@ class Backbone(nn.Module, ABC):
         dtype: Precision = "float32",
         local_files_only: bool = False,
         safetensors_only: bool = True,
+        compile: Compile = "none",
+        channels_last: bool = False,
     ) -> None:
         """Remember what to load; nothing heavy happens here.
 
@@ -67,12 +70,21 @@ class Backbone(nn.Module, ABC):
             local_files_only: Never ask the hub. `HF_HUB_OFFLINE=1` does the same for everything.
             safetensors_only: Refuse weights in `.bin` files. They are pickles; if false, torch's weights-only loader
                 reads them where there are no safetensors, and runs no code from them.
+            compile: What torch compiles of the denoiser: `none`, `whole`, or `regional`, each transformer block by
+                itself. Compiled code rounds differently.
+            channels_last: Store images and convolutions channels last, which GPUs with tensor cores prefer.
+
+        Raises:
+            InputError: If `compile` is none of these.
         """
         super().__init__()
         self.model = model
         self.dtype = _DTYPES[dtype]
         self.local_files_only = local_files_only
         self.safetensors_only = safetensors_only
+        # nn.Module has a method `compile`.
+        self.compilation = check_compile(compile)
+        self.channels_last = channels_last
         self.loaded = False
 
     @property
@@ -137,7 +149,13 @@ class Backbone(nn.Module, ABC):
         self._load(found.source)
         self.requires_grad_(False)
         self.eval()
+        if self.channels_last:
+            self.denoiser.to(memory_format=torch.channels_last)
         self.loaded = True
+
+    def compile_denoiser(self) -> None:
+        """Compile the denoiser as `compile` says, at its next forward; all hooks must be there."""
+        compile_denoiser(self.denoiser, self.compilation)
 
     def set_schedule(self, scheduler: DDPMScheduler) -> None:
         """Take the noise schedule and the parametrisation from a scheduler."""

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from bigain.backbones.compilation import forget_compiled
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.sites import Layout, Site, layout_of
 from bigain.compressors.observation import Observation, Observer
@@ -72,12 +73,16 @@ class Compressor(Callback, ABC):
     def install(self, denoiser: nn.Module) -> ExitStack:
         """Hook every selected site. Closing the result restores the network exactly.
 
+        A compiled network is compiled anew at its next forward, and again after closing.
+
         Raises:
             InputError: If the network is unknown, no site is selected, or a site has an owner. Nothing stays behind.
         """
         layout = layout_of(denoiser)
         sites = self.where.select(layout)
+        forget_compiled(denoiser)
         with ExitStack() as undo:
+            undo.callback(forget_compiled, denoiser)
             for site in sites:
                 self._claim(site, undo)
             context = _watch_forward(denoiser, layout, undo)

@@ -98,6 +98,9 @@ class DiffusionClassifier(LightningModule):
         if self.trainer.precision == "32-true":
             # Lightning converts to half but never back: without this a model loaded in half would stay so.
             self.backbone.float()
+        # Compressors have set up their hooks: callbacks come first.
+        self.backbone.compile_denoiser()
+        self.forwards.equal = self.backbone.compilation != "none"
         self.data.latents = None if self.latent_cache is None else self._cache(Path(self.latent_cache).expanduser())
 
     def _cache(self, folder: Path) -> LatentCache:

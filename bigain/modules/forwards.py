@@ -25,6 +25,7 @@ class Forwards:
 
     Attributes:
         rows: How many a forward takes at most.
+        equal: Fill up the rest on other devices, too: a compiled network would be compiled anew for it.
     """
 
     def __init__(self, rows: int | None, name: str, on_cpu: int = ROWS_ON_CPU) -> None:
@@ -41,6 +42,7 @@ class Forwards:
         if rows is not None and rows < 1:
             raise InputError(f"{name} must be at least 1, not {rows}")
         self.rows = rows
+        self.equal = False
         self._name = name
         self._on_cpu = on_cpu
 
@@ -64,7 +66,7 @@ class Forwards:
         while start < count:
             size = self._size(count, device)
             stop = min(start + size, count)
-            end = start + size if device.type == "cpu" else stop
+            end = start + size if self.equal or device.type == "cpu" else stop
             part = self._attempt(compute, torch.arange(start, end, device=device).clamp_(max=stop - 1), start, stop - 1)
             if part is None:
                 self._halve(size)
@@ -91,7 +93,9 @@ class Forwards:
 
     def _size(self, count: int, device: torch.device) -> int:
         if device.type != "cpu":
-            return count if self.rows is None else min(self.rows, count)
+            if self.rows is None:
+                return count
+            return self.rows if self.equal else min(self.rows, count)
         return self._on_cpu if self.rows is None else min(self._on_cpu, self.rows)
 
     def _halve(self, size: int) -> None:

@@ -111,6 +111,9 @@ class DiffusionSampler(LightningModule):
         self.backbone.load()
         if self.trainer.precision == "32-true":
             self.backbone.float()
+        # Compressors have set up their hooks: callbacks come first.
+        self.backbone.compile_denoiser()
+        self.forwards.equal = self.backbone.compilation != "none"
         self.scheduler = make_scheduler(self.backbone, self.scheduler_class, self.scheduler_options, self.steps)
         self.data.read_images = False
         unlabelled = [item.image_id for item in self.data.items if not item.labels]

@@ -39,6 +39,13 @@ def test_elsewhere_a_forward_is_as_large_as_is_asked_for():
     assert [Forwards(rows, "rows")._size(5, device) for rows in (None, 3, 64)] == [5, 3, 5]
 
 
+def test_forwards_of_a_compiled_network_have_one_size():
+    forwards = Forwards(64, "rows")
+    forwards.equal = True
+    assert forwards._size(5, torch.device("cuda")) == 64
+    assert [len(call) for call in seen(forwards, 9)] == [8, 8]
+
+
 def test_what_a_failed_forward_held_is_gone_when_it_is_tried_again():
     held = []
 

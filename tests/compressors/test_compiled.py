@@ -1,0 +1,108 @@
+"""Compressors under torch.compile: one graph, the same numbers, and no stale code when hooks come or go.
+
+The backend `eager` runs the captured graph as it is, so results must be equal bit for bit.
+"""
+
+import pytest
+import torch
+import torch._dynamo
+from cases import CASES, build
+from models import forward, fresh, inputs
+
+from bigain.backbones import row_keys
+from bigain.backbones.compilation import check_compile, compile_denoiser, compiled
+from bigain.compressors import LGTM, ToMe
+from bigain.errors import InputError
+
+# The first row of each class.
+METHODS = list({case["class"]: case for case in reversed(CASES)}.values())
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    config = torch._dynamo.config
+    limits = config.recompile_limit, config.accumulated_recompile_limit
+    yield
+    torch.compiler.reset()
+    config.recompile_limit, config.accumulated_recompile_limit = limits
+
+
+def compile_eagerly(model, how):
+    compile_denoiser(model, how, backend="eager", fullgraph=True)
+
+
+every_method = pytest.mark.parametrize("case", METHODS, ids=lambda case: case["class"].__name__)
+
+
+@every_method
+def test_blocks_compile_and_compute_the_same(case):
+    check_equal(case, "dit", "regional")
+
+
+@pytest.mark.slow
+@every_method
+def test_whole_networks_are_one_graph_and_compute_the_same(case):
+    check_equal(case, "unet", "whole")
+
+
+def check_equal(case, network, how):
+    model, given = fresh(network), inputs(network)
+    with build(case).applied_to(model), row_keys(torch.tensor([3, 4, 5])):
+        expected = forward(model, given)
+        compile_eagerly(model, how)
+        assert torch.equal(forward(model, given), expected)
+        assert torch.equal(forward(model, given), expected)
+
+
+@pytest.mark.parametrize(("network", "how"), [("dit", "whole"), ("unet", "regional")])
+def test_keys_are_not_frozen_into_the_graph(network, how):
+    model, given = fresh(network), inputs(network)
+    compressor, keys = ToMe(ratio=0.5), [torch.tensor([3, 4, 5]), torch.tensor([6, 7, 8])]
+    with compressor.applied_to(model):
+        expected = []
+        for key in keys:
+            with row_keys(key):
+                expected.append(forward(model, given))
+        compile_eagerly(model, how)
+        for key, value in zip(keys, expected, strict=True):
+            with row_keys(key):
+                assert torch.equal(forward(model, given), value)
+    assert not torch.equal(*expected)
+
+
+@pytest.mark.parametrize(
+    ("network", "how"), [("dit", "whole"), ("unet", "regional"), pytest.param("unet", "whole", marks=pytest.mark.slow)]
+)
+def test_hooks_of_a_compiled_network_come_and_go(network, how):
+    model, given = fresh(network), inputs(network)
+    plain = forward(model, given)
+    with LGTM(ratio=0.5).applied_to(model):
+        compressed = forward(model, given)
+    compile_eagerly(model, how)
+    assert compiled(model) == how
+    assert torch.equal(forward(model, given), plain)
+    with LGTM(ratio=0.5).applied_to(model):
+        assert torch.equal(forward(model, given), compressed)
+    assert torch.equal(forward(model, given), plain)
+    assert not torch.equal(plain, compressed)
+
+
+def test_more_blocks_than_torch_keeps_by_default():
+    model, given = fresh("dit"), inputs("dit")
+    torch._dynamo.config.recompile_limit = 2
+    with ToMe(ratio=0.5).applied_to(model):
+        expected = forward(model, given)
+        compile_eagerly(model, "regional")
+        with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+            assert torch.equal(forward(model, given), expected)
+
+
+def test_nothing_is_compiled_unless_asked_for():
+    model = fresh("dit")
+    compile_denoiser(model, "none")
+    assert compiled(model) == "none"
+
+
+def test_unknown_way():
+    with pytest.raises(InputError, match="compile must be one of none, whole, regional, not 'fast'"):
+        check_compile("fast")
