@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin
 from torch import Tensor, nn
 
-from bigain.backbones.compilation import Compile, check_compile, compile_denoiser
+from bigain.backbones.compilation import Compile, check_compile
 from bigain.backbones.loading import (
     component_config,
     find_model,
@@ -152,10 +152,6 @@ class Backbone(nn.Module, ABC):
         if self.channels_last:
             self.denoiser.to(memory_format=torch.channels_last)
         self.loaded = True
-
-    def compile_denoiser(self) -> None:
-        """Compile the denoiser as `compile` says, at its next forward; all hooks must be there."""
-        compile_denoiser(self.denoiser, self.compilation)
 
     def set_schedule(self, scheduler: DDPMScheduler) -> None:
         """Take the noise schedule and the parametrisation from a scheduler."""

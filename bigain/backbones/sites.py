@@ -28,6 +28,7 @@ class Site:
         stride: Downsampling relative to the first level: 1, 2, 4, ...
         block: The block, a diffusers `BasicTransformerBlock`.
         patch: Latent pixels per token and side at stride 1.
+        unconditional: Whether its input does not depend on the condition.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Site:
     stride: int
     block: nn.Module
     patch: int = 1
+    unconditional: bool = False
 
     def grid(self, latent: Grid) -> Grid:
         """Token map of this site for a latent of the given size.
@@ -54,12 +56,15 @@ class Layout:
         sites: All transformer blocks in execution order.
         latents: Name of the forward argument that holds the latents.
         metric: Default tensor for similarities and scores.
+        prefix: Modules whose inputs do not depend on the condition, in execution order; the last one that is an
+            attention belongs to the first site.
     """
 
     model: str
     sites: tuple[Site, ...]
     latents: str
     metric: Metric
+    prefix: tuple[nn.Module, ...] = ()
 
 
 @singledispatch
@@ -77,9 +82,13 @@ def layout_of(denoiser: nn.Module) -> Layout:
 
 @layout_of.register
 def _(denoiser: UNet2DConditionModel) -> Layout:
+    prefix = tuple(_unet_prefix(denoiser))
     blocks = enumerate(_unet_blocks(denoiser))
-    sites = tuple(Site(name, index, part, stride, block) for index, (name, part, stride, block) in blocks)
-    return Layout(type(denoiser).__name__, sites, "sample", "block_input")
+    sites = tuple(
+        Site(name, index, part, stride, block, unconditional=getattr(block, "attn1", block) in prefix)
+        for index, (name, part, stride, block) in blocks
+    )
+    return Layout(type(denoiser).__name__, sites, "sample", "block_input", prefix)
 
 
 @layout_of.register
@@ -107,3 +116,26 @@ def _level_blocks(prefix: str, part: Part, stride: int, level: nn.Module) -> Ite
         # Some levels hold bare attentions (Simple..., AttnDownBlock2D): no transformer blocks, so no sites.
         for j, block in enumerate(getattr(attention, "transformer_blocks", ())):
             yield f"{prefix}.attentions.{i}.transformer_blocks.{j}", part, stride, block
+
+
+def _unet_prefix(unet: UNet2DConditionModel) -> Iterator[nn.Module]:
+    """Modules in front of the first cross-attention, as far as their structure is the usual one."""
+    if unet.config["class_embed_type"] or unet.config["addition_embed_type"] or unet.config["num_class_embeds"]:
+        # A second condition enters with the timestep, before everything.
+        return
+    yield unet.conv_in
+    level = unet.down_blocks[0]
+    attention = next(iter(getattr(level, "attentions", None) or ()), None)
+    yield level.resnets[0]
+    blocks = getattr(attention, "transformer_blocks", ())
+    if (
+        attention is None
+        or not blocks
+        or not hasattr(attention, "proj_in")
+        or not isinstance(attention.norm, nn.Module)
+    ):
+        return
+    yield from (attention.norm, attention.proj_in)
+    first = blocks[0]
+    if not first.only_cross_attention and isinstance(first.norm1, nn.LayerNorm):
+        yield from (first.norm1, first.attn1)

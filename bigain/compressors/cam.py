@@ -34,9 +34,17 @@ class CAM(TokenMerger):
         super().__init__(inner.where, inner.modules, inner.metric)
         self.inner = inner
 
+    @property
+    def depends_on_class(self) -> bool:
+        return self.inner.depends_on_class
+
+    def plan_of(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
+        # The plan that later sites reuse is of all rows.
+        return self.plan(x, site, context)
+
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
         stage = (id(self), "stage", site.part, site.stride)
         if stage not in context.cache:
-            context.cache[stage] = self.inner.plan(x, site, context)
+            context.cache[stage] = self.inner.plan_of(x, site, context)
         plan: MergePlan = context.cache[stage]
         return plan

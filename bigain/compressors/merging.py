@@ -63,6 +63,23 @@ class TokenMerger(Compressor):
             InputError: If nothing would be merged here.
         """
 
+    @property
+    def depends_on_class(self) -> bool:
+        """Whether rows of the same input and key, but of other classes, may have other plans."""
+        return False
+
+    def plan_of(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
+        """`plan`, once for all rows that differ in their condition alone, where the input does not depend on it."""
+        sharing = context.sharing
+        if sharing is None or not sharing.active or not site.unconditional:
+            return self.plan(x, site, context)
+        if self.depends_on_class:
+            # From here on rows differ, in the attention of this very site.
+            sharing.active = False
+            return self.plan(x, site, context)
+        plan = self.plan(x.index_select(0, sharing.first), site, context.of_rows(sharing.first))
+        return plan.of_rows(sharing.group)
+
     def hook_site(self, layout: Layout, site: Site, context: ContextGetter, undo: ExitStack) -> None:
         targets = {_module_of(site, module): module for module in self.modules}
         key = (id(self), site.index)
@@ -70,7 +87,7 @@ class TokenMerger(Compressor):
         def keep_plan(x: Tensor) -> None:
             forward = context()
             with without_autocast(x), phase("matching"):
-                forward.cache[key] = self.plan(x, site, forward)
+                forward.cache[key] = self.plan_of(x, site, forward)
 
         def plan_on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             keep_plan(args[0] if args else kwargs["hidden_states"])

@@ -68,6 +68,10 @@ class ToMe(TokenMerger):
         self.cell = check_ratio(ratio, cell)
         self.seed = seed
 
+    @property
+    def depends_on_class(self) -> bool:
+        return self.destination == "redrawn"
+
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
         grid = site.grid(context.latent)
         removed = removed_tokens("ToMe", self.ratio, grid, self.cell, site)

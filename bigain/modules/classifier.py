@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -12,8 +13,10 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from bigain.backbones.base import Backbone
+from bigain.backbones.compilation import compile_denoiser
 from bigain.backbones.digest import module_digest
-from bigain.backbones.forward import row_keys
+from bigain.backbones.forward import pair_sharing, row_keys
+from bigain.backbones.sharing import share
 from bigain.data.base import EvalDataModule
 from bigain.data.latent_cache import LatentCache
 from bigain.data.samples import Batch
@@ -44,6 +47,7 @@ class DiffusionClassifier(LightningModule):
         timesteps: Literal["grid", "uniform"] = "grid",
         loss: Loss = "l2",
         rows_per_forward: int = 64,
+        share: bool = True,
         latent_cache: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -59,6 +63,7 @@ class DiffusionClassifier(LightningModule):
             loss: Error of a noise prediction: `l2`, `l1` or `huber`.
             rows_per_forward: Rows (image, trial, class) per denoiser call at most, across the images of a batch. On a
                 CPU 8, if that is less; halved when memory runs out: see `Forwards`.
+            share: Compute once what rows of one (image, trial) have in common, on a U-Net: see `share`.
             latent_cache: Folder in which encoded images are kept, for this and later runs; null encodes each time.
             seed: Of noise and timesteps.
 
@@ -91,6 +96,8 @@ class DiffusionClassifier(LightningModule):
         self.loss: Loss = loss
         self.forwards = Forwards(rows_per_forward, "rows_per_forward")
         self.seed = seed
+        self.share = share
+        self._sharing = ExitStack()
         self.latent_cache = latent_cache
 
     def setup(self, stage: str) -> None:
@@ -99,7 +106,7 @@ class DiffusionClassifier(LightningModule):
             # Lightning converts to half but never back: without this a model loaded in half would stay so.
             self.backbone.float()
         # Compressors have set up their hooks: callbacks come first.
-        self.backbone.compile_denoiser()
+        compile_denoiser(self.backbone.denoiser, self.backbone.compilation)
         self.forwards.equal = self.backbone.compilation != "none"
         self.data.latents = None if self.latent_cache is None else self._cache(Path(self.latent_cache).expanduser())
 
@@ -136,6 +143,13 @@ class DiffusionClassifier(LightningModule):
         space = self.data.class_space
         self.multilabel = space.multilabel
         self.conditions = self.backbone.conditions(space.prompts, space.indices)
+        # After all compressors, whose hooks see every row.
+        self._sharing.close()
+        if self.share:
+            self._sharing = share(self.backbone.denoiser, self.conditions)
+
+    def teardown(self, stage: str) -> None:
+        self._sharing.close()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[ImageRecord]:
         """Classify the images of a batch; those whose errors are not finite go to `batch["failed"]` instead."""
@@ -217,7 +231,8 @@ class DiffusionClassifier(LightningModule):
             # Drawn once per pair: all classes see the same noise.
             noise = trial_noise(key, x.shape[1:])
             noisy = add_noise(x, noise, self.backbone.alpha_bar(t))
-            with row_keys(key[pair], label):
+            sharing = pair_sharing(len(rows), first, last, classes, rows.device) if self.share else None
+            with row_keys(key[pair], label, sharing):
                 predicted = self.backbone.predict_noise(noisy[pair], t[pair], self.conditions[label])
             return prediction_error(predicted, noise[pair], self.loss)
 

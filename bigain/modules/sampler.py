@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,9 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from bigain.backbones.base import Backbone
-from bigain.backbones.forward import row_keys
+from bigain.backbones.compilation import compile_denoiser
+from bigain.backbones.forward import Sharing, row_keys
+from bigain.backbones.sharing import share
 from bigain.data.base import EvalDataModule
 from bigain.data.image_files import ImageFormat, decode_files, encode_images, quantise
 from bigain.data.samples import Batch
@@ -64,6 +67,7 @@ class DiffusionSampler(LightningModule):
         reference: str | None = None,
         clip_model: str | None = None,
         items_per_forward: int | None = None,
+        share: bool = True,
         seed: int = 0,
     ) -> None:
         """Set the sampler up; nothing heavy happens here.
@@ -80,6 +84,7 @@ class DiffusionSampler(LightningModule):
             clip_model: Folder of a CLIP model, for the similarity of every image and its prompt; null computes none.
             items_per_forward: Items, each with its guided pair, in one forward at most; null: the whole batch. On a
                 CPU 4, if that is less; halved when memory runs out: see `Forwards`.
+            share: Compute once what both rows of a guided pair have in common, on a U-Net: see `share`.
             seed: Of the initial latents and of whatever noise the scheduler adds.
 
         Raises:
@@ -106,13 +111,15 @@ class DiffusionSampler(LightningModule):
         # Apart: a decoder that runs out of memory shall not change the denoiser's forwards.
         self.decoding = Forwards(items_per_forward, "items_per_forward in decoding", ROWS_ON_CPU // 2)
         self.seed = seed
+        self.share = share
+        self._sharing = ExitStack()
 
     def setup(self, stage: str) -> None:
         self.backbone.load()
         if self.trainer.precision == "32-true":
             self.backbone.float()
         # Compressors have set up their hooks: callbacks come first.
-        self.backbone.compile_denoiser()
+        compile_denoiser(self.backbone.denoiser, self.backbone.compilation)
         self.forwards.equal = self.backbone.compilation != "none"
         self.scheduler = make_scheduler(self.backbone, self.scheduler_class, self.scheduler_options, self.steps)
         self.data.read_images = False
@@ -158,6 +165,13 @@ class DiffusionSampler(LightningModule):
         # A model may have been trained without.
         self.null = self.backbone.null_condition() if self.guidance != 1 else self.example_condition
         self.shape = self.backbone.latents_of(self.data.image_size)
+        # After all compressors, whose hooks see every row.
+        self._sharing.close()
+        if self.share:
+            self._sharing = share(self.backbone.denoiser)
+
+    def teardown(self, stage: str) -> None:
+        self._sharing.close()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Generated:
         """Generate the images of a batch; those that are not finite go to `batch["failed"]` instead."""
@@ -228,7 +242,10 @@ class DiffusionSampler(LightningModule):
             with row_keys(rows):
                 return self.backbone.predict(x, timestep.expand(len(x)), condition)
         conditions = torch.cat((self.null.expand_as(condition), condition))
-        with row_keys(rows.repeat(2)):
+        items = torch.arange(len(x), device=x.device)
+        # Both rows of an item have the same latent.
+        sharing = Sharing(items, items.repeat(2)) if self.share else None
+        with row_keys(rows.repeat(2), sharing=sharing):
             output = self.backbone.predict(x.repeat(2, 1, 1, 1), timestep.expand(2 * len(x)), conditions)
         without, with_condition = output.chunk(2)
         return without + self.guidance * (with_condition - without)

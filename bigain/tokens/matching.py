@@ -60,6 +60,10 @@ class MergePlan:
         gone = order[:, n - removed :]
         return cls(order[:, : n - removed], gone, restore.gather(1, gone), restore, mode)
 
+    def of_rows(self, rows: Tensor) -> MergePlan:
+        """The plans of some sequences, possibly repeated. `(r,)`, int64."""
+        return MergePlan(self.kept[rows], self.removed[rows], self.target[rows], self.restore[rows], self.mode)
+
     def merge(self, x: Tensor) -> Tensor:
         """Shorten a sequence. `(b, n, c)` -> `(b, k, c)`, same dtype; sums are taken in float32."""
         kept = _take(x, self.kept)

@@ -244,3 +244,15 @@ def test_options_of_speed_change_no_prediction(option, monkeypatch):
     assert {key: record.prediction for key, record in actual.items()} == {
         key: record.prediction for key, record in expected.items()
     }
+
+
+def test_what_classes_have_in_common_may_be_computed_apart():
+    settings = {"images": 2, "trials": (2, 3), "keep": (4, 1), "rows_per_forward": 8}
+    shared = run(LGTM(ratio=0.5), backbone=StableDiffusion("shapes_unet"), **settings)
+    apart = run(LGTM(ratio=0.5), backbone=StableDiffusion("shapes_unet"), share=False, **settings)
+    for image_id, record in shared.items():
+        assert record.prediction == apart[image_id].prediction
+        assert record.survivors == apart[image_id].survivors
+        torch.testing.assert_close(
+            torch.tensor(list(record.errors)), torch.tensor(list(apart[image_id].errors)), rtol=1e-4, atol=0
+        )

@@ -140,7 +140,7 @@ def test_a_dit_with_ddim_is_the_plain_loop(dit):
 @pytest.mark.parametrize("kind", [DDIMScheduler, EulerDiscreteScheduler])
 @torch.no_grad()
 def test_a_v_predicting_unet_is_the_plain_loop(unet, kind):
-    module = sampler(unet, kind, steps=4, guidance=3.0, items_per_forward=2)
+    module = sampler(unet, kind, steps=4, guidance=3.0, items_per_forward=2, share=False)
     run(module)
     assert module.scheduler.config["prediction_type"] == "v_prediction"
     scheduler = kind.from_config(unet.scheduler_config, timestep_spacing=module.scheduler.config["timestep_spacing"])
@@ -414,3 +414,11 @@ def test_evaluations_are_counted_without_a_model(scheduler, guidance, rows):
     broken = DiffusionSampler(DiT("absent"), scheduler, {"timestep_spacing": "odd"}, steps=10)
     with pytest.raises(InputError, match=f"{scheduler.__name__} cannot be made"):
         broken.evaluations_per_image(16)
+
+
+def test_a_guided_pair_may_be_computed_apart(unet):
+    shared, apart = (sampler(unet, steps=2, guidance=3.0, share=share) for share in (True, False))
+    run(shared)
+    run(apart)
+    for image_id in IDS[:2]:
+        torch.testing.assert_close(shared.latents[image_id], apart.latents[image_id], rtol=0, atol=1e-4)

@@ -1,0 +1,140 @@
+"""What rows of one forward have in common, computed once: the part of a U-Net in front of the first prompt.
+
+Rows of one (image, trial) differ in their class alone, and so do the two rows of a guided pair. Everything before the
+first cross-attention is equal for them: 5 % of SD 2.0. Its modules are hooked to run on one row of each group, and
+their output is copied to the others; keys and values of the prompts are computed once per run and looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+from torch import Tensor, nn
+
+from bigain.backbones.forward import Sharing, rows_now
+from bigain.backbones.sites import Layout, layout_of
+
+# Keys and values of prompts that are kept at most, in bytes; 1,000 classes of SD 2.0 in half precision take 3.8e9.
+_ROOM = 4 * 2**30
+
+
+def share(denoiser: nn.Module, conditions: Tensor | None = None) -> ExitStack:
+    """Compute once what rows of a forward have in common, where they are named with `row_keys`.
+
+    Install compressors before: their hooks on the shared attention see all rows.
+
+    Args:
+        denoiser: A network whose transformer blocks are known.
+        conditions: Of all classes, if the classes of rows are named: keys and values of prompts are kept, too.
+
+    Returns:
+        Closing it ends this.
+    """
+    layout = layout_of(denoiser)
+    with share_prefix(layout) as undo:
+        if conditions is not None:
+            undo.enter_context(PromptKeys(layout, conditions, next(denoiser.parameters()).dtype).install())
+        return undo.pop_all()
+
+
+def share_prefix(layout: Layout) -> ExitStack:
+    """Hook the modules in front of the first prompt; forwards that name a `Sharing` run them once per group.
+
+    Args:
+        layout: Of the denoiser; a network without such modules is left as it is.
+
+    Returns:
+        Closing it removes the hooks.
+    """
+    with ExitStack() as undo:
+        for module in layout.prefix:
+            undo.callback(module.register_forward_pre_hook(_select, with_kwargs=True).remove)
+            # The output has all rows again before a compressor restores it.
+            undo.callback(module.register_forward_hook(_expand, prepend=True).remove)
+        return undo.pop_all()
+
+
+def _select(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if (sharing := _active()) is None:
+        return None
+
+    def some(value: Any) -> Any:
+        whole = isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(sharing.group)
+        return value.index_select(0, sharing.first) if whole else value
+
+    return tuple(map(some, args)), {name: some(value) for name, value in kwargs.items()}
+
+
+def _expand(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    sharing = _active()
+    return None if sharing is None else output.index_select(0, sharing.group)
+
+
+def _active() -> Sharing | None:
+    rows = rows_now()
+    return None if rows is None or rows.sharing is None or not rows.sharing.active else rows.sharing
+
+
+class PromptKeys:
+    """Keys and values that the cross-attentions of a network take from the conditions of all classes.
+
+    Attributes:
+        bytes: What they take; 0 if they are not kept.
+    """
+
+    def __init__(self, layout: Layout, conditions: Tensor, dtype: torch.dtype) -> None:
+        """Plan what to keep; it is computed at the first forward, in the precision of that forward.
+
+        Args:
+            layout: Of the denoiser.
+            conditions: Of all classes, those that rows of `row_keys(..., classes)` stand for. `(k, tokens, d)`.
+            dtype: Of the network.
+        """
+        self._conditions = conditions
+        self._kept: dict[nn.Module, Tensor] = {}
+        self._layers = tuple(_prompt_layers(layout)) if conditions.ndim == 3 else ()
+        size = conditions.shape[0] * conditions.shape[1] * dtype.itemsize if self._layers else 0
+        self.bytes = size * sum(layer.out_features for layer in self._layers)
+        if self.bytes > _ROOM:
+            self._layers, self.bytes = (), 0
+
+    def install(self) -> ExitStack:
+        """Hook the layers; forwards whose rows are named with their classes look them up."""
+        with ExitStack() as undo:
+            for layer in self._layers:
+                undo.callback(layer.register_forward_pre_hook(self._skip).remove)
+                undo.callback(layer.register_forward_hook(self._look_up).remove)
+            undo.callback(self._kept.clear)
+            return undo.pop_all()
+
+    def _skip(self, module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
+        # A hook cannot keep a module from running, but it can leave it nothing to do.
+        return None if self._classes() is None else (args[0][:0],)
+
+    def _look_up(self, module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor | None:
+        if (classes := self._classes()) is None:
+            return None
+        if module not in self._kept:
+            self._kept[module] = module.forward(self._conditions.to(args[0].dtype))
+        return self._kept[module].index_select(0, classes)
+
+    def _classes(self) -> Tensor | None:
+        rows = rows_now()
+        return None if rows is None else rows.classes
+
+
+def _prompt_layers(layout: Layout) -> Iterable[nn.Linear]:
+    for site in layout.sites:
+        attention = getattr(site.block, "attn2", None)
+        # Others may call these layers with something else.
+        if not isinstance(attention, Attention) or type(attention.processor) not in (AttnProcessor, AttnProcessor2_0):
+            continue
+        if attention.norm_cross or getattr(attention, "fused_projections", False):
+            continue
+        for layer in (attention.to_k, attention.to_v):
+            if type(layer) is nn.Linear:
+                yield layer
