@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from bigain.tokens.precision import products, without_autocast
+from bigain.tokens.directions import Directions
+from bigain.tokens.precision import without_autocast
 
 Mode = Literal["mean", "prune"]
 
@@ -90,16 +90,6 @@ def _take(x: Tensor, index: Tensor) -> Tensor:
     return x.reshape(b * n, c).index_select(0, flat.flatten()).view(b, -1, c)
 
 
-def unit_tokens(x: Tensor) -> Tensor:
-    """Tokens scaled to unit length in float32, norms floored at 1e-12. `(b, n, c)`."""
-    return F.normalize(x.float(), dim=-1, eps=1e-12)
-
-
-def inverse_norms(x: Tensor) -> Tensor:
-    """One over each token's length in float32, lengths floored at 1e-12. `(b, n, c)` -> `(b, n)`."""
-    return x.float().norm(dim=-1).clamp_(min=1e-12).reciprocal_()
-
-
 def sources_of(destination: Tensor, n: int) -> Tensor:
     """All other tokens, ascending. `(b, m)` -> `(b, n - m)`."""
     b, m = destination.shape
@@ -113,9 +103,6 @@ def sources_of(destination: Tensor, n: int) -> Tensor:
 def _most_similar(x: Tensor, source: Tensor, destination: Tensor) -> tuple[Tensor, Tensor]:
     """Best cosine of each source and the destination that has it, the first on ties.
 
-    Products are taken of the tokens as they are, and scaled after: those of half-precision tokens are exact in fast
-    half-precision units, those of unit tokens would not be.
-
     Args:
         x: Tokens. `(b, n, c)`, any float dtype.
         source: Token ids. `(b, s)`, int64.
@@ -126,16 +113,15 @@ def _most_similar(x: Tensor, source: Tensor, destination: Tensor) -> tuple[Tenso
     """
     s, m = source.shape[1], destination.shape[1]
     block = _BLOCK_ON_CPU if x.device.type == "cpu" else _BLOCK
-    rows, tokens = max(1, block // (s * m)), max(1, block // m)
+    # Either several sequences are a block, or several blocks a sequence.
+    rows, tokens = max(1, block // (s * m)), min(s, max(1, block // m))
+    room = torch.empty(min(rows, len(x)) * tokens * m, device=x.device, dtype=torch.float32)
     best, choice = [], []
     for part, ids, targets in zip(x.split(rows), source.split(rows), destination.split(rows), strict=True):
-        towards = _take(part, targets)
-        scale = inverse_norms(towards)[:, None]
-        # Either several sequences are a block, or several blocks a sequence.
+        towards = Directions.of(_take(part, targets))
         for some in ids.split(tokens, dim=1):
-            tokens_of = _take(part, some)
-            found = products(tokens_of, towards.transpose(1, 2)).mul_(scale).max(dim=2)
-            best.append((found.values * inverse_norms(tokens_of)).flatten())
+            found = Directions.of(_take(part, some)).cosines(towards, room).max(dim=2)
+            best.append(found.values.flatten())
             choice.append(found.indices.flatten())
     return torch.cat(best).view(-1, s), torch.cat(choice).view(-1, s)
 
@@ -172,7 +158,8 @@ def bipartite_matching(metric: Tensor, destination: Tensor, removed: int, mode: 
     if not 1 <= removed <= n - m:
         raise ValueError(f"cannot merge {removed} of {n - m} source tokens")
     source = sources_of(destination, n)
-    with without_autocast(metric):
+    # A plan is made of indices, which have no gradients.
+    with without_autocast(metric), torch.no_grad():
         best, choice = _most_similar(metric, source, destination)
     merged_into = torch.where(_highest(best, removed), destination.gather(1, choice), source)
     leader = torch.arange(n, device=metric.device).repeat(b, 1).scatter_(1, source, merged_into)

@@ -21,18 +21,23 @@ def widest_float(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def products(a: Tensor, b: Tensor) -> Tensor:
+def products(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     """Batched matrix product in float32, whatever the dtype of its factors. `(b, n, c)`, `(b, c, m)` -> `(b, n, m)`.
 
     A product of two half-precision numbers is exact in float32. Where the device can sum such products in float32,
     its half-precision units are used: the result is as accurate as that of widened factors, and comes much sooner.
+
+    Args:
+        a: First factor.
+        b: Second factor, of the same dtype.
+        out: Where the result goes. `(b, n, m)`, float32.
     """
     if a.dtype == torch.float32:
-        return a @ b
+        return torch.bmm(a, b, out=out)
     if a.device.type == "cuda":
-        return torch.bmm(a, b, out_dtype=torch.float32)
+        return torch.bmm(a, b, out_dtype=torch.float32, out=out)
     with _bfloat16_units(a):
-        return a.float() @ b.float()
+        return torch.bmm(a.float(), b.float(), out=out)
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def test_groups_of_a_forward(rows, size):
             assert int(sharing.first.max()) <= last - first
     # However a forward lies, as many are computed.
     assert len(counts) == 1
-    assert (counts == {None}) == (size == 1 or rows <= 2 and size >= 1)
+    assert (counts == {None}) == (size == 1 or (rows <= 2 and size >= 1))
 
 
 @pytest.mark.parametrize("case", [None, *CASES], ids=lambda case: "none" if case is None else case["class"].__name__)

@@ -8,8 +8,9 @@ import tomesd
 import torch
 
 from bigain.tokens.destinations import cell_destinations, first_destinations
+from bigain.tokens.directions import unit_tokens
 from bigain.tokens.grid import Cell, Grid, cell_count
-from bigain.tokens.matching import MergePlan, bipartite_matching, sources_of, unit_tokens
+from bigain.tokens.matching import MergePlan, bipartite_matching, sources_of
 from bigain.tokens.scores import laplacian_l1
 
 CPU = torch.device("cpu")
