@@ -24,6 +24,7 @@ from bigain.callbacks import GenerationResults, PredictionWriter, ResultsWriter,
 from bigain.callbacks.prediction_writer import RecordWriter
 from bigain.callbacks.run_results import RunResults
 from bigain.callbacks.termination import Termination
+from bigain.callbacks.timing import Timing
 from bigain.compressors import Compressor
 from bigain.configuration import find_config, fingerprint
 from bigain.data import EvalDataModule
@@ -147,7 +148,7 @@ class BiGainCLI(LightningCLI):
         """What writes the run directory: by the module's task."""
         for module, (writer, results) in _WRITERS.items():
             if isinstance(self.model, module):
-                return [writer(resume=True), results(self.fingerprint), Termination()]
+                return [writer(resume=True), results(self.fingerprint), Timing(), Termination()]
         known = ", ".join(module.__name__ for module in _WRITERS)
         raise InputError(f"bigain predict runs {known} and their subclasses, not {type(self.model).__name__}")
 

@@ -20,6 +20,7 @@ from bigain.backbones.loading import (
     model_index,
     scheduler_config,
 )
+from bigain.backbones.watching import running
 from bigain.diffusion.noising import epsilon_from_velocity
 from bigain.errors import InputError
 
@@ -254,7 +255,8 @@ class Backbone(nn.Module, ABC):
         pixels = images.float() / 127.5 - 1
         if self.vae is None:
             return pixels
-        latents: Tensor = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mean
+        with running("encoder", len(images)):
+            latents: Tensor = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mean
         # The VAE may answer channels-last; a latent that was stored and read back has to compute the same.
         return (latents.float() * self.vae.config["scaling_factor"]).contiguous()
 
@@ -270,7 +272,8 @@ class Backbone(nn.Module, ABC):
         if self.vae is None:
             return latents
         scaled = (latents / self.vae.config["scaling_factor"]).to(self.vae.dtype)
-        pixels: Tensor = self.vae.decode(scaled, return_dict=False)[0]
+        with running("decoder", len(latents)):
+            pixels: Tensor = self.vae.decode(scaled, return_dict=False)[0]
         return pixels.float()
 
     def alpha_bar(self, timesteps: Tensor) -> Tensor:
@@ -307,6 +310,7 @@ class Backbone(nn.Module, ABC):
             `(b, c, h, w)`, float32.
         """
         parameter = next(self.denoiser.parameters())
-        output = self._denoise(noisy.to(parameter.dtype), timesteps, condition)
+        with running("denoiser", len(noisy)):
+            output = self._denoise(noisy.to(parameter.dtype), timesteps, condition)
         # A network with learned variance appends it to the noise.
         return output[:, : noisy.shape[1]].float()

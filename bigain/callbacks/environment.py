@@ -3,43 +3,68 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
+from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer
 
+from bigain.callbacks.attention_kernels import compiled
+
+_CPUINFO = Path("/proc/cpuinfo")
 _PACKAGES = ("bigain", "torch", "lightning", "diffusers", "transformers", "torchmetrics", "torchvision", "numpy")
 
 
-def environment(trainer: Trainer, device: torch.device, denoiser: torch.nn.Module) -> dict[str, object]:
-    """Device, precision, versions and git commit of a run."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+def environment(
+    trainer: Trainer, device: torch.device, denoiser: torch.nn.Module, kernels: Collection[str]
+) -> dict[str, object]:
+    """Device, precision, versions and git commit of a run.
+
+    Args:
+        trainer: Of the run.
+        device: Where the denoiser is.
+        denoiser: The network.
+        kernels: Attention kernels that were seen; empty where nobody could look.
+    """
     return {
         "device": str(device),
-        "device_name": name,
+        "device_name": device_name(device),
         "world_size": trainer.world_size,
         "cpu_threads": torch.get_num_threads(),
         "precision": str(trainer.precision),
         "network_dtype": str(next(denoiser.parameters()).dtype),
-        "attention_backend": _attention_backend(device, denoiser),
+        "attention_backend": attention_backend(device, denoiser, kernels),
+        "compile": compiled(denoiser),
         "python": platform.python_version(),
         "packages": {package: version(package) for package in _PACKAGES},
         "git_commit": _git_commit(),
     }
 
 
-def _attention_backend(device: torch.device, denoiser: torch.nn.Module) -> str:
-    """Attention processors of the network and, on a GPU, the kernels that torch may choose among."""
+def device_name(device: torch.device) -> str:
+    """Name of a GPU's model or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    # Linux has no name of the processor anywhere else.
+    found = re.search(r"^model name\s*:\s*(.+)$", _CPUINFO.read_text(), re.MULTILINE) if _CPUINFO.is_file() else None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def attention_backend(device: torch.device, denoiser: torch.nn.Module, kernels: Collection[str]) -> str:
+    """Attention processors of the network and the kernels that torch took, or on a GPU may choose among."""
     processors = {type(module.processor).__name__ for module in denoiser.modules() if hasattr(module, "processor")}
     used = ", ".join(sorted(processors))
+    if kernels:
+        return f"{used}: {', '.join(sorted(kernels))}"
     if device.type != "cuda":
         return used
     cuda = torch.backends.cuda
     enabled = {"flash": cuda.flash_sdp_enabled(), "efficient": cuda.mem_efficient_sdp_enabled()}
     enabled["math"] = cuda.math_sdp_enabled()
-    return f"{used}: {', '.join(kind for kind, on in enabled.items() if on)}"
+    return f"{used}: any of {', '.join(kind for kind, on in enabled.items() if on)}"
 
 
 def _git_commit() -> str | None:

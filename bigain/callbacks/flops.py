@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bigain.backbones.base import Backbone
 from bigain.backbones.inspection import without_weights
 from bigain.compressors.base import Compressor, own
-from bigain.compressors.phases import observed_by
+from bigain.compressors.phases import Phase, observed_by
 
 Category = Literal[
     "self_attention", "projections", "cross_attention", "mlp", "convolution", "matching", "scoring"
@@ -135,9 +135,10 @@ class _Ledger:
         self._open.pop()
 
     @contextmanager
-    def spending(self, category: Category) -> Iterator[None]:
+    def spending(self, phase: Phase) -> Iterator[None]:
         self.settle()
-        self._open.append(category)
+        # Merging gathers; what products an implementation makes of it are the price of the decision.
+        self._open.append("matching" if phase == "merging" else phase)
         try:
             yield
         finally:

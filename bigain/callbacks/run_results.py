@@ -17,6 +17,7 @@ from bigain.callbacks.environment import environment
 from bigain.callbacks.flops import flops_per_evaluation, reduction_percent
 from bigain.callbacks.prediction_writer import MODEL, predictions_folder, read_records, read_skipped
 from bigain.callbacks.sites import describe, refuse_without_effect, site_table
+from bigain.callbacks.timing import earlier_section, measurements, timing_section
 from bigain.compressors.base import Compressor
 from bigain.data.base import EvalDataModule
 from bigain.errors import InputError
@@ -81,10 +82,12 @@ class RunResults(Callback, ABC, Generic[R]):
             self._group = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._measured = measurements(trainer, None)
         if self._group is not None:
             try:
                 # One device may be done hours before another; the trainer's own barriers wait for half an hour.
                 torch.distributed.barrier(self._group)
+                self._measured = measurements(trainer, self._group)
             except RuntimeError as error:
                 reason = str(error).partition("\n")[0]
                 raise InputError(
@@ -128,6 +131,8 @@ class RunResults(Callback, ABC, Generic[R]):
         scalars = {f"metrics/{name}": estimate["value"] for name, estimate in results["metrics"].items()}
         scalars["flops/gflops_per_evaluation"] = results["flops"]["gflops_per_evaluation"]
         scalars["timing/seconds_per_image"] = results["timing"]["seconds_per_image"]
+        if (rate := results["timing"]["denoiser"]["rows_per_second"]) is not None:
+            scalars["timing/rows_per_second"] = rate
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step=len(records))
 
@@ -158,11 +163,16 @@ class RunResults(Callback, ABC, Generic[R]):
                 "seconds": time.perf_counter() - self._start,
                 "seconds_per_image": busy / len(records),
                 "resumed_images": sum(record.image_id in data.finished for record in records),
+                **self._timing(Path(trainer.default_root_dir) / "results.json"),
             },
             **self.task_results(trainer, module, records),
-            "environment": environment(trainer, module.device, module.backbone.denoiser),
+            "environment": environment(trainer, module.device, module.backbone.denoiser, self._measured[0].kernels),
             "fingerprint": self.fingerprint,
         }
+
+    def _timing(self, file: Path) -> dict[str, Any]:
+        measured = timing_section(self._measured)
+        return measured if measured["denoiser"]["forwards"] else {**measured, **earlier_section(file)}
 
 
 def _dataset(data: EvalDataModule, done: Sequence[str], skipped: dict[str, str]) -> dict[str, Any]:

@@ -98,13 +98,15 @@ class TokenMerger(Compressor):
             forward = context()
             plan: MergePlan = forward.cache[key]
             x = args[0] if args else kwargs["hidden_states"]
-            merged = plan.merge(x)
+            with phase("merging"):
+                merged = plan.merge(x)
             self.observe(site, targets[module], x, lambda: plan.unmerge(merged), forward)
             return ((merged, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": merged})
 
         def unmerge(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
             plan: MergePlan = context().cache[key]
-            return plan.unmerge(output)
+            with phase("merging"):
+                return plan.unmerge(output)
 
         on_block = (self.metric or layout.metric) == "block_input"
         planner = site.block if on_block else _module_of(site, "self_attn")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
-Phase = Literal["matching", "scoring"]
+Phase = Literal["matching", "scoring", "merging"]
 Observer = Callable[[Phase], AbstractContextManager[None]]
 
 _observers: list[Observer] = []
@@ -15,6 +15,7 @@ _observers: list[Observer] = []
 def phase(name: Phase) -> AbstractContextManager[None]:
     """Mark what runs inside: `matching` is deciding which tokens to merge or keep, `scoring` giving them a score.
 
+    `merging` is applying what was decided, on the way in and on the way out. Downsampling of keys is `matching`.
     Phases nest, the innermost counts. Costs nothing while nobody observes.
     """
     return _observers[-1](name) if _observers else nullcontext()

@@ -1,0 +1,29 @@
+"""Which network of a backbone is running, told to whoever times it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Literal
+
+Network = Literal["denoiser", "encoder", "decoder"]
+Watcher = Callable[[Network, int], AbstractContextManager[None]]
+
+_watcher: ContextVar[Watcher | None] = ContextVar("bigain_watcher", default=None)
+
+
+def running(network: Network, rows: int) -> AbstractContextManager[None]:
+    """Mark one forward of a network on so many rows; a VAE is an encoder and a decoder. Costs nothing unwatched."""
+    watcher = _watcher.get()
+    return nullcontext() if watcher is None else watcher(network, rows)
+
+
+@contextmanager
+def watched_by(watcher: Watcher) -> Iterator[None]:
+    """Let `watcher` open and close around every forward of a backbone's networks inside this block."""
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)

@@ -1,0 +1,192 @@
+"""How long the denoiser takes in a run, and how much of that is the compressor's own work."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import torch.distributed
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from bigain.backbones.watching import Network, watched_by
+from bigain.callbacks.attention_kernels import compiled, kernels_seen
+from bigain.callbacks.memory import peak_memory, restart_peak
+from bigain.callbacks.spans import Spans
+from bigain.compressors.phases import Phase, observed_by
+
+# A compressor's phases are looked at in one forward of so many: on a GPU each takes two events.
+_EVERY = 8
+_SECTION = ("clock", "denoiser", "vae", "peak_memory_bytes")
+_PHASES: tuple[Phase, ...] = get_args(Phase)
+
+
+@dataclass
+class Measured:
+    """What one process measured.
+
+    Attributes:
+        clock: What measured; None if nothing could.
+        compiled: How much of the denoiser is compiled.
+        forwards: Of each network, those that were timed.
+        rows: Of each network, in those forwards.
+        seconds: Of each network, in those forwards.
+        observed: Forwards of the denoiser in which phases were looked at.
+        observed_seconds: Of the denoiser in these, phases included.
+        phases: Seconds of each phase in these.
+        largest: Rows of the largest forward of the denoiser.
+        kernels: Attention kernels.
+        peak_memory: Bytes.
+    """
+
+    clock: str | None = None
+    compiled: str = "none"
+    forwards: Counter[str] = field(default_factory=Counter)
+    rows: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
+    observed: int = 0
+    observed_seconds: float = 0.0
+    phases: dict[str, float] = field(default_factory=dict)
+    largest: int = 0
+    kernels: set[str] = field(default_factory=set)
+    peak_memory: int | None = None
+
+
+class Timing(Callback):
+    """Times every forward of the networks during predict batches, without waiting for a GPU.
+
+    The first forwards of each network warm up and are not counted. Nothing is kept from an earlier session of a resumed
+    run. `results.json` gets what `timing_section` makes of it.
+    """
+
+    def __init__(self, warmup: int = 3) -> None:
+        """Set the callback up.
+
+        Args:
+            warmup: Forwards of each network, of each process, that do not count.
+        """
+        self.warmup = warmup
+        self.measured = Measured()
+        self._open = ExitStack()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._device = pl_module.device
+        self._spans = Spans(self._device)
+        # A module of another's making may keep its denoiser elsewhere; then there is nothing to see.
+        denoiser = getattr(getattr(pl_module, "backbone", None), "denoiser", None)
+        whole = "none" if denoiser is None else compiled(denoiser)
+        self.measured = Measured(self._spans.clock, whole)
+        self._begun: Counter[str] = Counter()
+        restart_peak(self._device)
+
+    def on_predict_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        if self._spans.clock is not None:
+            self._open.enter_context(watched_by(self._watch))
+
+    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        self._open.close()
+        found = self.measured
+        # By now the module has waited for its device, to hand out records.
+        seconds = self._spans.settle()
+        for phase in _PHASES:
+            found.phases[phase] = found.phases.get(phase, 0.0) + (taken := seconds.pop(phase, 0.0))
+            found.observed_seconds += taken
+            seconds["denoiser"] = seconds.get("denoiser", 0.0) + taken
+        found.observed_seconds += (observed := seconds.pop("observed", 0.0))
+        seconds["denoiser"] += observed
+        for network, taken in seconds.items():
+            found.seconds[network] = found.seconds.get(network, 0.0) + taken
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.measured.peak_memory = peak_memory(self._device)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._open.close()
+
+    @contextmanager
+    def _watch(self, network: Network, rows: int) -> Iterator[None]:
+        found, first = self.measured, not self._begun[network]
+        self._begun[network] += 1
+        if self._begun[network] <= self.warmup:
+            with ExitStack() as watching:
+                if first and network == "denoiser" and found.compiled == "none":
+                    found.kernels = watching.enter_context(kernels_seen())
+                yield
+            return
+        denoising = network == "denoiser"
+        # What is compiled has no phases any more.
+        observed = denoising and found.compiled == "none" and found.forwards[network] % _EVERY == 0
+        with self._spans.span("observed" if observed else network), ExitStack() as watching:
+            if observed:
+                watching.enter_context(observed_by(self._spans.span))
+            yield
+        found.forwards[network] += 1
+        found.rows[network] += rows
+        found.observed += observed
+        found.largest = max(found.largest, rows if denoising else 0)
+
+
+def measurements(trainer: Trainer, group: Any) -> list[Measured]:
+    """What the `Timing` of every process measured, to be called by all of them.
+
+    Args:
+        trainer: With or without the callback.
+        group: Processes; None where there is only one.
+    """
+    callbacks: Sequence[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    own = next((callback.measured for callback in callbacks if isinstance(callback, Timing)), Measured())
+    if group is None:
+        return [own]
+    everyone: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(everyone, own, group)
+    return everyone
+
+
+def earlier_section(file: Path) -> dict[str, Any]:
+    """What a finished run's `results.json` tells of its measurements: the last word, where nothing was left to do."""
+    try:
+        timing = json.loads(file.read_text(encoding="utf-8"))["timing"]
+        return {key: timing[key] for key in _SECTION}
+    except (OSError, ValueError, LookupError, TypeError):
+        # There is none, or it is an older one.
+        return {}
+
+
+def timing_section(processes: Sequence[Measured]) -> dict[str, Any]:
+    """What `results.json` tells of the measurements, with None for what was not measured.
+
+    Rows per second are those of all processes together; seconds per row are of one device.
+    """
+    peaks = [process.peak_memory for process in processes if process.peak_memory is not None]
+    rates = [one.rows["denoiser"] / one.seconds["denoiser"] for one in processes if one.forwards["denoiser"]]
+    denoiser = _network(processes, "denoiser")
+    observed = sum(process.observed_seconds for process in processes)
+    phases = {phase: sum(process.phases.get(phase, 0.0) for process in processes) for phase in _PHASES}
+    return {
+        "clock": processes[0].clock,
+        "denoiser": {
+            **denoiser,
+            "rows_per_second": sum(rates) if rates else None,
+            "rows_per_forward": max(process.largest for process in processes) or None,
+            "observed_forwards": sum(process.observed for process in processes),
+            "matching_share": sum(phases.values()) / observed if observed else None,
+            "shares": {phase: seconds / observed if observed else None for phase, seconds in phases.items()},
+        },
+        "vae": {"encoder": _network(processes, "encoder"), "decoder": _network(processes, "decoder")},
+        "peak_memory_bytes": max(peaks, default=None),
+    }
+
+
+def _network(processes: Sequence[Measured], network: Network) -> dict[str, Any]:
+    seconds = sum(process.seconds.get(network, 0.0) for process in processes)
+    rows = sum(process.rows[network] for process in processes)
+    return {
+        "forwards": sum(process.forwards[network] for process in processes),
+        "rows": rows,
+        "seconds": seconds,
+        "seconds_per_row": seconds / rows if rows else None,
+    }
