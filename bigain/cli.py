@@ -22,6 +22,7 @@ commands:
   explain RUN          which frequencies did it destroy, and did that matter? Margins of Theorem 1
   doctor --config X    is everything here that the run needs?
   flops                count what a compressor costs, without weights
+  bench                time it: how much of what the FLOPs promise is real
 
 Shipped configurations go by their bare name: bigain predict --config demo_lgtm.yaml
 All options of a command: bigain COMMAND --help
@@ -128,6 +129,16 @@ def _flops(args: Sequence[str]) -> int:
     return _done(flops(args))
 
 
+def _bench(args: Sequence[str]) -> int:
+    if "--help" in args or "-h" in args:
+        from bigain.bench import HELP
+
+        return _done(HELP)
+    from bigain.bench.command import bench
+
+    return _done(*bench(args, lambda line: print(line, file=sys.stderr, flush=True)))
+
+
 def _doctor(args: Sequence[str]) -> int:
     from bigain.doctor import doctor
 
@@ -142,5 +153,6 @@ _COMMANDS = {
     "compare": _compare,
     "explain": _explain,
     "flops": _flops,
+    "bench": _bench,
     "doctor": _doctor,
 }

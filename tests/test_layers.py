@@ -28,6 +28,7 @@ LAYERS = {
     "prepared": 9,
     "doctor": 9,
     "flops": 9,
+    "bench": 9,
     "joint": 9,
     "sweeps": 9,
     "cli": 10,

@@ -28,6 +28,7 @@ class CountedModel:
 
     Attributes:
         name: As the user gave it.
+        source: Where the model is, or would be: a folder, an embedded model's name, or a hub id.
         backbone: Holds the denoiser.
         latent: (channels, height, width).
         condition: `(1, ...)`.
@@ -35,6 +36,7 @@ class CountedModel:
     """
 
     name: str
+    source: str
     backbone: Backbone
     latent: tuple[int, int, int]
     condition: Tensor
@@ -74,10 +76,11 @@ class CountedModel:
     @classmethod
     def _of(cls, name: str, backbone: Backbone, image_size: int | None) -> CountedModel:
         condition = backbone.blank_condition(backbone.local_files_only)
+        source = backbone.model
         # For messages: shipped sizes lie in a folder whose path means nothing to anyone.
         backbone.model = name
         latent = backbone.latent_shape if image_size is None else backbone.latents_of(image_size)
-        return cls(name, backbone, latent, condition, count_flops(backbone, latent, condition))
+        return cls(name, source, backbone, latent, condition, count_flops(backbone, latent, condition))
 
     @property
     def grid(self) -> Grid:

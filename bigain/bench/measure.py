@@ -1,0 +1,161 @@
+"""Rounds in which every method runs once, and a look at its own work and memory apart from them."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+
+from bigain.backbones.sites import layout_of
+from bigain.bench.subject import Subject
+from bigain.callbacks.memory import peak_memory, restart_peak
+from bigain.callbacks.spans import Spans
+from bigain.compressors import Compressor
+from bigain.compressors.phases import Phase, observed_by
+from bigain.errors import InputError
+
+Compile = Literal["none", "whole", "regional"]
+
+_PHASES: tuple[Phase, ...] = get_args(Phase)
+# Forwards in which a compressor's phases and memory are looked at; their time does not count.
+_OBSERVED = 3
+
+
+@dataclass(eq=False)
+class Times:
+    """What was measured of one method.
+
+    Attributes:
+        name: For messages.
+        seconds: One per round.
+        reference: Without compression, in the same rounds.
+        phases: Median seconds of the compressor's own work by phase; None where it cannot be told, in compiled code.
+        peak_memory: Bytes, of torch's tensors on a GPU and of the process on a CPU; None where nobody tells.
+        error: Why there is nothing; None where there is.
+    """
+
+    name: str
+    seconds: list[float] = field(default_factory=list)
+    reference: list[float] = field(default_factory=list)
+    phases: dict[Phase, float] | None = None
+    peak_memory: int | None = None
+    error: str | None = None
+
+
+@dataclass
+class _Entrant:
+    times: Times
+    subject: Subject
+
+
+@torch.inference_mode()
+def measure(
+    subject: Subject,
+    compressors: Sequence[tuple[str, Compressor]],
+    repetitions: int,
+    how: Compile,
+    tell: Callable[[str], None],
+) -> list[Times]:
+    """Time a network without compression and with each compressor.
+
+    Args:
+        subject: Network and inputs; it stays as it is.
+        compressors: With a name each.
+        repetitions: Rounds that count.
+        how: What torch compiles. Compiled methods run in pairs with the network without compression, one pair after
+            the other: the code of many would share one cache and slow each other down.
+        tell: Is given a line per round.
+
+    Returns:
+        First that without compression, of the first pair; then one per compressor.
+
+    Raises:
+        InputError: If the network without compression cannot run.
+    """
+    groups = [list(compressors)] if how == "none" else [[one] for one in compressors] or [[]]
+    found: list[Times] = []
+    for group in groups:
+        with ExitStack() as undo:
+            undo.enter_context(_compiling(how))
+            entrants = [_Entrant(Times("none"), subject.twin())]
+            for name, compressor in group:
+                entrants.append(_Entrant(Times(name), subject.twin()))
+                # Before compiling: hooks that come after the first compiled call are never called.
+                undo.enter_context(compressor.applied_to(entrants[-1].subject.backbone.denoiser))
+            for entrant in entrants:
+                _compile(entrant.subject, how)
+            _race(entrants, repetitions, 1 if how == "none" else 2, tell)
+            for entrant in entrants:
+                if entrant.times.error is None:
+                    _observe(entrant, how)
+        found += [entrant.times for entrant in entrants[1 if found else 0 :]]
+    return found
+
+
+def _race(entrants: Sequence[_Entrant], repetitions: int, warmup: int, tell: Callable[[str], None]) -> None:
+    spans = Spans(entrants[0].subject.noisy.device)
+    for number in range(1 - warmup, repetitions + 1):
+        running = [place for place, entrant in enumerate(entrants) if entrant.times.error is None]
+        # Neighbours change too: one forward leaves its caches to the next.
+        for place in random.Random(number).sample(running, len(running)):
+            try:
+                with spans.span(str(place)):
+                    entrants[place].subject.forward()
+            except RuntimeError as error:
+                # Memory that ran out, or what torch cannot compile; the others may still run.
+                entrants[place].times.error = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        if entrants[0].times.error is not None:
+            raise InputError(f"the network without compression cannot run: {entrants[0].times.error}")
+        seconds = {entrants[int(place)].times: taken for place, taken in sorted(spans.settle().items())}
+        title = f"round {number} of {repetitions}" if number > 0 else "warm-up"
+        tell(f"{title}: {', '.join(f'{times.name} {taken:.3f} s' for times, taken in seconds.items())}")
+        for times, taken in seconds.items():
+            if number > 0:
+                times.seconds.append(taken)
+                times.reference.append(seconds[entrants[0].times])
+
+
+def _observe(entrant: _Entrant, how: Compile) -> None:
+    device = entrant.subject.noisy.device
+    spans, looks = Spans(device), []
+    for _ in range(_OBSERVED):
+        forgotten = restart_peak(device)
+        with ExitStack() as watching:
+            if how == "none":
+                watching.enter_context(observed_by(spans.span))
+            entrant.subject.forward()
+        looks.append(spans.settle())
+        entrant.times.peak_memory = peak_memory(device) if forgotten else None
+    if how == "none":
+        entrant.times.phases = {phase: statistics.median(look.get(phase, 0.0) for look in looks) for phase in _PHASES}
+
+
+def _compile(subject: Subject, how: Compile) -> None:
+    if how == "whole":
+        subject.backbone.denoiser.compile()
+    elif how == "regional":
+        for site in layout_of(subject.backbone.denoiser).sites:
+            site.block.compile()
+
+
+@contextmanager
+def _compiling(how: Compile) -> Iterator[None]:
+    """Compiled code ends with this block, and what torch cannot keep compiled is an error instead of slow."""
+    if how == "none":
+        yield
+        return
+    settings: dict[str, Any] = {
+        "fail_on_recompile_limit_hit": True,
+        "recompile_limit": 64,
+        "accumulated_recompile_limit": 1024,
+    }
+    with torch._dynamo.config.patch(settings):
+        try:
+            yield
+        finally:
+            torch._dynamo.reset()
