@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
+from torch import Tensor
 
 from bigain.backbones.sites import layout_of
 from bigain.bench.subject import Subject
@@ -24,6 +25,14 @@ Compile = Literal["none", "whole", "regional"]
 _PHASES: tuple[Phase, ...] = get_args(Phase)
 # Forwards in which a compressor's phases and memory are looked at; their time does not count.
 _OBSERVED = 3
+_STRICT: dict[str, Any] = {
+    # Otherwise the code of the first network is taken for every other of the same sizes, whatever hooks it has.
+    "skip_nnmodule_hook_guards": False,
+    # A block with hooks is compiled for each site, and running out of room would mean running without.
+    "recompile_limit": 64,
+    "accumulated_recompile_limit": 1024,
+    "fail_on_recompile_limit_hit": True,
+}
 
 
 @dataclass(eq=False)
@@ -51,6 +60,7 @@ class Times:
 class _Entrant:
     times: Times
     subject: Subject
+    plain: bool = False
 
 
 @torch.inference_mode()
@@ -82,14 +92,15 @@ def measure(
     for group in groups:
         with ExitStack() as undo:
             undo.enter_context(_compiling(how))
-            entrants = [_Entrant(Times("none"), subject.twin())]
+            entrants = [_Entrant(Times("none"), subject.twin(), plain=True)]
             for name, compressor in group:
                 entrants.append(_Entrant(Times(name), subject.twin()))
                 # Before compiling: hooks that come after the first compiled call are never called.
                 undo.enter_context(compressor.applied_to(entrants[-1].subject.backbone.denoiser))
             for entrant in entrants:
                 _compile(entrant.subject, how)
-            _race(entrants, repetitions, 1 if how == "none" else 2, tell)
+            _warm_up(entrants, tell)
+            _race(entrants, repetitions, tell)
             for entrant in entrants:
                 if entrant.times.error is None:
                     _observe(entrant, how)
@@ -97,27 +108,44 @@ def measure(
     return found
 
 
-def _race(entrants: Sequence[_Entrant], repetitions: int, warmup: int, tell: Callable[[str], None]) -> None:
+def _warm_up(entrants: Sequence[_Entrant], tell: Callable[[str], None]) -> None:
+    """First forwards, and whether they compute what they should."""
+    plain = None
+    for entrant in entrants:
+        output = _forward(entrant)
+        if plain is None:
+            plain = output
+        elif output is not None and torch.equal(output, plain):
+            entrant.times.error = "its output is that of the network without compression: it does not act"
+        tell(f"warm-up: {entrant.times.name}")
+
+
+def _forward(entrant: _Entrant) -> Tensor | None:
+    """One forward; None, and an error to tell, if it cannot run. Without compression, that ends everything."""
+    try:
+        return entrant.subject.forward()
+    except RuntimeError as error:
+        # Memory that ran out, or what torch cannot compile; the others may still run.
+        entrant.times.error = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        if entrant.plain:
+            raise InputError(f"the network without compression cannot run: {entrant.times.error}") from error
+        return None
+
+
+def _race(entrants: Sequence[_Entrant], repetitions: int, tell: Callable[[str], None]) -> None:
     spans = Spans(entrants[0].subject.noisy.device)
-    for number in range(1 - warmup, repetitions + 1):
-        running = [place for place, entrant in enumerate(entrants) if entrant.times.error is None]
+    for number in range(1, repetitions + 1):
+        racing = [place for place, entrant in enumerate(entrants) if entrant.times.error is None]
         # Neighbours change too: one forward leaves its caches to the next.
-        for place in random.Random(number).sample(running, len(running)):
-            try:
-                with spans.span(str(place)):
-                    entrants[place].subject.forward()
-            except RuntimeError as error:
-                # Memory that ran out, or what torch cannot compile; the others may still run.
-                entrants[place].times.error = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        if entrants[0].times.error is not None:
-            raise InputError(f"the network without compression cannot run: {entrants[0].times.error}")
+        for place in random.Random(number).sample(racing, len(racing)):
+            with spans.span(str(place)):
+                _forward(entrants[place])
         seconds = {entrants[int(place)].times: taken for place, taken in sorted(spans.settle().items())}
-        title = f"round {number} of {repetitions}" if number > 0 else "warm-up"
-        tell(f"{title}: {', '.join(f'{times.name} {taken:.3f} s' for times, taken in seconds.items())}")
+        told = ", ".join(f"{times.name} {taken:.3f} s" for times, taken in seconds.items())
+        tell(f"round {number} of {repetitions}: {told}")
         for times, taken in seconds.items():
-            if number > 0:
-                times.seconds.append(taken)
-                times.reference.append(seconds[entrants[0].times])
+            times.seconds.append(taken)
+            times.reference.append(seconds[entrants[0].times])
 
 
 def _observe(entrant: _Entrant, how: Compile) -> None:
@@ -149,12 +177,7 @@ def _compiling(how: Compile) -> Iterator[None]:
     if how == "none":
         yield
         return
-    settings: dict[str, Any] = {
-        "fail_on_recompile_limit_hit": True,
-        "recompile_limit": 64,
-        "accumulated_recompile_limit": 1024,
-    }
-    with torch._dynamo.config.patch(settings):
+    with torch._dynamo.config.patch(_STRICT):
         try:
             yield
         finally:

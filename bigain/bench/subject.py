@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from diffusers import ModelMixin
-from torch import Tensor
+from torch import Tensor, nn
 
 from bigain.backbones.base import Backbone
 from bigain.backbones.loading import find_model, load_component
@@ -97,8 +97,9 @@ def random_denoiser(like: ModelMixin, dtype: torch.dtype, device: torch.device) 
             denoiser: ModelMixin = type(like).from_config(like.config)
         finally:
             torch.set_default_dtype(before)
-    # What is made from numpy is float32 whatever the default.
-    return denoiser.to(dtype)
+    # What is made from numpy is float32 whatever the default. diffusers' own `to` warns of what we ask for.
+    nn.Module.to(denoiser, dtype)
+    return denoiser
 
 
 def with_denoiser(backbone: Backbone, denoiser: ModelMixin) -> Backbone:

@@ -40,7 +40,7 @@ def environment(
         "compile": compiled(denoiser),
         "python": platform.python_version(),
         "packages": {package: version(package) for package in _PACKAGES},
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
     }
 
 
@@ -67,7 +67,7 @@ def attention_backend(device: torch.device, denoiser: torch.nn.Module, kernels: 
     return f"{used}: any of {', '.join(kind for kind, on in enabled.items() if on)}"
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """Commit of the source tree, `-dirty` if files were changed since; None outside one."""
     tree = Path(__file__).parents[2]
     if _git(tree, "rev-parse", "--show-toplevel") != str(tree.resolve()):

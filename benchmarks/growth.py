@@ -1,0 +1,256 @@
+"""How cost grows: of one attention site with its tokens, and of everything but the network with the classes.
+
+    python benchmarks/growth.py > growth.md
+    python benchmarks/growth.py --quick
+    python benchmarks/growth.py --picture growth.png       # the same as curves
+
+Tokens: one self-attention layer of SD 2.0's first level (320 channels, 5 heads), as it is, and with each method around
+it. Classes: the classifier with stages [5, 20] and keep [5, 1] on latents of SD 2.0 at 512 px, with a network that
+returns its input, so that noise, errors, elimination and bookkeeping are what is left. Rounds in which everything runs
+in turn, in changing order; medians and (lowest to highest). Memory on a CPU is what the process grew by: less than was
+used, where freed memory is used again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import Attention
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from bigain.backbones import DiT
+from bigain.backbones.forward import ForwardContext
+from bigain.backbones.sites import Site
+from bigain.bench.ratios import Spread, paired_ratio
+from bigain.callbacks.memory import peak_memory, restart_peak
+from bigain.callbacks.spans import Spans
+from bigain.compressors import ABM, IEKVD, LGTM, Compressor, SiTo, ToMe
+from bigain.compressors.kv import KVDownsampler
+from bigain.compressors.merging import TokenMerger
+from bigain.diffusion.elimination import staged_elimination
+from bigain.diffusion.trials import stage_trials
+from bigain.modules import DiffusionClassifier
+
+CHANNELS, HEADS = 320, 5
+TOKENS, CLASSES = (256, 1024, 4096, 16384), (10, 30, 100, 300, 1000)
+QUICK_TOKENS, QUICK_CLASSES = (256, 1024), (10, 100)
+METHODS: dict[str, Callable[[], Compressor]] = {
+    "ToMe 0.7": lambda: ToMe(ratio=0.7),
+    "LGTM 0.7": lambda: LGTM(ratio=0.7),
+    "ABM 0.7": lambda: ABM(ratio=0.7),
+    "SiTo 0.7": lambda: SiTo(ratio=0.7),
+    "IEKVD 2": lambda: IEKVD(factor=2),
+}
+# Its graph is n x n.
+MOST_TOKENS = {"SiTo 0.7": 4096}
+LONG_ENOUGH, MOST_CALLS = 0.1, 100
+LATENT = (4, 64, 64)
+IMAGES = 2
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of the first table.
+
+    Attributes:
+        seconds: One per round.
+        gflops: By torch's counter.
+        megabytes: Above what was in use before; None where nobody tells.
+    """
+
+    seconds: Sequence[float]
+    gflops: float
+    megabytes: float | None
+
+
+def rounds(tasks: Mapping[str, Callable[[], object]], repetitions: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each task in each round, the mean of so many calls that they take a while; the first round warms up."""
+    spans, seconds = Spans(device), {name: list[float]() for name in tasks}
+    calls = dict.fromkeys(tasks, 1)
+    for number in range(repetitions + 1):
+        for name in random.Random(number).sample(list(tasks), len(tasks)):
+            with spans.span(name):
+                for _ in range(calls[name]):
+                    tasks[name]()
+        taken = spans.settle()
+        for name in tasks:
+            if number:
+                seconds[name].append(taken[name] / calls[name])
+            else:
+                calls[name] = min(MOST_CALLS, math.ceil(LONG_ENOUGH / taken[name]))
+    return seconds
+
+
+def tasks_of(side: int, device: str, dtype: torch.dtype) -> dict[str, Callable[[], object]]:
+    """Attention over `side * side` tokens: alone, with each method around it, and each method without it."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        x = torch.randn(1, side * side, CHANNELS).to(dtype)
+        attention = Attention(CHANNELS, heads=HEADS, dim_head=CHANNELS // HEADS).to(dtype).eval()
+        context = ForwardContext.of(torch.empty(1, 1, side, side), 500, None)
+    site = Site("site", 0, None, 1, attention)
+    tasks: dict[str, Callable[[], object]] = {"attention": lambda: attention(x)}
+    for name, make in METHODS.items():
+        if side * side <= MOST_TOKENS.get(name, side * side):
+            tasks[f"{name} with attention"], tasks[name] = around(make(), attention, x, site, context)
+    return tasks
+
+
+def around(
+    compressor: Compressor, attention: Attention, x: Tensor, site: Site, context: ForwardContext
+) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """Compressed attention, and the compressor's own work alone."""
+    if isinstance(compressor, KVDownsampler):
+        downsampler = compressor
+        return (
+            lambda: attention(x, encoder_hidden_states=downsampler.downsample(x, site, context)),
+            lambda: downsampler.downsample(x, site, context),
+        )
+    assert isinstance(compressor, TokenMerger)
+    merger = compressor
+
+    def whole() -> Tensor:
+        plan = merger.plan(x, site, context)
+        return plan.unmerge(attention(plan.merge(x)))
+
+    def own() -> Tensor:
+        plan = merger.plan(x, site, context)
+        return plan.unmerge(plan.merge(x))
+
+    return whole, own
+
+
+@torch.inference_mode()
+def with_tokens(n: int, repetitions: int, device: torch.device, dtype: torch.dtype) -> dict[str, Cell]:
+    side = math.isqrt(n)
+    tasks = tasks_of(side, str(device), dtype)
+    counted = {}
+    for name, task in tasks_of(side, "meta", dtype).items():
+        with FlopCounterMode(display=False) as counter:
+            task()
+        counted[name] = counter.get_total_flops() / 1e9
+    seconds = rounds(tasks, repetitions, device)
+    return {name: Cell(seconds[name], counted[name], megabytes(task, device)) for name, task in tasks.items()}
+
+
+def megabytes(task: Callable[[], object], device: torch.device) -> float | None:
+    if not restart_peak(device):
+        return None
+    before = peak_memory(device)
+    task()
+    after = peak_memory(device)
+    return None if before is None or after is None else (after - before) / 1e6
+
+
+class Null(DiT):
+    """A backbone whose network gives back what it gets."""
+
+    def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+        return noisy.clone()
+
+
+@torch.inference_mode()
+def with_classes(backbone: Null, classes: int, repetitions: int, device: torch.device) -> tuple[int, dict[str, Any]]:
+    """Evaluations per image, and seconds per image of the whole but the network, and of the elimination alone."""
+    module = DiffusionClassifier(backbone)
+    module.to(device)
+    module.conditions = torch.arange(classes, device=device)
+    latents = torch.randn(IMAGES, *LATENT, generator=torch.Generator().manual_seed(0)).to(device)
+    stages, keep = stage_trials([5, 20], "cumulative"), [min(classes, 5), 1]
+
+    def errors(image: Tensor, trial: Tensor, label: Tensor) -> Tensor:
+        return label.float()
+
+    seconds = rounds(
+        {
+            "all": lambda: module.classify(latents, [f"image-{i}" for i in range(IMAGES)]),
+            "elimination": lambda: staged_elimination(errors, IMAGES, classes, stages, keep, device),
+        },
+        repetitions,
+        device,
+    )
+    per_image = {name: [taken / IMAGES for taken in values] for name, values in seconds.items()}
+    return module.evaluations_per_image(classes), per_image
+
+
+def tell(values: Sequence[float], factor: float, digits: int) -> str:
+    spread = Spread.of(values).times(factor)
+    return f"{spread.median:.{digits}f} ({spread.low:.{digits}f} to {spread.high:.{digits}f})"
+
+
+def token_table(found: Mapping[int, Mapping[str, Cell]]) -> list[str]:
+    lines = ["| tokens | what | ms | of attention | GFLOPs | of attention | MB more |", "|--:|---|--:|--:|--:|--:|--:|"]
+    for n, cells in found.items():
+        full = cells["attention"]
+        for name, cell in cells.items():
+            ratio = paired_ratio(cell.seconds, full.seconds)
+            share = f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+            memory = "" if cell.megabytes is None else f"{cell.megabytes:,.0f}"
+            flops = f"{cell.gflops:.3f} | {cell.gflops / full.gflops:.3f}"
+            lines.append(f"| {n:,} | {name} | {tell(cell.seconds, 1e3, 2)} | {share} | {flops} | {memory} |")
+    return lines
+
+
+def class_table(found: Mapping[int, tuple[int, Mapping[str, Sequence[float]]]]) -> list[str]:
+    head = "| classes | evaluations per image | ms per image without the network | elimination, ms | us per evaluation |"
+    lines = [head, "|--:|--:|--:|--:|--:|"]
+    for classes, (evaluations, seconds) in found.items():
+        each = Spread.of(seconds["all"]).median / evaluations * 1e6
+        took = f"{tell(seconds['all'], 1e3, 1)} | {tell(seconds['elimination'], 1e3, 2)}"
+        lines.append(f"| {classes:,} | {evaluations:,} | {took} | {each:.0f} |")
+    return lines
+
+
+def draw(tokens: Mapping[int, Mapping[str, Cell]], classes: Mapping[int, Any], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    for name in next(iter(tokens.values())):
+        if name == "attention" or name.endswith("with attention"):
+            points = [(n, Spread.of(cells[name].seconds).median) for n, cells in tokens.items() if name in cells]
+            left.plot(*zip(*points, strict=True), marker="o", label=name)
+    left.set(xscale="log", yscale="log", xlabel="tokens", ylabel="seconds of one layer")
+    left.legend()
+    for key, label in (("all", "all but the network"), ("elimination", "elimination")):
+        right.plot(list(classes), [Spread.of(row[1][key]).median for row in classes.values()], marker="o", label=label)
+    right.set(xscale="log", yscale="log", xlabel="classes", ylabel="seconds per image")
+    right.legend()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few sizes")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument("--picture", type=Path)
+    given = parser.parse_args()
+    device, dtype = torch.device(given.device), getattr(torch, given.dtype)
+    tokens = {n: with_tokens(n, given.repetitions, device, dtype) for n in (QUICK_TOKENS if given.quick else TOKENS)}
+    print(f"## Tokens\n\nOne row of {CHANNELS} channels, {given.dtype}, {device}.\n")
+    print("\n".join(token_table(tokens)), "\n", sep="\n")
+    backbone = Null("shapes_dit")
+    backbone.load()
+    classes = {
+        k: with_classes(backbone, k, given.repetitions, device) for k in (QUICK_CLASSES if given.quick else CLASSES)
+    }
+    print(f"## Classes\n\n{IMAGES} images at once, stages [5, 20], keep [5, 1], rows_per_forward as by default.\n")
+    print("\n".join(class_table(classes)))
+    if given.picture is not None:
+        draw(tokens, classes, given.picture)
+
+
+if __name__ == "__main__":
+    main()

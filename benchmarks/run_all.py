@@ -1,0 +1,210 @@
+"""Runs all benchmarks, one after the other, and keeps what they print as Markdown, with hardware, versions and date.
+
+    python benchmarks/run_all.py                        # hours on a CPU
+    python benchmarks/run_all.py --quick                # minutes: small sizes, to see that everything works
+    python benchmarks/run_all.py --only growth operators
+
+Results go to `benchmarks/results/<device>/` (`-quick` behind it for those), one file each and a table of all in
+`README.md` there. A new benchmark is one line in `BENCHMARKS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from bigain.callbacks.environment import device_name, git_commit
+
+HERE = Path(__file__).parent
+PACKAGES = ("bigain", "torch", "diffusers", "transformers", "lightning", "tomesd", "numpy")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One command.
+
+    Attributes:
+        name: Of the result file.
+        says: What it measures.
+        command: Python's arguments, with `{scratch}` for a folder that is deleted at the end and `{results}` for that
+            of the results.
+        full: Further arguments, without `--quick`; None leaves it out.
+        quick: Further arguments with `--quick`; None leaves it out.
+        markdown: Whether it prints Markdown; other text is put into a code block.
+    """
+
+    name: str
+    says: str
+    command: Sequence[str]
+    full: Sequence[str] | None = ()
+    quick: Sequence[str] | None = ("--quick",)
+    markdown: bool = False
+
+    def arguments(self, quick: bool, scratch: Path, results: Path) -> list[str] | None:
+        further = self.quick if quick else self.full
+        if further is None:
+            return None
+        return [part.format(scratch=scratch, results=results) for part in (*self.command, *further)]
+
+    @property
+    def script(self) -> Path | None:
+        """The file it runs; None for a command of the package."""
+        return HERE / self.command[0] if self.command[0].endswith(".py") else None
+
+
+BENCHMARKS = (
+    Benchmark("operators", "merging against the attention it saves, and against tomesd", ["operators.py"]),
+    Benchmark(
+        "sd2",
+        "a forward of SD 2.0 with each method: how much of the saving is real",
+        ["-m", "bigain", "bench", "--model", "sd2"],
+        quick=None,
+    ),
+    Benchmark(
+        "dit_xl_2_512",
+        "the same for DiT-XL/2 at 512 px",
+        ["-m", "bigain", "bench", "--model", "dit_xl_2_512"],
+        quick=None,
+    ),
+    Benchmark(
+        "embedded_models",
+        "the same for the embedded models",
+        ["-m", "bigain", "bench", "--model", "shapes_unet"],
+        ["--repetitions", "20"],
+        [],
+    ),
+    Benchmark(
+        "growth",
+        "cost with tokens and with classes",
+        ["growth.py"],
+        ["--picture", "{results}/growth.png"],
+        markdown=True,
+    ),
+    Benchmark("classifier", "evaluations and images per second against the plain way", ["classifier.py"]),
+    Benchmark("race", "evaluations that elimination needs", ["race.py"]),
+    Benchmark("inspector", "what looking inside costs", ["inspector.py"]),
+    Benchmark(
+        "generation",
+        "images per second against a diffusers pipeline",
+        ["generation.py"],
+        (),
+        ["--images", "2", "--steps", "2", "--repeats", "5"],
+    ),
+    Benchmark(
+        "report",
+        "time of bigain report",
+        ["report.py", "--folder", "{scratch}/report"],
+        (),
+        ["--runs", "10", "--images", "200"],
+        markdown=True,
+    ),
+    Benchmark(
+        "reproducibility", "bits that change with batches and threads", ["reproducibility.py"], (), None, markdown=True
+    ),
+    Benchmark(
+        "accuracy",
+        "all methods on the embedded models",
+        ["embedded.py", "--runs", "{scratch}/embedded"],
+        (),
+        None,
+        markdown=True,
+    ),
+)
+
+
+def hardware() -> str:
+    """Processor, and GPU where there is one."""
+    told = f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    if torch.cuda.is_available():
+        told = f"{device_name(torch.device('cuda', 0))} (driver's CUDA {torch.version.cuda}); {told}"
+    return told
+
+
+def heading(title: str, command: Sequence[str]) -> str:
+    """What a result is of."""
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    return (
+        f"# {title[:1].upper()}{title[1:]}\n\n- command: `python {' '.join(command)}`\n- date: {now}\n"
+        f"- hardware: {hardware()}\n- versions: {versions}; commit {git_commit()}\n\n"
+    )
+
+
+def shown(arguments: Sequence[str], scratch: Path, results: Path) -> list[str]:
+    """A command as others would type it."""
+    named = [part.replace(str(scratch), "SCRATCH").replace(str(results), "RESULTS") for part in arguments]
+    return [f"benchmarks/{named[0]}" if named[0].endswith(".py") else named[0], *named[1:]]
+
+
+def run(benchmark: Benchmark, arguments: Sequence[str], scratch: Path, results: Path) -> tuple[str, str]:
+    """Run one and keep what it printed; how it ended, and how long it took."""
+    first = [str(benchmark.script)] if benchmark.script else arguments[:1]
+    start = time.perf_counter()
+    # Progress is shown as it comes.
+    ended = subprocess.run([sys.executable, *first, *arguments[1:]], stdout=subprocess.PIPE, text=True, check=False)
+    took = f"{time.perf_counter() - start:.0f} s"
+    if ended.returncode:
+        return f"failed with {ended.returncode}", took
+    text = ended.stdout.strip()
+    body = text if benchmark.markdown else f"```text\n{text}\n```"
+    # The script's own title, if it has one, is said already.
+    body = re.sub(r"\A# .*\n+", "", body)
+    file = results / f"{benchmark.name}.md"
+    file.write_text(heading(benchmark.says, shown(arguments, scratch, results)) + body + "\n", encoding="utf-8")
+    return "done", took
+
+
+def slug(quick: bool) -> str:
+    """Name of the folder for this machine's results."""
+    name = device_name(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"))
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") + ("-quick" if quick else "")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    names = [benchmark.name for benchmark in BENCHMARKS]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--output", type=Path, help="folder of the results")
+    given = parser.parse_args()
+    results = given.output or HERE / "results" / slug(given.quick)
+    results.mkdir(parents=True, exist_ok=True)
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for benchmark in BENCHMARKS:
+            if benchmark.name not in given.only:
+                continue
+            arguments = benchmark.arguments(given.quick, Path(scratch), results)
+            if benchmark.script is not None and not benchmark.script.is_file():
+                ended, took = "not here", ""
+            elif arguments is None:
+                ended, took = "left out of a quick run" if given.quick else "left out", ""
+            else:
+                print(f"{benchmark.name}: {benchmark.says}", file=sys.stderr, flush=True)
+                ended, took = run(benchmark, arguments, Path(scratch), results)
+            rows.append((benchmark, ended, took))
+    lines = ["| benchmark | measures | ended | took |", "|---|---|---|--:|"]
+    for benchmark, ended, took in rows:
+        name = f"[{benchmark.name}]({benchmark.name}.md)" if ended == "done" else benchmark.name
+        lines.append(f"| {name} | {benchmark.says} | {ended} | {took} |")
+    command = ["benchmarks/run_all.py", *sys.argv[1:]]
+    text = heading("all benchmarks", command) + "\n".join(lines) + "\n"
+    (results / "README.md").write_text(text, encoding="utf-8")
+    print("\n".join(lines))
+    return 1 if any(ended.startswith("failed") for _, ended, _ in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
