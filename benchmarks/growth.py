@@ -72,7 +72,7 @@ class Cell:
 
 
 def rounds(tasks: Mapping[str, Callable[[], object]], repetitions: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each task in each round, the mean of so many calls that they take a while; the first round warms up."""
+    """Seconds of each task in each round, the mean of calls that take a while together; the first round warms up."""
     spans, seconds = Spans(device), {name: list[float]() for name in tasks}
     calls = dict.fromkeys(tasks, 1)
     for number in range(repetitions + 1):
@@ -200,7 +200,7 @@ def token_table(found: Mapping[int, Mapping[str, Cell]]) -> list[str]:
 
 
 def class_table(found: Mapping[int, tuple[int, Mapping[str, Sequence[float]]]]) -> list[str]:
-    head = "| classes | evaluations per image | ms per image without the network | elimination, ms | us per evaluation |"
+    head = "| classes | evaluations per image | ms per image, no network | elimination, ms | us per evaluation |"
     lines = [head, "|--:|--:|--:|--:|--:|"]
     for classes, (evaluations, seconds) in found.items():
         each = Spread.of(seconds["all"]).median / evaluations * 1e6

@@ -1,7 +1,7 @@
 """Runs all benchmarks, one after the other, and keeps what they print as Markdown, with hardware, versions and date.
 
-    python benchmarks/run_all.py                        # hours on a CPU
-    python benchmarks/run_all.py --quick                # minutes: small sizes, to see that everything works
+    python -m benchmarks                                # hours on a CPU
+    python -m benchmarks --quick                        # minutes: small sizes, to see that everything works
     python benchmarks/run_all.py --only growth operators
 
 Results go to `benchmarks/results/<device>/` (`-quick` behind it for those), one file each and a table of all in

@@ -79,6 +79,10 @@ def test_two_processes_classify_as_one_and_one_goes_on_where_they_stopped():
     assert [len(lines) for lines in logged("two").values()] == [2, 3]
     assert by_image("two") == by_image("one")
     assert results("two")["metrics"] == results("one")["metrics"]
+    # Each process warms up for three forwards, and both tell.
+    times = [results(folder)["timing"]["denoiser"] for folder in ("one", "two")]
+    assert 0 < times[1]["forwards"] <= times[0]["forwards"]
+    assert times[1]["rows_per_second"] > 1.2 / times[1]["seconds_per_row"]
     one, two = (np.load(f"{folder}/predictions/predictions.npz") for folder in ("one", "two"))
     for name in set(one.files) - {"seconds"}:
         np.testing.assert_array_equal(one[name], two[name])

@@ -1,0 +1,107 @@
+"""The scripts in `benchmarks/`: all in one command, and how cost grows."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+CPU = torch.device("cpu")
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    # Its dataclasses look their module up.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run_all(tmp_path, monkeypatch):
+    """The command over four scripts: one that works, one that fails, one that is not there, one that is not quick."""
+    module = script("run_all")
+    (tmp_path / "works.py").write_text("import sys\nprint('# A title\\n\\n', sys.argv[1:])\n")
+    (tmp_path / "fails.py").write_text("print('half'); raise SystemExit(3)\n")
+    benchmarks = (
+        module.Benchmark("works", "what works", ["works.py", "{scratch}/x"], ["--full"], markdown=True),
+        module.Benchmark("fails", "what fails", ["fails.py"]),
+        module.Benchmark("absent", "what is not there", ["absent.py"]),
+        module.Benchmark("slow", "what takes long", ["works.py"], quick=None),
+    )
+    monkeypatch.setattr(module, "BENCHMARKS", benchmarks)
+    monkeypatch.setattr(module, "HERE", tmp_path)
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["run_all.py", "--output", str(tmp_path / "results"), *args])
+        return module.main(), tmp_path / "results"
+
+    return run
+
+
+def test_all_benchmarks_in_one_table(run_all, capsys):
+    status, results = run_all("--quick")
+    assert status == 1
+    told = capsys.readouterr().out
+    for row in ("| [works](works.md) | what works | done |", "| fails | what fails | failed with 3 |"):
+        assert row in told
+    assert "| absent | what is not there | not here |" in told
+    assert "| slow | what takes long | left out of a quick run |" in told
+    assert sorted(path.name for path in results.iterdir()) == ["README.md", "works.md"]
+    text = (results / "works.md").read_text()
+    assert text.startswith("# What works\n\n- command: `python benchmarks/works.py SCRATCH/x --quick`\n- date: 20")
+    for word in ("hardware: ", f"torch {torch.__version__.partition('+')[0]}", "'--quick']"):
+        assert word in text
+    assert "A title" not in text
+    assert told in (results / "README.md").read_text()
+
+
+def test_some_benchmarks_in_full(run_all):
+    status, results = run_all("--only", "works", "slow")
+    assert status == 0
+    assert "--full" in (results / "works.md").read_text()
+    assert (results / "slow.md").read_text().endswith("```\n")
+
+
+def test_every_benchmark_here_is_run_by_the_command():
+    module = script("run_all")
+    listed = {benchmark.command[0] for benchmark in module.BENCHMARKS}
+    here = {path.name for path in FOLDER.glob("*.py")} - {"run_all.py", "__main__.py", "__init__.py"}
+    assert here <= listed
+    for benchmark in module.BENCHMARKS:
+        for quick in (True, False):
+            benchmark.arguments(quick, Path("scratch"), Path("results"))
+
+
+def test_growth_with_tokens_counts_what_the_formula_says():
+    growth = script("growth")
+    n, c = 64, growth.CHANNELS
+    found = growth.with_tokens(n, 1, CPU, torch.float32)
+    attention = found["attention"]
+    assert attention.gflops == pytest.approx((2 * c * c * 4 * n + 4 * n * n * c) / 1e9)
+    assert found["LGTM 0.7"].gflops == pytest.approx((2 * (3 * n // 4) * (n // 4) * c + 2 * 9 * n * c) / 1e9)
+    assert found["IEKVD 2"].gflops == 0
+    kept = n - int(0.7 * n)
+    merged = (2 * c * c * 4 * kept + 4 * kept * kept * c) / 1e9
+    assert found["ToMe 0.7 with attention"].gflops == pytest.approx(merged + found["ToMe 0.7"].gflops)
+    assert all(len(cell.seconds) == 1 and cell.seconds[0] > 0 for cell in found.values())
+    table = growth.token_table({n: found})
+    assert len(table) == 2 + len(found)
+
+
+def test_growth_with_classes_has_everything_but_the_network(monkeypatch, tmp_path):
+    growth = script("growth")
+    monkeypatch.setattr(growth, "LATENT", (4, 8, 8))
+    backbone = growth.Null("shapes_dit")
+    backbone.load()
+    backbone.denoiser.forward = None  # is never called
+    rows = {k: growth.with_classes(backbone, k, 1, CPU) for k in (6, 10)}
+    assert [evaluations for evaluations, _ in rows.values()] == [5 * 6 + 75, 5 * 10 + 75]
+    for _, seconds in rows.values():
+        assert 0 < seconds["elimination"][0] < seconds["all"][0]
+    assert growth.class_table(rows)[2].startswith("| 6 | 105 | ")
+    growth.draw({64: growth.with_tokens(64, 1, CPU, torch.float32)}, rows, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").stat().st_size > 1000
