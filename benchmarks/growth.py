@@ -18,6 +18,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,23 +110,16 @@ def around(
 ) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
     """Compressed attention, and the compressor's own work alone."""
     if isinstance(compressor, KVDownsampler):
-        downsampler = compressor
-        return (
-            lambda: attention(x, encoder_hidden_states=downsampler.downsample(x, site, context)),
-            lambda: downsampler.downsample(x, site, context),
-        )
+        keys = partial(compressor.downsample, x, site, context)
+        return lambda: attention(x, encoder_hidden_states=keys()), keys
     assert isinstance(compressor, TokenMerger)
-    merger = compressor
+    decide = partial(compressor.plan, x, site, context)
 
-    def whole() -> Tensor:
-        plan = merger.plan(x, site, context)
-        return plan.unmerge(attention(plan.merge(x)))
+    def merged(between: Callable[[Tensor], Tensor]) -> Tensor:
+        plan = decide()
+        return plan.unmerge(between(plan.merge(x)))
 
-    def own() -> Tensor:
-        plan = merger.plan(x, site, context)
-        return plan.unmerge(plan.merge(x))
-
-    return whole, own
+    return lambda: merged(attention), lambda: merged(lambda tokens: tokens)
 
 
 @torch.inference_mode()

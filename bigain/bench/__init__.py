@@ -20,7 +20,7 @@ options:
   --dtype D          bfloat16 (default), float16, float32
   --device D         cpu, cuda, cuda:1, ...; the default is a GPU if there is one
   --threads N        of a CPU; the default is torch's
-  --repetitions N    rounds that are measured (5); in each, every method runs once, in changing order
+  --repetitions N    rounds that are measured (5); in each, every method runs in turn, in changing order
   --compile HOW      none (default), whole, or regional: each transformer block by itself
   --channels-last    memory format of convolutions
   --json             one JSON object instead of text; progress goes to stderr

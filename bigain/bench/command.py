@@ -76,7 +76,7 @@ def bench(args: Sequence[str], tell: Callable[[str], None]) -> tuple[str, bool]:
     for row, compressor in zip(rows[1:], compressors, strict=True):
         row |= describe(compressor)
     complete = all(row["error"] is None for row in rows)
-    told = {**about, "baseline": rows[0], "methods": rows[1:]}
+    told = {**about, "forwards_per_round": times[0].forwards, "baseline": rows[0], "methods": rows[1:]}
     return (json.dumps(told, indent=2) + "\n" if given.json else table(told)), complete
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,8 @@ Compile = Literal["none", "whole", "regional"]
 _PHASES: tuple[Phase, ...] = get_args(Phase)
 # Forwards in which a compressor's phases and memory are looked at; their time does not count.
 _OBSERVED = 3
+# Seconds; shorter ones are as long as what else the machine does meanwhile.
+_LONG_ENOUGH, _MOST_FORWARDS = 0.1, 20
 _STRICT: dict[str, Any] = {
     # Otherwise the code of the first network is taken for every other of the same sizes, whatever hooks it has.
     "skip_nnmodule_hook_guards": False,
@@ -41,10 +44,11 @@ class Times:
 
     Attributes:
         name: For messages.
-        seconds: One per round.
+        seconds: Of one forward, one per round.
         reference: Without compression, in the same rounds.
         phases: Median seconds of the compressor's own work by phase; None where it cannot be told, in compiled code.
         peak_memory: Bytes, of torch's tensors on a GPU and of the process on a CPU; None where nobody tells.
+        forwards: In a round, one after the other.
         error: Why there is nothing; None where there is.
     """
 
@@ -53,6 +57,7 @@ class Times:
     reference: list[float] = field(default_factory=list)
     phases: dict[Phase, float] | None = None
     peak_memory: int | None = None
+    forwards: int = 1
     error: str | None = None
 
 
@@ -134,18 +139,28 @@ def _forward(entrant: _Entrant) -> Tensor | None:
 
 def _race(entrants: Sequence[_Entrant], repetitions: int, tell: Callable[[str], None]) -> None:
     spans = Spans(entrants[0].subject.noisy.device)
+    forwards = _enough(entrants[0], spans)
     for number in range(1, repetitions + 1):
         racing = [place for place, entrant in enumerate(entrants) if entrant.times.error is None]
         # Neighbours change too: one forward leaves its caches to the next.
         for place in random.Random(number).sample(racing, len(racing)):
             with spans.span(str(place)):
-                _forward(entrants[place])
-        seconds = {entrants[int(place)].times: taken for place, taken in sorted(spans.settle().items())}
+                for _ in range(forwards):
+                    _forward(entrants[place])
+        seconds = {entrants[int(place)].times: taken / forwards for place, taken in sorted(spans.settle().items())}
         told = ", ".join(f"{times.name} {taken:.3f} s" for times, taken in seconds.items())
         tell(f"round {number} of {repetitions}: {told}")
         for times, taken in seconds.items():
+            times.forwards = forwards
             times.seconds.append(taken)
             times.reference.append(seconds[entrants[0].times])
+
+
+def _enough(entrant: _Entrant, spans: Spans) -> int:
+    """How many forwards of a small network make a time that can be measured."""
+    with spans.span("one"):
+        _forward(entrant)
+    return min(_MOST_FORWARDS, math.ceil(_LONG_ENOUGH / spans.settle()["one"]))
 
 
 def _observe(entrant: _Entrant, how: Compile) -> None:

@@ -59,7 +59,7 @@ class Subject:
             else:
                 kind, part = type(model.backbone.denoiser), model.backbone.component
                 # On the device at once where it is random; read weights take the way through the machine's memory.
-                denoiser = load_component(kind, str(folder), part, dtype, True, False).to(device)
+                denoiser = load_component(kind, str(folder), part, dtype, True).to(device)
         except torch.OutOfMemoryError as error:
             raise InputError(f"{model.name} does not fit into the memory of {device}: {error}") from error
         denoiser = denoiser.eval().requires_grad_(False)

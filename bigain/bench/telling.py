@@ -18,11 +18,13 @@ def table(told: Mapping[str, Any]) -> str:
     layout = "channels last" if told["channels_last"] else "contiguous"
     place = f"{told['device']} ({told['device_name']}), {told['threads']} CPU threads"
     way = f"{told['dtype']}, {layout}, {told['attention_backend']}, compile: {told['compile']}"
+    often = told["forwards_per_round"]
+    each = "once" if often == 1 else f"{often} times in a row"
     lines = [
         f"model    {told['model']} ({told['network']}, latents {latents}), weights: {told['weights']}",
         f"forward  {told['batch']} rows, {way}",
         f"device   {place}, torch {told['packages']['torch']}",
-        f"rounds   {told['repetitions']}, each method once in each; medians and (lowest to highest)",
+        f"rounds   {told['repetitions']}, each method {each} in each; medians and (lowest to highest)",
         "",
     ]
     if not told["finite"]:

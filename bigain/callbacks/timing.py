@@ -76,15 +76,14 @@ class Timing(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._device = pl_module.device
         self._spans = Spans(self._device)
-        # A module of another's making may keep its denoiser elsewhere; then there is nothing to see.
-        denoiser = getattr(getattr(pl_module, "backbone", None), "denoiser", None)
-        whole = "none" if denoiser is None else compiled(denoiser)
-        self.measured = Measured(self._spans.clock, whole)
+        self.measured = Measured(self._spans.clock)
         self._begun: Counter[str] = Counter()
         restart_peak(self._device)
 
-    def on_predict_batch_start(self, *args: Any, **kwargs: Any) -> None:
+    def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         if self._spans.clock is not None:
+            # Not earlier: a module may compile when prediction starts, and callbacks start before it.
+            self.measured.compiled = compiled(pl_module.backbone.denoiser)  # type: ignore[union-attr, arg-type]
             self._open.enter_context(watched_by(self._watch))
 
     def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:

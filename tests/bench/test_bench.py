@@ -64,6 +64,7 @@ def test_json_of_the_embedded_model(capsys):
     assert (found["batch"], found["dtype"], found["compile"], found["threads"]) == (2, "bfloat16", "none", 2)
     assert found["attention_backend"].startswith("AttnProcessor2_0: ")
     assert found["finite"]
+    assert 1 <= found["forwards_per_round"] <= 20
     base, (lgtm, iekvd) = found["baseline"], found["methods"]
     assert base["ratio"] == {"median": 1, "low": 1, "high": 1}
     assert base["realised_percent"] is None

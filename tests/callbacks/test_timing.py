@@ -12,6 +12,7 @@ from models import forward, inputs, tiny_dit, tiny_unet
 
 from bigain.backbones.watching import running, watched_by
 from bigain.callbacks import spans
+from bigain.callbacks import timing as timing_module
 from bigain.callbacks.attention_kernels import compiled, kernels_seen
 from bigain.callbacks.memory import peak_memory, restart_peak
 from bigain.callbacks.spans import Spans
@@ -136,6 +137,15 @@ def test_without_a_compressor_nothing_is_matching():
     found = timing("--data.images", "2", config="demo_none.yaml")["denoiser"]
     assert found["matching_share"] == 0
     assert found["seconds"] > 0
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_what_is_compiled_has_no_phases(monkeypatch):
+    monkeypatch.setattr(timing_module, "compiled", lambda network: "regional")
+    found = timing("--data.images", "2")["denoiser"]
+    assert found["seconds"] > 0
+    assert found["observed_forwards"] == 0
+    assert found["matching_share"] is None
 
 
 # diffusers converts tensors to arrays in a way that newer numpy deprecates.
