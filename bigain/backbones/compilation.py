@@ -45,6 +45,8 @@ def compile_denoiser(denoiser: nn.Module, how: Compile, **options: Any) -> None:
     config: Any = torch._dynamo.config
     for name, least in _LIMITS.items():
         setattr(config, name, max(getattr(config, name), least))
+    # Otherwise the code of one network is taken for every other of the same sizes, whatever hooks that has.
+    config.skip_nnmodule_hook_guards = False
     parts = [denoiser] if how == "whole" else [site.block for site in layout_of(denoiser).sites]
     for part in parts:
         part.compile(**options)

@@ -8,12 +8,12 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from bigain.backbones.sites import layout_of
+from bigain.backbones.compilation import Compile, compile_denoiser
 from bigain.bench.subject import Subject
 from bigain.callbacks.memory import peak_memory, restart_peak
 from bigain.callbacks.spans import Spans
@@ -21,21 +21,11 @@ from bigain.compressors import Compressor
 from bigain.compressors.phases import Phase, observed_by
 from bigain.errors import InputError
 
-Compile = Literal["none", "whole", "regional"]
-
 _PHASES: tuple[Phase, ...] = get_args(Phase)
 # Forwards in which a compressor's phases and memory are looked at; their time does not count.
 _OBSERVED = 3
 # Seconds; shorter ones are as long as what else the machine does meanwhile.
 _LONG_ENOUGH, _MOST_FORWARDS = 0.1, 20
-_STRICT: dict[str, Any] = {
-    # Otherwise the code of the first network is taken for every other of the same sizes, whatever hooks it has.
-    "skip_nnmodule_hook_guards": False,
-    # A block with hooks is compiled for each site, and running out of room would mean running without.
-    "recompile_limit": 64,
-    "accumulated_recompile_limit": 1024,
-    "fail_on_recompile_limit_hit": True,
-}
 
 
 @dataclass(eq=False)
@@ -103,7 +93,7 @@ def measure(
                 # Before compiling: hooks that come after the first compiled call are never called.
                 undo.enter_context(compressor.applied_to(entrants[-1].subject.backbone.denoiser))
             for entrant in entrants:
-                _compile(entrant.subject, how)
+                compile_denoiser(entrant.subject.backbone.denoiser, how)
             _warm_up(entrants, tell)
             _race(entrants, repetitions, tell)
             for entrant in entrants:
@@ -178,21 +168,13 @@ def _observe(entrant: _Entrant, how: Compile) -> None:
         entrant.times.phases = {phase: statistics.median(look.get(phase, 0.0) for look in looks) for phase in _PHASES}
 
 
-def _compile(subject: Subject, how: Compile) -> None:
-    if how == "whole":
-        subject.backbone.denoiser.compile()
-    elif how == "regional":
-        for site in layout_of(subject.backbone.denoiser).sites:
-            site.block.compile()
-
-
 @contextmanager
 def _compiling(how: Compile) -> Iterator[None]:
     """Compiled code ends with this block, and what torch cannot keep compiled is an error instead of slow."""
     if how == "none":
         yield
         return
-    with torch._dynamo.config.patch(_STRICT):
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         try:
             yield
         finally:

@@ -1,18 +1,15 @@
-"""Which kernels torch chooses for attention, and how much of a network is compiled."""
+"""Which kernels torch chooses for attention."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import nn
 from torch.nn.attention import SDPBackend
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
-
-Compiled = Literal["none", "regional", "whole"]
 
 # What torch itself asks which kernel to take; it has no public name.
 _choice: Callable[..., int] | None = getattr(torch, "_fused_sdp_choice", None)
@@ -44,14 +41,3 @@ class _Watch(TorchFunctionMode):
             name = "unknown" if _choice is None else SDPBackend(_choice(*args, **given)).name
             self.seen.add(name.removesuffix("_ATTENTION").lower())
         return func(*args, **given)
-
-
-def compiled(network: nn.Module) -> Compiled:
-    """Whether torch compiles a network as a whole, parts of it, or nothing."""
-    if _is_compiled(network):
-        return "whole"
-    return "regional" if any(map(_is_compiled, network.modules())) else "none"
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Trainer
 
-from bigain.callbacks.attention_kernels import compiled
+from bigain.backbones.compilation import compiled
 
 _CPUINFO = Path("/proc/cpuinfo")
 _PACKAGES = ("bigain", "torch", "lightning", "diffusers", "transformers", "torchmetrics", "torchvision", "numpy")

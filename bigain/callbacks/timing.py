@@ -13,8 +13,9 @@ from typing import Any, get_args
 import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from bigain.backbones.compilation import compiled
 from bigain.backbones.watching import Network, watched_by
-from bigain.callbacks.attention_kernels import compiled, kernels_seen
+from bigain.callbacks.attention_kernels import kernels_seen
 from bigain.callbacks.memory import peak_memory, restart_peak
 from bigain.callbacks.spans import Spans
 from bigain.compressors.phases import Phase, observed_by

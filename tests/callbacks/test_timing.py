@@ -10,10 +10,11 @@ import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor
 from models import forward, inputs, tiny_dit, tiny_unet
 
+from bigain.backbones.compilation import compiled
 from bigain.backbones.watching import running, watched_by
 from bigain.callbacks import spans
 from bigain.callbacks import timing as timing_module
-from bigain.callbacks.attention_kernels import compiled, kernels_seen
+from bigain.callbacks.attention_kernels import kernels_seen
 from bigain.callbacks.memory import peak_memory, restart_peak
 from bigain.callbacks.spans import Spans
 from bigain.callbacks.timing import Measured, timing_section

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch._dynamo
 from cases import CASES, build
-from models import forward, fresh, inputs
+from models import forward, fresh, inputs, tiny_dit
 
 from bigain.backbones import row_keys
 from bigain.backbones.compilation import check_compile, compile_denoiser, compiled
@@ -21,10 +21,10 @@ METHODS = list({case["class"]: case for case in reversed(CASES)}.values())
 @pytest.fixture(autouse=True)
 def _forget():
     config = torch._dynamo.config
-    limits = config.recompile_limit, config.accumulated_recompile_limit
+    limits = config.recompile_limit, config.accumulated_recompile_limit, config.skip_nnmodule_hook_guards
     yield
     torch.compiler.reset()
-    config.recompile_limit, config.accumulated_recompile_limit = limits
+    config.recompile_limit, config.accumulated_recompile_limit, config.skip_nnmodule_hook_guards = limits
 
 
 def compile_eagerly(model, how):
@@ -85,6 +85,20 @@ def test_hooks_of_a_compiled_network_come_and_go(network, how):
         assert torch.equal(forward(model, given), compressed)
     assert torch.equal(forward(model, given), plain)
     assert not torch.equal(plain, compressed)
+
+
+@pytest.mark.parametrize("how", ["whole", "regional"])
+def test_a_network_does_not_take_the_code_of_another_without_its_hooks(how):
+    given = inputs("dit")
+    plain, merged = tiny_dit(num_layers=1), tiny_dit(num_layers=1)
+    compile_eagerly(plain, how)
+    before = forward(plain, given)
+    # Two runs in one process: nothing is compiled yet that this could forget.
+    with LGTM(ratio=0.5).applied_to(merged):
+        expected = forward(merged, given)
+        compile_eagerly(merged, how)
+        assert torch.equal(forward(merged, given), expected)
+    assert not torch.equal(before, expected)
 
 
 def test_more_blocks_than_torch_keeps_by_default():
