@@ -4,10 +4,10 @@
     python benchmarks/operators.py
     python benchmarks/operators.py --quick        # embedded shapes only, 3 repetitions
 
-Each repetition runs every candidate once, so that drift of a noisy machine hits all alike: medians of the ratios within
-a repetition are what counts. Before anything is timed, merged and restored tokens are compared with tomesd's: in float32
-they may differ only where two destinations are equally near within rounding, and the tokens are counted; in half
-precision tomesd decides by rounded similarities, so our plan is compared with that of float32.
+Each repetition runs every candidate once, so that drift of a noisy machine hits all alike: what counts are medians of
+the ratios within a repetition. Before anything is timed, merged and restored tokens are compared with tomesd's: in
+float32 they may differ only where two destinations are equally near within rounding, and the tokens are counted; in
+half precision tomesd decides by rounded similarities, so our plan is compared with that of float32.
 """
 
 from __future__ import annotations

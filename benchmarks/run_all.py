@@ -103,6 +103,12 @@ BENCHMARKS = (
         ["--images", "2", "--steps", "2", "--repeats", "5"],
     ),
     Benchmark(
+        "classifier",
+        "classification as it is run here against one forward per image, trial and block of classes",
+        ["classifier.py"],
+        markdown=True,
+    ),
+    Benchmark(
         "report",
         "time of bigain report",
         ["report.py", "--folder", "{scratch}/report"],

@@ -1,0 +1,189 @@
+"""Classification as it is run here against the plain way: one forward per image, trial and block of classes.
+
+    python benchmarks/classifier.py                 # both embedded models, and SD 2.0's size with random weights
+    python benchmarks/classifier.py --quick         # embedded models, few trials, 3 repetitions
+
+Both ways evaluate the same classes at the same trials with the same noise, and must agree; the plain way is what
+published code does. Ours fills forwards over trials and images, computes what classes have in common once, and keeps
+keys and values of prompts. Each repetition runs every way once; what counts are medians of ratios within a repetition.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from bigain.backbones import Backbone, DiT, StableDiffusion
+from bigain.backbones.forward import row_keys
+from bigain.backbones.sharing import share
+from bigain.bench.subject import random_denoiser, with_denoiser
+from bigain.compressors import LGTM, Compressor
+from bigain.data import ShapeTextures
+from bigain.data.shape_renderer import render_shapes
+from bigain.diffusion.elimination import Elimination, staged_elimination
+from bigain.diffusion.noising import add_noise, prediction_error
+from bigain.diffusion.trials import trial_grid, trial_keys, trial_noise
+from bigain.flops.model import CountedModel
+from bigain.modules import DiffusionClassifier
+from bigain.tokens.randomness import stable_hash
+
+
+@dataclass
+class Case:
+    """A network, images and settings of the classifier."""
+
+    name: str
+    backbone: Backbone
+    latents: Tensor
+    conditions: Tensor
+    trials: tuple[int, int]
+    keep: tuple[int, int]
+    rows: int
+    compressor: Compressor | None = None
+    times: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def ids(self) -> list[str]:
+        return [f"image {i}" for i in range(len(self.latents))]
+
+    def classifier(self, shared: bool) -> DiffusionClassifier:
+        module = DiffusionClassifier(self.backbone, self.trials, self.keep, rows_per_forward=self.rows, share=shared)
+        module.conditions = self.conditions
+        return module
+
+
+def ours(case: Case, shared: bool) -> Elimination:
+    with ExitStack() as undo:
+        if shared:
+            undo.enter_context(share(case.backbone.denoiser, case.conditions))
+        return case.classifier(shared).classify(case.latents, case.ids)[0]
+
+
+def plain(case: Case) -> Elimination:
+    """Image by image, trial by trial, in blocks of classes."""
+    module, grid = case.classifier(False), trial_grid(max(case.trials))
+    found = []
+    for latent, image_id in zip(case.latents, case.ids, strict=True):
+
+        def errors_of(_: Tensor, trials: Tensor, labels: Tensor, x: Tensor = latent, name: str = image_id) -> Tensor:
+            return torch.stack([one_trial(x, name, int(t), of) for t, of in zip(trials, labels, strict=True)])
+
+        def one_trial(x: Tensor, name: str, trial: int, classes: Tensor) -> Tensor:
+            key = trial_keys(torch.tensor([stable_hash(name)]), torch.tensor([trial]), 0)
+            t, noise = torch.tensor([grid[trial]]), trial_noise(key, x.shape)
+            noisy = add_noise(x[None], noise, case.backbone.alpha_bar(t))
+            errors = []
+            for block in classes.split(case.rows):
+                n = len(block)
+                with row_keys(key.expand(n), block):
+                    predicted = case.backbone.predict_noise(
+                        noisy.expand(n, -1, -1, -1), t.expand(n), case.conditions[block]
+                    )
+                errors.append(prediction_error(predicted, noise.expand(n, -1, -1, -1), "l2"))
+            return torch.cat(errors)
+
+        found.append(staged_elimination(errors_of, 1, len(case.conditions), module.stages, module.keep))
+    survivors = tuple(torch.cat(stage) for stage in zip(*(one.survivors for one in found), strict=True))
+    return Elimination(
+        torch.cat([one.errors for one in found]), survivors, torch.cat([one.prediction for one in found])
+    )
+
+
+WAYS: dict[str, Callable[[Case], Elimination]] = {
+    "plain": plain,
+    "forwards filled": lambda case: ours(case, False),
+    "filled and shared": lambda case: ours(case, True),
+}
+
+
+@torch.inference_mode()
+def measure(case: Case, repetitions: int) -> int:
+    """Times every way; returns how many rows each evaluates."""
+    with ExitStack() as undo:
+        if case.compressor is not None:
+            undo.enter_context(case.compressor.install(case.backbone.denoiser))
+        order = list(WAYS)
+        for repetition in range(repetitions + 1):
+            order = order[1:] + order[:1]
+            found = {}
+            for name in order:
+                start = time.perf_counter()
+                found[name] = WAYS[name](case)
+                if repetition:  # the first round warms up
+                    case.times.setdefault(name, []).append(time.perf_counter() - start)
+        for name, one in found.items():
+            assert torch.equal(one.prediction, found["plain"].prediction), name
+            torch.testing.assert_close(one.errors, found["plain"].errors, rtol=0.02, atol=0, equal_nan=True)
+    return int(found["plain"].errors.isfinite().sum())
+
+
+def embedded(name: str, backbone: Backbone, images: int, quick: bool, compressed: bool) -> Case:
+    backbone.load()
+    data = ShapeTextures(images=images)
+    latents = render_shapes(torch.arange(images), "test")[0] * 2 - 1
+    space = data.class_space
+    with torch.no_grad():
+        conditions = backbone.conditions(space.prompts, space.indices)
+    trials, keep = ((1, 3), (5, 1)) if quick else ((5, 20), (5, 1))
+    how = LGTM(ratio=0.5) if compressed else None
+    label = f"{name}, float32, {'LGTM 0.5' if compressed else 'no compression'}"
+    return Case(label, backbone, latents, conditions, trials, keep, 64, how)
+
+
+def sd2(compressed: bool) -> Case:
+    """SD 2.0's U-Net with random weights; a few classes and trials, which a CPU can evaluate."""
+    model = CountedModel.of("sd2", None)
+    denoiser = random_denoiser(model.backbone.denoiser, torch.bfloat16, torch.device("cpu")).eval()
+    backbone = with_denoiser(model.backbone, denoiser)
+    draw = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, *model.latent, generator=draw)
+    conditions = torch.randn(8, *model.condition.shape[1:], generator=draw).to(torch.bfloat16)
+    how = LGTM(ratio=0.7) if compressed else None
+    return Case(
+        f"SD 2.0, bfloat16, {'LGTM 0.7' if compressed else 'no compression'}",
+        backbone,
+        latents,
+        conditions,
+        (1, 2),
+        (4, 1),
+        8,
+        how,
+    )
+
+
+def cases(quick: bool) -> list[Callable[[], Case]]:
+    images = 2 if quick else 4
+    models = (("embedded DiT", DiT("shapes_dit")), ("embedded U-Net", StableDiffusion("shapes_unet")))
+    found = [partial(embedded, name, model, images, quick, on) for name, model in models for on in (False, True)]
+    return found if quick else [*found, partial(sd2, False), partial(sd2, True)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="embedded models, few trials, 3 repetitions")
+    args = parser.parse_args()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
+    print("| network | way | evaluations/s | images/s | times faster than plain (least to most) |")
+    print("|---|---|---|---|---|")
+    for make in cases(args.quick):
+        case = make()
+        rows = measure(case, 3 if args.quick else 5)
+        for name, seconds in case.times.items():
+            ratios = [base / one for base, one in zip(case.times["plain"], seconds, strict=True)]
+            middle = statistics.median(seconds)
+            spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            print(
+                f"| {case.name} | {name} | {rows / middle:.1f} | {len(case.ids) / middle:.3f} | {spread} |", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()
