@@ -74,13 +74,13 @@ BENCHMARKS = (
     ),
     Benchmark(
         "dit_xl_2_512",
-        "the same for DiT-XL/2 at 512 px",
+        "a forward of DiT-XL/2 at 512 px with each method: how much of the saving is real",
         ["-m", "bigain", "bench", "--model", "dit_xl_2_512"],
         quick=None,
     ),
     Benchmark(
-        "embedded_models",
-        "the same for the embedded models",
+        "shapes_unet",
+        "a forward of the embedded U-Net with each method: how much of the saving is real",
         ["-m", "bigain", "bench", "--model", "shapes_unet"],
         ["--repetitions", "20"],
         [],

@@ -24,7 +24,7 @@ class Subject:
 
     Attributes:
         backbone: Holds the denoiser.
-        weights: `random`, or the folder they were read from.
+        weights: `random`, or `loaded` from the model.
         noisy: `(b, c, h, w)`, float32.
         timesteps: `(b,)`.
         condition: `(b, ...)`.
@@ -70,7 +70,7 @@ class Subject:
         timesteps = torch.linspace(50, 950, batch).long().to(device)
         condition = _condition(model, batch, draw, dtype).to(device)
         backbone = with_denoiser(model.backbone, denoiser)
-        return cls(backbone, "random" if folder is None else str(folder), noisy, timesteps, condition)
+        return cls(backbone, "random" if folder is None else "loaded", noisy, timesteps, condition)
 
     def twin(self) -> Subject:
         """A copy with modules of its own, for hooks and compiled code of its own, and the same weights."""

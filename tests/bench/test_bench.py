@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -61,7 +60,7 @@ def test_json_of_the_embedded_model(capsys, monkeypatch):
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
     assert found["model"] == "shapes_dit"
-    assert Path(found["weights"]) == Path(bigain.__file__).parent / "assets/shapes_dit"
+    assert found["weights"] == "loaded"
     assert (found["batch"], found["dtype"], found["compile"], found["threads"]) == (2, "bfloat16", "none", 2)
     assert found["attention_backend"].startswith("AttnProcessor2_0: ")
     assert found["finite"]
@@ -106,7 +105,7 @@ def test_sizes_alone_are_enough_and_the_weights_are_the_same_each_time(stand_in,
         assert torch.equal(one.forward(), two.forward())
         assert one.forward().isfinite().all()
     loaded = subject(name=str(stand_in))
-    assert loaded.weights == str(stand_in)
+    assert loaded.weights == "loaded"
     weights = dict(loaded.backbone.denoiser.named_parameters())
     assert all(
         not torch.equal(weight.float(), weights[name])
