@@ -19,7 +19,8 @@ class Elimination:
 
     Attributes:
         errors: Error of every (image, class, trial), NaN where it was not evaluated. `(b, k, t)`, float32.
-        survivors: Classes left after each stage, ascending, `(b, keep)` int64 each.
+        survivors: Classes left after each stage, ascending, `(b, s)` int64 each; -1 fills up the rows of images that
+            have fewer, and all of those that were done before.
         prediction: The last survivor. `(b,)`, int64.
     """
 

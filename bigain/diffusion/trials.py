@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bigain.tokens.randomness import mix, random_integers, random_normal
+from bigain.tokens.randomness import mix, random_integers, random_normal, stable_hash
 
 Budget = Literal["cumulative", "released"]
 TIMESTEPS = 1000
@@ -17,6 +17,7 @@ TIMESTEPS = 1000
 # Separate the streams drawn from one (seed, image, trial).
 _NOISE = 1
 _TIMESTEP = 2
+_ORDER = 3
 
 
 def trial_grid(trials: int) -> list[int]:
@@ -65,6 +66,12 @@ def trial_keys(image_keys: Tensor, trials: Tensor, seed: int) -> Tensor:
     return mix(image_keys, seed, trials)
 
 
+def keys_of_trials(image_ids: Sequence[str], trials: int, seed: int, device: torch.device | None = None) -> Tensor:
+    """Identity of each of the first trials of images with these ids. `(b, t)`, int64."""
+    image_keys = torch.tensor([stable_hash(image_id) for image_id in image_ids], device=device)
+    return trial_keys(image_keys[:, None], torch.arange(trials, device=device)[None], seed)
+
+
 def trial_noise(keys: Tensor, shape: Sequence[int]) -> Tensor:
     """The noise of each trial, the same for all classes. `(b,)` -> `(b, *shape)`, float32 standard normal."""
     count = 1
@@ -81,3 +88,8 @@ def uniform_timesteps(keys: Tensor) -> Tensor:
 def grid_timesteps(trials: Tensor, size: int) -> Tensor:
     """Timestep of each trial index on the even grid of `size` trials. `(b,)` -> `(b,)`, int64."""
     return torch.tensor(trial_grid(size), device=trials.device)[trials]
+
+
+def random_order(keys: Tensor) -> Tensor:
+    """The trials of each image in a random order, a function of their keys. `(b, t)` -> `(b, t)`, int64."""
+    return mix(keys, _ORDER).argsort(dim=1)

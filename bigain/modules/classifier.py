@@ -22,12 +22,20 @@ from bigain.data.latent_cache import LatentCache
 from bigain.data.samples import Batch
 from bigain.diffusion.elimination import Elimination, staged_elimination
 from bigain.diffusion.noising import Loss, add_noise, prediction_error
-from bigain.diffusion.trials import Budget, grid_timesteps, stage_trials, trial_keys, trial_noise, uniform_timesteps
+from bigain.diffusion.racing import Race, race_elimination
+from bigain.diffusion.trials import (
+    Budget,
+    grid_timesteps,
+    keys_of_trials,
+    random_order,
+    stage_trials,
+    trial_noise,
+    uniform_timesteps,
+)
 from bigain.errors import InputError
 from bigain.metrics.records import ImageRecord
 from bigain.modules.forwards import Forwards
 from bigain.modules.image_records import image_records, not_finite
-from bigain.tokens.randomness import stable_hash
 
 
 class DiffusionClassifier(LightningModule):
@@ -44,6 +52,7 @@ class DiffusionClassifier(LightningModule):
         trials: Sequence[int] = (5, 20),
         keep: Sequence[int] | None = (5, 1),
         budget: Budget = "cumulative",
+        race: Race | None = None,
         timesteps: Literal["grid", "uniform"] = "grid",
         loss: Loss = "l2",
         rows_per_forward: int = 64,
@@ -59,6 +68,8 @@ class DiffusionClassifier(LightningModule):
             keep: Classes left after each stage, ending in 1; null evaluates every class at every trial.
             budget: `cumulative`: survivors of stage i have `trials[i]` trials in all (paper); `released`: the
                 release's larger later stages. The same for `[5, 20]`.
+            race: Instead of stages, drop each class as soon as a test says that it cannot win: see `Race`. Of `trials`
+                only the last counts then, and neither `keep` nor `budget` does. `{}` takes the usual race.
             timesteps: `grid`: evenly spaced; `uniform`: drawn from 0..999 per (seed, image, trial) (Algorithm 1).
             loss: Error of a noise prediction: `l2`, `l1` or `huber`.
             rows_per_forward: Rows (image, trial, class) per denoiser call at most, across the images of a batch. On a
@@ -90,6 +101,7 @@ class DiffusionClassifier(LightningModule):
         # Without elimination the stages are one: every class at every trial.
         self.stages = stages if keep is not None else [sorted(trial for stage in stages for trial in stage)]
         self.keep = list(keep) if keep is not None else [1]
+        self.race = race
         self.grid_size = max(trials)
         self.budget = budget
         self.timesteps = timesteps
@@ -134,7 +146,9 @@ class DiffusionClassifier(LightningModule):
         return 60 * self.evaluations_per_image(classes)
 
     def evaluations_per_image(self, classes: int) -> int:
-        """Denoiser rows one image takes: 5k + 75 for `[5, 20]`/`[5, 1]`."""
+        """Denoiser rows one image takes: 5k + 75 for `[5, 20]`/`[5, 1]`. With a race, the most that it can take."""
+        if self.race is not None:
+            return classes * self.grid_size
         alive = [classes, *(min(classes, left) for left in self.keep)]
         return sum(left * len(stage) for left, stage in zip(alive, self.stages, strict=False))
 
@@ -163,13 +177,20 @@ class DiffusionClassifier(LightningModule):
         names, precision = self.data.class_space.names, self.trainer.precision
         failed = {}
         for record, row in zip(records, timesteps.tolist(), strict=True):
-            if (found := not_finite(record, self.stages, len(names))) is not None:
+            if (found := not_finite(record, self._stages_of(record.image_id), len(names))) is not None:
                 failed[record.image_id] = (
                     f"the network's error for class {names[found.label]!r} at timestep {row[found.trial]} is "
                     f"{found.error} at precision {precision}; try --trainer.precision 32-true, or other weights"
                 )
         batch["failed"].update(failed)
         return [record for record in records if record.image_id not in failed]
+
+    def _stages_of(self, image_id: str) -> Sequence[Sequence[int]]:
+        """New trials of each stage of an image, or of each look of its race."""
+        if self.race is None:
+            return self.stages
+        (order,) = random_order(keys_of_trials([image_id], self.grid_size, self.seed)).tolist()
+        return self.race.stages(order)
 
     def _latents(self, batch: Batch) -> Tensor:
         """Latents of a batch: encoded (and cached, where asked for), or read from the cache."""
@@ -185,7 +206,7 @@ class DiffusionClassifier(LightningModule):
         return torch.cat(parts)
 
     def classify(self, latents: Tensor, image_ids: Sequence[str]) -> tuple[Elimination, Tensor]:
-        """Run the staged elimination on latents.
+        """Run the staged elimination, or the race, on latents.
 
         Args:
             latents: `(b, c, h, w)`, float32.
@@ -195,18 +216,19 @@ class DiffusionClassifier(LightningModule):
             The elimination, and the timestep of each image's trials, `(b, t)` int64.
         """
         device = latents.device
-        image_keys = torch.tensor([stable_hash(image_id) for image_id in image_ids], device=device)
-        trials = torch.arange(self.grid_size, device=device)
-        keys = trial_keys(image_keys[:, None], trials[None], self.seed)
+        keys = keys_of_trials(image_ids, self.grid_size, self.seed, device)
         if self.timesteps == "uniform":
             timesteps = uniform_timesteps(keys)
         else:
+            trials = torch.arange(self.grid_size, device=device)
             timesteps = grid_timesteps(trials, self.grid_size).expand(len(latents), -1)
 
         def errors_of(image: Tensor, trial: Tensor, label: Tensor) -> Tensor:
             return self._errors(latents[image], keys[image, trial], timesteps[image, trial], label)
 
         classes = len(self.conditions)
+        if self.race is not None:
+            return race_elimination(errors_of, random_order(keys), classes, self.race), timesteps
         keep = [min(classes, left) for left in self.keep]
         return staged_elimination(errors_of, len(latents), classes, self.stages, keep, device), timesteps
 

@@ -49,7 +49,7 @@ def image_records(
                 trials=trials.tolist(),
                 timesteps=timesteps[i, trials].tolist(),
                 errors=errors[i, classes, trials].tolist(),
-                survivors=[stage[i] for stage in survivors],
+                survivors=[alive for stage in survivors if (alive := [label for label in stage[i] if label >= 0])],
                 seconds=seconds,
             )
         )
@@ -61,12 +61,12 @@ def not_finite(record: ImageRecord, stages: Sequence[Sequence[int]], classes: in
 
     Args:
         record: The image; pairs without a number in it are taken for not evaluated.
-        stages: New trials of each stage.
+        stages: New trials of each stage; an image may be done before the last.
         classes: Number of classes.
     """
     found = dict(zip(zip(record.classes, record.trials, strict=True), record.errors, strict=True))
     alive: Sequence[int] = range(classes)
-    for trials, survivors in zip(stages, record.survivors, strict=True):
+    for trials, survivors in zip(stages, record.survivors, strict=False):
         for pair in ((label, trial) for trial in trials for label in alive):
             error = found.get(pair, math.nan)
             if not math.isfinite(error):

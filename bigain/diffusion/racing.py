@@ -1,0 +1,206 @@
+"""A race of the classes: whoever cannot win any more, says a test of paired differences, is scored no further."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from bigain.diffusion.elimination import Elimination, ErrorFunction, mean_errors
+from bigain.errors import InputError
+from bigain.tokens.precision import widest_float
+
+Scale = Literal["log", "plain"]
+
+# The quantile falls with the degrees of freedom, by less than a hundredth beyond these.
+_MOST_FREEDOM = 200
+_TINY = torch.finfo(torch.float32).tiny
+# Flat rows per call: each brings its own copy of a latent.
+_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Race:
+    """When a class is out of a race.
+
+    Source: racing by paired tests, Maron and Moore, Hoeffding Races (NeurIPS 1993) and Birattari et al., A Racing
+    Algorithm (GECCO 2002); here with a variance that all classes share, and for a sample of a finite number of trials.
+
+    Attributes:
+        error_level: Chance per image that the class with the lowest mean over all trials is dropped, at most, under the
+            assumptions of docs/race.md; it is divided by the rivals and by the looks. In (0, 0.5].
+        first_trials: Trials of every class before the first look, at least 2.
+        look_every: Trials of the survivors between looks.
+        scale: Whether `log` errors or `plain` ones are compared. The spread of errors changes with the timestep, that
+            of their logarithms much less.
+    """
+
+    error_level: float = 0.05
+    first_trials: int = 2
+    look_every: int = 1
+    scale: Scale = "log"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.error_level <= 0.5:
+            raise InputError(f"error_level must be above 0 and at most 0.5, not {self.error_level}")
+        if self.first_trials < 2 or self.look_every < 1:
+            raise InputError(
+                "a race needs first_trials of at least 2 and look_every of at least 1, not "
+                f"{self.first_trials} and {self.look_every}"
+            )
+        if self.scale not in get_args(Scale):
+            raise InputError(f"scale must be one of {', '.join(get_args(Scale))}, not {self.scale!r}")
+
+    def looks(self, trials: int) -> list[int]:
+        """Trials done by each look; the last are all of them."""
+        return [*range(min(self.first_trials, trials), trials, self.look_every), trials]
+
+    def stages(self, order: Sequence[int]) -> list[list[int]]:
+        """New trials of each look for an image that takes its trials in this order."""
+        ends = self.looks(len(order))
+        return [list(order[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def race_elimination(error_function: ErrorFunction, order: Tensor, classes: int, race: Race) -> Elimination:
+    """Evaluate the survivors on more trials until one is left, or all trials are done.
+
+    The first call has all classes of every image and trial; in later ones, whose survivors differ in number from image
+    to image, every row is a pair of its own. Which of the two depends on nothing but the look.
+
+    Args:
+        error_function: See `staged_elimination`.
+        order: The trials of each image, in the order in which it takes them, `(b, t)` int64: drawn at random, all
+            orders alike.
+        classes: Number of classes k.
+        race: The rule.
+
+    Returns:
+        Errors; survivors after each look of the images that took part in it; predictions: the only survivor, or after
+        all trials the one with the lowest mean error, ties to the lower class index.
+    """
+    images, trials = order.shape
+    device = order.device
+    looks = race.looks(trials)
+    level = race.error_level / max(1, (classes - 1) * (len(looks) - 1))
+    errors = torch.full((images, classes, trials), torch.nan, device=device, dtype=torch.float32)
+    alive = torch.ones((images, classes), device=device, dtype=torch.bool)
+    running = torch.arange(images, device=device)
+    history, done = [], 0
+    for look in looks:
+        _evaluate(error_function, errors, alive, order, running, slice(done, look))
+        seen = errors[running].gather(2, order[running, None, :look].expand(-1, classes, -1))
+        if look < trials:
+            alive[running] = contenders(seen, alive[running], level, trials, race.scale)
+        else:
+            alive[running] = _best(errors[running], alive[running])
+        history.append(_listed(alive, running))
+        running = running[alive[running].sum(1) > 1]
+        done = look
+        if not len(running):
+            break
+    return Elimination(errors, tuple(history), alive.int().argmax(1))
+
+
+def contenders(errors: Tensor, alive: Tensor, level: float, trials: int, scale: Scale = "log") -> Tensor:
+    """Which classes may still be the best.
+
+    A two-way layout of class and trial, whose residuals give one variance for all classes; t-tests against the leader.
+    The trials seen are m of T, without replacement, which shrinks the variance of a mean by `1 - m / T` (Cochran,
+    Sampling Techniques, 1977, eq. 2.8).
+
+    Args:
+        errors: Of the trials seen; what stands for a class that is out is of no account. `(b, k, m)`, m at least 2.
+        alive: Classes that are compared. `(b, k)`, bool.
+        level: Of each test, one-sided.
+        trials: How many there are in all, T.
+        scale: See `Race`.
+
+    Returns:
+        `(b, k)`, bool; the leader is always among them. A class with an error that is not finite is out, unless all
+        have one.
+    """
+    m = errors.shape[2]
+    values = errors.to(widest_float(errors.device))
+    sound = alive & values.isfinite().all(2)
+    values = values.clamp_min(_TINY).log() if scale == "log" else values
+    values = values.masked_fill(~sound[..., None], 0)
+    count = sound.sum(1)
+    mean = values.mean(2)
+    residual = (values - mean[..., None]).masked_fill(~sound[..., None], 0)
+    common = residual.sum(1, keepdim=True) / count.clamp_min(1)[:, None, None]
+    squares = (residual - common).square().masked_fill(~sound[..., None], 0).sum((1, 2))
+    freedom = ((count - 1) * (m - 1)).clamp_min(1)
+    deviation = (2 * squares / freedom / m * (1 - m / trials)).sqrt()
+    quantiles = [student_quantile(level, min(each, _MOST_FREEDOM)) for each in freedom.tolist()]
+    reach = deviation * torch.tensor(quantiles, device=errors.device, dtype=deviation.dtype)
+    mean = mean.masked_fill(~sound, torch.inf)
+    lead = mean.min(1, keepdim=True).values
+    return torch.where(count[:, None] > 0, sound & (mean - lead <= reach[:, None]), alive)
+
+
+def _evaluate(
+    error_function: ErrorFunction, errors: Tensor, alive: Tensor, order: Tensor, running: Tensor, new: slice
+) -> None:
+    """Fill in the errors of the running images' survivors on their next trials."""
+    classes = alive.shape[1]
+    if not new.start:
+        image = running.repeat_interleave(new.stop)
+        trial = order[:, new].flatten()
+        label = torch.arange(classes, device=order.device).expand(len(image), classes)
+        errors[image[:, None], label, trial[:, None]] = error_function(image, trial, label)
+        return
+    wanted = alive[running, None].expand(-1, new.stop - new.start, -1)
+    for rows in wanted.nonzero().split(_ROWS):
+        image, label = running[rows[:, 0]], rows[:, 2]
+        trial = order[image, new.start + rows[:, 1]]
+        errors[image, label, trial] = error_function(image, trial, label[:, None])[:, 0]
+
+
+def _best(errors: Tensor, alive: Tensor) -> Tensor:
+    """The survivor with the lowest mean error, by the score of the stages. `(b, k, t)`, `(b, k)` -> `(b, k)`, bool."""
+    score = mean_errors(errors).masked_fill(~alive, torch.inf)
+    # A survivor without a finite mean is still ahead of those that are out.
+    ahead = alive & (score == score.min(1, keepdim=True).values)
+    best = torch.where(ahead.any(1, keepdim=True), ahead, alive).int().argmax(1, keepdim=True)
+    return torch.zeros_like(alive).scatter(1, best, value=True)
+
+
+def _listed(alive: Tensor, running: Tensor) -> Tensor:
+    """Survivors of the running images, ascending, filled up with -1. `(b, k)` bool -> `(b, s)` int64."""
+    part = torch.zeros_like(alive)
+    part[running] = alive[running]
+    count = part.sum(1, keepdim=True)
+    first = (~part).int().argsort(dim=1, stable=True)[:, : int(count.max())]
+    return first.masked_fill(torch.arange(first.shape[1], device=alive.device) >= count, -1)
+
+
+@lru_cache(maxsize=4096)
+def student_quantile(level: float, freedom: int) -> float:
+    """What Student's t exceeds with probability `level`.
+
+    Args:
+        level: In (0, 0.5].
+        freedom: Degrees of freedom, an integer of at least 1.
+    """
+    low, high = 0.0, math.pi / 2
+    # The tail falls with the angle; bisection down to neighbouring floats.
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if _student_tail(middle, freedom) > level else (low, middle)
+    return math.sqrt(freedom) * math.tan(low)
+
+
+def _student_tail(angle: float, freedom: int) -> float:
+    """P(t > sqrt(freedom) tan(angle)), a finite sum (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = freedom % 2
+    term, total = cosine if odd else 1.0, 0.0
+    for i in range(1, freedom // 2 + 1):
+        total += term
+        term *= cosine**2 * (2 * i - 1 + odd) / (2 * i + odd)
+    inside = 2 / math.pi * (angle + sine * total) if odd else sine * total
+    return (1 - inside) / 2
