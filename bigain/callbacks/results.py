@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from bigain.modules.classifier import DiffusionClassifier
 
 def _refuse_foreign(folder: Path, module: DiffusionClassifier, records: Sequence[ImageRecord]) -> None:
     """Raise an InputError if a line of the log, damaged, has classes or trials beyond those of the run."""
-    classes, last = len(module.data.class_space), max(int(trial) for stage in module.stages for trial in stage)
+    classes, last = len(module.data.class_space), module.grid_size - 1
     for record in records:
         highest = max(record.prediction, *record.classes, *(max(alive, default=0) for alive in record.survivors))
         if highest >= classes or max(record.trials, default=0) > last:
@@ -48,6 +49,7 @@ class ResultsWriter(RunResults[ImageRecord]):
         _refuse_foreign(predictions_folder(trainer), module, records)
         evaluations = sum(len(record.errors) for record in records)
         busy = sum(record.seconds for record in records)
+        race = module.race
         return {
             **classification_metrics(records, space),
             "class_names": list(space.names),
@@ -55,11 +57,13 @@ class ResultsWriter(RunResults[ImageRecord]):
                 "per_image": evaluations / len(records),
                 "planned_per_image": module.evaluations_per_image(len(space)),
                 "per_second": evaluations / busy if busy else None,
+                "gflops_per_image": evaluations / len(records) * self._flops.total / 1e9,
             },
             "protocol": {
-                "stages": [[int(trial) for trial in stage] for stage in module.stages],
-                "keep": module.keep,
-                "budget": module.budget,
+                "stages": None if race else [[int(trial) for trial in stage] for stage in module.stages],
+                "keep": None if race else module.keep,
+                "budget": None if race else module.budget,
+                "race": {**asdict(race), "trials": module.grid_size} if race else None,
                 "timesteps": module.timesteps,
                 "loss": module.loss,
                 "seed": module.seed,

@@ -53,7 +53,7 @@ class RunResults(Callback, ABC, Generic[R]):
 
     @abstractmethod
     def task_results(self, trainer: Trainer, module: Any, records: Sequence[R]) -> dict[str, Any]:
-        """Sections of `results.json` that belong to the task: at least `metrics` and `protocol`."""
+        """Sections of `results.json` that belong to the task: at least `metrics`, `protocol` and `evaluations`."""
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = time.perf_counter()
@@ -130,6 +130,7 @@ class RunResults(Callback, ABC, Generic[R]):
         self.write_files(trainer, module, records)
         scalars = {f"metrics/{name}": estimate["value"] for name, estimate in results["metrics"].items()}
         scalars["flops/gflops_per_evaluation"] = results["flops"]["gflops_per_evaluation"]
+        scalars["evaluations/per_image"] = results["evaluations"]["per_image"]
         scalars["timing/seconds_per_image"] = results["timing"]["seconds_per_image"]
         if (rate := results["timing"]["denoiser"]["rows_per_second"]) is not None:
             scalars["timing/rows_per_second"] = rate

@@ -184,14 +184,14 @@ def to_columns(records: Sequence[ImageRecord], classes: int) -> dict[str, Array]
     Returns:
         `image_id`, `label`, `prediction`, `seconds` of shape `(n,)`, in a multi-label dataset `label` `(n, k)` bool;
         `errors` `(n, k, t)` float32, NaN where a pair
-        was not evaluated; `timesteps` `(n, t)` int16, -1 where no class was tried; `stage` `(n, k)` int8: stages each
-        class survived.
+        was not evaluated; `timesteps` `(n, t)` int16, -1 where no class was tried; `stage` `(n, k)` int16: stages, or
+        looks of a race, that each class survived.
     """
     n = len(records)
     trials = 1 + max((max(record.trials, default=0) for record in records), default=0)
     errors = np.full((n, classes, trials), math.nan, np.float32)
     timesteps = np.full((n, trials), -1, np.int16)
-    stage = np.zeros((n, classes), np.int8)
+    stage = np.zeros((n, classes), np.int16)
     for i, record in enumerate(records):
         errors[i, record.classes, record.trials] = record.errors
         timesteps[i, record.trials] = record.timesteps

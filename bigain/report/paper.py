@@ -165,6 +165,8 @@ def _other_protocol(run: Run, backbone: str) -> str | None:
         count, expected = run.results["dataset"]["images"], expected_images(run)
         # A Frechet distance depends on how many images there are.
         return None if count == expected else f"{count:,} images, in the paper {expected:,}"
+    if protocol.get("race"):
+        return "classes leave in a race, in the paper in stages"
     stages = protocol.get("stages")
     used = [len(stage) for stage in stages if isinstance(stage, list)] if isinstance(stages, list) else []
     trials, keep = [sum(used[: i + 1]) for i in range(len(used))], protocol.get("keep")

@@ -197,6 +197,10 @@ def _notes(runs: Mapping[str, Run]) -> tuple[str, ...]:
 def _notes_of(run: Run) -> list[str]:
     dataset, cell = run.results["dataset"], cell_of(run)
     notes = [cell] if isinstance(cell, str) else []
+    race = run.results["protocol"].get("race")
+    if isinstance(race, Mapping):
+        told = f"{run.results['evaluations']['per_image']:.4g} evaluations per image"
+        notes.append(f"a race at error level {race.get('error_level')}, {told}")
     if dataset["images"] < dataset["asked"]:
         notes.append(f"{dataset['images']:,} of {dataset['asked']:,} images")
     elif not notes and dataset["images"] != expected_images(run):

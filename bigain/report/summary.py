@@ -48,7 +48,10 @@ def summary(results: Mapping[str, Any], folder: Path, baseline: Mapping[str, Any
     full = results["flops"].get("baseline_gflops")
     if full is not None and results["compressors"]:
         cost += f" ({full:.4g} without compression, {100 * (1 - flops / full):.1f} % less)"
-    rows.append(("evaluations", f"{results['evaluations']['per_image']:g} per image, {cost}"))
+    evaluations = f"{results['evaluations']['per_image']:.4g} per image"
+    if results["protocol"].get("race"):
+        evaluations += f" in a race, at most {results['evaluations'].get('planned_per_image')}"
+    rows.append(("evaluations", f"{evaluations}, {cost}"))
     clock = f"{timing['seconds']:.1f} in all, {timing['seconds_per_image']:.3f} per image"
     if timing["resumed_images"]:
         clock += f", {timing['resumed_images']} images were already done"

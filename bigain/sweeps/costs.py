@@ -13,6 +13,7 @@ from bigain.callbacks.sites import describe
 from bigain.data import EvalDataModule
 from bigain.errors import InputError, message_of
 from bigain.flops.model import CountedModel
+from bigain.modules import DiffusionClassifier
 from bigain.prepared import Prepared
 from bigain.sweeps.cells import Cell
 from bigain.sweeps.plans import Status, look
@@ -35,6 +36,7 @@ class Cost:
         images: How many.
         official: Whether that is the official number, the dataset not being here.
         evaluations: Of the network, per image.
+        at_most: Whether an image may need fewer: in a race.
         gflops: Per evaluation.
     """
 
@@ -43,6 +45,7 @@ class Cost:
     images: int
     official: bool
     evaluations: int
+    at_most: bool
     gflops: float
 
     @property
@@ -70,7 +73,8 @@ class _Counter:
         images, official = self._count_images(cli, data)
         evaluations = model.evaluations_per_image(len(data.class_space))
         status, _, _ = look(cell.directory, cli.fingerprint)
-        return Cost(cell, status, images, official, evaluations, self._count_gflops(cli, data.image_size))
+        at_most = isinstance(model, DiffusionClassifier) and model.race is not None
+        return Cost(cell, status, images, official, evaluations, at_most, self._count_gflops(cli, data.image_size))
 
     def _count_images(self, cli: Prepared, data: EvalDataModule) -> tuple[int, bool]:
         key = repr(cli.config.predict.data)
@@ -128,6 +132,8 @@ def _table(costs: Sequence[Cost]) -> list[str]:
     left = [cost for cost in costs if cost.status != "finished"]
     lines.append(f"{len(costs)} cells, {_total(costs)}; left to do: {len(left)} cells, {_total(left)}")
     lines.append("evaluations are per image, GFLOPs per evaluation, of the network alone")
+    if any(cost.at_most for cost in costs):
+        lines.append("<= is the most that a race can take; how many it took is in results.json")
     if any(cost.official for cost in costs):
         lines.append("* the dataset cannot be read here: its official number, or as many as the settings ask for")
     return lines
@@ -139,7 +145,7 @@ def _row(cost: Cost) -> tuple[str, ...]:
         str(cost.cell.directory),
         cost.status,
         images,
-        f"{cost.evaluations:,}",
+        f"{'<=' if cost.at_most else ''}{cost.evaluations:,}",
         f"{cost.gflops:,.4g}" if cost.gflops < 1 else f"{cost.gflops:,.3f}",
         f"{cost.pflops:,.4g}" if cost.pflops < 1000 else f"{cost.pflops:,.0f}",
     )
