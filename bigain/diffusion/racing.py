@@ -33,14 +33,14 @@ class Race:
 
     Attributes:
         error_level: Chance per image that the class with the lowest mean over all trials is dropped, at most, under the
-            assumptions of docs/race.md; it is divided by the rivals and by the looks. In (0, 0.5].
+            assumptions of docs/race.md; see `levels`. In (0, 0.5].
         first_trials: Trials of every class before the first look, at least 2.
         look_every: Trials of the survivors between looks.
         scale: Whether `log` errors or `plain` ones are compared. The spread of errors changes with the timestep, that
             of their logarithms much less.
     """
 
-    error_level: float = 0.05
+    error_level: float = 0.1
     first_trials: int = 2
     look_every: int = 1
     scale: Scale = "log"
@@ -59,6 +59,15 @@ class Race:
     def looks(self, trials: int) -> list[int]:
         """Trials done by each look; the last are all of them."""
         return [*range(min(self.first_trials, trials), trials, self.look_every), trials]
+
+    def levels(self, classes: int, trials: int) -> list[float]:
+        """Level of a test at each look but the last: the error level shared out over looks and rivals (Bonferroni).
+
+        The i-th look gets a share of 1 / i: early ones, where every trial is of many classes, save the most.
+        """
+        count = len(self.looks(trials)) - 1
+        whole = max(1, classes - 1) * sum(1 / i for i in range(1, count + 1))
+        return [self.error_level / whole / i for i in range(1, count + 1)]
 
     def stages(self, order: Sequence[int]) -> list[list[int]]:
         """New trials of each look for an image that takes its trials in this order."""
@@ -85,17 +94,16 @@ def race_elimination(error_function: ErrorFunction, order: Tensor, classes: int,
     """
     images, trials = order.shape
     device = order.device
-    looks = race.looks(trials)
-    level = race.error_level / max(1, (classes - 1) * (len(looks) - 1))
+    levels = race.levels(classes, trials)
     errors = torch.full((images, classes, trials), torch.nan, device=device, dtype=torch.float32)
     alive = torch.ones((images, classes), device=device, dtype=torch.bool)
     running = torch.arange(images, device=device)
     history, done = [], 0
-    for look in looks:
+    for i, look in enumerate(race.looks(trials)):
         _evaluate(error_function, errors, alive, order, running, slice(done, look))
-        seen = errors[running].gather(2, order[running, None, :look].expand(-1, classes, -1))
         if look < trials:
-            alive[running] = contenders(seen, alive[running], level, trials, race.scale)
+            seen = errors[running].gather(2, order[running, None, :look].expand(-1, classes, -1))
+            alive[running] = contenders(seen, alive[running], levels[i], trials, race.scale)
         else:
             alive[running] = _best(errors[running], alive[running])
         history.append(_listed(alive, running))

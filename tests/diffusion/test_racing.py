@@ -59,12 +59,13 @@ def race_by_loop(table, order, race):
     """One image in plain Python: survivors after each look, the prediction, and the evaluated (class, trial) pairs."""
     classes, trials = len(table), len(order)
     looks = race.looks(trials)
-    level = race.error_level / max(1, (classes - 1) * (len(looks) - 1))
+    shares = sum(1 / i for i in range(1, len(looks)))
     alive, done, history, evaluated = list(range(classes)), 0, [], set()
-    for look in looks:
+    for i, look in enumerate(looks, 1):
         evaluated |= {(k, j) for k in alive for j in order[done:look]}
         done = look
         if look < trials:
+            level = race.error_level / max(1, classes - 1) / shares / i
             alive = _left(table, alive, order[:look], level, trials, race.scale)
         else:
             alive = [min(alive, key=lambda k: (sum(table[k]) / trials, k))]
@@ -229,6 +230,15 @@ def test_looks():
     assert Race(first_trials=3, look_every=4).looks(20) == [3, 7, 11, 15, 19, 20]
     assert Race(first_trials=4).looks(4) == Race(first_trials=9).looks(4) == [4]
     assert Race(first_trials=3, look_every=4).stages([5, 0, 4, 1, 3, 2]) == [[5, 0, 4], [1, 3, 2]]
+
+
+def test_levels_add_up_to_the_error_level():
+    levels = Race(0.05).levels(16, 20)
+    assert len(levels) == 18
+    assert 15 * sum(levels) == pytest.approx(0.05)
+    assert levels[0] == pytest.approx(2 * levels[1]) == pytest.approx(18 * levels[17])
+    assert Race().levels(1, 3) == pytest.approx([0.1])
+    assert Race(first_trials=3).levels(5, 3) == []
 
 
 def test_orders_are_permutations_of_their_own_that_seed_and_image_decide():
