@@ -9,7 +9,8 @@ from bigain.backbones import DiT, StableDiffusion
 from bigain.callbacks import PredictionWriter, ResultsWriter
 from bigain.compressors import LGTM, SiTo, ToMe
 from bigain.data import ShapeTextures
-from bigain.diffusion.trials import trial_grid, trial_keys, trial_noise
+from bigain.diffusion.racing import Race
+from bigain.diffusion.trials import keys_of_trials, random_order, trial_grid, trial_keys, trial_noise
 from bigain.errors import InputError
 from bigain.modules import DiffusionClassifier
 from bigain.tokens.randomness import stable_hash
@@ -99,12 +100,17 @@ def test_stages_share_noise_with_the_exhaustive_run():
             assert e == pytest.approx(known[c, j], rel=1e-4)
 
 
+STAGES = {"trials": [1, 2], "keep": [2, 1]}
+RACE = {"trials": [4], "keep": [1], "race": Race(0.5)}
+
+
 @pytest.mark.parametrize(
     "compressor", [None, LGTM(ratio=0.5), ToMe(ratio=0.5), SiTo(ratio=0.5)], ids=["none", "lgtm", "tome", "sito"]
 )
-def test_numbers_do_not_depend_on_batching_or_order(compressor):
+@pytest.mark.parametrize("settings", [STAGES, RACE], ids=["stages", "race"])
+def test_numbers_do_not_depend_on_batching_or_order(compressor, settings):
     callbacks = [compressor] if compressor else []
-    settings = {"trials": [1, 2], "keep": [2, 1], "seed": 1}
+    settings = {**settings, "seed": 1}
     one = run(*callbacks, batch_size=1, rows_per_forward=8, **settings)
     all_at_once = run(*callbacks, batch_size=3, rows_per_forward=64, **settings)
     fewer = run(*callbacks, batch_size=2, rows_per_forward=5, **settings)
@@ -121,6 +127,23 @@ def test_the_seed_changes_the_noise_and_repeating_a_run_changes_nothing():
     (image_id,) = first
     assert first[image_id].errors == again[image_id].errors
     assert first[image_id].errors != other[image_id].errors
+
+
+def test_a_race_is_played_with_the_errors_of_the_exhaustive_run():
+    full = run(trials=[5], keep=None, images=3, seed=2)
+    for image_id, record in run(trials=[2, 5], race=Race(0.3), images=3, seed=2).items():
+        (order,) = random_order(keys_of_trials([image_id], 5, 2)).tolist()
+        errors = dict(
+            zip(zip(full[image_id].classes, full[image_id].trials, strict=True), full[image_id].errors, strict=True)
+        )
+        alive, expected = range(16), set()
+        for new, left in zip([order[:2], *([j] for j in order[2:])], record.survivors, strict=False):
+            expected |= {(k, j) for k in alive for j in new}
+            alive = left
+        assert set(zip(record.classes, record.trials, strict=True)) == expected
+        assert all(errors[c, j] == e for c, j, e in zip(record.classes, record.trials, record.errors, strict=True))
+        assert record.timesteps == [trial_grid(5)[j] for j in record.trials]
+        assert record.survivors[-1] == [record.prediction]
 
 
 @pytest.mark.parametrize("loss", ["l1", "huber"])
@@ -183,10 +206,14 @@ def test_bad_settings_are_refused(settings, words):
 def test_evaluations_per_image_are_5k_plus_75():
     module = DiffusionClassifier(DiT("shapes_dit"))
     assert [module.evaluations_per_image(k) for k in (37, 80, 100)] == [260, 475, 575]
+    # A race ends earlier, but nobody knows when.
+    assert DiffusionClassifier(DiT("shapes_dit"), race=Race()).evaluations_per_image(37) == 20 * 37
 
 
+# Sixteen classes in forwards of eight rows: the second image of two comes after two forwards per trial.
+@pytest.mark.parametrize(("settings", "call"), [(STAGES, 2), (RACE, 4)], ids=["stages", "race"])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_an_image_whose_errors_are_not_finite_fails_alone(value):
+def test_an_image_whose_errors_are_not_finite_fails_alone(value, settings, call):
     class Overflow(Callback):
         """Breaks what the network says of the sixth class in the second image."""
 
@@ -198,8 +225,7 @@ def test_an_image_whose_errors_are_not_finite_fails_alone(value):
 
             def broken(noisy, timesteps, condition):
                 output = predict(noisy, timesteps, condition)
-                # Sixteen classes in forwards of eight rows: the second image of two comes third.
-                if next(calls) == 2:
+                if next(calls) == call:
                     output[5] = value
                 return output
 
@@ -209,11 +235,14 @@ def test_an_image_whose_errors_are_not_finite_fails_alone(value):
             self.failed.update(batch["failed"])
 
     overflow = Overflow()
-    found = run(overflow, trials=[1, 2], keep=[2, 1], images=2, batch_size=2)
+    found = run(overflow, images=2, batch_size=2, **settings)
     assert list(found) == ["test/000000"]
     ((image_id, reason),) = overflow.failed.items()
     assert image_id == "test/000001"
-    assert f"error for class 'vertically striped square' at timestep 750 is {value} at precision 32-true" in reason
+    first = random_order(keys_of_trials([image_id], 4, 0))[0, 0]
+    timestep = 750 if settings is STAGES else trial_grid(4)[first]
+    told = f"error for class 'vertically striped square' at timestep {timestep} is {value} at precision 32-true"
+    assert told in reason
 
 
 def test_predictions_of_another_run_are_not_adopted(tmp_path):

@@ -1,0 +1,131 @@
+"""A race by the real command line: what it leaves, and that it is told apart from stages everywhere."""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from bigain.cli import main
+
+QUICK = ["--data.images", "5", "--data.batch_size", "5", "--model.trials", "[2,4]", "--model.keep", "[2,1]"]
+QUICK += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+RACE = ["--model.race.error_level", "0.5"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A race and the stages on the same images."""
+    folder = tmp_path_factory.mktemp("race")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["bigain"])
+        assert predict(*RACE, "--output", "race") == 0
+        assert predict("--output", "stages") == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def there(finished, monkeypatch):
+    monkeypatch.chdir(finished)
+    monkeypatch.setattr(sys, "argv", ["bigain"])
+
+
+def predict(*args):
+    return main(["predict", "--config", "demo_none.yaml", *QUICK, *args])
+
+
+def results(run="race"):
+    return json.loads(Path(run, "results.json").read_text())
+
+
+def records(run="race"):
+    return [json.loads(line) for line in Path(run, "predictions/rank-0.jsonl").read_text().splitlines()]
+
+
+def test_results_have_the_evaluations_that_were_made():
+    found, lines = results(), records()
+    mean = sum(len(line["errors"]) for line in lines) / 5
+    assert 32 <= mean < 64
+    evaluations = found["evaluations"]
+    assert (evaluations["per_image"], evaluations["planned_per_image"]) == (mean, 64)
+    assert evaluations["gflops_per_image"] == pytest.approx(mean * found["flops"]["gflops_per_evaluation"])
+    race = {"error_level": 0.5, "first_trials": 2, "look_every": 1, "scale": "log", "trials": 4}
+    protocol = found["protocol"]
+    assert protocol["race"] == race
+    assert [protocol[name] for name in ("stages", "keep", "budget")] == [None, None, None]
+    assert results("stages")["protocol"]["race"] is None
+    events = EventAccumulator("race/tensorboard")
+    events.Reload()
+    assert events.Scalars("evaluations/per_image")[0].value == pytest.approx(mean)
+
+
+def test_the_columns_have_what_the_log_has():
+    with np.load("race/predictions/predictions.npz") as columns:
+        errors, stage = columns["errors"], columns["stage"]
+    for row, looks, line in zip(errors, stage, records(), strict=True):
+        assert np.isfinite(row).sum() == len(line["errors"])
+        assert looks.max() == looks[line["prediction"]] == len(line["survivors"])
+
+
+def test_the_summary_says_that_it_was_a_race(capsys):
+    assert predict(*RACE, "--output", "race") == 0
+    told = capsys.readouterr().out
+    assert f"{results()['evaluations']['per_image']:.4g} per image in a race, at most 64" in told
+    assert "5 images were already done" in told
+
+
+def test_a_race_does_not_go_on_with_stages_nor_with_another_race(capsys):
+    for options, named in (([], "model.init_args.race"), (["--model.race.look_every", "2"], "race.error_level")):
+        assert predict(*options, "--output", "race") == 2
+        assert named in capsys.readouterr().err
+
+
+def test_a_race_is_not_compared_with_stages_unless_asked(capsys):
+    assert main(["compare", "race", "stages"]) == 2
+    assert "protocol race" in capsys.readouterr().err
+    assert main(["compare", "race", "stages", "--allow-differences"]) == 0
+    assert "n = 5" in capsys.readouterr().out
+
+
+def test_a_report_names_the_race(capsys):
+    assert main(["report", "race", "stages", "--formats", "md", "--output", "report"]) == 0
+    capsys.readouterr()
+    told = Path("report/report.md").read_text()
+    assert f"a race at error level 0.5, {results()['evaluations']['per_image']:.4g} evaluations per image" in told
+    assert "classification: protocol race is" in told
+
+
+def test_margins_are_explained_over_the_trials_that_all_classes_have(capsys):
+    shared = [Counter(line["trials"]) for line in records()]
+    trials = sum(count == 16 for each in shared for count in each.values())
+    assert main(["explain", "race", "--baseline", "race", "--bands", "1"]) == 0
+    assert f"(n = 5 images, {trials} trials, {trials / 5:.3g} per image)" in capsys.readouterr().out
+
+
+def test_a_dry_run_tells_the_most_that_a_race_takes(capsys):
+    own = "config: demo_none.yaml, dataset: shapes, method: none, set: {model.race.error_level: 0.05}"
+    Path("race.yaml").write_text(f"backbone: shapes_dit\nruns:\n- {{{own}}}\n")
+    assert main(["sweep", "race.yaml", "--dry-run", "--data.images", "7"]) == 0
+    told = capsys.readouterr().out
+    assert "<=320" in told
+    assert "<= is the most that a race can take" in told
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model.race.error_level", "0.7"], "error_level must be above 0 and at most 0.5, not 0.7"),
+        (["--model.race.first_trials", "1"], "first_trials of at least 2"),
+        (["--model.race.scale", "cubic"], "scale"),
+        (["--model.race.levels", "2"], "levels"),
+    ],
+)
+def test_bad_races_are_refused_in_one_line(capsys, options, words):
+    assert predict(*options, "--output", "bad") == 2
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bigain: error: ")]
+    assert len(told) == 1
+    assert words in told[0]
