@@ -173,7 +173,7 @@ def test_column_types():
         "seconds": np.float64,
         "errors": np.float32,
         "timesteps": np.int16,
-        "stage": np.int8,
+        "stage": np.int16,
     }
 
 

@@ -1,0 +1,184 @@
+"""The race against the stages: accuracy on the same images, and evaluations, as Markdown tables.
+
+    python benchmarks/race.py --images 512 --runs runs/race > benchmarks/results/race.md
+    python benchmarks/race.py --images 512 --runs runs/race --model dit --exhaustive 192
+
+Every number is of ordinary `bigain predict` runs in directories of their own; finished ones are read, not run again.
+`--exhaustive n` also plays races at other settings over stored errors of every class at every trial, of n images of
+`val`: the settings were chosen there, and the comparison is on `test`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bigain.diffusion.elimination import Elimination, staged_elimination
+from bigain.diffusion.racing import Race, race_elimination
+from bigain.diffusion.trials import keys_of_trials, random_order, stage_trials
+from bigain.report.pairing import outcomes, pair
+from bigain.report.runs import Run, load_run
+from bigain.report.statistics import bootstrap_interval, mcnemar
+from bigain.report.stored_errors import read_errors
+
+LGTM = ("--compressor", "LGTM", "--compressor.ratio", "0.5")
+CELLS = {
+    ("dit", "none"): ("demo_none.yaml",),
+    ("unet", "none"): ("demo_unet_none.yaml",),
+    ("dit", "LGTM ratio 0.5"): ("demo_none.yaml", *LGTM),
+}
+RULES = {"stages": (), "race": ("--model.race", "{}")}
+LEVELS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.5)
+SETTINGS = [
+    *(Race(error_level=level) for level in LEVELS),
+    *(Race(error_level=level, scale="plain") for level in LEVELS),
+    Race(first_trials=3),
+    Race(look_every=2),
+]
+SEEDS = range(8)
+HEADER = ("model", "compressor", "n", "stages %", "race %", "difference", "p", "only right", "evaluations: stages")
+HEADER += ("race", "share", "s/image")
+TRADE_OFF = ("rule", "evaluations", "as all evaluations %", "accuracy %", "best dropped %")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where runs are, and how they are made.
+
+    Attributes:
+        path: A run directory per cell and rule.
+        images: Per run.
+    """
+
+    path: Path
+    images: int
+
+    def run(self, name: str, options: Sequence[str]) -> Run:
+        """The run of that name, made now if it is not there."""
+        directory = self.path / name.replace(" ", "_")
+        if not (directory / "results.json").is_file():
+            from bigain.cli import main
+
+            stdout, sys.stdout = sys.stdout, sys.stderr  # the tables alone go to standard output
+            try:
+                common = ("--data.images", str(self.images), "--output", str(directory))
+                status = main(["predict", "--config", *options, *common, "--trainer.enable_progress_bar", "false"])
+            finally:
+                sys.stdout = stdout
+            if status:
+                sys.exit(f"{name} ended with {status}")
+        return load_run(directory)
+
+
+def compared(model: str, method: str, stages: Run, race: Run) -> str:
+    """A row: the race against the stages, image by image."""
+    counts = pair(outcomes(race), outcomes(stages), (str(race.path), str(stages.path)))
+    low, high = bootstrap_interval(counts)
+    accuracies = [f"{100 * run.metrics['top1']['value']:.1f}" for run in (stages, race)]
+    evaluations = [run.results["evaluations"]["per_image"] for run in (stages, race)]
+    cells = [model, method, str(counts.n), *accuracies]
+    cells += [f"{100 * counts.difference:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})", f"{mcnemar(counts):.2g}"]
+    cells += [f"{counts.first} / {counts.second}", *(f"{value:.1f}" for value in evaluations)]
+    cells += [f"{100 * evaluations[1] / evaluations[0]:.1f} %"]
+    cells += [" / ".join(f"{run.seconds:.2f}" for run in (stages, race))]
+    return f"| {' | '.join(cells)} |"
+
+
+def heading(run: Run) -> str:
+    """Where the numbers come from."""
+    found = run.results["environment"]
+    versions = ", ".join(f"{name} {found['packages'][name]}" for name in ("torch", "diffusers", "lightning"))
+    images = run.results["dataset"]["images"]
+    return (
+        f"`python benchmarks/race.py --images {images}`: held-out images (`test`), stages [5, 20] / [5, 1], the race "
+        f"as `--model.race '{{}}'`, seed 0, {found['precision']} on {found['device']}; {versions}. Difference: race "
+        "minus stages, paired, 95 % bootstrap interval; only right: images that only the race, only the stages gets "
+        "right. Seconds, stages and race, on a shared machine.\n"
+    )
+
+
+def played(errors: Tensor, ids: Sequence[str], race: Race, seed: int) -> Elimination:
+    """A race over stored errors `(n, k, t)`, as a run with this seed would order it."""
+    order = random_order(keys_of_trials(ids, errors.shape[2], seed))
+
+    def look_up(image: Tensor, trial: Tensor, label: Tensor) -> Tensor:
+        return errors[image[:, None], label, trial[:, None]]
+
+    return race_elimination(look_up, order, errors.shape[1], race)
+
+
+def trade_off(run: Run) -> Iterator[str]:
+    """Rows: evaluations against agreement, at all settings, means over seeds of the order."""
+    found = read_errors(run)
+    errors, ids = torch.from_numpy(found.errors), [str(image_id) for image_id in found.image_id]
+    label, n = torch.from_numpy(found.label), len(ids)
+    everything = errors.double().mean(2).argmin(1)
+    pairs = torch.arange(n)[:, None]
+
+    def look_up(image: Tensor, trial: Tensor, label: Tensor) -> Tensor:
+        return errors[image[:, None], label, trial[:, None]]
+
+    staged = staged_elimination(look_up, n, errors.shape[1], stage_trials([5, 20]), [5, 1])
+    outcomes_of = {"stages [5, 20] / [5, 1]": [staged]}
+    for race in SETTINGS:
+        name = f"race {race.error_level:g}, {race.scale}, first {race.first_trials}, every {race.look_every}"
+        outcomes_of[name] = [played(errors, ids, race, seed) for seed in SEEDS]
+    best = {"log": errors.clamp_min(1e-30).double().log().mean(2).argmin(1), "plain": everything}
+    for name, results in outcomes_of.items():
+        target = best["log" if "log" in name else "plain"]
+        lost = [_lost(result, target, pairs) for result in results]
+        evaluations = [int((~result.errors.isnan()).sum()) / n for result in results]
+        agreement = [float((result.prediction == everything).double().mean()) for result in results]
+        accuracy = [float((result.prediction == label).double().mean()) for result in results]
+        values = [f"{np.mean(evaluations):.1f}", *(f"{100 * np.mean(x):.2f}" for x in (agreement, accuracy, lost))]
+        yield f"| {' | '.join([name, *values])} |"
+
+
+def _lost(result: Elimination, best: Tensor, pairs: Tensor) -> float:
+    """Share of images whose best class was dropped before all trials were done."""
+    trials = result.errors.shape[2]
+    done = (~result.errors[pairs[:, 0], best].isnan()).sum(1)
+    return float(((done < trials) & (result.prediction != best)).double().mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--model", choices=["dit", "unet"], help="only this one")
+    parser.add_argument("--compressor", choices=["none", "LGTM"], help="only this one")
+    parser.add_argument("--exhaustive", type=int, metavar="N", help="also other settings, over N images of val")
+    args = parser.parse_args()
+    folder = Folder(args.runs, args.images)
+    wanted = {
+        cell: options
+        for cell, options in CELLS.items()
+        if args.model in (None, cell[0]) and args.compressor in (None, cell[1].split()[0])
+    }
+    by_cell = {
+        cell: {rule: folder.run(f"{'-'.join(cell)}-{rule}", (*options, *more)) for rule, more in RULES.items()}
+        for cell, options in wanted.items()
+    }
+    if not by_cell:
+        sys.exit("there is no such cell")
+    print(heading(next(iter(by_cell.values()))["race"]))
+    print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
+    for (model, method), runs in by_cell.items():
+        print(compared(model, method, runs["stages"], runs["race"]))
+    if args.exhaustive:
+        everything = (*CELLS["dit", "none"], "--model.keep", "null", "--data.split", "val")
+        run = Folder(args.runs, args.exhaustive).run(f"dit-exhaustive-{args.exhaustive}", everything)
+        print(f"\nThe DiT without compression, {args.exhaustive} images of `val`, {len(SEEDS)} orders of the trials:\n")
+        print(f"| {' | '.join(TRADE_OFF)} |\n|{'---|' * len(TRADE_OFF)}")
+        print("\n".join(trade_off(run)))
+
+
+if __name__ == "__main__":
+    main()
