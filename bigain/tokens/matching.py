@@ -13,9 +13,9 @@ from bigain.tokens.precision import without_autocast
 
 Mode = Literal["mean", "prune"]
 
-# Similarities held at a time, in elements. On a CPU a block that stays in the cache is faster than a fresh matrix,
-# whose pages the kernel has to hand out each time; a GPU only needs a bound.
-_BLOCK_ON_CPU = 2**20
+# Similarities held at a time, in elements: on a CPU a block in memory that is used again and again, since fresh pages
+# cost more than the maximum over them; a GPU only needs a bound.
+_BLOCK_ON_CPU = 2**22
 _BLOCK = 2**28
 
 
