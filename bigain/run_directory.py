@@ -76,8 +76,9 @@ def _refuse_other(output: Path, now: dict[str, Any]) -> None:
 
 def _remove_run(output: Path) -> None:
     """Delete what a run wrote, and nothing else."""
-    patterns = ("predictions/rank-*.jsonl", "predictions/skipped-*.jsonl", "samples/**/*.png", "samples/**/*.jpg")
-    written = [path for pattern in (*patterns, "tensorboard/events.out.tfevents.*") for path in output.glob(pattern)]
+    patterns = ["predictions/rank-*.jsonl", "predictions/skipped-*.jsonl", "samples/**/*.png", "samples/**/*.jpg"]
+    patterns += ["tensorboard/events.out.tfevents.*", "pictures/*.png", "pictures/maps_*.npz"]
+    written = [path for pattern in patterns for path in output.glob(pattern)]
     names = ["results.json", "config.yaml", "identity.json", "images.txt", "contact_sheet.png"]
     names += [
         "frequency_response.json",

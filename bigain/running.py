@@ -30,6 +30,7 @@ from bigain.configuration import find_config, fingerprint
 from bigain.data import EvalDataModule
 from bigain.errors import InputError
 from bigain.files import replace_file
+from bigain.inspector import Inspector
 from bigain.modules import DiffusionClassifier, DiffusionSampler
 from bigain.parsing import Parser, readable, refusal_behind, refusals
 from bigain.report.summary import summary
@@ -77,11 +78,10 @@ class BiGainCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Compressor, "compressor", subclass_mode=True, required=False)
         parser.add_argument("--seed", type=int, default=0, help="the one seed: noise, random choices, limits")
-        parser.add_argument(
-            "--output", type=str | None, default=None, help="run directory; runs/<config>-<hash> if left out"
-        )
+        parser.add_argument("--output", type=str | None, default=None, help="run directory, else runs/<config>-<hash>")
         parser.add_argument("--overwrite", type=bool, default=False, help="delete what is in the run directory first")
         parser.add_argument("--baseline", type=bool, default=False, help="also run without compression and compare")
+        parser.add_argument("--inspect", type=int | None, default=4, help="images to follow in pictures; 0: none")
         # Where a class takes no seed, the link does nothing.
         for target in ("model", "data", "compressor", "compressor.init_args.inner"):
             parser.link_arguments("seed", f"{target}.init_args.seed")
@@ -148,7 +148,10 @@ class BiGainCLI(LightningCLI):
         """What writes the run directory: by the module's task."""
         for module, (writer, results) in _WRITERS.items():
             if isinstance(self.model, module):
-                return [writer(resume=True), results(self.fingerprint), Timing(), Termination()]
+                images = self.config[self.subcommand].inspect
+                # What it collects is on disk before an image counts as finished.
+                first = [Inspector(images)] if images else []
+                return [*first, writer(resume=True), results(self.fingerprint), Timing(), Termination()]
         known = ", ".join(module.__name__ for module in _WRITERS)
         raise InputError(f"bigain predict runs {known} and their subclasses, not {type(self.model).__name__}")
 
@@ -225,8 +228,7 @@ def _results(folder: Path) -> dict[str, Any]:
     path = folder / "results.json"
     if not path.is_file():
         raise InputError(f"{path} was not written: the run was stopped before its end; run the command again")
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return results
+    return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
 def _stem(config: Namespace) -> str:

@@ -20,6 +20,7 @@ LAYERS = {
     "modules": 4,
     "callbacks": 5,
     "report": 6,
+    "inspector": 7,
     "configuration": 6,
     "parsing": 6,
     "run_directory": 7,

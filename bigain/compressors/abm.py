@@ -69,6 +69,9 @@ class ABM(TokenMerger):
             score = laplacian_l1(x, grid)
         return block_merging(score, grid, self.cell, self._blocks(grid, site), self.aggregate)
 
+    def token_scores(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
+        return laplacian_l1(x, site.grid(context.latent))
+
     def _blocks(self, grid: Grid, site: Site) -> int:
         cells = cell_count(grid, self.cell)
         if self.tau is not None:

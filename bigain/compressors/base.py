@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from bigain.backbones.compilation import forget_compiled
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.sites import Layout, Site, layout_of
-from bigain.compressors.observation import Observation, Observer
+from bigain.compressors.observation import Decision, Observation, Observer, Witness
 from bigain.compressors.where import Where
 from bigain.errors import InputError
 from bigain.tokens.grid import Grid
+from bigain.tokens.matching import MergePlan
 
 ContextGetter = Callable[[], ForwardContext]
 
@@ -36,10 +37,12 @@ class Compressor(Callback, ABC):
     Attributes:
         where: Which sites it acts on.
         observer: Is shown the tokens of every compressed module, before and after; None, the default, costs nothing.
+        witness: Is shown what is decided at every site; None, the default, costs nothing.
     """
 
     where: Where
     observer: Observer | None = None
+    witness: Witness | None = None
 
     def __init__(self, where: Where) -> None:
         self.where = where
@@ -63,6 +66,24 @@ class Compressor(Callback, ABC):
         """Show tokens to the observer, if there is one; `restored` is called for it only."""
         if self.observer is not None:
             self.observer(Observation(site, module, before, restored(), context))
+
+    def token_scores(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor | None:
+        """The score of every token that the decision at a site was taken by; None, the default, if there is none.
+
+        Args:
+            x: Tokens that were decided on. `(b, n, c)`.
+            site: Where.
+            context: The forward, of these rows.
+
+        Returns:
+            Larger means more detail. `(b, n)`, float32.
+        """
+        return None
+
+    def decided(self, site: Site, tokens: Tensor, plan: MergePlan | None, context: ForwardContext) -> None:
+        """Show a decision to the witness, if there is one."""
+        if self.witness is not None:
+            self.witness(Decision(site, tokens, plan, context))
 
     def settings(self) -> dict[str, Any]:
         """Constructor arguments as they were understood."""

@@ -45,6 +45,11 @@ class CAM(TokenMerger):
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
         stage = (id(self), "stage", site.part, site.stride)
         if stage not in context.cache:
-            context.cache[stage] = self.inner.plan_of(x, site, context)
-        plan: MergePlan = context.cache[stage]
+            context.cache[stage] = (site.index, self.inner.plan_of(x, site, context))
+        plan: MergePlan = context.cache[stage][1]
         return plan
+
+    def token_scores(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor | None:
+        planned_at, _ = context.cache[(id(self), "stage", site.part, site.stride)]
+        # Later sites of a stage decide nothing.
+        return self.inner.token_scores(x, site, context) if planned_at == site.index else None

@@ -50,8 +50,14 @@ class FrequencyKV(KVDownsampler):
             score = laplacian_l1(x, grid)
         return frequency_selection(x, score, count, self.keep)
 
-    def token_keys(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
+    def token_scores(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
+        return laplacian_l1(x, site.grid(context.latent))
+
+    def key_tokens(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
         grid = site.grid(context.latent)
         with without_autocast(x):
             score = laplacian_l1(x, grid)
-        return nearest_selected(selected_tokens(score, int(grid.n * (1 - self.ratio)), self.keep), grid)
+        return selected_tokens(score, int(grid.n * (1 - self.ratio)), self.keep)
+
+    def token_keys(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
+        return nearest_selected(self.key_tokens(x, site, context), site.grid(context.latent))

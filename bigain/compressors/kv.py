@@ -46,6 +46,19 @@ class KVDownsampler(Compressor):
         """
         return None
 
+    def key_tokens(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor | None:
+        """Which token each key is a copy of, for observers; None, the default, if keys are blends.
+
+        Args:
+            x: The attention input. `(b, n, c)`.
+            site: Where.
+            context: The forward.
+
+        Returns:
+            Token ids. `(b, m)` or `(1, m)`, int64.
+        """
+        return None
+
     def hook_site(self, layout: Layout, site: Site, context: ContextGetter, undo: ExitStack) -> None:
         attention = site.block.attn1
         assert isinstance(attention, nn.Module)
@@ -59,6 +72,7 @@ class KVDownsampler(Compressor):
             with without_autocast(x), phase("matching"):
                 forward = context()
                 keys = self.downsample(x, site, forward)
+                self.decided(site, x, None, forward)
             if not 1 <= keys.shape[1] < x.shape[1]:
                 raise InputError(f"{type(self).__name__} leaves {keys.shape[1]} of {x.shape[1]} keys at {site.name}")
             self.observe(site, "self_attn", x, lambda: _read_back(keys, self.token_keys(x, site, forward)), forward)

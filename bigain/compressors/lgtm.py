@@ -88,6 +88,10 @@ class LGTM(TokenMerger):
         removed = removed_tokens("LGTM", self.ratio, grid, self.cell, site)
         return bipartite_matching(x, self._destinations(x, grid, site, context), removed, self.mode)
 
+    def token_scores(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor | None:
+        scored = self.destination in ("cell", "released")
+        return self.score(x, site.grid(context.latent)) if scored else None
+
     def _destinations(self, x: Tensor, grid: Grid, site: Site, context: ForwardContext) -> Tensor:
         if self.destination == "cell":
             return cell_destinations(self._scores(x, grid), grid, self.cell)

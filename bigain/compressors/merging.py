@@ -87,7 +87,8 @@ class TokenMerger(Compressor):
         def keep_plan(x: Tensor) -> None:
             forward = context()
             with without_autocast(x), phase("matching"):
-                forward.cache[key] = self.plan_of(x, site, forward)
+                plan = forward.cache[key] = self.plan_of(x, site, forward)
+                self.decided(site, x, plan, forward)
 
         def plan_on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             keep_plan(args[0] if args else kwargs["hidden_states"])

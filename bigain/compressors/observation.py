@@ -1,4 +1,4 @@
-"""What a compressor does to the tokens of a site, shown to whoever asks."""
+"""What a compressor decides and does at a site, shown to whoever asks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.sites import Site
+from bigain.tokens.matching import MergePlan
 
 
 @dataclass(frozen=True)
@@ -32,3 +33,23 @@ class Observation:
 
 
 Observer = Callable[[Observation], None]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a compressor decides at a site in one forward, and on which tokens, before anything is shortened.
+
+    Attributes:
+        site: Where.
+        tokens: What it decides on. `(b, n, c)`.
+        plan: Of a merger; None if keys and values are downsampled.
+        context: The forward, with timesteps, keys and classes of the rows.
+    """
+
+    site: Site
+    tokens: Tensor
+    plan: MergePlan | None
+    context: ForwardContext
+
+
+Witness = Callable[[Decision], None]

@@ -8,7 +8,7 @@ from bigain.backbones.forward import ForwardContext
 from bigain.backbones.sites import Site
 from bigain.compressors.kv import KVDownsampler, check_factor, check_fits
 from bigain.compressors.where import Where
-from bigain.tokens.downsampling import downsample_nearest, upsampling_indices
+from bigain.tokens.downsampling import downsample_nearest, nearest_tokens, upsampling_indices
 
 
 class ToDo(KVDownsampler):
@@ -35,6 +35,9 @@ class ToDo(KVDownsampler):
         grid = site.grid(context.latent)
         check_fits("ToDo", self.factor, grid, site)
         return downsample_nearest(x, grid, self.factor)
+
+    def key_tokens(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
+        return nearest_tokens(site.grid(context.latent), self.factor, x.device)[None]
 
     def token_keys(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
         return upsampling_indices(site.grid(context.latent), self.factor, x.device)

@@ -90,6 +90,17 @@ def stratified(items: Sequence[Item], limit: int, seed: int) -> list[Item]:
     return [items[i] for i in sorted(i for _, i in first)]
 
 
+def first_of_classes(items: Sequence[Item], count: int) -> list[Item]:
+    """The first item of each class until there are `count`, then the first of the others; in the order of the items."""
+    seen: set[tuple[int, ...]] = set()
+    firsts: list[int] = []
+    others: list[int] = []
+    for i, item in enumerate(items):
+        (others if item.labels[:1] in seen else firsts).append(i)
+        seen.add(item.labels[:1])
+    return [items[i] for i in sorted([*firsts, *others][:count])]
+
+
 def _turns(items: Sequence[Item], seed: int) -> list[tuple[int, int]]:
     """(turn in its class, position) of every item, by ascending hash of (seed, id).
 

@@ -33,13 +33,18 @@ def nearest_indices(n_in: int, n_out: int, device: torch.device | None = None) -
     return (2 * torch.arange(n_out, device=device) + 1) * n_in // (2 * n_out)
 
 
+def nearest_tokens(grid: Grid, factor: int, device: torch.device | None = None) -> Tensor:
+    """The token nearest to each new centre. `(n',)`, int64."""
+    small = downsampled_grid(grid, factor)
+    rows = nearest_indices(grid.h, small.h, device)
+    columns = nearest_indices(grid.w, small.w, device)
+    return (rows[:, None] * grid.w + columns[None]).flatten()
+
+
 def downsample_nearest(x: Tensor, grid: Grid, factor: int) -> Tensor:
     """Take the token nearest to each new centre (ToDo). `(b, n, c)` -> `(b, n', c)`; factor 2 takes 1, 3, 5, ..."""
     grid.check(x)
-    small = downsampled_grid(grid, factor)
-    rows = nearest_indices(grid.h, small.h, x.device)
-    columns = nearest_indices(grid.w, small.w, x.device)
-    return x.index_select(1, (rows[:, None] * grid.w + columns[None]).flatten())
+    return x.index_select(1, nearest_tokens(grid, factor, x.device))
 
 
 def downsample_average(x: Tensor, grid: Grid, factor: int) -> Tensor:
