@@ -228,7 +228,7 @@ def _results(folder: Path) -> dict[str, Any]:
     path = folder / "results.json"
     if not path.is_file():
         raise InputError(f"{path} was not written: the run was stopped before its end; run the command again")
-    return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _stem(config: Namespace) -> str:

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from bigain.backbones.forward import RowKeys
+from bigain.callbacks.prediction_writer import finished_ids, predictions_folder
 from bigain.compressors.base import Compressor
 from bigain.compressors.observation import Decision
 from bigain.data.base import EvalDataModule
@@ -127,11 +128,13 @@ class Inspector(Callback):
             return
         data = EvalDataModule.of(pl_module)
         found = [read_maps(_maps_file(trainer, i), item.image_id) for i, item in enumerate(self._items)]
-        missing = found.count(None)
-        if self._compressors and missing:
+        done = finished_ids(predictions_folder(trainer))
+        missing = [one.image_id for one, maps in zip(self._items, found, strict=True) if maps is None]
+        without = [image_id for image_id in missing if image_id in done]
+        if self._compressors and without:
             _log.warning(
-                f"warning: no token maps of {missing} of {len(found)} images, which were done without --inspect or "
-                "could not be done; run into another --output for all pictures"
+                f"warning: there are no pictures of the tokens of {', '.join(without)}, which ran without the "
+                "inspector before; for them run into another --output"
             )
         folder = Path(trainer.default_root_dir)
         show(trainer, Shown(folder, folder / FOLDER, data, self._items, [maps or [] for maps in found]))

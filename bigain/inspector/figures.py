@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -117,15 +116,18 @@ def confusion_figure(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> F
 
 def rendered(figure: Figure) -> Image.Image:
     """A figure as pixels."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=100)
-    return Image.open(file).convert("RGB")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    # Drawn once; to save a figure draws it twice.
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
 
 def _figure(height: int, width: int, size: tuple[float, float]) -> tuple[Figure, Any]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained", dpi=100)
     return figure, figure.subplots(height, width, squeeze=False)[0]
 
 

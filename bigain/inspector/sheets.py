@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bigain.inspector.maps import SiteMap
 from bigain.inspector.rows import evenly
-from bigain.inspector.tiles import COPIED, DESTINATION, LINE, SOURCE, Picture, fitted, heat, keys_read, merged
+from bigain.inspector.tiles import DESTINATION, DIMMED, LINE, Picture, fitted, heat, keys_read, merged
 from bigain.tokens.grid import Grid
 
 # Noise draws (steps) that have a column.
@@ -116,15 +116,15 @@ def _cut(text: str) -> str:
 
 def token_sheet(subject: Subject, maps: Sequence[SiteMap]) -> Image.Image:
     """What becomes of the tokens of an image, by site and timestep."""
-    rows = [Row(_about(one), [_tokens(subject.picture, one, draw) for draw in _shown(one)]) for one in maps]
+    rows = [Row(_about(one), _token_tiles(subject.picture, one)) for one in maps]
     legend: list[tuple[Colour, str]] = []
     if any(one.leader is not None for one in maps):
-        legend += [(DESTINATION, "destination: stays, and stands for others")]
-        legend += [(SOURCE, "source, dimmed: goes; the others stay as they are")]
+        legend = [(DESTINATION, "destination: stays, and stands for others")]
+        legend.append((DIMMED, "source, dimmed: goes; the others stay as they are"))
     if any(one.copied is not None for one in maps):
-        legend.append((COPIED, "key that is read as it is"))
-    if any(one.keys is not None for one in maps):
-        legend.append((LINE, "places between two lines lie nearest to the same key"))
+        legend.append((DIMMED, "dimmed: no key; the others are keys as they are"))
+    elif any(one.keys is not None for one in maps):
+        legend.append((LINE, "between two lines: what lies nearest to the same key, a blend"))
     return sheet(subject.lines, rows, legend, fitted(subject.picture, maps[0].grid))
 
 
@@ -178,8 +178,14 @@ def _about(one: SiteMap) -> str:
     return f"site {one.index}: {one.name}, {one.grid.h}x{one.grid.w} tokens{told}"
 
 
-def _tokens(picture: Picture, one: SiteMap, draw: int) -> Tile:
-    caption = f"timestep {one.timesteps[draw]:.0f}"
+def _token_tiles(picture: Picture, one: SiteMap) -> list[Tile]:
+    told = [array for array in (one.leader, one.keys, one.copied) if array is not None]
+    if len(one.timesteps) > 1 and all((array == array[0]).all() for array in told):
+        return [_tokens(picture, one, 0, "at every timestep")]
+    return [_tokens(picture, one, draw, f"timestep {one.timesteps[draw]:.0f}") for draw in _shown(one)]
+
+
+def _tokens(picture: Picture, one: SiteMap, draw: int, caption: str) -> Tile:
     if one.leader is not None:
         return Tile(merged(picture, one.leader[draw], one.grid), caption)
     keys = None if one.keys is None else one.keys[draw]

@@ -15,14 +15,13 @@ Array = npt.NDArray[Any]
 
 # Distinguishable with all common kinds of colour blindness (Okabe and Ito).
 DESTINATION = (230, 159, 0)
-SOURCE = (10, 10, 30)
-COPIED = (230, 159, 0)
-LINE = (0, 158, 115)
+DIMMED = (10, 10, 30)
+LINE = (255, 255, 255)
 # Sides of a tile and of a token in it, in px.
 _TILE = 160
 _LEAST = 4
 # How much of a token's colour is the mark's.
-_SOURCE_WEIGHT, _DESTINATION_WEIGHT = 0.7, 0.85
+_DIMMED, _DESTINATION = 0.7, 0.85
 
 
 def token_side(grid: Grid) -> int:
@@ -62,12 +61,8 @@ def merged(picture: Picture, leader: Array, grid: Grid) -> Picture:
     """
     source, destination = roles(leader)
     shown = fitted(picture, grid).astype(np.float32)
-    for marked, colour, weight in (
-        (source, SOURCE, _SOURCE_WEIGHT),
-        (destination, DESTINATION, _DESTINATION_WEIGHT),
-    ):
-        amount = weight * _enlarged(marked.reshape(grid.h, grid.w, 1).astype(np.float32), grid)
-        shown += amount * (np.asarray(colour, np.float32) - shown)
+    for marked, colour, weight in ((source, DIMMED, _DIMMED), (destination, DESTINATION, _DESTINATION)):
+        _tint(shown, marked, colour, weight, grid)
     return shown.round().astype(np.uint8)
 
 
@@ -80,31 +75,32 @@ def roles(leader: Array) -> tuple[Array, Array]:
 
 
 def keys_read(picture: Picture, keys: Array | None, copied: Array | None, grid: Grid) -> Picture:
-    """Keys on a picture: tokens that are read as they are, and lines between places that lie nearest to other keys.
+    """Keys on a picture: tokens that are no key are dimmed; where keys are blends, lines are drawn between them.
 
     Args:
         picture: `(h, w, 3)`.
         keys: Key that lies nearest to each place; None draws no lines. `(n,)`.
-        copied: Token that each key is a copy of; None marks none. `(m,)`.
+        copied: Token that each key is a copy of; None if keys are blends. `(m,)`.
         grid: Token map.
     """
-    side = token_side(grid)
-    shown = fitted(picture, grid).copy()
+    shown = fitted(picture, grid).astype(np.float32)
     if copied is not None:
-        marked = np.zeros(grid.n, np.bool_)
-        marked[copied] = True
-        inside = _enlarged(marked.reshape(grid.h, grid.w, 1), grid)[..., 0]
-        place = np.arange(max(shown.shape)) % side
-        # A token's middle, so that its own colour is seen around it.
-        middle = (place >= side // 4) & (place < side - side // 4)
-        shown[inside & middle[: shown.shape[0], None] & middle[None, : shown.shape[1]]] = COPIED
-    if keys is not None:
+        unread = np.ones(grid.n, np.bool_)
+        unread[copied] = False
+        _tint(shown, unread, DIMMED, _DIMMED, grid)
+    elif keys is not None:
         region = _enlarged(keys.reshape(grid.h, grid.w, 1), grid)[..., 0]
-        below = np.zeros(region.shape, np.bool_)
-        below[1:] = region[1:] != region[:-1]
-        below[:, 1:] |= region[:, 1:] != region[:, :-1]
-        shown[below] = LINE
-    return shown
+        border = np.zeros(region.shape, np.bool_)
+        border[1:] = region[1:] != region[:-1]
+        border[:, 1:] |= region[:, 1:] != region[:, :-1]
+        shown[border] = LINE
+    return shown.round().astype(np.uint8)
+
+
+def _tint(shown: Array, marked: Array, colour: tuple[int, int, int], weight: float, grid: Grid) -> None:
+    """Move the marked tokens' pixels so far towards a colour. `(h, w, 3)`, `(n,)`."""
+    amount = weight * _enlarged(marked.reshape(grid.h, grid.w, 1).astype(np.float32), grid)
+    shown += amount * (np.asarray(colour, np.float32) - shown)
 
 
 def _enlarged(values: Array, grid: Grid) -> Array:
