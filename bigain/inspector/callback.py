@@ -128,10 +128,12 @@ class Inspector(Callback):
             return
         data = EvalDataModule.of(pl_module)
         found = [read_maps(_maps_file(trainer, i), item.image_id) for i, item in enumerate(self._items)]
-        done = finished_ids(predictions_folder(trainer))
         missing = [one.image_id for one, maps in zip(self._items, found, strict=True) if maps is None]
-        without = [image_id for image_id in missing if image_id in done]
-        if self._compressors and without:
+        without = []
+        if self._compressors and missing:
+            done = finished_ids(predictions_folder(trainer))
+            without = [image_id for image_id in missing if image_id in done]
+        if without:
             _log.warning(
                 f"warning: there are no pictures of the tokens of {', '.join(without)}, which ran without the "
                 "inspector before; for them run into another --output"

@@ -133,7 +133,7 @@ def read_maps(path: Path, image_id: str) -> list[SiteMap] | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as columns:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as columns:
             header = json.loads(str(columns["header"]))
             if header["image_id"] != image_id:
                 return None
