@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -21,21 +22,11 @@ if TYPE_CHECKING:
 
 # Of the event file's name: tells it from the logger's own.
 SUFFIX = ".inspector"
-# Columns of the browser's table, the same for all runs: it takes them from the first run that it finds.
-_COLUMNS: Mapping[str, Any] = {
-    "task": "",
-    "dataset": "",
-    "model": "",
-    "method": "",
-    "compressor": "",
-    "ratio": 0.0,
-    "factor": 0.0,
-    "tau": 0.0,
-    "images": 0.0,
-    "seed": 0.0,
-    "precision": "",
-    "protocol": "",
-}
+# Columns of the browser's table, the same for all runs: it takes them from the first run that it finds. The first five
+# are seen at once, in the order of the alphabet; the others on request.
+_SEEN = ("dataset", "factor", "method", "model", "ratio")
+_TEXTS = ("compressor", "dataset", "method", "model", "precision", "protocol", "task")
+_NUMBERS = ("factor", "images", "ratio", "seed", "tau")
 _COSTS = ("flops/gflops_per_evaluation", "flops/reduction_percent", "timing/seconds_per_image")
 _PROTOCOL = ("stages", "keep", "budget", "timesteps", "loss", "scheduler", "steps", "guidance", "images")
 # zlib's fastest level.
@@ -85,10 +76,18 @@ class Board:
 
     def settings(self, results: Mapping[str, Any]) -> None:
         """Put the run into the browser's table of settings and metrics."""
-        metrics = [*(f"metrics/{name}" for name in results["metrics"]), *_COSTS]
         # The numbers themselves are the scalars of these names.
-        columns, _, _ = hparams(dict(_COLUMNS), dict.fromkeys(metrics, 0.0))
+        tags = [*(f"metrics/{name}" for name in results["metrics"]), *_COSTS]
+        every = {**dict.fromkeys(_TEXTS, ""), **dict.fromkeys(_NUMBERS, 0.0)}
+        columns, _, _ = hparams(every, dict.fromkeys(tags, 0.0))
         _, begun, ended = hparams(settings_of(results), {})
+        plugin = columns.value[0].metadata.plugin_data
+        content = HParamsPluginData.FromString(plugin.content)
+        for column in content.experiment.hparam_infos:
+            column.differs = column.name in _SEEN
+        for metric in content.experiment.metric_infos:
+            metric.display_name = metric.name.tag.partition("/")[2]
+        plugin.content = content.SerializeToString()
         self._add([columns, begun, ended], None)
 
     def _add(self, summaries: Iterable[Summary], step: int | None) -> None:
