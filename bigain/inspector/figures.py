@@ -49,7 +49,7 @@ def _symmetric(axes: Axes, sizes: Floats) -> None:
     """A scale on which margins of early and late timesteps are seen, of either sign."""
     known = sizes[np.isfinite(sizes) & (sizes > 0)]
     if known.size:
-        axes.set_yscale("symlog", linthresh=float(np.quantile(known, 0.25)))
+        axes.set_yscale("symlog", linthresh=float(np.median(known)))
         axes.yaxis.set_major_formatter("{x:g}")
 
 

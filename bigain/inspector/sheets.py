@@ -142,6 +142,7 @@ def salience_sheet(subjects: Sequence[Subject], maps: Sequence[Sequence[SiteMap]
     """The Laplacian salience of every image, averaged over noise draws, by site."""
     draws = max(len(one.timesteps) for of_image in maps for one in of_image)
     title = [
+        *subjects[0].lines[1:],
         f"Laplacian salience (Eq. 7), mean of {draws} noise draws, by site",
         "dark is lowest, bright is highest of its map; bright means detail",
     ]

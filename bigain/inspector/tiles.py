@@ -21,7 +21,7 @@ LINE = (255, 255, 255)
 _TILE = 160
 _LEAST = 4
 # How much of a token's colour is the mark's.
-_DIMMED, _DESTINATION = 0.7, 0.85
+_DIMMED, _DESTINATION = 0.62, 0.85
 
 
 def token_side(grid: Grid) -> int:
