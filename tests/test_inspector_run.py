@@ -8,13 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lightning.pytorch import Trainer
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from bigain.backbones import DiT
+from bigain.callbacks import PredictionWriter
 from bigain.cli import main
+from bigain.compressors import LGTM
+from bigain.data import ShapeTextures
+from bigain.errors import InputError
+from bigain.inspector import Inspector
 from bigain.inspector.maps import read_maps
+from bigain.modules import DiffusionClassifier
 
 QUICK = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--data.num_workers", "0"]
 CLASSIFY = ["--model.trials", "[2,4]", "--model.keep", "[3,1]", "--data.images", "5", "--data.batch_size", "2", *QUICK]
@@ -206,3 +214,17 @@ def test_two_processes_show_what_one_shows():
     assert pictures("one") == pictures("two")
     assert len(list(Path("two/tensorboard").glob("*.inspector"))) == 1
     assert len(board("two").Images("tokens/image_3")) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:GPU available but not used")
+def test_python_code_without_results_is_told():
+    model = DiffusionClassifier(DiT("shapes_dit"), trials=[1, 2], keep=[2, 1])
+    callbacks = [LGTM(ratio=0.5), Inspector(images=1), PredictionWriter()]
+    trainer = Trainer(
+        callbacks=callbacks, default_root_dir="out", logger=False, accelerator="cpu", enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    with pytest.raises(InputError, match="put a ResultsWriter behind it"):
+        trainer.predict(model, datamodule=ShapeTextures(images=1), return_predictions=False)
+    assert callbacks[0].witness is None
+    assert Path("out/pictures/maps_0.npz").is_file()

@@ -53,7 +53,10 @@ class Shown:
 
 def show(trainer: Trainer, shown: Shown) -> None:
     """Draw everything into the pictures' folder and into the event files of the trainer's TensorBoard loggers."""
-    results = json.loads((shown.folder / "results.json").read_text(encoding="utf-8"))
+    file = shown.folder / "results.json"
+    if not file.is_file():
+        raise InputError(f"the inspector draws from {file}, which nothing wrote; put a ResultsWriter behind it")
+    results = json.loads(file.read_text(encoding="utf-8"))
     logs = [Path(logger.log_dir) for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
     board = Board(shown.pictures, logs, results["dataset"]["images"])
     try:

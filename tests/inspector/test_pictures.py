@@ -42,14 +42,14 @@ def test_tokens_that_go_are_dim_and_destinations_are_marked():
     assert np.flatnonzero(destination).tolist() == [0, 6]
     found = tokens(merged(WHITE, leader, GRID)).astype(int)
     assert (found[[2, 3, 5]] == 255).all()
-    assert (found[[1, 4, 7]] < 100).all()
+    assert (found[[1, 4, 7]] < 120).all()
     assert (np.abs(found[[0, 6]] - DESTINATION) < 45).all()
 
 
 def test_keys_that_are_copies_stay_bright():
     found = tokens(keys_read(WHITE, np.zeros(8, np.int32), np.array([1, 6]), GRID)).astype(int)
     assert (found[[1, 6]] == 255).all()
-    assert (np.delete(found, [1, 6], 0) < 100).all()
+    assert (np.delete(found, [1, 6], 0) < 120).all()
 
 
 def test_lines_are_where_the_nearest_key_changes():
