@@ -228,3 +228,10 @@ def test_python_code_without_results_is_told():
         trainer.predict(model, datamodule=ShapeTextures(images=1), return_predictions=False)
     assert callbacks[0].witness is None
     assert Path("out/pictures/maps_0.npz").is_file()
+
+
+def test_a_race_has_no_stages_to_show():
+    predict("demo_lgtm.yaml", "--model.race", "{}")
+    tags = set(board().Tags()["images"])
+    assert CURVES - tags == {"curves/stage_survival"}
+    assert any(tag.startswith("tokens/") for tag in tags)

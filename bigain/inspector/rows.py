@@ -43,8 +43,8 @@ def rows_of(module: LightningModule, item: Item, draws: int) -> RowKeys:
 
 @rows_of.register
 def _(module: DiffusionClassifier, item: Item, draws: int) -> RowKeys:
-    # In the first stage every class is tried, so the true one is there.
-    trials = torch.tensor(evenly(module.stages[0], draws))
+    # In the first stage, or before the first look of a race, every class is tried, so the true one is there.
+    trials = torch.tensor(evenly(module.stages_of(item.image_id)[0], draws))
     keys = trial_keys(torch.tensor([stable_hash(item.image_id)]), trials, module.seed)
     return RowKeys(keys, torch.full_like(keys, next(iter(item.labels), 0)))
 

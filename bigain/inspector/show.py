@@ -86,17 +86,19 @@ def _curves(board: Board, results: dict[str, Any], shown: Shown) -> dict[str, in
         predictions = dict(zip(columns["image_id"].tolist(), columns["prediction"].tolist(), strict=True))
     names = shown.data.class_space.names
     found = errors_by_time(errors, timesteps, truth)
-    shares = survival(stage, truth, len(results["protocol"]["stages"]))
+    stages, keep = results["protocol"]["stages"], results["protocol"]["keep"]
+    # A race has no stages: every image ends at another look.
+    shares = survival(stage, truth, len(stages)) if stages and truth.any() else np.empty(0)
     with plain_style():
         if found is not None:
             board.picture("curves/error_by_timestep", rendered(error_figure(found)))
             board.picture("curves/margin_by_class", rendered(class_figure(found, names)))
-        if truth.any():
-            left = [1.0, *(min(1.0, keep / len(names)) for keep in results["protocol"]["keep"])]
+        if len(shares):
+            left = [1.0, *(min(1.0, most / len(names)) for most in keep)]
             board.picture("curves/stage_survival", rendered(survival_figure(shares, left)))
         if results["confusion_matrix"] is not None:
             board.picture("curves/confusion_matrix", rendered(confusion_figure(results["confusion_matrix"], names)))
-    for step, share in enumerate(shares if truth.any() else ()):
+    for step, share in enumerate(shares):
         board.scalar("survival/true_class", float(share), step)
     if found is not None:
         curves = zip(("true_class", "rival_1", "rival_2", "rival_3"), (found.true, *found.rivals), strict=False)

@@ -177,7 +177,7 @@ class DiffusionClassifier(LightningModule):
         names, precision = self.data.class_space.names, self.trainer.precision
         failed = {}
         for record, row in zip(records, timesteps.tolist(), strict=True):
-            if (found := not_finite(record, self._stages_of(record.image_id), len(names))) is not None:
+            if (found := not_finite(record, self.stages_of(record.image_id), len(names))) is not None:
                 failed[record.image_id] = (
                     f"the network's error for class {names[found.label]!r} at timestep {row[found.trial]} is "
                     f"{found.error} at precision {precision}; try --trainer.precision 32-true, or other weights"
@@ -185,7 +185,7 @@ class DiffusionClassifier(LightningModule):
         batch["failed"].update(failed)
         return [record for record in records if record.image_id not in failed]
 
-    def _stages_of(self, image_id: str) -> Sequence[Sequence[int]]:
+    def stages_of(self, image_id: str) -> Sequence[Sequence[int]]:
         """New trials of each stage of an image, or of each look of its race."""
         if self.race is None:
             return self.stages
