@@ -142,6 +142,10 @@ def test_other_metrics(found, metric, value):
         (run("imagenet1k", "sd2", [], **SHORT), "trials [5, 20]"),
         (run("pets", "sd2", [], stages=[[1], [2]]), "trials [1, 2]"),
         (run("pets", "sd2", [], timesteps="uniform"), "timesteps is uniform"),
+        (
+            run("pets", "sd2", [], stages=None, keep=None, race={"error_level": 0.1}),
+            "in a race, in the paper in stages",
+        ),
         (run("pets", "sd2", [], loss="huber"), "loss is huber"),
     ],
     ids=str,
