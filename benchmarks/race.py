@@ -91,13 +91,14 @@ def compared(model: str, method: str, stages: Run, race: Run) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def heading(run: Run) -> str:
+def heading(run: Run, options: argparse.Namespace) -> str:
     """Where the numbers come from."""
     found = run.results["environment"]
     versions = ", ".join(f"{name} {found['packages'][name]}" for name in ("torch", "diffusers", "lightning"))
-    images = run.results["dataset"]["images"]
+    given = {name: value for name, value in vars(options).items() if value is not None and name != "runs"}
+    command = " ".join(["python benchmarks/race.py", *(f"--{name} {value}" for name, value in given.items())])
     return (
-        f"`python benchmarks/race.py --images {images}`: held-out images (`test`), stages [5, 20] / [5, 1], the race "
+        f"`{command}`: held-out images (`test`), stages [5, 20] / [5, 1], the race "
         f"as `--model.race '{{}}'`, seed 0, {found['precision']} on {found['device']}; {versions}. Difference: race "
         "minus stages, paired, 95 % bootstrap interval; only right: images that only the race, only the stages gets "
         "right. Seconds, stages and race, on a shared machine.\n"
@@ -168,7 +169,7 @@ def main() -> None:
     }
     if not by_cell:
         sys.exit("there is no such cell")
-    print(heading(next(iter(by_cell.values()))["race"]))
+    print(heading(next(iter(by_cell.values()))["race"], args))
     print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
     for (model, method), runs in by_cell.items():
         print(compared(model, method, runs["stages"], runs["race"]))
