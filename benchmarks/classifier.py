@@ -44,10 +44,11 @@ class Case:
     backbone: Backbone
     latents: Tensor
     conditions: Tensor
-    trials: tuple[int, int]
-    keep: tuple[int, int]
+    trials: tuple[int, ...]
+    keep: tuple[int, ...]
     rows: int
     compressor: Compressor | None = None
+    ways: tuple[str, ...] = ("plain", "forwards filled", "filled and shared")
     times: dict[str, list[float]] = field(default_factory=dict)
 
     @property
@@ -110,7 +111,7 @@ def measure(case: Case, repetitions: int) -> int:
     with ExitStack() as undo:
         if case.compressor is not None:
             undo.enter_context(case.compressor.install(case.backbone.denoiser))
-        order = list(WAYS)
+        order = list(case.ways)
         for repetition in range(repetitions + 1):
             order = order[1:] + order[:1]
             found = {}
@@ -139,7 +140,7 @@ def embedded(name: str, backbone: Backbone, images: int, quick: bool, compressed
 
 
 def sd2(compressed: bool) -> Case:
-    """SD 2.0's U-Net with random weights; a few classes and trials, which a CPU can evaluate."""
+    """SD 2.0's U-Net with random weights, eight classes and one trial: one full forward on a CPU, all of it shared."""
     model = CountedModel.of("sd2", None)
     denoiser = random_denoiser(model.backbone.denoiser, torch.bfloat16, torch.device("cpu")).eval()
     backbone = with_denoiser(model.backbone, denoiser)
@@ -147,16 +148,8 @@ def sd2(compressed: bool) -> Case:
     latents = torch.randn(1, *model.latent, generator=draw)
     conditions = torch.randn(8, *model.condition.shape[1:], generator=draw).to(torch.bfloat16)
     how = LGTM(ratio=0.7) if compressed else None
-    return Case(
-        f"SD 2.0, bfloat16, {'LGTM 0.7' if compressed else 'no compression'}",
-        backbone,
-        latents,
-        conditions,
-        (1, 2),
-        (4, 1),
-        8,
-        how,
-    )
+    name = f"SD 2.0, bfloat16, {'LGTM 0.7' if compressed else 'no compression'}"
+    return Case(name, backbone, latents, conditions, (1,), (1,), 8, how, ("plain", "filled and shared"))
 
 
 def cases(quick: bool) -> list[Callable[[], Case]]:

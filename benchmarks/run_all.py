@@ -92,7 +92,9 @@ BENCHMARKS = (
         ["--picture", "{results}/growth.png"],
         markdown=True,
     ),
-    Benchmark("classifier", "evaluations and images per second against the plain way", ["classifier.py"]),
+    Benchmark(
+        "classifier", "evaluations and images per second against the plain way", ["classifier.py"], markdown=True
+    ),
     Benchmark("race", "evaluations that elimination needs", ["race.py"]),
     Benchmark("inspector", "what looking inside costs", ["inspector.py"]),
     Benchmark(
@@ -101,12 +103,6 @@ BENCHMARKS = (
         ["generation.py"],
         (),
         ["--images", "2", "--steps", "2", "--repeats", "5"],
-    ),
-    Benchmark(
-        "classifier",
-        "classification as it is run here against one forward per image, trial and block of classes",
-        ["classifier.py"],
-        markdown=True,
     ),
     Benchmark(
         "report",
