@@ -64,6 +64,9 @@ def test_some_benchmarks_in_full(run_all):
     assert status == 0
     assert "--full" in (results / "works.md").read_text()
     assert (results / "slow.md").read_text().endswith("```\n")
+    # What was measured before stays in the table.
+    assert run_all("--only", "works")[0] == 0
+    assert "| [slow](slow.md) | what takes long | done | earlier |" in (results / "README.md").read_text()
 
 
 def test_every_benchmark_here_is_run_by_the_command():
