@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+from diffusers import DDPMScheduler
 from torch import Tensor
 
 from bigain.backbones import Backbone, DiT, StableDiffusion
@@ -144,6 +145,7 @@ def sd2(compressed: bool) -> Case:
     model = CountedModel.of("sd2", None)
     denoiser = random_denoiser(model.backbone.denoiser, torch.bfloat16, torch.device("cpu")).eval()
     backbone = with_denoiser(model.backbone, denoiser)
+    backbone.set_schedule(DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012))
     draw = torch.Generator().manual_seed(0)
     latents = torch.randn(1, *model.latent, generator=draw)
     conditions = torch.randn(8, *model.condition.shape[1:], generator=draw).to(torch.bfloat16)
@@ -153,7 +155,7 @@ def sd2(compressed: bool) -> Case:
 
 
 def cases(quick: bool) -> list[Callable[[], Case]]:
-    images = 2 if quick else 4
+    images = 1 if quick else 2
     models = (("embedded DiT", DiT("shapes_dit")), ("embedded U-Net", StableDiffusion("shapes_unet")))
     found = [partial(embedded, name, model, images, quick, on) for name, model in models for on in (False, True)]
     return found if quick else [*found, partial(sd2, False), partial(sd2, True)]

@@ -7,6 +7,7 @@ their output is copied to the others; keys and values of the prompts are compute
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 
 from bigain.backbones.forward import Sharing, rows_now
 from bigain.backbones.sites import Layout, layout_of
+
+_log = logging.getLogger(__name__)
 
 # Keys and values of prompts that are kept at most, in bytes; 1,000 classes of SD 2.0 in half precision take 3.8e9.
 _ROOM = 4 * 2**30
@@ -100,6 +103,10 @@ class PromptKeys:
         size = conditions.shape[0] * conditions.shape[1] * dtype.itemsize if self._layers else 0
         self.bytes = size * sum(layer.out_features for layer in self._layers)
         if self.bytes > _ROOM:
+            _log.info(
+                f"keys and values of {len(conditions)} prompts would take {self.bytes / 1e9:.1f} GB; they are computed "
+                "in every forward"
+            )
             self._layers, self.bytes = (), 0
 
     def install(self) -> ExitStack:
