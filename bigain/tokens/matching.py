@@ -15,7 +15,7 @@ Mode = Literal["mean", "prune"]
 
 # Similarities held at a time, in elements: on a CPU a block in memory that is used again and again, since fresh pages
 # cost more than the maximum over them; a GPU only needs a bound.
-_BLOCK_ON_CPU = 2**22
+_BLOCK_ON_CPU = 2**20
 _BLOCK = 2**28
 
 
@@ -114,8 +114,8 @@ def _most_similar(x: Tensor, source: Tensor, destination: Tensor) -> tuple[Tenso
     s, m = source.shape[1], destination.shape[1]
     block = _BLOCK_ON_CPU if x.device.type == "cpu" else _BLOCK
     # Either several sequences are a block, or several blocks a sequence.
-    rows, tokens = max(1, block // (s * m)), min(s, max(1, block // m))
-    room = torch.empty(min(rows, len(x)) * tokens * m, device=x.device, dtype=torch.float32)
+    rows, tokens = _even(len(x), block // (s * m)), _even(s, block // m)
+    room = torch.empty(rows * tokens * m, device=x.device, dtype=torch.float32)
     best, choice = [], []
     for part, ids, targets in zip(x.split(rows), source.split(rows), destination.split(rows), strict=True):
         towards = Directions.of(_take(part, targets))
@@ -124,6 +124,11 @@ def _most_similar(x: Tensor, source: Tensor, destination: Tensor) -> tuple[Tenso
             best.append(found.values.flatten())
             choice.append(found.indices.flatten())
     return torch.cat(best).view(-1, s), torch.cat(choice).view(-1, s)
+
+
+def _even(count: int, most: int) -> int:
+    """Size of equal parts of at most `most`, or of 1: threads like those better than a large one and a small one."""
+    return -(-count // -(-count // max(1, most)))
 
 
 def _highest(values: Tensor, count: int) -> Tensor:
