@@ -13,8 +13,9 @@ import torch
 from diffusers import AutoencoderKL, ModelMixin
 from huggingface_hub import try_to_load_from_cache
 
-from bigain.backbones.base import Backbone, Found
+from bigain.backbones.base import Backbone
 from bigain.backbones.loading import component_config, load_scheduler
+from bigain.backbones.model_files import Found
 from bigain.errors import InputError
 
 _STEMS = {"text_encoder": "model"}
