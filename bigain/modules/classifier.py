@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from bigain.backbones.base import Backbone
-from bigain.backbones.compilation import compile_denoiser
 from bigain.backbones.digest import module_digest
 from bigain.backbones.forward import pair_sharing, row_keys
-from bigain.backbones.sharing import share
 from bigain.data.base import EvalDataModule
 from bigain.data.latent_cache import LatentCache
 from bigain.data.samples import Batch
@@ -36,9 +32,10 @@ from bigain.errors import InputError
 from bigain.metrics.records import ImageRecord
 from bigain.modules.forwards import Forwards
 from bigain.modules.image_records import image_records, not_finite
+from bigain.modules.preparing import BackboneModule
 
 
-class DiffusionClassifier(LightningModule):
+class DiffusionClassifier(BackboneModule):
     """Zero-shot classification by noise prediction errors, paired over classes, with staged elimination.
 
     Source: Li et al., Your Diffusion Model is Secretly a Zero-Shot Classifier (ICCV 2023); BiGain, Algorithm 1.
@@ -109,17 +106,10 @@ class DiffusionClassifier(LightningModule):
         self.forwards = Forwards(rows_per_forward, "rows_per_forward")
         self.seed = seed
         self.share = share
-        self._sharing = ExitStack()
         self.latent_cache = latent_cache
 
     def setup(self, stage: str) -> None:
-        self.backbone.load()
-        if self.trainer.precision == "32-true":
-            # Lightning converts to half but never back: without this a model loaded in half would stay so.
-            self.backbone.float()
-        # Compressors have set up their hooks: callbacks come first.
-        compile_denoiser(self.backbone.denoiser, self.backbone.compilation)
-        self.forwards.equal = self.backbone.compilation != "none"
+        self.prepare_backbone()
         self.data.latents = None if self.latent_cache is None else self._cache(Path(self.latent_cache).expanduser())
 
     def _cache(self, folder: Path) -> LatentCache:
@@ -157,13 +147,7 @@ class DiffusionClassifier(LightningModule):
         space = self.data.class_space
         self.multilabel = space.multilabel
         self.conditions = self.backbone.conditions(space.prompts, space.indices)
-        # After all compressors, whose hooks see every row.
-        self._sharing.close()
-        if self.share:
-            self._sharing = share(self.backbone.denoiser, self.conditions)
-
-    def teardown(self, stage: str) -> None:
-        self._sharing.close()
+        self.begin_sharing(self.conditions)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[ImageRecord]:
         """Classify the images of a batch; those whose errors are not finite go to `batch["failed"]` instead."""

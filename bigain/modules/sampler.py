@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers import SchedulerMixin
-from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from bigain.backbones.base import Backbone
-from bigain.backbones.compilation import compile_denoiser
 from bigain.backbones.forward import Sharing, row_keys
-from bigain.backbones.sharing import share
 from bigain.data.base import EvalDataModule
 from bigain.data.image_files import ImageFormat, decode_files, encode_images, quantise
 from bigain.data.samples import Batch
@@ -26,6 +22,7 @@ from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.records import SampleRecord
 from bigain.modules.forwards import ROWS_ON_CPU, Forwards
 from bigain.modules.measuring import Measuring, prepare_measuring
+from bigain.modules.preparing import BackboneModule
 from bigain.modules.scheduling import count_steps, make_scheduler
 from bigain.tokens.randomness import stable_hash
 
@@ -49,7 +46,7 @@ class Generated:
     trajectory: Tensor | None = None
 
 
-class DiffusionSampler(LightningModule):
+class DiffusionSampler(BackboneModule):
     """Samples with classifier-free guidance (Ho and Salimans, 2021), one forward per step for the guided pair.
 
     Every image is a function of (seed, image id): batch size, order and process count do not enter.
@@ -112,15 +109,9 @@ class DiffusionSampler(LightningModule):
         self.decoding = Forwards(items_per_forward, "items_per_forward in decoding", ROWS_ON_CPU // 2)
         self.seed = seed
         self.share = share
-        self._sharing = ExitStack()
 
     def setup(self, stage: str) -> None:
-        self.backbone.load()
-        if self.trainer.precision == "32-true":
-            self.backbone.float()
-        # Compressors have set up their hooks: callbacks come first.
-        compile_denoiser(self.backbone.denoiser, self.backbone.compilation)
-        self.forwards.equal = self.backbone.compilation != "none"
+        self.prepare_backbone()
         self.scheduler = make_scheduler(self.backbone, self.scheduler_class, self.scheduler_options, self.steps)
         self.data.read_images = False
         unlabelled = [item.image_id for item in self.data.items if not item.labels]
@@ -165,13 +156,7 @@ class DiffusionSampler(LightningModule):
         # A model may have been trained without.
         self.null = self.backbone.null_condition() if self.guidance != 1 else self.example_condition
         self.shape = self.backbone.latents_of(self.data.image_size)
-        # After all compressors, whose hooks see every row.
-        self._sharing.close()
-        if self.share:
-            self._sharing = share(self.backbone.denoiser)
-
-    def teardown(self, stage: str) -> None:
-        self._sharing.close()
+        self.begin_sharing()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Generated:
         """Generate the images of a batch; those that are not finite go to `batch["failed"]` instead."""
