@@ -1,4 +1,4 @@
-"""Which network of a backbone is running, told to whoever times it."""
+"""Which network of a backbone is running, and who looks on meanwhile, told to whoever times it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Literal
 
-Network = Literal["denoiser", "encoder", "decoder"]
+import torch
+
+Network = Literal["denoiser", "encoder", "decoder", "onlooker"]
 Watcher = Callable[[Network, int], AbstractContextManager[None]]
 
 _watcher: ContextVar[Watcher | None] = ContextVar("bigain_watcher", default=None)
 
 
 def running(network: Network, rows: int) -> AbstractContextManager[None]:
-    """Mark one forward of a network on so many rows; a VAE is an encoder and a decoder. Costs nothing unwatched."""
+    """Mark one forward of a network on so many rows; a VAE is an encoder and a decoder. Costs nothing unwatched.
+
+    An `onlooker` is no network: what it does in the middle of a forward is no work of that forward.
+    """
     watcher = _watcher.get()
-    return nullcontext() if watcher is None else watcher(network, rows)
+    # A compiled graph has no clock.
+    return nullcontext() if watcher is None or torch.compiler.is_compiling() else watcher(network, rows)
 
 
 @contextmanager

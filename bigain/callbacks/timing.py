@@ -92,6 +92,7 @@ class Timing(Callback):
         found = self.measured
         # By now the module has waited for its device, to hand out records.
         seconds = self._spans.settle()
+        seconds.pop("onlooker", None)
         for phase in _PHASES:
             found.phases[phase] = found.phases.get(phase, 0.0) + (taken := seconds.pop(phase, 0.0))
             found.observed_seconds += taken
@@ -109,6 +110,11 @@ class Timing(Callback):
 
     @contextmanager
     def _watch(self, network: Network, rows: int) -> Iterator[None]:
+        if network == "onlooker":
+            # Inside a span its time leaves that span's.
+            with self._spans.span(network):
+                yield
+            return
         found, first = self.measured, not self._begun[network]
         self._begun[network] += 1
         if self._begun[network] <= self.warmup:

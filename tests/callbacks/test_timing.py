@@ -2,8 +2,10 @@
 
 import json
 import sys
+import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from bigain.callbacks.memory import peak_memory, restart_peak
 from bigain.callbacks.spans import Spans
 from bigain.callbacks.timing import Measured, timing_section
 from bigain.cli import main
+from bigain.compressors import IEKVD, LGTM
 
 QUICK = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false"]
 QUICK += ["--model.trials", "[1,2]", "--model.keep", "[2,1]", "--data.num_workers", "0"]
@@ -167,6 +170,25 @@ def test_the_vae_is_apart(stand_in, pets):
     decoder = made["vae"]["decoder"]
     assert decoder["forwards"] > 0
     assert decoder["seconds_per_row"] == pytest.approx(decoder["seconds"] / decoder["rows"])
+
+
+@pytest.mark.parametrize("compressor", [LGTM(ratio=0.5), IEKVD(factor=2)])
+def test_onlookers_are_no_work_of_the_network(compressor):
+    network, given = tiny_dit(), inputs("dit")
+    owner = SimpleNamespace(device=CPU, backbone=SimpleNamespace(denoiser=network))
+    measured = timing_module.Timing(warmup=0)
+    compressor.witness = compressor.observer = lambda seen: time.sleep(0.5)
+    with compressor.applied_to(network):
+        forward(network, given)  # first times are of torch's own
+        measured.on_predict_start(None, owner)
+        measured.on_predict_batch_start(None, owner)
+        with running("denoiser", 3):
+            forward(network, given)
+        measured.on_predict_batch_end()
+    assert measured.measured.observed == 1
+    assert measured.measured.phases["matching"] < 0.5
+    assert measured.measured.seconds.keys() == {"denoiser"}
+    assert measured.measured.seconds["denoiser"] < 0.5
 
 
 def test_watching_ends_with_its_block():
