@@ -17,7 +17,7 @@ from bigain.callbacks.environment import environment
 from bigain.callbacks.flops import flops_per_evaluation, reduction_percent
 from bigain.callbacks.prediction_writer import MODEL, predictions_folder, read_records, read_skipped
 from bigain.callbacks.sites import describe, refuse_without_effect, site_table
-from bigain.callbacks.timing import earlier_section, measurements, timing_section
+from bigain.callbacks.timing import earlier_backend, earlier_section, measurements, timing_section
 from bigain.compressors.base import Compressor
 from bigain.data.base import EvalDataModule
 from bigain.errors import InputError
@@ -167,9 +167,14 @@ class RunResults(Callback, ABC, Generic[R]):
                 **self._timing(Path(trainer.default_root_dir) / "results.json"),
             },
             **self.task_results(trainer, module, records),
-            "environment": environment(trainer, module.device, module.backbone.denoiser, self._measured[0].kernels),
+            "environment": self._environment(trainer, module),
             "fingerprint": self.fingerprint,
         }
+
+    def _environment(self, trainer: Trainer, module: Any) -> dict[str, object]:
+        kernels = {kernel for process in self._measured for kernel in process.kernels}
+        found = environment(trainer, module.device, module.backbone.denoiser, kernels)
+        return found if kernels else {**found, **earlier_backend(Path(trainer.default_root_dir) / "results.json")}
 
     def _timing(self, file: Path) -> dict[str, Any]:
         measured = timing_section(self._measured)

@@ -154,9 +154,18 @@ def measurements(trainer: Trainer, group: Any) -> list[Measured]:
 
 def earlier_section(file: Path) -> dict[str, Any]:
     """What a finished run's `results.json` tells of its measurements: the last word, where nothing was left to do."""
+    return _earlier(file, "timing", _SECTION)
+
+
+def earlier_backend(file: Path) -> dict[str, Any]:
+    """The same of its attention kernels, which are seen in forwards alone."""
+    return _earlier(file, "environment", ("attention_backend",))
+
+
+def _earlier(file: Path, section: str, keys: Sequence[str]) -> dict[str, Any]:
     try:
-        timing = json.loads(file.read_text(encoding="utf-8"))["timing"]
-        return {key: timing[key] for key in _SECTION}
+        found = json.loads(file.read_text(encoding="utf-8"))[section]
+        return {key: found[key] for key in keys}
     except (OSError, ValueError, LookupError, TypeError):
         # There is none, or it is an older one.
         return {}

@@ -23,7 +23,7 @@ _SELECTION = {f"data.init_args.{name}" for name in ("limit", "per_class", "subse
 _SHOWN = 60
 # The environment's part that may move a number; devices and commits are told, but do not forbid.
 _NUMERIC = ("precision", "network_dtype")
-_TOLD = ("device", "device_name", "git_commit", "attention_backend", "world_size", "python")
+_TOLD = ("device", "device_name", "git_commit", "attention_backend", "compile", "world_size", "python")
 
 
 @dataclass(frozen=True)

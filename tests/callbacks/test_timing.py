@@ -127,6 +127,8 @@ def test_a_run_tells_its_times_and_a_resumed_one_its_own():
     again = timing("--data.images", "4")
     assert again["resumed_images"] == 4
     assert again["denoiser"] == denoiser
+    kept = json.loads(Path("out/results.json").read_text())["environment"]
+    assert kept["attention_backend"] == environment["attention_backend"]
 
     # One image is: the times are of this session's forwards, and it says how many those were.
     log = Path("out/predictions/rank-0.jsonl")

@@ -187,6 +187,13 @@ def test_a_device_or_a_model_is_told_and_compared(capsys):
     )
 
 
+def test_compiled_code_is_told_and_compared(capsys):
+    change("lgtm", environment__compile="regional")
+    change("tome", environment__compile="none")
+    assert compare("tome", "lgtm") == 0
+    assert "They also differ in: compile regional and none" in capsys.readouterr().out
+
+
 def test_prompts_differ_in_the_settings(capsys):
     for name, prompt in (("lgtm", "a photo of a {}."), ("tome", "a {}.")):
         settings = {"data.init_args.prompt": prompt, "data.init_args.root": name, "compressor.init_args.ratio": name}
