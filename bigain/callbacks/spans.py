@@ -42,6 +42,15 @@ class Spans:
             self._open = outer
         self._done.append((name, outer, start, self._mark()))
 
+    @property
+    def ended(self) -> int:
+        """How many spans have ended since `settle`, for `forget`."""
+        return len(self._done)
+
+    def forget(self, since: int) -> None:
+        """Keep nothing of the spans that ended after so many, one of which was around the others."""
+        del self._done[since:]
+
     def settle(self) -> dict[str, float]:
         """Seconds by name since the last time; waits for the end of the last span."""
         if self._done and self._device.type == "cuda":

@@ -124,16 +124,30 @@ class Timing(Callback):
                 yield
             return
         denoising = network == "denoiser"
+        ended, graphs = self._spans.ended, _graphs(found.compiled)
         # What is compiled has no phases any more.
         observed = denoising and found.compiled == "none" and found.forwards[network] % _EVERY == 0
         with self._spans.span("observed" if observed else network), ExitStack() as watching:
             if observed:
                 watching.enter_context(observed_by(self._spans.span))
             yield
+        if _graphs(found.compiled) != graphs:
+            # Code was compiled anew, for hooks that came or went or rows of another number.
+            self._spans.forget(ended)
+            return
         found.forwards[network] += 1
         found.rows[network] += rows
         found.observed += observed
         found.largest = max(found.largest, rows if denoising else 0)
+
+
+def _graphs(compiled: str) -> int:
+    """How many graphs torch has compiled so far in this process; 0 where it compiles nothing."""
+    if compiled == "none":
+        return 0
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
 
 
 def measurements(trainer: Trainer, group: Any) -> list[Measured]:

@@ -12,7 +12,7 @@ import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor
 from models import forward, inputs, tiny_dit, tiny_unet
 
-from bigain.backbones.compilation import compiled
+from bigain.backbones.compilation import compile_denoiser, compiled
 from bigain.backbones.watching import running, watched_by
 from bigain.callbacks import spans
 from bigain.callbacks import timing as timing_module
@@ -191,6 +191,28 @@ def test_onlookers_are_no_work_of_the_network(compressor):
     assert measured.measured.phases["matching"] < 0.5
     assert measured.measured.seconds.keys() == {"denoiser"}
     assert measured.measured.seconds["denoiser"] < 0.5
+
+
+def test_a_forward_that_compiles_does_not_count():
+    network, given = tiny_dit(num_layers=1), inputs("dit")
+    owner = SimpleNamespace(device=CPU, backbone=SimpleNamespace(denoiser=network))
+    measured, compressor = timing_module.Timing(warmup=0), LGTM(ratio=0.5)
+    with compressor.applied_to(network):
+        compile_denoiser(network, "regional", backend="eager")
+        measured.on_predict_start(None, owner)
+        counts = []
+        # Somebody looks on, and nobody does: code of its own for each.
+        for witness in (lambda seen: None, None):
+            compressor.witness = witness
+            measured.on_predict_batch_start(None, owner)
+            for _ in range(2):
+                with running("denoiser", 3):
+                    forward(network, given)
+                counts.append(measured.measured.forwards["denoiser"])
+            measured.on_predict_batch_end()
+    torch.compiler.reset()
+    assert counts == [0, 1, 1, 2]
+    assert measured.measured.rows["denoiser"] == 6
 
 
 def test_watching_ends_with_its_block():
