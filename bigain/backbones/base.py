@@ -202,7 +202,8 @@ class Backbone(ModelFiles, ABC):
             `(b, c, h, w)`, float32.
         """
         parameter = next(self.denoiser.parameters())
+        layout = torch.channels_last if self.channels_last else torch.preserve_format
         with running("denoiser", len(noisy)):
-            output = self._denoise(noisy.to(parameter.dtype), timesteps, condition)
+            output = self._denoise(noisy.to(parameter.dtype, memory_format=layout), timesteps, condition)
         # A network with learned variance appends it to the noise.
         return output[:, : noisy.shape[1]].float()

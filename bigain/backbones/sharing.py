@@ -102,10 +102,11 @@ class PromptKeys:
         self._layers = tuple(_prompt_layers(layout)) if conditions.ndim == 3 else ()
         size = conditions.shape[0] * conditions.shape[1] * dtype.itemsize if self._layers else 0
         self.bytes = size * sum(layer.out_features for layer in self._layers)
-        if self.bytes > _ROOM:
+        room = _room(conditions.device)
+        if self.bytes > room:
             _log.info(
-                f"keys and values of {len(conditions)} prompts would take {self.bytes / 1e9:.1f} GB; they are computed "
-                "in every forward"
+                f"keys and values of {len(conditions)} prompts would take {self.bytes / 1e9:.1f} GB, more than "
+                f"{room / 1e9:.1f}; they are computed in every forward"
             )
             self._layers, self.bytes = (), 0
 
@@ -132,6 +133,11 @@ class PromptKeys:
     def _classes(self) -> Tensor | None:
         rows = rows_now()
         return None if rows is None else rows.classes
+
+
+def _room(device: torch.device) -> int:
+    """Bytes that keys and values may take: what a GPU can spare without having to take smaller forwards."""
+    return min(_ROOM, torch.cuda.mem_get_info(device)[0] // 4) if device.type == "cuda" else _ROOM
 
 
 def _prompt_layers(layout: Layout) -> Iterable[nn.Linear]:

@@ -41,7 +41,7 @@ class _Options(argparse.ArgumentParser):
 
 
 class _Parser(Parser):
-    command = "bigain flops"
+    command = "bigain bench"
 
 
 def bench(args: Sequence[str], tell: Callable[[str], None]) -> tuple[str, bool]:

@@ -33,7 +33,7 @@ def _laplacian(x: Tensor, grid: Grid) -> Tensor:
 def _laplacian_score(x: Tensor, grid: Grid, reduce: Callable[[Tensor], Tensor]) -> Tensor:
     """Reduce the Laplacian over channels. `(b, n, c)` -> `(b, n)`, float32."""
     grid.check(x)
-    rows = max(1, _BLOCK_ON_CPU // x[0].numel()) if x.device.type == "cpu" else len(x)
+    rows = max(1, _BLOCK_ON_CPU // (x.shape[1] * x.shape[2])) if x.device.type == "cpu" else len(x)
     return torch.cat([reduce(_laplacian(part, grid)) for part in x.split(rows)])
 
 
