@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -49,6 +51,9 @@ CASES: list[dict[str, Any]] = [
     {"class": FrequencyKV, "kwargs": {"ratio": 0.75, "keep": "high"}},
     {"class": FrequencyKV, "kwargs": {"ratio": 0.5, "keep": "low"}},
 ]
+# Rows of methods that live elsewhere: a module with another such list.
+if elsewhere := os.environ.get("BIGAIN_CASES"):
+    CASES += import_module(elsewhere).CASES
 
 
 def build(case: dict[str, Any], where: Where | None = None) -> Compressor:
