@@ -1,7 +1,9 @@
 """What the documents show works, and nothing in them is left to fill in."""
 
 import re
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,3 +33,18 @@ def test_the_recipe_for_a_compressor_runs():
     for useless in (0.0, 1.0):
         with namespace["KeepBright"](ratio=useless).applied_to(model), pytest.raises(ValueError, match="keys at"):
             forward(model, given)
+
+
+def test_the_site_names_what_it_does_not_hold():
+    """Links out of `docs/` become file names; links inside, and broken ones, are left for the build to check."""
+    rewrite = runpy.run_path(str(ROOT / "scripts/site_links.py"))["on_page_markdown"]
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="adr/0001-plans-from-leaders.md"))
+    config = {"docs_dir": str(ROOT / "docs")}
+
+    def shown(text):
+        return rewrite(text, page=page, config=config, files=None)
+
+    assert shown("See [the README](../../README.md#x).") == "See the README (`README.md`)."
+    assert shown("See [`README.md`](../../README.md).") == "See `README.md`."
+    for kept in ("[a](../flops.md)", "[a](../../NONE.md)", "![a](../../README.md)", "[a](https://a.b/c)", "[a](#b)"):
+        assert shown(kept) == kept

@@ -169,5 +169,3 @@ def test_every_key_of_the_results_is_explained(capsys):
     files = {path.name for path in (*Path("a").iterdir(), *Path("b").iterdir(), *Path("a/predictions").iterdir())}
     for name in files - {"rank-0.jsonl", "baseline"}:
         assert name.startswith(".") or name in page, name
-
-
