@@ -281,7 +281,9 @@ def test_weights_that_changed_since_are_refused(capsys, model, compressor):
 
 def test_a_log_that_cannot_grow_ends_the_run_with_what_is_finished(capsys):
     _, hard = before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    options = ["--data.images", "12", "--data.batch_size", "1", "--trainer.logger", "false", "--output", "out"]
+    # Pictures would be the first to reach the limit.
+    options = ["--data.images", "12", "--data.batch_size", "1", "--trainer.logger", "false", "--inspect", "0"]
+    options += ["--output", "out"]
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
     try:
         assert predict(*options) == 2

@@ -50,7 +50,8 @@ class Record(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+# Not frozen: with `return_predictions`, Lightning copies what a step returns and sets the fields of the copy.
+@dataclass
 class ImageRecord:
     """One classified image.
 
@@ -116,7 +117,7 @@ class ImageRecord:
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class SampleRecord:
     """One generated image.
 

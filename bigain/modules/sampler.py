@@ -30,7 +30,7 @@ from bigain.tokens.randomness import stable_hash
 _SHOWN_ITEMS, _SHOWN_STEPS = 4, 5
 
 
-@dataclass(frozen=True)
+@dataclass
 class Generated:
     """Images of a batch and what is kept of them.
 

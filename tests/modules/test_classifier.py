@@ -285,3 +285,11 @@ def test_what_classes_have_in_common_may_be_computed_apart():
         torch.testing.assert_close(
             torch.tensor(list(record.errors)), torch.tensor(list(apart[image_id].errors)), rtol=1e-4, atol=0
         )
+
+
+def test_predictions_are_returned_as_lightning_does_by_default():
+    module = DiffusionClassifier(DiT("shapes_dit"), trials=(1, 2), keep=(2, 1))
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    batches = trainer.predict(module, datamodule=ShapeTextures(images=3, batch_size=2))
+    assert [len(batch) for batch in batches] == [2, 1]
+    assert all(record.prediction in range(16) for batch in batches for record in batch)
