@@ -39,14 +39,12 @@ def compile_denoiser(denoiser: nn.Module, how: Compile, **options: Any) -> None:
             block by itself, so that blocks of equal shape share their code; `none`: nothing.
         options: Of `torch.compile`.
     """
-    forget_compiled(denoiser)
     if how == "none":
         return
+    forget_compiled()
     config: Any = torch._dynamo.config
     for name, least in _LIMITS.items():
         setattr(config, name, max(getattr(config, name), least))
-    # Otherwise the code of one network is taken for every other of the same sizes, whatever hooks that has.
-    config.skip_nnmodule_hook_guards = False
     parts = [denoiser] if how == "whole" else [site.block for site in layout_of(denoiser).sites]
     for part in parts:
         part.compile(**options)
@@ -59,13 +57,16 @@ def compiled(network: nn.Module) -> Compile:
     return "regional" if any(map(_is_compiled, network.modules())) else "none"
 
 
-def forget_compiled(network: nn.Module) -> None:
-    """Have a network compiled anew at its next forward, if it is compiled: code that exists knows nothing of new hooks.
+def forget_compiled() -> None:
+    """Have everything compiled anew at its next forward: code that exists knows nothing of hooks that come or go.
 
-    torch can only forget everything, so other compiled networks of this process are compiled anew, too.
+    A network may have been compiled from outside, which leaves no mark on it, and torch can only forget everything.
+    From here on compiled code also looks at the hooks of the network it runs: otherwise it would be taken for every
+    other network of the same sizes.
     """
-    if compiled(network) != "none":
-        torch.compiler.reset()
+    config: Any = torch._dynamo.config
+    config.skip_nnmodule_hook_guards = False
+    torch.compiler.reset()
 
 
 def _is_compiled(module: nn.Module) -> bool:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
@@ -25,6 +26,9 @@ _log = logging.getLogger(__name__)
 _ROOM = 4 * 2**30
 
 
+_shared: WeakKeyDictionary[nn.Module, ExitStack] = WeakKeyDictionary()
+
+
 def share(denoiser: nn.Module, conditions: Tensor | None = None) -> ExitStack:
     """Compute once what rows of a forward have in common, where they are named with `row_keys`.
 
@@ -35,13 +39,21 @@ def share(denoiser: nn.Module, conditions: Tensor | None = None) -> ExitStack:
         conditions: Of all classes, if the classes of rows are named: keys and values of prompts are kept, too.
 
     Returns:
-        Closing it ends this.
+        Closing it ends this; so does sharing anew.
     """
+    end_sharing(denoiser)
     layout = layout_of(denoiser)
     with share_prefix(layout) as undo:
         if conditions is not None:
             undo.enter_context(PromptKeys(layout, conditions, next(denoiser.parameters()).dtype).install())
-        return undo.pop_all()
+        _shared[denoiser] = hooks = undo.pop_all()
+        return hooks
+
+
+def end_sharing(denoiser: nn.Module) -> None:
+    """Remove what `share` has left on a network, where a run ended without closing it."""
+    if (hooks := _shared.pop(denoiser, None)) is not None:
+        hooks.close()
 
 
 def share_prefix(layout: Layout) -> ExitStack:
@@ -149,5 +161,6 @@ def _prompt_layers(layout: Layout) -> Iterable[nn.Linear]:
         if attention.norm_cross or getattr(attention, "fused_projections", False):
             continue
         for layer in (attention.to_k, attention.to_v):
-            if type(layer) is nn.Linear:
+            # Hooks of others, such as adapters, would not see the prompts any more.
+            if type(layer) is nn.Linear and not layer._forward_hooks and not layer._forward_pre_hooks:
                 yield layer

@@ -22,7 +22,7 @@ from bigain.compressors.phases import Phase, observed_by
 
 # A compressor's phases are looked at in one forward of so many: on a GPU each takes two events.
 _EVERY = 8
-_SECTION = ("clock", "denoiser", "vae", "peak_memory_bytes")
+_SECTION = ("seconds", "clock", "denoiser", "vae", "peak_memory_bytes")
 _PHASES: tuple[Phase, ...] = get_args(Phase)
 
 

@@ -104,9 +104,9 @@ class Compressor(Callback, ABC):
         """
         layout = layout_of(denoiser)
         sites = self.where.select(layout)
-        forget_compiled(denoiser)
+        forget_compiled()
         with ExitStack() as undo:
-            undo.callback(forget_compiled, denoiser)
+            undo.callback(forget_compiled)
             for site in sites:
                 self._claim(site, undo)
             context = _watch_forward(denoiser, layout, undo)

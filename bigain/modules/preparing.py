@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from bigain.backbones.base import Backbone
 from bigain.backbones.compilation import compile_denoiser
-from bigain.backbones.sharing import share
+from bigain.backbones.sharing import end_sharing, share
 from bigain.modules.forwards import Forwards
 
 
@@ -26,10 +24,6 @@ class BackboneModule(LightningModule):
     forwards: Forwards
     share: bool
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._sharing = ExitStack()
-
     def prepare_backbone(self) -> None:
         """Load the backbone in the trainer's precision; compressors have set up their hooks, callbacks come first."""
         self.backbone.load()
@@ -41,9 +35,20 @@ class BackboneModule(LightningModule):
 
     def begin_sharing(self, conditions: Tensor | None = None) -> None:
         """Compute once what rows have in common: see `share`. Compressors' hooks come before."""
-        self._sharing.close()
+        end_sharing(self.backbone.denoiser)
         if self.share:
-            self._sharing = share(self.backbone.denoiser, conditions)
+            share(self.backbone.denoiser, conditions)
 
     def teardown(self, stage: str) -> None:
-        self._sharing.close()
+        end_sharing(self.backbone.denoiser)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Lightning tells callbacks alone that a run ended by an exception."""
+        return [_EndSharing()]
+
+
+class _EndSharing(Callback):
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        assert isinstance(pl_module, BackboneModule)
+        if pl_module.backbone.loaded:
+            end_sharing(pl_module.backbone.denoiser)

@@ -149,3 +149,26 @@ def test_a_first_level_without_attention_shares_what_is_before():
     layout = layout_of(tiny_unet(**kinds))
     assert len(layout.prefix) == 2
     assert not any(site.unconditional for site in layout.sites)
+
+
+def test_layers_with_hooks_of_others_are_left_alone(conditions):
+    model = fresh("unet")
+    given, named = rows_of(conditions)
+    for site in layout_of(model).sites:
+        site.block.attn2.to_k.register_forward_hook(lambda _, args, output: output * 1.2)
+        site.block.attn2.to_v.register_forward_pre_hook(lambda _, args: (args[0] * 0.9,))
+    with row_keys(*named[:2]):
+        expected = forward(model, given)
+    with share(model, conditions), row_keys(*named):
+        actual = forward(model, given)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
+
+
+def test_sharing_anew_ends_what_was_left(conditions):
+    model = fresh("unet")
+    before = snapshot(model)
+    share(model, conditions)
+    with share(model, conditions.flip(0)):
+        hooks = [len(site.block.attn2.to_k._forward_hooks) for site in layout_of(model).sites]
+    assert set(hooks) == {1}
+    assert snapshot(model) == before

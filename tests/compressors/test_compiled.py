@@ -120,3 +120,44 @@ def test_nothing_is_compiled_unless_asked_for():
 def test_unknown_way():
     with pytest.raises(InputError, match="compile must be one of none, whole, regional, not 'fast'"):
         check_compile("fast")
+
+
+def compiled_from_outside(model, how):
+    """What a user makes of a network with torch alone: something to call instead of it."""
+    if how == "module":
+        return torch.compile(model, backend="eager")
+    if how == "function":
+        return torch.compile(lambda **given: model(**given), backend="eager")
+    model.forward = torch.compile(model.forward, backend="eager")
+    return model
+
+
+@pytest.mark.parametrize("how", ["module", "function", "forward"])
+def test_networks_compiled_from_outside_notice_hooks(how):
+    model, given = fresh("dit"), inputs("dit")
+    plain = forward(model, given)
+    with LGTM(ratio=0.5).applied_to(model):
+        compressed = forward(model, given)
+    outside = compiled_from_outside(model, how)
+    assert torch.equal(forward(outside, given), plain)
+    with LGTM(ratio=0.5).applied_to(model):
+        assert torch.equal(forward(outside, given), compressed)
+    assert torch.equal(forward(outside, given), plain)
+
+
+def test_networks_of_one_size_do_not_take_each_others_code():
+    first, second, given = fresh("dit"), fresh("dit"), inputs("dit")
+    plain = forward(first, given)
+    # As users compile, before anything of ours had a chance to ask for guards.
+    torch._dynamo.config.skip_nnmodule_hook_guards = True
+    first.compile(backend="eager")
+    forward(first, given)
+    with LGTM(ratio=0.5).applied_to(second):
+        compressed = forward(second, given)
+        second.compile(backend="eager")
+        assert torch.equal(forward(second, given), compressed)
+        with ToMe(ratio=0.5, destination="first").applied_to(first):
+            forward(first, given)
+        assert torch.equal(forward(first, given), plain)
+        assert torch.equal(forward(second, given), compressed)
+    assert not torch.equal(plain, compressed)

@@ -293,3 +293,18 @@ def test_predictions_are_returned_as_lightning_does_by_default():
     batches = trainer.predict(module, datamodule=ShapeTextures(images=3, batch_size=2))
     assert [len(batch) for batch in batches] == [2, 1]
     assert all(record.prediction in range(16) for batch in batches for record in batch)
+
+
+class Fails(Callback):
+    def on_predict_batch_end(self, *args, **kwargs):
+        raise RuntimeError("on purpose")
+
+
+def test_a_run_that_fails_leaves_no_hooks_behind():
+    backbone = StableDiffusion("shapes_unet")
+    backbone.load()
+    settings = {"images": 1, "trials": (1, 2), "keep": (2, 1), "backbone": backbone}
+    with pytest.raises(RuntimeError, match="on purpose"):
+        run(Fails(), **settings)
+    modules = list(backbone.denoiser.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
