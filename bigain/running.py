@@ -37,6 +37,8 @@ from bigain.report.summary import summary
 from bigain.run_directory import prepare_directory
 from bigain.scoring import add_fidelity
 
+# Images that the inspector follows.
+FOLLOWED = 4
 _WRITERS: dict[type[LightningModule], tuple[type[RecordWriter], type[RunResults[Any]]]] = {
     DiffusionClassifier: (PredictionWriter, ResultsWriter),
     DiffusionSampler: (SampleWriter, GenerationResults),
@@ -81,7 +83,9 @@ class BiGainCLI(LightningCLI):
         parser.add_argument("--output", type=str | None, default=None, help="run directory, else runs/<config>-<hash>")
         parser.add_argument("--overwrite", type=bool, default=False, help="delete what is in the run directory first")
         parser.add_argument("--baseline", type=bool, default=False, help="also run without compression and compare")
-        parser.add_argument("--inspect", type=int | None, default=4, help="images to follow in pictures; 0: none")
+        parser.add_argument(
+            "--inspect", type=int | None, default=FOLLOWED, help="images to follow in pictures; 0: none"
+        )
         # Where a class takes no seed, the link does nothing.
         for target in ("model", "data", "compressor", "compressor.init_args.inner"):
             parser.link_arguments("seed", f"{target}.init_args.seed")

@@ -30,7 +30,10 @@ GENERATE = ["--model.steps", "3", "--data.images", "4", "--data.batch_size", "3"
 CURVES = {f"curves/{name}" for name in ("error_by_timestep", "margin_by_class", "stage_survival", "confusion_matrix")}
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 # diffusers converts tensors to arrays in a way that newer numpy deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.pictures,
+]
 
 
 @pytest.fixture(autouse=True)

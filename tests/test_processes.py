@@ -98,6 +98,7 @@ def test_two_processes_classify_as_one_and_one_goes_on_where_they_stopped():
     assert results("two")["timing"]["resumed_images"] == 4
 
 
+@pytest.mark.slow
 def test_two_processes_race_as_one_and_one_goes_on_where_they_stopped():
     race = [*CLASSIFY[:2], *QUICK, "--model.trials", "[4]", "--model.keep", "[1]", "--model.race.error_level", "0.5"]
     predict(*race, "--data.images", "5", "--data.batch_size", "5", "--output", "one")

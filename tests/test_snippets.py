@@ -113,6 +113,7 @@ def test_pair_merge_is_the_loop_of_its_definition():
         assert plan.kept[row][plan.target[row]].tolist() == [token - 1 for token in gone]
 
 
+@pytest.mark.slow
 def test_methods_from_elsewhere_take_the_contract_tests():
     """One network, for time; the page's command runs all."""
     write_files("adding.md", "python")
