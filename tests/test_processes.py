@@ -112,6 +112,7 @@ def test_two_processes_race_as_one_and_one_goes_on_where_they_stopped():
     assert results("two")["metrics"] == results("one")["metrics"]
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_images_of_one():
     predict(*GENERATE, "--data.images", "5", "--output", "one")
     predict(*GENERATE, *TWO, "--data.images", "5", "--data.batch_size", "1", "--output", "two")
@@ -162,6 +163,7 @@ def killed_and_resumed(kills, images, seed):
     assert without_clock("killed") == without_clock("whole")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_three_times_is_the_run_that_was_not():
     killed_and_resumed(3, 12, seed=0)
 

@@ -21,10 +21,11 @@ from bigain.callbacks.memory import peak_memory, restart_peak
 from bigain.callbacks.spans import Spans
 from bigain.callbacks.timing import Measured, timing_section
 from bigain.cli import main
-from bigain.compressors import IEKVD, LGTM
+from bigain.compressors import IEKVD, LGTM, Where
 
 QUICK = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false"]
 QUICK += ["--model.trials", "[1,2]", "--model.keep", "[2,1]", "--data.num_workers", "0"]
+ONE_SITE = Where(blocks=[0])
 CPU = torch.device("cpu")
 
 
@@ -174,7 +175,7 @@ def test_the_vae_is_apart(stand_in, pets):
     assert decoder["seconds_per_row"] == pytest.approx(decoder["seconds"] / decoder["rows"])
 
 
-@pytest.mark.parametrize("compressor", [LGTM(ratio=0.5), IEKVD(factor=2)])
+@pytest.mark.parametrize("compressor", [LGTM(ratio=0.5, where=ONE_SITE), IEKVD(factor=2, where=ONE_SITE)])
 def test_onlookers_are_no_work_of_the_network(compressor):
     network, given = tiny_dit(), inputs("dit")
     owner = SimpleNamespace(device=CPU, backbone=SimpleNamespace(denoiser=network))
