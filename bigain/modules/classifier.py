@@ -79,10 +79,8 @@ class DiffusionClassifier(BackboneModule):
             InputError: If `trials` and `keep` do not fit.
         """
         super().__init__()
-        if keep is not None and (len(keep) != len(trials) or min(keep) < 1 or keep[-1] != 1):
-            raise InputError(f"keep must name survivors for each of the {len(trials)} stages, ending in 1, not {keep}")
-        if keep is not None and list(keep) != sorted(keep, reverse=True):
-            raise InputError(f"keep must not grow from stage to stage, not {list(keep)}")
+        if keep is not None:
+            _check_keep(keep, len(trials))
         for name, value, allowed in (
             ("budget", budget, ("cumulative", "released")),
             ("timesteps", timesteps, ("grid", "uniform")),
@@ -243,3 +241,10 @@ class DiffusionClassifier(BackboneModule):
             return prediction_error(predicted, noise[pair], self.loss)
 
         return self.forwards.run(compute, labels.numel(), labels.device).view_as(labels)
+
+
+def _check_keep(keep: Sequence[int], stages: int) -> None:
+    if len(keep) != stages or min(keep) < 1 or keep[-1] != 1:
+        raise InputError(f"keep must name survivors for each of the {stages} stages, ending in 1, not {keep}")
+    if list(keep) != sorted(keep, reverse=True):
+        raise InputError(f"keep must not grow from stage to stage, not {list(keep)}")

@@ -228,7 +228,6 @@ class DiffusionSampler(BackboneModule):
                 return self.backbone.predict(x, timestep.expand(len(x)), condition)
         conditions = torch.cat((self.null.expand_as(condition), condition))
         items = torch.arange(len(x), device=x.device)
-        # Both rows of an item have the same latent.
         sharing = Sharing(items, items.repeat(2)) if self.share else None
         with row_keys(rows.repeat(2), sharing=sharing):
             output = self.backbone.predict(x.repeat(2, 1, 1, 1), timestep.expand(2 * len(x)), conditions)
