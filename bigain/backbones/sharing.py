@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 # Keys and values of prompts that are kept at most, in bytes; 1,000 classes of SD 2.0 in half precision take 3.8e9.
 _ROOM = 4 * 2**30
 
-
+# What is shared on each network; entries vanish with the network.
 _shared: WeakKeyDictionary[nn.Module, ExitStack] = WeakKeyDictionary()
 
 
