@@ -2,12 +2,12 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from program import bigain
 
 from bigain.callbacks.prediction_writer import read_records
 from bigain.cli import main
@@ -28,10 +28,6 @@ def made(tmp_path_factory):
             given = ["--config", f"demo_{config}.yaml", *QUICK, *TRIALS, *more, "--output", f"runs/{name}"]
             assert main(["predict", *given]) == 0
         yield root
-
-
-def bigain(*args):
-    return subprocess.run([sys.executable, "-m", "bigain", *args], capture_output=True, text=True, check=False)
 
 
 def test_measuring_changes_no_bit_of_a_run():

@@ -3,12 +3,12 @@
 import csv
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from program import bigain
 
 from bigain.callbacks.prediction_writer import read_records
 from bigain.cli import main
@@ -33,10 +33,6 @@ def made(tmp_path_factory):
         both += ["--classification.data.images", "8", "--generation.model.steps", "1", "--generation.data.images", "5"]
         assert main(["evaluate", "--config", "demo_iekvd_joint.yaml", *QUICK, *both, "--output", "runs/joint"]) == 0
         yield root
-
-
-def bigain(*args):
-    return subprocess.run([sys.executable, "-m", "bigain", *args], capture_output=True, text=True, check=False)
 
 
 def right(run):

@@ -134,7 +134,7 @@ def compiled_from_outside(model, how):
 
 @pytest.mark.parametrize("how", ["module", "function", "forward"])
 def test_networks_compiled_from_outside_notice_hooks(how):
-    model, given = fresh("dit"), inputs("dit")
+    model, given = tiny_dit(num_layers=1), inputs("dit")
     plain = forward(model, given)
     with LGTM(ratio=0.5).applied_to(model):
         compressed = forward(model, given)
@@ -146,7 +146,7 @@ def test_networks_compiled_from_outside_notice_hooks(how):
 
 
 def test_networks_of_one_size_do_not_take_each_others_code():
-    first, second, given = fresh("dit"), fresh("dit"), inputs("dit")
+    first, second, given = tiny_dit(num_layers=1), tiny_dit(num_layers=1), inputs("dit")
     plain = forward(first, given)
     # As users compile, before anything of ours had a chance to ask for guards.
     torch._dynamo.config.skip_nnmodule_hook_guards = True

@@ -1,0 +1,20 @@
+"""The program in this process: a new one would spend seconds on imports."""
+
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from typing import NamedTuple
+
+from bigain.cli import main
+
+
+class Ended(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def bigain(*args):
+    """`bigain ARGS`, with what it printed. `sys.argv` is the caller's to set."""
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+        status = main(list(args))
+    return Ended(status, out.getvalue(), err.getvalue())
