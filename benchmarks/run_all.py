@@ -131,7 +131,7 @@ BENCHMARKS = (
     Benchmark(
         "accuracy",
         "all methods on the embedded models",
-        ["embedded.py", "--runs", "{scratch}/embedded"],
+        ["embedded.py", "--runs", "{scratch}/embedded", "--reports", "{results}/embedded"],
         (),
         None,
         markdown=True,
