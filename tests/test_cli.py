@@ -168,7 +168,8 @@ def test_trainer_options_keep_working():
 
 def test_python_m_bigain_in_a_process_of_its_own():
     command = [sys.executable, "-m", "bigain", "predict", "--config", "demo_unet_iekvd.yaml", *QUICK]
-    done = subprocess.run([*command, "--data.images", "1"], capture_output=True, text=True, check=False)
+    few = ["--data.images", "1", "--model.trials", "[1]", "--model.keep", "[1]"]
+    done = subprocess.run([*command, *few], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "IEKVD(factor=2, alpha=0.9)" in done.stdout
     assert "tokens 1024 -> 256" in done.stdout

@@ -116,8 +116,10 @@ def test_imagenet100_on_a_dit_is_asked_for_imagenet_indices(dit, imagenet):
 
 
 def test_imagenet1k_on_sd(stand_in, imagenet):
-    assert predict("imagenet1k_tome.yaml", stand_in) == 0
-    assert set(records()) == {f"ILSVRC2012_val_{number:08d}" for number in (1, 2, 3)}
+    # Three images of a thousand classes each would take long.
+    assert predict("imagenet1k_tome.yaml", stand_in, "--data.limit", "1") == 0
+    assert set(records()) < {f"ILSVRC2012_val_{number:08d}" for number in (1, 2, 3)}
+    assert results()["dataset"]["classes"] == 1000
     assert set(results()["metrics"]) == {"top1", "top1_merged"}
 
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 import torch._dynamo
 from cases import CASES, build
-from models import forward, fresh, inputs, tiny_dit
+from models import forward, inputs, tiny_dit, tiny_unet
 
 from bigain.backbones import row_keys
 from bigain.backbones.compilation import check_compile, compile_denoiser, compiled
 from bigain.compressors import LGTM, ToMe
 from bigain.errors import InputError
 
+HOW = ("whole", "regional")
 # The first row of each class.
 METHODS = list({case["class"]: case for case in reversed(CASES)}.values())
 
@@ -25,6 +26,11 @@ def _forget():
     yield
     torch.compiler.reset()
     config.recompile_limit, config.accumulated_recompile_limit, config.skip_nnmodule_hook_guards = limits
+
+
+def small(network):
+    """Two blocks of a DiT show what five do, and compile in half the time."""
+    return tiny_unet() if network == "unet" else tiny_dit(num_layers=2)
 
 
 def compile_eagerly(model, how):
@@ -46,7 +52,7 @@ def test_whole_networks_are_one_graph_and_compute_the_same(case):
 
 
 def check_equal(case, network, how):
-    model, given = fresh(network), inputs(network)
+    model, given = small(network), inputs(network)
     with build(case).applied_to(model), row_keys(torch.tensor([3, 4, 5])):
         expected = forward(model, given)
         compile_eagerly(model, how)
@@ -56,7 +62,7 @@ def check_equal(case, network, how):
 
 @pytest.mark.parametrize(("network", "how"), [("dit", "whole"), ("unet", "regional")])
 def test_keys_are_not_frozen_into_the_graph(network, how):
-    model, given = fresh(network), inputs(network)
+    model, given = small(network), inputs(network)
     compressor, keys = ToMe(ratio=0.5), [torch.tensor([3, 4, 5]), torch.tensor([6, 7, 8])]
     with compressor.applied_to(model):
         expected = []
@@ -71,10 +77,11 @@ def test_keys_are_not_frozen_into_the_graph(network, how):
 
 
 @pytest.mark.parametrize(
-    ("network", "how"), [("dit", "whole"), ("unet", "regional"), pytest.param("unet", "whole", marks=pytest.mark.slow)]
+    ("network", "how"),
+    [("dit", "whole"), ("dit", "regional"), *(pytest.param("unet", how, marks=pytest.mark.slow) for how in HOW)],
 )
 def test_hooks_of_a_compiled_network_come_and_go(network, how):
-    model, given = fresh(network), inputs(network)
+    model, given = small(network), inputs(network)
     plain = forward(model, given)
     with LGTM(ratio=0.5).applied_to(model):
         compressed = forward(model, given)
@@ -87,7 +94,7 @@ def test_hooks_of_a_compiled_network_come_and_go(network, how):
     assert not torch.equal(plain, compressed)
 
 
-@pytest.mark.parametrize("how", ["whole", "regional"])
+@pytest.mark.parametrize("how", HOW)
 def test_a_network_does_not_take_the_code_of_another_without_its_hooks(how):
     given = inputs("dit")
     plain, merged = tiny_dit(num_layers=1), tiny_dit(num_layers=1)
@@ -102,8 +109,8 @@ def test_a_network_does_not_take_the_code_of_another_without_its_hooks(how):
 
 
 def test_more_blocks_than_torch_keeps_by_default():
-    model, given = fresh("dit"), inputs("dit")
-    torch._dynamo.config.recompile_limit = 2
+    model, given = small("dit"), inputs("dit")
+    torch._dynamo.config.recompile_limit = 1
     with ToMe(ratio=0.5).applied_to(model):
         expected = forward(model, given)
         compile_eagerly(model, "regional")
@@ -112,7 +119,7 @@ def test_more_blocks_than_torch_keeps_by_default():
 
 
 def test_nothing_is_compiled_unless_asked_for():
-    model = fresh("dit")
+    model = small("dit")
     compile_denoiser(model, "none")
     assert compiled(model) == "none"
 

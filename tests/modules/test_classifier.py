@@ -261,14 +261,17 @@ def test_predictions_of_another_run_are_not_adopted(tmp_path):
     assert once(LGTM(ratio=0.5), resume=True) == {"test/000000"}
 
 
-@pytest.mark.parametrize("option", [{"compile": "regional"}, {"channels_last": True}], ids=str)
-def test_options_of_speed_change_no_prediction(option, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "model", "option"),
+    [(DiT, "shapes_dit", {"compile": "regional"}), (StableDiffusion, "shapes_unet", {"channels_last": True})],
+)
+def test_options_of_speed_change_no_prediction(kind, model, option, monkeypatch):
     # The compiler itself takes a minute on a CPU; what it is given to compile is run as it is.
     compile_module = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_module(self, backend="eager"))
     settings = {"images": 2, "trials": (2, 3), "keep": (4, 1)}
-    expected = run(LGTM(ratio=0.5), backbone=StableDiffusion("shapes_unet"), **settings)
-    actual = run(LGTM(ratio=0.5), backbone=StableDiffusion("shapes_unet", **option), **settings)
+    expected = run(LGTM(ratio=0.5), backbone=kind(model), **settings)
+    actual = run(LGTM(ratio=0.5), backbone=kind(model, **option), **settings)
     torch.compiler.reset()
     assert {key: record.prediction for key, record in actual.items()} == {
         key: record.prediction for key, record in expected.items()
