@@ -189,6 +189,18 @@ def test_a_cell_that_fails_does_not_stop_the_others(monkeypatch, tmp_path, capsy
     assert "broken_compressor.py" in streams.err
 
 
+def test_a_directory_that_cannot_be_read_does_not_stop_the_others(capsys):
+    run = f"config: demo_none.yaml, dataset: shapes, method: {'x' * 300}"
+    refused = "config: demo_lgtm.yaml, dataset: shapes, method: refused, set: {compressor.ratio: 0.9}"
+    assert sweep(table(run, refused), output="fresh") == 1
+    entries = list(states("fresh/sweep.json").values())
+    assert [entry["status"] for entry in entries] == ["failed", "failed"]
+    assert "too long" in entries[0]["error"]
+    assert "Traceback" not in capsys.readouterr().err
+    assert sweep("mine.yaml", "--dry-run", output="fresh") == 1
+    assert re.search(r"x{300} +incomplete ", capsys.readouterr().out)
+
+
 def test_no_cell_at_all_is_bad_input(capsys):
     assert sweep(table(*FEW), "--nonsense", "1") == 2
     assert "no cell of mine can run" in capsys.readouterr().err

@@ -215,6 +215,9 @@ def _reason(error: Exception) -> str:
     """What to say about an error on one line; of one that nobody expected, all of it on stderr."""
     if isinstance(error, InputError):
         return message_of(error)
+    if isinstance(error, OSError):
+        # As of a single run: the message names the file.
+        return " ".join(str(error).split())
     traceback.print_exception(error, file=sys.stderr)
     return " ".join(f"{type(error).__name__}: {error}".split())
 

@@ -97,12 +97,14 @@ def look(directory: Path, fingerprint: str) -> tuple[Status, str | None, Run | N
     Returns:
         The status, what is missing, and the run where there are results.
     """
-    if not (directory / "results.json").is_file():
-        return "pending", None, None
     try:
+        if not (directory / "results.json").is_file():
+            return "pending", None, None
         run = load_run(directory)
     except InputError as error:
         return "incomplete", str(error), None
+    except OSError as error:
+        return "incomplete", f"{directory} cannot be read: {error.strerror}", None
     if run.results.get("fingerprint") != fingerprint:
         return "pending", None, None
     missing = lacking(run.results)
