@@ -212,10 +212,18 @@ def _check(file: Path, results: Any) -> None:
             raise InputError(f"{file} is damaged: compressors has {one!r}; run the command that wrote it again")
 
 
-def _is_estimate(value: Any) -> bool:
-    """Numbers or nothing, and an interval has two ends."""
-    numbers = isinstance(value, dict) and all(_is_number(value.get(key)) for key in ("value", "low", "high", "n"))
-    return numbers and (value.get("low") is None) == (value.get("high") is None)
+def _is_estimate(found: Any) -> bool:
+    """Numbers or nothing, and an interval has two ends around the value."""
+    if not isinstance(found, dict) or "value" not in found:
+        return False
+    low, value, high, n = (found.get(key) for key in ("low", "value", "high", "n"))
+    if not all(map(_is_number, (low, value, high, n))):
+        return False
+    if low is None or high is None:
+        return low is high
+    # NaN, where nothing could be computed, lies on neither side.
+    around = value is None or not (low > value or value > high)
+    return around and math.isfinite(low) == math.isfinite(high)
 
 
 def _is_number(value: Any) -> bool:

@@ -254,8 +254,8 @@ def test_damaged_runs_are_named(capsys, file, how, words):
 
 
 def test_predictions_of_other_results_are_found_out(capsys):
-    change("lgtm", metrics__top1__value=0.5)
-    assert "does not give the top1 of results.json, 0.5" in refused(capsys, "tome", "lgtm")
+    change("lgtm", metrics__top1__value=0.78)
+    assert "does not give the top1 of results.json, 0.78" in refused(capsys, "tome", "lgtm")
 
 
 @pytest.mark.parametrize(
@@ -263,6 +263,9 @@ def test_predictions_of_other_results_are_found_out(capsys):
     [
         ({"metrics__top1": 0.5}, "damaged: metrics.top1 is 0.5"),
         ({"metrics__top1__n": "many"}, "damaged: metrics.top1 is"),
+        ({"metrics__top1": {"low": 0.1, "high": 0.2, "n": 9}}, "damaged: metrics.top1 is"),
+        ({"metrics__top1__high": 0.0}, "damaged: metrics.top1 is"),
+        ({"metrics__top1__high": float("nan")}, "damaged: metrics.top1 is"),
         ({"metrics__top1__value": float("nan")}, "does not give the top1 of results.json, nan"),
         ({"compressors": ["LGTM"]}, "damaged: compressors has 'LGTM'"),
         ({"compressors": [{"class": "LGTM"}]}, "damaged: compressors has"),

@@ -338,7 +338,8 @@ def test_labels_of_many_kinds_are_counted_as_the_paper_does():
     classification("coco", correct, label=label, prediction=prediction, dataset__name="COCO-2017")
     metrics = json.loads(Path("coco/results.json").read_text())["metrics"]
     everything = {**metrics["top1_precision"], "value": 0.6, "n": 100}
-    change("coco", metrics={**metrics, "top1_precision_all": everything, "map_sample": {**everything, "value": 0.4}})
+    sample = {**everything, "value": 0.4, "low": 0.3, "high": 0.5}
+    change("coco", metrics={**metrics, "top1_precision_all": everything, "map_sample": sample})
     assert report("coco") == 0
     assert line("coco", "top1_precision")["paper"] == ""
     assert line("coco", "top1_precision_all")["paper"] == "70.84"
