@@ -25,7 +25,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         InputError: If it cannot be written, for example because the disk is full.
     """
     # Of this process: another one may be writing the same file.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp{path.suffix}"
     try:
         write(temporary)
         os.replace(temporary, path)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from typing import NoReturn
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
 from bigain.errors import InputError
+from bigain.files import replace_file
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,3 +22,18 @@ class Parser(argparse.ArgumentParser):
 def parse(parser: argparse.ArgumentParser, args: Sequence[str]) -> argparse.Namespace:
     """Options may stand between directories."""
     return parser.parse_intermixed_args(list(args))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write the file that `--json` names.
+
+    Raises:
+        InputError: If it cannot be written there.
+    """
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    try:
+        replace_file(path, lambda file: file.write_text(text, encoding="utf-8"))
+    except (InputError, OSError) as error:
+        reason = error.__cause__ or error
+        told = getattr(reason, "strerror", reason)
+        raise InputError(f"cannot write {path}: {told}; give --json another file") from error

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from bigain.errors import InputError
-from bigain.files import replace_file
-from bigain.report.arguments import Parser, parse
+from bigain.report.arguments import Parser, parse, write_json
 from bigain.report.comparison import Comparison, compare
 from bigain.report.runs import Run, find_runs, load_run
 
@@ -54,22 +52,13 @@ def compare_runs(args: Sequence[str]) -> tuple[str, bool]:
     if not found:
         raise InputError("; ".join(missing) or f"there is nothing to compare {base.path} with")
     if given.json is not None:
-        _write(given.json, found, missing)
+        write_json(given.json, {"comparisons": [one.row() for one in found], "left_out": missing})
     return _text(base, found, missing), not missing
 
 
 def _base(path: Path, partial: bool) -> Run:
     joint = path / "classification"
     return load_run(joint if not (path / "results.json").is_file() and joint.is_dir() else path, partial)
-
-
-def _write(path: Path, found: Sequence[Comparison], missing: Sequence[str]) -> None:
-    content = {"comparisons": [one.row() for one in found], "left_out": list(missing)}
-    text = json.dumps(content, indent=2) + "\n"
-    try:
-        replace_file(path, lambda file: file.write_text(text, encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; give --json another file") from error
 
 
 def _text(base: Run, found: Sequence[Comparison], missing: Sequence[str]) -> str:

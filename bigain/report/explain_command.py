@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from bigain.errors import InputError
-from bigain.files import replace_file
-from bigain.report.arguments import Parser, parse
+from bigain.report.arguments import Parser, parse, write_json
 from bigain.report.comparison import compare
 from bigain.report.explanation import Explanation, explain
 from bigain.report.explanation_figure import CAPTION, draw_explanations
@@ -59,7 +57,7 @@ def explain_runs(args: Sequence[str]) -> tuple[str, bool]:
         raise InputError("; ".join(missing) or f"there is nothing to compare {base.path} with")
     text = _text(base, found, missing)
     if given.json is not None:
-        _write(given.json, found, missing)
+        write_json(given.json, {"explanations": [one.row() for one in found], "left_out": missing})
     if given.output is not None:
         text += _draw(given.output, found)
     return text, not missing
@@ -119,15 +117,6 @@ def _text(base: Run, found: Sequence[Explanation], missing: Sequence[str]) -> st
     lines += _NOTES
     lines += [f"left out: {reason}" for reason in missing]
     return "\n".join(lines) + "\n"
-
-
-def _write(path: Path, found: Sequence[Explanation], missing: Sequence[str]) -> None:
-    content = {"explanations": [one.row() for one in found], "left_out": list(missing)}
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    try:
-        replace_file(path, lambda file: file.write_text(text, encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; give --json another file") from error
 
 
 def _draw(folder: Path, found: Sequence[Explanation]) -> str:

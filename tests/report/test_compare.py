@@ -298,7 +298,10 @@ def test_bad_command_lines(capsys):
     assert "file is not a directory" in refused(capsys, "tome", "file")
     generation("made", 30.0)
     assert "made is a run of generation" in refused(capsys, "tome", "made")
-    assert "cannot write absent/x.json" in refused(capsys, "tome", "lgtm", "--json", "absent/x.json")
+    for file, why in {"absent/x.json": "No such file or directory", "tome": "Is a directory", ".": ""}.items():
+        message = refused(capsys, "tome", "lgtm", "--json", file)
+        assert f"cannot write {file}: {why}" in message
+        assert "give --json another file" in message
 
 
 def test_what_is_left_out_is_named_and_the_rest_compared(capsys):
