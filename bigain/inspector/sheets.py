@@ -111,7 +111,9 @@ def _font() -> ImageFont.FreeTypeFont:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+    # Names of classes and images hold anything; Pillow cannot measure two lines.
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
 
 
 def token_sheet(subject: Subject, maps: Sequence[SiteMap]) -> Image.Image:

@@ -49,7 +49,8 @@ def markdown(title: str, sections: Sequence[Section], remarks: Sequence[str], le
 def _md(text: str) -> str:
     """Text as Markdown shows it, whatever it holds."""
     plain = _CONTROL.sub(" ", text).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"([\\`*|]|\](?=\())", r"\\\1", plain)
+    # An underscore inside a word is one; elsewhere it would be emphasis.
+    return re.sub(r"([\\`*|]|\](?=\()|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", plain)
 
 
 def _md_table(table: Table) -> list[str]:

@@ -101,5 +101,7 @@ def beside(figure: Figure, handles: Sequence[Any]) -> None:
 
 def shown(name: str) -> str:
     """A name as the legend has room for it."""
-    text = "without compression" if name == "none" else name
+    # An SVG with control characters in it is not well-formed.
+    plain = "".join(sign if sign.isprintable() else " " for sign in name)
+    text = "without compression" if name == "none" else plain
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

@@ -63,7 +63,9 @@ def test_lines_are_where_the_nearest_key_changes():
 
 def test_a_sheet_has_every_tile_unscaled():
     red = np.full((30, 20, 3), (255, 0, 0), np.uint8)
-    image = np.asarray(sheet(["x" * 500], [Row("", [Tile(red, "a very long caption")] * 3), Row("r", [Tile(red, "")])]))
+    title = ["x" * 500, "a class\nof two lines"]
+    rows = [Row("", [Tile(red, "a very long caption")] * 3), Row("a class\nof two lines", [Tile(red, "")])]
+    image = np.asarray(sheet(title, rows))
     assert (image == (255, 0, 0)).all(2).sum() == 4 * 30 * 20
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -277,7 +278,7 @@ def test_folders_of_evaluate_and_sweeps():
 
 
 def test_names_cannot_break_out():
-    evil = "<script>alert(1)</script>|$x_1$ `a` [b](http://c) & % # {} ~ ^ \\ *"
+    evil = "<script>alert(1)</script>|$x_1$ `a` [b](http://c) & % # {} ~ ^ \\ * __y__ \x07"
     folder = f"runs/{evil.replace('/', '')}"
     shutil.copytree("runs/lgtm", folder)
     change(folder, model__name=evil)
@@ -292,13 +293,17 @@ def test_names_cannot_break_out():
         assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1
     assert "<script" not in text()
     assert not re.search(r"(?<!\\)\]\(http", text())
+    assert r"\_\_y\_\_" in text()
+    assert "frechet[pytorch-fid]" in text()
     tex = text("report.tex")
     assert r"\$x\_1\$" in tex
     assert r"\textbackslash{}" in tex
     assert not re.search(r"(?<!\\)[#$]|(?<!\\)_", "\n".join(row for row in tex.splitlines() if "script" in row))
     names = [path.name for path in Path("report/figures").iterdir()]
     assert all(re.fullmatch(r"[a-z0-9-]+\.(png|svg)", name) for name in names)
-    assert "<script" not in "".join(path.read_text() for path in Path("report/figures").glob("*.svg"))
+    drawn = list(Path("report/figures").glob("*.svg"))
+    assert "<script" not in "".join(path.read_text() for path in drawn)
+    assert all(ElementTree.parse(path).getroot().tag.endswith("svg") for path in drawn)
 
 
 def test_tables_of_latex_are_whole():
