@@ -100,14 +100,27 @@ def _locate(name: str) -> str:
     return str(path)
 
 
+class _OneOfEach(yaml.SafeLoader):  # type: ignore[misc]
+    """Refuses what is given twice under one key, of which PyYAML would take the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Here, since merged keys (`<<`) are there twice by right once they are filled in.
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        names = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for place, name in enumerate(names):
+            if name in names[:place]:
+                raise yaml.MarkedYAMLError(problem=f"{name[1]} is given twice", problem_mark=node.start_mark)
+        return node
+
+
 def load_yaml(path: Path) -> Any:
     """Content of a YAML file.
 
     Raises:
-        InputError: If it is no YAML, or its aliases repeat each other without end.
+        InputError: If it is no YAML, gives something twice, or its aliases repeat each other without end.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _OneOfEach)
         entries = _entries(content, {})
     except _NOT_YAML as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error

@@ -272,6 +272,10 @@ def test_a_dry_run_says_what_cannot_be_counted(capsys):
     runs = [FEW[0], "config: demo_lgtm.yaml, dataset: shapes, method: X, set: {compressor.where.blocks: [9]}"]
     assert sweep(table(*runs), "--dry-run") == 1
     assert "classification-shapes-X cannot be counted" in capsys.readouterr().out
+    # What is wrong with every cell is said once.
+    assert sweep(table(*FEW[:2]), "--dry-run", "--model.nonsense", "1") == 2
+    told = capsys.readouterr()
+    assert (told.out, told.err.count("nonsense")) == ("", 1)
 
 
 def test_options_are_for_all_or_for_a_task_or_a_dataset():

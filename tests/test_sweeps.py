@@ -161,7 +161,7 @@ def table(run, head="table: 4\nbackbone: sd2\n"):
         ("- 1", ["backbone, runs, table"]),
         (table(RUN, "table: 4\n"), ["backbone is missing"]),
         ("backbone: sd2\nruns: []", ["runs: expected at least one"]),
-        (table(RUN, "table: four\nbackbone: sd2\n"), ["table: expected a int", "four"]),
+        (table(RUN, "table: four\nbackbone: sd2\n"), ["table: expected a whole number", "four"]),
         (table(RUN, "table: 4\nbackbone: sd2\nnote: x\n"), ["note is no key"]),
         (table("config: pets_tome.yaml, dataset: pets"), ["run 1", "method is missing"]),
         (table(f"{RUN}, values: [1]"), ["run 1", "values is no key", "vary"]),
@@ -173,6 +173,8 @@ def table(run, head="table: 4\nbackbone: sd2\n"):
         (table(f"{RUN}, {VARY}, set: {{compressor.ratio: 0.5}}"), ["vary: compressor.ratio is also in set"]),
         (table(f"{RUN}, {VARY}, setting: {{ratio: 0.5}}"), ["setting: give either"]),
         (table(f"{RUN}, setting: {{ratio: half}}"), ["setting: expected one name"]),
+        (table(f"{RUN}, set: {{seed: 3, seed: 4}}"), ["not valid YAML", "seed is given twice", "line 4"]),
+        (table(f"{RUN}, set: {{output: there}}"), ["run 1", "set: output is not for a table to set"]),
         (table(f"{RUN}, task: both"), ["run 1", "task: expected classification or generation", "both"]),
     ],
 )
@@ -183,6 +185,16 @@ def test_a_bad_table_is_refused_with_file_and_key(tmp_path, text, words):
         load_table(path)
     for word in [str(path), *words]:
         assert word in str(refusal.value)
+
+
+def test_keys_may_be_merged_over_others(tmp_path):
+    path = tmp_path / "mine.yaml"
+    first, second = "&first {seed: 3, data.limit: 2}", "&second {<<: *first, data.limit: 5}"
+    path.write_text(table(f"{RUN}, set: {first}") + f"- {{{RUN}, task: generation, set: {second}}}\n")
+    assert [run.overrides for run in load_table(path).runs()] == [
+        {"seed": 3, "data.limit": 2},
+        {"seed": 3, "data.limit": 5},
+    ]
 
 
 def test_a_table_that_does_not_exist():

@@ -109,7 +109,11 @@ def _images(data: EvalDataModule) -> tuple[int, bool]:
 
 
 def costs_told(cells: Sequence[Cell]) -> tuple[str, bool]:
-    """Costs of cells as text, and whether all could be counted."""
+    """Costs of cells as text, and whether all could be counted.
+
+    Raises:
+        InputError: If none could.
+    """
     counter = _Counter()
     costs: list[Cost] = []
     refused: list[str] = []
@@ -118,6 +122,9 @@ def costs_told(cells: Sequence[Cell]) -> tuple[str, bool]:
             costs.append(counter.cost(cell))
         except InputError as error:
             refused.append(f"{cell.name} cannot be counted: {message_of(error)}")
+    if refused and not costs:
+        # Mostly one reason, said by every cell.
+        raise InputError(f"no cell can be counted; {refused[0]}")
     return "\n".join([*_table(costs), *refused]), not refused
 
 

@@ -19,6 +19,9 @@ _ENTRY: dict[str, type] = {"config": str, "dataset": str, "method": str}
 # classification unless it says generation.
 # No setting is near it, and beyond there is neither NaN nor what a float cannot hold.
 _LARGEST = 1e18
+_SAID: dict[type, str] = {str: "text", int: "a whole number", list: "a list", dict: "names with values"}
+# Options that the sweep gives, or that each run of a table has a key for.
+_NOT_SET = ("config", "output", "baseline")
 _OPTIONS: dict[str, type] = {"set": dict, "vary": dict, "setting": dict, "task": str}
 
 
@@ -116,6 +119,9 @@ def _check_entry(place: str, entry: Any) -> None:
     for option in ("set", "vary", "setting"):
         if not all(isinstance(key, str) for key in entry.get(option, {})):
             raise InputError(f"{place}: {option}: expected names, found {entry[option]}")
+    for option in _NOT_SET:
+        if option in entry.get("set", {}):
+            raise InputError(f"{place}: set: {option} is not for a table to set; leave it out")
     if not Path(entry["config"]).is_file() and not (shipped_configs() / entry["config"]).is_file():
         raise InputError(f"{place}: config: {entry['config']} is neither a file nor a shipped configuration")
     vary, setting = entry.get("vary"), entry.get("setting")
@@ -147,7 +153,7 @@ def _check_keys(place: str, given: Any, required: Mapping[str, type], optional: 
             raise InputError(f"{place}: {key} is no key here; expected {', '.join(known)}")
         # Not isinstance: `true` would pass for a number.
         if type(given[key]) is not known[key]:
-            raise InputError(f"{place}: {key}: expected a {known[key].__name__}, found {given[key]!r}")
+            raise InputError(f"{place}: {key}: expected {_SAID[known[key]]}, found {given[key]!r}")
     for key in required:
         if key not in given:
             raise InputError(f"{place}: {key} is missing")
