@@ -17,7 +17,7 @@ from bigain.callbacks.run_results import RunResults
 from bigain.callbacks.sample_writer import FOLDER
 from bigain.data.image_files import read_images, sample_path
 from bigain.files import replace_file
-from bigain.metrics.generation import LEAST_IMAGES, clip_metrics, distance_metrics
+from bigain.metrics.generation import LEAST_IMAGES, agreement_metrics, clip_metrics, distance_metrics
 from bigain.metrics.records import SampleRecord
 from bigain.modules.sampler import DiffusionSampler
 
@@ -47,8 +47,12 @@ class GenerationResults(RunResults[SampleRecord]):
             missing = f"{len(records)} images are too few for a distance"
         reference = measuring.reference
         metrics: dict[str, Any] = {}
+        features = np.asarray(with_features, np.float32)
         if missing is None and reference is not None:
-            metrics = distance_metrics(np.asarray(with_features, np.float32), reference)
+            metrics = distance_metrics(features, reference)
+        if measuring.extractor is not None and len(features) == len(records):
+            asked = [record.labels for record in records]
+            metrics.update(agreement_metrics(measuring.extractor, features, asked, module.data.class_space))
         scores = [record.clip_score for record in records if record.clip_score is not None]
         no_score = measuring.no_clip_score
         if module.clip_model is not None and no_score is None and len(scores) < len(records):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,10 +18,12 @@ class FeatureExtractor(nn.Module, ABC):
         protocol: Name of everything that decides the features: resize, scaling, network, layer. Distances carry it,
             and references made under another name are refused.
         dimension: Length `d` of a feature.
+        class_names: What `classes_of` tells apart, in order; empty for an extractor that is no classifier.
     """
 
     protocol: str
     dimension: int
+    class_names: Sequence[str] = ()
 
     @abstractmethod
     def load(self) -> None:
@@ -45,6 +47,17 @@ class FeatureExtractor(nn.Module, ABC):
     @abstractmethod
     def digest(self) -> str:
         """Sha256 of the weights, in hex. Loads if need be."""
+
+    def classes_of(self, features: Tensor) -> Tensor:
+        """Most likely class of each feature, an index into `class_names`.
+
+        Args:
+            features: As `forward` gives them. `(b, d)`.
+
+        Returns:
+            `(b,)`, int64.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is no classifier")
 
     def train(self, mode: bool = True) -> FeatureExtractor:
         """Stays in evaluation mode: batch statistics would make features depend on the batch."""

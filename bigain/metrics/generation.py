@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from bigain.data.class_space import ClassSpace
 from bigain.data.image_files import read_images
 from bigain.errors import InputError
-from bigain.metrics.accuracy import Z95, Estimate
+from bigain.metrics.accuracy import Z95, Estimate, accuracies
 from bigain.metrics.distances import Moments, frechet_distance, frechet_interval, kernel_distance, precision_recall
+from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.fidelity import Lpips, psnr, ssim
 from bigain.metrics.reference import ReferenceStatistics
 
@@ -60,6 +62,30 @@ def distance_metrics(features: Features, reference: ReferenceStatistics) -> dict
     for name, value in (("precision", precision), ("recall", recall)):
         metrics[f"{name}[{protocol}]"] = {"value": value, "low": None, "high": None, "n": min(n, _NEIGHBOURS)}
     return metrics
+
+
+def agreement_metrics(
+    extractor: FeatureExtractor, features: Features, labels: Sequence[Sequence[int]], space: ClassSpace
+) -> dict[str, dict[str, Any]]:
+    """How many images show the class that was asked for, as the extractor's own classifier sees them.
+
+    Args:
+        extractor: Loaded.
+        features: Of generated images, on no device. `(n, d)`.
+        labels: Classes that were asked for, of each image.
+        space: What the labels are of.
+
+    Returns:
+        `agreement[protocol]`, and `agreement_<factor>[protocol]` for each of the coarser labels, with 95 % Wilson
+        intervals; nothing if the extractor does not tell exactly these classes apart, or an image has several.
+    """
+    if tuple(extractor.class_names) != tuple(space.names) or any(len(asked) != 1 for asked in labels):
+        return {}
+    device = next(extractor.parameters()).device
+    found = extractor.classes_of(torch.from_numpy(features).to(device)).tolist()
+    shares = accuracies([asked[0] for asked in labels], found, space.factors)
+    names = {"top1": "agreement", **{factor: f"agreement_{factor}" for factor in space.factors}}
+    return {f"{names[name]}[{extractor.protocol}]": {**share} for name, share in shares.items()}
 
 
 def clip_metrics(scores: Sequence[float], model: str) -> dict[str, dict[str, Any]]:

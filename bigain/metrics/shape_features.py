@@ -66,7 +66,7 @@ class ShapeFeatures(FeatureExtractor):
     Attributes:
         protocol: See `FeatureExtractor`.
         dimension: See `FeatureExtractor`.
-        class_names: What the logits of `classify` stand for, in order; after `load`.
+        class_names: See `FeatureExtractor`; also what the logits of `classify` stand for. After `load`.
     """
 
     protocol = "shapes-features"
@@ -75,7 +75,7 @@ class ShapeFeatures(FeatureExtractor):
     def __init__(self) -> None:
         super().__init__()
         self.network: ShapeNetwork | None = None
-        self.class_names: tuple[str, ...] = ()
+        self.class_names = ()
         self._digest = ""
 
     def load(self) -> None:
@@ -104,6 +104,13 @@ class ShapeFeatures(FeatureExtractor):
         with _exactly(images):
             logits: Tensor = network(images)
         return logits
+
+    def classes_of(self, features: Tensor) -> Tensor:
+        self.load()
+        assert self.network is not None
+        with _exactly(features):
+            classes: Tensor = self.network.head(features).argmax(dim=1)
+        return classes
 
     def digest(self) -> str:
         self.load()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from bigain.report.comparison import Comparison, p_text
 from bigain.report.figures import Plot
-from bigain.report.names import strength
+from bigain.report.names import is_proportion, strength
 from bigain.report.paper import PaperValue, paper_value
 from bigain.report.paper import cell_of as paper_cell
 from bigain.report.rows import Group, Measured, Row, main_metric, measured
@@ -175,7 +175,8 @@ def _further(group: Group) -> Table:
                 if one.metric != main_metric(run):
                     value, count = _with_interval(one, 2), _count(one)
                     printed = (_printed(one), _difference(one, 2))
-                    rows.append([row.method, _setting(row.strength), one.metric, value, count, *printed])
+                    metric = f"{one.metric} (%)" if is_proportion(one.metric) else one.metric
+                    rows.append([row.method, _setting(row.strength), metric, value, count, *printed])
     headers = ["compressor", "setting", "metric", "value", "images", "paper", "difference"]
     numeric = [False, False, False, True, True, True, True]
     if all(row[-2] == NONE for row in rows):

@@ -22,7 +22,13 @@ _USUAL: Mapping[str, Any] = {
 }
 _DESTINATIONS = {"LGTM": "cell", "ToMe": "random"}
 _STRENGTHS = ("ratio", "factor", "tau")
+_NO_PROPORTIONS = ("frechet", "kernel", "psnr", "ssim", "lpips", "clip_score")
 _FIELD = re.compile(r"(\w+)=('[^']*'|\([^)]*\)|\[[^\]]*\]|[^,()]+)")
+
+
+def is_proportion(metric: str) -> bool:
+    """Whether people read a metric in percent."""
+    return not metric.startswith(_NO_PROPORTIONS)
 
 
 def strength(compressors: Sequence[Compressor]) -> tuple[str, float] | None:

@@ -9,12 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bigain.report.comparison import Comparison
-from bigain.report.names import method, strength
+from bigain.report.names import is_proportion, method, strength
 from bigain.report.paper import Cell, PaperValue, cell_of, expected_images, paper_value
 from bigain.report.runs import Run
-
-# Metrics that are no proportions.
-_PLAIN = ("frechet", "kernel", "psnr", "ssim")
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,7 @@ def _main(run: Run | None) -> Measured | None:
 
 
 def _measured(run: Run, cell: Cell | str, name: str) -> Measured:
-    scale = 1.0 if name.startswith(_PLAIN) else 100.0
+    scale = 100.0 if is_proportion(name) else 1.0
     estimate = run.metrics[name]
     value, low, high = (
         None if estimate.get(key) is None or not math.isfinite(estimate[key]) else scale * estimate[key]

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# Metrics that are no proportions.
-_PLAIN = ("frechet", "kernel", "psnr", "ssim", "lpips", "clip_score")
+from bigain.report.names import is_proportion
 
 
 def summary(results: Mapping[str, Any], folder: Path, baseline: Mapping[str, Any] | None = None) -> str:
@@ -64,7 +63,7 @@ def summary(results: Mapping[str, Any], folder: Path, baseline: Mapping[str, Any
 
 
 def _estimate(name: str, estimate: Mapping[str, Any]) -> str:
-    scale, unit, digits = (1.0, "", 3) if name.startswith(_PLAIN) else (100.0, " %", 1)
+    scale, unit, digits = (100.0, " %", 1) if is_proportion(name) else (1.0, "", 3)
     value, low, high = (
         None if estimate[key] is None else f"{scale * estimate[key]:.{digits}f}" for key in ("value", "low", "high")
     )

@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from bigain.data.class_space import ClassSpace
 from bigain.data.image_files import encode_images
+from bigain.data.shape_renderer import CLASS_NAMES, render_shapes
 from bigain.errors import InputError
 from bigain.metrics.distances import Moments, frechet_distance
 from bigain.metrics.fidelity import psnr, ssim
-from bigain.metrics.generation import distance_metrics, fidelity_metrics
+from bigain.metrics.generation import agreement_metrics, distance_metrics, fidelity_metrics
+from bigain.metrics.inception import Inception
 from bigain.metrics.reference import ReferenceStatistics
+from bigain.metrics.shape_features import ShapeFeatures
 
 
 def features(n=12, d=6, seed=0):
@@ -84,3 +88,32 @@ def test_equal_images_have_no_psnr(written):
 def test_sizes_have_to_agree(written):
     with pytest.raises(InputError, match="differ in size"):
         fidelity_metrics(list(zip(written("a", noise(1)), written("b", noise(1, 24)), strict=True)))
+
+
+@pytest.fixture
+def drawn():
+    """The extractor, and features of an image of each class."""
+    extractor = ShapeFeatures()
+    images, _ = render_shapes(torch.arange(16), "test")
+    return extractor, extractor((images * 255).round().to(torch.uint8)).numpy()
+
+
+def test_agreement_is_of_classes_and_of_their_factors(drawn):
+    fills = {"fill": [label % 4 for label in range(16)]}
+    space = ClassSpace(CLASS_NAMES, CLASS_NAMES, None, fills)
+    # Three images are of another class than was asked for, one of them also of another fill.
+    asked = [(4,), (5,), (3,), *((label,) for label in range(3, 16))]
+    found = agreement_metrics(*drawn, asked, space)
+    assert list(found) == ["agreement[shapes-features]", "agreement_fill[shapes-features]"]
+    assert [estimate["value"] for estimate in found.values()] == [13 / 16, 15 / 16]
+    for estimate in found.values():
+        assert estimate["low"] < estimate["value"] < estimate["high"]
+        assert estimate["n"] == 16
+
+
+def test_of_other_classes_there_is_no_agreement(drawn):
+    asked = [(label,) for label in range(16)]
+    assert agreement_metrics(*drawn, asked, ClassSpace(CLASS_NAMES[::-1], CLASS_NAMES, None)) == {}
+    assert agreement_metrics(Inception("pytorch-fid"), features(16), asked, ClassSpace("ab", "ab", None)) == {}
+    several = [(0, 1), *asked[1:]]
+    assert agreement_metrics(*drawn, several, ClassSpace(CLASS_NAMES, CLASS_NAMES, None)) == {}

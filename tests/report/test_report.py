@@ -121,6 +121,19 @@ def test_numbers_for_scripts():
     assert all(one["tests"] == "3" for one in compared.values())
 
 
+def test_proportions_are_percent_and_nothing_else_is():
+    plain, percent = ("psnr", "ssim", "lpips[alex]", "clip_score[vit]"), ("precision[x]", "agreement[x]")
+    metrics = {name: {"value": 0.25, "low": None, "high": None, "n": 9} for name in (*plain, *percent)}
+    generation("runs/all", 30.0, metrics=metrics)
+    report("runs/all")
+    for name in plain:
+        assert float(line("runs/all", name)["value"]) == 0.25
+        assert f"| {name} | 0.25 |" in text()
+    for name in percent:
+        assert float(line("runs/all", name)["value"]) == 25
+        assert f"| {name} (%) | 25.00 |" in text()
+
+
 def test_known_inconsistencies_are_marked():
     report("runs")
     assert "79.90 / 79.91†" in text()
