@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from bigain.callbacks.meeting import Meeting
 from bigain.compressors.base import Compressor
 from bigain.compressors.observation import Observation
 from bigain.errors import InputError
@@ -71,6 +71,7 @@ class FrequencyResponse(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin()
+        self._meeting = Meeting(trainer)
 
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -126,10 +127,7 @@ class FrequencyResponse(Callback):
             "not_measured": sorted(self._unknown),
         }
         # Objects, not tensors: a process that went on with a finished part has no sites.
-        everyone: list[Any] = [mine]
-        if trainer.world_size > 1:
-            everyone = [None] * trainer.world_size
-            torch.distributed.all_gather_object(everyone, mine)
+        everyone = self._meeting.gathered(mine)
         if trainer.is_global_zero:
             self._write(Path(trainer.default_root_dir) / FILE, everyone, trainer)
 

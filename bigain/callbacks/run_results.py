@@ -6,18 +6,17 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from bigain.callbacks.environment import environment
 from bigain.callbacks.flops import flops_per_evaluation, reduction_percent
+from bigain.callbacks.meeting import Meeting
 from bigain.callbacks.prediction_writer import MODEL, predictions_folder, read_records, read_skipped
 from bigain.callbacks.sites import describe, refuse_without_effect, site_table
-from bigain.callbacks.timing import earlier_backend, earlier_section, measurements, timing_section
+from bigain.callbacks.timing import earlier_backend, earlier_section, measured_by, timing_section
 from bigain.compressors.base import Compressor
 from bigain.data.base import EvalDataModule
 from bigain.errors import InputError
@@ -26,7 +25,6 @@ from bigain.metrics.records import Record
 from bigain.tokens.grid import Grid
 
 SCHEMA_VERSION = 1
-_PATIENCE = timedelta(days=365)
 
 R = TypeVar("R", bound=Record)
 
@@ -76,23 +74,10 @@ class RunResults(Callback, ABC, Generic[R]):
             replace_file(folder / "images.txt", lambda path: path.write_text(ids, encoding="utf-8"))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Made while all processes are here.
-        self._group: Any = None
-        if trainer.world_size > 1:
-            self._group = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
+        self._meeting = Meeting(trainer)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._measured = measurements(trainer, None)
-        if self._group is not None:
-            try:
-                # One device may be done hours before another; the trainer's own barriers wait for half an hour.
-                torch.distributed.barrier(self._group)
-                self._measured = measurements(trainer, self._group)
-            except RuntimeError as error:
-                reason = str(error).partition("\n")[0]
-                raise InputError(
-                    f"another process of this run is gone; what is finished is kept, run the command again ({reason})"
-                ) from error
+        self._measured = self._meeting.gathered(measured_by(trainer))
         failure: Exception | None = None
         if trainer.is_global_zero:
             try:
@@ -100,7 +85,7 @@ class RunResults(Callback, ABC, Generic[R]):
             except Exception as error:  # noqa: BLE001 -- whatever it is, the others must not wait for it
                 failure = error
         # Nobody leaves before the files are there.
-        told = trainer.strategy.broadcast(None if failure is None else str(failure))
+        told, *_ = self._meeting.gathered(None if failure is None else str(failure))
         if failure is not None:
             raise failure
         if told is not None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from bigain.backbones.compilation import compiled
@@ -150,20 +149,10 @@ def _graphs(compiled: str) -> int:
     return int(counters["stats"]["unique_graphs"])
 
 
-def measurements(trainer: Trainer, group: Any) -> list[Measured]:
-    """What the `Timing` of every process measured, to be called by all of them.
-
-    Args:
-        trainer: With or without the callback.
-        group: Processes; None where there is only one.
-    """
+def measured_by(trainer: Trainer) -> Measured:
+    """What the `Timing` of a trainer measured in this process; nothing where there is none."""
     callbacks: Sequence[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    own = next((callback.measured for callback in callbacks if isinstance(callback, Timing)), Measured())
-    if group is None:
-        return [own]
-    everyone: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(everyone, own, group)
-    return everyone
+    return next((callback.measured for callback in callbacks if isinstance(callback, Timing)), Measured())
 
 
 def earlier_section(file: Path) -> dict[str, Any]:
