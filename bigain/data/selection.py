@@ -91,14 +91,14 @@ def stratified(items: Sequence[Item], limit: int, seed: int) -> list[Item]:
 
 
 def first_of_classes(items: Sequence[Item], count: int) -> list[Item]:
-    """The first item of each class until there are `count`, then the first of the others; in the order of the items."""
+    """The first item of each class until there are `count`, then the first of the others: fewer are a part of more."""
     seen: set[tuple[int, ...]] = set()
-    firsts: list[int] = []
-    others: list[int] = []
-    for i, item in enumerate(items):
-        (others if item.labels[:1] in seen else firsts).append(i)
+    firsts: list[Item] = []
+    others: list[Item] = []
+    for item in items:
+        (others if item.labels[:1] in seen else firsts).append(item)
         seen.add(item.labels[:1])
-    return [items[i] for i in sorted([*firsts, *others][:count])]
+    return [*firsts, *others][:count]
 
 
 def _turns(items: Sequence[Item], seed: int) -> list[tuple[int, int]]:

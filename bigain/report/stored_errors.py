@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bigain.errors import InputError
+from bigain.files import DAMAGED_ARCHIVE
 from bigain.report.runs import Run
 
 Floats = npt.NDArray[np.float64]
@@ -74,7 +73,7 @@ def read_errors(run: Run) -> Errors:
                 found = Errors(
                     columns["image_id"], label, columns["errors"], columns["timesteps"].astype(np.int64, copy=False)
                 )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED_ARCHIVE as error:
         raise InputError(f"{file} is damaged ({error}); run the command that made {run.path} again") from error
     if label.ndim != 1:
         raise InputError(

@@ -56,8 +56,11 @@ def test_of_a_guided_pair_the_row_with_its_condition_is_meant():
     assert (rows.tolist(), which) == ([3, 5], [0, 1])
 
 
-def test_images_are_the_first_of_each_class_in_order():
+def test_images_are_the_first_of_each_class_and_then_the_next():
     items = [Item(name, labels) for name, labels in zip("abcdef", [(0,), (0,), (2,), (), (1, 2), (1,)], strict=True)]
     assert [item.image_id for item in first_of_classes(items, 3)] == ["a", "c", "d"]
-    assert [item.image_id for item in first_of_classes(items, 5)] == ["a", "b", "c", "d", "e"]
-    assert first_of_classes(items, 9) == items
+    assert [item.image_id for item in first_of_classes(items, 5)] == ["a", "c", "d", "e", "b"]
+    # Whoever follows more of them follows the same ones before: their maps are stored by their place.
+    for count in range(10):
+        assert first_of_classes(items, count) == first_of_classes(items, 9)[:count]
+    assert set(first_of_classes(items, 9)) == set(items)
