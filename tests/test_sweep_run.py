@@ -189,6 +189,22 @@ def test_a_cell_that_fails_does_not_stop_the_others(monkeypatch, tmp_path, capsy
     assert "broken_compressor.py" in streams.err
 
 
+def test_what_breaks_down_does_not_stop_a_dry_run(monkeypatch, tmp_path, capsys):
+    (tmp_path / "unlucky_compressor.py").write_text(
+        "from bigain.compressors import LGTM\n"
+        "class Unlucky(LGTM):\n"
+        "    def plan(self, *args, **kwargs):\n"
+        "        raise RuntimeError('out of luck')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    unlucky = "config: demo_lgtm.yaml, dataset: shapes, method: X, set: {compressor: unlucky_compressor.Unlucky}"
+    assert sweep(table(unlucky, FEW[0]), "--dry-run") == 1
+    streams = capsys.readouterr()
+    assert "classification-shapes-X cannot be counted: RuntimeError: out of luck" in streams.out
+    assert "1 cells, " in streams.out
+    assert "unlucky_compressor.py" in streams.err
+
+
 def test_a_directory_that_cannot_be_read_does_not_stop_the_others(capsys):
     run = f"config: demo_none.yaml, dataset: shapes, method: {'x' * 300}"
     refused = "config: demo_lgtm.yaml, dataset: shapes, method: refused, set: {compressor.ratio: 0.9}"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from bigain.errors import InputError, message_of
+from bigain.errors import InputError
 from bigain.report.arguments import Parser
 from bigain.report.runs import Run
 from bigain.running import predict, quieten
@@ -23,7 +21,7 @@ from bigain.sweeps.apart import run_apart
 from bigain.sweeps.cells import Cell, Shard, cells_of, choose
 from bigain.sweeps.costs import costs_told
 from bigain.sweeps.ledger import Entry, Ledger
-from bigain.sweeps.plans import Plan, Status, baseline_of, look
+from bigain.sweeps.plans import Plan, Status, baseline_of, look, reason_of
 from bigain.sweeps.tables import load_table
 
 Tell = Callable[[str], None]
@@ -131,7 +129,7 @@ class _Sweep:
             try:
                 plans[cell.name] = Plan.of(cell)
             except Exception as error:  # noqa: BLE001 -- classes of a configuration may be the user's own
-                self.ledger.note(cell.name, "failed", error=_reason(error))
+                self.ledger.note(cell.name, "failed", error=reason_of(error))
         refused = [entry for entry in self.ledger.entries.values() if entry.status == "failed"]
         if refused and not plans:
             raise InputError(f"no cell of {self.asked.table} can run; {refused[0].cell}: {refused[0].error}")
@@ -162,7 +160,7 @@ class _Sweep:
             else:
                 run_apart(plan.command, self._log(plan.cell), plan.cell.number)
         except Exception as error:  # noqa: BLE001 -- whatever became of one cell, the others have to run
-            return _reason(error)
+            return reason_of(error)
         finally:
             # The network of a cell would otherwise stay until the next one is loaded beside it.
             gc.collect()
@@ -197,7 +195,7 @@ class _Sweep:
                 add_fidelity(plan.cell.directory, baseline.cell.directory)
                 self.tell(f"fidelity of {plan.cell.name} to {baseline.cell.name} added")
             except Exception as error:  # noqa: BLE001 -- as of a cell
-                self.ledger.note(plan.cell.name, "incomplete", run, f"no fidelity: {_reason(error)}")
+                self.ledger.note(plan.cell.name, "incomplete", run, f"no fidelity: {reason_of(error)}")
 
     def _conclude(self) -> bool:
         counts: dict[Status, int] = {"finished": 0, "incomplete": 0, "failed": 0, "pending": 0}
@@ -209,17 +207,6 @@ class _Sweep:
         if counts["finished"] + counts["incomplete"]:
             self.tell(f"tables and figures: bigain report {self.asked.output}")
         return counts["finished"] == len(self.ledger.entries)
-
-
-def _reason(error: Exception) -> str:
-    """What to say about an error on one line; of one that nobody expected, all of it on stderr."""
-    if isinstance(error, InputError):
-        return message_of(error)
-    if isinstance(error, OSError):
-        # As of a single run: the message names the file.
-        return " ".join(str(error).split())
-    traceback.print_exception(error, file=sys.stderr)
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _has_fidelity(run: Run) -> bool:

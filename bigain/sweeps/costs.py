@@ -11,12 +11,12 @@ from lightning.pytorch import Trainer
 
 from bigain.callbacks.sites import describe
 from bigain.data import EvalDataModule
-from bigain.errors import InputError, message_of
+from bigain.errors import InputError
 from bigain.flops.model import CountedModel
 from bigain.modules import DiffusionClassifier
 from bigain.prepared import Prepared
 from bigain.sweeps.cells import Cell
-from bigain.sweeps.plans import Status, look
+from bigain.sweeps.plans import Status, look, reason_of
 
 
 class _Untrained(Prepared):
@@ -120,8 +120,8 @@ def costs_told(cells: Sequence[Cell]) -> tuple[str, bool]:
     for cell in cells:
         try:
             costs.append(counter.cost(cell))
-        except InputError as error:
-            refused.append(f"{cell.name} cannot be counted: {message_of(error)}")
+        except Exception as error:  # noqa: BLE001 -- classes of a configuration may be the user's own
+            refused.append(f"{cell.name} cannot be counted: {reason_of(error)}")
     if refused and not costs:
         # Mostly one reason, said by every cell.
         raise InputError(f"no cell can be counted; {refused[0]}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any, Literal
 from bigain.backbones.base import Backbone
 from bigain.backbones.geometry import geometry_of
 from bigain.configuration import fingerprinted
-from bigain.errors import InputError
+from bigain.errors import InputError, message_of
 from bigain.prepared import Prepared
 from bigain.report.runs import Run, load_run
 from bigain.run_directory import check_directory
@@ -116,3 +118,14 @@ def baseline_of(plan: Plan, plans: Iterable[Plan]) -> Plan | None:
     if plan.cell.run.task != "generation" or not plan.compressed:
         return None
     return next((one for one in plans if not one.compressed and one.settings == plan.settings), None)
+
+
+def reason_of(error: Exception) -> str:
+    """What to say about an error on one line; of one that nobody expected, all of it on stderr."""
+    if isinstance(error, InputError):
+        return message_of(error)
+    if isinstance(error, OSError):
+        # As of a single run: the message names the file.
+        return " ".join(str(error).split())
+    traceback.print_exception(error, file=sys.stderr)
+    return " ".join(f"{type(error).__name__}: {error}".split())
