@@ -8,6 +8,7 @@ from bigain.configuration import TASKS, find_config, shipped_configs
 from bigain.errors import InputError
 from bigain.running import BiGainCLI
 from bigain.sweeps import SweepRun, load_table
+from bigain.sweeps.apart import _environment
 
 # Cells of top-1 accuracy and of FID in the paper, without those of methods that are not in this suite.
 CELLS = {1: (6, 0), 2: (66, 30), 3: (13, 13), 4: (60, 60), 5: (15, 15), 6: (24, 0), 8: (84, 0), 12: (3, 0)}
@@ -208,3 +209,18 @@ def test_a_table_of_ones_own(tmp_path):
     (run,) = load_table(str(path)).runs()
     assert run.arguments() == ["--config", "pets_tome.yaml", "--seed", "3", "--compressor.ratio", "0.1"]
     assert (run.setting_name, run.setting) == ("ratio", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("launched", "ports"),
+    [
+        ({}, [None, None]),
+        ({"SLURM_NTASKS": "1", "SLURM_JOB_ID": "1234567"}, [None, None]),
+        ({"MASTER_PORT": "29500"}, ["29501", "29502"]),
+        ({"MASTER_PORT": "29500", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "1234567"}, ["29501", "29502"]),
+        ({"SLURM_NTASKS": "8", "SLURM_JOB_ID": "1234567"}, ["19568", "19569"]),
+        ({"SLURM_NTASKS": "8", "SLURM_JOB_ID": "12"}, ["15013", "15014"]),
+    ],
+)
+def test_the_processes_of_every_cell_meet_at_a_port_of_its_own(launched, ports):
+    assert [_environment(launched, number).get("MASTER_PORT") for number in (0, 1)] == ports

@@ -65,10 +65,13 @@ def _terminable() -> Iterator[None]:
 
 
 def _environment(given: Mapping[str, str], number: int) -> dict[str, str]:
-    """The environment, with a meeting point for the processes of this run alone where a launcher names one for all."""
+    """The environment, with a meeting point for the processes of this run alone where a launcher has one for all."""
     environment = dict(given)
-    if "MASTER_PORT" in environment:
-        base = int(environment["MASTER_PORT"])
+    base = int(environment.get("MASTER_PORT", 0))
+    if not base and int(environment.get("SLURM_NTASKS", 1)) > 1 and "SLURM_JOB_ID" in environment:
+        # What Lightning would take for every run of the job.
+        base = 15000 + int(environment["SLURM_JOB_ID"][-4:])
+    if base:
         environment["MASTER_PORT"] = str(1024 + (base + 1 + number - 1024) % (65536 - 1024))
     # torchrun's own store has the keys of the run before.
     environment.pop("TORCHELASTIC_USE_AGENT_STORE", None)

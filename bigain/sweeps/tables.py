@@ -15,13 +15,13 @@ _TABLE: dict[str, type] = {"backbone": str, "runs": list}
 # Only a table of the paper has a number.
 _NUMBER: dict[str, type] = {"table": int}
 _ENTRY: dict[str, type] = {"config": str, "dataset": str, "method": str}
-# `set` is fixed; `vary` gives a run per value; `setting` says what the table calls a fixed setting; `task` is
-# classification unless it says generation.
 # No setting is near it, and beyond there is neither NaN nor what a float cannot hold.
 _LARGEST = 1e18
 _SAID: dict[type, str] = {str: "text", int: "a whole number", list: "a list", dict: "names with values"}
 # Options that the sweep gives, or that each run of a table has a key for.
 _NOT_SET = ("config", "output", "baseline")
+# `set` is fixed; `vary` gives a run per value; `setting` says what the table calls a fixed setting; `task` is
+# classification unless it says generation.
 _OPTIONS: dict[str, type] = {"set": dict, "vary": dict, "setting": dict, "task": str}
 
 
