@@ -28,7 +28,7 @@ _SEEN = ("dataset", "factor", "method", "model", "ratio")
 _TEXTS = ("compressor", "dataset", "method", "model", "precision", "protocol", "task")
 _NUMBERS = ("factor", "images", "ratio", "seed", "tau")
 _COSTS = ("flops/gflops_per_evaluation", "flops/reduction_percent", "timing/seconds_per_image")
-_PROTOCOL = ("stages", "keep", "budget", "timesteps", "loss", "scheduler", "steps", "guidance", "images")
+_PROTOCOL = ("stages", "keep", "budget", "race", "timesteps", "loss", "scheduler", "steps", "guidance", "images")
 # zlib's fastest level.
 _PNG_LEVEL = 1
 
@@ -116,7 +116,8 @@ def settings_of(results: Mapping[str, Any]) -> dict[str, Any]:
         "images": float(results["dataset"]["images"]),
         "seed": float(protocol["seed"]),
         "precision": str(results["environment"]["precision"]),
-        "protocol": ", ".join(f"{name} {protocol[name]}" for name in _PROTOCOL if name in protocol),
+        # A race has no stages, and stages are no race.
+        "protocol": ", ".join(f"{name} {protocol[name]}" for name in _PROTOCOL if protocol.get(name) is not None),
     }
     how_much = strength(compressors)
     if how_much is not None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from bigain.inspector.board import settings_of
 from bigain.inspector.maps import SiteMap
 from bigain.inspector.sheets import Row, Subject, Tile, salience_sheet, score_sheet, sheet, token_sheet
 from bigain.inspector.tiles import DESTINATION, LINE, fitted, heat, keys_read, merged, roles, token_side
@@ -108,3 +109,12 @@ def test_salience_is_the_mean_of_the_draws():
 def test_any_number_of_draws_can_be_drawn(draws):
     leader = np.stack([np.array([0, 0, 2, 3, 4, 5, 6, 7]) if i % 2 else np.arange(8) for i in range(draws)])
     assert token_sheet(Subject(WHITE, ["a"]), [site_map(draws, leader=leader)]).size[0] > 100
+
+
+def test_a_race_is_told_from_stages_among_the_settings():
+    stages = {"stages": [[0, 1]], "keep": [1], "budget": "cumulative", "race": None, "loss": "l2", "seed": 0}
+    race = {**stages, "stages": None, "keep": None, "budget": None, "race": {"error_level": 0.1}}
+    about = {"task": "classification", "dataset": {"name": "Shapes", "images": 5}, "model": {"name": "shapes_dit"}}
+    about |= {"compressors": [], "environment": {"precision": "32-true"}}
+    told = [settings_of({**about, "protocol": protocol})["protocol"] for protocol in (stages, race)]
+    assert told == ["stages [[0, 1]], keep [1], budget cumulative, loss l2", "race {'error_level': 0.1}, loss l2"]
