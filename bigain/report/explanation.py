@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,8 +55,8 @@ class Band:
 
     @property
     def name(self) -> str:
-        """`200-399`."""
-        return f"{self.low:g}-{self.high - 1:g}" if self.high % 1 == 0 else f"{self.low:.0f}-{self.high:.0f}"
+        """`200-399`: the whole timesteps in it."""
+        return f"{math.ceil(self.low)}-{math.ceil(self.high) - 1}"
 
     def row(self) -> dict[str, Any]:
         """Plain values for a file."""

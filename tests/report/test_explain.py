@@ -1,5 +1,6 @@
 """`bigain explain`: what it says of runs whose margins are known, and what it refuses."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from synthetic_runs import change, classification, generation, lgtm, tome
 
 from bigain.cli import main
+from bigain.report.explanation import Band
 
 IMAGES, TRIALS = 400, 5
 TIMES = np.tile([125, 325, 525, 725, 925], (IMAGES, 1)).astype(np.int16)
@@ -140,6 +142,12 @@ def test_a_lost_margin(capsys):
     run("lost too", -0.2 + 0.2 * NOISE, tome(0.7))
     (one,) = numbers("lost too", "--baseline", "lost")["explanations"]
     assert one["margins"]["theorem"] is None
+
+
+def test_bands_are_named_by_the_timesteps_in_them():
+    edges = [0, 1000 / 3, 2000 / 3, 1000]
+    names = [Band(low, high, None, None, None).name for low, high in itertools.pairwise(edges)]
+    assert names == ["0-333", "334-666", "667-999"]
 
 
 def test_bands_without_a_shared_trial_are_left_out():
