@@ -124,9 +124,9 @@ def test_imagenet1k_on_sd(stand_in, imagenet):
 
 
 def test_the_images_of_a_run_are_an_id_file(stand_in, imagenet):
-    assert predict("imagenet1k_none.yaml", stand_in, "--data.limit", "1") == 0
+    assert predict("imagenet100_none.yaml", stand_in, "--data.limit", "1") == 0
     (chosen,) = Path("out/images.txt").read_text().splitlines()
-    assert predict("imagenet1k_none.yaml", stand_in, "--data.subset", "out/images.txt", "--output", "again") == 0
+    assert predict("imagenet100_none.yaml", stand_in, "--data.subset", "out/images.txt", "--output", "again") == 0
     assert Path("again/images.txt").read_text().splitlines() == [chosen] == list(records())
 
 

@@ -181,11 +181,9 @@ def test_results_of_a_run_carry_the_same_numbers(count, config, model):
     ]
 
 
-def test_the_installed_program_writes_one_json_object_and_nothing_else():
-    command = [sys.executable, "-m", "bigain", "flops", "--model", "shapes_dit", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["gflops"] == pytest.approx(0.539787264)
+def test_one_json_object_is_written_and_nothing_else(capfd):
+    assert main(["flops", "--model", "shapes_dit", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["gflops"] == pytest.approx(0.539787264)
 
 
 def test_the_text_says_the_same(capsys, count):
@@ -205,6 +203,7 @@ def test_help_imports_nothing_heavy():
     assert "--match" in done.stdout
 
 
+@pytest.mark.slow
 def test_match_finds_every_method(count, capsys):
     found = count("--model", "shapes_dit", "--match", "30%")
     methods = {row["method"]: row for row in found["methods"]}

@@ -24,6 +24,9 @@ Category = Literal[
 ]  # fmt: skip
 CATEGORIES: tuple[Category, ...] = get_args(Category)
 
+# Of networks without compression.
+_counted: dict[str, Flops] = {}
+
 
 @dataclass(frozen=True)
 class Flops:
@@ -79,11 +82,22 @@ def flops_per_evaluation(
         InputError: If a compressor cannot work on this network and latent.
     """
     twin = without_weights(backbone)
+    baseline = _uncompressed(twin, latent, condition)
+    if not compressors:
+        return baseline, baseline
     with ExitStack() as installed:
         for compressor in compressors:
             installed.enter_context(compressor.install(twin.denoiser))
-        compressed = count_flops(twin, latent, condition)
-    return compressed, count_flops(twin, latent, condition) if compressors else compressed
+        return count_flops(twin, latent, condition), baseline
+
+
+def _uncompressed(twin: Backbone, latent: tuple[int, int, int], condition: torch.Tensor) -> Flops:
+    """Count a network that is nothing but its configuration, once for all runs of a process."""
+    config = sorted(twin.denoiser.config.items())
+    key = repr((type(twin), type(twin.denoiser), config, latent, condition.shape, condition.dtype))
+    if key not in _counted:
+        _counted[key] = count_flops(twin, latent, condition)
+    return _counted[key]
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bigain.backbones.geometry import backbone_without_weights
 from bigain.backbones.sites import layout_of
+from bigain.callbacks import flops
 from bigain.callbacks.flops import CATEGORIES, count_flops, flops_per_evaluation
 from bigain.compressors import ABM, CAM, IEKVD, LGTM, FrequencyKV, SiTo, ToDo, ToMe, Where, phases
 from bigain.tokens.grid import Grid
@@ -45,14 +46,14 @@ def test_the_categories_are_what_torch_counts_on_the_real_network(case, network,
     # Only this backend consists of operations that every version of torch counts.
     with build(case).applied_to(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         forward(model, given)
-    flops, baseline = flops_per_evaluation(saved[network], tuple(latent), condition, [build(case)])
-    assert tuple(flops.by_category) == CATEGORIES
-    assert sum(flops.by_category.values()) == flops.total == counter.get_total_flops()
+    found, baseline = flops_per_evaluation(saved[network], tuple(latent), condition, [build(case)])
+    assert tuple(found.by_category) == CATEGORIES
+    assert sum(found.by_category.values()) == found.total == counter.get_total_flops()
     # What a compressor does not touch stays as it is.
-    assert flops.by_category["convolution"] == baseline.by_category["convolution"]
+    assert found.by_category["convolution"] == baseline.by_category["convolution"]
     modules = getattr(build(case), "modules", ("self_attn",))
     for module, category in (("self_attn", "self_attention"), ("cross_attn", "cross_attention"), ("mlp", "mlp")):
-        assert (flops.by_category[category] < baseline.by_category[category]) == (module in modules)
+        assert (found.by_category[category] < baseline.by_category[category]) == (module in modules)
 
 
 def test_the_baselines_categories_follow_from_the_sizes(full_size):
@@ -128,6 +129,24 @@ def test_compressors_on_disjoint_sites_add_up(sd2):
     both, baseline = flops_per_evaluation(sd2, sd2.latent_shape, condition, [down, up])
     alone = [count(sd2, compressor)[0].total for compressor in (down, up)]
     assert baseline.total - both.total == sum(baseline.total - total for total in alone)
+
+
+def test_without_compression_each_network_is_counted_once(saved, monkeypatch):
+    counted = []
+
+    def spy(twin, *args):
+        counted.append(twin.denoiser.config.get("num_layers", "unet"))
+        return count_flops(twin, *args)
+
+    monkeypatch.setattr(flops, "count_flops", spy)
+    monkeypatch.setattr(flops, "_counted", {})
+    first, baseline = count(saved["dit"], LGTM(ratio=0.5))
+    second, again = count(saved["dit"], ToMe(ratio=0.7))
+    assert baseline == again == count(saved["dit"])[0]
+    assert first != second
+    other = count(saved["unet"])[1]
+    assert other != baseline
+    assert counted == [5, 5, 5, "unet"]
 
 
 @every_network
