@@ -106,10 +106,12 @@ class _OneOfEach(yaml.SafeLoader):  # type: ignore[misc]
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         # Here, since merged keys (`<<`) are there twice by right once they are filled in.
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        names = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for place, name in enumerate(names):
-            if name in names[:place]:
-                raise yaml.MarkedYAMLError(problem=f"{name[1]} is given twice", problem_mark=node.start_mark)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+                seen.add((key.tag, key.value))
         return node
 
 
