@@ -3,47 +3,58 @@
     python scripts/train_shapes.py dit  --output runs/shapes_dit
     python scripts/train_shapes.py unet --output runs/shapes_unet
 
+`--coarsen` regularises self-attention; `--init FOLDER` goes on from the weights of a model that is there.
 An interrupted run continues from `OUTPUT/last.ckpt` when started again with the same arguments. The exponential
 moving average of the weights is what gets exported, to `OUTPUT/model`. `bigain/assets/README.md` records the
-arguments, times and accuracies of the shipped models.
+arguments, times and accuracies of the shipped models; the loss by images seen is drawn to `OUTPUT/curve.png`.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import math
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
-from diffusers import DDPMScheduler, DiTTransformer2DModel, UNet2DConditionModel
+from diffusers import DDPMScheduler, DiTTransformer2DModel
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
+from matplotlib.figure import Figure
+from shapes_networks import (
+    MAX_TOKENS,
+    PROMPTS,
+    build_dit,
+    build_text_encoder,
+    build_tokenizer,
+    build_unet,
+    coarsen_keys,
+    write_vocabulary,
+)
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
-from bigain.data.shape_renderer import CLASS_NAMES, IMAGE_SIZE, render_shapes
+from bigain.data.shape_renderer import CLASS_NAMES, render_shapes
 
 NULL_CLASS = len(CLASS_NAMES)
-PROMPTS = [f"a photo of a {name}" for name in CLASS_NAMES] + [""]
-MAX_TOKENS = 16
 
 
 class ShapeBatches(Dataset[tuple[Tensor, Tensor]]):
     """One item is a whole batch: drawing is vectorised, and no image is ever seen twice."""
 
-    def __init__(self, batch_size: int, batches: int) -> None:
+    def __init__(self, batch_size: int, batches: int, first_image: int) -> None:
         self.batch_size = batch_size
         self.batches = batches
+        self.first_image = first_image
 
     def __len__(self) -> int:
         return self.batches
 
     def __getitem__(self, item: int) -> tuple[Tensor, Tensor]:
-        start = item * self.batch_size
+        start = self.first_image + item * self.batch_size
         images, labels = render_shapes(torch.arange(start, start + self.batch_size), "train")
         return images * 2 - 1, labels
 
@@ -62,97 +73,30 @@ class FromStep(Sampler[int]):
         return self.batches
 
 
-def build_dit(layers: int, heads: int) -> DiTTransformer2DModel:
-    return DiTTransformer2DModel(
-        num_attention_heads=heads,
-        attention_head_dim=64,
-        in_channels=3,
-        out_channels=3,
-        num_layers=layers,
-        sample_size=IMAGE_SIZE,
-        patch_size=2,
-        num_embeds_ada_norm=len(CLASS_NAMES),
-    )
-
-
-def build_unet(width: int) -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        sample_size=IMAGE_SIZE,
-        in_channels=3,
-        out_channels=3,
-        block_out_channels=(width, 2 * width, 4 * width),
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        layers_per_block=1,
-        norm_num_groups=8,
-        cross_attention_dim=64,
-        attention_head_dim=(1, 2, 4),  # diffusers reads these as head counts: heads of `width`
-        use_linear_projection=True,
-    )
-
-
-def write_vocabulary(folder: Path) -> None:
-    """A CLIP byte-pair vocabulary built from the words of our prompts; any text still encodes, letter by letter.
-
-    Words merge from the left, longest word first, so a word that shares a pair with a longer one stays in pieces
-    ("s tri p e d"). The longest prompt fills MAX_TOKENS exactly.
-    """
-    # The 256 printable stand-ins for bytes that GPT-2 and CLIP vocabularies begin with.
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    extra = [256 + i for i in range(256 - len(printable))]
-    letters = [chr(c) for c in printable + extra]
-    merges: list[str] = []
-    # Ties in alphabetical order: the order of a set of strings changes from process to process.
-    words = sorted({word for prompt in PROMPTS for word in prompt.split()}, key=lambda word: (-len(word), word))
-    for word in words:
-        symbols = [*word[:-1], word[-1] + "</w>"]
-        while len(symbols) > 1:
-            pair = f"{symbols[0]} {symbols[1]}"
-            if pair not in merges:
-                merges.append(pair)
-            symbols[:2] = ["".join(symbols[:2])]
-    tokens = letters + [letter + "</w>" for letter in letters] + [m.replace(" ", "") for m in merges]
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
-    folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
-
-
-def build_tokenizer() -> CLIPTokenizer:
-    with TemporaryDirectory() as folder:
-        write_vocabulary(Path(folder))
-        files = [str(Path(folder) / name) for name in ("vocab.json", "merges.txt")]
-        return CLIPTokenizer(*files, model_max_length=MAX_TOKENS)
-
-
-def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=256,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=MAX_TOKENS,
-            projection_dim=64,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-
-
 class ShapesTraining(LightningModule):
     """Denoising training on a cosine schedule, where uniformly spaced timesteps stay informative at 32 px."""
 
-    def __init__(self, network: nn.Module, prediction: str, steps: int, learning_rate: float, batch_size: int) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        prediction: str,
+        steps: int,
+        learning_rate: float,
+        batch_size: int,
+        first_image: int,
+        coarsen: bool,
+    ) -> None:
         super().__init__()
         self.network = network
         self.scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=prediction, clip_sample=False)
         self.steps = steps
         self.learning_rate = learning_rate
         self.batch_size = batch_size
+        self.first_image = first_image
+        if coarsen:
+            for name, module in network.named_modules():
+                if name.endswith(".attn1"):
+                    module.register_forward_pre_hook(coarsen_keys, with_kwargs=True)
 
     def predict(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         raise NotImplementedError
@@ -190,7 +134,7 @@ class ShapesTraining(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        data = ShapeBatches(self.batch_size, self.steps)
+        data = ShapeBatches(self.batch_size, self.steps, self.first_image)
         return DataLoader(data, batch_size=None, sampler=FromStep(self, self.steps))
 
 
@@ -234,11 +178,25 @@ class UNetTraining(ShapesTraining):
         (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
+def draw_curve(folder: Path, batch_size: int) -> None:
+    """The loss by images seen, from `FOLDER/metrics.csv`, as `FOLDER/curve.png`."""
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["loss"]]
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axes = figure.add_subplot(xlabel="images seen", ylabel="loss", yscale="log")
+    axes.plot([(int(row["step"]) + 1) * batch_size for row in rows], [float(row["loss"]) for row in rows])
+    axes.grid(alpha=0.3, which="both")
+    figure.savefig(folder / "curve.png", dpi=110)
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=["dit", "unet"])
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--images", type=int, default=200_000, help="training images in total, each drawn afresh")
+    parser.add_argument("--first-image", type=int, default=0, help="number of the first training image")
+    parser.add_argument("--init", type=Path, help="diffusers folder whose weights training begins with")
+    parser.add_argument("--coarsen", action="store_true", help="let self-attention see random parts of its keys")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--layers", type=int, default=4, help="DiT blocks")
@@ -256,8 +214,13 @@ def main() -> None:
     torch.manual_seed(args.seed)
     steps = args.images // args.batch_size
     common = {"steps": steps, "learning_rate": args.learning_rate, "batch_size": args.batch_size}
+    common |= {"first_image": args.first_image, "coarsen": args.coarsen}
     if args.model == "dit":
-        module: ShapesTraining = DiTTraining(build_dit(args.layers, args.heads), "epsilon", **common)
+        network = build_dit(args.layers, args.heads)
+        if args.init:
+            # Into a network of our own: one that was read remembers from where, and would write it down.
+            network.load_state_dict(DiTTransformer2DModel.from_pretrained(args.init / "transformer").state_dict())
+        module: ShapesTraining = DiTTraining(network, "epsilon", **common)
     else:
         module = UNetTraining(build_unet(args.width), "v_prediction", **common)
         module.set_text(build_tokenizer())
@@ -278,6 +241,7 @@ def main() -> None:
     trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
     # Half precision halves the files; the loader widens them again.
     module.half().export(args.output / "model")
+    draw_curve(args.output, args.batch_size)
 
 
 if __name__ == "__main__":
