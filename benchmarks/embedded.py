@@ -2,9 +2,9 @@
 
     python benchmarks/embedded.py --runs runs --reports benchmarks/results/embedded
 
-Runs are those of `bigain sweep embedded`, `headline` and `headline_unet` in `RUNS/<table>`, the latter two with their
-frequency responses: what is finished there is read, not run again, and several `bigain sweep embedded --shard 1/2
---output RUNS/embedded` may share the work beforehand.
+Runs are those of `bigain sweep embedded` and `embedded_unet` in `RUNS/<table>`, with their frequency responses: what is
+finished there is read, not run again, and several processes may share the work beforehand, each with a `--shard I/N` of
+`bigain sweep embedded --output RUNS/embedded --trainer.callbacks+=bigain.callbacks.FrequencyResponse`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from bigain.cli import main as bigain
 RATIOS = (0.3, 0.5, 0.7)
 FACTORS = (2, 4)
 MEASURED = "--trainer.callbacks+=bigain.callbacks.FrequencyResponse"
-SWEPT = {"embedded": (), "headline": (MEASURED,), "headline_unet": (MEASURED,)}
+SWEPT = ("embedded", "embedded_unet")
 COUNTED = "embedded_grid"
+HEADLINE = ("ToMe-random", "LGTM-cell", "SiTo", "ToDo", "AveragePool", "IEKVD")
 # Base first. ToMe with random, first and redrawn destinations is LGTM with them.
 MERGERS = ("ToMe-random", "LGTM-cell", "LGTM-released", "ToMe-first", "ToMe-redrawn")
 KEYS = ("ToDo", "AveragePool", "IEKVD")
@@ -48,10 +49,13 @@ def compared(root: Path) -> str:
 
 
 def explained(root: Path, picture: Path) -> str:
-    """Theorem 1's quantities of every method at ratio 0.5 or factor 2."""
-    base = root / "classification-shapes-none"
-    runs = sorted([*root.glob("*-ratio-0.5"), *root.glob("*-factor-2")])
-    return said("explain", *runs, "--baseline", base, "--output", picture)
+    """Theorem 1's quantities of the main methods at ratio 0.5 or factor 2."""
+    runs = [run for method in HEADLINE for run in root.glob(f"classification-shapes-{method}-*") if half(run)]
+    return said("explain", *runs, "--baseline", root / "classification-shapes-none", "--output", picture)
+
+
+def half(run: Path) -> bool:
+    return run.name.endswith(("-ratio-0.5", "-factor-2"))
 
 
 def main() -> None:
@@ -59,13 +63,12 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="where the runs are, or are to be")
     parser.add_argument("--reports", type=Path, required=True, help="where reports and figures go")
     given = parser.parse_args()
-    for table, options in SWEPT.items():
+    for table in SWEPT:
         root = given.runs / table
-        said("sweep", table, "--output", root, "--trainer.enable_progress_bar", "false", *options)
+        said("sweep", table, "--output", root, "--trainer.enable_progress_bar", "false", MEASURED)
         said("report", root, "--output", given.reports / table)
         print(f"## `bigain sweep {table}`\n\nAll numbers and figures: [report]({table}/report.md).\n")
-        if table == "embedded":
-            print(f"```\n{compared(root)}\n```\n")
+        print(f"```\n{compared(root)}\n```\n")
         print(f"```\n{explained(root, given.reports / table)}\n```\n")
     *_, total, _ = said("sweep", COUNTED, "--dry-run").splitlines()
     print(f"## `bigain sweep {COUNTED} --dry-run`\n\n```\n{total}\n```")

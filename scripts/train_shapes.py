@@ -3,7 +3,7 @@
     python scripts/train_shapes.py dit  --output runs/shapes_dit
     python scripts/train_shapes.py unet --output runs/shapes_unet
 
-`--coarsen` regularises self-attention; `--init FOLDER` goes on from the weights of a model that is there.
+`--coarsen` regularises self-attention, `--init FOLDER` goes on from the weights of a model that is there.
 An interrupted run continues from `OUTPUT/last.ckpt` when started again with the same arguments. The exponential
 moving average of the weights is what gets exported, to `OUTPUT/model`. `bigain/assets/README.md` records the
 arguments, times and accuracies of the shipped models; the loss by images seen is drawn to `OUTPUT/curve.png`.
@@ -15,10 +15,11 @@ import argparse
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import torch
-from diffusers import DDPMScheduler, DiTTransformer2DModel
+from diffusers import DDPMScheduler, DiTTransformer2DModel, UNet2DConditionModel
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
@@ -35,7 +36,7 @@ from shapes_networks import (
 )
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from bigain.data.shape_renderer import CLASS_NAMES, render_shapes
 
@@ -154,9 +155,10 @@ class DiTTraining(ShapesTraining):
 
 
 class UNetTraining(ShapesTraining):
-    def set_text(self, tokenizer: CLIPTokenizer) -> None:
+    def set_text(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, words: Path | None) -> None:
         self.tokenizer = tokenizer
-        self.text_encoder = build_text_encoder(tokenizer)
+        self.words = words
+        self.text_encoder = text_encoder
         ids = tokenizer(PROMPTS, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
         self.register_buffer("input_ids", ids.input_ids, persistent=False)
 
@@ -167,9 +169,12 @@ class UNetTraining(ShapesTraining):
     def export(self, folder: Path) -> None:
         self.network.save_pretrained(folder / "unet")
         self.text_encoder.save_pretrained(folder / "text_encoder")
-        # transformers 5 writes tokenizer.json alone; version 4 and other tools read the vocabulary files.
-        self.tokenizer.save_pretrained(folder / "tokenizer")
-        write_vocabulary(folder / "tokenizer")
+        if self.words:
+            shutil.copytree(self.words, folder / "tokenizer", dirs_exist_ok=True)
+        else:
+            # transformers 5 writes tokenizer.json alone; version 4 and other tools read the vocabulary files.
+            self.tokenizer.save_pretrained(folder / "tokenizer")
+            write_vocabulary(folder / "tokenizer")
         self.scheduler.save_pretrained(folder / "scheduler")
         index: dict[str, object] = {"_class_name": "StableDiffusionPipeline"}
         index |= {"unet": ["diffusers", "UNet2DConditionModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
@@ -179,12 +184,16 @@ class UNetTraining(ShapesTraining):
 
 
 def draw_curve(folder: Path, batch_size: int) -> None:
-    """The loss by images seen, from `FOLDER/metrics.csv`, as `FOLDER/curve.png`."""
+    """The loss by images seen, from `FOLDER/metrics.csv`, as `FOLDER/curve.png`: single batches, and means of ten."""
     with (folder / "metrics.csv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["loss"]]
+    seen = torch.tensor([(int(row["step"]) + 1) * batch_size for row in rows])
+    loss = torch.tensor([float(row["loss"]) for row in rows])
     figure = Figure(figsize=(7, 3), layout="constrained")
     axes = figure.add_subplot(xlabel="images seen", ylabel="loss", yscale="log")
-    axes.plot([(int(row["step"]) + 1) * batch_size for row in rows], [float(row["loss"]) for row in rows])
+    axes.plot(seen, loss, alpha=0.3)
+    if len(rows) >= 10:
+        axes.plot(seen.unfold(0, 10, 1).float().mean(1), loss.unfold(0, 10, 1).mean(1), color="C0")
     axes.grid(alpha=0.3, which="both")
     figure.savefig(folder / "curve.png", dpi=110)
 
@@ -209,21 +218,33 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def build_module(args: argparse.Namespace, common: dict[str, int | float | bool]) -> DiTTraining | UNetTraining:
+    """The model to be trained, fresh or with the weights of `--init`."""
+    if args.model == "dit":
+        dit = build_dit(args.layers, args.heads)
+        if args.init:
+            # Into a network of our own: one that was read remembers from where, and would write it down.
+            dit.load_state_dict(DiTTransformer2DModel.from_pretrained(args.init / "transformer").state_dict())
+        return DiTTraining(dit, "epsilon", **common)
+    unet = build_unet(args.width)
+    words = args.init / "tokenizer" if args.init else None
+    tokenizer = CLIPTokenizer.from_pretrained(words) if words else build_tokenizer()
+    text_encoder = build_text_encoder(tokenizer)
+    if args.init:
+        unet.load_state_dict(UNet2DConditionModel.from_pretrained(args.init / "unet").state_dict())
+        text_encoder.load_state_dict(CLIPTextModel.from_pretrained(args.init / "text_encoder").state_dict())
+    module = UNetTraining(unet, "v_prediction", **common)
+    module.set_text(tokenizer, text_encoder, words)
+    return module
+
+
 def main() -> None:
     args = parse_arguments()
     torch.manual_seed(args.seed)
     steps = args.images // args.batch_size
     common = {"steps": steps, "learning_rate": args.learning_rate, "batch_size": args.batch_size}
     common |= {"first_image": args.first_image, "coarsen": args.coarsen}
-    if args.model == "dit":
-        network = build_dit(args.layers, args.heads)
-        if args.init:
-            # Into a network of our own: one that was read remembers from where, and would write it down.
-            network.load_state_dict(DiTTransformer2DModel.from_pretrained(args.init / "transformer").state_dict())
-        module: ShapesTraining = DiTTraining(network, "epsilon", **common)
-    else:
-        module = UNetTraining(build_unet(args.width), "v_prediction", **common)
-        module.set_text(build_tokenizer())
+    module = build_module(args, common)
     trainer = Trainer(
         accelerator=args.accelerator,
         precision="bf16-mixed",
@@ -241,7 +262,9 @@ def main() -> None:
     trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
     # Half precision halves the files; the loader widens them again.
     module.half().export(args.output / "model")
-    draw_curve(args.output, args.batch_size)
+    # The loss is written every 50 steps, so a trial of fewer has none.
+    if (args.output / "metrics.csv").exists():
+        draw_curve(args.output, args.batch_size)
 
 
 if __name__ == "__main__":

@@ -271,6 +271,18 @@ def test_a_new_merger_is_one_method():
         assert torch.equal(forward(model, given), output)
 
 
+@every_network
+@pytest.mark.parametrize("destination", ["first", "random", "redrawn"])
+def test_without_scores_lgtm_is_tome(network, destination):
+    """Why the sweeps of embedded models have these destinations once."""
+    model, given, keys = shared(network), inputs(network, 3), torch.tensor([3, 4, 4])
+    outputs = []
+    for method in (LGTM, ToMe):
+        with method(ratio=0.5, destination=destination, seed=5).applied_to(model), row_keys(keys, torch.arange(3)):
+            outputs.append(forward(model, given))
+    assert torch.equal(*outputs)
+
+
 def flops(model, given):
     with FlopCounterMode(display=False) as counter:
         forward(model, given)
