@@ -9,7 +9,7 @@ from typing import Any
 from filelock import BaseFileLock
 from jsonargparse import Namespace
 
-from bigain.configuration import fingerprinted
+from bigain.configuration import CHOOSE_IMAGES, fingerprinted
 from bigain.errors import InputError
 from bigain.files import replace_file
 from bigain.locks import lock
@@ -52,11 +52,17 @@ def check_directory(output: Path, config: Namespace) -> None:
     if not identity.is_file() and output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir()):
         raise InputError(f"{output} exists and is not a run directory of bigain; choose another --output")
     if identity.is_file() and not config.overwrite:
-        _refuse_other(output, fingerprinted(config))
+        _refuse_other(output, fingerprinted(config), config.extend)
 
 
-def _refuse_other(output: Path, now: dict[str, Any]) -> None:
-    """Raise an InputError if finished images of another configuration are in a run directory."""
+def _refuse_other(output: Path, now: dict[str, Any], extend: bool) -> None:
+    """Raise an InputError if finished images of another configuration are in a run directory.
+
+    Args:
+        output: The run directory.
+        now: Settings that numbers depend on.
+        extend: Whether another choice of images is welcome.
+    """
     identity = output / "identity.json"
     try:
         before = json.loads(identity.read_text(encoding="utf-8"))
@@ -65,11 +71,15 @@ def _refuse_other(output: Path, now: dict[str, Any]) -> None:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{identity} is damaged ({error}); choose another --output, or --overwrite true") from error
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    choice_only = CHOOSE_IMAGES.issuperset(keys)
+    if extend and choice_only:
+        return
     # A run that was refused before its first image holds nothing worth protecting.
     if keys and any(path.stat().st_size for path in output.glob("predictions/rank-*.jsonl")):
         changes = "; ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys[:5])
+        keep = ", --extend true to keep what it has of these images" if choice_only else ""
         raise InputError(
-            f"{output} holds a run with another configuration ({changes}); choose another --output, or "
+            f"{output} holds a run with another configuration ({changes}); choose another --output{keep}, or "
             "--overwrite true to delete it"
         )
 

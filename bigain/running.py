@@ -82,6 +82,7 @@ class BiGainCLI(LightningCLI):
         parser.add_argument("--seed", type=int, default=0, help="the one seed: noise, random choices, limits")
         parser.add_argument("--output", type=str | None, default=None, help="run directory, else runs/<config>-<hash>")
         parser.add_argument("--overwrite", type=bool, default=False, help="delete what is in the run directory first")
+        parser.add_argument("--extend", type=bool, default=False, help="go on in a run of fewer or other images")
         parser.add_argument("--baseline", type=bool, default=False, help="also run without compression and compare")
         parser.add_argument(
             "--inspect", type=int | None, default=FOLLOWED, help="images to follow in pictures; 0: none"

@@ -116,6 +116,30 @@ def test_another_configuration_in_the_same_directory_is_refused_with_the_differe
     assert results(Path("here"))["compressors"][0]["settings"]["ratio"] == 0.3
 
 
+def test_a_run_extends_to_more_images_as_if_it_had_begun_with_them(capsys):
+    predict("--output", "whole")
+    predict("--output", "grown", "--data.images", "2")
+    message = refused(capsys, "--output", "grown")
+    assert "data.init_args.images: 2 -> 4" in message
+    assert "--extend true" in message
+    assert predict("--output", "grown", "--extend", "true") == 0
+    assert "2 images were already done" in capsys.readouterr().out
+    assert results(Path("grown"))["metrics"] == results(Path("whole"))["metrics"]
+    for name in ("images.txt", "identity.json"):
+        assert Path("grown", name).read_bytes() == Path("whole", name).read_bytes()
+    grown, whole = (np.load(Path(run, "predictions/predictions.npz")) for run in ("grown", "whole"))
+    for name in set(whole.files) - {"seconds"}:
+        np.testing.assert_array_equal(grown[name], whole[name])
+
+
+def test_a_run_extends_to_images_only(capsys):
+    predict("--output", "here")
+    changed = ("--output", "here", "--extend", "true", "--data.images", "8", "--seed", "1")
+    message = refused(capsys, *changed)
+    assert "seed: 0 -> 1" in message
+    assert "--extend true" not in message
+
+
 def test_a_directory_with_other_files_is_refused_and_left_alone(capsys):
     Path("mine").mkdir()
     Path("mine/thesis.tex").write_text("x")
