@@ -70,7 +70,7 @@ def main() -> None:
         print(f"## `bigain sweep {table}`\n\nAll numbers and figures: [report]({table}/report.md).\n")
         print(f"```\n{compared(root)}\n```\n")
         print(f"```\n{explained(root, given.reports / table)}\n```\n")
-    *_, total, _ = said("sweep", COUNTED, "--dry-run").splitlines()
+    total = next(line for line in said("sweep", COUNTED, "--dry-run").splitlines() if " cells, " in line)
     print(f"## `bigain sweep {COUNTED} --dry-run`\n\n```\n{total}\n```")
 
 

@@ -99,6 +99,11 @@ class ShapesTraining(LightningModule):
                 if name.endswith(".attn1"):
                     module.register_forward_pre_hook(coarsen_keys, with_kwargs=True)
 
+    def on_train_start(self) -> None:
+        # A checkpoint does not hold the random state: a session that goes on must not draw the first one's noise again.
+        if self.trainer.global_step:
+            torch.manual_seed(self.trainer.global_step)
+
     def predict(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -184,11 +189,18 @@ class UNetTraining(ShapesTraining):
 
 
 def draw_curve(folder: Path, batch_size: int) -> None:
-    """The loss by images seen, from `FOLDER/metrics.csv`, as `FOLDER/curve.png`: single batches, and means of ten."""
-    with (folder / "metrics.csv").open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["loss"]]
-    seen = torch.tensor([(int(row["step"]) + 1) * batch_size for row in rows])
-    loss = torch.tensor([float(row["loss"]) for row in rows])
+    """The loss by images seen, of all sessions, as `FOLDER/curve.png`: single batches, and means of ten."""
+    logged: dict[int, float] = {}
+    # In the order they were made: a session repeats what came after the last checkpoint of the one before.
+    for session in sorted(folder.glob("sessions/version_*/metrics.csv"), key=lambda path: path.stat().st_mtime):
+        with session.open(encoding="utf-8") as file:
+            logged |= {int(row["step"]): float(row["loss"]) for row in csv.DictReader(file) if row["loss"]}
+    # The loss is written every 50 steps, so a trial of fewer has none.
+    if not logged:
+        return
+    rows = sorted(logged.items())
+    seen = torch.tensor([(step + 1) * batch_size for step, _ in rows])
+    loss = torch.tensor([one for _, one in rows])
     figure = Figure(figsize=(7, 3), layout="constrained")
     axes = figure.add_subplot(xlabel="images seen", ylabel="loss", yscale="log")
     axes.plot(seen, loss, alpha=0.3)
@@ -247,6 +259,8 @@ def main() -> None:
     module = build_module(args, common)
     trainer = Trainer(
         accelerator=args.accelerator,
+        # Batches are numbered by step, so several processes would see the same ones.
+        devices=1,
         precision="bf16-mixed",
         max_steps=steps if args.stop_after < 0 else args.stop_after,
         gradient_clip_val=1.0,
@@ -255,16 +269,14 @@ def main() -> None:
             ModelCheckpoint(args.output, filename="step-{step}", save_last=True, every_n_train_steps=250, save_top_k=0),
             TQDMProgressBar(refresh_rate=50),
         ],
-        logger=CSVLogger(args.output, name="", version="", flush_logs_every_n_steps=50),
+        logger=CSVLogger(args.output, name="sessions", flush_logs_every_n_steps=50),
         log_every_n_steps=50,
     )
     last = args.output / "last.ckpt"
     trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
     # Half precision halves the files; the loader widens them again.
     module.half().export(args.output / "model")
-    # The loss is written every 50 steps, so a trial of fewer has none.
-    if (args.output / "metrics.csv").exists():
-        draw_curve(args.output, args.batch_size)
+    draw_curve(args.output, args.batch_size)
 
 
 if __name__ == "__main__":

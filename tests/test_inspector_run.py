@@ -201,6 +201,14 @@ def test_without_a_logger_there_are_files_all_the_same_and_overwriting_deletes_t
     assert [path.name for path in Path("out/pictures").iterdir()] == ["mine.txt"]
 
 
+def test_a_picture_that_cannot_be_written_fails_no_run(caplog):
+    predict("demo_none.yaml", "--inspect", "0")
+    Path("out/pictures").write_text("a file where the folder should be")
+    assert main(["predict", "--config", "demo_none.yaml", *CLASSIFY, "--output", "out"]) == 0
+    assert "pictures could not be drawn" in caplog.text
+    assert results()["metrics"]["top1"]["n"] == 5
+
+
 def test_a_negative_number_is_refused(capsys):
     assert main(["predict", "--config", "demo_lgtm.yaml", *CLASSIFY, "--inspect", "-1"]) == 2
     assert "inspect must be at least 1 image, or 0 or null" in capsys.readouterr().err

@@ -171,7 +171,9 @@ class _Sums:
         energy = torch.cat([self._energies(before, restored, grid) for before, restored in pairs])
         finite = energy.isfinite().flatten(1).all(1)
         energy = energy.masked_fill(~finite[:, None, None], 0)
-        time = (seen.context.timesteps * (self._times / _TIME)).long().clamp(0, self._times - 1)
+        # Edges, not a product, which rounds some timesteps to the band below.
+        edges = torch.arange(1, self._times, device=energy.device) * _TIME / self._times
+        time = torch.bucketize(seen.context.timesteps.to(edges).contiguous(), edges, right=True)
         # (rows, timestep bands), in the precision of the sums; a product, which adds in the same order each time.
         member = torch.nn.functional.one_hot(time, self._times).to(energy.dtype) * finite[:, None]
         sums = torch.einsum("rt,rkb->tkb", member, energy)

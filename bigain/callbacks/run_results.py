@@ -175,6 +175,7 @@ def _dataset(data: EvalDataModule, done: Sequence[str], skipped: dict[str, str])
         "asked": len(data.items),
         "official": data.official_images,
         "classes": len(data.class_space),
+        "image_size": data.image_size,
         "unlabelled": sum(not item.labels for item in data.items if item.image_id in finished),
         "skipped": [
             {"image_id": item.image_id, "reason": skipped[item.image_id]}

@@ -139,7 +139,11 @@ class Inspector(Callback):
                 "inspector before; for them run into another --output"
             )
         folder = Path(trainer.default_root_dir)
-        show(trainer, Shown(folder, folder / FOLDER, data, self._items, [maps or [] for maps in found]))
+        try:
+            show(trainer, Shown(folder, folder / FOLDER, data, self._items, [maps or [] for maps in found]))
+        except (OSError, MemoryError) as error:
+            # The results are whole, and a run of hours has not failed for want of a picture.
+            _log.warning(f"warning: pictures could not be drawn ({error!r}); run the command again to draw them")
 
 
 def _maps_file(trainer: Trainer, image: int) -> Path:

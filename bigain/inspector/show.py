@@ -145,6 +145,7 @@ def _subject(
     except InputError:
         # Its latent was cached, and the image is gone since: its maps are of use without it.
         picture = np.full((_NO_PICTURE, _NO_PICTURE, 3), 160, np.uint8)
+        told += ", which cannot be read any more"
     return Subject(picture, [f"{told}; predicted {names[prediction]} ({right})", title])
 
 

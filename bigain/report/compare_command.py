@@ -7,11 +7,11 @@ from pathlib import Path
 
 from bigain.errors import InputError
 from bigain.report.arguments import Parser, parse, write_json
-from bigain.report.comparison import Comparison, compare
+from bigain.report.comparison import INTERVALS, Comparison, compare
 from bigain.report.runs import Run, find_runs, load_run
 
 _DESCRIPTION = (
-    "Compare classification runs with one of them, image by image: exact McNemar test, paired-bootstrap interval of "
+    "Compare classification runs with one of them, image by image: exact McNemar test, paired interval of "
     "the accuracy difference, and the smallest difference that so many images could show. P-values of several runs "
     "are corrected (Holm). Runs whose images, seed, protocol or versions differ are refused, with what differs."
 )
@@ -69,7 +69,7 @@ def _text(base: Run, found: Sequence[Comparison], missing: Sequence[str]) -> str
             lines.append(f"  Take care, they also differ in: {'; '.join(one.differs.forbidding)}.")
         if one.differs.told:
             lines.append(f"  They also differ in: {'; '.join(one.differs.told)}.")
-    lines += ["", "+- is half the 95 % paired-bootstrap interval; p-values are two-sided, of the exact McNemar test."]
+    lines += ["", f"{INTERVALS}; p-values are two-sided, of the exact McNemar test."]
     if len(found) > 1:
         lines.append(f"p-values are corrected for {len(found)} comparisons by Holm's method.")
     lines += [f"left out: {reason}" for reason in missing]

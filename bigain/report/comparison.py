@@ -10,7 +10,13 @@ from bigain.errors import InputError
 from bigain.report.names import label
 from bigain.report.pairing import Differences, Outcomes, differences, images_differ, outcomes, pair
 from bigain.report.runs import Run
-from bigain.report.statistics import ALPHA, Paired, bootstrap_interval, holm, mcnemar, smallest_detectable
+from bigain.report.statistics import ALPHA, ENOUGH, Paired, difference_interval, holm, mcnemar, smallest_detectable
+
+# What to know of them, for whoever prints some.
+INTERVALS = (
+    "+- is half the 95 % interval: paired bootstrap, or where fewer than "
+    f"{ENOUGH} images are discordant the score interval of a paired difference"
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class Comparison:
         p: Exact McNemar test.
         p_corrected: The same, corrected for all runs that were compared with this base (Holm).
         tests: How many those are.
-        low: Lower end of the 95 % paired-bootstrap interval of the accuracy difference, in [-1, 1].
+        low: Lower end of the 95 % interval of the accuracy difference, in [-1, 1]: paired bootstrap, or score interval.
         high: Its upper end.
         detectable: Smallest difference that so many images could show; None if none.
         differs: What differs besides the compressors.
@@ -48,6 +54,11 @@ class Comparison:
         """Whether the difference is significant at 0.05 after correction."""
         return self.p_corrected < ALPHA
 
+    @property
+    def interval(self) -> str:
+        """What kind of interval it is: the usual one goes without saying."""
+        return "interval" if self.counts.discordant >= ENOUGH else "score interval"
+
     def sentence(self) -> str:
         """What came out, in plain words; the better of the two comes first if one is."""
         counts = self.counts
@@ -57,7 +68,7 @@ class Comparison:
         else:
             one, other = self.names
         low, high = 100 * ends[0], 100 * ends[1]
-        told = f"{self._verdict(one, other)} (95 % interval {low:.1f} to {high:.1f}, n = {counts.n:,}; "
+        told = f"{self._verdict(one, other)} (95 % {self.interval} {low:.1f} to {high:.1f}, n = {counts.n:,}; "
         correction = (
             f", p = {p_text(self.p_corrected)} with correction for {self.tests} tests" if self.tests > 1 else ""
         )
@@ -92,6 +103,7 @@ class Comparison:
             "difference": 100 * self.counts.difference,
             "low": 100 * self.low,
             "high": 100 * self.high,
+            "interval": "bootstrap" if self.counts.discordant >= ENOUGH else "score",
             "discordant": self.counts.discordant,
             "only_run_right": self.counts.first,
             "only_base_right": self.counts.second,
@@ -131,7 +143,7 @@ def compare(base: Run, others: Sequence[Run], allowed: bool = False) -> tuple[li
     tests = len(counted)
     found = [
         Comparison(
-            *(run, base, _names(run, base), counts, p[i], corrected, tests, *bootstrap_interval(counts)),
+            *(run, base, _names(run, base), counts, p[i], corrected, tests, *difference_interval(counts)),
             smallest_detectable(counts, tests),
             differs,
         )

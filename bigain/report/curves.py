@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bigain.report.panels import GREY, TASKS, Look, Metric, bars, legend, looks, panels, unit, value
-from bigain.report.rows import Measured, Row
+from bigain.report.panels import GREY, Look, bars, legend, looks, panels, unit, value
+from bigain.report.rows import MainMetric, Measured, Row, main_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,33 +16,35 @@ _AXES = {"ratio": "tokens removed (ratio)", "factor": "downsampling factor per s
 
 
 def curves(rows: Sequence[Row]) -> Figure | None:
-    """A panel for each of accuracy and distance, and each of ratio and factor; None without any such run."""
+    """A panel for each accuracy and distance, and each of ratio and factor; None without any such run."""
     kinds = [kind for kind in _AXES if any(row.strength and row.strength[0] == kind for row in rows)]
-    metrics = [of for _, of in TASKS if any(row.strength and value(of(row)) is not None for row in rows)]
+    metrics = [
+        one for one in main_metrics(rows) if any(row.strength and value(one.of(row)) is not None for row in rows)
+    ]
     if not kinds or not metrics:
         return None
     figure, axes = panels(len(kinds), len(metrics))
-    for i, of in enumerate(metrics):
+    for i, metric in enumerate(metrics):
         for j, kind in enumerate(kinds):
-            _panel(axes[i][j], rows, kind, of)
+            _panel(axes[i][j], rows, kind, metric)
     printed = any(found and found.paper for row in rows if row.strength for found in (row.accuracy, row.distance))
     legend(figure, rows, lines=True, paper=printed)
     return figure
 
 
-def _panel(axes: Axes, rows: Sequence[Row], kind: str, of: Metric) -> None:
+def _panel(axes: Axes, rows: Sequence[Row], kind: str, metric: MainMetric) -> None:
+    axes.set_ylabel(unit(metric.name))
     for name, look in looks(rows).items():
         points = [
             (row.strength[1], found)
             for row in rows
-            if row.method == name and row.strength and row.strength[0] == kind and (found := of(row))
+            if row.method == name and row.strength and row.strength[0] == kind and (found := metric.of(row))
         ]
         points = [(x, found) for x, found in points if found.value is not None]
         if points:
-            axes.set_ylabel(unit(points[0][1].metric))
             _line(axes, points, look)
     for row in rows:
-        found = of(row)
+        found = metric.of(row)
         if row.method == "none" and found and found.value is not None:
             axes.axhline(found.value, color=GREY, linestyle="--", linewidth=1)
             # A line just inside the frame would otherwise lie on it.

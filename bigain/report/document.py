@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from bigain.report.comparison import Comparison, p_text
+from bigain.report.comparison import INTERVALS, Comparison, p_text
 from bigain.report.figures import Plot
-from bigain.report.names import is_proportion, strength
+from bigain.report.names import is_proportion, method, strength
 from bigain.report.paper import PaperValue, paper_value
 from bigain.report.paper import cell_of as paper_cell
-from bigain.report.rows import Group, Measured, Row, main_metric, measured
+from bigain.report.rows import Group, MainMetric, Measured, Row, main_metric, main_metrics, measured
 
 NONE = "-"
 
@@ -82,10 +82,8 @@ def _results(group: Group, common: set[str]) -> Table:
         ("compressor", False, lambda row: row.method),
         ("setting", False, lambda row: _setting(row.strength)),
     ]
-    for of, digits in ((_accuracy, 1), (_distance, 2)):
-        found = [one for row in group.rows if (one := of(row))]
-        if found:
-            columns += _of_metric(of, digits, [one.metric for one in found], any(one.paper for one in found))
+    for metric in main_metrics(group.rows):
+        columns += _of_metric(metric, any(found.paper for row in group.rows if (found := metric.of(row))))
     columns += _costs(group)
     columns += [
         ("notes", False, lambda row: "; ".join(note for note in row.notes if note not in common)),
@@ -97,19 +95,14 @@ def _results(group: Group, common: set[str]) -> Table:
     return Table(f"Results: {group.dataset}, {group.model}", headers, rows, numeric)
 
 
-def _accuracy(row: Row) -> Measured | None:
-    return row.accuracy
-
-
-def _distance(row: Row) -> Measured | None:
-    return row.distance
-
-
-def _of_metric(of: Callable[[Row], Measured | None], digits: int, names: Sequence[str], printed: bool) -> list[_Column]:
-    name = " or ".join(dict.fromkeys(names))
-    unit = "" if name.startswith("frechet") else " (%)"
+def _of_metric(metric: MainMetric, printed: bool) -> list[_Column]:
+    of, digits = metric.of, 1 if metric.task == "classification" else 2
     columns: list[_Column] = [
-        (f"{name}{unit}", True, lambda row: _with_interval(of(row), digits)),
+        (
+            f"{metric.name} (%)" if is_proportion(metric.name) else metric.name,
+            True,
+            lambda row: _with_interval(of(row), digits),
+        ),
         ("n", True, lambda row: _count(of(row))),
     ]
     if printed:
@@ -196,7 +189,7 @@ def _compared(group: Group) -> Table:
 def _comparison(one: Comparison) -> list[str]:
     counts = one.counts
     return [
-        one.names[0].rpartition(" at ")[0] or one.names[0],
+        method(one.run.compressors) + (f" on {one.run.model}" if one.run.model != one.base.model else ""),
         _setting(strength(one.run.compressors)),
         f"{100 * counts.difference:+.1f}",
         f"{100 * one.low:+.1f} to {100 * one.high:+.1f}",
@@ -234,7 +227,7 @@ def remarks(groups: Sequence[Group]) -> list[str]:
     if any(group.comparisons for group in groups):
         told.append(
             "Image by image: exact two-sided McNemar test, corrected by Holm's method for all runs of the table; "
-            "+- is half the 95 % paired-bootstrap interval; the smallest detectable difference is the one found in "
+            f"{INTERVALS}; the smallest detectable difference is the one found in "
             "80 % of cases at so many discordant images."
         )
     if any(one.paper for group in groups for run in group.runs for one in measured(run)):

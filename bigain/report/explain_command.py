@@ -46,16 +46,21 @@ def explain_runs(args: Sequence[str]) -> tuple[str, bool]:
     given = parse(_parser(), args)
     if not 1 <= given.bands <= TIME:
         raise InputError(f"--bands must be in 1..{TIME}, not {given.bands}")
-    base = load_run(_baseline(given.baseline, given.runs), given.partial)
     runs, missing = find_runs(given.runs, given.partial)
     # Of `bigain evaluate`, the classification is meant; a folder of all runs has the baseline in it, too.
     runs = [run for run in runs if run.task == "classification" or run.path in given.runs]
-    runs = [run for run in runs if run.path.resolve() != base.path.resolve() or run.path in given.runs]
-    found, refused = _explain(base, runs, given.allow_differences, given.bands)
-    missing += refused
+    by_base, alone = _by_baseline(given.baseline, runs, given.runs)
+    missing += alone
+    found = []
+    for path, members in by_base.items():
+        base = load_run(path, given.partial)
+        members = [run for run in members if run.path.resolve() != path.resolve() or run.path in given.runs]
+        explained, refused = _explain(base, members, given.allow_differences, given.bands)
+        found += explained
+        missing += refused
     if not found:
-        raise InputError("; ".join(missing) or f"there is nothing to compare {base.path} with")
-    text = _text(base, found, missing)
+        raise InputError("; ".join(missing) or f"there is nothing to compare {', '.join(map(str, by_base))} with")
+    text = _text(found, missing)
     if given.json is not None:
         write_json(given.json, {"explanations": [one.row() for one in found], "left_out": missing})
     if given.output is not None:
@@ -84,17 +89,25 @@ def _parser() -> Parser:
     return parser
 
 
-def _baseline(given: Path | None, runs: Sequence[Path]) -> Path:
+def _by_baseline(
+    given: Path | None, runs: Sequence[Run], named: Sequence[Path]
+) -> tuple[dict[Path, list[Run]], list[str]]:
+    """Runs by the directory of what they are compared with, and why each other run has nothing."""
     if given is not None:
         joint = given / "classification"
-        return joint if not (given / "results.json").is_file() and joint.is_dir() else given
-    beside = [path / "baseline" for path in runs if (path / "baseline").is_dir()]
-    if not beside:
-        raise InputError(
-            f"{runs[0]} has no baseline in it; name the run without compression with --baseline RUN0, or run "
-            "`bigain predict` with --baseline true"
-        )
-    return beside[0]
+        return {joint if not (given / "results.json").is_file() and joint.is_dir() else given: list(runs)}, []
+    found: dict[Path, list[Run]] = {}
+    alone = []
+    for run in runs:
+        if (run.path / "baseline").is_dir():
+            found.setdefault(run.path / "baseline", []).append(run)
+        # A folder of runs has their baselines in it, too.
+        elif run.path.name != "baseline" or run.path in named:
+            alone.append(
+                f"{run.path} has no baseline in it; name the run without compression with --baseline RUN0, or run "
+                "`bigain predict` with --baseline true"
+            )
+    return found, alone
 
 
 def _explain(base: Run, runs: Sequence[Run], allowed: bool, bands: int) -> tuple[list[Explanation], list[str]]:
@@ -110,9 +123,13 @@ def _explain(base: Run, runs: Sequence[Run], allowed: bool, bands: int) -> tuple
     return found, refused
 
 
-def _text(base: Run, found: Sequence[Explanation], missing: Sequence[str]) -> str:
-    lines = [f"baseline: {found[0].comparison.names[1]}, {base.path}", ""]
+def _text(found: Sequence[Explanation], missing: Sequence[str]) -> str:
+    lines: list[str] = []
+    base = None
     for one in found:
+        if base != one.comparison.base.path:
+            base = one.comparison.base.path
+            lines += [f"baseline: {one.comparison.names[1]}, {base}", ""]
         lines += [*told(one), ""]
     lines += _NOTES
     lines += [f"left out: {reason}" for reason in missing]

@@ -57,6 +57,9 @@ def _response(one: Explanation) -> list[str]:
     rows = [[site.name, *map(_pair, site.kept, site.destroyed)] for site in ([*sites, means] if sites[1:] else sites)]
     measured = f"{_count(response.images, 'image')}, {_count(response.batches, 'batch', 'batches')}"
     lines.append(f"Energy kept / destroyed, in percent of the energy of each band of frequencies ({measured}):")
+    lost, seen = response.left_out
+    if lost:
+        lines.append(f"Left out: up to {lost:,} of {seen:,} rows of a site, whose values were not finite.")
     lines += [*aligned([header, *rows]), _quarters(one.name, response), _by_time(response)]
     return lines
 
@@ -66,7 +69,7 @@ def _quarters(name: str, response: Response) -> str:
     worst = max(high, key=lambda site: site.destroyed[0] or 0.0)
     kept, destroyed = mean_share([s.kept for s in high])[0], mean_share([s.destroyed for s in high])[0]
     low_kept, low_destroyed = mean_share([s.kept for s in low])[0], mean_share([s.destroyed for s in low])[0]
-    sites = f"on average over {len(high)} sites; most at {worst.name}" if high[1:] else f"at {worst.name}"
+    sites = f"on average over {len(high)} modules; most at {worst.name}" if high[1:] else f"at {worst.name}"
     return (
         f"{name} keeps {_percent(kept)} of the energy {_place(response, response.highest, 'highest')}, with an error "
         f"of {_percent(destroyed)} of it ({sites}, {_percent(worst.destroyed[0])}); "
@@ -121,13 +124,10 @@ def _change(band: Band) -> str:
 
 
 def _row(band: Band, name: str) -> list[str]:
-    def pair(a: str, b: str) -> list[str]:
-        return [a, b]
-
     a, b = band.base, band.run
-    cells = [name, f"{b.n:.3g}", *pair(f"{a.mu:.4g}", f"{b.mu:.4g}"), *pair(f"{a.sigma:.4g}", f"{b.sigma:.4g}")]
-    cells += [*pair(_r(a), _r(b)), *pair(_percent(a.theorem), _percent(b.theorem))]
-    return [*cells, *pair(_percent(a.bound), _percent(b.bound)), *pair(_percent(a.error), _percent(b.error))]
+    cells = [name, f"{b.n:.3g}", f"{a.mu:.4g}", f"{b.mu:.4g}", f"{a.sigma:.4g}", f"{b.sigma:.4g}", _r(a), _r(b)]
+    cells += [_percent(a.theorem), _percent(b.theorem), _percent(a.bound), _percent(b.bound)]
+    return [*cells, _percent(a.error), _percent(b.error)]
 
 
 def _verdict(one: Explanation) -> str:

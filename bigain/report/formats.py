@@ -138,11 +138,16 @@ def comparisons_csv(groups: Sequence[Group]) -> str:
     return _csv([{**row, **{key: "; ".join(row[key]) for key in ("differs", "also_differs")}} for row in rows])
 
 
+def _inert(value: Any) -> Any:
+    """Text that no spreadsheet takes for a formula, whatever a directory is called."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _inert(value) for key, value in row.items()} for row in rows)
     return text.getvalue()

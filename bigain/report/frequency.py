@@ -59,6 +59,12 @@ class Response:
         return [Kept(_name(site), tuple(site["kept"][1:]), tuple(site["destroyed"][1:])) for site in self.sites]
 
     @property
+    def left_out(self) -> tuple[int, int]:
+        """Rows whose values were not finite, in which module most were, and all of that module's rows."""
+        counts = [(int(site["rows_left_out"]), int(site["rows_left_out"] + sum(site["rows"]))) for site in self.sites]
+        return max(counts, default=(0, 0))
+
+    @property
     def lowest(self) -> range:
         """Radial bands of the lowest quarter; at least the first."""
         return range(max(1, sum(edge <= _QUARTER for edge in self.bands[1:])))
@@ -143,7 +149,9 @@ def _check(response: Response) -> None:
         if set(sizes) != {times} or set(widths) != {bands}:
             raise ValueError(f"site {site['name']} has {sizes} rows of {sorted(set(widths))} bands")
         numbers = [value for kind in ("original", "compressed", "error") for row in site[kind] for value in row]
-        numbers += site["rows"] + [value for value in site["kept"] + site["destroyed"] if value is not None]
+        numbers += [*site["rows"], site["rows_left_out"]] + [
+            value for value in site["kept"] + site["destroyed"] if value is not None
+        ]
         if not all(math.isfinite(value) for value in numbers):
             raise ValueError(f"site {site['name']} has a value that is not finite")
 

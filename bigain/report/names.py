@@ -35,7 +35,7 @@ def strength(compressors: Sequence[Compressor]) -> tuple[str, float] | None:
     """Name and value of what says how much a single compressor removes: its ratio, factor or tau."""
     if len(compressors) != 1:
         return None
-    settings = _inner(compressors[0])["settings"]
+    settings = inner(compressors[0])["settings"]
     for name in _STRENGTHS:
         value = settings.get(name)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -47,7 +47,7 @@ def variant(compressor: Compressor) -> dict[str, Any]:
     """Settings of a compressor that differ from the usual ones, but its strength and its seed."""
     found: dict[str, Any] = {}
     for name, value in compressor["settings"].items():
-        if name == "inner" and _inner(compressor) is value:
+        if name == "inner" and inner(compressor) is value:
             found |= {} if value.get("class") == "LGTM" else {"inner": value.get("class")}
             found |= variant(value)
         elif name == "destination":
@@ -59,7 +59,12 @@ def variant(compressor: Compressor) -> dict[str, Any]:
 
 
 def method(compressors: Sequence[Compressor]) -> str:
-    """Classes with what is unusual about them: `LGTM[destination first]`; `none` without compression."""
+    """Classes with what is unusual about them: `LGTM[destination first]`; `none` without compression.
+
+    Several have no strength in common, so each has its own here: `LGTM at ratio 0.5 + ToDo at factor 2`.
+    """
+    if len(compressors) > 1:
+        return label(compressors)
     return " + ".join(map(_method, compressors)) or "none"
 
 
@@ -74,7 +79,8 @@ def label(compressors: Sequence[Compressor]) -> str:
     return " + ".join(parts)
 
 
-def _inner(compressor: Compressor) -> Compressor:
+def inner(compressor: Compressor) -> Compressor:
+    """What a compressor such as CAM wraps, or itself."""
     inner = compressor["settings"].get("inner")
     return inner if isinstance(inner, Mapping) and isinstance(inner.get("settings"), Mapping) else compressor
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from bigain.errors import InputError
 from bigain.files import DAMAGED_ARCHIVE
+from bigain.report.names import inner
 from bigain.report.runs import Run
 from bigain.report.statistics import Paired
 
@@ -146,7 +147,7 @@ def circumstances(run: Run) -> dict[str, Any]:
 
 
 def _seed(compressor: Mapping[str, Any]) -> str | None:
-    seed = compressor["settings"].get("seed")
+    seed = inner(compressor)["settings"].get("seed")
     return None if seed is None else str(seed)
 
 

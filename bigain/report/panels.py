@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bigain.report.rows import Measured, Row
@@ -11,12 +11,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Look = Mapping[str, Any]
-Metric = Callable[[Row], Measured | None]
-
-TASKS: Sequence[tuple[str, Metric]] = (
-    ("accuracy", lambda row: row.accuracy),
-    ("distance", lambda row: row.distance),
-)
 GREY = "#555555"
 MARKERS = "os^Dv<>PX*"
 # Distinguishable with all common kinds of colour blindness (Okabe and Ito).
@@ -104,4 +98,9 @@ def shown(name: str) -> str:
     # An SVG with control characters in it is not well-formed.
     plain = "".join(sign if sign.isprintable() else " " for sign in name)
     text = "without compression" if name == "none" else plain
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+    if len(text) <= _LONGEST:
+        return text
+    # The strength stands last, and tells lines apart.
+    head, at, strength = text.rpartition(" at ")
+    tail = f"{at}{strength}" if at and len(strength) < _LONGEST // 2 else ""
+    return f"{(head if tail else text)[: _LONGEST - 3 - len(tail)]}...{tail}"

@@ -31,6 +31,9 @@ _ALPHAS: Mapping[tuple[str, str], Any] = {
 }
 _SAMPLING = {"sd2": ("EulerDiscreteScheduler", 50, 7.5), "dit_xl_2_512": ("DDIMScheduler", 50, 4.0)}
 _GENERATED = {"pets": 3669, "imagenet100": 5000, "imagenet1k": 50_000, "coco": 5000}
+# Real images behind a distance: all of Pets' images/, and the validation images, of ImageNet-100 or of all classes.
+_REFERENCES = {"pets": (7390,), "imagenet100": (5000, 50_000), "imagenet1k": (50_000,), "coco": (5000,)}
+_IMAGE_SIZE = 512
 _CLASSIFIED = {"pets": 3669, "imagenet100": 5000, "imagenet1k": 2000, "coco": 5000}
 # The settings that Table 1 does not print.
 _TABLE_1 = {"ToMe": ("ratio", 0.5), "LGTM": ("ratio", 0.5), "SiTo": ("ratio", 0.7)} | dict.fromkeys(
@@ -158,13 +161,16 @@ def _listed(value: Any) -> list[Any]:
 def _other_protocol(run: Run, backbone: str) -> str | None:
     """What of the protocol is not the paper's."""
     protocol = run.results["protocol"]
+    size = run.results["dataset"].get("image_size", run.settings.get("data.init_args.image_size", _IMAGE_SIZE))
+    if size != _IMAGE_SIZE:
+        return f"images of {size} px, in the paper {_IMAGE_SIZE}"
     if run.task == "generation":
         found = tuple(protocol.get(name) for name in ("scheduler", "steps", "guidance"))
         if found != _SAMPLING[backbone]:
             return f"sampled with {found}, in the paper {_SAMPLING[backbone]}"
         count, expected = run.results["dataset"]["images"], expected_images(run)
         # A Frechet distance depends on how many images there are.
-        return None if count == expected else f"{count:,} images, in the paper {expected:,}"
+        return f"{count:,} images, in the paper {expected:,}" if count != expected else _other_reference(run)
     if protocol.get("race"):
         return "classes leave in a race, in the paper in stages"
     stages = protocol.get("stages")
@@ -178,6 +184,15 @@ def _other_protocol(run: Run, backbone: str) -> str | None:
         if protocol.get(name) != usual:
             return f"{name} is {protocol.get(name)}, in the paper {usual}"
     return None
+
+
+def _other_reference(run: Run) -> str | None:
+    """What of the real images behind a distance is not the paper's; files of pytorch-fid do not tell their number."""
+    reference, usual = run.results["protocol"].get("reference"), _REFERENCES[_DATASETS[run.dataset]]
+    count = reference.get("n") if isinstance(reference, Mapping) else None
+    if count is None or count in usual:
+        return None
+    return f"distance to {count:,} real images, in the paper {' or '.join(f'{n:,}' for n in usual)}"
 
 
 @cache

@@ -94,6 +94,30 @@ class Group:
         return [run for row in self.rows for run in row.runs.values()]
 
 
+@dataclass(frozen=True)
+class MainMetric:
+    """What stands for the runs of a task in tables and figures. Distances of two protocols are two of them.
+
+    Attributes:
+        task: `classification` or `generation`.
+        name: Of the metric.
+    """
+
+    task: str
+    name: str
+
+    def of(self, row: Row) -> Measured | None:
+        """Its estimate in a row, if it is the row's."""
+        found = row.accuracy if self.task == "classification" else row.distance
+        return found if found and found.metric == self.name else None
+
+
+def main_metrics(rows: Sequence[Row]) -> list[MainMetric]:
+    """All accuracies, then all distances, that stand for a run of these rows."""
+    named = {(task, name) for row in rows for task, run in row.runs.items() if (name := main_metric(run))}
+    return [MainMetric(*one) for one in sorted(named)]
+
+
 def measured(run: Run) -> list[Measured]:
     """Every metric of a run, the main one first."""
     cell = cell_of(run)
@@ -133,11 +157,7 @@ def _measured(run: Run, cell: Cell | str, name: str) -> Measured:
 
 
 def _rows(runs: Sequence[Run]) -> list[Row]:
-    full = {run.gflops for run in runs if not run.compressors}
-    # Without compression all runs of a model cost the same; if not, there is no one number to compare with.
-    baseline = full.pop() if len(full) == 1 else None
-    rows = [_row(members, baseline) for members in _joined(runs)]
-    return sorted(rows, key=_order)
+    return sorted(map(_row, _joined(runs)), key=_order)
 
 
 def _order(row: Row) -> tuple[bool, str, str, float, list[str]]:
@@ -171,14 +191,14 @@ def _without(settings: Any) -> Any:
     return {key: _without(value) for key, value in settings.items() if key not in ("alpha", "seed")}
 
 
-def _row(runs: Mapping[str, Run], baseline: float | None) -> Row:
-    first = next(iter(runs.values()))
-    reduction = None if not baseline or not first.compressors else 100 * (1 - first.gflops / baseline)
+def _row(runs: Mapping[str, Run]) -> Row:
+    first, *others = runs.values()
     names, notes = {task: method(run.compressors) for task, run in runs.items()}, _notes(runs)
     if len(set(names.values())) > 1:
         # IE-KVD's alpha may differ between the tasks.
         notes = (*notes, f"generation with {names['generation']}")
-    return Row(method(first.compressors), strength(first.compressors), runs, first.gflops, reduction, notes)
+    notes = (*notes, *(f"{run.task}: {run.gflops:.4g} GFLOPs" for run in others if run.gflops != first.gflops))
+    return Row(method(first.compressors), strength(first.compressors), runs, first.gflops, first.reduction, notes)
 
 
 def _notes(runs: Mapping[str, Run]) -> tuple[str, ...]:

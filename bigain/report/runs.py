@@ -14,6 +14,7 @@ from bigain.errors import InputError
 
 SCHEMA_VERSION = 1
 TASKS = ("classification", "generation")
+_USUAL_DISTANCE = "frechet[pytorch-fid]"
 # What reports and summaries need of `results.json`, and of which type.
 _NEEDED: Mapping[str, type | tuple[type, ...]] = {
     "task": str,
@@ -78,6 +79,12 @@ class Run:
         return float(self.results["flops"]["gflops_per_evaluation"])
 
     @property
+    def reduction(self) -> float | None:
+        """Percent of the GFLOPs that compression saves; None without compression, or in old results that lack it."""
+        whole = self.results["flops"].get("baseline_gflops")
+        return 100 * (1 - self.gflops / whole) if whole and self.compressors else None
+
+    @property
     def seconds(self) -> float:
         """Seconds per image."""
         return float(self.results["timing"]["seconds_per_image"])
@@ -89,9 +96,9 @@ class Run:
 
     @property
     def main_metric(self) -> str | None:
-        """The accuracy, or the Frechet distance, if it was measured."""
+        """The accuracy, or the Frechet distance, if it was measured; of several distances the paper's."""
         names = [name for name in self.metrics if name in ("top1", "top1_precision") or name.startswith("frechet[")]
-        return names[0] if names else None
+        return _USUAL_DISTANCE if _USUAL_DISTANCE in names else names[0] if names else None
 
 
 def load_run(path: Path, partial: bool = False) -> Run:
@@ -198,6 +205,9 @@ def _check(file: Path, results: Any) -> None:
             value = value.get(part) if isinstance(value, dict) else None
         if not isinstance(value, kind) or (isinstance(value, float) and not math.isfinite(value)):
             raise InputError(f"{file} is damaged: {key} is {value!r}; run the command that wrote it again")
+    whole = results["flops"].get("baseline_gflops", 1.0)
+    if not isinstance(whole, (int, float)) or not 0 < whole < math.inf:
+        raise InputError(f"{file} is damaged: flops.baseline_gflops is {whole!r}; run the command that wrote it again")
     if results["task"] not in TASKS:
         raise InputError(f"{file}: task is {results['task']!r}; expected {' or '.join(TASKS)}")
     for name, estimate in results["metrics"].items():

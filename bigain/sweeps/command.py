@@ -182,8 +182,8 @@ class _Sweep:
             if cell.name not in known and cell.run.task == "generation" and cell.run.setting is None:
                 try:
                     known[cell.name] = Plan.of(cell)
-                except InputError:
-                    continue
+                except Exception as error:  # noqa: BLE001 -- as in `_plan`
+                    self.tell(f"no fidelity to {cell.name}: {reason_of(error)}")
         for plan in generating:
             baseline = baseline_of(plan, known.values())
             _, _, run = look(plan.cell.directory, plan.fingerprint)

@@ -114,6 +114,13 @@ def test_single_modes_have_the_energies_that_they_are_given(tmp_path):
 
 
 @quiet
+def test_a_timestep_on_an_edge_belongs_to_the_band_above(tmp_path):
+    found, _ = measured(tmp_path, [(mode(1, 1), mode(1, 1))], timesteps=750, timestep_bands=36)
+    assert found["timesteps"][27] == 750
+    assert found["sites"][0]["rows"].index(1) == 27
+
+
+@quiet
 def test_a_constant_map_has_a_mean_and_nothing_else(tmp_path):
     flat = torch.full((2, 64, 3), 2.0)
     found, _ = measured(tmp_path, [(flat, flat)], timesteps=torch.tensor([0.0, 999.9]))

@@ -50,8 +50,8 @@ def refused(capsys, *args):
     return told
 
 
-def numbers(*args):
-    compare(*args, "--json", "found.json")
+def numbers(*args, status=0):
+    assert compare(*args, "--json", "found.json") == status
     return json.loads(Path("found.json").read_text())
 
 
@@ -174,6 +174,26 @@ def test_runs_that_differ_are_refused_unless_told_otherwise(capsys, changes, wor
     assert "Take care, they also differ in" in told
     assert words in told
     assert "3.5 +- 1.0 points" in told
+
+
+def test_seeds_inside_of_a_wrapper_are_compared(capsys):
+    for seed in (0, 3):
+        inner = lgtm(seed=seed)[0]
+        classification(f"cam{seed}", flags(95, 25)[0], [{"class": "CAM", "settings": {"inner": inner}}])
+    assert "seed of the compressor 3 and 0" in refused(capsys, "cam0", "cam3")
+
+
+def test_hardly_any_discordant_image_has_an_interval_all_the_same(capsys):
+    a, b = flags(1, 0)
+    classification("a", a, lgtm())
+    classification("b", b, tome())
+    assert compare("b", "a") == 0
+    assert "(95 % score interval -0." in capsys.readouterr().out
+    (one,) = numbers("b", "a")["comparisons"]
+    assert one["interval"] == "score"
+    assert one["low"] < 0 < one["difference"] < one["high"]
+    (one,) = numbers("tome", "lgtm")["comparisons"]
+    assert one["interval"] == "bootstrap"
 
 
 def test_a_device_or_a_model_is_told_and_compared(capsys):

@@ -72,8 +72,8 @@ def explain(*args):
     return main(["explain", *map(str, args)])
 
 
-def numbers(*args):
-    assert explain(*args, "--json", "found.json") in (0, 1)
+def numbers(*args, status=0):
+    assert explain(*args, "--json", "found.json") == status
     return json.loads(Path("found.json").read_text())
 
 
@@ -185,7 +185,7 @@ def test_several_sites_are_averaged_and_the_worst_is_named(capsys):
     assert explain("tome", "--baseline", "none") == 0
     told = capsys.readouterr().out
     assert "keeps 60 % of the energy in the highest quarter of frequencies, with an error of 30 %" in told
-    assert "on average over 2 sites; most at b, self_attn, 50 %" in told
+    assert "on average over 2 modules; most at b, self_attn, 50 %" in told
     assert "Not measured, since it is not known what is left of a token: c, mlp." in told
 
 
@@ -210,6 +210,29 @@ def test_a_folder_of_runs_and_a_baseline_inside(capsys):
     Path("runs/none").rename("runs/tome/baseline")
     assert explain("runs/tome") == 0
     assert "baseline: no compression, runs/tome/baseline" in capsys.readouterr().out
+
+
+def test_every_run_has_its_own_baseline(capsys):
+    for name, seed in (("a", 0), ("b", 7)):
+        run(name, 0.2 + 0.4 * NOISE, tome(), protocol__seed=seed)
+        run(f"{name}/baseline", 0.4 + 0.4 * NOISE, protocol__seed=seed)
+    assert [one["base"] for one in numbers("a", "b")["explanations"]] == ["a/baseline", "b/baseline"]
+    capsys.readouterr()
+    assert explain("a", "b", "lgtm") == 1
+    told = capsys.readouterr().out
+    assert told.count("baseline: no compression, ") == 2
+    assert "left out: lgtm has no baseline in it" in told
+    Path("folder").mkdir()
+    for name in ("a", "b"):
+        Path(name).rename(Path("folder", name))
+    assert len(numbers("folder")["explanations"]) == 2
+
+
+def test_rows_that_were_left_out_are_told(capsys):
+    lost = {**site("blocks.0", [1, 1, 1, 0.5, 0.5], [0, 0, 0, 0.5, 0.5]), "rows_left_out": 3}
+    response("tome", lost)
+    assert explain("tome", "--baseline", "none") == 0
+    assert "Left out: up to 3 of 13 rows of a site, whose values were not finite." in capsys.readouterr().out
 
 
 def test_missing_foreign_and_unfinished_directories_are_named(capsys):

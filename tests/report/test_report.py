@@ -109,7 +109,8 @@ def test_numbers_for_scripts():
     report("runs")
     found = line("runs/lgtm")
     value = float(found["value"])
-    assert value == pytest.approx(100 * (2880 - 30 - 30 + 30) / N, abs=2)
+    # Thirty images that were right are wrong.
+    assert value == pytest.approx(100 * (2880 - 30) / N)
     assert value == pytest.approx(
         100 * json.loads(Path("runs/lgtm/results.json").read_text())["metrics"]["top1"]["value"]
     )
@@ -119,6 +120,61 @@ def test_numbers_for_scripts():
     compared = {one["run"]: one for one in lines("comparisons.csv")}
     assert set(compared) == {"runs/lgtm", "runs/lgtm7", "runs/iekvd"}
     assert all(one["tests"] == "3" for one in compared.values())
+
+
+def test_what_compression_saves_is_told_by_the_run_itself():
+    change("runs/lgtm", flops__baseline_gflops=1000.0)
+    shutil.rmtree("runs/none")
+    report("runs")
+    assert float(line("runs/lgtm")["gflops_less_percent"]) == pytest.approx(30)
+    assert float(line("runs/lgtm7")["gflops_less_percent"]) == pytest.approx(100 * (1 - 704.99 / 804.257))
+
+
+def test_other_image_sizes_and_references_are_not_the_papers():
+    for run in ("runs/none", "runs/lgtm"):
+        change(run, dataset__image_size=256)
+    change("runs/none_made", protocol__reference={"n": 3669})
+    report("runs")
+    assert "images of 256 px, in the paper 512" in line("runs/lgtm")["notes"]
+    assert "distance to 3,669 real images, in the paper 7,390" in line("runs/none_made")["notes"]
+    assert {line(run)["paper"] for run in ("runs/none", "runs/lgtm", "runs/none_made")} == {""}
+    assert line("runs/iekvd")["paper"]
+
+
+def test_distances_of_two_protocols_do_not_mix():
+    generation("runs/other", 1.5, tome(), name="frechet[torchmetrics]")
+    report("runs")
+    header = next(one for one in text().splitlines() if one.startswith("| compressor"))
+    assert header.count("| frechet[pytorch-fid] |") == header.count("| frechet[torchmetrics] |") == 1
+    cells = dict(zip(header.split("|"), row("ToMe", text()).split("|"), strict=True))
+    assert cells[" frechet[pytorch-fid] "].strip() == "-"
+    assert cells[" frechet[torchmetrics] "].strip() == "1.50"
+    drawn = Path("report/figures").glob("pareto*.svg")
+    labels = ElementTree.tostring(ElementTree.parse(next(drawn)).getroot(), encoding="unicode")
+    # It alone has such a distance, so there is nothing to beat and no panel for it.
+    assert "torchmetrics" not in labels
+
+
+def row(method, report_text):
+    return next(one for one in report_text.splitlines() if one.startswith(f"| {method} |"))
+
+
+def test_several_compressors_keep_their_strengths():
+    both = {factor: [*lgtm(), *iekvd(factor)] for factor in (2, 4)}
+    for factor, compressors in both.items():
+        classification(f"runs/both{factor}", right(2900), compressors)
+    report("runs")
+    for factor in both:
+        name = f"LGTM at ratio 0.5 + IEKVD[alpha 0.9] at factor {factor}"
+        assert text().count(f"| {name} |") >= 2
+        assert line(f"runs/both{factor}")["compressor"] == name
+
+
+def test_text_in_a_spreadsheet_is_no_formula():
+    shutil.move("runs/lgtm", "=cmd")
+    report("=cmd", "runs/none")
+    assert {one["run"] for one in lines()} == {"'=cmd", "runs/none"}
+    assert float(line("'=cmd", "top1")["difference"]) < 0
 
 
 def test_proportions_are_percent_and_nothing_else_is():

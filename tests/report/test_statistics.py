@@ -4,9 +4,18 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import xlogy
 from scipy.stats import binom, binomtest, norm
 
-from bigain.report.statistics import Paired, bootstrap_interval, holm, mcnemar, smallest_detectable
+from bigain.report.statistics import (
+    Paired,
+    bootstrap_interval,
+    difference_interval,
+    holm,
+    mcnemar,
+    score_interval,
+    smallest_detectable,
+)
 
 
 def test_discordant_images_are_counted():
@@ -63,7 +72,40 @@ def test_the_bootstrap_is_deterministic_and_seeded():
     pair = Paired(3669, 95, 25)
     assert bootstrap_interval(pair) == bootstrap_interval(pair)
     assert bootstrap_interval(pair, seed=1) != bootstrap_interval(pair)
-    assert bootstrap_interval(Paired(50, 0, 0)) == (0.0, 0.0)
+
+
+def test_the_score_interval_ends_where_the_score_test_rejects():
+    for pair in (Paired(44, 0, 1), Paired(512, 7, 2), Paired(128, 0, 0), Paired(200, 60, 20)):
+        for end, side in zip(score_interval(pair), (1, -1), strict=True):
+            share = most_likely(pair, end)
+            variance = pair.n * (2 * share + end * (1 - end))
+            score = (pair.first - pair.second - pair.n * end) / math.sqrt(variance)
+            assert score == pytest.approx(side * norm.ppf(0.975), abs=0.01)
+
+
+def most_likely(pair, difference):
+    """The share of images that only the second gets right, at this difference, by trying a million of them."""
+    share = np.linspace(max(0, -difference), (1 - difference) / 2, 1_000_001)
+    chances = (share + difference, share, 1 - 2 * share - difference)
+    counts = (pair.first, pair.second, pair.n - pair.discordant)
+    return share[np.argmax(sum(xlogy(count, chance.clip(0)) for count, chance in zip(counts, chances, strict=True)))]
+
+
+def test_the_score_interval_covers_the_truth():
+    chances = [0.006, 0.002, 0.992]
+    draws = np.random.default_rng(3).multinomial(512, chances, 400)
+    intervals = [difference_interval(Paired(512, int(a), int(b))) for a, b, _ in draws]
+    assert 0.92 < np.mean([low <= 0.004 <= high for low, high in intervals]) < 0.99
+
+
+def test_few_discordant_images_have_the_score_interval():
+    # Without any, the differences that the score test cannot reject: z^2 / (n + z^2) in both directions.
+    z = norm.ppf(0.975)
+    assert difference_interval(Paired(50, 0, 0)) == pytest.approx((-(z**2) / (50 + z**2), z**2 / (50 + z**2)))
+    assert difference_interval(Paired(100, 9, 0)) == score_interval(Paired(100, 9, 0))
+    assert difference_interval(Paired(100, 9, 1)) == bootstrap_interval(Paired(100, 9, 1))
+    assert score_interval(Paired(8, 8, 0))[1] == 1.0
+    assert score_interval(Paired(8, 0, 8))[0] == -1.0
 
 
 @pytest.mark.parametrize("tests", [1, 5])
