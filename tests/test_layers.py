@@ -9,6 +9,7 @@ import bigain
 ROOT = Path(bigain.__file__).parent
 LAYERS = {
     "errors": 0,
+    "schema": 0,
     "files": 0,
     "locks": 0,
     "tokens": 0,

@@ -17,12 +17,11 @@ from bigain.compressors.base import Compressor
 from bigain.compressors.observation import Observation
 from bigain.errors import InputError
 from bigain.files import replace_file
+from bigain.schema import RESPONSE_FILE, RESPONSE_VERSION
 from bigain.tokens.frequency import band_energy, radial_bands
 from bigain.tokens.grid import Grid
 from bigain.tokens.precision import widest_float
 
-FILE = "frequency_response.json"
-SCHEMA_VERSION = 1
 KINDS = ("original", "compressed", "error")
 # Of diffusion time; what a network is asked may lie a little off, never above.
 _TIME = 1000
@@ -129,7 +128,7 @@ class FrequencyResponse(Callback):
         # Objects, not tensors: a process that went on with a finished part has no sites.
         everyone = self._meeting.gathered(mine)
         if trainer.is_global_zero:
-            self._write(Path(trainer.default_root_dir) / FILE, everyone, trainer)
+            self._write(Path(trainer.default_root_dir) / RESPONSE_FILE, everyone, trainer)
 
     def _write(self, path: Path, everyone: Sequence[dict[str, Any]], trainer: Trainer) -> None:
         if not any(one["batches"] for one in everyone):
@@ -138,7 +137,7 @@ class FrequencyResponse(Callback):
                 _log.warning(f"warning: nothing was computed, so there is no {path}; run into another --output")
             return
         content = {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": RESPONSE_VERSION,
             "bands": [k / self.bands for k in range(self.bands + 1)],
             "timesteps": [_TIME * k / self.timestep_bands for k in range(self.timestep_bands + 1)],
             "batches": sum(one["batches"] for one in everyone),

@@ -22,9 +22,8 @@ from bigain.data.base import EvalDataModule
 from bigain.errors import InputError
 from bigain.files import replace_file
 from bigain.metrics.records import Record
+from bigain.schema import RESULTS_VERSION
 from bigain.tokens.grid import Grid
-
-SCHEMA_VERSION = 1
 
 R = TypeVar("R", bound=Record)
 
@@ -126,7 +125,7 @@ class RunResults(Callback, ABC, Generic[R]):
         data = module.data
         busy = sum(record.seconds for record in records)
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": RESULTS_VERSION,
             "task": self.task,
             "dataset": _dataset(
                 data, [record.image_id for record in records], read_skipped(predictions_folder(trainer))

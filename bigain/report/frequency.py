@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bigain.errors import InputError
+from bigain.schema import RESPONSE_FILE, RESPONSE_VERSION
 
-FILE = "frequency_response.json"
-SCHEMA_VERSION = 1
 _QUARTER = 0.25
 
 Shares = tuple[float | None, ...]
@@ -110,15 +109,15 @@ def load_response(run: Path) -> Response | None:
     Raises:
         InputError: If the file is damaged or of another version.
     """
-    file = run / FILE
+    file = run / RESPONSE_FILE
     if not file.is_file():
         return None
     again = f"delete it, or run the command that made {run} again into another --output"
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        if found["schema_version"] != SCHEMA_VERSION:
+        if found["schema_version"] != RESPONSE_VERSION:
             raise InputError(
-                f"{file} has schema_version {found['schema_version']}; this bigain reads {SCHEMA_VERSION}; {again}"
+                f"{file} has schema_version {found['schema_version']}; this bigain reads {RESPONSE_VERSION}; {again}"
             )
         response = Response(
             tuple(map(float, found["bands"])),

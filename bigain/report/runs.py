@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bigain.errors import InputError
+from bigain.schema import RESULTS_VERSION
 
-SCHEMA_VERSION = 1
 TASKS = ("classification", "generation")
 _USUAL_DISTANCE = "frechet[pytorch-fid]"
 # What reports and summaries need of `results.json`, and of which type.
@@ -197,8 +197,8 @@ def _check(file: Path, results: Any) -> None:
     """Raise an InputError unless these are results of this version."""
     if not isinstance(results, dict) or "schema_version" not in results:
         raise InputError(f"{file} is not of bigain: it has no schema_version")
-    if results["schema_version"] != SCHEMA_VERSION:
-        raise InputError(f"{file} has schema_version {results['schema_version']}; this bigain reads {SCHEMA_VERSION}")
+    if results["schema_version"] != RESULTS_VERSION:
+        raise InputError(f"{file} has schema_version {results['schema_version']}; this bigain reads {RESULTS_VERSION}")
     for key, kind in _NEEDED.items():
         value: Any = results
         for part in key.split("."):
