@@ -122,7 +122,8 @@ def test_finished_cells_are_skipped_and_interrupted_ones_continued(again, capsys
     assert len(log.read_text().splitlines()) == 2
     assert before == {name: (Path("out") / name / "results.json").stat().st_mtime_ns for name in NAMES[1:]}
     entries = states()
-    assert [entries[name]["seconds"] is None for name in NAMES] == [False, True, True, True]
+    assert [entries[name]["before"] for name in NAMES] == [False, True, True, True]
+    assert all(entries[name]["seconds"] > 0 for name in NAMES)
 
 
 def test_another_configuration_in_a_cells_directory_is_refused_and_nothing_else(again, capsys):
@@ -281,6 +282,11 @@ def test_a_dry_run_tells_what_the_run_will_say(again, capsys):
         assert re.search(rf"out/{re.escape(name)} +finished +{cost}\n", told), told
     assert re.search(rf"out/{re.escape(NAMES[3])} +pending ", told)
     assert "left to do: 1 cells" in told
+    assert sweep("mine.yaml", "--dry-run", "--only", "none", "--seed", "3") == 1
+    told = capsys.readouterr().out
+    assert re.search(rf"out/{NAMES[0]} +refused ", told)
+    assert f"{NAMES[0]} is refused: out/{NAMES[0]} holds a run with another configuration" in told
+    assert "left to do: 0 cells" in told
 
 
 def test_a_dry_run_says_what_cannot_be_counted(capsys):

@@ -48,7 +48,7 @@ def compare_runs(args: Sequence[str]) -> tuple[str, bool]:
     others = [run for run in runs if run.path.resolve() != base.path.resolve()]
     runs = others or runs
     found, refused = compare(base, runs, given.allow_differences)
-    missing = left_out + refused
+    missing = left_out + [str(error) for error in refused]
     if not found:
         raise InputError("; ".join(missing) or f"there is nothing to compare {base.path} with")
     if given.json is not None:

@@ -19,6 +19,34 @@ INTERVALS = (
 )
 
 
+# Of a comparison in files; differences are in points.
+COLUMNS = (
+    "run",
+    "base",
+    "compressor",
+    "base_compressor",
+    "n",
+    "difference",
+    "low",
+    "high",
+    "interval",
+    "discordant",
+    "only_run_right",
+    "only_base_right",
+    "p",
+    "p_corrected",
+    "tests",
+    "significant",
+    "smallest_detectable",
+    "differs",
+    "also_differs",
+)
+
+
+class UnlikeError(InputError):
+    """Two runs that are whole differ in more than the compressor."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One run against the base run.
@@ -76,7 +104,7 @@ class Comparison:
         if not counts.discordant:
             return f"{told}; there is no discordant image."
         images = f"of {counts.discordant:,} discordant images {one} gets {right[0]:,} right, {other} {right[1]:,}"
-        return f"{told}; {images}. {self._power()}"
+        return f"{told}; {images}.{self._power()}"
 
     def _verdict(self, one: str, other: str) -> str:
         points = 100 * self.counts.difference
@@ -88,36 +116,39 @@ class Comparison:
         return f"{one} is {size} {'above' if points > 0 else 'below'} {other}, which is no significant difference"
 
     def _power(self) -> str:
+        if self.detectable is None and self.shown:
+            return ""
         if self.detectable is None:
-            return f"n = {self.counts.n:,} is too few to detect any difference with 80 % power."
-        return f"n = {self.counts.n:,} detects {100 * self.detectable:.1f} points with 80 % power."
+            return f" n = {self.counts.n:,} is too few to detect any difference with 80 % power."
+        return f" n = {self.counts.n:,} detects {100 * self.detectable:.1f} points with 80 % power."
 
     def row(self) -> dict[str, Any]:
         """Plain values for a file; differences are in points."""
-        return {
-            "run": str(self.run.path),
-            "base": str(self.base.path),
-            "compressor": self.names[0],
-            "base_compressor": self.names[1],
-            "n": self.counts.n,
-            "difference": 100 * self.counts.difference,
-            "low": 100 * self.low,
-            "high": 100 * self.high,
-            "interval": "bootstrap" if self.counts.discordant >= ENOUGH else "score",
-            "discordant": self.counts.discordant,
-            "only_run_right": self.counts.first,
-            "only_base_right": self.counts.second,
-            "p": self.p,
-            "p_corrected": self.p_corrected,
-            "tests": self.tests,
-            "significant": self.shown,
-            "smallest_detectable": None if self.detectable is None else 100 * self.detectable,
-            "differs": list(self.differs.forbidding),
-            "also_differs": list(self.differs.told),
-        }
+        values = (
+            str(self.run.path),
+            str(self.base.path),
+            self.names[0],
+            self.names[1],
+            self.counts.n,
+            100 * self.counts.difference,
+            100 * self.low,
+            100 * self.high,
+            "bootstrap" if self.counts.discordant >= ENOUGH else "score",
+            self.counts.discordant,
+            self.counts.first,
+            self.counts.second,
+            self.p,
+            self.p_corrected,
+            self.tests,
+            self.shown,
+            None if self.detectable is None else 100 * self.detectable,
+            list(self.differs.forbidding),
+            list(self.differs.told),
+        )
+        return dict(zip(COLUMNS, values, strict=True))
 
 
-def compare(base: Run, others: Sequence[Run], allowed: bool = False) -> tuple[list[Comparison], list[str]]:
+def compare(base: Run, others: Sequence[Run], allowed: bool = False) -> tuple[list[Comparison], list[InputError]]:
     """Compare runs with one of them.
 
     Args:
@@ -133,12 +164,12 @@ def compare(base: Run, others: Sequence[Run], allowed: bool = False) -> tuple[li
     """
     start = outcomes(base)
     counted: list[tuple[Run, Paired, Differences]] = []
-    refused: list[str] = []
+    refused: list[InputError] = []
     for run in others:
         try:
             counted.append((run, *_count(run, base, start, allowed)))
         except InputError as error:
-            refused.append(str(error))
+            refused.append(error)
     p = [mcnemar(counts) for _, counts, _ in counted]
     tests = len(counted)
     found = [
@@ -159,7 +190,7 @@ def _count(run: Run, base: Run, start: Outcomes, allowed: bool) -> tuple[Paired,
     found = differences(run, base, images_differ(mine, start))
     if found.forbidding and not allowed:
         told = "; ".join(found.forbidding)
-        raise InputError(
+        raise UnlikeError(
             f"{run.path} and {base.path} differ in more than the compressor: {told}; compare runs that agree in these, "
             "or give --allow-differences to pair the images that both have"
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from bigain.report.comparison import INTERVALS, Comparison, p_text
 from bigain.report.figures import Plot
-from bigain.report.names import is_proportion, method, strength
+from bigain.report.names import is_proportion, method, signed, strength
 from bigain.report.paper import PaperValue, paper_value
 from bigain.report.paper import cell_of as paper_cell
 from bigain.report.rows import Group, MainMetric, Measured, Row, main_metric, main_metrics, measured
@@ -191,8 +191,8 @@ def _comparison(one: Comparison) -> list[str]:
     return [
         method(one.run.compressors) + (f" on {one.run.model}" if one.run.model != one.base.model else ""),
         _setting(strength(one.run.compressors)),
-        f"{100 * counts.difference:+.1f}",
-        f"{100 * one.low:+.1f} to {100 * one.high:+.1f}",
+        signed(100 * counts.difference),
+        f"{signed(100 * one.low)} to {signed(100 * one.high)}",
         f"{counts.first:,}",
         f"{counts.second:,}",
         f"{counts.n:,}",

@@ -113,7 +113,8 @@ def _by_baseline(
 def _explain(base: Run, runs: Sequence[Run], allowed: bool, bands: int) -> tuple[list[Explanation], list[str]]:
     """Explanations, and why each other run has none."""
     start = read_errors(base)
-    compared, refused = compare(base, runs, allowed)
+    compared, left_out = compare(base, runs, allowed)
+    refused = [str(error) for error in left_out]
     found = []
     for comparison in compared:
         try:

@@ -7,8 +7,10 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from bigain.report.comparison import COLUMNS
 from bigain.report.document import Section, Table
 from bigain.report.rows import Group, Measured, Row, measured
 
@@ -25,6 +27,8 @@ _LATEX: Mapping[str, str] = {
 }
 _LATEX_PATTERN = re.compile("|".join(map(re.escape, sorted(_LATEX, key=len, reverse=True))))
 _LEFT_OUT_OF_LATEX = ("notes", "runs", "run")
+_ROWS_OF_A_PAGE = 45
+_COLUMNS_OF_A_PAGE = 7
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]+")
 
 
@@ -63,13 +67,21 @@ def _md_table(table: Table) -> list[str]:
 
 def latex(sections: Sequence[Section], left_out: Sequence[str]) -> str:
     r"""Tables for `\input` into a paper, with booktabs; without columns of notes and directories."""
-    lines = [r"% In the preamble: \usepackage{booktabs}"]
+    lines = [r"% In the preamble: \usepackage{booktabs,graphicx}"]
     # A comment ends with its line, so what is in it cannot get out.
     lines += [f"% left out: {_CONTROL.sub(' ', reason)}" for reason in left_out]
     for section in sections:
-        for table in section.tables:
-            lines += _latex_table(table, [note for note in section.notes if note.startswith("†")])
+        marks = [note for note in section.notes if note.startswith("†")]
+        for part in (part for table in section.tables for part in _pages(table)):
+            lines += _latex_table(part, marks)
     return "\n".join(lines) + "\n"
+
+
+def _pages(table: Table) -> Iterator[Table]:
+    """A table in parts of a page each: a float does not break."""
+    for start in range(0, len(table.rows), _ROWS_OF_A_PAGE):
+        caption = f"{table.caption} (continued)" if start else table.caption
+        yield replace(table, caption=caption, rows=table.rows[start : start + _ROWS_OF_A_PAGE])
 
 
 def _latex_table(table: Table, marks: Sequence[str]) -> list[str]:
@@ -80,18 +92,21 @@ def _latex_table(table: Table, marks: Sequence[str]) -> list[str]:
 
     marked = any("†" in row[i] for row in table.rows for i in kept)
     foot = [rf"\par\smallskip\footnotesize {_tex(mark)}" for mark in marks] if marked else []
+    # As wide as the page at most, whatever its columns.
+    fit, end = (r"\resizebox{\textwidth}{!}{%", "}") if len(kept) > _COLUMNS_OF_A_PAGE else ("", "")
     return [
         "",
         r"\begin{table*}",
-        r"\centering",
+        r"\centering\footnotesize",
         rf"\caption{{{_tex(table.caption)}}}",
+        *([fit] if fit else []),
         rf"\begin{{tabular}}{{@{{}}{''.join('r' if table.numeric[i] else 'l' for i in kept)}@{{}}}}",
         r"\toprule",
         line(table.headers),
         r"\midrule",
         *(line(row) for row in table.rows),
         r"\bottomrule",
-        r"\end{tabular}",
+        rf"\end{{tabular}}{end}",
         *foot,
         r"\end{table*}",
     ]
@@ -133,9 +148,9 @@ def _printed(one: Measured) -> dict[str, Any]:
 
 
 def comparisons_csv(groups: Sequence[Group]) -> str:
-    """A line per comparison, in points; empty without any."""
+    """A line per comparison, in points."""
     rows = [one.row() for group in groups for one in group.comparisons]
-    return _csv([{**row, **{key: "; ".join(row[key]) for key in ("differs", "also_differs")}} for row in rows])
+    return _csv([{**row, **{key: "; ".join(row[key]) for key in ("differs", "also_differs")}} for row in rows], COLUMNS)
 
 
 def _inert(value: Any) -> Any:
@@ -143,11 +158,10 @@ def _inert(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    if not rows:
-        return ""
+def _csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
+    """Rows with a header; `columns` are those of a table that may be empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, columns or list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: _inert(value) for key, value in row.items()} for row in rows)
     return text.getvalue()

@@ -31,6 +31,12 @@ def is_proportion(metric: str) -> bool:
     return not metric.startswith(_NO_PROPORTIONS)
 
 
+def signed(value: float, digits: int = 1) -> str:
+    """With its sign, of which zero has none."""
+    rounded = round(value, digits)
+    return f"{rounded:+.{digits}f}" if rounded else f"{0:.{digits}f}"
+
+
 def strength(compressors: Sequence[Compressor]) -> tuple[str, float] | None:
     """Name and value of what says how much a single compressor removes: its ratio, factor or tau."""
     if len(compressors) != 1:

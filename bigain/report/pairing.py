@@ -24,7 +24,7 @@ _SELECTION = {f"data.init_args.{name}" for name in ("limit", "per_class", "subse
 _SHOWN = 60
 # The environment's part that may move a number; devices and commits are told, but do not forbid.
 _NUMERIC = ("precision", "network_dtype")
-_TOLD = ("device", "device_name", "git_commit", "attention_backend", "compile", "world_size", "python")
+_TOLD = ("device", "device_name", "cpu_threads", "git_commit", "attention_backend", "compile", "world_size", "python")
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,8 @@ def conditions(run: Run, with_settings: bool = True) -> dict[str, Any]:
 
 def circumstances(run: Run) -> dict[str, Any]:
     """What is worth knowing if it differs, but forbids nothing, by name."""
-    return {"model": run.model} | {name: run.results["environment"].get(name) for name in _TOLD}
+    model = {"model": run.model, "weights of the model": run.results["model"].get("weights")}
+    return model | {name: run.results["environment"].get(name) for name in _TOLD}
 
 
 def _seed(compressor: Mapping[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bigain.report.names import strength, variant
+from bigain.report.names import signed, strength, variant
 from bigain.report.runs import Run
 
 EMBEDDED = "embedded model: nothing in the paper compares"
@@ -84,7 +84,7 @@ class PaperValue:
 
     def differences(self, mine: float, digits: int = 1) -> str:
         """How much larger the measured number is than each value."""
-        return " / ".join(f"{mine - value:+.{digits}f}" for value, _ in self.values) + ("†" if self.note else "")
+        return " / ".join(signed(mine - value, digits) for value, _ in self.values) + ("†" if self.note else "")
 
 
 def cell_of(run: Run) -> Cell | str:

@@ -9,7 +9,7 @@ from bigain.errors import InputError
 from bigain.files import replace_file
 from bigain.report.agreement import differing
 from bigain.report.arguments import Parser, parse
-from bigain.report.comparison import compare
+from bigain.report.comparison import UnlikeError, compare
 from bigain.report.document import remarks, section
 from bigain.report.figures import draw
 from bigain.report.formats import comparisons_csv, latex, markdown, runs_csv
@@ -51,6 +51,8 @@ def report(args: Sequence[str]) -> tuple[str, bool]:
         raise InputError(f"cannot write the report to {given.output}: {error}; choose another --output") from error
     told = [f"left out: {reason}" for reason in left_out]
     told += [f"not compared: {reason}" for reason in refused]
+    others = sum(len(group.refused) for group in groups) - len(refused)
+    told += [f"not compared image by image for {others} more reasons, which the report names"] if others else []
     told += [f"{len(runs)} runs, {sum(len(group.comparisons) for group in groups)} compared image by image"]
     told += [str(path) for path in written]
     return "\n".join(told) + "\n", not (left_out or refused)
@@ -89,7 +91,7 @@ def _base(path: Path | None, runs: Sequence[Run], partial: bool) -> Run | None:
 def _compare(group: Group, base: Run | None, allowed: bool) -> list[str]:
     """Compare the classification runs of a group with the base, and say which could not be.
 
-    Without a base that was asked for, what cannot be compared is told in the report only.
+    Without a base that was asked for, runs that are whole and differ in other settings are told in the report only.
     """
     group.differing += differing(group.runs)
     classified = [run for run in group.runs if run.task == "classification"]
@@ -104,9 +106,9 @@ def _compare(group: Group, base: Run | None, allowed: bool) -> list[str]:
     try:
         group.comparisons, refused = compare(start, others, allowed)
     except InputError as error:
-        refused = [str(error)]
-    group.refused += refused
-    return refused if base is not None else []
+        refused = [error]
+    group.refused += map(str, refused)
+    return [str(error) for error in refused if base is not None or not isinstance(error, UnlikeError)]
 
 
 def _write(output: Path, groups: Sequence[Group], left_out: Sequence[str], formats: set[str]) -> list[Path]:

@@ -203,7 +203,8 @@ def _check(file: Path, results: Any) -> None:
         value: Any = results
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
-        if not isinstance(value, kind) or (isinstance(value, float) and not math.isfinite(value)):
+        negative = isinstance(value, (int, float)) and (value < 0 or (value == 0 and key.startswith("flops.")))
+        if not isinstance(value, kind) or negative or (isinstance(value, float) and not math.isfinite(value)):
             raise InputError(f"{file} is damaged: {key} is {value!r}; run the command that wrote it again")
     whole = results["flops"].get("baseline_gflops", 1.0)
     if not isinstance(whole, (int, float)) or not 0 < whole < math.inf:
@@ -227,7 +228,7 @@ def _is_estimate(found: Any) -> bool:
     if not isinstance(found, dict) or "value" not in found:
         return False
     low, value, high, n = (found.get(key) for key in ("low", "value", "high", "n"))
-    if not all(map(_is_number, (low, value, high, n))):
+    if not all(map(_is_number, (low, value, high, n))) or (n is not None and n < 0):
         return False
     if low is None or high is None:
         return low is high

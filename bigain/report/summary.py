@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bigain.report.names import is_proportion
+from bigain.report.names import is_proportion, variant
+
+# Settings that are told even if they are the usual ones.
+_MAIN = ("ratio", "tau", "factor", "alpha", "destination", "keep", "inner")
 
 
 def summary(results: Mapping[str, Any], folder: Path, baseline: Mapping[str, Any] | None = None) -> str:
@@ -73,10 +76,11 @@ def _estimate(name: str, estimate: Mapping[str, Any]) -> str:
 
 def compressor_text(compressor: Mapping[str, Any]) -> str:
     """A compressor and its main settings on one line, from its description in `results.json`."""
+    unusual = variant(compressor)
     shown = {
         name: compressor_text(value) if isinstance(value, Mapping) and "class" in value else value
         for name, value in compressor["settings"].items()
-        if name in ("ratio", "tau", "factor", "alpha", "destination", "keep", "inner") and value is not None
+        if value is not None and (name in _MAIN or name in unusual)
     }
     return f"{compressor['class']}({', '.join(f'{name}={value}' for name, value in shown.items())})"
 

@@ -76,8 +76,8 @@ def cells_of(sweep: Sweep, output: Path, options: Sequence[str]) -> list[Cell]:
         name = _name(run)
         if name in cells:
             raise InputError(
-                f"{sweep.name}: two runs would be {name}; give them other methods, or a setting each that tells them "
-                "apart"
+                f"table {sweep.name}: two runs would be {name}; give them other methods, or a setting each that tells "
+                "them apart"
             )
         chosen = options_for(options, {run.task, run.dataset}, marks)
         command = ("predict", *run.arguments(), *chosen, "--output", str(output / name))

@@ -56,7 +56,8 @@ def sweep(args: Sequence[str], tell: Tell) -> bool:
         tell: Called with each line for the user, as soon as there is one.
 
     Returns:
-        Whether every cell is finished and lacks nothing; of a dry run, whether every cell could be counted.
+        Whether every cell is finished and lacks nothing; of a dry run, whether every cell could be counted
+        and none is refused.
 
     Raises:
         InputError: If the table or the command line is wrong, or no cell can run at all.
@@ -140,8 +141,8 @@ class _Sweep:
         if plan is None:
             return self.ledger.entries[cell.name]
         status, missing, run = look(cell.directory, plan.fingerprint)
-        if status == "finished" and not plan.overwrite:
-            return self.ledger.note(cell.name, status, run)
+        if status == "finished" and run is not None and not plan.overwrite:
+            return self.ledger.note_finished(cell.name, run)
         began = time.perf_counter()
         failure = self._attempt(plan)
         seconds = time.perf_counter() - began
@@ -216,9 +217,8 @@ def _has_fidelity(run: Run) -> bool:
 
 
 def _line(entry: Entry) -> str:
-    told = [entry.cell, entry.status if entry.seconds is not None else f"{entry.status} before"]
-    if entry.status == "failed" and entry.seconds is None:
-        told[1] = "refused"
+    refused = entry.status == "failed" and entry.seconds is None
+    told = [entry.cell, "refused" if refused else f"{entry.status} before" if entry.before else entry.status]
     if entry.metric is not None and entry.value is not None:
         told.append(f"{entry.metric} {entry.value:.4g}")
     if entry.seconds is not None:

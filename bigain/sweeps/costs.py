@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import Trainer
 
@@ -15,6 +15,7 @@ from bigain.errors import InputError
 from bigain.flops.model import CountedModel
 from bigain.modules import DiffusionClassifier
 from bigain.prepared import Prepared
+from bigain.run_directory import check_directory
 from bigain.sweeps.cells import Cell
 from bigain.sweeps.plans import Status, look, reason_of
 
@@ -32,7 +33,8 @@ class Cost:
 
     Attributes:
         cell: The cell.
-        status: Whether it is done.
+        status: Whether it is done; `refused` if its directory holds something else.
+        refusal: Why.
         images: How many.
         official: Whether that is the official number, the dataset not being here.
         evaluations: Of the network, per image.
@@ -41,7 +43,8 @@ class Cost:
     """
 
     cell: Cell
-    status: Status
+    status: Status | Literal["refused"]
+    refusal: str | None
     images: int
     official: bool
     evaluations: int
@@ -72,9 +75,11 @@ class _Counter:
         model, data = cli.model, cli.datamodule
         images, official = self._count_images(cli, data)
         evaluations = model.evaluations_per_image(len(data.class_space))
-        status, _, _ = look(cell.directory, cli.fingerprint)
+        status, refusal = _state(cell, cli)
         at_most = isinstance(model, DiffusionClassifier) and model.race is not None
-        return Cost(cell, status, images, official, evaluations, at_most, self._count_gflops(cli, data.image_size))
+        return Cost(
+            cell, status, refusal, images, official, evaluations, at_most, self._count_gflops(cli, data.image_size)
+        )
 
     def _count_images(self, cli: Prepared, data: EvalDataModule) -> tuple[int, bool]:
         key = repr(cli.config.predict.data)
@@ -93,6 +98,15 @@ class _Counter:
         return self._gflops[key]
 
 
+def _state(cell: Cell, cli: Prepared) -> tuple[Status | Literal["refused"], str | None]:
+    """How far a cell is, or why a sweep would not begin it."""
+    try:
+        check_directory(cell.directory, cli.config.predict)
+    except InputError as error:
+        return "refused", str(error)
+    return look(cell.directory, cli.fingerprint)[0], None
+
+
 def _images(data: EvalDataModule) -> tuple[int, bool]:
     """How many images the settings choose, and whether that is the official number."""
     try:
@@ -109,7 +123,7 @@ def _images(data: EvalDataModule) -> tuple[int, bool]:
 
 
 def costs_told(cells: Sequence[Cell]) -> tuple[str, bool]:
-    """Costs of cells as text, and whether all could be counted.
+    """Costs of cells as text, and whether all could be counted and none is refused.
 
     Raises:
         InputError: If none could.
@@ -125,6 +139,7 @@ def costs_told(cells: Sequence[Cell]) -> tuple[str, bool]:
     if refused and not costs:
         # Mostly one reason, said by every cell.
         raise InputError(f"no cell can be counted; {refused[0]}")
+    refused += [f"{cost.cell.name} is refused: {cost.refusal}" for cost in costs if cost.refusal]
     return "\n".join([*_table(costs), *refused]), not refused
 
 
@@ -136,7 +151,7 @@ def _table(costs: Sequence[Cost]) -> list[str]:
     for row in rows:
         padded = [*(row[i].ljust(widths[i]) for i in (0, 1)), *(row[i].rjust(widths[i]) for i in range(2, len(head)))]
         lines.append("  ".join(padded))
-    left = [cost for cost in costs if cost.status != "finished"]
+    left = [cost for cost in costs if cost.status not in ("finished", "refused")]
     lines.append(f"{len(costs)} cells, {_total(costs)}; left to do: {len(left)} cells, {_total(left)}")
     lines.append("evaluations are per image, GFLOPs per evaluation, of the network alone")
     if any(cost.at_most for cost in costs):

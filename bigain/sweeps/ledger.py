@@ -25,8 +25,9 @@ class Entry:
         status: `pending`, `finished`, `incomplete` (something that was asked for is missing) or `failed`.
         metric: The main one, e.g. `top1`.
         value: Its value, as in `results.json`.
-        seconds: Seconds that this command spent on it; None if it did not run.
+        seconds: Seconds that this command spent on it; of a cell that was finished before, those of its last session.
         error: What failed or is missing.
+        before: Whether an earlier command had finished it.
     """
 
     cell: str
@@ -36,6 +37,7 @@ class Entry:
     value: float | None = None
     seconds: float | None = None
     error: str | None = None
+    before: bool = False
 
 
 class Ledger:
@@ -64,9 +66,16 @@ class Ledger:
         entry = self.entries[name]
         entry.status, entry.error = status, error
         entry.seconds = entry.seconds if seconds is None else round(seconds, 3)
+        entry.before = False
         if run is not None:
             entry.metric = run.main_metric
             entry.value = None if entry.metric is None else run.metrics[entry.metric]["value"]
+        return entry
+
+    def note_finished(self, name: str, run: Run) -> Entry:
+        """Record a cell that an earlier command had finished."""
+        entry = self.note(name, "finished", run, seconds=run.results["timing"]["seconds"])
+        entry.before = True
         return entry
 
     def save(self) -> None:

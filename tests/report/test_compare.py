@@ -207,6 +207,13 @@ def test_a_device_or_a_model_is_told_and_compared(capsys):
     )
 
 
+def test_other_weights_of_the_same_name_are_told(capsys):
+    for name, weights in (("tome", "a" * 8), ("lgtm", "b" * 8)):
+        change(name, model__weights=weights)
+    assert compare("tome", "lgtm") == 0
+    assert "They also differ in: weights of the model bbbbbbbb and aaaaaaaa." in capsys.readouterr().out
+
+
 def test_compiled_code_is_told_and_compared(capsys):
     change("lgtm", environment__compile="regional")
     change("tome", environment__compile="none")

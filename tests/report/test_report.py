@@ -276,6 +276,7 @@ def test_only_some_formats():
 def test_runs_that_differ_are_told_and_not_compared(capsys):
     change("runs/lgtm7", protocol__seed=4)
     assert report("runs") == 0
+    assert "not compared image by image for 1 more reasons, which the report names" in capsys.readouterr().out
     assert "Not compared image by image: runs/lgtm7 and runs/none differ" in text()
     assert "protocol seed is 0 (runs/none, runs/iekvd, runs/lgtm), 4 (runs/lgtm7)" in text()
     assert [one["run"] for one in lines("comparisons.csv")] == ["runs/iekvd", "runs/lgtm"]
@@ -387,6 +388,34 @@ def test_tables_of_latex_are_whole():
     assert tex.count(r"\begin{table*}") == tex.count(r"\end{table*}") == 2
 
 
+def test_long_and_wide_tables_of_latex_fit_a_page():
+    for i in range(50):
+        generation(f"runs/more{i}", 30.0, tome(i / 100))
+    report("runs")
+    tables = text("report.tex").split(r"\begin{table*}")[1:]
+    assert "(continued)}" in tables[1]
+    for table in tables:
+        body = table[table.index(r"\midrule") : table.index(r"\bottomrule")]
+        assert body.count(r"\\") <= 45
+        assert table.count("{") - table.count(r"\{") == table.count("}") - table.count(r"\}")
+    assert r"\resizebox{\textwidth}{!}" in tables[0]
+
+
+def test_no_comparison_is_a_header():
+    report("runs/none", "runs/lgtm_made")
+    assert text("comparisons.csv").startswith("run,base,compressor,")
+    assert lines("comparisons.csv") == []
+
+
+@pytest.mark.parametrize(
+    "changes", [{"metrics__top1__n": -3}, {"flops__gflops_per_evaluation": 0}, {"timing__seconds": -1.0}]
+)
+def test_numbers_that_cannot_be_are_damage(capsys, changes):
+    change("runs/lgtm", **changes)
+    assert report("runs") == 1
+    assert "left out: runs/lgtm/results.json is damaged" in capsys.readouterr().out
+
+
 def test_missing_numbers_are_dashes():
     change("runs/lgtm_made", metrics={}, distance_missing="the reference is not there")
     change("runs/none_made", **{"metrics__frechet[pytorch-fid]__value": None})
@@ -398,7 +427,8 @@ def test_missing_numbers_are_dashes():
 
 def test_predictions_that_are_gone_leave_the_row(capsys):
     shutil.rmtree("runs/lgtm/predictions")
-    assert report("runs") == 0
+    assert report("runs") == 1
+    assert "not compared: runs/lgtm/predictions/predictions.npz does not exist" in capsys.readouterr().out
     assert "Not compared image by image: runs/lgtm/predictions/predictions.npz does not exist" in text()
     assert line("runs/lgtm")["value"]
     assert report("runs", "--base", "runs/lgtm") == 1
