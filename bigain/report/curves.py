@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_MOST_TICKS = 8
 _AXES = {"ratio": "tokens removed (ratio)", "factor": "downsampling factor per side", "tau": "cells merged (tau)"}
 
 
@@ -50,8 +51,9 @@ def _panel(axes: Axes, rows: Sequence[Row], kind: str, metric: MainMetric) -> No
             # A line just inside the frame would otherwise lie on it.
             axes.update_datalim([(0.0, found.value)], updatex=False)
             axes.autoscale_view(scalex=False)
-    if kind == "factor":
-        axes.locator_params(axis="x", integer=True)
+    steps = sorted({row.strength[1] for row in rows if row.strength and row.strength[0] == kind})
+    if len(steps) <= _MOST_TICKS:
+        axes.set_xticks(steps, [f"{step:g}" for step in steps])
     axes.set_xlabel(_AXES[kind])
 
 

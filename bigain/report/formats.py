@@ -28,7 +28,7 @@ _LATEX: Mapping[str, str] = {
 _LATEX_PATTERN = re.compile("|".join(map(re.escape, sorted(_LATEX, key=len, reverse=True))))
 _LEFT_OUT_OF_LATEX = ("notes", "runs", "run")
 _ROWS_OF_A_PAGE = 45
-_COLUMNS_OF_A_PAGE = 7
+_COLUMNS_OF_A_PAGE = 5
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]+")
 
 

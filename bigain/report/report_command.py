@@ -133,6 +133,9 @@ def _write(output: Path, groups: Sequence[Group], left_out: Sequence[str], forma
     for name, text in texts.items():
         replace_file(output / name, _writer(text))
     drawn_files = [figures / f"{plot.name}.{kind}" for drawn in plots for plot in drawn for kind in ("png", "svg")]
+    # Of an earlier report in this folder: nothing shows them any more.
+    for left in {*figures.glob("curves-[0-9]*.*"), *figures.glob("pareto-[0-9]*.*")} - {*drawn_files}:
+        left.unlink()
     return [*(output / name for name in texts), *drawn_files]
 
 

@@ -401,6 +401,13 @@ def test_long_and_wide_tables_of_latex_fit_a_page():
     assert r"\resizebox{\textwidth}{!}" in tables[0]
 
 
+def test_figures_of_an_earlier_report_are_gone():
+    report("runs")
+    Path("report/figures/mine.png").write_bytes(b"kept")
+    report("runs/none", "runs/none_made")
+    assert [path.name for path in Path("report/figures").iterdir()] == ["mine.png"]
+
+
 def test_no_comparison_is_a_header():
     report("runs/none", "runs/lgtm_made")
     assert text("comparisons.csv").startswith("run,base,compressor,")
