@@ -2,25 +2,31 @@
 
     python benchmarks/embedded.py --runs runs --reports benchmarks/results/embedded
 
-Runs are those of `bigain sweep embedded` and `embedded_unet` in `RUNS/<table>`, with their frequency responses: what is
-finished there is read, not run again, and several processes may share the work beforehand, each with a `--shard I/N` of
-`bigain sweep embedded --output RUNS/embedded --trainer.callbacks+=bigain.callbacks.FrequencyResponse`.
+Runs are those of `bigain sweep embedded`, `embedded_pairs` and `embedded_unet` in `RUNS/<table>`, with their frequency
+responses: what is finished there is read, not run again, and several processes may share the work beforehand, each with a
+`--shard I/N` of `bigain sweep embedded --output RUNS/embedded --trainer.callbacks+=bigain.callbacks.FrequencyResponse`.
+The cells of `embedded_pairs` are those of `embedded` on more images: copied from there, they go on with `--extend true`.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
 from bigain.cli import main as bigain
 
-RATIOS = (0.3, 0.5, 0.7)
-FACTORS = (2, 4)
+# Settings at which methods are compared with each other, by table.
+SWEPT: dict[str, Sequence[str]] = {
+    "embedded": ("ratio-0.3", "ratio-0.5"),
+    "embedded_pairs": ("ratio-0.7", "factor-2", "factor-4"),
+    "embedded_unet": ("ratio-0.3", "ratio-0.5", "ratio-0.7", "factor-2", "factor-4"),
+}
 MEASURED = "--trainer.callbacks+=bigain.callbacks.FrequencyResponse"
-SWEPT = ("embedded", "embedded_unet")
+NONE = "classification-shapes-none"
 COUNTED = "embedded_grid"
 HEADLINE = ("ToMe-random", "LGTM-cell", "SiTo", "ToDo", "AveragePool", "IEKVD")
 # Base first. ToMe with random, first and redrawn destinations is LGTM with them.
@@ -39,19 +45,19 @@ def said(*args: str | Path) -> str:
     return out.getvalue().strip()
 
 
-def compared(root: Path) -> str:
+def compared(root: Path, settings: Sequence[str]) -> str:
     """Methods of one kind at one setting with the first of them, each comparison with a correction of its own."""
-    families = [(MERGERS, f"ratio-{ratio}") for ratio in RATIOS] + [(KEYS, f"factor-{factor}") for factor in FACTORS]
+    kinds = {setting: MERGERS if setting.startswith("ratio") else KEYS for setting in settings}
     return "\n\n".join(
         said("compare", *(root / f"classification-shapes-{method}-{setting}" for method in methods))
-        for methods, setting in families
+        for setting, methods in kinds.items()
     )
 
 
 def explained(root: Path, picture: Path) -> str:
     """Theorem 1's quantities of the main methods at ratio 0.5 or factor 2."""
     runs = [run for method in HEADLINE for run in root.glob(f"classification-shapes-{method}-*") if half(run)]
-    return said("explain", *runs, "--baseline", root / "classification-shapes-none", "--output", picture)
+    return said("explain", *runs, "--baseline", root / NONE, "--output", picture)
 
 
 def half(run: Path) -> bool:
@@ -63,13 +69,14 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="where the runs are, or are to be")
     parser.add_argument("--reports", type=Path, required=True, help="where reports and figures go")
     given = parser.parse_args()
-    for table in SWEPT:
+    for table, settings in SWEPT.items():
         root = given.runs / table
-        said("sweep", table, "--output", root, "--trainer.enable_progress_bar", "false", MEASURED)
+        said("sweep", table, "--output", root, "--trainer.enable_progress_bar", "false", "--extend", "true", MEASURED)
         said("report", root, "--output", given.reports / table)
         print(f"## `bigain sweep {table}`\n\nAll numbers and figures: [report]({table}/report.md).\n")
-        print(f"```\n{compared(root)}\n```\n")
-        print(f"```\n{explained(root, given.reports / table)}\n```\n")
+        print(f"```\n{compared(root, settings)}\n```\n")
+        if (root / NONE).is_dir():
+            print(f"```\n{explained(root, given.reports / table)}\n```\n")
     total = next(line for line in said("sweep", COUNTED, "--dry-run").splitlines() if " cells, " in line)
     print(f"## `bigain sweep {COUNTED} --dry-run`\n\n```\n{total}\n```")
 
