@@ -4,8 +4,8 @@
 
 Runs are those of `bigain sweep embedded`, `embedded_pairs` and `embedded_unet` in `RUNS/<table>`, with their frequency
 responses: what is finished there is read, not run again, and several processes may share the work beforehand, each with
-a `--shard I/N` of `bigain sweep embedded --output RUNS/embedded --trainer.callbacks+=bigain.callbacks.FrequencyResponse`.
-The cells of `embedded_pairs` are those of `embedded` on more images, and copies of them go on with `--extend true`.
+`--shard I/N` of `bigain sweep embedded --output RUNS/embedded` and the option that is `MEASURED` below. The cells of
+`embedded_pairs` are those of `embedded` on more images, and copies of them go on with `--extend true`.
 """
 
 from __future__ import annotations
