@@ -76,7 +76,8 @@ def _estimate(name: str, estimate: Mapping[str, Any]) -> str:
 
 def compressor_text(compressor: Mapping[str, Any]) -> str:
     """A compressor and its main settings on one line, from its description in `results.json`."""
-    unusual = variant(compressor)
+    # Where it acts is what the line of sites tells.
+    unusual = {*variant(compressor)} - {"where"}
     shown = {
         name: compressor_text(value) if isinstance(value, Mapping) and "class" in value else value
         for name, value in compressor["settings"].items()

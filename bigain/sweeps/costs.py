@@ -104,6 +104,9 @@ def _state(cell: Cell, cli: Prepared) -> tuple[Status | Literal["refused"], str 
         check_directory(cell.directory, cli.config.predict)
     except InputError as error:
         return "refused", str(error)
+    except OSError:
+        # Of a directory that cannot be read, `look` tells the state.
+        pass
     return look(cell.directory, cli.fingerprint)[0], None
 
 
