@@ -108,7 +108,7 @@ def test_imagenet100_on_a_dit_is_asked_for_imagenet_indices(dit, imagenet):
         "asked": 2,
         "official": 5000,
         "classes": 100,
-        "image_size": 128,
+        "image_size": 32,
         "unlabelled": 0,
         "skipped": [],
     }
