@@ -8,6 +8,7 @@ from typing import Any
 
 from filelock import BaseFileLock
 from jsonargparse import Namespace
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from bigain.configuration import CHOOSE_IMAGES, fingerprinted
 from bigain.errors import InputError
@@ -34,20 +35,40 @@ def prepare_directory(output: Path, config: Namespace) -> BaseFileLock:
         check_directory(output, config)
         if identity.is_file() and config.overwrite:
             _remove_run(output)
-        text = json.dumps(now, indent=2) + "\n"
-        replace_file(identity, lambda path: path.write_text(text, encoding="utf-8"))
+        # What may yet be refused must not change whose the finished images are.
+        if not config.extend or not identity.is_file():
+            _write_identity(identity, now)
     except OSError as error:
         raise InputError(f"cannot write the run directory {output}: {error}; choose another --output") from error
     return held
+
+
+class Extension(Callback):
+    """Gives a run directory its new choice of images, once it is known that there are such images."""
+
+    def __init__(self, config: Namespace) -> None:
+        """Keep the configuration, as `prepare_directory` takes it."""
+        self._now = fingerprinted(config)
+
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            _write_identity(Path(trainer.default_root_dir) / "identity.json", self._now)
+
+
+def _write_identity(identity: Path, now: dict[str, Any]) -> None:
+    text = json.dumps(now, indent=2) + "\n"
+    replace_file(identity, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def check_directory(output: Path, config: Namespace) -> None:
     """Make sure that a run can start or continue in a directory; nothing is written.
 
     Raises:
-        InputError: If it holds a run of another configuration, or something else.
+        InputError: If it holds a run of another configuration, or something else, or the options contradict each other.
     """
     identity = output / "identity.json"
+    if config.extend and config.overwrite:
+        raise InputError("--extend true keeps what is there, --overwrite true deletes it; give one of them")
     # A name with a dot: a lock, or a file that was being written when a run was killed.
     if not identity.is_file() and output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir()):
         raise InputError(f"{output} exists and is not a run directory of bigain; choose another --output")

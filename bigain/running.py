@@ -34,7 +34,7 @@ from bigain.inspector import Inspector
 from bigain.modules import DiffusionClassifier, DiffusionSampler
 from bigain.parsing import Parser, readable, refusal_behind, refusals
 from bigain.report.summary import summary
-from bigain.run_directory import prepare_directory
+from bigain.run_directory import Extension, prepare_directory
 from bigain.scoring import add_fidelity
 
 # Images that the inspector follows.
@@ -82,7 +82,9 @@ class BiGainCLI(LightningCLI):
         parser.add_argument("--seed", type=int, default=0, help="the one seed: noise, random choices, limits")
         parser.add_argument("--output", type=str | None, default=None, help="run directory, else runs/<config>-<hash>")
         parser.add_argument("--overwrite", type=bool, default=False, help="delete what is in the run directory first")
-        parser.add_argument("--extend", type=bool, default=False, help="go on in a run of fewer or other images")
+        parser.add_argument(
+            "--extend", type=bool, default=False, help="go on in a run of other images, keeping those it has"
+        )
         parser.add_argument("--baseline", type=bool, default=False, help="also run without compression and compare")
         parser.add_argument(
             "--inspect", type=int | None, default=FOLLOWED, help="images to follow in pictures; 0: none"
@@ -112,6 +114,8 @@ class BiGainCLI(LightningCLI):
             self.output = self.uncompressed_into
         else:
             chosen = config.output or config.trainer.default_root_dir
+            if config.extend and not chosen:
+                raise InputError("--extend true goes on in a run that is there; name its directory with --output")
             self.output = Path(chosen or f"runs/{_stem(config)}-{self.fingerprint[:8]}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -156,7 +160,9 @@ class BiGainCLI(LightningCLI):
                 images = self.config[self.subcommand].inspect
                 # What it collects is on disk before an image counts as finished.
                 first = [Inspector(images)] if images else []
-                return [*first, writer(resume=True), results(self.fingerprint), Timing(), Termination()]
+                config = self.config[self.subcommand]
+                extension = [Extension(config)] if config.extend else []
+                return [*first, writer(resume=True), *extension, results(self.fingerprint), Timing(), Termination()]
         known = ", ".join(module.__name__ for module in _WRITERS)
         raise InputError(f"bigain predict runs {known} and their subclasses, not {type(self.model).__name__}")
 

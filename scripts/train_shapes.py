@@ -102,7 +102,7 @@ class ShapesTraining(LightningModule):
     def on_train_start(self) -> None:
         # A checkpoint does not hold the random state: a session that goes on must not draw the first one's noise again.
         if self.trainer.global_step:
-            torch.manual_seed(self.trainer.global_step)
+            torch.manual_seed(torch.initial_seed() + self.trainer.global_step)
 
     def predict(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         raise NotImplementedError

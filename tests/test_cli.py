@@ -132,6 +132,25 @@ def test_a_run_extends_to_more_images_as_if_it_had_begun_with_them(capsys):
         np.testing.assert_array_equal(grown[name], whole[name])
 
 
+def test_a_refused_extension_leaves_the_run_as_it_was(capsys):
+    predict("--output", "here")
+    before = Path("here/identity.json").read_bytes()
+    assert "limit asks for 100 images" in refused(capsys, "--output", "here", "--data.limit", "100", "--extend", "true")
+    assert Path("here/identity.json").read_bytes() == before
+    assert predict("--output", "here") == 0
+    told = refused(capsys, "--output", "here", "--extend", "true", "--overwrite", "true")
+    assert "give one of them" in told
+    assert "name its directory with --output" in refused(capsys, "--extend", "true")
+
+
+def test_an_extended_run_keeps_what_was_measured_of_more_images(capsys):
+    measured = ("--trainer.callbacks+=bigain.callbacks.FrequencyResponse", "--output", "here")
+    predict(*measured)
+    before = Path("here/frequency_response.json").read_bytes()
+    assert predict(*measured, "--data.images", "5", "--extend", "true") == 0
+    assert Path("here/frequency_response.json").read_bytes() == before
+
+
 def test_a_run_extends_to_images_only(capsys):
     predict("--output", "here")
     changed = ("--output", "here", "--extend", "true", "--data.images", "8", "--seed", "1")

@@ -281,6 +281,16 @@ def test_bad_input_ends_with_one_message(capsys, args, words):
     assert samples() == {}
 
 
+def test_a_run_extends_to_more_and_to_fewer_images(capsys):
+    demo(images=2)
+    assert demo(images=4, output="whole") == demo("--extend", "true", images=4)
+    whole = json.loads(Path("whole/results.json").read_text())["metrics"]
+    assert json.loads(Path("out/results.json").read_text())["metrics"] == whole
+    assert len(samples()) == 4
+    demo("--extend", "true", images=3)
+    assert json.loads(Path("out/results.json").read_text())["dataset"]["images"] == 3
+
+
 def test_an_overwritten_run_starts_anew(capsys):
     demo()
     first = samples()

@@ -238,7 +238,7 @@ def test_python_code_without_results_is_told():
     with pytest.raises(InputError, match="put a ResultsWriter behind it"):
         trainer.predict(model, datamodule=ShapeTextures(images=1), return_predictions=False)
     assert callbacks[0].witness is None
-    assert Path("out/pictures/maps_0.npz").is_file()
+    assert len(list(Path("out/pictures").glob("maps_*.npz"))) == 1
 
 
 def test_a_race_has_no_stages_to_show():

@@ -136,18 +136,30 @@ class FrequencyResponse(Callback):
             if any(isinstance(callback, Compressor) for callback in _callbacks(trainer)) and not path.is_file():
                 _log.warning(f"warning: nothing was computed, so there is no {path}; run into another --output")
             return
+        images = sum(one["images"] for one in everyone)
+        if path.is_file() and _images_in(path) >= images:
+            # A run that goes on had measured as many images before.
+            return
         content = {
             "schema_version": RESPONSE_VERSION,
             "bands": [k / self.bands for k in range(self.bands + 1)],
             "timesteps": [_TIME * k / self.timestep_bands for k in range(self.timestep_bands + 1)],
             "batches": sum(one["batches"] for one in everyone),
-            "images": sum(one["images"] for one in everyone),
+            "images": images,
             "sites": _total([site for one in everyone for site in one["sites"]]),
             "not_measured": sorted({name for one in everyone for name in one["not_measured"]}),
         }
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _images_in(path: Path) -> int:
+    """Images behind a response that is there; 0 if it cannot be read."""
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["images"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 class _Sums:

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torchvision.utils import make_grid
 
-from bigain.callbacks.prediction_writer import RecordWriter
+from bigain.callbacks.prediction_writer import RecordWriter, finished_ids, predictions_folder
 from bigain.data.image_files import sample_path
 from bigain.errors import InputError
 from bigain.metrics.records import SampleRecord
@@ -35,7 +35,9 @@ class SampleWriter(RecordWriter):
         self._folder = Path(trainer.default_root_dir) / FOLDER
         super().setup(trainer, pl_module, stage)
         if self._format != "none" and trainer.is_global_zero:
-            self._refuse_others([item.image_id for item in trainer.datamodule.items])  # type: ignore[attr-defined]
+            chosen = {item.image_id for item in trainer.datamodule.items}  # type: ignore[attr-defined]
+            # A run that is extended has images that are not asked for any more.
+            self._refuse_others([*chosen | finished_ids(predictions_folder(trainer))])
 
     def still_there(self, finished: frozenset[str]) -> frozenset[str]:
         if self._format == "none":

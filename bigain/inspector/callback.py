@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from functools import partial
 from pathlib import Path
@@ -108,7 +109,7 @@ class Inspector(Callback):
         for image in self._here:
             maps = self._collected.of_image(image)
             if maps:
-                write_maps(_maps_file(trainer, image), self._items[image].image_id, maps)
+                write_maps(_maps_file(trainer, self._items[image]), self._items[image].image_id, maps)
         self._leave()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -127,7 +128,7 @@ class Inspector(Callback):
         if not trainer.is_global_zero or stage != "predict":
             return
         data = EvalDataModule.of(pl_module)
-        found = [read_maps(_maps_file(trainer, i), item.image_id) for i, item in enumerate(self._items)]
+        found = [read_maps(_maps_file(trainer, item), item.image_id) for item in self._items]
         missing = [one.image_id for one, maps in zip(self._items, found, strict=True) if maps is None]
         without = []
         if self._compressors and missing:
@@ -146,5 +147,7 @@ class Inspector(Callback):
             _log.warning(f"warning: pictures could not be drawn ({error!r}); run the command again to draw them")
 
 
-def _maps_file(trainer: Trainer, image: int) -> Path:
-    return Path(trainer.default_root_dir) / FOLDER / f"maps_{image}.npz"
+def _maps_file(trainer: Trainer, item: Item) -> Path:
+    # By the id, which may hold anything: a run that is extended follows other images.
+    name = hashlib.sha256(item.image_id.encode()).hexdigest()[:12]
+    return Path(trainer.default_root_dir) / FOLDER / f"maps_{name}.npz"

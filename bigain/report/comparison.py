@@ -103,7 +103,10 @@ class Comparison:
         told += f"McNemar p = {p_text(self.p)}{correction})"
         if not counts.discordant:
             return f"{told}; there is no discordant image."
-        images = f"of {counts.discordant:,} discordant images {one} gets {right[0]:,} right, {other} {right[1]:,}"
+        plural = "s" if counts.discordant > 1 else ""
+        images = (
+            f"of {counts.discordant:,} discordant image{plural} {one} gets {right[0]:,} right, {other} {right[1]:,}"
+        )
         return f"{told}; {images}.{self._power()}"
 
     def _verdict(self, one: str, other: str) -> str:

@@ -53,9 +53,14 @@ def explain_runs(args: Sequence[str]) -> tuple[str, bool]:
     missing += alone
     found = []
     for path, members in by_base.items():
-        base = load_run(path, given.partial)
         members = [run for run in members if run.path.resolve() != path.resolve() or run.path in given.runs]
-        explained, refused = _explain(base, members, given.allow_differences, given.bands)
+        try:
+            base = load_run(path, given.partial)
+            explained, refused = _explain(base, members, given.allow_differences, given.bands)
+        except InputError as error:
+            # Of several baselines, the others may be whole.
+            missing.append(str(error))
+            continue
         found += explained
         missing += refused
     if not found:
@@ -138,11 +143,15 @@ def _text(found: Sequence[Explanation], missing: Sequence[str]) -> str:
 
 
 def _draw(folder: Path, found: Sequence[Explanation]) -> str:
-    plot = Plot("explain", CAPTION)
+    by_base: dict[Path, list[Explanation]] = {}
+    for one in found:
+        by_base.setdefault(one.comparison.base.path, []).append(one)
+    plots = [Plot(f"explain-{number}" if number > 1 else "explain", CAPTION) for number in range(1, len(by_base) + 1)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with plain_style():
-            save(draw_explanations(found), folder, plot)
+            for plot, of_one in zip(plots, by_base.values(), strict=True):
+                save(draw_explanations(of_one), folder, plot)
     except OSError as error:
         raise InputError(f"cannot write the figure to {folder}: {error.strerror}; choose another --output") from error
-    return "".join(f"{folder / plot.name}.{kind}\n" for kind in ("png", "svg"))
+    return "".join(f"{folder / plot.name}.{kind}\n" for plot in plots for kind in ("png", "svg"))

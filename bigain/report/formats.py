@@ -27,7 +27,7 @@ _LATEX: Mapping[str, str] = {
 }
 _LATEX_PATTERN = re.compile("|".join(map(re.escape, sorted(_LATEX, key=len, reverse=True))))
 _LEFT_OUT_OF_LATEX = ("notes", "runs", "run")
-_ROWS_OF_A_PAGE = 45
+_ROWS_OF_A_PAGE = 40
 _COLUMNS_OF_A_PAGE = 5
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]+")
 
@@ -93,7 +93,11 @@ def _latex_table(table: Table, marks: Sequence[str]) -> list[str]:
     marked = any("†" in row[i] for row in table.rows for i in kept)
     foot = [rf"\par\smallskip\footnotesize {_tex(mark)}" for mark in marks] if marked else []
     # As wide as the page at most, whatever its columns.
-    fit, end = (r"\resizebox{\textwidth}{!}{%", "}") if len(kept) > _COLUMNS_OF_A_PAGE else ("", "")
+    fit, end = (
+        (r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%", "}")
+        if len(kept) > _COLUMNS_OF_A_PAGE
+        else ("", "")
+    )
     return [
         "",
         r"\begin{table*}",

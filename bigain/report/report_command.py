@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from bigain.report.page import page
 from bigain.report.rows import Group, group_runs
 from bigain.report.runs import Run, find_runs
 
+_FIGURE = re.compile(r"(curves|pareto)-\d+-[a-z0-9-]+\.(png|svg)")
 FORMATS = ("html", "md", "tex", "csv")
 _TITLE = "Token compression of diffusion models"
 _DESCRIPTION = (
@@ -133,9 +135,10 @@ def _write(output: Path, groups: Sequence[Group], left_out: Sequence[str], forma
     for name, text in texts.items():
         replace_file(output / name, _writer(text))
     drawn_files = [figures / f"{plot.name}.{kind}" for drawn in plots for plot in drawn for kind in ("png", "svg")]
-    # Of an earlier report in this folder: nothing shows them any more.
-    for left in {*figures.glob("curves-[0-9]*.*"), *figures.glob("pareto-[0-9]*.*")} - {*drawn_files}:
-        left.unlink()
+    # Of an earlier report in this folder: once all its files are written again, nothing shows them any more.
+    if formats == {*FORMATS}:
+        for left in {path for path in figures.iterdir() if _FIGURE.fullmatch(path.name)} - {*drawn_files}:
+            left.unlink()
     return [*(output / name for name in texts), *drawn_files]
 
 
