@@ -28,7 +28,8 @@ _LATEX: Mapping[str, str] = {
 _LATEX_PATTERN = re.compile("|".join(map(re.escape, sorted(_LATEX, key=len, reverse=True))))
 _LEFT_OUT_OF_LATEX = ("notes", "runs", "run")
 _ROWS_OF_A_PAGE = 40
-_COLUMNS_OF_A_PAGE = 5
+# As wide as the page at most, whatever its columns and names.
+_FIT = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]+")
 
 
@@ -92,25 +93,19 @@ def _latex_table(table: Table, marks: Sequence[str]) -> list[str]:
 
     marked = any("†" in row[i] for row in table.rows for i in kept)
     foot = [rf"\par\smallskip\footnotesize {_tex(mark)}" for mark in marks] if marked else []
-    # As wide as the page at most, whatever its columns.
-    fit, end = (
-        (r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%", "}")
-        if len(kept) > _COLUMNS_OF_A_PAGE
-        else ("", "")
-    )
     return [
         "",
         r"\begin{table*}",
         r"\centering\footnotesize",
         rf"\caption{{{_tex(table.caption)}}}",
-        *([fit] if fit else []),
+        _FIT,
         rf"\begin{{tabular}}{{@{{}}{''.join('r' if table.numeric[i] else 'l' for i in kept)}@{{}}}}",
         r"\toprule",
         line(table.headers),
         r"\midrule",
         *(line(row) for row in table.rows),
         r"\bottomrule",
-        rf"\end{{tabular}}{end}",
+        r"\end{tabular}}",
         *foot,
         r"\end{table*}",
     ]
