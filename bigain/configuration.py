@@ -28,8 +28,6 @@ _WITHOUT_EFFECT = {
     "model.init_args.rows_per_forward",
     "model.init_args.items_per_forward",
 }
-# Settings that say which images are evaluated; what is computed of an image does not depend on the others.
-CHOOSE_IMAGES = {f"data.init_args.{name}" for name in ("images", "limit", "per_class", "subset")}
 # What PyYAML raises, also of its constructors of dates, numbers and tagged values.
 _NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
 # The parser copies what aliases repeat: a few lines would keep it busy for ever.

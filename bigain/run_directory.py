@@ -10,10 +10,11 @@ from filelock import BaseFileLock
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from bigain.configuration import CHOOSE_IMAGES, fingerprinted
+from bigain.configuration import fingerprinted
 from bigain.errors import InputError
 from bigain.files import replace_file
 from bigain.locks import lock
+from bigain.schema import CHOOSE_IMAGES
 
 
 def prepare_directory(output: Path, config: Namespace) -> BaseFileLock:

@@ -157,10 +157,9 @@ class BiGainCLI(LightningCLI):
         """What writes the run directory: by the module's task."""
         for module, (writer, results) in _WRITERS.items():
             if isinstance(self.model, module):
-                images = self.config[self.subcommand].inspect
-                # What it collects is on disk before an image counts as finished.
-                first = [Inspector(images)] if images else []
                 config = self.config[self.subcommand]
+                # What it collects is on disk before an image counts as finished.
+                first = [Inspector(config.inspect)] if config.inspect else []
                 extension = [Extension(config)] if config.extend else []
                 return [*first, writer(resume=True), *extension, results(self.fingerprint), Timing(), Termination()]
         known = ", ".join(module.__name__ for module in _WRITERS)

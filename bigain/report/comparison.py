@@ -17,8 +17,6 @@ INTERVALS = (
     "+- is half the 95 % interval: paired bootstrap, or where fewer than "
     f"{ENOUGH} images are discordant the score interval of a paired difference"
 )
-
-
 # Of a comparison in files; differences are in points.
 COLUMNS = (
     "run",
@@ -84,8 +82,8 @@ class Comparison:
 
     @property
     def interval(self) -> str:
-        """What kind of interval it is: the usual one goes without saying."""
-        return "interval" if self.counts.discordant >= ENOUGH else "score interval"
+        """What kind of interval it is: `bootstrap` or `score`."""
+        return "bootstrap" if self.counts.discordant >= ENOUGH else "score"
 
     def sentence(self) -> str:
         """What came out, in plain words; the better of the two comes first if one is."""
@@ -96,18 +94,17 @@ class Comparison:
         else:
             one, other = self.names
         low, high = 100 * ends[0], 100 * ends[1]
-        told = f"{self._verdict(one, other)} (95 % {self.interval} {low:.1f} to {high:.1f}, n = {counts.n:,}; "
+        # The usual kind goes without saying.
+        kind = "interval" if self.interval == "bootstrap" else f"{self.interval} interval"
+        told = f"{self._verdict(one, other)} (95 % {kind} {low:.1f} to {high:.1f}, n = {counts.n:,}; "
         correction = (
             f", p = {p_text(self.p_corrected)} with correction for {self.tests} tests" if self.tests > 1 else ""
         )
         told += f"McNemar p = {p_text(self.p)}{correction})"
         if not counts.discordant:
             return f"{told}; there is no discordant image."
-        plural = "s" if counts.discordant > 1 else ""
-        images = (
-            f"of {counts.discordant:,} discordant image{plural} {one} gets {right[0]:,} right, {other} {right[1]:,}"
-        )
-        return f"{told}; {images}.{self._power()}"
+        discordant = f"{counts.discordant:,} discordant image{'s' if counts.discordant > 1 else ''}"
+        return f"{told}; of {discordant} {one} gets {right[0]:,} right, {other} {right[1]:,}.{self._power()}"
 
     def _verdict(self, one: str, other: str) -> str:
         points = 100 * self.counts.difference
@@ -136,7 +133,7 @@ class Comparison:
             100 * self.counts.difference,
             100 * self.low,
             100 * self.high,
-            "bootstrap" if self.counts.discordant >= ENOUGH else "score",
+            self.interval,
             self.counts.discordant,
             self.counts.first,
             self.counts.second,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -143,14 +144,13 @@ def _text(found: Sequence[Explanation], missing: Sequence[str]) -> str:
 
 
 def _draw(folder: Path, found: Sequence[Explanation]) -> str:
-    by_base: dict[Path, list[Explanation]] = {}
-    for one in found:
-        by_base.setdefault(one.comparison.base.path, []).append(one)
+    # They are in the order of their baselines.
+    by_base = [[*group] for _, group in itertools.groupby(found, lambda one: one.comparison.base.path)]
     plots = [Plot(f"explain-{number}" if number > 1 else "explain", CAPTION) for number in range(1, len(by_base) + 1)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with plain_style():
-            for plot, of_one in zip(plots, by_base.values(), strict=True):
+            for plot, of_one in zip(plots, by_base, strict=True):
                 save(draw_explanations(of_one), folder, plot)
     except OSError as error:
         raise InputError(f"cannot write the figure to {folder}: {error.strerror}; choose another --output") from error

@@ -15,12 +15,13 @@ from bigain.files import DAMAGED_ARCHIVE
 from bigain.report.names import inner
 from bigain.report.runs import Run
 from bigain.report.statistics import Paired
+from bigain.schema import CHOOSE_IMAGES
 
 # What differs here is what is compared, or is told by the images themselves.
 _COMPARED = ("compressor", "trainer.callbacks")
 # These are told from the results, which every run has.
 _IN_RESULTS = ("bigain", "seed", "trainer.precision", "model.init_args.", "data.class_path")
-_SELECTION = {f"data.init_args.{name}" for name in ("limit", "per_class", "subset", "images", "root", "seed")}
+_SELECTION = CHOOSE_IMAGES | {"data.init_args.root", "data.init_args.seed"}
 _SHOWN = 60
 # The environment's part that may move a number; devices and commits are told, but do not forbid.
 _NUMERIC = ("precision", "network_dtype")

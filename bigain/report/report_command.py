@@ -54,7 +54,8 @@ def report(args: Sequence[str]) -> tuple[str, bool]:
     told = [f"left out: {reason}" for reason in left_out]
     told += [f"not compared: {reason}" for reason in refused]
     others = sum(len(group.refused) for group in groups) - len(refused)
-    told += [f"not compared image by image for {others} more reasons, which the report names"] if others else []
+    if others:
+        told.append(f"not compared image by image for {others} more reason{'s' if others > 1 else ''}, see the report")
     told += [f"{len(runs)} runs, {sum(len(group.comparisons) for group in groups)} compared image by image"]
     told += [str(path) for path in written]
     return "\n".join(told) + "\n", not (left_out or refused)

@@ -276,7 +276,7 @@ def test_only_some_formats():
 def test_runs_that_differ_are_told_and_not_compared(capsys):
     change("runs/lgtm7", protocol__seed=4)
     assert report("runs") == 0
-    assert "not compared image by image for 1 more reasons, which the report names" in capsys.readouterr().out
+    assert "not compared image by image for 1 more reason, see the report" in capsys.readouterr().out
     assert "Not compared image by image: runs/lgtm7 and runs/none differ" in text()
     assert "protocol seed is 0 (runs/none, runs/iekvd, runs/lgtm), 4 (runs/lgtm7)" in text()
     assert [one["run"] for one in lines("comparisons.csv")] == ["runs/iekvd", "runs/lgtm"]
