@@ -2,10 +2,11 @@
 
     python benchmarks/embedded.py --runs runs --reports benchmarks/results/embedded
 
-Runs are those of `bigain sweep embedded`, `embedded_pairs` and `embedded_unet` in `RUNS/<table>`, with their frequency
-responses: what is finished there is read, not run again, and several processes may share the work beforehand, each with
-`--shard I/N` of `bigain sweep embedded --output RUNS/embedded` and the option that is `MEASURED` below. The cells of
-`embedded_pairs` are those of `embedded` on more images, and copies of them go on with `--extend true`.
+Runs are those of `bigain sweep embedded`, `embedded_pairs`, `embedded_unet` and `embedded_unet_pairs` in
+`RUNS/<table>`, with their frequency responses: what is finished there is read, not run again, and several processes may
+share the work beforehand, each with `--shard I/N` of `bigain sweep embedded --output RUNS/embedded` and the option that
+is `MEASURED` below. The cells of a `_pairs` table are some of the table's before it on more images, and copies of those
+go on with `--extend true`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from bigain.cli import main as bigain
 SWEPT: dict[str, Sequence[str]] = {
     "embedded": ("ratio-0.3", "ratio-0.5"),
     "embedded_pairs": ("ratio-0.7", "factor-2", "factor-4"),
-    "embedded_unet": ("ratio-0.3", "ratio-0.5", "ratio-0.7", "factor-2", "factor-4"),
+    "embedded_unet": ("ratio-0.3", "ratio-0.5", "ratio-0.7", "factor-2"),
+    "embedded_unet_pairs": ("factor-4",),
 }
 MEASURED = "--trainer.callbacks+=bigain.callbacks.FrequencyResponse"
 NONE = "classification-shapes-none"
