@@ -24,7 +24,7 @@ from bigain.cli import main as bigain
 SWEPT: dict[str, Sequence[str]] = {
     "embedded": ("ratio-0.3", "ratio-0.5"),
     "embedded_pairs": ("ratio-0.7", "factor-2", "factor-4"),
-    "embedded_unet": ("ratio-0.3", "ratio-0.5", "ratio-0.7", "factor-2"),
+    "embedded_unet": ("ratio-0.3", "ratio-0.5", "ratio-0.7", "factor-2", "factor-4"),
     "embedded_unet_pairs": ("factor-4",),
 }
 MEASURED = "--trainer.callbacks+=bigain.callbacks.FrequencyResponse"
@@ -51,7 +51,7 @@ def compared(root: Path, settings: Sequence[str]) -> str:
     """Methods of one kind at one setting with the first of them, each comparison with a correction of its own."""
     kinds = {setting: MERGERS if setting.startswith("ratio") else KEYS for setting in settings}
     return "\n\n".join(
-        said("compare", *(root / f"classification-shapes-{method}-{setting}" for method in methods))
+        said("compare", *filter(Path.is_dir, (root / f"classification-shapes-{name}-{setting}" for name in methods)))
         for setting, methods in kinds.items()
     )
 
