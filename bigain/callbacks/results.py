@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lightning.pytorch import Trainer
 
 from bigain.callbacks.prediction_writer import predictions_folder
@@ -15,7 +14,8 @@ from bigain.callbacks.run_results import RunResults
 from bigain.errors import InputError
 from bigain.files import replace_file
 from bigain.metrics.classification import classification_metrics
-from bigain.metrics.records import ImageRecord, to_columns
+from bigain.metrics.columns import write_columns
+from bigain.metrics.records import ImageRecord
 from bigain.modules.classifier import DiffusionClassifier
 
 
@@ -38,9 +38,8 @@ class ResultsWriter(RunResults[ImageRecord]):
     record = ImageRecord
 
     def write_files(self, trainer: Trainer, module: DiffusionClassifier, records: Sequence[ImageRecord]) -> None:
-        columns: dict[str, Any] = to_columns(records, len(module.data.class_space))
         file = predictions_folder(trainer) / "predictions.npz"
-        replace_file(file, lambda path: np.savez_compressed(path, **columns))
+        replace_file(file, lambda path: write_columns(path, records, len(module.data.class_space)))
 
     def task_results(
         self, trainer: Trainer, module: DiffusionClassifier, records: Sequence[ImageRecord]

@@ -1,23 +1,21 @@
-"""What is kept of each classified or generated image, as a JSON line and as columns."""
+"""What is kept of each classified or generated image, as a JSON line."""
 
 from __future__ import annotations
 
 import base64
 import json
-import math
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-Array = npt.NDArray[Any]
-
-# What a column of `predictions.npz` can hold.
+# What a column of `predictions.npz`, or a packed record, can hold.
+_LAST_INDEX = 2**31 - 1
 _LAST_TIMESTEP = 2**15 - 1
 _LONGEST_S = 1e9
 
@@ -84,12 +82,13 @@ class ImageRecord:
 
     def to_json(self) -> str:
         """One line; errors are written with the fewest digits that read back to the same float32."""
-        fields = dict(vars(self), errors=[float(str(np.float32(error))) for error in self.errors])
-        return json.dumps(fields, allow_nan=True)
+        pairs = {name: list(getattr(self, name)) for name in ("classes", "trials", "timesteps")}
+        errors = [float(str(np.float32(error))) for error in self.errors]
+        return json.dumps({**vars(self), **pairs, "errors": errors}, allow_nan=True)
 
     @classmethod
     def from_json(cls, line: str) -> ImageRecord:
-        """Read one line.
+        """Read one line; its pairs come as arrays, since a run of ImageNet-1K has hundreds of millions of them.
 
         Raises:
             ValueError: If the line is torn or lacks a field.
@@ -100,7 +99,14 @@ class ImageRecord:
             raise ValueError(f"not a prediction record: {line[:80]!r}") from error
         if not record._is_sound():
             raise ValueError(f"a field of this prediction record is of no use: {line[:80]!r}")
+        record._pack()
         return record
+
+    def _pack(self) -> None:
+        self.classes, self.trials, self.timesteps = (
+            array("i", pairs) for pairs in (self.classes, self.trials, self.timesteps)
+        )
+        self.errors = array("f", self.errors)
 
     def _is_sound(self) -> bool:
         pairs = (self.classes, self.trials, self.timesteps, self.errors)
@@ -111,6 +117,7 @@ class ImageRecord:
             and all(map(_are_indices, pairs[:3]))
             and _are_floats(self.errors)
             and len(set(map(len, pairs))) == 1
+            and max((*self.classes, *self.trials), default=0) <= _LAST_INDEX
             and max(self.timesteps, default=0) <= _LAST_TIMESTEP
             and isinstance(self.survivors, list)
             and all(map(_are_indices, self.survivors))
@@ -177,42 +184,3 @@ def _are_floats(values: Any) -> bool:
 
 def _are_indices(values: Any) -> bool:
     return isinstance(values, list) and set(map(type, values)) <= {int} and min(values, default=0) >= 0
-
-
-def to_columns(records: Sequence[ImageRecord], classes: int) -> dict[str, Array]:
-    """Stack records into arrays for `predictions.npz`.
-
-    Returns:
-        `image_id`, `label`, `prediction`, `seconds` of shape `(n,)`, in a multi-label dataset `label` `(n, k)` bool;
-        `errors` `(n, k, t)` float32, NaN where a pair
-        was not evaluated; `timesteps` `(n, t)` int16, -1 where no class was tried; `stage` `(n, k)` int16: stages, or
-        looks of a race, that each class survived.
-    """
-    n = len(records)
-    trials = 1 + max((max(record.trials, default=0) for record in records), default=0)
-    errors = np.full((n, classes, trials), math.nan, np.float32)
-    timesteps = np.full((n, trials), -1, np.int16)
-    stage = np.zeros((n, classes), np.int16)
-    for i, record in enumerate(records):
-        errors[i, record.classes, record.trials] = record.errors
-        timesteps[i, record.trials] = record.timesteps
-        for alive in record.survivors:
-            stage[i, alive] += 1
-    return {
-        "image_id": np.array([record.image_id for record in records], dtype=np.str_),
-        "label": _labels(records, classes),
-        "prediction": np.array([record.prediction for record in records], np.int64),
-        "seconds": np.array([record.seconds for record in records], np.float64),
-        "errors": errors,
-        "timesteps": timesteps,
-        "stage": stage,
-    }
-
-
-def _labels(records: Sequence[ImageRecord], classes: int) -> Array:
-    if all(isinstance(record.label, int) for record in records):
-        return np.array([record.label for record in records], np.int64)
-    labels = np.zeros((len(records), classes), np.bool_)
-    for row, record in zip(labels, records, strict=True):
-        row[list(record.labels)] = True
-    return labels

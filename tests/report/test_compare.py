@@ -11,8 +11,9 @@ import pytest
 from synthetic_runs import change, classification, generation, iekvd, lgtm, tome
 
 from bigain.cli import main
+from bigain.metrics.columns import write_columns
 from bigain.metrics.multilabel import multilabel_metrics
-from bigain.metrics.records import ImageRecord, to_columns
+from bigain.metrics.records import ImageRecord
 from bigain.report.names import label, method, strength
 from bigain.report.pairing import outcomes
 from bigain.report.runs import load_run
@@ -143,7 +144,7 @@ def test_several_labels_are_read_as_they_are_written():
     ]
     metrics = multilabel_metrics(records, 3)
     classification("coco", [True, False, False, True], metrics=metrics)
-    np.savez_compressed("coco/predictions/predictions.npz", **to_columns(records, 3))
+    write_columns(Path("coco/predictions/predictions.npz"), records, 3)
     found = outcomes(load_run(Path("coco")))
     assert found.image_id.tolist() == ["000000000000", "000000000001", "000000000003"]
     assert found.correct.tolist() == [True, False, True]
