@@ -190,6 +190,19 @@ def test_a_cell_that_fails_does_not_stop_the_others(monkeypatch, tmp_path, capsy
     assert "broken_compressor.py" in streams.err
 
 
+def test_a_lost_gpu_is_of_one_cell(monkeypatch, capsys):
+    """After an illegal access this process can do nothing more on it; a process of its own can."""
+
+    def lost():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.cuda.synchronize", lost)
+    assert sweep(table(*FEW[:2])) == 0
+    assert {entry["status"] for entry in states().values()} == {"finished"}
+    assert [path.stem for path in Path("out/logs").iterdir()] == [NAMES[1]]
+
+
 def test_what_breaks_down_does_not_stop_a_dry_run(monkeypatch, tmp_path, capsys):
     (tmp_path / "unlucky_compressor.py").write_text(
         "from bigain.compressors import LGTM\n"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+import torch
 
 from bigain.errors import InputError
 
@@ -48,6 +51,23 @@ def run_apart(command: Sequence[str], log: Path, number: int) -> None:
             process.wait()
     if status not in (0, 1) or _refusal(log):
         raise InputError(f"{_refusal(log) or _last_line(log) or f'it ended with status {status}'} (see {log})")
+
+
+def clear_memory() -> bool:
+    """Give back what a run in this process left; else its network would stay until the next is loaded beside it.
+
+    Returns:
+        Whether a GPU can still be used here: after an illegal access it does nothing more in the same process.
+    """
+    gc.collect()
+    if not torch.cuda.is_initialized():
+        return True
+    try:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+    except RuntimeError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from bigain.errors import InputError
@@ -17,7 +14,7 @@ from bigain.report.arguments import Parser
 from bigain.report.runs import Run
 from bigain.running import predict, quieten
 from bigain.scoring import add_fidelity
-from bigain.sweeps.apart import run_apart
+from bigain.sweeps.apart import clear_memory, run_apart
 from bigain.sweeps.cells import Cell, Shard, cells_of, choose
 from bigain.sweeps.costs import costs_told
 from bigain.sweeps.ledger import Entry, Ledger
@@ -104,6 +101,7 @@ class _Sweep:
         self.asked = asked
         self.tell = tell
         self.first = first
+        self.usable = True
         self.ledger = Ledger(asked.output, asked.table, asked.chosen, asked.shard, first)
 
     def run(self) -> bool:
@@ -156,18 +154,14 @@ class _Sweep:
     def _attempt(self, plan: Plan) -> str | None:
         """Run a cell and say why it failed, if it did."""
         try:
-            if plan.processes == 1:
+            if plan.processes == 1 and self.usable:
                 predict(plan.command)
             else:
                 run_apart(plan.command, self._log(plan.cell), plan.cell.number)
         except Exception as error:  # noqa: BLE001 -- whatever became of one cell, the others have to run
             return reason_of(error)
         finally:
-            # The network of a cell would otherwise stay until the next one is loaded beside it.
-            gc.collect()
-            # After some errors a GPU does nothing more in this process; the cells to come say so.
-            with contextlib.suppress(RuntimeError):
-                torch.cuda.empty_cache()
+            self.usable = clear_memory() and self.usable
         return None
 
     def _log(self, cell: Cell) -> Path:
