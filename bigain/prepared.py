@@ -10,9 +10,9 @@ from lightning.pytorch import LightningModule
 from bigain.compressors import Compressor
 from bigain.configuration import find_config
 from bigain.errors import InputError
+from bigain.lightning_cli import BiGainCLI
 from bigain.modules import DiffusionClassifier, DiffusionSampler
 from bigain.parsing import refusals
-from bigain.running import BiGainCLI
 
 if TYPE_CHECKING:
     from typing_extensions import Self

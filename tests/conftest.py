@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import bigain
-from bigain import running
+from bigain import lightning_cli
 from bigain.data.class_names.pets import BREEDS
 
 EMBEDDED = Path(bigain.__file__).parent / "assets" / "shapes_unet"
@@ -21,7 +21,7 @@ EMBEDDED = Path(bigain.__file__).parent / "assets" / "shapes_unet"
 def _pictures_where_asked_for(request, monkeypatch):
     """Runs inside a test draw pictures only if it is marked: drawing takes a second of each."""
     if request.node.get_closest_marker("pictures") is None:
-        monkeypatch.setattr(running, "FOLLOWED", 0)
+        monkeypatch.setattr(lightning_cli, "FOLLOWED", 0)
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,8 @@ from bigain.compressors import ABM, CAM, IEKVD, LGTM, AveragePool, FrequencyKV, 
 from bigain.configuration import find_config, shipped_configs
 from bigain.data import Coco2017, ImageNet1K, ImageNet100, OxfordPets, ShapeTextures
 from bigain.diffusion.schedules import Linear
+from bigain.lightning_cli import BiGainCLI
 from bigain.modules import DiffusionClassifier, DiffusionSampler
-from bigain.running import BiGainCLI
 from bigain.tokens.grid import Grid
 
 # Those of `bigain evaluate` only name two others.

@@ -26,14 +26,15 @@ LAYERS = {
     "parsing": 6,
     "run_directory": 7,
     "scoring": 7,
-    "running": 8,
+    "lightning_cli": 8,
+    "running": 9,
     "prepared": 9,
-    "doctor": 9,
-    "flops": 9,
-    "bench": 9,
-    "joint": 9,
-    "sweeps": 9,
-    "cli": 10,
+    "doctor": 10,
+    "flops": 10,
+    "bench": 10,
+    "joint": 10,
+    "sweeps": 10,
+    "cli": 11,
 }
 PURE = {"tokens", "diffusion"}
 # Same height, but strangers to each other.

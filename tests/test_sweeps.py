@@ -6,7 +6,7 @@ import pytest
 
 from bigain.configuration import TASKS, find_config, shipped_configs
 from bigain.errors import InputError
-from bigain.running import BiGainCLI
+from bigain.lightning_cli import BiGainCLI
 from bigain.sweeps import SweepRun, load_table
 from bigain.sweeps.apart import _environment
 
