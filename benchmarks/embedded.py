@@ -13,20 +13,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
 from bigain.cli import main as bigain
 
-# Settings at which methods are compared with each other, by table.
-SWEPT: dict[str, Sequence[str]] = {
-    "embedded": ("ratio-0.3", "ratio-0.5"),
-    "embedded_pairs": ("ratio-0.7", "factor-2", "factor-4"),
-    "embedded_unet": ("ratio-0.3", "ratio-0.5", "ratio-0.7", "factor-2", "factor-4"),
-    "embedded_unet_pairs": ("factor-4",),
-}
 MEASURED = "--trainer.callbacks+=bigain.callbacks.FrequencyResponse"
 NONE = "classification-shapes-none"
 COUNTED = "embedded_grid"
@@ -34,6 +27,19 @@ HEADLINE = ("ToMe-random", "LGTM-cell", "SiTo", "ToDo", "AveragePool", "IEKVD")
 # Base first. ToMe with random, first and redrawn destinations is LGTM with them.
 MERGERS = ("ToMe-random", "LGTM-cell", "LGTM-released", "ToMe-first", "ToMe-redrawn")
 KEYS = ("ToDo", "AveragePool", "IEKVD")
+# Which methods are compared with each other at which setting, by table.
+SWEPT: dict[str, dict[str, Sequence[str]]] = {
+    "embedded": {"ratio-0.3": MERGERS, "ratio-0.5": MERGERS},
+    "embedded_pairs": {"ratio-0.7": MERGERS, "factor-2": KEYS, "factor-4": KEYS},
+    "embedded_unet": {
+        "ratio-0.3": MERGERS,
+        "ratio-0.5": MERGERS,
+        "ratio-0.7": MERGERS,
+        "factor-2": KEYS,
+        "factor-4": KEYS,
+    },
+    "embedded_unet_pairs": {"factor-4": ("ToDo", "AveragePool")},
+}
 
 
 def said(*args: str | Path) -> str:
@@ -47,12 +53,11 @@ def said(*args: str | Path) -> str:
     return out.getvalue().strip()
 
 
-def compared(root: Path, settings: Sequence[str]) -> str:
-    """Methods of one kind at one setting with the first of them, each comparison with a correction of its own."""
-    kinds = {setting: MERGERS if setting.startswith("ratio") else KEYS for setting in settings}
+def compared(root: Path, families: Mapping[str, Sequence[str]]) -> str:
+    """Methods at each setting with the first of them, each family with a correction of its own."""
     return "\n\n".join(
-        said("compare", *filter(Path.is_dir, (root / f"classification-shapes-{name}-{setting}" for name in methods)))
-        for setting, methods in kinds.items()
+        said("compare", *(root / f"classification-shapes-{method}-{setting}" for method in methods))
+        for setting, methods in families.items()
     )
 
 
@@ -71,12 +76,12 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="where the runs are, or are to be")
     parser.add_argument("--reports", type=Path, required=True, help="where reports and figures go")
     given = parser.parse_args()
-    for table, settings in SWEPT.items():
+    for table, families in SWEPT.items():
         root = given.runs / table
         said("sweep", table, "--output", root, "--trainer.enable_progress_bar", "false", "--extend", "true", MEASURED)
         said("report", root, "--output", given.reports / table)
         print(f"## `bigain sweep {table}`\n\nAll numbers and figures: [report]({table}/report.md).\n")
-        print(f"```\n{compared(root, settings)}\n```\n")
+        print(f"```\n{compared(root, families)}\n```\n")
         if (root / NONE).is_dir():
             print(f"```\n{explained(root, given.reports / table)}\n```\n")
     total = next(line for line in said("sweep", COUNTED, "--dry-run").splitlines() if " cells, " in line)

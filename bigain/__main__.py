@@ -1,8 +1,6 @@
 """`python -m bigain`."""
 
-import sys
-
-from bigain.cli import main
+from bigain.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import NoReturn
 
 from bigain.errors import InputError, message_of
 
@@ -26,11 +28,24 @@ commands:
 
 Shipped configurations go by their bare name: bigain predict --config demo_lgtm.yaml
 All options of a command: bigain COMMAND --help
+Exit status: 0 done; 1 done but for what was reported; 2 bad input; 70 an error of bigain itself, with its traceback
 """
 
 EXIT_DONE = 0
 EXIT_FAILED_ITEMS = 1
 EXIT_BAD_INPUT = 2
+# Not Python's 1, which says here that a run is done but for what it reported.
+EXIT_BROKEN_DOWN = 70
+
+
+def program() -> NoReturn:
+    """Run the command of `sys.argv` and end the process, with status 70 and a traceback after an error of our own."""
+    try:
+        status = main()
+    except Exception:  # noqa: BLE001 -- the traceback is shown
+        traceback.print_exc()
+        status = EXIT_BROKEN_DOWN
+    sys.exit(status)
 
 
 def main(args: Sequence[str] | None = None) -> int:

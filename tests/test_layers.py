@@ -28,13 +28,13 @@ LAYERS = {
     "scoring": 7,
     "lightning_cli": 8,
     "running": 9,
-    "prepared": 9,
-    "doctor": 10,
-    "flops": 10,
-    "bench": 10,
-    "joint": 10,
-    "sweeps": 10,
-    "cli": 11,
+    "prepared": 10,
+    "doctor": 11,
+    "flops": 11,
+    "bench": 11,
+    "joint": 11,
+    "sweeps": 11,
+    "cli": 12,
 }
 PURE = {"tokens", "diffusion"}
 # Same height, but strangers to each other.

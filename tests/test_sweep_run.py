@@ -190,17 +190,33 @@ def test_a_cell_that_fails_does_not_stop_the_others(monkeypatch, tmp_path, capsy
     assert "broken_compressor.py" in streams.err
 
 
-def test_a_lost_gpu_is_of_one_cell(monkeypatch, capsys):
-    """After an illegal access this process can do nothing more on it; a process of its own can."""
+def test_a_lost_gpu_is_of_one_cell(monkeypatch, tmp_path):
+    """After an illegal access this process can do nothing more on it; processes of their own can."""
+    (tmp_path / "broken_compressor.py").write_text(
+        "from bigain.compressors import LGTM\n"
+        "class Broken(LGTM):\n"
+        "    def plan(self, *args, **kwargs):\n"
+        "        raise RuntimeError('out of luck')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    errors = iter([RuntimeError("CUDA error: an illegal memory access was encountered")])
 
-    def lost():
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    def synchronize():
+        for error in errors:
+            raise error
 
     monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
-    monkeypatch.setattr("torch.cuda.synchronize", lost)
-    assert sweep(table(*FEW[:2])) == 0
-    assert {entry["status"] for entry in states().values()} == {"finished"}
-    assert [path.stem for path in Path("out/logs").iterdir()] == [NAMES[1]]
+    monkeypatch.setattr("torch.cuda.synchronize", synchronize)
+    broken = "config: demo_lgtm.yaml, dataset: shapes, method: {}, set: {{compressor: broken_compressor.Broken}}"
+    assert sweep(table(broken.format("first"), broken.format("second"), FEW[0])) == 1
+    entries = states()
+    told = {name.rpartition("-")[2]: (entry["status"], entry["error"]) for name, entry in entries.items()}
+    assert told["first"] == ("failed", "RuntimeError: out of luck")
+    status, error = told["second"]
+    assert status == "failed"
+    assert error.startswith("RuntimeError: out of luck (see ")
+    assert told["none"] == ("finished", None)
+    assert {path.stem.rpartition("-")[2] for path in Path("out/logs").iterdir()} == {"second", "none"}
 
 
 def test_what_breaks_down_does_not_stop_a_dry_run(monkeypatch, tmp_path, capsys):

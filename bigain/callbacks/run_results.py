@@ -46,7 +46,7 @@ class RunResults(Callback, ABC, Generic[R]):
         self.fingerprint = fingerprint
 
     def write_files(self, trainer: Trainer, module: Any, records: Sequence[R]) -> None:
-        """Whatever else there is to write, once the results are safe."""
+        """Whatever else there is to write: before the results, with which a run counts as finished."""
 
     @abstractmethod
     def task_results(self, trainer: Trainer, module: Any, records: Sequence[R]) -> dict[str, Any]:
@@ -107,11 +107,11 @@ class RunResults(Callback, ABC, Generic[R]):
                 f"{predictions_folder(trainer)}); run again with --overwrite true"
             )
         results = self._results(trainer, module, records)
+        self.write_files(trainer, module, records)
         text = json.dumps(results, indent=2) + "\n"
         replace_file(
             Path(trainer.default_root_dir) / "results.json", lambda path: path.write_text(text, encoding="utf-8")
         )
-        self.write_files(trainer, module, records)
         scalars = {f"metrics/{name}": estimate["value"] for name, estimate in results["metrics"].items()}
         scalars["flops/gflops_per_evaluation"] = results["flops"]["gflops_per_evaluation"]
         scalars["evaluations/per_image"] = results["evaluations"]["per_image"]

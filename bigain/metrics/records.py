@@ -88,7 +88,7 @@ class ImageRecord:
 
     @classmethod
     def from_json(cls, line: str) -> ImageRecord:
-        """Read one line; its pairs come as arrays, since a run of ImageNet-1K has hundreds of millions of them.
+        """Read one line; its pairs come as arrays, since a run of ImageNet-1K has hundreds of millions.
 
         Raises:
             ValueError: If the line is torn or lacks a field.

@@ -1,4 +1,4 @@
-"""A run in a process of its own: what Lightning starts for several devices ends with it, whatever happened."""
+"""A run in a process of its own: what Lightning starts for several devices, and a GPU lost, end with it."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def test_round_trip():
 
 
 def test_a_record_of_a_log_takes_little_memory():
-    """50,000 images of ImageNet-1K have 370 million pairs of a class and a trial."""
+    """50,000 images of ImageNet-1K have 330 million pairs of a class and a trial."""
     pairs = 10_000
     line = record(classes=[1] * pairs, trials=[400] * pairs, timesteps=[500] * pairs, errors=[0.25] * pairs).to_json()
     tracemalloc.start()
