@@ -20,6 +20,10 @@ from pathlib import Path
 
 from bigain.cli import main as bigain
 
+# ToMe at ratio 0.5 as in `embedded_unet`, but for merged tokens that count as often as they stand for.
+CONTROL = "classification-shapes-ToMe-proportional-ratio-0.5"
+CONTROL_OPTIONS = ("--compressor", "controls.proportional.ProportionalToMe", "--compressor.ratio", "0.5")
+CONTROL_OPTIONS += ("--compressor.where.max_stride", "4", "--data.images", "512")
 MEASURED = "--trainer.callbacks+=bigain.callbacks.FrequencyResponse"
 NONE = "classification-shapes-none"
 COUNTED = "embedded_grid"
@@ -67,6 +71,14 @@ def explained(root: Path, picture: Path) -> str:
     return said("explain", *runs, "--baseline", root / NONE, "--output", picture)
 
 
+def controlled(runs: Path) -> str:
+    """ToMe and the control on the U-Net, in pairs."""
+    control = runs / "embedded_unet_control" / CONTROL
+    quiet = ("--trainer.enable_progress_bar", "false", "--inspect", "0")
+    said("predict", "--config", "demo_unet_none.yaml", "--output", control, *CONTROL_OPTIONS, *quiet)
+    return said("compare", runs / "embedded_unet" / "classification-shapes-ToMe-random-ratio-0.5", control)
+
+
 def half(run: Path) -> bool:
     return run.name.endswith(("-ratio-0.5", "-factor-2"))
 
@@ -84,6 +96,7 @@ def main() -> None:
         print(f"```\n{compared(root, families)}\n```\n")
         if (root / NONE).is_dir():
             print(f"```\n{explained(root, given.reports / table)}\n```\n")
+    print(f"## Merged tokens that count as often as they stand for\n\n```\n{controlled(given.runs)}\n```\n")
     total = next(line for line in said("sweep", COUNTED, "--dry-run").splitlines() if " cells, " in line)
     print(f"## `bigain sweep {COUNTED} --dry-run`\n\n```\n{total}\n```")
 
