@@ -25,7 +25,7 @@ from bigain.diffusion.racing import Race, race_elimination
 from bigain.diffusion.trials import keys_of_trials, random_order, stage_trials
 from bigain.report.pairing import outcomes, pair
 from bigain.report.runs import Run, load_run
-from bigain.report.statistics import bootstrap_interval, mcnemar
+from bigain.report.statistics import difference_interval, mcnemar
 from bigain.report.stored_errors import read_errors
 
 LGTM = ("--compressor", "LGTM", "--compressor.ratio", "0.5")
@@ -80,7 +80,7 @@ class Folder:
 def compared(model: str, method: str, stages: Run, race: Run) -> str:
     """A row: the race against the stages, image by image."""
     counts = pair(outcomes(race), outcomes(stages), (str(race.path), str(stages.path)))
-    low, high = bootstrap_interval(counts)
+    low, high = difference_interval(counts)
     accuracies = [f"{100 * run.metrics['top1']['value']:.1f}" for run in (stages, race)]
     evaluations = [run.results["evaluations"]["per_image"] for run in (stages, race)]
     cells = [model, method, str(counts.n), *accuracies]
@@ -100,8 +100,8 @@ def heading(run: Run, options: argparse.Namespace) -> str:
     return (
         f"`{command}`: held-out images (`test`), stages [5, 20] / [5, 1], the race "
         f"as `--model.race '{{}}'`, seed 0, {found['precision']} on {found['device']}; {versions}. Difference: race "
-        "minus stages, paired, 95 % bootstrap interval; only right: images that only the race, only the stages gets "
-        "right. Seconds, stages and race, on a shared machine.\n"
+        "minus stages, paired, 95 % interval as by `bigain compare`; only right: images that only the race, only the "
+        "stages gets right. Seconds, stages and race, on a shared machine.\n"
     )
 
 
