@@ -22,13 +22,16 @@ from bigain.cli import main as bigain
 
 # ToMe at ratio 0.5 as in `embedded_unet`, but for merged tokens that count as often as they stand for.
 CONTROL = "classification-shapes-ToMe-proportional-ratio-0.5"
-CONTROL_OPTIONS: tuple[str, ...] = (
+CONTROL_OPTIONS = [
     "--compressor",
     "controls.proportional.ProportionalToMe",
     "--compressor.ratio",
     "0.5",
-)
-CONTROL_OPTIONS += ("--compressor.where.max_stride", "4", "--data.images", "512")
+    "--compressor.where.max_stride",
+    "4",
+    "--data.images",
+    "512",
+]
 MEASURED = "--trainer.callbacks+=bigain.callbacks.FrequencyResponse"
 NONE = "classification-shapes-none"
 COUNTED = "embedded_grid"

@@ -1,8 +1,18 @@
 """The one exception for input that cannot work; the command line prints its message alone and exits with 2."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class InputError(ValueError):
     """Bad input: names the file or value, what was expected, and what to do."""
+
+
+def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
+    """Raise an InputError if a setting is none of the values that it can have."""
+    if value not in allowed:
+        raise InputError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
 
 
 def message_of(error: InputError) -> str:

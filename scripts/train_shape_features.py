@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from safetensors.torch import save
+from shape_batches import ShapeBatches
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from bigain.data.shape_renderer import CLASS_NAMES, FILLS, Split, render_shapes
 from bigain.metrics.accuracy import accuracies
@@ -33,21 +34,6 @@ WIDTHS = (24, 32, 64, 64, DIMENSION)
 # Standard deviations of the strongest noise, in units of the pixel range, and of the widest blur, in pixels.
 NOISE, BLUR = 0.15, 1.5
 FACTORS = {"shape": [c // len(FILLS) for c in range(16)], "fill": [c % len(FILLS) for c in range(16)]}
-
-
-class ShapeBatches(Dataset[tuple[Tensor, Tensor]]):
-    """One item is a whole batch: drawing is vectorised, and no image is ever seen twice."""
-
-    def __init__(self, batch_size: int, batches: int) -> None:
-        self.batch_size = batch_size
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def __getitem__(self, item: int) -> tuple[Tensor, Tensor]:
-        start = item * self.batch_size
-        return render_shapes(torch.arange(start, start + self.batch_size), "train")
 
 
 def blur(images: Tensor, sigma: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from loss_curve import draw_curve
+from shape_batches import ShapeBatches
 from shapes_networks import (
     MAX_TOKENS,
     PROMPTS,
@@ -34,29 +35,12 @@ from shapes_networks import (
     write_vocabulary,
 )
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from bigain.data.shape_renderer import CLASS_NAMES, render_shapes
+from bigain.data.shape_renderer import CLASS_NAMES
 
 NULL_CLASS = len(CLASS_NAMES)
-
-
-class ShapeBatches(Dataset[tuple[Tensor, Tensor]]):
-    """One item is a whole batch: drawing is vectorised, and no image is ever seen twice."""
-
-    def __init__(self, batch_size: int, batches: int, first_image: int) -> None:
-        self.batch_size = batch_size
-        self.batches = batches
-        self.first_image = first_image
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def __getitem__(self, item: int) -> tuple[Tensor, Tensor]:
-        start = self.first_image + item * self.batch_size
-        images, labels = render_shapes(torch.arange(start, start + self.batch_size), "train")
-        return images * 2 - 1, labels
 
 
 class FromStep(Sampler[int]):
@@ -107,7 +91,8 @@ class ShapesTraining(LightningModule):
         raise NotImplementedError
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        x, labels = batch
+        images, labels = batch
+        x = images * 2 - 1
         # Stratified timesteps: one draw per 1/b of the range lowers the variance of the loss.
         t = (torch.randperm(len(x)) + torch.rand(len(x))) * (1000 / len(x))
         t = t.long().clamp(0, 999).to(x.device)

@@ -143,6 +143,22 @@ def test_a_refused_extension_leaves_the_run_as_it_was(capsys):
     assert "name its directory with --output" in refused(capsys, "--extend", "true")
 
 
+def test_results_come_last(monkeypatch, capsys):
+    """A run without its columns must not count as finished."""
+
+    def broken(*args):
+        raise MemoryError("columns")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bigain.callbacks.results.write_columns", broken)
+        with pytest.raises(MemoryError, match="columns"):
+            predict("--output", "here")
+    assert not Path("here/results.json").exists()
+    assert predict("--output", "here") == 0
+    assert Path("here/results.json").is_file()
+    assert Path("here/predictions/predictions.npz").is_file()
+
+
 def test_an_extended_run_keeps_what_was_measured_of_more_images(capsys):
     measured = ("--trainer.callbacks+=bigain.callbacks.FrequencyResponse", "--output", "here")
     predict(*measured)

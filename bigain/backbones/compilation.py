@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bigain.backbones.sites import layout_of
-from bigain.errors import InputError
+from bigain.errors import check_choice
 
 Compile = Literal["none", "whole", "regional"]
 WAYS: tuple[Compile, ...] = ("none", "whole", "regional")
@@ -23,8 +23,7 @@ def check_compile(how: Compile) -> Compile:
     Raises:
         InputError: If there is no such way.
     """
-    if how not in WAYS:
-        raise InputError(f"compile must be one of {', '.join(WAYS)}, not {how!r}")
+    check_choice("compile", how, WAYS)
     return how
 
 

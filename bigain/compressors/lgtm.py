@@ -19,7 +19,7 @@ from bigain.compressors.merging import (
 )
 from bigain.compressors.phases import phase
 from bigain.compressors.where import Where
-from bigain.errors import InputError
+from bigain.errors import InputError, check_choice
 from bigain.tokens.destinations import cell_destinations, first_destinations, released_destinations
 from bigain.tokens.grid import Grid
 from bigain.tokens.matching import MergePlan, Mode, bipartite_matching
@@ -70,8 +70,7 @@ class LGTM(TokenMerger):
             InputError: If an argument is out of range.
         """
         super().__init__(where, modules, metric)
-        if destination not in _DESTINATIONS:
-            raise InputError(f"destination must be one of {', '.join(_DESTINATIONS)}, not {destination!r}")
+        check_choice("destination", destination, _DESTINATIONS)
         self.ratio = ratio
         self.destination = destination
         self.score = score

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bigain.diffusion.elimination import Elimination, ErrorFunction, mean_errors
-from bigain.errors import InputError
+from bigain.errors import InputError, check_choice
 from bigain.tokens.precision import widest_float
 
 Scale = Literal["log", "plain"]
@@ -53,8 +53,7 @@ class Race:
                 "a race needs first_trials of at least 2 and look_every of at least 1, not "
                 f"{self.first_trials} and {self.look_every}"
             )
-        if self.scale not in get_args(Scale):
-            raise InputError(f"scale must be one of {', '.join(get_args(Scale))}, not {self.scale!r}")
+        check_choice("scale", self.scale, get_args(Scale))
 
     def looks(self, trials: int) -> list[int]:
         """Trials done by each look; the last are all of them."""

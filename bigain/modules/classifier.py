@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -28,11 +28,13 @@ from bigain.diffusion.trials import (
     trial_noise,
     uniform_timesteps,
 )
-from bigain.errors import InputError
+from bigain.errors import InputError, check_choice
 from bigain.metrics.records import ImageRecord
 from bigain.modules.forwards import Forwards
 from bigain.modules.image_records import image_records, not_finite
 from bigain.modules.preparing import BackboneModule
+
+Timesteps = Literal["grid", "uniform"]
 
 
 class DiffusionClassifier(BackboneModule):
@@ -50,7 +52,7 @@ class DiffusionClassifier(BackboneModule):
         keep: Sequence[int] | None = (5, 1),
         budget: Budget = "cumulative",
         race: Race | None = None,
-        timesteps: Literal["grid", "uniform"] = "grid",
+        timesteps: Timesteps = "grid",
         loss: Loss = "l2",
         rows_per_forward: int = 64,
         share: bool = True,
@@ -81,13 +83,9 @@ class DiffusionClassifier(BackboneModule):
         super().__init__()
         if keep is not None:
             _check_keep(keep, len(trials))
-        for name, value, allowed in (
-            ("budget", budget, ("cumulative", "released")),
-            ("timesteps", timesteps, ("grid", "uniform")),
-            ("loss", loss, ("l2", "l1", "huber")),
-        ):
-            if value not in allowed:
-                raise InputError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+        check_choice("budget", budget, get_args(Budget))
+        check_choice("timesteps", timesteps, get_args(Timesteps))
+        check_choice("loss", loss, get_args(Loss))
         self.backbone = backbone
         try:
             stages = stage_trials(trials, budget)
