@@ -25,14 +25,14 @@ from torch import Tensor
 from bigain.backbones import Backbone, DiT, StableDiffusion
 from bigain.backbones.forward import row_keys
 from bigain.backbones.sharing import share
-from bigain.bench.subject import random_denoiser, with_denoiser
+from bigain.commands.bench.subject import random_denoiser, with_denoiser
+from bigain.commands.flops.model import CountedModel
 from bigain.compressors import LGTM, Compressor
 from bigain.data import ShapeTextures
 from bigain.data.shape_renderer import render_shapes
 from bigain.diffusion.elimination import Elimination, staged_elimination
 from bigain.diffusion.noising import add_noise, prediction_error
 from bigain.diffusion.trials import trial_grid, trial_keys, trial_noise
-from bigain.flops.model import CountedModel
 from bigain.modules import DiffusionClassifier
 from bigain.tokens.randomness import stable_hash
 

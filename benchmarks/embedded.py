@@ -18,7 +18,7 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-from bigain.cli import main as bigain
+from bigain.commands.main import main as bigain
 
 # ToMe at ratio 0.5 as in `embedded_unet`, but for merged tokens that count as often as they stand for.
 CONTROL = "classification-shapes-ToMe-proportional-ratio-0.5"

@@ -23,7 +23,7 @@ import bigain
 from bigain.backbones import StableDiffusion
 from bigain.data.image_files import encode_images, quantise
 from bigain.modules import DiffusionSampler
-from bigain.modules.scheduling import make_scheduler
+from bigain.tasks.scheduling import make_scheduler
 
 EMBEDDED = Path(bigain.__file__).parent / "assets/shapes_unet"
 

@@ -30,12 +30,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from bigain.backbones import DiT
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.sites import Site
-from bigain.bench.ratios import Spread, paired_ratio
-from bigain.callbacks.memory import peak_memory, restart_peak
-from bigain.callbacks.spans import Spans
+from bigain.commands.bench.ratios import Spread, paired_ratio
 from bigain.compressors import ABM, IEKVD, LGTM, Compressor, SiTo, ToMe
 from bigain.compressors.kv import KVDownsampler
 from bigain.compressors.merging import TokenMerger
+from bigain.cost.memory import peak_memory, restart_peak
+from bigain.cost.spans import Spans
 from bigain.diffusion.elimination import staged_elimination
 from bigain.diffusion.trials import stage_trials
 from bigain.modules import DiffusionClassifier

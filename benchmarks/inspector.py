@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bigain.cli import main as bigain
+from bigain.commands.main import main as bigain
 
 DEFAULT_IMAGES = 128
 

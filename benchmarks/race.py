@@ -23,10 +23,10 @@ from torch import Tensor
 from bigain.diffusion.elimination import Elimination, staged_elimination
 from bigain.diffusion.racing import Race, race_elimination
 from bigain.diffusion.trials import keys_of_trials, random_order, stage_trials
+from bigain.report.explain.stored_errors import read_errors
 from bigain.report.pairing import outcomes, pair
-from bigain.report.runs import Run, load_run
 from bigain.report.statistics import difference_interval, mcnemar
-from bigain.report.stored_errors import read_errors
+from bigain.runs.results import Run, load_run
 
 LGTM = ("--compressor", "LGTM", "--compressor.ratio", "0.5")
 CELLS = {
@@ -64,7 +64,7 @@ class Folder:
         """The run of that name, made now if it is not there."""
         directory = self.path / name.replace(" ", "_")
         if not (directory / "results.json").is_file():
-            from bigain.cli import main
+            from bigain.commands.main import main
 
             stdout, sys.stdout = sys.stdout, sys.stderr  # the tables alone go to standard output
             try:

@@ -18,8 +18,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from bigain.backbones import Backbone, DiT, StableDiffusion
 from bigain.compressors import LGTM, Compressor, SiTo, ToMe
 from bigain.data import ShapeTextures
-from bigain.metrics.records import ImageRecord
 from bigain.modules import DiffusionClassifier
+from bigain.runs.records import ImageRecord
 
 MODELS: dict[str, Callable[[], Backbone]] = {
     "DiT": lambda: DiT("shapes_dit"),

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from bigain.callbacks.environment import device_name, git_commit
+from bigain.cost.environment import device_name, git_commit
 
 HERE = Path(__file__).parent
 PACKAGES = ("bigain", "torch", "diffusers", "transformers", "lightning", "tomesd", "numpy")

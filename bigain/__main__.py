@@ -1,6 +1,6 @@
 """`python -m bigain`."""
 
-from bigain.cli import program
+from bigain.commands.main import program
 
 if __name__ == "__main__":
     program()

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import bigain
-from bigain import lightning_cli
+from bigain.commands import lightning_cli
 from bigain.data.class_names.pets import BREEDS
 
 EMBEDDED = Path(bigain.__file__).parent / "assets" / "shapes_unet"

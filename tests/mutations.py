@@ -17,7 +17,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
-from bigain.cli import main
+from bigain.commands.main import main
 from bigain.errors import InputError
 
 # Far more than an example takes on a busy machine; an example that takes longer hangs.

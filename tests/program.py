@@ -4,7 +4,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from typing import NamedTuple
 
-from bigain.cli import main
+from bigain.commands.main import main
 
 
 class Ended(NamedTuple):

@@ -1,6 +1,6 @@
 """Records of classified images, for tests of logs and columns."""
 
-from bigain.metrics.records import ImageRecord
+from bigain.runs.records import ImageRecord
 
 RECORD = ImageRecord(
     image_id="images/pug_3.jpg",

@@ -12,12 +12,12 @@ from diffusers import DiTTransformer2DModel, UNet2DConditionModel
 from models import DIT_XL_2_512, SD_2_0, on_meta
 
 import bigain
+from bigain.commands.lightning_cli import BiGainCLI
 from bigain.compressors import ABM, CAM, IEKVD, LGTM, AveragePool, FrequencyKV, SiTo, ToDo, ToMe
-from bigain.configuration import find_config, shipped_configs
 from bigain.data import Coco2017, ImageNet1K, ImageNet100, OxfordPets, ShapeTextures
 from bigain.diffusion.schedules import Linear
-from bigain.lightning_cli import BiGainCLI
 from bigain.modules import DiffusionClassifier, DiffusionSampler
+from bigain.runs.configuration import find_config, shipped_configs
 from bigain.tokens.grid import Grid
 
 # Those of `bigain evaluate` only name two others.

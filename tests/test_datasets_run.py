@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from bigain.cli import main
+from bigain.commands.main import main
 from bigain.data.class_names.coco import CATEGORIES
 from bigain.data.class_names.imagenet import imagenet100_indices, wnids
 

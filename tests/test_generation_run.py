@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigain.cli import main
+from bigain.commands.main import main
 from bigain.data.class_names.coco import CATEGORIES
 from bigain.data.image_files import read_images
 from bigain.metrics import ShapeFeatures

@@ -16,7 +16,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from bigain.backbones import DiT
 from bigain.callbacks import PredictionWriter
-from bigain.cli import main
+from bigain.commands.main import main
 from bigain.compressors import LGTM
 from bigain.data import ShapeTextures
 from bigain.errors import InputError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bigain.cli import main
+from bigain.commands.main import main
 
 
 def predict(stand_in, *args):

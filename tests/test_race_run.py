@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bigain.cli import main
+from bigain.commands.main import main
 
 QUICK = ["--data.images", "5", "--data.batch_size", "5", "--model.trials", "[2,4]", "--model.keep", "[2,1]"]
 QUICK += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]

@@ -13,7 +13,7 @@ import torch
 from models import forward, inputs, save_stable_diffusion, tiny_dit
 from PIL import Image
 
-from bigain.cli import main
+from bigain.commands.main import main
 from bigain.compressors import LGTM
 
 ROOT = Path(__file__).parents[1]

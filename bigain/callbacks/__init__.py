@@ -1,9 +1,9 @@
 """Callbacks that write predictions, images, results and measurements."""
 
-from bigain.callbacks.frequency_response import FrequencyResponse
-from bigain.callbacks.generation_results import GenerationResults
-from bigain.callbacks.prediction_writer import PredictionWriter
-from bigain.callbacks.results import ResultsWriter
-from bigain.callbacks.sample_writer import SampleWriter
+from bigain.inspector.frequency_response import FrequencyResponse
+from bigain.tasks.generation_results import GenerationResults
+from bigain.tasks.prediction_writer import PredictionWriter
+from bigain.tasks.results_writer import ResultsWriter
+from bigain.tasks.sample_writer import SampleWriter
 
 __all__ = ["FrequencyResponse", "GenerationResults", "PredictionWriter", "ResultsWriter", "SampleWriter"]

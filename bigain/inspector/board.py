@@ -13,9 +13,9 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from bigain.files import replace_file
-from bigain.report.names import method, strength
-from bigain.report.summary import compressor_text
+from bigain.runs.files import replace_file
+from bigain.runs.names import method, strength
+from bigain.runs.summary import compressor_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

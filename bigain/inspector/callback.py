@@ -12,7 +12,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from bigain.backbones.forward import RowKeys
-from bigain.callbacks.prediction_writer import finished_ids, predictions_folder
 from bigain.compressors.base import Compressor
 from bigain.compressors.observation import Decision
 from bigain.data.base import EvalDataModule
@@ -21,6 +20,7 @@ from bigain.errors import InputError
 from bigain.inspector.maps import Collected, parts_of, read_maps, write_maps
 from bigain.inspector.rows import evenly, matches, rows_of
 from bigain.inspector.show import Shown, show
+from bigain.tasks.prediction_writer import finished_ids, predictions_folder
 
 FOLDER = "pictures"
 # Noise draws (steps) that are kept of an image, and sites.

@@ -17,7 +17,7 @@ from bigain.backbones.forward import ForwardContext
 from bigain.compressors.base import Compressor
 from bigain.compressors.kv import KVDownsampler
 from bigain.compressors.observation import Decision
-from bigain.files import DAMAGED_ARCHIVE, replace_file
+from bigain.runs.files import DAMAGED_ARCHIVE, replace_file
 from bigain.tokens.grid import Grid
 from bigain.tokens.scores import laplacian_l1
 

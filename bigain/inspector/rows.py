@@ -14,7 +14,8 @@ from bigain.data.selection import Item
 from bigain.diffusion.sampling import item_keys, step_keys
 from bigain.diffusion.trials import trial_keys
 from bigain.errors import InputError
-from bigain.modules import DiffusionClassifier, DiffusionSampler
+from bigain.tasks.classifier import DiffusionClassifier
+from bigain.tasks.sampler import DiffusionSampler
 from bigain.tokens.randomness import stable_hash
 
 T = TypeVar("T")

@@ -13,7 +13,6 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from bigain.callbacks.sample_writer import FOLDER as SAMPLES
 from bigain.data.base import EvalDataModule
 from bigain.data.image_files import read_images, sample_path
 from bigain.data.selection import Item
@@ -25,8 +24,9 @@ from bigain.inspector.maps import SiteMap
 from bigain.inspector.sheets import Subject, picture_sheet, salience_sheet, score_sheet, token_sheet
 from bigain.inspector.tiles import Picture
 from bigain.report.figures import plain_style
-from bigain.report.names import label
-from bigain.report.summary import summary
+from bigain.runs.names import label
+from bigain.runs.summary import summary
+from bigain.tasks.sample_writer import FOLDER as SAMPLES
 
 # Side of a grey picture where there is none.
 _NO_PICTURE = 64

@@ -8,7 +8,7 @@ from typing import Any
 from bigain.data.class_space import ClassSpace
 from bigain.metrics.accuracy import accuracies, confusion_matrix
 from bigain.metrics.multilabel import multilabel_metrics
-from bigain.metrics.records import ImageRecord
+from bigain.runs.records import ImageRecord
 
 _SHOWN = 200
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bigain.metrics.accuracy import Z95, Estimate, proportion
-from bigain.metrics.records import ImageRecord
+from bigain.runs.records import ImageRecord
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

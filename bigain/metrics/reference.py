@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bigain.errors import InputError
-from bigain.files import DAMAGED_ARCHIVE, replace_file
 from bigain.metrics.distances import Moments
+from bigain.runs.files import DAMAGED_ARCHIVE, replace_file
 
 # The protocol of files that do not name theirs: pytorch-fid writes `mu` and `sigma` only.
 _UNNAMED = "pytorch-fid"

@@ -1,6 +1,6 @@
-"""LightningModules with a predict path."""
+"""The LightningModules, under the name that configurations use."""
 
-from bigain.modules.classifier import DiffusionClassifier
-from bigain.modules.sampler import DiffusionSampler
+from bigain.tasks.classifier import DiffusionClassifier
+from bigain.tasks.sampler import DiffusionSampler
 
 __all__ = ["DiffusionClassifier", "DiffusionSampler"]

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from bigain.report.pairing import circumstances, conditions
-from bigain.report.runs import TASKS, Run
+from bigain.runs.results import TASKS, Run
 
 _NAMED = 3
 

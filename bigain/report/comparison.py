@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigain.errors import InputError
-from bigain.report.names import label
 from bigain.report.pairing import Differences, Outcomes, differences, images_differ, outcomes, pair
-from bigain.report.runs import Run
 from bigain.report.statistics import ALPHA, ENOUGH, Paired, difference_interval, holm, mcnemar, smallest_detectable
+from bigain.runs.names import label
+from bigain.runs.results import Run
 
 # What to know of them, for whoever prints some.
 INTERVALS = (

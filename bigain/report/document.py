@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from bigain.report.comparison import INTERVALS, Comparison, p_text
 from bigain.report.figures import Plot
-from bigain.report.names import is_proportion, method, signed, strength
 from bigain.report.paper import PaperValue, paper_value
 from bigain.report.paper import cell_of as paper_cell
 from bigain.report.rows import Group, MainMetric, Measured, Row, main_metric, main_metrics, measured
+from bigain.runs.names import is_proportion, method, signed, strength
 
 NONE = "-"
 

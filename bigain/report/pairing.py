@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from bigain.errors import InputError
-from bigain.files import DAMAGED_ARCHIVE
-from bigain.report.names import inner
-from bigain.report.runs import Run
 from bigain.report.statistics import Paired
-from bigain.schema import CHOOSE_IMAGES
+from bigain.runs.files import DAMAGED_ARCHIVE
+from bigain.runs.names import inner
+from bigain.runs.results import Run
+from bigain.runs.schema import CHOOSE_IMAGES
 
 # What differs here is what is compared, or is told by the images themselves.
 _COMPARED = ("compressor", "trainer.callbacks")

@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bigain.report.names import signed, strength, variant
-from bigain.report.runs import Run
+from bigain.runs.names import signed, strength, variant
+from bigain.runs.results import Run
 
 EMBEDDED = "embedded model: nothing in the paper compares"
 

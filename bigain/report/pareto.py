@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bigain.report.panels import Look, bars, legend, looks, panels, unit, value
 from bigain.report.rows import MainMetric, Row, main_metrics
-from bigain.report.runs import TASKS
+from bigain.runs.results import TASKS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

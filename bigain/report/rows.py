@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bigain.report.comparison import Comparison
-from bigain.report.names import is_proportion, method, strength
 from bigain.report.paper import Cell, PaperValue, cell_of, expected_images, paper_value
-from bigain.report.runs import Run
+from bigain.runs.names import is_proportion, method, strength
+from bigain.runs.results import Run
 
 
 @dataclass(frozen=True)

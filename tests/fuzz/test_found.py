@@ -11,13 +11,13 @@ from safetensors.torch import save_file
 from synthetic_runs import change, classification, generation
 
 from bigain.backbones import StableDiffusion
-from bigain.callbacks.prediction_writer import finished_ids, read_records, read_skipped
+from bigain.commands.sweep import load_table
 from bigain.data import Coco2017, OxfordPets
 from bigain.data.imagenet_labels import read_ground_truth
 from bigain.data.latent_cache import LatentCache
 from bigain.errors import InputError
 from bigain.metrics.reference import ReferenceStatistics
-from bigain.sweeps import load_table
+from bigain.tasks.prediction_writer import finished_ids, read_records, read_skipped
 
 CLASSIFY = [
     "predict",

@@ -11,7 +11,7 @@ from bigain.data.class_space import ClassSpace
 from bigain.metrics.accuracy import wilson_interval
 from bigain.metrics.classification import classification_metrics
 from bigain.metrics.multilabel import average_precision, multilabel_metrics
-from bigain.metrics.records import ImageRecord
+from bigain.runs.records import ImageRecord
 
 CLASSES = 7
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from synthetic_runs import change, classification, generation, iekvd, lgtm, tome
 
-from bigain.cli import main
-from bigain.metrics.columns import write_columns
+from bigain.commands.main import main
 from bigain.metrics.multilabel import multilabel_metrics
-from bigain.metrics.records import ImageRecord
-from bigain.report.names import label, method, strength
 from bigain.report.pairing import outcomes
-from bigain.report.runs import load_run
+from bigain.runs.columns import write_columns
+from bigain.runs.names import label, method, strength
+from bigain.runs.records import ImageRecord
+from bigain.runs.results import load_run
 
 N = 2000
 
@@ -363,7 +363,7 @@ def test_runs_of_evaluate_are_their_classification(capsys):
 
 
 def test_help_is_quick():
-    code = "import sys; from bigain.cli import main; main(['compare', '--help'])"
+    code = "import sys; from bigain.commands.main import main; main(['compare', '--help'])"
     loaded = "\nfinally:\n    print(sorted({'torch', 'matplotlib', 'scipy'} & set(sys.modules)))"
     found = subprocess.run(
         [sys.executable, "-c", f"import sys\ntry:\n    {code}{loaded}"], capture_output=True, text=True, check=True

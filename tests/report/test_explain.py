@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from synthetic_runs import change, classification, generation, lgtm, tome
 
-from bigain.cli import main
-from bigain.report.explanation import Band
+from bigain.commands.main import main
+from bigain.report.explain.explanation import Band
 
 IMAGES, TRIALS = 400, 5
 TIMES = np.tile([125, 325, 525, 725, 925], (IMAGES, 1)).astype(np.int16)

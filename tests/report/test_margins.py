@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from bigain.report.margins import change_interval, margins
-from bigain.report.stored_errors import Errors, share
+from bigain.report.explain.margins import change_interval, margins
+from bigain.report.explain.stored_errors import Errors, share
 
 
 def two_classes(margin):

@@ -9,13 +9,13 @@ from jsonargparse import ArgumentParser
 from synthetic_runs import iekvd, lgtm, tome
 
 import bigain
-from bigain.callbacks.sites import describe
+from bigain.commands.sweep import load_table
 from bigain.compressors import Compressor
-from bigain.configuration import shipped_configs
+from bigain.cost.sites import describe
 from bigain.report.paper import EMBEDDED, Cell, cell_of, paper_value
 from bigain.report.pareto import unbeaten
-from bigain.report.runs import Run
-from bigain.sweeps import load_table
+from bigain.runs.configuration import shipped_configs
+from bigain.runs.results import Run
 
 RELEASED = "Where(max_stride=1, min_stride=1, part=None, blocks='released')"
 NAMES = {"pets": "Oxford-IIIT Pets", "imagenet100": "ImageNet-100", "imagenet1k": "ImageNet-1K", "coco": "COCO-2017"}

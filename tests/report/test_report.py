@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.stats import binomtest
 from synthetic_runs import change, classification, generation, iekvd, lgtm, tome
 
-from bigain.cli import main
+from bigain.commands.main import main
 
 N = 3669
 

@@ -1,0 +1,1 @@
+"""The commands of bigain, one module or package each."""

@@ -1,0 +1,39 @@
+"""Command lines of `bigain report`, `bigain compare` and `bigain explain`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bigain.errors import InputError
+from bigain.runs.files import replace_file
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are an InputError."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+def parse(parser: argparse.ArgumentParser, args: Sequence[str]) -> argparse.Namespace:
+    """Options may stand between directories."""
+    return parser.parse_intermixed_args(list(args))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write the file that `--json` names.
+
+    Raises:
+        InputError: If it cannot be written there.
+    """
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    try:
+        replace_file(path, lambda file: file.write_text(text, encoding="utf-8"))
+    except (InputError, OSError) as error:
+        reason = error.__cause__ or error
+        told = getattr(reason, "strerror", reason)
+        raise InputError(f"cannot write {path}: {told}; give --json another file") from error

@@ -1,0 +1,123 @@
+"""The network that is timed, with its inputs: real size, on the device, in the dtype."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import ModelMixin
+from torch import Tensor, nn
+
+from bigain.backbones.base import Backbone
+from bigain.backbones.loading import find_model, load_component
+from bigain.commands.flops.model import CountedModel
+from bigain.errors import InputError
+
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network and the arguments of one forward.
+
+    Attributes:
+        backbone: Holds the denoiser.
+        weights: `random`, or `loaded` from the model.
+        noisy: `(b, c, h, w)`, float32.
+        timesteps: `(b,)`.
+        condition: `(b, ...)`.
+    """
+
+    backbone: Backbone
+    weights: str
+    noisy: Tensor
+    timesteps: Tensor
+    condition: Tensor
+
+    @classmethod
+    def of(
+        cls, model: CountedModel, batch: int, dtype: torch.dtype, device: torch.device, channels_last: bool
+    ) -> Subject:
+        """Make the network and its inputs, the same ones each time.
+
+        Args:
+            model: Whose sizes it has; stays as it is.
+            batch: Rows.
+            dtype: Of weights and activations.
+            device: Where it runs.
+            channels_last: Memory format of weights and latents.
+
+        Raises:
+            InputError: If weights cannot be read, or memory runs out.
+        """
+        folder = _folder_with_weights(model)
+        try:
+            if folder is None:
+                denoiser = random_denoiser(model.backbone.denoiser, dtype, device)
+            else:
+                kind, part = type(model.backbone.denoiser), model.backbone.component
+                # On the device at once where it is random; read weights take the way through the machine's memory.
+                denoiser = load_component(kind, str(folder), part, dtype, True).to(device)
+        except torch.OutOfMemoryError as error:
+            raise InputError(f"{model.name} does not fit into the memory of {device}: {error}") from error
+        denoiser = denoiser.eval().requires_grad_(False)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        denoiser.to(memory_format=layout)
+        draw = torch.Generator().manual_seed(_SEED)
+        noisy = torch.randn(batch, *model.latent, generator=draw).to(device, memory_format=layout)
+        timesteps = torch.linspace(50, 950, batch).long().to(device)
+        condition = _condition(model, batch, draw, dtype).to(device)
+        backbone = with_denoiser(model.backbone, denoiser)
+        return cls(backbone, "random" if folder is None else "loaded", noisy, timesteps, condition)
+
+    def twin(self) -> Subject:
+        """A copy with modules of its own, for hooks and compiled code of its own, and the same weights."""
+        original = self.backbone.denoiser
+        shared = {id(tensor): tensor for tensor in (*original.parameters(), *original.buffers())}
+        backbone = with_denoiser(self.backbone, copy.deepcopy(original, shared))
+        return Subject(backbone, self.weights, self.noisy, self.timesteps, self.condition)
+
+    def forward(self) -> Tensor:
+        """One forward of the network. `(b, c, h, w)`, float32."""
+        return self.backbone.predict(self.noisy, self.timesteps, self.condition)
+
+
+def random_denoiser(like: ModelMixin, dtype: torch.dtype, device: torch.device) -> ModelMixin:
+    """A network of the same sizes with random weights, made where and as they are used, without a float32 copy.
+
+    The global random state stays as it is.
+    """
+    before = torch.get_default_dtype()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.device(device):
+        torch.manual_seed(_SEED)
+        try:
+            torch.set_default_dtype(dtype)
+            denoiser: ModelMixin = type(like).from_config(like.config)
+        finally:
+            torch.set_default_dtype(before)
+    # What is made from numpy is float32 whatever the default. diffusers' own `to` warns of what we ask for.
+    nn.Module.to(denoiser, dtype)
+    return denoiser
+
+
+def with_denoiser(backbone: Backbone, denoiser: ModelMixin) -> Backbone:
+    """The same backbone with another denoiser, and nothing else that has weights."""
+    twin = copy.copy(backbone)
+    # The copy would share the original's table of modules.
+    twin.__dict__["_modules"] = {}
+    twin.denoiser = denoiser
+    return twin
+
+
+def _folder_with_weights(model: CountedModel) -> Path | None:
+    folder = Path(find_model(model.source))
+    return folder if any((folder / model.backbone.component).glob("*.safetensors")) else None
+
+
+def _condition(model: CountedModel, batch: int, draw: torch.Generator, dtype: torch.dtype) -> Tensor:
+    blank = model.condition
+    if blank.is_floating_point():
+        return torch.randn(batch, *blank.shape[1:], generator=draw).to(dtype)
+    return torch.arange(batch) % int(model.backbone.denoiser.config["num_embeds_ada_norm"])

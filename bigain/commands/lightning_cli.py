@@ -1,0 +1,177 @@
+"""The command line of one run: from a configuration to objects and a run directory, through LightningCLI."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from bigain.callbacks import GenerationResults, PredictionWriter, ResultsWriter, SampleWriter
+from bigain.commands.parsing import Parser, readable, refusal_behind
+from bigain.compressors import Compressor
+from bigain.cost.timing import Timing
+from bigain.data import EvalDataModule
+from bigain.errors import InputError
+from bigain.inspector import Inspector
+from bigain.modules import DiffusionClassifier, DiffusionSampler
+from bigain.runs.configuration import fingerprint
+from bigain.runs.directory import Extension, prepare_directory
+from bigain.runs.files import replace_file
+from bigain.tasks.prediction_writer import RecordWriter
+from bigain.tasks.run_results import RunResults
+from bigain.tasks.termination import Termination
+
+# Images that the inspector follows.
+FOLLOWED = 4
+_WRITERS: dict[type[LightningModule], tuple[type[RecordWriter], type[RunResults[Any]]]] = {
+    DiffusionClassifier: (PredictionWriter, ResultsWriter),
+    DiffusionSampler: (SampleWriter, GenerationResults),
+}
+
+
+class BiGainCLI(LightningCLI):
+    """LightningCLI with a `compressor`, one `seed`, and a run directory."""
+
+    def __init__(self, args: Sequence[str], uncompressed_into: Path | None = None) -> None:
+        """Parse and run.
+
+        Args:
+            args: Command line without the program name.
+            uncompressed_into: Run without any compressor, into this directory, instead.
+        """
+        self.uncompressed_into = uncompressed_into
+        # Holds the run directory until the run is over.
+        with ExitStack() as self._held:
+            super().__init__(
+                model_class=LightningModule,
+                datamodule_class=EvalDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                parser_class=Parser,
+                save_config_callback=None,
+                seed_everything_default=False,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                parser_kwargs={"prog": "bigain", "description": "Evaluate token compression for diffusion models."},
+                args=list(args),
+            )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        handled = {"model", "dataloaders", "datamodule", "return_predictions", "ckpt_path", "weights_only"}
+        return {"predict": handled}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(Compressor, "compressor", subclass_mode=True, required=False)
+        parser.add_argument("--seed", type=int, default=0, help="the one seed: noise, random choices, limits")
+        parser.add_argument("--output", type=str | None, default=None, help="run directory, else runs/<config>-<hash>")
+        parser.add_argument("--overwrite", type=bool, default=False, help="delete what is in the run directory first")
+        parser.add_argument(
+            "--extend", type=bool, default=False, help="go on in a run of other images, keeping those it has"
+        )
+        parser.add_argument("--baseline", type=bool, default=False, help="also run without compression and compare")
+        parser.add_argument(
+            "--inspect", type=int | None, default=FOLLOWED, help="images to follow in pictures; 0: none"
+        )
+        # Where a class takes no seed, the link does nothing.
+        for target in ("model", "data", "compressor", "compressor.init_args.inner"):
+            parser.link_arguments("seed", f"{target}.init_args.seed")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        # The parent warns when both `args` and sys.argv are given, which is how an entry point calls it.
+        self.config = parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        self.choose_directory()
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            self._held.callback(prepare_directory(self.output, self.config[self.subcommand]).release)
+
+    def choose_directory(self) -> None:
+        """Set `fingerprint` and `output`; nothing is written."""
+        config = self.config[self.subcommand]
+        if not isinstance(config.trainer, Namespace):
+            raise InputError(f"trainer is {config.trainer!r}; expected its settings by name, such as devices: 1")
+        if self.uncompressed_into is not None:
+            config.compressor = None
+        self.fingerprint = fingerprint(config)
+        if self.uncompressed_into is not None:
+            self.output = self.uncompressed_into
+        else:
+            chosen = config.output or config.trainer.default_root_dir
+            if config.extend and not chosen:
+                raise InputError("--extend true goes on in a run that is there; name its directory with --output")
+            self.output = Path(chosen or f"runs/{_stem(config)}-{self.fingerprint[:8]}")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        wanted = self.config[self.subcommand].trainer.logger
+        if wanted is None:
+            kwargs["logger"] = TensorBoardLogger(self.output, name="tensorboard", version="")
+        try:
+            trainer = super().instantiate_trainer(default_root_dir=str(self.output), **kwargs)
+        except (MisconfigurationException, ImportError, ValueError, TypeError, OverflowError) as error:
+            raise InputError(f"no trainer of these settings can be had here: {error}") from error
+        launched = int(os.environ.get("WORLD_SIZE", 1))
+        if launched > 1 and trainer.world_size != launched:
+            raise InputError(
+                f"{launched} processes were launched, but the trainer has {trainer.world_size}; give it the processes "
+                "of one machine as --trainer.devices, and the machines as --trainer.num_nodes"
+            )
+        return trainer
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if refusal_behind(error) is not None:
+                raise
+            # The parser lets null stand for anything, and tells in an error of its own what a class made of it.
+            raise InputError(f"the classes cannot be made of these settings: {readable(str(error))}") from error
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        given = config.get("callbacks") or []
+        # `compressor: null` arrives as None, which Trainer would take for a callback.
+        config["callbacks"] = [
+            callback
+            for callback in [*(given if isinstance(given, list) else [given]), *callbacks]
+            if callback is not None and not (self.uncompressed_into and isinstance(callback, Compressor))
+        ]
+        return super()._instantiate_trainer(config, self._own_callbacks())
+
+    def _own_callbacks(self) -> list[Callback]:
+        """What writes the run directory: by the module's task."""
+        for module, (writer, results) in _WRITERS.items():
+            if isinstance(self.model, module):
+                config = self.config[self.subcommand]
+                # What it collects is on disk before an image counts as finished.
+                first = [Inspector(config.inspect)] if config.inspect else []
+                extension = [Extension(config)] if config.extend else []
+                return [*first, writer(resume=True), *extension, results(self.fingerprint), Timing(), Termination()]
+        known = ", ".join(module.__name__ for module in _WRITERS)
+        raise InputError(f"bigain predict runs {known} and their subclasses, not {type(self.model).__name__}")
+
+    def predict(self, **kwargs: Any) -> None:
+        """Run the trainer's predict loop; predictions go to disk, not into memory."""
+        if self.trainer.is_global_zero:
+            _save_config(self, self.output)
+        self.trainer.predict(self.model, datamodule=self.datamodule, return_predictions=False)
+
+
+def _stem(config: Namespace) -> str:
+    given = config.get("config")
+    return Path(str(given[0])).stem if given else "predict"
+
+
+def _save_config(cli: LightningCLI, folder: Path) -> None:
+    """Write the merged configuration as it was run."""
+    config = cli.config[cli.subcommand]
+    text = cli._parser(cli.subcommand).dump(config, skip_unset=False)
+    replace_file(folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))

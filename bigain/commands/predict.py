@@ -1,0 +1,97 @@
+"""One run of `bigain predict`, and what became of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers.utils.logging import disable_progress_bar
+
+from bigain.commands.lightning_cli import BiGainCLI
+from bigain.commands.parsing import refusals
+from bigain.commands.score import add_fidelity
+from bigain.errors import InputError
+from bigain.runs.configuration import find_config
+from bigain.runs.summary import summary
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        summary: Text for a terminal, empty on all but the first process.
+        skipped: Images that had to be skipped.
+        complete: Whether nothing that was asked for is missing.
+    """
+
+    summary: str = ""
+    skipped: int = 0
+    complete: bool = True
+
+
+def predict(args: Sequence[str]) -> Outcome:
+    """Run `bigain predict`.
+
+    Raises:
+        InputError: If anything given cannot work.
+    """
+    quieten()
+    args = find_config(args)
+    cli = _run(args)
+    baseline = None
+    if cli.config.predict.baseline:
+        _run(args, uncompressed_into=cli.output / "baseline")
+    if not cli.trainer.is_global_zero:
+        return Outcome()
+    if cli.config.predict.baseline:
+        baseline = _results(cli.output / "baseline")
+        if baseline["task"] == "generation" and baseline["protocol"]["images"] != "none":
+            add_fidelity(cli.output, cli.output / "baseline")
+    results = _results(cli.output)
+    skipped = len(results["dataset"]["skipped"])
+    return Outcome(summary(results, cli.output, baseline), skipped, lacking(results) is None)
+
+
+def lacking(results: Mapping[str, Any]) -> str | None:
+    """What a run was asked for and does not have; None if that is nothing.
+
+    Args:
+        results: Content of `results.json`.
+    """
+    skipped = results["dataset"]["skipped"]
+    if skipped:
+        return f"{len(skipped)} images could not be evaluated, the first: {skipped[0]['reason']}"
+    dataset = results["dataset"]
+    if dataset["images"] < dataset["asked"]:
+        return f"{dataset['asked'] - dataset['images']} of {dataset['asked']} images are not done"
+    if results.get("distance_missing") and results["protocol"]["extractor"]:
+        return f"no distance: {results['distance_missing']}"
+    if results.get("clip_score_missing"):
+        return f"no CLIP score: {results['clip_score_missing']}"
+    return None
+
+
+def _run(args: Sequence[str], uncompressed_into: Path | None = None) -> BiGainCLI:
+    with refusals():
+        return BiGainCLI(args, uncompressed_into)
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    path = folder / "results.json"
+    if not path.is_file():
+        raise InputError(f"{path} was not written: the run was stopped before its end; run the command again")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def quieten() -> None:
+    """Silence messages that ask nothing of the user."""
+    disable_progress_bar()  # of transformers, which shows one for every text encoder
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)

@@ -1,0 +1,147 @@
+"""`bigain report`: tables and plots of finished runs, beside the paper's numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bigain.commands.arguments import Parser, parse
+from bigain.errors import InputError
+from bigain.report.agreement import differing
+from bigain.report.comparison import UnlikeError, compare
+from bigain.report.document import remarks, section
+from bigain.report.figures import draw
+from bigain.report.formats import comparisons_csv, latex, markdown, runs_csv
+from bigain.report.page import page
+from bigain.report.rows import Group, group_runs
+from bigain.runs.files import replace_file
+from bigain.runs.results import Run, find_runs
+
+_FIGURE = re.compile(r"(curves|pareto)-\d+-[a-z0-9-]+\.(png|svg)")
+FORMATS = ("html", "md", "tex", "csv")
+_TITLE = "Token compression of diffusion models"
+_DESCRIPTION = (
+    "Write tables and plots of finished runs: accuracy, distance and cost, beside the paper's numbers where the "
+    "settings are the paper's. Classification runs are compared image by image with the base run, by default the run "
+    "without compression on the same dataset and model. Directories that hold no finished run are named and left out."
+)
+
+
+def report(args: Sequence[str]) -> tuple[str, bool]:
+    """Run `bigain report`.
+
+    Args:
+        args: Command line after `report`.
+
+    Returns:
+        Where the report is and what is left out of it, as text, and whether nothing is.
+
+    Raises:
+        InputError: If there is nothing to report, or it cannot be written.
+    """
+    given = parse(_parser(), args)
+    runs, left_out = find_runs(given.runs, given.partial)
+    if not runs:
+        raise InputError(f"nothing to report: {'; '.join(left_out)}")
+    base = _base(given.base, runs, given.partial)
+    groups = group_runs(runs)
+    refused = [reason for group in groups for reason in _compare(group, base, given.allow_differences)]
+    try:
+        written = _write(given.output, groups, left_out, set(given.formats))
+    except OSError as error:
+        raise InputError(f"cannot write the report to {given.output}: {error}; choose another --output") from error
+    told = [f"left out: {reason}" for reason in left_out]
+    told += [f"not compared: {reason}" for reason in refused]
+    others = sum(len(group.refused) for group in groups) - len(refused)
+    if others:
+        told.append(f"not compared image by image for {others} more reason{'s' if others > 1 else ''}, see the report")
+    told += [f"{len(runs)} runs, {sum(len(group.comparisons) for group in groups)} compared image by image"]
+    told += [str(path) for path in written]
+    return "\n".join(told) + "\n", not (left_out or refused)
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="bigain report", description=_DESCRIPTION)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories, or folders of such")
+    parser.add_argument("--output", type=Path, default=Path("report"), help="folder to write to; default: report")
+    parser.add_argument(
+        "--formats",
+        type=lambda text: text.split(","),
+        default=list(FORMATS),
+        help=f"which of {','.join(FORMATS)}; default: all. Figures are always drawn, as PNG and SVG",
+    )
+    parser.add_argument("--base", type=Path, metavar="RUN", help="compare all with this run, image by image")
+    parser.add_argument(
+        "--allow-differences",
+        action="store_true",
+        help="compare although images, seed, protocol or versions differ, on the images that both have",
+    )
+    parser.add_argument("--partial", action="store_true", help="also take runs that have not done all their images")
+    return parser
+
+
+def _base(path: Path | None, runs: Sequence[Run], partial: bool) -> Run | None:
+    """The run to compare with, which need not be among those reported."""
+    if path is None:
+        return None
+    found = [run for run in find_runs([path], partial)[0] if run.task == "classification"]
+    if len(found) != 1:
+        raise InputError(f"--base {path} holds {len(found)} finished classification runs; name the directory of one")
+    return next((run for run in runs if run.path.resolve() == found[0].path.resolve()), found[0])
+
+
+def _compare(group: Group, base: Run | None, allowed: bool) -> list[str]:
+    """Compare the classification runs of a group with the base, and say which could not be.
+
+    Without a base that was asked for, runs that are whole and differ in other settings are told in the report only.
+    """
+    group.differing += differing(group.runs)
+    classified = [run for run in group.runs if run.task == "classification"]
+    plain = [run for run in classified if not run.compressors]
+    if base is None and len(plain) > 1 and len(classified) > len(plain):
+        group.refused.append(f"{len(plain)} runs are without compression; name one with --base")
+    start = base or (plain[0] if len(plain) == 1 else None)
+    others = [run for run in classified if start is not None and run.path.resolve() != start.path.resolve()]
+    if start is None or not others:
+        return []
+    group.base = start
+    try:
+        group.comparisons, refused = compare(start, others, allowed)
+    except InputError as error:
+        refused = [error]
+    group.refused += map(str, refused)
+    return [str(error) for error in refused if base is not None or not isinstance(error, UnlikeError)]
+
+
+def _write(output: Path, groups: Sequence[Group], left_out: Sequence[str], formats: set[str]) -> list[Path]:
+    unknown = formats - set(FORMATS)
+    if unknown:
+        raise InputError(f"--formats: {', '.join(sorted(unknown))} is none of {', '.join(FORMATS)}")
+    figures = output / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    plots = draw(groups, figures)
+    sections = [section(group, drawn) for group, drawn in zip(groups, plots, strict=True)]
+    told = remarks(groups)
+    texts: dict[str, str] = {}
+    if "html" in formats:
+        texts["report.html"] = page(_TITLE, sections, told, left_out, figures)
+    if "md" in formats:
+        texts["report.md"] = markdown(_TITLE, sections, told, left_out)
+    if "tex" in formats:
+        texts["report.tex"] = latex(sections, left_out)
+    if "csv" in formats:
+        texts["runs.csv"] = runs_csv(groups)
+        texts["comparisons.csv"] = comparisons_csv(groups)
+    for name, text in texts.items():
+        replace_file(output / name, _writer(text))
+    drawn_files = [figures / f"{plot.name}.{kind}" for drawn in plots for plot in drawn for kind in ("png", "svg")]
+    # Of an earlier report in this folder: once all its files are written again, nothing shows them any more.
+    if formats == {*FORMATS}:
+        for left in {path for path in figures.iterdir() if _FIGURE.fullmatch(path.name)} - {*drawn_files}:
+            left.unlink()
+    return [*(output / name for name in texts), *drawn_files]
+
+
+def _writer(text: str) -> Callable[[Path], object]:
+    return lambda path: path.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -1,0 +1,1 @@
+"""What a run costs: FLOPs, seconds, memory, and where it was measured."""

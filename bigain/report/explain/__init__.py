@@ -1,0 +1,1 @@
+"""Why a compressor changes accuracy: margins, Theorem 1, frequency response."""

@@ -1,0 +1,1 @@
+"""Classification and generation: Lightning modules, and the callbacks that write their logs and results."""

@@ -1,0 +1,248 @@
+"""The diffusion classifier: the class whose condition best predicts the added noise."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from bigain.backbones.base import Backbone
+from bigain.backbones.digest import module_digest
+from bigain.backbones.forward import pair_sharing, row_keys
+from bigain.data.base import EvalDataModule
+from bigain.data.latent_cache import LatentCache
+from bigain.data.samples import Batch
+from bigain.diffusion.elimination import Elimination, staged_elimination
+from bigain.diffusion.noising import Loss, add_noise, prediction_error
+from bigain.diffusion.racing import Race, race_elimination
+from bigain.diffusion.trials import (
+    Budget,
+    grid_timesteps,
+    keys_of_trials,
+    random_order,
+    stage_trials,
+    trial_noise,
+    uniform_timesteps,
+)
+from bigain.errors import InputError, check_choice
+from bigain.runs.records import ImageRecord
+from bigain.tasks.forwards import Forwards
+from bigain.tasks.image_records import image_records, not_finite
+from bigain.tasks.preparing import BackboneModule
+
+Timesteps = Literal["grid", "uniform"]
+
+
+class DiffusionClassifier(BackboneModule):
+    """Zero-shot classification by noise prediction errors, paired over classes, with staged elimination.
+
+    Source: Li et al., Your Diffusion Model is Secretly a Zero-Shot Classifier (ICCV 2023); BiGain, Algorithm 1.
+
+    Every number is a function of (seed, image id, trial): batch size, order and process count do not enter.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        trials: Sequence[int] = (5, 20),
+        keep: Sequence[int] | None = (5, 1),
+        budget: Budget = "cumulative",
+        race: Race | None = None,
+        timesteps: Timesteps = "grid",
+        loss: Loss = "l2",
+        rows_per_forward: int = 64,
+        share: bool = True,
+        latent_cache: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Set the classifier up; nothing heavy happens here.
+
+        Args:
+            backbone: The diffusion model.
+            trials: Trials per class by the end of each stage, ascending; `[5, 20, 100]` for ImageNet-1K.
+            keep: Classes left after each stage, ending in 1; null evaluates every class at every trial.
+            budget: `cumulative`: survivors of stage i have `trials[i]` trials in all (paper); `released`: the
+                release's larger later stages. The same for `[5, 20]`.
+            race: Instead of stages, drop each class as soon as a test says that it cannot win: see `Race`. Of `trials`
+                only the last counts then, and neither `keep` nor `budget` does. `{}` takes the usual race.
+            timesteps: `grid`: evenly spaced; `uniform`: drawn from 0..999 per (seed, image, trial) (Algorithm 1).
+            loss: Error of a noise prediction: `l2`, `l1` or `huber`.
+            rows_per_forward: Rows (image, trial, class) per denoiser call at most, across the images of a batch. On a
+                CPU 8, if that is less; halved when memory runs out: see `Forwards`.
+            share: Compute once what rows of one (image, trial) have in common, on a U-Net: see `share`.
+            latent_cache: Folder in which encoded images are kept, for this and later runs; null encodes each time.
+            seed: Of noise and timesteps.
+
+        Raises:
+            InputError: If `trials` and `keep` do not fit.
+        """
+        super().__init__()
+        if keep is not None:
+            _check_keep(keep, len(trials))
+        check_choice("budget", budget, get_args(Budget))
+        check_choice("timesteps", timesteps, get_args(Timesteps))
+        check_choice("loss", loss, get_args(Loss))
+        self.backbone = backbone
+        try:
+            stages = stage_trials(trials, budget)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        # Without elimination the stages are one: every class at every trial.
+        self.stages = stages if keep is not None else [sorted(trial for stage in stages for trial in stage)]
+        self.keep = list(keep) if keep is not None else [1]
+        self.race = race
+        self.grid_size = max(trials)
+        self.budget = budget
+        self.timesteps = timesteps
+        self.loss: Loss = loss
+        self.forwards = Forwards(rows_per_forward, "rows_per_forward")
+        self.seed = seed
+        self.share = share
+        self.latent_cache = latent_cache
+
+    def setup(self, stage: str) -> None:
+        self.prepare_backbone()
+        self.data.latents = None if self.latent_cache is None else self._cache(Path(self.latent_cache).expanduser())
+
+    def _cache(self, folder: Path) -> LatentCache:
+        if self.backbone.vae is None:
+            raise InputError(
+                f"latent_cache: {self.backbone.model} has no VAE, its images are its latents; leave it out"
+            )
+        # The same weights round differently at another precision or on another kind of device.
+        run = f"{self.trainer.precision} {self.trainer.strategy.root_device.type}"
+        return LatentCache(folder, self.data.image_size, f"{module_digest(self.backbone.vae)} {run}")
+
+    @property
+    def data(self) -> EvalDataModule:
+        """The trainer's DataModule: see `EvalDataModule.of`."""
+        return EvalDataModule.of(self)
+
+    @property
+    def example_condition(self) -> Tensor:
+        """One row of the conditions, for counting."""
+        return self.conditions[:1]
+
+    def bytes_per_image(self, classes: int, image_size: int) -> int:
+        """Disk space that one image takes in a run directory, about: in the log and in the columns."""
+        return 60 * self.evaluations_per_image(classes)
+
+    def evaluations_per_image(self, classes: int) -> int:
+        """Denoiser rows one image takes: 5k + 75 for `[5, 20]`/`[5, 1]`. With a race, the most that it can take."""
+        if self.race is not None:
+            return classes * self.grid_size
+        alive = [classes, *(min(classes, left) for left in self.keep)]
+        return sum(left * len(stage) for left, stage in zip(alive, self.stages, strict=False))
+
+    @torch.inference_mode()
+    def on_predict_start(self) -> None:
+        space = self.data.class_space
+        self.multilabel = space.multilabel
+        self.conditions = self.backbone.conditions(space.prompts, space.indices)
+        self.begin_sharing(self.conditions)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[ImageRecord]:
+        """Classify the images of a batch; those whose errors are not finite go to `batch["failed"]` instead."""
+        if not batch["image_id"]:
+            return []
+        start = time.perf_counter()
+        result, timesteps = self.classify(self._latents(batch), batch["image_id"])
+        labels = [list(of_one) if self.multilabel else of_one[0] for of_one in batch["labels"]]
+        timesteps = timesteps.cpu()
+        records = image_records(batch["image_id"], labels, result, timesteps, start)
+        names, precision = self.data.class_space.names, self.trainer.precision
+        failed = {}
+        for record, row in zip(records, timesteps.tolist(), strict=True):
+            if (found := not_finite(record, self.stages_of(record.image_id), len(names))) is not None:
+                failed[record.image_id] = (
+                    f"the network's error for class {names[found.label]!r} at timestep {row[found.trial]} is "
+                    f"{found.error} at precision {precision}; try --trainer.precision 32-true, or other weights"
+                )
+        batch["failed"].update(failed)
+        return [record for record in records if record.image_id not in failed]
+
+    def stages_of(self, image_id: str) -> Sequence[Sequence[int]]:
+        """New trials of each stage of an image, or of each look of its race."""
+        if self.race is None:
+            return self.stages
+        (order,) = random_order(keys_of_trials([image_id], self.grid_size, self.seed)).tolist()
+        return self.race.stages(order)
+
+    def _latents(self, batch: Batch) -> Tensor:
+        """Latents of a batch: encoded (and cached, where asked for), or read from the cache."""
+        parts = [batch["latent"].view(torch.float32)] if len(batch["latent"]) else []
+        if len(batch["image"]):
+            # One by one on a CPU, for the reason that `Forwards` gives.
+            at_once = 1 if self.device.type == "cpu" else len(batch["image"])
+            encoded = torch.cat([self.backbone.encode(images) for images in batch["image"].split(at_once)])
+            parts.insert(0, encoded)
+            if self.data.latents is not None:
+                for key, latent in zip(batch["cache_keys"], encoded.cpu(), strict=True):
+                    self.data.latents.write(str(key), latent)
+        return torch.cat(parts)
+
+    def classify(self, latents: Tensor, image_ids: Sequence[str]) -> tuple[Elimination, Tensor]:
+        """Run the staged elimination, or the race, on latents.
+
+        Args:
+            latents: `(b, c, h, w)`, float32.
+            image_ids: b stable ids; noise is a function of them.
+
+        Returns:
+            The elimination, and the timestep of each image's trials, `(b, t)` int64.
+        """
+        device = latents.device
+        keys = keys_of_trials(image_ids, self.grid_size, self.seed, device)
+        if self.timesteps == "uniform":
+            timesteps = uniform_timesteps(keys)
+        else:
+            trials = torch.arange(self.grid_size, device=device)
+            timesteps = grid_timesteps(trials, self.grid_size).expand(len(latents), -1)
+
+        def errors_of(image: Tensor, trial: Tensor, label: Tensor) -> Tensor:
+            return self._errors(latents[image], keys[image, trial], timesteps[image, trial], label)
+
+        classes = len(self.conditions)
+        if self.race is not None:
+            return race_elimination(errors_of, random_order(keys), classes, self.race), timesteps
+        keep = [min(classes, left) for left in self.keep]
+        return staged_elimination(errors_of, len(latents), classes, self.stages, keep, device), timesteps
+
+    def _errors(self, latents: Tensor, keys: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
+        """Errors of p (image, trial) pairs under s classes each.
+
+        Args:
+            latents: Of each pair. `(p, c, h, w)`.
+            keys: `(p,)`, int64.
+            timesteps: `(p,)`, int64.
+            labels: `(p, s)`, int64.
+
+        Returns:
+            `(p, s)`, float32.
+        """
+        classes, labels_of = labels.shape[1], labels.flatten()
+
+        def compute(rows: Tensor, first: int, last: int) -> Tensor:
+            pairs = slice(first // classes, last // classes + 1)
+            key, t, x = keys[pairs], timesteps[pairs], latents[pairs]
+            pair, label = rows // classes - pairs.start, labels_of[rows]
+            # Drawn once per pair: all classes see the same noise.
+            noise = trial_noise(key, x.shape[1:])
+            noisy = add_noise(x, noise, self.backbone.alpha_bar(t))
+            sharing = pair_sharing(len(rows), first, last, classes, rows.device) if self.share else None
+            with row_keys(key[pair], label, sharing):
+                predicted = self.backbone.predict_noise(noisy[pair], t[pair], self.conditions[label])
+            return prediction_error(predicted, noise[pair], self.loss)
+
+        return self.forwards.run(compute, labels.numel(), labels.device).view_as(labels)
+
+
+def _check_keep(keep: Sequence[int], stages: int) -> None:
+    if len(keep) != stages or min(keep) < 1 or keep[-1] != 1:
+        raise InputError(f"keep must name survivors for each of the {stages} stages, ending in 1, not {keep}")
+    if list(keep) != sorted(keep, reverse=True):
+        raise InputError(f"keep must not grow from stage to stage, not {list(keep)}")

@@ -1,0 +1,70 @@
+"""The results of a classification run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from bigain.errors import InputError
+from bigain.metrics.classification import classification_metrics
+from bigain.runs.columns import write_columns
+from bigain.runs.files import replace_file
+from bigain.runs.records import ImageRecord
+from bigain.tasks.classifier import DiffusionClassifier
+from bigain.tasks.prediction_writer import predictions_folder
+from bigain.tasks.run_results import RunResults
+
+
+def _refuse_foreign(folder: Path, module: DiffusionClassifier, records: Sequence[ImageRecord]) -> None:
+    """Raise an InputError if a line of the log, damaged, has classes or trials beyond those of the run."""
+    classes, last = len(module.data.class_space), module.grid_size - 1
+    for record in records:
+        highest = max(record.prediction, *record.classes, *(max(alive, default=0) for alive in record.survivors))
+        if highest >= classes or max(record.trials, default=0) > last:
+            raise InputError(
+                f"the log in {folder} gives {record.image_id} a class or a trial that this run does not have; delete "
+                "its line to have it done again"
+            )
+
+
+class ResultsWriter(RunResults[ImageRecord]):
+    """Writes `results.json` and `predictions/predictions.npz` of a classification: see `RunResults`."""
+
+    task = "classification"
+    record = ImageRecord
+
+    def write_files(self, trainer: Trainer, module: DiffusionClassifier, records: Sequence[ImageRecord]) -> None:
+        file = predictions_folder(trainer) / "predictions.npz"
+        replace_file(file, lambda path: write_columns(path, records, len(module.data.class_space)))
+
+    def task_results(
+        self, trainer: Trainer, module: DiffusionClassifier, records: Sequence[ImageRecord]
+    ) -> dict[str, Any]:
+        space = module.data.class_space
+        _refuse_foreign(predictions_folder(trainer), module, records)
+        evaluations = sum(len(record.errors) for record in records)
+        busy = sum(record.seconds for record in records)
+        race = module.race
+        return {
+            **classification_metrics(records, space),
+            "class_names": list(space.names),
+            "evaluations": {
+                "per_image": evaluations / len(records),
+                "planned_per_image": module.evaluations_per_image(len(space)),
+                "per_second": evaluations / busy if busy else None,
+                "gflops_per_image": evaluations / len(records) * self._flops.total / 1e9,
+            },
+            "protocol": {
+                "stages": None if race else [[int(trial) for trial in stage] for stage in module.stages],
+                "keep": None if race else module.keep,
+                "budget": None if race else module.budget,
+                "race": {**asdict(race), "trials": module.grid_size} if race else None,
+                "timesteps": module.timesteps,
+                "loss": module.loss,
+                "seed": module.seed,
+            },
+        }

@@ -1,0 +1,184 @@
+"""`results.json` and TensorBoard scalars at the end of a run, whatever its task."""
+
+from __future__ import annotations
+
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from bigain.compressors.base import Compressor
+from bigain.cost.environment import environment
+from bigain.cost.flops import flops_per_evaluation, reduction_percent
+from bigain.cost.sites import describe, refuse_without_effect, site_table
+from bigain.cost.timing import earlier_backend, earlier_section, measured_by, timing_section
+from bigain.data.base import EvalDataModule
+from bigain.errors import InputError
+from bigain.runs.files import replace_file
+from bigain.runs.records import Record
+from bigain.runs.schema import RESULTS_VERSION
+from bigain.tasks.gather import Meeting
+from bigain.tasks.prediction_writer import MODEL, predictions_folder, read_records, read_skipped
+from bigain.tokens.grid import Grid
+
+R = TypeVar("R", bound=Record)
+
+
+class RunResults(Callback, ABC, Generic[R]):
+    """Writes the results of a run from its logs. Subclasses add what their task measures.
+
+    The module needs `data`, `backbone` and `example_condition`.
+
+    Attributes:
+        task: `classification` or `generation`.
+        record: What the log holds.
+        fingerprint: Identity of the configuration, stored with the results.
+    """
+
+    task: str
+    record: type[R]
+
+    def __init__(self, fingerprint: str | None = None) -> None:
+        self.fingerprint = fingerprint
+
+    def write_files(self, trainer: Trainer, module: Any, records: Sequence[R]) -> None:
+        """Whatever else there is to write: before the results, with which a run counts as finished."""
+
+    @abstractmethod
+    def task_results(self, trainer: Trainer, module: Any, records: Sequence[R]) -> dict[str, Any]:
+        """Sections of `results.json` that belong to the task: at least `metrics`, `protocol` and `evaluations`."""
+
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start = time.perf_counter()
+        module: Any = pl_module
+        data, backbone = module.data, module.backbone
+        shape = backbone.latents_of(data.image_size)
+        compressors = [callback for callback in trainer.callbacks if isinstance(callback, Compressor)]  # type: ignore[attr-defined]
+        # What a compressor refuses, it refuses here, before any image.
+        self._flops, self._baseline = flops_per_evaluation(backbone, shape, module.example_condition, compressors)
+        latent = Grid(*shape[1:])
+        self._sites = [row for compressor in compressors for row in site_table(compressor, backbone.denoiser, latent)]
+        for compressor in compressors:
+            refuse_without_effect(compressor, backbone.denoiser, latent)
+        self._compressors = [describe(compressor) for compressor in compressors]
+        if trainer.is_global_zero:
+            # Which images these settings chose: an id file that another run can be given as its subset.
+            ids = "".join(f"{item.image_id}\n" for item in data.items)
+            folder = Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            replace_file(folder / "images.txt", lambda path: path.write_text(ids, encoding="utf-8"))
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._meeting = Meeting(trainer)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._measured = self._meeting.gathered(measured_by(trainer))
+        failure: Exception | None = None
+        if trainer.is_global_zero:
+            try:
+                self._write(trainer, pl_module)
+            except Exception as error:  # noqa: BLE001 -- whatever it is, the others must not wait for it
+                failure = error
+        # Nobody leaves before the files are there.
+        told, *_ = self._meeting.gathered(None if failure is None else str(failure))
+        if failure is not None:
+            raise failure
+        if told is not None:
+            raise InputError(told)
+
+    def _write(self, trainer: Trainer, module: Any) -> None:
+        folder = predictions_folder(trainer)
+        finished = read_records(folder, self.record)
+        if not finished:
+            reason = next(iter(read_skipped(folder).values()), "there was nothing to do")
+            raise InputError(f"none of all {len(module.data.items)} images could be evaluated: {reason}")
+        records = [finished[item.image_id] for item in module.data.items if item.image_id in finished]
+        if not records:
+            raise InputError(f"none of the {len(finished)} images of {predictions_folder(trainer)} was asked for")
+        labels = {item.image_id: item.labels for item in module.data.items}
+        relabelled = [record.image_id for record in records if tuple(record.labels) != labels[record.image_id]]
+        if relabelled:
+            raise InputError(
+                f"{relabelled[0]} has another label now than when it was evaluated ({len(relabelled)} such images in "
+                f"{predictions_folder(trainer)}); run again with --overwrite true"
+            )
+        results = self._results(trainer, module, records)
+        self.write_files(trainer, module, records)
+        text = json.dumps(results, indent=2) + "\n"
+        replace_file(
+            Path(trainer.default_root_dir) / "results.json", lambda path: path.write_text(text, encoding="utf-8")
+        )
+        scalars = {f"metrics/{name}": estimate["value"] for name, estimate in results["metrics"].items()}
+        scalars["flops/gflops_per_evaluation"] = results["flops"]["gflops_per_evaluation"]
+        scalars["evaluations/per_image"] = results["evaluations"]["per_image"]
+        scalars["timing/seconds_per_image"] = results["timing"]["seconds_per_image"]
+        if (rate := results["timing"]["denoiser"]["rows_per_second"]) is not None:
+            scalars["timing/rows_per_second"] = rate
+        for logger in trainer.loggers:
+            logger.log_metrics(scalars, step=len(records))
+
+    def _results(self, trainer: Trainer, module: Any, records: Sequence[R]) -> dict[str, Any]:
+        data = module.data
+        busy = sum(record.seconds for record in records)
+        return {
+            "schema_version": RESULTS_VERSION,
+            "task": self.task,
+            "dataset": _dataset(
+                data, [record.image_id for record in records], read_skipped(predictions_folder(trainer))
+            ),
+            "model": {
+                "backbone": type(module.backbone).__name__,
+                "name": module.backbone.model,
+                **json.loads((predictions_folder(trainer) / MODEL).read_text(encoding="utf-8")),
+            },
+            "compressors": self._compressors,
+            "sites": self._sites,
+            "flops": {
+                "gflops_per_evaluation": self._flops.total / 1e9,
+                "baseline_gflops": self._baseline.total / 1e9,
+                "reduction_percent": reduction_percent(self._flops, self._baseline),
+                "by_category": self._flops.gflops,
+                "by_operation": {operation: flops / 1e9 for operation, flops in self._flops.by_operation.items()},
+            },
+            "timing": {
+                "seconds": time.perf_counter() - self._start,
+                "seconds_per_image": busy / len(records),
+                "resumed_images": sum(record.image_id in data.finished for record in records),
+                **self._timing(Path(trainer.default_root_dir) / "results.json"),
+            },
+            **self.task_results(trainer, module, records),
+            "environment": self._environment(trainer, module),
+            "fingerprint": self.fingerprint,
+        }
+
+    def _environment(self, trainer: Trainer, module: Any) -> dict[str, object]:
+        kernels = {kernel for process in self._measured for kernel in process.kernels}
+        found = environment(trainer, module.device, module.backbone.denoiser, kernels)
+        return found if kernels else {**found, **earlier_backend(Path(trainer.default_root_dir) / "results.json")}
+
+    def _timing(self, file: Path) -> dict[str, Any]:
+        measured = timing_section(self._measured)
+        return measured if measured["denoiser"]["forwards"] else {**measured, **earlier_section(file)}
+
+
+def _dataset(data: EvalDataModule, done: Sequence[str], skipped: dict[str, str]) -> dict[str, Any]:
+    """What was evaluated, of what, and what could not be."""
+    finished = set(done)
+    return {
+        "name": data.name,
+        "images": len(done),
+        "asked": len(data.items),
+        "official": data.official_images,
+        "classes": len(data.class_space),
+        "image_size": data.image_size,
+        "unlabelled": sum(not item.labels for item in data.items if item.image_id in finished),
+        "skipped": [
+            {"image_id": item.image_id, "reason": skipped[item.image_id]}
+            for item in data.items
+            if item.image_id in skipped and item.image_id not in finished
+        ],
+    }

@@ -1,0 +1,86 @@
+"""Generated images on disk, and their log."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torchvision.utils import make_grid
+
+from bigain.data.image_files import sample_path
+from bigain.errors import InputError
+from bigain.runs.records import SampleRecord
+from bigain.tasks.prediction_writer import RecordWriter, finished_ids, predictions_folder
+from bigain.tasks.sampler import DiffusionSampler, Generated
+
+FOLDER = "samples"
+
+
+class SampleWriter(RecordWriter):
+    """Writes generated images to `samples/<id>.png` and then their lines to the log: see `RecordWriter`.
+
+    A line in the log means that the image is there: a run that was killed in between makes the image again.
+    """
+
+    record = SampleRecord
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, DiffusionSampler)
+        self._format = pl_module.images
+        self._folder = Path(trainer.default_root_dir) / FOLDER
+        super().setup(trainer, pl_module, stage)
+        if self._format != "none" and trainer.is_global_zero:
+            chosen = {item.image_id for item in trainer.datamodule.items}  # type: ignore[attr-defined]
+            # A run that is extended has images that are not asked for any more.
+            self._refuse_others([*chosen | finished_ids(predictions_folder(trainer))])
+
+    def still_there(self, finished: frozenset[str]) -> frozenset[str]:
+        if self._format == "none":
+            return finished
+        # Whose image somebody deleted is made again.
+        return frozenset(i for i in finished if sample_path(self._folder, i, self._format).is_file())
+
+    def _refuse_others(self, image_ids: Sequence[str]) -> None:
+        """Raise an InputError if there are files that are not of this run."""
+        # A run that goes on may find images that its log does not have yet.
+        own = {sample_path(self._folder, i, self._format) for i in (image_ids if self.resume else ())}
+        files = (path for path in self._folder.rglob("*") if path.is_file())
+        other = next((path for path in files if path not in own and path.with_suffix("") not in own), None)
+        if other is not None:
+            raise InputError(f"{self._folder} holds other images, such as {other}; choose another --output")
+
+    def records_of(self, trainer: Trainer, outputs: Generated) -> Sequence[SampleRecord]:
+        if outputs.files:
+            paths = [sample_path(self._folder, record.image_id, self._format) for record in outputs.records]
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(_write, paths, outputs.files))
+        if outputs.trajectory is not None:
+            _show(trainer, outputs.trajectory)
+        return outputs.records
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write an image whole or not at all, and let it reach the disk."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error}; what is finished is kept, run the command again") from error
+
+
+def _show(trainer: Trainer, trajectory: torch.Tensor) -> None:
+    """The first items on their way from noise to image, in TensorBoard: one row per item."""
+    grid = make_grid(trajectory.transpose(0, 1).flatten(0, 1), nrow=len(trajectory))
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image("samples/from_noise_to_image", grid, 0)

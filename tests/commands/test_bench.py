@@ -1,0 +1,216 @@
+"""`bigain bench`: the real command on embedded and random models, its JSON, refusals, and code that torch compiles."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from models import tiny_dit
+from torch import nn
+
+import bigain.commands.bench.measure
+from bigain.backbones import DiT
+from bigain.commands.bench.command import split_methods
+from bigain.commands.bench.measure import measure
+from bigain.commands.bench.subject import Subject, with_denoiser
+from bigain.commands.flops.model import CountedModel
+from bigain.commands.main import main
+from bigain.compressors import IEKVD, LGTM
+from bigain.compressors.lgtm import LGTM as LGTMClass
+from bigain.errors import InputError
+
+CPU = torch.device("cpu")
+QUICK = ["--device", "cpu", "--repetitions", "2"]
+LGTM_AND_IEKVD = ["--compressor", "LGTM", "--compressor.ratio", "0.7", "--compressor=IEKVD", "--compressor.factor", "2"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Every test runs in an empty directory, with the command line of an installed program."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bigain"])
+
+
+@pytest.fixture
+def refused(capsys):
+    def run(*args):
+        capsys.readouterr()
+        assert main(["bench", *args]) == 2
+        told = capsys.readouterr()
+        assert told.out == ""
+        message = told.err.strip().splitlines()[-1]
+        assert message.startswith("bigain: error: ")
+        return message
+
+    return run
+
+
+def subject(batch=2, dtype=torch.float32, name="shapes_dit"):
+    return Subject.of(CountedModel.of(name, None), batch, dtype, CPU, False)
+
+
+def test_json_of_the_embedded_model(capsys, monkeypatch):
+    monkeypatch.setattr(bigain.commands.bench.measure, "_LONG_ENOUGH", 1e-9)
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    assert main(["bench", "--model", "shapes_dit", *QUICK, "--threads", "2", *LGTM_AND_IEKVD, "--json"]) == 0
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
+    assert found["model"] == "shapes_dit"
+    assert found["weights"] == "loaded"
+    assert (found["batch"], found["dtype"], found["compile"], found["threads"]) == (2, "bfloat16", "none", 2)
+    assert found["attention_backend"].startswith("AttnProcessor2_0: ")
+    assert found["finite"]
+    assert found["forwards_per_round"] == 1
+    base, (lgtm, iekvd) = found["baseline"], found["methods"]
+    assert base["ratio"] == {"median": 1, "low": 1, "high": 1}
+    assert base["realised_percent"] is None
+    for row in (lgtm, iekvd):
+        assert row["error"] is None
+        assert 0 < row["milliseconds"]["low"] <= row["milliseconds"]["median"] <= row["milliseconds"]["high"]
+        assert row["promised_ratio"] == pytest.approx(row["gflops"] / base["gflops"])
+        ratio, realised = row["ratio"], row["realised_percent"]
+        assert realised["median"] == pytest.approx(100 * (1 - ratio["median"]) / (1 - row["promised_ratio"]))
+        assert realised["low"] <= realised["median"] <= realised["high"]
+        assert 0 < row["overhead_milliseconds"]["matching"] < row["milliseconds"]["high"]
+    assert (lgtm["class"], lgtm["settings"]["ratio"]) == ("LGTM", 0.7)
+    assert (iekvd["class"], iekvd["settings"]["factor"]) == ("IEKVD", 2)
+    assert lgtm["overhead_milliseconds"]["merging"] > 0
+    assert iekvd["overhead_milliseconds"]["merging"] == 0
+    assert "warning: 2 repetitions" in told.err
+    assert "round 2 of 2: none" in told.err
+
+
+def test_the_table_and_the_methods_of_the_paper(capsys, monkeypatch):
+    monkeypatch.setattr(bigain.commands.bench.measure, "_LONG_ENOUGH", 1e9)
+    monkeypatch.setattr(bigain.commands.bench.measure, "_MOST_FORWARDS", 2)
+    args = ["--model", "shapes_dit", *QUICK, "--batch", "1", "--dtype", "float32", "--channels-last"]
+    assert main(["bench", *args, "--repetitions", "1"]) == 0
+    told = capsys.readouterr().out
+    for word in ("LGTM(ratio=0.7", "ABM(ratio=0.7)", "IEKVD(factor=2", "channels last", "float32", "realised", "none"):
+        assert word in told
+    assert "rounds   1, each method 2 times in a row in each" in told
+
+
+def test_sizes_alone_are_enough_and_the_weights_are_the_same_each_time(stand_in, tmp_path):
+    shutil.copytree(stand_in, tmp_path / "sizes", ignore=shutil.ignore_patterns("*.safetensors"))
+    one, two = (subject(dtype=torch.bfloat16, name=str(tmp_path / "sizes")) for _ in range(2))
+    assert one.weights == "random"
+    assert one.noisy.shape == (2, 4, 16, 16)
+    assert {parameter.dtype for parameter in one.backbone.denoiser.parameters()} == {torch.bfloat16}
+    with torch.inference_mode():
+        assert torch.equal(one.forward(), two.forward())
+        assert one.forward().isfinite().all()
+    loaded = subject(name=str(stand_in))
+    assert loaded.weights == "loaded"
+    weights = dict(loaded.backbone.denoiser.named_parameters())
+    assert all(
+        not torch.equal(weight.float(), weights[name])
+        for name, weight in one.backbone.denoiser.named_parameters()
+        if weight.ndim > 1
+    )
+
+
+def test_a_twin_shares_weights_and_has_hooks_of_its_own():
+    original = subject()
+    twin = original.twin()
+    mine, its = original.backbone.denoiser, twin.backbone.denoiser
+    assert all(a is b for a, b in zip(mine.parameters(), its.parameters(), strict=True))
+    with torch.inference_mode():
+        plain = original.forward()
+        with LGTM(ratio=0.7).applied_to(its):
+            assert not torch.equal(twin.forward(), plain)
+            assert torch.equal(original.forward(), plain)
+        assert torch.equal(twin.forward(), plain)
+
+
+@pytest.mark.parametrize("how", ["whole", "regional"])
+def test_compiled_code_keeps_each_methods_hooks(how, monkeypatch):
+    """Torch would take the code of the first network for all of the same sizes; the real tracer, no code generation."""
+    compile_module, forward, seen = nn.Module.compile, Subject.forward, []
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compile_module(self, backend="eager"))
+
+    def watched(self):
+        seen.append(forward(self))
+        return seen[-1]
+
+    noisy, rows = torch.randn(1, 4, 16, 16), torch.tensor([7])
+    tiny = Subject(with_denoiser(DiT("tiny"), tiny_dit(num_layers=1)), "random", noisy, rows, rows)
+    lgtm = LGTM(ratio=0.7)
+    with torch.inference_mode():
+        plain, twin = tiny.forward(), tiny.twin()
+        with lgtm.applied_to(twin.backbone.denoiser):
+            merged = twin.forward()
+    monkeypatch.setattr(Subject, "forward", watched)
+    times = measure(tiny, [("LGTM", lgtm)], 1, how, lambda line: None)
+    assert [one.error for one in times] == [None] * 2
+    assert all(one.phases is None and len(one.seconds) == len(one.reference) == 1 for one in times)
+    # The first two forwards are the first of each.
+    torch.testing.assert_close(seen[0], plain)
+    torch.testing.assert_close(seen[1], merged)
+    assert not torch.allclose(plain, merged)
+
+
+def test_a_method_that_does_not_act_or_cannot_run_is_told(capsys, monkeypatch):
+    def idle(self, layout, site, context, undo):
+        pass
+
+    monkeypatch.setattr(LGTMClass, "hook_site", idle)
+
+    def fails(self, x, site, context):
+        if x.device.type == "meta":
+            return x[:, ::4]
+        raise RuntimeError("out of memory: tried to allocate 10 GiB")
+
+    monkeypatch.setattr(IEKVD, "downsample", fails)
+    args = ["--model", "shapes_dit", *QUICK, *LGTM_AND_IEKVD, "--compressor", "ToDo", "--compressor.factor", "2"]
+    assert main(["bench", *args]) == 1
+    told = capsys.readouterr().out
+    assert "LGTM(ratio=0.7, destination=cell): not measured: its output is that of the network without" in told
+    assert "IEKVD(factor=2, alpha=0.9): not measured: RuntimeError: out of memory: tried to allocate" in told
+    assert "ToDo(factor=2)" in told
+
+
+def test_options_belong_to_the_compressor_before_them():
+    args = ["--batch", "2", "--compressor", "CAM", "--compressor.inner", "LGTM", "--compressor.inner.ratio=0.5"]
+    todo = ["--compressor=ToDo", "--compressor.factor", "3"]
+    common, methods = split_methods([*args, "--json", *todo, "--dtype", "float32"])
+    assert common == ["--batch", "2", "--json", "--dtype", "float32"]
+    assert methods == [args[2:], todo]
+    with pytest.raises(InputError, match="before any --compressor"):
+        split_methods(["--compressor.ratio", "0.7", "--compressor", "LGTM"])
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--model", "sd9"], "no model 'sd9'"),
+        (["--compressor", "LGTN"], "known here: ABM, CAM"),
+        (["--compressor", "LGTM"], "ratio"),
+        (["--compressor", "LGTM", "--compressor.ratio", "0.9"], "at most 0.75"),
+        (["--compressor", "ToDo", "--compressor.factor", "99"], "does not fit"),
+        (["--compressor", "null"], "measured in any case"),
+        (["--compressor", "absent.yaml"], "absent.yaml"),
+        (["--dtype", "int8"], "choose from"),
+        (["--batch", "0"], "batch must be at least 1, not 0"),
+        (["--repetitions", "0"], "repetitions must be at least 1, not 0"),
+        (["--threads", "x"], "invalid int value"),
+        (["--device", "cuda:99"], "no device cuda:99"),
+        (["--device", "mps"], "no clock"),
+        (["--device", "tpu"], "device must be"),
+        (["--rounds", "3"], "unrecognized"),
+    ],
+)
+def test_refusals(refused, args, said):
+    model = [] if "--model" in args else ["--model", "shapes_dit"]
+    assert said in refused(*model, *args)
+
+
+def test_help_needs_no_torch():
+    code = "import sys; from bigain.commands.main import main; main(['bench', '--help']); print('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert told.startswith("usage: bigain bench")
+    assert told.endswith("False\n")

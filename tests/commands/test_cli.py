@@ -1,0 +1,377 @@
+"""The real command line on real files: what users type, what they get back, what they are told."""
+
+import json
+import random
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import bigain
+from bigain.commands.main import main
+
+QUICK = ["--model.trials", "[1,2]", "--model.keep", "[2,1]", "--data.images", "4", "--data.batch_size", "2"]
+QUICK += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+ASSETS = Path(bigain.__file__).parent / "assets"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Every test runs in an empty directory, so bare config names have to be found in the package."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bigain"])
+
+
+def predict(*args, config="demo_lgtm.yaml"):
+    return main(["predict", "--config", config, *QUICK, *args])
+
+
+def run_directory():
+    (folder,) = Path("runs").iterdir()
+    return folder
+
+
+def results(folder=None):
+    return json.loads(((folder or run_directory()) / "results.json").read_text())
+
+
+def refused(capsys, *args, config="demo_lgtm.yaml"):
+    """The one message of a refused run."""
+    assert predict(*args, config=config) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    message = [line for line in lines if line.startswith("bigain: error: ")]
+    assert len(message) == 1, lines
+    assert "Traceback" not in "\n".join(lines)
+    return message[0]
+
+
+def test_predict_writes_a_run_directory_and_a_summary(capsys):
+    assert predict() == 0
+    told = capsys.readouterr().out
+    for word in ("ShapeTextures, 4 images", "shapes_dit", "LGTM(ratio=0.5", "256 -> 128", "top1", "shape", "fill"):
+        assert word in told
+    assert str(run_directory()) in told
+    found = results()
+    assert found["schema_version"] == 1
+    assert set(found) >= {"metrics", "sites", "flops", "timing", "environment", "fingerprint", "compressors"}
+    assert found["metrics"]["top1"]["n"] == 4
+    assert found["evaluations"].pop("per_second") > 0
+    assert found["evaluations"].pop("gflops_per_image") == 18 * found["flops"]["gflops_per_evaluation"]
+    assert found["evaluations"] == {"per_image": 18.0, "planned_per_image": 18}
+    assert [site["tokens_out"] for site in found["sites"]] == [128] * 4
+    settings = found["compressors"][0]["settings"]
+    assert list(settings) == ["ratio", "destination", "score", "mode", "cell", "where", "modules", "metric", "seed"]
+    assert settings["score"] == "laplacian_l1"
+    lines = (run_directory() / "predictions/rank-0.jsonl").read_text().splitlines()
+    assert [json.loads(line)["image_id"] for line in lines] == [f"test/{i:06d}" for i in range(4)]
+    columns = np.load(run_directory() / "predictions/predictions.npz", allow_pickle=False)
+    assert columns["errors"].shape == (4, 16, 2)
+    assert yaml.safe_load((run_directory() / "config.yaml").read_text())["compressor"]["init_args"]["ratio"] == 0.5
+
+
+def test_tensorboard_scalars_are_the_results():
+    predict()
+    events = EventAccumulator(str(run_directory() / "tensorboard"))
+    events.Reload()
+    assert events.Scalars("metrics/top1")[0].value == pytest.approx(results()["metrics"]["top1"]["value"])
+    assert events.Scalars("flops/gflops_per_evaluation")[0].value > 0
+
+
+def test_a_saved_config_reproduces_the_run(tmp_path):
+    predict()
+    saved = tmp_path / "saved.yaml"
+    saved.write_text((run_directory() / "config.yaml").read_text())
+    first = np.load(run_directory() / "predictions/predictions.npz")["errors"]
+    assert main(["predict", "--config", str(saved), "--output", "again"]) == 0
+    assert np.array_equal(first, np.load("again/predictions/predictions.npz")["errors"], equal_nan=True)
+
+
+def test_a_second_run_continues_and_a_changed_one_goes_elsewhere(capsys):
+    predict()
+    log = run_directory() / "predictions/rank-0.jsonl"
+    whole = log.read_text()
+    # A kill in the middle of the third image's line.
+    log.write_text("".join(whole.splitlines(keepends=True)[:2]) + whole.splitlines()[2][:40])
+    capsys.readouterr()
+    assert predict("--data.batch_size", "1") == 0
+    assert "2 images were already done" in capsys.readouterr().out
+    ids = [json.loads(line)["image_id"] for line in log.read_text().splitlines()]
+    assert sorted(ids) == [f"test/{i:06d}" for i in range(4)]
+    assert predict("--compressor.ratio", "0.3") == 0
+    assert len(list(Path("runs").iterdir())) == 2
+
+
+def test_another_configuration_in_the_same_directory_is_refused_with_the_difference(capsys):
+    predict("--output", "here")
+    message = refused(capsys, "--output", "here", "--compressor.ratio", "0.3")
+    assert "compressor.init_args.ratio: 0.5 -> 0.3" in message
+    assert predict("--output", "here", "--compressor.ratio", "0.3", "--overwrite", "true") == 0
+    assert results(Path("here"))["compressors"][0]["settings"]["ratio"] == 0.3
+
+
+def test_a_run_extends_to_more_images_as_if_it_had_begun_with_them(capsys):
+    predict("--output", "whole")
+    predict("--output", "grown", "--data.images", "2")
+    message = refused(capsys, "--output", "grown")
+    assert "data.init_args.images: 2 -> 4" in message
+    assert "--extend true" in message
+    assert predict("--output", "grown", "--extend", "true") == 0
+    assert "2 images were already done" in capsys.readouterr().out
+    assert results(Path("grown"))["metrics"] == results(Path("whole"))["metrics"]
+    for name in ("images.txt", "identity.json"):
+        assert Path("grown", name).read_bytes() == Path("whole", name).read_bytes()
+    grown, whole = (np.load(Path(run, "predictions/predictions.npz")) for run in ("grown", "whole"))
+    for name in set(whole.files) - {"seconds"}:
+        np.testing.assert_array_equal(grown[name], whole[name])
+
+
+def test_a_refused_extension_leaves_the_run_as_it_was(capsys):
+    predict("--output", "here")
+    before = Path("here/identity.json").read_bytes()
+    assert "limit asks for 100 images" in refused(capsys, "--output", "here", "--data.limit", "100", "--extend", "true")
+    assert Path("here/identity.json").read_bytes() == before
+    assert predict("--output", "here") == 0
+    told = refused(capsys, "--output", "here", "--extend", "true", "--overwrite", "true")
+    assert "give one of them" in told
+    assert "name its directory with --output" in refused(capsys, "--extend", "true")
+
+
+def test_results_come_last(monkeypatch, capsys):
+    """A run without its columns must not count as finished."""
+
+    def broken(*args):
+        raise MemoryError("columns")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bigain.tasks.results_writer.write_columns", broken)
+        with pytest.raises(MemoryError, match="columns"):
+            predict("--output", "here")
+    assert not Path("here/results.json").exists()
+    assert predict("--output", "here") == 0
+    assert Path("here/results.json").is_file()
+    assert Path("here/predictions/predictions.npz").is_file()
+
+
+def test_an_extended_run_keeps_what_was_measured_of_more_images(capsys):
+    measured = ("--trainer.callbacks+=bigain.callbacks.FrequencyResponse", "--output", "here")
+    predict(*measured)
+    before = Path("here/frequency_response.json").read_bytes()
+    assert predict(*measured, "--data.images", "5", "--extend", "true") == 0
+    assert Path("here/frequency_response.json").read_bytes() == before
+
+
+def test_a_run_extends_to_images_only(capsys):
+    predict("--output", "here")
+    changed = ("--output", "here", "--extend", "true", "--data.images", "8", "--seed", "1")
+    message = refused(capsys, *changed)
+    assert "seed: 0 -> 1" in message
+    assert "--extend true" not in message
+
+
+def test_a_directory_with_other_files_is_refused_and_left_alone(capsys):
+    Path("mine").mkdir()
+    Path("mine/thesis.tex").write_text("x")
+    assert "not a run directory" in refused(capsys, "--output", "mine", "--overwrite", "true")
+    assert [path.name for path in Path("mine").iterdir()] == ["thesis.tex"]
+
+
+def test_baseline_runs_the_same_without_compression(capsys):
+    assert predict("--baseline", "true") == 0
+    told = capsys.readouterr().out
+    assert "top1 without" in told
+    assert "% less" in told
+    plain = results(run_directory() / "baseline")
+    assert plain["compressors"] == []
+    assert plain["flops"]["gflops_per_evaluation"] > results()["flops"]["gflops_per_evaluation"]
+
+
+def test_compressor_null_is_the_uncompressed_model(capsys):
+    assert predict("--compressor", "null", "--output", "a") == 0
+    assert predict(config="demo_none.yaml") == 0
+    a = np.load("a/predictions/predictions.npz")["errors"]
+    assert np.array_equal(a, np.load(run_directory() / "predictions/predictions.npz")["errors"], equal_nan=True)
+
+
+def test_one_seed_reaches_module_and_compressor():
+    predict("--compressor", "ToMe", "--compressor.ratio", "0.5", "--seed", "7")
+    assert results()["protocol"]["seed"] == 7
+    assert results()["compressors"][0]["settings"]["seed"] == 7
+
+
+def test_two_compressors_on_disjoint_sites():
+    second = "--trainer.callbacks=[{class_path: bigain.compressors.ToDo, init_args: {factor: 2, where: {blocks: [2]}}}]"
+    assert predict("--compressor.where.blocks", "[0, 1]", second) == 0
+    assert [(s["index"], s["compressor"]) for s in results()["sites"]] == [(2, "ToDo"), (0, "LGTM"), (1, "LGTM")]
+
+
+def test_processes_that_the_trainer_does_not_know_of_are_refused(capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    message = refused(capsys)
+    assert "2 processes were launched, but the trainer has 1; give it the processes of one machine as" in message
+
+
+def test_trainer_options_keep_working():
+    # Two of four images are left.
+    assert predict("--trainer.limit_predict_batches", "1", "--trainer.logger", "false") == 1
+    assert results()["dataset"]["images"] == 2
+    assert not (run_directory() / "tensorboard").exists()
+    assert predict("--trainer.fast_dev_run", "true", "--output", "fast") == 1
+
+
+def test_python_m_bigain_in_a_process_of_its_own():
+    command = [sys.executable, "-m", "bigain", "predict", "--config", "demo_unet_iekvd.yaml", *QUICK]
+    few = ["--data.images", "1", "--model.trials", "[1]", "--model.keep", "[1]"]
+    done = subprocess.run([*command, *few], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "IEKVD(factor=2, alpha=0.9)" in done.stdout
+    assert "tokens 1024 -> 256" in done.stdout
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("bigain 0.")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--trainer.accelerator", "tpu"], "no trainer of these settings"),
+        (["--compressor", "Foo"], ["Foo", "LGTM"]),
+        (["--compressor.rati", "0.5"], ["rati"]),
+        (["--compressor.ratio", "0.9"], ["0.9", "0.75"]),
+        (["--compressor.destination", "cel"], ["cel", "released"]),
+        (["--compressor.where.blocks", "[9]"], ["site 9", "0 to 3"]),
+        (["--compressor.where.part", "mid"], ["no site", "mid"]),
+        (["--compressor.ratio", "0.001"], ["0.001", "removes nothing"]),
+        (["--compressor", "ToDo", "--compressor.factor", "50"], ["50", "16x16"]),
+        (["--trainer.callbacks", "{class_path: bigain.compressors.ToDo, init_args: {factor: 2}}"], ["LGTM", "ToDo"]),
+        (["--data.limit", "99"], ["99", "4"]),
+        (["--data.subset", "none.txt"], ["none.txt"]),
+        (["--model.backbone.model", "no_such_folder"], ["no_such_folder", "shapes_dit"]),
+        (["--model.backbone.model", "shapes_unet"], ["shapes_unet", "transformer"]),
+        (["--nonsense", "1"], ["nonsense"]),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
+)
+def test_bad_input_ends_with_one_message(capsys, args, words):
+    message = refused(capsys, *args)
+    for word in words:
+        assert word in message
+
+
+def test_a_missing_config_is_named(capsys):
+    assert main(["predict", "--config", "nope.yaml"]) == 2
+    assert "nope.yaml" in capsys.readouterr().err
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A private copy of the embedded DiT folder."""
+    import shutil
+
+    return Path(shutil.copytree(ASSETS / "shapes_dit", tmp_path / "model"))
+
+
+def test_a_model_without_weights(capsys, model):
+    (model / "transformer/diffusion_pytorch_model.safetensors").unlink()
+    assert "holds no weights" in refused(capsys, "--model.backbone.model", str(model))
+
+
+def test_a_pickle_is_not_loaded(capsys, model):
+    weights = model / "transformer/diffusion_pytorch_model.safetensors"
+    assert load_file(weights)
+    weights.rename(weights.with_suffix(".bin"))
+    assert "pickle" in refused(capsys, "--model.backbone.model", str(model))
+
+
+def test_truncated_weights(capsys, model):
+    weights = model / "transformer/diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:10_000])
+    assert "transformer" in refused(capsys, "--model.backbone.model", str(model))
+
+
+def test_the_seed_reaches_the_merger_inside_cam():
+    assert (
+        predict("--compressor", "CAM", "--compressor.inner", "ToMe", "--compressor.inner.ratio", "0.5", "--seed", "9")
+        == 0
+    )
+    assert results()["compressors"][0]["settings"]["inner"]["settings"]["seed"] == 9
+
+
+def test_a_config_that_is_not_yaml_is_named(capsys):
+    Path("torn.yaml").write_text("seed: 0\nmodel: [unclosed\n")
+    assert main(["predict", "--config", "torn.yaml"]) == 2
+    assert "torn.yaml is not valid YAML" in capsys.readouterr().err
+
+
+def test_a_directory_in_use_is_refused_before_anything_is_deleted(capsys, monkeypatch):
+    monkeypatch.setattr("bigain.runs.lock._PATIENCE_S", 0.1)
+    assert predict("--output", "out") == 0
+    before = Path("out/results.json").read_bytes()
+    hold = "import pathlib, bigain.runs.lock as l; held = l.lock(pathlib.Path('out'), 0); print(flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", hold], **pipes) as other:
+        other.stdout.readline()
+        assert predict("--output", "out", "--overwrite", "true") == 2
+        other.communicate(b"\n")
+    assert "is in use: another process holds out/.lock-0" in capsys.readouterr().err
+    assert Path("out/results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("compressor", [[], ["--compressor", "null"]], ids=["compressed", "plain"])
+def test_weights_that_changed_since_are_refused(capsys, model, compressor):
+    options = ["--model.backbone.model", str(model), "--output", "out", *compressor]
+    assert predict(*options) == 0
+    capsys.readouterr()
+    weights = model / "transformer/diffusion_pytorch_model.safetensors"
+    state = load_file(weights)
+    state[min(state)][0] += 1
+    save_file(state, weights, {"format": "pt"})
+    assert predict(*options) == 2
+    assert "are not those that out/predictions/model.json names, with which this run began" in capsys.readouterr().err
+    assert predict(*options, "--overwrite", "true") == 0
+
+
+def test_a_log_that_cannot_grow_ends_the_run_with_what_is_finished(capsys):
+    _, hard = before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Pictures would be the first to reach the limit.
+    options = ["--data.images", "12", "--data.batch_size", "1", "--trainer.logger", "false", "--inspect", "0"]
+    options += ["--output", "out"]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
+    try:
+        assert predict(*options) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    told = capsys.readouterr().err
+    assert "cannot write the log in out/predictions: " in told
+    assert "what is finished is kept, run the command again" in told
+    log = Path("out/predictions/rank-0.jsonl")
+    done = log.read_text().count("\n")
+    assert 0 < done < 12
+    assert predict(*options) == 0
+    assert json.loads(Path("out/results.json").read_text())["timing"]["resumed_images"] == done
+    assert len(log.read_text().splitlines()) == 12
+
+
+@pytest.mark.parametrize("config", ["demo_sito.yaml", "demo_unet_tome.yaml"])
+def test_global_generators_are_neither_read_nor_moved(config):
+    logs = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        before = (torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate())
+        options = ["--data.num_workers", "1", "--data.images", "2", "--output", f"out{seed}"]
+        assert predict(*options, config=config) == 0
+        after = (torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate())
+        assert after == before
+        lines = Path(f"out{seed}/predictions/rank-0.jsonl").read_text().splitlines()
+        logs.append([{**json.loads(line), "seconds": None} for line in lines])
+    assert logs[0] == logs[1]

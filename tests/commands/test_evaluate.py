@@ -1,0 +1,170 @@
+"""`bigain evaluate`: both tasks with one compressor, and the row that comes of it."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from bigain.commands.evaluate import joint_row
+from bigain.commands.main import main
+from bigain.errors import InputError
+from bigain.runs.configuration import TASKS, shipped_configs
+
+QUICK = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false"]
+QUICK += ["--classification.model.trials", "[1,2]", "--classification.model.keep", "[2,1]"]
+QUICK += ["--classification.data.images", "2", "--generation.model.steps=1", "--generation.data.images", "5"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bigain"])
+
+
+def evaluate(config, *args, output="out"):
+    return main(["evaluate", "--config", config, *QUICK, "--output", output, *args])
+
+
+def joint_file(classification, generation):
+    Path("mine.yaml").write_text(f"classification: {classification}\ngeneration: {generation}\n")
+    return "mine.yaml"
+
+
+def refused(capsys, config, *args):
+    capsys.readouterr()
+    assert evaluate(config, *args) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    (message,) = [line for line in lines if line.startswith("bigain: error: ")]
+    assert "Traceback" not in "\n".join(lines)
+    assert not Path("out").exists()
+    return message
+
+
+def test_one_row_for_both_tasks(capsys):
+    assert evaluate("demo_lgtm_joint.yaml") == 0
+    told = capsys.readouterr().out
+    row = json.loads(Path("out/joint.json").read_text())
+    assert (row["name"], row["model"], row["dataset"]) == ("demo_lgtm_joint", "shapes_dit", "ShapeTextures")
+    assert (row["compressor"], row["images_classified"], row["images_generated"]) == ("LGTM", 2, 5)
+    assert json.loads(row["settings"])[0]["ratio"] == 0.5
+    for name in ("top1", "gflops_per_evaluation", "seconds_per_classification", "seconds_per_sample"):
+        assert row[name] > 0
+        assert name in told
+    parts = {task: json.loads(Path(f"out/{task}/results.json").read_text()) for task in TASKS}
+    assert row["top1"] == parts["classification"]["metrics"]["top1"]["value"]
+    name = "frechet[shapes-features]"
+    assert row[name] == parts["generation"]["metrics"][name]["value"]
+    assert parts["generation"]["protocol"]["steps"] == 1
+    assert parts["classification"]["evaluations"]["planned_per_image"] == 18
+    with Path("out/joint.csv").open(newline="") as file:
+        (read,) = csv.DictReader(file)
+    assert read == {key: str(value) for key, value in row.items()}
+    assert evaluate("demo_lgtm_joint.yaml") == 0
+    assert "5 images were already done" in capsys.readouterr().out
+
+
+def test_options_go_to_both_or_to_one():
+    args = ["--compressor.ratio", "0.3", "--generation.data.images", "4", "--classification.data.images=3"]
+    args += ["--seed", "7", "--output=there"]
+    assert main(["evaluate", *QUICK, *args, "--config", "demo_lgtm_joint.yaml"]) == 0
+    images = {}
+    for task in TASKS:
+        found = json.loads(Path(f"there/{task}/results.json").read_text())
+        assert found["compressors"][0]["settings"]["ratio"] == 0.3
+        assert found["protocol"]["seed"] == 7
+        images[task] = found["dataset"]["images"]
+    assert images == {"classification": 3, "generation": 4}
+    # A compressor of another seed is another one.
+    assert main(["evaluate", "--config", "demo_lgtm_joint.yaml", "--generation.seed", "3"]) == 2
+
+
+def test_a_missing_distance_is_one_thing_missing(tmp_path):
+    assert evaluate("demo_lgtm_joint.yaml", "--generation.model.reference", "absent.npz") == 1
+    row = json.loads(Path("out/joint.json").read_text())
+    assert not [name for name in row if name.startswith("frechet")]
+
+
+def test_files_beside_the_joint_file_come_first():
+    folder = Path("configs")
+    folder.mkdir()
+    for name in ("demo_none.yaml", "demo_none_generation.yaml"):
+        text = (shipped_configs() / name).read_text()
+        for part in ("models", "data"):
+            text = text.replace(f" {part}/", f" {shipped_configs()}/{part}/")
+        (folder / name).write_text(text.replace("seed: 0", "seed: 5"))
+    (folder / "joint.yaml").write_text("classification: demo_none.yaml\ngeneration: demo_none_generation.yaml\n")
+    assert evaluate("configs/joint.yaml") == 0
+    assert json.loads(Path("out/generation/results.json").read_text())["protocol"]["seed"] == 5
+    assert json.loads(Path("out/joint.json").read_text())["compressor"] == "none"
+
+
+def test_compressors_have_to_be_one_before_anything_is_run(capsys):
+    for pair in (("demo_lgtm.yaml", "demo_tome_generation.yaml"), ("demo_none.yaml", "demo_lgtm_generation.yaml")):
+        assert "different compressors" in refused(capsys, joint_file(*pair))
+    assert "different compressors" in refused(capsys, "demo_lgtm_joint.yaml", "--generation.compressor.ratio", "0.3")
+
+
+def test_models_and_datasets_have_to_be_one(capsys):
+    message = refused(capsys, joint_file("demo_lgtm.yaml", "demo_unet_lgtm_generation.yaml"))
+    assert "other models, shapes_dit and shapes_unet" in message
+
+
+def test_configurations_have_to_be_of_their_task(capsys):
+    assert main(["evaluate", "--config", joint_file("demo_lgtm_generation.yaml", "demo_lgtm.yaml")]) == 2
+    message = capsys.readouterr().err
+    assert "demo_lgtm_generation.yaml is given for classification, but its model is a DiffusionSampler" in message
+
+
+def results(alpha, factor=2, kind="IEKVD", metrics=("top1",)):
+    estimate = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 2}
+    return {
+        "compressors": [{"class": kind, "settings": {"factor": factor, "alpha": alpha}}],
+        "metrics": dict.fromkeys(metrics, estimate),
+        "model": {"name": "m"},
+        "dataset": {"name": "d", "images": 2},
+        "flops": {"gflops_per_evaluation": 1.0},
+        "timing": {"seconds_per_image": 2.0},
+    }
+
+
+def test_alpha_of_iekvd_may_differ_and_nothing_else():
+    row = joint_row("one", results(0.9), results("Linear(start=0.8, end=1.2)", metrics=("frechet[x]",)))
+    assert (row["top1"], row["frechet[x]"], row["compressor"]) == (0.5, 0.5, "IEKVD")
+    for other in (results(0.9, factor=3), results(0.9, kind="ToDo")):
+        with pytest.raises(InputError, match="different compressors"):
+            joint_row("one", results(0.9), other)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", ["mine.yaml", "expected"]),
+        ("[1, 2]", ["mine.yaml", "expected"]),
+        ("classification: demo_lgtm.yaml", ["mine.yaml", "generation"]),
+        ("classification: a.yaml\ngeneration: b.yaml\nmore: c.yaml", ["mine.yaml", "expected"]),
+        ("classification: absent.yaml\ngeneration: demo_lgtm_generation.yaml", ["absent.yaml"]),
+        ("classification: null\ngeneration: [1]", ["None"]),
+        ("classification: [unclosed", ["mine.yaml is not valid YAML"]),
+    ],
+    ids=lambda value: None if isinstance(value, list) else value[:20],
+)
+def test_bad_joint_files(capsys, content, words):
+    Path("mine.yaml").write_text(content)
+    message = refused(capsys, "mine.yaml")
+    for word in words:
+        assert word in message
+
+
+def test_bad_command_lines(capsys):
+    assert "absent.yaml" in refused(capsys, "absent.yaml")
+    assert "nonsense" in refused(capsys, "demo_lgtm_joint.yaml", "--nonsense", "1")
+    assert "steps must be at least 1" in refused(capsys, "demo_lgtm_joint.yaml", "--generation.model.steps", "0")
+    assert main(["evaluate"]) == 2
+    assert "expected `bigain evaluate --config X" in capsys.readouterr().err
+
+
+def test_help(capsys):
+    assert main(["evaluate", "--help"]) == 0
+    assert "--generation.data.limit 100" in capsys.readouterr().out

@@ -1,0 +1,254 @@
+"""`bigain score`: distances and fidelity of images that are already made."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from models import save_clip
+from safetensors.torch import save_file
+from torchvision.models import squeezenet1_1
+
+from bigain.commands.main import main
+from bigain.metrics.distances import Moments
+from bigain.metrics.inception import VARIABLE, pooling_layers
+from bigain.metrics.reference import ReferenceStatistics
+
+QUICK = ["--model.steps", "1", "--model.guidance", "1", "--trainer.accelerator", "cpu", "--data.images", "4"]
+QUICK += ["--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false", "--trainer.logger", "false"]
+INCEPTION = ["--model.extractor", "Inception", "--model.reference", "real.npz"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Runs to score: `scored`, `plain` without compression, `unscored` whose Inception weights were not there."""
+    root = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr(sys, "argv", ["bigain"])
+        patch.setenv("TORCH_HOME", str(root / "torch"))
+        patch.delenv(VARIABLE, raising=False)
+        real = np.random.default_rng(0).standard_normal((8, 2048)).astype(np.float32)
+        ReferenceStatistics(Moments.of([real]), "pytorch-fid").save("real.npz")
+        assert predict("demo_lgtm_generation.yaml", "scored") == 0
+        assert predict("demo_none_generation.yaml", "plain") == 0
+        assert predict("demo_lgtm_generation.yaml", "unscored", *INCEPTION) == 1
+        assert predict("demo_lgtm_generation.yaml", "featured", "--model.images", "none") == 0
+    return root
+
+
+@pytest.fixture(autouse=True)
+def copied(made, tmp_path, monkeypatch):
+    """The runs, to be changed."""
+    shutil.copytree(made, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path / "runs")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.delenv(VARIABLE, raising=False)
+
+
+def predict(config, output, *args):
+    return main(["predict", "--config", config, *QUICK, "--output", output, *args])
+
+
+def results(run):
+    return json.loads(Path(run, "results.json").read_text())
+
+
+def refused(capsys, *args):
+    capsys.readouterr()
+    assert main(["score", *args]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("bigain: error: ")
+    assert len(told.strip().splitlines()) == 1
+    return told
+
+
+def random_state():
+    """Weights that keep activations of order 1."""
+    draw = torch.Generator().manual_seed(0)
+    state = {}
+    for name, tensor in pooling_layers().state_dict().items():
+        if tensor.ndim == 4:
+            state[name] = torch.randn(tensor.shape, generator=draw) * (2 / tensor[0].numel()) ** 0.5
+        else:
+            state[name] = torch.full(tensor.shape, float(name.endswith(("bn.weight", "running_var"))))
+    return state
+
+
+def test_a_run_without_weights_keeps_its_images(capsys):
+    found = results("unscored")
+    assert found["metrics"] == {}
+    assert found["distance_missing"].startswith("the Inception weights weights-inception-2015-12-05-6726825d.pth")
+    assert len(list(Path("unscored/samples").rglob("*.png"))) == 4
+    assert "looked for" in refused(capsys, "unscored")
+    assert results("unscored") == found
+
+
+def test_its_distance_is_computed_once_the_weights_are_there(capsys):
+    save_file(random_state(), "mine.safetensors")
+    assert main(["score", "unscored", "--weights", "mine.safetensors"]) == 0
+    Path("mine.safetensors").unlink()
+    assert "frechet[pytorch-fid]" in capsys.readouterr().out
+    found = results("unscored")
+    assert found["distance_missing"] is None
+    assert found["metrics"]["frechet[pytorch-fid]"]["value"] > 0
+    assert found["metrics"]["frechet[pytorch-fid]"]["n"] == 4
+
+
+def test_scoring_finds_what_the_run_found(capsys):
+    before = results("scored")
+    assert main(["score", "scored"]) == 0
+    assert "frechet[shapes-features]" in capsys.readouterr().out
+    after = results("scored")
+    assert after["metrics"].keys() == before["metrics"].keys()
+    for name, estimate in before["metrics"].items():
+        assert after["metrics"][name]["value"] == pytest.approx(estimate["value"], rel=1e-4, abs=1e-6)
+
+
+def test_another_protocol_and_reference_by_name():
+    assert main(["score", "unscored", "--protocol", "shapes-features", "--reference", "shapes_features"]) == 0
+    expected = results("scored")["metrics"]["frechet[shapes-features]"]["value"]
+    assert results("unscored")["metrics"]["frechet[shapes-features]"]["value"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_fidelity_to_another_run():
+    assert main(["score", "scored", "--against", "plain"]) == 0
+    metrics = results("scored")["metrics"]
+    assert metrics["psnr"]["n"] == metrics["ssim"]["n"] == 4
+    assert 0 < metrics["psnr"]["value"] < 80
+    assert "frechet[shapes-features]" in metrics
+
+
+def test_lpips_where_its_weights_are(capsys, tmp_path):
+    assert "LPIPS cannot be computed" in refused(capsys, "scored", "--against", "plain", "--lpips", "squeeze")
+    cache = tmp_path / "torch" / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    torch.manual_seed(0)
+    torch.save(squeezenet1_1().state_dict(), cache / "squeezenet1_1-b8a52dc0.pth")
+    assert main(["score", "scored", "--against", "plain", "--lpips", "squeeze"]) == 0
+    assert results("scored")["metrics"]["lpips[squeeze]"]["value"] > 0
+    # The distance was there already and is left as it was: its network may not be here.
+    assert "features" not in capsys.readouterr().err
+    assert main(["score", "plain", "--against", "plain", "--lpips", "squeeze"]) == 0
+    assert results("plain")["metrics"]["lpips[squeeze]"]["value"] == 0
+
+
+def test_clip_score_of_a_run_and_during_a_run(capsys, tmp_path):
+    clip = str(save_clip(tmp_path / "tiny-clip"))
+    assert main(["score", "scored", "--clip-model", clip]) == 0
+    assert "clip_score[tiny-clip]" in capsys.readouterr().out
+    found = results("scored")["metrics"]["clip_score[tiny-clip]"]
+    assert found["n"] == 4
+    assert predict("demo_lgtm_generation.yaml", "during", "--model.clip_model", clip) == 0
+    assert results("during")["metrics"]["clip_score[tiny-clip]"] == pytest.approx(found, rel=1e-4)
+    # Without it, images are made all the same.
+    assert predict("demo_lgtm_generation.yaml", "later", "--model.clip_model", "absent") == 1
+    assert "CLIP score" in capsys.readouterr().out
+    assert "absent/config.json does not exist" in results("later")["clip_score_missing"]
+    assert main(["score", "later", "--clip-model", clip]) == 0
+    assert results("later")["clip_score_missing"] is None
+    assert results("later")["metrics"]["clip_score[tiny-clip]"] == pytest.approx(found, rel=1e-4)
+
+
+def test_a_clip_score_is_of_all_images(capsys, tmp_path):
+    clip = str(save_clip(tmp_path / "tiny-clip"))
+    log = Path("scored/predictions/rank-0.jsonl")
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:3]))
+    assert "the log of scored has no prompt of test/" in refused(capsys, "scored", "--clip-model", clip)
+    Path("scored/samples/test/000002.png").unlink()
+    assert "scored has 3 of its 4 images" in refused(capsys, "scored", "--clip-model", clip)
+
+
+def test_fidelity_to_another_run_replaces_all_of_it_and_is_named():
+    assert main(["score", "scored", "--against", "plain"]) == 0
+    assert results("scored")["fidelity_to"]["run"] == "plain"
+    assert results("scored")["fidelity_to"]["compressors"] == []
+    assert main(["score", "scored", "--against", "scored"]) == 0
+    # Of equal images there is no ratio, and the one to the other run is gone.
+    assert "psnr" not in results("scored")["metrics"]
+    assert results("scored")["metrics"]["ssim"]["value"] == pytest.approx(1)
+    assert results("scored")["fidelity_to"]["compressors"] == ["LGTM"]
+
+
+def test_fidelity_to_images_of_other_noise_is_refused(capsys):
+    path = Path("plain/results.json")
+    content = results("plain")
+    content["protocol"]["seed"] = 7
+    path.write_text(json.dumps(content))
+    message = refused(capsys, "scored", "--against", "plain")
+    assert "scored and plain were sampled with another seed (0 and 7)" in message
+
+
+def test_fidelity_to_a_run_that_lost_images_is_refused(capsys):
+    Path("plain/samples/test/000002.png").unlink()
+    assert "plain has 3 of its 4 images" in refused(capsys, "scored", "--against", "plain")
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["score", "--help"])
+    assert stopped.value.code == 0
+    told = capsys.readouterr().out
+    for option in ("--protocol", "--weights", "--reference", "--against"):
+        assert option in told
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ([], ["run", "bigain score --help"]),
+        (["nowhere"], ["nowhere/results.json does not exist"]),
+        (["scored", "--protocol", "fid"], ["fid", "pytorch-fid"]),
+        (["scored", "--nonsense"], ["--nonsense"]),
+        (["scored", "--reference", "real.npz"], ["pytorch-fid, not shapes-features"]),
+        (["scored", "--reference", "absent.npz"], ["absent.npz does not exist"]),
+        (["scored", "--against", "nowhere"], ["nowhere/results.json does not exist"]),
+        (["featured"], ["featured kept no images"]),
+        (["unscored", "--weights", "absent.pth"], ["absent.pth", "looked for"]),
+    ],
+    ids=str,
+)
+def test_bad_input_is_one_message(capsys, args, words):
+    message = refused(capsys, *args)
+    for word in words:
+        assert word in message
+
+
+def test_a_run_that_is_no_generation_is_refused(capsys):
+    path = Path("scored/results.json")
+    path.write_text(json.dumps({**results("scored"), "task": "classification"}))
+    assert "scored is a run of classification; expected a generation run" in refused(capsys, "scored")
+    path.write_text(json.dumps({**results("plain"), "schema_version": 0}))
+    assert "has schema_version 0; this bigain reads 1" in refused(capsys, "scored")
+    path.write_text('{"task": ')
+    assert "results.json is damaged" in refused(capsys, "scored")
+
+
+def test_lost_or_broken_images_are_named(capsys):
+    broken = Path("scored/samples/test/000002.png")
+    broken.write_bytes(broken.read_bytes()[:60])
+    assert "cannot read scored/samples/test/000002.png" in refused(capsys, "scored")
+    broken.unlink()
+    assert "scored has 3 of its 4 images" in refused(capsys, "scored")
+    Path("scored/images.txt").unlink()
+    assert "scored/images.txt does not exist" in refused(capsys, "scored")
+
+
+def test_runs_without_a_common_image(capsys):
+    listed = Path("plain/images.txt")
+    listed.write_text(listed.read_text().replace("test/", "other/"))
+    Path("plain/samples/test").rename("plain/samples/other")
+    assert "no image in common" in refused(capsys, "scored", "--against", "plain")
+
+
+def test_a_run_without_extractor_needs_to_be_told(capsys):
+    path = Path("scored/results.json")
+    content = results("scored")
+    content["protocol"] |= {"extractor": None, "reference_file": None}
+    path.write_text(json.dumps(content))
+    assert "give --protocol and --reference, --against or --clip-model" in refused(capsys, "scored")
+    assert main(["score", "scored", "--against", "plain"]) == 0

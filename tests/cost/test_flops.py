@@ -1,0 +1,170 @@
+"""FLOPs by category: against torch's own count of the real network, and against formulas."""
+
+import pytest
+from cases import build, every_case, every_network
+from models import forward, inputs, rows, save_dit, save_stable_diffusion, shared, snapshot
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from bigain.backbones.geometry import backbone_without_weights
+from bigain.backbones.sites import layout_of
+from bigain.compressors import ABM, CAM, IEKVD, LGTM, FrequencyKV, SiTo, ToDo, ToMe, Where, phases
+from bigain.cost import flops
+from bigain.cost.flops import CATEGORIES, count_flops, flops_per_evaluation
+from bigain.tokens.grid import Grid
+
+SAVE = {"unet": save_stable_diffusion, "dit": save_dit}
+
+
+@pytest.fixture(scope="module", params=["sd2", "dit_xl_2_512"])
+def full_size(request):
+    return backbone_without_weights(request.param)
+
+
+@pytest.fixture(scope="module")
+def sd2():
+    return backbone_without_weights("sd2")
+
+
+def count(backbone, compressor=None):
+    condition = backbone.blank_condition(True)
+    compressors = [] if compressor is None else [compressor]
+    return flops_per_evaluation(backbone, backbone.latent_shape, condition, compressors)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A tiny backbone of each kind, without weights."""
+    return {name: backbone_without_weights(str(save(tmp_path_factory.mktemp(name)))) for name, save in SAVE.items()}
+
+
+@every_case
+def test_the_categories_are_what_torch_counts_on_the_real_network(case, network, saved):
+    model, given = shared(network), rows(inputs(network), slice(0, 1))
+    latent = next(iter(given.values())).shape[1:]
+    condition = given["class_labels"] if network == "dit" else given["encoder_hidden_states"]
+    # Only this backend consists of operations that every version of torch counts.
+    with build(case).applied_to(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        forward(model, given)
+    found, baseline = flops_per_evaluation(saved[network], tuple(latent), condition, [build(case)])
+    assert tuple(found.by_category) == CATEGORIES
+    assert sum(found.by_category.values()) == found.total == counter.get_total_flops()
+    # What a compressor does not touch stays as it is.
+    assert found.by_category["convolution"] == baseline.by_category["convolution"]
+    modules = getattr(build(case), "modules", ("self_attn",))
+    for module, category in (("self_attn", "self_attention"), ("cross_attn", "cross_attention"), ("mlp", "mlp")):
+        assert (found.by_category[category] < baseline.by_category[category]) == (module in modules)
+
+
+def test_the_baselines_categories_follow_from_the_sizes(full_size):
+    """Tokens, channels and the text of each block, by hand."""
+    flops, baseline = count(full_size)
+    assert flops is baseline
+    latent = Grid(*full_size.latent_shape[1:])
+    attention = projections = cross = mlp = 0
+    for site in layout_of(full_size.denoiser).sites:
+        n, c = site.grid(latent).n, site.block.attn1.to_q.in_features
+        attention += 4 * n * n * c
+        projections += 8 * n * c * c
+        if site.block.attn2 is not None:
+            cross += 4 * n * c * c + 4 * 77 * 1024 * c + 4 * n * 77 * c
+            # The first layer of GEGLU is twice as wide; a linear layer leads into and one out of the block.
+            mlp += 24 * n * c * c
+            projections += 4 * n * c * c
+        else:
+            mlp += 16 * n * c * c
+    found = baseline.by_category
+    assert (found["self_attention"], found["cross_attention"], found["mlp"]) == (attention, cross, mlp)
+    # The rest: embeddings of time and class, one row each.
+    assert projections < found["projections"] < 1.01 * projections
+    assert found["matching"] == found["scoring"] == 0
+
+
+N, C, SITES = 4096, 320, 5
+SIMILARITY = 2 * (3 * N // 4) * (N // 4) * C
+LAPLACIAN = 2 * 9 * N * C
+
+
+@pytest.mark.parametrize(
+    ("compressor", "matching", "scoring"),
+    [
+        (ToMe(ratio=0.7), 5 * SIMILARITY, 0),
+        (LGTM(ratio=0.7), 5 * SIMILARITY, 5 * LAPLACIAN),
+        (LGTM(ratio=0.7, destination="first"), 5 * SIMILARITY, 0),
+        (CAM(LGTM(ratio=0.7)), 2 * SIMILARITY, 2 * LAPLACIAN),
+        (ABM(ratio=0.7), 0, 5 * LAPLACIAN),
+        (SiTo(ratio=0.7), 5 * 2 * N * N * C, 0),
+        (ToDo(factor=3), 0, 0),
+        (IEKVD(factor=3), 0, 0),
+        (FrequencyKV(ratio=0.75, keep="low"), 0, 5 * LAPLACIAN),
+    ],
+    ids=lambda value: type(value).__name__ if hasattr(value, "where") else None,
+)
+def test_what_a_compressor_spends_and_saves_on_sd2(sd2, compressor, matching, scoring):
+    flops, baseline = count(sd2, compressor)
+    spent, full = flops.by_category, baseline.by_category
+    assert (spent["matching"], spent["scoring"]) == (matching, scoring)
+    sites = compressor.sites_of(sd2.denoiser)
+    assert len(sites) == SITES
+    left = compressor.tokens_out(sites[0], Grid(*sd2.latent_shape[1:]))
+    queries = N if matching == 0 and not isinstance(compressor, ABM) else left
+    assert full["self_attention"] - spent["self_attention"] == SITES * 4 * C * (N * N - queries * left)
+    assert full["projections"] - spent["projections"] == SITES * 2 * C * C * (4 * N - 2 * queries - 2 * left)
+    assert {name: spent[name] for name in ("cross_attention", "mlp", "convolution")} == {
+        name: full[name] for name in ("cross_attention", "mlp", "convolution")
+    }
+
+
+def test_other_modules_save_in_their_own_category(sd2):
+    flops, baseline = count(sd2, ToMe(ratio=0.5, modules=["self_attn", "cross_attn", "mlp"]))
+    half = N // 2
+    assert baseline.by_category["mlp"] - flops.by_category["mlp"] == SITES * 24 * half * C * C
+    crossed = baseline.by_category["cross_attention"] - flops.by_category["cross_attention"]
+    assert crossed == SITES * (4 * half * C * C + 4 * half * 77 * C)
+
+
+def test_compressors_on_disjoint_sites_add_up(sd2):
+    down, up = ToMe(ratio=0.5, where=Where(part="down")), ToDo(factor=2, where=Where(part="up"))
+    condition = sd2.blank_condition(True)
+    both, baseline = flops_per_evaluation(sd2, sd2.latent_shape, condition, [down, up])
+    alone = [count(sd2, compressor)[0].total for compressor in (down, up)]
+    assert baseline.total - both.total == sum(baseline.total - total for total in alone)
+
+
+def test_without_compression_each_network_is_counted_once(saved, monkeypatch):
+    counted = []
+
+    def spy(twin, *args):
+        counted.append(twin.denoiser.config.get("num_layers", "unet"))
+        return count_flops(twin, *args)
+
+    monkeypatch.setattr(flops, "count_flops", spy)
+    monkeypatch.setattr(flops, "_counted", {})
+    first, baseline = count(saved["dit"], LGTM(ratio=0.5))
+    second, again = count(saved["dit"], ToMe(ratio=0.7))
+    assert baseline == again == count(saved["dit"])[0]
+    assert first != second
+    other = count(saved["unet"])[1]
+    assert other != baseline
+    assert counted == [5, 5, 5, "unet"]
+
+
+@every_network
+def test_counting_leaves_the_network_alone(saved, network):
+    backbone = saved[network]
+    before = snapshot(backbone.denoiser)
+    denoiser = backbone.denoiser
+    count(backbone, LGTM(ratio=0.5))
+    count_flops(backbone, backbone.latent_shape, backbone.blank_condition(True))
+    assert backbone.denoiser is denoiser
+    assert snapshot(denoiser) == before
+
+
+def test_an_error_inside_a_count_leaves_nothing_behind(saved):
+    backbone = saved["dit"]
+    before = snapshot(backbone.denoiser)
+    with pytest.raises(RuntimeError):
+        count_flops(backbone, (5, 16, 16), backbone.blank_condition(True))
+    assert snapshot(backbone.denoiser) == before
+    # Nobody observes any more.
+    assert not phases._observers

@@ -1,0 +1,267 @@
+"""Times of a run: how spans add up, what `results.json` gets of them, and what is left on nothing."""
+
+import json
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor
+from models import forward, inputs, tiny_dit, tiny_unet
+
+from bigain.backbones.compilation import compile_denoiser, compiled
+from bigain.backbones.watching import running, watched_by
+from bigain.commands.main import main
+from bigain.compressors import IEKVD, LGTM, Where
+from bigain.cost import spans
+from bigain.cost import timing as timing_module
+from bigain.cost.attention_kernels import kernels_seen
+from bigain.cost.memory import peak_memory, restart_peak
+from bigain.cost.spans import Spans
+from bigain.cost.timing import Measured, timing_section
+
+QUICK = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false"]
+QUICK += ["--model.trials", "[1,2]", "--model.keep", "[2,1]", "--data.num_workers", "0"]
+ONE_SITE = Where(blocks=[0])
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bigain"])
+
+
+def timing(*args, config="demo_lgtm.yaml", output="out"):
+    assert main(["predict", "--config", config, *QUICK, "--output", output, *args]) == 0
+    return json.loads(Path(output, "results.json").read_text())["timing"]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A wall clock that tells the given times, one after the other."""
+
+    def tells(*times):
+        monkeypatch.setattr(spans.time, "perf_counter", iter(times).__next__)
+
+    return tells
+
+
+def test_a_span_counts_without_those_inside_it(clock):
+    clock(0, 1, 3, 8, 10, 11, 16)
+    measured = Spans(CPU)
+    with measured.span("denoiser"), measured.span("matching"), measured.span("scoring"):
+        pass
+    # 0 denoiser 1 matching 3 scoring 8 - 10 - 11
+    assert measured.settle() == {"scoring": 5, "matching": 9 - 5, "denoiser": 11 - 9}
+    assert measured.settle() == {}
+
+
+def test_nothing_is_kept_of_a_span_that_failed(clock):
+    clock(0, 1, 2, 5, 7)
+    measured = Spans(CPU)
+
+    def fails():
+        with measured.span("denoiser"):
+            with measured.span("matching"):
+                pass
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError):
+        fails()
+    with measured.span("denoiser"):
+        pass
+    assert measured.settle() == {"denoiser": 2}
+
+
+def test_numbers_of_several_processes():
+    one = Measured("wall clock", forwards=Counter(denoiser=2), rows=Counter(denoiser=10), seconds={"denoiser": 5.0})
+    one.observed, one.observed_seconds, one.phases, one.largest, one.peak_memory = 1, 4.0, {"matching": 0.5}, 5, 100
+    two = Measured("wall clock", forwards=Counter(denoiser=1), rows=Counter(denoiser=2), seconds={"denoiser": 2.0})
+    two.observed, two.observed_seconds, two.phases, two.largest, two.peak_memory = 1, 1.0, {"merging": 0.25}, 2, 300
+    idle = Measured("wall clock")
+    found = timing_section([one, two, idle])
+    assert found["denoiser"] == {
+        "forwards": 3,
+        "rows": 12,
+        "seconds": 7.0,
+        "seconds_per_row": 7 / 12,
+        "rows_per_second": 10 / 5 + 2 / 2,
+        "rows_per_forward": 5,
+        "observed_forwards": 2,
+        "matching_share": 0.75 / 5,
+        "shares": {"matching": 0.1, "scoring": 0.0, "merging": 0.05},
+    }
+    assert found["peak_memory_bytes"] == 300
+    nothing = timing_section([Measured()])
+    assert nothing["clock"] is None
+    assert nothing["denoiser"]["seconds_per_row"] is None
+    assert nothing["denoiser"]["matching_share"] is None
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_run_tells_its_times_and_a_resumed_one_its_own():
+    found = timing("--data.images", "4")
+    denoiser = found["denoiser"]
+    # 18 rows of each image, in forwards of 8; three forwards warm up.
+    assert denoiser["forwards"] >= 6
+    assert denoiser["rows"] == 8 * denoiser["forwards"]
+    assert denoiser["rows_per_forward"] == 8
+    assert 0 < denoiser["seconds"] < found["seconds"]
+    assert denoiser["seconds_per_row"] == pytest.approx(denoiser["seconds"] / denoiser["rows"])
+    assert denoiser["rows_per_second"] == pytest.approx(1 / denoiser["seconds_per_row"])
+    assert denoiser["observed_forwards"] == -(-denoiser["forwards"] // 8)
+    shares = denoiser["shares"]
+    assert all(0 < shares[phase] < 1 for phase in ("matching", "scoring", "merging"))
+    assert sum(shares.values()) == pytest.approx(denoiser["matching_share"])
+    assert denoiser["matching_share"] < 1
+    assert found["vae"]["encoder"]["forwards"] == found["vae"]["decoder"]["forwards"] == 0
+    assert found["peak_memory_bytes"] > 2**26
+    environment = json.loads(Path("out/results.json").read_text())["environment"]
+    assert environment["compile"] == "none"
+    assert environment["attention_backend"].startswith("AttnProcessor2_0: ")
+
+    # Nothing is left to do: what was measured stays.
+    again = timing("--data.images", "4")
+    assert again["resumed_images"] == 4
+    assert again["denoiser"] == denoiser
+    kept = json.loads(Path("out/results.json").read_text())["environment"]
+    assert kept["attention_backend"] == environment["attention_backend"]
+
+    # One image is: the times are of this session's forwards, and it says how many those were.
+    log = Path("out/predictions/rank-0.jsonl")
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:2]))
+    less = timing("--data.images", "4")
+    assert less["resumed_images"] == 2
+    assert 0 < less["denoiser"]["forwards"] < denoiser["forwards"]
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_without_a_compressor_nothing_is_matching():
+    found = timing("--data.images", "2", config="demo_none.yaml")["denoiser"]
+    assert found["matching_share"] == 0
+    assert found["seconds"] > 0
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_what_is_compiled_has_no_phases(monkeypatch):
+    monkeypatch.setattr(timing_module, "compiled", lambda network: "regional")
+    found = timing("--data.images", "2")["denoiser"]
+    assert found["seconds"] > 0
+    assert found["observed_forwards"] == 0
+    assert found["matching_share"] is None
+
+
+# diffusers converts tensors to arrays in a way that newer numpy deprecates.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_the_vae_is_apart(stand_in, pets):
+    small = ["--data.image_size", "32", "--model.backbone.dtype", "float32", "--data.batch_size", "1"]
+    with_vae = [*small, "--model.backbone.model", str(stand_in)]
+    found = timing(*with_vae, config="pets_none.yaml")
+    # Three images, all of which warm the encoder up; 39 rows each.
+    assert found["vae"]["encoder"]["forwards"] == 0
+    assert found["denoiser"]["forwards"] >= 8
+    generated = ["--model.steps", "2", "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
+    options = ["--output", "made", "--data.num_workers", "0", "--model.extractor", "null", "--model.reference", "null"]
+    # Without an extractor there is no distance, which nobody asked for.
+    args = ["--config", "pets_none_generation.yaml", *generated, *with_vae, *options]
+    assert main(["predict", *args, "--data.batch_size", "1", "--model.items_per_forward", "1"]) == 0
+    made = json.loads(Path("made/results.json").read_text())["timing"]
+    decoder = made["vae"]["decoder"]
+    assert decoder["forwards"] > 0
+    assert decoder["seconds_per_row"] == pytest.approx(decoder["seconds"] / decoder["rows"])
+
+
+@pytest.mark.parametrize("compressor", [LGTM(ratio=0.5, where=ONE_SITE), IEKVD(factor=2, where=ONE_SITE)])
+def test_onlookers_are_no_work_of_the_network(compressor):
+    network, given = tiny_dit(), inputs("dit")
+    owner = SimpleNamespace(device=CPU, backbone=SimpleNamespace(denoiser=network))
+    measured = timing_module.Timing(warmup=0)
+    compressor.witness = compressor.observer = lambda seen: time.sleep(0.5)
+    with compressor.applied_to(network):
+        forward(network, given)  # first times are of torch's own
+        measured.on_predict_start(None, owner)
+        measured.on_predict_batch_start(None, owner)
+        with running("denoiser", 3):
+            forward(network, given)
+        measured.on_predict_batch_end()
+    assert measured.measured.observed == 1
+    assert measured.measured.phases["matching"] < 0.5
+    assert measured.measured.seconds.keys() == {"denoiser"}
+    assert measured.measured.seconds["denoiser"] < 0.5
+
+
+def test_a_forward_that_compiles_does_not_count():
+    network, given = tiny_dit(num_layers=1), inputs("dit")
+    owner = SimpleNamespace(device=CPU, backbone=SimpleNamespace(denoiser=network))
+    measured, compressor = timing_module.Timing(warmup=0), LGTM(ratio=0.5)
+    with compressor.applied_to(network):
+        compile_denoiser(network, "regional", backend="eager")
+        measured.on_predict_start(None, owner)
+        counts = []
+        # Somebody looks on, and nobody does: code of its own for each.
+        for witness in (lambda seen: None, None):
+            compressor.witness = witness
+            measured.on_predict_batch_start(None, owner)
+            for _ in range(2):
+                with running("denoiser", 3):
+                    forward(network, given)
+                counts.append(measured.measured.forwards["denoiser"])
+            measured.on_predict_batch_end()
+    torch.compiler.reset()
+    assert counts == [0, 1, 1, 2]
+    assert measured.measured.rows["denoiser"] == 6
+
+
+def test_watching_ends_with_its_block():
+    seen = []
+
+    def watch(network, rows):
+        seen.append((network, rows))
+        return Spans(CPU).span(network)
+
+    with watched_by(watch), running("denoiser", 3):
+        pass
+    with running("denoiser", 4):
+        pass
+    assert seen == [("denoiser", 3)]
+
+
+@pytest.mark.parametrize(("kind", "model"), [("dit", tiny_dit), ("unet", tiny_unet)])
+def test_the_kernels_are_those_that_torch_takes(kind, model):
+    network, given = model(), inputs(kind)
+    with kernels_seen() as seen:
+        forward(network, given)
+    with kernels_seen() as forced, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        forward(network, given)
+    assert seen <= {"flash", "math"}
+    assert seen
+    assert forced == {"math"}
+    for module in network.modules():
+        if isinstance(module, Attention):
+            module.set_processor(AttnProcessor())
+    with kernels_seen() as other:
+        forward(network, given)
+    assert other == set()
+
+
+def test_what_is_compiled_is_told():
+    network = tiny_dit()
+    assert compiled(network) == "none"
+    network.transformer_blocks[0].compile()
+    assert compiled(network) == "regional"
+    assert compiled(torch.compile(tiny_dit())) == "whole"
+
+
+def test_peak_memory_starts_again():
+    if not restart_peak(CPU):
+        pytest.skip("the peak of a process starts again on Linux alone")
+    before = peak_memory(CPU)
+    torch.ones(2**26).sum()
+    risen = peak_memory(CPU)
+    assert risen - before > 2**27
+    restart_peak(CPU)
+    assert peak_memory(CPU) < risen - 2**27

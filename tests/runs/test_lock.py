@@ -1,0 +1,82 @@
+"""One process at a time in a run directory, however the one before ended."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bigain.runs import lock as locks
+from bigain.errors import InputError
+from bigain.runs.lock import lock, refuse_left_over
+
+HOLD = """
+import sys
+from pathlib import Path
+from bigain.runs.lock import lock
+held = lock(Path(sys.argv[1]), int(sys.argv[2]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path, monkeypatch):
+    """Start another process that holds a place, and say when it does."""
+    monkeypatch.setattr(locks, "_PATIENCE_S", 0.2)
+    started = []
+
+    def hold(rank):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path), str(rank)], **pipes)
+        started.append(process)
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    yield hold
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path, holder):
+    process = holder(0)
+    with pytest.raises(InputError, match=r"is in use: another process holds .*lock-0; wait for it or stop it"):
+        lock(tmp_path, 0)
+    lock(tmp_path, 1).release()
+    process.kill()
+    process.wait()
+    lock(tmp_path, 0).release()
+
+
+def test_the_same_process_can_take_its_place_again(tmp_path):
+    outer, inner = lock(tmp_path, 0), lock(tmp_path, 0)
+    inner.release()
+    assert outer.is_locked
+    outer.release()
+    assert not outer.is_locked
+
+
+def test_processes_left_over_from_a_larger_run_are_noticed(tmp_path, holder):
+    holder(2)
+    refuse_left_over(tmp_path, 3)
+    with pytest.raises(InputError, match=r"another process holds .*lock-2"):
+        refuse_left_over(tmp_path, 2)
+    (tmp_path / ".lock-mine").touch()
+    refuse_left_over(tmp_path, 3)
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
+    def acquire(self, *args, **kwargs):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    lock(tmp_path, 0).release()
+    assert "file system without locks" in caplog.text
+
+
+def test_a_lock_that_cannot_be_made_is_one_message(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cannot write .*file/\.lock-0: .*; choose another --output"):
+        lock(tmp_path / "file", 0)

@@ -1,0 +1,104 @@
+"""Forwards of equal size, and fewer rows at a time when memory runs out."""
+
+import weakref
+
+import pytest
+import torch
+
+from bigain.errors import InputError
+from bigain.tasks.forwards import Forwards
+
+CPU = torch.device("cpu")
+
+
+def seen(forwards, count, device=CPU):
+    """Row numbers of every forward; what comes out is checked to be every row once."""
+    calls = []
+
+    def compute(rows, first, last):
+        calls.append(rows.tolist())
+        assert (min(calls[-1]), max(calls[-1])) == (first, last)
+        return rows * 10
+
+    assert forwards.run(compute, count, device).tolist() == [10 * row for row in range(count)]
+    return calls
+
+
+@pytest.mark.parametrize(("rows", "count"), [(None, 5), (64, 5), (8, 5), (8, 16)])
+def test_every_forward_on_a_cpu_has_the_same_size(rows, count):
+    assert {len(call) for call in seen(Forwards(rows, "rows"), count)} == {8}
+
+
+def test_copies_of_the_last_row_fill_the_rest_up():
+    assert seen(Forwards(3, "rows"), 4) == [[0, 1, 2], [3, 3, 3]]
+
+
+def test_elsewhere_a_forward_is_as_large_as_is_asked_for():
+    # No device that tensors can be made on here.
+    device = torch.device("cuda")
+    assert [Forwards(rows, "rows")._size(5, device) for rows in (None, 3, 64)] == [5, 3, 5]
+
+
+def test_forwards_of_a_compiled_network_have_one_size():
+    forwards = Forwards(64, "rows")
+    forwards.equal = True
+    assert forwards._size(5, torch.device("cuda")) == 64
+    assert [len(call) for call in seen(forwards, 9)] == [8, 8]
+
+
+def test_what_a_failed_forward_held_is_gone_when_it_is_tried_again():
+    held = []
+
+    def compute(rows, first, last):
+        if held:
+            # The first attempt's tensor.
+            assert held[0]() is None
+            return rows
+        tensor = torch.zeros(10)
+        held.append(weakref.ref(tensor))
+        raise torch.OutOfMemoryError("out of memory")
+
+    Forwards(64, "rows").run(compute, 8, CPU)
+    assert held
+
+
+class Small:
+    """A device with room for so many rows."""
+
+    def __init__(self, room, error):
+        self.room, self.error, self.sizes = room, error, []
+
+    def __call__(self, rows, first, last):
+        self.sizes.append(len(rows))
+        if len(rows) > self.room:
+            raise self.error
+        return rows
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you ...")],
+    ids=["accelerator", "cpu"],
+)
+def test_running_out_of_memory_halves_the_rows_for_good(error, caplog):
+    forwards, small = Forwards(64, "rows_per_forward"), Small(2, error)
+    assert forwards.run(small, 5, CPU).tolist() == [0, 1, 2, 3, 4]
+    assert small.sizes == [8, 4, 2, 2, 2]
+    assert "memory ran out; goes on with rows_per_forward: 4 instead of 8" in caplog.text
+    assert forwards.run(small, 2, CPU).tolist() == [0, 1]
+    assert small.sizes[5:] == [2]
+
+
+def test_not_even_one_row():
+    with pytest.raises(InputError, match="memory ran out with rows_per_forward: 1; use a smaller image_size"):
+        Forwards(64, "rows_per_forward").run(Small(0, torch.OutOfMemoryError("out of memory")), 5, CPU)
+
+
+def test_other_errors_are_not_swallowed():
+    with pytest.raises(RuntimeError, match="shapes"):
+        Forwards(64, "rows_per_forward").run(Small(0, RuntimeError("shapes do not match")), 5, CPU)
+
+
+def test_bad_size():
+    with pytest.raises(InputError, match="rows_per_forward must be at least 1, not 0"):
+        Forwards(0, "rows_per_forward")

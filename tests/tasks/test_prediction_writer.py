@@ -1,0 +1,275 @@
+"""Prediction logs: append-only, readable at any moment, continued after a kill."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from bigain.callbacks import PredictionWriter
+from bigain.data.base import EvalDataModule
+from bigain.data.class_space import ClassSpace
+from bigain.data.selection import Item
+from bigain.runs.records import ImageRecord
+from bigain.tasks.prediction_writer import predictions_folder, read_records
+
+NOTHING_FAILED = {"failed": {}}
+BACKBONE = torch.nn.Identity()
+BACKBONE.model, BACKBONE.load = "nothing", lambda: None
+MODULE = SimpleNamespace(backbone=BACKBONE)
+IDS = [f"n/{i}" for i in range(6)]
+# Lightning counts cores and devices and recommends; neither is about these tests.
+quiet = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:GPU available but not used")
+
+
+class Numbers(EvalDataModule):
+    name = "Numbers"
+
+    def __init__(self):
+        super().__init__(image_size=1, batch_size=2, num_workers=0)
+
+    @property
+    def class_space(self):
+        return ClassSpace(["a"], ["an a"], [0])
+
+    def find_items(self):
+        return [Item(name, (0,)) for name in IDS]
+
+    def read_bytes(self, item):
+        return item.image_id.encode()
+
+    def read_image(self, item):
+        return torch.zeros(3, 1, 1, dtype=torch.uint8)
+
+
+class Answer(LightningModule):
+    """Answers at once; fails in the batch that holds `fail_at`."""
+
+    def __init__(self, fail_at=None, error=RuntimeError):
+        super().__init__()
+        self.backbone = BACKBONE
+        self.fail_at, self.error = fail_at, error
+        self.answered = []
+
+    def predict_step(self, batch, batch_idx):
+        if self.fail_at in batch["image_id"]:
+            raise self.error("the power went")
+        self.answered += batch["image_id"]
+        return [record(name) for name in batch["image_id"]]
+
+
+def record(name, error=0.1):
+    return ImageRecord(name, 0, 0, [0], [0], [500], [float(torch.tensor(error))], [[0]], 0.25)
+
+
+def line(name):
+    return record(name).to_json() + "\n"
+
+
+def trainer_of(folder, rank=0):
+    data = SimpleNamespace(finished=None, class_space=ClassSpace(["a"], ["an a"], [0]))
+    trainer = {"default_root_dir": str(folder), "global_rank": rank, "world_size": rank + 1}
+    strategy = SimpleNamespace(broadcast=lambda value: value)
+    return SimpleNamespace(**trainer, datamodule=data, strategy=strategy, is_global_zero=rank == 0)
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """Sets writers up on `tmp_path`, and closes them at the end."""
+    opened = []
+
+    def start(rank=0):
+        one, trainer = PredictionWriter(resume=True), trainer_of(tmp_path, rank)
+        one.setup(trainer, MODULE, "predict")
+        opened.append(one)
+        return one, trainer.datamodule
+
+    yield start
+    for one in opened:
+        one.teardown(None, None, "predict")
+
+
+def write(one, *names):
+    one.on_predict_batch_end(None, None, [record(name) for name in names], NOTHING_FAILED, 0)
+
+
+def log_of(folder, rank=0):
+    return folder / "predictions" / f"rank-{rank}.jsonl"
+
+
+def fill(folder, text, rank=0):
+    path = log_of(folder, rank)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode())
+    return path
+
+
+def run(folder, module):
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        callbacks=[PredictionWriter(resume=True)],
+    )
+    trainer.predict(module, datamodule=Numbers(), return_predictions=False)
+    return module
+
+
+def test_the_folder_is_below_the_root(tmp_path):
+    assert predictions_folder(trainer_of(tmp_path)) == tmp_path / "predictions"
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_one_line_per_image_in_the_log_of_the_rank(tmp_path, writer, rank):
+    one, _ = writer(rank)
+    write(one, "b", "a")
+    write(one, "c")
+    assert log_of(tmp_path, rank).read_text(encoding="utf-8") == line("b") + line("a") + line("c")
+    names = {path.name for path in (tmp_path / "predictions").iterdir()}
+    assert names - {"classes.json", "model.json"} == {f"rank-{rank}.jsonl"}
+
+
+def test_lines_are_on_disk_after_every_batch(tmp_path, writer):
+    """The log is still open: what a kill would leave."""
+    one, _ = writer()
+    for i, name in enumerate(IDS):
+        write(one, name)
+        assert list(read_records(tmp_path / "predictions")) == IDS[: i + 1]
+
+
+def test_every_batch_is_synced(writer, monkeypatch):
+    """Against a power cut, not only a kill."""
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    one, _ = writer()
+    write(one, "a")
+    write(one, "b", "c")
+    assert len(synced) == 2
+
+
+@pytest.mark.parametrize("outputs", [None, [], ()], ids=str)
+def test_a_batch_without_records_writes_nothing(tmp_path, writer, outputs):
+    one, _ = writer()
+    one.on_predict_batch_end(None, None, outputs, NOTHING_FAILED, 0)
+    assert log_of(tmp_path).read_bytes() == b""
+
+
+def test_a_fresh_run_has_nothing_finished(tmp_path, writer):
+    _, data = writer()
+    assert data.finished == frozenset()
+    assert read_records(tmp_path / "predictions") == {}
+
+
+def test_a_log_is_continued_and_never_rewritten(tmp_path, writer):
+    before = fill(tmp_path, line("a") + line("b")).read_bytes()
+    one, data = writer()
+    assert data.finished == {"a", "b"}
+    write(one, "c")
+    assert log_of(tmp_path).read_bytes() == before + line("c").encode()
+
+
+@pytest.mark.parametrize("length", [1, 20, len(line("torn")) - 1], ids=["one", "some", "all-but-the-end"])
+def test_a_torn_last_line_is_dropped(tmp_path, writer, length):
+    fill(tmp_path, line("a") + line("b") + line("torn")[:length])
+    assert list(read_records(tmp_path / "predictions")) == ["a", "b"]
+    one, data = writer()
+    assert data.finished == {"a", "b"}
+    assert log_of(tmp_path).read_bytes() == (line("a") + line("b")).encode()
+    write(one, "torn")
+    assert log_of(tmp_path).read_bytes() == (line("a") + line("b") + line("torn")).encode()
+
+
+def test_a_log_of_a_torn_line_alone_is_emptied(tmp_path, writer):
+    fill(tmp_path, line("torn")[:30])
+    _, data = writer()
+    assert data.finished == frozenset()
+    assert log_of(tmp_path).read_bytes() == b""
+
+
+def test_finished_images_of_all_ranks_count(tmp_path, writer):
+    """Also of ranks that the new run does not have; their logs are left alone."""
+    logs = {rank: fill(tmp_path, text, rank) for rank, text in ((0, line("a")), (1, line("b") + line("c")[:9]))}
+    before = logs[1].read_bytes()
+    one, data = writer(0)
+    assert data.finished == {"a", "b"}
+    write(one, "c")
+    assert logs[1].read_bytes() == before
+    assert set(read_records(tmp_path / "predictions")) == {"a", "b", "c"}
+
+
+def test_records_come_back_as_they_were(tmp_path, writer):
+    one, _ = writer()
+    values = [record("größe/猫.jpg", 0.1), record("a\nb", float("nan")), record("c", 1 / 3)]
+    one.on_predict_batch_end(None, None, values, NOTHING_FAILED, 0)
+    stored = read_records(tmp_path / "predictions")
+    assert list(stored) == [value.image_id for value in values]
+    assert [value.to_json() for value in stored.values()] == [value.to_json() for value in values]
+
+
+def test_other_files_are_not_read(tmp_path, writer):
+    fill(tmp_path, line("a"))
+    (tmp_path / "predictions" / "notes.jsonl").write_text("not a record\n", encoding="utf-8")
+    _, data = writer()
+    assert data.finished == {"a"}
+
+
+def test_a_damaged_line_in_the_middle_is_an_error(tmp_path, writer):
+    fill(tmp_path, line("a") + line("b")[:20] + "\n" + line("c"))
+    with pytest.raises(ValueError, match="not a prediction record"):
+        writer()
+
+
+@pytest.mark.parametrize("end", ["teardown", "on_exception"])
+def test_closing_is_final_and_may_be_repeated(tmp_path, writer, end):
+    one, _ = writer()
+    write(one, "a")
+    for _ in range(2):
+        getattr(one, end)(None, None, "predict")
+    write(one, "b")
+    assert list(read_records(tmp_path / "predictions")) == ["a"]
+
+
+def test_closing_before_setup_does_nothing():
+    PredictionWriter(resume=True).teardown(None, None, "predict")
+    PredictionWriter(resume=True).on_exception(None, None, RuntimeError())
+
+
+def test_a_writer_can_be_set_up_again(tmp_path, writer):
+    one, _ = writer()
+    write(one, "a")
+    one.teardown(None, None, "predict")
+    trainer = trainer_of(tmp_path)
+    one.setup(trainer, MODULE, "predict")
+    assert trainer.datamodule.finished == {"a"}
+    write(one, "b")
+    assert list(read_records(tmp_path / "predictions")) == ["a", "b"]
+
+
+@quiet
+def test_a_run_through_the_trainer(tmp_path):
+    run(tmp_path, Answer())
+    assert list(read_records(tmp_path / "predictions")) == IDS
+
+
+@quiet
+def test_a_failed_run_stays_readable_and_is_continued(tmp_path):
+    with pytest.raises(RuntimeError, match="the power went"):
+        run(tmp_path, Answer(fail_at="n/4"))
+    assert list(read_records(tmp_path / "predictions")) == IDS[:4]
+    before = log_of(tmp_path).read_bytes()
+    again = run(tmp_path, Answer())
+    assert again.trainer.datamodule.finished == set(IDS[:4])
+    assert again.answered == IDS[4:]
+    assert log_of(tmp_path).read_bytes() == before + (line("n/4") + line("n/5")).encode()
+
+
+@quiet
+def test_a_finished_run_answers_nothing_again(tmp_path):
+    run(tmp_path, Answer())
+    before = log_of(tmp_path).read_bytes()
+    assert run(tmp_path, Answer()).answered == []
+    assert log_of(tmp_path).read_bytes() == before
