@@ -21,7 +21,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import bigain
 from bigain.backbones import StableDiffusion
-from bigain.data.image_files import encode_images, quantise
+from bigain.data.images import encode_images, quantise
 from bigain.modules import DiffusionSampler
 from bigain.tasks.scheduling import make_scheduler
 

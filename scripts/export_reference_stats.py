@@ -22,7 +22,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 from tqdm import tqdm
 
-from bigain.data.image_sources import found_in, image_files
+from bigain.data.folders import found_in, image_files
 from bigain.errors import InputError
 from bigain.metrics.distances import Moments
 from bigain.metrics.extractors import FeatureExtractor

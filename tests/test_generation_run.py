@@ -11,7 +11,7 @@ from PIL import Image
 
 from bigain.commands.main import main
 from bigain.data.class_names.coco import CATEGORIES
-from bigain.data.image_files import read_images
+from bigain.data.images import read_images
 from bigain.metrics import ShapeFeatures
 from bigain.metrics.distances import Moments
 from bigain.metrics.generation import distance_metrics

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from bigain.data.image_files import ImageFormat, read_images, sample_path
+from bigain.data.images import ImageFormat, read_images, sample_path
 from bigain.errors import InputError
 from bigain.metrics import Inception, ShapeFeatures
 from bigain.metrics.extractors import FeatureExtractor

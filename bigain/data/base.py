@@ -14,9 +14,8 @@ from torch import Tensor
 
 from bigain.data.class_space import ClassSpace
 from bigain.data.latent_cache import LatentCache
-from bigain.data.loading import Share
+from bigain.data.loader import RankLoader, Sample, Samples
 from bigain.data.preprocessing import decode_image
-from bigain.data.samples import Sample
 from bigain.data.selection import Item, only, per_class, stratified
 from bigain.errors import InputError
 
@@ -198,14 +197,15 @@ class EvalDataModule(LightningDataModule, ABC):
         chosen = self.subset is not None or self.per_class is not None or self.limit is not None
         return None if chosen else self.official_images
 
-    def predict_dataloader(self) -> Share:
-        """Batches of what is left to do, the share of this process."""
+    def predict_dataloader(self) -> RankLoader:
+        """Batches of this process's part of the unfinished items."""
+        items = sorted((item for item in self.items if item.image_id not in self.finished), key=self.position)
+        samples = Samples(items, self.sample, self.on_bad_image == "skip")
         trainer = self.trainer
-        return (
-            Share(self)
-            if trainer is None
-            else Share(self, trainer.global_rank, trainer.world_size, trainer.num_devices)
-        )
+        if trainer is None:
+            return RankLoader(samples, self.batch_size, self.num_workers)
+        ranks = trainer.global_rank, trainer.world_size, trainer.num_devices
+        return RankLoader(samples, self.batch_size, self.num_workers, *ranks)
 
 
 def _is_text(name: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from bigain.data.base import EvalDataModule, OnBadImage
 from bigain.data.class_names.coco import CATEGORIES
 from bigain.data.class_space import ClassSpace, check_template, prompts
-from bigain.data.image_sources import found_in, stem_of
+from bigain.data.folders import found_in, stem_of
 from bigain.data.preprocessing import read_bytes
 from bigain.data.selection import Item, is_number
 from bigain.errors import InputError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bigain.data.base import EvalDataModule, OnBadImage
 from bigain.data.class_space import ClassSpace, check_template, prompts
-from bigain.data.image_sources import class_folders, found_in
+from bigain.data.folders import class_folders, found_in
 from bigain.data.selection import Item, read_lines
 from bigain.errors import InputError
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from bigain.data.base import EvalDataModule, OnBadImage
 from bigain.data.class_names.imagenet import imagenet100_indices, names, wnids
 from bigain.data.class_space import ClassSpace, check_template, prompts
-from bigain.data.image_sources import ImageSource, class_folders, found_in, image_files, listed_files, stem_of
+from bigain.data.folders import ImageSource, class_folders, found_in, image_files, listed_files, stem_of
 from bigain.data.imagenet_labels import USUAL_PLACES, read_ground_truth
 from bigain.data.parquet import ParquetImages
 from bigain.data.selection import Item

@@ -10,7 +10,7 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from bigain.data.class_names.imagenet import wnids
-from bigain.data.image_sources import stem_of
+from bigain.data.folders import stem_of
 from bigain.data.selection import is_number, read_lines
 from bigain.errors import InputError
 

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bigain.data.image_sources import ImageSource, stem_of
+from bigain.data.folders import ImageSource, stem_of
 from bigain.errors import InputError
 
 _TEXT = (pa.string(), pa.large_string())

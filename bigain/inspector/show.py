@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from bigain.data.base import EvalDataModule
-from bigain.data.image_files import read_images, sample_path
+from bigain.data.images import read_images, sample_path
 from bigain.data.selection import Item
 from bigain.errors import InputError
 from bigain.inspector.board import Board, sites_table

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from bigain.data.class_space import ClassSpace
-from bigain.data.image_files import read_images
+from bigain.data.images import read_images
 from bigain.errors import InputError
 from bigain.metrics.accuracy import Z95, Estimate, accuracies
 from bigain.metrics.distances import Moments, frechet_distance, frechet_interval, kernel_distance, precision_recall

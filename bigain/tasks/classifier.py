@@ -15,7 +15,7 @@ from bigain.backbones.digest import module_digest
 from bigain.backbones.forward import pair_sharing, row_keys
 from bigain.data.base import EvalDataModule
 from bigain.data.latent_cache import LatentCache
-from bigain.data.samples import Batch
+from bigain.data.loader import Batch
 from bigain.diffusion.elimination import Elimination, staged_elimination
 from bigain.diffusion.noising import Loss, add_noise, prediction_error
 from bigain.diffusion.racing import Race, race_elimination

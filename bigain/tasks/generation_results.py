@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torchvision.utils import make_grid, save_image
 
-from bigain.data.image_files import read_images, sample_path
+from bigain.data.images import read_images, sample_path
 from bigain.metrics.generation import LEAST_IMAGES, agreement_metrics, clip_metrics, distance_metrics
 from bigain.runs.files import replace_file
 from bigain.runs.records import SampleRecord

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torchvision.utils import make_grid
 
-from bigain.data.image_files import sample_path
+from bigain.data.images import sample_path
 from bigain.errors import InputError
 from bigain.runs.records import SampleRecord
 from bigain.tasks.prediction_writer import RecordWriter, finished_ids, predictions_folder

@@ -14,8 +14,8 @@ from torch import Tensor
 from bigain.backbones.base import Backbone
 from bigain.backbones.forward import Sharing, row_keys
 from bigain.data.base import EvalDataModule
-from bigain.data.image_files import ImageFormat, decode_files, encode_images, quantise
-from bigain.data.samples import Batch
+from bigain.data.images import ImageFormat, decode_files, encode_images, quantise
+from bigain.data.loader import Batch
 from bigain.diffusion.sampling import Trajectory, item_keys, sample, step_keys
 from bigain.errors import InputError
 from bigain.metrics.extractors import FeatureExtractor

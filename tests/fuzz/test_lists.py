@@ -18,7 +18,7 @@ from bigain.data import Coco2017, ImageFolder, ImageNet1K, OxfordPets
 from bigain.data.class_names.coco import CATEGORIES
 from bigain.data.class_names.imagenet import wnids
 from bigain.data.class_names.pets import BREEDS
-from bigain.data.image_files import sample_path
+from bigain.data.images import sample_path
 from bigain.data.latent_cache import LatentCache
 from bigain.metrics.reference import ReferenceStatistics
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bigain.data.class_space import ClassSpace
-from bigain.data.image_files import encode_images
+from bigain.data.images import encode_images
 from bigain.data.shape_renderer import CLASS_NAMES, render_shapes
 from bigain.errors import InputError
 from bigain.metrics.distances import Moments, frechet_distance

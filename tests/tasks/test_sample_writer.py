@@ -15,7 +15,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from bigain.backbones import DiT
 from bigain.callbacks import GenerationResults, SampleWriter
 from bigain.data import ShapeTextures
-from bigain.data.image_files import read_images
+from bigain.data.images import read_images
 from bigain.data.selection import Item
 from bigain.errors import InputError
 from bigain.modules import DiffusionSampler

@@ -20,7 +20,7 @@ from torch import nn
 from bigain.backbones import DiT, StableDiffusion
 from bigain.compressors import IEKVD, LGTM, ToMe
 from bigain.data import ShapeTextures
-from bigain.data.image_files import decode_files
+from bigain.data.images import decode_files
 from bigain.diffusion.sampling import initial_noise, item_keys
 from bigain.diffusion.schedules import Schedule
 from bigain.errors import InputError

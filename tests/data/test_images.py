@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bigain.data.image_files import decode_files, encode_images, quantise, read_images, sample_path
+from bigain.data.images import decode_files, encode_images, quantise, read_images, sample_path
 from bigain.errors import InputError
 
 IDS = ["a", "a/b", "../../x", "..", ".", "...", "/abs", "//abs", "a/../../b", "a/../b", "b", "", "/", "a//b", "a/"]
