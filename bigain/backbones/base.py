@@ -13,8 +13,8 @@ from bigain.backbones.loading import (
     load_scheduler,
     scheduler_config,
 )
+from bigain.backbones.marks import mark
 from bigain.backbones.model_files import ModelFiles
-from bigain.backbones.watching import running
 from bigain.diffusion.noising import epsilon_from_velocity
 from bigain.errors import InputError
 
@@ -147,7 +147,7 @@ class Backbone(ModelFiles, ABC):
         pixels = images.float() / 127.5 - 1
         if self.vae is None:
             return pixels
-        with running("encoder", len(images)):
+        with mark("encoder", len(images)):
             latents: Tensor = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mean
         # The VAE may answer channels-last; a latent that was stored and read back has to compute the same.
         return (latents.float() * self.vae.config["scaling_factor"]).contiguous()
@@ -164,7 +164,7 @@ class Backbone(ModelFiles, ABC):
         if self.vae is None:
             return latents
         scaled = (latents / self.vae.config["scaling_factor"]).to(self.vae.dtype)
-        with running("decoder", len(latents)):
+        with mark("decoder", len(latents)):
             pixels: Tensor = self.vae.decode(scaled, return_dict=False)[0]
         return pixels.float()
 
@@ -203,7 +203,7 @@ class Backbone(ModelFiles, ABC):
         """
         parameter = next(self.denoiser.parameters())
         layout = torch.channels_last if self.channels_last else torch.preserve_format
-        with running("denoiser", len(noisy)):
+        with mark("denoiser", len(noisy)):
             output = self._denoise(noisy.to(parameter.dtype, memory_format=layout), timesteps, condition)
         # A network with learned variance appends it to the noise.
         return output[:, : noisy.shape[1]].float()

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from bigain.backbones.forward import ForwardContext
+from bigain.backbones.marks import mark
 from bigain.backbones.sites import Metric, Site
 from bigain.compressors.merging import Module, TokenMerger, check_ratio, removed_tokens
-from bigain.compressors.phases import phase
 from bigain.compressors.where import Where
 from bigain.errors import InputError
 from bigain.tokens.block_merging import Aggregate, block_merging
@@ -65,7 +65,7 @@ class ABM(TokenMerger):
 
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
         grid = site.grid(context.latent)
-        with phase("scoring"):
+        with mark("scoring"):
             score = laplacian_l1(x, grid)
         return block_merging(score, grid, self.cell, self._blocks(grid, site), self.aggregate)
 

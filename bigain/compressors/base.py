@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from bigain.backbones.compilation import forget_compiled
 from bigain.backbones.forward import ForwardContext
+from bigain.backbones.marks import mark
 from bigain.backbones.sites import Layout, Site, layout_of
-from bigain.backbones.watching import running
 from bigain.compressors.observation import Decision, Observation, Observer, Witness
 from bigain.compressors.where import Where
 from bigain.errors import InputError
@@ -66,7 +66,7 @@ class Compressor(Callback, ABC):
     ) -> None:
         """Show tokens to the observer, if there is one; `restored` is called for it only."""
         if self.observer is not None:
-            with running("onlooker", len(before)):
+            with mark("onlooker", len(before)):
                 self.observer(Observation(site, module, before, restored(), context))
 
     def token_scores(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor | None:
@@ -85,7 +85,7 @@ class Compressor(Callback, ABC):
     def decided(self, site: Site, tokens: Tensor, plan: MergePlan | None, context: ForwardContext) -> None:
         """Show a decision to the witness, if there is one."""
         if self.witness is not None:
-            with running("onlooker", len(tokens)):
+            with mark("onlooker", len(tokens)):
                 self.witness(Decision(site, tokens, plan, context))
 
     def settings(self) -> dict[str, Any]:

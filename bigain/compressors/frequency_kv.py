@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from bigain.backbones.forward import ForwardContext
+from bigain.backbones.marks import mark
 from bigain.backbones.sites import Site
 from bigain.compressors.kv import KVDownsampler
-from bigain.compressors.phases import phase
 from bigain.compressors.where import Where
 from bigain.errors import InputError
 from bigain.tokens.downsampling import Keep, frequency_selection, nearest_selected, selected_tokens
@@ -46,7 +46,7 @@ class FrequencyKV(KVDownsampler):
         count = int(grid.n * (1 - self.ratio))
         if not 1 <= count < grid.n:
             raise InputError(f"FrequencyKV with ratio {self.ratio} keeps {count} of {grid.n} keys at {site.name}")
-        with phase("scoring"):
+        with mark("scoring"):
             score = laplacian_l1(x, grid)
         return frequency_selection(x, score, count, self.keep)
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from bigain.backbones.forward import ForwardContext
+from bigain.backbones.marks import mark
 from bigain.backbones.sites import Layout, Site
 from bigain.compressors.base import Compressor, ContextGetter, own
-from bigain.compressors.phases import phase
 from bigain.errors import InputError
 from bigain.tokens.grid import Grid
 from bigain.tokens.precision import without_autocast
@@ -69,7 +69,7 @@ class KVDownsampler(Compressor):
             if kwargs.get("attention_mask") is not None:
                 raise InputError(f"{site.name} is called with an attention mask, which downsampled keys do not fit")
             x = args[0] if args else kwargs["hidden_states"]
-            with without_autocast(x), phase("matching"):
+            with without_autocast(x), mark("matching"):
                 forward = context()
                 keys = self.downsample(x, site, forward)
                 self.decided(site, x, None, forward)

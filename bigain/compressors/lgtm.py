@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from bigain.backbones.forward import ForwardContext
+from bigain.backbones.marks import mark
 from bigain.backbones.sites import Metric, Site
 from bigain.compressors.merging import (
     Module,
@@ -17,7 +18,6 @@ from bigain.compressors.merging import (
     draw_destinations,
     removed_tokens,
 )
-from bigain.compressors.phases import phase
 from bigain.compressors.where import Where
 from bigain.errors import InputError, check_choice
 from bigain.tokens.destinations import cell_destinations, first_destinations, released_destinations
@@ -106,5 +106,5 @@ class LGTM(TokenMerger):
         return draw_destinations(context, self.seed, site, self.cell, redrawn=self.destination == "redrawn")
 
     def _scores(self, x: Tensor, grid: Grid) -> Tensor:
-        with phase("scoring"):
+        with mark("scoring"):
             return self.score(x, grid)

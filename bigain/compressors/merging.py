@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from bigain.backbones.forward import ForwardContext
+from bigain.backbones.marks import mark
 from bigain.backbones.sites import Layout, Metric, Site
 from bigain.compressors.base import Compressor, ContextGetter, own
-from bigain.compressors.phases import phase
 from bigain.compressors.where import Where
 from bigain.errors import InputError
 from bigain.tokens.destinations import random_destinations
@@ -86,7 +86,7 @@ class TokenMerger(Compressor):
 
         def keep_plan(x: Tensor) -> None:
             forward = context()
-            with without_autocast(x), phase("matching"):
+            with without_autocast(x), mark("matching"):
                 plan = forward.cache[key] = self.plan_of(x, site, forward)
                 self.decided(site, x, plan, forward)
 
@@ -99,14 +99,14 @@ class TokenMerger(Compressor):
             forward = context()
             plan: MergePlan = forward.cache[key]
             x = args[0] if args else kwargs["hidden_states"]
-            with phase("merging"):
+            with mark("merging"):
                 merged = plan.merge(x)
             self.observe(site, targets[module], x, lambda: plan.unmerge(merged), forward)
             return ((merged, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": merged})
 
         def unmerge(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
             plan: MergePlan = context().cache[key]
-            with phase("merging"):
+            with mark("merging"):
                 return plan.unmerge(output)
 
         on_block = (self.metric or layout.metric) == "block_input"

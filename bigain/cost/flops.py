@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bigain.backbones.base import Backbone
 from bigain.backbones.inspection import without_weights
+from bigain.backbones.marks import PHASES, Mark, marks_reported_to
 from bigain.compressors.base import Compressor, own
-from bigain.compressors.phases import Phase, observed_by
 
 Category = Literal[
     "self_attention", "projections", "cross_attention", "mlp", "convolution", "matching", "scoring"
@@ -116,7 +116,7 @@ def count_flops(backbone: Backbone, latent: tuple[int, int, int], condition: tor
         for module, category in _categories(backbone.denoiser, None):
             own(module.register_forward_pre_hook(ledger.opening(category)), undo)
             own(module.register_forward_hook(ledger.close, always_call=True), undo)
-        undo.enter_context(observed_by(ledger.spending))
+        undo.enter_context(marks_reported_to(ledger.spending))
         backbone.predict(noisy, timesteps, condition.to("meta"))
         ledger.settle()
     by_operation = {str(operation): int(flops) for operation, flops in counter.get_flop_counts()["Global"].items()}
@@ -149,10 +149,13 @@ class _Ledger:
         self._open.pop()
 
     @contextmanager
-    def spending(self, phase: Phase) -> Iterator[None]:
+    def spending(self, name: Mark, rows: int) -> Iterator[None]:
+        if name not in PHASES:
+            yield
+            return
         self.settle()
-        # Merging gathers; what products an implementation makes of it are the price of the decision.
-        self._open.append("matching" if phase == "merging" else phase)
+        # Merging gathers tokens; if an implementation multiplies matrices for it, those count as matching.
+        self._open.append("matching" if name == "merging" else name)
         try:
             yield
         finally:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from bigain.backbones.compilation import compiled
-from bigain.backbones.watching import Network, watched_by
-from bigain.compressors.phases import Phase, observed_by
+from bigain.backbones.marks import PHASES, Mark, Network, marks_reported_to
 from bigain.cost.attention_kernels import kernels_seen
 from bigain.cost.memory import peak_memory, restart_peak
 from bigain.cost.spans import Spans
@@ -22,7 +21,6 @@ from bigain.cost.spans import Spans
 # A compressor's phases are looked at in one forward of so many: on a GPU each takes two events.
 _EVERY = 8
 _SECTION = ("seconds", "clock", "denoiser", "vae", "peak_memory_bytes")
-_PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
 @dataclass
@@ -78,13 +76,14 @@ class Timing(Callback):
         self._spans = Spans(self._device)
         self.measured = Measured(self._spans.clock)
         self._begun: Counter[str] = Counter()
+        self._observing = False
         restart_peak(self._device)
 
     def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         if self._spans.clock is not None:
             # Not earlier: a module may compile when prediction starts, and callbacks start before it.
             self.measured.compiled = compiled(pl_module.backbone.denoiser)  # type: ignore[union-attr, arg-type]
-            self._open.enter_context(watched_by(self._watch))
+            self._open.enter_context(marks_reported_to(self._marked))
 
     def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
         self._open.close()
@@ -92,7 +91,7 @@ class Timing(Callback):
         # By now the module has waited for its device, to hand out records.
         seconds = self._spans.settle()
         seconds.pop("onlooker", None)
-        for phase in _PHASES:
+        for phase in PHASES:
             found.phases[phase] = found.phases.get(phase, 0.0) + (taken := seconds.pop(phase, 0.0))
             found.observed_seconds += taken
             seconds["denoiser"] = seconds.get("denoiser", 0.0) + taken
@@ -107,13 +106,14 @@ class Timing(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._open.close()
 
+    def _marked(self, name: Mark, rows: int) -> AbstractContextManager[None]:
+        if name in ("denoiser", "encoder", "decoder"):
+            return self._forward(name, rows)
+        # The time of an inner span does not count for the outer one.
+        return self._spans.span(name) if self._observing or name == "onlooker" else nullcontext()
+
     @contextmanager
-    def _watch(self, network: Network, rows: int) -> Iterator[None]:
-        if network == "onlooker":
-            # Inside a span its time leaves that span's.
-            with self._spans.span(network):
-                yield
-            return
+    def _forward(self, network: Network, rows: int) -> Iterator[None]:
         found, first = self.measured, not self._begun[network]
         self._begun[network] += 1
         if self._begun[network] <= self.warmup:
@@ -126,10 +126,12 @@ class Timing(Callback):
         ended, graphs = self._spans.ended, _graphs(found.compiled)
         # What is compiled has no phases any more.
         observed = denoising and found.compiled == "none" and found.forwards[network] % _EVERY == 0
-        with self._spans.span("observed" if observed else network), ExitStack() as watching:
-            if observed:
-                watching.enter_context(observed_by(self._spans.span))
-            yield
+        self._observing = observed
+        try:
+            with self._spans.span("observed" if observed else network):
+                yield
+        finally:
+            self._observing = False
         if _graphs(found.compiled) != graphs:
             # Code was compiled anew, for hooks that came or went or rows of another number.
             self._spans.forget(ended)
@@ -183,7 +185,7 @@ def timing_section(processes: Sequence[Measured]) -> dict[str, Any]:
     rates = [one.rows["denoiser"] / one.seconds["denoiser"] for one in processes if one.forwards["denoiser"]]
     denoiser = _network(processes, "denoiser")
     observed = sum(process.observed_seconds for process in processes)
-    phases = {phase: sum(process.phases.get(phase, 0.0) for process in processes) for phase in _PHASES}
+    phases = {phase: sum(process.phases.get(phase, 0.0) for process in processes) for phase in PHASES}
     return {
         "clock": processes[0].clock,
         "denoiser": {

@@ -13,7 +13,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor
 from models import forward, inputs, tiny_dit, tiny_unet
 
 from bigain.backbones.compilation import compile_denoiser, compiled
-from bigain.backbones.watching import running, watched_by
+from bigain.backbones.marks import mark, marks_reported_to
 from bigain.commands.main import main
 from bigain.compressors import IEKVD, LGTM, Where
 from bigain.cost import spans
@@ -185,7 +185,7 @@ def test_onlookers_are_no_work_of_the_network(compressor):
         forward(network, given)  # first times are of torch's own
         measured.on_predict_start(None, owner)
         measured.on_predict_batch_start(None, owner)
-        with running("denoiser", 3):
+        with mark("denoiser", 3):
             forward(network, given)
         measured.on_predict_batch_end()
     assert measured.measured.observed == 1
@@ -207,7 +207,7 @@ def test_a_forward_that_compiles_does_not_count():
             compressor.witness = witness
             measured.on_predict_batch_start(None, owner)
             for _ in range(2):
-                with running("denoiser", 3):
+                with mark("denoiser", 3):
                     forward(network, given)
                 counts.append(measured.measured.forwards["denoiser"])
             measured.on_predict_batch_end()
@@ -216,16 +216,16 @@ def test_a_forward_that_compiles_does_not_count():
     assert measured.measured.rows["denoiser"] == 6
 
 
-def test_watching_ends_with_its_block():
+def test_marks_are_reported_inside_the_block_only():
     seen = []
 
-    def watch(network, rows):
-        seen.append((network, rows))
-        return Spans(CPU).span(network)
+    def listener(name, rows):
+        seen.append((name, rows))
+        return Spans(CPU).span(name)
 
-    with watched_by(watch), running("denoiser", 3):
+    with marks_reported_to(listener), mark("denoiser", 3):
         pass
-    with running("denoiser", 4):
+    with mark("denoiser", 4):
         pass
     assert seen == [("denoiser", 3)]
 

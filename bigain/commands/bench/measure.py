@@ -8,20 +8,18 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import get_args
 
 import torch
 from torch import Tensor
 
 from bigain.backbones.compilation import Compile, compile_denoiser
+from bigain.backbones.marks import PHASES, Phase, marks_reported_to
 from bigain.commands.bench.subject import Subject
 from bigain.compressors import Compressor
-from bigain.compressors.phases import Phase, observed_by
 from bigain.cost.memory import peak_memory, restart_peak
 from bigain.cost.spans import Spans
 from bigain.errors import InputError
 
-_PHASES: tuple[Phase, ...] = get_args(Phase)
 # Forwards in which a compressor's phases and memory are looked at; their time does not count.
 _OBSERVED = 3
 # Seconds; shorter ones are as long as what else the machine does meanwhile.
@@ -160,12 +158,12 @@ def _observe(entrant: _Entrant, how: Compile) -> None:
         forgotten = restart_peak(device)
         with ExitStack() as watching:
             if how == "none":
-                watching.enter_context(observed_by(spans.span))
+                watching.enter_context(marks_reported_to(lambda name, rows: spans.span(name)))
             entrant.subject.forward()
         looks.append(spans.settle())
         entrant.times.peak_memory = peak_memory(device) if forgotten else None
     if how == "none":
-        entrant.times.phases = {phase: statistics.median(look.get(phase, 0.0) for look in looks) for phase in _PHASES}
+        entrant.times.phases = {phase: statistics.median(look.get(phase, 0.0) for look in looks) for phase in PHASES}
 
 
 @contextmanager
