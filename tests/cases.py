@@ -10,6 +10,7 @@ import pytest
 from models import NETWORKS
 
 from bigain.compressors import ABM, CAM, IEKVD, LGTM, AveragePool, Compressor, FrequencyKV, SiTo, ToDo, ToMe, Where
+from bigain.compressors.base import Decision, Observation, Onlooker
 from bigain.diffusion.schedules import Linear
 from bigain.tokens import scores
 
@@ -65,6 +66,20 @@ def build(case: dict[str, Any], where: Where | None = None) -> Compressor:
         kwargs["where"] = where
     compressor: Compressor = case["class"](**kwargs)
     return compressor
+
+
+class Seen(Onlooker):
+    """Keeps what an onlooker is shown."""
+
+    def __init__(self) -> None:
+        self.decisions: list[Decision] = []
+        self.observations: list[Observation] = []
+
+    def decided(self, decision: Decision) -> None:
+        self.decisions.append(decision)
+
+    def compressed(self, observation: Observation) -> None:
+        self.observations.append(observation)
 
 
 def _name(case: dict[str, Any]) -> str:

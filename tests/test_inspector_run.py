@@ -239,7 +239,7 @@ def test_python_code_without_results_is_told():
     )  # fmt: skip
     with pytest.raises(InputError, match="put a ResultsWriter behind it"):
         trainer.predict(model, datamodule=ShapeTextures(images=1), return_predictions=False)
-    assert callbacks[0].witness is None
+    assert callbacks[0].onlookers == []
     assert len(list(Path("out/pictures").glob("maps_*.npz"))) == 1
 
 

@@ -6,6 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,7 +18,6 @@ from bigain.backbones.compilation import forget_compiled
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.marks import mark
 from bigain.backbones.sites import Layout, Site, layout_of
-from bigain.compressors.observation import Decision, Observation, Observer, Witness
 from bigain.compressors.where import Where
 from bigain.errors import InputError
 from bigain.tokens.grid import Grid
@@ -25,8 +25,57 @@ from bigain.tokens.matching import MergePlan
 
 ContextGetter = Callable[[], ForwardContext]
 
-# Blocks that a compressor holds, wherever it was installed from; entries vanish with the hooks.
+# The compressor installed on each block, across all callers; entries vanish with the hooks.
 _owners: WeakKeyDictionary[nn.Module, Compressor] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A compressor's decision at one site in one forward, before any token is merged or dropped.
+
+    Attributes:
+        compressor: The compressor that decides.
+        site: The site.
+        tokens: Tokens that the decision is based on. `(b, n, c)`.
+        plan: The plan of a merger; None if keys and values are downsampled.
+        context: The forward, with timesteps, keys and classes of the rows.
+    """
+
+    compressor: Compressor
+    site: Site
+    tokens: Tensor
+    plan: MergePlan | None
+    context: ForwardContext
+
+
+@dataclass(frozen=True)
+class Observation:
+    """The input of a compressed module, before and after compression.
+
+    Attributes:
+        site: The site.
+        module: `self_attn`, `cross_attn` or `mlp`.
+        before: The uncompressed tokens. `(b, n, c)`.
+        restored: Computes the compressed tokens at full length, `(b, n, c)`: merged and unmerged, or for keys the
+            nearest key of each place. Returns None if the compressor does not know which key is nearest.
+        context: The forward, with the timesteps of the rows.
+    """
+
+    site: Site
+    module: str
+    before: Tensor
+    restored: Callable[[], Tensor | None]
+    context: ForwardContext
+
+
+class Onlooker:
+    """Base class of objects that watch a compressor; append one to `Compressor.onlookers`."""
+
+    def decided(self, decision: Decision) -> None:
+        """Called once per site and forward."""
+
+    def compressed(self, observation: Observation) -> None:
+        """Called for every compressed module of every forward."""
 
 
 class Compressor(Callback, ABC):
@@ -36,17 +85,16 @@ class Compressor(Callback, ABC):
     `with compressor.applied_to(pipe.unet): pipe(...)`.
 
     Attributes:
-        where: Which sites it acts on.
-        observer: Is shown the tokens of every compressed module, before and after; None, the default, costs nothing.
-        witness: Is shown what is decided at every site; None, the default, costs nothing.
+        where: The sites to act on.
+        onlookers: Notified of every decision and every compressed module. An empty list costs nothing.
     """
 
     where: Where
-    observer: Observer | None = None
-    witness: Witness | None = None
+    onlookers: list[Onlooker]
 
     def __init__(self, where: Where) -> None:
         self.where = where
+        self.onlookers = []
         self._installed = ExitStack()
 
     @abstractmethod
@@ -61,14 +109,6 @@ class Compressor(Callback, ABC):
         """The sites of a network that this compressor acts on."""
         return self.where.select(layout_of(denoiser))
 
-    def observe(
-        self, site: Site, module: str, before: Tensor, restored: Callable[[], Tensor | None], context: ForwardContext
-    ) -> None:
-        """Show tokens to the observer, if there is one; `restored` is called for it only."""
-        if self.observer is not None:
-            with mark("onlooker", len(before)):
-                self.observer(Observation(site, module, before, restored(), context))
-
     def token_scores(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor | None:
         """The score of every token that the decision at a site was taken by; None, the default, if there is none.
 
@@ -82,11 +122,19 @@ class Compressor(Callback, ABC):
         """
         return None
 
-    def decided(self, site: Site, tokens: Tensor, plan: MergePlan | None, context: ForwardContext) -> None:
-        """Show a decision to the witness, if there is one."""
-        if self.witness is not None:
+    def show_decision(self, site: Site, tokens: Tensor, plan: MergePlan | None, context: ForwardContext) -> None:
+        """Notify the onlookers of a decision."""
+        for onlooker in self.onlookers:
             with mark("onlooker", len(tokens)):
-                self.witness(Decision(site, tokens, plan, context))
+                onlooker.decided(Decision(self, site, tokens, plan, context))
+
+    def show_compressed(
+        self, site: Site, module: str, before: Tensor, restored: Callable[[], Tensor | None], context: ForwardContext
+    ) -> None:
+        """Notify the onlookers of a module whose input is compressed."""
+        for onlooker in self.onlookers:
+            with mark("onlooker", len(before)):
+                onlooker.compressed(Observation(site, module, before, restored, context))
 
     def settings(self) -> dict[str, Any]:
         """Constructor arguments as they were understood."""

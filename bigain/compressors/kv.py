@@ -72,10 +72,12 @@ class KVDownsampler(Compressor):
             with without_autocast(x), mark("matching"):
                 forward = context()
                 keys = self.downsample(x, site, forward)
-                self.decided(site, x, None, forward)
+                self.show_decision(site, x, None, forward)
             if not 1 <= keys.shape[1] < x.shape[1]:
                 raise InputError(f"{type(self).__name__} leaves {keys.shape[1]} of {x.shape[1]} keys at {site.name}")
-            self.observe(site, "self_attn", x, lambda: _read_back(keys, self.token_keys(x, site, forward)), forward)
+            self.show_compressed(
+                site, "self_attn", x, lambda: _read_back(keys, self.token_keys(x, site, forward)), forward
+            )
             if len(args) > 1:
                 return (x, keys, *args[2:]), kwargs
             return args, {**kwargs, "encoder_hidden_states": keys}

@@ -88,7 +88,7 @@ class TokenMerger(Compressor):
             forward = context()
             with without_autocast(x), mark("matching"):
                 plan = forward.cache[key] = self.plan_of(x, site, forward)
-                self.decided(site, x, plan, forward)
+                self.show_decision(site, x, plan, forward)
 
         def plan_on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             keep_plan(args[0] if args else kwargs["hidden_states"])
@@ -101,7 +101,7 @@ class TokenMerger(Compressor):
             x = args[0] if args else kwargs["hidden_states"]
             with mark("merging"):
                 merged = plan.merge(x)
-            self.observe(site, targets[module], x, lambda: plan.unmerge(merged), forward)
+            self.show_compressed(site, targets[module], x, lambda: plan.unmerge(merged), forward)
             return ((merged, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": merged})
 
         def unmerge(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from bigain.backbones.forward import RowKeys
-from bigain.compressors.base import Compressor
-from bigain.compressors.observation import Decision
+from bigain.compressors.base import Compressor, Decision, Onlooker
 from bigain.data.base import EvalDataModule
 from bigain.data.selection import Item, first_of_classes
 from bigain.errors import InputError
@@ -30,7 +28,7 @@ _SITES = 6
 _log = logging.getLogger(__name__)
 
 
-class Inspector(Callback):
+class Inspector(Callback, Onlooker):
     """Shows what a compressor does to a few fixed images, and the results of the whole run, as pictures.
 
     The images are the first of each class in the order of the dataset. What is decided about them is collected in the
@@ -82,9 +80,9 @@ class Inspector(Callback):
         keys = torch.cat([of_one.keys for of_one in rows]).to(device)
         self._wanted = RowKeys(keys, torch.cat(classes).to(device) if classes else None)
         for compressor in self._compressors:
-            compressor.witness = partial(self._witness, compressor)
+            compressor.onlookers.append(self)
 
-    def _witness(self, compressor: Compressor, decision: Decision) -> None:
+    def decided(self, decision: Decision) -> None:
         if decision.site.index not in self._sites:
             return
         cache, key = decision.context.cache, (id(self), "rows")
@@ -93,7 +91,7 @@ class Inspector(Callback):
             cache[key] = matches(decision.context, self._wanted)
         rows, which = cache[key]
         if which:
-            parts = parts_of(compressor, decision, rows)
+            parts = parts_of(decision, rows)
             self._collected.add(decision, parts, [self._which[i] for i in which])
 
     def on_predict_batch_end(
@@ -117,7 +115,8 @@ class Inspector(Callback):
 
     def _leave(self) -> None:
         for compressor in self._compressors:
-            compressor.witness = None
+            if self in compressor.onlookers:
+                compressor.onlookers.remove(self)
         self._collected = Collected()
         self._here = []
         self._which = []

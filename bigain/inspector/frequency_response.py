@@ -12,8 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from bigain.compressors.base import Compressor
-from bigain.compressors.observation import Observation
+from bigain.compressors.base import Compressor, Observation, Onlooker
 from bigain.errors import InputError
 from bigain.runs.files import replace_file
 from bigain.runs.schema import RESPONSE_FILE, RESPONSE_VERSION
@@ -31,7 +30,7 @@ _BLOCK = 2**23
 _log = logging.getLogger(__name__)
 
 
-class FrequencyResponse(Callback):
+class FrequencyResponse(Callback, Onlooker):
     """Measures the energy per band of spatial frequencies before and after compression, in the first batches.
 
     At each compressed module: the token map that goes in, and what is left of it, restored to full length (merged and
@@ -80,7 +79,7 @@ class FrequencyResponse(Callback):
         self._observed = False
         self._watched = [callback for callback in _callbacks(trainer) if isinstance(callback, Compressor)]
         for compressor in self._watched:
-            compressor.observer = self._observe
+            compressor.onlookers.append(self)
 
     def on_predict_batch_end(
         self,
@@ -103,20 +102,21 @@ class FrequencyResponse(Callback):
 
     def _leave(self) -> None:
         for compressor in self._watched:
-            compressor.observer = None
+            compressor.onlookers.remove(self)
         self._watched = []
 
-    def _observe(self, seen: Observation) -> None:
+    def compressed(self, seen: Observation) -> None:
         self._observed = True
         grid = seen.site.grid(seen.context.latent)
-        if seen.restored is None:
+        restored = seen.restored()
+        if restored is None:
             self._unknown.add(f"{seen.site.name}, {seen.module}")
             return
         key = (seen.site.index, seen.module)
         if key not in self._sites:
             self._sites[key] = _Sums(seen, grid, self.bands, self.timestep_bands)
         with torch.no_grad():
-            self._sites[key].add(seen, grid)
+            self._sites[key].add(seen, restored, grid)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         mine = {
@@ -174,11 +174,10 @@ class _Sums:
         self._rows: Tensor | None = None
         self._left_out: Tensor | None = None
 
-    def add(self, seen: Observation, grid: Grid) -> None:
+    def add(self, seen: Observation, restored: Tensor, grid: Grid) -> None:
         """Add the rows of one forward."""
-        assert seen.restored is not None
         rows = max(1, _BLOCK // seen.before[0].numel())
-        pairs = zip(seen.before.split(rows), seen.restored.split(rows), strict=True)
+        pairs = zip(seen.before.split(rows), restored.split(rows), strict=True)
         energy = torch.cat([self._energies(before, restored, grid) for before, restored in pairs])
         finite = energy.isfinite().flatten(1).all(1)
         energy = energy.masked_fill(~finite[:, None, None], 0)

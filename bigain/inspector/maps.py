@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from bigain.backbones.forward import ForwardContext
-from bigain.compressors.base import Compressor
+from bigain.compressors.base import Decision
 from bigain.compressors.kv import KVDownsampler
-from bigain.compressors.observation import Decision
 from bigain.runs.files import DAMAGED_ARCHIVE, replace_file
 from bigain.tokens.grid import Grid
 from bigain.tokens.scores import laplacian_l1
@@ -55,11 +54,10 @@ class SiteMap:
 _ARRAYS = ("timesteps", "salience", "scores", "leader", "keys", "copied")
 
 
-def parts_of(compressor: Compressor, decision: Decision, rows: Tensor) -> Part:
+def parts_of(decision: Decision, rows: Tensor) -> Part:
     """What is kept of a decision, for some rows of the forward.
 
     Args:
-        compressor: Who decides.
         decision: About all b rows.
         rows: Of those to keep. `(r,)`, int64.
 
@@ -70,13 +68,13 @@ def parts_of(compressor: Compressor, decision: Decision, rows: Tensor) -> Part:
     found: dict[str, Tensor | None] = {
         "timesteps": context.timesteps,
         "salience": laplacian_l1(tokens, site.grid(context.latent)),
-        "scores": compressor.token_scores(tokens, site, context),
+        "scores": decision.compressor.token_scores(tokens, site, context),
     }
     if decision.plan is not None:
         found["leader"] = decision.plan.kept[rows].gather(1, decision.plan.restore[rows])
-    if isinstance(compressor, KVDownsampler):
-        found["keys"] = compressor.token_keys(tokens, site, context)
-        found["copied"] = compressor.key_tokens(tokens, site, context)
+    if isinstance(decision.compressor, KVDownsampler):
+        found["keys"] = decision.compressor.token_keys(tokens, site, context)
+        found["copied"] = decision.compressor.key_tokens(tokens, site, context)
     return {name: part.expand(len(rows), *part.shape[1:]) for name, part in found.items() if part is not None}
 
 

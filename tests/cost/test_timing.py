@@ -16,6 +16,7 @@ from bigain.backbones.compilation import compile_denoiser, compiled
 from bigain.backbones.marks import mark, marks_reported_to
 from bigain.commands.main import main
 from bigain.compressors import IEKVD, LGTM, Where
+from bigain.compressors.base import Onlooker
 from bigain.cost import spans
 from bigain.cost import timing as timing_module
 from bigain.cost.attention_kernels import kernels_seen
@@ -175,12 +176,20 @@ def test_the_vae_is_apart(stand_in, pets):
     assert decoder["seconds_per_row"] == pytest.approx(decoder["seconds"] / decoder["rows"])
 
 
+class Sleepy(Onlooker):
+    def decided(self, decision):
+        time.sleep(0.5)
+
+    def compressed(self, observation):
+        time.sleep(0.5)
+
+
 @pytest.mark.parametrize("compressor", [LGTM(ratio=0.5, where=ONE_SITE), IEKVD(factor=2, where=ONE_SITE)])
 def test_onlookers_are_no_work_of_the_network(compressor):
     network, given = tiny_dit(), inputs("dit")
     owner = SimpleNamespace(device=CPU, backbone=SimpleNamespace(denoiser=network))
     measured = timing_module.Timing(warmup=0)
-    compressor.witness = compressor.observer = lambda seen: time.sleep(0.5)
+    compressor.onlookers.append(Sleepy())
     with compressor.applied_to(network):
         forward(network, given)  # first times are of torch's own
         measured.on_predict_start(None, owner)
@@ -203,8 +212,8 @@ def test_a_forward_that_compiles_does_not_count():
         measured.on_predict_start(None, owner)
         counts = []
         # Somebody looks on, and nobody does: code of its own for each.
-        for witness in (lambda seen: None, None):
-            compressor.witness = witness
+        for onlookers in ([Onlooker()], []):
+            compressor.onlookers = onlookers
             measured.on_predict_batch_start(None, owner)
             for _ in range(2):
                 with mark("denoiser", 3):

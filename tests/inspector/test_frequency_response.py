@@ -26,7 +26,7 @@ quiet = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignor
 
 
 class Showing(Compressor):
-    """Compresses nothing; the tests show its observer tokens of their choice."""
+    """Compresses nothing; the tests show its onlookers tokens of their choice."""
 
     def __init__(self):
         super().__init__(Where())
@@ -58,14 +58,14 @@ class Shows(LightningModule):
 
     def predict_step(self, batch, batch_idx):
         before, restored = self.pairs[batch_idx]
-        self.watched.append(self.compressor.observer is not None)
+        self.watched.append(bool(self.compressor.onlookers))
         if restored == "boom":
             raise RuntimeError(restored)
         if before is None:
             return
         context = ForwardContext.of(torch.zeros(len(before), 4, 16, 16), self.timesteps, None)
         site = layout_of(self.backbone.denoiser).sites[1]
-        self.compressor.observe(site, "self_attn", before, lambda: restored, context)
+        self.compressor.show_compressed(site, "self_attn", before, lambda: restored, context)
 
 
 def measured(tmp_path, pairs, timesteps=500, **arguments):
@@ -80,7 +80,7 @@ def measured(tmp_path, pairs, timesteps=500, **arguments):
     try:
         trainer.predict(module, dataloaders=DataLoader(batches, batch_size=None), return_predictions=False)
     finally:
-        assert compressor.observer is None
+        assert compressor.onlookers == []
     file = tmp_path / "frequency_response.json"
     return (json.loads(file.read_text()) if file.is_file() else None), module.watched
 
@@ -194,7 +194,7 @@ def test_records_are_the_same_bits_and_the_network_is_as_it_was(tmp_path):
         data = ShapeTextures(images=4, batch_size=2)
         trainer.predict(model, datamodule=data, return_predictions=False)
         assert snapshot(model.backbone.denoiser) == before
-        assert compressor.observer is None
+        assert compressor.onlookers == []
         found[name] = read_records(tmp_path / name / "predictions")
     assert found["with"].keys() == found["without"].keys()
     for image_id, record in found["with"].items():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from cases import build, every_case
+from cases import Seen, build, every_case
 from models import LATENTS, forward, inputs, shared
 
 from bigain.compressors import CAM, LGTM, AveragePool, FrequencyKV, ToDo
@@ -15,12 +15,13 @@ from bigain.tokens.scores import dft_centroid, laplacian_l1
 
 def decisions(compressor, network):
     """All decisions of one forward, and its output."""
-    seen = []
+    onlooker = Seen()
+    seen = onlooker.decisions
     with compressor.applied_to(shared(network)):
         unseen = forward(shared(network), inputs(network))
-        compressor.witness = seen.append
+        compressor.onlookers.append(onlooker)
         assert torch.equal(forward(shared(network), inputs(network)), unseen)
-        compressor.witness = None
+        compressor.onlookers.clear()
         count = len(seen)
         forward(shared(network), inputs(network))
         assert len(seen) == count
@@ -28,7 +29,7 @@ def decisions(compressor, network):
 
 
 @every_case
-def test_a_witness_sees_every_decision_and_changes_nothing(case, network):
+def test_onlookers_see_every_decision_and_changes_nothing(case, network):
     compressor = build(case)
     seen = decisions(compressor, network)
     assert [one.site for one in seen] == list(compressor.sites_of(shared(network)))
@@ -36,7 +37,7 @@ def test_a_witness_sees_every_decision_and_changes_nothing(case, network):
     for one in seen:
         n = one.site.grid(one.context.latent).n
         left = compressor.tokens_out(one.site, Grid(*LATENTS[network][1:]))
-        parts = parts_of(compressor, one, rows)
+        parts = parts_of(one, rows)
         assert parts["timesteps"].tolist() == [990, 10]
         torch.testing.assert_close(parts["salience"], laplacian_l1(one.tokens, one.site.grid(one.context.latent))[rows])
         if isinstance(compressor, KVDownsampler):
@@ -54,23 +55,23 @@ def test_a_witness_sees_every_decision_and_changes_nothing(case, network):
 def test_keys_that_are_copies_are_named_and_blends_are_not():
     for compressor in (ToDo(factor=3), FrequencyKV(ratio=0.5, keep="high")):
         one = decisions(compressor, "unet")[0]
-        copied = parts_of(compressor, one, torch.arange(3))["copied"]
+        copied = parts_of(one, torch.arange(3))["copied"]
         keys = compressor.downsample(one.tokens, one.site, one.context)
         assert torch.equal(one.tokens.gather(1, copied[..., None].expand(-1, -1, keys.shape[2])), keys)
     average = AveragePool(factor=2)
-    assert "copied" not in parts_of(average, decisions(average, "unet")[0], torch.arange(3))
+    assert "copied" not in parts_of(decisions(average, "unet")[0], torch.arange(3))
 
 
 def test_scores_are_those_that_decided():
     lgtm = LGTM(ratio=0.5, score=dft_centroid)
     one = decisions(lgtm, "dit")[0]
     grid = one.site.grid(one.context.latent)
-    assert torch.equal(parts_of(lgtm, one, torch.arange(3))["scores"], dft_centroid(one.tokens, grid))
+    assert torch.equal(parts_of(one, torch.arange(3))["scores"], dft_centroid(one.tokens, grid))
     control = LGTM(ratio=0.5, destination="random")
-    assert "scores" not in parts_of(control, decisions(control, "dit")[0], torch.arange(3))
+    assert "scores" not in parts_of(decisions(control, "dit")[0], torch.arange(3))
     # Later sites of a stage decide nothing of their own.
     cam = CAM(LGTM(ratio=0.5))
-    scored = ["scores" in parts_of(cam, one, torch.arange(3)) for one in decisions(cam, "dit")]
+    scored = ["scores" in parts_of(one, torch.arange(3)) for one in decisions(cam, "dit")]
     assert scored == [True, False, False, False, False]
 
 
@@ -78,7 +79,7 @@ def collected(compressor, network="unet"):
     found = Collected()
     for one in decisions(compressor, network):
         rows = torch.tensor([0, 1, 2])
-        found.add(one, parts_of(compressor, one, rows), [(4, 1), (2, 0), (4, 0)])
+        found.add(one, parts_of(one, rows), [(4, 1), (2, 0), (4, 0)])
     return found
 
 

@@ -1,7 +1,7 @@
-"""What observers of a compressor are shown, and that showing it changes nothing."""
+"""What onlookers of a compressor are shown, and that they change nothing."""
 
 import torch
-from cases import build, every_case
+from cases import Seen, build, every_case
 from models import LATENTS, forward, inputs, shared
 
 from bigain.compressors import CAM, LGTM, ToDo
@@ -10,15 +10,16 @@ from bigain.tokens.grid import Grid
 
 
 @every_case
-def test_observers_see_what_is_left_of_every_token_and_change_nothing(case, network):
+def test_onlookers_see_what_is_left_of_every_token_and_change_nothing(case, network):
     model, given = shared(network), inputs(network)
     compressor = build(case)
-    seen = []
+    onlooker = Seen()
+    seen = onlooker.observations
     with compressor.applied_to(model):
         unseen = forward(model, given)
-        compressor.observer = seen.append
+        compressor.onlookers.append(onlooker)
         assert torch.equal(forward(model, given), unseen)
-        compressor.observer = None
+        compressor.onlookers.clear()
         count = len(seen)
         forward(model, given)
         assert len(seen) == count
@@ -27,20 +28,21 @@ def test_observers_see_what_is_left_of_every_token_and_change_nothing(case, netw
     assert [(one.site.name, one.module) for one in seen] == [(site.name, name) for site in sites for name in modules]
     for one in seen:
         grid = one.site.grid(one.context.latent)
-        assert one.before.shape == one.restored.shape == (3, grid.n, one.before.shape[2])
+        assert one.before.shape == one.restored().shape == (3, grid.n, one.before.shape[2])
         assert one.context.timesteps.tolist() == [10, 400, 990]
         left = compressor.tokens_out(one.site, Grid(*LATENTS[network][1:]))
-        for row in one.restored:
+        for row in one.restored():
             assert len(row.unique(dim=0)) == left
 
 
 def test_merged_tokens_are_the_mean_of_those_they_stand_for():
-    seen = []
+    onlooker = Seen()
+    seen = onlooker.observations
     compressor = CAM(LGTM(ratio=0.5))
     with compressor.applied_to(shared("dit")):
-        compressor.observer = seen.append
+        compressor.onlookers.append(onlooker)
         forward(shared("dit"), inputs("dit"))
-    for before, restored in zip(seen[0].before, seen[0].restored, strict=True):
+    for before, restored in zip(seen[0].before, seen[0].restored(), strict=True):
         values, group = restored.unique(dim=0, return_inverse=True)
         means = torch.stack([before[group == i].mean(0) for i in range(len(values))])
         assert torch.allclose(values, means, atol=1e-6)
@@ -51,20 +53,22 @@ def test_a_method_that_names_no_keys_is_shown_as_such():
         def downsample(self, x, site, context):
             return x[:, :5]
 
-    compressor, seen = FirstKeys(ToDo(factor=2).where), []
+    compressor, onlooker = FirstKeys(ToDo(factor=2).where), Seen()
     with compressor.applied_to(shared("dit")):
-        compressor.observer = seen.append
+        compressor.onlookers.append(onlooker)
         forward(shared("dit"), inputs("dit"))
+    seen = onlooker.observations
     assert len(seen) == 5
-    assert {one.restored for one in seen} == {None}
+    assert {one.restored() for one in seen} == {None}
 
 
 def test_todo_reads_tokens_as_they_were():
-    compressor, seen = ToDo(factor=2), []
+    compressor, onlooker = ToDo(factor=2), Seen()
     with compressor.applied_to(shared("unet")):
-        compressor.observer = seen.append
+        compressor.onlookers.append(onlooker)
         forward(shared("unet"), inputs("unet"))
-    for before, restored in zip(seen[0].before, seen[0].restored, strict=True):
+    (shown, *_) = onlooker.observations
+    for before, restored in zip(shown.before, shown.restored(), strict=True):
         # All of the first cell of the 8x12 map read its bottom right.
         for place in (0, 1, 12, 13):
             assert torch.equal(restored[place], before[13])
