@@ -1,8 +1,15 @@
-"""What several test files run on: a stand-in model in the format of SD 2.0, and a small tree of photographs."""
+"""Shared fixtures: a stand-in model in the format of SD 2.0, and a small tree of photographs.
+
+Every test process and what it starts use one thread and the CPU: the tensors are small, so threads only wait for each
+other, and results are the same where a GPU is visible.
+"""
 
 import json
+import os
 import sys
 from pathlib import Path
+
+os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 import pytest
 import torch
