@@ -1,0 +1,1 @@
+"""The format of a run directory: files, logs, columns, results, configuration and locks."""
