@@ -64,11 +64,7 @@ def _base(path: Path, partial: bool) -> Run:
 def _text(base: Run, found: Sequence[Comparison], missing: Sequence[str]) -> str:
     lines = [f"base: {found[0].names[1]}, {base.path}", ""]
     for one in found:
-        lines.append(one.sentence())
-        if one.differs.forbidding:
-            lines.append(f"  Take care, they also differ in: {'; '.join(one.differs.forbidding)}.")
-        if one.differs.told:
-            lines.append(f"  They also differ in: {'; '.join(one.differs.told)}.")
+        lines += [one.sentence(), *(f"  {remark}" for remark in one.remarks)]
     lines += ["", f"{INTERVALS}; p-values are two-sided, of the exact McNemar test."]
     if len(found) > 1:
         lines.append(f"p-values are corrected for {len(found)} comparisons by Holm's method.")

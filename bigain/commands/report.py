@@ -8,12 +8,11 @@ from pathlib import Path
 
 from bigain.commands.arguments import Parser, parse
 from bigain.errors import InputError
-from bigain.report.agreement import differing
 from bigain.report.comparison import UnlikeError, compare
 from bigain.report.document import remarks, section
 from bigain.report.figures import draw
-from bigain.report.formats import comparisons_csv, latex, markdown, runs_csv
-from bigain.report.page import page
+from bigain.report.formats import comparisons_csv, latex, markdown, page, runs_csv
+from bigain.report.pairing import differing
 from bigain.report.rows import Group, group_runs
 from bigain.runs.files import replace_file
 from bigain.runs.results import Run, find_runs

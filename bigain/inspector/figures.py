@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from bigain.inspector.errors_by_time import ErrorsByTime
-from bigain.report.panels import COLOURS, GREY
+from bigain.report.figures import COLOURS, GREY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

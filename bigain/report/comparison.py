@@ -1,48 +1,26 @@
-"""Runs against one of them, image by image."""
+"""Compare runs with a base run, image by image."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bigain.errors import InputError
-from bigain.report.pairing import Differences, Outcomes, differences, images_differ, outcomes, pair
+from bigain.report.pairing import Differences, Outcomes, differences, outcomes, pair
 from bigain.report.statistics import ALPHA, ENOUGH, Paired, difference_interval, holm, mcnemar, smallest_detectable
 from bigain.runs.names import label
 from bigain.runs.results import Run
 
-# What to know of them, for whoever prints some.
+# Explains `+-` wherever comparisons are printed.
 INTERVALS = (
     "+- is half the 95 % interval: paired bootstrap, or where fewer than "
     f"{ENOUGH} images are discordant the score interval of a paired difference"
 )
-# Of a comparison in files; differences are in points.
-COLUMNS = (
-    "run",
-    "base",
-    "compressor",
-    "base_compressor",
-    "n",
-    "difference",
-    "low",
-    "high",
-    "interval",
-    "discordant",
-    "only_run_right",
-    "only_base_right",
-    "p",
-    "p_corrected",
-    "tests",
-    "significant",
-    "smallest_detectable",
-    "differs",
-    "also_differs",
-)
 
 
 class UnlikeError(InputError):
-    """Two runs that are whole differ in more than the compressor."""
+    """Two finished runs differ in more than the compressor."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +30,15 @@ class Comparison:
     Attributes:
         run: The run.
         base: The run it is compared with.
-        names: What the two are called in the sentence.
-        counts: Discordant images; `first` is the run.
-        p: Exact McNemar test.
-        p_corrected: The same, corrected for all runs that were compared with this base (Holm).
-        tests: How many those are.
+        names: Names of the run and the base in sentences.
+        counts: Numbers of discordant images; `first` is the run.
+        p: P-value of the exact McNemar test.
+        p_corrected: The same, corrected for all runs compared with this base (Holm).
+        tests: Number of those runs.
         low: Lower end of the 95 % interval of the accuracy difference, in [-1, 1]: paired bootstrap, or score interval.
-        high: Its upper end.
-        detectable: Smallest difference that so many images could show; None if none.
-        differs: What differs besides the compressors.
+        high: Upper end of the interval.
+        detectable: Smallest difference that this number of images could show; None if none.
+        differs: How the runs differ besides the compressors.
     """
 
     run: Run
@@ -76,129 +54,136 @@ class Comparison:
     differs: Differences
 
     @property
-    def shown(self) -> bool:
+    def significant(self) -> bool:
         """Whether the difference is significant at 0.05 after correction."""
         return self.p_corrected < ALPHA
 
     @property
     def interval(self) -> str:
-        """What kind of interval it is: `bootstrap` or `score`."""
+        """Kind of the interval: `bootstrap` or `score`."""
         return "bootstrap" if self.counts.discordant >= ENOUGH else "score"
 
-    def sentence(self) -> str:
-        """What came out, in plain words; the better of the two comes first if one is."""
-        counts = self.counts
-        ends, right = (self.low, self.high), (counts.first, counts.second)
-        if self.shown and counts.difference < 0:
-            one, other, ends, right = *reversed(self.names), (-self.high, -self.low), right[::-1]
-        else:
-            one, other = self.names
-        low, high = 100 * ends[0], 100 * ends[1]
-        # The usual kind goes without saying.
-        kind = "interval" if self.interval == "bootstrap" else f"{self.interval} interval"
-        told = f"{self._verdict(one, other)} (95 % {kind} {low:.1f} to {high:.1f}, n = {counts.n:,}; "
-        correction = (
-            f", p = {p_text(self.p_corrected)} with correction for {self.tests} tests" if self.tests > 1 else ""
-        )
-        told += f"McNemar p = {p_text(self.p)}{correction})"
-        if not counts.discordant:
-            return f"{told}; there is no discordant image."
-        discordant = f"{counts.discordant:,} discordant image{'s' if counts.discordant > 1 else ''}"
-        return f"{told}; of {discordant} {one} gets {right[0]:,} right, {other} {right[1]:,}.{self._power()}"
+    @property
+    def cautions(self) -> list[str]:
+        """A sentence if images, seed, protocol or versions differ."""
+        return [f"Caution: they also differ in {'; '.join(self.differs.blocking)}."] if self.differs.blocking else []
 
-    def _verdict(self, one: str, other: str) -> str:
+    @property
+    def remarks(self) -> list[str]:
+        """The cautions, and a sentence on other differences."""
+        minor = [f"They also differ in {'; '.join(self.differs.minor)}."] if self.differs.minor else []
+        return self.cautions + minor
+
+    def sentence(self) -> str:
+        """Return the outcome in words; the better run comes first if the difference is significant."""
+        counts, names = self.counts, self.names
+        low, high, right = 100 * self.low, 100 * self.high, (counts.first, counts.second)
+        if self.significant and counts.difference < 0:
+            names, low, high, right = names[::-1], -high, -low, right[::-1]
+        kind = "interval" if self.interval == "bootstrap" else f"{self.interval} interval"
+        tests = f", p = {p_text(self.p_corrected)} with correction for {self.tests} tests" if self.tests > 1 else ""
+        text = f"{self._verdict(*names)} (95 % {kind} {low:.1f} to {high:.1f}, n = {counts.n:,}; "
+        text += f"McNemar p = {p_text(self.p)}{tests})"
+        if not counts.discordant:
+            return f"{text}; there is no discordant image."
+        discordant = f"{counts.discordant:,} discordant image{'s' if counts.discordant > 1 else ''}"
+        return f"{text}; of {discordant} {names[0]} gets {right[0]:,} right, {names[1]} {right[1]:,}.{self._power()}"
+
+    def _verdict(self, first: str, second: str) -> str:
         points = 100 * self.counts.difference
         size = f"{abs(points):.1f} +- {50 * (self.high - self.low):.1f} points"
-        if self.shown:
-            return f"{one} beats {other} by {size}"
+        if self.significant:
+            return f"{first} beats {second} by {size}"
         if not points:
-            return f"{one} and {other} are level"
-        return f"{one} is {size} {'above' if points > 0 else 'below'} {other}, which is no significant difference"
+            return f"{first} and {second} are level"
+        return f"{first} is {size} {'above' if points > 0 else 'below'} {second}, which is no significant difference"
 
     def _power(self) -> str:
-        if self.detectable is None and self.shown:
-            return ""
-        if self.detectable is None:
-            return f" n = {self.counts.n:,} is too few to detect any difference with 80 % power."
-        return f" n = {self.counts.n:,} detects {100 * self.detectable:.1f} points with 80 % power."
+        if self.detectable is not None:
+            return f" n = {self.counts.n:,} detects {100 * self.detectable:.1f} points with 80 % power."
+        return (
+            "" if self.significant else f" n = {self.counts.n:,} is too few to detect any difference with 80 % power."
+        )
 
     def row(self) -> dict[str, Any]:
-        """Plain values for a file; differences are in points."""
-        values = (
-            str(self.run.path),
-            str(self.base.path),
-            self.names[0],
-            self.names[1],
-            self.counts.n,
-            100 * self.counts.difference,
-            100 * self.low,
-            100 * self.high,
-            self.interval,
-            self.counts.discordant,
-            self.counts.first,
-            self.counts.second,
-            self.p,
-            self.p_corrected,
-            self.tests,
-            self.shown,
-            None if self.detectable is None else 100 * self.detectable,
-            list(self.differs.forbidding),
-            list(self.differs.told),
-        )
-        return dict(zip(COLUMNS, values, strict=True))
+        """Return plain values for a file; differences are in points."""
+        return {name: value(self) for name, value in COLUMNS.items()}
 
 
-def compare(base: Run, others: Sequence[Run], allowed: bool = False) -> tuple[list[Comparison], list[InputError]]:
-    """Compare runs with one of them.
+# Columns of a comparison in files.
+COLUMNS: Mapping[str, Callable[[Comparison], Any]] = {
+    "run": lambda of: str(of.run.path),
+    "base": lambda of: str(of.base.path),
+    "compressor": lambda of: of.names[0],
+    "base_compressor": lambda of: of.names[1],
+    "n": lambda of: of.counts.n,
+    "difference": lambda of: 100 * of.counts.difference,
+    "low": lambda of: 100 * of.low,
+    "high": lambda of: 100 * of.high,
+    "interval": lambda of: of.interval,
+    "discordant": lambda of: of.counts.discordant,
+    "only_run_right": lambda of: of.counts.first,
+    "only_base_right": lambda of: of.counts.second,
+    "p": lambda of: of.p,
+    "p_corrected": lambda of: of.p_corrected,
+    "tests": lambda of: of.tests,
+    "significant": lambda of: of.significant,
+    "smallest_detectable": lambda of: None if of.detectable is None else 100 * of.detectable,
+    "differs": lambda of: list(of.differs.blocking),
+    "also_differs": lambda of: list(of.differs.minor),
+}
+
+
+def compare(base: Run, runs: Sequence[Run], allowed: bool = False) -> tuple[list[Comparison], list[InputError]]:
+    """Compare runs with a base run.
 
     Args:
         base: The run that the others are compared with.
-        others: Those runs.
+        runs: The others.
         allowed: Compare although images, seed, protocol or versions differ, on the images that both have.
 
     Returns:
-        Comparisons in the order of `others`, and why each other run is not among them, with its name.
+        Comparisons in the order of `runs`, and for each run that is left out an error that names it.
 
     Raises:
         InputError: If the base run cannot be compared with anything.
     """
-    start = outcomes(base)
+    base_outcomes = outcomes(base)
     counted: list[tuple[Run, Paired, Differences]] = []
     refused: list[InputError] = []
-    for run in others:
+    for run in runs:
         try:
-            counted.append((run, *_count(run, base, start, allowed)))
+            counted.append((run, *_count(run, base, base_outcomes, allowed)))
         except InputError as error:
             refused.append(error)
-    p = [mcnemar(counts) for _, counts, _ in counted]
+    p_values = [mcnemar(counts) for _, counts, _ in counted]
     tests = len(counted)
-    found = [
+    comparisons = [
         Comparison(
-            *(run, base, _names(run, base), counts, p[i], corrected, tests, *difference_interval(counts)),
+            *(run, base, _names(run, base), counts, p, corrected, tests, *difference_interval(counts)),
             smallest_detectable(counts, tests),
             differs,
         )
-        for i, ((run, counts, differs), corrected) in enumerate(zip(counted, holm(p), strict=True))
+        for (run, counts, differs), p, corrected in zip(counted, p_values, holm(p_values), strict=True)
     ]
-    return found, refused
+    return comparisons, refused
 
 
-def _count(run: Run, base: Run, start: Outcomes, allowed: bool) -> tuple[Paired, Differences]:
+def _count(run: Run, base: Run, base_outcomes: Outcomes, allowed: bool) -> tuple[Paired, Differences]:
     if run.path.resolve() == base.path.resolve():
         raise InputError(f"{run.path} is the base itself")
-    mine = outcomes(run)
-    found = differences(run, base, images_differ(mine, start))
-    if found.forbidding and not allowed:
-        told = "; ".join(found.forbidding)
+    run_outcomes = outcomes(run)
+    differs = differences(run, base, run_outcomes, base_outcomes)
+    if differs.blocking and not allowed:
         raise UnlikeError(
-            f"{run.path} and {base.path} differ in more than the compressor: {told}; compare runs that agree in these, "
-            "or give --allow-differences to pair the images that both have"
+            f"{run.path} and {base.path} differ in more than the compressor: {'; '.join(differs.blocking)}; compare "
+            "runs that agree in these, or give --allow-differences to pair the images that both have"
         )
-    return pair(mine, start, (str(run.path), str(base.path))), found
+    return pair(run_outcomes, base_outcomes, (str(run.path), str(base.path))), differs
 
 
 def _names(run: Run, base: Run) -> tuple[str, str]:
-    """Compressors, and directories where those say nothing."""
+    """Return the compressors, with models and directories where they distinguish the runs."""
     mine, theirs = label(run.compressors), label(base.compressors)
     if run.model != base.model:
         mine, theirs = f"{mine} on {run.model}", f"{theirs} on {base.model}"
@@ -208,5 +193,5 @@ def _names(run: Run, base: Run) -> tuple[str, str]:
 
 
 def p_text(p: float) -> str:
-    """A p-value in two digits, or its order of magnitude."""
+    """Return a p-value in two digits, or its order of magnitude."""
     return f"{p:.2g}" if p >= 1e-4 else f"{p:.0e}"

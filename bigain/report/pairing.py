@@ -1,8 +1,9 @@
-"""Which two runs may be compared image by image, and their images side by side."""
+"""Settings in which runs differ, and the images of two runs side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,27 +15,29 @@ from bigain.errors import InputError
 from bigain.report.statistics import Paired
 from bigain.runs.files import DAMAGED_ARCHIVE
 from bigain.runs.names import inner
-from bigain.runs.results import Run
+from bigain.runs.results import TASKS, Run
 from bigain.runs.schema import CHOOSE_IMAGES
 
-# What differs here is what is compared, or is told by the images themselves.
-_COMPARED = ("compressor", "trainer.callbacks")
-# These are told from the results, which every run has.
-_IN_RESULTS = ("bigain", "seed", "trainer.precision", "model.init_args.", "data.class_path")
+# Settings under comparison, settings that the results of every run have, and settings that choose the images.
+_IGNORED = (
+    *("compressor", "trainer.callbacks"),
+    *("bigain", "seed", "trainer.precision", "model.init_args.", "data.class_path"),
+)
 _SELECTION = CHOOSE_IMAGES | {"data.init_args.root", "data.init_args.seed"}
-_SHOWN = 60
-# The environment's part that may move a number; devices and commits are told, but do not forbid.
+# Entries of the environment that may change a number, and others.
 _NUMERIC = ("precision", "network_dtype")
-_TOLD = ("device", "device_name", "cpu_threads", "git_commit", "attention_backend", "compile", "world_size", "python")
+_MINOR = ("device", "device_name", "cpu_threads", "git_commit", "attention_backend", "compile", "world_size", "python")
+_LONGEST_VALUE = 60
+_MOST_RUNS = 3
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Which images of a classification run are right; images without any label are not among them.
+    """Which images a classification run got right, without images that have no label.
 
     Attributes:
         image_id: `(n,)`, text.
-        label: `(n,)`, or `(n, k)` bool where images have several.
+        label: `(n,)`, or `(n, k)` bool for images with several labels.
         correct: `(n,)`; with several labels, whether the prediction is one of them.
     """
 
@@ -48,19 +51,19 @@ class Differences:
     """How two runs differ besides their compressors.
 
     Attributes:
-        forbidding: What makes an image-by-image comparison misleading: images, seed, protocol, versions.
-        told: What is worth knowing: device, model, commit.
+        blocking: What makes an image-by-image comparison misleading: images, seed, protocol, versions.
+        minor: Everything else: device, model, commit.
     """
 
-    forbidding: tuple[str, ...]
-    told: tuple[str, ...]
+    blocking: Sequence[str]
+    minor: Sequence[str]
 
 
 def outcomes(run: Run) -> Outcomes:
-    """Read which images a run got right: three columns of `predictions.npz`, not the logs.
+    """Load which images a run got right.
 
     Raises:
-        InputError: If it is no classification, or the file is missing, damaged or of other results.
+        InputError: If it is no classification, or the file is missing, damaged or does not match the results.
     """
     if run.task != "classification":
         raise InputError(f"{run.path} is a run of {run.task}; images can be compared pairwise in classification only")
@@ -100,98 +103,117 @@ def _check_against_results(run: Run, found: Outcomes) -> None:
         )
 
 
-def differences(a: Run, b: Run, images: str | None) -> Differences:
-    """How two runs differ besides their compressors.
+def shared_images(first: npt.NDArray[np.str_], second: npt.NDArray[np.str_]) -> tuple[Any, Any]:
+    """Return the indices of the ids that both have, into each of them and in the same order.
 
     Args:
-        a: A run.
-        b: Another run.
-        images: How their images differ, see `images_differ`.
+        first: Unique ids. `(n,)`
+        second: Unique ids. `(m,)`
     """
-    forbidding = [images] if images else []
-    if a.results.get("class_names") != b.results.get("class_names"):
-        forbidding.append("the names of the classes")
-    seeds = [[_seed(one) for one in run.compressors] for run in (a, b)]
-    # Compressors of different kinds need not all be random.
-    if all(seeds) and None not in seeds[0] + seeds[1] and set(seeds[0]) != set(seeds[1]):
-        forbidding.append(f"seed of the compressor {seeds[0][0]} and {seeds[1][0]}")
-    with_settings = bool(a.settings and b.settings)
-    forbidding += _unlike(conditions(a, with_settings), conditions(b, with_settings))
-    told = _unlike(circumstances(a), circumstances(b))
-    return Differences(tuple(forbidding), tuple(told))
-
-
-def conditions(run: Run, with_settings: bool = True) -> dict[str, Any]:
-    """What must agree for runs to be compared image by image, by name.
-
-    Args:
-        run: The run.
-        with_settings: Also what the results do not hold, e.g. the prompt. A run of Python code has none of it.
-    """
-    environment = run.results["environment"]
-    found = {"task": run.task, "dataset": run.dataset}
-    found |= {f"protocol {name}": value for name, value in run.results["protocol"].items()}
-    found |= {name: environment.get(name) for name in _NUMERIC}
-    found |= {f"version of {name}": value for name, value in environment.get("packages", {}).items()}
-    if with_settings:
-        found |= {
-            key: value
-            for key, value in run.settings.items()
-            if not key.startswith((*_COMPARED, *_IN_RESULTS)) and key not in _SELECTION
-        }
-    return found
-
-
-def circumstances(run: Run) -> dict[str, Any]:
-    """What is worth knowing if it differs, but forbids nothing, by name."""
-    model = {"model": run.model, "weights of the model": run.results["model"].get("weights")}
-    return model | {name: run.results["environment"].get(name) for name in _TOLD}
-
-
-def _seed(compressor: Mapping[str, Any]) -> str | None:
-    seed = inner(compressor)["settings"].get("seed")
-    return None if seed is None else str(seed)
-
-
-def _unlike(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    return [f"{key} {_short(a.get(key))} and {_short(b.get(key))}" for key in {**a, **b} if a.get(key) != b.get(key)]
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
-def images_differ(a: Outcomes, b: Outcomes) -> str | None:
-    """How the images of two runs differ; None if both have the same."""
-    if np.array_equal(a.image_id, b.image_id):
-        return None
-    shared = len(np.intersect1d(a.image_id, b.image_id))
-    if shared == len(a.image_id) == len(b.image_id):
-        return None
-    return f"images: {len(a.image_id):,} and {len(b.image_id):,}, of which {shared:,} are the same"
+    if np.array_equal(first, second):
+        return slice(None), slice(None)
+    return np.intersect1d(first, second, assume_unique=True, return_indices=True)[1:]
 
 
 def pair(a: Outcomes, b: Outcomes, names: tuple[str, str]) -> Paired:
     """Count discordant images over those that both runs have.
 
     Args:
-        a: Of the first run.
-        b: Of the second run.
+        a: Outcomes of the first run.
+        b: Outcomes of the second run.
         names: Their directories, for the message.
 
     Raises:
-        InputError: If there is no such image, or one has other labels in the other run.
+        InputError: If there is no such image, or one has a different label in the other run.
     """
-    if np.array_equal(a.image_id, b.image_id):
-        mine: Any = slice(None)
-        theirs: Any = slice(None)
-    else:
-        _, mine, theirs = np.intersect1d(a.image_id, b.image_id, assume_unique=True, return_indices=True)
+    mine, theirs = shared_images(a.image_id, b.image_id)
     if not len(a.correct[mine]):
         raise InputError(f"{names[0]} and {names[1]} have no image in common; compare runs over the same images")
     if not np.array_equal(a.label[mine], b.label[theirs]):
         raise InputError(
-            f"{names[0]} and {names[1]} have other labels for the same images; there is nothing to compare"
+            f"{names[0]} and {names[1]} have different labels for the same images; they cannot be compared"
         )
     return Paired.of(a.correct[mine], b.correct[theirs])
+
+
+def differences(a: Run, b: Run, a_outcomes: Outcomes, b_outcomes: Outcomes) -> Differences:
+    """Return how two runs differ besides their compressors."""
+    blocking = []
+    a_ids, b_ids = a_outcomes.image_id, b_outcomes.image_id
+    shared = len(a_ids[shared_images(a_ids, b_ids)[0]])
+    if not shared == len(a_ids) == len(b_ids):
+        blocking.append(f"images: {len(a_ids):,} and {len(b_ids):,}, of which {shared:,} are the same")
+    seeds = [[str(inner(part)["settings"].get("seed")) for part in run.compressors] for run in (a, b)]
+    # Not every compressor is random.
+    if all(seeds) and "None" not in seeds[0] + seeds[1] and {*seeds[0]} != {*seeds[1]}:
+        blocking.append(f"seed of the compressor {seeds[0][0]} and {seeds[1][0]}")
+    with_settings = bool(a.settings and b.settings)
+    blocking += _unlike(_conditions(a, with_settings), _conditions(b, with_settings))
+    return Differences(blocking, _unlike(_circumstances(a), _circumstances(b)))
+
+
+def _unlike(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    return [f"{name} {_short(first)} and {_short(second)}" for name, (first, second) in _varying([a, b]).items()]
+
+
+def differing(runs: Sequence[Run]) -> list[str]:
+    """Return a line for each setting besides the compressor that differs between runs of one task, with the runs."""
+    lines = []
+    for task in TASKS:
+        members = [run for run in runs if run.task == task]
+        described = [{**_conditions(run), **_circumstances(run), "images": _images(run)} for run in members]
+        for name, values in sorted(_varying(described).items()):
+            holders: dict[str, list[str]] = {}
+            for value, run in zip(values, members, strict=True):
+                holders.setdefault(value, []).append(str(run.path))
+            parts = [
+                f"{_short(value)} ({', '.join(paths) if len(paths) <= _MOST_RUNS else f'{len(paths)} runs'})"
+                for value, paths in holders.items()
+            ]
+            lines.append(f"{task}: {name} is {', '.join(parts)}")
+    return lines
+
+
+def _varying(described: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return the values of each name whose values are not all the same, as text."""
+    values = {name: [one.get(name) for one in described] for name in dict.fromkeys(n for one in described for n in one)}
+    return {name: list(map(str, found)) for name, found in values.items() if any(one != found[0] for one in found)}
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+
+
+def _conditions(run: Run, with_settings: bool = True) -> dict[str, Any]:
+    """Return what must agree for runs to be compared image by image, by name.
+
+    Args:
+        run: The run.
+        with_settings: Include what the results do not hold, such as the prompt. A run of Python code has none of it.
+    """
+    environment = run.results["environment"]
+    conditions = {"task": run.task, "dataset": run.dataset, "class names": run.results.get("class_names")}
+    conditions |= {f"protocol {name}": value for name, value in run.results["protocol"].items()}
+    conditions |= {name: environment.get(name) for name in _NUMERIC}
+    conditions |= {f"version of {name}": value for name, value in environment.get("packages", {}).items()}
+    if with_settings:
+        conditions |= {
+            key: value for key, value in run.settings.items() if not key.startswith(_IGNORED) and key not in _SELECTION
+        }
+    return conditions
+
+
+def _circumstances(run: Run) -> dict[str, Any]:
+    """Return what may differ between runs that are compared, by name."""
+    model = {"model": run.model, "weights of the model": run.results["model"].get("weights")}
+    return model | {name: run.results["environment"].get(name) for name in _MINOR}
+
+
+def _images(run: Run) -> str:
+    """Return the number of images, and a hash over their ids."""
+    count = run.results["dataset"]["images"]
+    try:
+        lines = (run.path / "images.txt").read_bytes().split(b"\n")
+    except OSError:
+        return f"{count:,}"
+    return f"{count:,} ({hashlib.sha256(b''.join(sorted(lines))).hexdigest()[:8]})"

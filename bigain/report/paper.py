@@ -78,12 +78,13 @@ class PaperValue:
     note: str | None
     digits: int = 2
 
-    def told(self) -> str:
-        """`79.90 / 79.91†`, marked where it is inconsistent."""
+    @property
+    def text(self) -> str:
+        """`79.90 / 79.91†`; the dagger marks an inconsistent value."""
         return " / ".join(f"{value:.{self.digits}f}" for value, _ in self.values) + ("†" if self.note else "")
 
     def differences(self, mine: float, digits: int = 1) -> str:
-        """How much larger the measured number is than each value."""
+        """Return how much larger the measured number is than each value, as text."""
         return " / ".join(signed(mine - value, digits) for value, _ in self.values) + ("†" if self.note else "")
 
 

@@ -258,7 +258,7 @@ def test_runs_that_differ_are_refused_unless_told_otherwise(capsys):
     assert explain("few", "--baseline", "none", "--allow-differences") == 0
     told = capsys.readouterr().out
     assert "n = 300 images" in told
-    assert "Take care, they also differ in: images: 300 and 400" in told
+    assert "Caution: they also differ in images: 300 and 400" in told
 
 
 def test_what_has_no_margins_is_refused(capsys):

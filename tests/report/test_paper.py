@@ -12,8 +12,8 @@ import bigain
 from bigain.commands.sweep import load_table
 from bigain.compressors import Compressor
 from bigain.cost.sites import describe
+from bigain.report.figures import pareto_front
 from bigain.report.paper import EMBEDDED, Cell, cell_of, paper_value
-from bigain.report.pareto import unbeaten
 from bigain.runs.configuration import shipped_configs
 from bigain.runs.results import Run
 
@@ -177,7 +177,7 @@ def test_conflicts_are_all_told():
     found = paper_value(cell, "frechet[pytorch-fid]")
     assert found.values == ((17.64, 2), (41.37, 4))
     assert "Table 2 prints 17.64 and Table 4 prints 41.37" in found.note
-    assert (found.told(), found.differences(20.0)) == ("17.64 / 41.37†", "+2.4 / -21.4†")
+    assert (found.text, found.differences(20.0)) == ("17.64 / 41.37†", "+2.4 / -21.4†")
     dit = paper_value(Cell("dit_xl_2_512", "imagenet100", "none"), "frechet[pytorch-fid]")
     assert dit.values == ((41.37, 3), (47.53, 5))
     repeated = paper_value(Cell("dit_xl_2_512", "imagenet100", "LGTM", strength=("ratio", 0.5)), "frechet[pytorch-fid]")
@@ -193,5 +193,5 @@ def test_a_ratio_that_the_paper_has_not():
 
 def test_the_front_is_what_nothing_beats():
     points = [(1.0, 5.0), (2.0, 4.0), (2.0, 6.0), (3.0, 4.0), (1.0, 5.0)]
-    assert unbeaten(points) == [True, True, False, False, True]
-    assert unbeaten([]) == []
+    assert pareto_front(points) == [True, True, False, False, True]
+    assert pareto_front([]) == []

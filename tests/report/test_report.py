@@ -44,7 +44,8 @@ def report(*args):
 
 
 def text(name="report.md"):
-    return Path("report", name).read_text(encoding="utf-8")
+    """A file of the report, without the padding of table cells."""
+    return re.sub(" +", " ", Path("report", name).read_text(encoding="utf-8"))
 
 
 def lines(name="runs.csv"):
@@ -283,7 +284,7 @@ def test_runs_that_differ_are_told_and_not_compared(capsys):
     assert report("runs", "--base", "runs/none") == 1
     assert "not compared: runs/lgtm7 and runs/none differ" in capsys.readouterr().out
     assert report("runs", "--base", "runs/none", "--allow-differences") == 0
-    assert "Take care, they also differ in: protocol seed 4 and 0" in text()
+    assert "Caution: they also differ in protocol seed 4 and 0" in text()
 
 
 def test_devices_are_told():

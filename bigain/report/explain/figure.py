@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bigain.report.explain.explanation import Band, Explanation
 from bigain.report.explain.frequency import Response, mean_share
 from bigain.report.explain.margins import Margins
-from bigain.report.panels import COLOURS, GREY, MARKERS, Look, beside, panels, shown
+from bigain.report.figures import PLAIN, Look, add_legend, look, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,6 @@ CAPTION = (
     "Margins of the true class to its best rival by timestep, the same over their deviation, Cantelli's bound (solid) "
     "and the share of images that is wrong (dashed); by spatial frequency what is kept (solid) and destroyed (dashed)."
 )
-_PLAIN: Look = {"color": GREY, "marker": "s", "markerfacecolor": "none"}
 # Of a band's width, by which runs stand beside each other.
 _STEP = 0.06
 _DASHED: Look = {"linestyle": "--", "linewidth": 0.9}
@@ -26,10 +25,8 @@ _DASHED: Look = {"linestyle": "--", "linewidth": 0.9}
 
 def draw_explanations(found: Sequence[Explanation]) -> Figure:
     """Four panels, with all runs in each."""
-    from matplotlib.lines import Line2D
-
     figure, axes = panels(2, 2)
-    styles = [{"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]} for i in range(len(found))]
+    styles = [look(number) for number in range(len(found))]
     (mean, ratio), (bound, response) = axes
     _margins(mean, found, styles)
     _by_time(ratio, found, styles, "margin / deviation = 1 / r", lambda of: of.separation, {})
@@ -39,20 +36,15 @@ def draw_explanations(found: Sequence[Explanation]) -> Figure:
     bound.set_ylim(-2, 102)
     _responses(response, found, styles)
     names = [found[0].comparison.names[1], *(one.name for one in found)]
-    handles = [
-        Line2D([], [], label=shown(name), linewidth=1.2, markersize=5, **style)
-        for name, style in zip(names, [_PLAIN, *styles], strict=True)
-    ]
-    solid: Any = {"color": "black", "linewidth": 1.2}
-    handles.append(Line2D([], [], label="bound; energy kept", **solid))
-    handles.append(Line2D([], [], label="observed; energy destroyed", **{**solid, **_DASHED}))
-    beside(figure, handles)
+    solid: Look = {"color": "black"}
+    lines = [*zip(names, [PLAIN, *styles], strict=True), ("bound; energy kept", solid)]
+    add_legend(figure, [*lines, ("observed; energy destroyed", {**solid, **_DASHED})])
     return figure
 
 
 def _lines(found: Sequence[Explanation], styles: Sequence[Look]) -> list[tuple[Sequence[Band], bool, Look, int]]:
     """Bands, whether the baseline's side is meant, look and place of each line; the baseline of the first run first."""
-    first = (found[0].bands, True, _PLAIN, 0)
+    first = (found[0].bands, True, PLAIN, 0)
     return [first, *((one.bands, False, style, i) for i, (one, style) in enumerate(zip(found, styles, strict=True), 1))]
 
 

@@ -27,12 +27,7 @@ def told(one: Explanation) -> list[str]:
     """What came out for one run, line by line."""
     lines = [f"{one.name}, {one.comparison.run.path}", ""]
     lines += [*_response(one), "", *_margins(one), "", one.comparison.sentence(), _verdict(one)]
-    differs = one.comparison.differs
-    if differs.forbidding:
-        lines.append(f"Take care, they also differ in: {'; '.join(differs.forbidding)}.")
-    if differs.told:
-        lines.append(f"They also differ in: {'; '.join(differs.told)}.")
-    return lines
+    return [*lines, *one.comparison.remarks]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
