@@ -1,23 +1,27 @@
-"""`bigain sweep`: real tables of tiny runs, interrupted, failing, in shards, in several processes."""
+"""`bigain sweep` on tiny tables: interrupted, failing, in shards, in several processes."""
 
-import csv
 import json
+import os
 import re
 import shutil
-import subprocess
+import signal
 import sys
+import threading
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import bigain.commands.sweep.command
 from bigain.commands.main import main
 from bigain.commands.sweep import load_table
-from bigain.commands.sweep.cells import Shard, cells_of, choose
+from bigain.commands.sweep.cells import cells_of, choose
+from bigain.commands.sweep.subprocess_run import cell_environment, failure_in, run_in_subprocess
 from bigain.runs.configuration import TASKS, options_for
 
-# diffusers' Euler makes arrays of tensors in a way that numpy is about to change.
+# diffusers' Euler creates arrays of tensors in a way that numpy is about to change.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 QUICK = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false"]
@@ -35,6 +39,14 @@ NAMES = [
     "generation-shapes-none",
     "generation-shapes-LGTM-ratio-0.5",
 ]
+RESULTS = [Path("out") / name / "results.json" for name in NAMES]
+UNLUCKY = (
+    "from bigain.compressors import LGTM\n"
+    "class Unlucky(LGTM):\n"
+    "    def plan(self, *args, **kwargs):\n"
+    "        raise RuntimeError('out of luck')\n"
+)
+unlucky = "config: demo_lgtm.yaml, dataset: shapes, method: unlucky, set: {compressor: unlucky_compressor.Unlucky}"
 
 
 def table(*runs, name="mine.yaml"):
@@ -50,24 +62,16 @@ def results(folder):
     return json.loads((Path(folder) / "results.json").read_text())
 
 
-def states(file="out/sweep.json"):
-    """Entries of the state file by cell; the CSV beside it says the same."""
-    entries = json.loads(Path(file).read_text())["cells"]
-    with Path(file).with_suffix(".csv").open(newline="") as lines:
-        told = [{key: "" if value is None else str(value) for key, value in entry.items()} for entry in entries]
-        assert list(csv.DictReader(lines)) == told
-    return {entry["cell"]: entry for entry in entries}
+def states(output):
+    """Status and the rest of the last line of each cell."""
+    lines = re.findall(r"^\[\d+/\d+\] (\S+)  (finished before|\w+)(.*)$", output, re.MULTILINE)
+    return {cell: (status, rest) for cell, status, rest in lines}
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished sweep of four cells."""
-    folder = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["bigain"])
-        assert sweep(table(*FEW)) == 0
-    return folder
+def run_in_this_process(command, log, number, show):
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file, redirect_stdout(file), redirect_stderr(file):
+        main(command)
 
 
 @pytest.fixture(autouse=True)
@@ -77,20 +81,31 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def again(finished, tmp_path):
+def quick_cells(monkeypatch):
+    """Cells run in this process: starting Python takes longer than the cells of these tests."""
+    monkeypatch.setattr(bigain.commands.sweep.command, "run_in_subprocess", run_in_this_process)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished sweep of four cells."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["bigain"])
+        patch.setattr(bigain.commands.sweep.command, "run_in_subprocess", run_in_this_process)
+        assert sweep(table(*FEW)) == 0
+    return folder
+
+
+@pytest.fixture
+def again(finished, tmp_path, quick_cells):
     """The same sweep, to be continued here."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
 
 
 def test_every_cell_is_an_ordinary_run(again, capsys):
-    entries = states()
-    assert list(entries) == NAMES
-    for name, entry in entries.items():
-        found = results(f"out/{name}")
-        assert (entry["status"], entry["directory"], entry["error"]) == ("finished", f"out/{name}", None)
-        assert entry["value"] == found["metrics"][entry["metric"]]["value"]
-        assert entry["seconds"] > 0
-        assert found["task"] == name.partition("-")[0]
+    assert [path.parent.name for path in RESULTS if path.is_file()] == NAMES
     quick = options_for(QUICK, {"classification"}, TASKS)
     assert main(["predict", "--config", "demo_lgtm.yaml", *quick, "--output", "alone"]) == 0
     alone, cell = (
@@ -98,153 +113,88 @@ def test_every_cell_is_an_ordinary_run(again, capsys):
     )
     assert np.array_equal(alone, cell, equal_nan=True)
     assert results("alone")["fingerprint"] == results(f"out/{NAMES[1]}")["fingerprint"]
-    # The uncompressed cell is what generated images are compared with.
-    assert results("out/generation-shapes-LGTM-ratio-0.5")["metrics"]["psnr"]["n"] == 5
-    assert "psnr" not in results("out/generation-shapes-none")["metrics"]
+    # Generated images are compared with those of the uncompressed cell.
+    assert results(f"out/{NAMES[3]}")["metrics"]["psnr"]["n"] == 5
+    assert "psnr" not in results(f"out/{NAMES[2]}")["metrics"]
     capsys.readouterr()
     assert main(["report", "out"]) == 0
     assert "4 runs, 1 compared" in capsys.readouterr().out
 
 
 def test_finished_cells_are_skipped_and_interrupted_ones_continued(again, capsys):
-    one = Path("out") / NAMES[0]
-    log = one / "predictions/rank-0.jsonl"
-    whole = log.read_text()
-    log.write_text(whole.splitlines(keepends=True)[0])
-    (one / "results.json").unlink()
-    before = {name: (Path("out") / name / "results.json").stat().st_mtime_ns for name in NAMES[1:]}
+    log = Path("out") / NAMES[0] / "predictions/rank-0.jsonl"
+    log.write_text(log.read_text().splitlines(keepends=True)[0])
+    RESULTS[0].unlink()
+    before = [path.stat().st_mtime_ns for path in RESULTS[1:]]
     assert sweep("mine.yaml") == 0
-    told = capsys.readouterr().out
-    assert re.search(r"\[1/4\] classification-shapes-none  finished  top1 [\d.]+  [\d.]+ s", told)
-    assert told.count("finished before") == 3
-    assert "bigain report out" in told
-    assert results(one)["timing"]["resumed_images"] == 1
+    output = capsys.readouterr().out
+    assert output.startswith("mine: 4 of 4 cells, in out")
+    assert re.search(r"\[1/4\] classification-shapes-none  finished  top1 [\d.]+  [\d.]+ s", output)
+    assert [status for status, _ in states(output).values()] == ["finished", *["finished before"] * 3]
+    assert "bigain report out" in output
+    assert results(f"out/{NAMES[0]}")["timing"]["resumed_images"] == 1
     assert len(log.read_text().splitlines()) == 2
-    assert before == {name: (Path("out") / name / "results.json").stat().st_mtime_ns for name in NAMES[1:]}
-    entries = states()
-    assert [entries[name]["before"] for name in NAMES] == [False, True, True, True]
-    assert all(entries[name]["seconds"] > 0 for name in NAMES)
+    assert before == [path.stat().st_mtime_ns for path in RESULTS[1:]]
 
 
-def test_another_configuration_in_a_cells_directory_is_refused_and_nothing_else(again, capsys):
+def test_only_a_cell_with_another_configuration_is_refused(again, capsys):
     assert sweep("mine.yaml", "--classification.seed", "3", "--only", "none") == 1
-    entries = states()
-    assert entries["classification-shapes-none"]["status"] == "failed"
-    assert "seed: 0 -> 3" in entries["classification-shapes-none"]["error"]
-    assert entries["generation-shapes-none"]["status"] == "finished"
-    assert "refused" in capsys.readouterr().out
+    found = states(capsys.readouterr().out)
+    assert found[NAMES[0]][0] == "refused"
+    assert "seed: 0 -> 3" in found[NAMES[0]][1]
+    assert found[NAMES[2]][0] == "finished before"
 
 
-def test_what_is_missing_is_told_and_tried_again(again, capsys):
-    # Four images at least make a distance.
-    shutil.rmtree(Path("out") / NAMES[2])
-    for times in (1, 2):
+def test_an_incomplete_cell_is_reported_and_tried_again(again, capsys):
+    # A distance needs at least four images.
+    shutil.rmtree(RESULTS[2].parent)
+    for _ in range(2):
         assert sweep("mine.yaml", "--only", "none", "--generation.data.images", "3") == 1
-        entry = states()[NAMES[2]]
-        assert (entry["status"], entry["seconds"] is None) == ("incomplete", False), times
-        assert "too few for a distance" in entry["error"]
-    assert "1 finished, 1 incomplete" in capsys.readouterr().out
+        output = capsys.readouterr().out
+        assert states(output)[NAMES[2]][0] == "incomplete"
+        assert "too few for a distance" in states(output)[NAMES[2]][1]
+        assert "cells: 1 finished, 1 incomplete" in output
 
 
-def test_a_cell_that_fails_does_not_stop_the_others(monkeypatch, tmp_path, capsys):
-    (tmp_path / "broken_compressor.py").write_text(
-        "from bigain.compressors import LGTM\n"
-        "class Broken(LGTM):\n"
-        "    def plan(self, *args, **kwargs):\n"
-        "        raise RuntimeError('out of luck')\n"
-        "class Torn(LGTM):\n"
-        "    def __init__(self, ratio: float):\n"
-        "        raise TypeError('torn')\n"
-    )
+def test_a_failed_cell_does_not_stop_the_others(monkeypatch, tmp_path, capsys):
+    """In real processes; what cannot work is refused before any of them starts."""
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.syspath_prepend(tmp_path)
+    torn = "class Torn(LGTM):\n    def __init__(self, ratio: float):\n        raise TypeError('torn')\n"
+    Path("unlucky_compressor.py").write_text(UNLUCKY + torn)
     Path("thesis/classification-shapes-kept").mkdir(parents=True)
     Path("thesis/classification-shapes-kept/thesis.tex").write_text("x")
     runs = [
         "config: demo_lgtm.yaml, dataset: shapes, method: refused, set: {compressor.ratio: 0.9}",
-        "config: demo_lgtm.yaml, dataset: shapes, method: unlucky, set: {compressor: broken_compressor.Broken}",
-        "config: demo_lgtm.yaml, dataset: shapes, method: torn, set: {compressor: broken_compressor.Torn}",
-        "config: demo_lgtm.yaml, dataset: shapes, method: absent, set: {compressor.where.blocks: [9]}",
+        unlucky,
+        "config: demo_lgtm.yaml, dataset: shapes, method: torn, set: {compressor: unlucky_compressor.Torn}",
         "config: demo_none.yaml, dataset: shapes, method: kept",
+        f"config: demo_none.yaml, dataset: shapes, method: {'x' * 300}",
         "config: demo_none.yaml, dataset: shapes, method: good",
     ]
     assert sweep(table(*runs), output="thesis") == 1
-    entries = states("thesis/sweep.json")
-    told = {name.rpartition("-")[2]: (entry["status"], entry["error"]) for name, entry in entries.items()}
-    for method, words in {
-        "refused": "0.9",
-        "unlucky": "out of luck",
-        "torn": "torn",
-        "absent": "site 9",
-        "kept": "not a run",
-    }.items():
-        status, error = told[method]
-        assert status == "failed"
-        assert words in error
-        assert len(error.splitlines()) == 1
-    assert told["good"] == ("finished", None)
+    streams = capsys.readouterr()
+    found = {name.rpartition("-")[2]: state for name, state in states(streams.out).items()}
+    for method, status, words in [
+        ("refused", "refused", "0.9"),
+        ("torn", "refused", "torn"),
+        ("kept", "refused", "not a run"),
+        ("x" * 300, "refused", "too long"),
+        ("unlucky", "failed", "RuntimeError: out of luck (see thesis/logs/classification-shapes-unlucky.log)"),
+        ("good", "finished", "top1"),
+    ]:
+        assert found[method][0] == status
+        assert words in found[method][1]
+    assert "cells: 4 refused, 1 failed, 1 finished" in streams.out
     assert [path.name for path in Path("thesis/classification-shapes-kept").iterdir()] == ["thesis.tex"]
-    streams = capsys.readouterr()
-    assert "1 finished, 5 failed" in streams.out
-    # What nobody expected can be looked for.
-    assert "Traceback" in streams.err
-    assert "broken_compressor.py" in streams.err
-
-
-def test_a_lost_gpu_is_of_one_cell(monkeypatch, tmp_path):
-    """After an illegal access this process can do nothing more on it; processes of their own can."""
-    (tmp_path / "broken_compressor.py").write_text(
-        "from bigain.compressors import LGTM\n"
-        "class Broken(LGTM):\n"
-        "    def plan(self, *args, **kwargs):\n"
-        "        raise RuntimeError('out of luck')\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    errors = iter([RuntimeError("CUDA error: an illegal memory access was encountered")])
-
-    def synchronize():
-        for error in errors:
-            raise error
-
-    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
-    monkeypatch.setattr("torch.cuda.synchronize", synchronize)
-    broken = "config: demo_lgtm.yaml, dataset: shapes, method: {}, set: {{compressor: broken_compressor.Broken}}"
-    assert sweep(table(broken.format("first"), broken.format("second"), FEW[0])) == 1
-    entries = states()
-    told = {name.rpartition("-")[2]: (entry["status"], entry["error"]) for name, entry in entries.items()}
-    assert told["first"] == ("failed", "RuntimeError: out of luck")
-    status, error = told["second"]
-    assert status == "failed"
-    assert error.startswith("RuntimeError: out of luck (see ")
-    assert told["none"] == ("finished", None)
-    assert {path.stem.rpartition("-")[2] for path in Path("out/logs").iterdir()} == {"second", "none"}
-
-
-def test_what_breaks_down_does_not_stop_a_dry_run(monkeypatch, tmp_path, capsys):
-    (tmp_path / "unlucky_compressor.py").write_text(
-        "from bigain.compressors import LGTM\n"
-        "class Unlucky(LGTM):\n"
-        "    def plan(self, *args, **kwargs):\n"
-        "        raise RuntimeError('out of luck')\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    unlucky = "config: demo_lgtm.yaml, dataset: shapes, method: X, set: {compressor: unlucky_compressor.Unlucky}"
-    assert sweep(table(unlucky, FEW[0]), "--dry-run") == 1
-    streams = capsys.readouterr()
-    assert "classification-shapes-X cannot be counted: RuntimeError: out of luck" in streams.out
-    assert "1 cells, " in streams.out
-    assert "unlucky_compressor.py" in streams.err
-
-
-def test_a_directory_that_cannot_be_read_does_not_stop_the_others(capsys):
-    run = f"config: demo_none.yaml, dataset: shapes, method: {'x' * 300}"
-    refused = "config: demo_lgtm.yaml, dataset: shapes, method: refused, set: {compressor.ratio: 0.9}"
-    assert sweep(table(run, refused), output="fresh") == 1
-    entries = list(states("fresh/sweep.json").values())
-    assert [entry["status"] for entry in entries] == ["failed", "failed"]
-    assert "too long" in entries[0]["error"]
-    assert "Traceback" not in capsys.readouterr().err
-    assert sweep("mine.yaml", "--dry-run", output="fresh") == 1
-    assert re.search(r"x{300} +incomplete ", capsys.readouterr().out)
+    # The traceback of an unexpected error is kept.
+    assert "unlucky_compressor.py" in Path("thesis/logs/classification-shapes-unlucky.log").read_text()
+    # The state is read from directories and logs.
+    assert sweep("mine.yaml", "--dry-run", output="thesis") == 1
+    output = capsys.readouterr().out
+    assert "classification-shapes-unlucky cannot be counted: RuntimeError: out of luck" in output
+    assert re.search(r"x{300} +incomplete ", output)
+    assert re.search(r"good +finished ", output)
 
 
 def test_no_cell_at_all_is_bad_input(capsys):
@@ -253,30 +203,29 @@ def test_no_cell_at_all_is_bad_input(capsys):
     assert not Path("out").exists()
 
 
-@pytest.mark.parametrize("name", ["table1", "table4", "demo"])
+@pytest.mark.parametrize("name", ["table4", "demo"])
 def test_shards_share_the_cells(name):
     cells = cells_of(load_table(name), Path("out"), [])
     for only in (None, ["LGTM", "none"]):
         wanted = choose(cells, only, None)
         for count in (1, 3, 16, 200):
-            shares = [choose(cells, only, Shard(index, count)) for index in range(1, count + 1)]
+            shares = [choose(cells, only, f"{index}/{count}") for index in range(1, count + 1)]
             assert sorted(cell.number for share in shares for cell in share) == [cell.number for cell in wanted]
             assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_shards_have_a_state_each_and_find_each_others_images(capsys):
-    mine = table(*FEW)
+def test_shards_find_each_others_images(again, capsys):
+    for path in RESULTS[2:]:
+        shutil.rmtree(path.parent)
     # LGTM's generation comes first, without anything to compare with.
-    assert sweep(mine, "--shard", "2/2") == 0
-    assert list(states("out/sweep-2-of-2.json")) == [NAMES[1], NAMES[3]]
-    assert "psnr" not in results(f"out/{NAMES[3]}")["metrics"]
-    assert sweep(mine, "--shard=1/2") == 0
-    assert list(states("out/sweep-1-of-2.json")) == [NAMES[0], NAMES[2]]
-    capsys.readouterr()
-    assert sweep(mine) == 0
-    assert capsys.readouterr().out.count("finished before") == 4
-    assert "psnr" in results(f"out/{NAMES[3]}")["metrics"]
-    assert sweep(mine, "--shard", "5/5", output="elsewhere") == 0
+    assert sweep("mine.yaml", "--shard", "2/2") == 0
+    assert list(states(capsys.readouterr().out)) == [NAMES[1], NAMES[3]]
+    assert "psnr" not in results(RESULTS[3].parent)["metrics"]
+    assert sweep("mine.yaml", "--shard=1/2") == 0
+    assert sweep("mine.yaml") == 0
+    assert capsys.readouterr().out.count("finished before") == 5
+    assert "psnr" in results(RESULTS[3].parent)["metrics"]
+    assert sweep("mine.yaml", "--shard", "5/5", output="elsewhere") == 0
     assert "none in this share" in capsys.readouterr().out
 
 
@@ -295,83 +244,70 @@ def test_a_dry_run_needs_neither_weights_nor_dataset(capsys, monkeypatch):
     assert not Path("runs").exists()
 
 
-def test_a_dry_run_tells_what_the_run_will_say(again, capsys):
-    (Path("out") / NAMES[3] / "results.json").unlink()
+def test_a_dry_run_agrees_with_the_results(again, capsys):
+    RESULTS[3].unlink()
     before = sorted(Path("out").rglob("*"))
     assert sweep("mine.yaml", "--dry-run") == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert sorted(Path("out").rglob("*")) == before
-    pflops = 0.0
     for name in NAMES[:3]:
-        found = results(f"out/{name}")
-        images, evaluations = found["dataset"]["images"], found["evaluations"]["per_image"]
-        gflops = found["flops"]["gflops_per_evaluation"]
-        pflops += images * evaluations * gflops / 1e6
+        run = results(f"out/{name}")
+        images, evaluations = run["dataset"]["images"], run["evaluations"]["per_image"]
+        gflops = run["flops"]["gflops_per_evaluation"]
         cost = f"{images}  +{evaluations:g}  +{gflops:.4g}  +{images * evaluations * gflops / 1e6:.4g}"
-        assert re.search(rf"out/{re.escape(name)} +finished +{cost}\n", told), told
-    assert re.search(rf"out/{re.escape(NAMES[3])} +pending ", told)
-    assert "left to do: 1 cells" in told
+        assert re.search(rf"out/{re.escape(name)} +finished +{cost}\n", output), output
+    assert re.search(rf"out/{re.escape(NAMES[3])} +pending ", output)
+    assert "left to do: 1 cells" in output
     assert sweep("mine.yaml", "--dry-run", "--only", "none", "--seed", "3") == 1
-    told = capsys.readouterr().out
-    assert re.search(rf"out/{NAMES[0]} +refused ", told)
-    assert f"{NAMES[0]} is refused: out/{NAMES[0]} holds a run with another configuration" in told
-    assert "left to do: 0 cells" in told
+    output = capsys.readouterr().out
+    assert re.search(rf"out/{NAMES[0]} +refused ", output)
+    assert f"{NAMES[0]} is refused: out/{NAMES[0]} holds a run with another configuration" in output
+    assert "left to do: 0 cells" in output
 
 
-def test_a_dry_run_says_what_cannot_be_counted(capsys):
-    Path("broken.yaml").write_text("seed: 0\nmodel: models/shapes_dit.yaml\n")
+def test_a_dry_run_reports_what_cannot_be_counted(capsys):
     runs = [FEW[0], "config: demo_lgtm.yaml, dataset: shapes, method: X, set: {compressor.where.blocks: [9]}"]
     assert sweep(table(*runs), "--dry-run") == 1
     assert "classification-shapes-X cannot be counted" in capsys.readouterr().out
-    # What is wrong with every cell is said once.
+    # What is wrong with every cell is reported once.
     assert sweep(table(*FEW[:2]), "--dry-run", "--model.nonsense", "1") == 2
-    told = capsys.readouterr()
-    assert (told.out, told.err.count("nonsense")) == ("", 1)
+    streams = capsys.readouterr()
+    assert (streams.out, streams.err.count("nonsense")) == ("", 1)
 
 
 def test_options_are_for_all_or_for_a_task_or_a_dataset():
-    given = ["--data.root", "d", "--pets.data.root=p", "--coco.data.root", "c", "--generation.model.steps", "9"]
-    given += ["--coco.generation.seed", "-1", "--generation.pets.data.limit", "5"]
-    cells = cells_of(load_table("table4"), Path("out"), given)
-    chosen = {(cell.run.task, cell.run.dataset): cell.command for cell in cells if cell.run.method == "none"}
+    options = ["--data.root", "d", "--pets.data.root=p", "--coco.data.root", "c", "--generation.model.steps", "9"]
+    options += ["--coco.generation.seed", "-1", "--generation.pets.data.limit", "5"]
+    cells = cells_of(load_table("table4"), Path("out"), options)
+    commands = {(cell.run.task, cell.run.dataset): cell.command for cell in cells if cell.run.method == "none"}
 
     def tail(task, dataset):
-        command = chosen[task, dataset]
-        return list(command[command.index("--data.root") :])
+        command = commands[task, dataset]
+        return list(command[command.index("--data.root") + 2 : -2])
 
-    assert tail("classification", "imagenet1k")[:2] == ["--data.root", "d"]
-    assert tail("classification", "imagenet1k")[2] == "--output"
-    assert tail("classification", "pets")[2:4] == ["--data.root=p", "--output"]
-    assert tail("generation", "pets")[2:-2] == ["--data.root=p", "--model.steps", "9", "--data.limit", "5"]
-    assert tail("generation", "coco")[2:-2] == ["--data.root", "c", "--model.steps", "9", "--seed", "-1"]
+    assert tail("classification", "imagenet1k") == []
+    assert tail("classification", "pets") == ["--data.root=p"]
+    assert tail("generation", "pets") == ["--data.root=p", "--model.steps", "9", "--data.limit", "5"]
+    assert tail("generation", "coco") == ["--data.root", "c", "--model.steps", "9", "--seed", "-1"]
 
 
-def test_encoded_images_are_shared(stand_in, pets, capsys):
-    own = ["--model.backbone.model", str(stand_in), "--data.image_size", "32", "--data.num_workers", "0"]
-    own += ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false"]
-    own += ["--model.trials", "[1]", "--model.keep", "[1]"]
+def test_encoded_images_are_shared(stand_in, pets, quick_cells):
+    options = ["--model.backbone.model", str(stand_in), "--data.image_size", "32", "--data.num_workers", "0"]
+    options += [*QUICK[:6], "--model.trials", "[1]", "--model.keep", "[1]", "--trainer.devices", "1"]
     runs = [
         "config: pets_none.yaml, dataset: pets, method: none",
         "config: pets_tome.yaml, dataset: pets, method: ToMe, vary: {compressor.ratio: [0.5]}",
     ]
-    assert main(["sweep", table(*runs), *own, "--trainer.devices", "1", "--output", "out"]) == 0
-    latents = list(Path("out/latents").rglob("*.safetensors"))
-    assert len(latents) == 3
-    written = {path: path.stat().st_mtime_ns for path in latents}
-    command = ["predict", "--config", "pets_tome.yaml", "--compressor.ratio", "0.5", *own]
-    assert main([*command, "--trainer.devices", "1", "--output", "alone"]) == 0
-    cell, alone = (
-        np.load(Path(folder) / "predictions/predictions.npz")["errors"]
-        for folder in ("out/classification-pets-ToMe-ratio-0.5", "alone")
-    )
-    assert np.array_equal(cell, alone, equal_nan=True)
-    # A run of its own, which had no cache, left the sweep's alone.
+    assert main(["sweep", table(*runs), *options, "--output", "out", "--only", "none"]) == 0
+    written = {path: path.stat().st_mtime_ns for path in Path("out/latents").rglob("*.safetensors")}
+    assert len(written) == 3
+    assert main(["sweep", "mine.yaml", *options, "--output", "out"]) == 0
     assert written == {path: path.stat().st_mtime_ns for path in Path("out/latents").rglob("*.safetensors")}
 
 
 @pytest.mark.slow
-def test_two_processes_per_cell_and_one_that_fails_alone(tmp_path):
-    """One of two real processes fails while the other waits for it; the next cell is not touched by that."""
+def test_a_failed_rank_ends_its_cell_alone(tmp_path, capsys):
+    """One of two real processes fails while the other waits for it; the next cell is not affected."""
     for name in "abc":
         (tmp_path / "photos" / name).mkdir(parents=True)
         Image.effect_noise((40, 40), 60).convert("RGB").save(tmp_path / "photos" / name / "1.png")
@@ -380,17 +316,72 @@ def test_two_processes_per_cell_and_one_that_fails_alone(tmp_path):
         "config: demo_unet_none.yaml, dataset: photos, method: none",
         "config: demo_none.yaml, dataset: shapes, method: none",
     ]
-    own = ["--photos.data", "{class_path: ImageFolder, init_args: {root: photos, image_size: 32, batch_size: 1}}"]
-    own += ["--photos.data.num_workers", "0", "--shapes.data.images", "3", "--model.trials", "[1]"]
-    own += ["--model.keep", "[1]", *QUICK[:6], "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    assert main(["sweep", table(*runs), *own, "--output", "out"]) == 1
-    bad, good = states().values()
-    assert (bad["status"], good["status"]) == ("failed", "finished")
-    assert re.search(r"b/1\.png cannot be decoded .* \(see out/logs/classification-photos-none\.log\)", bad["error"])
+    options = ["--photos.data", "{class_path: ImageFolder, init_args: {root: photos, image_size: 32, batch_size: 1}}"]
+    options += ["--photos.data.num_workers", "0", "--shapes.data.images", "3", "--model.trials", "[1]"]
+    options += ["--model.keep", "[1]", *QUICK[:6], "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    assert main(["sweep", table(*runs), *options, "--output", "out"]) == 1
+    bad, good = states(capsys.readouterr().out).values()
+    assert (bad[0], good[0]) == ("failed", "finished")
+    assert re.search(r"b/1\.png cannot be decoded .* \(see out/logs/classification-photos-none\.log\)", bad[1])
     found = results("out/classification-shapes-none")
     assert (found["dataset"]["images"], found["environment"]["world_size"]) == (3, 2)
-    logs = Path("out/classification-shapes-none/predictions").glob("rank-*.jsonl")
-    assert sorted(len(path.read_text().splitlines()) for path in logs) == [1, 2]
+
+
+def test_a_terminated_sweep_ends_its_cell(tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho starting\nsleep 60 &\necho $! > child\nwait\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    shown = []
+
+    def show(line):
+        shown.append(line)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        run_in_subprocess(["predict"], tmp_path / "logs/cell.log", 0, show)
+    assert (ended.value.code, shown, signal.getsignal(signal.SIGTERM)) == (143, ["starting"], before)
+    child = int(Path("child").read_text())
+    gone = threading.Event()
+    for _ in range(50):
+        try:
+            os.kill(child, 0)
+            state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            state = "gone"
+        if state in ("gone", "Z"):
+            return
+        gone.wait(0.1)
+    pytest.fail("a process of the cell is still running")
+
+
+def test_a_log_holds_the_reason_of_a_failure(tmp_path, monkeypatch):
+    log = tmp_path / "logs/cell.log"
+    run_in_subprocess(["sweep", "absent"], log, 0, print)
+    assert failure_in(log).startswith("no table absent")
+    run_in_subprocess(["--version"], log, 0, print)
+    assert failure_in(log) is None
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nkill -9 $$\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    run_in_subprocess([], log, 0, print)
+    assert failure_in(log) == f"the process ended with status -9 (see {log})"
+
+
+@pytest.mark.parametrize(
+    ("launched", "ports"),
+    [
+        ({}, [None, None]),
+        ({"SLURM_NTASKS": "1", "SLURM_JOB_ID": "1234567"}, [None, None]),
+        ({"MASTER_PORT": "29500", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "1234567"}, ["29501", "29502"]),
+        ({"SLURM_NTASKS": "8", "SLURM_JOB_ID": "1234567"}, ["19568", "19569"]),
+        ({"SLURM_NTASKS": "8", "SLURM_JOB_ID": "12"}, ["15013", "15014"]),
+    ],
+)
+def test_every_cell_has_its_own_port(launched, ports):
+    assert [cell_environment(launched, number).get("MASTER_PORT") for number in (0, 1)] == ports
 
 
 @pytest.mark.parametrize(
@@ -402,10 +393,9 @@ def test_two_processes_per_cell_and_one_that_fails_alone(tmp_path):
         (["demo", "table4"], ["'table4'", "one table"]),
         (["demo", "--shard", "0/4"], ["--shard", "'0/4'", "3/16"]),
         (["demo", "--shard", "5/4"], ["'5/4'"]),
-        (["demo", "--shard", "x"], ["'x'"]),
         (["demo", "--only", "LGMT"], ["'LGMT'", "ToMe, LGTM"]),
         (["demo", "--only"], ["--only", "--help"]),
-        (["demo", "--baseline", "true"], ["--baseline"]),
+        (["demo", "--only", "none", "--baseline", "true"], ["--baseline"]),
         (["twice.yaml"], ["twice: two runs would be classification-shapes-LGTM"]),
     ],
     ids=lambda value: " ".join(value) or "none",
@@ -413,17 +403,7 @@ def test_two_processes_per_cell_and_one_that_fails_alone(tmp_path):
 def test_bad_command_lines(capsys, args, words):
     table(FEW[0], *["config: demo_lgtm.yaml, dataset: shapes, method: LGTM"] * 2, name="twice.yaml")
     assert main(["sweep", *args]) == 2
-    streams = capsys.readouterr()
-    assert streams.out == ""
-    (message,) = streams.err.strip().splitlines()
+    (message,) = capsys.readouterr().err.strip().splitlines()
     for word in words:
         assert word in message
     assert not Path("runs").exists()
-
-
-def test_help_imports_nothing_heavy():
-    code = "import sys; from bigain.commands.main import main; main(['sweep', '--help'])"
-    code += "; assert 'torch' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "--shard I/N" in done.stdout

@@ -6,7 +6,6 @@ import pytest
 
 from bigain.commands.lightning_cli import BiGainCLI
 from bigain.commands.sweep import SweepRun, load_table
-from bigain.commands.sweep.apart import _environment
 from bigain.errors import InputError
 from bigain.runs.configuration import TASKS, find_config, shipped_configs
 
@@ -209,18 +208,3 @@ def test_a_table_of_ones_own(tmp_path):
     (run,) = load_table(str(path)).runs()
     assert run.arguments() == ["--config", "pets_tome.yaml", "--seed", "3", "--compressor.ratio", "0.1"]
     assert (run.setting_name, run.setting) == ("ratio", 0.1)
-
-
-@pytest.mark.parametrize(
-    ("launched", "ports"),
-    [
-        ({}, [None, None]),
-        ({"SLURM_NTASKS": "1", "SLURM_JOB_ID": "1234567"}, [None, None]),
-        ({"MASTER_PORT": "29500"}, ["29501", "29502"]),
-        ({"MASTER_PORT": "29500", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "1234567"}, ["29501", "29502"]),
-        ({"SLURM_NTASKS": "8", "SLURM_JOB_ID": "1234567"}, ["19568", "19569"]),
-        ({"SLURM_NTASKS": "8", "SLURM_JOB_ID": "12"}, ["15013", "15014"]),
-    ],
-)
-def test_the_processes_of_every_cell_meet_at_a_port_of_its_own(launched, ports):
-    assert [_environment(launched, number).get("MASTER_PORT") for number in (0, 1)] == ports

@@ -1,7 +1,8 @@
-"""The cells of a table: where each one's run is, and which are chosen."""
+"""The cells of a table, and the ones a command line selects."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from bigain.commands.sweep.tables import Sweep, SweepRun
 from bigain.errors import InputError
 from bigain.runs.configuration import TASKS, options_for
 
-# Sections of a configuration; a dataset of such a name could not be told from them.
+# A dataset with such a name cannot mark options.
 _SECTIONS = {"model", "data", "compressor", "trainer", "seed", "config"}
 
 
@@ -22,9 +23,9 @@ class Cell:
     Attributes:
         number: Position in the table, from 0; the same in all shards and processes.
         name: `classification-pets-LGTM-ratio-0.5`.
-        run: What the table says.
-        directory: Where its results are.
-        command: As after `bigain`.
+        run: Its entry in the table.
+        directory: Run directory.
+        command: Arguments after `bigain`.
     """
 
     number: int
@@ -33,37 +34,25 @@ class Cell:
     directory: Path
     command: tuple[str, ...]
 
+    @property
+    def log(self) -> Path:
+        """Output of its last attempt, in this process of the launcher."""
+        suffix = f"-rank-{launched_rank()}" if launched_rank() else ""
+        return self.directory.parent / "logs" / f"{self.name}{suffix}.log"
 
-@dataclass(frozen=True)
-class Shard:
-    """The `index`-th of `count` shares, from 1."""
 
-    index: int
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """Read `3/16`.
-
-        Raises:
-            InputError: If it is something else.
-        """
-        found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
-        if found is None or not 1 <= int(found[1]) <= int(found[2]):
-            raise InputError(f"--shard: expected I/N with I from 1 to N, such as 3/16, not {text!r}")
-        return cls(int(found[1]), int(found[2]))
-
-    def takes(self, position: int) -> bool:
-        """Whether the cell at this position, from 0, is of the share; neighbours go to different ones."""
-        return position % self.count == self.index - 1
+def launched_rank() -> int:
+    """Return the rank that torchrun or srun gave this process, by Lightning's rule; 0 without a launcher."""
+    keys = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+    return next((int(os.environ[key]) for key in keys if key in os.environ), 0)
 
 
 def cells_of(sweep: Sweep, output: Path, options: Sequence[str]) -> list[Cell]:
-    """Every cell of a table, in its order.
+    """Return every cell of a table, in order.
 
     Args:
         sweep: The table.
-        output: Folder of the cells' directories.
+        output: Folder of the run directories.
         options: For all cells, or marked for a task or a dataset.
 
     Raises:
@@ -76,38 +65,42 @@ def cells_of(sweep: Sweep, output: Path, options: Sequence[str]) -> list[Cell]:
         name = _name(run)
         if name in cells:
             raise InputError(
-                f"table {sweep.name}: two runs would be {name}; give them other methods, or a setting each that tells "
-                "them apart"
+                f"table {sweep.name}: two runs would be {name}; give them different methods, or a setting each"
             )
-        chosen = options_for(options, {run.task, run.dataset}, marks)
-        command = ("predict", *run.arguments(), *chosen, "--output", str(output / name))
+        own = options_for(options, {run.task, run.dataset}, marks)
+        command = ("predict", *run.arguments(), *own, "--output", str(output / name))
         cells[name] = Cell(number, name, run, output / name, command)
     return list(cells.values())
 
 
-def choose(cells: Sequence[Cell], methods: Sequence[str] | None, shard: Shard | None) -> list[Cell]:
-    """The cells of some methods, and of these the share of a shard.
+def choose(cells: Sequence[Cell], methods: Sequence[str] | None, shard: str | None) -> list[Cell]:
+    """Return the cells of some methods, or of these the share of a shard.
 
     Args:
-        cells: All of a table.
-        methods: As the table names them, in any case; None takes all.
-        shard: None takes all.
+        cells: All cells of a table.
+        methods: As the table names them, in any case; None selects all.
+        shard: `3/16` selects every 16th from the third on; None selects all.
 
     Raises:
-        InputError: If the table lacks a method.
+        InputError: If the table has no such method, or the shard is malformed.
     """
     known = {cell.run.method.lower(): cell.run.method for cell in cells}
     unknown = [method for method in methods or () if method.lower() not in known]
     if unknown:
         raise InputError(f"--only: the table has no method {unknown[0]!r}; it has {', '.join(known.values())}")
     wanted = set(known) if methods is None else {method.lower() for method in methods}
-    left = [cell for cell in cells if cell.run.method.lower() in wanted]
-    return [cell for position, cell in enumerate(left) if shard is None or shard.takes(position)]
+    chosen = [cell for cell in cells if cell.run.method.lower() in wanted]
+    if shard is None:
+        return chosen
+    match = re.fullmatch(r"(\d+)/(\d+)", shard.strip())
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise InputError(f"--shard: expected I/N with I from 1 to N, such as 3/16, not {shard!r}")
+    return chosen[int(match[1]) - 1 :: int(match[2])]
 
 
 def _name(run: SweepRun) -> str:
     parts = [run.task, run.dataset, run.method]
     if run.setting_name is not None:
         parts += [run.setting_name, f"{run.setting:g}"]
-    # `ToMe[SA+CA]` is a name that shells take for a pattern.
+    # Shells would expand `ToMe[SA+CA]`.
     return "-".join(re.sub(r"[^\w.+=]+", "-", part).strip("-.") for part in parts)

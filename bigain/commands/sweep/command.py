@@ -1,48 +1,26 @@
-"""`bigain sweep`: run the cells of a table one after the other, whatever becomes of each."""
+"""`bigain sweep`: run the cells of a table one after the other, continuing after failures."""
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-from lightning.pytorch.utilities import rank_zero_only
+from typing import TYPE_CHECKING
 
 from bigain.commands.arguments import Parser
-from bigain.commands.predict import predict, quieten
-from bigain.commands.score import add_fidelity
-from bigain.commands.sweep.apart import clear_memory, run_apart
-from bigain.commands.sweep.cells import Cell, Shard, cells_of, choose
-from bigain.commands.sweep.costs import costs_told
-from bigain.commands.sweep.ledger import Entry, Ledger
-from bigain.commands.sweep.plans import Plan, Status, baseline_of, look, reason_of
+from bigain.commands.sweep.cells import Cell, cells_of, choose, launched_rank
+from bigain.commands.sweep.subprocess_run import run_in_subprocess
 from bigain.commands.sweep.tables import load_table
 from bigain.errors import InputError
-from bigain.runs.results import Run
+
+# What imports torch comes after the first line of output.
+if TYPE_CHECKING:
+    from bigain.commands.sweep.plans import Plan, State
 
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What the command line asks for.
-
-    Attributes:
-        table: Name of the table.
-        output: Folder of the sweep.
-        every: All cells of the table.
-        chosen: Those to do.
-        shard: None for all.
-        dry_run: Whether to tell costs only.
-    """
-
-    table: str
-    output: Path
-    every: Sequence[Cell]
-    chosen: Sequence[Cell]
-    shard: Shard | None
-    dry_run: bool
 
 
 def sweep(args: Sequence[str], tell: Tell) -> bool:
@@ -50,26 +28,14 @@ def sweep(args: Sequence[str], tell: Tell) -> bool:
 
     Args:
         args: Command line after `sweep`.
-        tell: Called with each line for the user, as soon as there is one.
+        tell: Called with each line for the user as soon as it is known.
 
     Returns:
-        Whether every cell is finished and lacks nothing; of a dry run, whether every cell could be counted
-        and none is refused.
+        Whether every cell is finished; of a dry run, whether every cell could be counted and none is refused.
 
     Raises:
         InputError: If the table or the command line is wrong, or no cell can run at all.
     """
-    quieten()
-    asked = _parse(args)
-    if asked.dry_run:
-        told, complete = costs_told(asked.chosen)
-        tell(told)
-        return complete
-    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
-    return _Sweep(asked, tell if first else lambda line: None, first).run()
-
-
-def _parse(args: Sequence[str]) -> _Asked:
     parser = Parser(prog="bigain sweep", add_help=False, allow_abbrev=False)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--dry-run", action="store_true")
@@ -80,141 +46,115 @@ def _parse(args: Sequence[str]) -> _Asked:
     table = load_table(args[0])
     given, options = parser.parse_known_args(args[1:])
     if options and not options[0].startswith("-"):
-        raise InputError(f"{options[0]!r} belongs to no option; a sweep is of one table; see bigain sweep --help")
-    shard = None if given.shard is None else Shard.parse(given.shard)
+        raise InputError(f"{options[0]!r} belongs to no option; a sweep has one table; see bigain sweep --help")
     output = given.output or Path("runs") / table.name
-    every = cells_of(table, output, options)
-    return _Asked(table.name, output, every, choose(every, given.only, shard), shard, given.dry_run)
+    cells = cells_of(table, output, options)
+    chosen = choose(cells, given.only, given.shard)
+    if given.dry_run:
+        from bigain.commands.sweep.costs import cost_report
+
+        text, complete = cost_report(chosen)
+        tell(text)
+        return complete
+    tell = (lambda line: None) if launched_rank() else tell
+    return _run(table.name, cells, chosen, output, tell)
 
 
-class _Sweep:
-    """One sweep, or one shard of it."""
+def _run(table: str, cells: Sequence[Cell], chosen: Sequence[Cell], output: Path, tell: Tell) -> bool:
+    tell(f"{table}: {len(chosen)} of {len(cells)} cells, in {output}; checking their configurations")
+    from bigain.commands.predict import quieten
 
-    def __init__(self, asked: _Asked, tell: Tell, first: bool) -> None:
-        """Set it up.
+    quieten()
+    states: dict[str, State] = {}
+    plans = _plans(chosen, states)
+    if states and not plans:
+        name, state = next(iter(states.items()))
+        raise InputError(f"no cell of {table} can run; {name}: {state.reason}")
+    for position, cell in enumerate(chosen, 1):
+        prefix = f"[{position}/{len(chosen)}] {cell.name}"
+        if cell.name not in plans:
+            tell(f"{prefix}  {_described(states[cell.name])}")
+            continue
+        plan = plans[cell.name]
+        state = plan.state
+        if state.status == "finished" and not plan.overwrite:
+            states[cell.name] = state
+            tell(f"{prefix}  finished before  {_described(state).partition('  ')[2]}")
+            continue
+        tell(f"{prefix}  running, output in {cell.log}")
+        start, show = time.perf_counter(), _progress_line(prefix)
+        run_in_subprocess(plan.command, cell.log, cell.number, show)
+        show("")
+        states[cell.name] = plan.state
+        tell(f"{prefix}  {_described(plan.state)}  {time.perf_counter() - start:.1f} s")
+    if not launched_rank():
+        _add_fidelities(plans, cells, states, tell)
+    return _conclude(states, output, tell)
 
-        Args:
-            asked: What to do.
-            tell: As for `sweep`.
-            first: Whether this process is the one that writes what is common to all.
-        """
-        self.asked = asked
-        self.tell = tell
-        self.first = first
-        self.usable = True
-        self.ledger = Ledger(asked.output, asked.table, asked.chosen, asked.shard, first)
 
-    def run(self) -> bool:
-        """Run what is not finished.
+def _plans(cells: Sequence[Cell], refused: dict[str, State]) -> dict[str, Plan]:
+    """Return the plans of the cells whose configuration is valid; `refused` receives the others."""
+    from bigain.commands.sweep.plans import Plan, State, reason_of
 
-        Raises:
-            InputError: If no cell can run at all, or the state cannot be written.
-        """
-        plans = self._plan()
-        self.ledger.save()
-        for position, cell in enumerate(self.asked.chosen, 1):
-            entry = self._turn(plans.get(cell.name), cell)
-            self.ledger.save()
-            self.tell(f"[{position}/{len(self.asked.chosen)}] {_line(entry)}")
-        if self.first:
-            self._add_fidelities(plans)
-            self.ledger.save()
-        return self._conclude()
-
-    def _plan(self) -> dict[str, Plan]:
-        """The cells whose configuration is in order; of the others the ledger says what is wrong."""
-        plans: dict[str, Plan] = {}
-        for cell in self.asked.chosen:
-            try:
-                plans[cell.name] = Plan.of(cell)
-            except Exception as error:  # noqa: BLE001 -- classes of a configuration may be the user's own
-                self.ledger.note(cell.name, "failed", error=reason_of(error))
-        refused = [entry for entry in self.ledger.entries.values() if entry.status == "failed"]
-        if refused and not plans:
-            raise InputError(f"no cell of {self.asked.table} can run; {refused[0].cell}: {refused[0].error}")
-        return plans
-
-    def _turn(self, plan: Plan | None, cell: Cell) -> Entry:
-        """Do one cell, unless it is finished or refused."""
-        if plan is None:
-            return self.ledger.entries[cell.name]
-        status, missing, run = look(cell.directory, plan.fingerprint)
-        if status == "finished" and run is not None and not plan.overwrite:
-            return self.ledger.note_finished(cell.name, run)
-        began = time.perf_counter()
-        failure = self._attempt(plan)
-        seconds = time.perf_counter() - began
-        if failure is not None:
-            return self.ledger.note(cell.name, "failed", error=failure, seconds=seconds)
-        status, missing, run = look(cell.directory, plan.fingerprint)
-        if status == "pending":
-            status, missing = "failed", "it left no results"
-        return self.ledger.note(cell.name, status, run, missing, seconds)
-
-    def _attempt(self, plan: Plan) -> str | None:
-        """Run a cell and say why it failed, if it did."""
+    plans = {}
+    for cell in cells:
         try:
-            if plan.processes == 1 and self.usable:
-                predict(plan.command)
-            else:
-                run_apart(plan.command, self._log(plan.cell), plan.cell.number)
-        except Exception as error:  # noqa: BLE001 -- whatever became of one cell, the others have to run
-            return reason_of(error)
-        finally:
-            self.usable = clear_memory() and self.usable
-        return None
-
-    def _log(self, cell: Cell) -> Path:
-        rank = rank_zero_only.rank  # type: ignore[attr-defined]
-        return self.asked.output / "logs" / f"{cell.name}{f'-rank-{rank}' if rank else ''}.log"
-
-    def _add_fidelities(self, plans: Mapping[str, Plan]) -> None:
-        """Compare generated images with those of the uncompressed cell, wherever both are there and it was not done."""
-        known = dict(plans)
-        generating = [plan for plan in plans.values() if plan.cell.run.task == "generation" and plan.compressed]
-        # The uncompressed cell may be of another shard.
-        for cell in self.asked.every if generating else ():
-            if cell.name not in known and cell.run.task == "generation" and cell.run.setting is None:
-                try:
-                    known[cell.name] = Plan.of(cell)
-                except Exception as error:  # noqa: BLE001 -- as in `_plan`
-                    self.tell(f"no fidelity to {cell.name}: {reason_of(error)}")
-        for plan in generating:
-            baseline = baseline_of(plan, known.values())
-            _, _, run = look(plan.cell.directory, plan.fingerprint)
-            if baseline is None or run is None or _has_fidelity(run):
-                continue
-            if look(baseline.cell.directory, baseline.fingerprint)[2] is None:
-                continue
-            try:
-                add_fidelity(plan.cell.directory, baseline.cell.directory)
-                self.tell(f"fidelity of {plan.cell.name} to {baseline.cell.name} added")
-            except Exception as error:  # noqa: BLE001 -- as of a cell
-                self.ledger.note(plan.cell.name, "incomplete", run, f"no fidelity: {reason_of(error)}")
-
-    def _conclude(self) -> bool:
-        counts: dict[Status, int] = {"finished": 0, "incomplete": 0, "failed": 0, "pending": 0}
-        for entry in self.ledger.entries.values():
-            counts[entry.status] += 1
-        told = ", ".join(f"{count} {status}" for status, count in counts.items() if count) or "none in this share"
-        self.tell(f"cells: {told}")
-        self.tell(f"state: {self.ledger.path}")
-        if counts["finished"] + counts["incomplete"]:
-            self.tell(f"tables and figures: bigain report {self.asked.output}")
-        return counts["finished"] == len(self.ledger.entries)
+            plans[cell.name] = Plan.of(cell)
+        except Exception as error:  # noqa: BLE001 -- a configuration may name the user's own classes
+            refused[cell.name] = State("refused", reason_of(error))
+    return plans
 
 
-def _has_fidelity(run: Run) -> bool:
-    """Whether all images of a run have been compared with the uncompressed ones, or none was kept to compare."""
-    compared = run.metrics.get("ssim", {}).get("n")
-    return compared == run.results["dataset"]["images"] or run.results["protocol"]["images"] == "none"
+def _add_fidelities(plans: Mapping[str, Plan], cells: Sequence[Cell], states: dict[str, State], tell: Tell) -> None:
+    """Compare generated images with those of the uncompressed cell, where both exist and were not yet compared."""
+    from bigain.commands.score import add_fidelity
+    from bigain.commands.sweep.plans import State, reason_of
+
+    compressed = [plan for plan in plans.values() if plan.cell.run.task == "generation" and plan.compressed]
+    # The uncompressed cell may belong to a different shard.
+    missing = [
+        cell
+        for cell in cells
+        if cell.name not in plans and cell.run.task == "generation" and cell.run.setting is None and compressed
+    ]
+    known = [*plans.values(), *_plans(missing, {}).values()]
+    for plan in compressed:
+        baseline, run = plan.baseline(known), plan.state.run
+        if baseline is None or baseline.state.run is None or run is None:
+            continue
+        compared = run.metrics.get("ssim", {}).get("n")
+        if compared == run.results["dataset"]["images"] or run.results["protocol"]["images"] == "none":
+            continue
+        try:
+            add_fidelity(plan.cell.directory, baseline.cell.directory)
+            tell(f"added the fidelity of {plan.cell.name} to {baseline.cell.name}")
+        except Exception as error:  # noqa: BLE001 -- as for a cell
+            states[plan.cell.name] = State("incomplete", f"no fidelity: {reason_of(error)}", run)
+            tell(f"{plan.cell.name}: {states[plan.cell.name].reason}")
 
 
-def _line(entry: Entry) -> str:
-    refused = entry.status == "failed" and entry.seconds is None
-    told = [entry.cell, "refused" if refused else f"{entry.status} before" if entry.before else entry.status]
-    if entry.metric is not None and entry.value is not None:
-        told.append(f"{entry.metric} {entry.value:.4g}")
-    if entry.seconds is not None:
-        told.append(f"{entry.seconds:.1f} s")
-    return "  ".join(told) + (f"\n    {entry.error}" if entry.error else "")
+def _conclude(states: Mapping[str, State], output: Path, tell: Tell) -> bool:
+    counts = Counter(state.status for state in states.values())
+    tell(f"cells: {', '.join(f'{count} {status}' for status, count in counts.items()) or 'none in this share'}")
+    if any(state.run for state in states.values()):
+        tell(f"tables and figures: bigain report {output}")
+    return counts["finished"] == len(states)
+
+
+def _described(state: State) -> str:
+    """Return status, main metric and reason on one line."""
+    parts: list[str] = [state.status]
+    if state.run is not None and state.run.main_metric is not None:
+        parts.append(f"{state.run.main_metric} {state.run.metrics[state.run.main_metric]['value']:.4g}")
+    return "  ".join([*parts, *([state.reason] if state.reason else [])])
+
+
+def _progress_line(prefix: str) -> Callable[[str], None]:
+    """Return a function that shows a line of a run's output in place, on a terminal only; an empty one clears it."""
+
+    def show(line: str) -> None:
+        columns = shutil.get_terminal_size().columns - 1
+        sys.stderr.write(f"\r\x1b[K{f'{prefix}  {line}'[:columns] if line else ''}\r")
+        sys.stderr.flush()
+
+    return show if sys.stderr.isatty() else lambda line: None

@@ -1,18 +1,18 @@
-"""`--dry-run`: what the cells cost, counted without weights; without a dataset, on its official number of images."""
+"""`--dry-run`: state and cost of the cells, counted without weights and, if need be, without the dataset."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch import Trainer
 
 from bigain.commands.flops.model import CountedModel
 from bigain.commands.prepared import Prepared
 from bigain.commands.sweep.cells import Cell
-from bigain.commands.sweep.plans import Status, look, reason_of
+from bigain.commands.sweep.plans import State, reason_of, state_of
 from bigain.cost.sites import describe
 from bigain.data import EvalDataModule
 from bigain.errors import InputError
@@ -20,8 +20,8 @@ from bigain.modules import DiffusionClassifier
 from bigain.runs.directory import check_directory
 
 
-class _Untrained(Prepared):
-    """Without a trainer: costs do not depend on the devices that are here."""
+class _WithoutTrainer(Prepared):
+    """Costs do not depend on the devices of this machine."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         return None  # type: ignore[return-value]
@@ -29,22 +29,20 @@ class _Untrained(Prepared):
 
 @dataclass(frozen=True)
 class Cost:
-    """What a cell takes.
+    """State and cost of a cell.
 
     Attributes:
         cell: The cell.
-        status: Whether it is done; `refused` if its directory holds something else.
-        refusal: Why.
-        images: How many.
-        official: Whether that is the official number, the dataset not being here.
+        state: Its state on disk; `refused` if its directory holds something else.
+        images: Number of images.
+        official: Whether that is the official number, since the dataset cannot be read here.
         evaluations: Of the network, per image.
-        at_most: Whether an image may need fewer: in a race.
-        gflops: Per evaluation.
+        at_most: Whether an image may need fewer, as in a race.
+        gflops: Of the network alone, per evaluation.
     """
 
     cell: Cell
-    status: Status | Literal["refused"]
-    refusal: str | None
+    state: State
     images: int
     official: bool
     evaluations: int
@@ -53,7 +51,7 @@ class Cost:
 
     @property
     def pflops(self) -> float:
-        """Of the whole cell, the network alone: neither VAE nor text encoder."""
+        """Of the whole cell, without VAE and text encoder."""
         return self.images * self.evaluations * self.gflops / 1e6
 
 
@@ -69,81 +67,74 @@ class _Counter:
         """Count a cell.
 
         Raises:
-            InputError: If its configuration is wrong, or nobody knows how many images it has.
+            InputError: If its configuration is invalid, or the number of its images is unknown.
         """
-        cli = _Untrained.of(cell.run.task, cell.command)
-        model, data = cli.model, cli.datamodule
-        images, official = self._count_images(cli, data)
+        prepared = _WithoutTrainer.of(cell.run.task, cell.command)
+        config, model, data = prepared.config.predict, prepared.model, prepared.datamodule
+        if repr(config.data) not in self._images:
+            self._images[repr(config.data)] = _images(data)
         evaluations = model.evaluations_per_image(len(data.class_space))
-        status, refusal = _state(cell, cli)
         at_most = isinstance(model, DiffusionClassifier) and model.race is not None
-        return Cost(
-            cell, status, refusal, images, official, evaluations, at_most, self._count_gflops(cli, data.image_size)
-        )
+        gflops = self._count_gflops(prepared, data.image_size)
+        return Cost(cell, _state(cell, prepared), *self._images[repr(config.data)], evaluations, at_most, gflops)
 
-    def _count_images(self, cli: Prepared, data: EvalDataModule) -> tuple[int, bool]:
-        key = repr(cli.config.predict.data)
-        if key not in self._images:
-            self._images[key] = _images(data)
-        return self._images[key]
-
-    def _count_gflops(self, cli: Prepared, image_size: int) -> float:
-        model = f"{cli.config.predict.model.init_args.backbone} {image_size}"
-        compressors = cli.compressors()
+    def _count_gflops(self, prepared: Prepared, image_size: int) -> float:
+        model = f"{prepared.config.predict.model.init_args.backbone} {image_size}"
+        compressors = prepared.compressors()
         key = model + json.dumps([describe(compressor) for compressor in compressors])
         if key not in self._gflops:
             if model not in self._models:
-                self._models[model] = CountedModel.of_backbone(cli.model.backbone, image_size)
+                self._models[model] = CountedModel.of_backbone(prepared.model.backbone, image_size)
             self._gflops[key] = self._models[model].count(*compressors).total / 1e9
         return self._gflops[key]
 
 
-def _state(cell: Cell, cli: Prepared) -> tuple[Status | Literal["refused"], str | None]:
-    """How far a cell is, or why a sweep would not begin it."""
+def _state(cell: Cell, prepared: Prepared) -> State:
     try:
-        check_directory(cell.directory, cli.config.predict)
+        check_directory(cell.directory, prepared.config.predict)
     except InputError as error:
-        return "refused", str(error)
+        return State("refused", str(error))
     except OSError:
-        # Of a directory that cannot be read, `look` tells the state.
+        # `state_of` reports that the directory cannot be read.
         pass
-    return look(cell.directory, cli.fingerprint)[0], None
+    return state_of(cell, prepared.fingerprint)
 
 
 def _images(data: EvalDataModule) -> tuple[int, bool]:
-    """How many images the settings choose, and whether that is the official number."""
+    """Return the number of images, and whether that is the official number."""
     try:
         data.setup("predict")
     except InputError:
         expected = data.limit or data.expected_images
         if expected is None and data.official_images is not None and data.per_class is not None:
             expected = min(data.official_images, data.per_class * len(data.class_space))
-        # An id file has its own number, and has to fit the dataset.
+        # The number of an id file is known only with the dataset.
         if expected is None or data.subset is not None:
             raise
         return expected, True
     return len(data.items), False
 
 
-def costs_told(cells: Sequence[Cell]) -> tuple[str, bool]:
-    """Costs of cells as text, and whether all could be counted and none is refused.
+def cost_report(cells: Sequence[Cell]) -> tuple[str, bool]:
+    """Return state and cost of cells as text, and whether all could be counted and none is refused.
 
     Raises:
-        InputError: If none could.
+        InputError: If none could be counted.
     """
     counter = _Counter()
     costs: list[Cost] = []
-    refused: list[str] = []
+    uncounted: list[str] = []
     for cell in cells:
         try:
             costs.append(counter.cost(cell))
-        except Exception as error:  # noqa: BLE001 -- classes of a configuration may be the user's own
-            refused.append(f"{cell.name} cannot be counted: {reason_of(error)}")
-    if refused and not costs:
-        # Mostly one reason, said by every cell.
-        raise InputError(f"no cell can be counted; {refused[0]}")
-    refused += [f"{cost.cell.name} is refused: {cost.refusal}" for cost in costs if cost.refusal]
-    return "\n".join([*_table(costs), *refused]), not refused
+        except Exception as error:  # noqa: BLE001 -- a configuration may name the user's own classes
+            uncounted.append(f"{cell.name} cannot be counted: {reason_of(error)}")
+    if uncounted and not costs:
+        # Usually all cells have the same reason.
+        raise InputError(f"no cell can be counted; {uncounted[0]}")
+    reasons = [f"{cost.cell.name} is {cost.state.status}: {cost.state.reason}" for cost in costs if cost.state.reason]
+    complete = not uncounted and all(cost.state.status != "refused" for cost in costs)
+    return "\n".join([*_table(costs), *uncounted, *reasons]), complete
 
 
 def _table(costs: Sequence[Cost]) -> list[str]:
@@ -154,28 +145,30 @@ def _table(costs: Sequence[Cost]) -> list[str]:
     for row in rows:
         padded = [*(row[i].ljust(widths[i]) for i in (0, 1)), *(row[i].rjust(widths[i]) for i in range(2, len(head)))]
         lines.append("  ".join(padded))
-    left = [cost for cost in costs if cost.status not in ("finished", "refused")]
+    left = [cost for cost in costs if cost.state.status not in ("finished", "refused")]
     lines.append(f"{len(costs)} cells, {_total(costs)}; left to do: {len(left)} cells, {_total(left)}")
-    lines.append("evaluations are per image, GFLOPs per evaluation, of the network alone")
+    lines.append("evaluations are per image; GFLOPs are per evaluation, of the network alone")
     if any(cost.at_most for cost in costs):
-        lines.append("<= is the most that a race can take; how many it took is in results.json")
+        lines.append("<= is the most that a race can need; results.json has the number that it needed")
     if any(cost.official for cost in costs):
-        lines.append("* the dataset cannot be read here: its official number, or as many as the settings ask for")
+        lines.append("* the dataset cannot be read here: its official number, or the number in the settings")
     return lines
 
 
 def _row(cost: Cost) -> tuple[str, ...]:
-    images = f"{cost.images:,}{'*' if cost.official else ''}"
     return (
         str(cost.cell.directory),
-        cost.status,
-        images,
+        cost.state.status,
+        f"{cost.images:,}{'*' if cost.official else ''}",
         f"{'<=' if cost.at_most else ''}{cost.evaluations:,}",
         f"{cost.gflops:,.4g}" if cost.gflops < 1 else f"{cost.gflops:,.3f}",
-        f"{cost.pflops:,.4g}" if cost.pflops < 1000 else f"{cost.pflops:,.0f}",
+        _rounded(cost.pflops),
     )
 
 
 def _total(costs: Sequence[Cost]) -> str:
-    total = sum(cost.pflops for cost in costs)
-    return f"{total:,.4g} PFLOPs" if total < 1000 else f"{total:,.0f} PFLOPs"
+    return f"{_rounded(sum(cost.pflops for cost in costs))} PFLOPs"
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"

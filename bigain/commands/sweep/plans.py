@@ -1,12 +1,11 @@
-"""What is known of a cell before it runs: who it is, whether it is finished, and what it is to be compared with."""
+"""A cell before it runs: its identity, its state on disk, and the uncompressed cell it is compared with."""
 
 from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from bigain.backbones.base import Backbone
@@ -14,28 +13,41 @@ from bigain.backbones.geometry import geometry_of
 from bigain.commands.predict import lacking
 from bigain.commands.prepared import Prepared
 from bigain.commands.sweep.cells import Cell
+from bigain.commands.sweep.subprocess_run import failure_in
 from bigain.errors import InputError, message_of
 from bigain.runs.configuration import fingerprinted
 from bigain.runs.directory import check_directory
 from bigain.runs.results import Run, load_run
 
-Status = Literal["pending", "finished", "incomplete", "failed"]
+Status = Literal["pending", "finished", "incomplete", "failed", "refused"]
 
-LATENTS = "latents"
+
+@dataclass(frozen=True)
+class State:
+    """The state of a cell.
+
+    Attributes:
+        status: `refused` if its configuration or directory does not fit, `incomplete` if something is missing.
+        reason: What failed or is missing; None if nothing.
+        run: Its results, where there are any.
+    """
+
+    status: Status
+    reason: str | None = None
+    run: Run | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A cell whose configuration is in order.
+    """A cell whose configuration is valid.
 
     Attributes:
         cell: The cell.
-        command: As after `bigain`, with what the cells of the sweep share.
-        fingerprint: Of its run.
-        settings: What its numbers depend on, flat, but the compressor.
-        compressed: Whether it has one.
-        processes: How many the run takes.
-        overwrite: Whether what is there is to be deleted.
+        command: Arguments after `bigain`, including what the cells of a sweep share.
+        fingerprint: Identity of its run.
+        settings: Flat settings that its numbers depend on, without the compressor.
+        compressed: Whether it has a compressor.
+        overwrite: Whether to delete an existing run.
     """
 
     cell: Cell
@@ -43,89 +55,76 @@ class Plan:
     fingerprint: str
     settings: Mapping[str, Any]
     compressed: bool
-    processes: int
     overwrite: bool
 
     @classmethod
     def of(cls, cell: Cell) -> Plan:
-        """Make the classes of a cell and see who it is; nothing is loaded or written.
+        """Create the objects of a cell and identify it; nothing is loaded or written.
 
         Raises:
-            InputError: If its configuration is wrong, or its directory holds something else.
+            InputError: If its configuration is invalid, or its directory holds something else.
         """
-        cli = Prepared.of(cell.run.task, cell.command)
-        config = cli.config.predict
+        prepared = Prepared.of(cell.run.task, cell.command)
+        config = prepared.config.predict
         if config.baseline:
-            raise InputError("--baseline: a table has uncompressed cells of its own; leave it out")
+            raise InputError("--baseline: a table has its own uncompressed cells; leave it out")
         check_directory(cell.directory, config)
-        return cls(
-            cell=cell,
-            command=(*cell.command, *_shared(cli, cell.directory.parent)),
-            fingerprint=cli.fingerprint,
-            settings={key: value for key, value in fingerprinted(config).items() if not key.startswith("compressor")},
-            compressed=bool(cli.compressors()),
-            processes=cli.trainer.world_size,
-            overwrite=config.overwrite,
-        )
+        shared: tuple[str, ...] = ()
+        model = config.model.init_args
+        if "latent_cache" in model and model.latent_cache is None and _has_vae(prepared.model.backbone):
+            shared = ("--model.latent_cache", str(cell.directory.parent / "latents"))
+        settings = {key: value for key, value in fingerprinted(config).items() if not key.startswith("compressor")}
+        compressed = bool(prepared.compressors())
+        return cls(cell, (*cell.command, *shared), prepared.fingerprint, settings, compressed, config.overwrite)
 
+    @property
+    def state(self) -> State:
+        """Its state on disk."""
+        return state_of(self.cell, self.fingerprint)
 
-def _shared(cli: Prepared, output: Path) -> Sequence[str]:
-    """Options for what cells have in common, where the user has not said otherwise: encoded images."""
-    given = cli.config.predict.model.init_args
-    if "latent_cache" not in given or given.latent_cache is not None or not _has_vae(cli.model.backbone):
-        return ()
-    return "--model.latent_cache", str(output / LATENTS)
+    def baseline(self, plans: Iterable[Plan]) -> Plan | None:
+        """Return the generation run that differs only in having no compressor, for the fidelity of this one."""
+        if self.cell.run.task != "generation" or not self.compressed:
+            return None
+        return next((plan for plan in plans if not plan.compressed and plan.settings == self.settings), None)
 
 
 def _has_vae(backbone: Backbone) -> bool:
-    named = backbone.model
+    name = backbone.model
     try:
-        backbone.model = geometry_of(named)
+        backbone.model = geometry_of(name)
         return "vae" in backbone.find(backbone.local_files_only).parts
     except InputError:
-        # The run will say what is wrong with the model.
+        # The run will report what is wrong with the model.
         return False
     finally:
-        backbone.model = named
+        backbone.model = name
 
 
-def look(directory: Path, fingerprint: str) -> tuple[Status, str | None, Run | None]:
-    """How far a cell is, by its directory alone.
-
-    Args:
-        directory: Of the cell.
-        fingerprint: Of its configuration.
-
-    Returns:
-        The status, what is missing, and the run where there are results.
-    """
+def state_of(cell: Cell, fingerprint: str) -> State:
+    """Return the state of a cell from its run directory and the log of its last attempt."""
     try:
-        if not (directory / "results.json").is_file():
-            return "pending", None, None
-        run = load_run(directory)
+        run = load_run(cell.directory) if (cell.directory / "results.json").is_file() else None
     except InputError as error:
-        return "incomplete", str(error), None
+        return State("incomplete", str(error))
     except OSError as error:
-        return "incomplete", f"{directory} cannot be read: {error.strerror}", None
-    if run.results.get("fingerprint") != fingerprint:
-        return "pending", None, None
-    missing = lacking(run.results)
-    return ("incomplete" if missing else "finished"), missing, run
-
-
-def baseline_of(plan: Plan, plans: Iterable[Plan]) -> Plan | None:
-    """The run that differs in nothing but having no compressor, for a generation's fidelity."""
-    if plan.cell.run.task != "generation" or not plan.compressed:
-        return None
-    return next((one for one in plans if not one.compressed and one.settings == plan.settings), None)
+        return State("incomplete", f"{cell.directory} cannot be read: {error.strerror}")
+    if run is not None and run.results.get("fingerprint") != fingerprint:
+        run = None
+    missing = lacking(run.results) if run else None
+    if run and missing is None:
+        return State("finished", run=run)
+    failure = failure_in(cell.log)
+    if failure:
+        return State("failed", failure, run)
+    return State("incomplete" if run else "pending", missing, run)
 
 
 def reason_of(error: Exception) -> str:
-    """What to say about an error on one line; of one that nobody expected, all of it on stderr."""
+    """Return an error as one line; the traceback of an unexpected one goes to stderr."""
     if isinstance(error, InputError):
         return message_of(error)
     if isinstance(error, OSError):
-        # As of a single run: the message names the file.
         return " ".join(str(error).split())
     traceback.print_exception(error, file=sys.stderr)
     return " ".join(f"{type(error).__name__}: {error}".split())

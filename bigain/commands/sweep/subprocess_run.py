@@ -1,0 +1,108 @@
+"""A cell as a run in its own process: other ranks that Lightning starts, GPU memory and failures end with it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from bigain.errors import InputError
+
+_ERROR = "bigain: error: "
+_SECONDS_BETWEEN_UPDATES = 0.5
+
+
+def run_in_subprocess(command: Sequence[str], log: Path, number: int, show: Callable[[str], None]) -> None:
+    """Run a bigain command and wait for it; if it fails, its log holds the reason (`failure_in`).
+
+    Args:
+        command: Arguments after `bigain`.
+        log: File for the output of the command.
+        number: Position of the run among those that this launcher starts, for its port.
+        show: Called now and then with the last line of the output.
+
+    Raises:
+        InputError: If the log cannot be written.
+    """
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        file = log.open("wb")
+    except OSError as error:
+        raise InputError(f"cannot write {log}: {error}; choose another --output") from error
+    with file, _sigterm_raises():
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bigain", *command],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=cell_environment(os.environ, number),
+            start_new_session=True,
+        )
+        try:
+            status = _wait(process, log, show)
+        finally:
+            # A failed rank may leave others waiting for it.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if status not in (0, 1) and failure_in(log) is None:
+        reason = _last_line(log) or f"the process ended with status {status}"
+        with log.open("a", encoding="utf-8") as lines:
+            lines.write(f"\n{_ERROR}{reason}\n")
+
+
+def failure_in(log: Path) -> str | None:
+    """Return why a cell failed: the first error in its log, since one failed rank makes the others fail."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((f"{line.partition(_ERROR)[2]} (see {log})" for line in lines if _ERROR in line), None)
+
+
+def cell_environment(environment: Mapping[str, str], number: int) -> dict[str, str]:
+    """Return the environment of a cell; under a launcher of several processes, each cell has its own port."""
+    changed = dict(environment)
+    base = int(changed.get("MASTER_PORT", 0))
+    if not base and int(changed.get("SLURM_NTASKS", 1)) > 1 and "SLURM_JOB_ID" in changed:
+        # Lightning's port for the whole job.
+        base = 15000 + int(changed["SLURM_JOB_ID"][-4:])
+    if base:
+        changed["MASTER_PORT"] = str(1024 + (base + 1 + number - 1024) % (65536 - 1024))
+    # torchrun's own store still has the keys of the previous cell.
+    changed.pop("TORCHELASTIC_USE_AGENT_STORE", None)
+    return changed
+
+
+def _wait(process: subprocess.Popen[bytes], log: Path, show: Callable[[str], None]) -> int:
+    while True:
+        try:
+            return process.wait(_SECONDS_BETWEEN_UPDATES)
+        except subprocess.TimeoutExpired:
+            show(_last_line(log))
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that a terminated sweep ends its cell as well."""
+
+    def terminate(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _last_line(log: Path) -> str:
+    """Return the last non-empty line; a progress bar rewrites its line after a carriage return."""
+    with log.open("rb") as file:
+        file.seek(-min(4096, log.stat().st_size), os.SEEK_END)
+        text = file.read().decode(errors="replace")
+    return next((line.strip() for line in reversed(re.split(r"[\r\n]", text)) if line.strip()), "")
