@@ -89,7 +89,7 @@ def _run(table: str, cells: Sequence[Cell], chosen: Sequence[Cell], output: Path
         tell(f"{prefix}  {_described(plan.state)}  {time.perf_counter() - start:.1f} s")
     if not launched_rank():
         _add_fidelities(plans, cells, states, tell)
-    return _conclude(states, output, tell)
+    return _conclude({cell.name: states[cell.name] for cell in chosen}, output, tell)
 
 
 def _plans(cells: Sequence[Cell], refused: dict[str, State]) -> dict[str, Plan]:
@@ -134,6 +134,14 @@ def _add_fidelities(plans: Mapping[str, Plan], cells: Sequence[Cell], states: di
 
 
 def _conclude(states: Mapping[str, State], output: Path, tell: Tell) -> bool:
+    from bigain.report.tables import Table
+
+    rows = []
+    for name, state in states.items():
+        seconds = f"{state.run.results['timing']['seconds']:.1f}" if state.run else ""
+        rows.append((name, state.status, _main_metric(state), seconds, state.reason or ""))
+    if rows:
+        tell(Table(("cell", "state", "main metric", "seconds", "what is missing or failed"), rows, "lllrl").plain())
     counts = Counter(state.status for state in states.values())
     tell(f"cells: {', '.join(f'{count} {status}' for status, count in counts.items()) or 'none in this share'}")
     if any(state.run for state in states.values()):
@@ -143,10 +151,12 @@ def _conclude(states: Mapping[str, State], output: Path, tell: Tell) -> bool:
 
 def _described(state: State) -> str:
     """Return status, main metric and reason on one line."""
-    parts: list[str] = [state.status]
-    if state.run is not None and state.run.main_metric is not None:
-        parts.append(f"{state.run.main_metric} {state.run.metrics[state.run.main_metric]['value']:.4g}")
-    return "  ".join([*parts, *([state.reason] if state.reason else [])])
+    return "  ".join(filter(None, (state.status, _main_metric(state), state.reason)))
+
+
+def _main_metric(state: State) -> str:
+    name = state.run.main_metric if state.run is not None else None
+    return f"{name} {state.run.metrics[name]['value']:.4g}" if state.run is not None and name is not None else ""
 
 
 def _progress_line(prefix: str) -> Callable[[str], None]:

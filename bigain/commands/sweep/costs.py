@@ -17,6 +17,7 @@ from bigain.cost.sites import describe
 from bigain.data import EvalDataModule
 from bigain.errors import InputError
 from bigain.modules import DiffusionClassifier
+from bigain.report.tables import Table
 from bigain.runs.directory import check_directory
 
 
@@ -139,12 +140,7 @@ def cost_report(cells: Sequence[Cell]) -> tuple[str, bool]:
 
 def _table(costs: Sequence[Cost]) -> list[str]:
     head = ("directory", "state", "images", "evaluations", "GFLOPs", "PFLOPs")
-    rows = [head, *map(_row, costs)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines = []
-    for row in rows:
-        padded = [*(row[i].ljust(widths[i]) for i in (0, 1)), *(row[i].rjust(widths[i]) for i in range(2, len(head)))]
-        lines.append("  ".join(padded))
+    lines = [Table(head, [_row(cost) for cost in costs], "llrrrr").plain()]
     left = [cost for cost in costs if cost.state.status not in ("finished", "refused")]
     lines.append(f"{len(costs)} cells, {_total(costs)}; left to do: {len(left)} cells, {_total(left)}")
     lines.append("evaluations are per image; GFLOPs are per evaluation, of the network alone")
