@@ -24,7 +24,6 @@ import numpy as np
 from bigain.metrics.accuracy import confusion_matrix, proportion
 
 CLASSES, TRIALS = 100, 20
-EVERYWHERE = "Where(max_stride=1, min_stride=1, part=None, blocks=None)"
 
 
 def main() -> None:
@@ -98,7 +97,7 @@ def results(number: int, columns: dict[str, np.ndarray]) -> dict[str, object]:
     n, right = len(label), int((label == prediction).sum())
     kind, step = ("LGTM", "ToMe", "ABM", "SiTo", "ToDo", "AveragePool", "IEKVD")[number % 7], number // 7
     size = {"factor": 2 + step % 7} if number % 7 > 3 else {"ratio": round(0.1 + 0.02 * step, 2)}
-    compressors = [{"class": kind, "settings": {**size, "where": EVERYWHERE}}] if number else []
+    compressors = [{"class": kind, "settings": size}] if number else []
     stages = [list(range(2, 20, 4)), [i for i in range(20) if i % 4 != 2]]
     dataset = {"name": "ImageNet-100", "images": n, "asked": n, "official": 5000, "classes": CLASSES}
     return {

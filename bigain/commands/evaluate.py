@@ -11,7 +11,6 @@ from typing import Any
 
 from bigain.commands.predict import predict, quieten
 from bigain.commands.prepared import Prepared
-from bigain.cost.sites import describe
 from bigain.errors import InputError
 from bigain.runs.configuration import TASKS, find_config, load_yaml, options_for
 from bigain.runs.files import replace_file
@@ -78,7 +77,7 @@ def _refuse_unlike(name: str, parts: Mapping[str, Prepared]) -> None:
 
 def _described(prepared: Prepared) -> list[dict[str, Any]]:
     """The compressors as results describe them."""
-    return [describe(compressor) for compressor in prepared.compressors()]
+    return [compressor.description() for compressor in prepared.compressors()]
 
 
 def _refuse_other_compressors(name: str, one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> None:

@@ -1,5 +1,9 @@
 """Token compressors: Lightning callbacks that hook the attention blocks of a denoiser."""
 
+from __future__ import annotations
+
+import inspect
+
 from bigain.compressors.abm import ABM
 from bigain.compressors.average_pool import AveragePool
 from bigain.compressors.base import Compressor
@@ -24,4 +28,15 @@ __all__ = [
     "ToDo",
     "ToMe",
     "Where",
+    "methods",
 ]
+
+
+def methods() -> dict[str, type[Compressor]]:
+    """Return the shipped compressors by name, sorted."""
+    classes = {name: value for name, value in sorted(globals().items()) if inspect.isclass(value)}
+    return {
+        name: value
+        for name, value in classes.items()
+        if issubclass(value, Compressor) and not inspect.isabstract(value)
+    }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -137,10 +137,27 @@ class Compressor(Callback, ABC):
                 onlooker.compressed(Observation(site, module, before, restored, context))
 
     def settings(self) -> dict[str, Any]:
-        """Constructor arguments as they were understood."""
-        # Not vars(self): Lightning hangs attributes of its own on callbacks.
+        """Return the constructor arguments, after validation."""
+        # Not vars(self): Lightning sets attributes on callbacks.
         names = inspect.signature(type(self)).parameters
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
+
+    def description(self) -> dict[str, Any]:
+        """Return `class`, `settings` and `changed` as plain values for JSON.
+
+        `changed` holds the settings that differ from the constructor's defaults; of `where` only those fields.
+        """
+        parameters = inspect.signature(type(self)).parameters
+        settings = {name: _plain(value) for name, value in self.settings().items()}
+        changed = {}
+        for name, value in settings.items():
+            default = _plain(parameters[name].default)
+            if isinstance(value, dict) and isinstance(default, dict):
+                value = {key: item for key, item in value.items() if item != default.get(key)}
+                default = {}
+            if value != default:
+                changed[name] = value
+        return {"class": type(self).__name__, "settings": settings, "changed": changed}
 
     def install(self, denoiser: nn.Module) -> ExitStack:
         """Hook every selected site. Closing the result restores the network exactly.
@@ -190,6 +207,22 @@ class Compressor(Callback, ABC):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         # Lightning calls this instead of teardown.
         self._installed.close()
+
+
+def _plain(value: Any) -> Any:
+    """Convert a setting to JSON values; objects that are not of a fixed class keep its name under `class`."""
+    if isinstance(value, Compressor):
+        return value.description()
+    if is_dataclass(value):
+        content = {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        return content if isinstance(value, Where) else {"class": type(value).__name__, **content}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return getattr(value, "__name__", str(value))
 
 
 def _watch_forward(denoiser: nn.Module, layout: Layout, undo: ExitStack) -> ContextGetter:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,23 +25,6 @@ def site_table(compressor: Compressor, denoiser: torch.nn.Module, latent: Grid) 
         }
         for site in compressor.sites_of(denoiser)
     ]
-
-
-def describe(compressor: Compressor) -> dict[str, Any]:
-    """Class and settings of a compressor, as text where they are not plain values."""
-    return {"class": type(compressor).__name__, "settings": _plain(compressor.settings())}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Compressor):
-        return describe(value)
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return getattr(value, "__name__", str(value))
 
 
 def refuse_without_effect(compressor: Compressor, denoiser: torch.nn.Module, latent: Grid) -> None:

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bigain.runs.names import signed, strength, variant
+from bigain.runs.names import fields_text, setting_text, signed, strength, variant
 from bigain.runs.results import Run
 
 EMBEDDED = "embedded model: nothing in the paper compares"
@@ -22,10 +22,10 @@ _DATASETS = {
 }
 # By the last part of a hub id or folder: mirrors have the name of the original.
 _MODELS = {"stable-diffusion-2-base": "sd2", "dit-xl-2-512": "dit_xl_2_512"}
-_RELEASED = "Where(max_stride=1, min_stride=1, part=None, blocks='released')"
+_RELEASED = {"blocks": "released"}
 _ALPHAS: Mapping[tuple[str, str], Any] = {
     ("sd2", "classification"): 0.9,
-    ("sd2", "generation"): "Linear(start=0.8, end=1.2)",
+    ("sd2", "generation"): {"class": "Linear", "start": 0.8, "end": 1.2},
     ("dit_xl_2_512", "classification"): 0.1,
     ("dit_xl_2_512", "generation"): 0.1,
 }
@@ -151,8 +151,14 @@ def _compressed(run: Run, backbone: str, dataset: str) -> Cell | str:
         del unusual["destination"]
     for name in {**expected, **unusual}:
         if unusual.get(name) != expected.get(name):
-            return f"{name} is {unusual.get(name, 'the usual')}, in the paper {expected.get(name, 'the usual')}"
+            return f"{name} is {_setting(name, unusual)}, in the paper {_setting(name, expected)}"
     return Cell(backbone, dataset, method, modules, strength(run.compressors))
+
+
+def _setting(name: str, settings: Mapping[str, Any]) -> str:
+    if name not in settings:
+        return "the usual"
+    return fields_text(settings[name]) if name == "where" else setting_text(settings[name])
 
 
 def _listed(value: Any) -> list[Any]:

@@ -1,29 +1,15 @@
-"""What compressors are called in tables and sentences."""
+"""Names of compressors in tables and sentences."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+# An entry of `compressors` in results.json, see `bigain.compressors.Compressor.description`.
 Compressor = Mapping[str, Any]
 
-# Settings that go without saying; whatever differs is told.
-_USUAL: Mapping[str, Any] = {
-    "score": "laplacian_l1",
-    "mode": "mean",
-    "cell": [2, 2],
-    "modules": ["self_attn"],
-    "metric": None,
-    "aggregate": "max",
-    "noise_alpha": 0.1,
-    "sim_beta": 1.0,
-    "where": "Where(max_stride=1, min_stride=1, part=None, blocks=None)",
-}
-_DESTINATIONS = {"LGTM": "cell", "ToMe": "random"}
-_STRENGTHS = ("ratio", "factor", "tau")
+STRENGTHS = ("ratio", "factor", "tau")
 _NO_PROPORTIONS = ("frechet", "kernel", "psnr", "ssim", "lpips", "clip_score")
-_FIELD = re.compile(r"(\w+)=('[^']*'|\([^)]*\)|\[[^\]]*\]|[^,()]+)")
 
 
 def is_proportion(metric: str) -> bool:
@@ -32,17 +18,17 @@ def is_proportion(metric: str) -> bool:
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """With its sign, of which zero has none."""
+    """Format a number with its sign; zero has none."""
     rounded = round(value, digits)
     return f"{rounded:+.{digits}f}" if rounded else f"{0:.{digits}f}"
 
 
 def strength(compressors: Sequence[Compressor]) -> tuple[str, float] | None:
-    """Name and value of what says how much a single compressor removes: its ratio, factor or tau."""
+    """Name and value of the ratio, factor or tau of a single compressor; None for several or without one."""
     if len(compressors) != 1:
         return None
     settings = inner(compressors[0])["settings"]
-    for name in _STRENGTHS:
+    for name in STRENGTHS:
         value = settings.get(name)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return name, float(value)
@@ -50,24 +36,25 @@ def strength(compressors: Sequence[Compressor]) -> tuple[str, float] | None:
 
 
 def variant(compressor: Compressor) -> dict[str, Any]:
-    """Settings of a compressor that differ from the usual ones, but its strength and its seed."""
-    found: dict[str, Any] = {}
-    for name, value in compressor["settings"].items():
-        if name == "inner" and inner(compressor) is value:
-            found |= {} if value.get("class") == "LGTM" else {"inner": value.get("class")}
-            found |= variant(value)
-        elif name == "destination":
-            if value != _DESTINATIONS.get(str(compressor.get("class"))):
-                found[name] = value
-        elif name not in (*_STRENGTHS, "seed") and (name not in _USUAL or value != _USUAL[name]):
-            found[name] = value
-    return found
+    """Settings that make a compressor a variant of its method: those not at their defaults, and always alpha.
+
+    The strength and the seed are left out. CAM includes the settings of its inner compressor.
+    """
+    settings = compressor["settings"]
+    # Results of older versions do not say what was changed.
+    changed = {key: settings[key] for key in ("alpha",) if key in settings} | compressor.get("changed", settings)
+    wrapped = inner(compressor)
+    if wrapped is not compressor:
+        del changed["inner"]
+        # The paper's CAM wraps LGTM.
+        changed |= ({} if wrapped["class"] == "LGTM" else {"inner": wrapped["class"]}) | variant(wrapped)
+    return {key: value for key, value in changed.items() if key not in (*STRENGTHS, "seed")}
 
 
 def method(compressors: Sequence[Compressor]) -> str:
-    """Classes with what is unusual about them: `LGTM[destination first]`; `none` without compression.
+    """Classes with their changed settings: `LGTM[destination first]`; `none` without compression.
 
-    Several have no strength in common, so each has its own here: `LGTM at ratio 0.5 + ToDo at factor 2`.
+    Several compressors have no strength in common, so each shows its own: `LGTM at ratio 0.5 + ToDo at factor 2`.
     """
     if len(compressors) > 1:
         return label(compressors)
@@ -75,32 +62,38 @@ def method(compressors: Sequence[Compressor]) -> str:
 
 
 def label(compressors: Sequence[Compressor]) -> str:
-    """For a sentence: `LGTM at ratio 0.5`, `no compression`."""
-    if not compressors:
-        return "no compression"
+    """Name compressors in a sentence: `LGTM at ratio 0.5`, `no compression`."""
     parts = []
     for compressor in compressors:
-        found = strength([compressor])
-        parts.append(_method(compressor) + (f" at {found[0]} {found[1]:g}" if found else ""))
-    return " + ".join(parts)
+        size = strength([compressor])
+        parts.append(_method(compressor) + (f" at {size[0]} {size[1]:g}" if size else ""))
+    return " + ".join(parts) or "no compression"
 
 
 def inner(compressor: Compressor) -> Compressor:
-    """What a compressor such as CAM wraps, or itself."""
-    inner = compressor["settings"].get("inner")
-    return inner if isinstance(inner, Mapping) and isinstance(inner.get("settings"), Mapping) else compressor
+    """The compressor that CAM or a similar one wraps, or the compressor itself."""
+    wrapped = compressor["settings"].get("inner")
+    return wrapped if isinstance(wrapped, Mapping) and isinstance(wrapped.get("settings"), Mapping) else compressor
+
+
+def setting_text(value: Any) -> str:
+    """Format the value of a setting: `Linear(start=0.8, end=1.2)` for an object, otherwise as Python does."""
+    if not isinstance(value, Mapping) or "class" not in value:
+        return str(value)
+    arguments = value["settings"] if "settings" in value else {k: v for k, v in value.items() if k != "class"}
+    return f"{value['class']}({', '.join(f'{name}={setting_text(item)}' for name, item in arguments.items())})"
+
+
+def fields_text(fields: Mapping[str, Any]) -> str:
+    """Format changed fields of `where`: `max_stride 2, part up`."""
+    return ", ".join(f"{name} {value}" for name, value in fields.items())
 
 
 def _method(compressor: Compressor) -> str:
-    told = "; ".join(_told(name, value) for name, value in variant(compressor).items())
-    return f"{compressor['class']}[{told}]" if told else str(compressor["class"])
-
-
-def _told(name: str, value: Any) -> str:
-    if name == "where":
-        usual = dict(_FIELD.findall(_USUAL["where"]))
-        fields = [(key, text) for key, text in _FIELD.findall(str(value)) if usual.get(key) != text]
-        return ", ".join(f"{key} {text.strip(chr(39))}" for key, text in fields) or "where"
-    if isinstance(value, list):
-        return f"{name} {'+'.join(map(str, value))}"
-    return f"{name} {value}"
+    changes = []
+    for name, value in variant(compressor).items():
+        if name == "where" and isinstance(value, Mapping):
+            changes.append(fields_text(value))
+        else:
+            changes.append(f"{name} {'+'.join(map(str, value)) if isinstance(value, list) else setting_text(value)}")
+    return f"{compressor['class']}[{'; '.join(changes)}]" if changes else str(compressor["class"])

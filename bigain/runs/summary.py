@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bigain.runs.names import is_proportion, variant
+from bigain.runs.names import is_proportion, setting_text, variant
 
 # Settings that are told even if they are the usual ones.
 _MAIN = ("ratio", "tau", "factor", "alpha", "destination", "keep", "inner")
@@ -79,7 +79,7 @@ def compressor_text(compressor: Mapping[str, Any]) -> str:
     # Where it acts is what the line of sites tells.
     unusual = {*variant(compressor)} - {"where"}
     shown = {
-        name: compressor_text(value) if isinstance(value, Mapping) and "class" in value else value
+        name: compressor_text(value) if isinstance(value, Mapping) and "settings" in value else setting_text(value)
         for name, value in compressor["settings"].items()
         if value is not None and (name in _MAIN or name in unusual)
     }

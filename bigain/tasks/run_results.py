@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from bigain.compressors.base import Compressor
 from bigain.cost.environment import environment
 from bigain.cost.flops import flops_per_evaluation, reduction_percent
-from bigain.cost.sites import describe, refuse_without_effect, site_table
+from bigain.cost.sites import refuse_without_effect, site_table
 from bigain.cost.timing import earlier_backend, earlier_section, measured_by, timing_section
 from bigain.data.base import EvalDataModule
 from bigain.errors import InputError
@@ -64,7 +64,7 @@ class RunResults(Callback, ABC, Generic[R]):
         self._sites = [row for compressor in compressors for row in site_table(compressor, backbone.denoiser, latent)]
         for compressor in compressors:
             refuse_without_effect(compressor, backbone.denoiser, latent)
-        self._compressors = [describe(compressor) for compressor in compressors]
+        self._compressors = [compressor.description() for compressor in compressors]
         if trainer.is_global_zero:
             # Which images these settings chose: an id file that another run can be given as its subset.
             ids = "".join(f"{item.image_id}\n" for item in data.items)

@@ -11,6 +11,7 @@ import pytest
 from synthetic_runs import change, classification, generation, iekvd, lgtm, tome
 
 from bigain.commands.main import main
+from bigain.compressors import CAM, LGTM, ToMe, Where
 from bigain.metrics.multilabel import multilabel_metrics
 from bigain.report.pairing import outcomes
 from bigain.runs.columns import write_columns
@@ -375,11 +376,11 @@ def test_names():
     assert (label([]), method([])) == ("no compression", "none")
     assert label(iekvd(3)) == "IEKVD[alpha 0.9] at factor 3"
     assert label(lgtm(0.7, modules=["self_attn", "mlp"])) == "LGTM[modules self_attn+mlp] at ratio 0.7"
-    where = "Where(max_stride=2, min_stride=1, part='up', blocks=(1, 2))"
-    assert method(lgtm(where=where)) == "LGTM[max_stride 2, part up, blocks (1, 2)]"
-    cam = [{"class": "CAM", "settings": {"inner": lgtm(0.3)[0]}}]
+    where = Where(max_stride=2, part="up", blocks=[1, 2])
+    assert method(lgtm(where=where)) == "LGTM[max_stride 2, part up, blocks [1, 2]]"
+    cam = [CAM(LGTM(ratio=0.3)).description()]
     assert (label(cam), strength(cam)) == ("CAM at ratio 0.3", ("ratio", 0.3))
-    cam = [{"class": "CAM", "settings": {"inner": tome(0.3)[0]}}]
-    assert label(cam) == "CAM[inner ToMe] at ratio 0.3"
+    cam = [CAM(ToMe(ratio=0.3, modules=["mlp"])).description()]
+    assert label(cam) == "CAM[inner ToMe; modules mlp] at ratio 0.3"
     assert label([*lgtm(), *iekvd(2)]) == "LGTM at ratio 0.5 + IEKVD[alpha 0.9] at factor 2"
     assert strength([*lgtm(), *iekvd(2)]) is None

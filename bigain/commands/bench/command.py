@@ -23,7 +23,6 @@ from bigain.compressors import ABM, IEKVD, LGTM, Compressor
 from bigain.cost.attention_kernels import kernels_seen
 from bigain.cost.environment import attention_backend, device_name
 from bigain.cost.flops import Flops
-from bigain.cost.sites import describe
 from bigain.errors import InputError
 from bigain.runs.configuration import find_config
 from bigain.runs.summary import compressor_text
@@ -70,11 +69,11 @@ def bench(args: Sequence[str], tell: Callable[[str], None]) -> tuple[str, bool]:
     with _threads(given.threads):
         subject = Subject.of(model, given.batch, _DTYPES[given.dtype], device, given.channels_last)
         about = _about(model, subject, given, device)
-        named = [(compressor_text(describe(compressor)), compressor) for compressor in compressors]
+        named = [(compressor_text(compressor.description()), compressor) for compressor in compressors]
         times = measure(subject, named, given.repetitions, given.compile, tell)
     rows = [_row(one, counted, flops[0]) for one, counted in zip(times, flops, strict=True)]
     for row, compressor in zip(rows[1:], compressors, strict=True):
-        row |= describe(compressor)
+        row |= compressor.description()
     complete = all(row["error"] is None for row in rows)
     told = {**about, "forwards_per_round": times[0].forwards, "baseline": rows[0], "methods": rows[1:]}
     return (json.dumps(told, indent=2) + "\n" if given.json else table(told)), complete

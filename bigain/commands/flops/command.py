@@ -15,7 +15,7 @@ from bigain.commands.parsing import Parser, refusals
 from bigain.commands.predict import quieten
 from bigain.compressors import Compressor
 from bigain.cost.flops import Flops, reduction_percent
-from bigain.cost.sites import describe, site_table
+from bigain.cost.sites import site_table
 from bigain.errors import InputError
 from bigain.runs.configuration import find_config
 from bigain.runs.summary import compressor_text
@@ -95,7 +95,7 @@ def _text(model: CountedModel, compressor: Compressor | None, counted: Flops, si
         lines.append(f"GFLOPs      {counted.total / 1e9:.3f} per evaluation")
     else:
         less = f"{reduction_percent(counted, baseline):.2f} % less than {baseline.total / 1e9:.3f}"
-        lines.append(f"compressor  {compressor_text(describe(compressor))}")
+        lines.append(f"compressor  {compressor_text(compressor.description())}")
         lines.append(f"GFLOPs      {counted.total / 1e9:.3f} per evaluation, {less}")
     without = baseline.gflops
     lines += ["", f"{'category':<15}  {'GFLOPs':>9}" + (f"  {'without':>9}" if compressor else "")]

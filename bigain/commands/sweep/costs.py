@@ -13,7 +13,6 @@ from bigain.commands.flops.model import CountedModel
 from bigain.commands.prepared import Prepared
 from bigain.commands.sweep.cells import Cell
 from bigain.commands.sweep.plans import State, reason_of, state_of
-from bigain.cost.sites import describe
 from bigain.data import EvalDataModule
 from bigain.errors import InputError
 from bigain.modules import DiffusionClassifier
@@ -82,7 +81,7 @@ class _Counter:
     def _count_gflops(self, prepared: Prepared, image_size: int) -> float:
         model = f"{prepared.config.predict.model.init_args.backbone} {image_size}"
         compressors = prepared.compressors()
-        key = model + json.dumps([describe(compressor) for compressor in compressors])
+        key = model + json.dumps([compressor.description() for compressor in compressors])
         if key not in self._gflops:
             if model not in self._models:
                 self._models[model] = CountedModel.of_backbone(prepared.model.backbone, image_size)
