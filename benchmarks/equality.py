@@ -93,10 +93,11 @@ def _contents(folder: Path) -> Iterator[tuple[str, Any]]:
             for key, value in record.items():
                 if not key.startswith("seconds"):
                     yield f"{record['image_id']} {key}", json.dumps(value)
-    with np.load(folder / "predictions" / "predictions.npz", allow_pickle=False) as columns:
-        for key in columns.files:
-            if not key.startswith("seconds"):
-                yield f"column {key}", (columns[key].dtype.str, columns[key].shape, columns[key].tobytes())
+    if results["task"] == "classification":
+        with np.load(folder / "predictions" / "predictions.npz", allow_pickle=False) as columns:
+            for key in columns.files:
+                if not key.startswith("seconds"):
+                    yield f"column {key}", (columns[key].dtype.str, columns[key].shape, columns[key].tobytes())
     for image in (folder / "samples").rglob("*.png"):
         yield str(image.relative_to(folder)), image.read_bytes()
 
