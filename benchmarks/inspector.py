@@ -8,13 +8,13 @@ share of the whole run is told from it, too.
 import argparse
 import contextlib
 import io
-import json
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
 from bigain.commands.main import main as bigain
+from bigain.runs.results import read_results
 
 DEFAULT_IMAGES = 128
 
@@ -47,7 +47,7 @@ def main() -> None:
             for name in order:
                 inspect = given.inspect if name == "with" else 0
                 seconds[name].append(run(given.config, given.images, inspect, Path(folder, f"{name}{repeat}")))
-        results = json.loads(Path(folder, "without0", "results.json").read_text())
+        results = read_results(Path(folder, "without0"))
     print(f"{given.config}, {results['dataset']['images']} images, {given.repeats} pairs")
     for kind, name in enumerate(("wall", "processor")):
         pairs = [(a[kind], b[kind]) for a, b in zip(seconds["with"], seconds["without"], strict=True)]

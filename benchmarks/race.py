@@ -26,7 +26,7 @@ from bigain.diffusion.trials import keys_of_trials, random_order, stage_trials
 from bigain.report.explain.stored_errors import read_errors
 from bigain.report.pairing import outcomes, pair
 from bigain.report.statistics import difference_interval, mcnemar
-from bigain.runs.results import Run, load_run
+from bigain.runs.results import Run, has_results, load_run
 
 LGTM = ("--compressor", "LGTM", "--compressor.ratio", "0.5")
 CELLS = {
@@ -63,7 +63,7 @@ class Folder:
     def run(self, name: str, options: Sequence[str]) -> Run:
         """The run of that name, made now if it is not there."""
         directory = self.path / name.replace(" ", "_")
-        if not (directory / "results.json").is_file():
+        if not has_results(directory):
             from bigain.commands.main import main
 
             stdout, sys.stdout = sys.stdout, sys.stderr  # the tables alone go to standard output

@@ -9,7 +9,6 @@ take about a gigabyte; without `--folder` they are deleted at the end.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -18,10 +17,12 @@ import tempfile
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bigain.metrics.accuracy import confusion_matrix, proportion
+from bigain.runs.results import write_ids, write_results
 
 CLASSES, TRIALS = 100, 20
 
@@ -88,11 +89,11 @@ def write_run(path: Path, template: Path, number: int, columns: dict[str, np.nda
         for name, column in columns.items():
             with archive.open(f"{name}.npy", "w") as stream:
                 np.lib.format.write_array(stream, column)
-    (path / "results.json").write_text(json.dumps(results(number, columns), indent=2), encoding="utf-8")
-    (path / "images.txt").write_text("".join(f"{one}\n" for one in columns["image_id"]), encoding="utf-8")
+    write_results(path, results(number, columns))
+    write_ids(path, columns["image_id"].tolist())
 
 
-def results(number: int, columns: dict[str, np.ndarray]) -> dict[str, object]:
+def results(number: int, columns: dict[str, np.ndarray]) -> Any:
     label, prediction = columns["label"], columns["prediction"]
     n, right = len(label), int((label == prediction).sum())
     kind, step = ("LGTM", "ToMe", "ABM", "SiTo", "ToDo", "AveragePool", "IEKVD")[number % 7], number // 7

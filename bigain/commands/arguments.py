@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from bigain.errors import InputError
-from bigain.runs.files import replace_file
+from bigain.runs import files
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,9 +29,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         InputError: If it cannot be written there.
     """
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     try:
-        replace_file(path, lambda file: file.write_text(text, encoding="utf-8"))
+        files.write_json(path, content)
     except (InputError, OSError) as error:
         reason = error.__cause__ or error
         told = getattr(reason, "strerror", reason)

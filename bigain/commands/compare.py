@@ -8,7 +8,7 @@ from pathlib import Path
 from bigain.commands.arguments import Parser, parse, write_json
 from bigain.errors import InputError
 from bigain.report.comparison import INTERVALS, Comparison, compare
-from bigain.runs.results import Run, find_runs, load_run
+from bigain.runs.results import Run, classification_in, find_runs, load_run
 
 _DESCRIPTION = (
     "Compare classification runs with one of them, image by image: exact McNemar test, paired interval of "
@@ -57,8 +57,7 @@ def compare_runs(args: Sequence[str]) -> tuple[str, bool]:
 
 
 def _base(path: Path, partial: bool) -> Run:
-    joint = path / "classification"
-    return load_run(joint if not (path / "results.json").is_file() and joint.is_dir() else path, partial)
+    return load_run(classification_in(path), partial)
 
 
 def _text(base: Run, found: Sequence[Comparison], missing: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +11,10 @@ from typing import Any
 from bigain.commands.predict import predict, quieten
 from bigain.commands.prepared import Prepared
 from bigain.errors import InputError
-from bigain.runs.configuration import TASKS, find_config, load_yaml, options_for
-from bigain.runs.files import replace_file
+from bigain.runs.configuration import find_config, load_yaml, options_for
+from bigain.runs.files import write_csv, write_json
+from bigain.runs.results import read_results
+from bigain.runs.schema import TASKS, Results
 
 _HELP = (
     "expected `bigain evaluate --config X [options]` with a file that names a configuration for `classification` and "
@@ -53,11 +54,9 @@ def evaluate(args: Sequence[str]) -> tuple[str, bool]:
         complete = complete and outcome.complete
     if not told:
         return "", complete
-    row = joint_row(path.stem, *(_results(output / task) for task in TASKS))
-    replace_file(
-        output / "joint.json", lambda file: file.write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
-    )
-    replace_file(output / "joint.csv", lambda file: _write_csv(file, row))
+    row = joint_row(path.stem, *(read_results(output / task) for task in TASKS))
+    write_json(output / "joint.json", row)
+    write_csv(output / "joint.csv", list(row), [row])
     width = max(map(len, row))
     table = "".join(f"{name:<{width}}  {value}\n" for name, value in row.items() if value is not None)
     return f"{told}\n{table}joint row  {output / 'joint.csv'}\n", complete
@@ -85,7 +84,7 @@ def _refuse_other_compressors(name: str, one: Sequence[Mapping[str, Any]], other
         raise InputError(f"{name}: the two configurations have different compressors; a joint row needs one")
 
 
-def joint_row(name: str, classification: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
+def joint_row(name: str, classification: Results, generation: Results) -> dict[str, Any]:
     """What one compressor costs and keeps, on both tasks.
 
     Raises:
@@ -150,15 +149,3 @@ def _separate(options: Sequence[str]) -> Iterator[str]:
     """`--output X` for `--output=X`."""
     for option in options:
         yield from option.split("=", 1) if option.startswith("--output=") else (option,)
-
-
-def _results(folder: Path) -> dict[str, Any]:
-    results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return results
-
-
-def _write_csv(path: Path, row: Mapping[str, Any]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(row))
-        writer.writeheader()
-        writer.writerow(row)

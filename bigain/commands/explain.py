@@ -15,7 +15,7 @@ from bigain.report.explain.margins import TIME
 from bigain.report.explain.stored_errors import read_errors
 from bigain.report.explain.text import told
 from bigain.report.figures import Plot, plain_style, save
-from bigain.runs.results import Run, find_runs, load_run
+from bigain.runs.results import Run, classification_in, find_runs, load_run
 
 _DESCRIPTION = (
     "Tell why classification runs differ from a baseline, from their stored errors: the margin between the true class "
@@ -100,8 +100,7 @@ def _by_baseline(
 ) -> tuple[dict[Path, list[Run]], list[str]]:
     """Runs by the directory of what they are compared with, and why each other run has nothing."""
     if given is not None:
-        joint = given / "classification"
-        return {joint if not (given / "results.json").is_file() and joint.is_dir() else given: list(runs)}, []
+        return {classification_in(given): list(runs)}, []
     found: dict[Path, list[Run]] = {}
     alone = []
     for run in runs:

@@ -25,7 +25,7 @@ from bigain.inspector import Inspector
 from bigain.modules import DiffusionClassifier, DiffusionSampler
 from bigain.runs.configuration import fingerprint
 from bigain.runs.directory import Extension, prepare_directory
-from bigain.runs.files import replace_file
+from bigain.runs.files import write_text
 from bigain.tasks.prediction_writer import RecordWriter
 from bigain.tasks.run_results import RunResults
 from bigain.tasks.termination import Termination
@@ -174,4 +174,4 @@ def _save_config(cli: LightningCLI, folder: Path) -> None:
     """Write the merged configuration as it was run."""
     config = cli.config[cli.subcommand]
     text = cli._parser(cli.subcommand).dump(config, skip_unset=False)
-    replace_file(folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(folder / "config.yaml", text)

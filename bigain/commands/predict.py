@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
 
 from bigain.commands.lightning_cli import BiGainCLI
 from bigain.commands.parsing import refusals
 from bigain.commands.score import add_fidelity
-from bigain.errors import InputError
 from bigain.runs.configuration import find_config
+from bigain.runs.results import read_results
+from bigain.runs.schema import Results
 from bigain.runs.summary import summary
 
 
@@ -50,15 +49,15 @@ def predict(args: Sequence[str]) -> Outcome:
     if not cli.trainer.is_global_zero:
         return Outcome()
     if cli.config.predict.baseline:
-        baseline = _results(cli.output / "baseline")
+        baseline = read_results(cli.output / "baseline")
         if baseline["task"] == "generation" and baseline["protocol"]["images"] != "none":
             add_fidelity(cli.output, cli.output / "baseline")
-    results = _results(cli.output)
+    results = read_results(cli.output)
     skipped = len(results["dataset"]["skipped"])
     return Outcome(summary(results, cli.output, baseline), skipped, lacking(results) is None)
 
 
-def lacking(results: Mapping[str, Any]) -> str | None:
+def lacking(results: Results) -> str | None:
     """What a run was asked for and does not have; None if that is nothing.
 
     Args:
@@ -80,13 +79,6 @@ def lacking(results: Mapping[str, Any]) -> str | None:
 def _run(args: Sequence[str], uncompressed_into: Path | None = None) -> BiGainCLI:
     with refusals():
         return BiGainCLI(args, uncompressed_into)
-
-
-def _results(folder: Path) -> dict[str, Any]:
-    path = folder / "results.json"
-    if not path.is_file():
-        raise InputError(f"{path} was not written: the run was stopped before its end; run the command again")
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def quieten() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from bigain.commands.arguments import Parser, parse
@@ -14,7 +14,7 @@ from bigain.report.figures import draw
 from bigain.report.formats import comparisons_csv, latex, markdown, page, runs_csv
 from bigain.report.pairing import differing
 from bigain.report.rows import Group, group_runs
-from bigain.runs.files import replace_file
+from bigain.runs.files import write_text
 from bigain.runs.results import Run, find_runs
 
 _FIGURE = re.compile(r"(curves|pareto)-\d+-[a-z0-9-]+\.(png|svg)")
@@ -133,14 +133,10 @@ def _write(output: Path, groups: Sequence[Group], left_out: Sequence[str], forma
         texts["runs.csv"] = runs_csv(groups)
         texts["comparisons.csv"] = comparisons_csv(groups)
     for name, text in texts.items():
-        replace_file(output / name, _writer(text))
+        write_text(output / name, text)
     drawn_files = [figures / f"{plot.name}.{kind}" for drawn in plots for plot in drawn for kind in ("png", "svg")]
     # Of an earlier report in this folder: once all its files are written again, nothing shows them any more.
     if formats == {*FORMATS}:
         for left in {path for path in figures.iterdir() if _FIGURE.fullmatch(path.name)} - {*drawn_files}:
             left.unlink()
     return [*(output / name for name in texts), *drawn_files]
-
-
-def _writer(text: str) -> Callable[[Path], object]:
-    return lambda path: path.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -12,21 +11,21 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from bigain.data.images import ImageFormat, read_images, sample_path
+from bigain.data.images import read_images, sample_path
 from bigain.errors import InputError
 from bigain.metrics import Inception, ShapeFeatures
 from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.fidelity import ClipScore, Lpips, LpipsNetwork
 from bigain.metrics.generation import clip_metrics, distance_metrics, fidelity_metrics
 from bigain.metrics.reference import ReferenceStatistics
-from bigain.runs.files import replace_file
 from bigain.runs.lock import lock
+from bigain.runs.logs import read_records
 from bigain.runs.records import SampleRecord
-from bigain.runs.results import read_results
+from bigain.runs.results import read_ids, read_results, write_results
+from bigain.runs.schema import Results
 from bigain.runs.summary import summary
 from bigain.tasks.forwards import ROWS_ON_CPU, Forwards
 from bigain.tasks.measuring import features_of, find_reference
-from bigain.tasks.prediction_writer import read_records
 from bigain.tasks.sample_writer import FOLDER
 
 _AT_ONCE = 32
@@ -78,11 +77,11 @@ def _score(given: argparse.Namespace) -> str:
         results["metrics"].update(_clip_scores(given.run, given.clip_model))
         results["clip_score_missing"] = None
         results["protocol"]["clip_model"] = given.clip_model
-    _write(given.run, results)
+    write_results(given.run, results)
     return summary(results, given.run)
 
 
-def _add_distances(results: dict[str, Any], given: argparse.Namespace) -> None:
+def _add_distances(results: Results, given: argparse.Namespace) -> None:
     protocol = results["protocol"]
     name, reference = given.protocol or protocol["extractor"], given.reference or protocol.get("reference_file")
     if name is None or reference is None:
@@ -96,24 +95,15 @@ def _add_distances(results: dict[str, Any], given: argparse.Namespace) -> None:
     protocol |= {"extractor": extractor.protocol, "reference_file": reference, "reference": statistics.described()}
 
 
-def read_generation(run: Path) -> dict[str, Any]:
+def read_generation(run: Path) -> Results:
     """Results of a generation run.
 
     Raises:
         InputError: If there are none.
     """
-    path = run / "results.json"
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; expected the directory of a finished generation run")
-    results = read_results(path)
+    results = read_results(run)
     if results["task"] != "generation":
         raise InputError(f"{run} is a run of {results['task']}; expected a generation run")
-    protocol = results["protocol"]
-    for key, known in (("images", get_args(ImageFormat)), ("extractor", (*_PROTOCOLS, None))):
-        if protocol.get(key, "missing") not in known:
-            raise InputError(f"{path} is damaged: protocol.{key} is {protocol.get(key)!r}; expected one of {known}")
-    if not isinstance(protocol.get("reference_file"), (str, type(None))):
-        raise InputError(f"{path} is damaged: protocol.reference_file is {protocol['reference_file']!r}")
     return results
 
 
@@ -121,10 +111,10 @@ def add_fidelity(run: Path, other: Path) -> None:
     """Add the fidelity to another run's images to a run's `results.json`."""
     results = read_generation(run)
     _replace_fidelity(results, run, other)
-    _write(run, results)
+    write_results(run, results)
 
 
-def _replace_fidelity(results: dict[str, Any], run: Path, other: Path, network: LpipsNetwork | None = None) -> None:
+def _replace_fidelity(results: Results, run: Path, other: Path, network: LpipsNetwork | None = None) -> None:
     """Fidelity to one run, and its name, instead of what there was to another."""
     theirs = read_generation(other)
     for name, mine, its in _sampling(results, theirs):
@@ -140,7 +130,7 @@ def _replace_fidelity(results: dict[str, Any], run: Path, other: Path, network: 
     results["fidelity_to"] = {"run": str(other), "fingerprint": theirs["fingerprint"], "compressors": compressors}
 
 
-def _sampling(mine: dict[str, Any], theirs: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def _sampling(mine: Results, theirs: Results) -> Iterator[tuple[str, Any, Any]]:
     """What has to be equal for images to be of the same noise: name, and both values."""
     yield "model", mine["model"]["name"], theirs["model"]["name"]
     for name in ("scheduler", "scheduler_options", "steps", "guidance", "seed", "images"):
@@ -180,20 +170,12 @@ def images_of(run: Path) -> dict[str, Path]:
     image_format = read_generation(run)["protocol"]["images"]
     if image_format == "none":
         raise InputError(f"{run} kept no images; generate with images: png")
-    listed = run / "images.txt"
-    if not listed.is_file():
-        raise InputError(f"{listed} does not exist; run the command that made {run} again")
-    try:
-        # Not splitlines, which takes more for the end of a line.
-        ids = listed.read_text(encoding="utf-8").split("\n")[:-1]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{listed} is damaged ({error}); run the command that made {run} again") from error
-    paths = {image_id: sample_path(run / FOLDER, image_id, image_format) for image_id in ids}
+    paths = {image_id: sample_path(run / FOLDER, image_id, image_format) for image_id in read_ids(run)}
     return {image_id: path for image_id, path in paths.items() if path.is_file()}
 
 
 def _distances(
-    run: Path, results: dict[str, Any], extractor: FeatureExtractor, reference: str
+    run: Path, results: Results, extractor: FeatureExtractor, reference: str
 ) -> tuple[dict[str, Any], ReferenceStatistics]:
     extractor.load()
     statistics = ReferenceStatistics.load(
@@ -230,8 +212,3 @@ def _device() -> torch.device:
 def _batches(paths: Sequence[Path], what: str) -> Iterator[torch.Tensor]:
     for start in tqdm(range(0, len(paths), _AT_ONCE), desc=what, unit="batch", disable=None):
         yield read_images(paths[start : start + _AT_ONCE])
-
-
-def _write(run: Path, results: dict[str, Any]) -> None:
-    text = json.dumps(results, indent=2) + "\n"
-    replace_file(run / "results.json", lambda path: path.write_text(text, encoding="utf-8"))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -20,7 +18,7 @@ from bigain.cost.spans import Spans
 
 # A compressor's phases are looked at in one forward of so many: on a GPU each takes two events.
 _EVERY = 8
-_SECTION = ("seconds", "clock", "denoiser", "vae", "peak_memory_bytes")
+MEASURED = ("seconds", "clock", "denoiser", "vae", "peak_memory_bytes")
 
 
 @dataclass
@@ -155,25 +153,6 @@ def measured_by(trainer: Trainer) -> Measured:
     """What the `Timing` of a trainer measured in this process; nothing where there is none."""
     callbacks: Sequence[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return next((callback.measured for callback in callbacks if isinstance(callback, Timing)), Measured())
-
-
-def earlier_section(file: Path) -> dict[str, Any]:
-    """What a finished run's `results.json` tells of its measurements: the last word, where nothing was left to do."""
-    return _earlier(file, "timing", _SECTION)
-
-
-def earlier_backend(file: Path) -> dict[str, Any]:
-    """The same of its attention kernels, which are seen in forwards alone."""
-    return _earlier(file, "environment", ("attention_backend",))
-
-
-def _earlier(file: Path, section: str, keys: Sequence[str]) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))[section]
-        return {key: found[key] for key in keys}
-    except (OSError, ValueError, LookupError, TypeError):
-        # There is none, or it is an older one.
-        return {}
 
 
 def timing_section(processes: Sequence[Measured]) -> dict[str, Any]:

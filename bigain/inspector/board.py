@@ -13,7 +13,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from bigain.runs.files import replace_file
+from bigain.runs.files import replacing
 from bigain.runs.names import method, strength
 from bigain.runs.summary import compressor_text
 
@@ -58,7 +58,8 @@ class Board:
         image.save(file, "PNG", compress_level=_PNG_LEVEL)
         content = file.getvalue()
         path = self._folder / f"{tag.replace('/', '_')}.png"
-        replace_file(path, lambda temporary: temporary.write_bytes(content))
+        with replacing(path) as written:
+            written.write(content)
         shown = Summary.Image(
             height=image.height, width=image.width, colorspace=3, encoded_image_string=content
         )  # fmt: skip

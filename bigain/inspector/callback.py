@@ -18,7 +18,8 @@ from bigain.errors import InputError
 from bigain.inspector.maps import Collected, parts_of, read_maps, write_maps
 from bigain.inspector.rows import evenly, matches, rows_of
 from bigain.inspector.show import Shown, show
-from bigain.tasks.prediction_writer import finished_ids, predictions_folder
+from bigain.runs.logs import finished_ids
+from bigain.tasks.prediction_writer import predictions_folder
 
 FOLDER = "pictures"
 # Noise draws (steps) that are kept of an image, and sites.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +13,9 @@ from torch import Tensor
 
 from bigain.compressors.base import Compressor, Observation, Onlooker
 from bigain.errors import InputError
-from bigain.runs.files import replace_file
-from bigain.runs.schema import RESPONSE_FILE, RESPONSE_VERSION
-from bigain.tasks.gather import Meeting
+from bigain.runs.files import read_json, write_json
+from bigain.runs.schema import RESPONSE_FILE, RESPONSE_VERSION, ResponseFile
+from bigain.tasks.gather import ProcessGather
 from bigain.tokens.frequency import band_energy, radial_bands
 from bigain.tokens.grid import Grid
 from bigain.tokens.precision import widest_float
@@ -69,7 +68,7 @@ class FrequencyResponse(Callback, Onlooker):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin()
-        self._meeting = Meeting(trainer)
+        self._gather = ProcessGather(trainer)
 
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -126,7 +125,7 @@ class FrequencyResponse(Callback, Onlooker):
             "not_measured": sorted(self._unknown),
         }
         # Objects, not tensors: a process that went on with a finished part has no sites.
-        everyone = self._meeting.gathered(mine)
+        everyone = self._gather.gathered(mine)
         if trainer.is_global_zero:
             self._write(Path(trainer.default_root_dir) / RESPONSE_FILE, everyone, trainer)
 
@@ -149,16 +148,14 @@ class FrequencyResponse(Callback, Onlooker):
             "sites": _total([site for one in everyone for site in one["sites"]]),
             "not_measured": sorted({name for one in everyone for name in one["not_measured"]}),
         }
-        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_json(path, content)
 
 
 def _images_in(path: Path) -> int:
     """Images behind a response that is there; 0 if it cannot be read."""
     try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["images"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return int(read_json(path, ResponseFile)["images"])
+    except InputError:
         return 0
 
 

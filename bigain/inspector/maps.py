@@ -16,7 +16,8 @@ from torch import Tensor
 from bigain.backbones.forward import ForwardContext
 from bigain.compressors.base import Decision
 from bigain.compressors.kv import KVDownsampler
-from bigain.runs.files import DAMAGED_ARCHIVE, replace_file
+from bigain.runs.columns import read_arrays
+from bigain.runs.files import replacing
 from bigain.tokens.grid import Grid
 from bigain.tokens.scores import laplacian_l1
 
@@ -122,8 +123,8 @@ def write_maps(path: Path, image_id: str, maps: list[SiteMap]) -> None:
         for name in _ARRAYS
         if getattr(one, name) is not None
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, lambda temporary: np.savez_compressed(temporary, header=header, **arrays))
+    with replacing(path) as file:
+        np.savez_compressed(file, header=header, **arrays)
 
 
 def read_maps(path: Path, image_id: str) -> list[SiteMap] | None:
@@ -131,12 +132,12 @@ def read_maps(path: Path, image_id: str) -> list[SiteMap] | None:
     if not path.is_file():
         return None
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as columns:
-            header = json.loads(str(columns["header"]))
-            if header["image_id"] != image_id:
-                return None
-            return [_read(columns, number, site) for number, site in enumerate(header["sites"])]
-    except (*DAMAGED_ARCHIVE, TypeError):
+        columns = read_arrays(path)
+        header = json.loads(str(columns["header"]))
+        if header["image_id"] != image_id:
+            return None
+        return [_read(columns, number, site) for number, site in enumerate(header["sites"])]
+    except (ValueError, LookupError, TypeError):
         return None
 
 

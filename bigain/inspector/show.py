@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,10 @@ from bigain.inspector.maps import SiteMap
 from bigain.inspector.sheets import Subject, picture_sheet, salience_sheet, score_sheet, token_sheet
 from bigain.inspector.tiles import Picture
 from bigain.report.figures import plain_style
+from bigain.runs.columns import read_columns
 from bigain.runs.names import label
+from bigain.runs.results import has_results, read_results
+from bigain.runs.schema import Results
 from bigain.runs.summary import summary
 from bigain.tasks.sample_writer import FOLDER as SAMPLES
 
@@ -53,10 +55,9 @@ class Shown:
 
 def show(trainer: Trainer, shown: Shown) -> None:
     """Draw everything into the pictures' folder and into the event files of the trainer's TensorBoard loggers."""
-    file = shown.folder / "results.json"
-    if not file.is_file():
-        raise InputError(f"the inspector draws from {file}, which nothing wrote; put a ResultsWriter behind it")
-    results = json.loads(file.read_text(encoding="utf-8"))
+    if not has_results(shown.folder):
+        raise InputError(f"the inspector needs the results of {shown.folder}; put a ResultsWriter behind it")
+    results = read_results(shown.folder)
     logs = [Path(logger.log_dir) for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
     board = Board(shown.pictures, logs, results["dataset"]["images"])
     try:
@@ -67,7 +68,7 @@ def show(trainer: Trainer, shown: Shown) -> None:
         board.close()
 
 
-def _numbers(board: Board, results: dict[str, Any], folder: Path) -> None:
+def _numbers(board: Board, results: Results, folder: Path) -> None:
     board.settings(results)
     board.scalar("flops/reduction_percent", results["flops"]["reduction_percent"], results["dataset"]["images"])
     for site in results["sites"]:
@@ -78,12 +79,12 @@ def _numbers(board: Board, results: dict[str, Any], folder: Path) -> None:
         board.text("run/sites", sites_table(results["sites"]))
 
 
-def _curves(board: Board, results: dict[str, Any], shown: Shown) -> dict[str, int]:
+def _curves(board: Board, results: Results, shown: Shown) -> dict[str, int]:
     """Everything over all images of a classification; the prediction of every image by id."""
-    with np.load(shown.folder / "predictions" / "predictions.npz", allow_pickle=False) as columns:
-        errors, timesteps, stage = columns["errors"], columns["timesteps"], columns["stage"]
-        truth = truth_of(columns["label"], errors.shape[1])
-        predictions = dict(zip(columns["image_id"].tolist(), columns["prediction"].tolist(), strict=True))
+    errors, timesteps, stage = read_columns(shown.folder, "errors", "timesteps", "stage")
+    label, image_id, prediction = read_columns(shown.folder, "label", "image_id", "prediction")
+    truth = truth_of(label, errors.shape[1])
+    predictions = dict(zip(image_id.tolist(), prediction.tolist(), strict=True))
     names = shown.data.class_space.names
     found = errors_by_time(errors, timesteps, truth)
     stages, keep = results["protocol"]["stages"], results["protocol"]["keep"]
@@ -109,7 +110,7 @@ def _curves(board: Board, results: dict[str, Any], shown: Shown) -> dict[str, in
     return predictions
 
 
-def _pictures(board: Board, results: dict[str, Any], shown: Shown, predictions: dict[str, int]) -> None:
+def _pictures(board: Board, results: Results, shown: Shown, predictions: dict[str, int]) -> None:
     title = f"{label(results['compressors'])}, {results['model']['name']}, {results['dataset']['name']}"
     subjects = [_subject(title, item, shown, results, predictions) for item in shown.items]
     done = [subject for subject in subjects if subject is not None]
@@ -127,9 +128,7 @@ def _pictures(board: Board, results: dict[str, Any], shown: Shown, predictions: 
         board.picture("salience/images", salience_sheet([one for one, _ in with_maps], [maps for _, maps in with_maps]))
 
 
-def _subject(
-    title: str, item: Item, shown: Shown, results: dict[str, Any], predictions: dict[str, int]
-) -> Subject | None:
+def _subject(title: str, item: Item, shown: Shown, results: Results, predictions: dict[str, int]) -> Subject | None:
     """An image and what is known of it; None if it was not done."""
     names = shown.data.class_space.names
     told = f"{item.image_id}: " + (", ".join(names[one] for one in item.labels[:3]) or "no class")

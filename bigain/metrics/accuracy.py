@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
 
 import torch
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from bigain.runs.schema import Estimate
+
 Z95 = 1.959963984540054
-
-
-class Estimate(TypedDict):
-    """A number with its 95 % interval and how many images are behind it."""
-
-    value: float
-    low: float
-    high: float
-    n: int
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bigain.errors import InputError
-from bigain.metrics.accuracy import Z95, Estimate
+from bigain.metrics.accuracy import Z95
+from bigain.runs.schema import Estimate
 
 Array = npt.NDArray[np.float64]
 Features = npt.NDArray[Any]

@@ -14,11 +14,12 @@ import torch
 from bigain.data.class_space import ClassSpace
 from bigain.data.images import read_images
 from bigain.errors import InputError
-from bigain.metrics.accuracy import Z95, Estimate, accuracies
+from bigain.metrics.accuracy import Z95, accuracies
 from bigain.metrics.distances import Moments, frechet_distance, frechet_interval, kernel_distance, precision_recall
 from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.fidelity import Lpips, psnr, ssim
 from bigain.metrics.reference import ReferenceStatistics
+from bigain.runs.schema import Estimate
 
 # The bootstrap of a Frechet distance takes minutes beyond this many dimensions.
 _INTERVAL_DIMENSIONS = 256

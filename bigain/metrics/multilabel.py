@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bigain.metrics.accuracy import Z95, Estimate, proportion
+from bigain.metrics.accuracy import Z95, proportion
 from bigain.runs.records import ImageRecord
+from bigain.runs.schema import Estimate
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

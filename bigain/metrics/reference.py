@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from bigain.errors import InputError
 from bigain.metrics.distances import Moments
-from bigain.runs.files import DAMAGED_ARCHIVE, replace_file
+from bigain.runs.columns import read_arrays
+from bigain.runs.files import replacing
 
 # The protocol of files that do not name theirs: pytorch-fid writes `mu` and `sigma` only.
 _UNNAMED = "pytorch-fid"
@@ -46,20 +47,14 @@ class ReferenceStatistics:
             path: The file; its folder is made.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {"mu": self.moments.mean, "sigma": self.moments.covariance}
         arrays |= {"protocol": self.protocol, "sha256": self.sha256, "source": self.source}
         if self.moments.n is not None:
             arrays["n"] = self.moments.n
         if self.features is not None:
             arrays["features"] = np.asarray(self.features, np.float32)
-
-        def write(temporary: Path) -> None:
-            # An open file, because numpy would append `.npz` to another name.
-            with temporary.open("wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
-
-        replace_file(path, write)
+        with replacing(path) as file:
+            np.savez(file, allow_pickle=False, **arrays)
 
     @classmethod
     def load(
@@ -103,12 +98,8 @@ def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
     if not path.is_file():
         raise InputError(f"reference {path} does not exist; make it with scripts/export_reference_stats.py")
     try:
-        # Opened here: numpy leaves a file open that turns out to be no archive.
-        with path.open("rb") as opened:
-            file = np.load(opened, allow_pickle=False)
-            # A lone array is no archive, and has no names.
-            arrays = {name: file[name] for name in getattr(file, "files", ())}
-    except DAMAGED_ARCHIVE as error:
+        arrays = read_arrays(path)
+    except ValueError as error:
         raise InputError(f"reference {path} cannot be read ({error}); export it again") from error
     lacking = [name for name in ("mu", "sigma") if name not in arrays]
     if lacking:

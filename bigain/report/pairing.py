@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,10 @@ import numpy.typing as npt
 
 from bigain.errors import InputError
 from bigain.report.statistics import Paired
-from bigain.runs.files import DAMAGED_ARCHIVE
+from bigain.runs.columns import read_columns
 from bigain.runs.names import inner
-from bigain.runs.results import TASKS, Run
-from bigain.runs.schema import CHOOSE_IMAGES
+from bigain.runs.results import Run, read_ids
+from bigain.runs.schema import CHOOSE_IMAGES, TASKS
 
 # Settings under comparison, settings that the results of every run have, and settings that choose the images.
 _IGNORED = (
@@ -67,29 +66,12 @@ def outcomes(run: Run) -> Outcomes:
     """
     if run.task != "classification":
         raise InputError(f"{run.path} is a run of {run.task}; images can be compared pairwise in classification only")
-    file = run.path / "predictions" / "predictions.npz"
-    if not file.is_file():
-        raise InputError(f"{file} does not exist; run the command that made {run.path} again")
-    try:
-        ids, label, prediction = _columns(file)
-        right = label == prediction if label.ndim == 1 else label[np.arange(len(label)), prediction]
-        kept = np.ones(len(ids), np.bool_) if label.ndim == 1 else label.any(axis=1)
-        found = Outcomes(ids[kept], label[kept], right[kept])
-    except DAMAGED_ARCHIVE as error:
-        raise InputError(f"{file} is damaged ({error}); run the command that made {run.path} again") from error
+    ids, label, prediction = read_columns(run.path, "image_id", "label", "prediction")
+    right = label == prediction if label.ndim == 1 else label[np.arange(len(label)), prediction]
+    kept = np.ones(len(ids), np.bool_) if label.ndim == 1 else label.any(axis=1)
+    found = Outcomes(ids[kept], label[kept], right[kept])
     _check_against_results(run, found)
     return found
-
-
-def _columns(file: Path) -> tuple[npt.NDArray[Any], ...]:
-    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as columns:
-        ids, label, prediction = (columns[name] for name in ("image_id", "label", "prediction"))
-    kinds = ids.dtype.kind + prediction.dtype.kind + label.dtype.kind
-    if kinds not in ("Uii", "Uib") or label.ndim != 1 + (kinds == "Uib"):
-        raise ValueError(f"columns of {ids.dtype}, {label.dtype} and {prediction.dtype}")
-    if not ids.ndim == prediction.ndim == 1 or not len(ids) == len(prediction) == len(label):
-        raise ValueError(f"columns of shape {ids.shape}, {label.shape} and {prediction.shape}")
-    return ids, label, prediction
 
 
 def _check_against_results(run: Run, found: Outcomes) -> None:
@@ -213,7 +195,7 @@ def _images(run: Run) -> str:
     """Return the number of images, and a hash over their ids."""
     count = run.results["dataset"]["images"]
     try:
-        lines = (run.path / "images.txt").read_bytes().split(b"\n")
-    except OSError:
+        ids = read_ids(run.path)
+    except InputError:
         return f"{count:,}"
-    return f"{count:,} ({hashlib.sha256(b''.join(sorted(lines))).hexdigest()[:8]})"
+    return f"{count:,} ({hashlib.sha256(''.join(sorted(ids)).encode()).hexdigest()[:8]})"

@@ -3,35 +3,81 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import ZIP_DEFLATED, ZipFile
+from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
 
 import numpy as np
 import numpy.typing as npt
 
+from bigain.errors import InputError
+from bigain.runs.files import replacing
 from bigain.runs.records import ImageRecord
 
 Array = npt.NDArray[Any]
 
+_COLUMNS = Path("predictions", "predictions.npz")
+# What numpy raises on a damaged archive; zipfile raises a RuntimeError for unknown methods and passwords.
+_DAMAGED = (OSError, ValueError, LookupError, EOFError, RuntimeError, BadZipFile, zlib.error)
 
-def write_columns(path: Path, records: Sequence[ImageRecord], classes: int) -> None:
-    """Write `predictions.npz`, an archive of arrays that `numpy.load` reads.
+
+def read_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, Array]:
+    """Load arrays from an `.npz` archive, without pickles.
+
+    Args:
+        path: The archive.
+        names: Of the arrays; none for all of them.
+
+    Raises:
+        ValueError: If it cannot be read or lacks one of them.
+    """
+    try:
+        # numpy would leave a file open that is not an archive.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            # A lone array has no names.
+            return {name: archive[name] for name in names or getattr(archive, "files", ())}
+    except _DAMAGED as error:
+        raise ValueError(str(error)) from error
+
+
+def read_columns(run: Path, *names: str) -> list[Array]:
+    """Load columns of `predictions.npz`: see `write_columns`.
+
+    Args:
+        run: Directory of a classification.
+        names: Of the columns; others are not read.
+
+    Raises:
+        InputError: If the file is missing or damaged.
+    """
+    file = run / _COLUMNS
+    if not file.is_file():
+        raise InputError(f"{file} does not exist; run the command that made {run} again")
+    try:
+        return [*read_arrays(file, names).values()]
+    except ValueError as error:
+        raise InputError(f"{file} is damaged ({error}); run the command that made {run} again") from error
+
+
+def write_columns(run: Path, records: Sequence[ImageRecord], classes: int) -> None:
+    """Write `predictions/predictions.npz`, an archive of arrays that `numpy.load` reads.
 
     `image_id`, `label`, `prediction`, `seconds` of shape `(n,)`, in a multi-label dataset `label` `(n, k)` bool;
     `errors` `(n, k, t)` float32, NaN where a pair was not evaluated; `timesteps` `(n, t)` int16, -1 where no class was
     tried; `stage` `(n, k)` int16: stages, or looks of a race, that each class survived.
 
-    Errors go to the file image by image: together they take 20 GB for 50,000 images of ImageNet-1K.
+    Errors are written image by image: together they take 20 GB for 50,000 images of ImageNet-1K.
 
     Args:
-        path: Is overwritten.
-        records: n of them.
-        classes: k, how many classes there are.
+        run: Run directory with a folder `predictions`.
+        records: n records.
+        classes: k, the number of classes.
     """
     trials = 1 + max((max(record.trials, default=0) for record in records), default=0)
-    with ZipFile(path, "w", ZIP_DEFLATED) as archive:
+    with replacing(run / _COLUMNS) as opened, ZipFile(opened, "w", ZIP_DEFLATED) as archive:
         for name, column in _columns(records, classes, trials).items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, column, allow_pickle=False)
@@ -50,7 +96,7 @@ def _errors(records: Sequence[ImageRecord], classes: int, trials: int) -> Iterat
 
 
 def _columns(records: Sequence[ImageRecord], classes: int, trials: int) -> dict[str, Array]:
-    """All but the errors."""
+    """Return all columns but the errors."""
     n = len(records)
     timesteps = np.full((n, trials), -1, np.int16)
     stage = np.zeros((n, classes), np.int16)

@@ -1,35 +1,101 @@
-"""Writing files so that a reader never sees half of one."""
+"""The files of a run directory, and how files are written and read."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import os
-import zipfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from bigain.errors import InputError
+from bigain.runs.schema import check
 
-# What numpy raises on a damaged `.npz`: zipfile tells of methods it does not know and of passwords by a RuntimeError.
-DAMAGED_ARCHIVE = (OSError, ValueError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+# Everything that `bigain predict` writes into a run directory, as patterns. `--overwrite true` deletes these files.
+RUN_FILES = (
+    "results.json",
+    "config.yaml",
+    "identity.json",
+    "images.txt",
+    "contact_sheet.png",
+    "frequency_response.json",
+    "predictions/rank-*.jsonl",
+    "predictions/skipped-*.jsonl",
+    "predictions/predictions.npz",
+    "predictions/classes.json",
+    "predictions/model.json",
+    "samples/**/*.png",
+    "samples/**/*.jpg",
+    "pictures/*.png",
+    "pictures/maps_*.npz",
+    "tensorboard/events.out.tfevents.*",
+    "tensorboard/hparams.yaml",
+)
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file whole or not at all.
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of `path` when the block ends without an error.
 
     Args:
-        path: Where; its folder exists.
-        write: Writes the content to the path it is given.
+        path: The file to write; its folder is created.
 
     Raises:
         InputError: If it cannot be written, for example because the disk is full.
     """
-    # Of this process: another one may be writing the same file.
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp{path.suffix}"
+    # The process id keeps two processes that write the same file apart.
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
-        write(temporary)
-        os.replace(temporary, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error}; what is finished is kept, run the command again") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole UTF-8 file or nothing: see `replacing`."""
+    with replacing(path) as file:
+        file.write(text.encode(errors="backslashreplace"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a whole indented JSON file or nothing: see `replacing`."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a whole CSV file or nothing: see `replacing`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def read_json(path: Path, expected: Any, advice: str = "run the command that wrote it again") -> Any:
+    """Load a JSON file and check its content.
+
+    Args:
+        path: The file, which exists.
+        expected: Type of the content: see `bigain.runs.schema.check`.
+        advice: What to do about a damaged file.
+
+    Raises:
+        InputError: If it cannot be read, is not JSON or has content of another type.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error}); {advice}") from error
+    check(path, content, expected, advice)
+    return content

@@ -10,7 +10,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from bigain.errors import InputError
 
-# The processes that load data for a run that was killed notice within 5 s.
+# Data loading processes of a killed run end within 5 s.
 _PATIENCE_S = 10
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
@@ -19,20 +19,20 @@ _log = logging.getLogger(__name__)
 
 
 def lock(folder: Path, rank: int) -> BaseFileLock:
-    """Take the place of one process in a run directory. It is free again when the process ends, however it ends.
+    """Lock a run directory for one process. The system releases the lock when the process ends or is killed.
 
     Args:
         folder: The run directory, which exists.
-        rank: Number of the process.
+        rank: Rank of the process.
 
     Returns:
-        A lock to release; the same process can take it again.
+        A lock to release. The same process can acquire it again.
 
     Raises:
-        InputError: If another process has it.
+        InputError: If another process holds it.
     """
-    path = _path(folder, rank)
-    # A singleton: the command line locks before anything is deleted, the writer of the log for whoever has no command.
+    path = folder / f".lock-{rank}"
+    # A singleton: the command line locks before it deletes files, and the log writer locks for runs made from Python.
     held: BaseFileLock = FileLock(path, timeout=_PATIENCE_S, is_singleton=True)
     try:
         held.acquire()
@@ -47,21 +47,17 @@ def lock(folder: Path, rank: int) -> BaseFileLock:
     return held
 
 
-def refuse_left_over(folder: Path, world_size: int) -> None:
-    """Make sure that no process of a larger run is still there.
+def check_no_stale_process(folder: Path, world_size: int) -> None:
+    """Make sure that no process of an earlier run with more processes is still running.
 
     Args:
         folder: The run directory.
-        world_size: Number of processes of this run; each makes sure of its own place.
+        world_size: Number of processes of this run, which lock the lower ranks themselves.
 
     Raises:
-        InputError: If there is one.
+        InputError: If one is running.
     """
     for path in folder.glob(".lock-*"):
         rank = path.name.removeprefix(".lock-")
         if rank.isdecimal() and int(rank) >= world_size:
             lock(folder, int(rank)).release()
-
-
-def _path(folder: Path, rank: int) -> Path:
-    return folder / f".lock-{rank}"

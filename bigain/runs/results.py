@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bigain.errors import InputError
-from bigain.runs.schema import RESULTS_VERSION
+from bigain.runs.files import read_json, write_json, write_text
+from bigain.runs.schema import RESULTS_VERSION, Compressor, Estimate, Results, check
 
-TASKS = ("classification", "generation")
 _USUAL_DISTANCE = "frechet[pytorch-fid]"
-# What reports and summaries need of `results.json`, and of which type.
-_NEEDED: Mapping[str, type | tuple[type, ...]] = {
-    "task": str,
-    "dataset.name": str,
-    "dataset.images": int,
-    "dataset.asked": int,
-    "dataset.skipped": list,
-    "model.name": str,
-    "model.backbone": str,
-    "compressors": list,
-    "flops.gflops_per_evaluation": (int, float),
-    "timing.seconds_per_image": (int, float),
-    "timing.seconds": (int, float),
-    "timing.resumed_images": int,
-    "evaluations.per_image": (int, float),
-    "sites": list,
-    "metrics": dict,
-    "protocol": dict,
-    "environment": dict,
-    "environment.packages": dict,
-}
 
 
 @dataclass(frozen=True)
@@ -50,75 +28,68 @@ class Run:
     """
 
     path: Path
-    results: Mapping[str, Any]
+    results: Results
     settings: Mapping[str, Any]
 
     @property
     def task(self) -> str:
         """`classification` or `generation`."""
-        return str(self.results["task"])
+        return self.results["task"]
 
     @property
     def dataset(self) -> str:
         """Name of the dataset, e.g. `Oxford-IIIT Pets`."""
-        return str(self.results["dataset"]["name"])
+        return self.results["dataset"]["name"]
 
     @property
     def model(self) -> str:
         """Hub id or folder of the model."""
-        return str(self.results["model"]["name"])
+        return self.results["model"]["name"]
 
     @property
-    def compressors(self) -> Sequence[Mapping[str, Any]]:
+    def compressors(self) -> Sequence[Compressor]:
         """Class and settings of every compressor."""
-        return list(self.results["compressors"])
+        return self.results["compressors"]
 
     @property
     def gflops(self) -> float:
         """GFLOPs of one evaluation of the network."""
-        return float(self.results["flops"]["gflops_per_evaluation"])
+        return self.results["flops"]["gflops_per_evaluation"]
 
     @property
     def reduction(self) -> float | None:
         """Percent of the GFLOPs that compression saves; None without compression, or in old results that lack it."""
-        whole = self.results["flops"].get("baseline_gflops")
-        return 100 * (1 - self.gflops / whole) if whole and self.compressors else None
+        baseline = self.results["flops"].get("baseline_gflops")
+        return 100 * (1 - self.gflops / baseline) if baseline and self.compressors else None
 
     @property
     def seconds(self) -> float:
         """Seconds per image."""
-        return float(self.results["timing"]["seconds_per_image"])
+        return self.results["timing"]["seconds_per_image"]
 
     @property
-    def metrics(self) -> Mapping[str, Mapping[str, Any]]:
+    def metrics(self) -> Mapping[str, Estimate]:
         """Estimates by name."""
-        return dict(self.results["metrics"])
+        return self.results["metrics"]
 
     @property
     def main_metric(self) -> str | None:
-        """The accuracy, or the Frechet distance, if it was measured; of several distances the paper's."""
+        """Name of the accuracy or the Frechet distance, the paper's if there are several; None if neither is there."""
         names = [name for name in self.metrics if name in ("top1", "top1_precision") or name.startswith("frechet[")]
         return _USUAL_DISTANCE if _USUAL_DISTANCE in names else names[0] if names else None
 
 
 def load_run(path: Path, partial: bool = False) -> Run:
-    """Read a run directory.
+    """Load a run directory.
 
     Args:
         path: What `bigain predict` wrote.
-        partial: Also take a run that has not done all its images.
+        partial: Also accept a run that has not done all its images.
 
     Raises:
-        InputError: If it is missing, unfinished, damaged or something else.
+        InputError: If it is missing, unfinished, damaged or not a run directory.
     """
-    if not path.is_dir():
-        raise InputError(f"{path} {'is not a directory' if path.exists() else 'does not exist'}")
-    file = path / "results.json"
-    if not file.is_file():
-        unfinished = (path / "identity.json").is_file() or (path / "predictions").is_dir()
-        reason = "is not finished: it has no results.json; run its command again" if unfinished else None
-        raise InputError(f"{path} {reason or 'is not a run directory of bigain'}")
-    results = read_results(file)
+    results = read_results(path)
     dataset = results["dataset"]
     done = dataset["images"] + len(dataset["skipped"])
     if done < dataset["asked"] and not partial:
@@ -126,37 +97,75 @@ def load_run(path: Path, partial: bool = False) -> Run:
             f"{path} is not finished: {done} of {dataset['asked']} images are done; run its command again, or --partial"
         )
     identity = path / "identity.json"
-    settings = _read(identity) if identity.is_file() else {}
-    if not isinstance(settings, dict):
-        raise InputError(f"{identity} is damaged: expected settings by name")
-    return Run(path, results, settings)
+    return Run(path, results, read_json(identity, dict[str, Any]) if identity.is_file() else {})
 
 
-def read_results(file: Path) -> dict[str, Any]:
-    """Content of `results.json`.
+def has_results(run: Path) -> bool:
+    """Whether a run directory has results."""
+    return (run / "results.json").is_file()
+
+
+def read_results(run: Path) -> Results:
+    """Load the results of a run directory.
 
     Raises:
-        InputError: If it is damaged, or not of this version.
+        InputError: If it has none, or they are damaged or of another version.
     """
-    results: dict[str, Any] = _read(file)
-    _check(file, results)
-    return results
+    if not run.is_dir():
+        raise InputError(f"{run} {'is not a directory' if run.exists() else 'does not exist'}")
+    file = run / "results.json"
+    if not file.is_file():
+        unfinished = (run / "identity.json").is_file() or (run / "predictions").is_dir()
+        reason = "is not finished: it has no results.json; run its command again" if unfinished else None
+        raise InputError(f"{run} {reason or 'is not a run directory of bigain'}")
+    content = read_json(file, dict[str, Any])
+    version = content.get("schema_version")
+    if version is None:
+        raise InputError(f"{file} is not of bigain: it has no schema_version")
+    if version != RESULTS_VERSION:
+        raise InputError(f"{file} has schema_version {version}; this bigain reads {RESULTS_VERSION}")
+    check(file, content, Results)
+    return content
+
+
+def write_results(run: Path, results: Results) -> None:
+    """Write `results.json`."""
+    write_json(run / "results.json", results)
+
+
+def read_ids(run: Path) -> list[str]:
+    """Ids of the images that a run chose, from `images.txt`.
+
+    Raises:
+        InputError: If the file is missing or damaged.
+    """
+    file = run / "images.txt"
+    try:
+        # Not `splitlines`, which also splits at other characters.
+        return file.read_text(encoding="utf-8").split("\n")[:-1]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read ({error}); run the command that wrote it again") from error
+
+
+def write_ids(run: Path, ids: Sequence[str]) -> None:
+    """Write `images.txt`, which another run accepts as `--data.subset`."""
+    write_text(run / "images.txt", "".join(f"{image_id}\n" for image_id in ids))
 
 
 def find_runs(paths: Sequence[Path], partial: bool = False) -> tuple[list[Run], list[str]]:
-    """Read run directories, and directories of such: of `bigain evaluate`, or `runs/`.
+    """Load run directories, and the runs in directories such as `runs/` or those of `bigain evaluate`.
 
     Args:
         paths: Directories; one that is named twice is read once.
-        partial: Also take runs that have not done all their images.
+        partial: Also accept runs that have not done all their images.
 
     Returns:
-        The runs, and why each other directory is not among them, with its name.
+        The runs, and for each directory that is left out a message that names it and the reason.
     """
     runs: dict[Path, Run] = {}
     left_out: dict[Path, str] = {}
-    for path in (each for given in paths for each in _within(given)):
-        # Not `resolve`, which raises a RuntimeError where links lead in a circle.
+    for path in (run for folder in paths for run in _runs_in(folder)):
+        # `Path.resolve` raises a RuntimeError for circular links.
         real = Path(os.path.realpath(path))
         if real in runs or real in left_out:
             continue
@@ -169,73 +178,20 @@ def find_runs(paths: Sequence[Path], partial: bool = False) -> tuple[list[Run], 
     return list(runs.values()), list(left_out.values())
 
 
-def _within(path: Path) -> Iterator[Path]:
-    """A run directory itself; of another one the run directories in it, at most two levels down."""
-    try:
-        if path.is_dir() and not _is_run(path):
-            inside = [one for level in ("*", "*/*") for one in sorted(path.glob(level)) if _is_run(one)]
-            if inside:
-                yield from inside
-                return
-    except OSError:
-        pass
-    yield path
+def classification_in(path: Path) -> Path:
+    """Return the classification in a directory of `bigain evaluate`, and every other directory unchanged."""
+    joint = path / "classification"
+    return joint if joint.is_dir() and not has_results(path) else path
+
+
+def _runs_in(path: Path) -> Iterator[Path]:
+    """Yield a run directory itself, or the run directories at most two levels below another directory."""
+    inside: list[Path] = []
+    with suppress(OSError):
+        if not _is_run(path):
+            inside = [run for level in ("*", "*/*") for run in sorted(path.glob(level)) if _is_run(run)]
+    yield from inside or [path]
 
 
 def _is_run(path: Path) -> bool:
-    return (path / "results.json").is_file() or (path / "identity.json").is_file()
-
-
-def _read(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file} is damaged ({error}); run the command that wrote it again") from error
-
-
-def _check(file: Path, results: Any) -> None:
-    """Raise an InputError unless these are results of this version."""
-    if not isinstance(results, dict) or "schema_version" not in results:
-        raise InputError(f"{file} is not of bigain: it has no schema_version")
-    if results["schema_version"] != RESULTS_VERSION:
-        raise InputError(f"{file} has schema_version {results['schema_version']}; this bigain reads {RESULTS_VERSION}")
-    for key, kind in _NEEDED.items():
-        value: Any = results
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        negative = isinstance(value, (int, float)) and (value < 0 or (value == 0 and key.startswith("flops.")))
-        if not isinstance(value, kind) or negative or (isinstance(value, float) and not math.isfinite(value)):
-            raise InputError(f"{file} is damaged: {key} is {value!r}; run the command that wrote it again")
-    whole = results["flops"].get("baseline_gflops", 1.0)
-    if not isinstance(whole, (int, float)) or not 0 < whole < math.inf:
-        raise InputError(f"{file} is damaged: flops.baseline_gflops is {whole!r}; run the command that wrote it again")
-    if results["task"] not in TASKS:
-        raise InputError(f"{file}: task is {results['task']!r}; expected {' or '.join(TASKS)}")
-    for name, estimate in results["metrics"].items():
-        if not _is_estimate(estimate):
-            raise InputError(f"{file} is damaged: metrics.{name} is {estimate!r}; run the command that wrote it again")
-    for one in results["compressors"]:
-        if (
-            not isinstance(one, dict)
-            or not isinstance(one.get("class"), str)
-            or not isinstance(one.get("settings"), dict)
-        ):
-            raise InputError(f"{file} is damaged: compressors has {one!r}; run the command that wrote it again")
-
-
-def _is_estimate(found: Any) -> bool:
-    """Numbers or nothing, and an interval has two ends around the value."""
-    if not isinstance(found, dict) or "value" not in found:
-        return False
-    low, value, high, n = (found.get(key) for key in ("low", "value", "high", "n"))
-    if not all(map(_is_number, (low, value, high, n))) or (n is not None and n < 0):
-        return False
-    if low is None or high is None:
-        return low is high
-    # NaN, where nothing could be computed, lies on neither side.
-    around = value is None or not (low > value or value > high)
-    return around and math.isfinite(low) == math.isfinite(high)
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+    return has_results(path) or (path / "identity.json").is_file()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bigain.runs.names import is_proportion, setting_text, variant
+from bigain.runs.schema import Estimate, Results, Site
 
 # Settings that are told even if they are the usual ones.
 _MAIN = ("ratio", "tau", "factor", "alpha", "destination", "keep", "inner")
 
 
-def summary(results: Mapping[str, Any], folder: Path, baseline: Mapping[str, Any] | None = None) -> str:
+def summary(results: Results, folder: Path, baseline: Results | None = None) -> str:
     """Text for a terminal.
 
     Args:
@@ -65,10 +66,11 @@ def summary(results: Mapping[str, Any], folder: Path, baseline: Mapping[str, Any
     return "\n" + "".join(f"{name:<{width}}  {value}\n" for name, value in rows)
 
 
-def _estimate(name: str, estimate: Mapping[str, Any]) -> str:
+def _estimate(name: str, estimate: Estimate) -> str:
     scale, unit, digits = (100.0, " %", 1) if is_proportion(name) else (1.0, "", 3)
     value, low, high = (
-        None if estimate[key] is None else f"{scale * estimate[key]:.{digits}f}" for key in ("value", "low", "high")
+        None if number is None else f"{scale * number:.{digits}f}"
+        for number in (estimate["value"], estimate["low"], estimate["high"])
     )
     interval = "" if low is None else f"  (95 % interval {low} to {high})"
     return f"{value}{unit}{interval}"
@@ -86,7 +88,7 @@ def compressor_text(compressor: Mapping[str, Any]) -> str:
     return f"{compressor['class']}({', '.join(f'{name}={value}' for name, value in shown.items())})"
 
 
-def _sites(sites: list[Mapping[str, Any]]) -> str:
+def _sites(sites: Sequence[Site]) -> str:
     if not sites:
         return "none"
     flows = {(site["tokens_in"], site["tokens_out"]) for site in sites}

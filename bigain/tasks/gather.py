@@ -1,4 +1,4 @@
-"""Where the processes of a run wait for each other, however far apart they end."""
+"""Gathering over the processes of a run, which may end hours apart."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ _PATIENCE = timedelta(days=365)
 T = TypeVar("T")
 
 
-class Meeting:
-    """A group of all processes of a run. One may be done hours before another; the trainer's own waits half an hour."""
+class ProcessGather:
+    """Gathers objects over all processes of a run. Unlike the trainer's own group, it waits more than half an hour."""
 
     def __init__(self, trainer: Trainer) -> None:
-        """Make the group, while all processes are here and do the same."""
+        """Create the process group; all processes call this together."""
         self._processes = trainer.world_size
         self._group: Any = None
         if self._processes > 1:
             self._group = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
 
-    def gathered(self, mine: T) -> list[T]:
-        """What every process brings, in the order of ranks; called by all of them.
+    def gathered(self, value: T) -> list[T]:
+        """Return the value of every process in the order of ranks; all processes call this.
 
         Raises:
-            InputError: If one of them is gone.
+            InputError: If a process ended early.
         """
         if self._group is None:
-            return [mine]
-        found: list[Any] = [None] * self._processes
+            return [value]
+        values: list[Any] = [None] * self._processes
         try:
-            torch.distributed.all_gather_object(found, mine, self._group)
+            torch.distributed.all_gather_object(values, value, self._group)
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             raise InputError(
-                f"another process of this run is gone; what is finished is kept, run the command again ({reason})"
+                f"a process of this run ended early; what is finished is kept, run the command again ({reason})"
             ) from error
-        return found
+        return values

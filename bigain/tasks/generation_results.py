@@ -15,7 +15,7 @@ from torchvision.utils import make_grid, save_image
 
 from bigain.data.images import read_images, sample_path
 from bigain.metrics.generation import LEAST_IMAGES, agreement_metrics, clip_metrics, distance_metrics
-from bigain.runs.files import replace_file
+from bigain.runs.files import replacing
 from bigain.runs.records import SampleRecord
 from bigain.tasks.run_results import RunResults
 from bigain.tasks.sample_writer import FOLDER
@@ -89,7 +89,8 @@ def _contact_sheet(trainer: Trainer, module: DiffusionSampler, records: Sequence
     # A sheet is for looking at: no more than 128 px each.
     images = images[..., :: max(1, images.shape[-2] // 128), :: max(1, images.shape[-1] // 128)]
     grid = make_grid(images, nrow=8)
-    replace_file(root / "contact_sheet.png", lambda path: save_image(grid.to(torch.float32) / 255, path))
+    with replacing(root / "contact_sheet.png") as file:
+        save_image(grid.to(torch.float32) / 255, file, format="png")
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image("samples/contact_sheet", grid, 0)

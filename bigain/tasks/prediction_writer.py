@@ -1,14 +1,13 @@
-"""Append-only prediction logs: whatever was finished before a kill stays readable."""
+"""Append-only logs: every image that was finished before a kill stays readable."""
 
 from __future__ import annotations
 
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from io import FileIO
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from filelock import BaseFileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -16,25 +15,20 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from bigain.backbones.digest import module_digest
 from bigain.data.class_space import ClassSpace
 from bigain.errors import InputError
-from bigain.runs.files import replace_file
-from bigain.runs.lock import lock, refuse_left_over
+from bigain.runs.files import read_json, write_json
+from bigain.runs.lock import check_no_stale_process, lock
+from bigain.runs.logs import drop_incomplete_line, finished_ids
 from bigain.runs.records import ImageRecord, Record
 
-# Names the weights that a run began with.
+# The file that identifies the weights with which a run began.
 MODEL = "model.json"
-# How every line begins.
-_ID = '{"image_id": '
-_DECODER = json.JSONDecoder()
-
-R = TypeVar("R", bound=Record)
-T = TypeVar("T")
 
 
 class RecordWriter(Callback, ABC):
     """Writes one JSON line per image to `predictions/rank-<r>.jsonl` of the trainer's root directory.
 
-    With `resume`, images that are already there are passed over. The command line resumes after it has made sure that
-    the configuration is the same. Images that cannot be read, where the data is told to skip them, are noted in
+    With `resume`, images that are already in the logs are skipped. The command line resumes after it has made sure that
+    the configuration is the same. Images that cannot be read, if the data is set to skip them, go to
     `predictions/skipped-<r>.jsonl` with the reason; a resumed run tries them again.
     """
 
@@ -44,66 +38,66 @@ class RecordWriter(Callback, ABC):
         """Set the writer up.
 
         Args:
-            resume: Continue from the predictions that are there; otherwise such a directory is refused.
+            resume: Continue from existing predictions; otherwise a directory that has some is refused.
         """
         self.resume = resume
-        self._log: FileIO | None = None
-        self._skipped: Path | None = None
         self._lock: BaseFileLock | None = None
 
     def still_there(self, finished: frozenset[str]) -> frozenset[str]:
-        """Which finished images need not be done again."""
+        """Return the finished images that need not be done again."""
         return finished
 
     @abstractmethod
     def records_of(self, trainer: Trainer, outputs: Any) -> Sequence[Record]:
-        """What a batch adds to the log; whatever else is kept of it is on disk when this returns."""
+        """Return the records of a batch. Everything else that is kept of it is on disk by then."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = predictions_folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = lock(folder.parent, trainer.global_rank)
         if trainer.is_global_zero:
-            refuse_left_over(folder.parent, trainer.world_size)
+            check_no_stale_process(folder.parent, trainer.world_size)
         finished = finished_ids(folder)
         if finished and not self.resume:
             raise InputError(
                 f"{folder} already holds {len(finished)} predictions; choose another default_root_dir, or "
                 "PredictionWriter(resume=True) if they are of the same configuration"
             )
-        data = trainer.datamodule  # type: ignore[attr-defined]
         self._check_same(trainer, pl_module, bool(finished))
-        data.finished = finished = self.still_there(finished)
-        if trainer.world_size > 1:
-            # A shared file system may show the processes different logs, and what is left has to be dealt out once.
-            data.finished = trainer.strategy.broadcast(finished)
+        finished = self.still_there(finished)
+        # On a shared file system, processes may see different logs, but they must agree on the images that are left.
+        shared = trainer.strategy.broadcast(finished) if trainer.world_size > 1 else finished
+        trainer.datamodule.finished = shared  # type: ignore[attr-defined]
+        for path in folder.glob("skipped-*.jsonl") if trainer.is_global_zero else ():
+            if int(path.stem.rpartition("-")[2]) >= trainer.world_size:
+                path.unlink(missing_ok=True)
+        self._log = folder / f"rank-{trainer.global_rank}.jsonl"
+        drop_incomplete_line(self._log)
+        # Images that could not be read are tried again.
         self._skipped = folder / f"skipped-{trainer.global_rank}.jsonl"
-        # What could not be read is tried again, so what is known of it is of no use.
         self._skipped.unlink(missing_ok=True)
-        if trainer.is_global_zero:
-            for left in folder.glob("skipped-*.jsonl"):
-                if int(left.stem.rpartition("-")[2]) >= trainer.world_size:
-                    left.unlink(missing_ok=True)
-        path = folder / f"rank-{trainer.global_rank}.jsonl"
-        _drop_torn_line(path)
-        # Without a buffer: what a full disk refused would be written again when the file is closed.
-        self._log = path.open("ab", buffering=0)
 
     def _check_same(self, trainer: Trainer, module: Any, started: bool) -> None:
-        """Make sure that labels and weights are what they were when the run began.
+        """Make sure that labels and weights are those with which the run began. All processes check, so all stop.
 
         Raises:
             InputError: If classes were added, removed, renamed or reordered since, or the model was trained again.
         """
-        # All processes look, so that all of them stop.
-        folder, write = predictions_folder(trainer), trainer.is_global_zero
         space: ClassSpace = trainer.datamodule.class_space  # type: ignore[attr-defined]
         classes = {"names": [*space.names], "prompts": [*space.prompts], "indices": space.indices and [*space.indices]}
-        _keep(folder / "classes.json", classes, started, write, "the classes of the dataset are not those")
-        # Without a compressor nobody has read them yet.
+        # Without a compressor, the weights have not been loaded yet.
         module.backbone.load()
         model = {"weights": module_digest(module.backbone)}
-        _keep(folder / MODEL, model, started, write, f"the weights of {module.backbone.model} are not those")
+        for name, content, subject in (
+            ("classes.json", classes, "the classes of the dataset"),
+            (MODEL, model, f"the weights of {module.backbone.model}"),
+        ):
+            path = predictions_folder(trainer) / name
+            advice = "choose another --output, or --overwrite true"
+            if started and path.is_file() and read_json(path, dict[str, Any], advice) != content:
+                raise InputError(f"{subject} are not those that {path} names, with which this run began; {advice}")
+            if trainer.is_global_zero:
+                write_json(path, content)
 
     def on_predict_batch_end(
         self,
@@ -115,30 +109,17 @@ class RecordWriter(Callback, ABC):
         dataloader_idx: int = 0,
     ) -> None:
         records = self.records_of(trainer, outputs) if outputs else ()
-        try:
-            if self._log is not None and records:
-                _write_all(self._log, "".join(record.to_json() + "\n" for record in records).encode())
-                os.fsync(self._log.fileno())
-            if self._skipped is not None and batch["failed"]:
-                lines = ({"image_id": image_id, "reason": reason} for image_id, reason in batch["failed"].items())
-                with self._skipped.open("ab", buffering=0) as file:
-                    _write_all(file, "".join(json.dumps(line) + "\n" for line in lines).encode())
-        except OSError as error:
-            raise InputError(
-                f"cannot write the log in {predictions_folder(trainer)}: {error}; what is finished is kept, run the "
-                "command again"
-            ) from error
+        _append(self._log, [record.to_json() for record in records])
+        skipped = [{"image_id": image_id, "reason": reason} for image_id, reason in batch["failed"].items()]
+        _append(self._skipped, [json.dumps(entry) for entry in skipped])
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._close()
+        self._release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._close()
+        self._release()
 
-    def _close(self) -> None:
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+    def _release(self) -> None:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -153,94 +134,22 @@ class PredictionWriter(RecordWriter):
         return outputs
 
 
-def _write_all(file: FileIO, content: bytes) -> None:
-    """Write bytes to a file without a buffer, which may take them in pieces."""
-    left = memoryview(content)
-    while left:
-        left = left[file.write(left) :]
-
-
 def predictions_folder(trainer: Trainer) -> Path:
-    """Where the logs of a run are."""
+    """Return the folder with the logs of a run."""
     return Path(trainer.default_root_dir) / "predictions"
 
 
-def read_records(folder: Path, kind: type[R] = ImageRecord) -> dict[str, R]:  # type: ignore[assignment]
-    """All finished images of a run by id, whichever process wrote them; a torn last line counts as not finished."""
-    records: dict[str, R] = {}
-    for path in sorted(folder.glob("rank-*.jsonl")):
-        for number, line in _lines(path):
-            if line.endswith(b"\n"):
-                record = _parse(path, number, line, kind.from_json)
-                records[record.image_id] = record
-    return records
-
-
-def finished_ids(folder: Path) -> frozenset[str]:
-    """Ids of the finished images of a run, read line by line: records of many classes are long."""
-    ids = set()
-    for path in sorted(folder.glob("rank-*.jsonl")):
-        for number, line in _lines(path):
-            if line.endswith(b"\n"):
-                ids.add(_parse(path, number, line, _id_of))
-    return frozenset(ids)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines of a log, as bytes: what is no text is told by the line."""
-    try:
-        with path.open("rb") as file:
-            yield from enumerate(file, 1)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error}); choose another --output") from error
-
-
-def _keep(path: Path, found: dict[str, Any], started: bool, write: bool, complaint: str) -> None:
-    """Write what a run begins with, or raise an InputError if it began with something else."""
-    text = json.dumps(found)
-    if started and path.is_file() and path.read_bytes() != text.encode():
-        raise InputError(
-            f"{complaint} that {path} names, with which this run began; choose another --output, or --overwrite true"
-        )
-    if write:
-        replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def read_skipped(folder: Path) -> dict[str, str]:
-    """Reason for every image of a run that could not be read, by id."""
-    paths = sorted(folder.glob("skipped-*.jsonl"))
-    found = (_parse(path, number, line, _skip_of) for path in paths for number, line in _lines(path))
-    return dict(found)
-
-
-def _skip_of(line: str) -> tuple[str, str]:
-    try:
-        entry = json.loads(line)
-        return entry["image_id"], entry["reason"]
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"not a skipped image: {line[:80]!r}") from error
-
-
-def _id_of(line: str) -> str:
-    if not (line.startswith(_ID + '"') and line.endswith("}\n")):
-        raise ValueError(f"not a prediction record: {line[:80]!r}")
-    image_id: str = _DECODER.raw_decode(line, len(_ID))[0]
-    return image_id
-
-
-def _parse(path: Path, number: int, line: bytes, parse: Callable[[str], T]) -> T:
-    try:
-        return parse(line.decode())
-    except ValueError as error:
-        raise InputError(f"{path}, line {number}: {error}; delete that line to have its image done again") from error
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cut what a kill left of an unfinished line, so that the next line starts cleanly."""
-    if not path.is_file():
+def _append(path: Path, lines: Sequence[str]) -> None:
+    """Append lines to a log and wait until they are on disk."""
+    if not lines:
         return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with path.open("r+b") as file:
-            file.truncate(whole)
+    content = memoryview("".join(f"{line}\n" for line in lines).encode())
+    try:
+        # Unbuffered: a buffer that a full disk refused would be written again when the file is closed.
+        with path.open("ab", buffering=0) as file:
+            while content:
+                # Such a file may take only a part.
+                content = content[file.write(content) :]
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error}; what is finished is kept, run the command again") from error

@@ -12,7 +12,6 @@ from lightning.pytorch import Trainer
 from bigain.errors import InputError
 from bigain.metrics.classification import classification_metrics
 from bigain.runs.columns import write_columns
-from bigain.runs.files import replace_file
 from bigain.runs.records import ImageRecord
 from bigain.tasks.classifier import DiffusionClassifier
 from bigain.tasks.prediction_writer import predictions_folder
@@ -38,8 +37,7 @@ class ResultsWriter(RunResults[ImageRecord]):
     record = ImageRecord
 
     def write_files(self, trainer: Trainer, module: DiffusionClassifier, records: Sequence[ImageRecord]) -> None:
-        file = predictions_folder(trainer) / "predictions.npz"
-        replace_file(file, lambda path: write_columns(path, records, len(module.data.class_space)))
+        write_columns(Path(trainer.default_root_dir), records, len(module.data.class_space))
 
     def task_results(
         self, trainer: Trainer, module: DiffusionClassifier, records: Sequence[ImageRecord]

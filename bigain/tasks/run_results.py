@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -15,14 +14,16 @@ from bigain.compressors.base import Compressor
 from bigain.cost.environment import environment
 from bigain.cost.flops import flops_per_evaluation, reduction_percent
 from bigain.cost.sites import refuse_without_effect, site_table
-from bigain.cost.timing import earlier_backend, earlier_section, measured_by, timing_section
+from bigain.cost.timing import MEASURED, measured_by, timing_section
 from bigain.data.base import EvalDataModule
 from bigain.errors import InputError
-from bigain.runs.files import replace_file
+from bigain.runs.files import read_json
+from bigain.runs.logs import read_records, read_skipped
 from bigain.runs.records import Record
-from bigain.runs.schema import RESULTS_VERSION
-from bigain.tasks.gather import Meeting
-from bigain.tasks.prediction_writer import MODEL, predictions_folder, read_records, read_skipped
+from bigain.runs.results import read_results, write_ids, write_results
+from bigain.runs.schema import RESULTS_VERSION, ModelWeights, Results
+from bigain.tasks.gather import ProcessGather
+from bigain.tasks.prediction_writer import MODEL, predictions_folder
 from bigain.tokens.grid import Grid
 
 R = TypeVar("R", bound=Record)
@@ -67,16 +68,13 @@ class RunResults(Callback, ABC, Generic[R]):
         self._compressors = [compressor.description() for compressor in compressors]
         if trainer.is_global_zero:
             # Which images these settings chose: an id file that another run can be given as its subset.
-            ids = "".join(f"{item.image_id}\n" for item in data.items)
-            folder = Path(trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            replace_file(folder / "images.txt", lambda path: path.write_text(ids, encoding="utf-8"))
+            write_ids(Path(trainer.default_root_dir), [item.image_id for item in data.items])
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._meeting = Meeting(trainer)
+        self._gather = ProcessGather(trainer)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._measured = self._meeting.gathered(measured_by(trainer))
+        self._measured = self._gather.gathered(measured_by(trainer))
         failure: Exception | None = None
         if trainer.is_global_zero:
             try:
@@ -84,7 +82,7 @@ class RunResults(Callback, ABC, Generic[R]):
             except Exception as error:  # noqa: BLE001 -- whatever it is, the others must not wait for it
                 failure = error
         # Nobody leaves before the files are there.
-        told, *_ = self._meeting.gathered(None if failure is None else str(failure))
+        told, *_ = self._gather.gathered(None if failure is None else str(failure))
         if failure is not None:
             raise failure
         if told is not None:
@@ -108,10 +106,7 @@ class RunResults(Callback, ABC, Generic[R]):
             )
         results = self._results(trainer, module, records)
         self.write_files(trainer, module, records)
-        text = json.dumps(results, indent=2) + "\n"
-        replace_file(
-            Path(trainer.default_root_dir) / "results.json", lambda path: path.write_text(text, encoding="utf-8")
-        )
+        write_results(Path(trainer.default_root_dir), results)
         scalars = {f"metrics/{name}": estimate["value"] for name, estimate in results["metrics"].items()}
         scalars["flops/gflops_per_evaluation"] = results["flops"]["gflops_per_evaluation"]
         scalars["evaluations/per_image"] = results["evaluations"]["per_image"]
@@ -121,10 +116,11 @@ class RunResults(Callback, ABC, Generic[R]):
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step=len(records))
 
-    def _results(self, trainer: Trainer, module: Any, records: Sequence[R]) -> dict[str, Any]:
+    def _results(self, trainer: Trainer, module: Any, records: Sequence[R]) -> Results:
         data = module.data
         busy = sum(record.seconds for record in records)
-        return {
+        kernels = {kernel for process in self._measured for kernel in process.kernels}
+        results: Any = {
             "schema_version": RESULTS_VERSION,
             "task": self.task,
             "dataset": _dataset(
@@ -133,7 +129,7 @@ class RunResults(Callback, ABC, Generic[R]):
             "model": {
                 "backbone": type(module.backbone).__name__,
                 "name": module.backbone.model,
-                **json.loads((predictions_folder(trainer) / MODEL).read_text(encoding="utf-8")),
+                **read_json(predictions_folder(trainer) / MODEL, ModelWeights),
             },
             "compressors": self._compressors,
             "sites": self._sites,
@@ -148,21 +144,27 @@ class RunResults(Callback, ABC, Generic[R]):
                 "seconds": time.perf_counter() - self._start,
                 "seconds_per_image": busy / len(records),
                 "resumed_images": sum(record.image_id in data.finished for record in records),
-                **self._timing(Path(trainer.default_root_dir) / "results.json"),
+                **timing_section(self._measured),
             },
             **self.task_results(trainer, module, records),
-            "environment": self._environment(trainer, module),
+            "environment": environment(trainer, module.device, module.backbone.denoiser, kernels),
             "fingerprint": self.fingerprint,
         }
+        if not (results["timing"]["denoiser"]["forwards"] and kernels):
+            _keep_measured(results, Path(trainer.default_root_dir), kernels)
+        return results
 
-    def _environment(self, trainer: Trainer, module: Any) -> dict[str, object]:
-        kernels = {kernel for process in self._measured for kernel in process.kernels}
-        found = environment(trainer, module.device, module.backbone.denoiser, kernels)
-        return found if kernels else {**found, **earlier_backend(Path(trainer.default_root_dir) / "results.json")}
 
-    def _timing(self, file: Path) -> dict[str, Any]:
-        measured = timing_section(self._measured)
-        return measured if measured["denoiser"]["forwards"] else {**measured, **earlier_section(file)}
+def _keep_measured(results: Any, folder: Path, kernels: Collection[str]) -> None:
+    """Take what this session did not measure, since no image was left, from the results of an earlier session."""
+    try:
+        earlier = read_results(folder)
+    except InputError:
+        return
+    if not results["timing"]["denoiser"]["forwards"]:
+        results["timing"] |= {key: value for key, value in earlier["timing"].items() if key in MEASURED}
+    if not kernels and "attention_backend" in earlier["environment"]:
+        results["environment"]["attention_backend"] = earlier["environment"]["attention_backend"]
 
 
 def _dataset(data: EvalDataModule, done: Sequence[str], skipped: dict[str, str]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,8 +13,10 @@ from torchvision.utils import make_grid
 
 from bigain.data.images import sample_path
 from bigain.errors import InputError
+from bigain.runs.files import replacing
+from bigain.runs.logs import finished_ids
 from bigain.runs.records import SampleRecord
-from bigain.tasks.prediction_writer import RecordWriter, finished_ids, predictions_folder
+from bigain.tasks.prediction_writer import RecordWriter, predictions_folder
 from bigain.tasks.sampler import DiffusionSampler, Generated
 
 FOLDER = "samples"
@@ -24,7 +25,7 @@ FOLDER = "samples"
 class SampleWriter(RecordWriter):
     """Writes generated images to `samples/<id>.png` and then their lines to the log: see `RecordWriter`.
 
-    A line in the log means that the image is there: a run that was killed in between makes the image again.
+    A line in the log means that the image exists: a run that was killed in between generates the image again.
     """
 
     record = SampleRecord
@@ -36,21 +37,21 @@ class SampleWriter(RecordWriter):
         super().setup(trainer, pl_module, stage)
         if self._format != "none" and trainer.is_global_zero:
             chosen = {item.image_id for item in trainer.datamodule.items}  # type: ignore[attr-defined]
-            # A run that is extended has images that are not asked for any more.
-            self._refuse_others([*chosen | finished_ids(predictions_folder(trainer))])
+            # An extended run has images that are no longer chosen.
+            self._check_no_other_images([*chosen | finished_ids(predictions_folder(trainer))])
 
     def still_there(self, finished: frozenset[str]) -> frozenset[str]:
         if self._format == "none":
             return finished
-        # Whose image somebody deleted is made again.
+        # A deleted image is generated again.
         return frozenset(i for i in finished if sample_path(self._folder, i, self._format).is_file())
 
-    def _refuse_others(self, image_ids: Sequence[str]) -> None:
-        """Raise an InputError if there are files that are not of this run."""
-        # A run that goes on may find images that its log does not have yet.
+    def _check_no_other_images(self, image_ids: Sequence[str]) -> None:
+        """Raise an InputError if the folder has files that do not belong to this run."""
+        # After a kill, there can be images that are not in the log yet, and temporary files.
         own = {sample_path(self._folder, i, self._format) for i in (image_ids if self.resume else ())}
-        files = (path for path in self._folder.rglob("*") if path.is_file())
-        other = next((path for path in files if path not in own and path.with_suffix("") not in own), None)
+        files = (path for path in self._folder.rglob("*") if path.is_file() and path.suffix != ".tmp")
+        other = next((path for path in files if path not in own), None)
         if other is not None:
             raise InputError(f"{self._folder} holds other images, such as {other}; choose another --output")
 
@@ -65,21 +66,12 @@ class SampleWriter(RecordWriter):
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write an image whole or not at all, and let it reach the disk."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error}; what is finished is kept, run the command again") from error
+    with replacing(path) as file:
+        file.write(content)
 
 
 def _show(trainer: Trainer, trajectory: torch.Tensor) -> None:
-    """The first items on their way from noise to image, in TensorBoard: one row per item."""
+    """Show the first images on their way from noise to image in TensorBoard, one row per image."""
     grid = make_grid(trajectory.transpose(0, 1).flatten(0, 1), nrow=len(trajectory))
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):

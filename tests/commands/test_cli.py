@@ -350,7 +350,7 @@ def test_a_log_that_cannot_grow_ends_the_run_with_what_is_finished(capsys):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     told = capsys.readouterr().err
-    assert "cannot write the log in out/predictions: " in told
+    assert "cannot write out/predictions/rank-0.jsonl: " in told
     assert "what is finished is kept, run the command again" in told
     log = Path("out/predictions/rank-0.jsonl")
     done = log.read_text().count("\n")

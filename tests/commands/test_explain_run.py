@@ -10,7 +10,7 @@ import pytest
 from program import bigain
 
 from bigain.commands.main import main
-from bigain.tasks.prediction_writer import read_records
+from bigain.runs.logs import read_records
 
 QUICK = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false"]
 TRIALS = ["--model.trials", "[2,4]", "--model.keep", "[3,1]", "--data.images", "6", "--data.batch_size", "3"]

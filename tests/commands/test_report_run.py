@@ -11,7 +11,7 @@ import pytest
 from program import bigain
 
 from bigain.commands.main import main
-from bigain.tasks.prediction_writer import read_records
+from bigain.runs.logs import read_records
 
 QUICK = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false"]
 TRIALS = ["--model.trials", "[1,2]", "--model.keep", "[2,1]"]

@@ -201,12 +201,12 @@ def test_help(capsys):
     ("args", "words"),
     [
         ([], ["run", "bigain score --help"]),
-        (["nowhere"], ["nowhere/results.json does not exist"]),
+        (["nowhere"], ["nowhere does not exist"]),
         (["scored", "--protocol", "fid"], ["fid", "pytorch-fid"]),
         (["scored", "--nonsense"], ["--nonsense"]),
         (["scored", "--reference", "real.npz"], ["pytorch-fid, not shapes-features"]),
         (["scored", "--reference", "absent.npz"], ["absent.npz does not exist"]),
-        (["scored", "--against", "nowhere"], ["nowhere/results.json does not exist"]),
+        (["scored", "--against", "nowhere"], ["nowhere does not exist"]),
         (["featured"], ["featured kept no images"]),
         (["unscored", "--weights", "absent.pth"], ["absent.pth", "looked for"]),
     ],
@@ -235,7 +235,7 @@ def test_lost_or_broken_images_are_named(capsys):
     broken.unlink()
     assert "scored has 3 of its 4 images" in refused(capsys, "scored")
     Path("scored/images.txt").unlink()
-    assert "scored/images.txt does not exist" in refused(capsys, "scored")
+    assert "scored/images.txt cannot be read" in refused(capsys, "scored")
 
 
 def test_runs_without_a_common_image(capsys):

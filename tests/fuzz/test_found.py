@@ -17,7 +17,7 @@ from bigain.data.imagenet_labels import read_ground_truth
 from bigain.data.latent_cache import LatentCache
 from bigain.errors import InputError
 from bigain.metrics.reference import ReferenceStatistics
-from bigain.tasks.prediction_writer import finished_ids, read_records, read_skipped
+from bigain.runs.logs import finished_ids, read_records, read_skipped
 
 CLASSIFY = [
     "predict",
@@ -111,16 +111,6 @@ def test_a_folder_where_a_run_writes(run, finished, name):
     assert (run / LOG).read_bytes() == finished[LOG]
 
 
-def test_columns_packed_in_another_way(tmp_path):
-    one, other = (classification(tmp_path / name, [True, False]) for name in "ab")
-    file = other / "predictions/predictions.npz"
-    content = bytearray(file.read_bytes())
-    # The method of compression, in the central directory.
-    content[content.index(b"PK\1\2") + 10] = 99
-    file.write_bytes(content)
-    assert f"{file} is damaged" in refused("compare", one, other)
-
-
 def test_links_in_a_circle_are_left_out_of_a_report(tmp_path):
     run = classification(tmp_path / "run", [True, False])
     loop = tmp_path / "loop"
@@ -130,42 +120,10 @@ def test_links_in_a_circle_are_left_out_of_a_report(tmp_path):
     assert f"left out: {loop}" in told
 
 
-def test_an_interval_with_one_end(tmp_path):
-    run = classification(tmp_path / "run", [True, False])
-    change(run, metrics__top1__low=None)
-    assert f"{run}/results.json is damaged: metrics.top1" in refused("report", run, "--output", tmp_path / "report")
-
-
-@pytest.mark.parametrize(
-    "column",
-    [
-        {"image_id": np.array([b"a", b"b"])},
-        {"image_id": np.array(["2020", "2021"], "datetime64[Y]")},
-        {"label": np.array(0)},
-        {"label": np.zeros((2, 37))},
-        {"prediction": np.array([0.0, 1.0])},
-        {"prediction": np.zeros(3, int)},
-    ],
-    ids=str,
-)
-def test_columns_of_another_kind(tmp_path, column):
-    one, other = (classification(tmp_path / name, [True, False]) for name in "ab")
-    file = other / "predictions/predictions.npz"
-    with np.load(file) as archive:
-        columns = dict(archive)
-    np.savez(file, **{**columns, **column})
-    assert f"{file} is damaged" in refused("compare", one, other)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("protocol__images", []), ("protocol__extractor", 3), ("protocol__reference_file", 3), ("timing__seconds", None)],
-)
-def test_score_of_a_run_with_results_of_another_kind(tmp_path, key, value):
-    run = generation(tmp_path / "run", 3.0, protocol__reference_file="shapes_features")
-    change(run, **{key: value})
-    told = refused("score", run)
-    assert f"{run}/results.json is damaged: {key.replace('__', '.')} is {value!r}" in told
+def test_score_of_a_run_with_results_of_another_kind(tmp_path):
+    run = generation(tmp_path / "run", 3.0)
+    change(run, timing__seconds=None)
+    assert f"{run}/results.json is damaged: timing.seconds is None, expected float" in refused("score", run)
 
 
 @pytest.mark.parametrize("content", ["[]", "3", "[" * 100_000])
@@ -179,7 +137,7 @@ def test_score_with_a_list_of_images_that_is_no_text(tmp_path):
     run = generation(tmp_path / "run", 3.0, protocol__reference_file="shapes_features")
     change(run, protocol__extractor="shapes-features")
     (run / "images.txt").write_bytes(b"\xff\n")
-    assert f"{run}/images.txt is damaged" in refused("score", run)
+    assert f"{run}/images.txt cannot be read" in refused("score", run)
 
 
 @pytest.mark.parametrize("features", [np.full((5, 3), np.nan, np.float32), np.array([["x"] * 3] * 5), np.zeros((1, 3))])

@@ -18,7 +18,7 @@ from bigain.compressors import LGTM, Compressor, Where
 from bigain.data import ShapeTextures
 from bigain.errors import InputError
 from bigain.modules import DiffusionClassifier
-from bigain.tasks.prediction_writer import read_records
+from bigain.runs.logs import read_records
 from bigain.tokens.frequency import dct_matrix
 
 SIDE = 8

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -271,17 +270,6 @@ def test_what_has_no_margins_is_refused(capsys):
     assert "has several labels per image" in refused(capsys, "coco", "--baseline", "coco0")
     classification("bare", np.arange(400) < 300, lgtm(0.3), label=np.zeros(400, int), prediction=np.arange(400) // 300)
     assert "bare/predictions/predictions.npz is damaged" in refused(capsys, "bare", "--baseline", "none")
-    run("torn", 0.4 + 0.4 * NOISE, lgtm(0.3), times=TIMES[:, :3])
-    assert "errors (400, 2, 5) and timesteps (400, 3)" in refused(capsys, "torn", "--baseline", "none")
-
-
-def test_an_archive_that_says_it_is_encrypted_is_damaged(capsys):
-    file = Path("none/predictions/predictions.npz")
-    content = bytearray(file.read_bytes())
-    for place in (match.start() for match in re.finditer(rb"PK\x01\x02", content)):
-        content[place + 8] |= 1
-    file.write_bytes(content)
-    assert "none/predictions/predictions.npz is damaged" in refused(capsys, "tome", "--baseline", "none")
 
 
 @pytest.mark.parametrize(

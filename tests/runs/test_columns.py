@@ -40,8 +40,8 @@ def to_columns(tmp_path):
     """What is in the file: columns of records and a number of classes."""
 
     def written(records, classes):
-        write_columns(tmp_path / "predictions.npz", records, classes)
-        with np.load(tmp_path / "predictions.npz", allow_pickle=False) as stored:
+        write_columns(tmp_path, records, classes)
+        with np.load(tmp_path / "predictions/predictions.npz", allow_pickle=False) as stored:
             return dict(stored)
 
     return written
@@ -110,8 +110,9 @@ def test_the_same_records_give_the_same_file(tmp_path):
     """Whatever the time."""
     for name in ("one", "two"):
         write_columns(tmp_path / name, [RECORD], 37)
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-    assert {info.date_time for info in ZipFile(tmp_path / "one").infolist()} == {(1980, 1, 1, 0, 0, 0)}
+    one, two = (tmp_path / name / "predictions/predictions.npz" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+    assert {info.date_time for info in ZipFile(one).infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
 def test_errors_are_never_in_memory_together(tmp_path):
@@ -120,7 +121,7 @@ def test_errors_are_never_in_memory_together(tmp_path):
         record(f"n/{i}", classes=[0, 999], trials=[0, 99], timesteps=[1, 2], errors=[0.5, 1.0]) for i in range(40)
     ]
     tracemalloc.start()
-    write_columns(tmp_path / "predictions.npz", records, 1000)
+    write_columns(tmp_path, records, 1000)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 3e6

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from bigain.runs import lock as locks
 from bigain.errors import InputError
-from bigain.runs.lock import lock, refuse_left_over
+from bigain.runs import lock as locks
+from bigain.runs.lock import check_no_stale_process, lock
 
 HOLD = """
 import sys
@@ -60,11 +60,11 @@ def test_the_same_process_can_take_its_place_again(tmp_path):
 
 def test_processes_left_over_from_a_larger_run_are_noticed(tmp_path, holder):
     holder(2)
-    refuse_left_over(tmp_path, 3)
+    check_no_stale_process(tmp_path, 3)
     with pytest.raises(InputError, match=r"another process holds .*lock-2"):
-        refuse_left_over(tmp_path, 2)
+        check_no_stale_process(tmp_path, 2)
     (tmp_path / ".lock-mine").touch()
-    refuse_left_over(tmp_path, 3)
+    check_no_stale_process(tmp_path, 3)
 
 
 def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):

@@ -11,8 +11,9 @@ from bigain.callbacks import PredictionWriter
 from bigain.data.base import EvalDataModule
 from bigain.data.class_space import ClassSpace
 from bigain.data.selection import Item
+from bigain.runs.logs import read_records
 from bigain.runs.records import ImageRecord
-from bigain.tasks.prediction_writer import predictions_folder, read_records
+from bigain.tasks.prediction_writer import predictions_folder
 
 NOTHING_FAILED = {"failed": {}}
 BACKBONE = torch.nn.Identity()
@@ -146,16 +147,10 @@ def test_every_batch_is_synced(writer, monkeypatch):
     synced = []
     monkeypatch.setattr(os, "fsync", synced.append)
     one, _ = writer()
+    synced.clear()
     write(one, "a")
     write(one, "b", "c")
     assert len(synced) == 2
-
-
-@pytest.mark.parametrize("outputs", [None, [], ()], ids=str)
-def test_a_batch_without_records_writes_nothing(tmp_path, writer, outputs):
-    one, _ = writer()
-    one.on_predict_batch_end(None, None, outputs, NOTHING_FAILED, 0)
-    assert log_of(tmp_path).read_bytes() == b""
 
 
 def test_a_fresh_run_has_nothing_finished(tmp_path, writer):
@@ -221,16 +216,6 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path, writer):
     fill(tmp_path, line("a") + line("b")[:20] + "\n" + line("c"))
     with pytest.raises(ValueError, match="not a prediction record"):
         writer()
-
-
-@pytest.mark.parametrize("end", ["teardown", "on_exception"])
-def test_closing_is_final_and_may_be_repeated(tmp_path, writer, end):
-    one, _ = writer()
-    write(one, "a")
-    for _ in range(2):
-        getattr(one, end)(None, None, "predict")
-    write(one, "b")
-    assert list(read_records(tmp_path / "predictions")) == ["a"]
 
 
 def test_closing_before_setup_does_nothing():

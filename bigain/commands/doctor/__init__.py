@@ -20,7 +20,7 @@ from bigain.errors import InputError
 from bigain.modules import DiffusionClassifier, DiffusionSampler
 from bigain.runs.configuration import find_config
 from bigain.runs.directory import check_directory
-from bigain.tasks.prediction_writer import finished_ids
+from bigain.runs.logs import finished_ids
 
 
 class _Parsed(Prepared):

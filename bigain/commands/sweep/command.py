@@ -122,7 +122,7 @@ def _add_fidelities(plans: Mapping[str, Plan], cells: Sequence[Cell], states: di
         baseline, run = plan.baseline(known), plan.state.run
         if baseline is None or baseline.state.run is None or run is None:
             continue
-        compared = run.metrics.get("ssim", {}).get("n")
+        compared = run.metrics["ssim"]["n"] if "ssim" in run.metrics else None
         if compared == run.results["dataset"]["images"] or run.results["protocol"]["images"] == "none":
             continue
         try:

@@ -17,7 +17,7 @@ from bigain.commands.sweep.subprocess_run import failure_in
 from bigain.errors import InputError, message_of
 from bigain.runs.configuration import fingerprinted
 from bigain.runs.directory import check_directory
-from bigain.runs.results import Run, load_run
+from bigain.runs.results import Run, has_results, load_run
 
 Status = Literal["pending", "finished", "incomplete", "failed", "refused"]
 
@@ -104,7 +104,7 @@ def _has_vae(backbone: Backbone) -> bool:
 def state_of(cell: Cell, fingerprint: str) -> State:
     """Return the state of a cell from its run directory and the log of its last attempt."""
     try:
-        run = load_run(cell.directory) if (cell.directory / "results.json").is_file() else None
+        run = load_run(cell.directory) if has_results(cell.directory) else None
     except InputError as error:
         return State("incomplete", str(error))
     except OSError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bigain.errors import InputError
-from bigain.runs.schema import RESPONSE_FILE, RESPONSE_VERSION
+from bigain.runs.files import read_json
+from bigain.runs.schema import RESPONSE_FILE, RESPONSE_VERSION, ResponseFile
 
 _QUARTER = 0.25
 
@@ -114,7 +114,7 @@ def load_response(run: Path) -> Response | None:
         return None
     again = f"delete it, or run the command that made {run} again into another --output"
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file, ResponseFile, again)
         if found["schema_version"] != RESPONSE_VERSION:
             raise InputError(
                 f"{file} has schema_version {found['schema_version']}; this bigain reads {RESPONSE_VERSION}; {again}"

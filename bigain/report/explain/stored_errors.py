@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bigain.errors import InputError
-from bigain.runs.files import DAMAGED_ARCHIVE
+from bigain.runs.columns import read_columns
 from bigain.runs.results import Run
 
 Floats = npt.NDArray[np.float64]
@@ -63,36 +63,14 @@ def read_errors(run: Run) -> Errors:
     """
     if run.task != "classification":
         raise InputError(f"{run.path} is a run of {run.task}; margins between classes are of classification only")
-    file = run.path / "predictions" / "predictions.npz"
-    if not file.is_file():
-        raise InputError(f"{file} does not exist; run the command that made {run.path} again")
-    try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as columns:
-            label = columns["label"]
-            if label.ndim == 1:
-                found = Errors(
-                    columns["image_id"], label, columns["errors"], columns["timesteps"].astype(np.int64, copy=False)
-                )
-    except DAMAGED_ARCHIVE as error:
-        raise InputError(f"{file} is damaged ({error}); run the command that made {run.path} again") from error
+    (label,) = read_columns(run.path, "label")
     if label.ndim != 1:
         raise InputError(
             f"{run.path} has several labels per image; a margin is between one true class and the others, so expected "
             "a dataset with one label per image"
         )
-    _check(found, run)
-    return found
-
-
-def _check(found: Errors, run: Run) -> None:
-    n = len(found.image_id)
-    shape = found.errors.shape
-    fits = len(shape) == 3 and shape[0] == n and found.timesteps.shape == (n, shape[2]) and len(found.label) == n
-    if not n or not fits or shape[1] < 2 or not 0 <= found.label.min() <= found.label.max() < shape[1]:
-        raise InputError(
-            f"{run.path}/predictions/predictions.npz is damaged: errors {shape} and timesteps {found.timesteps.shape} "
-            f"of {n} images; run the command that made {run.path} again"
-        )
+    image_id, errors, timesteps = read_columns(run.path, "image_id", "errors", "timesteps")
+    return Errors(image_id, label, errors, timesteps.astype(np.int64, copy=False))
 
 
 def share(first: Errors, second: Errors, names: tuple[str, str]) -> Shared:
