@@ -1,0 +1,481 @@
+"""Write the entry files of `configs/`, the tables of `configs/tables/`, and `docs/configurations.md`.
+
+    python scripts/write_configs.py
+
+Entries and tables of the paper follow its published cells (`bigain/report/paper_results.csv`); those of the embedded
+models follow the shipped compressors. Only the parts in `configs/{models,data,compressors}` are written by hand.
+`tests/test_configs.py` checks that the committed files equal the output of this script.
+"""
+
+from __future__ import annotations
+
+import csv
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bigain.compressors import methods
+from bigain.runs.configuration import TASKS
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+PUBLISHED = ROOT / "bigain/report/paper_results.csv"
+
+DATASETS = {
+    "pets": "Oxford-IIIT Pets",
+    "imagenet100": "ImageNet-100",
+    "imagenet1k": "ImageNet-1K",
+    "coco": "COCO-2017",
+}
+NETWORKS = {"sd2": "SD 2.0", "dit_xl_2_512": "DiT-XL/2-512"}
+MODELS = {"sd2": "sd2", "dit_xl_2_512": "dit_xl_512"}
+EMBEDDED = {"demo": ("DiT", "shapes_dit", "about a minute"), "demo_unet": ("U-Net", "shapes_unet", "a few minutes")}
+DESCRIPTIONS = {
+    "average_pool": "average pooling",
+    "cam": "CAM around LGTM",
+    "frequency_kv_high": "FrequencyKV that keeps the highest scores",
+    "frequency_kv_low": "FrequencyKV that keeps the lowest scores",
+    "iekvd": "IE-KVD (BiGain_TD)",
+    "lgtm": "LGTM (BiGain_TM)",
+}
+# The settings that Table 1 does not print.
+TABLE_1 = {"ToMe": ("ratio", 0.5), "LGTM": ("ratio", 0.5), "SiTo": ("ratio", 0.7)}
+TABLE_1 |= {"ToDo": ("factor", 3), "IEKVD": ("factor", 3)}
+MODULES = {"SA": "self_attn", "CA": "cross_attn", "MLP": "mlp"}
+# Embedded models: no images for these methods, and no joint configuration.
+NOT_GENERATING = ("cam", "sito", "frequency_kv")
+NOT_JOINT = (*NOT_GENERATING, "average_pool")
+
+PAPER_TABLES = {
+    1: "Table 1: methods on Oxford-IIIT Pets, each at one setting that the table does not print. DiP-GO and MosaicDiff "
+    "are not implemented here. Known: the 14.2 % FLOPs of ToDo and BiGain_TD are factor 8 (14.17 %), their accuracies "
+    "factor 3 (12.84 %); SiTo's 7 % is ratio 0.7; BiGain_TD is 79.90 here and 79.91 in Table 2.",
+    2: "Table 2: downsampling of keys and values on SD 2.0, by factor. Known: BiGain_TD at factor 3 is 79.91 on Pets "
+    "here and 79.90 in Table 1; the ImageNet-100 generation baseline is 17.64 here and 41.37 in Table 4.",
+    3: "Table 3: downsampling of keys and values on DiT-XL/2-512, by factor. Known: the FID without compression is "
+    "41.37 here and 47.53 in Table 5.",
+    4: "Table 4: token merging on SD 2.0, by ratio. Known: the ImageNet-100 generation baseline is 41.37 here and 17.64 "
+    "in Table 2. One standard error is 0.65 points on Pets and 1.1 points on the 2,000 images of ImageNet-1K: several "
+    "printed gains are within it.",
+    5: "Table 5: token merging on DiT-XL/2-512, by ratio. Known: its FIDs repeat Table 4's rows of SD 2.0; the FID "
+    "without compression is 47.53 here and 41.37 in Table 3.",
+    6: "Table 6: which modules of a block see merged tokens, on Oxford-IIIT Pets, by ratio. The [SA] rows repeat Table "
+    "4. Known: one standard error is 0.65 points, and several printed differences are within it.",
+    8: "Table 8: LGTM beside CAM and ABM on SD 2.0, by ratio. The LGTM rows repeat Table 4. Known: one standard error "
+    "is 0.65 points on Pets and 1.1 points on the 2,000 images of ImageNet-1K: several printed differences are within "
+    "it.",
+    12: "Table 12: which quarter of the keys to keep, on ImageNet-100. The paper prints the share removed, 0.75.",
+}
+RATIOS, FACTORS = [0.3, 0.5, 0.7], [2, 4]
+ALL_RATIOS, ALL_FACTORS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], [2, 3, 4, 5, 6, 7, 8]
+MERGERS = (("ToMe", "random"), ("LGTM", "cell"), ("LGTM", "released"), ("ToMe", "first"), ("ToMe", "redrawn"))
+KEYS = ("ToDo", "AveragePool", "IEKVD")
+SCORES = ("laplacian_l2", "l1_norm", "l2_norm", "channel_variance", "global_mean_deviation", "dft_amplitude")
+SCORES += ("dft_centroid", "neighbour_cosine", "global_mean_cosine")
+SAME_CELLS = "LGTM with random, first and redrawn destinations computes what ToMe does, so those cells are listed once."
+
+
+@dataclass(frozen=True)
+class Published:
+    """One number of the paper, by the columns of its file."""
+
+    table: int
+    backbone: str
+    dataset: str
+    task: str
+    metric: str
+    method: str
+    setting_name: str
+    setting: float
+    value: float
+
+    @property
+    def base(self) -> str:
+        """Class of the compressor, or `none`."""
+        return self.method.partition("[")[0]
+
+    @property
+    def inside(self) -> str:
+        """`SA+CA` of `ToMe[SA+CA]`."""
+        return self.method.partition("[")[2].rstrip("]")
+
+    @property
+    def stem(self) -> str:
+        """The method in names of configurations."""
+        return f"frequency_kv_{self.inside}" if self.base == "FrequencyKV" else stems().get(self.base, self.base)
+
+    @property
+    def entry(self) -> str:
+        """Name of its configuration."""
+        dit = "dit_" if self.backbone == "dit_xl_2_512" else ""
+        return f"{self.dataset}_{dit}{self.stem}{'_generation' if self.task == 'generation' else ''}"
+
+    @property
+    def strength(self) -> tuple[str, float] | None:
+        """Name and value of what the compressor is set to."""
+        if self.table == 1:
+            return TABLE_1.get(self.base)
+        if self.inside.startswith("factor="):
+            return "factor", float(self.inside.removeprefix("factor="))
+        if self.base == "FrequencyKV":
+            return "ratio", self.setting
+        return (self.setting_name, self.setting) if self.setting_name else None
+
+
+@cache
+def stems() -> dict[str, str]:
+    """Return the file in `configs/compressors/` of every shipped compressor: `AveragePool` -> `average_pool`."""
+    files = {path.stem.replace("_", ""): path.stem for path in (CONFIGS / "compressors").glob("*.yaml")}
+    return {name: files[name.lower()] for name in methods()}
+
+
+@cache
+def published() -> list[Published]:
+    """Return the accuracies and distances that the paper prints for methods of this suite."""
+    with PUBLISHED.open(newline="", encoding="utf-8") as file:
+        rows = [
+            Published(
+                *(int(row["table"]), row["backbone"], row["dataset"], row["task"], row["metric"], row["method"]),
+                *(row["setting_name"], float(row["setting"] or 0), float(row["value"])),
+            )
+            for row in csv.DictReader(file)
+        ]
+    return [row for row in rows if row.base in (*stems(), "none") and row.metric in ("acc1", "map", "fid")]
+
+
+def compressor_of(stem: str, backbone: str, task: str) -> str | None:
+    """Return the compressor's file for a network and task."""
+    special = {
+        ("iekvd", "sd2", "generation"): "iekvd_generation",
+        ("iekvd", "shapes_dit", task): "iekvd_dit",
+        ("sito", "sd2", task): "sito_paper",
+    }
+    if stem == "none":
+        return None
+    return f"dit_xl_{stem}" if backbone == "dit_xl_2_512" else special.get((stem, backbone, task), stem)
+
+
+def described(stem: str, file: str | None) -> str:
+    """Return method and settings: `, ToMe at ratio 0.5`."""
+    if file is None:
+        return " without compression"
+    name, (setting, value), settings = method_name(stem), strength_of(file), init_args(file)
+    alpha = settings.get("alpha")
+    if isinstance(alpha, dict):
+        alpha = "from {start} to {end}".format(**alpha["init_args"])
+    return f", {name} at {setting} {value:g}" + (f" and alpha {alpha}" if alpha is not None else "")
+
+
+def method_name(stem: str) -> str:
+    """Return the name of a method for readers."""
+    return DESCRIPTIONS.get(stem) or next((name for name, known in stems().items() if known == stem), stem)
+
+
+@cache
+def init_args(file: str) -> dict[str, Any]:
+    """Return the arguments of a compressor's file, of CAM those of the inner one."""
+    content = yaml.safe_load((CONFIGS / "compressors" / f"{file}.yaml").read_text(encoding="utf-8"))["init_args"]
+    inner: dict[str, Any] = content.get("inner", {"init_args": content})["init_args"]
+    return inner
+
+
+def strength_of(file: str) -> tuple[str, float]:
+    """Return name and value of its ratio or factor."""
+    return next((name, float(init_args(file)[name])) for name in ("ratio", "factor") if name in init_args(file))
+
+
+def listed(items: Sequence[Any]) -> str:
+    """Return `1, 2 and 4`."""
+    words = [f"{item:g}" if isinstance(item, (int, float)) else str(item) for item in items]
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def numbered(tables: Sequence[int]) -> str:
+    """Return `Tables 2 and 4`."""
+    return f"Table{'s' if len(tables) > 1 else ''} {listed(tables)}"
+
+
+def comment(text: str) -> str:
+    """Return text as a YAML comment."""
+    lines = textwrap.wrap(text, 118, break_long_words=False, break_on_hyphens=False)
+    return "".join(f"# {line}\n" for line in lines)
+
+
+def entry(text: str, model: str, data: str, compressor: str | None, precision: str, devices: str | int) -> str:
+    """Return an entry file."""
+    named = f"compressors/{compressor}.yaml" if compressor else "null"
+    return (
+        f"{comment(text)}seed: 0\nmodel: models/{model}.yaml\ndata: data/{data}.yaml\ncompressor: {named}\n"
+        f"trainer:\n  precision: {precision}\n  accelerator: auto\n  devices: {devices}\n"
+    )
+
+
+def paper_entries() -> Iterator[tuple[str, str]]:
+    """Yield name and content of the configurations of the paper's cells."""
+    groups: dict[str, list[Published]] = {}
+    for row in published():
+        groups.setdefault(row.entry, []).append(row)
+    for name, rows in groups.items():
+        yield name, paper_entry(rows[0], paper_comment(rows))
+    low = next(row for row in published() if row.stem == "frequency_kv_low")
+    only = f"Table 12 has this cell on {DATASETS[low.dataset]} only, see {low.entry}.yaml."
+    text = f"SD 2.0 on {DATASETS['pets']}{described(low.stem, low.stem)}. {only}"
+    yield "pets_frequency_kv", entry(text, "sd2", "pets", low.stem, "16-true", "auto")
+
+
+def paper_entry(row: Published, text: str) -> str:
+    """Return the configuration of a cell of the paper."""
+    task = "_generation" if row.task == "generation" else ""
+    model = "sd2_imagenet1k" if row.dataset == "imagenet1k" and not task else f"{MODELS[row.backbone]}{task}"
+    data = f"{row.dataset}{task}" if row.dataset == "imagenet1k" else row.dataset
+    return entry(text, model, data, compressor_of(row.stem, row.backbone, row.task), "16-true", "auto")
+
+
+def paper_comment(rows: Sequence[Published]) -> str:
+    """Return tables and numbers of a configuration, and options for the paper's other settings."""
+    row = rows[0]
+    file = compressor_of(row.stem, row.backbone, row.task)
+    usual = strength_of(file) if file else None
+    exact = [r for r in rows if r.strength == usual and (r.table != 6 or r.inside == "SA")]
+    values: dict[float, list[int]] = {}
+    for r in exact:
+        if r.metric != "map":
+            values.setdefault(r.value, []).append(r.table)
+    if row.task == "generation":
+        distinct = [f"{value:g} ({numbered(tables)})" if len(values) > 1 else f"{value:g}" for value, tables in values.items()]
+        numbers = f"FID by pytorch-fid {listed(distinct)}"
+    else:
+        numbers = f"{listed(list(values))} % top-1"
+        numbers += "".join(f", mAP {r.value:g}" for r in exact[-1:] if r.metric == "map")
+    on = "generating for" if row.task == "generation" else "on"
+    size = " (2,000 images)" if (row.dataset, row.task) == ("imagenet1k", "classification") else ""
+    text = f"{NETWORKS[row.backbone]} {on} {DATASETS[row.dataset]}{size}{described(row.stem, file)}: "
+    text += f"{numbered(sorted({r.table for r in exact}))}. Paper: {numbers}."
+    others = sorted({r.strength[1] for r in rows if r.strength})
+    if usual and len(others) > 1:
+        option = f"--compressor.{'inner.' if row.stem == 'cam' else ''}{usual[0]}"
+        text += f" The paper has {usual[0]}s {others[0]:g} to {others[-1]:g}: {option} {others[-1]:g}."
+    if any(r.table == 6 for r in rows):
+        text += " Table 6: --compressor.modules '[self_attn, cross_attn]'."
+    return text
+
+
+def embedded_entries() -> Iterator[tuple[str, str]]:
+    """Yield name and content of the configurations of the embedded models."""
+    for family, (network, model, minutes) in EMBEDDED.items():
+        for stem in ("none", *stems().values()):
+            name = f"{family}_{stem}"
+            file = compressor_of(stem, model, "classification")
+            time = "" if file is None else f": {minutes} on two CPU cores"
+            text = f"Embedded {network} on ShapeTextures{described(stem, file)}{time}."
+            yield name, entry(text, model, "shapes", file, "bf16-true", 1)
+            if stem not in NOT_GENERATING:
+                text = f"500 samples of the embedded {network}{described(stem, file)}."
+                generating = entry(text, f"{model}_generation", "shapes_generation", file, "bf16-true", 1)
+                yield f"{name}_generation", generating
+            if stem not in NOT_JOINT:
+                text = f"The embedded {network} on both tasks{described(stem, file)}; for `bigain evaluate`."
+                yield f"{name}_joint", f"{comment(text)}classification: {name}.yaml\ngeneration: {name}_generation.yaml\n"
+
+
+def paper_table(number: int) -> str:
+    """Return a table of the paper as the runs of a sweep."""
+    groups: dict[tuple[str, str, str], list[Published]] = {}
+    for row in sorted(published(), key=lambda row: TASKS.index(row.task)):
+        if row.table == number and row.metric != "map":
+            groups.setdefault((row.task, row.dataset, row.method), []).append(row)
+    runs = []
+    for (task, dataset, method), rows in groups.items():
+        row = rows[0]
+        run = {"config": f"{row.entry}.yaml", "task": task, "dataset": dataset, "method": method}
+        if row.strength is not None:
+            key = f"compressor.{'inner.' if row.stem == 'cam' else ''}{row.strength[0]}"
+            fixed: dict[str, Any] = {}
+            if number == 6:
+                fixed = {"compressor.modules": [MODULES[word] for word in row.inside.split("+")]}
+            if number in (1, 12):
+                fixed = {key: number_of(row.strength[1])}
+                further = {"setting": {row.setting_name: row.setting}} if number == 12 else {}
+            else:
+                further = {"vary": {key: [number_of(r.setting) for r in rows]}}
+            run |= {**({"set": fixed} if fixed else {}), **further}
+        runs.append(run)
+    return table_file(PAPER_TABLES[number], published_backbone(number), runs, number)
+
+
+def published_backbone(number: int) -> str:
+    """Return the network of a table."""
+    return next(row.backbone for row in published() if row.table == number)
+
+
+def number_of(value: float) -> int | float:
+    """Return 2 for 2.0."""
+    return int(value) if value == int(value) else value
+
+
+def table_file(text: str, backbone: str, runs: Sequence[dict[str, Any]], number: int | None = None) -> str:
+    """Return a table file; classification is the default task."""
+    lines = [f"table: {number}\n"] if number is not None else []
+    lines.append(f"backbone: {backbone}\nruns:\n")
+    for run in runs:
+        shown = {key: value for key, value in run.items() if (key, value) != ("task", TASKS[0])}
+        block = "".join(f"  {key}: {flow(value)}\n" for key, value in shown.items())
+        lines.append(f"- {block.removeprefix('  ')}")
+    return comment(text) + "".join(lines)
+
+
+def flow(value: Any) -> str:
+    """Return a value as YAML on one line."""
+    return value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=10_000).strip()
+
+
+def embedded_tables() -> Iterator[tuple[str, str]]:
+    """Yield name and content of the tables of the embedded models."""
+    for family, (network, model, _) in EMBEDDED.items():
+        runs = [
+            run
+            for task in TASKS
+            for run in [
+                cell(family, "none", task=task),
+                *(cell(family, method, vary=RATIOS, task=task) for method in ("ToMe", "LGTM")),
+                *(cell(family, method, vary=FACTORS, task=task) for method in KEYS),
+            ]
+        ]
+        text = f"The embedded {network} on ShapeTextures, on both tasks: mergers at three ratios, downsampling at two factors."
+        yield family, table_file(f"{text} Not a table of the paper.", model, runs)
+    sito = cell("demo", "SiTo", {"data.images": 512, "compressor.ratio": 0.5}) | {"setting": {"ratio": 0.5}}
+    yield (
+        "embedded",
+        table_file(
+            "Every method on the embedded DiT in classification: mergers with every destination at three ratios and "
+            "downsampling of keys at two factors on 512 images, CAM, ABM and the other ratios of SiTo on 128. Not a "
+            f"table of the paper. {SAME_CELLS}",
+            "shapes_dit",
+            [
+                cell("demo", "none", {"data.images": 512}),
+                *mergers("demo", RATIOS, {"data.images": 512}),
+                *(cell("demo", method, {"data.images": 512}, FACTORS) for method in KEYS),
+                sito,
+                cell("demo", "SiTo", vary=[0.3, 0.7]),
+                *(cell("demo", method, vary=RATIOS) for method in ("CAM", "ABM")),
+            ],
+        ),
+    )
+    yield (
+        "embedded_pairs",
+        table_file(
+            "The comparisons of `embedded` whose intervals are wider than +- 3 points on 512 images: mergers with every "
+            "destination at ratio 0.7 on 1,024 images, downsampling of keys on 768. Not a table of the paper.",
+            "shapes_dit",
+            [
+                *mergers("demo", [0.7], {"data.images": 1024}),
+                *(cell("demo", method, {"data.images": 768}, FACTORS) for method in KEYS),
+            ],
+        ),
+    )
+    everywhere = {"data.images": 512, "compressor.where.max_stride": 4}
+    yield (
+        "embedded_unet",
+        table_file(
+            "Methods on the embedded U-Net in classification, 512 images: mergers with every destination at three ratios, "
+            "and downsampling of keys at two factors. At all strides, since compression at stride 1 alone does not "
+            f"change its accuracy. Not a table of the paper. {SAME_CELLS}",
+            "shapes_unet",
+            [
+                cell("demo_unet", "none", {"data.images": 512}),
+                *mergers("demo_unet", RATIOS, everywhere),
+                *(cell("demo_unet", method, everywhere, FACTORS) for method in KEYS),
+                cell("demo_unet", "SiTo", everywhere, [0.5]),
+            ],
+        ),
+    )
+    yield (
+        "embedded_unet_pairs",
+        table_file(
+            "The comparison of `embedded_unet` whose interval is wider than +- 3 points on 512 images: average pooling and "
+            "nearest sampling of keys by 4, on 1,536 images. Not a table of the paper.",
+            "shapes_unet",
+            [cell("demo_unet", method, everywhere | {"data.images": 1536}, [4]) for method in ("ToDo", "AveragePool")],
+        ),
+    )
+    destinations = [("ToMe", name) for name in ("random", "first", "redrawn")]
+    destinations += [("LGTM", name) for name in ("cell", "released", "first", "random", "redrawn")]
+    variants = [("LGTM", score, {"compressor.score": f"bigain.tokens.scores.{score}"}) for score in SCORES]
+    variants += [("LGTM", "sa-mlp", {"compressor.modules": ["self_attn", "mlp"]})]
+    variants += [("LGTM", "mlp", {"compressor.modules": ["mlp"]})]
+    yield (
+        "embedded_grid",
+        table_file(
+            "The full grid on the embedded DiT: ratios 0.1 to 0.7, factors 2 to 8, the scores of Table 13 and the modules "
+            "of Table 6. Not a table of the paper; hours on a CPU.",
+            "shapes_dit",
+            [
+                cell("demo", "none"),
+                *mergers("demo", ALL_RATIOS, {}, destinations),
+                *(cell("demo", method, fixed, ALL_RATIOS, name) for method, name, fixed in variants),
+                *(cell("demo", method, vary=ALL_RATIOS) for method in ("CAM", "ABM", "SiTo")),
+                *(cell("demo", method, vary=ALL_FACTORS) for method in KEYS),
+            ],
+        ),
+    )
+
+
+def mergers(
+    family: str, ratios: Sequence[float], fixed: dict[str, Any], destinations: Sequence[tuple[str, str]] = MERGERS
+) -> list[dict[str, Any]]:
+    """Return a run per merger and destination."""
+    return [
+        cell(family, method, {**fixed, "compressor.destination": destination}, ratios, destination)
+        for method, destination in destinations
+    ]
+
+
+def cell(
+    family: str,
+    method: str,
+    fixed: dict[str, Any] | None = None,
+    vary: Sequence[float] = (),
+    variant: str = "",
+    task: str = TASKS[0],
+) -> dict[str, Any]:
+    """Return the runs of a method on an embedded model, one per value of its ratio or factor."""
+    stem = stems().get(method, method)
+    name = f"{family}_{stem}{'_generation' if task == 'generation' else ''}.yaml"
+    run = {"config": name, "task": task, "dataset": "shapes", "method": f"{method}-{variant}" if variant else method}
+    run |= {"set": fixed} if fixed else {}
+    if vary:
+        setting = strength_of(stem)[0]
+        run["vary"] = {f"compressor.{'inner.init_args.' if stem == 'cam' else ''}{setting}": list(vary)}
+    return run
+
+
+def outputs() -> dict[Path, str]:
+    """Return the content of every file that this script writes, by its path."""
+    entries = {f"{name}.yaml": text for name, text in (*paper_entries(), *embedded_entries())}
+    files = {CONFIGS / name: text for name, text in entries.items()}
+    tables = [*((f"table{number}", paper_table(number)) for number in PAPER_TABLES), *embedded_tables()]
+    files |= {CONFIGS / "tables" / f"{name}.yaml": text for name, text in tables}
+    lines = [
+        "# Configurations and the paper's cells\n",
+        "One entry file per line, with its comment: `bigain predict --config <file>`; `*_joint.yaml` are for\n"
+        "`bigain evaluate`. `tables/` has all cells of each table, for `bigain sweep`.\n",
+        "| file | content |\n|---|---|",
+    ]
+    for name, text in sorted(entries.items()):
+        header = " ".join(line.removeprefix("# ") for line in text.splitlines() if line.startswith("# "))
+        lines.append(f"| `{name}` | {header} |")
+    return files | {ROOT / "docs/configurations.md": "\n".join(lines) + "\n"}
+
+
+def main() -> None:
+    for path, text in outputs().items():
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
