@@ -13,7 +13,7 @@ from bigain.report.explain.explanation import Explanation, explain
 from bigain.report.explain.figure import CAPTION, draw_explanations
 from bigain.report.explain.margins import TIME
 from bigain.report.explain.stored_errors import read_errors
-from bigain.report.explain.text import told
+from bigain.report.explain.text import explanation_lines
 from bigain.report.figures import Plot, plain_style, save
 from bigain.runs.results import Run, classification_in, find_runs, load_run
 
@@ -136,7 +136,7 @@ def _text(found: Sequence[Explanation], missing: Sequence[str]) -> str:
         if base != one.comparison.base.path:
             base = one.comparison.base.path
             lines += [f"baseline: {one.comparison.names[1]}, {base}", ""]
-        lines += [*told(one), ""]
+        lines += [*explanation_lines(one), ""]
     lines += _NOTES
     lines += [f"left out: {reason}" for reason in missing]
     return "\n".join(lines) + "\n"

@@ -145,6 +145,24 @@ class Results(_Results, total=False):
     fidelity_to: dict[str, Any]
 
 
+class ResponseSite(TypedDict):
+    """Energies of a compressed module, by timesteps and frequencies. `docs/explain.md` explains every key."""
+
+    name: str
+    index: int
+    module: str
+    grid: list[int]
+    channels: int
+    modes: list[int]
+    rows: list[int]
+    rows_left_out: int
+    original: list[list[float]]
+    compressed: list[list[float]]
+    error: list[list[float]]
+    kept: list[float | None]
+    destroyed: list[float | None]
+
+
 class ResponseFile(TypedDict):
     """Content of `frequency_response.json`."""
 
@@ -153,7 +171,7 @@ class ResponseFile(TypedDict):
     timesteps: list[float]
     batches: int
     images: int
-    sites: list[dict[str, Any]]
+    sites: list[ResponseSite]
     not_measured: list[str]
 
 

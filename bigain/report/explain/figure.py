@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bigain.report.explain.explanation import Band, Explanation
-from bigain.report.explain.frequency import Response, mean_share
+from bigain.report.explain.frequency import mean_shares
 from bigain.report.explain.margins import Margins
 from bigain.report.figures import PLAIN, Look, add_legend, look, panels
 
@@ -18,89 +19,73 @@ CAPTION = (
     "Margins of the true class to its best rival by timestep, the same over their deviation, Cantelli's bound (solid) "
     "and the share of images that is wrong (dashed); by spatial frequency what is kept (solid) and destroyed (dashed)."
 )
-# Of a band's width, by which runs stand beside each other.
+# Distance between the error bars of runs, in widths of a band.
 _STEP = 0.06
 _DASHED: Look = {"linestyle": "--", "linewidth": 0.9}
+# A run with its margins, or the baseline with those of the first run.
+_Line = tuple[Look, Sequence[tuple[Band, Margins]]]
 
 
-def draw_explanations(found: Sequence[Explanation]) -> Figure:
-    """Four panels, with all runs in each."""
+def draw_explanations(explanations: Sequence[Explanation]) -> Figure:
+    """Draw four panels, with all runs in each."""
     figure, axes = panels(2, 2)
-    styles = [look(number) for number in range(len(found))]
     (mean, ratio), (bound, response) = axes
-    _margins(mean, found, styles)
-    _by_time(ratio, found, styles, "margin / deviation = 1 / r", lambda of: of.separation, {})
+    first = explanations[0]
+    lines: list[_Line] = [(PLAIN, [(band, band.base) for band in first.bands])]
+    lines += [(look(i), [(band, band.run) for band in one.bands]) for i, one in enumerate(explanations)]
+    _margins(mean, first.bands, lines)
+    _by_time(ratio, "margin / deviation = 1 / r", lines, lambda margins: margins.separation)
     ratio.axhline(0, color="black", linewidth=0.6)
-    _by_time(bound, found, styles, "error (%): bound, observed", lambda of: 100 * of.bound, {})
-    _by_time(bound, found, styles, None, lambda of: 100 * of.error, _DASHED)
+    _by_time(bound, "error (%): bound, observed", lines, lambda margins: 100 * margins.bound)
+    _by_time(bound, "error (%): bound, observed", lines, lambda margins: 100 * margins.error, _DASHED)
     bound.set_ylim(-2, 102)
-    _responses(response, found, styles)
-    names = [found[0].comparison.names[1], *(one.name for one in found)]
-    solid: Look = {"color": "black"}
-    lines = [*zip(names, [PLAIN, *styles], strict=True), ("bound; energy kept", solid)]
-    add_legend(figure, [*lines, ("observed; energy destroyed", {**solid, **_DASHED})])
+    _response(response, explanations)
+    names = [first.comparison.names[1], *(one.comparison.names[0] for one in explanations)]
+    styles = [(name, style) for name, (style, _) in zip(names, lines, strict=True)]
+    meanings = [("bound; energy kept", {}), ("observed; energy destroyed", _DASHED)]
+    add_legend(figure, styles + [(name, {"color": "black", **style}) for name, style in meanings])
     return figure
 
 
-def _lines(found: Sequence[Explanation], styles: Sequence[Look]) -> list[tuple[Sequence[Band], bool, Look, int]]:
-    """Bands, whether the baseline's side is meant, look and place of each line; the baseline of the first run first."""
-    first = (found[0].bands, True, PLAIN, 0)
-    return [first, *((one.bands, False, style, i) for i, (one, style) in enumerate(zip(found, styles, strict=True), 1))]
-
-
-def _middle(band: Band, place: int, lines: int) -> float:
-    width = band.high - band.low
-    return (band.low + band.high) / 2 + width * _STEP * (place - (lines - 1) / 2)
-
-
-def _margins(axes: Axes, found: Sequence[Explanation], styles: Sequence[Look]) -> None:
-    lines = _lines(found, styles)
-    for bands, plain, style, place in lines:
-        sides = [band.base if plain else band.run for band in bands]
-        xs = [_middle(band, place, len(lines)) for band in bands]
-        means, deviations = [side.mu for side in sides], [side.sigma for side in sides]
-        axes.errorbar(xs, means, yerr=deviations, capsize=2, markersize=5, linewidth=1.2, elinewidth=0.8, **style)
+def _margins(axes: Axes, bands: Sequence[Band], lines: Sequence[_Line]) -> None:
+    for place, (style, points) in enumerate(lines):
+        shift = _STEP * (place - (len(lines) - 1) / 2)
+        xs = [(band.low + band.high) / 2 + (band.high - band.low) * shift for band, _ in points]
+        ys, deviations = [margins.mu for _, margins in points], [margins.sigma for _, margins in points]
+        axes.errorbar(xs, ys, yerr=deviations, capsize=2, markersize=5, linewidth=1.2, elinewidth=0.8, **style)
     axes.axhline(0, color="black", linewidth=0.6)
     # Margins at late timesteps are a hundredth of those at early ones, and of either sign.
-    deviations = [band.base.sigma for band in found[0].bands if band.base.sigma > 0]
+    deviations = [band.base.sigma for band in bands if band.base.sigma > 0]
     if deviations:
         axes.set_yscale("symlog", linthresh=max(deviations))
         axes.yaxis.set_major_formatter("{x:g}")
-    _time(axes)
-    axes.set_title("margin, +- one deviation", loc="left", fontsize="medium")
-
-
-def _time(axes: Axes) -> None:
-    axes.set_xlim(0, 1000)
-    # Not at 1000, whose label would touch the legend.
-    axes.set_xticks(range(0, 1000, 200))
-    axes.set_xlabel("timestep")
+    _time_axis(axes, "margin, +- one deviation")
 
 
 def _by_time(
-    axes: Axes,
-    found: Sequence[Explanation],
-    styles: Sequence[Look],
-    label: str | None,
-    of: Callable[[Margins], float | None],
-    look: Look,
+    axes: Axes, title: str, lines: Sequence[_Line], of: Callable[[Margins], float | None], extra: Look | None = None
 ) -> None:
-    for bands, plain, style, _ in _lines(found, styles):
-        points = [((band.low + band.high) / 2, of(band.base if plain else band.run)) for band in bands]
-        there = [(x, y) for x, y in points if y is not None]
-        axes.plot([x for x, _ in there], [y for _, y in there], **{"markersize": 5, "linewidth": 1.2, **style, **look})
-    _time(axes)
-    if label is not None:
-        axes.set_title(label, loc="left", fontsize="medium")
+    for style, points in lines:
+        _plot(axes, [((band.low + band.high) / 2, of(margins)) for band, margins in points], {**style, **(extra or {})})
+    _time_axis(axes, title)
 
 
-def _responses(axes: Axes, found: Sequence[Explanation], styles: Sequence[Look]) -> None:
-    drawn = [(one.response, style) for one, style in zip(found, styles, strict=True) if one.response is not None]
-    for response, style in drawn:
-        sites = response.by_band
-        _response(axes, response, mean_share([site.kept for site in sites]), style)
-        _response(axes, response, mean_share([site.destroyed for site in sites]), {**style, **_DASHED})
-    if not drawn:
+def _time_axis(axes: Axes, title: str) -> None:
+    axes.set_xlim(0, 1000)
+    # A label at 1000 would touch the legend.
+    axes.set_xticks(range(0, 1000, 200))
+    axes.set_xlabel("timestep")
+    axes.set_title(title, loc="left", fontsize="medium")
+
+
+def _response(axes: Axes, explanations: Sequence[Explanation]) -> None:
+    for number, response in enumerate(one.response for one in explanations):
+        if response is not None:
+            middles, mean = [(a + b) / 2 for a, b in itertools.pairwise(response.bands)], mean_shares(response.by_band)
+            for shares, extra in ((mean.kept, {}), (mean.destroyed, _DASHED)):
+                percents = [None if share is None else 100 * share for share in shares]
+                _plot(axes, list(zip(middles, percents, strict=False)), {**look(number), **extra})
+    if not axes.lines:
         axes.text(0.5, 0.5, "no frequency response\nis stored", ha="center", va="center", transform=axes.transAxes)
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
@@ -108,7 +93,6 @@ def _responses(axes: Axes, found: Sequence[Explanation], styles: Sequence[Look])
     axes.set_title("energy (%), mean over sites", loc="left", fontsize="medium")
 
 
-def _response(axes: Axes, response: Response, shares: Sequence[float | None], look: Look) -> None:
-    middles = [(a + b) / 2 for a, b in zip(response.bands, response.bands[1:], strict=False)]
-    there = [(x, 100 * share) for x, share in zip(middles, shares, strict=False) if share is not None]
-    axes.plot([x for x, _ in there], [y for _, y in there], **{"markersize": 5, "linewidth": 1.2, **look})
+def _plot(axes: Axes, points: Sequence[tuple[float, float | None]], style: Look) -> None:
+    known: list[tuple[float, Any]] = [(x, y) for x, y in points if y is not None]
+    axes.plot([x for x, _ in known], [y for _, y in known], **{"markersize": 5, "linewidth": 1.2, **style})

@@ -1,9 +1,10 @@
-"""Margins between the true class and its best rival, from stored errors: what Theorem 1 of BiGain is about."""
+"""Margins between the true class and its best rival, from stored errors: the subject of Theorem 1 of BiGain."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from bigain.report.statistics import ALPHA
 
 Floats = npt.NDArray[np.float64]
 
-# Of diffusion time, which bands divide.
+# The end of diffusion time.
 TIME = 1000
 DRAWS = 2000
 # Resampled images at a time, in elements.
@@ -21,12 +22,12 @@ _BLOCK = 2**22
 
 @dataclass(frozen=True)
 class Margins:
-    """Margins of the images that have any of the trials in question; m of them.
+    """Margins of the m images that have any of the trials in question.
 
     Attributes:
         mean: Mean margin of each image over its trials. `(m,)`.
         square: Mean squared margin of each image. `(m,)`.
-        trials: Trials of each image. `(m,)`.
+        trials: Number of trials of each image. `(m,)`.
     """
 
     mean: Floats
@@ -60,7 +61,7 @@ class Margins:
 
     @property
     def separation(self) -> float | None:
-        """`mu / sigma`, which is 1 / r and has a value below 0, too; None if all margins are the same."""
+        """`mu / sigma`, which is 1 / r and exists below 0, too; None if all margins are the same."""
         return self.mu / self.sigma if self.sigma > 0 else None
 
     @property
@@ -78,27 +79,40 @@ class Margins:
         """Share of images whose mean margin is not positive: wrong, or a tie, on these trials alone."""
         return float((self.mean <= 0).mean())
 
+    def row(self) -> dict[str, Any]:
+        """Return plain values for a file."""
+        return {
+            "mu": self.mu,
+            "sigma": self.sigma,
+            "r": self.r,
+            "mu_over_sigma": self.separation,
+            "theorem_bound": self.theorem,
+            "sigma_of_means": self.sigma_of_means,
+            "cantelli_bound": self.bound,
+            "error": self.error,
+        }
+
 
 def cantelli(mu: float, sigma: float) -> float:
-    """Largest chance of a number of this mean and deviation to be 0 or less (Cantelli); 1 if the mean is not above."""
+    """Return the largest chance of a number of this mean and deviation to be at most 0 (Cantelli); 1 if `mu <= 0`."""
     return sigma**2 / (mu**2 + sigma**2) if mu > 0 else 1.0
 
 
 def margins(errors: Floats, label: npt.NDArray[np.int64], trials: npt.NDArray[np.bool_]) -> Margins | None:
-    """Margins of the true class to its best rival: the wrong class with the lowest mean error over the same trials.
+    """Return margins of the true class to its best rival: the wrong class with the lowest mean error over the trials.
 
     Args:
-        errors: Of one run. `(n, k, t)`.
+        errors: Errors of one run. `(n, k, t)`.
         label: True class. `(n,)`.
         trials: Which trials count. `(n, t)`, bool.
 
     Returns:
-        Those of images with at least one such trial; None if there is no image.
+        Margins of the images with at least one such trial; None if there is no image.
     """
-    there = trials.any(1)
-    if not there.any():
+    kept = trials.any(1)
+    if not kept.any():
         return None
-    errors, label, trials = errors[there], label[there], trials[there]
+    errors, label, trials = errors[kept], label[kept], trials[kept]
     count = trials.sum(1)
     image = np.arange(len(label))
     means = np.where(trials[:, None], errors, 0).sum(2) / count[:, None]
@@ -108,37 +122,35 @@ def margins(errors: Floats, label: npt.NDArray[np.int64], trials: npt.NDArray[np
 
 
 def change_interval(first: Margins, second: Margins, seed: int = 0) -> tuple[float, float] | None:
-    """95 % percentile interval of the change of 1 / r from the first to the second, over resampled images.
+    """Return the 95 % percentile interval of the change of 1 / r from the first to the second, over resampled images.
 
-    Not of r itself, which goes to infinity where the margin goes to 0.
+    There is none of r, which goes to infinity where the margin goes to 0.
 
     Args:
-        first: Margins of the one run.
-        second: Of the other, of the same images.
-        seed: The interval is a function of the margins and of this.
+        first: Margins of one run.
+        second: Margins of the other run, of the same images.
+        seed: The interval is a function of the margins and the seed.
 
     Returns:
         Its ends; None if all margins are the same in some draw, as with a single image.
     """
-    found = np.concatenate(list(_changes(first, second, np.random.default_rng(seed))))
-    if not np.isfinite(found).all():
+    changes = np.concatenate(list(_changes(first, second, np.random.default_rng(seed))))
+    if not np.isfinite(changes).all():
         return None
-    low, high = np.quantile(found, [ALPHA / 2, 1 - ALPHA / 2])
+    low, high = np.quantile(changes, [ALPHA / 2, 1 - ALPHA / 2])
     return float(low), float(high)
 
 
 def _changes(first: Margins, second: Margins, generator: np.random.Generator) -> Iterator[Floats]:
     m = len(first.mean)
-    at_once = max(1, _BLOCK // m)
-    for start in range(0, DRAWS, at_once):
-        weights = generator.multinomial(m, np.full(m, 1 / m), size=min(at_once, DRAWS - start)) / m
+    block = max(1, _BLOCK // m)
+    for start in range(0, DRAWS, block):
+        weights = generator.multinomial(m, np.full(m, 1 / m), size=min(block, DRAWS - start)) / m
         before = _separation(weights @ first.mean, weights @ first.square)
         yield _separation(weights @ second.mean, weights @ second.square) - before
 
 
 def _separation(mean: Floats, square: Floats) -> Floats:
-    """`mu / sigma` of each draw, NaN where sigma is 0."""
-    found = np.full(len(mean), np.nan)
+    """Return `mu / sigma` of each draw, NaN where sigma is 0."""
     sigma = np.sqrt(np.maximum(0, square - mean**2))
-    np.divide(mean, sigma, out=found, where=sigma > 0)
-    return found
+    return np.divide(mean, sigma, out=np.full(len(mean), np.nan), where=sigma > 0)

@@ -3,73 +3,75 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Sequence
 
 from bigain.report.explain.explanation import Band, Explanation
-from bigain.report.explain.frequency import Kept, Response, mean_share
-from bigain.report.explain.margins import Margins
+from bigain.report.explain.frequency import Response, mean_shares
+from bigain.report.tables import Table
 
-_STORE = (
+_HOW_TO_STORE = (
     "No frequency response is stored; run it again with --trainer.callbacks+=bigain.callbacks.FrequencyResponse, "
     "which goes to another directory."
 )
-
-
 _EXPECTED = {
     "helps": "by Theorem 1 compression should help",
     "hurts": "by Theorem 1 compression should hurt",
     "level": "Theorem 1 sees no difference",
     None: "where no mean margin is positive, Theorem 1 says nothing",
 }
+_HEADERS = ("margin", "deviation", "r", "theorem", "bound", "wrong")
 
 
-def told(one: Explanation) -> list[str]:
-    """What came out for one run, line by line."""
-    lines = [f"{one.name}, {one.comparison.run.path}", ""]
-    lines += [*_response(one), "", *_margins(one), "", one.comparison.sentence(), _verdict(one)]
-    return [*lines, *one.comparison.remarks]
+def explanation_lines(explanation: Explanation) -> list[str]:
+    """Return the explanation of one run, line by line."""
+    comparison = explanation.comparison
+    return [
+        f"{comparison.names[0]}, {comparison.run.path}",
+        "",
+        *_frequencies(explanation),
+        "",
+        *_margins(explanation),
+        "",
+        comparison.sentence(),
+        _verdict(explanation),
+        *comparison.remarks,
+    ]
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Lines of a table: the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for first, *others in rows:
-        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
-        yield f"  {'  '.join(cells)}".rstrip()
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return textwrap.indent(Table(headers, rows, "l" + "r" * (len(headers) - 1)).plain(), "  ")
 
 
-def _response(one: Explanation) -> list[str]:
-    response = one.response
+def _frequencies(explanation: Explanation) -> list[str]:
+    response, comparison = explanation.response, explanation.comparison
     if response is None:
-        return [_STORE] if one.comparison.run.compressors else ["Nothing is compressed, so no frequency is lost."]
-    lines = [f"Not measured, since it is not known what is left of a token: {name}." for name in response.not_measured]
+        return [_HOW_TO_STORE] if comparison.run.compressors else ["Nothing is compressed, so no frequency is lost."]
+    lines = [f"Not measured, since the compressor cannot report it: {name}." for name in response.not_measured]
     if not response.sites:
         return lines or ["The stored frequency response has no site."]
     sites = response.by_band
-    edges = response.bands
-    header = ["frequency, 1 is the highest", *(f"{a:.2g}-{b:.2g}" for a, b in itertools.pairwise(edges))]
-    means = Kept("mean of these", mean_share([s.kept for s in sites]), mean_share([s.destroyed for s in sites]))
-    rows = [[site.name, *map(_pair, site.kept, site.destroyed)] for site in ([*sites, means] if sites[1:] else sites)]
+    headers = ["frequency, 1 is the highest", *(f"{a:.2g}-{b:.2g}" for a, b in itertools.pairwise(response.bands))]
+    shown = [*sites, mean_shares(sites)] if len(sites) > 1 else sites
+    rows = [[site.name, *map(_pair, site.kept, site.destroyed)] for site in shown]
     measured = f"{_count(response.images, 'image')}, {_count(response.batches, 'batch', 'batches')}"
     lines.append(f"Energy kept / destroyed, in percent of the energy of each band of frequencies ({measured}):")
-    lost, seen = response.left_out
-    if lost:
-        lines.append(f"Left out: up to {lost:,} of {seen:,} rows of a site, whose values were not finite.")
-    lines += [*aligned([header, *rows]), _quarters(one.name, response), _by_time(response)]
-    return lines
+    omitted, total = response.left_out
+    if omitted:
+        lines.append(f"Left out: up to {omitted:,} of {total:,} rows of a site, whose values were not finite.")
+    return [*lines, _table(headers, rows), _quarters(comparison.names[0], response), _by_time(response)]
 
 
 def _quarters(name: str, response: Response) -> str:
-    high, low = response.together(response.highest), response.together(response.lowest)
-    worst = max(high, key=lambda site: site.destroyed[0] or 0.0)
-    kept, destroyed = mean_share([s.kept for s in high])[0], mean_share([s.destroyed for s in high])[0]
-    low_kept, low_destroyed = mean_share([s.kept for s in low])[0], mean_share([s.destroyed for s in low])[0]
-    sites = f"on average over {len(high)} modules; most at {worst.name}" if high[1:] else f"at {worst.name}"
+    sites = response.over(response.highest)
+    worst = max(sites, key=lambda site: site.destroyed[0] or 0.0)
+    high, low = mean_shares(sites), mean_shares(response.over(response.lowest))
+    where = f"on average over {len(sites)} modules; most at {worst.name}" if len(sites) > 1 else f"at {worst.name}"
     return (
-        f"{name} keeps {_percent(kept)} of the energy {_place(response, response.highest, 'highest')}, with an error "
-        f"of {_percent(destroyed)} of it ({sites}, {_percent(worst.destroyed[0])}); "
-        f"{_place(response, response.lowest, 'lowest')} it keeps {_percent(low_kept)}, with an error of "
-        f"{_percent(low_destroyed)}."
+        f"{name} keeps {_percent(high.kept[0])} of the energy {_place(response, response.highest, 'highest')}, with an "
+        f"error of {_percent(high.destroyed[0])} of it ({where}, {_percent(worst.destroyed[0])}); "
+        f"{_place(response, response.lowest, 'lowest')} it keeps {_percent(low.kept[0])}, with an error of "
+        f"{_percent(low.destroyed[0])}."
     )
 
 
@@ -80,63 +82,56 @@ def _place(response: Response, bands: range, end: str) -> str:
 
 
 def _by_time(response: Response) -> str:
-    shares = mean_share([site.destroyed for site in response.by_time(response.highest)])
-    edges = zip(response.timesteps, response.timesteps[1:], strict=False)
+    shares = mean_shares(response.over(response.highest, by_time=True)).destroyed
     parts = [
-        f"{_percent(value)} at timesteps {low:.0f}-{high - 1:.0f}"
-        for (low, high), value in zip(edges, shares, strict=True)
-        if value is not None
+        f"{_percent(share)} at timesteps {low:.0f}-{high - 1:.0f}"
+        for (low, high), share in zip(itertools.pairwise(response.timesteps), shares, strict=True)
+        if share is not None
     ]
     return f"That error by timestep: {', '.join(parts)}."
 
 
-def _margins(one: Explanation) -> list[str]:
-    whole = one.whole
-    images = len(whole.run.mean)
-    trials = int(whole.run.trials.sum())
+def _margins(explanation: Explanation) -> list[str]:
+    whole, bands = explanation.whole, explanation.bands
+    images, trials = len(whole.run.mean), int(whole.run.trials.sum())
+    headers = ["timesteps", "trials", *(header for name in _HEADERS for header in (name, "->"))]
     lines = [
-        f"Margins of the true class to the best of {one.classes - 1} wrong ones, on the trials in which both runs "
-        f"evaluated every class (n = {_count(images, 'image')}, {trials:,} trials, {whole.run.n:.3g} per image):"
+        f"Margins of the true class to the best of {explanation.classes - 1} wrong ones, on the trials in which both "
+        f"runs evaluated every class (n = {_count(images, 'image')}, {trials:,} trials, {whole.run.n:.3g} per image):",
+        _table(headers, [*(_row(band, band.name) for band in bands), _row(whole, "all")]),
     ]
-    header = ["timesteps", "trials", "margin", "", "deviation", "", "r", "", "theorem", "", "bound", "", "wrong", ""]
-    header = [cell or "->" for cell in header]
-    lines += aligned([header, *(_row(band, band.name) for band in one.bands), _row(whole, "all")])
-    changes = [(band.change, band) for band in one.bands if band.change is not None]
-    least, most = min(changes, key=_first, default=None), max(changes, key=_first, default=None)
-    if len(changes) > 1 and least and least[0] < 0:
-        lines.append(f"margin / deviation falls most at timesteps {_change(least[1])}.")
-    if len(changes) > 1 and most and most[0] > 0:
-        lines.append(f"margin / deviation rises most at timesteps {_change(most[1])}.")
+    changes = sorted((band.change, i) for i, band in enumerate(bands) if band.change is not None)
+    if len(changes) > 1:
+        (least, first), (most, last) = changes[0], changes[-1]
+        extremes = [("falls", bands[first])] * (least < 0) + [("rises", bands[last])] * (most > 0)
+        lines += [
+            f"margin / deviation {verb} most at timesteps {band.name}, from {_number(band.base.separation)} to "
+            f"{_number(band.run.separation)}{_interval(band)}."
+            for verb, band in extremes
+        ]
     return lines
 
 
-def _first(pair: tuple[float, Band]) -> float:
-    return pair[0]
-
-
-def _change(band: Band) -> str:
-    return f"{band.name}, from {_number(band.base.separation)} to {_number(band.run.separation)}{_interval(band)}"
-
-
 def _row(band: Band, name: str) -> list[str]:
-    a, b = band.base, band.run
-    cells = [name, f"{b.n:.3g}", f"{a.mu:.4g}", f"{b.mu:.4g}", f"{a.sigma:.4g}", f"{b.sigma:.4g}", _r(a), _r(b)]
-    cells += [_percent(a.theorem), _percent(b.theorem), _percent(a.bound), _percent(b.bound)]
-    return [*cells, _percent(a.error), _percent(b.error)]
+    sides = [
+        (f"{side.mu:.4g}", f"{side.sigma:.4g}", _number(side.r), *map(_percent, (side.theorem, side.bound, side.error)))
+        for side in (band.base, band.run)
+    ]
+    return [name, f"{band.run.n:.3g}", *itertools.chain(*zip(*sides, strict=True))]
 
 
-def _verdict(one: Explanation) -> str:
-    """What Theorem 1 says of these margins, beside what happened."""
-    whole, a, b = one.whole, one.whole.base, one.whole.run
-    moved = "fell" if b.mu < a.mu else "rose" if b.mu > a.mu else "stayed"
-    start = f"The margin {moved} from {a.mu:.4g} to {b.mu:.4g}, r went from {_r(a)} to {_r(b)}"
-    start += f" and 1/r from {_number(a.separation)} to {_number(b.separation)}{_interval(whole)}"
-    doubt = "" if whole.certain or not whole.change else ", though so few images cannot tell the change from none"
-    wrong = f"the share that is wrong on these trials from {_percent(a.error)} to {_percent(b.error)}"
+def _verdict(explanation: Explanation) -> str:
+    """Return Theorem 1's verdict on the margins, beside the measured change."""
+    whole, before, after = explanation.whole, explanation.whole.base, explanation.whole.run
+    moved = "fell" if after.mu < before.mu else "rose" if after.mu > before.mu else "stayed"
+    doubt = "" if whole.certain or not whole.change else ", though the images are too few to tell the change from none"
     return (
-        f"{start}: {_EXPECTED[whole.criterion]}{doubt}. Its bound went from {_percent(a.theorem)} to "
-        f"{_percent(b.theorem)}, {wrong}; with all trials accuracy changed by "
-        f"{100 * one.comparison.counts.difference:+.1f} points."
+        f"The margin {moved} from {before.mu:.4g} to {after.mu:.4g}, r went from {_number(before.r)} to "
+        f"{_number(after.r)} and 1/r from {_number(before.separation)} to {_number(after.separation)}"
+        f"{_interval(whole)}: {_EXPECTED[whole.criterion]}{doubt}. Its bound went from {_percent(before.theorem)} to "
+        f"{_percent(after.theorem)}, the share that is wrong on these trials from {_percent(before.error)} to "
+        f"{_percent(after.error)}; with all trials accuracy changed by "
+        f"{100 * explanation.comparison.counts.difference:+.1f} points."
     )
 
 
@@ -148,10 +143,6 @@ def _interval(band: Band) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
-
-
-def _r(of: Margins) -> str:
-    return _number(of.r)
 
 
 def _pair(kept: float | None, destroyed: float | None) -> str:
