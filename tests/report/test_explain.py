@@ -125,7 +125,7 @@ def test_a_change_that_so_few_images_cannot_tell(capsys):
     other = np.random.default_rng(1).standard_normal(NOISE.shape)
     run("same", 0.4 + 0.4 * other, lgtm(0.3))
     assert explain("same", "--baseline", "none") == 0
-    assert "though so few images cannot tell the change from none" in capsys.readouterr().out
+    assert "though the images are too few to tell the change from none" in capsys.readouterr().out
 
 
 def test_a_lost_margin(capsys):
@@ -185,7 +185,7 @@ def test_several_sites_are_averaged_and_the_worst_is_named(capsys):
     told = capsys.readouterr().out
     assert "keeps 60 % of the energy in the highest quarter of frequencies, with an error of 30 %" in told
     assert "on average over 2 modules; most at b, self_attn, 50 %" in told
-    assert "Not measured, since it is not known what is left of a token: c, mlp." in told
+    assert "Not measured, since the compressor cannot report it: c, mlp." in told
 
 
 def test_the_figure_is_the_same_each_time(capsys):
@@ -272,22 +272,12 @@ def test_what_has_no_margins_is_refused(capsys):
     assert "bare/predictions/predictions.npz is damaged" in refused(capsys, "bare", "--baseline", "none")
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        {"schema_version": 2},
-        {"sites": [{"name": "a"}]},
-        {"sites": [{**site("a", [1] * 5, [0] * 5), "rows": [1]}]},
-        {"sites": [site("a", [float("nan")] * 5, [0] * 5)]},
-        {"bands": 3},
-        {"timesteps": [0]},
-    ],
-    ids=str,
-)
-def test_a_damaged_response_is_named(capsys, damage):
-    response("tome", **damage)
+def test_a_damaged_response_is_named(capsys):
+    response("tome", schema_version=2)
+    assert "schema_version 2; this bigain reads 1; delete it" in refused(capsys, "tome", "--baseline", "none")
+    Path("tome/frequency_response.json").write_text("{")
     told = refused(capsys, "tome", "--baseline", "none")
-    assert "tome/frequency_response.json" in told.replace("\\", "/")
+    assert "tome/frequency_response.json is damaged" in told
     assert "run the command that made tome again" in told
 
 
