@@ -107,14 +107,14 @@ def mean_shares(sites: Sequence[Shares]) -> Shares:
 
 
 def _shares(site: ResponseSite, bands: range, times: Sequence[range]) -> Shares:
-    def energy(kind: str, over: range) -> float:
+    def energy(means: Sequence[Sequence[float]], over: range) -> float:
         # Stored energies are means over rows; the first one is that of the mean of the tokens.
-        return sum(site["rows"][time] * site[kind][time][1 + band] for time in over for band in bands)
+        return sum(site["rows"][time] * means[time][1 + band] for time in over for band in bands)
 
-    before = [energy("original", over) for over in times]
+    before = [energy(site["original"], over) for over in times]
     kept, destroyed = (
-        [energy(kind, over) / whole if whole else None for over, whole in zip(times, before, strict=True)]
-        for kind in ("compressed", "error")
+        [energy(means, over) / whole if whole else None for over, whole in zip(times, before, strict=True)]
+        for means in (site["compressed"], site["error"])
     )
     return Shares(_name(site), kept, destroyed)
 
