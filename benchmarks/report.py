@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from bigain.metrics.accuracy import confusion_matrix, proportion
+from bigain.metrics.accuracy import confusion_matrix
+from bigain.metrics.base import proportion
 from bigain.runs.results import write_ids, write_results
 
 CLASSES, TRIALS = 100, 20

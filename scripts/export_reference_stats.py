@@ -24,10 +24,9 @@ from tqdm import tqdm
 
 from bigain.data.folders import found_in, image_files
 from bigain.errors import InputError
-from bigain.metrics.distances import Moments
 from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.inception import Inception, InceptionProtocol
-from bigain.metrics.reference import ReferenceStatistics
+from bigain.metrics.reference import Moments, ReferenceStatistics
 from bigain.metrics.shape_features import ShapeFeatures
 
 PROTOCOLS = (*get_args(InceptionProtocol), ShapeFeatures.protocol)

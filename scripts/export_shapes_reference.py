@@ -7,8 +7,7 @@ import torch
 
 from bigain.data import ShapeTextures
 from bigain.metrics import ShapeFeatures
-from bigain.metrics.distances import Moments
-from bigain.metrics.reference import ReferenceStatistics
+from bigain.metrics.reference import Moments, ReferenceStatistics
 
 IMAGES = 2000
 OUTPUT = Path(__file__).parents[1] / "bigain/assets/shapes_features/reference.npz"

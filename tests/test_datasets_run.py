@@ -180,7 +180,7 @@ def test_nothing_but_bad_images(stand_in, pets, capsys):
     for path in (pets / "images").glob("*.jpg"):
         path.write_bytes(b"")
     assert predict("pets_lgtm.yaml", stand_in, "--data.on_bad_image", "skip") == 2
-    assert "none of all 3 images" in capsys.readouterr().err
+    assert "none of the 3 images" in capsys.readouterr().err
 
 
 def errors():

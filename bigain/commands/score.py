@@ -1,36 +1,40 @@
-"""`bigain score RUN`: distances and fidelity of images that are already made."""
+"""`bigain score RUN`: metrics of the images of a finished generation run."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import NoReturn, get_args
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
+from bigain.data.class_space import ClassSpace
 from bigain.data.images import read_images, sample_path
 from bigain.errors import InputError
 from bigain.metrics import Inception, ShapeFeatures
+from bigain.metrics.base import Images, Metric, evaluate
+from bigain.metrics.clip_score import ClipScore
 from bigain.metrics.extractors import FeatureExtractor
-from bigain.metrics.fidelity import ClipScore, Lpips, LpipsNetwork
-from bigain.metrics.generation import clip_metrics, distance_metrics, fidelity_metrics
+from bigain.metrics.fidelity import Psnr, Ssim
+from bigain.metrics.lpips import Lpips, LpipsNetwork
 from bigain.metrics.reference import ReferenceStatistics
 from bigain.runs.lock import lock
 from bigain.runs.logs import read_records
 from bigain.runs.records import SampleRecord
 from bigain.runs.results import read_ids, read_results, write_results
-from bigain.runs.schema import Results
+from bigain.runs.schema import Estimate, Results
 from bigain.runs.summary import summary
 from bigain.tasks.forwards import ROWS_ON_CPU, Forwards
-from bigain.tasks.measuring import features_of, find_reference
+from bigain.tasks.measuring import Measuring, distances, find_reference
 from bigain.tasks.sample_writer import FOLDER
 
-_AT_ONCE = 32
+_BATCH = 32
 _FIDELITY = ("psnr", "ssim", "lpips")
 _PROTOCOLS = ("pytorch-fid", "torch-fidelity", "torchmetrics", "shapes-features")
+# What two runs must share for their images to start from the same noise.
+_SAMPLING = ("scheduler", "scheduler_options", "steps", "guidance", "seed", "images")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,15 +43,15 @@ class _Parser(argparse.ArgumentParser):
 
 
 def score(args: Sequence[str]) -> str:
-    """Compute what a generation run lacks, add it to its `results.json`, and return the new summary.
+    """Compute metrics of a generation run, add them to its `results.json`, and return the new summary.
 
     Args:
         args: Command line after `score`.
 
     Raises:
-        InputError: If the run, its images or the reference are not there or do not fit.
+        InputError: If the run, its images or the reference are missing or do not fit.
     """
-    parser = _Parser(prog="bigain score", description="Distances and fidelity of images that are already made.")
+    parser = _Parser(prog="bigain score", description="Distances and fidelity of the images of a finished run.")
     parser.add_argument("run", type=Path, help="run directory of a generation")
     parser.add_argument("--protocol", choices=_PROTOCOLS, help="how features are taken; default: as the run says")
     parser.add_argument("--weights", help="Inception weights; default: the environment and torch's cache")
@@ -57,46 +61,29 @@ def score(args: Sequence[str]) -> str:
         "--lpips", choices=get_args(LpipsNetwork), help="LPIPS with this network; default: alex, if here"
     )
     parser.add_argument("--clip-model", help="folder of a CLIP model: similarity of images and prompts")
-    given = parser.parse_args(args)
-    read_generation(given.run)
-    held = lock(given.run, 0)
+    options = parser.parse_args(args)
+    run, against, clip_model = options.run, options.against, options.clip_model
+    read_generation(run)
+    held = lock(run, 0)
     try:
-        return _score(given)
+        results = read_generation(run)
+        wants_distance = options.protocol or options.reference or options.weights
+        if wants_distance or (against is None and clip_model is None):
+            _add_distances(run, results, options.protocol, options.weights, options.reference)
+        if against is not None:
+            _add_fidelity(run, results, against, options.lpips)
+        if clip_model is not None:
+            results["metrics"].update(_measured(run, [ClipScore(clip_model)]))
+            results["clip_score_missing"] = None
+            results["protocol"]["clip_model"] = clip_model
+        write_results(run, results)
+        return summary(results, run)
     finally:
         held.release()
 
 
-def _score(given: argparse.Namespace) -> str:
-    results = read_generation(given.run)
-    asked_distance = given.protocol or given.reference or given.weights
-    if asked_distance or (given.against is None and given.clip_model is None):
-        _add_distances(results, given)
-    if given.against is not None:
-        _replace_fidelity(results, given.run, given.against, given.lpips)
-    if given.clip_model is not None:
-        results["metrics"].update(_clip_scores(given.run, given.clip_model))
-        results["clip_score_missing"] = None
-        results["protocol"]["clip_model"] = given.clip_model
-    write_results(given.run, results)
-    return summary(results, given.run)
-
-
-def _add_distances(results: Results, given: argparse.Namespace) -> None:
-    protocol = results["protocol"]
-    name, reference = given.protocol or protocol["extractor"], given.reference or protocol.get("reference_file")
-    if name is None or reference is None:
-        raise InputError(
-            f"{given.run} names no protocol or no reference; give --protocol and --reference, --against or --clip-model"
-        )
-    extractor = ShapeFeatures() if name == "shapes-features" else Inception(name, given.weights)
-    metrics, statistics = _distances(given.run, results, extractor, reference)
-    results["metrics"].update(metrics)
-    results["distance_missing"] = None
-    protocol |= {"extractor": extractor.protocol, "reference_file": reference, "reference": statistics.described()}
-
-
 def read_generation(run: Path) -> Results:
-    """Results of a generation run.
+    """Return the results of a generation run.
 
     Raises:
         InputError: If there are none.
@@ -108,107 +95,92 @@ def read_generation(run: Path) -> Results:
 
 
 def add_fidelity(run: Path, other: Path) -> None:
-    """Add the fidelity to another run's images to a run's `results.json`."""
+    """Add the fidelity to the images of another run to a run's `results.json`."""
     results = read_generation(run)
-    _replace_fidelity(results, run, other)
+    _add_fidelity(run, results, other)
     write_results(run, results)
 
 
-def _replace_fidelity(results: Results, run: Path, other: Path, network: LpipsNetwork | None = None) -> None:
-    """Fidelity to one run, and its name, instead of what there was to another."""
+def _add_distances(
+    run: Path, results: Results, protocol: str | None, weights: str | None, reference: str | None
+) -> None:
+    settings = results["protocol"]
+    protocol, reference = protocol or settings["extractor"], reference or settings.get("reference_file")
+    if protocol is None or reference is None:
+        raise InputError(
+            f"{run} names no protocol or no reference; give --protocol and --reference, --against or --clip-model"
+        )
+    extractor = ShapeFeatures() if protocol == "shapes-features" else Inception(protocol, weights)  # type: ignore[arg-type]
+    extractor.load()
+    digest = extractor.digest()
+    statistics = ReferenceStatistics.load(find_reference(reference), protocol, extractor.dimension, digest)
+    results["metrics"].update(_measured(run, distances(statistics), extractor))
+    results["distance_missing"] = None
+    settings |= {"extractor": protocol, "reference_file": reference, "reference": statistics.described()}
+
+
+def _add_fidelity(run: Path, results: Results, other: Path, network: LpipsNetwork | None = None) -> None:
+    """Replace the fidelity metrics, and the name of the run that they compare with."""
     theirs = read_generation(other)
-    for name, mine, its in _sampling(results, theirs):
-        if mine != its:
+    pairs = {name: (results["protocol"][name], theirs["protocol"][name]) for name in _SAMPLING}
+    for name, (a, b) in {"model": (results["model"]["name"], theirs["model"]["name"]), **pairs}.items():
+        if a != b:
             raise InputError(
-                f"{run} and {other} were sampled with another {name} ({mine} and {its}), so their images are not of "
-                "the same noise; compare runs that differ in the compressor"
+                f"{run} and {other} were sampled with a different {name} ({a} and {b}), so their images do not start "
+                "from the same noise; compare runs that differ in the compressor"
             )
-    found = fidelity(run, other, network)
+    lpips = Lpips(network or "alex")
+    perceptual = [lpips] if network is not None or lpips.unavailable() is None else []
+    estimates = _measured(run, [Psnr(), Ssim(), *perceptual], other=other)
     kept = {name: value for name, value in results["metrics"].items() if not name.startswith(_FIDELITY)}
-    results["metrics"] = {**kept, **found}
+    results["metrics"] = {**kept, **estimates}
     compressors = [compressor["class"] for compressor in theirs["compressors"]]
     results["fidelity_to"] = {"run": str(other), "fingerprint": theirs["fingerprint"], "compressors": compressors}
 
 
-def _sampling(mine: Results, theirs: Results) -> Iterator[tuple[str, Any, Any]]:
-    """What has to be equal for images to be of the same noise: name, and both values."""
-    yield "model", mine["model"]["name"], theirs["model"]["name"]
-    for name in ("scheduler", "scheduler_options", "steps", "guidance", "seed", "images"):
-        yield name, mine["protocol"][name], theirs["protocol"][name]
-
-
-def fidelity(run: Path, other: Path, network: LpipsNetwork | None = None) -> dict[str, Any]:
-    """PSNR, SSIM and LPIPS between two runs' images of the same items.
-
-    Args:
-        run: Directory of the run.
-        other: Directory of the run whose images they should be like.
-        network: Of LPIPS; None takes alex if its weights are there, and leaves LPIPS out otherwise.
+def _measured(
+    run: Path, metrics: Sequence[Metric], extractor: FeatureExtractor | None = None, other: Path | None = None
+) -> Mapping[str, Estimate]:
+    """Measure the images of a run on disk as `bigain predict` measures them while they are generated.
 
     Raises:
-        InputError: If they share no image, one of them lacks some of its own, or the network was asked for and its
-            weights are not there.
+        InputError: If images are missing, the two runs have none in common, or there are too few.
     """
-    mine, theirs = _all_images_of(run), _all_images_of(other)
-    shared = [image_id for image_id in mine if image_id in theirs]
-    if not shared:
-        raise InputError(f"{run} and {other} have no image in common; compare runs over the same items")
-    lpips = Lpips(network or "alex")
-    wanted = network is not None or lpips.available() is None
-    return fidelity_metrics([(mine[image_id], theirs[image_id]) for image_id in shared], lpips if wanted else None)
+    paths, others = _image_paths(run), {} if other is None else _image_paths(other)
+    if other is not None:
+        paths = {image_id: path for image_id, path in paths.items() if image_id in others}
+        if not paths:
+            raise InputError(f"{run} and {other} have no image in common; compare runs over the same items")
+    prompts = dict.fromkeys(paths, "")
+    if any("prompts" in metric.needs for metric in metrics):
+        log = read_records(run / "predictions", SampleRecord)
+        if (unknown := next((image_id for image_id in paths if image_id not in log), None)) is not None:
+            raise InputError(f"the log of {run} has no prompt of {unknown}; run the command that made {run} again")
+        prompts = {image_id: log[image_id].prompt for image_id in paths}
+    # Two runs are compared on the CPU, in float64.
+    device = torch.device("cuda" if torch.cuda.is_available() and other is None else "cpu")
+    measuring = Measuring(metrics, None if extractor is None else extractor.to(device))
+    forwards, ids, records = Forwards(None, "images", ROWS_ON_CPU // 2), list(paths), []
+    for start in tqdm(range(0, len(ids), _BATCH), desc="images", unit="batch", disable=None):
+        batch = ids[start : start + _BATCH]
+        texts, pixels = [prompts[image_id] for image_id in batch], read_images([paths[i] for i in batch]).to(device)
+        images = Images(pixels, texts, read_images([others[i] for i in batch]) if others else None)
+        for image_id, prompt, feature, values in zip(batch, texts, *measuring.measure(images, forwards), strict=True):
+            records.append(SampleRecord(image_id, [], prompt, 0.0, feature, values))
+    estimates, missing = evaluate(metrics, records, ClassSpace((), (), None))
+    for reason in missing.values():
+        raise InputError(reason)
+    return estimates
 
 
-def _all_images_of(run: Path) -> dict[str, Path]:
-    paths, made = images_of(run), read_generation(run)["dataset"]["images"]
-    if len(paths) < made:
-        raise InputError(f"{run} has {len(paths)} of its {made} images; generate them again")
-    return paths
-
-
-def images_of(run: Path) -> dict[str, Path]:
-    """Files of a run's images by id, those that are there."""
-    image_format = read_generation(run)["protocol"]["images"]
+def _image_paths(run: Path) -> dict[str, Path]:
+    """Return the files of all images of a run by id."""
+    results = read_generation(run)
+    image_format, images = results["protocol"]["images"], results["dataset"]["images"]
     if image_format == "none":
         raise InputError(f"{run} kept no images; generate with images: png")
     paths = {image_id: sample_path(run / FOLDER, image_id, image_format) for image_id in read_ids(run)}
-    return {image_id: path for image_id, path in paths.items() if path.is_file()}
-
-
-def _distances(
-    run: Path, results: Results, extractor: FeatureExtractor, reference: str
-) -> tuple[dict[str, Any], ReferenceStatistics]:
-    extractor.load()
-    statistics = ReferenceStatistics.load(
-        find_reference(reference), extractor.protocol, extractor.dimension, extractor.digest()
-    )
-    device = _device()
-    extractor.to(device)
-    paths = list(_all_images_of(run).values())
-    forwards = Forwards(None, "images", ROWS_ON_CPU // 2)
-    features = [
-        features_of(extractor, images.to(device), forwards).cpu().numpy() for images in _batches(paths, "features")
-    ]
-    return distance_metrics(np.concatenate(features), statistics), statistics
-
-
-def _clip_scores(run: Path, model: str) -> dict[str, Any]:
-    """CLIP score of a run's images with the prompts that its log holds."""
-    clip, device = ClipScore(model), _device()
-    paths, records = _all_images_of(run), read_records(run / "predictions", SampleRecord)
-    unknown = next((image_id for image_id in paths if image_id not in records), None)
-    if unknown is not None:
-        raise InputError(f"the log of {run} has no prompt of {unknown}; run the command that made {run} again")
-    prompts = iter([records[image_id].prompt for image_id in paths])
-    scores: list[float] = []
-    for images in _batches(list(paths.values()), "CLIP scores"):
-        scores += clip(images.to(device), [next(prompts) for _ in images]).tolist()
-    return clip_metrics(scores, model)
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _batches(paths: Sequence[Path], what: str) -> Iterator[torch.Tensor]:
-    for start in tqdm(range(0, len(paths), _AT_ONCE), desc=what, unit="batch", disable=None):
-        yield read_images(paths[start : start + _AT_ONCE])
+    existing = {image_id: path for image_id, path in paths.items() if path.is_file()}
+    if len(existing) < images:
+        raise InputError(f"{run} has {len(existing)} of its {images} images; generate them again")
+    return existing

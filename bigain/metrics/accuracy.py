@@ -1,42 +1,45 @@
-"""Accuracy with its interval."""
+"""Top-1 accuracy, accuracy of coarser labels, and the confusion matrix."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from bigain.data.class_space import ClassSpace
+from bigain.metrics.base import Metric, proportion
+from bigain.runs.records import ImageRecord
 from bigain.runs.schema import Estimate
 
-Z95 = 1.959963984540054
 
+class Accuracy(Metric):
+    """`top1`, and the accuracy of each factor of the classes.
 
-def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a proportion.
-
-    Args:
-        correct: Successes.
-        n: Trials, at least 1.
+    Classes with the same name tie exactly, and the lower index wins: `top1_merged` counts them as one class.
     """
-    p = correct / n
-    centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-    half = Z95 / (1 + Z95**2 / n) * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n))
-    # Rounding must not push the estimate out of its own interval at 0 and n.
-    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
 
+    name = "accuracy"
 
-def proportion(correct: int, n: int) -> Estimate:
-    """A proportion as an `Estimate`."""
-    low, high = wilson_interval(correct, n)
-    return Estimate(value=correct / n, low=low, high=high, n=n)
+    def estimates(self, records: Sequence[ImageRecord], space: ClassSpace) -> Mapping[str, Estimate]:
+        labels = [record.labels[0] for record in records]
+        factors = {**space.factors}
+        first = {name: label for label, name in reversed(list(enumerate(space.names)))}
+        if len(first) < len(space.names):
+            factors["top1_merged"] = [first[name] for name in space.names]
+        return accuracies(labels, [record.prediction for record in records], factors)
 
 
 def accuracies(
     labels: Sequence[int], predictions: Sequence[int], factors: Mapping[str, Sequence[int]]
 ) -> dict[str, Estimate]:
-    """Top-1 accuracy, and accuracy of each factor: whether the predicted class lies in the right group."""
+    """Return `top1`, and the accuracy of each factor: whether the predicted class is in the group of the true one.
+
+    Args:
+        labels: True classes.
+        predictions: Predicted classes, one per label.
+        factors: Group of each class, by factor.
+    """
     n = len(labels)
     results = {"top1": proportion(sum(a == b for a, b in zip(labels, predictions, strict=True)), n)}
     for name, group in factors.items():
@@ -46,7 +49,7 @@ def accuracies(
 
 
 def confusion_matrix(labels: Sequence[int], predictions: Sequence[int], classes: int) -> list[list[int]]:
-    """Images of each (true, predicted) class. `classes` x `classes`."""
+    """Return the number of images by true class (rows) and predicted class. `classes` x `classes`."""
     matrix = multiclass_confusion_matrix(torch.tensor(predictions), torch.tensor(labels), classes)
     rows: list[list[int]] = matrix.tolist()
     return rows

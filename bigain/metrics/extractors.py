@@ -1,41 +1,73 @@
-"""What turns images into features for the distances between sets of images."""
+"""Networks that map images to features for the distances between sets of images, and how they are loaded."""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import pickle
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor, nn
+
+from bigain.errors import InputError
+from bigain.tokens.precision import without_autocast
 
 
 class FeatureExtractor(nn.Module, ABC):
     """A frozen network from images to features, in float32 and evaluation mode whatever the trainer's precision.
 
-    Nothing heavy happens before `load`. Weights live on the device `to` put them on, after `load`.
+    Constructing it reads nothing. Weights are on the device that `to` moved them to after `load`, else on that of the
+    first images.
 
     Attributes:
         protocol: Name of everything that decides the features: resize, scaling, network, layer. Distances carry it,
-            and references made under another name are refused.
+            and references made under a different name are refused.
         dimension: Length `d` of a feature.
-        class_names: What `classes_of` tells apart, in order; empty for an extractor that is no classifier.
+        class_names: Classes that `classes_of` distinguishes, in order; empty for an extractor that is no classifier.
+        network: The network; None before `load`.
     """
 
     protocol: str
     dimension: int
     class_names: Sequence[str] = ()
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.network: Any = None
+        self._digest = ""
+
     @abstractmethod
-    def load(self) -> None:
-        """Build the network and read its weights, once; later calls do nothing.
+    def read(self) -> tuple[nn.Module, str]:
+        """Return the network with its weights in float32, and their sha256 in hex.
 
         Raises:
-            InputError: If the weights are not there or are others.
+            InputError: If the weights are missing, damaged or different ones.
         """
 
     @abstractmethod
+    def features(self, images: Tensor) -> Tensor:
+        """Return the features of images `(b, 3, h, w)` by the loaded network. `(b, d)`, float32."""
+
+    def check(self, images: Tensor) -> None:
+        """Raise a ValueError or an InputError if the network cannot process these images."""
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"expected uint8 images (b, 3, h, w), got {images.dtype} {tuple(images.shape)}")
+
+    def load(self) -> None:
+        """Read the weights, once: see `read`. Later calls do nothing."""
+        if self.network is None:
+            network, self._digest = self.read()
+            self.network = network.requires_grad_(False).eval()
+
     def forward(self, images: Tensor) -> Tensor:
-        """Features of images. Loads if need be.
+        """Compute the features of images; loads the network first if necessary.
 
         Args:
             images: RGB in [0, 255]. `(b, 3, h, w)`, uint8.
@@ -43,16 +75,27 @@ class FeatureExtractor(nn.Module, ABC):
         Returns:
             `(b, d)`, float32.
         """
+        return self.computed(self.features, images)
 
-    @abstractmethod
+    def computed(self, compute: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """Return what the loaded network computes of images that it can process, in exact float32."""
+        self.check(images)
+        if self.network is None:
+            self.load()
+            self.to(images.device)
+        with exact_float32(images):
+            return compute(images)
+
     def digest(self) -> str:
-        """Sha256 of the weights, in hex. Loads if need be."""
+        """Return the sha256 of the weights, in hex; loads the network first if necessary."""
+        self.load()
+        return self._digest
 
     def classes_of(self, features: Tensor) -> Tensor:
-        """Most likely class of each feature, an index into `class_names`.
+        """Return the most likely class of each feature, an index into `class_names`.
 
         Args:
-            features: As `forward` gives them. `(b, d)`.
+            features: As returned by `forward`. `(b, d)`.
 
         Returns:
             `(b,)`, int64.
@@ -60,10 +103,53 @@ class FeatureExtractor(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} is no classifier")
 
     def train(self, mode: bool = True) -> FeatureExtractor:
-        """Stays in evaluation mode: batch statistics would make features depend on the batch."""
+        """Stay in evaluation mode: batch statistics would make features depend on the batch."""
         return super().train(False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        # `module.half()` and `.to(bfloat16)` arrive here, also from a module that holds this one: only the move to
-        # another device is followed, since weights that were rounded once stay so.
+        # `module.half()` and `.to(bfloat16)` call this, also from a module that contains this one. Only the move to
+        # another device is followed: weights that were rounded once stay rounded.
         return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def exact_float32(images: Tensor) -> Iterator[None]:
+    """Compute without gradients, autocast and TF32, and with deterministic convolutions."""
+    flags = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+    with torch.no_grad(), without_autocast(images), flags:
+        yield
+
+
+def load_weights(network: nn.Module, path: Path, sha256: str | None, fix: str) -> str:
+    """Fill a network that was built on the meta device from a file, in float32.
+
+    Args:
+        network: Its parameters are replaced, so that no random numbers are drawn and a trainer's default dtype has no
+            effect.
+        path: `.safetensors`, or a pickled state dict, which is read without running code.
+        sha256: Of the file, in hex; None accepts any.
+        fix: What to do about a bad file, for messages.
+
+    Returns:
+        The sha256 of the file, in hex.
+
+    Raises:
+        InputError: If the file is missing or damaged, or holds different weights.
+    """
+    try:
+        data = path.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        if sha256 is not None and digest != sha256:
+            raise InputError(
+                f"{path} has sha256 {digest[:8]}..., expected {sha256[:8]}...: it is damaged or holds other weights; "
+                f"{fix}"
+            )
+        safe = path.suffix == ".safetensors"
+        state = load(data) if safe else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        # Inception's classifier `fc` comes after the features.
+        kept = {name: tensor.float() for name, tensor in state.items() if not name.startswith("fc.")}
+        network.load_state_dict(kept, assign=True)
+    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} does not hold the weights of {type(network).__name__} ({reason}); {fix}") from error
+    return digest

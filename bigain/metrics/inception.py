@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import pickle
 from collections import OrderedDict
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import (
     BasicConv2d,
@@ -25,9 +21,8 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
 )
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
-from bigain.errors import InputError
-from bigain.metrics.extractors import FeatureExtractor
-from bigain.tokens.precision import without_autocast
+from bigain.errors import InputError, check_choice
+from bigain.metrics.extractors import FeatureExtractor, load_weights
 
 InceptionProtocol = Literal["pytorch-fid", "torch-fidelity", "torchmetrics"]
 
@@ -52,7 +47,7 @@ class Inception(FeatureExtractor):
       `(x - 128) / 128`. Also torchmetrics with `antialias=False`.
     - `torchmetrics`: resized bilinearly with antialias, then `(x - 128) / 128`. Its default since 1.8.
 
-    None of them rounds after the resize. Features are computed in float32: autocast and TF32 are off meanwhile.
+    None of them rounds after the resize.
     """
 
     dimension = 2048
@@ -66,45 +61,22 @@ class Inception(FeatureExtractor):
                 `BIGAIN_INCEPTION_WEIGHTS`, then in torch's download cache. Nothing is downloaded.
         """
         super().__init__()
-        if protocol not in get_args(InceptionProtocol):
-            raise InputError(f"unknown protocol {protocol!r}; expected one of {', '.join(get_args(InceptionProtocol))}")
+        check_choice("protocol", protocol, get_args(InceptionProtocol))
         self.protocol = protocol
         self.weights = weights
-        self.layers: nn.Sequential | None = None
-        self._digest = ""
 
-    def load(self) -> None:
-        self._loaded()
+    def read(self) -> tuple[nn.Module, str]:
+        path, network = find_weights(self.weights), pooling_layers()
+        sha256 = None if path.suffix == ".safetensors" else SHA256
+        fix = f"get {NAMES[0]} from {URL}, or give a copy you converted yourself as .safetensors"
+        return network, load_weights(network, path, sha256, fix)
 
-    def _loaded(self) -> nn.Sequential:
-        if self.layers is None:
-            path = find_weights(self.weights)
-            layers = pooling_layers()
-            self._digest = _read_into(layers, path)
-            self.layers = layers.requires_grad_(False).eval()
-        return self.layers
-
-    def digest(self) -> str:
-        self._loaded()
-        return self._digest
-
-    def forward(self, images: Tensor) -> Tensor:
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"expected uint8 images (b, 3, h, w), got {images.dtype} {tuple(images.shape)}")
-        if self.layers is None:
-            self.load()
-            self.to(images.device)
-        layers = self._loaded()
-        with (
-            torch.no_grad(),
-            without_autocast(images),
-            torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
-        ):
-            features: Tensor = layers(self.prepared(images)).flatten(1)
+    def features(self, images: Tensor) -> Tensor:
+        features: Tensor = self.network(self.prepared(images)).flatten(1)
         return features
 
     def prepared(self, images: Tensor) -> Tensor:
-        """What the network sees of uint8 images: `(b, 3, 299, 299)`, float32, about [-1, 1]."""
+        """Return the network's input for uint8 images. `(b, 3, 299, 299)`, float32, about [-1, 1]."""
         size, x = (_SIDE, _SIDE), images.to(torch.float32)
         if self.protocol == "pytorch-fid":
             return 2 * F.interpolate(x / 255, size, mode="bilinear", align_corners=False) - 1
@@ -116,7 +88,7 @@ class Inception(FeatureExtractor):
 
 
 def pooling_layers() -> nn.Sequential:
-    """InceptionV3 up to its average pooling, without memory for the weights (meta device).
+    """Build InceptionV3 up to its average pooling on the meta device, without memory for the weights.
 
     torch-fidelity's own extractor class is not used because it downloads and unpickles in its constructor.
     """
@@ -146,10 +118,10 @@ def pooling_layers() -> nn.Sequential:
 
 
 def find_weights(weights: str | None) -> Path:
-    """The weight file: the one given, else the environment variable's, else the one in torch's download cache.
+    """Return the weight file: `weights`, else the environment variable's, else the one in torch's download cache.
 
     Raises:
-        InputError: If it is not there; says what was looked for, where, and how to get it.
+        InputError: If it is missing; names the places and how to get it.
     """
     cache = Path(torch.hub.get_dir()) / "checkpoints"
     named = weights or os.environ.get(VARIABLE)
@@ -157,29 +129,9 @@ def find_weights(weights: str | None) -> Path:
     for place in places:
         if place.is_file():
             return place
-    asked = "" if not named else " (from `weights`)" if weights else f" (from {VARIABLE})"
+    origin = "" if not named else " (from `weights`)" if weights else f" (from {VARIABLE})"
     raise InputError(
-        f"the Inception weights {NAMES[0]} (sha256 {SHA256[:8]}..., 96 MB) are not there; looked for "
-        f"{', '.join(map(str, places))}{asked}; get them with `curl -L --create-dirs -o {cache / NAMES[0]} {URL}`, or "
+        f"the Inception weights {NAMES[0]} (sha256 {SHA256[:8]}..., 96 MB) are missing; looked for "
+        f"{', '.join(map(str, places))}{origin}; get them with `curl -L --create-dirs -o {cache / NAMES[0]} {URL}`, or "
         f"name a copy in {VARIABLE}; images are kept, and `bigain score RUN` computes the distance later"
     )
-
-
-def _read_into(layers: nn.Sequential, path: Path) -> str:
-    """Fill the layers from a file; returns its sha256."""
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    safe = path.suffix == ".safetensors"
-    if not safe and digest != SHA256:
-        raise InputError(
-            f"{path} has sha256 {digest[:8]}..., expected {SHA256[:8]}...: it is damaged or holds other weights; get "
-            f"it from {URL}, or give a copy you converted yourself as .safetensors"
-        )
-    try:
-        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-        # The classifier comes after the pooled features.
-        kept = {name: tensor.float() for name, tensor in state.items() if not name.startswith("fc.")}
-        layers.load_state_dict(kept, assign=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
-        told = " ".join(str(error).split())
-        raise InputError(f"{path} does not hold the weights {NAMES[0]} ({told[:200]}); get them from {URL}") from error
-    return digest

@@ -1,7 +1,8 @@
-"""Statistics of real images that generated ones are compared with, and the files they are kept in."""
+"""Statistics of real images that generated ones are compared with: their moments, and the files that store them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,23 +11,91 @@ import numpy as np
 import numpy.typing as npt
 
 from bigain.errors import InputError
-from bigain.metrics.distances import Moments
+from bigain.metrics.base import Metric
 from bigain.runs.columns import read_arrays
 from bigain.runs.files import replacing
+from bigain.runs.records import SampleRecord
 
+Array = npt.NDArray[np.float64]
+Features = npt.NDArray[Any]
+
+# Rows collected before they are added to the moments: each addition costs d^2, however many rows it adds.
+_ROWS = 1024
 # The protocol of files that do not name theirs: pytorch-fid writes `mu` and `sigma` only.
 _UNNAMED = "pytorch-fid"
+_LEAST_IMAGES = 4
+_EXPORT = "export it again with scripts/export_reference_stats.py"
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean and covariance of a set of features.
+
+    Attributes:
+        n: Size of the set; None if unknown, as in files of pytorch-fid.
+        mean: `(d,)`, float64.
+        covariance: Unbiased (divided by n - 1). `(d, d)`, float64.
+    """
+
+    n: int | None
+    mean: Array
+    covariance: Array
+
+    @classmethod
+    def of(cls, chunks: Iterable[Features]) -> Moments:
+        """Compute the moments of features that arrive in chunks; up to rounding they do not depend on the chunks.
+
+        Args:
+            chunks: Each `(b, d)`, any float dtype; read once.
+
+        Raises:
+            InputError: If there are no features, or some are not finite.
+        """
+        total: Moments | None = None
+        for rows in _regrouped(chunks):
+            if not np.isfinite(rows).all():
+                raise InputError("features are not finite; the extractor's weights are damaged, or the images")
+            mean = rows.mean(axis=0)
+            centred = rows - mean
+            part = cls(len(rows), mean, centred.T @ centred / max(1, len(rows) - 1))
+            total = part if total is None else total + part
+        if total is None:
+            raise InputError("no images to compute statistics of")
+        return total
+
+    def __add__(self, other: Moments) -> Moments:
+        """Return the moments of both sets together (Chan, Golub and LeVeque, 1983)."""
+        if self.n is None or other.n is None:
+            raise ValueError("sets of unknown size cannot be joined")
+        n = self.n + other.n
+        step = other.mean - self.mean
+        scatter = max(0, self.n - 1) * self.covariance + max(0, other.n - 1) * other.covariance
+        scatter += self.n * other.n / n * np.outer(step, step)
+        return Moments(n, self.mean + other.n / n * step, scatter / max(1, n - 1))
+
+
+def _regrouped(chunks: Iterable[Features]) -> Iterator[Array]:
+    """Yield the same rows in larger chunks."""
+    waiting: list[Array] = []
+    for chunk in chunks:
+        if len(chunk):
+            waiting.append(np.asarray(chunk, np.float64))
+        if sum(map(len, waiting)) >= _ROWS:
+            yield np.concatenate(waiting)
+            waiting = []
+    if waiting:
+        yield np.concatenate(waiting)
 
 
 @dataclass(frozen=True, eq=False)
 class ReferenceStatistics:
-    """What is known of a set of real images under one protocol.
+    """Statistics of a set of real images under one protocol.
 
     Attributes:
-        moments: Of the features; `moments.n` is None if the file does not tell.
+        moments: Of the features; `moments.n` is None if the file does not give it.
         protocol: Name of the extractor's protocol.
         sha256: Of the extractor's weights, in hex; empty if unknown.
-        source: What the images are, in words.
+        source: Description of the images.
         features: Some of the features, for the distances that need more than moments. `(m, d)`, float32.
     """
 
@@ -37,23 +106,22 @@ class ReferenceStatistics:
     features: npt.NDArray[np.float32] | None = None
 
     def described(self) -> dict[str, Any]:
-        """What results tell of it: where it is from, how many images it is of, and its hash."""
+        """Return what results state of the reference: its source, its number of images and its hash."""
         return {"source": self.source, "n": self.moments.n, "sha256": self.sha256}
 
     def save(self, path: str | Path) -> None:
-        """Write an `.npz` that pytorch-fid reads, too; a file of that name is replaced in one step.
+        """Write an `.npz` that pytorch-fid reads, too; an existing file is replaced in one step.
 
         Args:
-            path: The file; its folder is made.
+            path: The file; its folder is created.
         """
-        path = Path(path)
         arrays: dict[str, Any] = {"mu": self.moments.mean, "sigma": self.moments.covariance}
         arrays |= {"protocol": self.protocol, "sha256": self.sha256, "source": self.source}
         if self.moments.n is not None:
             arrays["n"] = self.moments.n
         if self.features is not None:
             arrays["features"] = np.asarray(self.features, np.float32)
-        with replacing(path) as file:
+        with replacing(Path(path)) as file:
             np.savez(file, allow_pickle=False, **arrays)
 
     @classmethod
@@ -65,33 +133,30 @@ class ReferenceStatistics:
         Args:
             path: The `.npz`.
             protocol: The one that generated images are measured with.
-            dimension: Length of its features; None takes any.
-            sha256: Of the extractor's weights; empty takes any, as does a file that does not tell.
+            dimension: Length of its features; None accepts any.
+            sha256: Of the extractor's weights; empty accepts any. A file without a hash is accepted.
 
         Raises:
             InputError: If the file is missing or damaged, or was made another way.
         """
         arrays = _read(Path(path))
-        made_with = _text(arrays, "protocol") or _UNNAMED
+        made_with, weights, source = (str(arrays.get(name, "")) for name in ("protocol", "sha256", "source"))
+        made_with = made_with or _UNNAMED
         if made_with != protocol:
             unnamed = "" if "protocol" in arrays else " (it names no protocol, as pytorch-fid's files)"
             raise InputError(
                 f"reference {path} was made with protocol {made_with}{unnamed}, not {protocol}; distances between the "
-                "two mean nothing; export it again with scripts/export_reference_stats.py"
+                f"two mean nothing; {_EXPORT}"
             )
-        weights = _text(arrays, "sha256")
         if sha256 and weights and weights != sha256:
             raise InputError(
-                f"reference {path} was made with weights {weights[:8]}..., the extractor has {sha256[:8]}...; export "
-                "it again with scripts/export_reference_stats.py"
+                f"reference {path} was made with weights {weights[:8]}..., the extractor has {sha256[:8]}...; {_EXPORT}"
             )
-        moments = _moments(arrays, path, dimension)
-        features = arrays.get("features")
-        if features is not None and (features.ndim != 2 or features.shape[1] != len(moments.mean) or len(features) < 2):
-            raise InputError(f"reference {path}: features have shape {features.shape}; export the file again")
-        if features is not None and not (features.dtype.kind == "f" and np.isfinite(features).all()):
-            raise InputError(f"reference {path}: features are not finite numbers; export the file again")
-        return cls(moments, protocol, weights, _text(arrays, "source"), features)
+        if (damage := _damage(arrays, dimension)) is not None:
+            raise InputError(f"reference {path}: {damage}; {_EXPORT}")
+        n, features = arrays.get("n"), arrays.get("features")
+        mean, covariance = arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64)
+        return cls(Moments(None if n is None else int(n), mean, covariance), protocol, weights, source, features)
 
 
 def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -100,31 +165,58 @@ def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         arrays = read_arrays(path)
     except ValueError as error:
-        raise InputError(f"reference {path} cannot be read ({error}); export it again") from error
-    lacking = [name for name in ("mu", "sigma") if name not in arrays]
-    if lacking:
-        raise InputError(f"reference {path} has no {lacking[0]}; expected an .npz with mu and sigma")
+        raise InputError(f"reference {path} cannot be read ({error}); {_EXPORT}") from error
+    if missing := [name for name in ("mu", "sigma") if name not in arrays]:
+        raise InputError(f"reference {path} has no {missing[0]}; expected an .npz with mu and sigma")
     return arrays
 
 
-def _text(arrays: dict[str, npt.NDArray[Any]], name: str) -> str:
-    return str(arrays[name]) if name in arrays else ""
-
-
-def _moments(arrays: dict[str, npt.NDArray[Any]], path: str | Path, dimension: int | None) -> Moments:
-    mean, covariance = arrays["mu"], arrays["sigma"]
-    shapes = f"mu {mean.shape} and sigma {covariance.shape}"
-    wanted = "" if dimension is None else f" with d = {dimension}"
+def _damage(arrays: dict[str, npt.NDArray[Any]], dimension: int | None) -> str | None:
+    """Return what is wrong with the arrays of a reference; None if nothing is."""
+    mean, covariance, n, features = arrays["mu"], arrays["sigma"], arrays.get("n"), arrays.get("features")
     if mean.ndim != 1 or not len(mean) or covariance.shape != 2 * mean.shape or dimension not in (None, len(mean)):
-        raise InputError(f"reference {path} has {shapes}; expected (d,) and (d, d){wanted}")
+        expected = "" if dimension is None else f" with d = {dimension}"
+        return f"it has mu {mean.shape} and sigma {covariance.shape}, expected (d,) and (d, d){expected}"
     if mean.dtype.kind != "f" or covariance.dtype.kind != "f":
-        raise InputError(f"reference {path} has {mean.dtype} and {covariance.dtype}; expected floating point")
-    mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
+        return f"it has {mean.dtype} and {covariance.dtype}, expected floating point"
     scale = float(np.abs(covariance).max(initial=0.0))
-    # Not `>`: with NaN or infinity, comparisons are false.
-    if not (np.isfinite(mean).all() and np.isfinite(scale) and np.abs(covariance - covariance.T).max() <= 1e-6 * scale):
-        raise InputError(f"reference {path}: sigma is not a covariance, or numbers are not finite; export it again")
-    n = arrays.get("n")
+    # Not `>`: comparisons with NaN or infinity are false.
+    symmetric = np.isfinite(scale) and np.abs(covariance - covariance.T).max() <= 1e-6 * scale
+    if not (np.isfinite(mean).all() and symmetric):
+        return "sigma is not a covariance, or numbers are not finite"
     if n is not None and (n.ndim or n.dtype.kind not in "iu" or n < 1):
-        raise InputError(f"reference {path}: n is {n}, expected the number of images")
-    return Moments(None if n is None else int(n), mean, covariance)
+        return f"n is {n}, expected the number of images"
+    if features is not None and (features.ndim != 2 or features.shape[1] != len(mean) or len(features) < 2):
+        return f"features have shape {features.shape}, expected (m, {len(mean)})"
+    if features is not None and not (features.dtype.kind == "f" and np.isfinite(features).all()):
+        return "features are not finite numbers"
+    return None
+
+
+class Distance(Metric):
+    """A metric of all features of a run against a reference, named with the protocol."""
+
+    name = "distance"
+    later = "bigain score"
+    needs = frozenset({"features"})
+
+    def __init__(self, reference: ReferenceStatistics) -> None:
+        """Set the metric up.
+
+        Args:
+            reference: Of the real images, under the protocol of the features.
+        """
+        self.reference = reference
+
+    def label(self, name: str) -> str:
+        """Return the name of an estimate: `frechet[pytorch-fid]`."""
+        return f"{name}[{self.reference.protocol}]"
+
+    def features(self, records: Sequence[SampleRecord]) -> npt.NDArray[np.float32]:
+        """Return the features of all images. `(n, d)`."""
+        return np.asarray([record.features for record in records], np.float32)
+
+    def incomplete(self, records: Sequence[SampleRecord]) -> str | None:
+        if len(records) < _LEAST_IMAGES:
+            return f"{len(records)} images are too few for a distance"
+        return super().incomplete(records)

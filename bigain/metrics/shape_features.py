@@ -1,32 +1,27 @@
-"""Features of the embedded dataset: the last layer but one of a small classifier of ShapeTextures."""
+"""Features of the embedded dataset: the second to last layer of a small classifier of ShapeTextures."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor, nn
 
 from bigain.errors import InputError
-from bigain.metrics.extractors import FeatureExtractor
-from bigain.tokens.precision import without_autocast
+from bigain.metrics.extractors import FeatureExtractor, exact_float32, load_weights
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 IMAGE_SIZE = 32
 DIMENSION = 64
-_FIX = "reinstall bigain, or write it anew with scripts/train_shape_features.py"
+_FIX = "reinstall bigain, or write it again with scripts/train_shape_features.py"
 
 
 class ShapeNetwork(nn.Module):
-    """Strided convolutions, average pooling and a linear head. Group norm, so that no image sees its batch.
+    """Strided convolutions, average pooling and a linear head; group norm, so that features do not depend on the batch.
 
     `scripts/train_shape_features.py` trains it.
     """
@@ -36,7 +31,7 @@ class ShapeNetwork(nn.Module):
 
         Args:
             widths: Channels of each block, divisible by 8; every block but the first and the last halves the grid.
-                The last one is the length of a feature.
+                The last is the length of a feature.
             classes: Outputs of the head.
         """
         super().__init__()
@@ -49,47 +44,48 @@ class ShapeNetwork(nn.Module):
         self.head = nn.Linear(widths[-1], classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """Features of images in [0, 255], any dtype. `(b, 3, 32, 32)` -> `(b, d)`."""
+        """Compute features of images in [0, 255], any dtype. `(b, 3, 32, 32)` -> `(b, d)`."""
         return self.blocks(images.float() / 127.5 - 1).mean(dim=(2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Class logits of images in [0, 255], any dtype. `(b, 3, 32, 32)` -> `(b, k)`."""
+        """Compute class logits of images in [0, 255], any dtype. `(b, 3, 32, 32)` -> `(b, k)`."""
         return self.head(self.features(images))
 
 
 class ShapeFeatures(FeatureExtractor):
-    """The features of a distance between sets of ShapeTextures images, and the classifier they come from.
+    """Features for distances between sets of ShapeTextures images, and the classifier they come from.
 
-    `bigain/assets/README.md` tells how it was trained and what the distance reacts to. It means nothing on other
-    images, and its values compare with no other protocol's.
+    `bigain/assets/README.md` describes its training and what the distance reacts to. It means nothing on other images,
+    and its values do not compare with those of other protocols.
 
     Attributes:
         protocol: See `FeatureExtractor`.
         dimension: See `FeatureExtractor`.
-        class_names: See `FeatureExtractor`; also what the logits of `classify` stand for. After `load`.
+        class_names: See `FeatureExtractor`; also the classes of the logits of `classify`. After `load`.
     """
 
     protocol = "shapes-features"
     dimension = DIMENSION
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.network: ShapeNetwork | None = None
-        self.class_names = ()
-        self._digest = ""
+    def read(self) -> tuple[nn.Module, str]:
+        folder = Path(str(resources.files("bigain"))) / "assets" / "shapes_features"
+        network, self.class_names, digest = read_network(folder)
+        return network, digest
 
-    def load(self) -> None:
-        if self.network is None:
-            folder = Path(str(resources.files("bigain"))) / "assets" / "shapes_features"
-            self.network, self.class_names, self._digest = read_network(folder)
+    def features(self, images: Tensor) -> Tensor:
+        features: Tensor = self.network.features(images)
+        return features
 
-    def forward(self, images: Tensor) -> Tensor:
-        network = self._network(images)
-        with _exactly(images):
-            return network.features(images)
+    def check(self, images: Tensor) -> None:
+        expected = (3, IMAGE_SIZE, IMAGE_SIZE)
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != expected:
+            raise InputError(
+                f"{self.protocol} needs uint8 images of shape (b, 3, 32, 32), not {images.dtype} of shape "
+                f"{tuple(images.shape)}; it knows only ShapeTextures; for other images choose another extractor"
+            )
 
     def classify(self, images: Tensor) -> Tensor:
-        """Class logits of images. Loads if need be.
+        """Compute the class logits of images; loads the network first if necessary.
 
         Args:
             images: RGB in [0, 255]. `(b, 3, 32, 32)`, uint8.
@@ -98,44 +94,15 @@ class ShapeFeatures(FeatureExtractor):
             `(b, 16)`, float32; the classes of ShapeTextures in order.
 
         Raises:
-            InputError: If the images are of another size or dtype.
+            InputError: If the images have a different size or dtype.
         """
-        network = self._network(images)
-        with _exactly(images):
-            logits: Tensor = network(images)
-        return logits
+        return self.computed(lambda images: self.network(images), images)
 
     def classes_of(self, features: Tensor) -> Tensor:
         self.load()
-        assert self.network is not None
-        with _exactly(features):
+        with exact_float32(features):
             classes: Tensor = self.network.head(features).argmax(dim=1)
         return classes
-
-    def digest(self) -> str:
-        self.load()
-        return self._digest
-
-    def _network(self, images: Tensor) -> ShapeNetwork:
-        expected = (3, IMAGE_SIZE, IMAGE_SIZE)
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != expected:
-            raise InputError(
-                f"{self.protocol} needs uint8 images of shape (b, 3, 32, 32), not {images.dtype} of shape "
-                f"{tuple(images.shape)}; it knows ShapeTextures only, for other images choose another extractor"
-            )
-        if self.network is None:
-            self.load()
-            self.to(images.device)
-        assert self.network is not None
-        return self.network
-
-
-@contextmanager
-def _exactly(images: Tensor) -> Iterator[None]:
-    """Float32 in earnest: without autocast and TF32, and with convolutions that repeat."""
-    flags = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-    with torch.no_grad(), without_autocast(images), flags:
-        yield
 
 
 def read_network(folder: Path) -> tuple[ShapeNetwork, tuple[str, ...], str]:
@@ -152,15 +119,9 @@ def read_network(folder: Path) -> tuple[ShapeNetwork, tuple[str, ...], str]:
     """
     try:
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        data = (folder / WEIGHTS).read_bytes()
-        digest = hashlib.sha256(data).hexdigest()
-        if digest != config["sha256"]:
-            raise InputError(f"{folder / WEIGHTS} has the sha256 {digest}, expected {config['sha256']}; {_FIX}")
-        # Without memory, so that no random weights are drawn: loading must not move the global random state.
         with torch.device("meta"):
             network = ShapeNetwork(config["widths"], len(config["class_names"]))
-        # Stored in half precision. Assigned, since a trainer may have changed the default dtype of new parameters.
-        network.load_state_dict({name: tensor.float() for name, tensor in load(data).items()}, assign=True)
-        return network.eval().requires_grad_(False), tuple(config["class_names"]), digest
-    except (OSError, KeyError, json.JSONDecodeError, SafetensorError, RuntimeError) as error:
+        digest = load_weights(network, folder / WEIGHTS, config["sha256"], _FIX)
+    except (OSError, KeyError, json.JSONDecodeError) as error:
         raise InputError(f"cannot read the feature extractor {folder}: {error}; {_FIX}") from error
+    return network.eval().requires_grad_(False), tuple(config["class_names"]), digest

@@ -23,6 +23,7 @@ _WITHOUT_EFFECT = {
     "data.init_args.num_workers",
     "data.init_args.on_bad_image",
     "model.init_args.latent_cache",
+    "model.init_args.metrics",
     "model.init_args.backbone.init_args.local_files_only",
     "model.init_args.backbone.init_args.safetensors_only",
     "model.init_args.rows_per_forward",

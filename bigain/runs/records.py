@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import json
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -133,23 +134,24 @@ class SampleRecord:
         labels: Classes of that item.
         prompt: What a text-conditional model was given.
         seconds: Wall time of the batch divided by its images.
-        features: Of the image, for distances, `(d,)`; None without an extractor.
-        clip_score: Similarity of the image and its prompt, where that is measured.
+        features: Of the image, for distances, `(d,)` float32; None without an extractor.
+        measured: Values of the metrics of single images, by their name, such as `clip_score`.
     """
 
     image_id: str
     labels: Sequence[int]
     prompt: str
     seconds: float
-    features: Sequence[float] | None = None
-    clip_score: float | None = None
+    features: Sequence[float] | npt.NDArray[np.float32] | None = None
+    measured: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line; features are base64 of little-endian float32."""
         features = None
         if self.features is not None:
             features = base64.b64encode(np.asarray(self.features, "<f4").tobytes()).decode()
-        return json.dumps({**vars(self), "features": features})
+        line = {name: value for name, value in vars(self).items() if name != "measured"}
+        return json.dumps({**line, "features": features, **self.measured})
 
     @classmethod
     def from_json(cls, line: str) -> SampleRecord:
@@ -162,11 +164,13 @@ class SampleRecord:
             fields = json.loads(line)
             if fields["features"] is not None:
                 fields["features"] = np.frombuffer(base64.b64decode(fields["features"], validate=True), "<f4")
-            record = cls(**fields)
+            own = {name: fields.pop(name) for name in ("image_id", "labels", "prompt", "seconds", "features")}
+            # Earlier versions wrote a null for what was not measured.
+            record = cls(**own, measured={name: value for name, value in fields.items() if value is not None})
         except (TypeError, KeyError, ValueError, RecursionError) as error:
             raise ValueError(f"not a sample record: {line[:80]!r}") from error
-        scores = [] if record.clip_score is None else [record.clip_score]
-        sound = _is_named_and_timed(record) and _are_indices(record.labels) and _are_floats(scores)
+        measured = list(record.measured.values())
+        sound = _is_named_and_timed(record) and _are_indices(record.labels) and _are_floats(measured)
         if not sound or not isinstance(record.prompt, str):
             raise ValueError(f"a field of this sample record is of no use: {line[:80]!r}")
         return record

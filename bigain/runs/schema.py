@@ -20,13 +20,17 @@ TASKS = get_args(Task)
 CHOOSE_IMAGES = frozenset(f"data.init_args.{name}" for name in ("images", "limit", "per_class", "subset"))
 
 
-class Estimate(TypedDict):
-    """A number with its 95 % interval, if one is computed, and the number of images behind it."""
-
+class _Estimate(TypedDict):
     value: float
     low: float | None
     high: float | None
     n: int
+
+
+class Estimate(_Estimate, total=False):
+    """A number with its 95 % interval, if one is computed, and the number of images behind it."""
+
+    standard_error: float
 
 
 class SkippedImage(TypedDict):

@@ -13,7 +13,6 @@ from torch import Tensor
 from bigain.backbones.base import Backbone
 from bigain.backbones.digest import module_digest
 from bigain.backbones.forward import pair_sharing, row_keys
-from bigain.data.base import EvalDataModule
 from bigain.data.latent_cache import LatentCache
 from bigain.data.loader import Batch
 from bigain.diffusion.elimination import Elimination, staged_elimination
@@ -29,6 +28,7 @@ from bigain.diffusion.trials import (
     uniform_timesteps,
 )
 from bigain.errors import InputError, check_choice
+from bigain.metrics.base import Metric
 from bigain.runs.records import ImageRecord
 from bigain.tasks.forwards import Forwards
 from bigain.tasks.image_records import image_records, not_finite
@@ -42,7 +42,7 @@ class DiffusionClassifier(BackboneModule):
 
     Source: Li et al., Your Diffusion Model is Secretly a Zero-Shot Classifier (ICCV 2023); BiGain, Algorithm 1.
 
-    Every number is a function of (seed, image id, trial): batch size, order and process count do not enter.
+    Every number is a function of (seed, image id, trial), independent of batch size, order and number of processes.
     """
 
     def __init__(
@@ -57,28 +57,30 @@ class DiffusionClassifier(BackboneModule):
         rows_per_forward: int = 64,
         share: bool = True,
         latent_cache: str | None = None,
+        metrics: Sequence[Metric] = (),
         seed: int = 0,
     ) -> None:
-        """Set the classifier up; nothing heavy happens here.
+        """Set the classifier up; nothing is loaded yet.
 
         Args:
             backbone: The diffusion model.
             trials: Trials per class by the end of each stage, ascending; `[5, 20, 100]` for ImageNet-1K.
             keep: Classes left after each stage, ending in 1; null evaluates every class at every trial.
-            budget: `cumulative`: survivors of stage i have `trials[i]` trials in all (paper); `released`: the
+            budget: `cumulative`: survivors of stage i have `trials[i]` trials in total (paper); `released`: the
                 release's larger later stages. The same for `[5, 20]`.
-            race: Instead of stages, drop each class as soon as a test says that it cannot win: see `Race`. Of `trials`
-                only the last counts then, and neither `keep` nor `budget` does. `{}` takes the usual race.
+            race: Instead of stages, drop each class as soon as a test finds that it cannot win: see `Race`. Only the
+                last of `trials` is used then; `keep` and `budget` are ignored. `{}` is the default race.
             timesteps: `grid`: evenly spaced; `uniform`: drawn from 0..999 per (seed, image, trial) (Algorithm 1).
             loss: Error of a noise prediction: `l2`, `l1` or `huber`.
-            rows_per_forward: Rows (image, trial, class) per denoiser call at most, across the images of a batch. On a
-                CPU 8, if that is less; halved when memory runs out: see `Forwards`.
+            rows_per_forward: Most rows (image, trial, class) per denoiser call, across the images of a batch. On a CPU
+                at most 8; halved when memory runs out: see `Forwards`.
             share: Compute once what rows of one (image, trial) have in common, on a U-Net: see `share`.
-            latent_cache: Folder in which encoded images are kept, for this and later runs; null encodes each time.
+            latent_cache: Folder for encoded images, for this and later runs; null encodes each time.
+            metrics: Further metrics: see `Metric`. They change no prediction and do not enter the identity of a run.
             seed: Of noise and timesteps.
 
         Raises:
-            InputError: If `trials` and `keep` do not fit.
+            InputError: If `trials` and `keep` do not match, or a setting is unknown.
         """
         super().__init__()
         if keep is not None:
@@ -91,7 +93,7 @@ class DiffusionClassifier(BackboneModule):
             stages = stage_trials(trials, budget)
         except ValueError as error:
             raise InputError(str(error)) from error
-        # Without elimination the stages are one: every class at every trial.
+        # Without elimination there is one stage: every class at every trial.
         self.stages = stages if keep is not None else [sorted(trial for stage in stages for trial in stage)]
         self.keep = list(keep) if keep is not None else [1]
         self.race = race
@@ -103,6 +105,9 @@ class DiffusionClassifier(BackboneModule):
         self.seed = seed
         self.share = share
         self.latent_cache = latent_cache
+        if unmet := [metric.name for metric in metrics if metric.needs]:
+            raise InputError(f"metrics: {unmet[0]} measures generated images; a classification has none")
+        self.metrics = list(metrics)
 
     def setup(self, stage: str) -> None:
         self.prepare_backbone()
@@ -111,28 +116,23 @@ class DiffusionClassifier(BackboneModule):
     def _cache(self, folder: Path) -> LatentCache:
         if self.backbone.vae is None:
             raise InputError(
-                f"latent_cache: {self.backbone.model} has no VAE, its images are its latents; leave it out"
+                f"latent_cache: {self.backbone.model} has no VAE, so images are their own latents; leave it out"
             )
-        # The same weights round differently at another precision or on another kind of device.
+        # The same weights round differently at a different precision or on a different kind of device.
         run = f"{self.trainer.precision} {self.trainer.strategy.root_device.type}"
         return LatentCache(folder, self.data.image_size, f"{module_digest(self.backbone.vae)} {run}")
 
     @property
-    def data(self) -> EvalDataModule:
-        """The trainer's DataModule: see `EvalDataModule.of`."""
-        return EvalDataModule.of(self)
-
-    @property
     def example_condition(self) -> Tensor:
-        """One row of the conditions, for counting."""
+        """One row of the conditions, for counting FLOPs."""
         return self.conditions[:1]
 
     def bytes_per_image(self, classes: int, image_size: int) -> int:
-        """Disk space that one image takes in a run directory, about: in the log and in the columns."""
+        """Return about how much disk space one image takes in a run directory, log and columns. Bytes."""
         return 60 * self.evaluations_per_image(classes)
 
     def evaluations_per_image(self, classes: int) -> int:
-        """Denoiser rows one image takes: 5k + 75 for `[5, 20]`/`[5, 1]`. With a race, the most that it can take."""
+        """Return the denoiser rows per image: 5k + 75 for `[5, 20]`/`[5, 1]`. With a race, the most possible."""
         if self.race is not None:
             return classes * self.grid_size
         alive = [classes, *(min(classes, left) for left in self.keep)]
@@ -146,37 +146,37 @@ class DiffusionClassifier(BackboneModule):
         self.begin_sharing(self.conditions)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[ImageRecord]:
-        """Classify the images of a batch; those whose errors are not finite go to `batch["failed"]` instead."""
+        """Classify the images of a batch; those with errors that are not finite are added to `batch["failed"]`."""
         if not batch["image_id"]:
             return []
         start = time.perf_counter()
         result, timesteps = self.classify(self._latents(batch), batch["image_id"])
-        labels = [list(of_one) if self.multilabel else of_one[0] for of_one in batch["labels"]]
+        labels = [list(of_image) if self.multilabel else of_image[0] for of_image in batch["labels"]]
         timesteps = timesteps.cpu()
         records = image_records(batch["image_id"], labels, result, timesteps, start)
         names, precision = self.data.class_space.names, self.trainer.precision
         failed = {}
         for record, row in zip(records, timesteps.tolist(), strict=True):
-            if (found := not_finite(record, self.stages_of(record.image_id), len(names))) is not None:
+            if (first := not_finite(record, self.stages_of(record.image_id), len(names))) is not None:
                 failed[record.image_id] = (
-                    f"the network's error for class {names[found.label]!r} at timestep {row[found.trial]} is "
-                    f"{found.error} at precision {precision}; try --trainer.precision 32-true, or other weights"
+                    f"the network's error for class {names[first.label]!r} at timestep {row[first.trial]} is "
+                    f"{first.error} at precision {precision}; try --trainer.precision 32-true, or other weights"
                 )
         batch["failed"].update(failed)
         return [record for record in records if record.image_id not in failed]
 
     def stages_of(self, image_id: str) -> Sequence[Sequence[int]]:
-        """New trials of each stage of an image, or of each look of its race."""
+        """Return the new trials of each stage of an image, or of each look of its race."""
         if self.race is None:
             return self.stages
         (order,) = random_order(keys_of_trials([image_id], self.grid_size, self.seed)).tolist()
         return self.race.stages(order)
 
     def _latents(self, batch: Batch) -> Tensor:
-        """Latents of a batch: encoded (and cached, where asked for), or read from the cache."""
+        """Return the latents of a batch: encoded (and written to the cache, if there is one) or read from the cache."""
         parts = [batch["latent"].view(torch.float32)] if len(batch["latent"]) else []
         if len(batch["image"]):
-            # One by one on a CPU, for the reason that `Forwards` gives.
+            # One by one on a CPU: see `Forwards`.
             at_once = 1 if self.device.type == "cpu" else len(batch["image"])
             encoded = torch.cat([self.backbone.encode(images) for images in batch["image"].split(at_once)])
             parts.insert(0, encoded)
@@ -190,7 +190,7 @@ class DiffusionClassifier(BackboneModule):
 
         Args:
             latents: `(b, c, h, w)`, float32.
-            image_ids: b stable ids; noise is a function of them.
+            image_ids: b stable ids; the noise is a function of them.
 
         Returns:
             The elimination, and the timestep of each image's trials, `(b, t)` int64.
@@ -213,7 +213,7 @@ class DiffusionClassifier(BackboneModule):
         return staged_elimination(errors_of, len(latents), classes, self.stages, keep, device), timesteps
 
     def _errors(self, latents: Tensor, keys: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
-        """Errors of p (image, trial) pairs under s classes each.
+        """Compute the errors of p (image, trial) pairs under s classes each.
 
         Args:
             latents: Of each pair. `(p, c, h, w)`.

@@ -1,19 +1,24 @@
-"""What is measured of generated images while they are made: whether the networks for it are there, and loading them."""
+"""Which metrics of generated images can be computed, and what they measure of each image."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
 
 from bigain.errors import InputError
+from bigain.metrics.agreement import Agreement
+from bigain.metrics.base import Images, Metric
 from bigain.metrics.extractors import FeatureExtractor
-from bigain.metrics.fidelity import ClipScore
+from bigain.metrics.frechet import FrechetDistance
+from bigain.metrics.kernel import KernelDistance
+from bigain.metrics.precision_recall import PrecisionRecall
 from bigain.metrics.reference import ReferenceStatistics
 from bigain.tasks.forwards import Forwards
 from bigain.tokens.precision import without_autocast
@@ -23,67 +28,75 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Measuring:
-    """What can be measured here.
+    """The metrics of a generation and what they need.
 
     Attributes:
-        extractor: Of features; None where there is none or its weights are not there.
-        reference: Statistics of real images; None where there are none.
-        no_distance: Why no distance can be computed; None if it can.
-        clip: Scores images with their prompts; None where that was not asked for or its weights are not there.
-        no_clip_score: Why there is none although it was asked for.
+        metrics: Those that can be computed, in the order of the results.
+        extractor: Of features, loaded; None if there is none or its weights are missing.
+        reference: Statistics of real images; None if there are none.
+        missing: Why metrics cannot be computed, by their `name`.
     """
 
+    metrics: Sequence[Metric] = ()
     extractor: FeatureExtractor | None = None
     reference: ReferenceStatistics | None = None
-    no_distance: str | None = None
-    clip: ClipScore | None = None
-    no_clip_score: str | None = None
+    missing: Mapping[str, str] = field(default_factory=dict)
 
-    def features(self, images: Tensor, forwards: Forwards) -> list[list[float] | None]:
-        """Features of images, `(b, 3, s, s)` uint8, one list of d numbers each; None without an extractor."""
-        if self.extractor is None:
-            return [None] * len(images)
-        features: list[list[float] | None] = features_of(self.extractor, images, forwards).tolist()
-        return features
+    def measure(
+        self, images: Images, forwards: Forwards
+    ) -> tuple[Sequence[npt.NDArray[np.float32] | None], list[dict[str, float]]]:
+        """Measure a batch of images.
 
-    def clip_scores(self, images: Tensor, prompts: Sequence[str]) -> list[float | None]:
-        """CLIP score of each image with its prompt; None where they are not measured."""
-        if self.clip is None:
-            return [None] * len(images)
-        scores: list[float | None] = self.clip(images, prompts).tolist()
-        return scores
+        Args:
+            images: b images.
+            forwards: Batches of the extractor; on a CPU features do not depend on b.
+
+        Returns:
+            The features of each image, `(d,)`, None without an extractor; and the value of each metric by its `name`.
+        """
+        pixels, extractor = images.pixels, self.extractor
+        features: Sequence[npt.NDArray[np.float32] | None] = [None] * len(pixels)
+        if extractor is not None:
+            with without_autocast(pixels):
+                rows = forwards.run(lambda i, first, last: extractor(pixels[i]).float(), len(pixels), pixels.device)
+            features = list(rows.cpu().numpy())
+        measured = [metric for metric in self.metrics if "images" in metric.needs]
+        columns = {metric.name: list(map(float, metric.measure(images).tolist())) for metric in measured}
+        return features, [{name: column[i] for name, column in columns.items()} for i in range(len(pixels))]
 
 
-def features_of(extractor: FeatureExtractor, images: Tensor, forwards: Forwards) -> Tensor:
-    """Features of images `(b, 3, s, s)` uint8, the same whatever the batch on a CPU. `(b, d)`, float32."""
-    with without_autocast(images):
-        return forwards.run(lambda i, first, last: extractor(images[i]).float(), len(images), images.device)
+def distances(reference: ReferenceStatistics) -> list[Metric]:
+    """Return the metrics of all features against a reference."""
+    return [FrechetDistance(reference), KernelDistance(reference), PrecisionRecall(reference)]
 
 
 def find_reference(reference: str) -> Path:
-    """A reference file, or the one that an embedded extractor of this name comes with."""
+    """Return the path of a reference file, or of the reference of the embedded extractor with this name."""
     embedded = Path(str(resources.files("bigain"))) / "assets" / reference / "reference.npz"
     return embedded if embedded.is_file() else Path(reference).expanduser()
 
 
 def prepare_measuring(
-    extractor: FeatureExtractor | None, reference: str | None, clip_model: str | None, keeps_images: bool
+    extractor: FeatureExtractor | None, reference: str | None, metrics: Sequence[Metric], keeps_images: bool
 ) -> Measuring:
-    """Load extractor and reference. Images are worth making without them; a wrong one is refused all the same.
+    """Load the extractor and the reference, and find out which metrics can be computed.
+
+    Images are worth generating without metrics, so what is missing is a warning; a wrong file is an error.
 
     Args:
         extractor: Of features, loaded or not.
         reference: An `.npz` file, or the name of an embedded extractor.
-        clip_model: Folder of a CLIP model.
-        keeps_images: Whether what is missing can be measured later.
+        metrics: Further metrics.
+        keeps_images: Whether missing metrics can be computed later.
 
     Raises:
-        InputError: If a reference is of another protocol, or nothing at all would be left of the images.
+        InputError: If a reference has a different protocol, or nothing at all would be kept of the images.
     """
-    clip, no_clip_score = _clip(clip_model)
-    loaded, missing, statistics = None, None, None
+    missing: dict[str, str] = {}
+    chosen: list[Metric] = []
+    loaded, statistics = None, None
     if extractor is None:
-        missing = "no extractor was asked for"
+        missing["distance"] = "no extractor was asked for"
     else:
         try:
             extractor.load()
@@ -91,29 +104,27 @@ def prepare_measuring(
         except InputError as error:
             if not keeps_images:
                 raise
-            missing = str(error)
+            missing["distance"] = str(error)
         if reference is None:
-            missing = missing or "no reference statistics were given"
+            missing.setdefault("distance", "no reference statistics were given")
         elif not (path := find_reference(reference)).is_file():
-            missing = missing or f"reference {path} does not exist"
+            missing.setdefault("distance", f"reference {path} does not exist")
         else:
             digest = "" if loaded is None else loaded.digest()
             statistics = ReferenceStatistics.load(path, extractor.protocol, extractor.dimension, digest)
-        if missing is not None:
+            chosen += distances(statistics) if loaded is not None else []
+        chosen += [Agreement(loaded)] if loaded is not None else []
+        if "distance" in missing:
             kept = "Images are kept for `bigain score`" if keeps_images else "Features are kept"
-            _warn(f"warning: no distance will be computed: {missing}. {kept}")
-    return Measuring(loaded, statistics, missing, clip, no_clip_score)
-
-
-def _clip(folder: str | None) -> tuple[ClipScore | None, str | None]:
-    if folder is None:
-        return None, None
-    clip = ClipScore(folder)
-    missing = clip.available()
-    if missing is None:
-        return clip, None
-    _warn(f"warning: no CLIP score will be computed: {missing}. Images are kept for `bigain score --clip-model`")
-    return None, missing
+            _warn(f"warning: no distance will be computed: {missing['distance']}. {kept}")
+    for metric in metrics:
+        if (reason := metric.unavailable()) is None:
+            chosen.append(metric)
+        else:
+            missing[metric.name] = reason
+            kept = f". Images are kept for `{metric.later}`" if metric.later else ""
+            _warn(f"warning: no {metric.title or metric.name} will be computed: {reason}{kept}")
+    return Measuring(chosen, loaded, statistics, missing)
 
 
 @rank_zero_only

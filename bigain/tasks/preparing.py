@@ -1,4 +1,4 @@
-"""What both modules do with their backbone before a run."""
+"""The base of classifier and sampler: prepares the backbone before a run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor
 from bigain.backbones.base import Backbone
 from bigain.backbones.compilation import compile_denoiser
 from bigain.backbones.sharing import end_sharing, share
+from bigain.data.base import EvalDataModule
 from bigain.tasks.forwards import Forwards
 
 
@@ -16,25 +17,30 @@ class BackboneModule(LightningModule):
 
     Attributes:
         backbone: The diffusion model.
-        forwards: How many rows its forwards take.
-        share: Whether what rows have in common is computed once.
+        forwards: Splits its rows over forwards.
+        share: Whether to compute once what rows have in common.
     """
 
     backbone: Backbone
     forwards: Forwards
     share: bool
 
+    @property
+    def data(self) -> EvalDataModule:
+        """The trainer's DataModule: see `EvalDataModule.of`."""
+        return EvalDataModule.of(self)
+
     def prepare_backbone(self) -> None:
-        """Load the backbone in the trainer's precision; compressors have set up their hooks, callbacks come first."""
+        """Load the backbone in the trainer's precision. Callbacks come first: compressors have set up their hooks."""
         self.backbone.load()
         if self.trainer.precision == "32-true":
-            # Lightning converts to half but never back: without this a model loaded in half would stay so.
+            # Lightning converts to half but never back: a model loaded in half would stay in half.
             self.backbone.float()
         compile_denoiser(self.backbone.denoiser, self.backbone.compilation)
         self.forwards.equal = self.backbone.compilation != "none"
 
     def begin_sharing(self, conditions: Tensor | None = None) -> None:
-        """Compute once what rows have in common: see `share`. Compressors' hooks come before."""
+        """Start to compute once what rows have in common: see `share`. The hooks of compressors run first."""
         end_sharing(self.backbone.denoiser)
         if self.share:
             share(self.backbone.denoiser, conditions)
@@ -43,7 +49,7 @@ class BackboneModule(LightningModule):
         end_sharing(self.backbone.denoiser)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Lightning tells callbacks alone that a run ended by an exception."""
+        """Return a callback that ends the sharing after an exception, which Lightning reports to callbacks only."""
         return [_EndSharing()]
 
 

@@ -10,24 +10,17 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from bigain.errors import InputError
-from bigain.metrics.classification import classification_metrics
+from bigain.metrics.accuracy import Accuracy, confusion_matrix
+from bigain.metrics.base import Metric, evaluate
+from bigain.metrics.multilabel import MeanAveragePrecision, Top1Precision
 from bigain.runs.columns import write_columns
 from bigain.runs.records import ImageRecord
 from bigain.tasks.classifier import DiffusionClassifier
 from bigain.tasks.prediction_writer import predictions_folder
 from bigain.tasks.run_results import RunResults
 
-
-def _refuse_foreign(folder: Path, module: DiffusionClassifier, records: Sequence[ImageRecord]) -> None:
-    """Raise an InputError if a line of the log, damaged, has classes or trials beyond those of the run."""
-    classes, last = len(module.data.class_space), module.grid_size - 1
-    for record in records:
-        highest = max(record.prediction, *record.classes, *(max(alive, default=0) for alive in record.survivors))
-        if highest >= classes or max(record.trials, default=0) > last:
-            raise InputError(
-                f"the log in {folder} gives {record.image_id} a class or a trial that this run does not have; delete "
-                "its line to have it done again"
-            )
+# With more classes no confusion matrix is written: nobody can read it in a file.
+_MOST_CLASSES = 200
 
 
 class ResultsWriter(RunResults[ImageRecord]):
@@ -43,12 +36,20 @@ class ResultsWriter(RunResults[ImageRecord]):
         self, trainer: Trainer, module: DiffusionClassifier, records: Sequence[ImageRecord]
     ) -> dict[str, Any]:
         space = module.data.class_space
-        _refuse_foreign(predictions_folder(trainer), module, records)
+        _check_indices(predictions_folder(trainer), module, records)
+        shipped: list[Metric] = [Top1Precision(), MeanAveragePrecision()] if space.multilabel else [Accuracy()]
+        matrix, per_class = None, None
+        if not space.multilabel:
+            labels, predictions = [record.labels[0] for record in records], [record.prediction for record in records]
+            matrix = confusion_matrix(labels, predictions, len(space))
+            per_class = [{"correct": row[label], "n": sum(row)} for label, row in enumerate(matrix)]
         evaluations = sum(len(record.errors) for record in records)
         busy = sum(record.seconds for record in records)
         race = module.race
         return {
-            **classification_metrics(records, space),
+            "metrics": evaluate([*shipped, *module.metrics], records, space)[0],
+            "per_class": per_class,
+            "confusion_matrix": matrix if len(space) <= _MOST_CLASSES else None,
             "class_names": list(space.names),
             "evaluations": {
                 "per_image": evaluations / len(records),
@@ -66,3 +67,15 @@ class ResultsWriter(RunResults[ImageRecord]):
                 "seed": module.seed,
             },
         }
+
+
+def _check_indices(folder: Path, module: DiffusionClassifier, records: Sequence[ImageRecord]) -> None:
+    """Raise an InputError if a damaged line of the log has a class or a trial that the run does not have."""
+    classes, last = len(module.data.class_space), module.grid_size - 1
+    for record in records:
+        highest = max(record.prediction, *record.classes, *(max(alive, default=0) for alive in record.survivors))
+        if highest >= classes or max(record.trials, default=0) > last:
+            raise InputError(
+                f"the log in {folder} gives {record.image_id} a class or a trial that this run does not have; delete "
+                "its line to have it done again"
+            )

@@ -30,13 +30,13 @@ R = TypeVar("R", bound=Record)
 
 
 class RunResults(Callback, ABC, Generic[R]):
-    """Writes the results of a run from its logs. Subclasses add what their task measures.
+    """Writes the results of a run from its logs. Subclasses add the results of their task.
 
     The module needs `data`, `backbone` and `example_condition`.
 
     Attributes:
         task: `classification` or `generation`.
-        record: What the log holds.
+        record: Type of the records in the log.
         fingerprint: Identity of the configuration, stored with the results.
     """
 
@@ -47,11 +47,11 @@ class RunResults(Callback, ABC, Generic[R]):
         self.fingerprint = fingerprint
 
     def write_files(self, trainer: Trainer, module: Any, records: Sequence[R]) -> None:
-        """Whatever else there is to write: before the results, with which a run counts as finished."""
+        """Write the other files of the task. Results are written last: with them a run counts as finished."""
 
     @abstractmethod
     def task_results(self, trainer: Trainer, module: Any, records: Sequence[R]) -> dict[str, Any]:
-        """Sections of `results.json` that belong to the task: at least `metrics`, `protocol` and `evaluations`."""
+        """Return the sections of `results.json` of the task: at least `metrics`, `protocol` and `evaluations`."""
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = time.perf_counter()
@@ -59,7 +59,7 @@ class RunResults(Callback, ABC, Generic[R]):
         data, backbone = module.data, module.backbone
         shape = backbone.latents_of(data.image_size)
         compressors = [callback for callback in trainer.callbacks if isinstance(callback, Compressor)]  # type: ignore[attr-defined]
-        # What a compressor refuses, it refuses here, before any image.
+        # A compressor that cannot work raises its error here, before the first image.
         self._flops, self._baseline = flops_per_evaluation(backbone, shape, module.example_condition, compressors)
         latent = Grid(*shape[1:])
         self._sites = [row for compressor in compressors for row in site_table(compressor, backbone.denoiser, latent)]
@@ -67,7 +67,6 @@ class RunResults(Callback, ABC, Generic[R]):
             refuse_without_effect(compressor, backbone.denoiser, latent)
         self._compressors = [compressor.description() for compressor in compressors]
         if trainer.is_global_zero:
-            # Which images these settings chose: an id file that another run can be given as its subset.
             write_ids(Path(trainer.default_root_dir), [item.image_id for item in data.items])
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -79,30 +78,31 @@ class RunResults(Callback, ABC, Generic[R]):
         if trainer.is_global_zero:
             try:
                 self._write(trainer, pl_module)
-            except Exception as error:  # noqa: BLE001 -- whatever it is, the others must not wait for it
+            except Exception as error:  # noqa: BLE001 -- the other processes must not wait for this one
                 failure = error
-        # Nobody leaves before the files are there.
-        told, *_ = self._gather.gathered(None if failure is None else str(failure))
+        # No process leaves before the files are written.
+        message, *_ = self._gather.gathered(None if failure is None else str(failure))
         if failure is not None:
             raise failure
-        if told is not None:
-            raise InputError(told)
+        if message is not None:
+            raise InputError(message)
 
     def _write(self, trainer: Trainer, module: Any) -> None:
         folder = predictions_folder(trainer)
-        finished = read_records(folder, self.record)
+        finished, items = read_records(folder, self.record), module.data.items
         if not finished:
-            reason = next(iter(read_skipped(folder).values()), "there was nothing to do")
-            raise InputError(f"none of all {len(module.data.items)} images could be evaluated: {reason}")
-        records = [finished[item.image_id] for item in module.data.items if item.image_id in finished]
-        if not records:
-            raise InputError(f"none of the {len(finished)} images of {predictions_folder(trainer)} was asked for")
-        labels = {item.image_id: item.labels for item in module.data.items}
-        relabelled = [record.image_id for record in records if tuple(record.labels) != labels[record.image_id]]
+            reason = next(iter(read_skipped(folder).values()), "there were no images")
+            raise InputError(f"none of the {len(items)} images could be evaluated: {reason}")
+        done = [item for item in items if item.image_id in finished]
+        if not done:
+            raise InputError(f"none of the {len(finished)} images in the log of {folder} is in this run's dataset")
+        records = [finished[item.image_id] for item in done]
+        pairs = zip(done, records, strict=True)
+        relabelled = [item.image_id for item, record in pairs if tuple(record.labels) != item.labels]
         if relabelled:
             raise InputError(
-                f"{relabelled[0]} has another label now than when it was evaluated ({len(relabelled)} such images in "
-                f"{predictions_folder(trainer)}); run again with --overwrite true"
+                f"the label of {relabelled[0]} changed since it was evaluated ({len(relabelled)} such images in "
+                f"{folder}); run again with --overwrite true"
             )
         results = self._results(trainer, module, records)
         self.write_files(trainer, module, records)
@@ -168,7 +168,7 @@ def _keep_measured(results: Any, folder: Path, kernels: Collection[str]) -> None
 
 
 def _dataset(data: EvalDataModule, done: Sequence[str], skipped: dict[str, str]) -> dict[str, Any]:
-    """What was evaluated, of what, and what could not be."""
+    """Describe the dataset, the images that were evaluated, and those that could not be."""
     finished = set(done)
     return {
         "name": data.name,

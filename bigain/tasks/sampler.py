@@ -1,11 +1,11 @@
-"""The sampler: one image per item of a dataset, from its class, prompt or caption."""
+"""The sampler: generates one image per item of a dataset, from its class, prompt or caption."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from diffusers import SchedulerMixin
@@ -13,11 +13,12 @@ from torch import Tensor
 
 from bigain.backbones.base import Backbone
 from bigain.backbones.forward import Sharing, row_keys
-from bigain.data.base import EvalDataModule
 from bigain.data.images import ImageFormat, decode_files, encode_images, quantise
 from bigain.data.loader import Batch
 from bigain.diffusion.sampling import Trajectory, item_keys, sample, step_keys
-from bigain.errors import InputError
+from bigain.errors import InputError, check_choice
+from bigain.metrics.base import Images, Metric
+from bigain.metrics.clip_score import ClipScore
 from bigain.metrics.extractors import FeatureExtractor
 from bigain.runs.records import SampleRecord
 from bigain.tasks.forwards import ROWS_ON_CPU, Forwards
@@ -26,19 +27,19 @@ from bigain.tasks.preparing import BackboneModule
 from bigain.tasks.scheduling import count_steps, make_scheduler
 from bigain.tokens.randomness import stable_hash
 
-# Shown at so many points of the first batch's way from noise to image.
+# Items of the first batch, and points on their way from noise to image, that TensorBoard shows.
 _SHOWN_ITEMS, _SHOWN_STEPS = 4, 5
 
 
 @dataclass
 class Generated:
-    """Images of a batch and what is kept of them.
+    """The images of a batch and their records.
 
     Attributes:
-        files: Encoded images; empty where none are kept.
+        files: Encoded images; empty if images are not kept.
         records: b records.
         trajectory: Decoded latents of the first items after some of the steps, `(steps, items, 3, s, s)` uint8; None
-            but for the first batch.
+            except for the first batch.
     """
 
     files: Sequence[bytes]
@@ -49,7 +50,7 @@ class Generated:
 class DiffusionSampler(BackboneModule):
     """Samples with classifier-free guidance (Ho and Salimans, 2021), one forward per step for the guided pair.
 
-    Every image is a function of (seed, image id): batch size, order and process count do not enter.
+    Every image is a function of (seed, image id), independent of batch size, order and number of processes.
     """
 
     def __init__(
@@ -65,24 +66,26 @@ class DiffusionSampler(BackboneModule):
         clip_model: str | None = None,
         items_per_forward: int | None = None,
         share: bool = True,
+        metrics: Sequence[Metric] = (),
         seed: int = 0,
     ) -> None:
-        """Set the sampler up; nothing heavy happens here.
+        """Set the sampler up; nothing is loaded yet.
 
         Args:
             backbone: The diffusion model.
-            scheduler: A diffusers scheduler class; noise schedule and prediction type are the model's.
+            scheduler: A diffusers scheduler class; the noise schedule and the prediction type are the model's.
             scheduler_options: Further settings of the scheduler, e.g. `timestep_spacing: linspace`.
             steps: Denoising steps.
             guidance: Weight w of `null + w * (conditional - null)`; 1 samples without guidance, in half the rows.
-            images: `png`, rounded; `jpeg100_truncate`, as the release writes them; or `none`, to keep features only.
-            extractor: Of features for distances to real images; null computes none.
+            images: `png`, rounded; `jpeg100_truncate`, as the release writes them; `none` keeps only features.
+            extractor: Computes the features for distances to real images; null computes none.
             reference: Statistics of real images, an `.npz` file of the extractor's protocol; null computes no distance.
             clip_model: Folder of a CLIP model, for the similarity of every image and its prompt; null computes none.
-            items_per_forward: Items, each with its guided pair, in one forward at most; null: the whole batch. On a
-                CPU 4, if that is less; halved when memory runs out: see `Forwards`.
+            items_per_forward: Most items, each with its guided pair, in one forward; null: the whole batch. On a CPU at
+                most 4; halved when memory runs out: see `Forwards`.
             share: Compute once what both rows of a guided pair have in common, on a U-Net: see `share`.
-            seed: Of the initial latents and of whatever noise the scheduler adds.
+            metrics: Further metrics: see `Metric`. They change no image and do not enter the identity of a run.
+            seed: Of the initial latents and of the noise that the scheduler adds.
 
         Raises:
             InputError: If a number is out of range.
@@ -95,17 +98,19 @@ class DiffusionSampler(BackboneModule):
         self.scheduler_options = dict(scheduler_options or {})
         self.steps = steps
         self.guidance = guidance
-        if images not in ("png", "jpeg100_truncate", "none"):
-            raise InputError(f"images must be png, jpeg100_truncate or none, not {images!r}")
+        check_choice("images", images, get_args(ImageFormat))
         if images == "none" and extractor is None:
-            raise InputError("images: none keeps features alone; give an extractor, or keep the images")
+            raise InputError("images: none keeps only features; give an extractor, or keep the images")
+        if compared := [metric.name for metric in metrics if "other images" in metric.needs]:
+            raise InputError(f"metrics: {compared[0]} compares two runs; use `bigain score RUN --against OTHER`")
         self.images: ImageFormat = images
         self.extractor = extractor
         self.reference = reference
         self.clip_model = clip_model
+        self.metrics = [*([] if clip_model is None else [ClipScore(clip_model)]), *metrics]
         # An item is two rows.
         self.forwards = Forwards(items_per_forward, "items_per_forward", ROWS_ON_CPU // 2)
-        # Apart: a decoder that runs out of memory shall not change the denoiser's forwards.
+        # Separate: a decoder that runs out of memory must not change the denoiser's forwards.
         self.decoding = Forwards(items_per_forward, "items_per_forward in decoding", ROWS_ON_CPU // 2)
         self.seed = seed
         self.share = share
@@ -117,7 +122,7 @@ class DiffusionSampler(BackboneModule):
         unlabelled = [item.image_id for item in self.data.items if not item.labels]
         if unlabelled and not self.backbone.takes_text:
             raise InputError(
-                f"{self.backbone.model} makes images of classes, and {len(unlabelled)} items have none, such as "
+                f"{self.backbone.model} generates images of classes, and {len(unlabelled)} items have none, such as "
                 f"{unlabelled[0]}; choose a text-conditional model, or leave them out with --data.subset"
             )
         ids = [item.image_id for item in self.data.items]
@@ -125,24 +130,19 @@ class DiffusionSampler(BackboneModule):
         self.measuring = self.prepare_measuring()
 
     def prepare_measuring(self) -> Measuring:
-        """Load what measures images: see `prepare_measuring`."""
-        return prepare_measuring(self.extractor, self.reference, self.clip_model, self.images != "none")
-
-    @property
-    def data(self) -> EvalDataModule:
-        """The trainer's DataModule: see `EvalDataModule.of`."""
-        return EvalDataModule.of(self)
+        """Load the extractor and the reference, and choose the metrics: see `prepare_measuring`."""
+        return prepare_measuring(self.extractor, self.reference, self.metrics, self.images != "none")
 
     def bytes_per_image(self, classes: int, image_size: int) -> int:
-        """Disk space that one image takes in a run directory, about: the image itself, and its features."""
+        """Return about how much disk space one image takes in a run directory, with its features. Bytes."""
         image = 0 if self.images == "none" else 2 * image_size**2
         return image + 6 * (0 if self.extractor is None else self.extractor.dimension)
 
     def evaluations_per_image(self, classes: int) -> int:
-        """Denoiser rows one image takes, two per step with guidance, whatever the classes; no model is needed.
+        """Return the denoiser rows per image, two per step with guidance, whatever the classes; needs no model.
 
         Raises:
-            InputError: If the scheduler cannot be made.
+            InputError: If the scheduler cannot be created.
         """
         return count_steps(self.scheduler_class, self.scheduler_options, self.steps) * (1 if self.guidance == 1 else 2)
 
@@ -153,53 +153,52 @@ class DiffusionSampler(BackboneModule):
         first = self.data.items[0]
         # One row of the conditions, for counting.
         self.example_condition = self._conditions([self.prompts[first.image_id]], [first.labels])
-        # A model may have been trained without.
+        # A model may have been trained without a null condition.
         self.null = self.backbone.null_condition() if self.guidance != 1 else self.example_condition
         self.shape = self.backbone.latents_of(self.data.image_size)
         self.begin_sharing()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Generated:
-        """Generate the images of a batch; those that are not finite go to `batch["failed"]` instead."""
+        """Generate the images of a batch; those that are not finite are added to `batch["failed"]` instead."""
         if not batch["image_id"]:
             return Generated((), ())
         start = time.perf_counter()
         prompts = [self.prompts[image_id] for image_id in batch["image_id"]]
-        # Of a second-order scheduler, more than the steps that were asked for.
+        # A second-order scheduler takes more steps than were asked for.
         steps, items = len(self.scheduler.timesteps), len(prompts)
         shown = Trajectory(steps, _SHOWN_STEPS, min(_SHOWN_ITEMS, items) if batch_idx == 0 else 0)
         latents = self.generate(batch["image_id"], self._conditions(prompts, batch["labels"]), shown)
         pixels = self.decoding.run(lambda i, first, last: self.backbone.decode(latents[i]), items, self.device)
-        made = self._made(batch, pixels)
-        if not made:
+        finite = self._finite(batch, pixels)
+        if not finite:
             return Generated((), ())
-        images = quantise(pixels[made], self.images)
+        images = quantise(pixels[finite], self.images)
         files = encode_images(images.cpu(), self.images)
         if self.images == "jpeg100_truncate":
-            # Distances are between what is on disk.
+            # Metrics are of the images on disk.
             images = decode_files(files).to(images.device)
-        prompts = [prompts[i] for i in made]
-        features, scores = self.measuring.features(images, self.decoding), self.measuring.clip_scores(images, prompts)
+        prompts = [prompts[i] for i in finite]
+        features, measured = self.measuring.measure(Images(images, prompts), self.decoding)
         seconds = (time.perf_counter() - start) / items
         records = [
-            SampleRecord(batch["image_id"][i], list(batch["labels"][i]), prompt, seconds, feature, score)
-            for i, prompt, feature, score in zip(made, prompts, features, scores, strict=True)
+            SampleRecord(batch["image_id"][i], list(batch["labels"][i]), prompt, seconds, feature, values)
+            for i, prompt, feature, values in zip(finite, prompts, features, measured, strict=True)
         ]
-        # A failed image has no way to show.
-        way = shown.latents if len(made) == items else []
-        trajectory = [quantise(self.backbone.decode(latents), "png") for latents in way]
+        # A failed image has no trajectory to show.
+        steps_shown = shown.latents if len(finite) == items else []
+        trajectory = [quantise(self.backbone.decode(latents), "png") for latents in steps_shown]
         return Generated(files, records, torch.stack(trajectory).cpu() if trajectory else None)
 
-    def _made(self, batch: Batch, pixels: Tensor) -> list[int]:
-        """Which items of a batch became images; the others are noted in it."""
+    def _finite(self, batch: Batch, pixels: Tensor) -> list[int]:
+        """Return the indices of the images that are finite; the others are added to `batch["failed"]`."""
         finite = pixels.isfinite().flatten(1).all(1).tolist()
-        for image_id, fine in zip(batch["image_id"], finite, strict=True):
-            if not fine:
-                batch["failed"][image_id] = (
-                    f"{self.scheduler_class.__name__} and {self.backbone.model} gave numbers that are not finite at "
-                    f"precision {self.trainer.precision}; try --trainer.precision 32-true, or another "
-                    "scheduler"
-                )
-        return [i for i, fine in enumerate(finite) if fine]
+        reason = (
+            f"{self.scheduler_class.__name__} and {self.backbone.model} gave numbers that are not finite at precision "
+            f"{self.trainer.precision}; try --trainer.precision 32-true, or another scheduler"
+        )
+        failed = [image_id for image_id, is_finite in zip(batch["image_id"], finite, strict=True) if not is_finite]
+        batch["failed"].update(dict.fromkeys(failed, reason))
+        return [i for i, is_finite in enumerate(finite) if is_finite]
 
     def generate(self, image_ids: Sequence[str], condition: Tensor, watch: Any = None) -> Tensor:
         """Sample latents.
@@ -207,7 +206,7 @@ class DiffusionSampler(BackboneModule):
         Args:
             image_ids: b stable ids; the initial noise is a function of them.
             condition: Rows of `Backbone.conditions`. `(b, ...)`.
-            watch: Called with the step and the latents after it.
+            watch: Called with each step and the latents after it.
 
         Returns:
             `(b, c, h, w)`, float32.
@@ -222,7 +221,7 @@ class DiffusionSampler(BackboneModule):
         return sample(denoise, keys, self.shape, self.scheduler, self.steps, watch)
 
     def _guided(self, x: Tensor, condition: Tensor, rows: Tensor, timestep: Tensor) -> Tensor:
-        """The guided network output of items `(b, c, h, w)` with keys `(b,)`, one forward of 2b rows."""
+        """Return the guided network output of items `(b, c, h, w)` with keys `(b,)`, from one forward of 2b rows."""
         if self.guidance == 1:
             with row_keys(rows):
                 return self.backbone.predict(x, timestep.expand(len(x)), condition)
@@ -235,17 +234,17 @@ class DiffusionSampler(BackboneModule):
         return without + self.guidance * (with_condition - without)
 
     def _per_item(self, compute: Callable[[Tensor], Tensor], items: int) -> Tensor:
-        """What `compute` gives for the numbers of items, in forwards of equal size."""
-        return self.forwards.run(lambda numbers, first, last: compute(numbers), items, self.device)
+        """Return `compute` of all item indices, in forwards of equal size."""
+        return self.forwards.run(lambda indices, first, last: compute(indices), items, self.device)
 
     def _conditions(self, prompts: Sequence[str], labels: Sequence[Sequence[int]]) -> Tensor:
-        """Conditions of items. `(b, ...)`."""
+        """Return the conditions of items. `(b, ...)`."""
         indices = self.data.class_space.indices
-        first = [of_one[0] if of_one else 0 for of_one in labels]
+        first = [of_item[0] if of_item else 0 for of_item in labels]
         classes = first if indices is None else [indices[label] for label in first]
 
         def compute(items: Tensor) -> Tensor:
-            numbers = items.tolist()
-            return self.backbone.conditions_of([prompts[i] for i in numbers], [classes[i] for i in numbers])
+            chosen = items.tolist()
+            return self.backbone.conditions_of([prompts[i] for i in chosen], [classes[i] for i in chosen])
 
         return self._per_item(compute, len(prompts))

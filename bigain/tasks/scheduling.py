@@ -1,4 +1,4 @@
-"""A diffusers scheduler that samples from a backbone."""
+"""Create a diffusers scheduler that samples from a backbone."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from diffusers import SchedulerMixin
 from bigain.backbones.base import Backbone
 from bigain.errors import InputError
 
-# What constructors of schedulers raise at settings that they cannot take.
-_UNMAKEABLE = (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError)
 _NOISE_SCHEDULE = ("beta_", "trained_betas", "num_train_timesteps", "rescale_betas")
 
 
 def make_scheduler(backbone: Backbone, kind: type[SchedulerMixin], options: Mapping[str, Any], steps: int) -> Any:
-    """A scheduler with the model's noise schedule.
+    """Create a scheduler with the model's noise schedule.
 
     Args:
         backbone: A loaded backbone.
@@ -39,22 +37,18 @@ def make_scheduler(backbone: Backbone, kind: type[SchedulerMixin], options: Mapp
             "choose another scheduler"
         )
     config = backbone.scheduler_config
-    # The noise schedule is the model's; what the folder's own sampler did about spacing or clipping is not.
+    # The model decides the noise schedule, but not the spacing or clipping of the sampler in its folder.
     settings = {key: config[key] for key in config if key in known and key.startswith(_NOISE_SCHEDULE)}
     # In latent space there is nothing to clip to.
     settings |= {"clip_sample": False} if "clip_sample" in known else {}
     settings |= {"prediction_type": backbone.prediction_type, **options}
-    try:
-        scheduler: Any = kind(**settings)
-        scheduler.set_timesteps(steps)
-    except _UNMAKEABLE as error:
-        raise InputError(f"{kind.__name__} cannot be made for {backbone.model} with {settings}: {error}") from error
-    _refuse_foreign_noise(scheduler, backbone, options)
+    scheduler = _created(kind, settings, steps)
+    _check_noise_levels(scheduler, backbone, options)
     return scheduler
 
 
 def count_steps(kind: type[SchedulerMixin], options: Mapping[str, Any], steps: int) -> int:
-    """How many timesteps a scheduler visits; one of second order more than it is asked for.
+    """Return how many timesteps a scheduler visits; a second-order one visits more than `steps`.
 
     Args:
         kind: Class of the scheduler.
@@ -62,24 +56,28 @@ def count_steps(kind: type[SchedulerMixin], options: Mapping[str, Any], steps: i
         steps: Denoising steps.
 
     Raises:
-        InputError: If it cannot be made.
+        InputError: If it cannot be created.
     """
+    return len(_created(kind, options, steps).timesteps)
+
+
+def _created(kind: type[SchedulerMixin], settings: Mapping[str, Any], steps: int) -> Any:
     try:
-        scheduler: Any = kind(**options)
+        scheduler: Any = kind(**settings)
         scheduler.set_timesteps(steps)
-    except _UNMAKEABLE as error:
-        raise InputError(f"{kind.__name__} cannot be made with {dict(options)}: {error}") from error
-    return len(scheduler.timesteps)
+    except (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError) as error:
+        raise InputError(f"cannot create {kind.__name__} with {steps} steps and {dict(settings)}: {error}") from error
+    return scheduler
 
 
-def _refuse_foreign_noise(scheduler: Any, backbone: Backbone, options: Mapping[str, Any]) -> None:
-    """Raise an InputError if noise levels are not those of the model, without anybody having asked for that."""
+def _check_noise_levels(scheduler: Any, backbone: Backbone, options: Mapping[str, Any]) -> None:
+    """Raise an InputError if the noise levels are not those of the model and no option asks for others."""
     name = type(scheduler).__name__
     own = getattr(scheduler, "alphas_cumprod", None)
     if own is None:
         raise InputError(
-            f"{name} has noise levels of its own kind, and {backbone.model} was trained on those of DDPM; choose "
-            "another scheduler"
+            f"{name} defines its own noise levels, and {backbone.model} was trained on those of DDPM; choose another "
+            "scheduler"
         )
     if any(option.startswith(_NOISE_SCHEDULE) for option in options):
         return

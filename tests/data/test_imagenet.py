@@ -20,7 +20,6 @@ from torchvision.models import ResNet50_Weights
 from bigain.data import ImageNet1K, ImageNet100
 from bigain.data.class_names.imagenet import names, wnids
 from bigain.errors import InputError
-from bigain.metrics.classification import _merged
 
 # Class of the images 1, 2, ...; those of one class are neither neighbours nor in class order.
 LABELS = [657, 0, 999, 281, 0, 281, 657, 999, 0, 744, 281, 0]
@@ -344,12 +343,6 @@ def test_exactly_two_names_occur_twice():
         "sunglasses": [836, 837],
     }
     assert all(name and name == name.strip() for name in names())
-
-
-def test_merged_classes_are_those_of_one_name():
-    merged = _merged(ImageNet1K().class_space.names)["top1_merged"]
-    assert list(merged) == [{744: 657, 837: 836}.get(index, index) for index in range(1000)]
-    assert _merged(ImageNet100().class_space.names) == {}
 
 
 def test_class_space():

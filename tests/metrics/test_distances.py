@@ -8,7 +8,13 @@ from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
 from bigain.errors import InputError
-from bigain.metrics.distances import Moments, frechet_distance, frechet_interval, kernel_distance, precision_recall
+from bigain.metrics.base import evaluate
+from bigain.metrics.frechet import frechet_distance, frechet_interval
+from bigain.metrics.kernel import kernel_distance
+from bigain.metrics.precision_recall import precision_recall
+from bigain.metrics.reference import Moments, ReferenceStatistics
+from bigain.runs.records import SampleRecord
+from bigain.tasks.measuring import distances
 
 D = 24
 
@@ -55,7 +61,7 @@ def test_frechet_distance_is_that_of_independent_computations():
     a, b = Moments.of([x]), Moments.of([y])
     distance = frechet_distance(a, b)
     assert distance == pytest.approx(textbook_frechet(x, y), abs=1e-8)
-    theirs = _compute_fid(*(torch.from_numpy(each) for each in (a.mean, a.covariance, b.mean, b.covariance)))
+    theirs = _compute_fid(*(torch.from_numpy(array) for array in (a.mean, a.covariance, b.mean, b.covariance)))
     assert distance == pytest.approx(float(theirs), abs=1e-8)
     assert frechet_distance(b, a) == pytest.approx(distance, abs=1e-9)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
@@ -72,11 +78,11 @@ def test_frechet_distance_of_known_distributions():
 @pytest.mark.parametrize("n", [2, 10, D])
 def test_fewer_images_than_dimensions(n):
     x, y = features(0, n), features(1, 400)
-    # The overlap by another route: singular values of the n x m matrix between the images themselves.
+    # The overlap computed differently: singular values of the n x m matrix between the images themselves.
     s, t = x - x.astype(np.float64).mean(0), y - y.astype(np.float64).mean(0)
     overlap = np.linalg.svd(s @ t.T, compute_uv=False).sum() / np.sqrt((n - 1) * 399)
-    apart = np.square(x.astype(np.float64).mean(0) - y.astype(np.float64).mean(0)).sum()
-    expected = apart + np.square(s).sum() / (n - 1) + np.square(t).sum() / 399 - 2 * overlap
+    separate = np.square(x.astype(np.float64).mean(0) - y.astype(np.float64).mean(0)).sum()
+    expected = separate + np.square(s).sum() / (n - 1) + np.square(t).sum() / 399 - 2 * overlap
     assert frechet_distance(Moments.of([x]), Moments.of([y])) == pytest.approx(expected, abs=1e-6)
 
 
@@ -129,7 +135,7 @@ def test_kernel_distance_is_the_mean_of_torchmetrics_on_the_same_subsets():
     draw, expected = np.random.default_rng(3), []
     for _ in range(20):
         chosen = x[draw.choice(90, 30, replace=False)], y[draw.choice(70, 30, replace=False)]
-        expected.append(float(poly_mmd(*(torch.from_numpy(each).double() for each in chosen))))
+        expected.append(float(poly_mmd(*(torch.from_numpy(rows).double() for rows in chosen))))
     mean, error = kernel_distance(x, y, subsets=20, size=30, seed=3)
     assert mean == pytest.approx(np.mean(expected), rel=1e-9)
     assert error == pytest.approx(np.std(expected, ddof=1) * np.sqrt(30 / 40 + 1 / 20), rel=1e-9)
@@ -184,3 +190,31 @@ def test_precision_and_recall_of_extreme_sets():
     assert recall == pytest.approx(1 / 60)
     with pytest.raises(InputError, match="more than 3 images"):
         precision_recall(x, x[:3])
+
+
+def estimates(generated, real, kept=True):
+    """Estimates by name, and why there are none."""
+    reference = ReferenceStatistics(Moments.of([real]), "stand-in", features=real if kept else None)
+    records = [SampleRecord(f"{i}", [], "", 0.1, row) for i, row in enumerate(generated)]
+    return evaluate(distances(reference), records, None)
+
+
+def test_names_carry_the_protocol():
+    found, missing = estimates(features(0, 12, 6), features(1, 20, 6))
+    assert list(found) == [f"{name}[stand-in]" for name in ("frechet", "kernel", "precision", "recall")]
+    assert all(estimate["n"] == 12 for estimate in found.values())
+    assert found["frechet[stand-in]"]["low"] < found["frechet[stand-in]"]["high"]
+    assert "standard_error" in found["kernel[stand-in]"]
+    assert missing == {}
+
+
+def test_without_features_of_the_reference_there_is_a_frechet_distance_only():
+    generated, real = features(0, 5, 257), features(1, 6, 257)
+    found, _ = estimates(generated, real, kept=False)
+    # Wide features get no interval.
+    expected = frechet_distance(Moments.of([generated]), Moments.of([real]))
+    assert found == {"frechet[stand-in]": {"value": expected, "low": None, "high": None, "n": 5}}
+
+
+def test_few_images_have_no_distance():
+    assert estimates(features(0, 3), features(1, 20)) == ({}, {"distance": "3 images are too few for a distance"})

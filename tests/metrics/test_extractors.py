@@ -13,7 +13,7 @@ from torchmetrics.image.fid import NoTrainInceptionV3
 
 from bigain.errors import InputError
 from bigain.metrics import inception
-from bigain.metrics.inception import Inception, find_weights, pooling_layers
+from bigain.metrics.inception import Inception, pooling_layers
 
 PUBLISHED = inception.SHA256
 PROTOCOLS = ("pytorch-fid", "torch-fidelity", "torchmetrics")
@@ -71,7 +71,7 @@ def test_features_are_those_of_the_packages_the_protocols_are_named_after(weight
 def test_pytorch_fid_features_are_those_of_its_recipe(extractors, images, expected):
     x = F.interpolate(images.float() / 255, size=(299, 299), mode="bilinear", align_corners=False)
     x = 2 * x - 1
-    for _, layer in extractors["pytorch-fid"].layers.named_children():
+    for _, layer in extractors["pytorch-fid"].network.named_children():
         x = layer(x)
     assert x.shape == (2, 2048, 1, 1)
     torch.testing.assert_close(expected["pytorch-fid"], x[:, :, 0, 0], rtol=0, atol=0)
@@ -90,18 +90,6 @@ def test_pytorch_fid_resize_against_the_formula(extractors, images):
         assert float(prepared[row, column]) == pytest.approx(float(2 * ((1 - fy) * top + fy * bottom) - 1), abs=1e-4)
 
 
-def test_protocols_differ(expected):
-    for one, other in ((0, 1), (0, 2), (1, 2)):
-        a, b = expected[PROTOCOLS[one]], expected[PROTOCOLS[other]]
-        assert (a - b).abs().max() > 0.01 * a.std()
-
-
-def test_features_do_not_depend_on_the_batch(extractors, images, expected):
-    alone = torch.cat([extractors["pytorch-fid"](image[None]) for image in images])
-    assert alone.dtype == torch.float32
-    torch.testing.assert_close(alone, expected["pytorch-fid"], rtol=1e-4, atol=1e-5)
-
-
 def test_features_do_not_depend_on_the_precision_around(weights, images, expected):
     holder = torch.nn.ModuleList([Inception("pytorch-fid", weights)])
     holder[0].load()
@@ -117,10 +105,10 @@ def test_constructing_reads_nothing_and_weights_load_once(weights):
     assert not list(extractor.parameters())
     extractor.weights = weights
     assert extractor.digest() == hashlib.sha256(Path(weights).read_bytes()).hexdigest()
-    layers = extractor.layers
+    network = extractor.network
     extractor.weights = "nowhere.pth"
     extractor.load()
-    assert extractor.layers is layers
+    assert extractor.network is network
 
 
 def test_safetensors_give_the_same_features(tmp_path, weights, images, expected):
@@ -157,21 +145,6 @@ def test_absent_weights_are_described(tmp_path, monkeypatch):
         Inception(weights=str(tmp_path / "given.pth")).load()
 
 
-def test_weights_are_found_in_order(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.delenv(inception.VARIABLE, raising=False)
-    cache = tmp_path / "hub" / "checkpoints"
-    cache.mkdir(parents=True)
-    for name in ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth"):
-        (cache / name).touch()
-        assert find_weights(None) == cache / name
-    (tmp_path / "mine.pth").touch()
-    monkeypatch.setenv(inception.VARIABLE, str(tmp_path / "mine.pth"))
-    assert find_weights(None) == tmp_path / "mine.pth"
-    (tmp_path / "given.pth").touch()
-    assert find_weights(str(tmp_path / "given.pth")) == tmp_path / "given.pth"
-
-
 def test_other_weights_are_refused(tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(InputError, match="holds other weights"):
@@ -182,10 +155,5 @@ def test_other_weights_are_refused(tmp_path):
     (tmp_path / "torn.safetensors").write_bytes(b"\x08\x00")
     with pytest.raises(InputError, match=r"torn.safetensors does not hold the weights"):
         Inception(weights=str(tmp_path / "torn.safetensors")).load()
-    with pytest.raises(InputError, match="unknown protocol 'fid'"):
+    with pytest.raises(InputError, match=r"protocol must be one of .*, not 'fid'"):
         Inception("fid")
-
-
-def test_images_must_be_uint8(extractors):
-    with pytest.raises(ValueError, match="uint8"):
-        extractors["pytorch-fid"](torch.rand(1, 3, 8, 8))

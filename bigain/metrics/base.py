@@ -1,0 +1,164 @@
+"""What a metric is: what it needs of each image, how it is named, and how it becomes an estimate with its interval."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from bigain.data.class_space import ClassSpace
+from bigain.runs.schema import Estimate
+
+Z95 = 1.959963984540054
+
+Need = Literal["images", "prompts", "features", "other images"]
+
+
+@dataclass(frozen=True)
+class Images:
+    """A batch of generated images.
+
+    Attributes:
+        pixels: RGB in [0, 255]. `(b, 3, h, w)`, uint8.
+        prompts: Prompt of each image; empty if no metric needs them.
+        others: Images of the same items from another run, of the same shape and dtype; only where runs are compared.
+    """
+
+    pixels: Tensor
+    prompts: Sequence[str] = ()
+    others: Tensor | None = None
+
+
+class Metric(ABC):
+    """A metric of a run.
+
+    Every process appends what it measures of each image to its own log. At the end of the run the first process reads
+    the logs of all processes and calls `estimates` once, so a metric never communicates between processes itself.
+
+    Attributes:
+        name: Key of the per-image value in the log. Also the key, as `<name>_missing`, of the reason in `results.json`
+            if the metric could not be computed.
+        title: Name in messages.
+        needs: `images`: calls `measure` on every batch; `prompts`: with their prompts; `features`: features of every
+            image from the sampler's extractor; `other images`: images of another run. Empty for a classification.
+        later: Command that computes the metric for a finished run; empty if there is none.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str] = ""
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    later: ClassVar[str] = ""
+
+    def unavailable(self) -> str | None:
+        """Return why the metric cannot be computed here, such as missing weights; None if it can."""
+        return None
+
+    def measure(self, images: Images) -> Tensor:
+        """Return one value per image, `(b,)`; called only if `needs` contains `images`."""
+        raise NotImplementedError(f"{type(self).__name__} measures no images")
+
+    def incomplete(self, records: Sequence[Any]) -> str | None:
+        """Return why these records are not enough for an estimate; None if they are."""
+        without = 0
+        if "features" in self.needs:
+            without = sum(record.features is None for record in records)
+        elif "images" in self.needs:
+            without = sum(self.name not in record.measured for record in records)
+        if not without:
+            return None
+        missing = "features" if "features" in self.needs else self.title or self.name
+        return f"{without} images were made without {missing}; run {self.later or 'again with --overwrite true'}"
+
+    @abstractmethod
+    def estimates(self, records: Sequence[Any], space: ClassSpace) -> Mapping[str, Estimate]:
+        """Return estimates by name.
+
+        Args:
+            records: All images of the run in the order of the dataset, at least one: `ImageRecord` of a classification,
+                `SampleRecord` of a generation, with `features` and with `measured` by the metric's `name`.
+            space: The classes.
+        """
+
+
+class ImageMetric(Metric):
+    """A metric with one value per generated image, averaged over images."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"images"})
+
+    @property
+    def label(self) -> str:
+        """Name of the estimate, with the model that decides it, such as `clip_score[vit-large]`."""
+        return self.name
+
+    @abstractmethod
+    def measure(self, images: Images) -> Tensor:
+        """Return one value per image. `(b,)`."""
+
+    def estimates(self, records: Sequence[Any], space: ClassSpace) -> Mapping[str, Estimate]:
+        """Return the mean over images with its 95 % interval. Infinite values are left out."""
+        values = [record.measured[self.name] for record in records]
+        finite = [value for value in values if not math.isinf(value)]
+        return {self.label: mean_estimate(finite)} if finite else {}
+
+
+def evaluate(
+    metrics: Sequence[Metric], records: Sequence[Any], space: ClassSpace
+) -> tuple[dict[str, Estimate], dict[str, str]]:
+    """Evaluate metrics on the records of a run.
+
+    Returns:
+        The estimates by name, and why metrics have none, by the metrics' `name`.
+    """
+    estimates: dict[str, Estimate] = {}
+    missing: dict[str, str] = {}
+    for metric in metrics:
+        if (reason := metric.incomplete(records)) is not None:
+            missing.setdefault(metric.name, reason)
+        else:
+            estimates.update(metric.estimates(records, space))
+    return estimates, missing
+
+
+def around(value: float, error: float, n: int, low: float = -math.inf, high: float = math.inf) -> Estimate:
+    """Return an estimate with the interval of 1.96 standard errors.
+
+    Args:
+        value: The estimate.
+        error: Its standard error.
+        n: Number of images.
+        low: Smallest possible value.
+        high: Largest possible value.
+    """
+    return Estimate(value=value, low=max(low, value - Z95 * error), high=min(high, value + Z95 * error), n=n)
+
+
+def mean_estimate(values: Sequence[float]) -> Estimate:
+    """Return the mean of at least one value, one per image, with its 95 % interval."""
+    column = torch.tensor(values, dtype=torch.float64)
+    error = float(column.std() / len(values) ** 0.5) if len(values) > 1 else 0.0
+    return around(float(column.mean()), error, len(values))
+
+
+def wilson_interval(correct: int, n: int) -> tuple[float, float]:
+    """Return the 95 % Wilson score interval of a proportion.
+
+    Args:
+        correct: Successes.
+        n: Trials, at least 1.
+    """
+    p = correct / n
+    centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 / (1 + Z95**2 / n) * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n))
+    # Rounding must not move the estimate out of its own interval at 0 and n.
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
+
+
+def proportion(correct: int, n: int) -> Estimate:
+    """Return the proportion of `correct` among `n` with its Wilson interval."""
+    low, high = wilson_interval(correct, n)
+    return Estimate(value=correct / n, low=low, high=high, n=n)

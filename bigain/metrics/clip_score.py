@@ -1,0 +1,87 @@
+"""CLIP score: the similarity of an image and its prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+
+from bigain.errors import InputError
+from bigain.metrics.base import ImageMetric, Images
+from bigain.tokens.precision import without_autocast
+
+
+class ClipScore(ImageMetric):
+    """`clip_score[model]`: 100 times the cosine of the CLIP embeddings of image and prompt, at least 0.
+
+    Hessel et al. (2021) multiply by 2.5 instead of 100. Prompts longer than the model reads are cut.
+    """
+
+    name = "clip_score"
+    title = "CLIP score"
+    needs = frozenset({"images", "prompts"})
+    later = "bigain score --clip-model"
+
+    def __init__(self, folder: str) -> None:
+        """Set the metric up.
+
+        Args:
+            folder: A CLIP model as transformers saves it, with safetensors weights, tokenizer and image processor.
+                Papers report `openai/clip-vit-large-patch14` or `openai/clip-vit-base-patch16`: say which.
+        """
+        self.folder = Path(folder).expanduser()
+        self._model: CLIPModel | None = None
+
+    @property
+    def label(self) -> str:
+        return f"clip_score[{self.folder.name}]"
+
+    def unavailable(self) -> str | None:
+        for name in ("config.json", "preprocessor_config.json", "tokenizer_config.json"):
+            if not (self.folder / name).is_file():
+                return f"{self.folder / name} does not exist; expected a CLIP model as transformers saves it"
+        return None if any(self.folder.glob("*.safetensors")) else f"{self.folder} has no .safetensors weights"
+
+    def _load(self) -> CLIPModel:
+        if self._model is None:
+            if reason := self.unavailable():
+                raise InputError(f"the CLIP score cannot be computed: {reason}")
+            try:
+                self._tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+                self._processor = CLIPImageProcessor.from_pretrained(self.folder, local_files_only=True)
+                model, info = CLIPModel.from_pretrained(
+                    self.folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+                )
+            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+                raise InputError(f"cannot load the CLIP model {self.folder}: {' '.join(str(error).split())}") from error
+            # Transformers fills missing weights with random numbers.
+            if absent := sorted(info["missing_keys"]):
+                raise InputError(f"{self.folder} lacks {len(absent)} weights, such as {absent[0]}")
+            self._model = model.float().eval()
+        return self._model
+
+    def measure(self, images: Images) -> Tensor:
+        """Compute the score of each image with its prompt. `(b,)` in [0, 100], float32.
+
+        Raises:
+            InputError: If the model cannot be loaded.
+        """
+        pixels, prompts = images.pixels, list(images.prompts)
+        if len(pixels) != len(prompts):
+            raise ValueError(f"{len(pixels)} images and {len(prompts)} prompts")
+        model = self._load().to(pixels.device)
+        length = model.config.text_config.max_position_embeddings
+        text = self._tokenizer(prompts, padding=True, truncation=True, max_length=length, return_tensors="pt")
+        processed = self._processor(images=list(pixels.cpu()), return_tensors="pt")["pixel_values"]
+        with torch.no_grad(), without_autocast(pixels):
+            result = model(
+                input_ids=text["input_ids"].to(pixels.device),
+                attention_mask=text["attention_mask"].to(pixels.device),
+                pixel_values=processed.to(pixels.device),
+            )
+        # Both embeddings have unit length.
+        scores: Tensor = 100 * (result.image_embeds * result.text_embeds).sum(dim=-1)
+        return scores.clamp(min=0)

@@ -1,0 +1,75 @@
+"""Improved precision and recall of generated images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bigain.data.class_space import ClassSpace
+from bigain.errors import InputError
+from bigain.metrics.reference import Array, Distance, Features
+from bigain.runs.records import SampleRecord
+from bigain.runs.schema import Estimate
+
+# All pairs are compared, so larger sets are cut to this many images.
+_MOST_IMAGES = 10_000
+
+
+class PrecisionRecall(Distance):
+    """`precision[protocol]` and `recall[protocol]` without intervals, if the reference has features."""
+
+    def estimates(self, records: Sequence[SampleRecord], space: ClassSpace) -> Mapping[str, Estimate]:
+        if self.reference.features is None:
+            return {}
+        generated = self.features(records[:_MOST_IMAGES])
+        values = precision_recall(self.reference.features[:_MOST_IMAGES], generated)
+        return {
+            self.label(name): Estimate(value=value, low=None, high=None, n=len(generated))
+            for name, value in zip(("precision", "recall"), values, strict=True)
+        }
+
+
+def precision_recall(real: Features, generated: Features, k: int = 3, block: int = 1024) -> tuple[float, float]:
+    """Compute improved precision and recall (Kynkaanniemi et al., 2019).
+
+    Precision: share of generated images that lie in a ball around some real image, the ball's radius being the
+    distance to that image's k-th nearest real neighbour. Recall: the same with the sets exchanged. Both depend on the
+    sizes of the sets; compare at equal sizes.
+
+    Args:
+        real: `(n, d)`.
+        generated: `(m, d)`.
+        k: Which neighbour; less than n and m.
+        block: Number of rows whose distances are in memory at once.
+
+    Raises:
+        InputError: If a set has no k-th neighbour.
+    """
+    if min(len(real), len(generated)) <= k:
+        raise InputError(f"precision and recall at k = {k} need more than {k} images in each set")
+    # Distances are differences of squared norms; around the mean these are small and lose fewer digits.
+    centre = np.asarray(real, np.float64).mean(axis=0)
+    a, b = np.asarray(real, np.float64) - centre, np.asarray(generated, np.float64) - centre
+    # Points on the sphere count as inside: rounding, which depends on the block, must not decide.
+    slack = 1e-10 * float(max(np.square(a).sum(axis=1).max(), np.square(b).sum(axis=1).max()))
+    return _covered(b, a, k, block, slack), _covered(a, b, k, block, slack)
+
+
+def _covered(points: Array, centres: Array, k: int, block: int, slack: float) -> float:
+    """Return the share of points that lie in the ball of some centre."""
+    covered = np.zeros(len(points), np.bool_)
+    for start in range(0, len(centres), block):
+        rows = centres[start : start + block]
+        to_centres = _squared(rows, centres)
+        # No point is its own neighbour.
+        to_centres[np.arange(len(rows)), start + np.arange(len(rows))] = np.inf
+        radii = np.partition(to_centres, k - 1, axis=1)[:, k - 1 : k]
+        covered |= (_squared(rows, points) <= radii + slack).any(axis=0)
+    return float(covered.mean())
+
+
+def _squared(a: Array, b: Array) -> Array:
+    """Return the squared distances of all pairs."""
+    squared: Array = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * (a @ b.T)
+    return squared
