@@ -12,7 +12,7 @@ from synthetic_runs import change, classification, generation, iekvd, lgtm, tome
 
 from bigain.commands.main import main
 from bigain.compressors import CAM, LGTM, ToMe, Where
-from bigain.metrics.multilabel import multilabel_metrics
+from bigain.metrics.base import proportion
 from bigain.report.pairing import outcomes
 from bigain.runs.columns import write_columns
 from bigain.runs.names import label, method, strength
@@ -143,7 +143,7 @@ def test_several_labels_are_read_as_they_are_written():
         ImageRecord(f"{i:012d}", labels, prediction, [0, 1, 2], [0, 0, 0], [500] * 3, [0.1, 0.2, 0.3], [[0]], 0.1)
         for i, (labels, prediction) in enumerate([([0, 2], 2), ([1], 0), ([], 1), ([0], 0)])
     ]
-    metrics = multilabel_metrics(records, 3)
+    metrics = {"top1_precision": proportion(2, 3)}
     classification("coco", [True, False, False, True], metrics=metrics)
     write_columns(Path("coco"), records, 3)
     found = outcomes(load_run(Path("coco")))
