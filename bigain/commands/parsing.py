@@ -21,7 +21,7 @@ _NOISE = re.compile(
 )
 _HINT = re.compile(r"\. Accepted arguments: bigain \w+ --help")
 _SECTIONS = {
-    "compressor": [name for name in bigain.compressors.__all__ if name not in ("Compressor", "Where")],
+    "compressor": list(bigain.compressors.methods()),
     "model": bigain.modules.__all__,
     "data": [name for name in bigain.data.__all__ if name != "EvalDataModule"],
 }

@@ -4,39 +4,23 @@ from __future__ import annotations
 
 import inspect
 
-from bigain.compressors.abm import ABM
-from bigain.compressors.average_pool import AveragePool
-from bigain.compressors.base import Compressor
-from bigain.compressors.cam import CAM
-from bigain.compressors.frequency_kv import FrequencyKV
-from bigain.compressors.iekvd import IEKVD
-from bigain.compressors.lgtm import LGTM
-from bigain.compressors.sito import SiTo
-from bigain.compressors.todo import ToDo
-from bigain.compressors.tome import ToMe
-from bigain.compressors.where import Where
-
-__all__ = [
-    "ABM",
-    "CAM",
-    "IEKVD",
-    "LGTM",
-    "AveragePool",
-    "Compressor",
-    "FrequencyKV",
-    "SiTo",
-    "ToDo",
-    "ToMe",
-    "Where",
-    "methods",
-]
+from bigain.compressors.abm import ABM as ABM
+from bigain.compressors.average_pool import AveragePool as AveragePool
+from bigain.compressors.base import Compressor as Compressor
+from bigain.compressors.base import Onlooker as Onlooker
+from bigain.compressors.cam import CAM as CAM
+from bigain.compressors.frequency_kv import FrequencyKV as FrequencyKV
+from bigain.compressors.iekvd import IEKVD as IEKVD
+from bigain.compressors.lgtm import LGTM as LGTM
+from bigain.compressors.sito import SiTo as SiTo
+from bigain.compressors.todo import ToDo as ToDo
+from bigain.compressors.tome import ToMe as ToMe
+from bigain.compressors.where import Where as Where
 
 
 def methods() -> dict[str, type[Compressor]]:
     """Return the shipped compressors by name, sorted."""
-    classes = {name: value for name, value in sorted(globals().items()) if inspect.isclass(value)}
+    classes = [value for value in globals().values() if inspect.isclass(value) and issubclass(value, Compressor)]
     return {
-        name: value
-        for name, value in classes.items()
-        if issubclass(value, Compressor) and not inspect.isabstract(value)
+        kind.__name__: kind for kind in sorted(classes, key=lambda kind: kind.__name__) if not inspect.isabstract(kind)
     }

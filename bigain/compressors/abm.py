@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.marks import mark
-from bigain.backbones.sites import Metric, Site
-from bigain.compressors.merging import Module, TokenMerger, check_ratio, removed_tokens
-from bigain.compressors.where import Where
+from bigain.backbones.sites import Site
+from bigain.compressors.merging import CellMerger
 from bigain.errors import InputError
 from bigain.tokens.block_merging import Aggregate, block_merging
 from bigain.tokens.grid import Grid, cell_count
@@ -18,7 +17,7 @@ from bigain.tokens.matching import MergePlan
 from bigain.tokens.scores import laplacian_l1
 
 
-class ABM(TokenMerger):
+class ABM(CellMerger):
     """Adaptive block merging on the Laplacian score.
 
     Source: BiGain (CVPR 2026), Algorithm 3.
@@ -26,15 +25,7 @@ class ABM(TokenMerger):
     """
 
     def __init__(
-        self,
-        *,
-        ratio: float | None = None,
-        tau: float | None = None,
-        aggregate: Aggregate = "max",
-        cell: Sequence[int] = (2, 2),
-        where: Where = Where(),  # noqa: B008 - frozen
-        modules: Sequence[Module] = ("self_attn",),
-        metric: Metric | None = None,
+        self, *, ratio: float | None = None, tau: float | None = None, aggregate: Aggregate = "max", **kwargs: Any
     ) -> None:
         """Set the method up; give exactly one of `ratio` and `tau`.
 
@@ -42,26 +33,17 @@ class ABM(TokenMerger):
             ratio: Fraction of all tokens removed, in (0, 1 - 1/area]; rounded down to whole cells.
             tau: Fraction of the complete cells merged, in (0, 1]: the quantile of the cell scores.
             aggregate: How token scores become a cell score; `max` is the paper's formula.
-            cell: Height and width of the cells.
-            where: Sites; the default is every stride-1 block.
-            modules: Any of self_attn, cross_attn, mlp; the paper's default is self-attention.
-            metric: `block_input` or `attn_input`; null is the network's default.
-
-        Raises:
-            InputError: If an argument is out of range, or not exactly one of `ratio` and `tau` is given.
+            kwargs: See the base classes.
         """
-        super().__init__(where, modules, metric)
         if (ratio is None) == (tau is None):
             raise InputError(f"ABM takes exactly one of ratio and tau, got ratio={ratio} and tau={tau}")
         if tau is not None and not 0 < tau <= 1:
             raise InputError(f"tau must be above 0 and at most 1, not {tau}")
         if aggregate not in ("max", "sum", "mean"):
             raise InputError(f"aggregate must be max, sum or mean, not {aggregate!r}")
-        self.ratio = ratio
+        super().__init__(ratio=ratio, **kwargs)
         self.tau = tau
         self.aggregate: Aggregate = aggregate
-        # A tau has no ratio to validate, but its cell size needs the same check.
-        self.cell = check_ratio(0.5 if ratio is None else ratio, cell)
 
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
         grid = site.grid(context.latent)
@@ -77,9 +59,7 @@ class ABM(TokenMerger):
         if self.tau is not None:
             blocks = int(self.tau * cells)
         else:
-            assert self.ratio is not None
-            removed = removed_tokens("ABM", self.ratio, grid, self.cell, site)
-            blocks = min(removed // (self.cell.area - 1), cells)
+            blocks = min(self.removed(grid, site) // (self.cell.area - 1), cells)
         if blocks < 1:
             raise InputError(
                 f"ABM with ratio={self.ratio}, tau={self.tau} merges none of the {cells} cells at {site.name}; raise "

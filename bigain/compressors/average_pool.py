@@ -1,40 +1,21 @@
-"""Average pooling of keys and values, the low-pass end of IE-KVD."""
+"""Average pooling of keys and values: IE-KVD with alpha 0."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from bigain.backbones.forward import ForwardContext
-from bigain.backbones.sites import Site
-from bigain.compressors.kv import KVDownsampler, check_factor, check_fits
-from bigain.compressors.where import Where
-from bigain.tokens.downsampling import downsample_average, upsampling_indices
+from bigain.compressors.kv import FactorDownsampler
+from bigain.tokens.downsampling import downsample_average
+from bigain.tokens.grid import Grid
 
 
-class AveragePool(KVDownsampler):
+class AveragePool(FactorDownsampler):
     """Keys and values averaged over windows.
 
     Source: BiGain (CVPR 2026), Eq. 8 with alpha 0.
     Cost: none in matrix products.
     """
 
-    def __init__(self, *, factor: int, where: Where = Where()) -> None:  # noqa: B008 - frozen
-        """Set the method up.
-
-        Args:
-            factor: Stride per side, at least 2; factor 2 keeps a quarter of the keys.
-            where: Sites; the default is every stride-1 block.
-
-        Raises:
-            InputError: If the factor is not an integer of at least 2.
-        """
-        super().__init__(where)
-        self.factor = check_factor("AveragePool", factor)
-
-    def downsample(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
-        grid = site.grid(context.latent)
-        check_fits("AveragePool", self.factor, grid, site)
+    def resample(self, x: Tensor, grid: Grid, context: ForwardContext) -> Tensor:
         return downsample_average(x, grid, self.factor)
-
-    def token_keys(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
-        return upsampling_indices(site.grid(context.latent), self.factor, x.device)

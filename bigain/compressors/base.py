@@ -85,14 +85,14 @@ class Compressor(Callback, ABC):
     `with compressor.applied_to(pipe.unet): pipe(...)`.
 
     Attributes:
-        where: The sites to act on.
+        where: Sites; the default is every stride-1 block.
         onlookers: Notified of every decision and every compressed module. An empty list costs nothing.
     """
 
     where: Where
     onlookers: list[Onlooker]
 
-    def __init__(self, where: Where) -> None:
+    def __init__(self, where: Where = Where()) -> None:  # noqa: B008 - frozen
         self.where = where
         self.onlookers = []
         self._installed = ExitStack()
@@ -139,15 +139,14 @@ class Compressor(Callback, ABC):
     def settings(self) -> dict[str, Any]:
         """Return the constructor arguments, after validation."""
         # Not vars(self): Lightning sets attributes on callbacks.
-        names = inspect.signature(type(self)).parameters
-        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+        return {name: getattr(self, name) for name in _parameters(type(self)) if hasattr(self, name)}
 
     def description(self) -> dict[str, Any]:
         """Return `class`, `settings` and `changed` as plain values for JSON.
 
         `changed` holds the settings that differ from the constructor's defaults; of `where` only those fields.
         """
-        parameters = inspect.signature(type(self)).parameters
+        parameters = _parameters(type(self))
         settings = {name: _plain(value) for name, value in self.settings().items()}
         changed = {}
         for name, value in settings.items():
@@ -207,6 +206,18 @@ class Compressor(Callback, ABC):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         # Lightning calls this instead of teardown.
         self._installed.close()
+
+
+def _parameters(kind: type) -> dict[str, inspect.Parameter]:
+    """Return the constructor parameters of a class, including those that `**kwargs` passes on to its bases."""
+    parameters: dict[str, inspect.Parameter] = {}
+    for base in kind.__mro__:
+        if "__init__" in vars(base):
+            own = inspect.signature(vars(base)["__init__"]).parameters
+            parameters |= {name: parameter for name, parameter in own.items() if name not in parameters}
+            if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in own.values()):
+                break
+    return parameters
 
 
 def _plain(value: Any) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.marks import mark
 from bigain.backbones.sites import Site
 from bigain.compressors.kv import KVDownsampler
-from bigain.compressors.where import Where
 from bigain.errors import InputError
 from bigain.tokens.downsampling import Keep, frequency_selection, nearest_selected, selected_tokens
 from bigain.tokens.precision import without_autocast
@@ -22,18 +23,15 @@ class FrequencyKV(KVDownsampler):
     Cost: `2 * 9 * n * c` FLOPs per site for the Laplacian.
     """
 
-    def __init__(self, *, ratio: float, keep: Keep, where: Where = Where()) -> None:  # noqa: B008 - frozen
+    def __init__(self, *, ratio: float, keep: Keep, **kwargs: Any) -> None:
         """Set the method up.
 
         Args:
             ratio: Fraction of the keys removed, in (0, 1).
             keep: `high` or `low` scores.
-            where: Sites; the default is every stride-1 block.
-
-        Raises:
-            InputError: If an argument is out of range.
+            kwargs: See the base class.
         """
-        super().__init__(where)
+        super().__init__(**kwargs)
         if not 0 < ratio < 1:
             raise InputError(f"ratio must be above 0 and below 1, not {ratio}")
         if keep not in ("high", "low"):

@@ -14,6 +14,7 @@ from bigain.backbones.marks import mark
 from bigain.backbones.sites import Layout, Site
 from bigain.compressors.base import Compressor, ContextGetter, own
 from bigain.errors import InputError
+from bigain.tokens.downsampling import upsampling_indices
 from bigain.tokens.grid import Grid
 from bigain.tokens.precision import without_autocast
 
@@ -125,3 +126,29 @@ def check_fits(name: str, factor: int, grid: Grid, site: Site) -> None:
     """Raise an InputError if a factor is larger than a side of the token map."""
     if factor > min(grid):
         raise InputError(f"{name} with factor {factor} does not fit the {grid.h}x{grid.w} tokens at {site.name}")
+
+
+class FactorDownsampler(KVDownsampler):
+    """Downsamples keys and values by an integer factor per side. Subclasses implement `resample`."""
+
+    def __init__(self, *, factor: int, **kwargs: Any) -> None:
+        """Set the method up.
+
+        Args:
+            factor: Stride per side, at least 2; factor 2 keeps a quarter of the keys.
+            kwargs: See the base class.
+        """
+        super().__init__(**kwargs)
+        self.factor = check_factor(type(self).__name__, factor)
+
+    @abstractmethod
+    def resample(self, x: Tensor, grid: Grid, context: ForwardContext) -> Tensor:
+        """Downsample the token map. `(b, h * w, c)` -> `(b, (h // factor) * (w // factor), c)`."""
+
+    def downsample(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
+        grid = site.grid(context.latent)
+        check_fits(type(self).__name__, self.factor, grid, site)
+        return self.resample(x, grid, context)
+
+    def token_keys(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
+        return upsampling_indices(site.grid(context.latent), self.factor, x.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,10 @@ from bigain.backbones.marks import mark
 from bigain.backbones.sites import Layout, Metric, Site
 from bigain.compressors.base import Compressor, ContextGetter, own
 from bigain.compressors.where import Where
-from bigain.errors import InputError
-from bigain.tokens.destinations import random_destinations
+from bigain.errors import InputError, check_choice
+from bigain.tokens.destinations import first_destinations, random_destinations
 from bigain.tokens.grid import Cell, Grid, cell_count
-from bigain.tokens.matching import MergePlan, Mode
+from bigain.tokens.matching import MergePlan, Mode, bipartite_matching
 from bigain.tokens.precision import without_autocast
 from bigain.tokens.randomness import mix
 
@@ -35,12 +35,17 @@ class TokenMerger(Compressor):
     Subclasses implement `plan`.
 
     Attributes:
-        modules: Any of `self_attn`, `cross_attn` (queries only), `mlp` (Table 6).
-        metric: What similarities and scores are computed on: `block_input` (before norm1; default on a U-Net) or
-            `attn_input` (after it; default on a DiT); None is the network's default.
+        modules: Any of `self_attn`, `cross_attn` (queries only), `mlp`; the paper's default is self-attention.
+        metric: Tensor that similarities and scores are computed on: `block_input` (before norm1; default on a U-Net)
+            or `attn_input` (after it; default on a DiT); null is the network's default.
     """
 
-    def __init__(self, where: Where, modules: Sequence[Module], metric: Metric | None) -> None:
+    def __init__(
+        self,
+        where: Where = Where(),  # noqa: B008 - frozen
+        modules: Sequence[Module] = ("self_attn",),
+        metric: Metric | None = None,
+    ) -> None:
         super().__init__(where)
         unknown = [module for module in modules if module not in _ATTRIBUTES]
         if unknown or not modules or len(set(modules)) < len(modules):
@@ -173,19 +178,59 @@ def site_keys(context: ForwardContext, seed: int, site: Site) -> Tensor:
     return mix(context.keys, seed, site.index)
 
 
-def draw_destinations(context: ForwardContext, seed: int, site: Site, cell: Cell, *, redrawn: bool) -> Tensor:
-    """Random destinations of each row, a function of (row key, seed, site), and of its class if `redrawn`."""
-    keys = site_keys(context, seed, site)
-    keys = mix(keys, context.classes) if redrawn else keys
-    return random_destinations(keys, site.grid(context.latent), cell)
+class CellMerger(TokenMerger):
+    """A merger that removes a fraction of the tokens, at most all but one of each cell."""
+
+    def __init__(self, *, ratio: float | None, cell: Sequence[int] = (2, 2), **kwargs: Any) -> None:
+        """Set the method up.
+
+        Args:
+            ratio: Fraction of all tokens removed, in (0, 1 - 1/area]; None if the subclass does not use it.
+            cell: Height and width of the cells.
+            kwargs: See the base class.
+        """
+        super().__init__(**kwargs)
+        self.cell = check_ratio(0.5 if ratio is None else ratio, cell)
+        self.ratio = ratio
+
+    def removed(self, grid: Grid, site: Site) -> int:
+        """Return the number of tokens to remove at a site, see `removed_tokens`."""
+        assert self.ratio is not None
+        return removed_tokens(type(self).__name__, self.ratio, grid, self.cell, site)
 
 
-def check_mode(mode: Mode) -> Mode:
-    """Validate a merge mode.
+class BipartiteMerger(CellMerger):
+    """Merges the tokens that are most similar to a destination. Every cell has one destination."""
 
-    Raises:
-        InputError: If it is neither `mean` nor `prune`.
-    """
-    if mode not in ("mean", "prune"):
-        raise InputError(f"mode must be mean or prune, not {mode!r}")
-    return mode
+    def __init__(self, *, destination: str, mode: Mode = "mean", seed: int = 0, **kwargs: Any) -> None:
+        """Set the method up.
+
+        Args:
+            destination: `first`: the top-left token; `random`: drawn from (seed, row key, site); `redrawn`: drawn from
+                the class of the row as well.
+            mode: `mean` averages; `prune` drops the merged tokens.
+            seed: Of the `random` and `redrawn` destinations.
+            kwargs: See the base class.
+        """
+        super().__init__(**kwargs)
+        check_choice("mode", mode, get_args(Mode))
+        self.destination = destination
+        self.mode: Mode = mode
+        self.seed = seed
+
+    @property
+    def depends_on_class(self) -> bool:
+        return self.destination == "redrawn"
+
+    @abstractmethod
+    def destinations(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
+        """Choose the destination of each cell. `(b, cells)` or `(1, cells)` token ids, int64."""
+        grid = site.grid(context.latent)
+        if self.destination == "first":
+            return first_destinations(grid, self.cell, x.device)
+        keys = site_keys(context, self.seed, site)
+        return random_destinations(mix(keys, context.classes) if self.depends_on_class else keys, grid, self.cell)
+
+    def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
+        removed = self.removed(site.grid(context.latent), site)
+        return bipartite_matching(x, self.destinations(x, site, context), removed, self.mode)

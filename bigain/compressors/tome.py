@@ -2,46 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
 from bigain.backbones.forward import ForwardContext
-from bigain.backbones.sites import Metric, Site
-from bigain.compressors.merging import (
-    Module,
-    TokenMerger,
-    check_mode,
-    check_ratio,
-    draw_destinations,
-    removed_tokens,
-)
-from bigain.compressors.where import Where
-from bigain.errors import InputError
-from bigain.tokens.destinations import first_destinations
-from bigain.tokens.matching import MergePlan, Mode, bipartite_matching
+from bigain.backbones.sites import Site
+from bigain.compressors.merging import BipartiteMerger
+from bigain.errors import check_choice
+
+Destination = Literal["random", "first", "redrawn"]
 
 
-class ToMe(TokenMerger):
+class ToMe(BipartiteMerger):
     """Token merging with a random destination per cell.
 
     Source: Bolya and Hoffman, Token Merging for Fast Stable Diffusion (CVPRW 2023), and its release tomesd.
     Cost: `2 * (3n/4) * (n/4) * c` FLOPs per site for the similarities, at 2x2 cells.
     """
 
-    def __init__(
-        self,
-        *,
-        ratio: float,
-        destination: Literal["random", "first", "redrawn"] = "random",
-        mode: Mode = "mean",
-        cell: Sequence[int] = (2, 2),
-        where: Where = Where(),  # noqa: B008 - frozen
-        modules: Sequence[Module] = ("self_attn",),
-        metric: Metric | None = None,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, *, ratio: float, destination: Destination = "random", **kwargs: Any) -> None:
         """Set the method up.
 
         Args:
@@ -49,35 +29,10 @@ class ToMe(TokenMerger):
             destination: `random`: a pure function of (seed, row key, site), shared by all classes of one (image,
                 trial); `redrawn`: the class joins the key, as upstream redraws its table at every call; `first`:
                 top-left, upstream's `use_rand=False`.
-            mode: `mean` averages; `prune` drops the merged tokens.
-            cell: Height and width of the cells; upstream's `sy, sx`.
-            where: Sites; the default is every stride-1 block, as upstream's `max_downsample=1`.
-            modules: Any of self_attn, cross_attn, mlp; the paper's default is self-attention.
-            metric: `block_input` or `attn_input`; null is the network's default.
-            seed: Of the random destinations.
-
-        Raises:
-            InputError: If an argument is out of range.
+            kwargs: See the base classes; upstream's `sy, sx` is `cell`, its `max_downsample` is `where.max_stride`.
         """
-        super().__init__(where, modules, metric)
-        if destination not in ("random", "first", "redrawn"):
-            raise InputError(f"destination must be random, first or redrawn, not {destination!r}")
-        self.ratio = ratio
-        self.destination = destination
-        self.mode: Mode = check_mode(mode)
-        self.cell = check_ratio(ratio, cell)
-        self.seed = seed
+        check_choice("destination", destination, get_args(Destination))
+        super().__init__(ratio=ratio, destination=destination, **kwargs)
 
-    @property
-    def depends_on_class(self) -> bool:
-        return self.destination == "redrawn"
-
-    def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
-        grid = site.grid(context.latent)
-        removed = removed_tokens("ToMe", self.ratio, grid, self.cell, site)
-        if self.destination == "first":
-            destination = first_destinations(grid, self.cell, x.device)
-        else:
-            redrawn = self.destination == "redrawn"
-            destination = draw_destinations(context, self.seed, site, self.cell, redrawn=redrawn)
-        return bipartite_matching(x, destination, removed, self.mode)
+    def destinations(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
+        return super().destinations(x, site, context)

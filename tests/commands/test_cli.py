@@ -67,7 +67,7 @@ def test_predict_writes_a_run_directory_and_a_summary(capsys):
     assert found["evaluations"] == {"per_image": 18.0, "planned_per_image": 18}
     assert [site["tokens_out"] for site in found["sites"]] == [128] * 4
     settings = found["compressors"][0]["settings"]
-    assert list(settings) == ["ratio", "destination", "score", "mode", "cell", "where", "modules", "metric", "seed"]
+    assert list(settings) == ["ratio", "destination", "score", "mode", "seed", "cell", "where", "modules", "metric"]
     assert settings["score"] == "laplacian_l1"
     lines = (run_directory() / "predictions/rank-0.jsonl").read_text().splitlines()
     assert [json.loads(line)["image_id"] for line in lines] == [f"test/{i:06d}" for i in range(4)]

@@ -46,10 +46,10 @@ def test_the_largest_ratio_is_allowed(kind):
 @pytest.mark.parametrize(
     ("make", "names"),
     [
-        (lambda: ToMe(ratio=0.5, destination="released"), "random, first or redrawn, not 'released'"),
+        (lambda: ToMe(ratio=0.5, destination="released"), "one of random, first, redrawn, not 'released'"),
         (lambda: LGTM(ratio=0.5, destination="argmax"), "one of cell, released, .*, not 'argmax'"),
-        (lambda: ToMe(ratio=0.5, mode="max"), "mode must be mean or prune, not 'max'"),
-        (lambda: LGTM(ratio=0.5, mode="max"), "mode must be mean or prune, not 'max'"),
+        (lambda: ToMe(ratio=0.5, mode="max"), "mode must be one of mean, prune, not 'max'"),
+        (lambda: LGTM(ratio=0.5, mode="max"), "mode must be one of mean, prune, not 'max'"),
         (lambda: ToMe(ratio=0.5, modules=[]), r"self_attn, cross_attn, mlp, not \[\]"),
         (lambda: ToMe(ratio=0.5, modules=["attn1"]), r"not \['attn1'\]"),
         (lambda: ToMe(ratio=0.5, modules=["mlp", "mlp"]), "distinct"),
