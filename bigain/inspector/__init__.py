@@ -1,5 +1,5 @@
-"""What a compressor does to a few fixed images, and what came of it in all: pictures, curves, TensorBoard."""
+"""Pictures and curves of a run, for a few images and for all of them."""
 
-from bigain.inspector.callback import Inspector
+from bigain.inspector.inspector import Inspector
 
 __all__ = ["Inspector"]

@@ -1,4 +1,4 @@
-"""One event file that holds all the inspector shows, made anew whenever a run ends."""
+"""Everything that the inspector shows at the end of a run: pictures in a folder and an event file of TensorBoard."""
 
 from __future__ import annotations
 
@@ -7,108 +7,131 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from bigain.data.base import EvalDataModule
+from bigain.data.images import read_images, sample_path
+from bigain.data.selection import Item
+from bigain.errors import InputError
+from bigain.inspector.curves import (
+    class_figure,
+    confusion_figure,
+    error_figure,
+    errors_by_time,
+    survival,
+    survival_figure,
+    truth_of,
+)
+from bigain.inspector.maps import SiteMap
+from bigain.inspector.sheets import Picture, Subject, image_sheet, salience_sheet, score_sheet, token_sheet
+from bigain.report.figures import plain_style
+from bigain.report.tables import Table
+from bigain.runs.columns import read_columns
 from bigain.runs.files import replacing
-from bigain.runs.names import method, strength
-from bigain.runs.summary import compressor_text
+from bigain.runs.names import label, method, strength
+from bigain.runs.results import has_results, read_results
+from bigain.runs.schema import Results
+from bigain.runs.summary import compressor_text, summary
+from bigain.tasks.sample_writer import FOLDER as SAMPLES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from matplotlib.figure import Figure
 
-# Of the event file's name: tells it from the logger's own.
+# Suffix of the event file, which distinguishes it from the logger's own.
 SUFFIX = ".inspector"
-# Columns of the browser's table, the same for all runs: it takes them from the first run that it finds. The first five
-# are seen at once, in the order of the alphabet; the others on request.
-_SEEN = ("dataset", "factor", "method", "model", "ratio")
+# Columns of the HParams table, the same for all runs: TensorBoard uses those of the first run it finds.
 _TEXTS = ("compressor", "dataset", "method", "model", "precision", "protocol", "task")
 _NUMBERS = ("factor", "images", "ratio", "seed", "tau")
+# Columns that are visible at first.
+_VISIBLE = ("dataset", "factor", "method", "model", "ratio")
 _COSTS = ("flops/gflops_per_evaluation", "flops/reduction_percent", "timing/seconds_per_image")
 _PROTOCOL = ("stages", "keep", "budget", "race", "timesteps", "loss", "scheduler", "steps", "guidance", "images")
-# zlib's fastest level.
-_PNG_LEVEL = 1
+# Side of the grey square that replaces an image.
+_GREY = 64
 
 
 class Board:
-    """Writes pictures to a folder and to event files, and numbers and text to the latter."""
+    """Writes pictures to a folder and to TensorBoard, and numbers and text to TensorBoard."""
 
     def __init__(self, folder: Path, logs: Sequence[Path], step: int) -> None:
-        """Begin anew.
+        """Replace what an earlier end of the run has written.
 
         Args:
-            folder: Of the pictures.
-            logs: Folders of event files; what an earlier end of the run left there is replaced.
-            step: Of the pictures: images that are done.
+            folder: Folder of the pictures.
+            logs: Folders of event files.
+            step: Step of pictures and text: the number of finished images.
         """
         folder.mkdir(parents=True, exist_ok=True)
+        for path in [*folder.glob("*.png"), *(path for log in logs for path in log.glob(f"events.out.*{SUFFIX}"))]:
+            path.unlink(missing_ok=True)
         self._folder = folder
         self._step = step
-        earlier = [path for log in logs for path in log.glob(f"events.out.tfevents.*{SUFFIX}")]
         self._writers = [SummaryWriter(str(log), filename_suffix=SUFFIX) for log in logs]
-        for path in [*earlier, *folder.glob("*.png")]:
-            path.unlink(missing_ok=True)
 
-    def picture(self, tag: str, image: Image.Image) -> None:
+    def picture(self, tag: str, picture: Figure | Image.Image) -> None:
         """Show a picture under `group/name`; its file is `group_name.png`."""
+        image = picture if isinstance(picture, Image.Image) else _rendered(picture)
         file = io.BytesIO()
-        image.save(file, "PNG", compress_level=_PNG_LEVEL)
-        content = file.getvalue()
+        image.save(file, "PNG", compress_level=1)
         path = self._folder / f"{tag.replace('/', '_')}.png"
         with replacing(path) as written:
-            written.write(content)
+            written.write(file.getvalue())
         shown = Summary.Image(
-            height=image.height, width=image.width, colorspace=3, encoded_image_string=content
-        )  # fmt: skip
-        self._add([Summary(value=[Summary.Value(tag=tag, image=shown)])], self._step)
+            height=image.height, width=image.width, colorspace=3, encoded_image_string=file.getvalue()
+        )
+        self._add(Summary(value=[Summary.Value(tag=tag, image=shown)]), self._step)
 
     def scalar(self, tag: str, value: float, step: int) -> None:
-        """Show one number; with a timestep, stage or site for a step, several are a curve."""
+        """Show a number; several with different steps, e.g. timesteps, stages or sites, are a curve."""
         for writer in self._writers:
             writer.add_scalar(tag, value, step)
 
     def text(self, tag: str, markdown: str) -> None:
-        """Show text."""
+        """Show Markdown."""
         for writer in self._writers:
             writer.add_text(tag, markdown, self._step)
 
-    def settings(self, results: Mapping[str, Any]) -> None:
-        """Put the run into the browser's table of settings and metrics."""
-        # The numbers themselves are the scalars of these names.
+    def settings(self, results: Results) -> None:
+        """Add the run to TensorBoard's table of settings and metrics."""
+        columns = [(name, api_pb2.DATA_TYPE_STRING) for name in _TEXTS]
+        columns += [(name, api_pb2.DATA_TYPE_FLOAT64) for name in _NUMBERS]
+        # The metrics are the scalars with these tags.
         tags = [*(f"metrics/{name}" for name in results["metrics"]), *_COSTS]
-        every = {**dict.fromkeys(_TEXTS, ""), **dict.fromkeys(_NUMBERS, 0.0)}
-        columns, _, _ = hparams(every, dict.fromkeys(tags, 0.0))
-        _, begun, ended = hparams(settings_of(results), {})
-        plugin = columns.value[0].metadata.plugin_data
-        content = HParamsPluginData.FromString(plugin.content)
-        for column in content.experiment.hparam_infos:
-            column.differs = column.name in _SEEN
-        for metric in content.experiment.metric_infos:
-            metric.display_name = metric.name.tag.partition("/")[2]
-        plugin.content = content.SerializeToString()
-        self._add([columns, begun, ended], None)
+        # Unlike those of `add_hparams`, all runs have the same columns, and `differs` makes some visible at first.
+        experiment = api_pb2.Experiment(
+            hparam_infos=[api_pb2.HParamInfo(name=n, type=kind, differs=n in _VISIBLE) for n, kind in columns],
+            metric_infos=[
+                api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=tag.partition("/")[2]) for tag in tags
+            ],
+        )
+        plugin_data = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(experiment=experiment))
+        table = Summary(value=[Summary.Value(tag=metadata.EXPERIMENT_TAG, metadata=plugin_data)])
+        _, start, end = hparams(settings_of(results), {})
+        for part in (table, start, end):
+            self._add(part, None)
 
-    def _add(self, summaries: Iterable[Summary], step: int | None) -> None:
-        for summary in summaries:
-            for writer in self._writers:
-                file = writer.file_writer
-                assert file is not None
-                file.add_summary(summary, step)
+    def _add(self, summary: Summary, step: int | None) -> None:
+        for writer in self._writers:
+            writer._get_file_writer().add_summary(summary, step)
 
     def close(self) -> None:
-        """Let everything reach the files."""
+        """Flush and close the event files."""
         for writer in self._writers:
             writer.close()
 
 
-def settings_of(results: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells a run from others, by the names of the columns; those that say nothing of it are left out."""
+def settings_of(results: Results) -> dict[str, Any]:
+    """Return the settings of a run by column, without those that do not apply."""
     compressors = results["compressors"]
     protocol = results["protocol"]
-    found: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "task": results["task"],
         "dataset": results["dataset"]["name"],
         "model": results["model"]["name"],
@@ -117,22 +140,139 @@ def settings_of(results: Mapping[str, Any]) -> dict[str, Any]:
         "images": float(results["dataset"]["images"]),
         "seed": float(protocol["seed"]),
         "precision": str(results["environment"]["precision"]),
-        # A race has no stages, and stages are no race.
         "protocol": ", ".join(f"{name} {protocol[name]}" for name in _PROTOCOL if protocol.get(name) is not None),
     }
-    how_much = strength(compressors)
-    if how_much is not None:
-        found[how_much[0]] = how_much[1]
-    return found
+    return settings | dict([amount] if (amount := strength(compressors)) else [])
 
 
-def sites_table(sites: Sequence[Mapping[str, Any]]) -> str:
-    """Tokens in and out per site, as Markdown."""
-    lines = ["| site | name | tokens in | tokens out | left | compressor |", "|---|---|---|---|---|---|"]
-    for site in sites:
-        left = 100 * site["tokens_out"] / site["tokens_in"]
-        lines.append(
-            f"| {site['index']} | {site['name']} | {site['tokens_in']} | {site['tokens_out']} | {left:.0f} % | "
-            f"{site['compressor']} |"
-        )
-    return "\n".join(lines)
+def draw_run(
+    folder: Path,
+    pictures: Path,
+    loggers: Sequence[Logger],
+    data: EvalDataModule,
+    maps: Mapping[Item, Sequence[SiteMap]],
+) -> None:
+    """Draw a finished run.
+
+    Args:
+        folder: Run directory.
+        pictures: Folder for the pictures.
+        loggers: The trainer's; the TensorBoard loggers among them get an event file.
+        data: The dataset, set up.
+        maps: Token maps of each followed image, by site; may be empty.
+
+    Raises:
+        InputError: If there are no results.
+    """
+    if not has_results(folder):
+        raise InputError(f"the inspector needs the results of {folder}; add a ResultsWriter after it")
+    results = read_results(folder)
+    import matplotlib
+
+    logs = [Path(logger.log_dir) for logger in loggers if isinstance(logger, TensorBoardLogger)]
+    board = Board(pictures, logs, results["dataset"]["images"])
+    try:
+        with plain_style(), matplotlib.rc_context({"axes.titlelocation": "left", "axes.titlesize": "medium"}):
+            _draw_numbers(board, results, folder)
+            predictions = _draw_curves(board, results, folder, data) if results["task"] == "classification" else {}
+            subjects = {item: _subject(item, results, folder, data, predictions) for item in maps}
+            _draw_images(board, {item: subject for item, subject in subjects.items() if subject is not None}, maps)
+    finally:
+        board.close()
+
+
+def _draw_numbers(board: Board, results: Results, folder: Path) -> None:
+    board.settings(results)
+    board.scalar("flops/reduction_percent", results["flops"]["reduction_percent"], results["dataset"]["images"])
+    rows = []
+    for site in results["sites"]:
+        index, before, after = site["index"], site["tokens_in"], site["tokens_out"]
+        board.scalar("sites/tokens_in", before, index)
+        board.scalar("sites/tokens_out", after, index)
+        rows.append([str(index), site["name"], str(before), str(after), f"{after / before:.0%}", site["compressor"]])
+    board.text("run/summary", "".join(f"    {line}\n" for line in summary(results, folder).splitlines()))
+    if rows:
+        headers = ("site", "name", "tokens in", "tokens out", "left", "compressor")
+        board.text("run/sites", Table(headers, rows, "rlrrr").markdown())
+
+
+def _draw_curves(board: Board, results: Results, folder: Path, data: EvalDataModule) -> dict[str, int]:
+    """Draw the curves over all images of a classification; return the prediction of every image."""
+    errors, timesteps, stage = read_columns(folder, "errors", "timesteps", "stage")
+    labels, ids, predicted = read_columns(folder, "label", "image_id", "prediction")
+    truth = truth_of(labels, errors.shape[1])
+    predictions = dict(zip(ids.tolist(), predicted.tolist(), strict=True))
+    names = data.class_space.names
+    curves = errors_by_time(errors, timesteps, truth)
+    if curves is not None:
+        board.picture("curves/error_by_timestep", error_figure(curves))
+        board.picture("curves/margin_by_class", class_figure(curves, names))
+        series = dict(zip(("true_class", "rival_1", "rival_2", "rival_3"), (curves.true, *curves.rivals), strict=False))
+        for name, values in {**series, "margin": curves.rivals[0] - curves.true}.items():
+            for timestep, value in zip(curves.timesteps, values, strict=True):
+                board.scalar(f"error_by_timestep/{name}", float(value), int(timestep))
+    stages, keep = results["protocol"]["stages"], results["protocol"]["keep"]
+    # A race has no stages.
+    if stages and truth.any():
+        shares = survival(stage, truth, len(stages))
+        chance = [1.0, *(min(1.0, most / len(names)) for most in keep)]
+        board.picture("curves/stage_survival", survival_figure(shares, chance))
+        for step, share in enumerate(shares):
+            board.scalar("survival/true_class", float(share), step)
+    if results["confusion_matrix"] is not None:
+        board.picture("curves/confusion_matrix", confusion_figure(results["confusion_matrix"], names))
+    return predictions
+
+
+def _draw_images(board: Board, subjects: Mapping[Item, Subject], maps: Mapping[Item, Sequence[SiteMap]]) -> None:
+    if subjects:
+        board.picture("images/followed", image_sheet(list(subjects.values())))
+    for number, (item, sites) in enumerate(maps.items()):
+        if item in subjects and sites:
+            board.picture(f"tokens/image_{number}", token_sheet(subjects[item], sites))
+            scores = score_sheet(subjects[item], sites)
+            if scores is not None:
+                board.picture(f"scores/image_{number}", scores)
+    mapped = [item for item in subjects if maps[item]]
+    if mapped:
+        sheet = salience_sheet([subjects[item] for item in mapped], [maps[item] for item in mapped])
+        board.picture("salience/images", sheet)
+
+
+def _subject(
+    item: Item, results: Results, folder: Path, data: EvalDataModule, predictions: Mapping[str, int]
+) -> Subject | None:
+    """Return an image with its title; None if the run has not done it."""
+    run = f"{label(results['compressors'])}, {results['model']['name']}, {results['dataset']['name']}"
+    names = data.class_space.names
+    title = f"{item.image_id}: " + (", ".join(names[index] for index in item.labels[:3]) or "no class")
+    grey = np.full((_GREY, _GREY, 3), 160, np.uint8)
+    if results["task"] == "generation":
+        image_format = results["protocol"]["images"]
+        if image_format == "none":
+            return Subject(grey, [title, run])
+        path = sample_path(folder / SAMPLES, item.image_id, image_format)
+        return Subject(_pixels(read_images([path])[0]), [title, run]) if path.is_file() else None
+    if item.image_id not in predictions:
+        return None
+    prediction = predictions[item.image_id]
+    try:
+        picture = _pixels(data.read_image(item))
+    except InputError:
+        # Its latent was cached and the image is gone; the maps are still useful.
+        picture, title = grey, f"{title}, which can no longer be read"
+    right = "right" if prediction in item.labels else "wrong"
+    return Subject(picture, [f"{title}; predicted {names[prediction]} ({right})", run])
+
+
+def _pixels(image: torch.Tensor) -> Picture:
+    return image.permute(1, 2, 0).contiguous().numpy()
+
+
+def _rendered(figure: Figure) -> Image.Image:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    # Draws once; `savefig` draws twice.
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())

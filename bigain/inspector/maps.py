@@ -1,28 +1,40 @@
-"""What a compressor decided about one image at some sites and noise draws, on the device and on disk."""
+"""Token maps of the followed images: collected from the forwards of a run, stored, and read again."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from bigain.backbones.forward import ForwardContext
+from bigain.backbones.forward import ForwardContext, RowKeys
 from bigain.compressors.base import Decision
 from bigain.compressors.kv import KVDownsampler
+from bigain.data.selection import Item
+from bigain.diffusion.sampling import item_keys, step_keys
+from bigain.diffusion.trials import trial_keys
+from bigain.errors import InputError
 from bigain.runs.columns import read_arrays
 from bigain.runs.files import replacing
+from bigain.tasks.classifier import DiffusionClassifier
+from bigain.tasks.sampler import DiffusionSampler
 from bigain.tokens.grid import Grid
+from bigain.tokens.randomness import stable_hash
 from bigain.tokens.scores import laplacian_l1
 
 Array = npt.NDArray[Any]
 Part = dict[str, Tensor]
+T = TypeVar("T")
+
+_ARRAYS = ("timesteps", "salience", "scores", "leader", "keys", "copied")
 
 
 @dataclass(frozen=True)
@@ -30,15 +42,15 @@ class SiteMap:
     """One image at one site, under d noise draws in the order of timesteps; n tokens.
 
     Attributes:
-        name: Of the site.
-        index: Of the site.
-        grid: Token map.
+        name: Name of the site.
+        index: Index of the site.
+        grid: Size of the token map.
         timesteps: `(d,)`, float32.
-        salience: Laplacian score (Eq. 7) of the tokens that were decided on. `(d, n)`, float32.
-        scores: The score that decided; None if none did. `(d, n)`, float32.
-        leader: Of a merger: the token that stands in for each token; one that stays leads itself. `(d, n)`.
-        keys: Of a KV method: the key that lies nearest to each place, where that is known. `(d, n)`.
-        copied: Of a KV method: the token that each key is a copy of; None if keys are blends. `(d, m)`.
+        salience: Laplacian score (Eq. 7) of the tokens that the compressor saw. `(d, n)`, float32.
+        scores: The score behind the decision; None if there was none. `(d, n)`, float32.
+        leader: For mergers: the token that represents each token; a token that stays represents itself. `(d, n)`.
+        keys: For KV methods: the key nearest to each place, where known. `(d, n)`.
+        copied: For KV methods: the token that each key is a copy of; None if keys are blends. `(d, m)`.
     """
 
     name: str
@@ -52,101 +64,169 @@ class SiteMap:
     copied: Array | None = None
 
 
-_ARRAYS = ("timesteps", "salience", "scores", "leader", "keys", "copied")
+class Collector:
+    """Collects the decisions about some images in one batch; they stay on the device until they are read."""
+
+    def __init__(self, rows: Mapping[str, RowKeys], sites: Collection[int], device: torch.device) -> None:
+        """Prepare the collection.
+
+        Args:
+            rows: The rows to follow, by image id.
+            sites: Indices of the sites to follow.
+            device: Device of the forwards.
+        """
+        self._sites = sites
+        self._draws = [(image_id, draw) for image_id, keys in rows.items() for draw in range(len(keys.keys))]
+        classes = [keys.classes for keys in rows.values() if keys.classes is not None]
+        keys = torch.cat([keys.keys for keys in rows.values()]).to(device)
+        self._wanted = RowKeys(keys, torch.cat(classes).to(device) if classes else None)
+        self._about: dict[int, tuple[str, Grid]] = {}
+        # By image, site and draw; a forward that is repeated with fewer rows decides the same.
+        self._parts: dict[tuple[str, int], dict[int, Part]] = {}
+
+    def add(self, decision: Decision) -> None:
+        """Keep the followed rows of a decision."""
+        site, context = decision.site, decision.context
+        if site.index not in self._sites:
+            return
+        cached = (id(self), "rows")
+        if cached not in context.cache:
+            context.cache[cached] = matches(context, self._wanted)
+        rows, positions = context.cache[cached]
+        if not positions:
+            return
+        self._about[site.index] = (site.name, site.grid(context.latent))
+        parts = parts_of(decision, rows)
+        for row, (image_id, draw) in enumerate(self._draws[position] for position in positions):
+            draws = self._parts.setdefault((image_id, site.index), {})
+            draws[draw] = {name: part[row] for name, part in parts.items()}
+
+    def maps(self) -> dict[str, list[SiteMap]]:
+        """Return the maps of every image in the order of sites."""
+        maps: dict[str, list[SiteMap]] = {}
+        for (image_id, index), draws in sorted(self._parts.items()):
+            parts = sorted(draws.values(), key=lambda part: float(part["timesteps"]))
+            stacked = {name: torch.stack([part[name] for part in parts]).cpu() for name in parts[0]}
+            arrays = {name: (x.float() if x.is_floating_point() else x.int()).numpy() for name, x in stacked.items()}
+            name, grid = self._about[index]
+            maps.setdefault(image_id, []).append(SiteMap(name, index, grid, **arrays))
+        return maps
+
+
+def rows_of(module: LightningModule, item: Item, draws: int) -> RowKeys:
+    """Return rows of the forwards that every run computes for an image.
+
+    Args:
+        module: Attached to a trainer.
+        item: The image.
+        draws: Most noise draws in classification, most steps in generation.
+
+    Returns:
+        Keys `(d,)`, and classes in classification.
+
+    Raises:
+        InputError: If the module is neither a classifier nor a sampler.
+    """
+    image = torch.tensor([stable_hash(item.image_id)])
+    if isinstance(module, DiffusionClassifier):
+        # Every class is evaluated in the first stage or before the first look of a race, so the true one is, too.
+        trials = torch.tensor(evenly(module.stages_of(item.image_id)[0], draws))
+        keys = trial_keys(image, trials, module.seed)
+        return RowKeys(keys, torch.full_like(keys, next(iter(item.labels), 0)))
+    if isinstance(module, DiffusionSampler):
+        key, steps = item_keys(image, module.seed), evenly(range(len(module.scheduler.timesteps)), draws)
+        return RowKeys(torch.cat([step_keys(key, step) for step in steps]))
+    raise InputError(
+        f"the inspector cannot follow the images of {type(module).__name__}; expected DiffusionClassifier or "
+        "DiffusionSampler; --inspect 0 disables the inspector"
+    )
+
+
+def evenly(values: Sequence[T], count: int) -> list[T]:
+    """Return at most `count` of the values, evenly spaced, including the first and the last."""
+    if len(values) <= count:
+        return list(values)
+    return [values[round(i * (len(values) - 1) / max(1, count - 1))] for i in range(count)]
+
+
+def matches(context: ForwardContext, wanted: RowKeys) -> tuple[Tensor, list[int]]:
+    """Find rows in a forward by their keys; synchronizes with the device once.
+
+    Of several rows with the same key the last one counts: of a guided pair the one with its condition.
+
+    Args:
+        context: The forward.
+        wanted: The rows to find, on the device of the forward. `(m,)`.
+
+    Returns:
+        Row numbers `(r,)`, int64 on the device, and the position of each in `wanted`.
+    """
+    same = context.keys[:, None] == wanted.keys
+    if wanted.classes is not None:
+        same &= context.classes[:, None] == wanted.classes
+    number = torch.arange(1, len(same) + 1, device=same.device)[:, None]
+    last = (same * number).amax(0).cpu()
+    present = last.nonzero().squeeze(1)
+    return (last[present] - 1).to(same.device), present.tolist()
 
 
 def parts_of(decision: Decision, rows: Tensor) -> Part:
-    """What is kept of a decision, for some rows of the forward.
+    """Return the arrays of `SiteMap` for some rows of a decision.
 
     Args:
-        decision: About all b rows.
-        rows: Of those to keep. `(r,)`, int64.
+        decision: A decision about b rows.
+        rows: The rows to keep. `(r,)`, int64.
 
     Returns:
-        The arrays of `SiteMap` that there are, `(r, ...)` each, on the device.
+        The arrays that exist, `(r, ...)` each, on the device.
     """
     site, tokens, context = decision.site, decision.tokens[rows], decision.context.of_rows(rows)
-    found: dict[str, Tensor | None] = {
+    parts: dict[str, Tensor | None] = {
         "timesteps": context.timesteps,
         "salience": laplacian_l1(tokens, site.grid(context.latent)),
         "scores": decision.compressor.token_scores(tokens, site, context),
     }
     if decision.plan is not None:
-        found["leader"] = decision.plan.kept[rows].gather(1, decision.plan.restore[rows])
+        parts["leader"] = decision.plan.kept[rows].gather(1, decision.plan.restore[rows])
     if isinstance(decision.compressor, KVDownsampler):
-        found["keys"] = decision.compressor.token_keys(tokens, site, context)
-        found["copied"] = decision.compressor.key_tokens(tokens, site, context)
-    return {name: part.expand(len(rows), *part.shape[1:]) for name, part in found.items() if part is not None}
+        parts["keys"] = decision.compressor.token_keys(tokens, site, context)
+        parts["copied"] = decision.compressor.key_tokens(tokens, site, context)
+    return {name: part.expand(len(rows), *part.shape[1:]) for name, part in parts.items() if part is not None}
 
 
-class Collected:
-    """Decisions about some images at some sites, on their device until they are written."""
-
-    def __init__(self) -> None:
-        self._about: dict[int, tuple[str, Grid]] = {}
-        # By image, site and draw: a forward that is repeated with fewer rows says the same again.
-        self._parts: dict[tuple[int, int], dict[int, Part]] = {}
-
-    def add(self, decision: Decision, parts: Part, which: list[tuple[int, int]]) -> None:
-        """Add rows of a forward; `which` names the (image, draw) of each."""
-        site = decision.site
-        self._about[site.index] = (site.name, _grid(decision.context, decision))
-        for row, (image, draw) in enumerate(which):
-            of_draw = {name: part[row] for name, part in parts.items()}
-            self._parts.setdefault((image, site.index), {})[draw] = of_draw
-
-    def of_image(self, image: int) -> list[SiteMap]:
-        """What there is of an image, in the order of sites; leaves the device."""
-        return [self._site_map(index, draws) for (whose, index), draws in sorted(self._parts.items()) if whose == image]
-
-    def _site_map(self, index: int, draws: Mapping[int, Part]) -> SiteMap:
-        parts = sorted(draws.values(), key=lambda part: float(part["timesteps"]))
-        stacked = {name: torch.stack([part[name] for part in parts]).cpu() for name in parts[0]}
-        arrays = {
-            name: (one.float() if one.is_floating_point() else one.int()).numpy() for name, one in stacked.items()
-        }
-        name, grid = self._about[index]
-        return SiteMap(name, index, grid, **arrays)
+def maps_file(folder: Path, image_id: str) -> Path:
+    """Return the file of an image's maps."""
+    # Not by position: an extended run may follow different images.
+    return folder / f"maps_{hashlib.sha256(image_id.encode()).hexdigest()[:12]}.npz"
 
 
-def _grid(context: ForwardContext, decision: Decision) -> Grid:
-    return decision.site.grid(context.latent)
+def write_maps(folder: Path, image_id: str, maps: Sequence[SiteMap]) -> None:
+    """Store the maps of an image.
 
-
-def write_maps(path: Path, image_id: str, maps: list[SiteMap]) -> None:
-    """Store the maps of one image."""
-    about = [{"name": one.name, "index": one.index, "grid": list(one.grid)} for one in maps]
-    header = np.array(json.dumps({"image_id": image_id, "sites": about}))
+    Raises:
+        InputError: If the file cannot be written.
+    """
+    sites = [{"name": site.name, "index": site.index, "grid": list(site.grid)} for site in maps]
+    header = np.array(json.dumps({"image_id": image_id, "sites": sites}))
     arrays = {
-        f"{number}.{name}": getattr(one, name)
-        for number, one in enumerate(maps)
+        f"{number}.{name}": getattr(site, name)
+        for number, site in enumerate(maps)
         for name in _ARRAYS
-        if getattr(one, name) is not None
+        if getattr(site, name) is not None
     }
-    with replacing(path) as file:
+    with replacing(maps_file(folder, image_id)) as file:
         np.savez_compressed(file, header=header, **arrays)
 
 
-def read_maps(path: Path, image_id: str) -> list[SiteMap] | None:
-    """Maps of an image; None if they are not there, damaged, or of another image."""
-    if not path.is_file():
-        return None
+def read_maps(folder: Path, image_id: str) -> list[SiteMap]:
+    """Load the maps of an image; empty if they do not exist or are damaged."""
     try:
-        columns = read_arrays(path)
-        header = json.loads(str(columns["header"]))
-        if header["image_id"] != image_id:
-            return None
-        return [_read(columns, number, site) for number, site in enumerate(header["sites"])]
-    except (ValueError, LookupError, TypeError):
-        return None
-
-
-def _read(columns: Mapping[str, Array], number: int, site: Mapping[str, Any]) -> SiteMap:
-    arrays = {name: columns[f"{number}.{name}"] for name in _ARRAYS if f"{number}.{name}" in columns}
-    found = SiteMap(site["name"], site["index"], Grid(*site["grid"]), **arrays)
-    draws = len(found.timesteps)
-    for name in ("salience", "scores", "leader", "keys"):
-        one = getattr(found, name)
-        if one is not None and one.shape != (draws, found.grid.n):
-            raise ValueError(f"{name} has the shape {one.shape}")
-    return found
+        columns = read_arrays(maps_file(folder, image_id))
+        sites = json.loads(str(columns["header"]))["sites"]
+    except (ValueError, LookupError):
+        return []
+    maps = []
+    for number, site in enumerate(sites):
+        arrays = {name: columns[f"{number}.{name}"] for name in _ARRAYS if f"{number}.{name}" in columns}
+        maps.append(SiteMap(site["name"], site["index"], Grid(*site["grid"]), **arrays))
+    return maps

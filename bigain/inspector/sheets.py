@@ -1,4 +1,7 @@
-"""Sheets of tiles with captions, and what stands on them."""
+"""Sheets of token maps: what is merged into what, which tokens are keys, scores and salience.
+
+Drawn with Pillow, because matplotlib takes twice as long for the same picture.
+"""
 
 from __future__ import annotations
 
@@ -6,198 +9,239 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from bigain.inspector.maps import SiteMap
-from bigain.inspector.rows import evenly
-from bigain.inspector.tiles import DESTINATION, DIMMED, LINE, Picture, fitted, heat, keys_read, merged
+from bigain.inspector.maps import SiteMap, evenly
 from bigain.tokens.grid import Grid
 
-# Noise draws (steps) that have a column.
-_COLUMNS = 5
-_GAP, _LINE, _MARGIN = 6, 18, 10
-_FONT_SIZE = 12
-_INK, _PAPER = (0, 0, 0), (255, 255, 255)
-_LONGEST = 110
-
+Picture = npt.NDArray[np.uint8]
+Array = npt.NDArray[Any]
 Colour = tuple[int, int, int]
+# A title, and pictures with a caption each.
+Row = tuple[str, Sequence[tuple[str, Picture]]]
 
-
-@dataclass(frozen=True)
-class Tile:
-    """A picture and what is written above it."""
-
-    picture: Picture
-    caption: str
-
-
-@dataclass(frozen=True)
-class Row:
-    """Tiles side by side under a line of text, which may be empty."""
-
-    title: str
-    tiles: Sequence[Tile]
+# Distinguishable with all common kinds of colour blindness (Okabe and Ito).
+DESTINATION = (230, 159, 0)
+DIMMED = (10, 10, 30)
+LINE = (255, 255, 255)
+# Opacity of a mark over the picture.
+_DIMMED, _DESTINATION = 0.62, 0.85
+# Largest side of a token map and smallest side of a token, in px.
+_SIDE, _LEAST = 160, 4
+# Most timesteps that are drawn.
+_COLUMNS = 5
+# Gap between pictures, line of text, margin and average letter, in px.
+_GAP, _LINE, _MARGIN, _LETTER = 6, 18, 10, 6
+_LONGEST = 110
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What a sheet is about.
+    """The image of a sheet.
 
     Attributes:
-        picture: The image itself. `(h, w, 3)`.
-        lines: What is told of it.
+        picture: `(h, w, 3)`.
+        lines: Text about the image and the run.
     """
 
     picture: Picture
     lines: Sequence[str]
 
 
+def token_sheet(subject: Subject, maps: Sequence[SiteMap]) -> Image.Image:
+    """Draw which tokens of an image are merged or used as keys, by site and timestep."""
+    legend: list[tuple[Colour, str]] = []
+    if any(site.leader is not None for site in maps):
+        legend = [(DESTINATION, "destination: stays and stands for others")]
+        legend.append((DIMMED, "source, dimmed: merged away; the others stay unchanged"))
+    if any(site.copied is not None for site in maps):
+        legend.append((DIMMED, "dimmed: not a key; the others are keys, unchanged"))
+    elif any(site.keys is not None for site in maps):
+        legend.append((LINE, "between lines: tokens nearest to the same key, which is a blend"))
+    rows = [(_about(site), _token_pictures(subject.picture, site)) for site in maps]
+    return sheet(subject.lines, rows, legend, fitted(subject.picture, maps[0].grid))
+
+
+def score_sheet(subject: Subject, maps: Sequence[SiteMap]) -> Image.Image | None:
+    """Draw the scores behind the decisions by site and timestep; None if no decision was made by score."""
+    rows: list[Row] = []
+    for site in maps:
+        if site.scores is not None:
+            draws = [(site.timesteps[draw], site.scores[draw]) for draw in _drawn(site)]
+            captions = [f"t {t:.0f}: {values.min():.2g} to {values.max():.2g}" for t, values in draws]
+            heats = [heat(values, site.grid) for _, values in draws]
+            rows.append((_about(site), list(zip(captions, heats, strict=True))))
+    lines = [
+        *subject.lines,
+        "score behind the decision; bright means detail",
+        "from the lowest to the highest of each map",
+    ]
+    return sheet(lines, rows, picture=fitted(subject.picture, maps[0].grid)) if rows else None
+
+
+def salience_sheet(subjects: Sequence[Subject], maps: Sequence[Sequence[SiteMap]]) -> Image.Image:
+    """Draw the Laplacian salience of every image by site, averaged over noise draws."""
+    draws = max(len(site.timesteps) for sites in maps for site in sites)
+    title = [
+        *subjects[0].lines[1:],
+        f"Laplacian salience (Eq. 7), mean of {draws} noise draws, by site",
+        "from the lowest (dark) to the highest (bright) of each map; bright means detail",
+    ]
+    rows = []
+    for subject, sites in zip(subjects, maps, strict=True):
+        heats = [(f"site {site.index}", heat(site.salience.mean(0), site.grid)) for site in sites]
+        rows.append((subject.lines[0], [("image", fitted(subject.picture, sites[0].grid)), *heats]))
+    return sheet(title, rows)
+
+
+def image_sheet(subjects: Sequence[Subject]) -> Image.Image:
+    """Draw the followed images."""
+    rows = [(subject.lines[0], [("", fitted(subject.picture, Grid(16, 16)))]) for subject in subjects]
+    return sheet([*subjects[0].lines[1:], "followed images"], rows)
+
+
 def sheet(
-    title: Sequence[str],
-    rows: Sequence[Row],
-    legend: Sequence[tuple[Colour, str]] = (),
-    picture: Picture | None = None,
+    title: Sequence[str], rows: Sequence[Row], legend: Sequence[tuple[Colour, str]] = (), picture: Picture | None = None
 ) -> Image.Image:
-    """Put rows of tiles below each other, under a title and a legend, which may have a picture to their left."""
+    """Draw rows of pictures, unscaled, below a heading.
+
+    Args:
+        title: Lines of the heading.
+        rows: Pictures `(h, w, 3)`.
+        legend: Colours 0..255 and their meanings, below the title.
+        picture: Drawn to the left of the heading. `(h, w, 3)`.
+    """
     font = _font()
-    indent = _MARGIN + (0 if picture is None else picture.shape[1] + 2 * _GAP)
-    lines = [*title, *(text for _, text in legend)]
-    heading = [indent + _LINE + font.getlength(_cut(text)) for text in lines]
-    below = [_MARGIN + font.getlength(_cut(row.title)) for row in rows]
-    across = [_MARGIN - _GAP + sum(tile.picture.shape[1] + _GAP for tile in row.tiles) for row in rows]
-    width = round(max(*heading, *below, *across, indent)) + _MARGIN
+    strips = [_strip([picture for _, picture in tiles]) for _, tiles in rows]
+    indent = _MARGIN if picture is None else 2 * _MARGIN + picture.shape[1]
+    lines = [(None, text) for text in title] + list(legend)
+    ends = [indent + _LINE + font.getlength(_cut(text)) for _, text in lines]
+    ends += [
+        _MARGIN + max(font.getlength(_cut(text)), strip.shape[1]) for (text, _), strip in zip(rows, strips, strict=True)
+    ]
     header = max(_LINE * len(lines), 0 if picture is None else picture.shape[0]) + _GAP
-    tallest = [max(tile.picture.shape[0] for tile in row.tiles) for row in rows]
-    heights = [_LINE * (2 if row.title else 1) + tall + _GAP for row, tall in zip(rows, tallest, strict=True)]
-    image = Image.new("RGB", (width, 2 * _MARGIN + header + sum(heights)), _PAPER)
+    height = 2 * _MARGIN + header + sum(2 * _LINE + strip.shape[0] + _GAP for strip in strips)
+    image = Image.new("RGB", (round(max(ends)) + _MARGIN, height), "white")
     draw = ImageDraw.Draw(image)
     if picture is not None:
         image.paste(Image.fromarray(picture), (_MARGIN, _MARGIN))
-    for number, text in enumerate(title):
-        draw.text((indent, _MARGIN + number * _LINE), _cut(text), _INK, font)
-    for number, (colour, text) in enumerate(legend, len(title)):
+    for number, (colour, text) in enumerate(lines):
         y = _MARGIN + number * _LINE
-        draw.rectangle((indent, y + 2, indent + _LINE - 6, y + _LINE - 4), colour, _INK)
-        draw.text((indent + _LINE, y), text, _INK, font)
+        if colour is not None:
+            draw.rectangle((indent, y + 2, indent + _LINE - 6, y + _LINE - 4), colour, "black")
+        draw.text((indent + (_LINE if colour else 0), y), _cut(text), "black", font)
     y = _MARGIN + header
-    for row, tall in zip(rows, heights, strict=True):
-        _draw_row(image, draw, row, y, font)
-        y += tall
+    for (text, tiles), strip in zip(rows, strips, strict=True):
+        draw.text((_MARGIN, y), _cut(text), "black", font)
+        image.paste(Image.fromarray(strip), (_MARGIN, y + 2 * _LINE))
+        x = _MARGIN
+        for caption, tile in tiles:
+            draw.text((x, y + _LINE), caption[: tile.shape[1] // _LETTER], "black", font)
+            x += tile.shape[1] + _GAP
+        y += 2 * _LINE + strip.shape[0] + _GAP
     return image
-
-
-def _draw_row(image: Image.Image, draw: ImageDraw.ImageDraw, row: Row, y: int, font: ImageFont.FreeTypeFont) -> None:
-    if row.title:
-        draw.text((_MARGIN, y), _cut(row.title), _INK, font)
-        y += _LINE
-    x = _MARGIN
-    for tile in row.tiles:
-        caption = tile.caption
-        while caption and font.getlength(caption) > tile.picture.shape[1]:
-            caption = caption[:-1]
-        draw.text((x, y), caption, _INK, font)
-        image.paste(Image.fromarray(tile.picture), (x, y + _LINE))
-        x += tile.picture.shape[1] + _GAP
 
 
 @cache
 def _font() -> ImageFont.FreeTypeFont:
     import matplotlib
 
-    # Pillow's own has no more than ASCII; this one comes with matplotlib.
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), _FONT_SIZE)
+    # Pillow's own font is ASCII only.
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), 12)
+
+
+def _strip(pictures: Sequence[Picture]) -> Picture:
+    """Put pictures side by side on white, aligned at the top."""
+    tall = max(picture.shape[0] for picture in pictures)
+    padded = [np.pad(one, ((0, tall - len(one)), (0, _GAP), (0, 0)), constant_values=255) for one in pictures]
+    return np.concatenate(padded, 1)[:, :-_GAP]
 
 
 def _cut(text: str) -> str:
-    # Names of classes and images hold anything; Pillow cannot measure two lines.
+    # Names of classes and images may contain line breaks.
     line = " ".join(text.split())
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
 
 
-def token_sheet(subject: Subject, maps: Sequence[SiteMap]) -> Image.Image:
-    """What becomes of the tokens of an image, by site and timestep."""
-    rows = [Row(_about(one), _token_tiles(subject.picture, one)) for one in maps]
-    legend: list[tuple[Colour, str]] = []
-    if any(one.leader is not None for one in maps):
-        legend = [(DESTINATION, "destination: stays, and stands for others")]
-        legend.append((DIMMED, "source, dimmed: goes; the others stay as they are"))
-    if any(one.copied is not None for one in maps):
-        legend.append((DIMMED, "dimmed: no key; the others are keys as they are"))
-    elif any(one.keys is not None for one in maps):
-        legend.append((LINE, "between two lines: what lies nearest to the same key, a blend"))
-    return sheet(subject.lines, rows, legend, fitted(subject.picture, maps[0].grid))
+def _drawn(site: SiteMap) -> list[int]:
+    return evenly(range(len(site.timesteps)), _COLUMNS)
 
 
-def score_sheet(subject: Subject, maps: Sequence[SiteMap]) -> Image.Image | None:
-    """The scores that decided, by site and timestep; None if none did."""
-    scored = [one for one in maps if one.scores is not None]
-    if not scored:
-        return None
-    lines = [*subject.lines, "score that decided; bright means detail", "dark is lowest, bright is highest of its map"]
-    rows = [Row(_about(one), [_scores(one, draw) for draw in _shown(one)]) for one in scored]
-    return sheet(lines, rows, picture=fitted(subject.picture, scored[0].grid))
+def _about(site: SiteMap) -> str:
+    n = site.grid.n
+    tokens = ""
+    if site.leader is not None:
+        tokens = f", {n} -> {len(np.unique(site.leader[0]))}"
+    elif site.copied is not None:
+        tokens = f", {n} queries, {site.copied.shape[1]} keys"
+    elif site.keys is not None:
+        tokens = f", {n} queries, {int(site.keys.max()) + 1} keys"
+    return f"site {site.index}: {site.name}, {site.grid.h}x{site.grid.w} tokens{tokens}"
 
 
-def salience_sheet(subjects: Sequence[Subject], maps: Sequence[Sequence[SiteMap]]) -> Image.Image:
-    """The Laplacian salience of every image, averaged over noise draws, by site."""
-    draws = max(len(one.timesteps) for of_image in maps for one in of_image)
-    title = [
-        *subjects[0].lines[1:],
-        f"Laplacian salience (Eq. 7), mean of {draws} noise draws, by site",
-        "dark is lowest, bright is highest of its map; bright means detail",
-    ]
-    rows = []
-    for subject, of_image in zip(subjects, maps, strict=True):
-        if of_image:
-            tiles = [Tile(heat(one.salience.mean(0), one.grid), f"site {one.index}") for one in of_image]
-            rows.append(Row(subject.lines[0], [Tile(fitted(subject.picture, of_image[0].grid), "image"), *tiles]))
-    return sheet(title, rows)
+def _token_pictures(picture: Picture, site: SiteMap) -> list[tuple[str, Picture]]:
+    """Draw the tokens at every drawn timestep, or once if they do not change."""
+    arrays = [array for array in (site.leader, site.keys, site.copied) if array is not None]
+    if len(site.timesteps) > 1 and all((array == array[0]).all() for array in arrays):
+        return [("at every timestep", token_picture(picture, site, 0))]
+    return [(f"timestep {site.timesteps[draw]:.0f}", token_picture(picture, site, draw)) for draw in _drawn(site)]
 
 
-def picture_sheet(subjects: Sequence[Subject]) -> Image.Image:
-    """The images that are followed."""
-    grid = Grid(16, 16)
-    rows = [Row(subject.lines[0], [Tile(fitted(subject.picture, grid), "")]) for subject in subjects]
-    return sheet([*subjects[0].lines[1:], "images that are followed"], rows)
+def token_picture(picture: Picture, site: SiteMap, draw: int) -> Picture:
+    """Mark on a picture what happens to its tokens at a site under one noise draw.
+
+    Merging: sources are dimmed, destinations coloured. Keys that are copies: the other tokens are dimmed. Keys that
+    are blends: lines separate the tokens that lie nearest to different keys.
+    """
+    base, tint = fitted(picture, site.grid), np.zeros((site.grid.n, 4), np.float32)
+    if site.leader is not None:
+        source, destination = roles(site.leader[draw])
+        tint[source], tint[destination] = (*DIMMED, _DIMMED), (*DESTINATION, _DESTINATION)
+    elif site.copied is not None:
+        tint[:] = (*DIMMED, _DIMMED)
+        tint[site.copied[draw], 3] = 0
+    elif site.keys is not None:
+        region = _enlarged(site.keys[draw], site.grid)[..., 0]
+        border = np.zeros(region.shape, np.bool_)
+        border[1:] = region[1:] != region[:-1]
+        border[:, 1:] |= region[:, 1:] != region[:, :-1]
+        return np.where(border[..., None], np.array(LINE, np.uint8), base)
+    colour, opacity = np.split(_enlarged(tint, site.grid), [3], 2)
+    return (base + opacity * (colour - base)).round().astype(np.uint8)
 
 
-def _shown(one: SiteMap) -> list[int]:
-    return evenly(range(len(one.timesteps)), _COLUMNS)
+def roles(leader: Array) -> tuple[Array, Array]:
+    """Return which tokens are merged away, and which stay and take others in. `(n,)` -> `(n,)` bool each."""
+    source = leader != np.arange(len(leader))
+    return source, np.isin(np.arange(len(leader)), leader[source])
 
 
-def _about(one: SiteMap) -> str:
-    n = one.grid.n
-    if one.leader is not None:
-        left = len(np.unique(one.leader[0]))
-        told = f", {n} -> {left}"
-    elif one.copied is not None:
-        told = f", {n} queries, {one.copied.shape[1]} keys"
-    elif one.keys is not None:
-        told = f", {n} queries, {int(one.keys.max()) + 1} keys"
-    else:
-        told = ""
-    return f"site {one.index}: {one.name}, {one.grid.h}x{one.grid.w} tokens{told}"
+def heat(values: Array, grid: Grid) -> Picture:
+    """Draw a token map from its lowest value, dark, to its highest, bright; grey where not finite. `(n,)`."""
+    import matplotlib
+    from matplotlib.colors import Normalize
+
+    colours = matplotlib.colormaps["inferno"].with_extremes(bad="#808080")
+    return _enlarged(colours(Normalize()(np.ma.masked_invalid(values)), bytes=True)[:, :3], grid)
 
 
-def _token_tiles(picture: Picture, one: SiteMap) -> list[Tile]:
-    told = [array for array in (one.leader, one.keys, one.copied) if array is not None]
-    if len(one.timesteps) > 1 and all((array == array[0]).all() for array in told):
-        return [_tokens(picture, one, 0, "at every timestep")]
-    return [_tokens(picture, one, draw, f"timestep {one.timesteps[draw]:.0f}") for draw in _shown(one)]
+def token_side(grid: Grid) -> int:
+    """Return the side of a token in px."""
+    return max(_LEAST, _SIDE // max(grid))
 
 
-def _tokens(picture: Picture, one: SiteMap, draw: int, caption: str) -> Tile:
-    if one.leader is not None:
-        return Tile(merged(picture, one.leader[draw], one.grid), caption)
-    keys = None if one.keys is None else one.keys[draw]
-    copied = None if one.copied is None else one.copied[draw]
-    return Tile(keys_read(picture, keys, copied, one.grid), caption)
+def fitted(picture: Picture, grid: Grid) -> Picture:
+    """Resize a picture to the size of a drawn token map. `(h, w, 3)`."""
+    size = (grid.w * token_side(grid), grid.h * token_side(grid))
+    method = Image.Resampling.LANCZOS if picture.shape[0] > size[1] else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(picture).resize(size, method))
 
 
-def _scores(one: SiteMap, draw: int) -> Tile:
-    assert one.scores is not None
-    values = one.scores[draw]
-    span = f"{values.min():.2g} to {values.max():.2g}"
-    return Tile(heat(values, one.grid), f"t {one.timesteps[draw]:.0f}: {span}")
+def _enlarged(values: Array, grid: Grid) -> Array:
+    """Draw each token as a square. `(n, ...)` -> `(h, w, c)`."""
+    side = token_side(grid)
+    return values.reshape(grid.h, grid.w, -1).repeat(side, 0).repeat(side, 1)

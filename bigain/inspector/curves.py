@@ -1,0 +1,216 @@
+"""Curves and matrices over all images of a classification: errors by timestep, survival, confusion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bigain.report.figures import COLOURS, GREY
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Floats = npt.NDArray[np.float64]
+Array = npt.NDArray[Any]
+
+RIVALS = ("strongest rival", "second rival", "third rival")
+# Number of bands of the 1000 timesteps for runs whose timesteps differ between images.
+_BANDS = 20
+# Number of errors converted to float64 at a time.
+_BLOCK = 2**24
+# Most classes that are named on an axis, and whose counts are printed.
+_NAMED, _COUNTED = 40, 20
+_LONGEST = 28
+
+
+@dataclass(frozen=True)
+class ErrorsByTime:
+    """Mean errors over images, on trials in which every class was evaluated; u timesteps, k classes.
+
+    Attributes:
+        timesteps: Timesteps of the trials, or the centres of their bands. `(u,)`.
+        true: Error of the true class; the mean over classes for images with several. `(u,)`.
+        rivals: Errors of the wrong classes with the lowest mean error over an image's trials, strongest first.
+            `(r, u)` with r at most 3.
+        by_class: Error of the strongest rival minus that of the true class, by true class; NaN for classes without
+            images. `(k, u)`.
+        images: Number of images that have a true class, a wrong class and such a trial.
+    """
+
+    timesteps: Floats
+    true: Floats
+    rivals: Floats
+    by_class: Floats
+    images: int
+
+
+def truth_of(label: Array, classes: int) -> npt.NDArray[np.bool_]:
+    """Return which classes are true of each image. `(n,)` or `(n, k)` -> `(n, k)`."""
+    return label.astype(np.bool_) if label.ndim == 2 else label[:, None] == np.arange(classes)
+
+
+def errors_by_time(errors: Array, timesteps: Array, truth: npt.NDArray[np.bool_]) -> ErrorsByTime | None:
+    """Average errors over images.
+
+    Args:
+        errors: NaN where nothing was evaluated. `(n, k, t)`.
+        timesteps: `(n, t)`.
+        truth: Which classes are true. `(n, k)`.
+
+    Returns:
+        The means; None if no image qualifies.
+    """
+    complete: Array = np.all(np.isfinite(errors), axis=1)
+    count = truth.sum(1)
+    useful: Array = complete.any(axis=1) & (count > 0) & (count < truth.shape[1])
+    if not useful.any():
+        return None
+    place, centres = _places(timesteps, complete & useful[:, None])
+    rivals, k, u = min(len(RIVALS), truth.shape[1] - int(count[useful].max())), truth.shape[1], len(centres)
+    sums, counts = np.zeros((1 + rivals, u)), np.zeros(u)
+    margins, members = np.zeros((k, u)), np.zeros((k, u))
+    rows, step = np.flatnonzero(useful), max(1, _BLOCK // errors[0].size)
+    for block in (rows[start : start + step] for start in range(0, len(rows), step)):
+        trials, by_class = complete[block], truth[block].astype(np.float64)
+        ranked = _true_and_rivals(errors[block].astype(np.float64), trials, truth[block], rivals)
+        # 1 where a trial counts and belongs to the timestep. (r, t, u)
+        member = ((place[block][..., None] == np.arange(u)) & trials[..., None]).astype(np.float64)
+        sums += np.einsum("ret,rtu->eu", ranked, member)
+        counts += member.sum((0, 1))
+        margins += np.einsum("rk,rt,rtu->ku", by_class, ranked[:, 1] - ranked[:, 0], member, optimize=True)
+        members += np.einsum("rk,rtu->ku", by_class, member, optimize=True)
+    mean = sums / counts
+    margin = np.divide(margins, members, out=np.full((k, u), np.nan), where=members > 0)
+    return ErrorsByTime(centres, mean[0], mean[1:], margin, int(useful.sum()))
+
+
+def _places(timesteps: Array, counted: npt.NDArray[np.bool_]) -> tuple[Array, Floats]:
+    """Return the index of each trial's timestep or band, and the timesteps or centres. `(n, t)`, `(u,)`."""
+    distinct = np.unique(timesteps[counted])
+    if len(distinct) <= _BANDS:
+        return np.searchsorted(distinct, timesteps).clip(max=len(distinct) - 1), distinct.astype(np.float64)
+    width = 1000 / _BANDS
+    band = (timesteps // width).clip(0, _BANDS - 1).astype(np.int64)
+    present = np.unique(band[counted])
+    return np.searchsorted(present, band).clip(max=len(present) - 1), (present.astype(np.float64) + 0.5) * width
+
+
+def _true_and_rivals(errors: Floats, trials: Array, truth: Array, rivals: int) -> Floats:
+    """Return errors of the true class and its strongest rivals, 0 for incomplete trials. `(r, 1 + rivals, t)`."""
+    errors = np.where(trials[:, None], errors, 0)
+    mean = errors.sum(2) / trials.sum(1)[:, None]
+    ranked = np.where(truth, np.inf, mean).argsort(1, kind="stable")[:, :rivals]
+    true = np.einsum("rk,rkt->rt", truth / truth.sum(1)[:, None], errors)
+    return np.concatenate([true[:, None], np.take_along_axis(errors, ranked[..., None], 1)], 1)
+
+
+def survival(stage: Array, truth: npt.NDArray[np.bool_], stages: int) -> Floats:
+    """Return the share of true classes left after each stage, preceded by 1. `(1 + stages,)`.
+
+    Args:
+        stage: Number of stages each class survived. `(n, k)`.
+        truth: Which classes are true. `(n, k)`.
+        stages: Number of stages.
+    """
+    return np.array([(stage[truth] >= s).mean() for s in range(1 + stages)])
+
+
+def error_figure(curves: ErrorsByTime) -> Figure:
+    """Draw the errors of the true class and its rivals by timestep, and the margins of the rivals."""
+    figure, (level, margin) = _figure(2, (9.6, 3.6))
+    for name, colour, errors in zip(("true class", *RIVALS), COLOURS, (curves.true, *curves.rivals), strict=False):
+        style = {"color": colour, "marker": "o", "markersize": 3, "linewidth": 1.2, "label": name}
+        level.plot(curves.timesteps, errors, **style)
+        if errors is not curves.true:
+            margin.plot(curves.timesteps, errors - curves.true, **style)
+    level.set_yscale("log")
+    level.yaxis.set_major_formatter("{x:g}")
+    level.set_title(f"mean error of {curves.images:,} images")
+    level.legend()
+    margin.axhline(0, color="black", linewidth=0.8)
+    sizes = np.abs(curves.rivals - curves.true)
+    if (sizes > 0).any():
+        # Shows the margins of early and late timesteps, of either sign.
+        margin.set_yscale("symlog", linthresh=float(np.median(sizes[sizes > 0])))
+        margin.yaxis.set_major_formatter("{x:g}")
+    margin.set_title("error above the true class's")
+    for axes in (level, margin):
+        axes.set_xlabel("timestep")
+        axes.set_xlim(0, 1000)
+    return figure
+
+
+def class_figure(curves: ErrorsByTime, names: Sequence[str]) -> Figure:
+    """Draw the margin to the strongest rival by true class and timestep, at most for the 40 classes with the lowest."""
+    import matplotlib
+
+    classes = np.flatnonzero(np.isfinite(curves.by_class).any(1))
+    # Relative to the largest of each timestep, because sizes differ by orders of magnitude between timesteps.
+    scale = np.nanmax(np.abs(curves.by_class), axis=0)
+    relative = curves.by_class / np.where(scale > 0, scale, 1)
+    if len(classes) > _NAMED:
+        classes = np.sort(classes[np.nanmean(relative[classes], 1).argsort(kind="stable")[:_NAMED]])
+    figure, (axes,) = _figure(1, (6.4, 1.4 + 0.2 * max(4, len(classes))))
+    colours = matplotlib.colormaps["RdBu"].with_extremes(bad="#bbbbbb")
+    image = axes.imshow(relative[classes], aspect="auto", cmap=colours, vmin=-1, vmax=1, interpolation="nearest")
+    axes.set_yticks(range(len(classes)), [_short(names[int(k)]) for k in classes])
+    ticks = np.unique(np.linspace(0, len(curves.timesteps) - 1, min(10, len(curves.timesteps))).round().astype(int))
+    axes.set_xticks(ticks, [f"{curves.timesteps[i]:g}" for i in ticks])
+    axes.set_xlabel("timestep")
+    axes.set_title("strongest rival's error above the true class's, by true class")
+    axes.grid(visible=False)
+    figure.colorbar(image, ax=axes, label="relative to the timestep's largest")
+    return figure
+
+
+def survival_figure(shares: Floats, chance: Sequence[float]) -> Figure:
+    """Draw the share of true classes left after each stage beside the share of all classes."""
+    figure, (axes,) = _figure(1, (4.8, 3.4))
+    stages = np.arange(len(shares))
+    axes.plot(stages, 100 * shares, color=COLOURS[0], marker="o", label="true class")
+    axes.plot(stages[: len(chance)], 100 * np.asarray(chance), color=GREY, linestyle="--", label="by chance")
+    axes.set_xticks(stages, ["start", *(f"stage {stage}" for stage in stages[1:])])
+    axes.set_ylim(0, 104)
+    axes.set_ylabel("left (%)")
+    axes.set_title("survival of the true class")
+    axes.legend()
+    return figure
+
+
+def confusion_figure(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
+    """Draw predictions by true class as shares of its images, with counts for at most 20 classes."""
+    counts = np.asarray(matrix)
+    side = 2.4 + (0.28 if len(counts) <= _COUNTED else 0.16 if len(counts) <= _NAMED else 0.03) * len(counts)
+    figure, (axes,) = _figure(1, (side + 0.6, side))
+    total = counts.sum(1, keepdims=True)
+    shares = np.divide(100 * counts, total, out=np.zeros(counts.shape), where=total > 0)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    if len(counts) <= _COUNTED:
+        for row, column in np.argwhere(counts):
+            colour = "white" if shares[row, column] > 60 else "black"
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=7)
+    if len(counts) <= _NAMED:
+        labels = [_short(name) for name in names]
+        axes.set_xticks(range(len(counts)), labels, rotation=90, fontsize=7)
+        axes.set_yticks(range(len(counts)), labels, fontsize=7)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title("confusion matrix")
+    axes.grid(visible=False)
+    figure.colorbar(image, ax=axes, label="share of the true class's images (%)", shrink=0.8)
+    return figure
+
+
+def _figure(panels: int, size: tuple[float, float]) -> tuple[Figure, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained", dpi=100)
+    return figure, figure.subplots(1, panels, squeeze=False)[0]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."

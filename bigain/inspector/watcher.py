@@ -1,0 +1,58 @@
+"""The base class of callbacks that watch compressors in some batches of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from bigain.compressors.base import Compressor, Onlooker
+
+
+class Watcher(Callback, Onlooker):
+    """A callback that watches the compressors of a run in the batches it chooses, and costs nothing in others."""
+
+    def __init__(self) -> None:
+        self._watched: list[Compressor] = []
+
+    def starts(self, module: LightningModule, image_ids: Sequence[str]) -> bool:
+        """Prepare for a batch; return whether to watch it."""
+        return True
+
+    def ends(self, trainer: Trainer, image_ids: Sequence[str]) -> None:
+        """Store what was seen in a watched batch."""
+
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if self.starts(pl_module, batch["image_id"]):
+            self._watched = compressors_of(trainer)
+            for compressor in self._watched:
+                compressor.onlookers.append(self)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._watched:
+            self._leave()
+            self.ends(trainer, batch["image_id"])
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        for compressor in self._watched:
+            compressor.onlookers.remove(self)
+        self._watched = []
+
+
+def compressors_of(trainer: Trainer) -> list[Compressor]:
+    """Return the compressors among the callbacks of a trainer."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, Compressor)]  # type: ignore[attr-defined]
