@@ -1,4 +1,4 @@
-"""The frequency response against closed forms, and that measuring it changes nothing and leaves nothing."""
+"""The frequency response against closed forms; measuring changes nothing and leaves nothing behind."""
 
 import json
 import math
@@ -91,17 +91,14 @@ def mode(u, v):
 
 
 @quiet
-def test_single_modes_have_the_energies_that_they_are_given(tmp_path):
+def test_single_modes_have_their_energies(tmp_path):
     low, high = mode(0, 1), mode(7, 7)
-    # Half of the amplitude of the high mode stays, a quarter of its energy; the error is the other half.
-    found, _ = measured(tmp_path, [(3 * low + 2 * high + 5 * mode(0, 0), 3 * low + high + 5 * mode(0, 0))])
-    (site,) = found["sites"]
+    # Half of the high mode's amplitude is kept, a quarter of its energy; the error is the other half.
+    response, _ = measured(tmp_path, [(3 * low + 2 * high + 5 * mode(0, 0), 3 * low + high + 5 * mode(0, 0))])
+    (site,) = response["sites"]
     assert (site["name"], site["module"], site["grid"], site["channels"]) == (
-        "transformer_blocks.1",
-        "self_attn",
-        [8, 8],
-        1,
-    )
+        "transformer_blocks.1", "self_attn", [8, 8], 1
+    )  # fmt: skip
     assert site["rows"] == [0, 0, 1, 0, 0]
     assert sum(site["modes"]) == 64
     assert site["original"][2] == pytest.approx([25, 9, 0, 0, 0, 0, 0, 0, 4], abs=1e-12)
@@ -109,22 +106,22 @@ def test_single_modes_have_the_energies_that_they_are_given(tmp_path):
     assert site["error"][2] == pytest.approx([0, 0, 0, 0, 0, 0, 0, 0, 1], abs=1e-12)
     assert (site["kept"][0], site["kept"][1], site["kept"][8]) == pytest.approx((1, 1, 0.25))
     assert (site["destroyed"][1], site["destroyed"][8]) == pytest.approx((0, 0.25), abs=1e-12)
-    assert found["bands"][:3] == [0, 0.125, 0.25]
-    assert found["timesteps"] == [0, 200, 400, 600, 800, 1000]
+    assert response["bands"][:3] == [0, 0.125, 0.25]
+    assert response["timesteps"] == [0, 200, 400, 600, 800, 1000]
 
 
 @quiet
 def test_a_timestep_on_an_edge_belongs_to_the_band_above(tmp_path):
-    found, _ = measured(tmp_path, [(mode(1, 1), mode(1, 1))], timesteps=750, timestep_bands=36)
-    assert found["timesteps"][27] == 750
-    assert found["sites"][0]["rows"].index(1) == 27
+    response, _ = measured(tmp_path, [(mode(1, 1), mode(1, 1))], timesteps=750, timestep_bands=36)
+    assert response["timesteps"][27] == 750
+    assert response["sites"][0]["rows"].index(1) == 27
 
 
 @quiet
-def test_a_constant_map_has_a_mean_and_nothing_else(tmp_path):
+def test_a_constant_map_has_only_a_mean(tmp_path):
     flat = torch.full((2, 64, 3), 2.0)
-    found, _ = measured(tmp_path, [(flat, flat)], timesteps=torch.tensor([0.0, 999.9]))
-    (site,) = found["sites"]
+    response, _ = measured(tmp_path, [(flat, flat)], timesteps=torch.tensor([0.0, 999.9]))
+    (site,) = response["sites"]
     assert site["rows"] == [1, 0, 0, 0, 1]
     assert site["original"][0][0] == pytest.approx(4 * 64)
     assert site["destroyed"][0] == 0
@@ -134,34 +131,27 @@ def test_a_constant_map_has_a_mean_and_nothing_else(tmp_path):
 @quiet
 def test_only_the_first_batches_are_watched_and_finished_ones_do_not_count(tmp_path):
     x = mode(1, 1)
-    pairs = [(None, None), (x, x), (x, x), (x, 0 * x), (x, 0 * x)]
-    found, watched = measured(tmp_path, pairs, batches=2)
+    response, watched = measured(tmp_path, [(None, None), (x, x), (x, x), (x, 0 * x), (x, 0 * x)], batches=2)
     assert watched == [True, True, True, False, False]
-    assert (found["batches"], found["images"], found["sites"][0]["rows"][2]) == (2, 4, 2)
-    assert found["sites"][0]["destroyed"][2] == 0
+    assert (response["batches"], response["images"], response["sites"][0]["rows"][2]) == (2, 4, 2)
+    assert response["sites"][0]["destroyed"][2] == 0
+    # A run with nothing left to do keeps the file.
+    assert measured(tmp_path, [(None, None)])[0] == response
 
 
 @quiet
 def test_rows_that_are_not_finite_are_left_out_and_counted(tmp_path):
     x = torch.cat([mode(1, 1), mode(1, 1) * math.inf])
-    found, _ = measured(tmp_path, [(x, torch.cat([mode(1, 1), mode(1, 1)]))])
-    (site,) = found["sites"]
+    response, _ = measured(tmp_path, [(x, torch.cat([mode(1, 1), mode(1, 1)]))])
+    (site,) = response["sites"]
     assert (sum(site["rows"]), site["rows_left_out"]) == (1, 1)
     assert site["kept"][2] == pytest.approx(1)
 
 
 @quiet
-def test_what_cannot_be_restored_is_named(tmp_path):
-    found, _ = measured(tmp_path, [(mode(1, 1), None)])
-    assert (found["sites"], found["not_measured"]) == ([], ["transformer_blocks.1, self_attn"])
-
-
-@quiet
-def test_a_run_with_nothing_to_do_keeps_the_file_that_is_there(tmp_path):
-    measured(tmp_path, [(mode(1, 1), mode(1, 1))])
-    before = (tmp_path / "frequency_response.json").read_bytes()
-    measured(tmp_path, [(None, None)])
-    assert (tmp_path / "frequency_response.json").read_bytes() == before
+def test_modules_that_cannot_be_restored_are_named(tmp_path):
+    response, _ = measured(tmp_path, [(mode(1, 1), None)])
+    assert (response["sites"], response["not_measured"]) == ([], ["transformer_blocks.1, self_attn"])
 
 
 @quiet
@@ -179,31 +169,26 @@ def test_numbers_that_are_not_positive_are_refused(arguments):
 
 
 @quiet
-def test_records_are_the_same_bits_and_the_network_is_as_it_was(tmp_path):
-    found = {}
-    for name in ("with", "without"):
+def test_predictions_stay_bit_for_bit_and_the_network_is_restored(tmp_path):
+    records = {}
+    for name, measuring in (("with", [FrequencyResponse(batches=1)]), ("without", [])):
         compressor = LGTM(ratio=0.5)
         model = DiffusionClassifier(DiT("shapes_dit"), trials=[1, 2], keep=[2, 1])
         model.backbone.load()
         before = snapshot(model.backbone.denoiser)
-        measuring = [FrequencyResponse(batches=1)] if name == "with" else []
         trainer = Trainer(
             callbacks=[compressor, *measuring, PredictionWriter()], default_root_dir=tmp_path / name, logger=False,
             accelerator="cpu", enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
-        data = ShapeTextures(images=4, batch_size=2)
-        trainer.predict(model, datamodule=data, return_predictions=False)
+        trainer.predict(model, datamodule=ShapeTextures(images=4, batch_size=2), return_predictions=False)
         assert snapshot(model.backbone.denoiser) == before
-        assert compressor.onlookers == []
-        found[name] = read_records(tmp_path / name / "predictions")
-    assert found["with"].keys() == found["without"].keys()
-    for image_id, record in found["with"].items():
-        other = found["without"][image_id]
-        assert (record.errors, record.survivors) == (other.errors, other.survivors)
-        assert record.prediction == other.prediction
+        assert not compressor.onlookers
+        lines = read_records(tmp_path / name / "predictions").items()
+        records[name] = {image_id: (record.errors, record.survivors, record.prediction) for image_id, record in lines}
+    assert records["with"] == records["without"]
     response = json.loads((tmp_path / "with/frequency_response.json").read_text())
     assert (response["images"], len(response["sites"])) == (2, 4)
     for site in response["sites"]:
-        # A mean over tokens keeps the mean of the map nearly, and loses energy elsewhere.
+        # Merging nearly keeps the mean of the map and loses energy elsewhere.
         assert np.nansum(np.array(site["error"])) > 0
         assert all(0 < kept < 1.5 for kept in site["kept"])

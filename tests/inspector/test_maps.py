@@ -1,117 +1,142 @@
-"""What is kept of a decision is what the forward decided, for every compressor; it survives the disk."""
+"""Rows of an image are found by their keys, and maps hold what the forward decided, also after storing them."""
 
 import numpy as np
 import pytest
 import torch
 from cases import Seen, build, every_case
+from lightning.pytorch import LightningModule
 from models import LATENTS, forward, inputs, shared
 
+from bigain.backbones import DiT
+from bigain.backbones.forward import ForwardContext, RowKeys, row_keys
 from bigain.compressors import CAM, LGTM, AveragePool, FrequencyKV, ToDo
 from bigain.compressors.kv import KVDownsampler
-from bigain.inspector.maps import Collected, parts_of, read_maps, write_maps
+from bigain.data.selection import Item, first_of_classes
+from bigain.diffusion.trials import trial_keys
+from bigain.errors import InputError
+from bigain.inspector.maps import Collector, evenly, maps_file, matches, parts_of, read_maps, rows_of, write_maps
+from bigain.modules import DiffusionClassifier
 from bigain.tokens.grid import Grid
+from bigain.tokens.randomness import stable_hash
 from bigain.tokens.scores import dft_centroid, laplacian_l1
+
+ROWS = torch.arange(3)
 
 
 def decisions(compressor, network):
-    """All decisions of one forward, and its output."""
+    """All decisions of one forward."""
     onlooker = Seen()
-    seen = onlooker.decisions
     with compressor.applied_to(shared(network)):
-        unseen = forward(shared(network), inputs(network))
         compressor.onlookers.append(onlooker)
-        assert torch.equal(forward(shared(network), inputs(network)), unseen)
-        compressor.onlookers.clear()
-        count = len(seen)
         forward(shared(network), inputs(network))
-        assert len(seen) == count
-    return seen
+    return onlooker.decisions
 
 
 @every_case
-def test_onlookers_see_every_decision_and_changes_nothing(case, network):
+def test_maps_hold_the_decisions(case, network):
     compressor = build(case)
     seen = decisions(compressor, network)
-    assert [one.site for one in seen] == list(compressor.sites_of(shared(network)))
+    assert [decision.site for decision in seen] == list(compressor.sites_of(shared(network)))
     rows = torch.tensor([2, 0])
-    for one in seen:
-        n = one.site.grid(one.context.latent).n
-        left = compressor.tokens_out(one.site, Grid(*LATENTS[network][1:]))
-        parts = parts_of(one, rows)
+    for decision in seen:
+        grid = decision.site.grid(decision.context.latent)
+        left = compressor.tokens_out(decision.site, Grid(*LATENTS[network][1:]))
+        parts = parts_of(decision, rows)
         assert parts["timesteps"].tolist() == [990, 10]
-        torch.testing.assert_close(parts["salience"], laplacian_l1(one.tokens, one.site.grid(one.context.latent))[rows])
+        torch.testing.assert_close(parts["salience"], laplacian_l1(decision.tokens, grid)[rows])
         if isinstance(compressor, KVDownsampler):
-            assert parts["keys"].shape == (2, n)
+            assert parts["keys"].shape == (2, grid.n)
             assert parts["keys"].max() == left - 1
-            assert one.plan is None
+            assert decision.plan is None
             continue
-        # The token that a place reads back, said by the plan itself: merged ids of kept tokens, unmerged.
-        ids = torch.arange(n).expand(3, n)
-        wanted = one.plan.unmerge(ids.gather(1, one.plan.kept)[..., None])[..., 0][rows]
-        assert torch.equal(parts["leader"], wanted)
+        # The token that each place reads back according to the plan itself: merged ids of kept tokens, unmerged.
+        ids = torch.arange(grid.n).expand(3, grid.n)
+        expected = decision.plan.unmerge(ids.gather(1, decision.plan.kept)[..., None])[..., 0][rows]
+        assert torch.equal(parts["leader"], expected)
         assert all(len(row.unique()) == left for row in parts["leader"])
 
 
-def test_keys_that_are_copies_are_named_and_blends_are_not():
-    for compressor in (ToDo(factor=3), FrequencyKV(ratio=0.5, keep="high")):
-        one = decisions(compressor, "unet")[0]
-        copied = parts_of(one, torch.arange(3))["copied"]
-        keys = compressor.downsample(one.tokens, one.site, one.context)
-        assert torch.equal(one.tokens.gather(1, copied[..., None].expand(-1, -1, keys.shape[2])), keys)
-    average = AveragePool(factor=2)
-    assert "copied" not in parts_of(decisions(average, "unet")[0], torch.arange(3))
+@pytest.mark.parametrize("compressor", [ToDo(factor=3), FrequencyKV(ratio=0.5, keep="high")], ids=["ToDo", "FKV"])
+def test_keys_that_are_copies_are_known(compressor):
+    decision = decisions(compressor, "unet")[0]
+    copied = parts_of(decision, ROWS)["copied"]
+    keys = compressor.downsample(decision.tokens, decision.site, decision.context)
+    assert torch.equal(decision.tokens.gather(1, copied[..., None].expand(-1, -1, keys.shape[2])), keys)
 
 
-def test_scores_are_those_that_decided():
-    lgtm = LGTM(ratio=0.5, score=dft_centroid)
-    one = decisions(lgtm, "dit")[0]
-    grid = one.site.grid(one.context.latent)
-    assert torch.equal(parts_of(one, torch.arange(3))["scores"], dft_centroid(one.tokens, grid))
-    control = LGTM(ratio=0.5, destination="random")
-    assert "scores" not in parts_of(decisions(control, "dit")[0], torch.arange(3))
-    # Later sites of a stage decide nothing of their own.
-    cam = CAM(LGTM(ratio=0.5))
-    scored = ["scores" in parts_of(one, torch.arange(3)) for one in decisions(cam, "dit")]
+def test_keys_that_are_blends_are_not_copies():
+    assert "copied" not in parts_of(decisions(AveragePool(factor=2), "unet")[0], ROWS)
+
+
+def test_scores_are_those_behind_the_decision():
+    decision = decisions(LGTM(ratio=0.5, score=dft_centroid), "dit")[0]
+    grid = decision.site.grid(decision.context.latent)
+    assert torch.equal(parts_of(decision, ROWS)["scores"], dft_centroid(decision.tokens, grid))
+    assert "scores" not in parts_of(decisions(LGTM(ratio=0.5, destination="random"), "dit")[0], ROWS)
+    # Only the first site of a stage decides.
+    scored = ["scores" in parts_of(decision, ROWS) for decision in decisions(CAM(LGTM(ratio=0.5)), "dit")]
     assert scored == [True, False, False, False, False]
 
 
-def collected(compressor, network="unet"):
-    found = Collected()
-    for one in decisions(compressor, network):
-        rows = torch.tensor([0, 1, 2])
-        found.add(one, parts_of(one, rows), [(4, 1), (2, 0), (4, 0)])
-    return found
-
-
-def test_maps_of_an_image_are_in_the_order_of_sites_and_timesteps():
-    maps = collected(LGTM(ratio=0.5)).of_image(4)
-    sites = {one.site.index for one in decisions(LGTM(ratio=0.5), "unet")}
-    assert [one.index for one in maps] == sorted(sites)
-    assert all(one.timesteps.tolist() == [10, 990] for one in maps)
-    assert all(one.leader.shape == one.scores.shape == (2, 96) for one in maps)
-    assert collected(LGTM(ratio=0.5)).of_image(9) == []
-
-
 @pytest.mark.parametrize("compressor", [LGTM(ratio=0.5), ToDo(factor=2)], ids=["LGTM", "ToDo"])
-def test_maps_read_back_as_they_were(tmp_path, compressor):
-    maps = collected(compressor).of_image(4)
-    file = tmp_path / "pictures/maps_0.npz"
-    write_maps(file, "a/b", maps)
-    for one, other in zip(maps, read_maps(file, "a/b"), strict=True):
-        assert vars(one).keys() == vars(other).keys()
-        for name, value in vars(one).items():
-            if isinstance(value, np.ndarray):
-                np.testing.assert_array_equal(value, vars(other)[name])
-            else:
-                assert value == vars(other)[name]
-
-
-def test_maps_of_another_image_or_damaged_ones_are_none(tmp_path):
-    file = tmp_path / "maps_0.npz"
-    assert read_maps(file, "a") is None
-    write_maps(file, "a", collected(LGTM(ratio=0.5)).of_image(4))
-    assert read_maps(file, "b") is None
+def test_maps_are_collected_by_site_and_timestep_and_survive_storage(tmp_path, compressor):
+    seen = decisions(compressor, "unet")
+    keys = seen[0].context.keys
+    sites = sorted({decision.site.index for decision in seen})[1:]
+    collector = Collector({"a/b": RowKeys(keys[[2, 0]]), "c": RowKeys(keys[[1]])}, sites, torch.device("cpu"))
+    for decision in seen:
+        collector.add(decision)
+    maps = collector.maps()
+    assert [[site.index for site in maps[image_id]] for image_id in ("a/b", "c")] == [sites, sites]
+    assert all(site.timesteps.tolist() == sorted(seen[0].context.timesteps[[2, 0]].tolist()) for site in maps["a/b"])
+    assert read_maps(tmp_path, "a/b") == []
+    write_maps(tmp_path, "a/b", maps["a/b"])
+    for before, after in zip(maps["a/b"], read_maps(tmp_path, "a/b"), strict=True):
+        np.testing.assert_equal(vars(after), vars(before))
+    file = maps_file(tmp_path, "a/b")
     content = file.read_bytes()
     for damaged in (content[: len(content) // 2], b"", b"no archive"):
         file.write_bytes(damaged)
-        assert read_maps(file, "a") is None
+        assert read_maps(tmp_path, "a/b") == []
+
+
+def test_evenly_includes_the_first_and_the_last():
+    assert evenly(range(20), 5) == [0, 5, 10, 14, 19]
+    assert [evenly([3, 7], count) for count in (8, 1)] == [[3, 7], [3]]
+
+
+def test_a_classification_is_followed_in_the_true_class_at_trials_of_the_first_stage():
+    module = DiffusionClassifier(DiT("shapes_dit"), trials=[5, 20], seed=3)
+    rows = rows_of(module, Item("a", (7,)), 3)
+    assert rows.classes.tolist() == [7, 7, 7]
+    trials = torch.tensor([module.stages[0][i] for i in (0, 2, 4)])
+    assert torch.equal(rows.keys, trial_keys(torch.tensor([stable_hash("a")]), trials, 3))
+    assert rows_of(module, Item("a", ()), 8).classes.tolist() == [0] * 5
+    with pytest.raises(InputError, match="cannot follow the images of LightningModule"):
+        rows_of(LightningModule(), Item("a", (1,)), 3)
+
+
+@pytest.mark.parametrize(
+    ("keys", "classes", "wanted", "expected"),
+    [
+        ([5, 5, 9, 9], [0, 1, 0, 1], RowKeys(torch.tensor([9, 4, 5]), torch.tensor([1, 1, 0])), ([3, 0], [0, 2])),
+        ([1, 2], None, RowKeys(torch.tensor([3])), ([], [])),
+        # Three guided pairs, the last one a copy: the row with its condition counts.
+        ([7, 8, 8, 7, 8, 8], None, RowKeys(torch.tensor([7, 8])), ([3, 5], [0, 1])),
+    ],
+    ids=["classes", "absent", "guided"],
+)
+def test_rows_are_found_by_key_and_class(keys, classes, wanted, expected):
+    with row_keys(torch.tensor(keys), None if classes is None else torch.tensor(classes)):
+        context = ForwardContext.of(torch.zeros(len(keys), 4, 8, 8), 500, None)
+    rows, positions = matches(context, wanted)
+    assert (rows.tolist(), positions) == expected
+
+
+def test_images_are_the_first_of_each_class_and_then_the_next():
+    items = [Item(name, labels) for name, labels in zip("abcdef", [(0,), (0,), (2,), (), (1, 2), (1,)], strict=True)]
+    assert [item.image_id for item in first_of_classes(items, 3)] == ["a", "c", "d"]
+    # Following more images keeps the earlier ones.
+    for count in range(10):
+        assert first_of_classes(items, count) == first_of_classes(items, 9)[:count]
+    assert set(first_of_classes(items, 9)) == set(items)
