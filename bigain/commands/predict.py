@@ -16,7 +16,7 @@ from bigain.commands.score import add_fidelity
 from bigain.runs.configuration import find_config
 from bigain.runs.results import read_results
 from bigain.runs.schema import Results
-from bigain.runs.summary import summary
+from bigain.runs.summary import missing_metrics, summary
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,9 @@ def lacking(results: Results) -> str | None:
     dataset = results["dataset"]
     if dataset["images"] < dataset["asked"]:
         return f"{dataset['asked'] - dataset['images']} of {dataset['asked']} images are not done"
-    if results.get("distance_missing") and results["protocol"]["extractor"]:
-        return f"no distance: {results['distance_missing']}"
-    if results.get("clip_score_missing"):
-        return f"no CLIP score: {results['clip_score_missing']}"
+    for name, reason in missing_metrics(results).items():
+        if name != "distance" or results["protocol"]["extractor"]:
+            return f"no {name}: {reason}"
     return None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 Compressor = Mapping[str, Any]
 
 STRENGTHS = ("ratio", "factor", "tau")
-_NO_PROPORTIONS = ("frechet", "kernel", "psnr", "ssim", "lpips", "clip_score")
+_NO_PROPORTIONS = ("frechet", "kernel", "psnr", "ssim", "lpips", "clip_score", "mean_")
 
 
 def is_proportion(metric: str) -> bool:

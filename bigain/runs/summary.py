@@ -41,10 +41,7 @@ def summary(results: Results, folder: Path, baseline: Results | None = None) -> 
         rows.append((name, _estimate(name, estimate)))
         if baseline is not None and name in baseline["metrics"]:
             rows.append((f"{name} without", _estimate(name, baseline["metrics"][name])))
-    if results.get("distance_missing"):
-        rows.append(("distance", f"none: {results['distance_missing']}"))
-    if results.get("clip_score_missing"):
-        rows.append(("CLIP score", f"none: {results['clip_score_missing']}"))
+    rows += [(name, f"none: {reason}") for name, reason in missing_metrics(results).items()]
     flops = results["flops"]["gflops_per_evaluation"]
     cost = f"{flops:.4g} GFLOPs each"
     # Results of older versions know their own cost only.
@@ -64,6 +61,15 @@ def summary(results: Results, folder: Path, baseline: Results | None = None) -> 
     rows.append(("run directory", str(folder)))
     width = max(len(name) for name, _ in rows)
     return "\n" + "".join(f"{name:<{width}}  {value}\n" for name, value in rows)
+
+
+def missing_metrics(results: Results) -> dict[str, str]:
+    """Return why metrics that were asked for are missing, by name in words."""
+    suffix = "_missing"
+    reasons = {
+        key.removesuffix(suffix): str(reason) for key, reason in results.items() if key.endswith(suffix) and reason
+    }
+    return {name.replace("_", " ").replace("clip", "CLIP"): reason for name, reason in reasons.items()}
 
 
 def _estimate(name: str, estimate: Estimate) -> str:
