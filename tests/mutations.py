@@ -25,30 +25,9 @@ LONGEST = 30
 DEEP = 3000
 
 ODD_VALUES: list[Any] = [
-    None,
-    True,
-    -1,
-    0,
-    10**30,
-    -(10**400),
-    0.5,
-    float("nan"),
-    float("inf"),
-    "",
-    "x",
-    "nan",
-    "../../../outside",
-    "/outside",
-    "nul\0",
-    "line\nline",
-    "\ud800",
-    "ü" * 3000,
-    [],
-    [None],
-    [[]],
-    {},
-    {"": None},
-    {"class_path": "os.system", "init_args": {}},
+    *(None, True, -1, 0, 10**30, -(10**400), 0.5, float("nan"), float("inf")),
+    *("", "x", "nan", "../../../outside", "/outside", "nul\0", "line\nline", "\ud800", "ü" * 3000),
+    *([], [None], [[]], {}, {"": None}, {"class_path": "os.system", "init_args": {}}),
 ]
 
 

@@ -5,7 +5,6 @@ import torch
 
 from bigain.backbones import row_keys
 from bigain.backbones.forward import ForwardContext
-from bigain.tokens.grid import Grid
 
 LATENTS = torch.zeros(3, 4, 8, 12)
 
@@ -41,11 +40,6 @@ def test_rows_have_their_own_timestep():
     assert context.keys[0] == context.keys[2] != context.keys[1]
 
 
-def test_values_have_distinct_keys():
-    values = [*range(1000), *(t + 0.5 for t in range(1000))]
-    assert len({int(of(value).keys[0]) for value in values}) == 2000
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_default_dtype_does_not_round(dtype):
     torch.set_default_dtype(dtype)
@@ -53,18 +47,6 @@ def test_the_default_dtype_does_not_round(dtype):
         assert of(501.5).timesteps[0].item() == 501.5
     finally:
         torch.set_default_dtype(torch.float32)
-
-
-@pytest.mark.parametrize("latents", [LATENTS, torch.zeros(3, 4, 8, 12, dtype=torch.bfloat16)])
-def test_the_latent_is_its_last_two_sides(latents):
-    assert of(latents=latents).latent == Grid(8, 12)
-    assert of(501, latents=latents).timesteps.tolist() == [501] * 3
-
-
-def test_every_forward_has_its_own_cache():
-    first, second = of(), of()
-    first.cache["plan"] = 1
-    assert second.cache == {}
 
 
 def test_named_rows():
@@ -79,17 +61,6 @@ def test_named_rows():
     assert not torch.equal(of(4).keys, keys)
 
 
-def test_names_end_with_an_exception():
-    def fail():
-        with row_keys(torch.tensor([7, 8, 9])):
-            raise RuntimeError
-
-    before = of(4).keys
-    with pytest.raises(RuntimeError):
-        fail()
-    assert torch.equal(of(4).keys, before)
-
-
 def test_classes_are_named_or_else_the_labels():
     labels, classes = torch.tensor([4, 5, 6]), torch.tensor([1, 2, 3])
     assert torch.equal(of(class_labels=labels).classes, labels)
@@ -98,11 +69,3 @@ def test_classes_are_named_or_else_the_labels():
     with row_keys(labels, classes):
         assert torch.equal(of(class_labels=labels).classes, classes)
     assert of().classes.tolist() == [0, 0, 0]
-
-
-def test_the_meta_device():
-    latents = torch.empty(3, 4, 8, 12, device="meta")
-    for timestep in (5, 5.5, torch.empty(3, dtype=torch.int64, device="meta")):
-        context = of(timestep, latents=latents)
-        assert context.keys.device.type == "meta"
-        assert context.keys.shape == (3,)

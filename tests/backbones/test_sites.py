@@ -95,30 +95,6 @@ def test_the_grid_is_the_token_map_of_a_dit(side, patch):
     assert sites[0].grid(Grid(side, side)) == (side // patch, side // patch)
 
 
-def test_several_blocks_per_attention():
-    model = tiny_unet(transformer_layers_per_block=2)
-    assert len(described(model)) == 14
-    assert layout_of(model).sites[1].name == "down_blocks.0.attentions.0.transformer_blocks.1"
-
-
-def test_levels_without_attention_still_count_for_the_stride():
-    model = tiny_unet(
-        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-    )
-    assert described(model) == [("down", 4), ("mid", 4), ("up", 4), ("up", 4)]
-
-
-def test_no_middle():
-    model = tiny_unet(
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        mid_block_type=None,
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        **TWO_LEVELS,
-    )
-    assert described(model) == [("down", 1), ("up", 1), ("up", 1)]
-
-
 @pytest.mark.parametrize("mid", ["UNetMidBlock2D", "UNetMidBlock2DCrossAttn"])
 def test_bare_attentions_are_no_sites(mid):
     """Kandinsky's U-Net, and levels with attention but no transformer block."""

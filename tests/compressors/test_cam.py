@@ -5,7 +5,7 @@ import torch
 from cases import every_network
 from models import forward, inputs, shared
 
-from bigain.compressors import ABM, CAM, LGTM, SiTo, ToDo, ToMe, Where
+from bigain.compressors import CAM, LGTM, ToDo, ToMe, Where
 from bigain.errors import InputError
 
 
@@ -80,15 +80,6 @@ def test_later_sites_use_the_plan_of_the_first(network, planned):
         assert not torch.allclose(forward(model, given), output, atol=1e-4)
 
 
-@pytest.mark.parametrize("inner", [ToMe, LGTM, ABM, SiTo])
-def test_a_stage_of_one_site_is_the_inner_method(inner):
-    model, given = shared("unet"), inputs("unet")
-    with inner(ratio=0.5, where=Where(part="down")).applied_to(model):
-        expected = forward(model, given)
-    with CAM(inner(ratio=0.5, where=Where(part="down"))).applied_to(model):
-        assert torch.equal(forward(model, given), expected)
-
-
 def test_takes_its_settings_from_the_inner_method():
     inner = ToMe(ratio=0.5, where=Where(part="up"), modules=["mlp"], metric="attn_input", seed=3)
     cam = CAM(inner)
@@ -99,16 +90,6 @@ def test_takes_its_settings_from_the_inner_method():
         with CAM(ToMe(ratio=0.5, seed=seed)).applied_to(model):
             outputs.append(forward(model, given))
     assert not torch.equal(*outputs)
-
-
-def test_two_caches_do_not_mix():
-    """Two wrappers at disjoint sites of one stage plan for themselves."""
-    model, given = shared("dit"), inputs("dit")
-    first, second = CAM(LGTM(ratio=0.5, where=Where(blocks=[0, 1]))), CAM(LGTM(ratio=0.25, where=Where(blocks=[2, 3])))
-    with first.applied_to(model), second.applied_to(model):
-        output = forward(model, given)
-    with second.applied_to(model), first.applied_to(model):
-        assert torch.equal(forward(model, given), output)
 
 
 def test_only_mergers_can_be_cached():

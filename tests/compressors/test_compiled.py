@@ -150,21 +150,3 @@ def test_networks_compiled_from_outside_notice_hooks(how):
     with LGTM(ratio=0.5).applied_to(model):
         assert torch.equal(forward(outside, given), compressed)
     assert torch.equal(forward(outside, given), plain)
-
-
-def test_networks_of_one_size_do_not_take_each_others_code():
-    first, second, given = tiny_dit(num_layers=1), tiny_dit(num_layers=1), inputs("dit")
-    plain = forward(first, given)
-    # As users compile, before anything of ours had a chance to ask for guards.
-    torch._dynamo.config.skip_nnmodule_hook_guards = True
-    first.compile(backend="eager")
-    forward(first, given)
-    with LGTM(ratio=0.5).applied_to(second):
-        compressed = forward(second, given)
-        second.compile(backend="eager")
-        assert torch.equal(forward(second, given), compressed)
-        with ToMe(ratio=0.5, destination="first").applied_to(first):
-            forward(first, given)
-        assert torch.equal(forward(first, given), plain)
-        assert torch.equal(forward(second, given), compressed)
-    assert not torch.equal(plain, compressed)

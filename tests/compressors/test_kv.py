@@ -5,12 +5,11 @@ import math
 import pytest
 import torch
 from cases import every_network
-from diffusers.models.attention_processor import AttnProcessor2_0
-from models import TOKENS, forward, fresh, inputs, rows, shared, watch
+from models import forward, fresh, inputs, rows, shared, watch
 
 from bigain.backbones.sites import layout_of
 from bigain.compressors import IEKVD, AveragePool, FrequencyKV, ToDo, Where
-from bigain.diffusion.schedules import Linear, Schedule
+from bigain.diffusion.schedules import Linear
 from bigain.tokens.grid import Grid
 from bigain.tokens.scores import laplacian_l1
 
@@ -95,14 +94,6 @@ def test_equals_the_formula(network, compressor, down):
     torch.testing.assert_close(seen.output, expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("factor", "left"), [(2, 32), (3, 21), (4, 16), (5, 12), (6, 10), (7, 9), (8, 8)])
-@pytest.mark.parametrize("kind", [ToDo, AveragePool, IEKVD])
-def test_the_grid_of_each_factor(kind, factor, left):
-    """At 64 tokens per side."""
-    [site, *_] = layout_of(shared("unet")).sites
-    assert kind(factor=factor).tokens_out(site, Grid(64, 64)) == left**2
-
-
 def test_odd_latents():
     model = shared("unet")
     given = {**inputs("unet", 2), "sample": torch.randn(2, 4, 9, 13, generator=torch.Generator().manual_seed(0))}
@@ -135,20 +126,6 @@ def test_alpha_follows_the_timestep_of_each_row(network, dtype):
         torch.testing.assert_close(output[i : i + 1], expected, atol=2e-5, rtol=0)
 
 
-def test_alpha_reads_the_value_of_fractional_timesteps():
-    class Recorder(Schedule):
-        def __call__(self, timesteps):
-            seen.append(timesteps)
-            return timesteps * 0
-
-    model, given, seen = shared("unet"), inputs("unet", 2), []
-    with IEKVD(factor=2, alpha=Recorder(), where=Where(part="down")).applied_to(model):
-        for timestep in (12.25, torch.tensor(12.25), torch.tensor([12.25]), torch.tensor([12.25, 12.25])):
-            forward(model, {**given, "timestep": timestep})
-    assert len(seen) == 4
-    assert all(torch.equal(values, torch.tensor([12.25, 12.25])) for values in seen)
-
-
 def test_frequency_selection_is_made_in_float32():
     model = shared("unet")
     attn = layout_of(model).sites[0].block.attn1
@@ -157,28 +134,6 @@ def test_frequency_selection_is_made_in_float32():
     x = seen["attn"].x
     assert x.dtype == torch.bfloat16
     assert torch.equal(seen["keys"].x.float(), strongest("high")(x.float(), GRIDS["unet"]) @ x.float())
-
-
-class CountingProcessor(AttnProcessor2_0):
-    def __init__(self):
-        super().__init__()
-        self.lengths = []
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, *args, **kwargs):
-        keys = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        self.lengths.append((hidden_states.shape[1], keys.shape[1]))
-        return super().__call__(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
-
-
-@every_network
-def test_the_users_processor_stays(network):
-    model, processor, n = fresh(network), CountingProcessor(), TOKENS[network]
-    layout_of(model).sites[0].block.attn1.set_processor(processor)
-    with ToDo(factor=2).applied_to(model):
-        forward(model, inputs(network))
-    forward(model, inputs(network))
-    assert layout_of(model).sites[0].block.attn1.processor is processor
-    assert processor.lengths == [(n, n // 4), (n, n)]
 
 
 def test_fused_projections_are_refused():

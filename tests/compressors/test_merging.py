@@ -11,7 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from bigain.backbones import row_keys
 from bigain.backbones.sites import layout_of
 from bigain.compressors import ABM, IEKVD, LGTM, SiTo, ToDo, ToMe, Where
-from bigain.compressors.merging import TokenMerger
 from bigain.tokens.block_merging import block_merging
 from bigain.tokens.destinations import (
     cell_destinations,
@@ -156,29 +155,6 @@ def test_cross_attention_merges_queries_only():
 @pytest.mark.parametrize(
     ("compressor", "left"),
     [
-        (ToMe(ratio=0.5), 48),
-        (ToMe(ratio=0.75), 24),
-        (ToMe(ratio=0.3), 96 - 28),
-        (ToMe(ratio=0.5, cell=(4, 4)), 48),
-        (ABM(ratio=0.5), 48),
-        (ABM(ratio=0.3), 96 - 27),
-        (ABM(ratio=0.75), 24),
-        (ABM(tau=0.5), 96 - 12 * 3),
-        (ABM(tau=0.51), 96 - 12 * 3),
-        (ABM(tau=1.0), 24),
-        (ABM(tau=1.0, cell=(1, 3)), 32),
-        (SiTo(ratio=0.7), 96 - 67),
-        (SiTo(), 48),
-    ],
-    ids=lambda value: str(value) if isinstance(value, int) else type(value).__name__,
-)
-def test_how_many_tokens_are_left(compressor, left):
-    assert compressor.tokens_out(compressor.sites_of(shared("unet"))[0], Grid(8, 12)) == left
-
-
-@pytest.mark.parametrize(
-    ("compressor", "left"),
-    [
         (ToMe(ratio=0.75), 117 - 87),
         (LGTM(ratio=0.5), 117 - 58),
         (ABM(ratio=0.75), 117 - 24 * 3),
@@ -242,33 +218,6 @@ def test_the_users_processor_stays(network):
     forward(model, inputs(network))
     assert site.block.attn1.processor is processor
     assert processor.lengths == [TOKENS[network] // 2, TOKENS[network]]
-
-
-def test_fused_projections_merge_alike():
-    model, given = fresh("unet"), inputs("unet")
-    with ToMe(ratio=0.5, destination="first").applied_to(model):
-        expected = forward(model, given)
-    model.fuse_qkv_projections()
-    with ToMe(ratio=0.5, destination="first").applied_to(model):
-        torch.testing.assert_close(forward(model, given), expected, atol=1e-5, rtol=0)
-
-
-def test_a_new_merger_is_one_method():
-    """All that a method has to bring is its plan."""
-
-    class KeepTheFirst(TokenMerger):
-        def __init__(self):
-            super().__init__(Where(), ("self_attn",), None)
-
-        def plan(self, x, site, context):
-            grid = site.grid(context.latent)
-            return bipartite_matching(x, first_destinations(grid, CELL, x.device), grid.n // 2)
-
-    model, given = shared("dit"), inputs("dit")
-    with KeepTheFirst().applied_to(model):
-        output = forward(model, given)
-    with ToMe(ratio=0.5, destination="first").applied_to(model):
-        assert torch.equal(forward(model, given), output)
 
 
 @every_network

@@ -86,11 +86,6 @@ def test_an_exception_in_a_pipeline(stable_diffusion):
     assert (draw(pipe, "a cat") == plain).all()
 
 
-def test_a_pipeline_is_not_a_network(stable_diffusion):
-    with pytest.raises(ValueError, match=r"StableDiffusionPipeline is not a network.*pass pipe\.unet"):
-        LGTM(ratio=0.5).install(stable_diffusion)
-
-
 class LateBackbone(nn.Module):
     """Has no network before it is asked to load."""
 
@@ -184,18 +179,3 @@ def test_lightning_refuses_two_on_one_site():
         trainer(LGTM(ratio=0.5), ToDo(factor=2)).predict(module, batches())
     assert not _owners
     assert not hooked(module)
-
-
-@few_workers
-@pytest.mark.parametrize("compressor", COMPRESSORS, ids=lambda compressor: type(compressor).__name__)
-def test_lightning_in_half_precision(compressor):
-    module = Denoising()
-    predictions = trainer(compressor, precision="bf16-true").predict(module, batches())
-    assert module.default_dtypes == {torch.bfloat16}
-    assert torch.get_default_dtype() == torch.float32
-    assert {output.dtype for output in predictions} == {torch.bfloat16}
-    assert all(output.isfinite().all() for output in predictions)
-    model = fresh("unet").to(torch.bfloat16)
-    for seed, output in zip((1, 2), predictions, strict=True):
-        with compressor.applied_to(model), row_keys(torch.arange(2)):
-            assert torch.equal(forward(model, inputs("unet", 2, seed=seed, dtype=torch.bfloat16)), output)

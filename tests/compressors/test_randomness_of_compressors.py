@@ -10,7 +10,6 @@ import bigain.compressors.merging
 import bigain.compressors.sito
 import bigain.compressors.tome
 from bigain.backbones import row_keys
-from bigain.backbones.forward import ForwardContext
 from bigain.compressors import CAM, LGTM, SiTo, ToMe, Where
 
 
@@ -112,22 +111,6 @@ def test_without_keys_the_value_of_the_timestep_counts(make, value, drawn):
 
 
 @every_random
-def test_fractions_of_a_timestep_count(make, drawn):
-    for timestep in (500, 500.5, 501):
-        choose(make(), {**inputs("unet", 1), "timestep": timestep})
-    assert len({tuple(table.flatten().tolist()) for table in drawn}) == 9
-
-
-def test_a_default_dtype_does_not_round_timesteps(drawn, bfloat16_by_default):
-    """501.5 is 502 in bf16."""
-    latents = inputs("unet", 1)["sample"]
-    fractional = [ForwardContext.of(latents, timestep, None).keys for timestep in (501.5, torch.tensor(501.5).double())]
-    exact = ForwardContext.of(latents, torch.tensor([501.5], dtype=torch.float32), None).keys
-    assert torch.equal(fractional[0], exact)
-    assert not torch.equal(exact, ForwardContext.of(latents, 502, None).keys)
-
-
-@every_random
 def test_guided_pairs_choose_alike(make, drawn):
     """Both halves carry one key, or one timestep; the text differs."""
     given = inputs("unet", 2)
@@ -166,12 +149,6 @@ def test_redrawn_reads_the_labels_of_a_dit(drawn):
     assert all(torch.equal(table[0], table[1]) for table in drawn)
 
 
-def test_random_means_the_same_in_both_methods(drawn):
-    choose(tome(), inputs("unet", 2), "unet", [1, 2])
-    choose(lgtm(), inputs("unet", 2), "unet", [1, 2])
-    assert all(map(torch.equal, drawn[:3], drawn[3:]))
-
-
 def test_the_site_counts_and_not_the_selection(drawn):
     """Narrowing `where` leaves the choice at the other sites as it was."""
     choose(tome(), inputs("unet", 2), "unet", [1, 2])
@@ -180,20 +157,6 @@ def test_the_site_counts_and_not_the_selection(drawn):
     assert torch.equal(drawn[3], drawn[2])
     assert torch.equal(drawn[4], drawn[1])
     assert len(drawn) == 5
-
-
-@pytest.mark.parametrize("compressor", [tome(destination="first"), lgtm("cell"), lgtm("first"), lgtm("released")])
-def test_the_other_choices_draw_nothing(compressor, drawn):
-    first = choose(compressor, inputs("unet", 2), "unet", [1, 2])
-    assert torch.equal(choose(compressor, inputs("unet", 2), "unet", [3, 4]), first)
-    assert not drawn
-
-
-def test_noise_may_be_off():
-    outputs = [choose(SiTo(noise_alpha=0), inputs("unet", 2), "unet", keys) for keys in ([1, 2], [3, 4])]
-    assert torch.equal(*outputs)
-    outputs = [choose(sito(), inputs("unet", 2), "unet", keys) for keys in ([1, 2], [3, 4])]
-    assert not torch.equal(*outputs)
 
 
 def test_the_numbers_never_change(drawn):

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from cases import every_network
-from diffusers import UNet2DModel
 from models import LATENTS, forward, inputs, shared, snapshot, tiny_unet
 
 from bigain.backbones.sites import layout_of
@@ -35,12 +34,6 @@ DOWNSAMPLERS = [ToDo, AveragePool, IEKVD]
 def test_ratios_and_cells(kind, ratio, cell, names):
     with pytest.raises(InputError, match=names):
         kind(ratio=ratio, cell=cell)
-
-
-@pytest.mark.parametrize("kind", MERGERS)
-def test_the_largest_ratio_is_allowed(kind):
-    for cell, ratio in (((2, 2), 0.75), ((1, 2), 0.5), ((3, 3), 1 - 1 / 9)):
-        assert kind(ratio=ratio, cell=cell).tokens_out(layout_of(shared("unet")).sites[0], Grid(18, 18)) >= 36
 
 
 @pytest.mark.parametrize(
@@ -129,29 +122,6 @@ def test_the_released_rule_needs_whole_cells_in_a_row():
         pytest.raises(InputError, match=r"width divisible by 2, not 13 .*; use destination cell"),
     ):
         forward(model, given)
-
-
-def unet_2d():
-    return UNet2DModel(
-        block_out_channels=(8, 8),
-        norm_num_groups=2,
-        down_block_types=("DownBlock2D",) * 2,
-        up_block_types=("UpBlock2D",) * 2,
-    )
-
-
-@pytest.mark.parametrize(
-    ("network", "name"),
-    [
-        (lambda: torch.nn.Linear(2, 2), "Linear"),
-        (unet_2d, "UNet2DModel"),
-        (object, "object"),
-    ],
-    ids=["linear", "unet-2d", "object"],
-)
-def test_unknown_networks(network, name):
-    with pytest.raises(InputError, match=f"^{name} is not a network whose .* expected a diffusers UNet2DCondition"):
-        ToMe(ratio=0.5).install(network())
 
 
 @every_network

@@ -7,7 +7,6 @@ from models import DIT_XL_2_512, SD_2_0, on_meta, shared
 from bigain.backbones.sites import layout_of
 from bigain.compressors import Where
 from bigain.compressors.where import PRESETS
-from bigain.tokens.grid import Grid
 
 
 @pytest.fixture(scope="module")
@@ -22,15 +21,6 @@ def dit_xl():
 
 def indices(where, layout):
     return [site.index for site in where.select(layout)]
-
-
-def test_the_default_on_stable_diffusion_2_0(sd_2_0):
-    """5 of 16 blocks: 2 in the first down stage and 3 in the last up stage."""
-    sites = Where().select(sd_2_0)
-    assert [site.name.split(".")[0:2] for site in sites] == [["down_blocks", "0"]] * 2 + [["up_blocks", "3"]] * 3
-    assert [site.part for site in sites] == ["down", "down", "up", "up", "up"]
-    assert {site.grid(Grid(64, 64)).n for site in sites} == {4096}
-    assert {(site.block.attn1.to_q.in_features, site.block.attn1.heads) for site in sites} == {(320, 5)}
 
 
 @pytest.mark.parametrize(
@@ -72,21 +62,6 @@ def test_selectors_on_dit_xl(where, expected, dit_xl):
 def test_presets():
     assert set(PRESETS) == {"first_12", "released"}
     assert len(PRESETS["released"]) == 10
-
-
-@pytest.mark.parametrize(
-    ("where", "names"),
-    [
-        (Where(part="down"), r"no site of DiTTransformer2DModel is selected by Where\(.*part='down'"),
-        (Where(min_stride=2, max_stride=8), "no site of DiTTransformer2DModel"),
-        (Where(blocks=[]), "no site of DiTTransformer2DModel"),
-        (Where(blocks=[0, 28]), "names site 28, but DiTTransformer2DModel has sites 0 to 27"),
-        (Where(blocks=[-1]), "names site -1"),
-    ],
-)
-def test_nothing_selected_on_dit_xl(where, names, dit_xl):
-    with pytest.raises(ValueError, match=names):
-        where.select(dit_xl)
 
 
 @pytest.mark.parametrize(

@@ -140,22 +140,6 @@ def test_a_run_tells_its_times_and_a_resumed_one_its_own():
     assert 0 < less["denoiser"]["forwards"] < denoiser["forwards"]
 
 
-@pytest.mark.usefixtures("elsewhere")
-def test_without_a_compressor_nothing_is_matching():
-    found = timing("--data.images", "2", config="demo_none.yaml")["denoiser"]
-    assert found["matching_share"] == 0
-    assert found["seconds"] > 0
-
-
-@pytest.mark.usefixtures("elsewhere")
-def test_what_is_compiled_has_no_phases(monkeypatch):
-    monkeypatch.setattr(timing_module, "compiled", lambda network: "regional")
-    found = timing("--data.images", "2")["denoiser"]
-    assert found["seconds"] > 0
-    assert found["observed_forwards"] == 0
-    assert found["matching_share"] is None
-
-
 # diffusers converts tensors to arrays in a way that newer numpy deprecates.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_the_vae_is_apart(stand_in, pets):

@@ -88,16 +88,6 @@ def test_every_image_and_trial_is_asked_for_once_with_the_classes_alive(classes,
     assert calls == [rows for rows in expected if rows]
 
 
-def test_images_do_not_influence_each_other():
-    _, stages, keep = CASES["three"]
-    table = table_of(5, 12, stages, 7, levels=4)
-    together, _ = run(table, stages, keep)
-    for i in range(5):
-        alone, _ = run(table[i : i + 1], stages, keep)
-        torch.testing.assert_close(alone.errors[0], together.errors[i], rtol=0, atol=0, equal_nan=True)
-        assert int(alone.prediction) == int(together.prediction[i])
-
-
 def test_ties_go_to_the_lower_class_also_after_a_class_between_fell_out():
     table = torch.tensor([[[2.0, 2.0], [1.0, 3.0], [9.0, 0.0], [1.0, 3.0]]])
     result, _ = run(table, [[0], [1]], [2, 1])
@@ -105,30 +95,9 @@ def test_ties_go_to_the_lower_class_also_after_a_class_between_fell_out():
     assert result.prediction.tolist() == [1]
 
 
-def test_the_first_stage_decides_who_is_compared_at_all():
-    """Class 0 has the lowest mean over all trials, but leaves after the first one."""
-    table = torch.tensor([[[5.0, 0.0, 0.0], [4.0, 4.0, 4.0], [3.0, 9.0, 9.0]]])
-    result, _ = run(table, [[0], [1, 2]], [2, 1])
-    assert result.prediction.tolist() == [1]
-    assert result.errors[0, 0].isnan().tolist() == [False, True, True]
-
-
-def test_the_mean_is_over_all_trials_so_far():
-    """Class 1 is better on the new trial alone, class 0 on both."""
-    result, _ = run(torch.tensor([[[1.0, 5.0], [4.0, 4.0]]]), [[0], [1]], [2, 1])
-    assert result.prediction.tolist() == [0]
-
-
 def test_a_diverged_class_falls_out():
     result, _ = run(torch.tensor([[[math.inf, 0.0], [1e30, 1e30], [2e30, 0.0]]]), [[0], [1]], [2, 1])
     assert result.survivors[0].tolist() == [[1, 2]]
-
-
-def test_mean_errors():
-    errors = torch.tensor([[[1.0, torch.nan, 4.0], [torch.nan] * 3, [0.0, 0.0, 0.0]]])
-    means = mean_errors(errors)
-    assert means.dtype == torch.float64
-    assert means.tolist() == [[2.5, math.inf, 0.0]]
 
 
 def test_mean_errors_are_taken_in_float64():

@@ -50,15 +50,6 @@ def test_half_precision_inputs_are_noised_in_float32(dtype):
         assert torch.equal(actual, function(x.float(), noise.float(), abar))
 
 
-def test_inputs_are_not_changed():
-    x, noise, abar = normal(2, 3, 4, 4, seed=1), normal(2, 3, 4, 4, seed=2), torch.tensor([0.9, 0.1])
-    copies = [tensor.clone() for tensor in (x, noise, abar)]
-    add_noise(x, noise, abar)
-    for loss in LOSSES:
-        prediction_error(x, noise, loss)
-    assert all(torch.equal(a, b) for a, b in zip((x, noise, abar), copies, strict=True))
-
-
 @pytest.mark.parametrize("loss", LOSSES)
 def test_errors_equal_a_loop(loss):
     predicted, noise = 2 * normal(3, 2, 4, 5, seed=1), normal(3, 2, 4, 5, seed=2)
@@ -78,8 +69,3 @@ def test_errors_are_reduced_in_float32(loss, dtype):
     actual = prediction_error(predicted, noise, loss)
     assert actual.dtype == torch.float32
     assert torch.equal(actual, prediction_error(predicted.float(), noise, loss))
-
-
-def test_large_half_precision_errors_do_not_overflow():
-    """300 squared is more than float16 holds."""
-    assert prediction_error(torch.full((1, 1, 2, 2), 300.0).half(), torch.zeros(1, 1, 2, 2).half(), "l2") == 90_000

@@ -161,21 +161,6 @@ def test_the_error_level_holds(change):
         assert int((ascending.prediction != best).sum()) > 0.5 * images
 
 
-def test_a_race_is_short_where_classes_differ():
-    table = table_of(200, 16, 20, spread=1.0)
-    result, _ = run(table, orders(200, 20), Race())
-    assert (~result.errors.isnan()).sum() / 200 < 0.25 * 16 * 20
-    assert (result.prediction == table.log().mean(2).argmin(1)).float().mean() > 0.99
-
-
-def test_a_class_that_is_clearly_worse_leaves_at_the_first_look():
-    table = table_of(5, 6, 20, spread=0)
-    table[:, 4] *= 100
-    result, _ = run(table, orders(5, 20), Race())
-    assert all(4 not in survivors_of(result, i)[0] for i in range(5))
-    assert (~result.errors[:, 4].isnan()).sum(1).tolist() == [2] * 5
-
-
 @pytest.mark.parametrize("race", [Race(), PLAIN])
 def test_equal_classes_use_up_all_trials_and_the_lower_one_wins(race):
     table = table_of(3, 1, 10).expand(-1, 4, -1)
@@ -184,19 +169,6 @@ def test_equal_classes_use_up_all_trials_and_the_lower_one_wins(race):
     assert result.prediction.tolist() == [0, 0, 0]
     assert result.survivors[0].tolist() == [[0, 1, 2, 3]] * 3
     assert result.survivors[-1].tolist() == [[0]] * 3
-
-
-def test_a_constant_difference_leaves_no_doubt():
-    table = torch.tensor([4.0, 2.0, 8.0])[None, :, None].expand(2, 3, 10)
-    result, _ = run(table, orders(2, 10), Race())
-    assert [look.tolist() for look in result.survivors] == [[[1], [1]]]
-    assert (~result.errors.isnan()).sum().item() == 2 * 3 * 2
-
-
-def test_survivors_of_all_trials_are_ranked_by_the_mean_error_of_the_stages():
-    """Class 1 has the lower mean logarithm, class 0 the lower mean."""
-    table = torch.tensor([[[3.0, 3.0, 3.0, 3.0], [6.0, 1.0, 6.0, 1.0]]])
-    assert run(table, orders(1, 4), Race())[0].prediction.tolist() == [0]
 
 
 def test_a_class_whose_error_is_not_finite_is_out():

@@ -124,55 +124,6 @@ def test_random_rule_is_pinned():
     assert chosen == [[7, 8, 11, 18, 15, 17], [7, 8, 5, 13, 15, 16]]
 
 
-def test_random_rule_depends_on_the_key_alone():
-    """Rows of equal key choose alike, whatever their batch and position; other keys choose otherwise."""
-    grid, cell = Grid(8, 8), Cell(2, 2)
-    chosen = random_destinations(torch.tensor([3, 9, 3, 4]), grid, cell)
-    assert torch.equal(chosen[0], chosen[2])
-    assert not torch.equal(chosen[0], chosen[1])
-    assert not torch.equal(chosen[0], chosen[3])
-    assert torch.equal(random_destinations(torch.tensor([4]), grid, cell)[0], chosen[3])
-
-
-def test_random_rule_uses_every_position():
-    chosen = random_destinations(torch.arange(50), Grid(8, 8), Cell(2, 2))
-    y, x = chosen // 8, chosen % 8
-    counts = torch.bincount((y % 2 * 2 + x % 2).flatten(), minlength=4)
-    assert counts.sum() == 50 * 16
-    assert ((counts - 200).abs() < 5 * (800 * 0.25 * 0.75) ** 0.5).all()
-
-
-@every_division
-def test_one_destination_in_each_cell(grid, cell):
-    """Destination number k lies in cell number k, so destinations are distinct and never in a leftover strip."""
-    score = scores_of(2, grid, seed=2)
-    rules = [
-        cell_destinations(score, grid, cell),
-        first_destinations(grid, cell, CPU),
-        random_destinations(torch.arange(2), grid, cell),
-    ]
-    if grid.w % cell.w == 0:
-        rules.append(released_destinations(score, grid, cell))
-    for chosen in rules:
-        for row in chosen.tolist():
-            assert [(t // grid.w // cell.h, t % grid.w // cell.w) for t in row] == cells(grid, cell)
-
-
-def test_released_rule_reads_the_wrong_scores():
-    """Run 0 of a 2x4 strip is its first row: its least score, of token 3 in cell 1, makes cell 0 choose position 3."""
-    score = torch.tensor([[5.0, 4.0, 3.0, 0.0, 1.0, 6.0, 7.0, 8.0]])
-    grid, cell = Grid(2, 4), Cell(2, 2)
-    assert released_destinations(score, grid, cell).tolist() == [[5, 2]]
-    assert cell_destinations(score, grid, cell).tolist() == [[4, 3]]
-
-
-def test_released_rule_is_the_cell_rule_for_one_row_cells():
-    """With cells one token high a run is a cell."""
-    score = scores_of(2, Grid(4, 6), seed=3)
-    cell = Cell(1, 3)
-    assert torch.equal(released_destinations(score, Grid(4, 6), cell), cell_destinations(score, Grid(4, 6), cell))
-
-
 @pytest.mark.parametrize(("grid", "cell"), [(Grid(4, 5), Cell(2, 2)), (Grid(4, 7), Cell(2, 3))])
 def test_released_rule_needs_a_divisible_width(grid, cell):
     with pytest.raises(ValueError, match="width"):
@@ -183,22 +134,3 @@ def test_released_rule_needs_a_divisible_width(grid, cell):
 def test_ties_go_to_the_first_position(rule):
     grid, cell = Grid(4, 6), Cell(2, 2)
     assert torch.equal(rule(torch.zeros(2, grid.n), grid, cell), first_destinations(grid, cell, CPU).expand(2, -1))
-
-
-@pytest.mark.parametrize("rule", [cell_destinations, released_destinations])
-def test_scores_are_unchanged(rule):
-    score = scores_of(2, Grid(4, 6))
-    before = score.clone()
-    rule(score, Grid(4, 6), Cell(2, 2))
-    assert torch.equal(score, before)
-
-
-def test_meta_device():
-    grid, cell, meta = Grid(5, 6), Cell(2, 2), torch.device("meta")
-    score = torch.empty(3, grid.n, device=meta)
-    keys = torch.empty(3, dtype=torch.int64, device=meta)
-    assert cell_destinations(score, grid, cell).shape == (3, 6)
-    assert released_destinations(score, grid, cell).shape == (3, 6)
-    assert first_destinations(grid, cell, meta).shape == (1, 6)
-    assert random_destinations(keys, grid, cell).shape == (3, 6)
-    assert random_destinations(keys, grid, cell).device.type == "meta"

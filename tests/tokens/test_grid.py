@@ -31,23 +31,6 @@ def divisions():
     ]
 
 
-def test_grid_is_height_then_width():
-    grid = Grid(3, 5)
-    assert (grid.h, grid.w, grid.n) == (3, 5, 15)
-    assert grid == (3, 5)
-    assert Grid(h=3, w=5) == grid
-
-
-def test_cell_is_height_then_width():
-    assert Cell(2, 3) == (2, 3)
-    assert Cell(2, 3).area == 6
-
-
-@pytest.mark.parametrize("b", [1, 3])
-def test_check_accepts_a_full_grid(b):
-    Grid(3, 5).check(torch.zeros(b, 15, 2))
-
-
 @pytest.mark.parametrize("shape", [(2, 14, 3), (2, 16, 3), (15, 3), (2, 3, 5, 4), (15,), (2, 3, 15)])
 def test_check_refuses_other_shapes(shape):
     with pytest.raises(ValueError, match="3x5"):
@@ -72,23 +55,3 @@ def test_to_cells(grid, cell, b):
     expected = [[[row[t] for t in inside] for inside in cells_by_loop(grid, cell)] for row in rows]
     assert to_cells(values, grid, cell).tolist() == expected
     assert torch.equal(values, before)
-
-
-def test_to_cells_takes_strided_values():
-    """Values that are not contiguous group like their copy."""
-    values = torch.arange(60.0).view(20, 3).t()
-    assert torch.equal(to_cells(values, Grid(4, 5), Cell(2, 2)), to_cells(values.contiguous(), Grid(4, 5), Cell(2, 2)))
-
-
-@pytest.mark.parametrize(
-    ("grid", "cell", "count"), [(Grid(1, 4), Cell(2, 2), 0), (Grid(4, 2), Cell(2, 3), 0), (Grid(9, 7), Cell(2, 2), 12)]
-)
-def test_cell_count_ignores_leftover_strips(grid, cell, count):
-    assert cell_count(grid, cell) == count
-
-
-def test_meta_device():
-    tokens = cell_tokens(Grid(5, 7), Cell(2, 2), torch.device("meta"))
-    assert tokens.device.type == "meta"
-    assert tokens.shape == (1, 6, 4)
-    assert to_cells(torch.empty(3, 35, device="meta"), Grid(5, 7), Cell(2, 2)).shape == (3, 6, 4)
