@@ -23,7 +23,7 @@ from torch import Tensor
 from bigain.diffusion.elimination import Elimination, staged_elimination
 from bigain.diffusion.racing import Race, race_elimination
 from bigain.diffusion.trials import keys_of_trials, random_order, stage_trials
-from bigain.report.explain.stored_errors import read_errors
+from bigain.report.explain.margins import read_errors
 from bigain.report.pairing import outcomes, pair
 from bigain.report.statistics import difference_interval, mcnemar
 from bigain.runs.results import Run, has_results, load_run

@@ -11,8 +11,7 @@ from bigain.errors import InputError
 from bigain.report.comparison import compare
 from bigain.report.explain.explanation import Explanation, explain
 from bigain.report.explain.figure import CAPTION, draw_explanations
-from bigain.report.explain.margins import TIME
-from bigain.report.explain.stored_errors import read_errors
+from bigain.report.explain.margins import TIME, read_errors
 from bigain.report.explain.text import explanation_lines
 from bigain.report.figures import Plot, plain_style, save
 from bigain.runs.results import Run, classification_in, find_runs, load_run

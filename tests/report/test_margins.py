@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from bigain.report.explain.margins import change_interval, margins
-from bigain.report.explain.stored_errors import Errors, share
+from bigain.report.explain.margins import Errors, change_interval, margins, share
 
 
 def two_classes(margin):
@@ -27,12 +26,12 @@ def test_gaussian_margins_have_the_known_bound():
     assert found.sigma == pytest.approx(sigma, abs=0.005)
     assert found.r == pytest.approx(2, abs=0.05)
     expected = (sigma**2 / n) / (mu**2 + sigma**2 / n)
-    assert found.theorem == pytest.approx(expected, abs=0.01)
+    assert found.theorem_bound == pytest.approx(expected, abs=0.01)
     # Independent trials: the spread of the means is that of the theorem.
-    assert found.bound == pytest.approx(expected, abs=0.01)
+    assert found.cantelli_bound == pytest.approx(expected, abs=0.01)
     wrong = 0.5 * math.erfc(mu * math.sqrt(n) / sigma / math.sqrt(2))
     assert found.error == pytest.approx(wrong, abs=0.005)
-    assert found.error < found.bound
+    assert found.error < found.cantelli_bound
 
 
 @pytest.mark.parametrize("share_of_zeros", [0.1, 0.5, 0.9])
@@ -41,8 +40,8 @@ def test_the_bound_is_reached_by_two_values(share_of_zeros):
     margin = np.where(np.arange(100) < 100 * share_of_zeros, 0.0, 0.5)[:, None]
     found = of(margin)
     assert found.error == pytest.approx(share_of_zeros)
-    assert found.bound == pytest.approx(share_of_zeros)
-    assert found.theorem == pytest.approx(share_of_zeros)
+    assert found.cantelli_bound == pytest.approx(share_of_zeros)
+    assert found.theorem_bound == pytest.approx(share_of_zeros)
 
 
 def test_the_observed_error_never_exceeds_the_bound():
@@ -52,7 +51,7 @@ def test_the_observed_error_never_exceeds_the_bound():
         label = generator.integers(0, 4, 20)
         errors[np.arange(20), label] *= 0.6
         found = margins(errors, label, np.ones((20, 3), bool))
-        assert found.error <= found.bound + 1e-12
+        assert found.error <= found.cantelli_bound + 1e-12
         right = errors.mean(2).argmin(1) == label
         assert found.error == pytest.approx(1 - right.mean())
 
@@ -61,15 +60,15 @@ def test_dependent_trials_separate_the_two_bounds():
     """All trials of an image alike: averaging gains nothing, which the theorem's independence overlooks."""
     single = 0.3 + 0.6 * np.random.default_rng(2).standard_normal((1000, 1))
     found = of(np.repeat(single, 4, axis=1))
-    assert found.bound == pytest.approx(of(single).bound)
-    assert found.theorem == pytest.approx((found.sigma**2 / 4) / (found.mu**2 + found.sigma**2 / 4))
-    assert found.theorem < found.bound
+    assert found.cantelli_bound == pytest.approx(of(single).cantelli_bound)
+    assert found.theorem_bound == pytest.approx((found.sigma**2 / 4) / (found.mu**2 + found.sigma**2 / 4))
+    assert found.theorem_bound < found.cantelli_bound
 
 
 def test_a_margin_that_is_not_positive_has_no_r_and_no_bound():
     found = of([[-0.1], [-0.3]])
-    assert (found.r, found.theorem, found.bound, found.error) == (None, 1.0, 1.0, 1.0)
-    assert found.separation == pytest.approx(-0.2 / 0.1)
+    assert (found.r, found.theorem_bound, found.cantelli_bound, found.error) == (None, 1.0, 1.0, 1.0)
+    assert found.mu_over_sigma == pytest.approx(-0.2 / 0.1)
 
 
 def test_margins_over_some_trials_against_a_loop():
@@ -133,7 +132,7 @@ def test_intervals_hold_the_change_and_are_narrower_with_more_images():
         noise = np.random.default_rng(5).standard_normal((images, 2))
         a, b = of(0.5 + noise), of(0.2 + noise)
         low, high = change_interval(a, b)
-        assert low < b.separation - a.separation < high
+        assert low < b.mu_over_sigma - a.mu_over_sigma < high
         assert change_interval(a, b) == (low, high)
         widths.append(high - low)
     assert high < 0

@@ -136,8 +136,8 @@ def test_other_image_sizes_and_references_are_not_the_papers():
         change(run, dataset__image_size=256)
     change("runs/none_made", protocol__reference={"n": 3669})
     report("runs")
-    assert "images of 256 px, in the paper 512" in line("runs/lgtm")["notes"]
-    assert "distance to 3,669 real images, in the paper 7,390" in line("runs/none_made")["notes"]
+    assert "image size is 256, in the paper 512" in line("runs/lgtm")["notes"]
+    assert "number of real images is 3669, in the paper 7390" in line("runs/none_made")["notes"]
     assert {line(run)["paper"] for run in ("runs/none", "runs/lgtm", "runs/none_made")} == {""}
     assert line("runs/iekvd")["paper"]
 

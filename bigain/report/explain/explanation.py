@@ -10,8 +10,7 @@ from typing import Any
 
 from bigain.report.comparison import Comparison
 from bigain.report.explain.frequency import Response, load_response
-from bigain.report.explain.margins import TIME, Margins, change_interval, margins
-from bigain.report.explain.stored_errors import Errors, read_errors, share
+from bigain.report.explain.margins import TIME, Errors, Margins, change_interval, margins, read_errors, share
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Band:
     @property
     def change(self) -> float | None:
         """Change of 1 / r, `mu / sigma`; None if it does not exist."""
-        before, after = self.base.separation, self.run.separation
+        before, after = self.base.mu_over_sigma, self.run.mu_over_sigma
         return None if before is None or after is None else after - before
 
     @property
@@ -116,7 +115,7 @@ def explain(comparison: Comparison, base: Errors, bands: int) -> Explanation:
     both = share(base, read_errors(run), (str(baseline.path), str(run.path)))
 
     def band(low: float, high: float) -> Iterator[Band]:
-        trials = both.trials & (both.timesteps >= low) & (both.timesteps < high)
+        trials = both.band(low, high)
         before, after = (margins(errors, both.label, trials) for errors in (both.first, both.second))
         if before is not None and after is not None:
             yield Band(low, high, before, after, change_interval(before, after))

@@ -34,9 +34,9 @@ def draw_explanations(explanations: Sequence[Explanation]) -> Figure:
     lines: list[_Line] = [(PLAIN, [(band, band.base) for band in first.bands])]
     lines += [(look(i), [(band, band.run) for band in one.bands]) for i, one in enumerate(explanations)]
     _margins(mean, first.bands, lines)
-    _by_time(ratio, "margin / deviation = 1 / r", lines, lambda margins: margins.separation)
+    _by_time(ratio, "margin / deviation = 1 / r", lines, lambda margins: margins.mu_over_sigma)
     ratio.axhline(0, color="black", linewidth=0.6)
-    _by_time(bound, "error (%): bound, observed", lines, lambda margins: 100 * margins.bound)
+    _by_time(bound, "error (%): bound, observed", lines, lambda margins: 100 * margins.cantelli_bound)
     _by_time(bound, "error (%): bound, observed", lines, lambda margins: 100 * margins.error, _DASHED)
     bound.set_ylim(-2, 102)
     _response(response, explanations)

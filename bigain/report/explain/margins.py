@@ -4,20 +4,107 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bigain.errors import InputError
+from bigain.report.pairing import shared_images
 from bigain.report.statistics import ALPHA
+from bigain.runs.columns import read_columns
+from bigain.runs.results import Run
 
 Floats = npt.NDArray[np.float64]
 
 # The end of diffusion time.
 TIME = 1000
 DRAWS = 2000
+_IN_FILES = ("mu", "sigma", "r", "mu_over_sigma", "theorem_bound", "sigma_of_means", "cantelli_bound", "error")
 # Resampled images at a time, in elements.
 _BLOCK = 2**22
+
+
+@dataclass(frozen=True)
+class Errors:
+    """The stored errors of a run.
+
+    Attributes:
+        image_id: `(n,)`, text.
+        label: True class. `(n,)`.
+        errors: Error of every class and trial, NaN where it was not evaluated. `(n, k, t)`, float32.
+        timesteps: Timestep of every trial, -1 where none was evaluated. `(n, t)`.
+    """
+
+    image_id: npt.NDArray[np.str_]
+    label: npt.NDArray[np.int64]
+    errors: npt.NDArray[np.float32]
+    timesteps: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SharedErrors:
+    """Errors of two runs side by side, on the trials in which both evaluated every class.
+
+    Attributes:
+        label: True class of each image. `(n,)`.
+        first: Errors of the first run; meaningless outside `trials`. `(n, k, t)`, float64.
+        second: Errors of the second run. `(n, k, t)`, float64.
+        timesteps: `(n, t)`.
+        trials: Which trials of which image both runs share over all classes. `(n, t)`, bool.
+    """
+
+    label: npt.NDArray[np.int64]
+    first: Floats
+    second: Floats
+    timesteps: npt.NDArray[np.int64]
+    trials: npt.NDArray[np.bool_]
+
+    def band(self, low: float, high: float) -> npt.NDArray[np.bool_]:
+        """Return the shared trials with timesteps in [low, high). `(n, t)`."""
+        return self.trials & (self.timesteps >= low) & (self.timesteps < high)
+
+
+def read_errors(run: Run) -> Errors:
+    """Load the stored errors of a classification with one label per image.
+
+    Raises:
+        InputError: If it is something else, or the file is missing or damaged.
+    """
+    if run.task != "classification":
+        raise InputError(f"{run.path} is a run of {run.task}; margins between classes are of classification only")
+    (label,) = read_columns(run.path, "label")
+    if label.ndim != 1:
+        raise InputError(
+            f"{run.path} has several labels per image; a margin is between one true class and the others, so expected "
+            "a dataset with one label per image"
+        )
+    image_id, errors, timesteps = read_columns(run.path, "image_id", "errors", "timesteps")
+    return Errors(image_id, label, errors, timesteps.astype(np.int64, copy=False))
+
+
+def share(first: Errors, second: Errors, names: tuple[str, str]) -> SharedErrors:
+    """Put two runs side by side, on the images that both have.
+
+    Args:
+        first: Errors of the first run.
+        second: Errors of the second run.
+        names: Their directories, for messages.
+
+    Raises:
+        InputError: If they have different classes, or no image and trial in which both evaluated every class.
+    """
+    if first.errors.shape[1] != second.errors.shape[1]:
+        raise InputError(f"{names[0]} and {names[1]} have {first.errors.shape[1]} and {second.errors.shape[1]} classes")
+    mine, theirs = shared_images(first.image_id, second.image_id)
+    t = min(first.timesteps.shape[1], second.timesteps.shape[1])
+    times = first.timesteps[mine, :t]
+    a, b = first.errors[mine, :, :t], second.errors[theirs, :, :t]
+    trials = np.isfinite(a).all(1) & np.isfinite(b).all(1) & (times == second.timesteps[theirs, :t])
+    used = trials.any(0)
+    if not used.any():
+        raise InputError(f"{names[0]} and {names[1]} share no trial in which both evaluated every class")
+    a, b = a[:, :, used], b[:, :, used]
+    return SharedErrors(first.label[mine], a.astype(np.float64), b.astype(np.float64), times[:, used], trials[:, used])
 
 
 @dataclass(frozen=True)
@@ -60,17 +147,17 @@ class Margins:
         return self.sigma / self.mu if self.mu > 0 else None
 
     @property
-    def separation(self) -> float | None:
+    def mu_over_sigma(self) -> float | None:
         """`mu / sigma`, which is 1 / r and exists below 0, too; None if all margins are the same."""
         return self.mu / self.sigma if self.sigma > 0 else None
 
     @property
-    def theorem(self) -> float:
+    def theorem_bound(self) -> float:
         """Theorem 1's bound on the error, `(sigma^2 / n) / (mu^2 + sigma^2 / n)`; 1 if `mu` is not positive."""
         return cantelli(self.mu, self.sigma / self.n**0.5)
 
     @property
-    def bound(self) -> float:
+    def cantelli_bound(self) -> float:
         """Cantelli's bound from the spread of the images' means: `error` never exceeds it."""
         return cantelli(self.mu, self.sigma_of_means)
 
@@ -79,18 +166,9 @@ class Margins:
         """Share of images whose mean margin is not positive: wrong, or a tie, on these trials alone."""
         return float((self.mean <= 0).mean())
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, float | None]:
         """Return plain values for a file."""
-        return {
-            "mu": self.mu,
-            "sigma": self.sigma,
-            "r": self.r,
-            "mu_over_sigma": self.separation,
-            "theorem_bound": self.theorem,
-            "sigma_of_means": self.sigma_of_means,
-            "cantelli_bound": self.bound,
-            "error": self.error,
-        }
+        return {name: getattr(self, name) for name in _IN_FILES}
 
 
 def cantelli(mu: float, sigma: float) -> float:

@@ -105,8 +105,8 @@ def _margins(explanation: Explanation) -> list[str]:
         (least, first), (most, last) = changes[0], changes[-1]
         extremes = [("falls", bands[first])] * (least < 0) + [("rises", bands[last])] * (most > 0)
         lines += [
-            f"margin / deviation {verb} most at timesteps {band.name}, from {_number(band.base.separation)} to "
-            f"{_number(band.run.separation)}{_interval(band)}."
+            f"margin / deviation {verb} most at timesteps {band.name}, from {_number(band.base.mu_over_sigma)} to "
+            f"{_number(band.run.mu_over_sigma)}{_interval(band)}."
             for verb, band in extremes
         ]
     return lines
@@ -114,7 +114,8 @@ def _margins(explanation: Explanation) -> list[str]:
 
 def _row(band: Band, name: str) -> list[str]:
     sides = [
-        (f"{side.mu:.4g}", f"{side.sigma:.4g}", _number(side.r), *map(_percent, (side.theorem, side.bound, side.error)))
+        [f"{side.mu:.4g}", f"{side.sigma:.4g}", _number(side.r)]
+        + [_percent(share) for share in (side.theorem_bound, side.cantelli_bound, side.error)]
         for side in (band.base, band.run)
     ]
     return [name, f"{band.run.n:.3g}", *itertools.chain(*zip(*sides, strict=True))]
@@ -127,10 +128,10 @@ def _verdict(explanation: Explanation) -> str:
     doubt = "" if whole.certain or not whole.change else ", though the images are too few to tell the change from none"
     return (
         f"The margin {moved} from {before.mu:.4g} to {after.mu:.4g}, r went from {_number(before.r)} to "
-        f"{_number(after.r)} and 1/r from {_number(before.separation)} to {_number(after.separation)}"
-        f"{_interval(whole)}: {_EXPECTED[whole.criterion]}{doubt}. Its bound went from {_percent(before.theorem)} to "
-        f"{_percent(after.theorem)}, the share that is wrong on these trials from {_percent(before.error)} to "
-        f"{_percent(after.error)}; with all trials accuracy changed by "
+        f"{_number(after.r)} and 1/r from {_number(before.mu_over_sigma)} to {_number(after.mu_over_sigma)}"
+        f"{_interval(whole)}: {_EXPECTED[whole.criterion]}{doubt}. Its bound went from "
+        f"{_percent(before.theorem_bound)} to {_percent(after.theorem_bound)}, the share that is wrong on these trials "
+        f"from {_percent(before.error)} to {_percent(after.error)}; with all trials accuracy changed by "
         f"{100 * explanation.comparison.counts.difference:+.1f} points."
     )
 
