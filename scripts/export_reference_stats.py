@@ -22,7 +22,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 from tqdm import tqdm
 
-from bigain.data.folders import found_in, image_files
+from bigain.data.folders import listing, scan
 from bigain.errors import InputError
 from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.inception import Inception, InceptionProtocol
@@ -35,11 +35,11 @@ PROTOCOLS = (*get_args(InceptionProtocol), ShapeFeatures.protocol)
 def images_below(folder: Path) -> list[Path]:
     """All images of a folder and its folders, those of one size next to each other."""
     if not folder.is_dir():
-        raise InputError(found_in(folder))
+        raise InputError(listing(folder))
     folders = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir() and path.name[0] != ".")]
-    paths = [each / name for each in folders for name in image_files(each)]
+    paths = [each / name for each in folders for name in scan(each)[1]]
     if not paths:
-        raise InputError(f"no images in {folder}: {found_in(folder)}")
+        raise InputError(f"no images in {folder}: {listing(folder)}")
     return sorted(paths, key=lambda path: (size_of(path), path))
 
 

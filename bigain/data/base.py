@@ -1,10 +1,11 @@
-"""The evaluation DataModule: items with stable ids, a choice of them, and one predict loader."""
+"""The base class of all evaluation datasets: items with stable ids, a selection of them, one predict loader."""
 
 from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from bigain.data.class_space import ClassSpace
 from bigain.data.latent_cache import LatentCache
 from bigain.data.loader import RankLoader, Sample, Samples
 from bigain.data.preprocessing import decode_image
-from bigain.data.selection import Item, only, per_class, stratified
+from bigain.data.selection import Item, per_class, read_subset, stratified
 from bigain.errors import InputError
 
 OnBadImage = Literal["stop", "skip"]
@@ -25,14 +26,14 @@ _log = logging.getLogger(__name__)
 
 
 class EvalDataModule(LightningDataModule, ABC):
-    """A dataset to evaluate on. Subclasses say what the items are and where the bytes of one come from.
+    """A dataset to evaluate on. Subclasses list the items and provide the encoded image of each.
 
     Attributes:
-        items: The chosen items in evaluation order, after `setup`.
-        image_size: Side of the preprocessed images in px.
-        finished: Ids of images that an interrupted run has done already; the loader passes them over unread.
-        latents: Cache of encoded images; None reads and encodes all.
-        read_images: Whether the loader reads images; generation needs the items alone.
+        items: The selected items in evaluation order, after `setup`.
+        files: Image file of each id, for the default `read_bytes`; `find_items` sets it.
+        finished: Ids of images that an interrupted run has finished; the loader skips them unread.
+        latents: Cache of encoded images, or None.
+        read_images: Whether the loader reads images; generation needs the items only.
     """
 
     name: str
@@ -40,38 +41,36 @@ class EvalDataModule(LightningDataModule, ABC):
 
     def __init__(
         self,
-        image_size: int,
-        batch_size: int,
-        num_workers: int,
+        image_size: int = 512,
+        batch_size: int = 8,
+        num_workers: int = 4,
         subset: str | None = None,
         per_class: int | None = None,
         limit: int | None = None,
         on_bad_image: OnBadImage = "stop",
         seed: int = 0,
     ) -> None:
-        """Remember the settings; nothing is read here.
+        """Store the settings; nothing is read yet.
 
         Args:
-            image_size: Side of the preprocessed images in px.
+            image_size: Side of the preprocessed images in px; 512 for SD 2.0 and DiT-XL/2-512.
             batch_size: Images per batch; results do not depend on it.
-            num_workers: Processes that decode images.
-            subset: File with one image id per line; only these are evaluated.
-            per_class: Evaluate at most this many images of each class, those with the smallest hash of (seed, id).
-            limit: Evaluate this many images, spread evenly over the classes, chosen by `seed`.
+            num_workers: Processes that read and decode images.
+            subset: File with one image id per line, such as a run's `images.txt`; only these images are evaluated.
+            per_class: Evaluate at most this many images of each class (of several, the first), those with the smallest
+                hash of (seed, id).
+            limit: Evaluate this many images, spread evenly over the classes, selected by `seed`.
             on_bad_image: `stop` at an image that cannot be read, or `skip` it and count it in the results.
-            seed: Of `per_class` and `limit`.
+            seed: Seed of `per_class` and `limit`.
 
         Raises:
             InputError: If a number is out of range.
         """
         super().__init__()
-        if batch_size < 1 or num_workers < 0:
-            raise InputError(f"batch_size must be at least 1 and num_workers 0, got {batch_size} and {num_workers}")
-        for name, value in (("limit", limit), ("per_class", per_class)):
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be at least 1, not {value}; leave it out to evaluate all images")
-        if image_size < 1:
-            raise InputError(f"image_size must be at least 1 px, not {image_size}")
+        least = {"image_size": (image_size, 1), "batch_size": (batch_size, 1), "num_workers": (num_workers, 0)}
+        for name, (value, smallest) in {**least, "per_class": (per_class, 1), "limit": (limit, 1)}.items():
+            if value is not None and value < smallest:
+                raise InputError(f"{name} must be at least {smallest}, not {value}")
         if on_bad_image not in ("stop", "skip"):
             raise InputError(f"on_bad_image must be stop or skip, not {on_bad_image!r}")
         self.image_size = image_size
@@ -82,21 +81,21 @@ class EvalDataModule(LightningDataModule, ABC):
         self.limit = limit
         self.on_bad_image = on_bad_image
         self.seed = seed
+        self.files: Mapping[str, Path] = {}
         self.finished: frozenset[str] = frozenset()
         self.latents: LatentCache | None = None
         self.read_images = True
 
     @staticmethod
     def of(module: LightningModule) -> EvalDataModule:
-        """What a module's trainer was given.
+        """Return the DataModule of a module's trainer.
 
         Raises:
-            InputError: If that is no `EvalDataModule`.
+            InputError: If it is not an `EvalDataModule`.
         """
         data = getattr(module.trainer, "datamodule", None)
         if not isinstance(data, EvalDataModule):
-            name = type(module).__name__
-            raise InputError(f"{name} needs Trainer.predict(model, datamodule=an EvalDataModule)")
+            raise InputError(f"{type(module).__name__} needs Trainer.predict(model, datamodule=an EvalDataModule)")
         return data
 
     @property
@@ -106,52 +105,65 @@ class EvalDataModule(LightningDataModule, ABC):
 
     @property
     def official_images(self) -> int | None:
-        """How many images the official split has, where there is one."""
+        """Number of images of the official split, if there is one."""
         return None
+
+    @property
+    def expected_images(self) -> int | None:
+        """Number of images these settings select from the complete dataset; None if unknown."""
+        # A class may have fewer images than `per_class` asks for.
+        selected = self.subset is not None or self.per_class is not None or self.limit is not None
+        return None if selected else self.official_images
 
     @abstractmethod
     def find_items(self) -> list[Item]:
-        """All items of the split in a fixed order; may read lists, never images.
+        """Return all items of the split in a fixed order; may read lists, never images.
 
         Raises:
             InputError: If the dataset is missing or inconsistent.
         """
 
-    @abstractmethod
     def read_bytes(self, item: Item) -> bytes:
-        """The encoded image file of an item.
+        """Return the encoded image of an item; by default the content of its file in `files`.
 
         Raises:
             InputError: If it cannot be read; the message names the file.
         """
+        path = self.files[item.image_id]
+        try:
+            return path.read_bytes()
+        except FileNotFoundError as error:
+            raise InputError(f"image {path} does not exist") from error
+        except OSError as error:
+            raise InputError(f"image {path} cannot be read ({error})") from error
+
+    def where(self, item: Item) -> str:
+        """Return the location of an item's image, for messages."""
+        return str(self.files.get(item.image_id, item.image_id))
+
+    def position(self, item: Item) -> tuple[int, ...]:
+        """Return a sort key of an item's location on disk; the loader reads in this order, else in that of `items`."""
+        return ()
+
+    def id_of(self, line: str) -> str:
+        """Return the image id that a line of a subset file refers to."""
+        return line
 
     def read_image(self, item: Item) -> Tensor:
-        """One preprocessed image. `(3, s, s)`, uint8 in [0, 255].
+        """Read and preprocess the image of an item. `(3, s, s)`, uint8 in [0, 255].
 
         Raises:
             InputError: If it cannot be read or decoded; the message names the file.
         """
         return decode_image(self.read_bytes(item), self.where(item), self.image_size)
 
-    def where(self, item: Item) -> str:
-        """Where the image of an item is, for messages."""
-        return item.image_id
-
-    def position(self, item: Item) -> tuple[int, ...]:
-        """Where an item lies on disk among the others: the loader reads in this order, and else in that of `items`."""
-        return ()
-
-    def id_of(self, line: str) -> str:
-        """The image id that a line of a subset file means."""
-        return line
-
     def generation_prompts(self) -> list[str]:
-        """What to generate for each item: the prompt of its class, unless the dataset has captions."""
+        """Return the prompt to generate from for each item: that of its class, unless the dataset has captions."""
         prompts = self.class_space.prompts
         return [prompts[item.labels[0]] for item in self.items]
 
     def sample(self, item: Item) -> Sample:
-        """What the loader gives for an item: its latent if that is cached, else its preprocessed image."""
+        """Load an item: its cached latent if there is one, else its preprocessed image."""
         if not self.read_images:
             return Sample(item)
         if self.latents is None:
@@ -164,7 +176,7 @@ class EvalDataModule(LightningDataModule, ABC):
         return Sample(item, image=decode_image(content, self.where(item), self.image_size), key=key)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Worker processes need the items; the trainer holds a hooked network that no process can be sent.
+        # For worker processes: the trainer holds a network with hooks, which cannot be pickled.
         return {**vars(self), "trainer": None}
 
     def setup(self, stage: str) -> None:
@@ -172,50 +184,31 @@ class EvalDataModule(LightningDataModule, ABC):
             items = self.find_items()
         except OSError as error:
             raise InputError(f"{self.name}: {error}") from error
-        unnameable = [item.image_id for item in items if not _is_text(item.image_id)]
-        if unnameable:
-            raise InputError(f"{self.name}: the file name {unnameable[0]!a} is not UTF-8; rename it")
-        twice = [image_id for image_id, count in Counter(item.image_id for item in items).items() if count > 1]
-        if twice:
-            raise InputError(f"{self.name} lists {twice[0]} more than once ({len(twice)} such images)")
+        ids = [item.image_id for item in items]
+        undecodable = [image_id for image_id in ids if image_id.encode(errors="replace").decode() != image_id]
+        if undecodable:
+            raise InputError(f"{self.name}: the file name {undecodable[0]!a} is not UTF-8; rename it")
+        repeated = [image_id for image_id, count in Counter(ids).items() if count > 1]
+        if repeated:
+            raise InputError(f"{self.name} lists {repeated[0]} more than once ({len(repeated)} such images)")
         if self.subset is not None:
-            items = only(items, Path(self.subset).expanduser(), self.name, self.id_of)
+            items = read_subset(items, Path(self.subset).expanduser(), self.name, self.id_of)
         if self.per_class is not None:
             items = per_class(items, self.per_class, self.seed)
         if self.limit is not None:
             items = stratified(items, self.limit, self.seed)
         if not items:
-            raise InputError(f"no image of {self.name} is left to evaluate")
+            raise InputError(f"{self.name} has no image to evaluate")
         self.items = items
         if self.expected_images is not None and len(items) < self.expected_images:
-            _warn(f"warning: {self.name} has {len(items):,} images here of {self.expected_images:,}; a partial run")
-
-    @property
-    def expected_images(self) -> int | None:
-        """How many images these settings give on a complete dataset; None where that is up to the user."""
-        # A class may have fewer images than `per_class` asks for.
-        chosen = self.subset is not None or self.per_class is not None or self.limit is not None
-        return None if chosen else self.official_images
+            rank_zero_only(_log.warning)(
+                f"warning: {self.name} has only {len(items):,} of {self.expected_images:,} images; a partial run"
+            )
 
     def predict_dataloader(self) -> RankLoader:
-        """Batches of this process's part of the unfinished items."""
+        """Return the batches of this process's part of the unfinished items."""
         items = sorted((item for item in self.items if item.image_id not in self.finished), key=self.position)
         samples = Samples(items, self.sample, self.on_bad_image == "skip")
         trainer = self.trainer
-        if trainer is None:
-            return RankLoader(samples, self.batch_size, self.num_workers)
-        ranks = trainer.global_rank, trainer.world_size, trainer.num_devices
+        ranks = (0, 1, 1) if trainer is None else (trainer.global_rank, trainer.world_size, trainer.num_devices)
         return RankLoader(samples, self.batch_size, self.num_workers, *ranks)
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-@rank_zero_only
-def _warn(message: str) -> None:
-    _log.warning(message)

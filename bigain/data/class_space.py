@@ -1,4 +1,4 @@
-"""What there is to tell apart: class names, prompts, indices."""
+"""The classes of a dataset: names, prompts, ImageNet indices."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from bigain.errors import InputError
 
 
 def prompts(template: str, names: Sequence[str]) -> list[str]:
-    """The template with each name where its `{}` is."""
+    """Return the template with `{}` replaced by each name."""
     return [template.replace("{}", name) for name in names]
 
 
-def check_template(template: str) -> None:
-    """Raise an InputError if a prompt template has no place for the name."""
+def check_template(template: str) -> str:
+    """Return a prompt template; raise an InputError if it has no `{}` for the name."""
     if "{}" not in template:
         raise InputError(f"prompt needs a {{}} where the class name goes, not {template!r}")
+    return template
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class ClassSpace:
     Attributes:
         names: Class names.
         prompts: Text condition of each class.
-        indices: ImageNet index of each class, which the released DiT models are conditioned on. None if the classes
-            have none: then only a model trained on exactly these classes can be conditioned on their labels.
-        factors: Coarser labels to report accuracy on too: factor name -> group of each class.
+        indices: ImageNet index of each class, which the released DiT models are conditioned on. None if there is
+            none: then only a model trained on exactly these classes can be conditioned on their labels.
+        factors: Coarser labels whose accuracy is reported too: factor name -> group of each class.
         multilabel: Whether an image may have several labels, or none.
     """
 

@@ -6,59 +6,39 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bigain.data.base import EvalDataModule, OnBadImage
+from bigain.data.base import EvalDataModule
 from bigain.data.class_names.coco import CATEGORIES
 from bigain.data.class_space import ClassSpace, check_template, prompts
-from bigain.data.folders import found_in, stem_of
-from bigain.data.preprocessing import read_bytes
-from bigain.data.selection import Item, is_number
+from bigain.data.folders import is_number, listed_files, listing, stem_of
+from bigain.data.selection import Item
 from bigain.errors import InputError
 
 _HELP = (
-    "expected <root>/val2017/*.jpg and <root>/annotations/{instances,captions}_val2017.json, as val2017.zip and "
-    "annotations_trainval2017.zip of https://cocodataset.org/#download unpack"
+    "expected <root>/val2017/*.jpg and <root>/annotations/{instances,captions}_val2017.json, as unpacked from "
+    "val2017.zip and annotations_trainval2017.zip of https://cocodataset.org/#download"
 )
 
 
 class Coco2017(EvalDataModule):
     """5,000 images with 80 categories (Lin et al., 2014); annotations CC BY 4.0, images under Flickr's terms.
 
-    48 images have no label: they are classified, left out of the metrics and counted. Ids are COCO's own.
+    48 images have no label: they are classified, left out of the metrics and counted. Image ids are COCO's own, e.g.
+    `397133`. `per_class` and `limit` count an image for its first category.
     """
 
     name = "COCO-2017"
 
-    def __init__(
-        self,
-        root: str = "data/coco",
-        prompt: str = "a photo of a {}.",
-        image_size: int = 512,
-        batch_size: int = 8,
-        num_workers: int = 4,
-        subset: str | None = None,
-        per_class: int | None = None,
-        limit: int | None = None,
-        on_bad_image: OnBadImage = "stop",
-        seed: int = 0,
-    ) -> None:
-        """Set the dataset up.
+    def __init__(self, root: str = "data/coco", prompt: str = "a photo of a {}.", **kwargs: Any) -> None:
+        """Store the settings; nothing is read yet.
 
         Args:
             root: Folder that holds `val2017/` and `annotations/`.
             prompt: Template for a text-conditional model; `{}` is the category's name.
-            image_size: Side of the preprocessed images in px; 512 for SD 2.0.
-            batch_size: Images per batch.
-            num_workers: Processes that decode images.
-            subset: File with one COCO image id per line, e.g. `397133`.
-            per_class: Evaluate at most this many images per category, counting an image for its first one.
-            limit: Evaluate this many images, spread evenly over the categories.
-            on_bad_image: `stop` at an image that cannot be read, or `skip` it and count it in the results.
-            seed: Of `per_class` and `limit`.
+            **kwargs: Arguments of every dataset.
         """
-        super().__init__(image_size, batch_size, num_workers, subset, per_class, limit, on_bad_image, seed)
-        check_template(prompt)
+        super().__init__(**kwargs)
         self.root = Path(root).expanduser()
-        self.prompt = prompt
+        self.prompt = check_template(prompt)
 
     @property
     def class_space(self) -> ClassSpace:
@@ -70,41 +50,44 @@ class Coco2017(EvalDataModule):
         return 5000
 
     def find_items(self) -> list[Item]:
-        path = self._annotations("instances")
-        content = _read_json(path, ("images", "annotations", "categories"))
-        _check_categories(path, content["categories"])
-        self._files = _image_files(path, content["images"])
-        present = {file.name for file in (self.root / "val2017").glob("*")}
-        absent = [name for name in self._files.values() if name not in present]
-        if absent:
-            raise InputError(
-                f"{path} names {len(absent)} of {len(self._files)} images that are not in {self.root / 'val2017'}, the "
-                f"first {absent[0]}; {_HELP}"
-            )
-        label_of = {category: label for label, category in enumerate(CATEGORIES)}
-        labels: dict[str, set[int]] = {image_id: set() for image_id in self._files}
-        for annotation in content["annotations"]:
-            image_id, category = _fields(path, annotation, "image_id", "category_id")
-            if str(image_id) not in labels:
-                raise InputError(f"{path} annotates image {image_id}, which its list of images does not have")
-            if type(category) is not int or category not in label_of:
+        path = self.root / "annotations" / "instances_val2017.json"
+        images, annotations, categories = _read(
+            path, images=("id", "file_name"), annotations=("image_id", "category_id"), categories=("id", "name")
+        )
+        for number, name in categories:
+            if type(number) is not int or CATEGORIES.get(number) != name:
                 raise InputError(
-                    f"{path} gives image {image_id} the category {category}, which COCO-2017 does not have"
+                    f"{path} has the category {number!r}, {name!r}, unknown to COCO-2017; for your own categories use "
+                    "bigain.data.ImageFolder"
                 )
-            labels[str(image_id)].add(label_of[category])
-        return [Item(image_id, tuple(sorted(found))) for image_id, found in labels.items()]
+        names: dict[int, str] = {}
+        for number, name in images:
+            if type(number) is not int or number in names:
+                raise InputError(f"{path} lists image {number!r} twice, or its id is not an integer; {_HELP}")
+            names[number] = str(name)
+        ascending = {str(number): names[number] for number in sorted(names)}
+        self.files = listed_files(self.root / "val2017", ascending, path, _HELP)
+        label_of = {category: label for label, category in enumerate(CATEGORIES)}
+        labels: dict[str, set[int]] = {image_id: set() for image_id in self.files}
+        for number, category in annotations:
+            if str(number) not in labels:
+                raise InputError(f"{path} annotates image {number}, which it does not list")
+            if type(category) is not int or category not in label_of:
+                raise InputError(f"{path} gives image {number} the category {category!r}, unknown to COCO-2017")
+            labels[str(number)].add(label_of[category])
+        return [Item(image_id, tuple(sorted(categories))) for image_id, categories in labels.items()]
 
     def generation_prompts(self) -> list[str]:
-        """The first caption of each image, in file order.
+        """Return the first caption of each image, in file order.
 
         Raises:
             InputError: If the captions are missing, or an image has none.
         """
-        path = self._annotations("captions")
+        path = self.root / "annotations" / "captions_val2017.json"
         captions: dict[str, str] = {}
-        for annotation in _read_json(path, ("annotations",))["annotations"]:
-            image_id, caption = _fields(path, annotation, "image_id", "caption")
-            captions.setdefault(str(image_id), str(caption).strip())
+        (annotations,) = _read(path, annotations=("image_id", "caption"))
+        for number, caption in annotations:
+            captions.setdefault(str(number), str(caption).strip())
         without = [item.image_id for item in self.items if not captions.get(item.image_id)]
         if without:
             raise InputError(
@@ -112,61 +95,27 @@ class Coco2017(EvalDataModule):
             )
         return [captions[item.image_id] for item in self.items]
 
-    def _annotations(self, kind: str) -> Path:
-        path = self.root / "annotations" / f"{kind}_val2017.json"
-        if not path.is_file():
-            raise InputError(f"{self.name}: {path} is missing, {found_in(path.parent)}; {_HELP}")
-        return path
-
     def id_of(self, line: str) -> str:
         # File names are ids with leading zeros.
         stem = stem_of(line)
         return str(int(stem)) if is_number(stem) else line
 
-    def read_bytes(self, item: Item) -> bytes:
-        return read_bytes(self.root / "val2017" / self._files[item.image_id])
 
-    def where(self, item: Item) -> str:
-        return str(self.root / "val2017" / self._files[item.image_id])
-
-
-def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+def _read(path: Path, **fields: tuple[str, str]) -> list[list[tuple[Any, Any]]]:
+    """Read lists of objects from a JSON file: by the name of each list, the two fields to return of its entries."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing, {listing(path.parent)}; {_HELP}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error}); unpack it again") from error
-    lacking = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), list)]
-    if lacking:
-        raise InputError(f"{path} has no list of {lacking[0]}; {_HELP}")
-    return content
-
-
-def _fields(path: Path, annotation: Any, *keys: str) -> list[Any]:
-    if not isinstance(annotation, dict) or any(key not in annotation for key in keys):
-        raise InputError(f"{path}: an annotation without {' and '.join(keys)}: {str(annotation)[:80]}; {_HELP}")
-    return [annotation[key] for key in keys]
-
-
-def _check_categories(path: Path, categories: list[Any]) -> None:
-    for category in categories:
-        number, name = _fields(path, category, "id", "name")
-        if type(number) is not int or CATEGORIES.get(number) != name:
-            raise InputError(
-                f"{path} has the category {number}, {name!r}; COCO-2017 has {_category(number)!r} "
-                "there. For categories of your own, use bigain.data.ImageFolder"
-            )
-
-
-def _category(number: Any) -> str:
-    return CATEGORIES.get(number, "no such id") if type(number) is int else "no such id"
-
-
-def _image_files(path: Path, images: list[Any]) -> dict[str, str]:
-    """File name of every image by id, ascending."""
-    files: dict[int, str] = {}
-    for image in images:
-        number, name = _fields(path, image, "id", "file_name")
-        if type(number) is not int or number in files:
-            raise InputError(f"{path} lists image {number!r} twice, or not by a number; {_HELP}")
-        files[number] = str(name)
-    return {str(number): files[number] for number in sorted(files)}
+    lists = []
+    for name, (first, second) in fields.items():
+        entries = content.get(name) if isinstance(content, dict) else None
+        if not isinstance(entries, list):
+            raise InputError(f"{path} has no list of {name}; {_HELP}")
+        for entry in entries:
+            if not isinstance(entry, dict) or first not in entry or second not in entry:
+                raise InputError(f"{path}: an entry of {name} without {first} and {second}: {str(entry)[:80]}; {_HELP}")
+        lists.append([(entry[first], entry[second]) for entry in entries])
+    return lists

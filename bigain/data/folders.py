@@ -1,14 +1,12 @@
-"""Where labelled images lie: class folders, a flat folder with a list, or parquet files. Labels never need decoding."""
+"""Files of a dataset: folder listings, image ids from file names, text lists."""
 
 from __future__ import annotations
 
 import os
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from bigain.data.preprocessing import read_bytes
 from bigain.errors import InputError
 
 _SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
@@ -16,105 +14,25 @@ _SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", 
 _OFFICIAL = re.compile(r"(ILSVRC2012_val_\d{8})_n\d{8}")
 
 
-class ImageSource(ABC):
-    """A collection of labelled images, each with an id."""
+def scan(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the names of a folder's subfolders and of its image files, sorted, without hidden ones.
 
-    @abstractmethod
-    def labels(self) -> dict[str, str]:
-        """Class of every image by id: a WordNet id, or whatever names the class. In a fixed order."""
-
-    def position(self, image_id: str) -> tuple[int, ...]:
-        """Where the image lies among the others on disk, for reading neighbours together."""
-        return ()
-
-    @abstractmethod
-    def read(self, image_id: str) -> bytes:
-        """The encoded image.
-
-        Raises:
-            InputError: If it cannot be read.
-        """
-
-    @abstractmethod
-    def where(self, image_id: str) -> str:
-        """Where the image is, for messages."""
-
-
-class Files(ImageSource):
-    """Image files with known paths and classes."""
-
-    def __init__(self, files: Mapping[str, tuple[Path, str]]) -> None:
-        """Take the files.
-
-        Args:
-            files: Path and class of every image by id.
-        """
-        self._files = files
-
-    def labels(self) -> dict[str, str]:
-        return {image_id: label for image_id, (_, label) in self._files.items()}
-
-    def read(self, image_id: str) -> bytes:
-        return read_bytes(self._files[image_id][0])
-
-    def where(self, image_id: str) -> str:
-        return str(self._files[image_id][0])
-
-
-def class_folders(folder: Path, by_stem: bool) -> Files:
-    """Images of `<folder>/<class>/<image>`, folders and files in name order.
-
-    Args:
-        folder: The tree.
-        by_stem: Identify images by the file's stem alone, which must then be unique; otherwise by `class/file`.
-
-    Raises:
-        InputError: If two images have the same id.
+    macOS leaves hidden `._` files beside images.
     """
-    paths: dict[str, Path] = {}
-    for label in sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()):
-        for name in image_files(folder / label):
-            _add(paths, stem_of(name) if by_stem else f"{label}/{name}", folder / label / name)
-    return Files({image_id: (path, path.parent.name) for image_id, path in paths.items()})
-
-
-def listed_files(folder: Path, labels: Mapping[str, str], source: Path) -> Files:
-    """Images of a flat folder whose classes a list gives.
-
-    Args:
-        folder: Holds the images.
-        labels: Class by image id (the stem).
-        source: The list, for messages.
-
-    Raises:
-        InputError: If the list names an image that is not there, or two images have the same id.
-    """
-    present: dict[str, Path] = {}
-    for name in image_files(folder):
-        _add(present, stem_of(name), folder / name)
-    absent = [image_id for image_id in labels if image_id not in present]
-    if absent:
-        raise InputError(
-            f"{source} names {len(absent)} of {len(labels)} images that are not in {folder}, the first {absent[0]}; "
-            "complete the folder or shorten the list"
-        )
-    return Files({image_id: (present[image_id], label) for image_id, label in sorted(labels.items())})
-
-
-def _add(paths: dict[str, Path], image_id: str, path: Path) -> None:
-    if image_id in paths:
-        raise InputError(f"{path} and {paths[image_id]} have the same image id {image_id!r}; rename or remove one")
-    paths[image_id] = path
-
-
-def image_files(folder: Path) -> list[str]:
-    """Names of the image files of a folder, sorted; not the hidden ones, such as the `._` files that macOS leaves."""
-    names = (entry.name for entry in os.scandir(folder))
-    return sorted(name for name in names if name.lower().endswith(_SUFFIXES) and name[0] != ".")
+    folders, images = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.name.lower().endswith(_SUFFIXES):
+                images.append(entry.name)
+            elif entry.is_dir():
+                folders.append(entry.name)
+    return sorted(folders), sorted(images)
 
 
 def stem_of(name: str) -> str:
-    """Image id of a file name: without folder, suffix and appended class, so that every layout gives the same id."""
+    """Return the image id of a file name: without folder, suffix and appended class, the same in every layout."""
     base = name.replace("\\", "/").rpartition("/")[2]
     stem, dot, suffix = base.rpartition(".")
     stem = stem if dot and f".{suffix.lower()}" in _SUFFIXES else base
@@ -122,11 +40,71 @@ def stem_of(name: str) -> str:
     return official[1] if official else stem
 
 
-def found_in(folder: Path, most: int = 6) -> str:
-    """What a folder holds, for messages."""
+def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
+    """Index image files by `stem_of` their names.
+
+    Raises:
+        InputError: If two files have the same id.
+    """
+    files: dict[str, Path] = {}
+    for path in paths:
+        other = files.setdefault(stem_of(path.name), path)
+        if other is not path:
+            raise InputError(f"{path} and {other} have the same image id {stem_of(path.name)!r}; rename or remove one")
+    return files
+
+
+def listed_files(folder: Path, names: Mapping[str, str], source: Path, remedy: str) -> dict[str, Path]:
+    """Return the paths of listed files of a folder.
+
+    Args:
+        folder: The folder.
+        names: File name of every image id in a list.
+        source: The list, for messages.
+        remedy: How to complete the folder, for messages.
+
+    Raises:
+        InputError: If a file is missing.
+    """
+    present = set(os.listdir(folder)) if folder.is_dir() else set()
+    absent = [name for name in names.values() if name not in present]
+    if absent:
+        raise InputError(
+            f"{source} lists {len(absent)} of {len(names)} images that are not in {folder}, the first {absent[0]}; "
+            + remedy
+        )
+    return {image_id: folder / name for image_id, name in names.items()}
+
+
+def listing(folder: Path, most: int = 6) -> str:
+    """Describe the content of a folder, for messages."""
     if not folder.is_dir():
         return f"{folder} does not exist"
-    names: Sequence[str] = sorted(entry.name for entry in os.scandir(folder))
+    names = sorted(os.listdir(folder))
     if not names:
         return f"{folder} is empty"
     return f"{folder} holds {', '.join(names[:most])}" + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def read_lines(path: Path, expected: str) -> list[tuple[int, str]]:
+    """Return number (from 1) and content of the lines of a UTF-8 text file that are not blank, stripped.
+
+    Args:
+        path: The file; it may have a byte order mark.
+        expected: Content to expect, for messages.
+
+    Raises:
+        InputError: If it cannot be read or is not UTF-8.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; {expected}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); {expected}") from error
+    return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def is_number(text: str) -> bool:
+    """Return whether a text is a non-negative integer; Python refuses to parse thousands of digits."""
+    return text.isdecimal() and len(text) <= 18

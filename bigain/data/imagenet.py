@@ -1,23 +1,23 @@
-"""ImageNet-1K and ImageNet-100 validation images, in every layout they are kept in."""
+"""ImageNet-1K and ImageNet-100 validation images, in all layouts in which they are distributed."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from bigain.data.base import EvalDataModule, OnBadImage
+from bigain.data.base import EvalDataModule
 from bigain.data.class_names.imagenet import imagenet100_indices, names, wnids
 from bigain.data.class_space import ClassSpace, check_template, prompts
-from bigain.data.folders import ImageSource, class_folders, found_in, image_files, listed_files, stem_of
+from bigain.data.folders import by_stem, listing, scan, stem_of
 from bigain.data.imagenet_labels import USUAL_PLACES, read_ground_truth
 from bigain.data.parquet import ParquetImages
 from bigain.data.selection import Item
 from bigain.errors import InputError
 
-# As unpacked, and as Kaggle packs it.
+# Unpacked, and in Kaggle's archive.
 _FOLDERS = ("val", "ILSVRC/Data/CLS-LOC/val")
 _PARQUET = ("validation-*.parquet", "val-*.parquet", "data/validation-*.parquet", "data/val-*.parquet")
 _PER_CLASS = 50
@@ -31,44 +31,31 @@ _HELP = (
 class ImageNet1K(EvalDataModule):
     """The ILSVRC-2012 validation set, 50,000 images of 1,000 classes (Russakovsky et al., 2015); research use only.
 
-    An image's id is its file's stem, so every layout gives the same ids, the same noise and the same numbers.
+    An image's id is its file's stem, e.g. `ILSVRC2012_val_00000293`, so every layout gives the same ids, noise and
+    numbers; a subset file may also hold paths of image files. `per_class: 2` is our rule for the paper's 2,000 images.
     """
 
     name = "ImageNet-1K"
+    _parquet: ParquetImages | None = None
 
     def __init__(
         self,
         root: str = "data/imagenet",
         prompt: str = "a photo of a {}.",
         ground_truth: str | None = None,
-        image_size: int = 512,
-        batch_size: int = 8,
-        num_workers: int = 4,
-        subset: str | None = None,
-        per_class: int | None = None,
-        limit: int | None = None,
-        on_bad_image: OnBadImage = "stop",
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        """Set the dataset up.
+        """Store the settings; nothing is read yet.
 
         Args:
             root: Folder that holds `val/`, or the parquet files.
             prompt: Template for a text-conditional model; `{}` is the class name.
-            ground_truth: List of classes of a flat `val/`; null looks in the usual places under `root`.
-            image_size: Side of the preprocessed images in px; 512 for SD 2.0 and DiT-XL/2-512.
-            batch_size: Images per batch.
-            num_workers: Processes that decode images.
-            subset: File with one image id per line, e.g. `ILSVRC2012_val_00000293`, or paths of such files.
-            per_class: Evaluate at most this many images of each class; 2 is our rule for the paper's 2,000 images.
-            limit: Evaluate this many images, spread evenly over the classes.
-            on_bad_image: `stop` at an image that cannot be read, or `skip` it and count it in the results.
-            seed: Of `per_class` and `limit`.
+            ground_truth: List of the classes of a flat `val/`; null searches the usual places under `root`.
+            **kwargs: Arguments of every dataset.
         """
-        super().__init__(image_size, batch_size, num_workers, subset, per_class, limit, on_bad_image, seed)
-        check_template(prompt)
+        super().__init__(**kwargs)
         self.root = Path(root).expanduser()
-        self.prompt = prompt
+        self.prompt = check_template(prompt)
         self.ground_truth = ground_truth
 
     @property
@@ -92,79 +79,86 @@ class ImageNet1K(EvalDataModule):
         return ClassSpace(names=chosen, prompts=prompts(self.prompt, chosen), indices=self.classes)
 
     def find_items(self) -> list[Item]:
-        self._source = self._find_source()
+        wnid_of = self._find_images()
         label = {wnids()[index]: label for label, index in enumerate(self.classes)}
-        there = self._source.labels()
         # By id, so that the order does not depend on the layout either.
-        items = [Item(image_id, (label[wnid],)) for image_id, wnid in sorted(there.items()) if wnid in label]
-        label_most, most = Counter(item.labels[0] for item in items).most_common(1)[0] if items else (0, 0)
-        if most > _PER_CLASS:
-            raise InputError(
-                f"{self.name}: {self.root} has {most} images of class {wnids()[self.classes[label_most]]}, but the "
-                f"validation set {_PER_CLASS}; point root at the validation images"
-            )
+        items = [Item(image_id, (label[wnid],)) for image_id, wnid in sorted(wnid_of.items()) if wnid in label]
         if not items:
             raise InputError(
-                f"{self.name}: {self.root} has {len(there)} images, none of the {len(label)} classes; {_HELP}"
+                f"{self.name}: {self.root} has {len(wnid_of)} images, none of the {len(label)} classes; {_HELP}"
+            )
+        largest, count = Counter(item.labels[0] for item in items).most_common(1)[0]
+        if count > _PER_CLASS:
+            raise InputError(
+                f"{self.name}: {self.root} has {count} images of class {wnids()[self.classes[largest]]}, but the "
+                f"validation set {_PER_CLASS}; set root to the validation images"
             )
         return items
 
-    def _find_source(self) -> ImageSource:
-        folders = [self.root / name for name in _FOLDERS if (self.root / name).is_dir()]
-        files = sorted(file for pattern in _PARQUET for file in self.root.glob(pattern))
-        # A picture beside parquet files is no dataset.
-        for folder in [*folders, *([self.root] if self.root.is_dir() and not files else [])]:
-            if _has_class_folders(folder):
-                return _checked(folder)
-            if image_files(folder):
-                truth = self._list()
-                return listed_files(folder, read_ground_truth(truth), truth)
-        if files:
-            return ParquetImages(files, wnids())
-        raise InputError(f"{self.name}: no images found, {found_in([*folders, self.root][0])}; {_HELP}")
+    def _find_images(self) -> Mapping[str, str]:
+        """Find the images and return the wnid of each by id."""
+        shards = sorted(file for pattern in _PARQUET for file in self.root.glob(pattern))
+        folders = [self.root / name for name in _FOLDERS]
+        # A single image beside parquet files is not a dataset.
+        for folder in folders if shards else [*folders, self.root]:
+            if folder.is_dir():
+                classes, images = scan(folder)
+                if any(_WNID.fullmatch(name) for name in classes):
+                    return self._class_folders(folder, classes)
+                if images:
+                    return self._listed(folder, images)
+        if shards:
+            self._parquet = ParquetImages(shards, wnids())
+            return self._parquet.labels
+        nearest = next((folder for folder in folders if folder.is_dir()), self.root)
+        raise InputError(f"{self.name}: no images found, {listing(nearest)}; {_HELP}")
 
-    def _list(self) -> Path:
-        if self.ground_truth is not None:
-            return Path(self.ground_truth).expanduser()
-        for name in USUAL_PLACES:
-            if (self.root / name).is_file():
-                return self.root / name
-        raise InputError(
-            f"{self.name}: {self.root} has images but no classes: none of {', '.join(USUAL_PLACES)} is there; put one "
-            "there or set data.ground_truth"
-        )
+    def _class_folders(self, folder: Path, classes: list[str]) -> Mapping[str, str]:
+        self.files = by_stem(folder / wnid / name for wnid in classes for name in scan(folder / wnid)[1])
+        wnid_of = {image_id: path.parent.name for image_id, path in self.files.items()}
+        unknown = sorted(set(wnid_of.values()) - set(wnids()))
+        if unknown:
+            raise InputError(
+                f"{folder / unknown[0]} is not a class of ImageNet-1K ({len(unknown)} such folders); move it"
+            )
+        return wnid_of
+
+    def _listed(self, folder: Path, images: list[str]) -> Mapping[str, str]:
+        places = USUAL_PLACES if self.ground_truth is None else [Path(self.ground_truth).expanduser().absolute()]
+        truth = next((self.root / place for place in places if (self.root / place).is_file()), None)
+        if truth is None:
+            raise InputError(
+                f"{self.name}: {self.root} has images but no list of their classes: {', '.join(map(str, places))} does "
+                "not exist; put a list there or set data.ground_truth"
+            )
+        self.files = by_stem(folder / name for name in images)
+        wnid_of = read_ground_truth(truth)
+        absent = [image_id for image_id in wnid_of if image_id not in self.files]
+        if absent:
+            raise InputError(
+                f"{truth} lists {len(absent)} of {len(wnid_of)} images that are not in {folder}, such as {absent[0]}; "
+                "complete the folder or shorten the list"
+            )
+        return wnid_of
 
     def id_of(self, line: str) -> str:
         return stem_of(line)
 
     def position(self, item: Item) -> tuple[int, ...]:
-        return self._source.position(item.image_id)
+        return self._parquet.position(item.image_id) if self._parquet else ()
 
     def read_bytes(self, item: Item) -> bytes:
-        return self._source.read(item.image_id)
+        return self._parquet.read(item.image_id) if self._parquet else super().read_bytes(item)
 
     def where(self, item: Item) -> str:
-        return self._source.where(item.image_id)
+        return self._parquet.where(item.image_id) if self._parquet else super().where(item)
 
 
 class ImageNet100(ImageNet1K):
-    """The hundred classes of Tian et al. (2020) out of the same files: 5,000 images, labels ascending by index."""
+    """The hundred classes of Tian et al. (2020) from the same files: 5,000 images, labels ascending by index."""
 
     name = "ImageNet-100"
 
     @property
     def classes(self) -> Sequence[int]:
         return imagenet100_indices()
-
-
-def _has_class_folders(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        return any(_WNID.fullmatch(entry.name) and entry.is_dir() for entry in entries)
-
-
-def _checked(folder: Path) -> ImageSource:
-    source = class_folders(folder, by_stem=True)
-    unknown = sorted(set(source.labels().values()) - set(wnids()))
-    if unknown:
-        raise InputError(f"{folder / unknown[0]} is not a class of ImageNet-1K ({len(unknown)} such folders); move it")
-    return source

@@ -8,7 +8,6 @@ import uuid
 from importlib.metadata import version
 from pathlib import Path
 
-import PIL
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -17,7 +16,7 @@ from torch import Tensor
 from bigain.data.preprocessing import PREPROCESSING
 from bigain.errors import InputError
 
-# Names what `Backbone.encode` does; changes when its arithmetic does.
+# Describes `Backbone.encode`; changes with its arithmetic.
 _ENCODING = "posterior mean times scaling factor; 1"
 
 _log = logging.getLogger(__name__)
@@ -26,40 +25,36 @@ _log = logging.getLogger(__name__)
 class LatentCache:
     """A folder with one safetensors file per (image content, preprocessing, encoder).
 
-    A changed image, size or VAE has another key, so nothing stale is ever read; what is no longer used may be deleted
-    at any time. Files appear whole or not at all, so several processes may share a cache.
+    A different image, size or VAE has a different key, so nothing stale is read; files may be deleted at any time.
+    Files appear whole or not at all, so several processes may share a cache.
     """
 
     def __init__(self, folder: Path, image_size: int, encoder: str) -> None:
-        """Set the cache up; the folder is made when something is written.
+        """Set the cache up; the folder is created by the first `write`.
 
         Args:
-            folder: Where it lives; one folder may serve many runs.
+            folder: The cache folder; many runs may share it.
             image_size: Side of the preprocessed images in px.
-            encoder: Digest of the VAE and of how it is run.
+            encoder: Digest of the VAE and its precision.
         """
-        # Libraries decode and resize a little differently from version to version.
-        libraries = [f"{name} {version(name)}" for name in ("torch", "torchvision", "diffusers")]
-        libraries.append(f"pillow {PIL.__version__}")
+        # Versions of the libraries decode and resize slightly differently.
+        libraries = [f"{name} {version(name)}" for name in ("torch", "torchvision", "diffusers", "pillow")]
         self._namespace = "\n".join([PREPROCESSING, _ENCODING, str(image_size), encoder, *libraries]).encode()
         self.folder = folder
 
     def key(self, content: bytes) -> str:
-        """Key of an image file's content."""
+        """Return the key of an image file's content."""
         image = hashlib.blake2b(content, digest_size=16).digest()
         return hashlib.blake2b(self._namespace + image, digest_size=16).hexdigest()
 
     def read(self, key: str) -> Tensor | None:
-        """The latent of a key, `(c, h, w)` float32; None if it is not cached, or damaged and to be written again."""
+        """Return the latent of a key, `(c, h, w)` float32, or None if it is not cached or its file is damaged."""
         path = self._path(key)
         try:
-            latent = load_file(path)["latent"]
-            if latent.dtype != torch.float32 or latent.ndim != 3 or not latent.isfinite().all():
-                raise ValueError(f"{latent.dtype} of shape {tuple(latent.shape)}, or not finite")
-            return latent
+            return load_file(path)["latent"]
         except FileNotFoundError:
             return None
-        except (SafetensorError, KeyError, OSError, ValueError) as error:
+        except (SafetensorError, OSError) as error:
             _log.warning(f"warning: {path} in the latent cache is damaged ({error}); its image is encoded again")
             return None
 
@@ -81,5 +76,5 @@ class LatentCache:
             ) from error
 
     def _path(self, key: str) -> Path:
-        # Fifty thousand files in one folder are slow on network file systems.
+        # Folders of fifty thousand files are slow on network file systems.
         return self.folder / key[:2] / f"{key}.safetensors"

@@ -17,16 +17,9 @@ from bigain.errors import InputError
 
 @dataclass(frozen=True)
 class Sample:
-    """One loaded item: an image to encode, a cached latent, or the reason why it could not be read.
+    """A loaded item: with an image `(3, s, s)` to encode, a cached latent `(c, h, w)`, or the reason of a failure.
 
-    Generation needs the item alone.
-
-    Attributes:
-        item: The item.
-        image: `(3, s, s)`, uint8 in [0, 255].
-        latent: `(c, h, w)`, float32.
-        key: Key of the image's latent in the cache.
-        failure: Why the image could not be read.
+    Generation loads the item only. `key` is that of the image's latent in the cache.
     """
 
     item: Item
@@ -58,20 +51,19 @@ class Batch(TypedDict):
     failed: dict[str, str]
 
 
+@dataclass(frozen=True)
 class Samples(Dataset[Sample]):
-    """Items as samples, read on access."""
+    """Items as samples, read on access.
 
-    def __init__(self, items: Sequence[Item], read: Callable[[Item], Sample], skip_unreadable: bool) -> None:
-        """Store what to read and how.
+    Attributes:
+        items: The items, in loading order.
+        read: Reads one item.
+        skip_unreadable: Return the InputError of an item as `Sample.failure` instead of raising it.
+    """
 
-        Args:
-            items: The items, in loading order.
-            read: Reads one item.
-            skip_unreadable: Return the InputError of an item as `Sample.failure` instead of raising it.
-        """
-        self.items = items
-        self.read = read
-        self.skip_unreadable = skip_unreadable
+    items: Sequence[Item]
+    read: Callable[[Item], Sample]
+    skip_unreadable: bool
 
     def __len__(self) -> int:
         return len(self.items)
@@ -133,17 +125,17 @@ class RankLoader:
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Gather samples into a batch."""
-    images = [sample for sample in samples if sample.image is not None]
-    cached = [sample for sample in samples if sample.latent is not None]
-    items_only = [s for s in samples if s.image is None and s.latent is None and s.failure is None]
-    loaded = [*images, *cached, *items_only]
+    loaded = [sample for sample in samples if sample.failure is None]
+    loaded.sort(key=lambda sample: (sample.image is None, sample.latent is None))
+    images = [sample.image for sample in loaded if sample.image is not None]
+    latents = [sample.latent for sample in loaded if sample.latent is not None]
     return Batch(
-        image=_stack([sample.image for sample in images if sample.image is not None]).byte(),
+        image=_stack(images).byte(),
         # As integers: a half-precision trainer rounds all floats of a batch.
-        latent=_stack([sample.latent for sample in cached if sample.latent is not None]).view(torch.int32),
+        latent=_stack(latents).view(torch.int32),
         image_id=[sample.item.image_id for sample in loaded],
         labels=[sample.item.labels for sample in loaded],
-        cache_keys=[sample.key for sample in images],
+        cache_keys=[sample.key for sample in loaded[: len(images)]],
         failed={sample.item.image_id: sample.failure for sample in samples if sample.failure is not None},
     )
 

@@ -1,15 +1,15 @@
-"""Choosing items: id files, so many per class, so many in all. Every choice is a function of (seed, image id)."""
+"""Selection of items: by id file, per class, or in total. Every selection is a function of (seed, image id)."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bigain.data.folders import read_lines
 from bigain.errors import InputError
 from bigain.tokens.randomness import stable_hash
-
-_MOST_DIGITS = 18
 
 
 @dataclass(frozen=True)
@@ -18,80 +18,58 @@ class Item:
 
     Attributes:
         image_id: Stable name: path relative to the dataset root, or the dataset's own id.
-        labels: Class indices, ascending; one, except in a multi-label dataset, where there may also be none.
+        labels: Class indices, ascending; one, except in a multi-label dataset, which may have several or none.
     """
 
     image_id: str
     labels: tuple[int, ...]
 
 
-def only(items: Sequence[Item], path: Path, name: str, id_of: Callable[[str], str] = str) -> list[Item]:
-    """The items that an id file names, in dataset order.
+def read_subset(items: Sequence[Item], path: Path, name: str, id_of: Callable[[str], str] = str) -> list[Item]:
+    """Return the items that an id file lists, in dataset order.
 
     Args:
         items: All items.
         path: Text file with one image id per line.
-        name: Of the dataset, for messages.
-        id_of: Makes an image id of a line.
+        name: Name of the dataset, for messages.
+        id_of: Converts a line to an image id.
 
     Raises:
-        InputError: If the file is missing, names an absent image, or names one twice.
+        InputError: If the file cannot be read, lists an id that the dataset does not have, or lists one twice.
     """
-    if not path.is_file():
-        raise InputError(f"subset file {path} does not exist; expected one image id per line")
-    wanted = [id_of(line.strip()) for line in read_lines(path) if line.strip()]
-    known = {item.image_id for item in items}
-    absent = [image_id for image_id in wanted if image_id not in known]
+    wanted = Counter(id_of(line) for _, line in read_lines(path, "expected one image id per line"))
+    absent = wanted.keys() - {item.image_id for item in items}
     if absent:
+        first = next(image_id for image_id in wanted if image_id in absent)
         raise InputError(
-            f"{path} names {absent[0]!r}, which is not in {name} ({len(absent)} of {len(wanted)} ids are not); "
-            + (f"its ids look like {items[0].image_id!r}" if items else "it lists no image at all")
+            f"{path} lists {first!r}, which is not in {name} ({len(absent)} of {len(wanted)} ids are not); "
+            + (f"its ids look like {items[0].image_id!r}" if items else "the dataset has no images")
         )
-    chosen = set(wanted)
-    if len(chosen) < len(wanted):
-        raise InputError(f"{path} names {len(wanted) - len(chosen)} ids twice")
-    return [item for item in items if item.image_id in chosen]
-
-
-def is_number(text: str) -> bool:
-    """Whether this is a number that Python reads: of thousands of digits it makes an error."""
-    return text.isdecimal() and len(text) <= _MOST_DIGITS
-
-
-def read_lines(path: Path) -> list[str]:
-    """Lines of a UTF-8 text file, with or without a byte order mark.
-
-    Raises:
-        InputError: If it is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from error
+    if wanted.total() > len(wanted):
+        raise InputError(f"{path} lists {wanted.total() - len(wanted)} ids twice")
+    return [item for item in items if item.image_id in wanted]
 
 
 def per_class(items: Sequence[Item], count: int, seed: int) -> list[Item]:
-    """Choose the `count` items of each class with the smallest hash of (seed, id), or all it has; order is kept."""
+    """Select the `count` items of each class with the smallest hash of (seed, id), or all it has; order is kept."""
     return [items[i] for turn, i in sorted(_turns(items, seed), key=lambda pair: pair[1]) if turn < count]
 
 
 def stratified(items: Sequence[Item], limit: int, seed: int) -> list[Item]:
-    """Choose `limit` items, classes as equally as possible, by the smallest hash of (seed, id); order is kept.
+    """Select `limit` items, classes as equally as possible, by the smallest hash of (seed, id); order is kept.
 
     Raises:
-        InputError: If there are fewer items than asked for.
+        InputError: If there are fewer items.
     """
     if limit > len(items):
         raise InputError(f"limit asks for {limit} images, but there are {len(items)}")
-    # All classes' first picks come before any second pick.
+    # First items of all classes come before any second item.
     first = sorted(_turns(items, seed), key=lambda pair: pair[0])[:limit]
     return [items[i] for i in sorted(i for _, i in first)]
 
 
 def first_of_classes(items: Sequence[Item], count: int) -> list[Item]:
-    """The first item of each class until there are `count`, then the first of the others: fewer are a part of more."""
+    """Return `count` items, the first of each class before the rest: a smaller count gives a prefix of a larger one."""
     seen: set[tuple[int, ...]] = set()
     firsts: list[Item] = []
     others: list[Item] = []
@@ -102,15 +80,15 @@ def first_of_classes(items: Sequence[Item], count: int) -> list[Item]:
 
 
 def _turns(items: Sequence[Item], seed: int) -> list[tuple[int, int]]:
-    """(turn in its class, position) of every item, by ascending hash of (seed, id).
+    """Return (rank within its class, position) of every item, by ascending hash of (seed, id).
 
-    An item of several classes takes its turn in the first of them, one without a class among its like.
+    An item of several classes counts for the first, items without a class form their own group.
     """
-    ranked = sorted(range(len(items)), key=lambda i: stable_hash(f"{seed}/{items[i].image_id}"))
-    taken: dict[tuple[int, ...], int] = {}
+    by_hash = sorted(range(len(items)), key=lambda i: stable_hash(f"{seed}/{items[i].image_id}"))
+    taken: Counter[tuple[int, ...]] = Counter()
     turns = []
-    for i in ranked:
+    for i in by_hash:
         group = items[i].labels[:1]
-        turns.append((taken.get(group, 0), i))
-        taken[group] = taken.get(group, 0) + 1
+        turns.append((taken[group], i))
+        taken[group] += 1
     return turns

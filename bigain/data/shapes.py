@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import torch
 from torchvision.transforms.v2.functional import to_pil_image
@@ -13,15 +14,15 @@ from bigain.data.selection import Item
 from bigain.data.shape_renderer import CLASS_NAMES, IMAGE_SIZE, Split, render_shapes
 from bigain.errors import InputError
 
-# They can be drawn without end, but not listed.
+# All items are listed in memory.
 _MOST_IMAGES = 10_000_000
 
 
 class ShapeTextures(EvalDataModule):
     """32x32 RGB images whose shape is low-frequency and whose fill is high-frequency evidence.
 
-    Images are functions of (split, index), so there is nothing to download. Accuracy is reported for class, shape
-    and fill. The embedded models were trained on `train`; settings are chosen on `val`, results are for `test`.
+    Images are functions of (split, index), so there is nothing to download. Accuracy is reported for class, shape and
+    fill. The embedded models were trained on `train`; settings are selected on `val`, results are for `test`.
     """
 
     name = "ShapeTextures"
@@ -33,33 +34,28 @@ class ShapeTextures(EvalDataModule):
         prompt: str = "a photo of a {}",
         batch_size: int = 16,
         num_workers: int = 0,
-        subset: str | None = None,
-        per_class: int | None = None,
-        limit: int | None = None,
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        """Set the dataset up.
+        """Store the settings; nothing is drawn yet.
 
         Args:
-            images: How many images, classes in turn.
+            images: Number of images, cycling through the classes.
             split: `train`, `val` or `test`: disjoint random streams.
             prompt: Template for a text-conditional model; `{}` is the class name.
-            batch_size: Images per batch.
+            batch_size: Images per batch; results do not depend on it.
             num_workers: Processes that draw images.
-            subset: File with one image id per line.
-            per_class: Evaluate at most this many images of each class.
-            limit: Evaluate this many of the images, spread evenly over the classes.
-            seed: Of `per_class` and `limit`; the images themselves do not depend on it.
+            **kwargs: Arguments of every dataset; `seed` selects images, but does not change them.
         """
-        super().__init__(IMAGE_SIZE, batch_size, num_workers, subset, per_class, limit, seed=seed)
-        check_template(prompt)
+        super().__init__(
+            image_size=IMAGE_SIZE, on_bad_image="stop", batch_size=batch_size, num_workers=num_workers, **kwargs
+        )
         if split not in ("train", "val", "test") or not 1 <= images <= _MOST_IMAGES:
             raise InputError(
                 f"split must be train, val or test and images 1 to {_MOST_IMAGES:,}, not {split!r} and {images}"
             )
         self.images = images
         self.split: Split = split
-        self.prompt = prompt
+        self.prompt = check_template(prompt)
 
     @property
     def class_space(self) -> ClassSpace:
@@ -75,7 +71,7 @@ class ShapeTextures(EvalDataModule):
         return [Item(f"{self.split}/{i:06d}", (i % len(CLASS_NAMES),)) for i in range(self.images)]
 
     def read_bytes(self, item: Item) -> bytes:
-        """The drawing of an item as a PNG file."""
+        """Return the image of an item as a PNG file."""
         index = torch.tensor([int(item.image_id.rpartition("/")[2])])
         image, _ = render_shapes(index, self.split)
         file = io.BytesIO()

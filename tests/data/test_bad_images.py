@@ -1,6 +1,5 @@
-"""Images that cannot be read: `stop` names the file, `skip` goes on and tells the reason."""
+"""Unreadable images: `stop` names the file, `skip` continues and reports the reason."""
 
-import json
 import random
 import re
 
@@ -10,10 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bigain.data import ImageFolder, ImageNet1K, OxfordPets
-from bigain.data.class_names.imagenet import names
-from bigain.data.class_names.pets import BREEDS
-from bigain.data.latent_cache import LatentCache
+from bigain.data import ImageFolder, ImageNet1K
 from bigain.errors import InputError
 
 # Two processes on one core, and processes that fork with threads around, are fine here.
@@ -73,28 +69,18 @@ def opened(root, *numbers, **settings):
     return data, damage(root, *numbers)
 
 
-@pytest.mark.parametrize("number", [0, 4, 9])
-def test_stop_names_the_file(tree, number):
-    data, (image_id,) = opened(tree, number, on_bad_image="stop")
-    with pytest.raises(InputError, match="cannot be decoded") as caught:
-        batches(data)
-    assert str(tree / image_id) in str(caught.value)
-    assert "on_bad_image: skip" in str(caught.value)
-
-
 @quiet_workers
-def test_stop_names_the_file_from_another_process(tree):
+def test_stop_names_the_file_from_a_worker_process(tree):
     data, (image_id,) = opened(tree, 6, on_bad_image="stop", num_workers=2)
     iterator = iter(data.predict_dataloader())
-    with pytest.raises(InputError, match=f"{re.escape(str(tree / image_id))} cannot be decoded"):
+    with pytest.raises(InputError, match=f"{re.escape(str(tree / image_id))} cannot be decoded.*on_bad_image: skip"):
         list(iterator)
     # The error keeps the iterator until it is collected, and then torch waits five seconds for each process.
     iterator._shutdown_workers()
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=quiet_workers)])
-@pytest.mark.parametrize("batch_size", [1, 4, 10])
-def test_skip_leaves_everything_else_as_it_is(tree, workers, batch_size):
+@pytest.mark.parametrize(("workers", "batch_size"), [(0, 1), (0, 10), pytest.param(2, 4, marks=quiet_workers)])
+def test_skip_changes_nothing_else(tree, workers, batch_size):
     whole = {}
     for batch in batches(prepared(tree)):
         whole.update(zip(batch["image_id"], zip(batch["image"], batch["labels"], strict=True), strict=True))
@@ -112,57 +98,26 @@ def test_skip_leaves_everything_else_as_it_is(tree, workers, batch_size):
         assert labels == whole[image_id][1]
 
 
-def test_skip_tells_why(tree):
-    data, bad = opened(tree, 0, 1, 2, 3, batch_size=10)
-    (batch,) = batches(data)
+def test_skip_reports_the_reason(tree):
+    data, bad = opened(tree, 0, 1, 2, 3)
+    batch, second, _ = batches(data)
+    assert list(batch["failed"]) == bad
+    assert batch["image_id"] == batch["labels"] == batch["cache_keys"] == []
+    assert (len(batch["image"]), batch["image"].dtype) == (0, torch.uint8)
+    assert len(second["image"]) == 4
     reasons = ["truncated", "not an image in a known format", "not an image in a known format", "does not exist"]
     for image_id, reason in zip(bad, reasons, strict=True):
         assert reason in batch["failed"][image_id]
         assert str(tree / image_id) in batch["failed"][image_id]
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=quiet_workers)])
-def test_a_batch_of_bad_images_only(tree, workers):
-    data, bad = opened(tree, 0, 1, 2, 3, num_workers=workers)
-    first, second, _ = batches(data)
-    assert list(first["failed"]) == bad
-    assert first["image_id"] == first["labels"] == first["cache_keys"] == []
-    assert (len(first["image"]), first["image"].dtype) == (0, torch.uint8)
-    assert (len(first["latent"]), first["latent"].dtype) == (0, torch.int32)
-    assert len(second["image_id"]) == 4
-    assert second["failed"] == {}
-
-
-def test_finished_images_are_not_read_again(tree):
-    """A bad image that an earlier run skipped is tried again; one it classified is not even opened."""
+def test_finished_images_are_not_opened_but_failed_ones_are(tree):
     data, bad = opened(tree, 0, 1, batch_size=10)
     data.finished = frozenset({bad[0], "bee/7.png"})
     (batch,) = batches(data)
     assert list(batch["failed"]) == [bad[1]]
     assert len(batch["image_id"]) == 7
     assert "bee/7.png" not in batch["image_id"]
-
-
-def test_skip_with_a_cache(tree, tmp_path):
-    data, bad = opened(tree, 2, batch_size=10)
-    data.latents = LatentCache(tmp_path / "cache", 6, "encoder")
-    (batch,) = batches(data)
-    assert list(batch["failed"]) == bad
-    assert len(set(batch["cache_keys"])) == len(batch["image"]) == 9
-
-
-def test_pets(tmp_path):
-    """A dataset with a list: the message has the path that the user sees."""
-    for name in ("images", "annotations"):
-        (tmp_path / "oxford-iiit-pet" / name).mkdir(parents=True)
-    stem = BREEDS[0].replace(" ", "_")
-    path = tmp_path / "oxford-iiit-pet" / "images" / f"{stem}_1.jpg"
-    path.write_bytes(b"torn")
-    (tmp_path / "oxford-iiit-pet" / "annotations" / "test.txt").write_text(f"{stem}_1 1 1 1\n", encoding="utf-8")
-    data = OxfordPets(str(tmp_path), num_workers=0, on_bad_image="skip")
-    data.setup("predict")
-    (batch,) = batches(data)
-    assert str(path) in batch["failed"][f"images/{stem}_1.jpg"]
 
 
 def test_parquet(tmp_path):
@@ -173,16 +128,14 @@ def test_parquet(tmp_path):
     good = path.read_bytes()
     rows = [{"bytes": content, "path": f"{i}.png"} for i, content in enumerate([good, None, b"garbage", b"", good])]
     table = pa.table({"image": pa.array([*rows, None], kind), "label": pa.array(range(6), pa.int64())})
-    described = {"info": {"features": {"label": {"names": list(names()), "_type": "ClassLabel"}}}}
-    table = table.replace_schema_metadata({"huggingface": json.dumps(described)})
     pq.write_table(table, tmp_path / "validation-00000-of-00001.parquet", row_group_size=4)
     data = ImageNet1K(str(tmp_path), image_size=6, num_workers=0, on_bad_image="skip")
     data.setup("predict")
     (batch,) = batches(data)
     assert (batch["image_id"], batch["labels"]) == (["0", "4"], [(0,), (4,)])
     *named, unnamed = batch["failed"].items()
-    for (image_id, reason), (expected, words) in zip(
-        named, [("1", "no bytes"), ("2", "cannot be decoded"), ("3", "cannot be decoded")], strict=True
+    for (image_id, reason), expected, words in zip(
+        named, "123", ("no bytes", "cannot be decoded", "cannot be decoded"), strict=True
     ):
         assert image_id == expected
         assert words in reason

@@ -1,7 +1,6 @@
-"""COCO-2017 in a fake tree of the official form: categories, several labels, captions, and what is refused."""
+"""COCO-2017 in a small tree of the official layout: categories, several labels, captions, invalid files."""
 
 import json
-from itertools import chain
 
 import pytest
 from PIL import Image
@@ -11,7 +10,7 @@ from bigain.data.class_names.coco import CATEGORIES
 from bigain.errors import InputError
 
 PERSON, CAT, DOG, STOP_SIGN, TOOTHBRUSH = 1, 17, 18, 13, 90
-# Id and category ids of every image, in no order.
+# Category ids of every image id, unordered.
 IMAGES = {397133: [STOP_SIGN, PERSON], 139: [CAT, CAT, CAT], 581781: [], 785: [TOOTHBRUSH, DOG, PERSON, DOG], 25: []}
 # In file order; some images have several.
 CAPTIONS = [(785, "first of 785"), (139, " a cat \n"), (785, "second of 785"), (25, "none"), (397133, "a sign")]
@@ -90,19 +89,11 @@ def test_class_space():
     assert len(space) == 80
 
 
-def test_labels_are_all_categories_of_an_image_once_also_those_of_crowds(tree):
+def test_labels_are_the_distinct_categories_of_an_image_with_those_of_crowds(tree):
     """Label is the category's position, not its id; crowd annotations (`iscrowd`: 1) count."""
-    assert {item.image_id: item.labels for item in prepared(tree).items} == {
-        "25": (),
-        "139": (15,),
-        "785": (0, 16, 79),
-        "397133": (0, 11),
-        "581781": (),
-    }
-
-
-def test_items_ascend_by_id(tree):
-    assert [item.image_id for item in prepared(tree).items] == ["25", "139", "785", "397133", "581781"]
+    assert any(entry["iscrowd"] for entry in instances()["annotations"])
+    labels = {"25": (), "139": (15,), "785": (0, 16, 79), "397133": (0, 11), "581781": ()}
+    assert [(item.image_id, item.labels) for item in prepared(tree).items] == list(labels.items())
 
 
 def test_the_loader_gives_each_image_its_own_labels(tree):
@@ -116,11 +107,8 @@ def test_the_loader_gives_each_image_its_own_labels(tree):
             assert labels == next(item.labels for item in data.items if item.image_id == image_id)
 
 
-def test_prompts_are_the_first_captions_in_file_order(tree):
+def test_prompts_are_the_first_captions_in_file_order(tree, tmp_path):
     assert prepared(tree).generation_prompts() == ["none", "a cat", "first of 785", "a sign", "empty street"]
-
-
-def test_prompts_of_a_subset(tree, tmp_path):
     path = tmp_path / "ids.txt"
     path.write_text("397133\n139\n", encoding="utf-8")
     assert prepared(tree, subset=str(path)).generation_prompts() == ["a cat", "a sign"]
@@ -144,103 +132,73 @@ def test_opening_decodes_nothing_and_needs_no_captions(tree):
     assert str(tree / "val2017" / "000000000139.jpg") in str(caught.value)
 
 
-def test_a_partial_tree_runs_with_a_warning(tree, caplog):
-    assert prepared(tree).official_images == 5000
-    assert "COCO-2017 has 5 images here of 5,000; a partial run" in caplog.text
-
-
-@pytest.mark.parametrize("settings", [{"limit": 2}, {"per_class": 1}], ids=str)
-def test_a_chosen_part_gives_no_warning(tree, caplog, settings):
-    """Categories have as many images as they have: nothing says how many `per_class` must give."""
-    assert prepared(tree, **settings).expected_images is None
+def test_a_partial_tree_runs_with_a_warning_unless_a_part_was_selected(tree, caplog):
+    """Categories differ in size: the number that `per_class` should give is unknown."""
+    assert prepared(tree, per_class=1).expected_images is None
     assert not caplog.records
+    assert prepared(tree).official_images == 5000
+    assert "COCO-2017 has only 5 of 5,000 images; a partial run" in caplog.text
 
 
-def test_more_images_than_listed_are_passed_over(tree):
+def test_unlisted_images_are_ignored(tree):
     (tree / "val2017" / "000000000001.jpg").write_bytes(b"")
     assert len(prepared(tree).items) == 5
 
 
-def test_a_missing_tree(tmp_path):
+def test_missing_annotations(tree, tmp_path):
     message = refusal(tmp_path / "none")
-    assert f"COCO-2017: {instances_file(tmp_path / 'none')} is missing" in message
-    assert f"{tmp_path / 'none' / 'annotations'} does not exist" in message
+    assert f"{instances_file(tmp_path / 'none')} is missing, {tmp_path / 'none/annotations'} does not exist" in message
     assert "expected <root>/val2017/*.jpg and <root>/annotations/{instances,captions}_val2017.json" in message
     assert "https://cocodataset.org/#download" in message
-
-
-def test_a_missing_annotation_file_says_what_is_there(tree):
-    instances_file(tree).rename(tree / "annotations" / "instances_train2017.json")
-    assert f"{tree / 'annotations'} holds captions_val2017.json, instances_train2017.json; expected" in refusal(tree)
-
-
-def test_a_missing_captions_file(tree):
-    captions_file(tree).unlink()
     data = prepared(tree)
+    captions_file(tree).unlink()
     with pytest.raises(InputError, match=r"captions_val2017.json is missing, .* holds instances_val2017.json"):
         data.generation_prompts()
 
 
-def test_listed_images_that_are_absent(tree):
+def test_missing_images(tree):
     for image in (139, 785):
         (tree / "val2017" / f"{image:012d}.jpg").unlink()
     message = refusal(tree)
-    assert f"{instances_file(tree)} names 2 of 5 images that are not in {tree / 'val2017'}" in message
+    assert f"{instances_file(tree)} lists 2 of 5 images that are not in {tree / 'val2017'}" in message
     assert "the first 000000000139.jpg" in message
-
-
-def test_a_missing_image_folder(tree):
     (tree / "val2017").rename(tree / "val")
-    assert "names 5 of 5 images that are not in" in refusal(tree)
+    assert "lists 5 of 5 images that are not in" in refusal(tree)
 
 
-def test_no_images_at_all(tmp_path):
-    assert "no image of COCO-2017 is left to evaluate" in refusal(plant(tmp_path, instances({})))
-
-
-def broken(change):
-    """The instances after a change in place."""
-    content = instances()
-    change(content)
-    return content
+NO_JSON = ["", '{"images": [', "[]", "3", "[" * 100_000, f'{{"images": [{{"id": {"9" * 5000}}}]}}']
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda c: c["annotations"][0].update(category_id=12), "the category 12, which COCO-2017 does not have"),
-        (lambda c: c["annotations"][0].update(category_id="1"), "the category 1, which"),
-        (lambda c: c["annotations"][0].update(image_id=7), "annotates image 7, which its list of images does not have"),
-        (lambda c: c["annotations"][0].pop("category_id"), "an annotation without image_id and category_id"),
-        (lambda c: c["annotations"].append("x"), "an annotation without image_id and category_id: x"),
-        (lambda c: c["categories"][15].update(name="kitten"), "the category 17, 'kitten'; COCO-2017 has 'cat' there"),
-        (lambda c: c["categories"].append({"id": 91, "name": "x"}), "91, 'x'; COCO-2017 has 'no such id' there"),
+        (lambda c: c["annotations"][0].update(category_id=12), "the category 12, unknown to COCO-2017"),
+        (lambda c: c["annotations"][0].update(category_id="1"), "the category '1', unknown"),
+        (lambda c: c["annotations"][0].update(image_id=7), "annotates image 7, which it does not list"),
+        (lambda c: c["annotations"].append("x"), "an entry of annotations without image_id and category_id: x"),
+        (lambda c: c["categories"][15].update(name="kitten"), "the category 17, 'kitten', unknown to COCO-2017"),
+        (lambda c: c["categories"][0].update(id={}), "has the category {}"),
         (lambda c: c["images"].append(c["images"][1]), "lists image 139 twice"),
-        (lambda c: c["images"][0].update(id="139"), "lists image '139' twice, or not by a number"),
-        (lambda c: c["images"][0].pop("file_name"), "without id and file_name"),
-        (lambda c: c.pop("annotations"), "has no list of annotations"),
+        (lambda c: c["images"][0].update(id="139"), "lists image '139' twice, or its id is not an integer"),
+        (lambda c: c["images"][0].pop("file_name"), "an entry of images without id and file_name"),
         (lambda c: c.pop("categories"), "has no list of categories"),
         (lambda c: c.update(images={}), "has no list of images"),
+        (lambda c: [c.update({key: []}) for key in c], "COCO-2017 has no image to evaluate"),
     ],
 )
-def test_instances_that_are_refused(tree, change, words):
-    write(instances_file(tree), broken(change))
-    message = refusal(tree)
-    assert words in message
-    assert str(instances_file(tree)) in message
+def test_invalid_instances(tree, change, words):
+    content = instances()
+    change(content)
+    write(instances_file(tree), content)
+    assert words in refusal(tree)
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"images": [', "[]", "3", "<html>404</html>"])
+@pytest.mark.parametrize("text", NO_JSON, ids=range(len(NO_JSON)))
 def test_files_that_are_not_the_json(tree, text):
     write(instances_file(tree), text)
     message = refusal(tree)
     assert "is not valid JSON" in message or "has no list of images" in message
     assert str(instances_file(tree)) in message
-
-
-def test_bytes_that_are_not_text(tree):
-    instances_file(tree).write_bytes(b"\xff\xfe{}")
-    assert "is not valid JSON" in refusal(tree)
 
 
 @pytest.mark.parametrize(
@@ -249,13 +207,13 @@ def test_bytes_that_are_not_text(tree):
         ({"annotations": []}, "has no caption for 5 of 5 images, the first 25"),
         (captions([pair for pair in CAPTIONS if pair[0] != 785]), "has no caption for 1 of 5 images, the first 785"),
         (captions([(139, "  "), *CAPTIONS]), "has no caption for 1 of 5 images, the first 139"),
-        ({"annotations": [{"image_id": 139}]}, "an annotation without image_id and caption"),
+        ({"annotations": [{"image_id": 139}]}, "an entry of annotations without image_id and caption"),
         ({}, "has no list of annotations"),
         ("{", "is not valid JSON"),
     ],
 )
-def test_captions_that_are_refused(tree, content, words):
-    """Whether an empty first caption is one: it would generate something else than was asked for."""
+def test_invalid_captions(tree, content, words):
+    """An empty first caption is invalid: the image would be generated from an empty prompt."""
     write(captions_file(tree), content)
     data = prepared(tree)
     with pytest.raises(InputError) as caught:
@@ -264,16 +222,10 @@ def test_captions_that_are_refused(tree, content, words):
     assert str(captions_file(tree)) in str(caught.value)
 
 
-def test_a_prompt_without_a_place_for_the_name():
-    with pytest.raises(InputError, match="prompt needs a"):
-        Coco2017(prompt="a photo")
-
-
-def test_the_sample_is_what_the_tests_say():
-    assert any(entry["iscrowd"] for entry in instances()["annotations"])
-    assert not set(chain(*IMAGES.values())) - set(CATEGORIES)
-
-
-@pytest.mark.parametrize("line", ["7", "000000000007.jpg", "val2017/000000000007.jpg"])
-def test_an_id_file_may_hold_file_names(line):
-    assert Coco2017().id_of(line) == "7"
+@pytest.mark.parametrize(
+    ("line", "image_id"),
+    [("7", "7"), ("000000000007.jpg", "7"), ("val2017/000000000007.jpg", "7"), ("9" * 5000, "9" * 5000)],
+    ids=["id", "name", "path", "digits"],
+)
+def test_an_id_file_may_hold_file_names(line, image_id):
+    assert Coco2017().id_of(line) == image_id

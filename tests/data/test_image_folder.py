@@ -1,4 +1,4 @@
-"""Your own images: labels in the order of the folders or of the names file, and what is refused."""
+"""Your own images: labels in the order of the folders or of the names file, and invalid folders."""
 
 import random
 
@@ -51,14 +51,8 @@ def test_classes_are_the_folders_in_order(tree):
     assert list(data.class_space.names) == ["Bald Eagle", "ant", "zebra"]
     assert data.class_space.prompts[0] == "a photo of a Bald Eagle."
     assert data.class_space.indices is None
-    assert labels(data) == {
-        "Bald_Eagle/1.png": (0,),
-        "Bald_Eagle/2.JPG": (0,),
-        "ant/1.png": (1,),
-        "ant/2.JPG": (1,),
-        "zebra/1.png": (2,),
-        "zebra/2.JPG": (2,),
-    }
+    folders = ["Bald_Eagle", "ant", "zebra"]
+    assert labels(data) == {f"{folders[i // 2]}/{('1.png', '2.JPG')[i % 2]}": (i // 2,) for i in range(6)}
 
 
 def test_the_names_file_orders_and_names(tree, names):
@@ -83,22 +77,15 @@ def test_the_same_name_in_two_folders_is_two_images(tree):
             assert image.permute(1, 2, 0).numpy().tobytes() == stored.tobytes()
 
 
-def test_hidden_folders_and_other_files_are_passed_over(tree):
-    (tree / ".thumbnails").mkdir()
-    (tree / ".thumbnails" / "1.png").write_bytes(b"")
-    (tree / "ant" / "notes.txt").write_bytes(b"")
-    (tree / "ant" / "._1.png").write_bytes(b"")
-    (tree / "1.png").write_bytes(b"")
-    assert len(prepared(tree).items) == 6
-
-
-def test_an_empty_class_stays_a_class(tree):
+def test_hidden_folders_and_other_files_are_ignored_and_an_empty_class_is_kept(tree, caplog):
     (tree / "bee").mkdir()
-    assert list(prepared(tree).class_space.names) == ["Bald Eagle", "ant", "bee", "zebra"]
-
-
-def test_no_count_is_expected(tree, caplog):
-    assert prepared(tree).expected_images is None
+    (tree / ".thumbnails").mkdir()
+    for name in (".thumbnails/1.png", "ant/notes.txt", "ant/._1.png", "1.png"):
+        (tree / name).write_bytes(b"")
+    data = prepared(tree)
+    assert len(data.items) == 6
+    assert list(data.class_space.names) == ["Bald Eagle", "ant", "bee", "zebra"]
+    assert data.expected_images is None
     assert not caplog.records
 
 
@@ -109,39 +96,39 @@ def test_subset_and_prompts(tree, tmp_path):
     assert data.generation_prompts() == ["a photo of a ant.", "a photo of a zebra."]
 
 
-def test_a_missing_root(tmp_path):
-    assert f"{tmp_path / 'none'} does not exist; expected <root>/<class>/<image>" in refusal(tmp_path / "none")
-
-
-def test_an_empty_root(tmp_path):
-    assert f"no class folder, {tmp_path} is empty; expected <root>/<class>/<image>" in refusal(tmp_path)
-
-
-def test_images_without_a_class_folder(tmp_path):
-    (tmp_path / "1.png").write_bytes(b"")
-    assert f"no class folder, {tmp_path} holds 1.png; expected" in refusal(tmp_path)
-
-
-def test_folders_without_images(tmp_path):
-    for name in ("ant", "bee"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "ant" / "1.txt").write_bytes(b"")
-    assert f"no image in any of the 2 folders of {tmp_path}; expected" in refusal(tmp_path)
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (None, "no class folder, {root} does not exist; expected <root>/<class>/<image>"),
+        ([], "no class folder, {root} is empty; expected"),
+        (["1.png"], "no class folder, {root} holds 1.png; expected"),
+        (["ant/1.txt", "bee/2.txt"], "no image in any of the 2 folders of {root}; expected"),
+        (["n01440764/1.png"], "the folders of {root} are WordNet ids"),
+    ],
+)
+def test_folders_without_classes_or_images(tmp_path, files, words):
+    root = tmp_path / "root"
+    for name in files or []:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    if files is not None:
+        root.mkdir(exist_ok=True)
+    assert words.format(root=root) in refusal(root)
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("zebra\tz\nant\ta\n", "lacks 'Bald_Eagle' (1 such)"),
-        ("zebra\tz\nant\ta\nBald_Eagle\te\nbee\tb\ncow\tc\n", "names 'bee' (2 such)"),
-        ("zebra\tz\nant a\n", "line 2: 'ant a' is no new class"),
-        ("zebra\tz\nzebra\ty\n", "line 2: 'zebra\\ty' is no new class"),
+        ("zebra\tz\nant\ta\n", "differ in 1 classes, such as 'Bald_Eagle'"),
+        ("zebra\tz\nant\ta\nBald_Eagle\te\nbee\tb\ncow\tc\n", "differ in 2 classes, such as 'bee'"),
+        ("zebra\tz\nant a\n", "line 2: 'ant a' is not a new class"),
+        ("zebra\tz\nzebra\ty\n", "line 2: 'zebra\\ty' is not a new class"),
         ("zebra\t \n", "line 1"),
         ("\tz\n", "line 1"),
-        ("\n\n", "names no class"),
+        ("\n\n", "differ in 3 classes"),
     ],
 )
-def test_names_files_that_are_refused(tree, names, text, words):
+def test_invalid_names_files(tree, names, text, words):
     path = names(text)
     message = refusal(tree, class_names=path)
     assert words in message
@@ -150,8 +137,8 @@ def test_names_files_that_are_refused(tree, names, text, words):
 
 def test_a_missing_names_file(tree, tmp_path):
     path = tmp_path / "none.txt"
-    assert f"class_names file {path} does not exist" in refusal(tree, class_names=str(path))
+    assert f"cannot read {path}: No such file or directory; expected" in refusal(tree, class_names=str(path))
 
 
 def test_a_prompt_without_a_place_for_the_name(tree):
-    assert "prompt needs a {} where the class name goes" in refusal(tree, prompt="a photo")
+    assert "prompt needs a {} where the class name goes" in refusal(tree, prompt="a photo of a {name}")

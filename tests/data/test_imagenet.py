@@ -1,4 +1,4 @@
-"""ImageNet in every layout: the same ids, labels and pixels; class order; and what is refused."""
+"""ImageNet in every layout: the same ids, labels and pixels; class order; missing and invalid files."""
 
 import csv
 import functools
@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import random
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +20,7 @@ from bigain.data import ImageNet1K, ImageNet100
 from bigain.data.class_names.imagenet import names, wnids
 from bigain.errors import InputError
 
-# Class of the images 1, 2, ...; those of one class are neither neighbours nor in class order.
+# Classes of the images 1, 2, ...; images of a class are neither neighbours nor in class order.
 LABELS = [657, 0, 999, 281, 0, 281, 657, 999, 0, 744, 281, 0]
 STEMS = [f"ILSVRC2012_val_{number:08d}" for number in range(1, len(LABELS) + 1)]
 TRUTH = dict(zip(STEMS, LABELS, strict=True))
@@ -50,51 +49,32 @@ def flat(folder, contents):
         put(folder / f"{stem}.JPEG", content)
 
 
-def class_folders(root, contents, folder="val"):
-    for stem, content in contents.items():
-        put(root / folder / wnids()[TRUTH[stem]] / f"{stem}.JPEG", content)
-
-
-def class_folders_at_the_root(root, contents):
-    class_folders(root, contents, ".")
-
-
-def names_with_their_class(root, contents):
-    """As Hugging Face packs the archive of the validation images."""
+def class_folders(root, contents, folder="val", name="{stem}.JPEG"):
     for stem, content in contents.items():
         wnid = wnids()[TRUTH[stem]]
-        put(root / "val" / wnid / f"{stem}_{wnid}.JPEG", content)
-
-
-def kaggle_rows():
-    """Kaggle's rows in no order; of some images there are several boxes."""
-    rows = []
-    for stem in sorted(STEMS, key=lambda stem: stem[::-1]):
-        wnid = wnids()[TRUTH[stem]]
-        boxes = [f"{wnid} 85 1 499 272", f"{wnid} 0 7 25 {TRUTH[stem]} "][: 1 + TRUTH[stem] % 2]
-        rows.append((stem, " ".join(boxes)))
-    return rows
+        put(root / folder / wnid / name.format(stem=stem, wnid=wnid), content)
 
 
 def kaggle(root, contents, folder="ILSVRC/Data/CLS-LOC/val"):
+    """Rows are unordered; some images have several boxes."""
     flat(root / folder, contents)
+    rows = [("ImageId", "PredictionString")]
+    for stem in sorted(STEMS, key=lambda stem: stem[::-1]):
+        wnid = wnids()[TRUTH[stem]]
+        rows.append((stem, " ".join([f"{wnid} 85 1 499 272", f"{wnid} 0 7 25 4 "][: 1 + TRUTH[stem] % 2])))
     with (root / "LOC_val_solution.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("ImageId", "PredictionString"), *kaggle_rows()])
-
-
-def kaggle_list_beside_val(root, contents):
-    kaggle(root, contents, "val")
+        csv.writer(file).writerows(rows)
 
 
 def devkit_ids():
-    """Devkit id of every class index, in an order that is not that of the wnids."""
+    """Devkit id of every class index, in a different order than the wnids."""
     shuffled = random.Random(7).sample(range(1000), 1000)
     return {index: number for number, index in enumerate(shuffled, 1)}
 
 
 @functools.cache
 def meta():
-    """The devkit's `meta.mat`: a struct array of 1,000 leaves, then of the inner nodes of the hierarchy."""
+    """The devkit's `meta.mat`: a struct array of 1,000 leaves and then the inner nodes of the hierarchy."""
     leaves = [(number, wnids()[index]) for index, number in sorted(devkit_ids().items(), key=lambda pair: pair[1])]
     inner = [(number, f"n{number:08d}") for number in range(1001, 1861)]
     fields = ["ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children", "wordnet_height"]
@@ -115,63 +95,45 @@ def devkit(root, contents, folder="ILSVRC2012_devkit_t12/data"):
     put(root / folder / "meta.mat", meta())
 
 
-def devkit_list_beside_val(root, contents):
-    devkit(root, contents, ".")
+def listed(line, prefix=""):
+    """A flat `val/` with a `val.txt` of such lines."""
 
+    def layout(root, contents):
+        flat(root / "val", contents)
+        lines = (line.format(stem=stem, label=label, wnid=wnids()[label]) for stem, label in TRUTH.items())
+        put(root / "val.txt", prefix + "".join(lines))
 
-def caffe(root, contents):
-    flat(root / "val", contents)
-    put(root / "val.txt", "".join(f"{stem}.JPEG {label}\n" for stem, label in reversed(TRUTH.items())))
-
-
-def wnid_of_each_file(root, contents):
-    flat(root / "val", contents)
-    put(root / "val.txt", "".join(f"val/{stem}.JPEG {wnids()[label]}\r\n" for stem, label in TRUTH.items()))
-
-
-def one_wnid_per_line(root, contents):
-    flat(root / "val", contents)
-    put(root / "val.txt", "\ufeff" + "".join(f"{wnids()[label]}\n" for label in LABELS))
-
-
-def write_parquet(path, images, labels, label_names=None, group=2, label_type=None):
-    """A file as Hugging Face's `datasets` writes it."""
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    table = pa.table({"image": pa.array(images, kind), "label": pa.array(labels, label_type or pa.int64())})
-    label = {"names": list(label_names or names()), "_type": "ClassLabel"}
-    description = {"info": {"features": {"image": {"_type": "Image"}, "label": label}}}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(description)}), path, row_group_size=group)
+    return layout
 
 
 def parquet(root, contents, folder="data"):
-    # Two shards and several row groups of each; images are in no order.
+    """As Hugging Face's `datasets` writes it: two shards, several row groups, unordered images."""
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    features = {"image": {"_type": "Image"}, "label": {"names": list(names()), "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     order = sorted(STEMS, key=lambda stem: stem[::-1])
-    for i, shard in enumerate(PARQUET_SHARDS):
-        stems = [order[position] for position in shard]
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    for i, stems in enumerate((order[:5], order[5:])):
         images = [{"bytes": contents[stem], "path": f"{stem}_{wnids()[TRUTH[stem]]}.JPEG"} for stem in stems]
-        path = root / folder / f"validation-{i:05d}-of-{len(PARQUET_SHARDS):05d}.parquet"
-        write_parquet(path, images, [TRUTH[stem] for stem in stems])
+        table = pa.table({"image": pa.array(images, kind), "label": [TRUTH[stem] for stem in stems]}, metadata=metadata)
+        pq.write_table(table, root / folder / f"validation-{i:05d}-of-00002.parquet", row_group_size=2)
 
 
-def parquet_at_the_root(root, contents):
-    parquet(root, contents, ".")
-
-
-LAYOUTS = [
-    class_folders,
-    class_folders_at_the_root,
-    names_with_their_class,
-    kaggle,
-    kaggle_list_beside_val,
-    devkit,
-    devkit_list_beside_val,
-    caffe,
-    wnid_of_each_file,
-    one_wnid_per_line,
-    parquet,
-    parquet_at_the_root,
-]
+LAYOUTS = {
+    "class folders": class_folders,
+    "class folders at the root": functools.partial(class_folders, folder="."),
+    # As in Hugging Face's archive of the validation images.
+    "file names with their class": functools.partial(class_folders, name="{stem}_{wnid}.JPEG"),
+    "Kaggle": kaggle,
+    "Kaggle's list beside val": functools.partial(kaggle, folder="val"),
+    "devkit": devkit,
+    "devkit's list beside val": functools.partial(devkit, folder="."),
+    "index of each file": listed("{stem}.JPEG {label}\n"),
+    "wnid of each file": listed("val/{stem}.JPEG {wnid}\r\n"),
+    "one wnid per line": listed("{wnid}\n", "\ufeff"),
+    "parquet": parquet,
+    "parquet at the root": functools.partial(parquet, folder="."),
+}
 
 
 def prepared(root, kind=ImageNet1K, **settings):
@@ -182,13 +144,6 @@ def prepared(root, kind=ImageNet1K, **settings):
 
 def ids(data):
     return {item.image_id for item in data.items}
-
-
-@pytest.fixture(scope="module", params=LAYOUTS, ids=lambda layout: layout.__name__)
-def every_layout(request, tmp_path_factory, contents):
-    root = tmp_path_factory.mktemp("layout")
-    request.param(root, contents)
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -204,8 +159,10 @@ def pixels(tree):
     return {item.image_id: data.read_image(item) for item in data.items}
 
 
-def test_every_layout_gives_the_same_ids_labels_and_pixels(every_layout, pixels):
-    data = prepared(every_layout, batch_size=5)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_same_ids_labels_pixels_and_selections(layout, tmp_path, contents, tree, pixels):
+    LAYOUTS[layout](tmp_path, contents)
+    data = prepared(tmp_path, batch_size=5)
     assert {item.image_id: item.labels for item in data.items} == {stem: (label,) for stem, label in TRUTH.items()}
     seen = {}
     for batch in data.predict_dataloader():
@@ -214,6 +171,8 @@ def test_every_layout_gives_the_same_ids_labels_and_pixels(every_layout, pixels)
     for stem, (image, labels) in seen.items():
         assert torch.equal(image, pixels[stem])
         assert labels == (TRUTH[stem],)
+    assert ids(prepared(tmp_path, per_class=2)) == chosen_by_the_rule(2, 0)
+    assert ids(prepared(tmp_path, limit=7, seed=3)) == ids(prepared(tree, limit=7, seed=3))
 
 
 def test_the_images_differ(pixels):
@@ -231,22 +190,9 @@ def chosen_by_the_rule(count, seed):
     return kept
 
 
-def test_per_class_is_the_rule_in_every_layout(every_layout):
-    assert ids(prepared(every_layout, per_class=2)) == chosen_by_the_rule(2, 0)
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("count", [1, 2, 3, 50])
+@pytest.mark.parametrize(("count", "seed"), [(1, 0), (2, 1), (3, 2), (50, 0)])
 def test_per_class(tree, count, seed):
     assert ids(prepared(tree, per_class=count, seed=seed)) == chosen_by_the_rule(count, seed)
-
-
-def test_per_class_depends_on_the_seed(tree):
-    assert len({frozenset(ids(prepared(tree, per_class=2, seed=seed))) for seed in range(6)}) > 1
-
-
-def test_limit_is_the_same_in_every_layout(every_layout, tree):
-    assert ids(prepared(every_layout, limit=7, seed=3)) == ids(prepared(tree, limit=7, seed=3))
 
 
 @pytest.mark.parametrize(
@@ -274,23 +220,10 @@ def test_a_subset_with_an_absent_image(tree, tmp_path):
         prepared(tree, subset=str(path))
 
 
-def test_opening_reads_no_image(tmp_path, contents, monkeypatch):
-    for layout in (class_folders, kaggle, devkit, caffe, parquet):
-        layout(tmp_path / layout.__name__, contents)
-
-    def never(*args, **kwargs):
-        raise AssertionError("an image was opened")
-
-    monkeypatch.setattr(Image, "open", never)
-    monkeypatch.setattr(Path, "read_bytes", never)
-    for layout in (class_folders, kaggle, devkit, caffe, parquet):
-        assert len(prepared(tmp_path / layout.__name__).items) == len(STEMS)
-
-
-@pytest.mark.parametrize("layout", [class_folders, kaggle, parquet], ids=lambda layout: layout.__name__)
-def test_opening_a_tree_of_garbage(tmp_path, layout):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_opening_reads_no_image(layout, tmp_path):
     """Labels are known without decoding; only reading an image fails."""
-    layout(tmp_path, dict.fromkeys(STEMS, b"garbage"))
+    LAYOUTS[layout](tmp_path, dict.fromkeys(STEMS, b"garbage"))
     data = prepared(tmp_path)
     assert {item.image_id: item.labels[0] for item in data.items} == TRUTH
     with pytest.raises(InputError, match=f"{data.items[0].image_id}.*cannot be decoded"):
@@ -410,19 +343,15 @@ def test_expected_images(kind, settings, expected):
 
 
 @pytest.mark.parametrize(
-    ("settings", "counts"), [({}, "12 images here of 50,000"), ({"per_class": 1}, "5 images here of 1,000")]
+    ("settings", "counts"), [({}, "12 of 50,000"), ({"per_class": 1}, "5 of 1,000"), ({"limit": 2}, None)]
 )
-def test_a_partial_tree_runs_with_a_warning(tree, caplog, settings, counts):
+def test_a_partial_tree_runs_with_a_warning_unless_a_part_was_selected(tree, caplog, settings, counts):
     prepared(tree, **settings)
-    assert f"ImageNet-1K has {counts}; a partial run" in caplog.text
+    warnings = [f"warning: ImageNet-1K has only {counts} images; a partial run"] if counts else []
+    assert [record.getMessage() for record in caplog.records] == warnings
 
 
-def test_a_chosen_part_gives_no_warning(tree, caplog):
-    prepared(tree, limit=2)
-    assert not caplog.records
-
-
-# What is refused
+# Missing and invalid files
 
 
 def refusal(root, kind=ImageNet1K, **settings):
@@ -431,10 +360,9 @@ def refusal(root, kind=ImageNet1K, **settings):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("prompt", ["", "a photo", "a photo of a {name}."])
-def test_a_prompt_without_a_place_for_the_name(prompt):
+def test_a_prompt_without_a_place_for_the_name():
     with pytest.raises(InputError, match=r"prompt needs a \{\} where the class name goes"):
-        ImageNet1K(prompt=prompt)
+        ImageNet1K(prompt="a photo of a {name}.")
 
 
 def test_a_missing_root(tmp_path):
@@ -445,49 +373,32 @@ def test_a_missing_root(tmp_path):
     assert "https://image-net.org/download-images" in message
 
 
-def test_an_empty_root(tmp_path):
-    assert f"{tmp_path} is empty; expected val/<wnid>" in refusal(tmp_path)
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ([], "no images found, {root} is empty; expected val/<wnid>"),
+        (["val/readme"], "no images found, {root}/val holds readme; expected"),
+        (["val/tench/1.JPEG", "val/n0144/1.JPEG"], "{root}/val holds n0144, tench; expected"),
+        ([f"part{i}.tar" for i in range(9)], "{root} holds part0.tar, part1.tar, part2.tar, part3.tar, part4.tar, "),
+        ([f"val/{wnids()[0]}/readme"], "{root} has 0 images, none of the 1000 classes; expected"),
+        ([f"val/{wnids()[0]}/1.JPEG", "val/n00001740/1.JPEG"], "have the same image id '1'; rename or remove one"),
+        ([f"val/{wnids()[0]}/1.JPEG", "val/n00001740/2.JPEG"], "{root}/val/n00001740 is not a class of ImageNet-1K"),
+        ([f"val/{wnids()[0]}/1.JPEG", "val/other/2.JPEG"], "{root}/val/other is not a class of ImageNet-1K (1 such"),
+        ([f"val/{wnids()[7]}/{i}.JPEG" for i in range(51)], f"has 51 images of class {wnids()[7]}, but the validation"),
+        (["val/1.JPEG"], "{root} has images but no list of their classes: LOC_val_solution.csv, ILSVRC2012_validation"),
+    ],
+)
+def test_folders_that_are_not_the_validation_set(tmp_path, files, words):
+    for name in files:
+        put(tmp_path / name, b"")
+    assert words.format(root=tmp_path) in refusal(tmp_path)
 
 
-def test_an_empty_val(tmp_path):
-    (tmp_path / "val").mkdir()
-    assert f"no images found, {tmp_path / 'val'} is empty; expected" in refusal(tmp_path)
-
-
-def test_folders_that_are_no_wnids(tmp_path, contents):
-    for name in ("tench", "goldfish", "n0144"):
-        put(tmp_path / "val" / name / "1.JPEG", contents[STEMS[0]])
-    assert f"{tmp_path / 'val'} holds goldfish, n0144, tench; expected" in refusal(tmp_path)
-
-
-def test_other_files_at_the_root(tmp_path):
-    for i in range(9):
-        put(tmp_path / f"part{i}.tar", b"")
-    assert f"{tmp_path} holds part0.tar, part1.tar, part2.tar, part3.tar, part4.tar, part5.tar and 3 more" in refusal(
-        tmp_path
-    )
-
-
-def test_empty_class_folders(tmp_path):
-    for wnid in wnids()[:5]:
-        (tmp_path / "val" / wnid).mkdir(parents=True)
-    message = refusal(tmp_path)
-    assert f"ImageNet-1K: {tmp_path} has 0 images, none of the 1000 classes; expected" in message
-
-
-def test_no_image_of_the_hundred_classes(tmp_path, contents):
+def test_no_image_of_the_hundred_classes(tmp_path):
     outside = [index for index in range(1000) if index not in ImageNet100().class_space.indices]
-    put(tmp_path / "val" / wnids()[outside[0]] / f"{STEMS[0]}.JPEG", contents[STEMS[0]])
+    put(tmp_path / "val" / wnids()[outside[0]] / f"{STEMS[0]}.JPEG", b"")
     message = refusal(tmp_path, ImageNet100)
     assert f"ImageNet-100: {tmp_path} has 1 images, none of the 100 classes" in message
-
-
-@pytest.mark.parametrize("name", ["n99999999", "n00001740", "other"])
-def test_a_class_folder_that_imagenet_does_not_have(tmp_path, contents, name):
-    class_folders(tmp_path, contents)
-    put(tmp_path / "val" / name / "1.JPEG", contents[STEMS[0]])
-    message = refusal(tmp_path)
-    assert f"{tmp_path / 'val' / name} is not a class of ImageNet-1K (1 such folders)" in message
 
 
 @pytest.mark.parametrize("name", [f"{STEMS[1]}.JPEG", f"{STEMS[1]}.png", f"{STEMS[1]}_{wnids()[5]}.JPEG"])
@@ -506,49 +417,42 @@ def test_one_id_twice_in_a_flat_folder(tmp_path, contents):
     assert f"{STEMS[0]}.JPEG have the same image id '{STEMS[0]}'" in refusal(tmp_path)
 
 
-def test_hidden_and_other_files_are_passed_over(tmp_path, contents):
+def test_hidden_and_other_files_are_ignored(tmp_path, contents):
     class_folders(tmp_path, contents)
     for name in (f"._{STEMS[1]}.JPEG", ".DS_Store", "index.html"):
         put(tmp_path / "val" / wnids()[0] / name, b"")
     assert ids(prepared(tmp_path)) == set(STEMS)
 
 
-def test_a_picture_beside_parquet_files_is_no_dataset(tmp_path, contents):
+def test_an_image_beside_parquet_files_is_ignored(tmp_path, contents):
     parquet(tmp_path, contents)
     put(tmp_path / "logo.png", b"")
     assert ids(prepared(tmp_path)) == set(STEMS)
 
 
-def test_a_flat_folder_without_a_list(tmp_path, contents):
-    flat(tmp_path / "val", contents)
-    message = refusal(tmp_path)
-    assert f"{tmp_path} has images but no classes" in message
-    assert "LOC_val_solution.csv, ILSVRC2012_validation_ground_truth.txt" in message
-    assert "data.ground_truth" in message
-
-
-def test_a_list_that_is_somewhere_else(tmp_path, contents):
+def test_a_list_elsewhere(tmp_path, contents):
     flat(tmp_path / "tree" / "val", contents)
     put(tmp_path / "labels.txt", "".join(f"{stem} {label}\n" for stem, label in TRUTH.items()))
     assert ids(prepared(tmp_path / "tree", ground_truth=str(tmp_path / "labels.txt"))) == set(STEMS)
     message = refusal(tmp_path / "tree", ground_truth=str(tmp_path / "other.txt"))
-    assert f"ground-truth list {tmp_path / 'other.txt'} does not exist; expected LOC_val_solution.csv" in message
+    assert f"{tmp_path / 'other.txt'} does not exist; put a list there or set data.ground_truth" in message
 
 
-def test_a_list_that_names_absent_images(tmp_path, contents):
-    caffe(tmp_path, contents)
+def test_a_list_with_missing_images(tmp_path, contents):
+    listed("{stem}.JPEG {label}\n")(tmp_path, contents)
     for stem in (STEMS[3], STEMS[8]):
         (tmp_path / "val" / f"{stem}.JPEG").unlink()
     message = refusal(tmp_path)
-    assert f"{tmp_path / 'val.txt'} names 2 of 12 images that are not in {tmp_path / 'val'}" in message
-    assert STEMS[3] in message or STEMS[8] in message
+    assert (
+        f"{tmp_path / 'val.txt'} lists 2 of 12 images that are not in {tmp_path / 'val'}, such as {STEMS[3]}" in message
+    )
 
 
 def test_a_shorter_list_runs_with_both_counts(tmp_path, contents, caplog):
     flat(tmp_path / "val", contents)
     put(tmp_path / "val.txt", f"{STEMS[4]}.JPEG 3\n{STEMS[2]}.JPEG 7\n")
     assert {item.image_id: item.labels[0] for item in prepared(tmp_path).items} == {STEMS[4]: 3, STEMS[2]: 7}
-    assert "2 images here of 50,000" in caplog.text
+    assert "only 2 of 50,000 images" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -556,19 +460,16 @@ def test_a_shorter_list_runs_with_both_counts(tmp_path, contents, caplog):
     [
         ("", "is empty; expected LOC_val_solution.csv"),
         (f"{STEMS[0]} 1000", f"gives {STEMS[0]} the class '1000', which ImageNet-1K does not have"),
-        (f"{STEMS[0]} -1", "the class '-1'"),
         (f"{STEMS[0]} n00001740", "the class 'n00001740'"),
         (f"{STEMS[0]} tench", "the class 'tench'"),
         (f"{STEMS[0]}.JPEG", "the class"),
         (f"{STEMS[0]} 1\n{STEMS[0]}.JPEG 1", f"names {STEMS[0]} twice"),
         (f"ImageId,PredictionString\n{STEMS[0]},", "the class ''"),
-        (f'ImageId,PredictionString\n{STEMS[0]}," "', "the class ''"),
-        (f"ImageId,PredictionString\n{STEMS[0]}", "the class ''"),
         (f"ImageId,PredictionString\n{STEMS[0]},n00001740 1 2 3 4", "the class 'n00001740'"),
         (b"\xff\xfe\x00", "is not UTF-8 text"),
     ],
 )
-def test_lists_that_are_refused(tmp_path, contents, text, words):
+def test_invalid_lists(tmp_path, contents, text, words):
     flat(tmp_path / "val", contents)
     put(tmp_path / "val.txt", text)
     message = refusal(tmp_path)
@@ -580,40 +481,36 @@ def test_a_devkit_list_without_its_table(tmp_path, contents):
     devkit(tmp_path, contents, ".")
     (tmp_path / "meta.mat").unlink()
     message = refusal(tmp_path)
-    assert "in an order that only meta.mat tells" in message
-    assert str(tmp_path / "meta.mat") in message
+    assert "numbers classes in the order of the devkit's data/meta.mat" in message
+    assert f"copy that file to {tmp_path / 'meta.mat'}" in message
 
 
-@pytest.mark.parametrize("number", [0, 1001, 1860, 5000])
-def test_a_devkit_number_that_is_no_class(tmp_path, contents, number):
-    """Not even where it would be an index: 0 is not tench."""
+@pytest.mark.parametrize("number", ["0", "1001", "1860", "9" * 18, "9" * 5000], ids=lambda number: number[:20])
+def test_a_devkit_number_without_a_class(tmp_path, contents, number):
+    """Not even if it is an index: 0 is not tench."""
     devkit(tmp_path, contents, ".")
     put(tmp_path / "ILSVRC2012_validation_ground_truth.txt", f"1\n{number}\n")
     message = refusal(tmp_path)
-    assert f"gives {STEMS[1]} the class" in message
-    assert str(number) in message
+    assert "the class" in message
+    assert number in message
 
 
-def tables_of_something_else():
-    return {
-        "no synsets": {"other": np.arange(3)},
-        "numbers": {"synsets": np.arange(3)},
-        "one entry": {"synsets": {"ILSVRC2012_ID": 1, "WNID": "n01440764"}},
-        "no WNID": {"synsets": np.array([(1,), (2,)], dtype=[("ILSVRC2012_ID", object)])},
-    }
-
-
-@pytest.mark.parametrize("kind", tables_of_something_else())
-def test_a_table_that_is_not_the_devkits(tmp_path, contents, kind):
-    devkit(tmp_path, contents, ".")
-    savemat(tmp_path / "meta.mat", tables_of_something_else()[kind])
-    assert f"{tmp_path / 'meta.mat'} is not the devkit's table of classes" in refusal(tmp_path)
-
-
-@pytest.mark.parametrize("part", [0, 0.01, 0.3, 0.9])
-def test_a_truncated_table(tmp_path, contents, part):
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"other": np.arange(3)},
+        {"synsets": np.arange(3)},
+        {"synsets": {"ILSVRC2012_ID": 1, "WNID": "n01440764"}},
+        {"synsets": np.array([(1,), (2,)], dtype=[("ILSVRC2012_ID", object)])},
+        *(0.01, 0.3, 0.9),
+    ],
+    ids=["no synsets", "numbers", "one entry", "no WNID", "1 %", "30 %", "90 %"],
+)
+def test_an_invalid_or_truncated_table(tmp_path, contents, content):
     devkit(tmp_path, contents, ".")
     path = tmp_path / "meta.mat"
-    content = path.read_bytes()
-    path.write_bytes(content[: int(part * len(content))])
+    if isinstance(content, dict):
+        savemat(path, content)
+    else:
+        path.write_bytes(meta()[: int(content * len(meta()))])
     assert f"{path} is not the devkit's table of classes" in refusal(tmp_path)

@@ -1,4 +1,4 @@
-"""Encodings of generated images, and file names that no id can lead astray."""
+"""Encodings of generated images, and file names from image ids, which never leave the folder."""
 
 import io
 from itertools import combinations
@@ -37,15 +37,12 @@ def test_png_is_lossless(noise):
 
 
 def test_jpeg_has_quality_100(noise):
+    assert encode_images(noise, "none") == []
     files = encode_images(noise, "jpeg100_truncate")
     image = Image.open(io.BytesIO(files[1]))
     assert image.format == "JPEG"
     assert all(set(table) == {1} for table in image.quantization.values())
     assert decode_files(files).shape == noise.shape
-
-
-def test_none_encodes_nothing(noise):
-    assert encode_images(noise, "none") == []
 
 
 @pytest.mark.parametrize("image_id", IDS, ids=ascii)
@@ -62,15 +59,15 @@ def test_a_path_stays_in_its_folder_and_can_be_written(tmp_path, image_id):
 
 
 @pytest.mark.parametrize("image_format", ["png", "jpeg100_truncate"])
-def test_paths_of_distinct_ids_do_not_meet(image_format):
+def test_distinct_ids_have_distinct_paths(image_format):
     paths = {image_id: sample_path(Path("samples"), image_id, image_format) for image_id in IDS}
-    for one, other in combinations(IDS, 2):
-        assert paths[one] != paths[other], (one, other)
-        assert paths[one] not in paths[other].parents, (one, other)
-        assert paths[other] not in paths[one].parents, (one, other)
+    for first, second in combinations(IDS, 2):
+        assert paths[first] != paths[second], (first, second)
+        assert paths[first] not in paths[second].parents, (first, second)
+        assert paths[second] not in paths[first].parents, (first, second)
 
 
-def test_plain_ids_read_as_they_are():
+def test_plain_ids_are_unchanged():
     for image_id in ("test/000001", "images/Abyssinian_7.jpg", "000000397133", "a b/c-d_e~f"):
         assert sample_path(Path("s"), image_id, "png") == Path("s") / f"{image_id}.png"
 

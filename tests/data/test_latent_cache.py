@@ -1,11 +1,10 @@
-"""Encoded images on disk: found again by content, size and encoder alone, and read instead of the image."""
+"""Encoded images on disk: found by content, size and encoder only, and loaded instead of the image."""
 
 import random
 
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
 from bigain.data import ImageFolder
 from bigain.data.latent_cache import LatentCache
@@ -73,27 +72,12 @@ def test_a_row_of_a_batch_takes_the_space_of_a_row(folder):
     assert file.stat().st_size < 4 * 16 * 16 * 4 + 200
 
 
-def test_nothing_is_made_before_something_is_written(tree, folder):
+def test_nothing_is_created_before_the_first_write(tree, folder):
     cache = LatentCache(folder, 4, "encoder")
     assert cache.read(cache.key(b"image")) is None
     batch_of(tree, cache)
     assert not folder.exists()
-
-
-def test_without_a_cache_there_are_no_keys(tree):
-    batch = batch_of(tree, None)
-    assert batch["cache_keys"] == [None] * 6
-    assert len(batch["image"]) == 6
-
-
-def test_the_second_loader_gives_latents(tree, folder):
-    fill(tree, LatentCache(folder, 4, "encoder"))
-    batch = batch_of(tree, LatentCache(folder, 4, "encoder"))
-    assert batch["image"].shape == (0,)
-    assert batch["cache_keys"] == []
-    assert batch["image_id"] == [f"{'abc'[i // 2]}/{i}.png" for i in range(6)]
-    assert batch["labels"] == [(i // 2,) for i in range(6)]
-    assert torch.equal(floats(batch), torch.stack([latent(i) for i in range(6)]))
+    assert batch_of(tree, None)["cache_keys"] == [None] * 6
 
 
 def test_a_cached_image_is_not_decoded(tree, folder):
@@ -106,7 +90,7 @@ def test_a_cached_image_is_not_decoded(tree, folder):
     assert batch["image_id"][-1] == "a/0.png"
 
 
-@pytest.mark.parametrize("cached", [{0}, {5}, {1, 2}, {0, 3, 5}, {0, 1, 2, 3, 4}], ids=str)
+@pytest.mark.parametrize("cached", [{5}, {0, 3, 5}, {0, 1, 2, 3, 4, 5}], ids=str)
 def test_rows_of_a_mixed_batch_keep_their_ids_and_labels(tree, folder, cached):
     """Images to encode come first, then latents."""
     cache = LatentCache(folder, 4, "encoder")
@@ -134,21 +118,14 @@ def test_a_mixed_batch_with_a_bad_image(tree, folder):
     assert list(batch["failed"]) == ["b/2.png"]
 
 
-def test_changed_content_is_encoded_again(tree, folder):
+def test_changed_images_are_encoded_again_and_renamed_ones_are_not(tree, folder):
     cache = LatentCache(folder, 4, "encoder")
     fill(tree, cache)
     Image.new("RGB", (4, 4), (1, 2, 3)).save(tree / "b" / "3.png")
+    (tree / "a" / "0.png").rename(tree / "c" / "9.png")
     batch = batch_of(tree, cache)
     assert batch["image_id"][0] == "b/3.png"
     assert batch["image"][0, :, 0, 0].tolist() == [1, 2, 3]
-    assert len(batch["latent"]) == 5
-
-
-def test_a_renamed_image_is_found(tree, folder):
-    cache = LatentCache(folder, 4, "encoder")
-    fill(tree, cache)
-    (tree / "a" / "0.png").rename(tree / "c" / "9.png")
-    batch = batch_of(tree, cache)
     assert batch["image_id"][-1] == "c/9.png"
     assert torch.equal(floats(batch)[-1], latent(0))
 
@@ -161,55 +138,33 @@ def test_another_size_or_encoder_finds_nothing(tree, folder, other):
     assert len(batch_of(tree, cache)["image"]) == 6
 
 
-def test_keys_are_the_same_in_every_process(folder):
-    """Nothing but content, size, encoder and library versions counts."""
+def test_keys_depend_on_content_size_and_encoder_only(folder):
     assert LatentCache(folder, 4, "e").key(b"x") == LatentCache(folder / "moved", 4, "e").key(b"x")
     assert len({LatentCache(folder, 4, "e").key(bytes([i])) for i in range(200)}) == 200
 
 
-def damages():
-    def cut(part):
-        return lambda path: path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
-
-    return {
-        "empty": cut(0),
-        "torn": cut(0.5),
-        "almost whole": cut(0.99),
-        "something else": lambda path: path.write_bytes(b"<html>" * 40),
-        "another tensor": lambda path: save_file({"weights": torch.zeros(2)}, path),
-    }
-
-
-@pytest.mark.parametrize("kind", damages())
-def test_a_damaged_file_is_named_and_written_again(tree, folder, kind, caplog):
+@pytest.mark.parametrize("content", [lambda whole: whole[: len(whole) // 2], lambda whole: b"<html>" * 40])
+def test_a_damaged_file_is_reported_and_replaced(tree, folder, content, caplog):
     cache = LatentCache(folder, 4, "encoder")
     fill(tree, cache, {2})
     (file,) = folder.rglob("*.safetensors")
-    damages()[kind](file)
+    file.write_bytes(content(file.read_bytes()))
     assert len(batch_of(tree, cache)["image"]) == 6
     assert f"{file} in the latent cache is damaged" in caplog.text
     fill(tree, cache, {2})
     assert len(batch_of(tree, cache)["latent"]) == 1
+    assert [path for path in folder.rglob("*") if path.is_file()] == [file]
 
 
-def test_half_written_files_of_other_processes_are_ignored(tree, folder):
+def test_temporary_files_of_other_processes_are_ignored(tree, folder):
     cache = LatentCache(folder, 4, "encoder")
-    keys = batch_of(tree, cache)["cache_keys"]
-    for key in keys:
+    for key in batch_of(tree, cache)["cache_keys"]:
         (folder / key[:2]).mkdir(parents=True, exist_ok=True)
         (folder / key[:2] / f"{key}.4711.tmp").write_bytes(b"half")
     assert len(batch_of(tree, cache)["image"]) == 6
     fill(tree, cache)
     assert len(batch_of(tree, cache)["latent"]) == 6
     assert len(list(folder.rglob("*.tmp"))) == 6
-
-
-def test_writing_leaves_one_whole_file_also_the_second_time(folder):
-    cache = LatentCache(folder, 4, "encoder")
-    for value in (1, 2):
-        cache.write("abcd", latent(value))
-    (file,) = (path for path in folder.rglob("*") if path.is_file())
-    assert torch.equal(load_file(file)["latent"], latent(2))
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

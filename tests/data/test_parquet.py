@@ -1,4 +1,4 @@
-"""Parquet files of Hugging Face: rows found again whatever the grouping, and damaged files named."""
+"""Parquet files of Hugging Face: rows with any grouping, and damaged files, which errors name."""
 
 import json
 import pickle
@@ -39,30 +39,28 @@ def path(tmp_path):
     return tmp_path / "validation-00000-of-00001.parquet"
 
 
-@pytest.mark.parametrize("group", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("group", [1, 3, 100])
 @pytest.mark.parametrize("description", [None, described(CLASSES)], ids=["plain", "described"])
-def test_rows_are_found_again(path, group, description):
+def test_images_and_labels_of_every_row(path, group, description):
     write(path, {"image": images(), "label": LABELS}, description=description, group=group)
     source = ParquetImages([path], CLASSES)
-    assert list(source.labels().items()) == [
-        (name, CLASSES[label]) for name, label in zip(CONTENTS, LABELS, strict=True)
-    ]
+    assert list(source.labels.items()) == [(name, CLASSES[label]) for name, label in zip(CONTENTS, LABELS, strict=True)]
     for name in random.Random(0).choices(list(CONTENTS), k=20):
         assert source.read(name) == CONTENTS[name]
 
 
-def test_other_columns_and_number_types_do_not_matter(path):
+def test_further_columns_and_other_number_types(path):
     kind = pa.struct([("path", pa.large_string()), ("width", pa.int32()), ("bytes", pa.large_binary())])
     rows = [{**image, "width": 3} for image in images()]
     write(path, {"id": LABELS, "label": LABELS, "image": rows}, {"image": kind, "label": pa.int16()})
     source = ParquetImages([path], CLASSES)
-    assert {name: source.read(name) for name in source.labels()} == CONTENTS
+    assert {name: source.read(name) for name in source.labels} == CONTENTS
 
 
 def test_images_without_a_name_are_numbered_in_their_file(path):
     write(path, {"image": [{"bytes": b"a", "path": None}, {"bytes": b"b", "path": ""}], "label": [0, 1]}, group=1)
     source = ParquetImages([path], CLASSES)
-    assert {name: source.read(name) for name in source.labels()} == {
+    assert {name: source.read(name) for name in source.labels} == {
         f"{path.stem}/00000/00000": b"a",
         f"{path.stem}/00001/00000": b"b",
     }
@@ -73,13 +71,13 @@ def test_a_source_goes_to_a_worker_process_after_it_was_read_from(path):
     source = ParquetImages([path], CLASSES)
     source.read("image4")
     copy = pickle.loads(pickle.dumps(source))
-    assert copy.labels() == source.labels()
+    assert copy.labels == source.labels
     assert {name: copy.read(name) for name in CONTENTS} == CONTENTS
     assert len(pickle.dumps(source)) < sum(map(len, CONTENTS.values()))
 
 
 def test_opening_reads_no_image(path):
-    """The pages that hold the images are destroyed; labels and names are known all the same."""
+    """The pages of the images are destroyed; labels and names are still read."""
     write(path, {"image": images(), "label": LABELS})
     metadata = pq.read_metadata(path)
     content = bytearray(path.read_bytes())
@@ -90,9 +88,9 @@ def test_opening_reads_no_image(path):
         content[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
     path.write_bytes(content)
     source = ParquetImages([path], CLASSES)
-    assert list(source.labels()) == list(CONTENTS)
+    assert list(source.labels) == list(CONTENTS)
     with pytest.raises(
-        InputError, match=r"row group 1, row 2 \(image5\) cannot be read (?s:.*)fetch the file again"
+        InputError, match=r"row group 1, row 2 \(image5\) cannot be read (?s:.*)download the file again"
     ) as caught:
         source.read("image5")
     assert str(path) in str(caught.value)
@@ -106,46 +104,34 @@ def refusal(*paths):
     return message
 
 
-@pytest.mark.parametrize("part", [0, 0.3, 0.99])
-def test_a_truncated_file(path, part):
+@pytest.mark.parametrize("content", [lambda whole: whole[: len(whole) // 2], lambda whole: b"version https://git-lfs"])
+def test_files_that_are_not_parquet(path, content):
     write(path, {"image": images(), "label": LABELS})
-    content = path.read_bytes()
-    path.write_bytes(content[: int(part * len(content))])
+    path.write_bytes(content(path.read_bytes()))
     assert "is not a readable parquet file" in refusal(path)
 
 
-def test_a_git_lfs_pointer(path):
-    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", encoding="utf-8")
-    assert "is not a readable parquet file" in refusal(path)
-
-
-@pytest.mark.parametrize("absent", ["image", "label"])
-def test_a_missing_column(path, absent):
-    columns = {"image": images(), "label": LABELS, "caption": ["a"] * 7}
-    del columns[absent]
-    write(path, columns)
-    assert f"has the columns {', '.join(columns)}; expected image (bytes, path) and label" in refusal(path)
+BYTES, TEXT = pa.binary(), pa.string()
 
 
 @pytest.mark.parametrize(
-    "kind",
+    "features",
     [
-        pa.binary(),
-        pa.struct([("bytes", pa.binary())]),
-        pa.struct([("bytes", pa.string()), ("path", pa.string())]),
-        pa.struct([("bytes", pa.binary()), ("path", pa.int64())]),
+        {"image": FEATURES["image"]},
+        {"label": pa.int64()},
+        {"image": FEATURES["image"], "label": TEXT},
+        {"image": FEATURES["image"], "label": pa.float64()},
+        *(
+            {"image": kind, "label": pa.int64()}
+            for kind in (BYTES, pa.struct([("bytes", BYTES)]), pa.struct([("bytes", TEXT), ("path", TEXT)]))
+        ),
     ],
     ids=str,
 )
-def test_an_image_column_of_another_kind(path, kind):
-    write(path, {"image": [None], "label": [0]}, {"image": kind})
-    assert f"the image column is {kind}; expected a struct of bytes (binary) and path (string)" in refusal(path)
-
-
-@pytest.mark.parametrize("labels", [["0", "1"], [0.0, 1.0], [[0], [1]]], ids=str)
-def test_a_label_column_of_another_kind(path, labels):
-    write(path, {"image": images(["image0", "image1"]), "label": labels}, {"image": FEATURES["image"]})
-    assert "the label column is" in refusal(path)
+def test_missing_columns_and_columns_of_a_different_type(path, features):
+    write(path, {name: [None] for name in features}, features)
+    columns = ", ".join(f"{name}: {kind}" for name, kind in features.items())
+    assert f"has the columns {columns}; expected image (bytes, path) and label (an integer)" in refusal(path)
 
 
 @pytest.mark.parametrize("label", [-1, 3, None])
@@ -154,17 +140,15 @@ def test_a_label_out_of_range(path, label):
     assert f"row group 1, row 1: label {label}, not in 0..2" in refusal(path)
 
 
-def test_labels_of_other_classes(path):
+def test_labels_of_different_classes(path):
     write(path, {"image": images(), "label": LABELS}, description=described(["ant", "bee"]))
-    assert "has labels of 2 classes of its own; expected ImageNet-1K's 3" in refusal(path)
+    assert "has labels of 2 classes; expected ImageNet-1K's 3" in refusal(path)
 
 
-@pytest.mark.parametrize(
-    "description", ["{", "[]", '{"info": null}', '{"info": {"features": {"label": {"names": 7}}}}']
-)
-def test_a_description_that_says_nothing_of_the_labels(path, description):
+@pytest.mark.parametrize("description", ["{", '{"info": null}', '{"info": {"features": {"label": {"names": 7}}}}'])
+def test_a_description_without_label_names(path, description):
     write(path, {"image": images(), "label": LABELS}, description=description)
-    assert len(ParquetImages([path], CLASSES).labels()) == 7
+    assert len(ParquetImages([path], CLASSES).labels) == 7
 
 
 def test_an_image_in_two_files(tmp_path):
@@ -178,27 +162,19 @@ def test_an_image_without_bytes(path, image):
     """Only this one cannot be read."""
     write(path, {"image": [*images(["image3", "image4"]), image], "label": [0, 1, 2]})
     source = ParquetImages([path], CLASSES)
-    *others, last = source.labels()
+    *others, last = source.labels
     with pytest.raises(InputError, match=r"row group 0, row 2 \(.*\) has no bytes") as caught:
         source.read(last)
     assert str(path) in str(caught.value)
     assert [source.read(name) for name in others] == [CONTENTS["image3"], CONTENTS["image4"]]
 
 
-def test_a_file_that_vanishes(path):
-    write(path, {"image": images(), "label": LABELS})
-    source = ParquetImages([path], CLASSES)
-    path.unlink()
-    with pytest.raises(InputError, match=r"validation-00000-of-00001\.parquet"):
-        source.read("image0")
-
-
-def test_labels_in_another_order_than_the_file_names_say(path):
-    """A thousand names in another order look the same otherwise."""
+def test_labels_that_contradict_the_file_names(path):
+    """The number of classes is the same in any order."""
     wnids = ("n01440764", "n01443537")
     named = [{"bytes": b"", "path": f"ILSVRC2012_val_0000000{i}_{wnid}.JPEG"} for i, wnid in enumerate(wnids)]
     write(path, {"image": named, "label": [0, 1]})
-    assert list(ParquetImages([path], wnids).labels().values()) == list(wnids)
+    assert list(ParquetImages([path], wnids).labels.values()) == list(wnids)
     write(path, {"image": named, "label": [1, 0]})
     with pytest.raises(InputError, match=r"row 0: .*_n01440764.JPEG has the label 1, which is n01443537"):
         ParquetImages([path], wnids)
@@ -207,7 +183,7 @@ def test_labels_in_another_order_than_the_file_names_say(path):
 def test_a_damaged_column_is_shorter_than_the_others(path):
     write(path, {"image": images(), "label": LABELS})
     content = bytearray(path.read_bytes())
-    # The kind of the first page, of the images' bytes: pyarrow passes over kinds it does not know.
+    # The type of the first page, of the images' bytes: pyarrow skips unknown types.
     content[5] ^= 2
     path.write_bytes(content)
     source = ParquetImages([path], CLASSES)
@@ -215,7 +191,7 @@ def test_a_damaged_column_is_shorter_than_the_others(path):
         source.read("image0")
 
 
-def test_a_damaged_name_is_no_text(path):
+def test_a_damaged_name_is_not_text(path):
     columns = {"image": pa.array(images(), FEATURES["image"]), "label": pa.array(LABELS)}
     pq.write_table(pa.table(columns), path, compression="none")
     path.write_bytes(path.read_bytes().replace(b"image1.jpg", b"image\xff.jpg"))

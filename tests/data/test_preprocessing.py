@@ -1,4 +1,4 @@
-"""Reading images: the result of PIL on ordinary files, one clear error on all others."""
+"""Image decoding: equal to PIL for valid files, one clear error for all others."""
 
 import random
 
@@ -7,8 +7,12 @@ import pytest
 import torch
 from PIL import Image, ImageOps, features
 
-from bigain.data.preprocessing import read_image
+from bigain.data.preprocessing import decode_image
 from bigain.errors import InputError
+
+
+def read_image(path, size):
+    return decode_image(path.read_bytes(), str(path), size)
 
 
 def picture(width, height, mode="RGB", seed=0):
@@ -44,7 +48,7 @@ def path(tmp_path):
 @pytest.mark.parametrize("size", [16, 33])
 @pytest.mark.parametrize(
     "dimensions",
-    [(16, 16), (64, 64), (100, 75), (75, 100), (33, 90), (50, 49), (120, 17), (9, 7), (7, 40), (333, 500)],
+    [(16, 16), (100, 75), (33, 90), (50, 49), (120, 17), (9, 7), (7, 40), (333, 500)],
     ids=str,
 )
 def test_resize_and_crop_equal_pil(path, dimensions, size):
@@ -81,23 +85,14 @@ def test_downscaling_is_antialiased(path):
         ("RGB", "BMP"),
     ],
 )
-def test_colour_modes_become_rgb_before_the_resize_whatever_the_name_says(path, mode, format):
+def test_colour_modes_become_rgb_before_the_resize_with_any_file_name(path, mode, format):
     picture(60, 41, mode).save(path, format)
     with Image.open(path) as stored:
         assert torch.equal(read_image(path, 24), expected(stored.convert("RGB"), 24))
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "1"])
-def test_grey_has_three_equal_channels(path, mode):
-    picture(30, 40, mode).save(path, "PNG")
-    red, green, blue = read_image(path, 24)
-    assert torch.equal(red, green)
-    assert torch.equal(red, blue)
-    assert len(red.unique()) > 1
-
-
-def test_a_palette_image_is_read_like_its_colours(path):
-    """Resizing the palette's indices instead would give nearest neighbours."""
+def test_a_palette_image_equals_its_rgb_image(path):
+    """Resizing the palette's indices would give nearest neighbours."""
     image = picture(60, 41).quantize(16)
     image.save(path, "PNG")
     from_palette = read_image(path, 24)
@@ -128,29 +123,21 @@ def test_one_pixel(path, dimensions):
     assert actual.flatten(1).unique(dim=1).flatten().tolist() == [10, 200, 30]
 
 
-@pytest.mark.parametrize("orientation", range(2, 9))
-def test_exif_orientation_is_ignored(path, orientation):
+@pytest.mark.parametrize(("format", "orientation"), [("PNG", 2), ("PNG", 8), ("JPEG", 6)])
+def test_exif_orientation_is_ignored(path, format, orientation):
     image = picture(60, 40)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    image.save(path, "PNG", exif=exif)
-    with Image.open(path) as stored:
-        assert not torch.equal(expected(ImageOps.exif_transpose(stored), 24), expected(image, 24))
-    assert torch.equal(read_image(path, 24), expected(image, 24))
-
-
-def test_exif_orientation_of_a_jpeg_is_ignored(path):
-    image = picture(60, 40)
-    image.save(path, "JPEG")
+    image.save(path, format)
     plain = read_image(path, 24)
     exif = Image.Exif()
-    exif[0x0112] = 6
-    image.save(path, "JPEG", exif=exif)
+    exif[0x0112] = orientation
+    image.save(path, format, exif=exif)
+    with Image.open(path) as stored:
+        assert not torch.equal(expected(ImageOps.exif_transpose(stored), 24), plain)
     assert torch.equal(read_image(path, 24), plain)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF"])
-@pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("part", [0.1, 0.9])
 def test_a_truncated_file_is_an_error(path, format, part):
     Image.frombytes("RGB", (64, 64), random.Random(0).randbytes(64 * 64 * 3)).save(path, format)
     content = path.read_bytes()
@@ -161,8 +148,8 @@ def test_a_truncated_file_is_an_error(path, format, part):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\x00", b"not an image", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"<html>404</html>" * 99],
-    ids=["empty", "zero", "text", "jpeg-magic", "png-magic", "gif-magic", "html"],
+    [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"<html>404</html>" * 99],
+    ids=["empty", "jpeg-magic", "png-magic", "gif-magic", "html"],
 )
 def test_other_bytes_are_an_error(path, content):
     path.write_bytes(content)
@@ -171,18 +158,6 @@ def test_other_bytes_are_an_error(path, content):
     assert str(path) in str(caught.value)
     assert "subset" in str(caught.value)
     assert caught.value.__cause__ is not None
-
-
-def test_a_missing_file_is_an_error(path):
-    with pytest.raises(InputError, match="does not exist") as caught:
-        read_image(path, 16)
-    assert str(path) in str(caught.value)
-
-
-def test_a_folder_is_an_error(tmp_path):
-    with pytest.raises(InputError) as caught:
-        read_image(tmp_path, 16)
-    assert str(tmp_path) in str(caught.value)
 
 
 def test_an_enormous_image_is_an_error(path, monkeypatch):
@@ -204,8 +179,8 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped(path):
 def test_sixteen_bit_grey_loses_only_its_lower_bits(path):
     values = np.random.default_rng(0).integers(0, 65536, (40, 40)).astype(np.uint16)
     Image.fromarray(values).save(path, "PNG")
-    found = read_image(path, 40)[0].numpy().astype(float)
-    assert np.abs(found - values / 257).max() <= 1
+    decoded = read_image(path, 40)[0].numpy().astype(float)
+    assert np.abs(decoded - values / 257).max() <= 1
 
 
 def test_sixteen_bit_grey_is_not_resized_before_it_is_scaled(path):
@@ -222,33 +197,27 @@ def test_one_bit_is_black_and_white(path):
     assert read_image(path, 8)[1].tolist() == [row, row[::-1]] * 4
 
 
-@pytest.mark.parametrize("transparency", [0, 3, bytes([0, 128, 255, 7])], ids=["first", "third", "bytes"])
-def test_a_palette_with_transparency_is_read_like_its_colours(path, transparency):
-    image = picture(60, 41).quantize(16)
-    image.save(path, "PNG", transparency=transparency)
-    with Image.open(path) as stored:
-        assert stored.mode == "P"
-        assert "transparency" in stored.info
+@pytest.mark.parametrize(
+    ("mode", "format", "transparency"),
+    [
+        ("P", "PNG", 3),
+        ("P", "PNG", bytes([0, 128, 255, 7])),
+        ("P", "GIF", 2),
+        ("L", "PNG", 7),
+        ("RGB", "PNG", (1, 2, 3)),
+        ("1", "PNG", 0),
+    ],
+    ids=str,
+)
+def test_transparency_of_a_colour_is_dropped(path, mode, format, transparency):
+    image = picture(60, 41).quantize(16) if mode == "P" else picture(60, 41, mode)
+    image.save(path, format, transparency=transparency)
     assert torch.equal(read_image(path, 24), expected(image.convert("RGB"), 24))
 
 
-@pytest.mark.parametrize(("mode", "transparency"), [("L", 7), ("RGB", (1, 2, 3)), ("1", 0)], ids=str)
-def test_a_transparent_colour_is_read_like_any_other(path, mode, transparency):
-    image = picture(30, 30, mode)
-    image.save(path, "PNG", transparency=transparency)
-    assert torch.equal(read_image(path, 30), pixels(image.convert("RGB")))
-
-
-def test_transparency_of_a_gif_is_dropped(path):
-    image = picture(30, 30).quantize(16)
-    image.save(path, "GIF", transparency=2)
-    assert torch.equal(read_image(path, 30), pixels(image.convert("RGB")))
-
-
-@pytest.mark.parametrize("length", [50, 51, 3000, 3001])
-@pytest.mark.parametrize("upright", [False, True])
-def test_of_a_strip_of_one_pixel_the_centre_is_read(path, length, upright):
-    """As if all of it had been resized, which for a longer one would take gigabytes."""
+@pytest.mark.parametrize(("length", "upright"), [(50, False), (51, True), (3000, True), (3001, False)])
+def test_a_strip_gives_its_centre(path, length, upright):
+    """As if all of it had been resized, which takes gigabytes for longer strips."""
     image = picture(length, 1)
     image = Image.frombytes("RGB", (1, length), image.tobytes()) if upright else image
     image.save(path, "PNG")
@@ -256,7 +225,7 @@ def test_of_a_strip_of_one_pixel_the_centre_is_read(path, length, upright):
 
 
 def test_a_long_strip_takes_little_memory(path):
-    """At 512 px all of it would be 90 gigabytes."""
+    """Resized to 512 px, all of it would take 90 gigabytes."""
     Image.new("RGB", (120_000, 1), (9, 8, 7)).save(path, "PNG")
     assert read_image(path, 512).flatten(1).unique(dim=1).flatten().tolist() == [9, 8, 7]
 
@@ -269,21 +238,21 @@ def test_a_damaged_avif_is_an_error(path):
         read_image(path, 16)
 
 
-def test_a_tiff_with_a_fraction_for_a_place_is_an_error(path):
+def test_a_tiff_with_a_rational_offset_is_an_error(path):
     picture(20, 20).save(path, "TIFF")
-    # Where the first strip lies, as a rational number.
+    # The offset of the first strip as a rational number.
     path.write_bytes(path.read_bytes().replace(b"\x11\x01\x04\x00", b"\x11\x01\x05\x00"))
     with pytest.raises(InputError, match="cannot be decoded"):
         read_image(path, 16)
 
 
-def test_what_pillow_warns_of_is_read_in_silence(path):
+def test_harmless_damage_gives_no_warning(path):
     picture(20, 20).save(path, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0")
     assert read_image(path, 16).shape == (3, 16, 16)
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "WEBP"])
-def test_damage_anywhere_gives_an_image_or_the_one_error(path, format):
+def test_any_damage_gives_an_image_or_the_error(path, format):
     picture(20, 20).save(path, format)
     whole = path.read_bytes()
     draw = random.Random(0)
