@@ -88,7 +88,7 @@ def test_adding_a_method_a_score_and_a_dataset():
     assert [site["tokens_out"] for site in sites] == [256 - int(256 * 0.3)] * 4
     Image.new("RGB", (20, 30), (200, 0, 0)).save("a.png")
     Path("list.csv").write_text("a.png,red\n")
-    data = my_data.Colours(".", image_size=16)
+    data = my_data.Colours(".", image_size=16, num_workers=0)
     data.setup("predict")
     (batch,) = data.predict_dataloader()
     assert batch["image_id"] == ["a.png"]

@@ -1,36 +1,22 @@
-"""What the fuzz tests found in run directories, each on its own: refused by name, with nothing finished lost."""
+"""Failures that the fuzz tests once found, one case per kind: an error that names the file, nothing finished lost."""
 
 import json
 
 import numpy as np
 import pytest
-import torch
 from models import save_stable_diffusion
 from mutations import answer
-from safetensors.torch import save_file
 from synthetic_runs import change, classification, generation
 
 from bigain.backbones import StableDiffusion
 from bigain.commands.sweep import load_table
-from bigain.data import Coco2017, OxfordPets
-from bigain.data.imagenet_labels import read_ground_truth
-from bigain.data.latent_cache import LatentCache
 from bigain.errors import InputError
 from bigain.metrics.reference import ReferenceStatistics
 from bigain.runs.logs import finished_ids, read_records, read_skipped
 
-CLASSIFY = [
-    "predict",
-    "--config",
-    "demo_none.yaml",
-    "--data.images",
-    "2",
-    "--model.trials",
-    "[1]",
-    "--model.keep",
-    "[1]",
-]
-CLASSIFY += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--trainer.logger", "false"]
+CLASSIFY = ["predict", "--config", "demo_none.yaml", "--data.images", "2", "--model.trials", "[1]"]
+CLASSIFY += ["--model.keep", "[1]", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+CLASSIFY += ["--trainer.logger", "false"]
 
 
 @pytest.fixture(scope="module")
@@ -50,28 +36,21 @@ def run(finished, tmp_path):
 
 
 def refused(*args):
-    status, told = answer(*args)
+    status, message = answer(*args)
     assert status == 2
-    return told
+    return message
 
 
 LOG = "predictions/rank-0.jsonl"
 
 
-@pytest.mark.parametrize("read", [finished_ids, read_records])
-@pytest.mark.parametrize("byte", [b"\xff", b"\xc3"])
-def test_a_log_that_is_no_text_is_refused_with_its_line(run, read, byte):
+@pytest.mark.parametrize(("read", "byte"), [(finished_ids, b"\xff"), (read_records, b"\xc3")])
+def test_a_log_that_is_not_text(run, read, byte):
     file = run / LOG
     first, second = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(first + second.replace(b"test", byte))
     with pytest.raises(InputError, match=r"line 2: .*delete that line"):
         read(run / "predictions")
-
-
-def test_a_folder_for_a_log(run):
-    (run / LOG).unlink()
-    (run / LOG).mkdir()
-    assert str(run / LOG) in refused(*CLASSIFY, "--output", run)
 
 
 def test_a_damaged_list_of_skipped_images(run):
@@ -80,19 +59,18 @@ def test_a_damaged_list_of_skipped_images(run):
         read_skipped(run / "predictions")
 
 
-@pytest.mark.parametrize("field", ["prediction", "classes", "trials", "survivors"])
-def test_a_class_or_trial_beyond_those_of_the_run(run, field):
+@pytest.mark.parametrize(("field", "value"), [("prediction", 16), ("trials", [9**8] * 16)])
+def test_a_class_or_trial_beyond_those_of_the_run(run, field, value):
     file = run / LOG
     record = json.loads(file.read_text().splitlines()[0])
-    beyond = {"prediction": 16, "classes": [16] * 16, "trials": [9**8] * 16, "survivors": [[16]]}
-    text = json.dumps({**record, field: beyond[field]}) + "\n"
+    text = json.dumps({**record, field: value}) + "\n"
     file.write_text(text)
-    told = refused(*CLASSIFY, "--output", run)
-    assert f"{run}/predictions gives {record['image_id']} a class or a trial" in told
+    message = refused(*CLASSIFY, "--output", run)
+    assert f"{run}/predictions gives {record['image_id']} a class or a trial" in message
     assert file.read_text().startswith(text)
 
 
-@pytest.mark.parametrize("content", [b"[]", b"3", b"\xff", b"[" * 100_000, b"{"])
+@pytest.mark.parametrize("content", [b"[]", b"\xff", b"[" * 100_000])
 def test_an_identity_that_holds_no_settings(run, content):
     (run / "identity.json").write_bytes(content)
     assert f"{run}/identity.json is damaged" in refused(*CLASSIFY, "--output", run)
@@ -103,84 +81,49 @@ def test_names_of_classes_that_are_no_text(run):
     assert f"{run}/predictions/classes.json" in refused(*CLASSIFY, "--output", run)
 
 
-@pytest.mark.parametrize("name", ["results.json", "config.yaml", "images.txt", "predictions/predictions.npz"])
+@pytest.mark.parametrize("name", ["results.json", "predictions/predictions.npz", LOG])
 def test_a_folder_where_a_run_writes(run, finished, name):
     (run / name).unlink()
     (run / name).mkdir()
     assert str(run / name) in refused(*CLASSIFY, "--output", run)
-    assert (run / LOG).read_bytes() == finished[LOG]
+    assert name == LOG or (run / LOG).read_bytes() == finished[LOG]
 
 
 def test_links_in_a_circle_are_left_out_of_a_report(tmp_path):
     run = classification(tmp_path / "run", [True, False])
     loop = tmp_path / "loop"
     loop.symlink_to("loop")
-    status, told = answer("report", run, loop, "--output", tmp_path / "report")
+    status, output = answer("report", run, loop, "--output", tmp_path / "report")
     assert status == 1
-    assert f"left out: {loop}" in told
+    assert f"left out: {loop}" in output
 
 
-def test_score_of_a_run_with_results_of_another_kind(tmp_path):
+def test_score_of_a_run_with_results_of_a_different_type(tmp_path):
     run = generation(tmp_path / "run", 3.0)
     change(run, timing__seconds=None)
     assert f"{run}/results.json is damaged: timing.seconds is None, expected float" in refused("score", run)
 
 
-@pytest.mark.parametrize("content", ["[]", "3", "[" * 100_000])
+@pytest.mark.parametrize("content", ["3", "[" * 100_000])
 def test_score_of_a_run_without_results(tmp_path, content):
     run = generation(tmp_path / "run", 3.0)
     (run / "results.json").write_text(content)
     assert f"{run}/results.json is" in refused("score", run)
 
 
-def test_score_with_a_list_of_images_that_is_no_text(tmp_path):
+def test_score_with_a_list_of_images_that_is_not_text(tmp_path):
     run = generation(tmp_path / "run", 3.0, protocol__reference_file="shapes_features")
     change(run, protocol__extractor="shapes-features")
     (run / "images.txt").write_bytes(b"\xff\n")
     assert f"{run}/images.txt cannot be read" in refused("score", run)
 
 
-@pytest.mark.parametrize("features", [np.full((5, 3), np.nan, np.float32), np.array([["x"] * 3] * 5), np.zeros((1, 3))])
-def test_features_of_a_reference_that_are_no_numbers(tmp_path, features):
+@pytest.mark.parametrize("features", [np.full((5, 3), np.nan, np.float32), np.array([["x"] * 3] * 5)])
+def test_features_of_a_reference_that_are_not_numbers(tmp_path, features):
     path = tmp_path / "reference.npz"
     np.savez(path, mu=np.zeros(3), sigma=np.eye(3), protocol="p", n=5, features=features)
     with pytest.raises(InputError, match=f"reference {path}: features"):
         ReferenceStatistics.load(path, "p")
-
-
-@pytest.mark.parametrize("latent", [torch.zeros(2, 2), torch.zeros(4, 2, 2).half(), torch.full((4, 2, 2), torch.nan)])
-def test_a_cached_latent_of_another_kind_is_made_again(tmp_path, latent):
-    cache = LatentCache(tmp_path, 8, "encoder")
-    cache.write("ab", torch.zeros(4, 2, 2))
-    (file,) = tmp_path.rglob("*.safetensors")
-    save_file({"latent": latent}, file)
-    assert cache.read("ab") is None
-
-
-def test_a_number_of_thousands_of_digits_in_a_list(tmp_path):
-    digits = "9" * 5000
-    path = tmp_path / "oxford-iiit-pet/annotations/test.txt"
-    path.parent.mkdir(parents=True)
-    path.write_text(f"Abyssinian_1 {digits} 1 1\n")
-    with pytest.raises(InputError, match="line 1"):
-        OxfordPets(str(tmp_path)).setup("predict")
-    (tmp_path / "list.txt").write_text(f"{digits}\n")
-    with pytest.raises(InputError, match=r"list\.txt"):
-        read_ground_truth(tmp_path / "list.txt")
-    path = tmp_path / "annotations/instances_val2017.json"
-    path.parent.mkdir()
-    path.write_text(f'{{"images": [{{"id": {digits}}}]}}')
-    with pytest.raises(InputError, match="is not valid JSON"):
-        Coco2017(str(tmp_path)).setup("predict")
-    assert Coco2017(str(tmp_path)).id_of(digits) == digits
-
-
-def test_a_category_that_is_no_number(tmp_path):
-    path = tmp_path / "annotations/instances_val2017.json"
-    path.parent.mkdir()
-    path.write_text('{"images": [], "annotations": [], "categories": [{"id": {}, "name": "person"}]}')
-    with pytest.raises(InputError, match=r"has the category \{\}"):
-        Coco2017(str(tmp_path)).setup("predict")
 
 
 MODEL = """
@@ -193,26 +136,22 @@ STEPS = ("ab", "bc", "cd", "de", "ef")
 REPEATED = "a: &a [x]\n" + "".join(f"{b}: &{b} [{'*' + a}{(', *' + a) * 19}]\n" for a, b in STEPS)
 
 
-@pytest.mark.parametrize("command", ["doctor", "predict", "evaluate"])
+@pytest.mark.parametrize("command", ["doctor", "predict"])
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "words"),
     [
         (REPEATED, "entries with all that its aliases repeat"),
-        ("a: &a [*a]", "entries with all that its aliases repeat"),
         ("seed: 2024-13-45", "is not valid YAML"),
-        (f"seed: {'9' * 5000}", "is not valid YAML"),
-        ("seed: !!bool x", "is not valid YAML"),
-        ("seed: !!timestamp x", "is not valid YAML"),
         ("[" * 5000, "is not valid YAML"),
     ],
-    ids=["repeated", "circle", "date", "digits", "bool", "timestamp", "deep"],
+    ids=["repeated", "date", "deep"],
 )
-def test_yaml_that_cannot_be_read(tmp_path, command, text, told):
+def test_yaml_that_cannot_be_read(tmp_path, command, text, words):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     message = refused(command, "--config", path, "--output", tmp_path / "run")
     assert str(path) in message
-    assert told in message
+    assert words in message
 
 
 def test_a_name_too_long_for_a_file(tmp_path):
@@ -227,27 +166,20 @@ def test_a_setting_that_is_null(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("trainer", "told"),
+    ("trainer", "words"),
     [
-        ("{accelerator: cpu, devices: -1}", "no trainer"),
         (f"{{accelerator: cpu, devices: {10**30}}}", "no trainer"),
         ("3", "trainer is 3; expected its settings by name"),
     ],
 )
-def test_a_trainer_that_cannot_be_had(tmp_path, trainer, told):
+def test_an_invalid_trainer(tmp_path, trainer, words):
     path = tmp_path / "mine.yaml"
     path.write_text(f"{MODEL}trainer: {trainer}\n")
-    assert told in refused("predict", "--config", path, "--output", tmp_path / "run")
+    assert words in refused("predict", "--config", path, "--output", tmp_path / "run")
 
 
-def test_images_without_end(tmp_path):
-    path = tmp_path / "mine.yaml"
-    path.write_text(MODEL.replace("images: 2", f"images: {10**30}"))
-    assert "images 1 to 10,000,000" in refused("predict", "--config", path, "--output", tmp_path / "run")
-
-
-@pytest.mark.parametrize("value", [".nan", "1e400", "9" * 40])
-def test_a_table_with_a_number_beyond_all_settings(tmp_path, value):
+@pytest.mark.parametrize("value", [".nan", "9" * 40])
+def test_a_table_with_an_impossible_number(tmp_path, value):
     path = tmp_path / "table.yaml"
     run = f"{{config: demo_none.yaml, dataset: pets, method: none, vary: {{compressor.ratio: [{value}]}}}}"
     path.write_text(f"table: 1\nbackbone: sd2\nruns: [{run}]\n")
@@ -256,27 +188,23 @@ def test_a_table_with_a_number_beyond_all_settings(tmp_path, value):
 
 
 @pytest.mark.parametrize(
-    ("file", "change", "told"),
+    ("file", "change", "words"),
     [
         ("scheduler/scheduler_config.json", {"beta_start": []}, "cannot make the schedule"),
-        ("scheduler/scheduler_config.json", {"_class_name": 3}, "cannot make the schedule"),
         ("unet/config.json", {"cross_attention_dim": "x"}, "cannot load unet"),
         ("unet/config.json", {"_class_name": {}, "architectures": 3}, "unet/config.json .* gives 3"),
-        ("unet/config.json", {"_class_name": {"a": 1}}, "unet/config.json .* gives"),
-        ("text_encoder/config.json", {"eos_token_id": {}}, "cannot load text_encoder"),
         ("tokenizer/tokenizer.json", {"normalizer": 3}, "cannot load the tokenizer"),
     ],
 )
-def test_a_model_with_a_setting_of_another_kind(tmp_path, file, change, told):
+def test_a_model_with_a_setting_of_a_different_type(tmp_path, file, change, words):
     path = save_stable_diffusion(tmp_path / "model") / file
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=words):
         StableDiffusion(str(tmp_path / "model")).load()
 
 
-@pytest.mark.parametrize("file", ["model_index.json", "unet/config.json", "tokenizer/tokenizer_config.json"])
-def test_a_model_with_a_setting_nested_without_end(tmp_path, file):
-    path = save_stable_diffusion(tmp_path / "model") / file
+def test_a_model_with_a_setting_nested_too_deeply(tmp_path):
+    path = save_stable_diffusion(tmp_path / "model") / "unet/config.json"
     path.write_text("[" * 100_000)
     with pytest.raises(InputError, match=str(tmp_path / "model")):
         StableDiffusion(str(tmp_path / "model")).load()

@@ -1,4 +1,4 @@
-"""Damaged images: a pixel tensor or an InputError that names the image, never anything else."""
+"""Damaged images: pixels or an InputError that names the image, never another outcome."""
 
 import io
 import random
@@ -34,14 +34,9 @@ VALID = {kind: encoded(kind) for kind in FORMATS}
 VALID |= {"16-bit PNG": encoded("PNG", "I;16"), "palette PNG": encoded("PNG", "P", transparency=3)}
 VALID |= {"CMYK TIFF": encoded("TIFF", "CMYK"), "LZW TIFF": encoded("TIFF", compression="tiff_lzw")}
 VALID |= {"progressive JPEG": encoded("JPEG", progressive=True), "JPEG TIFF": encoded("TIFF", compression="jpeg")}
-VALID |= {"animated GIF": encoded("GIF", save_all=True, append_images=[Image.new("RGB", (17, 12))])}
-exif = Image.Exif()
-exif[0x0112] = 6
-VALID |= {"EXIF JPEG": encoded("JPEG", exif=exif)}
 
 
 def decoded(content):
-    """An image of the asked size, or why there is none."""
     pixels = None
     with naming("the/image.png cannot be decoded"):
         pixels = decode_image(content, "the/image.png", SIZE)
@@ -55,7 +50,7 @@ def test_whole_images_are_decoded(kind):
     assert decoded(VALID[kind]) is not None
 
 
-@fuzzed(400)
+@fuzzed(250)
 @given(st.sampled_from(list(VALID.values())).flatmap(damaged))
 def test_damaged_images(content):
     decoded(content)
@@ -71,7 +66,7 @@ def test_headers_that_promise_any_size(width, height):
     decoded(VALID["GIF"][:6] + struct.pack("<HH", width % 65_536, height % 65_536) + VALID["GIF"][10:])
 
 
-@fuzzed(60)
+@fuzzed(30)
 @given(st.data())
 def test_a_damaged_image_of_a_folder_is_skipped_and_the_others_are_read(tmp_path_factory, data):
     root = tmp_path_factory.mktemp("images")
@@ -93,7 +88,7 @@ def test_a_damaged_image_of_a_folder_is_skipped_and_the_others_are_read(tmp_path
 
 @pytest.fixture(scope="module")
 def parquet():
-    """A file of two row groups, as Hugging Face keeps ImageNet."""
+    """A file of two row groups in Hugging Face's layout of ImageNet."""
     rows = [{"bytes": VALID["PNG"], "path": f"{i}.png"} for i in range(4)]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     table = pa.table({"image": pa.array(rows, kind), "label": pa.array(range(4), pa.int64())})
@@ -102,7 +97,7 @@ def parquet():
     return file.getvalue()
 
 
-@fuzzed(100)
+@fuzzed(60)
 @given(st.data())
 def test_damaged_parquet_files(tmp_path_factory, parquet, data):
     root = tmp_path_factory.mktemp("parquet")
@@ -111,7 +106,7 @@ def test_damaged_parquet_files(tmp_path_factory, parquet, data):
     imagenet = ImageNet1K(str(root), image_size=SIZE, num_workers=0, on_bad_image="skip")
     with naming(root):
         imagenet.setup("predict")
-        found = list(imagenet.predict_dataloader())
-        seen = [image_id for batch in found for image_id in (*batch["image_id"], *batch["failed"])]
+        batches = list(imagenet.predict_dataloader())
+        seen = [image_id for batch in batches for image_id in (*batch["image_id"], *batch["failed"])]
         assert sorted(seen) == sorted(item.image_id for item in imagenet.items)
-        assert all(str(file) in reason for batch in found for reason in batch["failed"].values())
+        assert all(str(file) in reason for batch in batches for reason in batch["failed"].values())
