@@ -1,37 +1,37 @@
-"""Command lines of `bigain report`, `bigain compare` and `bigain explain`."""
+"""Parsers of `sweep`, `flops` and `bench`, until these use `bigain.commands.parsing.run` and `create`."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
 
+from lightning.pytorch.cli import LightningArgumentParser
+
+from bigain.commands.parsing import input_errors, readable
 from bigain.errors import InputError
-from bigain.runs import files
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are an InputError."""
+    """A parser whose errors are an InputError."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see {self.prog} --help")
 
 
-def parse(parser: argparse.ArgumentParser, args: Sequence[str]) -> argparse.Namespace:
-    """Options may stand between directories."""
-    return parser.parse_intermixed_args(list(args))
+class ClassParser(LightningArgumentParser):
+    """A parser of classes and their arguments whose errors are an InputError."""
+
+    command = "bigain predict"
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise an InputError with the essence of the message."""
+        raise InputError(f"{readable(message)}. Accepted arguments: {self.command} --help") from ex
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write the file that `--json` names.
-
-    Raises:
-        InputError: If it cannot be written there.
-    """
-    try:
-        files.write_json(path, content)
-    except (InputError, OSError) as error:
-        reason = error.__cause__ or error
-        told = getattr(reason, "strerror", reason)
-        raise InputError(f"cannot write {path}: {told}; give --json another file") from error
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Let out an InputError that jsonargparse wrapped."""
+    with input_errors("bigain predict"):
+        yield

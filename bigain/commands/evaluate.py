@@ -4,83 +4,84 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bigain.commands.parsing import Outcome
 from bigain.commands.predict import predict, quieten
 from bigain.commands.prepared import Prepared
 from bigain.errors import InputError
-from bigain.runs.configuration import find_config, load_yaml, options_for
+from bigain.runs.configuration import load_yaml, locate, options_for
 from bigain.runs.files import write_csv, write_json
 from bigain.runs.results import read_results
 from bigain.runs.schema import TASKS, Results
 
-_HELP = (
-    "expected `bigain evaluate --config X [options]` with a file that names a configuration for `classification` and "
-    "one for `generation`; options go to both, `--generation.data.limit 100` to one"
-)
+_EXPECTED = "expected a file that names a configuration for `classification` and one for `generation`"
 
 
-def evaluate(args: Sequence[str]) -> tuple[str, bool]:
-    """Run `bigain evaluate`.
+def evaluate(*options: str, config: Path, output: Path | None = None) -> Outcome:
+    """Classify and generate with one compressor, and write one row for it to joint.csv and joint.json.
+
+    Args:
+        *options: Passed on to `bigain predict` for both tasks, or for one: --generation.data.limit 100
+        config: File that names a configuration for `classification` and one for `generation`.
+        output: Folder of both runs and the row; by default runs/<config>-<hash>.
 
     Returns:
-        The joint row as text, empty on all but the first process, and whether nothing is missing.
+        Both summaries and the row, empty on all but the first process; complete if nothing is missing.
 
     Raises:
-        InputError: If anything given cannot work.
+        InputError: If the configurations are wrong, or do not belong together.
     """
-    if "--help" in args or "-h" in args:
-        return f"{_HELP}\n", True
-    path, configs, options, output = _parse(args)
+    path, configs = _read(config)
+    digest = hashlib.sha256(json.dumps([configs, options]).encode()).hexdigest()[:8]
+    folder = output or Path(f"runs/{path.stem}-{digest}")
     commands = {
-        task: [
-            "predict",
-            "--config",
-            configs[task],
-            *options_for(options, {task}, TASKS),
-            "--output",
-            str(output / task),
-        ]
-        for task in TASKS
+        task: ["predict", "--config", name, *options_for(options, {task}, TASKS), "--output", str(folder / task)]
+        for task, name in configs.items()
     }
     quieten()
-    _refuse_unlike(path.stem, {task: Prepared.of(task, command) for task, command in commands.items()})
-    told, complete = "", True
-    for command in commands.values():
-        outcome = predict(command)
-        told += outcome.summary
-        complete = complete and outcome.complete
-    if not told:
-        return "", complete
-    row = joint_row(path.stem, *(read_results(output / task) for task in TASKS))
-    write_json(output / "joint.json", row)
-    write_csv(output / "joint.csv", list(row), [row])
+    _check_alike(path.stem, *(Prepared.of(task, command) for task, command in commands.items()))
+    outcomes = [predict(command) for command in commands.values()]
+    complete = all(outcome.complete for outcome in outcomes)
+    if not any(outcome.text for outcome in outcomes):
+        return Outcome("", complete)
+    row = joint_row(path.stem, *(read_results(folder / task) for task in TASKS))
+    write_json(folder / "joint.json", row)
+    write_csv(folder / "joint.csv", list(row), [row])
     width = max(map(len, row))
     table = "".join(f"{name:<{width}}  {value}\n" for name, value in row.items() if value is not None)
-    return f"{told}\n{table}joint row  {output / 'joint.csv'}\n", complete
+    summaries = "".join(outcome.text for outcome in outcomes)
+    return Outcome(f"{summaries}\n{table}joint row  {folder / 'joint.csv'}\n", complete)
 
 
-def _refuse_unlike(name: str, parts: Mapping[str, Prepared]) -> None:
-    """Raise an InputError, before anything is run, if two configurations make no joint row."""
-    one, other = (parts[task] for task in TASKS)
-    for what, a, b in (
-        ("models", one.model.backbone.model, other.model.backbone.model),
-        ("datasets", one.datamodule.name, other.datamodule.name),
+def _read(config: Path) -> tuple[Path, dict[str, str]]:
+    """Return the path of the joint file, and the configuration of each task; files beside it come first."""
+    path = Path(locate(str(config)))
+    if not path.is_file():
+        raise InputError(f"no configuration {path}; {_EXPECTED}")
+    configs = load_yaml(path)
+    if not isinstance(configs, dict) or set(configs) != set(TASKS):
+        raise InputError(f"{path}: {_EXPECTED}")
+    beside = {task: path.parent / str(configs[task]) for task in TASKS}
+    return path, {task: str(file if file.is_file() else configs[task]) for task, file in beside.items()}
+
+
+def _check_alike(name: str, a: Prepared, b: Prepared) -> None:
+    """Raise an InputError if two configurations make no joint row."""
+    for what, one, other in (
+        ("models", a.model.backbone.model, b.model.backbone.model),
+        ("datasets", a.datamodule.name, b.datamodule.name),
     ):
-        if a != b:
-            raise InputError(f"{name}: the two configurations have other {what}, {a} and {b}; a joint row needs one")
-    _refuse_other_compressors(name, _described(one), _described(other))
+        if one != other:
+            raise InputError(f"{name}: the two configurations have different {what}, {one} and {other}; they need one")
+    _check_compressors(name, *([compressor.description() for compressor in part.compressors()] for part in (a, b)))
 
 
-def _described(prepared: Prepared) -> list[dict[str, Any]]:
-    """The compressors as results describe them."""
-    return [compressor.description() for compressor in prepared.compressors()]
-
-
-def _refuse_other_compressors(name: str, one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> None:
-    if one != other and not _same_but_alpha(one, other):
+def _check_compressors(name: str, a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> None:
+    # IE-KVD's alpha differs between the tasks in the paper, too; nothing else may.
+    if a != b and [_without_alpha(compressor) for compressor in a] != [_without_alpha(compressor) for compressor in b]:
         raise InputError(f"{name}: the two configurations have different compressors; a joint row needs one")
 
 
@@ -90,7 +91,7 @@ def joint_row(name: str, classification: Results, generation: Results) -> dict[s
     Raises:
         InputError: If the two runs were compressed differently.
     """
-    _refuse_other_compressors(name, classification["compressors"], generation["compressors"])
+    _check_compressors(name, classification["compressors"], generation["compressors"])
     compressors = classification["compressors"]
     accuracy = next(iter(classification["metrics"].items()))
     row: dict[str, Any] = {
@@ -114,38 +115,6 @@ def joint_row(name: str, classification: Results, generation: Results) -> dict[s
     return row
 
 
-def _same_but_alpha(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> bool:
-    """IE-KVD's alpha differs between the tasks in the paper, too; nothing else may."""
-    return [_without_alpha(c) for c in one] == [_without_alpha(c) for c in other]
-
-
 def _without_alpha(compressor: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in compressor["settings"].items() if key != "alpha"}
     return {"class": compressor["class"], "settings": kept}
-
-
-def _parse(args: Sequence[str]) -> tuple[Path, dict[str, str], list[str], Path]:
-    found = find_config(args)
-    if len(found) < 2 or found[0] != "--config":
-        raise InputError(_HELP)
-    path, rest = Path(found[1]), list(_separate(found[2:]))
-    if not path.is_file():
-        raise InputError(f"no configuration {path}; {_HELP}")
-    configs = load_yaml(path)
-    if not isinstance(configs, dict) or set(configs) != set(TASKS):
-        raise InputError(f"{path}: {_HELP}")
-    beside = {task: path.parent / str(name) for task, name in configs.items()}
-    located = {task: str(file) if file.is_file() else str(configs[task]) for task, file in beside.items()}
-    output = None
-    if "--output" in rest[:-1]:
-        at = rest.index("--output")
-        output = Path(rest[at + 1])
-        rest = [*rest[:at], *rest[at + 2 :]]
-    digest = hashlib.sha256(json.dumps([located, rest]).encode()).hexdigest()[:8]
-    return path, located, rest, output or Path(f"runs/{path.stem}-{digest}")
-
-
-def _separate(options: Sequence[str]) -> Iterator[str]:
-    """`--output X` for `--output=X`."""
-    for option in options:
-        yield from option.split("=", 1) if option.startswith("--output=") else (option,)

@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from bigain.commands.arguments import Parser, parse, write_json
+from bigain.commands.compare import write_json
+from bigain.commands.parsing import Outcome
 from bigain.errors import InputError
 from bigain.report.comparison import compare
 from bigain.report.explain.explanation import Explanation, explain
@@ -16,12 +17,6 @@ from bigain.report.explain.text import explanation_lines
 from bigain.report.figures import Plot, plain_style, save
 from bigain.runs.results import Run, classification_in, find_runs, load_run
 
-_DESCRIPTION = (
-    "Tell why classification runs differ from a baseline, from their stored errors: the margin between the true class "
-    "and its best rival, its deviation, their ratio r, Cantelli's bound and what Theorem 1 of BiGain says of it, by "
-    "timestep, beside the change of accuracy; and the frequency response of the compressor, where the run stored it. "
-    "Runs whose images, seed, protocol or versions differ are refused, with what differs."
-)
 _NOTES = (
     "margin: mean of error(best wrong class) - error(true class); deviation: of single margins over images and trials.",
     "r: deviation / margin, - where the margin is not positive. -> is the run.",
@@ -31,67 +26,64 @@ _NOTES = (
 )
 
 
-def explain_runs(args: Sequence[str]) -> tuple[str, bool]:
-    """Run `bigain explain`.
+def explain_runs(
+    runs: list[Path],
+    *,
+    baseline: Path | None = None,
+    bands: int = 5,
+    json: Path | None = None,
+    output: Path | None = None,
+    allow_differences: bool = False,
+    partial: bool = False,
+) -> Outcome:
+    """Explain from their stored errors why classification runs differ from a baseline.
+
+    By timestep: the margin between the true class and its best rival, its deviation, their ratio r, Cantelli's bound
+    and the bound of Theorem 1 of BiGain, beside the change of accuracy; and the frequency response of the compressor,
+    where the run stored it. Runs whose images, seed, protocol or versions differ are refused, with the differences.
 
     Args:
-        args: Command line after `explain`.
+        runs: Run directories, or folders of run directories.
+        baseline: Run directory to compare with; by default RUN/baseline, from `bigain predict --baseline true`.
+        bands: Number of bands of timesteps, of equal width.
+        json: File to write the numbers to.
+        output: Folder to draw the figure into, as PNG and SVG.
+        allow_differences: Explain runs whose images, seed, protocol or versions differ, on the images that both have.
+        partial: Include runs that have not finished all their images.
 
     Returns:
-        What came out, as text, and whether all given runs were explained.
+        The explanations; complete if all given runs were explained.
 
     Raises:
         InputError: If nothing could be explained, or a file cannot be written.
     """
-    given = parse(_parser(), args)
-    if not 1 <= given.bands <= TIME:
-        raise InputError(f"--bands must be in 1..{TIME}, not {given.bands}")
-    runs, missing = find_runs(given.runs, given.partial)
-    # Of `bigain evaluate`, the classification is meant; a folder of all runs has the baseline in it, too.
-    runs = [run for run in runs if run.task == "classification" or run.path in given.runs]
-    by_base, alone = _by_baseline(given.baseline, runs, given.runs)
+    if not 1 <= bands <= TIME:
+        raise InputError(f"--bands must be in 1..{TIME}, not {bands}")
+    members, missing = find_runs(runs, partial)
+    # In the output of `bigain evaluate`, the classification is meant; a folder of all runs contains the baseline, too.
+    members = [run for run in members if run.task == "classification" or run.path in runs]
+    by_base, alone = _by_baseline(baseline, members, runs)
     missing += alone
-    found = []
-    for path, members in by_base.items():
-        members = [run for run in members if run.path.resolve() != path.resolve() or run.path in given.runs]
+    explanations = []
+    for path, compared in by_base.items():
+        compared = [run for run in compared if run.path.resolve() != path.resolve() or run.path in runs]
         try:
-            base = load_run(path, given.partial)
-            explained, refused = _explain(base, members, given.allow_differences, given.bands)
+            explained, refused = _explain(load_run(path, partial), compared, allow_differences, bands)
         except InputError as error:
-            # Of several baselines, the others may be whole.
+            # The other baselines may be usable.
             missing.append(str(error))
             continue
-        found += explained
+        explanations += explained
         missing += refused
-    if not found:
+    if not explanations:
         raise InputError("; ".join(missing) or f"there is nothing to compare {', '.join(map(str, by_base))} with")
-    text = _text(found, missing)
-    if given.json is not None:
-        write_json(given.json, {"explanations": [one.row() for one in found], "left_out": missing})
-    if given.output is not None:
-        text += _draw(given.output, found)
-    return text, not missing
-
-
-def _parser() -> Parser:
-    parser = Parser(prog="bigain explain", description=_DESCRIPTION)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories, or folders of such")
-    parser.add_argument(
-        "--baseline",
-        type=Path,
-        metavar="RUN0",
-        help="run directory to compare with; default: RUN/baseline, which `bigain predict --baseline true` makes",
-    )
-    parser.add_argument("--bands", type=int, default=5, help="bands of timesteps of equal width; default: 5")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file, too")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="draw the figure, as PNG and SVG, into a folder")
-    parser.add_argument(
-        "--allow-differences",
-        action="store_true",
-        help="explain although images, seed, protocol or versions differ, on the images that both have",
-    )
-    parser.add_argument("--partial", action="store_true", help="also take runs that have not done all their images")
-    return parser
+    text = _text(explanations, missing)
+    if json is not None:
+        rows = [explanation.row() for explanation in explanations]
+        write_json(json, {"explanations": rows, "left_out": missing})
+    if output is not None:
+        text += _draw(output, explanations)
+    return Outcome(text, not missing)
 
 
 def _by_baseline(

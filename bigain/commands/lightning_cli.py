@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from bigain.callbacks import GenerationResults, PredictionWriter, ResultsWriter, SampleWriter
-from bigain.commands.parsing import Parser, readable, refusal_behind
+from bigain.commands.parsing import readable, wrapped_input_error
 from bigain.compressors import Compressor
 from bigain.cost.timing import Timing
 from bigain.data import EvalDataModule
@@ -56,12 +56,15 @@ class BiGainCLI(LightningCLI):
                 datamodule_class=EvalDataModule,
                 subclass_mode_model=True,
                 subclass_mode_data=True,
-                parser_class=Parser,
                 save_config_callback=None,
                 seed_everything_default=False,
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
-                parser_kwargs={"prog": "bigain", "description": "Evaluate token compression for diffusion models."},
+                parser_kwargs={
+                    "prog": "bigain",
+                    "description": "Evaluate token compression for diffusion models.",
+                    "exit_on_error": False,
+                },
                 args=list(args),
             )
 
@@ -131,7 +134,7 @@ class BiGainCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            if refusal_behind(error) is not None:
+            if wrapped_input_error(error) is not None:
                 raise
             # The parser lets null stand for anything, and tells in an error of its own what a class made of it.
             raise InputError(f"the classes cannot be made of these settings: {readable(str(error))}") from error

@@ -1,76 +1,196 @@
-"""The argument parser: LightningArgumentParser with errors a person can read."""
+"""The command layer: a command is a typed function; its signature and Google docstring are its arguments and help.
+
+Parameters before `*` are positional, those after it are `--options` (a bool is a flag, a list takes several values),
+and `*options: str` receives all options that the command does not know, for `predict` or for `create`. It returns an
+`Outcome`; a row of `bigain.commands.main.COMMANDS` makes it a command: light to import, with heavy imports inside.
+"""
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Iterator
+import sys
+from argparse import ArgumentError, RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser
 
-import bigain.compressors
-import bigain.data
-import bigain.modules
 from bigain.errors import InputError
 
-# jsonargparse reports every branch of a union; these lines say nothing about what the user gave.
+T = TypeVar("T")
+
+# jsonargparse reports every branch of a union; these lines say nothing about the user's value.
 _NOISE = re.compile(
     r"Does not validate against any of the Union|Subtypes: |Errors:$|Expected a <class 'NoneType'>|Given value|"
     r"Expected a path but|^$"
 )
-_HINT = re.compile(r"\. Accepted arguments: bigain \w+ --help")
-_SECTIONS = {
-    "compressor": list(bigain.compressors.methods()),
-    "model": bigain.modules.__all__,
-    "data": [name for name in bigain.data.__all__ if name != "EvalDataModule"],
-}
+_SECTIONS = {"compressor": "bigain.compressors", "model": "bigain.modules", "data": "bigain.data"}
 
 
-class Parser(LightningArgumentParser):
-    """Raises an InputError with the essence of a parsing error instead of printing usage and exiting.
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did.
 
     Attributes:
-        command: Whose help tells the arguments.
+        text: Printed to stdout.
+        complete: Whether nothing that was asked for is missing.
     """
 
-    command = "bigain predict"
+    text: str = ""
+    complete: bool = True
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Report bad arguments.
 
-        Raises:
-            InputError: Always.
-        """
-        raise InputError(f"{readable(message)}. Accepted arguments: {self.command} --help") from ex
+def run(function: Callable[..., Outcome], command: str, args: Sequence[str]) -> Outcome:
+    """Call a command's function with the arguments of its command line; `--help` returns its help instead.
+
+    Args:
+        function: Typed, with a docstring.
+        command: `bigain report`.
+        args: Command line after it.
+
+    Raises:
+        InputError: If the arguments are wrong, or the function refuses them.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    hints = get_type_hints(function)
+    most = {_flag(p.name): _most(hints[p.name]) for p in parameters if p.kind is p.KEYWORD_ONLY}
+    own, further = _separate(args, most)
+    if {"-h", "--help"} & set(further):
+        return Outcome(_parser(function, command, hints).format_help())
+    passes_on = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    with input_errors(command):
+        values = _parser(function, command, hints).parse_args(own if passes_on else [*own, *further])
+    positional = [values[p.name] for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    options = {p.name: values[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return function(*positional, *(further if passes_on else ()), **options)
+
+
+def _parser(function: Callable[..., Outcome], command: str, hints: Mapping[str, Any]) -> ArgumentParser:
+    from docstring_parser import parse
+
+    documentation = parse(function.__doc__ or "")
+    texts = {p.arg_name.lstrip("*"): p.description or "" for p in documentation.params}
+    about = {"description": documentation.description, "formatter_class": RawDescriptionHelpFormatter}
+    parser = ArgumentParser(prog=command, exit_on_error=False, **about)
+    for name, parameter in inspect.signature(function).parameters.items():
+        hint, item, default = hints[name], _item(hints[name]), parameter.default
+        named = parameter.kind is parameter.KEYWORD_ONLY
+        settings: dict[str, Any] = {"type": item, "nargs": "+"} if item else {"type": hint}
+        if hint is bool:
+            settings = {"action": "store_true"}
+        if default is not parameter.empty:
+            settings |= {"default": default} | ({} if named else {"nargs": "?"})
+        elif named:
+            settings |= {"required": True}
+        choices = [
+            str(value) for part in (hint, *get_args(hint)) if get_origin(part) is Literal for value in get_args(part)
+        ]
+        if choices or not named:
+            settings |= {"metavar": f"{{{','.join(choices)}}}" if choices else name.upper()}
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            parser.add_argument_group("further options", texts[name])
+        else:
+            text = texts[name] if default in (parameter.empty, None, False) else f"{texts[name]} Default: {default}"
+            parser.add_argument(_flag(name) if named else name, help=text, **settings)
+    return parser
+
+
+def _separate(args: Sequence[str], most: Mapping[str, int]) -> tuple[list[str], list[str]]:
+    """Return positional values followed by the known options, and the other options with all values that follow each.
+
+    `most` has the values that a known option takes; those behind them are positional.
+    """
+    values, options = options_of(args)
+    known: list[str] = []
+    further: list[str] = []
+    for option, *following in options:
+        name, equals, value = option.partition("=")
+        flag = name.replace("_", "-")
+        if flag in most:
+            taken = 0 if equals else most[flag]
+            known += [flag + equals + value, *following[:taken]]
+            values += following[taken:]
+        else:
+            further += [option, *following]
+    return [*values, *known], further
+
+
+def options_of(args: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Return the values before any option, and each option with the values that follow it."""
+    groups: list[list[str]] = [[]]
+    for arg in args:
+        if arg.startswith("--") or arg in ("-c", "-h"):
+            groups.append([])
+        groups[-1].append(arg)
+    return groups[0], groups[1:]
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _item(hint: Any) -> Any:
+    """Return the type of the values of `list[X]` or `list[X] | None`; None for other types."""
+    return next((get_args(part)[0] for part in (hint, *get_args(hint)) if get_origin(part) is list), None)
+
+
+def _most(hint: Any) -> int:
+    return 0 if hint is bool else sys.maxsize if _item(hint) else 1
+
+
+def create(base: type[T], name: str, options: Sequence[str], command: str) -> T | None:
+    """Create the object that `--name CLASS --name.argument value` describes; None without such options.
+
+    Args:
+        base: The class, or a base of it.
+        name: Of the option.
+        options: These and no others.
+        command: `bigain flops`, for messages.
+
+    Raises:
+        InputError: If there is no such class, or it refuses its arguments.
+    """
+    parser = ArgumentParser(prog=command, exit_on_error=False)
+    parser.add_subclass_arguments(base, name, required=False)
+    with input_errors(command):
+        return parser.instantiate(parser.parse_args(list(options))).get(name)
+
+
+@contextmanager
+def input_errors(command: str) -> Iterator[None]:
+    """Turn a parsing error of jsonargparse into one InputError, and let out an InputError that it wrapped."""
+    try:
+        yield
+    except (ArgumentError, ValueError) as error:
+        cause = wrapped_input_error(error)
+        if cause is not None:
+            raise cause from error
+        if isinstance(error, ArgumentError):
+            raise InputError(f"{readable(str(error))}; see {command} --help") from error
+        raise
+
+
+def wrapped_input_error(error: BaseException | None) -> InputError | None:
+    """Return the InputError that an error was raised from, if there is one."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def readable(message: str) -> str:
-    """The essence of a jsonargparse message on one line, with the known class names where one was not known."""
-    # A nested parser's message has been through here already.
-    lines = [line.strip().lstrip("-").strip() for line in _HINT.sub("", message).splitlines()]
+    """Return a message of jsonargparse in one line, with the known class names where a class is unknown."""
+    lines = [line.strip().lstrip("-").strip() for line in message.splitlines()]
     essence = " ".join(dict.fromkeys(line for line in lines if not _NOISE.search(line)))
     section = re.search(r'Parser key "(\w+)', message)
     unknown = "dot import path" in message or "Import error" in message or "not resolve" in message
     if section and unknown and section[1] in _SECTIONS:
-        essence += f"; known here: {', '.join(_SECTIONS[section[1]])}, or the import path of a class"
+        known = [name for name in import_module(_SECTIONS[section[1]]).__all__ if name not in _BASES]
+        essence += f"; known here: {', '.join(known)}, or the import path of a class"
     return essence.rstrip(".")
 
 
-@contextmanager
-def refusals() -> Iterator[None]:
-    """Let an InputError out that jsonargparse wrapped into an error of its own."""
-    try:
-        yield
-    except ValueError as error:
-        refusal = refusal_behind(error)
-        if refusal is None:
-            raise
-        raise refusal from error
-
-
-def refusal_behind(error: BaseException | None) -> InputError | None:
-    """The InputError that jsonargparse wrapped into an error of its own, if there is one."""
-    while error is not None and not isinstance(error, InputError):
-        error = error.__cause__ or error.__context__
-    return error
+_BASES = ("Compressor", "Where", "EvalDataModule")

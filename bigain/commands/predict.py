@@ -5,33 +5,17 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
 from bigain.commands.lightning_cli import BiGainCLI
-from bigain.commands.parsing import refusals
+from bigain.commands.parsing import Outcome, input_errors
 from bigain.commands.score import add_fidelity
 from bigain.runs.configuration import find_config
 from bigain.runs.results import read_results
 from bigain.runs.schema import Results
 from bigain.runs.summary import missing_metrics, summary
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
-
-    Attributes:
-        summary: Text for a terminal, empty on all but the first process.
-        skipped: Images that had to be skipped.
-        complete: Whether nothing that was asked for is missing.
-    """
-
-    summary: str = ""
-    skipped: int = 0
-    complete: bool = True
 
 
 def predict(args: Sequence[str]) -> Outcome:
@@ -53,8 +37,7 @@ def predict(args: Sequence[str]) -> Outcome:
         if baseline["task"] == "generation" and baseline["protocol"]["images"] != "none":
             add_fidelity(cli.output, cli.output / "baseline")
     results = read_results(cli.output)
-    skipped = len(results["dataset"]["skipped"])
-    return Outcome(summary(results, cli.output, baseline), skipped, lacking(results) is None)
+    return Outcome(summary(results, cli.output, baseline), lacking(results) is None)
 
 
 def lacking(results: Results) -> str | None:
@@ -76,7 +59,7 @@ def lacking(results: Results) -> str | None:
 
 
 def _run(args: Sequence[str], uncompressed_into: Path | None = None) -> BiGainCLI:
-    with refusals():
+    with input_errors("bigain predict"):
         return BiGainCLI(args, uncompressed_into)
 
 

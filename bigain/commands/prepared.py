@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lightning.pytorch import LightningModule
 
 from bigain.commands.lightning_cli import BiGainCLI
-from bigain.commands.parsing import refusals
+from bigain.commands.parsing import input_errors
 from bigain.compressors import Compressor
 from bigain.errors import InputError
 from bigain.modules import DiffusionClassifier, DiffusionSampler
@@ -34,7 +34,7 @@ class Prepared(BiGainCLI):
         Raises:
             InputError: If the configuration is wrong or not of the task.
         """
-        with refusals():
+        with input_errors("bigain predict"):
             cli = cls(find_config(command))
         if not isinstance(cli.model, MODULES[task]):
             raise InputError(f"{command[2]} is given for {task}, but its model is a {type(cli.model).__name__}")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from bigain.commands.arguments import Parser, parse
+from bigain.commands.parsing import Outcome
 from bigain.errors import InputError
 from bigain.report.comparison import UnlikeError, compare
 from bigain.report.document import remarks, section
@@ -20,64 +20,55 @@ from bigain.runs.results import Run, find_runs
 _FIGURE = re.compile(r"(curves|pareto)-\d+-[a-z0-9-]+\.(png|svg)")
 FORMATS = ("html", "md", "tex", "csv")
 _TITLE = "Token compression of diffusion models"
-_DESCRIPTION = (
-    "Write tables and plots of finished runs: accuracy, distance and cost, beside the paper's numbers where the "
-    "settings are the paper's. Classification runs are compared image by image with the base run, by default the run "
-    "without compression on the same dataset and model. Directories that hold no finished run are named and left out."
-)
 
 
-def report(args: Sequence[str]) -> tuple[str, bool]:
-    """Run `bigain report`.
+def report(
+    runs: list[Path],
+    *,
+    output: Path = Path("report"),
+    formats: str = ",".join(FORMATS),
+    base: Path | None = None,
+    allow_differences: bool = False,
+    partial: bool = False,
+) -> Outcome:
+    """Write tables and plots of finished runs: accuracy, distance and cost.
+
+    The paper's numbers stand beside them where the settings are the paper's. Classification runs are compared image by
+    image with the base run, by default the run without compression on the same dataset and model. Directories that hold
+    no finished run are listed and left out.
 
     Args:
-        args: Command line after `report`.
+        runs: Run directories, or folders of run directories.
+        output: Folder to write to.
+        formats: Which of html,md,tex,csv to write. Figures are always drawn, as PNG and SVG.
+        base: Run directory that all runs are compared with, image by image.
+        allow_differences: Compare runs whose images, seed, protocol or versions differ, on the images that both have.
+        partial: Include runs that have not finished all their images.
 
     Returns:
-        Where the report is and what is left out of it, as text, and whether nothing is.
+        The report's files and what was left out of it; complete if nothing was.
 
     Raises:
         InputError: If there is nothing to report, or it cannot be written.
     """
-    given = parse(_parser(), args)
-    runs, left_out = find_runs(given.runs, given.partial)
-    if not runs:
+    finished, left_out = find_runs(runs, partial)
+    if not finished:
         raise InputError(f"nothing to report: {'; '.join(left_out)}")
-    base = _base(given.base, runs, given.partial)
-    groups = group_runs(runs)
-    refused = [reason for group in groups for reason in _compare(group, base, given.allow_differences)]
+    reference = _base(base, finished, partial)
+    groups = group_runs(finished)
+    refused = [reason for group in groups for reason in _compare(group, reference, allow_differences)]
     try:
-        written = _write(given.output, groups, left_out, set(given.formats))
+        written = _write(output, groups, left_out, set(formats.split(",")))
     except OSError as error:
-        raise InputError(f"cannot write the report to {given.output}: {error}; choose another --output") from error
-    told = [f"left out: {reason}" for reason in left_out]
-    told += [f"not compared: {reason}" for reason in refused]
+        raise InputError(f"cannot write the report to {output}: {error}; choose another --output") from error
+    lines = [f"left out: {reason}" for reason in left_out]
+    lines += [f"not compared: {reason}" for reason in refused]
     others = sum(len(group.refused) for group in groups) - len(refused)
     if others:
-        told.append(f"not compared image by image for {others} more reason{'s' if others > 1 else ''}, see the report")
-    told += [f"{len(runs)} runs, {sum(len(group.comparisons) for group in groups)} compared image by image"]
-    told += [str(path) for path in written]
-    return "\n".join(told) + "\n", not (left_out or refused)
-
-
-def _parser() -> Parser:
-    parser = Parser(prog="bigain report", description=_DESCRIPTION)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories, or folders of such")
-    parser.add_argument("--output", type=Path, default=Path("report"), help="folder to write to; default: report")
-    parser.add_argument(
-        "--formats",
-        type=lambda text: text.split(","),
-        default=list(FORMATS),
-        help=f"which of {','.join(FORMATS)}; default: all. Figures are always drawn, as PNG and SVG",
-    )
-    parser.add_argument("--base", type=Path, metavar="RUN", help="compare all with this run, image by image")
-    parser.add_argument(
-        "--allow-differences",
-        action="store_true",
-        help="compare although images, seed, protocol or versions differ, on the images that both have",
-    )
-    parser.add_argument("--partial", action="store_true", help="also take runs that have not done all their images")
-    return parser
+        lines.append(f"not compared image by image for {others} more reason{'s' if others > 1 else ''}, see the report")
+    compared = sum(len(group.comparisons) for group in groups)
+    lines += [f"{len(finished)} runs, {compared} compared image by image", *map(str, written)]
+    return Outcome("\n".join(lines) + "\n", not (left_out or refused))
 
 
 def _base(path: Path | None, runs: Sequence[Run], partial: bool) -> Run | None:

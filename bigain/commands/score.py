@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import Literal
 
 import torch
 from tqdm import tqdm
 
+from bigain.commands.parsing import Outcome
 from bigain.data.class_space import ClassSpace
 from bigain.data.images import read_images, sample_path
 from bigain.errors import InputError
@@ -32,52 +32,52 @@ from bigain.tasks.sample_writer import FOLDER
 
 _BATCH = 32
 _FIDELITY = ("psnr", "ssim", "lpips")
-_PROTOCOLS = ("pytorch-fid", "torch-fidelity", "torchmetrics", "shapes-features")
+Protocol = Literal["pytorch-fid", "torch-fidelity", "torchmetrics", "shapes-features"]
 # What two runs must share for their images to start from the same noise.
 _SAMPLING = ("scheduler", "scheduler_options", "steps", "guidance", "seed", "images")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see bigain score --help")
-
-
-def score(args: Sequence[str]) -> str:
-    """Compute metrics of a generation run, add them to its `results.json`, and return the new summary.
+def score(
+    run: Path,
+    *,
+    protocol: Protocol | None = None,
+    weights: str | None = None,
+    reference: str | None = None,
+    against: Path | None = None,
+    lpips: LpipsNetwork | None = None,
+    clip_model: str | None = None,
+) -> Outcome:
+    """Measure distances and fidelity of the images of a finished run, and add them to its `results.json`.
 
     Args:
-        args: Command line after `score`.
+        run: Run directory of a generation.
+        protocol: How features are extracted; by default as the run's results say.
+        weights: Inception weights; by default from the environment and torch's cache.
+        reference: Statistics of real images (.npz); by default as the run's results say.
+        against: Another run, usually uncompressed: measures the fidelity to its images.
+        lpips: Network of LPIPS; by default alex, where its weights are available.
+        clip_model: Folder of a CLIP model: measures the similarity of images and prompts.
+
+    Returns:
+        The new summary.
 
     Raises:
         InputError: If the run, its images or the reference are missing or do not fit.
     """
-    parser = _Parser(prog="bigain score", description="Distances and fidelity of the images of a finished run.")
-    parser.add_argument("run", type=Path, help="run directory of a generation")
-    parser.add_argument("--protocol", choices=_PROTOCOLS, help="how features are taken; default: as the run says")
-    parser.add_argument("--weights", help="Inception weights; default: the environment and torch's cache")
-    parser.add_argument("--reference", help="statistics of real images (.npz); default: as the run says")
-    parser.add_argument("--against", type=Path, help="another run, usually uncompressed: fidelity to its images")
-    parser.add_argument(
-        "--lpips", choices=get_args(LpipsNetwork), help="LPIPS with this network; default: alex, if here"
-    )
-    parser.add_argument("--clip-model", help="folder of a CLIP model: similarity of images and prompts")
-    options = parser.parse_args(args)
-    run, against, clip_model = options.run, options.against, options.clip_model
     read_generation(run)
     held = lock(run, 0)
     try:
         results = read_generation(run)
-        wants_distance = options.protocol or options.reference or options.weights
-        if wants_distance or (against is None and clip_model is None):
-            _add_distances(run, results, options.protocol, options.weights, options.reference)
+        if protocol or reference or weights or (against is None and clip_model is None):
+            _add_distances(run, results, protocol, weights, reference)
         if against is not None:
-            _add_fidelity(run, results, against, options.lpips)
+            _add_fidelity(run, results, against, lpips)
         if clip_model is not None:
             results["metrics"].update(_measured(run, [ClipScore(clip_model)]))
             results["clip_score_missing"] = None
             results["protocol"]["clip_model"] = clip_model
         write_results(run, results)
-        return summary(results, run)
+        return Outcome(summary(results, run))
     finally:
         held.release()
 

@@ -57,11 +57,11 @@ def find_config(args: Sequence[str]) -> list[str]:
     for arg in rest:
         if arg in ("--config", "-c"):
             # Without a value, the parser says so.
-            configs += [arg, *(_locate(value) for value in itertools.islice(rest, 1))]
+            configs += [arg, *(locate(value) for value in itertools.islice(rest, 1))]
         elif arg.startswith("--config="):
-            configs.append("--config=" + _locate(arg.removeprefix("--config=")))
+            configs.append("--config=" + locate(arg.removeprefix("--config=")))
         elif arg in ("--model", "--data", "--compressor"):
-            parts += [arg, *(_locate(value) for value in itertools.islice(rest, 1))]
+            parts += [arg, *(locate(value) for value in itertools.islice(rest, 1))]
         else:
             others.append(arg)
     first = 1 if others[:1] == ["predict"] else 0
@@ -92,7 +92,8 @@ def options_for(options: Sequence[str], own: Collection[str], marks: Collection[
     return kept
 
 
-def _locate(name: str) -> str:
+def locate(name: str) -> str:
+    """Return the path of the shipped file of this name unless there is one here; a file has to be valid YAML."""
     shipped = shipped_configs() / name
     path = shipped if shipped.is_file() and not Path(name).exists() else Path(name)
     if path.is_file():

@@ -12,12 +12,13 @@ from typing import Any, NoReturn
 
 import torch
 
+from bigain.commands.arguments import ClassParser as Parser
+from bigain.commands.arguments import refusals
 from bigain.commands.bench.measure import Times, measure
 from bigain.commands.bench.ratios import Spread, paired_ratio, realised_percent
 from bigain.commands.bench.subject import Subject
 from bigain.commands.bench.telling import table
 from bigain.commands.flops.model import CountedModel
-from bigain.commands.parsing import Parser, refusals
 from bigain.commands.predict import quieten
 from bigain.compressors import ABM, IEKVD, LGTM, Compressor
 from bigain.cost.attention_kernels import kernels_seen

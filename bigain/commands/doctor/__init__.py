@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 
 from bigain.commands.doctor import checks
 from bigain.commands.doctor.checks import Check
-from bigain.commands.parsing import refusals
+from bigain.commands.parsing import Outcome, input_errors
 from bigain.commands.predict import quieten
 from bigain.commands.prepared import Prepared
 from bigain.data import EvalDataModule
@@ -36,24 +36,24 @@ class _Parsed(Prepared):
             return None  # type: ignore[return-value]
 
 
-def doctor(args: Sequence[str]) -> tuple[str, bool]:
-    """Check a configuration.
+def doctor(*options: str) -> Outcome:
+    """Check weights, network, data, references, disk and device of a configuration; loads and writes nothing heavy.
 
     Args:
-        args: What `bigain predict` would be given.
+        *options: As for `bigain predict`: --config pets_lgtm.yaml --data.root data
 
     Returns:
-        The findings as text, and whether a run would work.
+        The findings; complete if a run would work.
 
     Raises:
         InputError: If the configuration itself is wrong.
     """
     quieten()
-    with refusals():
-        cli = _Parsed(["predict", *find_config(args)])
+    with input_errors("bigain predict"):
+        cli = _Parsed(["predict", *find_config(options)])
     with _muted():
         found = list(diagnose(cli))
-    return report(found), not any(check.status == "problem" for check in found)
+    return Outcome(report(found), not any(check.status == "problem" for check in found))
 
 
 def report(found: Sequence[Check]) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from bigain.commands.arguments import ClassParser as Parser
+from bigain.commands.arguments import refusals
 from bigain.commands.flops.model import CountedModel
 from bigain.commands.flops.search import Match, every_method, match, starting_value
-from bigain.commands.parsing import Parser, refusals
 from bigain.commands.predict import quieten
 from bigain.compressors import Compressor
 from bigain.cost.flops import Flops, reduction_percent

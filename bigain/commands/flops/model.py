@@ -13,7 +13,8 @@ from torch import Tensor
 from bigain.backbones.base import Backbone
 from bigain.backbones.geometry import backbone_without_weights, geometry_of, shipped_geometries
 from bigain.backbones.inspection import build_on_meta
-from bigain.commands.parsing import Parser, refusals
+from bigain.commands.arguments import ClassParser as Parser
+from bigain.commands.arguments import refusals
 from bigain.compressors import Compressor
 from bigain.cost.flops import Flops, count_flops
 from bigain.cost.sites import refuse_without_effect

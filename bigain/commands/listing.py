@@ -1,0 +1,73 @@
+"""`bigain list`: what is shipped, found by introspection and in the folders of configurations."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Literal
+
+from bigain.commands.parsing import Outcome
+from bigain.report.tables import Table
+from bigain.runs.configuration import shipped_configs
+
+Kind = Literal["compressors", "datasets", "models", "configs", "tables", "scores"]
+Rows = list[tuple[str, str]]
+
+
+def list_available(what: Kind | None = None) -> Outcome:
+    """List what is shipped, with one line about each.
+
+    Args:
+        what: compressors, datasets, models, configs, tables or scores; left out: where each is used.
+    """
+    if what is None:
+        rows = [(name, usage) for name, (usage, _) in _KINDS.items()]
+        return Outcome(Table(("bigain list ...", "used as"), rows).plain() + "\n")
+    _, find = _KINDS[what]
+    return Outcome(Table((), find()).plain() + "\n")
+
+
+def _classes(module: str, base: str) -> Rows:
+    package = import_module(module)
+    exported = [getattr(package, name) for name in package.__all__]
+    kind = getattr(package, base)
+    return [_described(c) for c in exported if isinstance(c, type) and issubclass(c, kind) and c is not kind]
+
+
+def _scores() -> Rows:
+    from bigain.tokens import scores
+
+    functions = [function for _, function in inspect.getmembers(scores, inspect.isfunction)]
+    own = [function for function in functions if function.__module__ == scores.__name__]
+    return [_described(function) for function in own if not function.__name__.startswith("_")]
+
+
+def _described(member: Callable[..., object]) -> tuple[str, str]:
+    return member.__name__, (inspect.getdoc(member) or "").partition("\n")[0]
+
+
+def _files(folder: str, prefix: str = "") -> Rows:
+    return [(f"{prefix}{path.name}", _comment(path)) for path in sorted((shipped_configs() / folder).glob("*.yaml"))]
+
+
+def _comment(path: Path) -> str:
+    """Return the first sentence of the comment that a file begins with."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    return " ".join(line.removeprefix("#").strip() for line in comment).partition(". ")[0]
+
+
+_KINDS: dict[str, tuple[str, Callable[[], Rows]]] = {
+    "compressors": (
+        "--compressor NAME; its arguments: bigain flops --compressor.help NAME",
+        lambda: _classes("bigain.compressors", "Compressor"),
+    ),
+    "datasets": ("bigain predict --data NAME", lambda: _classes("bigain.data", "EvalDataModule")),
+    "models": ("bigain predict --model NAME", lambda: _files("models", "models/")),
+    "configs": ("bigain predict --config NAME; *_joint.yaml: bigain evaluate --config NAME", lambda: _files("")),
+    "tables": ("bigain sweep NAME", lambda: _files("tables")),
+    "scores": ("--compressor.score bigain.tokens.scores.NAME, of LGTM", _scores),
+}
