@@ -108,7 +108,7 @@ def test_compressors_have_to_be_one_before_anything_is_run(capsys):
 
 def test_models_and_datasets_have_to_be_one(capsys):
     message = refused(capsys, joint_file("demo_lgtm.yaml", "demo_unet_lgtm_generation.yaml"))
-    assert "other models, shapes_dit and shapes_unet" in message
+    assert "different models, shapes_dit and shapes_unet" in message
 
 
 def test_configurations_have_to_be_of_their_task(capsys):
@@ -162,7 +162,7 @@ def test_bad_command_lines(capsys):
     assert "nonsense" in refused(capsys, "demo_lgtm_joint.yaml", "--nonsense", "1")
     assert "steps must be at least 1" in refused(capsys, "demo_lgtm_joint.yaml", "--generation.model.steps", "0")
     assert main(["evaluate"]) == 2
-    assert "expected `bigain evaluate --config X" in capsys.readouterr().err
+    assert "required: config; see bigain evaluate --help" in capsys.readouterr().err
 
 
 def test_help(capsys):
