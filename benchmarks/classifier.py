@@ -24,8 +24,9 @@ from torch import Tensor
 
 from bigain.backbones import Backbone, DiT, StableDiffusion
 from bigain.backbones.forward import row_keys
+from bigain.backbones.geometry import with_denoiser
 from bigain.backbones.sharing import share
-from bigain.commands.bench.subject import random_denoiser, with_denoiser
+from bigain.commands.bench.subject import random_denoiser
 from bigain.commands.flops.model import CountedModel
 from bigain.compressors import LGTM, Compressor
 from bigain.data import ShapeTextures

@@ -3,49 +3,147 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin
-from torch import Tensor
+from torch import Tensor, nn
 
+from bigain.backbones.compilation import Compile, check_compile
+from bigain.backbones.hub import read_json
 from bigain.backbones.loading import (
+    check_index,
+    component_config,
+    find_model,
+    listed_class,
+    load_component,
     load_scheduler,
     scheduler_config,
 )
 from bigain.backbones.marks import mark
-from bigain.backbones.model_files import ModelFiles
 from bigain.diffusion.noising import epsilon_from_velocity
 from bigain.errors import InputError
 
+Precision = Literal["float32", "bfloat16", "float16"]
 
-class Backbone(ModelFiles, ABC):
+
+class ModelFiles(NamedTuple):
+    """Location of a model (folder or hub id) and the class of each component to load, the VAE's only if it has one."""
+
+    source: str
+    parts: dict[str, Any]
+
+
+class Backbone(nn.Module, ABC):
     """A diffusion model loaded from a diffusers folder or hub id, with or without a VAE.
 
     Attributes:
-        denoiser: The network that compressors hook; there after `load`.
+        component: Folder of the denoiser.
+        parts: Class to load by folder, except the VAE and the scheduler, which are the same for all models.
+        denoiser: The network that compressors hook; available after `load`.
         vae: None for a pixel-space model.
-        scheduler_config: Settings of the sampler that the model was saved with, among them its noise schedule.
+        scheduler_config: Settings of the sampler that the model was saved with, including its noise schedule.
         prediction_type: `epsilon` or `v_prediction`.
     """
 
+    component: ClassVar[str]
+    parts: ClassVar[dict[str, Any]]
     denoiser: ModelMixin
     vae: AutoencoderKL | None
 
+    def __init__(
+        self,
+        model: str,
+        dtype: Precision = "float32",
+        local_files_only: bool = False,
+        safetensors_only: bool = True,
+        compile: Compile = "none",
+        channels_last: bool = False,
+    ) -> None:
+        """Store what to load; nothing is read yet.
+
+        Args:
+            model: Local diffusers folder, name of an embedded model (`shapes_dit`, `shapes_unet`) or hub id.
+            dtype: Precision to load in. A true-half `trainer.precision` converts a float32 model later; loading in
+                half at once saves the memory of the float32 copy.
+            local_files_only: Never ask the hub. `HF_HUB_OFFLINE=1` does the same for everything.
+            safetensors_only: Refuse weights in `.bin` files. They are pickles; if false, torch's weights-only loader
+                reads them where there are no safetensors, and runs no code from them.
+            compile: What torch compiles of the denoiser: `none`, `whole`, or `regional`, each transformer block by
+                itself. Compiled code rounds differently.
+            channels_last: Store images and convolutions channels last, which GPUs with tensor cores prefer.
+
+        Raises:
+            InputError: If `compile` is none of these.
+        """
+        super().__init__()
+        self.model = model
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        self.local_files_only = local_files_only
+        self.safetensors_only = safetensors_only
+        # nn.Module has a method `compile`.
+        self.compilation = check_compile(compile)
+        self.channels_last = channels_last
+        self.loaded = False
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether conditions are made from text; otherwise from classes."""
+        return "text_encoder" in self.parts
+
+    def find(self, local_files_only: bool) -> ModelFiles:
+        """Find the model and its components from its model_index.json.
+
+        Args:
+            local_files_only: Never ask the hub.
+
+        Raises:
+            InputError: If the model cannot be found or its index lists another kind of model.
+        """
+        source = find_model(self.model)
+        index = read_json(source, "model_index.json", local_files_only)
+        parts = self.parts if listed_class(index, "vae") is None else {**self.parts, "vae": AutoencoderKL}
+        check_index(index, source, parts, type(self).__name__)
+        return ModelFiles(source, parts)
+
+    def denoiser_config(self, files: ModelFiles, local_files_only: bool) -> dict[str, Any]:
+        """Read the denoiser's configuration and check that this class can call the network.
+
+        Args:
+            files: Result of `find`.
+            local_files_only: Never ask the hub.
+
+        Raises:
+            InputError: If it cannot be read or is that of another kind of model.
+        """
+        config = component_config(self.parts[self.component], files.source, self.component, local_files_only)
+        if "vae" in files.parts:
+            vae = component_config(AutoencoderKL, files.source, "vae", local_files_only)
+            takes, gives = config.get("in_channels", 4), vae.get("latent_channels", 4)
+            if takes != gives:
+                raise InputError(
+                    f"{self.component}/config.json of {self.model} has in_channels {takes}, but its VAE gives {gives}: "
+                    "networks for inpainting, depth or editing take an image besides the noise; expected one that "
+                    "takes the noise alone"
+                )
+        self._check(config)
+        return config
+
     def load(self) -> None:
-        """Read the weights, once; further calls do nothing.
+        """Read the weights; further calls do nothing.
 
         Raises:
             InputError: If the model cannot be found or is not what this class loads.
         """
         if self.loaded:
             return
-        found = self.find(self.local_files_only)
-        self.denoiser_config(found, self.local_files_only)
-        self.scheduler_config = scheduler_config(found.source, self.local_files_only)
-        self.set_schedule(load_scheduler(found.source, self.local_files_only))
-        self.vae = self._component(found.source, "vae", AutoencoderKL) if "vae" in found.parts else None
-        self._load(found.source)
+        files = self.find(self.local_files_only)
+        self.denoiser_config(files, self.local_files_only)
+        self.scheduler_config = scheduler_config(files.source, self.local_files_only)
+        self.set_schedule(load_scheduler(files.source, self.local_files_only))
+        self.vae = self._load_part(files.source, "vae", AutoencoderKL) if "vae" in files.parts else None
+        self._load(files.source)
         self.requires_grad_(False)
         self.eval()
         if self.channels_last:
@@ -59,22 +157,28 @@ class Backbone(ModelFiles, ABC):
         self._alpha_bar = scheduler.alphas_cumprod.float()
 
     def _load(self, source: str) -> None:
-        """Set `denoiser` and whatever conditions need."""
-        self.denoiser = self._component(source, self.component, self.parts[self.component])
+        """Load the denoiser and what conditions are made with."""
+        self.denoiser = self._load_part(source, self.component, self.parts[self.component])
+
+    def _load_part(self, source: str, name: str, kind: Any) -> Any:
+        return load_component(kind, source, name, self.dtype, self.local_files_only, self.safetensors_only)
+
+    def _check(self, config: Mapping[str, Any]) -> None:
+        """Raise an InputError if this class cannot call a denoiser of this configuration."""
 
     @abstractmethod
     def conditions(self, prompts: Sequence[str], indices: Sequence[int] | None) -> Tensor:
-        """Conditions of all classes, computed once. `(k, ...)`.
+        """Compute the conditions of all classes. `(k, ...)`.
 
         Args:
             prompts: Text per class.
-            indices: Index of each class in a class-conditional model's label space; None if the dataset's labels
-                mean nothing but to a model of exactly these classes.
+            indices: Index of each class in a class-conditional model's label space; None if the labels of the dataset
+                mean something only to a model trained on exactly these classes.
         """
 
     @abstractmethod
     def conditions_of(self, prompts: Sequence[str], indices: Sequence[int]) -> Tensor:
-        """Conditions of single items. `(b, ...)`.
+        """Compute the conditions of single items. `(b, ...)`.
 
         Args:
             prompts: Text per item.
@@ -83,7 +187,7 @@ class Backbone(ModelFiles, ABC):
 
     @abstractmethod
     def null_condition(self) -> Tensor:
-        """The condition that stands for none, in guidance. `(1, ...)`.
+        """Return the unconditional condition for guidance. `(1, ...)`.
 
         Raises:
             InputError: If the model was trained without one.
@@ -91,7 +195,7 @@ class Backbone(ModelFiles, ABC):
 
     @abstractmethod
     def blank_condition(self, local_files_only: bool) -> Tensor:
-        """One condition without content on the meta device; of the weights, not even the denoiser's are needed.
+        """Return one condition on the meta device; needs no weights.
 
         Args:
             local_files_only: Never ask the hub.
@@ -101,7 +205,7 @@ class Backbone(ModelFiles, ABC):
         """
 
     def check_classes(self, prompts: Sequence[str], indices: Sequence[int] | None) -> None:
-        """Raise an InputError if `conditions` cannot take these classes; of the weights, only the denoiser is needed.
+        """Raise an InputError if `conditions` cannot take these classes; needs no weights but the denoiser's.
 
         Args:
             prompts: Text per class.
@@ -136,7 +240,7 @@ class Backbone(ModelFiles, ABC):
         return self.latent_shape[0], side, side
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images to latents: the posterior mean times the scaling factor, or the pixels themselves.
+        """Encode images: the posterior mean times the scaling factor, or the pixels themselves without a VAE.
 
         Args:
             images: `(b, 3, s, s)`, uint8 in [0, 255].
@@ -149,11 +253,11 @@ class Backbone(ModelFiles, ABC):
             return pixels
         with mark("encoder", len(images)):
             latents: Tensor = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mean
-        # The VAE may answer channels-last; a latent that was stored and read back has to compute the same.
+        # The VAE may answer channels last; a latent that was stored and read back has to compute the same.
         return (latents.float() * self.vae.config["scaling_factor"]).contiguous()
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents to images in [-1, 1]; values may lie a little outside.
+        """Decode latents to images in [-1, 1]; values may lie a little outside.
 
         Args:
             latents: `(b, c, h, w)`, float32.
@@ -175,7 +279,7 @@ class Backbone(ModelFiles, ABC):
         return self._alpha_bar[timesteps]
 
     def predict_noise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        """Predict the noise in `noisy`, whatever the network's parametrisation.
+        """Predict the noise in `noisy` for either parametrisation.
 
         Args:
             noisy: Noised latents. `(b, c, h, w)`, float32.
@@ -191,7 +295,7 @@ class Backbone(ModelFiles, ABC):
         return output
 
     def predict(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        """The network's output in its own parametrisation, `prediction_type`; learned variances are dropped.
+        """Return the network's output in its own `prediction_type`; learned variances are dropped.
 
         Args:
             noisy: Noised latents. `(b, c, h, w)`, float32.

@@ -1,14 +1,18 @@
-"""Models without weights: the shipped sizes of known ones, folders and hub ids."""
+"""Models without weights: shipped sizes of known ones, and networks on the meta device."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, ModelMixin
 
 from bigain.backbones.base import Backbone
 from bigain.backbones.dit import DiT
 from bigain.backbones.hub import read_json
-from bigain.backbones.inspection import build_on_meta
-from bigain.backbones.loading import find_model, listed_class
+from bigain.backbones.loading import component_config, find_model, listed_class
 from bigain.backbones.stable_diffusion import StableDiffusion
 from bigain.errors import InputError
 
@@ -18,9 +22,15 @@ _KINDS: tuple[type[Backbone], ...] = (StableDiffusion, DiT)
 
 
 def shipped_geometries() -> dict[str, str]:
-    """Hub id of every model whose sizes are shipped, by name."""
+    """Return the hub id of every model whose sizes are shipped, by name."""
     names = sorted(path.parent.name for path in _FOLDER.glob("*/model_index.json"))
     return {name: read_json(str(_FOLDER / name), "model_index.json", True)["_name_or_path"] for name in names}
+
+
+def geometry_of(model: str) -> str:
+    """Return the folder of shipped sizes for a hub id that has one; any other model unchanged."""
+    names = {source: name for name, source in shipped_geometries().items()}
+    return str(_FOLDER / names[model]) if model in names else model
 
 
 def backbone_without_weights(model: str) -> Backbone:
@@ -31,12 +41,18 @@ def backbone_without_weights(model: str) -> Backbone:
             name of an embedded model; or a hub id.
 
     Returns:
-        A backbone with its denoiser, and its VAE where it has one, on the meta device.
+        A backbone with its denoiser, and its VAE if it has one, on the meta device.
 
     Raises:
-        InputError: If there is no such model, or it is of a kind that is not known.
+        InputError: If there is no such model, or its kind is unknown.
     """
-    source = _source(model)
+    if (Path(model) / "model_index.json").is_file():
+        source = model
+    elif "/" not in model and (_FOLDER / model).is_dir():
+        # Even if a folder of this name without an index is here.
+        source = str(_FOLDER / model)
+    else:
+        source = find_model(geometry_of(model))
     index = read_json(source, "model_index.json", False)
     for kind in _KINDS:
         if listed_class(index, kind.component) is not None:
@@ -47,15 +63,37 @@ def backbone_without_weights(model: str) -> Backbone:
     raise InputError(f"model_index.json of {model} lists no {wanted}; expected a model of one of these kinds")
 
 
-def geometry_of(model: str) -> str:
-    """The folder of shipped sizes for a hub id that has one; anything else as it is."""
-    names = {source: name for name, source in shipped_geometries().items()}
-    return str(_FOLDER / names[model]) if model in names else model
+def build_on_meta(backbone: Backbone) -> None:
+    """Give a backbone its denoiser, and its VAE if it has one, on the meta device; load nothing else.
+
+    Raises:
+        InputError: If a configuration cannot be read or is that of another kind of model.
+    """
+    local = backbone.local_files_only
+    files = backbone.find(local)
+    backbone.denoiser = _on_meta(files.parts[backbone.component], backbone.denoiser_config(files, local))
+    backbone.vae = None
+    if "vae" in files.parts:
+        backbone.vae = _on_meta(AutoencoderKL, component_config(AutoencoderKL, files.source, "vae", local))
 
 
-def _source(model: str) -> str:
-    # A folder without an index is some other folder that happens to have a model's name.
-    if (Path(model) / "model_index.json").is_file():
-        return model
-    shipped = _FOLDER / model
-    return str(shipped) if "/" not in model and shipped.is_dir() else find_model(geometry_of(model))
+def without_weights(backbone: Backbone) -> Backbone:
+    """Copy a backbone, with a denoiser of the same configuration on the meta device and no hooks.
+
+    Changes to the denoiser after loading are not copied.
+    """
+    return with_denoiser(backbone, _on_meta(type(backbone.denoiser), backbone.denoiser.config))
+
+
+def with_denoiser(backbone: Backbone, denoiser: ModelMixin) -> Backbone:
+    """Copy a backbone with a different denoiser and none of its other networks."""
+    twin = copy.copy(backbone)
+    # Otherwise the copy would share the table of modules.
+    twin.__dict__["_modules"] = {}
+    twin.denoiser = denoiser
+    return twin
+
+
+def _on_meta(kind: Any, config: Any) -> Any:
+    with torch.device("meta"):
+        return kind.from_config(config).eval().requires_grad_(False)

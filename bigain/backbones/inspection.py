@@ -1,21 +1,17 @@
-"""What is wrong with a model before any weight is read: missing, damaged or foreign parts, and a denoiser to try on."""
+"""Check the files of a model before any weight is read: missing, damaged or foreign parts."""
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from diffusers import AutoencoderKL, ModelMixin
 from huggingface_hub import try_to_load_from_cache
 
-from bigain.backbones.base import Backbone
+from bigain.backbones.base import Backbone, ModelFiles
 from bigain.backbones.loading import component_config, load_scheduler
-from bigain.backbones.model_files import Found
 from bigain.errors import InputError
 
 _STEMS = {"text_encoder": "model"}
@@ -26,14 +22,14 @@ _LONGEST_HEADER = 100_000_000
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found out about one component.
+    """The result of checking one component.
 
     Attributes:
         component: Folder name, or `model_index.json`.
-        ok: Whether it can be loaded, as far as can be told without reading weights.
-        message: What is there, or what is wrong.
-        fix: What to do; empty where nothing is wrong or the message says it.
-        absent: Whether a file is just not there, which on the hub only means not there yet.
+        ok: Whether it can be loaded, as far as the files show without reading weights.
+        message: Its size or kind, or what is wrong.
+        fix: What to do; empty if nothing is wrong or the message says it.
+        absent: Whether a file is missing; of a hub model it may not be downloaded yet.
     """
 
     component: str
@@ -44,87 +40,42 @@ class Finding:
 
 
 def inspect_model(backbone: Backbone) -> list[Finding]:
-    """Look at every file that loading needs, in the folder or in the hub's cache; never on the hub itself.
+    """Check every file that loading needs, in the folder or in the hub's cache; never on the hub.
 
     Args:
-        backbone: Loaded or not; it stays as it is.
+        backbone: Loaded or not; it is not changed.
 
     Returns:
         One finding for model_index.json and one per component; only the first if the model cannot be found.
     """
     try:
-        found = backbone.find(local_files_only=True)
+        files = backbone.find(local_files_only=True)
     except InputError as error:
         return [Finding("model_index.json", False, str(error))]
-    findings = [Finding("model_index.json", True, found.source)]
-    for name in [*found.parts, "scheduler"]:
+    findings = [Finding("model_index.json", True, files.source)]
+    for name in [*files.parts, "scheduler"]:
         try:
-            findings.append(_inspect(backbone, found, name))
+            findings.append(_inspect(backbone, files, name))
         except InputError as error:
             findings.append(Finding(name, False, str(error)))
     return findings
 
 
-def meta_denoiser(backbone: Backbone) -> ModelMixin:
-    """Build the denoiser from its configuration on the meta device: all of its structure and none of its memory.
-
-    Args:
-        backbone: Loaded or not; it stays as it is.
-
-    Raises:
-        InputError: If its configuration cannot be read or is one of another kind of model.
-    """
-    found = backbone.find(backbone.local_files_only)
-    config = backbone.denoiser_config(found, backbone.local_files_only)
-    with torch.device("meta"):
-        denoiser: ModelMixin = found.parts[backbone.component].from_config(config)
-    return denoiser.eval().requires_grad_(False)
-
-
-def build_on_meta(backbone: Backbone) -> None:
-    """Give a backbone its denoiser, and its VAE where it has one, on the meta device; nothing else of it is loaded.
-
-    Raises:
-        InputError: If a configuration cannot be read or is one of another kind of model.
-    """
-    found = backbone.find(backbone.local_files_only)
-    backbone.denoiser = meta_denoiser(backbone)
-    backbone.vae = None
-    if "vae" in found.parts:
-        config = component_config(AutoencoderKL, found.source, "vae", backbone.local_files_only)
-        with torch.device("meta"):
-            backbone.vae = AutoencoderKL.from_config(config)
-
-
-def without_weights(backbone: Backbone) -> Backbone:
-    """Copy a backbone, with a denoiser of the same configuration on the meta device and no hooks.
-
-    What was changed about its denoiser after loading is not in the copy.
-    """
-    twin = copy.copy(backbone)
-    # The copy would share the original's table of modules.
-    twin.__dict__["_modules"] = {}
-    with torch.device("meta"):
-        denoiser: ModelMixin = type(backbone.denoiser).from_config(backbone.denoiser.config)
-    twin.denoiser = denoiser.eval().requires_grad_(False)
-    return twin
-
-
-def _inspect(backbone: Backbone, found: Found, name: str) -> Finding:
-    source = found.source
+def _inspect(backbone: Backbone, files: ModelFiles, name: str) -> Finding:
+    source = files.source
     needed = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}.get(name, "config.json")
     if _local(source, f"{name}/{needed}") is None:
         return _missing(source, name, [needed])
     if name == "scheduler":
         return Finding(name, True, f"predicts {load_scheduler(source, True).config['prediction_type']}")
     if name == "tokenizer":
-        if any(all(_local(source, f"{name}/{file}") for file in files) for files in _VOCABULARIES):
+        if any(all(_local(source, f"{name}/{file}") for file in form) for form in _VOCABULARIES):
             return Finding(name, True, "has a vocabulary")
         return _missing(source, name, list(_VOCABULARIES[1]))
-    # It is compared with the VAE's, whose absence is a finding of its own.
-    if name == backbone.component and ("vae" not in found.parts or _local(source, "vae/config.json")):
-        backbone.denoiser_config(found, local_files_only=True)
-    component_config(found.parts[name], source, name, True)
+    # Reads the VAE's configuration, too; if that is missing, the VAE has its own finding.
+    if name == backbone.component and ("vae" not in files.parts or _local(source, "vae/config.json")):
+        backbone.denoiser_config(files, local_files_only=True)
+    component_config(files.parts[name], source, name, True)
     return _inspect_weights(source, name, backbone.safetensors_only)
 
 
@@ -134,12 +85,12 @@ def _inspect_weights(source: str, name: str, safetensors_only: bool) -> Finding:
     index = _local(source, f"{name}/{single}.index.json")
     if index is None and _local(source, f"{name}/{single}") is None and _local(source, f"{name}/{binary}"):
         fix = "convert it to safetensors, or set the backbone's safetensors_only to false" if safetensors_only else ""
-        return Finding(name, not safetensors_only, f"{binary}, a pickle, not looked into", fix)
+        return Finding(name, not safetensors_only, f"{binary}, a pickle, not inspected", fix)
     files = [single] if index is None else _shards(index)
     paths = {file: _local(source, f"{name}/{file}") for file in files}
-    absent = [file for file, path in paths.items() if path is None]
-    if absent:
-        return _missing(source, name, absent)
+    missing = [file for file, path in paths.items() if path is None]
+    if missing:
+        return _missing(source, name, missing)
     for path in filter(None, paths.values()):
         damage = _damage(path)
         if damage:
@@ -160,7 +111,7 @@ def _fetch(source: str, files: list[str], again: bool = False) -> str:
 
 
 def _local(source: str, file: str) -> Path | None:
-    """Where a file lies on this disk; None if it does not."""
+    """Return the path of a file on this disk; None if it is missing."""
     folder = Path(source)
     path = folder / file if folder.is_dir() else try_to_load_from_cache(source, file)
     return Path(path) if isinstance(path, (str, Path)) and Path(path).is_file() else None
@@ -174,7 +125,7 @@ def _shards(index: Path) -> list[str]:
 
 
 def _damage(path: Path) -> str:
-    """What is wrong with a safetensors file, from its header and size; empty if nothing is."""
+    """Describe what is wrong with a safetensors file, from its header and size; empty if nothing is."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -184,7 +135,7 @@ def _damage(path: Path) -> str:
             end = 8 + length + max(_ends(json.loads(file.read(length))), default=0)
         except (ValueError, KeyError, AttributeError, TypeError):
             return "its header does not describe tensors"
-    return "" if size == end else f"{size} bytes, where its header promises {end}"
+    return "" if size == end else f"{size} bytes, but its header promises {end}"
 
 
 def _ends(header: dict[str, Any]) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""Finding and reading diffusers folders: safetensors unless told otherwise, with errors that say what to do."""
+"""Find and read diffusers folders: safetensors by default, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from bigain.errors import InputError
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _CONVERT = "Convert it with save_pretrained(..., safe_serialization=True) in an environment you trust"
 _BIN = f"{_CONVERT}, or set the backbone's safetensors_only to false, which reads .bin files without running code"
-# Other names of the same class: facebook's DiT repositories use the one of before diffusers 0.28.
+# Other names of the same class: facebook's DiT repositories use the name from before diffusers 0.28.
 _SAME = {"DiTTransformer2DModel": ("Transformer2DModel",), "CLIPTokenizer": ("CLIPTokenizerFast",)}
-# What the libraries raise on files that are damaged, or whose settings are of another kind than they expect.
+# What the libraries raise on damaged files and unexpected settings.
 _UNLOADABLE = (
     *(OSError, ValueError, RuntimeError, EOFError, SafetensorError, UnpicklingError),
     *(TypeError, LookupError, AttributeError, ArithmeticError, UnboundLocalError, StrictDataclassError),
@@ -30,7 +30,7 @@ _WHY = {"PixArtTransformer2DModel": ": PixArt is conditioned on a text, a DiT on
 
 
 def find_model(model: str) -> str:
-    """Resolve a model name: a local folder, an embedded model's name, or else a hub id, returned as it is."""
+    """Resolve a model name to a local folder or the folder of an embedded model; a hub id is returned unchanged."""
     if Path(model).expanduser().is_dir():
         return str(Path(model).expanduser())
     assets = Path(str(resources.files("bigain"))) / "assets"
@@ -45,44 +45,42 @@ def find_model(model: str) -> str:
     return model
 
 
-def model_index(source: str, parts: Mapping[str, Any], wanted: str, local_files_only: bool) -> dict[str, Any]:
-    """Read model_index.json and make sure that it lists what we are asked to load.
+def check_index(index: Mapping[str, Any], source: str, parts: Mapping[str, Any], wanted: str) -> None:
+    """Check that model_index.json lists the components to load.
 
     Args:
-        source: Folder or hub id.
+        index: Its content.
+        source: Folder or hub id, for messages.
         parts: Class to load by component.
-        wanted: What needs them, for messages.
-        local_files_only: Never ask the hub.
+        wanted: Class of the backbone, for messages.
 
     Raises:
-        InputError: If it cannot be read or lists another kind of model.
+        InputError: If it lists another kind of model.
     """
-    index = read_json(source, "model_index.json", local_files_only)
     for name, kind in parts.items():
-        found = listed_class(index, name)
-        if found is None:
+        listed = listed_class(index, name)
+        if listed is None:
             others = ", ".join(sorted(other for other in index if listed_class(index, other)))
             raise InputError(f"{source} is not a {wanted} model: it has no {name} (it has {others})")
-        _check_class(f"model_index.json of {source}", name, found, kind)
-    return index
+        _check_class(f"model_index.json of {source}", name, listed, kind)
 
 
 def listed_class(index: Mapping[str, Any], name: str) -> str | None:
-    """Class of a component in model_index.json; None where there is no such component."""
+    """Return the class of a component in model_index.json; None if it is not listed."""
     entry = index.get(name)
     return str(entry[1]) if isinstance(entry, (list, tuple)) and len(entry) == 2 and entry[0] else None
 
 
 def component_config(kind: Any, source: str, name: str, local_files_only: bool) -> dict[str, Any]:
-    """Read the configuration of a network and make sure that it is one of the class to load.
+    """Read the configuration of a network and check that it is of the class to load.
 
     Raises:
         InputError: If it cannot be read or is of another class.
     """
     config = read_json(source, f"{name}/config.json", local_files_only)
-    found = config.get("_class_name") or config.get("architectures")
-    if found:
-        first = found[0] if isinstance(found, list) else found
+    saved = config.get("_class_name") or config.get("architectures")
+    if saved:
+        first = saved[0] if isinstance(saved, list) else saved
         _check_class(f"{name}/config.json of {source}", name, str(first), kind)
     return config
 
@@ -118,29 +116,29 @@ def load_component(
         component, info = kind.from_pretrained(
             source,
             subfolder=name,
-            # On the hub, None prefers safetensors; in a folder it would warn of what the user asked for.
+            # On the hub, None prefers safetensors; in a folder it would warn about the user's own choice.
             use_safetensors=safetensors_only or (any(folder.glob("*.safetensors")) if folder.is_dir() else None),
             torch_dtype=dtype or torch.float32,
             local_files_only=local_files_only,
-            # True needs accelerate, and saves none of the memory that counts: see ADR 8.
+            # True needs accelerate and does not lower the peak: see ADR 8.
             low_cpu_mem_usage=False,
             output_loading_info=True,
             **options,
         )
     except _UNLOADABLE as error:
-        told = reason(error, source, local_files_only)
+        message = reason(error, source, local_files_only)
         if safetensors_only and not folder.is_dir() and no_such_file(error):
-            told = f"the repository has no safetensors there. {_BIN}"
-        raise InputError(f"cannot load {name} of {source} as {kind.__name__}: {told}") from error
-    absent = sorted(info["missing_keys"])
-    if absent:
-        # The libraries would go on with random numbers in their place.
-        raise InputError(f"{name} of {source} lacks {len(absent)} weights of a {kind.__name__}, such as {absent[0]}")
+            message = f"the repository has no safetensors there. {_BIN}"
+        raise InputError(f"cannot load {name} of {source} as {kind.__name__}: {message}") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        # The libraries would continue with random numbers in their place.
+        raise InputError(f"{name} of {source} lacks {len(missing)} weights of a {kind.__name__}, such as {missing[0]}")
     return component
 
 
 def scheduler_config(source: str, local_files_only: bool) -> dict[str, Any]:
-    """Settings of the sampler that a folder was saved with.
+    """Read the settings of the sampler that a folder was saved with.
 
     Raises:
         InputError: If there is none.
@@ -149,7 +147,7 @@ def scheduler_config(source: str, local_files_only: bool) -> dict[str, Any]:
 
 
 def load_scheduler(source: str, local_files_only: bool) -> DDPMScheduler:
-    """The noise schedule, whatever sampler the folder was saved with.
+    """Load the noise schedule, independent of the sampler that the folder was saved with.
 
     Raises:
         InputError: If there is none, or its prediction type is neither epsilon nor v_prediction.
@@ -158,8 +156,9 @@ def load_scheduler(source: str, local_files_only: bool) -> DDPMScheduler:
     try:
         scheduler: DDPMScheduler = DDPMScheduler.from_config(config)
     except _UNLOADABLE as error:
-        told = reason(error, source, local_files_only)
-        raise InputError(f"cannot make the schedule of scheduler/scheduler_config.json of {source}: {told}") from error
+        message = reason(error, source, local_files_only)
+        file = "scheduler/scheduler_config.json"
+        raise InputError(f"cannot make the schedule of {file} of {source}: {message}") from error
     kind = scheduler.config["prediction_type"]
     if kind not in ("epsilon", "v_prediction"):
         raise InputError(f"{source} predicts {kind!r}; expected epsilon or v_prediction")
@@ -178,23 +177,23 @@ def load_tokenizer(kind: Any, source: str, local_files_only: bool) -> Any:
     try:
         tokenizer = kind.from_pretrained(source, subfolder="tokenizer", local_files_only=local_files_only)
     except Exception as error:
-        # The tokenizers library has no exceptions of its own: it raises bare ones.
+        # The tokenizers library raises bare exceptions.
         if type(error) is not Exception and not isinstance(error, _UNLOADABLE):
             raise
-        told = reason(error, source, local_files_only)
-        raise InputError(f"cannot load the tokenizer of {source}: {told}") from error
+        message = reason(error, source, local_files_only)
+        raise InputError(f"cannot load the tokenizer of {source}: {message}") from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):
-        # transformers makes an empty one, which gives every prompt the same tokens.
+        # transformers would create an empty one, which gives every prompt the same tokens.
         raise InputError(
             f"the tokenizer of {source} has no vocabulary; expected tokenizer.json, or vocab.json and merges.txt"
         )
     return tokenizer
 
 
-def _check_class(file: str, name: str, found: str, kind: Any) -> None:
-    if found == kind.__name__ or found in _SAME.get(kind.__name__, ()):
+def _check_class(file: str, name: str, saved: str, kind: Any) -> None:
+    if saved == kind.__name__ or saved in _SAME.get(kind.__name__, ()):
         return
-    raise InputError(f"{file} gives {found} for {name}; expected {kind.__name__}{_WHY.get(found, '')}")
+    raise InputError(f"{file} gives {saved} for {name}; expected {kind.__name__}{_WHY.get(saved, '')}")
 
 
 def _check_folder(folder: Path, safetensors_only: bool) -> None:
@@ -202,7 +201,7 @@ def _check_folder(folder: Path, safetensors_only: bool) -> None:
         raise InputError(f"{folder} is missing; expected a diffusers folder with this component")
     if any(folder.glob("*.safetensors")) or (not safetensors_only and any(folder.glob("*.bin"))):
         return
-    # Those that there is a way to read come first.
+    # `.bin` files, which an option can read, come first.
     pickles = sorted((path.suffix != ".bin", path.name) for path in folder.iterdir() if path.suffix in _PICKLES)
     if pickles:
         not_bin, name = pickles[0]

@@ -47,7 +47,7 @@ class StableDiffusion(Backbone):
 
     def _load(self, source: str) -> None:
         super()._load(source)
-        self.text_encoder: CLIPTextModel = self._component(source, "text_encoder", CLIPTextModel)
+        self.text_encoder: CLIPTextModel = self._load_part(source, "text_encoder", CLIPTextModel)
         self.tokenizer = load_tokenizer(CLIPTokenizer, source, self.local_files_only)
 
     def conditions(self, prompts: Sequence[str], indices: Sequence[int] | None) -> Tensor:

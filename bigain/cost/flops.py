@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
 from bigain.backbones.base import Backbone
-from bigain.backbones.inspection import without_weights
+from bigain.backbones.geometry import without_weights
 from bigain.backbones.marks import PHASES, Mark, marks_reported_to
 from bigain.compressors.base import Compressor, own
 

@@ -7,7 +7,8 @@ import torch
 from models import save_dit, save_stable_diffusion, tiny_dit, tiny_unet
 
 from bigain.backbones import DiT, StableDiffusion
-from bigain.backbones.inspection import inspect_model, meta_denoiser
+from bigain.backbones.geometry import build_on_meta
+from bigain.backbones.inspection import inspect_model
 from bigain.compressors import ToMe
 from bigain.errors import InputError
 
@@ -109,7 +110,9 @@ def test_the_denoiser_on_the_meta_device(tmp_path, kind, save):
     folder = save(tmp_path / "model")
     for weights in folder.glob("*/*.safetensors"):
         weights.unlink()
-    denoiser = meta_denoiser(kind(str(folder)))
+    backbone = kind(str(folder))
+    build_on_meta(backbone)
+    denoiser = backbone.denoiser
     expected = tiny_dit() if kind is DiT else tiny_unet(sample_size=8)
     shapes = {name: value.shape for name, value in denoiser.named_parameters()}
     assert shapes == {name: value.shape for name, value in expected.named_parameters()}
@@ -119,4 +122,4 @@ def test_the_denoiser_on_the_meta_device(tmp_path, kind, save):
         pass
     (folder / kind.component / "config.json").unlink()
     with pytest.raises(InputError, match="no such file"):
-        meta_denoiser(kind(str(folder)))
+        build_on_meta(kind(str(folder)))

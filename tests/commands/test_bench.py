@@ -12,9 +12,10 @@ from torch import nn
 
 import bigain.commands.bench.measure
 from bigain.backbones import DiT
+from bigain.backbones.geometry import with_denoiser
 from bigain.commands.bench.command import split_methods
 from bigain.commands.bench.measure import measure
-from bigain.commands.bench.subject import Subject, with_denoiser
+from bigain.commands.bench.subject import Subject
 from bigain.commands.flops.model import CountedModel
 from bigain.commands.main import main
 from bigain.compressors import IEKVD, LGTM

@@ -12,8 +12,7 @@ from diffusers import DiTTransformer2DModel, UNet2DConditionModel
 from models import DIT_XL_2_512, SD_2_0, on_meta
 
 import bigain.compressors
-from bigain.backbones.geometry import backbone_without_weights, shipped_geometries
-from bigain.backbones.inspection import without_weights
+from bigain.backbones.geometry import backbone_without_weights, shipped_geometries, without_weights
 from bigain.commands.main import main
 
 QUICK = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--data.images", "2"]

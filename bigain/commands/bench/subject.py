@@ -11,6 +11,7 @@ from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from bigain.backbones.base import Backbone
+from bigain.backbones.geometry import with_denoiser
 from bigain.backbones.loading import find_model, load_component
 from bigain.commands.flops.model import CountedModel
 from bigain.errors import InputError
@@ -100,15 +101,6 @@ def random_denoiser(like: ModelMixin, dtype: torch.dtype, device: torch.device) 
     # What is made from numpy is float32 whatever the default. diffusers' own `to` warns of what we ask for.
     nn.Module.to(denoiser, dtype)
     return denoiser
-
-
-def with_denoiser(backbone: Backbone, denoiser: ModelMixin) -> Backbone:
-    """The same backbone with another denoiser, and nothing else that has weights."""
-    twin = copy.copy(backbone)
-    # The copy would share the original's table of modules.
-    twin.__dict__["_modules"] = {}
-    twin.denoiser = denoiser
-    return twin
 
 
 def _folder_with_weights(model: CountedModel) -> Path | None:

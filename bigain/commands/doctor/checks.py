@@ -14,7 +14,8 @@ import torch
 from lightning.pytorch import Trainer
 
 from bigain.backbones.base import Backbone
-from bigain.backbones.inspection import build_on_meta, inspect_model
+from bigain.backbones.geometry import build_on_meta
+from bigain.backbones.inspection import inspect_model
 from bigain.compressors import Compressor
 from bigain.cost.sites import site_table
 from bigain.data import EvalDataModule

@@ -11,8 +11,7 @@ import yaml
 from torch import Tensor
 
 from bigain.backbones.base import Backbone
-from bigain.backbones.geometry import backbone_without_weights, geometry_of, shipped_geometries
-from bigain.backbones.inspection import build_on_meta
+from bigain.backbones.geometry import backbone_without_weights, build_on_meta, geometry_of, shipped_geometries
 from bigain.commands.arguments import ClassParser as Parser
 from bigain.commands.arguments import refusals
 from bigain.compressors import Compressor
