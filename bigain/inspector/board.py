@@ -77,7 +77,15 @@ class Board:
 
     def picture(self, tag: str, picture: Figure | Image.Image) -> None:
         """Show a picture under `group/name`; its file is `group_name.png`."""
-        image = picture if isinstance(picture, Image.Image) else _rendered(picture)
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        if isinstance(picture, Image.Image):
+            image = picture
+        else:
+            # Draws once; `savefig` draws twice.
+            canvas: Any = FigureCanvasAgg(picture)
+            canvas.draw()
+            image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
         file = io.BytesIO()
         image.save(file, "PNG", compress_level=1)
         path = self._folder / f"{tag.replace('/', '_')}.png"
@@ -267,12 +275,3 @@ def _subject(
 
 def _pixels(image: torch.Tensor) -> Picture:
     return image.permute(1, 2, 0).contiguous().numpy()
-
-
-def _rendered(figure: Figure) -> Image.Image:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    # Draws once; `savefig` draws twice.
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())

@@ -76,7 +76,12 @@ def errors_by_time(errors: Array, timesteps: Array, truth: npt.NDArray[np.bool_]
     rows, step = np.flatnonzero(useful), max(1, _BLOCK // errors[0].size)
     for block in (rows[start : start + step] for start in range(0, len(rows), step)):
         trials, by_class = complete[block], truth[block].astype(np.float64)
-        ranked = _true_and_rivals(errors[block].astype(np.float64), trials, truth[block], rivals)
+        errors_now = np.where(trials[:, None], errors[block].astype(np.float64), 0)
+        mean = np.where(truth[block], np.inf, errors_now.sum(2) / trials.sum(1)[:, None])
+        strongest = mean.argsort(1, kind="stable")[:, :rivals]
+        true = np.einsum("rk,rkt->rt", by_class / by_class.sum(1)[:, None], errors_now)
+        # Errors of the true class and its strongest rivals. (r, 1 + rivals, t)
+        ranked = np.concatenate([true[:, None], np.take_along_axis(errors_now, strongest[..., None], 1)], 1)
         # 1 where a trial counts and belongs to the timestep. (r, t, u)
         member = ((place[block][..., None] == np.arange(u)) & trials[..., None]).astype(np.float64)
         sums += np.einsum("ret,rtu->eu", ranked, member)
@@ -99,15 +104,6 @@ def _places(timesteps: Array, counted: npt.NDArray[np.bool_]) -> tuple[Array, Fl
     return np.searchsorted(present, band).clip(max=len(present) - 1), (present.astype(np.float64) + 0.5) * width
 
 
-def _true_and_rivals(errors: Floats, trials: Array, truth: Array, rivals: int) -> Floats:
-    """Return errors of the true class and its strongest rivals, 0 for incomplete trials. `(r, 1 + rivals, t)`."""
-    errors = np.where(trials[:, None], errors, 0)
-    mean = errors.sum(2) / trials.sum(1)[:, None]
-    ranked = np.where(truth, np.inf, mean).argsort(1, kind="stable")[:, :rivals]
-    true = np.einsum("rk,rkt->rt", truth / truth.sum(1)[:, None], errors)
-    return np.concatenate([true[:, None], np.take_along_axis(errors, ranked[..., None], 1)], 1)
-
-
 def survival(stage: Array, truth: npt.NDArray[np.bool_], stages: int) -> Floats:
     """Return the share of true classes left after each stage, preceded by 1. `(1 + stages,)`.
 
@@ -121,47 +117,40 @@ def survival(stage: Array, truth: npt.NDArray[np.bool_], stages: int) -> Floats:
 
 def error_figure(curves: ErrorsByTime) -> Figure:
     """Draw the errors of the true class and its rivals by timestep, and the margins of the rivals."""
-    figure, (level, margin) = _figure(2, (9.6, 3.6))
+    figure, (level, margin) = _figure(9.6, 3.6, panels=2)
     for name, colour, errors in zip(("true class", *RIVALS), COLOURS, (curves.true, *curves.rivals), strict=False):
         style = {"color": colour, "marker": "o", "markersize": 3, "linewidth": 1.2, "label": name}
         level.plot(curves.timesteps, errors, **style)
         if errors is not curves.true:
             margin.plot(curves.timesteps, errors - curves.true, **style)
-    level.set_yscale("log")
-    level.yaxis.set_major_formatter("{x:g}")
-    level.set_title(f"mean error of {curves.images:,} images")
+    level.set(title=f"mean error of {curves.images:,} images", xlabel="timestep", xlim=(0, 1000), yscale="log")
     level.legend()
     margin.axhline(0, color="black", linewidth=0.8)
+    margin.set(title="error above the true class's", xlabel="timestep", xlim=(0, 1000))
     sizes = np.abs(curves.rivals - curves.true)
     if (sizes > 0).any():
         # Shows the margins of early and late timesteps, of either sign.
         margin.set_yscale("symlog", linthresh=float(np.median(sizes[sizes > 0])))
-        margin.yaxis.set_major_formatter("{x:g}")
-    margin.set_title("error above the true class's")
     for axes in (level, margin):
-        axes.set_xlabel("timestep")
-        axes.set_xlim(0, 1000)
+        axes.yaxis.set_major_formatter("{x:g}")
     return figure
 
 
 def class_figure(curves: ErrorsByTime, names: Sequence[str]) -> Figure:
     """Draw the margin to the strongest rival by true class and timestep, at most for the 40 classes with the lowest."""
-    import matplotlib
-
     classes = np.flatnonzero(np.isfinite(curves.by_class).any(1))
     # Relative to the largest of each timestep, because sizes differ by orders of magnitude between timesteps.
     scale = np.nanmax(np.abs(curves.by_class), axis=0)
     relative = curves.by_class / np.where(scale > 0, scale, 1)
     if len(classes) > _NAMED:
         classes = np.sort(classes[np.nanmean(relative[classes], 1).argsort(kind="stable")[:_NAMED]])
-    figure, (axes,) = _figure(1, (6.4, 1.4 + 0.2 * max(4, len(classes))))
-    colours = matplotlib.colormaps["RdBu"].with_extremes(bad="#bbbbbb")
-    image = axes.imshow(relative[classes], aspect="auto", cmap=colours, vmin=-1, vmax=1, interpolation="nearest")
+    figure, (axes,) = _figure(6.4, 1.4 + 0.2 * max(4, len(classes)))
+    axes.set_facecolor("#bbbbbb")
+    image = axes.imshow(relative[classes], aspect="auto", cmap="RdBu", vmin=-1, vmax=1, interpolation="nearest")
     axes.set_yticks(range(len(classes)), [_short(names[int(k)]) for k in classes])
     ticks = np.unique(np.linspace(0, len(curves.timesteps) - 1, min(10, len(curves.timesteps))).round().astype(int))
     axes.set_xticks(ticks, [f"{curves.timesteps[i]:g}" for i in ticks])
-    axes.set_xlabel("timestep")
-    axes.set_title("strongest rival's error above the true class's, by true class")
+    axes.set(title="strongest rival's error above the true class's, by true class", xlabel="timestep")
     axes.grid(visible=False)
     figure.colorbar(image, ax=axes, label="relative to the timestep's largest")
     return figure
@@ -169,14 +158,11 @@ def class_figure(curves: ErrorsByTime, names: Sequence[str]) -> Figure:
 
 def survival_figure(shares: Floats, chance: Sequence[float]) -> Figure:
     """Draw the share of true classes left after each stage beside the share of all classes."""
-    figure, (axes,) = _figure(1, (4.8, 3.4))
-    stages = np.arange(len(shares))
-    axes.plot(stages, 100 * shares, color=COLOURS[0], marker="o", label="true class")
-    axes.plot(stages[: len(chance)], 100 * np.asarray(chance), color=GREY, linestyle="--", label="by chance")
-    axes.set_xticks(stages, ["start", *(f"stage {stage}" for stage in stages[1:])])
-    axes.set_ylim(0, 104)
-    axes.set_ylabel("left (%)")
-    axes.set_title("survival of the true class")
+    figure, (axes,) = _figure(4.8, 3.4)
+    axes.plot(100 * shares, color=COLOURS[0], marker="o", label="true class")
+    axes.plot(100 * np.asarray(chance), color=GREY, linestyle="--", label="by chance")
+    axes.set_xticks(range(len(shares)), ["start", *(f"stage {stage}" for stage in range(1, len(shares)))])
+    axes.set(title="survival of the true class", ylabel="left (%)", ylim=(0, 104))
     axes.legend()
     return figure
 
@@ -185,9 +171,8 @@ def confusion_figure(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> F
     """Draw predictions by true class as shares of its images, with counts for at most 20 classes."""
     counts = np.asarray(matrix)
     side = 2.4 + (0.28 if len(counts) <= _COUNTED else 0.16 if len(counts) <= _NAMED else 0.03) * len(counts)
-    figure, (axes,) = _figure(1, (side + 0.6, side))
-    total = counts.sum(1, keepdims=True)
-    shares = np.divide(100 * counts, total, out=np.zeros(counts.shape), where=total > 0)
+    figure, (axes,) = _figure(side + 0.6, side)
+    shares = 100 * counts / counts.sum(1, keepdims=True).clip(min=1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
     if len(counts) <= _COUNTED:
         for row, column in np.argwhere(counts):
@@ -197,18 +182,16 @@ def confusion_figure(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> F
         labels = [_short(name) for name in names]
         axes.set_xticks(range(len(counts)), labels, rotation=90, fontsize=7)
         axes.set_yticks(range(len(counts)), labels, fontsize=7)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    axes.set_title("confusion matrix")
+    axes.set(title="confusion matrix", xlabel="predicted", ylabel="true")
     axes.grid(visible=False)
     figure.colorbar(image, ax=axes, label="share of the true class's images (%)", shrink=0.8)
     return figure
 
 
-def _figure(panels: int, size: tuple[float, float]) -> tuple[Figure, Any]:
+def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, Any]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained", dpi=100)
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=100)
     return figure, figure.subplots(1, panels, squeeze=False)[0]
 
 

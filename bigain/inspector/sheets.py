@@ -69,12 +69,10 @@ def token_sheet(subject: Subject, maps: Sequence[SiteMap]) -> Image.Image:
 def score_sheet(subject: Subject, maps: Sequence[SiteMap]) -> Image.Image | None:
     """Draw the scores behind the decisions by site and timestep; None if no decision was made by score."""
     rows: list[Row] = []
-    for site in maps:
-        if site.scores is not None:
-            draws = [(site.timesteps[draw], site.scores[draw]) for draw in _drawn(site)]
-            captions = [f"t {t:.0f}: {values.min():.2g} to {values.max():.2g}" for t, values in draws]
-            heats = [heat(values, site.grid) for _, values in draws]
-            rows.append((_about(site), list(zip(captions, heats, strict=True))))
+    for site, scores in ((site, site.scores) for site in maps if site.scores is not None):
+        captions = [f"t {site.timesteps[i]:.0f}: {scores[i].min():.2g} to {scores[i].max():.2g}" for i in _drawn(site)]
+        heats = [heat(scores[i], site.grid) for i in _drawn(site)]
+        rows.append((_about(site), list(zip(captions, heats, strict=True))))
     lines = [
         *subject.lines,
         "score behind the decision; bright means detail",
@@ -116,16 +114,14 @@ def sheet(
         picture: Drawn to the left of the heading. `(h, w, 3)`.
     """
     font = _font()
-    strips = [_strip([picture for _, picture in tiles]) for _, tiles in rows]
     indent = _MARGIN if picture is None else 2 * _MARGIN + picture.shape[1]
     lines = [(None, text) for text in title] + list(legend)
     ends = [indent + _LINE + font.getlength(_cut(text)) for _, text in lines]
-    ends += [
-        _MARGIN + max(font.getlength(_cut(text)), strip.shape[1]) for (text, _), strip in zip(rows, strips, strict=True)
-    ]
+    ends += [_MARGIN + font.getlength(_cut(text)) for text, _ in rows]
+    ends += [_MARGIN - _GAP + sum(tile.shape[1] + _GAP for _, tile in tiles) for _, tiles in rows]
     header = max(_LINE * len(lines), 0 if picture is None else picture.shape[0]) + _GAP
-    height = 2 * _MARGIN + header + sum(2 * _LINE + strip.shape[0] + _GAP for strip in strips)
-    image = Image.new("RGB", (round(max(ends)) + _MARGIN, height), "white")
+    heights = [2 * _LINE + max(tile.shape[0] for _, tile in tiles) + _GAP for _, tiles in rows]
+    image = Image.new("RGB", (round(max(ends)) + _MARGIN, 2 * _MARGIN + header + sum(heights)), "white")
     draw = ImageDraw.Draw(image)
     if picture is not None:
         image.paste(Image.fromarray(picture), (_MARGIN, _MARGIN))
@@ -135,14 +131,14 @@ def sheet(
             draw.rectangle((indent, y + 2, indent + _LINE - 6, y + _LINE - 4), colour, "black")
         draw.text((indent + (_LINE if colour else 0), y), _cut(text), "black", font)
     y = _MARGIN + header
-    for (text, tiles), strip in zip(rows, strips, strict=True):
+    for (text, tiles), height in zip(rows, heights, strict=True):
         draw.text((_MARGIN, y), _cut(text), "black", font)
-        image.paste(Image.fromarray(strip), (_MARGIN, y + 2 * _LINE))
         x = _MARGIN
         for caption, tile in tiles:
             draw.text((x, y + _LINE), caption[: tile.shape[1] // _LETTER], "black", font)
+            image.paste(Image.fromarray(tile), (x, y + 2 * _LINE))
             x += tile.shape[1] + _GAP
-        y += 2 * _LINE + strip.shape[0] + _GAP
+        y += height
     return image
 
 
@@ -152,13 +148,6 @@ def _font() -> ImageFont.FreeTypeFont:
 
     # Pillow's own font is ASCII only.
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), 12)
-
-
-def _strip(pictures: Sequence[Picture]) -> Picture:
-    """Put pictures side by side on white, aligned at the top."""
-    tall = max(picture.shape[0] for picture in pictures)
-    padded = [np.pad(one, ((0, tall - len(one)), (0, _GAP), (0, 0)), constant_values=255) for one in pictures]
-    return np.concatenate(padded, 1)[:, :-_GAP]
 
 
 def _cut(text: str) -> str:
@@ -199,8 +188,9 @@ def token_picture(picture: Picture, site: SiteMap, draw: int) -> Picture:
     """
     base, tint = fitted(picture, site.grid), np.zeros((site.grid.n, 4), np.float32)
     if site.leader is not None:
-        source, destination = roles(site.leader[draw])
-        tint[source], tint[destination] = (*DIMMED, _DIMMED), (*DESTINATION, _DESTINATION)
+        source = site.leader[draw] != np.arange(site.grid.n)
+        tint[source] = (*DIMMED, _DIMMED)
+        tint[site.leader[draw][source]] = (*DESTINATION, _DESTINATION)
     elif site.copied is not None:
         tint[:] = (*DIMMED, _DIMMED)
         tint[site.copied[draw], 3] = 0
@@ -212,12 +202,6 @@ def token_picture(picture: Picture, site: SiteMap, draw: int) -> Picture:
         return np.where(border[..., None], np.array(LINE, np.uint8), base)
     colour, opacity = np.split(_enlarged(tint, site.grid), [3], 2)
     return (base + opacity * (colour - base)).round().astype(np.uint8)
-
-
-def roles(leader: Array) -> tuple[Array, Array]:
-    """Return which tokens are merged away, and which stay and take others in. `(n,)` -> `(n,)` bool each."""
-    source = leader != np.arange(len(leader))
-    return source, np.isin(np.arange(len(leader)), leader[source])
 
 
 def heat(values: Array, grid: Grid) -> Picture:
