@@ -5,11 +5,10 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
-from bigain.commands.parsing import Outcome
+from bigain.commands.parsing import Outcome, shipped_classes
 from bigain.report.tables import Table
 from bigain.runs.configuration import shipped_configs
 
@@ -28,13 +27,6 @@ def list_available(what: Kind | None = None) -> Outcome:
         return Outcome(Table(("bigain list ...", "used as"), rows).plain() + "\n")
     _, find = _KINDS[what]
     return Outcome(Table((), find()).plain() + "\n")
-
-
-def _classes(module: str, base: str) -> Rows:
-    package = import_module(module)
-    exported = [getattr(package, name) for name in package.__all__]
-    kind = getattr(package, base)
-    return [_described(c) for c in exported if isinstance(c, type) and issubclass(c, kind) and c is not kind]
 
 
 def _scores() -> Rows:
@@ -63,9 +55,9 @@ def _comment(path: Path) -> str:
 _KINDS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "compressors": (
         "--compressor NAME; its arguments: bigain flops --compressor.help NAME",
-        lambda: _classes("bigain.compressors", "Compressor"),
+        lambda: [_described(kind) for kind in shipped_classes("compressor").values()],
     ),
-    "datasets": ("bigain predict --data NAME", lambda: _classes("bigain.data", "EvalDataModule")),
+    "datasets": ("bigain predict --data NAME", lambda: [_described(kind) for kind in shipped_classes("data").values()]),
     "models": ("bigain predict --model NAME", lambda: _files("models", "models/")),
     "configs": ("bigain predict --config NAME; *_joint.yaml: bigain evaluate --config NAME", lambda: _files("")),
     "tables": ("bigain sweep NAME", lambda: _files("tables")),

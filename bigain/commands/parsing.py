@@ -28,7 +28,12 @@ _NOISE = re.compile(
     r"Does not validate against any of the Union|Subtypes: |Errors:$|Expected a <class 'NoneType'>|Given value|"
     r"Expected a path but|^$"
 )
-_SECTIONS = {"compressor": "bigain.compressors", "model": "bigain.modules", "data": "bigain.data"}
+# Base class and package of the classes that a section of a configuration names.
+_SECTIONS = {
+    "compressor": ("Compressor", "bigain.compressors"),
+    "model": ("LightningModule", "bigain.modules"),
+    "data": ("EvalDataModule", "bigain.data"),
+}
 
 
 @dataclass(frozen=True)
@@ -188,9 +193,12 @@ def readable(message: str) -> str:
     section = re.search(r'Parser key "(\w+)', message)
     unknown = "dot import path" in message or "Import error" in message or "not resolve" in message
     if section and unknown and section[1] in _SECTIONS:
-        known = [name for name in import_module(_SECTIONS[section[1]]).__all__ if name not in _BASES]
-        essence += f"; known here: {', '.join(known)}, or the import path of a class"
+        essence += f"; known here: {', '.join(shipped_classes(section[1]))}, or the import path of a class"
     return essence.rstrip(".")
 
 
-_BASES = ("Compressor", "Where", "EvalDataModule")
+def shipped_classes(section: str) -> dict[str, type]:
+    """Return the concrete classes for a section of a configuration (compressor, model, data) by name, sorted."""
+    base, package = _SECTIONS[section]
+    members = inspect.getmembers(import_module(package), inspect.isclass)
+    return {name: kind for name, kind in members if base in {b.__name__ for b in kind.__mro__[1:]}}
