@@ -16,6 +16,7 @@ from torch import Tensor
 from bigain.data.class_space import ClassSpace
 from bigain.data.latent_cache import LatentCache
 from bigain.data.loader import RankLoader, Sample, Samples
+from bigain.data.parquet import ParquetRow
 from bigain.data.preprocessing import decode_image
 from bigain.data.selection import Item, per_class, read_subset, stratified
 from bigain.errors import InputError
@@ -30,7 +31,7 @@ class EvalDataModule(LightningDataModule, ABC):
 
     Attributes:
         items: The selected items in evaluation order, after `setup`.
-        files: Image file of each id, for the default `read_bytes`; `find_items` sets it.
+        files: Image file of each id, a path or a `ParquetRow`, for the default `read_bytes`; `find_items` sets it.
         finished: Ids of images that an interrupted run has finished; the loader skips them unread.
         latents: Cache of encoded images, or None.
         read_images: Whether the loader reads images; generation needs the items only.
@@ -81,7 +82,7 @@ class EvalDataModule(LightningDataModule, ABC):
         self.limit = limit
         self.on_bad_image = on_bad_image
         self.seed = seed
-        self.files: Mapping[str, Path] = {}
+        self.files: Mapping[str, Path | ParquetRow] = {}
         self.finished: frozenset[str] = frozenset()
         self.latents: LatentCache | None = None
         self.read_images = True
@@ -129,21 +130,20 @@ class EvalDataModule(LightningDataModule, ABC):
         Raises:
             InputError: If it cannot be read; the message names the file.
         """
-        path = self.files[item.image_id]
+        file = self.files[item.image_id]
         try:
-            return path.read_bytes()
-        except FileNotFoundError as error:
-            raise InputError(f"image {path} does not exist") from error
+            return file.read_bytes()
         except OSError as error:
-            raise InputError(f"image {path} cannot be read ({error})") from error
+            raise InputError(f"image {file} cannot be read: {error.strerror}") from error
 
     def where(self, item: Item) -> str:
         """Return the location of an item's image, for messages."""
         return str(self.files.get(item.image_id, item.image_id))
 
-    def position(self, item: Item) -> tuple[int, ...]:
-        """Return a sort key of an item's location on disk; the loader reads in this order, else in that of `items`."""
-        return ()
+    def position(self, item: Item) -> tuple[Path, int, int] | tuple[()]:
+        """Return a sort key of an item's location, in whose order the loader reads parquet files."""
+        file = self.files.get(item.image_id)
+        return file.position if isinstance(file, ParquetRow) else ()
 
     def id_of(self, line: str) -> str:
         """Return the image id that a line of a subset file refers to."""

@@ -55,16 +55,10 @@ def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
 
 
 def listed_files(folder: Path, names: Mapping[str, str], source: Path, remedy: str) -> dict[str, Path]:
-    """Return the paths of listed files of a folder.
-
-    Args:
-        folder: The folder.
-        names: File name of every image id in a list.
-        source: The list, for messages.
-        remedy: How to complete the folder, for messages.
+    """Return the path in a folder of every listed image; `names` are the file names by image id.
 
     Raises:
-        InputError: If a file is missing.
+        InputError: If a file is missing; the message names the list `source` and ends with `remedy`.
     """
     present = set(os.listdir(folder)) if folder.is_dir() else set()
     absent = [name for name in names.values() if name not in present]
@@ -89,12 +83,8 @@ def listing(folder: Path, most: int = 6) -> str:
 def read_lines(path: Path, expected: str) -> list[tuple[int, str]]:
     """Return number (from 1) and content of the lines of a UTF-8 text file that are not blank, stripped.
 
-    Args:
-        path: The file; it may have a byte order mark.
-        expected: Content to expect, for messages.
-
     Raises:
-        InputError: If it cannot be read or is not UTF-8.
+        InputError: If the file cannot be read or is not UTF-8; the message ends with `expected`, the expected content.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

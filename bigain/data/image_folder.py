@@ -87,4 +87,4 @@ class ImageFolder(EvalDataModule):
         }
         if not self.files:
             raise InputError(f"ImageFolder: no image in any of the {len(label)} folders of {self.root}; {_HELP}")
-        return [Item(image_id, (label[path.parent.name],)) for image_id, path in self.files.items()]
+        return [Item(image_id, (label[image_id.partition("/")[0]],)) for image_id in self.files]

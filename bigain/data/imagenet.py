@@ -13,7 +13,7 @@ from bigain.data.class_names.imagenet import imagenet100_indices, names, wnids
 from bigain.data.class_space import ClassSpace, check_template, prompts
 from bigain.data.folders import by_stem, listing, scan, stem_of
 from bigain.data.imagenet_labels import USUAL_PLACES, read_ground_truth
-from bigain.data.parquet import ParquetImages
+from bigain.data.parquet import read_rows
 from bigain.data.selection import Item
 from bigain.errors import InputError
 
@@ -36,7 +36,6 @@ class ImageNet1K(EvalDataModule):
     """
 
     name = "ImageNet-1K"
-    _parquet: ParquetImages | None = None
 
     def __init__(
         self,
@@ -108,14 +107,14 @@ class ImageNet1K(EvalDataModule):
                 if images:
                     return self._listed(folder, images)
         if shards:
-            self._parquet = ParquetImages(shards, wnids())
-            return self._parquet.labels
+            self.files = rows = read_rows(shards, wnids())
+            return {image_id: row.label for image_id, row in rows.items()}
         nearest = next((folder for folder in folders if folder.is_dir()), self.root)
         raise InputError(f"{self.name}: no images found, {listing(nearest)}; {_HELP}")
 
     def _class_folders(self, folder: Path, classes: list[str]) -> Mapping[str, str]:
-        self.files = by_stem(folder / wnid / name for wnid in classes for name in scan(folder / wnid)[1])
-        wnid_of = {image_id: path.parent.name for image_id, path in self.files.items()}
+        self.files = files = by_stem(folder / wnid / name for wnid in classes for name in scan(folder / wnid)[1])
+        wnid_of = {image_id: path.parent.name for image_id, path in files.items()}
         unknown = sorted(set(wnid_of.values()) - set(wnids()))
         if unknown:
             raise InputError(
@@ -143,15 +142,6 @@ class ImageNet1K(EvalDataModule):
 
     def id_of(self, line: str) -> str:
         return stem_of(line)
-
-    def position(self, item: Item) -> tuple[int, ...]:
-        return self._parquet.position(item.image_id) if self._parquet else ()
-
-    def read_bytes(self, item: Item) -> bytes:
-        return self._parquet.read(item.image_id) if self._parquet else super().read_bytes(item)
-
-    def where(self, item: Item) -> str:
-        return self._parquet.where(item.image_id) if self._parquet else super().where(item)
 
 
 class ImageNet100(ImageNet1K):

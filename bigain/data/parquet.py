@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,64 +23,67 @@ _DAMAGED = (OSError, pa.ArrowException, UnicodeDecodeError, LookupError)
 _CLASS = re.compile(r"_(n\d{8})\.\w+$")
 
 
-class ParquetImages:
-    """Images of parquet files; opening reads the labels and the file names, never an image.
+@dataclass(frozen=True)
+class ParquetRow:
+    """An image in a parquet file, used like the path of an image file.
 
     Attributes:
-        labels: Class of every image by id, in file order.
+        position: File, row group and row.
+        image_id: Id of the image.
+        label: Its class.
     """
 
-    def __init__(self, files: Sequence[Path], classes: Sequence[str]) -> None:
-        """Read the labels.
+    position: tuple[Path, int, int]
+    image_id: str
+    label: str
 
-        Args:
-            files: Parquet files in order.
-            classes: Class of each label.
+    def __str__(self) -> str:
+        file, group, row = self.position
+        return f"{file}, row group {group}, row {row} ({self.image_id})"
 
-        Raises:
-            InputError: If a file is damaged, has different columns, or labels outside `classes`.
-        """
-        self.labels: dict[str, str] = {}
-        self._files = list(files)
-        self._places: dict[str, tuple[int, int, int]] = {}
-        self._open: tuple[tuple[int, int], Any] | None = None
-        for number, file in enumerate(files):
-            for group, row, image_id, label in _rows(file, classes):
-                if image_id in self.labels:
-                    other = files[self._places[image_id][0]]
-                    raise InputError(f"{file} and {other} both hold image {image_id}; remove one")
-                self.labels[image_id], self._places[image_id] = label, (number, group, row)
-
-    def position(self, image_id: str) -> tuple[int, int, int]:
-        """Return the file, row group and row of an image, as numbers from 0."""
-        return self._places[image_id]
-
-    def read(self, image_id: str) -> bytes:
-        """Return an encoded image.
+    def read_bytes(self) -> bytes:
+        """Return the encoded image.
 
         Raises:
             InputError: If it cannot be read.
         """
-        number, group, row = self._places[image_id]
+        file, group, row = self.position
         try:
-            # Neighbouring images share a row group, which can only be read whole.
-            if self._open is None or self._open[0] != (number, group):
-                self._open = (number, group), _open(self._files[number]).read_row_group(group, columns=["image"])
-            image = self._open[1]["image"][row].as_py()
+            image = _read_images(file, group)[row].as_py()
         except _DAMAGED as error:
-            raise InputError(f"{self.where(image_id)} cannot be read ({error}); download the file again") from error
+            raise InputError(f"{self} cannot be read ({error}); download the file again") from error
         content: bytes | None = image["bytes"] if image else None
         if content is None:
-            raise InputError(f"{self.where(image_id)} has no bytes, only a path; save the dataset with its images")
+            raise InputError(f"{self} has no bytes, only a path; save the dataset with its images")
         return content
 
-    def where(self, image_id: str) -> str:
-        """Return the location of an image, for messages."""
-        number, group, row = self._places[image_id]
-        return f"{self._files[number]}, row group {group}, row {row} ({image_id})"
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_open": None}
+def read_rows(files: Sequence[Path], classes: Sequence[str]) -> dict[str, ParquetRow]:
+    """Read the image ids and labels of parquet files, but no image.
+
+    Args:
+        files: Parquet files in order.
+        classes: Class of each label.
+
+    Returns:
+        Rows by image id, in file order.
+
+    Raises:
+        InputError: If a file is damaged, has different columns, labels outside `classes` or an image of another file.
+    """
+    rows: dict[str, ParquetRow] = {}
+    for file in files:
+        for row in _rows(file, classes):
+            other = rows.setdefault(row.image_id, row)
+            if other is not row:
+                raise InputError(f"{file} and {other.position[0]} both hold image {row.image_id}; remove one")
+    return rows
+
+
+@lru_cache(maxsize=1)
+def _read_images(file: Path, group: int) -> Any:
+    # Neighbouring images share a row group, which can only be read whole.
+    return _open(file).read_row_group(group, columns=["image"])["image"]
 
 
 def _open(file: Path) -> Any:
@@ -88,17 +93,16 @@ def _open(file: Path) -> Any:
         raise InputError(f"{file} is not a readable parquet file ({error}); download it again") from error
 
 
-def _rows(file: Path, classes: Sequence[str]) -> Iterator[tuple[int, int, str, str]]:
-    """Yield (row group, row, image id, class) of every image of a file."""
+def _rows(file: Path, classes: Sequence[str]) -> Iterator[ParquetRow]:
     parquet = _open(file)
     _check_schema(file, parquet.schema_arrow, len(classes))
     for group in range(parquet.num_row_groups):
         try:
             columns = parquet.read_row_group(group, columns=["label", "image.path"])
-            rows = list(zip(columns["label"].to_pylist(), columns["image"].to_pylist(), strict=True))
+            pairs = list(zip(columns["label"].to_pylist(), columns["image"].to_pylist(), strict=True))
         except (*_DAMAGED, ValueError) as error:
             raise InputError(f"{file}, row group {group} cannot be read ({error}); download the file again") from error
-        for row, (label, image) in enumerate(rows):
+        for row, (label, image) in enumerate(pairs):
             name = image["path"] or "" if image else ""
             if label is None or not 0 <= label < len(classes):
                 raise InputError(f"{file}, row group {group}, row {row}: label {label}, not in 0..{len(classes) - 1}")
@@ -108,7 +112,8 @@ def _rows(file: Path, classes: Sequence[str]) -> Iterator[tuple[int, int, str, s
                     f"{file}, row group {group}, row {row}: {name} has the label {label}, which is {classes[label]} in "
                     "wnid order; expected the labels of Hugging Face's imagenet-1k"
                 )
-            yield group, row, stem_of(name) if name else f"{file.stem}/{group:05d}/{row:05d}", classes[label]
+            image_id = stem_of(name) if name else f"{file.stem}/{group:05d}/{row:05d}"
+            yield ParquetRow((file, group, row), image_id, classes[label])
 
 
 def _check_schema(file: Path, schema: Any, classes: int) -> None:

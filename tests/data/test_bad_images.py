@@ -105,7 +105,7 @@ def test_skip_reports_the_reason(tree):
     assert batch["image_id"] == batch["labels"] == batch["cache_keys"] == []
     assert (len(batch["image"]), batch["image"].dtype) == (0, torch.uint8)
     assert len(second["image"]) == 4
-    reasons = ["truncated", "not an image in a known format", "not an image in a known format", "does not exist"]
+    reasons = ["truncated", "not an image in a known format", "not an image in a known format", "No such file"]
     for image_id, reason in zip(bad, reasons, strict=True):
         assert reason in batch["failed"][image_id]
         assert str(tree / image_id) in batch["failed"][image_id]
@@ -117,7 +117,6 @@ def test_finished_images_are_not_opened_but_failed_ones_are(tree):
     (batch,) = batches(data)
     assert list(batch["failed"]) == [bad[1]]
     assert len(batch["image_id"]) == 7
-    assert "bee/7.png" not in batch["image_id"]
 
 
 def test_parquet(tmp_path):

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bigain.data.parquet import ParquetImages
+from bigain.data.parquet import read_rows
 from bigain.errors import InputError
 
 CLASSES = ["ant", "bee", "cat"]
@@ -39,41 +39,34 @@ def path(tmp_path):
     return tmp_path / "validation-00000-of-00001.parquet"
 
 
-@pytest.mark.parametrize("group", [1, 3, 100])
-@pytest.mark.parametrize("description", [None, described(CLASSES)], ids=["plain", "described"])
+@pytest.mark.parametrize(("group", "description"), [(1, None), (3, described(CLASSES)), (100, None)])
 def test_images_and_labels_of_every_row(path, group, description):
     write(path, {"image": images(), "label": LABELS}, description=description, group=group)
-    source = ParquetImages([path], CLASSES)
-    assert list(source.labels.items()) == [(name, CLASSES[label]) for name, label in zip(CONTENTS, LABELS, strict=True)]
+    rows = read_rows([path], CLASSES)
+    assert [(name, row.label) for name, row in rows.items()] == [
+        (name, CLASSES[label]) for name, label in zip(CONTENTS, LABELS, strict=True)
+    ]
     for name in random.Random(0).choices(list(CONTENTS), k=20):
-        assert source.read(name) == CONTENTS[name]
+        assert rows[name].read_bytes() == CONTENTS[name]
+    assert pickle.loads(pickle.dumps(rows)) == rows
+    assert len(pickle.dumps(rows)) < sum(map(len, CONTENTS.values()))
 
 
 def test_further_columns_and_other_number_types(path):
     kind = pa.struct([("path", pa.large_string()), ("width", pa.int32()), ("bytes", pa.large_binary())])
     rows = [{**image, "width": 3} for image in images()]
     write(path, {"id": LABELS, "label": LABELS, "image": rows}, {"image": kind, "label": pa.int16()})
-    source = ParquetImages([path], CLASSES)
-    assert {name: source.read(name) for name in source.labels} == CONTENTS
+    rows = read_rows([path], CLASSES)
+    assert {name: rows[name].read_bytes() for name in rows} == CONTENTS
 
 
 def test_images_without_a_name_are_numbered_in_their_file(path):
     write(path, {"image": [{"bytes": b"a", "path": None}, {"bytes": b"b", "path": ""}], "label": [0, 1]}, group=1)
-    source = ParquetImages([path], CLASSES)
-    assert {name: source.read(name) for name in source.labels} == {
+    rows = read_rows([path], CLASSES)
+    assert {name: rows[name].read_bytes() for name in rows} == {
         f"{path.stem}/00000/00000": b"a",
         f"{path.stem}/00001/00000": b"b",
     }
-
-
-def test_a_source_goes_to_a_worker_process_after_it_was_read_from(path):
-    write(path, {"image": images(), "label": LABELS})
-    source = ParquetImages([path], CLASSES)
-    source.read("image4")
-    copy = pickle.loads(pickle.dumps(source))
-    assert copy.labels == source.labels
-    assert {name: copy.read(name) for name in CONTENTS} == CONTENTS
-    assert len(pickle.dumps(source)) < sum(map(len, CONTENTS.values()))
 
 
 def test_opening_reads_no_image(path):
@@ -87,18 +80,18 @@ def test_opening_reads_no_image(path):
         start = column.dictionary_page_offset or column.data_page_offset
         content[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
     path.write_bytes(content)
-    source = ParquetImages([path], CLASSES)
-    assert list(source.labels) == list(CONTENTS)
+    rows = read_rows([path], CLASSES)
+    assert list(rows) == list(CONTENTS)
     with pytest.raises(
         InputError, match=r"row group 1, row 2 \(image5\) cannot be read (?s:.*)download the file again"
     ) as caught:
-        source.read("image5")
+        rows["image5"].read_bytes()
     assert str(path) in str(caught.value)
 
 
 def refusal(*paths):
     with pytest.raises(InputError) as caught:
-        ParquetImages(paths, CLASSES)
+        read_rows(paths, CLASSES)
     message = str(caught.value)
     assert str(paths[-1]) in message
     return message
@@ -148,7 +141,7 @@ def test_labels_of_different_classes(path):
 @pytest.mark.parametrize("description", ["{", '{"info": null}', '{"info": {"features": {"label": {"names": 7}}}}'])
 def test_a_description_without_label_names(path, description):
     write(path, {"image": images(), "label": LABELS}, description=description)
-    assert len(ParquetImages([path], CLASSES).labels) == 7
+    assert len(read_rows([path], CLASSES)) == 7
 
 
 def test_an_image_in_two_files(tmp_path):
@@ -161,12 +154,12 @@ def test_an_image_in_two_files(tmp_path):
 def test_an_image_without_bytes(path, image):
     """Only this one cannot be read."""
     write(path, {"image": [*images(["image3", "image4"]), image], "label": [0, 1, 2]})
-    source = ParquetImages([path], CLASSES)
-    *others, last = source.labels
+    rows = read_rows([path], CLASSES)
+    *others, last = rows
     with pytest.raises(InputError, match=r"row group 0, row 2 \(.*\) has no bytes") as caught:
-        source.read(last)
+        rows[last].read_bytes()
     assert str(path) in str(caught.value)
-    assert [source.read(name) for name in others] == [CONTENTS["image3"], CONTENTS["image4"]]
+    assert [rows[name].read_bytes() for name in others] == [CONTENTS["image3"], CONTENTS["image4"]]
 
 
 def test_labels_that_contradict_the_file_names(path):
@@ -174,10 +167,10 @@ def test_labels_that_contradict_the_file_names(path):
     wnids = ("n01440764", "n01443537")
     named = [{"bytes": b"", "path": f"ILSVRC2012_val_0000000{i}_{wnid}.JPEG"} for i, wnid in enumerate(wnids)]
     write(path, {"image": named, "label": [0, 1]})
-    assert list(ParquetImages([path], wnids).labels.values()) == list(wnids)
+    assert [row.label for row in read_rows([path], wnids).values()] == list(wnids)
     write(path, {"image": named, "label": [1, 0]})
     with pytest.raises(InputError, match=r"row 0: .*_n01440764.JPEG has the label 1, which is n01443537"):
-        ParquetImages([path], wnids)
+        read_rows([path], wnids)
 
 
 def test_a_damaged_column_is_shorter_than_the_others(path):
@@ -186,9 +179,9 @@ def test_a_damaged_column_is_shorter_than_the_others(path):
     # The type of the first page, of the images' bytes: pyarrow skips unknown types.
     content[5] ^= 2
     path.write_bytes(content)
-    source = ParquetImages([path], CLASSES)
+    rows = read_rows([path], CLASSES)
     with pytest.raises(InputError, match=re.escape(f"{path}, row group 0, row 0 (image0) cannot be read")):
-        source.read("image0")
+        rows["image0"].read_bytes()
 
 
 def test_a_damaged_name_is_not_text(path):
@@ -196,4 +189,4 @@ def test_a_damaged_name_is_not_text(path):
     pq.write_table(pa.table(columns), path, compression="none")
     path.write_bytes(path.read_bytes().replace(b"image1.jpg", b"image\xff.jpg"))
     with pytest.raises(InputError, match=f"{re.escape(str(path))}, row group 0 cannot be read"):
-        ParquetImages([path], CLASSES)
+        read_rows([path], CLASSES)
