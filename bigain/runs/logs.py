@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -52,12 +53,10 @@ def read_skipped(folder: Path) -> dict[str, str]:
 
 def drop_incomplete_line(path: Path) -> None:
     """Cut off the incomplete line that a kill left at the end of a log."""
-    if path.is_file():
-        content = path.read_bytes()
-        complete = content.rfind(b"\n") + 1
-        if complete < len(content):
-            with path.open("r+b") as file:
-                file.truncate(complete)
+    content = path.read_bytes()
+    complete = content.rfind(b"\n") + 1
+    if complete < len(content):
+        os.truncate(path, complete)
 
 
 def _entries(folder: Path, pattern: str, parse: Callable[[str], T]) -> Iterator[T]:

@@ -72,6 +72,7 @@ class RecordWriter(Callback, ABC):
             if int(path.stem.rpartition("-")[2]) >= trainer.world_size:
                 path.unlink(missing_ok=True)
         self._log = folder / f"rank-{trainer.global_rank}.jsonl"
+        self._log.touch()
         drop_incomplete_line(self._log)
         # Images that could not be read are tried again.
         self._skipped = folder / f"skipped-{trainer.global_rank}.jsonl"
