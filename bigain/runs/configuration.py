@@ -15,9 +15,7 @@ from jsonargparse import Namespace
 
 from bigain.errors import InputError
 
-TASKS = ("classification", "generation")
-
-# Settings that change speed or place, never a number.
+# Settings of speed and place, which no number depends on.
 _WITHOUT_EFFECT = {
     "data.init_args.batch_size",
     "data.init_args.num_workers",
@@ -29,65 +27,59 @@ _WITHOUT_EFFECT = {
     "model.init_args.rows_per_forward",
     "model.init_args.items_per_forward",
 }
-# What PyYAML raises, also of its constructors of dates, numbers and tagged values.
+# Numbers depend on these sections; of the trainer only on two settings.
+_SECTIONS = ("seed", "model", "data", "compressor", "trainer.precision", "trainer.callbacks")
+# PyYAML raises these, also in its constructors of dates, numbers and tagged values.
 _NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
-# The parser copies what aliases repeat: a few lines would keep it busy for ever.
-_MOST_ENTRIES = 100_000
-# Of the trainer, only these enter a number.
-_TRAINER = ("trainer.precision", "trainer.callbacks")
-_SECTIONS = ("seed", "model", "data", "compressor")
 
 
 def shipped_configs() -> Path:
-    """Folder of the configurations that come with the package: inside a wheel, or beside it in a checkout."""
+    """Return the folder of the shipped configurations: inside a wheel, or beside the package in a checkout."""
     package = Path(__file__).parents[1]
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
 
 def find_config(args: Sequence[str]) -> list[str]:
-    """Put files and class names first, so that options override them wherever they stand, and find the shipped ones.
+    """Move files and class names to the front, so that options override them, and locate the shipped files.
 
-    A name that no file here has means the shipped file, also for `--model models/dit_xl_512.yaml`.
+    A name without a file here means the shipped file, also for `--model models/dit_xl_512.yaml`.
     """
     configs: list[str] = []
     parts: list[str] = []
     others: list[str] = []
     rest = iter(args)
     for arg in rest:
-        if arg in ("--config", "-c"):
-            # Without a value, the parser says so.
-            configs += [arg, *(locate(value) for value in itertools.islice(rest, 1))]
-        elif arg.startswith("--config="):
-            configs.append("--config=" + locate(arg.removeprefix("--config=")))
-        elif arg in ("--model", "--data", "--compressor"):
-            parts += [arg, *(locate(value) for value in itertools.islice(rest, 1))]
-        else:
+        name, equals, value = arg.partition("=")
+        if name not in ("--config", "-c", "--model", "--data", "--compressor") or (equals and name != "--config"):
             others.append(arg)
+            continue
+        target = configs if name in ("--config", "-c") else parts
+        # An option without a value is left to the parser.
+        values = [value] if equals else [*itertools.islice(rest, 1)]
+        target += [name, *map(locate, values)]
     first = 1 if others[:1] == ["predict"] else 0
     return [*others[:first], *configs, *parts, *others[first:]]
 
 
 def options_for(options: Sequence[str], own: Collection[str], marks: Collection[str]) -> list[str]:
-    """The options of one part of a command, unmarked: `--generation.data.limit 100` is meant for generation alone.
+    """Return the options of one part of a command without their marks, as in `--generation.data.limit 100`.
 
     Args:
         options: Command line of options and their values.
-        own: The marks of this part; an option that bears another one is left out.
-        marks: Every mark there is.
+        own: The marks of this part; an option with a different mark is left out.
+        marks: All marks.
     """
     kept: list[str] = []
-    meant = True
+    ours = True
     for option in options:
         text = option
+        # A value follows its option.
         if option.startswith("--"):
-            borne, text = [], option.removeprefix("--")
-            while text.partition(".")[0] in marks and "." in text:
-                mark, _, text = text.partition(".")
-                borne.append(mark)
-            meant, text = set(borne) <= set(own), f"--{text}"
-        # A value goes where its option goes.
-        if meant:
+            path = option.removeprefix("--").split(".")
+            count = next((i for i, name in enumerate(path[:-1]) if name not in marks), len(path) - 1)
+            ours, text = set(path[:count]) <= set(own), "--" + ".".join(path[count:])
+        if ours:
             kept.append(text)
     return kept
 
@@ -97,16 +89,16 @@ def locate(name: str) -> str:
     shipped = shipped_configs() / name
     path = shipped if shipped.is_file() and not Path(name).exists() else Path(name)
     if path.is_file():
-        # The argument parser's own message does not name the file.
+        # The message of the argument parser does not name the file.
         load_yaml(path)
     return str(path)
 
 
-class _OneOfEach(yaml.SafeLoader):  # type: ignore[misc]
-    """Refuses what is given twice under one key, of which PyYAML would take the last."""
+class _UniqueKeyLoader(yaml.SafeLoader):  # type: ignore[misc]
+    """Rejects repeated keys, of which PyYAML would use the last."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        # Here, since merged keys (`<<`) are there twice by right once they are filled in.
+        # Before merged keys (`<<`) are filled in, which may repeat keys.
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen: set[tuple[str, str]] = set()
         for key, _ in node.value:
@@ -118,44 +110,27 @@ class _OneOfEach(yaml.SafeLoader):  # type: ignore[misc]
 
 
 def load_yaml(path: Path) -> Any:
-    """Content of a YAML file.
+    """Load a YAML file.
 
     Raises:
-        InputError: If it is no YAML, gives something twice, or its aliases repeat each other without end.
+        InputError: If it is not YAML or repeats a key.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _OneOfEach)
-        entries = _entries(content, {})
+        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
     except _NOT_YAML as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if entries > _MOST_ENTRIES:
-        raise InputError(f"{path} has more than {_MOST_ENTRIES:,} entries with all that its aliases repeat; shorten it")
-    return content
-
-
-def _entries(value: Any, known: dict[int, int]) -> int:
-    """How many entries a tree has once everything that aliases repeat is written out."""
-    if not isinstance(value, (dict, list)):
-        return 1
-    if id(value) not in known:
-        # What holds itself has no end.
-        known[id(value)] = _MOST_ENTRIES + 1
-        known[id(value)] = 1 + sum(_entries(v, known) for v in (value.values() if isinstance(value, dict) else value))
-    return known[id(value)]
 
 
 def fingerprinted(config: Namespace) -> dict[str, Any]:
-    """The settings that numbers depend on, flat."""
+    """Return the settings that numbers depend on, flat."""
     kept: dict[str, Any] = {"bigain": version("bigain")}
     for section in _SECTIONS:
         _flatten(section, _plain(config.get(section)), kept)
-    for key in _TRAINER:
-        _flatten(key, _plain(config.get(key)), kept)
     return {key: value for key, value in sorted(kept.items()) if key not in _WITHOUT_EFFECT}
 
 
 def fingerprint(config: Namespace) -> str:
-    """Hash of `fingerprinted`: equal for runs whose numbers are comparable image by image."""
+    """Return a hash of `fingerprinted`: runs of one hash have comparable numbers, image by image."""
     text = json.dumps(fingerprinted(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""What is kept of each classified or generated image, as a JSON line."""
+"""Records of classified and generated images, one JSON line each."""
 
 from __future__ import annotations
 
@@ -14,11 +14,6 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-# What a column of `predictions.npz`, or a packed record, can hold.
-_LAST_INDEX = 2**31 - 1
-_LAST_TIMESTEP = 2**15 - 1
-_LONGEST_S = 1e9
 
 
 class Record(Protocol):
@@ -40,12 +35,12 @@ class Record(Protocol):
         ...
 
     def to_json(self) -> str:
-        """One line."""
+        """Return the record as one line."""
         ...
 
     @classmethod
     def from_json(cls, line: str) -> Self:
-        """Read one line, or raise a ValueError."""
+        """Parse one line, or raise a ValueError."""
         ...
 
 
@@ -82,47 +77,30 @@ class ImageRecord:
         return (self.label,) if isinstance(self.label, int) else self.label
 
     def to_json(self) -> str:
-        """One line; errors are written with the fewest digits that read back to the same float32."""
+        """Return one line; errors have the fewest digits that read back to the same float32."""
         pairs = {name: list(getattr(self, name)) for name in ("classes", "trials", "timesteps")}
         errors = [float(str(np.float32(error))) for error in self.errors]
-        return json.dumps({**vars(self), **pairs, "errors": errors}, allow_nan=True)
+        return json.dumps({**vars(self), **pairs, "errors": errors})
 
     @classmethod
     def from_json(cls, line: str) -> ImageRecord:
-        """Read one line; its pairs come as arrays, since a run of ImageNet-1K has hundreds of millions.
+        """Parse one line. The pairs become arrays, since a run of ImageNet-1K has hundreds of millions.
 
         Raises:
-            ValueError: If the line is torn or lacks a field.
+            ValueError: If the line is incomplete, or a field is missing or invalid.
         """
         try:
             record = cls(**json.loads(line))
-        except (TypeError, json.JSONDecodeError, RecursionError) as error:
+            pairs = [array("i", values) for values in (record.classes, record.trials, record.timesteps)]
+            record.classes, record.trials, record.timesteps = pairs
+            record.errors = array("f", record.errors)
+            indices = [record.prediction, *record.labels, *(i for stage in record.survivors for i in stage)]
+            valid = _is_valid(record, indices) and {len(values) for values in pairs} == {len(record.errors)}
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"not a prediction record: {line[:80]!r}") from error
-        if not record._is_sound():
-            raise ValueError(f"a field of this prediction record is of no use: {line[:80]!r}")
-        record._pack()
+        if not valid or any(min(values, default=0) < 0 for values in pairs):
+            raise ValueError(f"invalid field in this prediction record: {line[:80]!r}")
         return record
-
-    def _pack(self) -> None:
-        self.classes, self.trials, self.timesteps = (
-            array("i", pairs) for pairs in (self.classes, self.trials, self.timesteps)
-        )
-        self.errors = array("f", self.errors)
-
-    def _is_sound(self) -> bool:
-        pairs = (self.classes, self.trials, self.timesteps, self.errors)
-        return (
-            _is_named_and_timed(self)
-            and (_are_indices(self.label) or _are_indices([self.label]))
-            and _are_indices([self.prediction])
-            and all(map(_are_indices, pairs[:3]))
-            and _are_floats(self.errors)
-            and len(set(map(len, pairs))) == 1
-            and max((*self.classes, *self.trials), default=0) <= _LAST_INDEX
-            and max(self.timesteps, default=0) <= _LAST_TIMESTEP
-            and isinstance(self.survivors, list)
-            and all(map(_are_indices, self.survivors))
-        )
 
 
 @dataclass
@@ -130,9 +108,9 @@ class SampleRecord:
     """One generated image.
 
     Attributes:
-        image_id: Id of the dataset's item it was made for.
+        image_id: Id of the dataset's item for which it was generated.
         labels: Classes of that item.
-        prompt: What a text-conditional model was given.
+        prompt: The prompt of a text-conditional model.
         seconds: Wall time of the batch divided by its images.
         features: Of the image, for distances, `(d,)` float32; None without an extractor.
         measured: Values of the metrics of single images, by their name, such as `clip_score`.
@@ -146,7 +124,7 @@ class SampleRecord:
     measured: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """One line; features are base64 of little-endian float32."""
+        """Return one line; features are base64 of little-endian float32."""
         features = None
         if self.features is not None:
             features = base64.b64encode(np.asarray(self.features, "<f4").tobytes()).decode()
@@ -155,10 +133,10 @@ class SampleRecord:
 
     @classmethod
     def from_json(cls, line: str) -> SampleRecord:
-        """Read one line.
+        """Parse one line.
 
         Raises:
-            ValueError: If the line is torn or lacks a field.
+            ValueError: If the line is incomplete, or a field is missing or invalid.
         """
         try:
             fields = json.loads(line)
@@ -167,24 +145,15 @@ class SampleRecord:
             own = {name: fields.pop(name) for name in ("image_id", "labels", "prompt", "seconds", "features")}
             # Earlier versions wrote a null for what was not measured.
             record = cls(**own, measured={name: value for name, value in fields.items() if value is not None})
+            valid = _is_valid(record, record.labels) and isinstance(record.prompt, str)
         except (TypeError, KeyError, ValueError, RecursionError) as error:
             raise ValueError(f"not a sample record: {line[:80]!r}") from error
-        measured = list(record.measured.values())
-        sound = _is_named_and_timed(record) and _are_indices(record.labels) and _are_floats(measured)
-        if not sound or not isinstance(record.prompt, str):
-            raise ValueError(f"a field of this sample record is of no use: {line[:80]!r}")
+        if not valid or not all(isinstance(value, float) for value in record.measured.values()):
+            raise ValueError(f"invalid field in this sample record: {line[:80]!r}")
         return record
 
 
-def _is_named_and_timed(record: Record) -> bool:
-    timed = isinstance(record.seconds, (int, float)) and 0 <= record.seconds < _LONGEST_S
-    return isinstance(record.image_id, str) and timed
-
-
-def _are_floats(values: Any) -> bool:
-    # By type: a record has thousands of numbers.
-    return isinstance(values, list) and set(map(type, values)) <= {float}
-
-
-def _are_indices(values: Any) -> bool:
-    return isinstance(values, list) and set(map(type, values)) <= {int} and min(values, default=0) >= 0
+def _is_valid(record: Record, indices: Sequence[Any]) -> bool:
+    """Whether the id, the time and the classes of a record have their types."""
+    typed = isinstance(record.image_id, str) and isinstance(record.seconds, (int, float))
+    return typed and all(isinstance(index, int) and index >= 0 for index in indices)

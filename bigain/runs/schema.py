@@ -1,9 +1,8 @@
-"""Types of the JSON files of a run, and the check of a file against its type."""
+"""Types of the JSON files of a run, and the check of a file against its type. `docs/results.md` explains every key."""
 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -13,6 +12,7 @@ from bigain.errors import InputError
 RESULTS_VERSION = 1
 RESPONSE_VERSION = 1
 RESPONSE_FILE = "frequency_response.json"
+
 Task = Literal["classification", "generation"]
 TASKS = get_args(Task)
 
@@ -33,15 +33,11 @@ class Estimate(_Estimate, total=False):
     standard_error: float
 
 
-class SkippedImage(TypedDict):
-    """An image that could not be read."""
-
-    image_id: str
-    reason: str
+Compressor = TypedDict("Compressor", {"class": str, "settings": dict[str, Any]})
 
 
 class Dataset(TypedDict):
-    """`images` of `asked` are done, of `official` in the split; `unlabelled` ones count in no metric."""
+    """What was evaluated, in numbers of images."""
 
     name: str
     images: int
@@ -50,24 +46,7 @@ class Dataset(TypedDict):
     classes: int
     image_size: int
     unlabelled: int
-    skipped: list[SkippedImage]
-
-
-class ModelWeights(TypedDict, total=False):
-    """A hash of all weights."""
-
-    weights: str
-
-
-class Model(ModelWeights):
-    """The class of the backbone, and its hub id or folder."""
-
-    backbone: str
-    name: str
-
-
-# `class` is a keyword, so this one has no class statement.
-Compressor = TypedDict("Compressor", {"class": str, "settings": dict[str, Any]})
+    skipped: list[dict[str, str]]
 
 
 class Site(TypedDict):
@@ -82,63 +61,45 @@ class Site(TypedDict):
     compressor: str
 
 
-class _Flops(TypedDict):
-    gflops_per_evaluation: float
-
-
-class Flops(_Flops, total=False):
+class Flops(TypedDict, total=False):
     """Cost of one row of a forward."""
 
+    gflops_per_evaluation: float
     baseline_gflops: float
     reduction_percent: float
     by_category: dict[str, float]
     by_operation: dict[str, float]
 
 
-class _Timing(TypedDict):
+class Timing(TypedDict, total=False):
+    """Times, and the measurements of `bigain.cost.timing`."""
+
     seconds: float
     seconds_per_image: float
     resumed_images: int
-
-
-class Timing(_Timing, total=False):
-    """Seconds of the last session, and what was measured of the networks."""
-
     clock: str | None
     denoiser: dict[str, Any]
     vae: dict[str, Any]
     peak_memory_bytes: int | None
 
 
-class _Evaluations(TypedDict):
-    per_image: float
-
-
-class Evaluations(_Evaluations, total=False):
-    """Rows of the denoiser."""
-
-    planned_per_image: float
-    per_second: float | None
-    gflops_per_image: float
-
-
 class _Results(TypedDict):
     schema_version: int
     task: Task
     dataset: Dataset
-    model: Model
+    model: dict[str, str]
     compressors: list[Compressor]
     sites: list[Site]
     flops: Flops
     timing: Timing
     metrics: dict[str, Estimate]
-    evaluations: Evaluations
+    evaluations: dict[str, Any]
     protocol: dict[str, Any]
     environment: dict[str, Any]
 
 
 class Results(_Results, total=False):
-    """Content of `results.json`. `docs/results.md` explains every key."""
+    """Content of `results.json`."""
 
     fingerprint: str | None
     class_names: list[str]
@@ -191,46 +152,41 @@ def check(path: Path, content: Any, expected: Any, advice: str = "run the comman
     Raises:
         InputError: If a value is missing or of another type.
     """
-    for key, value, kind in _mismatches(content, expected, ""):
-        raise InputError(f"{path} is damaged: {key or 'its content'} is {value}, expected {kind}; {advice}")
+    problem = _problem(content, expected, "")
+    if problem:
+        raise InputError(f"{path} is damaged: {problem}; {advice}")
 
 
-def _mismatches(value: Any, expected: Any, key: str) -> Iterator[tuple[str, str, str]]:
-    """Yield key, value and expected type of every part of another type."""
+def _problem(value: Any, expected: Any, key: str) -> str | None:
+    """Return the first mismatch, such as `dataset.name is 3, expected str`."""
     origin, arguments = get_origin(expected), get_args(expected)
-    inside = f"{key}." if key else ""
-    if is_typeddict(expected) and isinstance(value, dict):
-        for name, kind in get_type_hints(expected).items():
-            if name in value:
-                yield from _mismatches(value[name], kind, inside + name)
-            elif name in expected.__required_keys__:
-                yield inside + name, "missing", _type_name(kind)
-    elif origin is dict and isinstance(value, dict):
-        for name, item in value.items():
-            yield from _mismatches(item, arguments[1], inside + name)
-    elif origin is list and isinstance(value, list):
-        for number, item in enumerate(value):
-            yield from _mismatches(item, arguments[0], f"{key}[{number}]")
-    elif not _matches(value, expected, origin, arguments, key):
-        yield key, reprlib.repr(value), _type_name(expected)
-
-
-def _matches(value: Any, expected: Any, origin: Any, arguments: tuple[Any, ...], key: str) -> bool:
-    if origin in (Union, UnionType):
-        return any(not any(_mismatches(value, kind, key)) for kind in arguments)
-    if origin is Literal:
-        return value in arguments
-    if expected is Any:
-        return True
     kind = dict if is_typeddict(expected) else (int, float) if expected is float else origin or expected
-    # A bool is an int for Python, but not a number in JSON.
-    return isinstance(value, kind) and not isinstance(value, bool)
+    inside = f"{key}." if key else ""
+    if origin in (Union, UnionType):
+        matches = any(_problem(value, argument, key) is None for argument in arguments)
+    elif origin is Literal:
+        matches = value in arguments
+    else:
+        # A bool is an int for Python, but not a number in JSON.
+        matches = expected is Any or (isinstance(value, kind) and not isinstance(value, bool))
+    if not matches:
+        return f"{key or 'its content'} is {reprlib.repr(value)}, expected {_type_name(expected)}"
+    parts: list[tuple[Any, Any, str]] = []
+    if is_typeddict(expected):
+        missing = expected.__required_keys__ - value.keys()
+        if missing:
+            return f"{inside}{min(missing)} is missing"
+        parts = [(value[name], hint, inside + name) for name, hint in get_type_hints(expected).items() if name in value]
+    elif kind is dict and value:
+        parts = [(item, arguments[1], inside + name) for name, item in value.items()]
+    elif kind is list and value:
+        parts = [(item, arguments[0], f"{key}[{number}]") for number, item in enumerate(value)]
+    return next(filter(None, (_problem(*part) for part in parts)), None)
 
 
 def _type_name(expected: Any) -> str:
     if get_origin(expected) in (Union, UnionType, Literal):
-        return " or ".join(_type_name(kind) for kind in get_args(expected))
-    if is_typeddict(expected):
-        return "dict"
-    expected = get_origin(expected) or expected
-    return "None" if expected is type(None) else expected.__name__ if isinstance(expected, type) else repr(expected)
+        return " or ".join(map(_type_name, get_args(expected)))
+    if isinstance(expected, str):
+        return repr(expected)
+    return "None" if expected is type(None) else "dict" if is_typeddict(expected) else str(expected.__name__)

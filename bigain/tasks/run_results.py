@@ -21,7 +21,7 @@ from bigain.runs.files import read_json
 from bigain.runs.logs import read_records, read_skipped
 from bigain.runs.records import Record
 from bigain.runs.results import read_results, write_ids, write_results
-from bigain.runs.schema import RESULTS_VERSION, ModelWeights, Results
+from bigain.runs.schema import RESULTS_VERSION, Results
 from bigain.tasks.gather import ProcessGather
 from bigain.tasks.prediction_writer import MODEL, predictions_folder
 from bigain.tokens.grid import Grid
@@ -129,7 +129,7 @@ class RunResults(Callback, ABC, Generic[R]):
             "model": {
                 "backbone": type(module.backbone).__name__,
                 "name": module.backbone.model,
-                **read_json(predictions_folder(trainer) / MODEL, ModelWeights),
+                **read_json(predictions_folder(trainer) / MODEL, dict[str, str]),
             },
             "compressors": self._compressors,
             "sites": self._sites,

@@ -10,7 +10,8 @@ import pytest
 from bigain.commands.evaluate import joint_row
 from bigain.commands.main import main
 from bigain.errors import InputError
-from bigain.runs.configuration import TASKS, shipped_configs
+from bigain.runs.configuration import shipped_configs
+from bigain.runs.schema import TASKS
 
 QUICK = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false"]
 QUICK += ["--classification.model.trials", "[1,2]", "--classification.model.keep", "[2,1]"]

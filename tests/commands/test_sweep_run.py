@@ -19,7 +19,8 @@ from bigain.commands.main import main
 from bigain.commands.sweep import load_table
 from bigain.commands.sweep.cells import cells_of, choose
 from bigain.commands.sweep.subprocess_run import cell_environment, failure_in, run_in_subprocess
-from bigain.runs.configuration import TASKS, options_for
+from bigain.runs.configuration import options_for
+from bigain.runs.schema import TASKS
 
 # diffusers' Euler creates arrays of tensors in a way that numpy is about to change.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

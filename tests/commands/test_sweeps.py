@@ -7,7 +7,8 @@ import pytest
 from bigain.commands.lightning_cli import BiGainCLI
 from bigain.commands.sweep import SweepRun, load_table
 from bigain.errors import InputError
-from bigain.runs.configuration import TASKS, find_config, shipped_configs
+from bigain.runs.configuration import find_config, shipped_configs
+from bigain.runs.schema import TASKS
 
 # Cells of top-1 accuracy and of FID in the paper, without those of methods that are not in this suite.
 CELLS = {1: (6, 0), 2: (66, 30), 3: (13, 13), 4: (60, 60), 5: (15, 15), 6: (24, 0), 8: (84, 0), 12: (3, 0)}

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from bigain.commands.sweep.tables import Sweep, SweepRun
 from bigain.errors import InputError
-from bigain.runs.configuration import TASKS, options_for
+from bigain.runs.configuration import options_for
+from bigain.runs.schema import TASKS
 
 # A dataset with such a name cannot mark options.
 _SECTIONS = {"model", "data", "compressor", "trainer", "seed", "config"}

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bigain.errors import InputError
-from bigain.runs.configuration import TASKS, load_yaml, shipped_configs
+from bigain.runs.configuration import load_yaml, shipped_configs
+from bigain.runs.schema import TASKS
 
 _TABLE: dict[str, type] = {"backbone": str, "runs": list}
 # Only a table of the paper has a number.
