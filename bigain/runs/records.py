@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -95,11 +95,11 @@ class ImageRecord:
             record.classes, record.trials, record.timesteps = pairs
             record.errors = array("f", record.errors)
             indices = [record.prediction, *record.labels, *(i for stage in record.survivors for i in stage)]
-            valid = _is_valid(record, indices) and {len(values) for values in pairs} == {len(record.errors)}
+            _check(record, [*indices, *(min(values, default=0) for values in pairs)])
+            if {len(values) for values in pairs} != {len(record.errors)}:
+                raise ValueError("pairs of different numbers")
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"not a prediction record: {line[:80]!r}") from error
-        if not valid or any(min(values, default=0) < 0 for values in pairs):
-            raise ValueError(f"invalid field in this prediction record: {line[:80]!r}")
         return record
 
 
@@ -145,15 +145,16 @@ class SampleRecord:
             own = {name: fields.pop(name) for name in ("image_id", "labels", "prompt", "seconds", "features")}
             # Earlier versions wrote a null for what was not measured.
             record = cls(**own, measured={name: value for name, value in fields.items() if value is not None})
-            valid = _is_valid(record, record.labels) and isinstance(record.prompt, str)
+            _check(record, record.labels, record.measured.values())
         except (TypeError, KeyError, ValueError, RecursionError) as error:
             raise ValueError(f"not a sample record: {line[:80]!r}") from error
-        if not valid or not all(isinstance(value, float) for value in record.measured.values()):
-            raise ValueError(f"invalid field in this sample record: {line[:80]!r}")
         return record
 
 
-def _is_valid(record: Record, indices: Sequence[Any]) -> bool:
-    """Whether the id, the time and the classes of a record have their types."""
+def _check(record: Record, indices: Iterable[Any], numbers: Iterable[Any] = ()) -> None:
+    """Raise a ValueError unless the fields of a record have their types."""
     typed = isinstance(record.image_id, str) and isinstance(record.seconds, (int, float))
-    return typed and all(isinstance(index, int) and index >= 0 for index in indices)
+    if not (typed and all(isinstance(index, int) and index >= 0 for index in indices)):
+        raise ValueError("invalid field")
+    if not all(isinstance(number, float) for number in numbers):
+        raise ValueError("invalid number")

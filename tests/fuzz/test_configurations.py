@@ -26,22 +26,8 @@ data: {class_path: bigain.data.ShapeTextures, init_args: {images: 2, batch_size:
 compressor: {class_path: bigain.compressors.LGTM, init_args: {ratio: 0.5, where: {max_stride: 1}}}
 trainer: {accelerator: cpu, precision: 32-true, devices: 1, logger: false}
 """
-BOMB = "a: &a [x]\n" + "".join(
-    f"{b}: &{b} [{', '.join([f'*{a}'] * 20)}]\n" for a, b in zip("abcdef", "bcdefg", strict=True)
-)
-TEXTS = [BOMB, "a: *b", "? [a]\n: b", "[" * 3000, "{" * 3000, "!!python/object/apply:os.system [ls]", "a: 1\na: 2"]
-TEXTS += [
-    "--- 1\n--- 2",
-    "\t",
-    "model: 2024-13-45",
-    "seed: 0x",
-    "seed: 1_0",
-    "~",
-    f"seed: {'9' * 5000}",
-    "a: \0",
-    "%YAML 9",
-]
-TEXTS += ["a: &a [*a]", "seed: !!bool x", "seed: !!timestamp x"]
+TEXTS = ["a: *b", "? [a]\n: b", "[" * 3000, "!!python/object/apply:os.system [ls]", "a: 1\na: 2", "--- 1\n--- 2", "\t"]
+TEXTS += ["model: 2024-13-45", "seed: 0x", "~", f"seed: {'9' * 5000}", "a: \0", "%YAML 9", "seed: !!bool x"]
 
 
 def dumped(tree):
@@ -49,16 +35,16 @@ def dumped(tree):
 
 
 def damaged_yaml(text):
-    trees = damaged_tree(yaml.safe_load(text)).filter(lambda tree: len(repr_of(tree)) < 9000).map(dumped)
+    trees = damaged_tree(yaml.safe_load(text)).filter(is_shallow).map(dumped)
     return damaged(text.encode()) | trees | st.sampled_from([other.encode() for other in TEXTS])
 
 
-def repr_of(tree):
+def is_shallow(tree):
+    """Whether yaml can write a tree."""
     try:
-        return repr(tree)
+        return len(repr(tree)) < 9000
     except RecursionError:
-        # yaml writes such trees no more than it reads them; they are among TEXTS.
-        return " " * 9000
+        return False
 
 
 @pytest.fixture
@@ -67,7 +53,7 @@ def folder(tmp_path_factory, monkeypatch):
     return tmp_path_factory
 
 
-@fuzzed(50)
+@fuzzed(30)
 @given(damaged_yaml(CONFIG) | forms)
 def test_configurations(folder, content):
     path = folder.mktemp("config") / "mine.yaml"
@@ -75,7 +61,7 @@ def test_configurations(folder, content):
     answer("doctor", "--config", path, "--output", path.parent / "run")
 
 
-@fuzzed(36)
+@fuzzed(24)
 @given(
     st.sampled_from(["seed", "output", "model.trials", "model.keep", "data.images", "data.subset", "data.per_class"])
     | st.sampled_from(
@@ -89,7 +75,7 @@ def test_options(folder, option, value):
     answer("doctor", "--config", path, f"--{option}", value if isinstance(value, str) else json.dumps(value))
 
 
-@fuzzed(20)
+@fuzzed(12)
 @given(damaged(b"classification: demo_none.yaml\ngeneration: demo_none_generation.yaml\n") | forms)
 def test_pairs_of_configurations(folder, content):
     path = folder.mktemp("joint") / "mine.yaml"
@@ -98,7 +84,7 @@ def test_pairs_of_configurations(folder, content):
     answer("evaluate", "--config", path, "--classification.data.images", "0", "--output", path.parent / "out")
 
 
-@fuzzed(40)
+@fuzzed(25)
 @given(damaged_yaml((shipped_configs() / "tables" / "table2.yaml").read_text(encoding="utf-8")) | forms)
 def test_tables(folder, content):
     path = folder.mktemp("table") / "mine.yaml"
@@ -125,7 +111,7 @@ FILES["sd"] += ["tokenizer/tokenizer_config.json", "tokenizer/tokenizer.json", "
 KINDS = {"dit": DiT, "sd": StableDiffusion}
 
 
-@fuzzed(70)
+@fuzzed(40)
 @given(st.data())
 def test_models(models, tmp_path_factory, data):
     name = data.draw(st.sampled_from(["dit", "sd"]))

@@ -80,11 +80,6 @@ def test_column_types(to_columns):
     }
 
 
-def test_nan_where_a_pair_was_not_evaluated(to_columns):
-    errors = to_columns([RECORD], 3)["errors"][0]
-    assert np.array_equal(errors, np.float32([[math.nan, 0.5], [math.nan] * 2, [0.75, 0.25]]), equal_nan=True)
-
-
 def test_columns_do_not_change_on_the_way_through_a_log(to_columns):
     draw = random.Random(1)
     records = [random_record(draw, f"n/{i}", 5, 4) for i in range(3)]
@@ -99,11 +94,6 @@ def test_columns_of_nothing(records, to_columns):
     assert np.isnan(columns["errors"]).all()
     assert (columns["timesteps"] == -1).all()
     assert columns["image_id"].tolist() == [value.image_id for value in records]
-
-
-def test_ids_of_any_length_are_kept(to_columns):
-    ids = [RECORD.image_id, "longer/than/the/others/größe.jpg"]
-    assert to_columns([RECORD, record(ids[1])], 37)["image_id"].tolist() == ids
 
 
 def test_the_same_records_give_the_same_file(tmp_path):

@@ -74,9 +74,3 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("filelock.FileLock.acquire", acquire)
     lock(tmp_path, 0).release()
     assert "file system without locks" in caplog.text
-
-
-def test_a_lock_that_cannot_be_made_is_one_message(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"cannot write .*file/\.lock-0: .*; choose another --output"):
-        lock(tmp_path / "file", 0)

@@ -12,6 +12,7 @@ from records import RECORD, read_back, record
 
 from bigain.runs.records import ImageRecord, SampleRecord
 
+SAMPLE = SampleRecord("a", [0], "a cat", 0.5, np.float32([1.0, 2.0]), {"clip_score": 25.0})
 SPECIAL = [0.0, -0.0, 1.0, 1 / 3, 0.1, 1e-45, 1.1754942e-38, 3.4028235e38, 16777217.0, math.inf, -math.inf, math.nan]
 
 
@@ -40,6 +41,9 @@ def test_round_trip():
     assert again.to_json() == RECORD.to_json()
     for name, value in vars(RECORD).items():
         assert np.array_equal(getattr(again, name), value) if name != "survivors" else again.survivors == value
+    sample = SampleRecord.from_json(SAMPLE.to_json())
+    assert list(sample.features) == [1.0, 2.0]
+    assert sample.to_json() == SAMPLE.to_json()
 
 
 def test_a_record_of_a_log_takes_little_memory():
@@ -54,30 +58,15 @@ def test_a_record_of_a_log_takes_little_memory():
     assert taken < 20 * pairs
 
 
-@pytest.mark.parametrize("value", SPECIAL, ids=str)
-def test_special_errors_come_back_bit_for_bit(value):
-    (error,) = read_back(record(classes=[0], trials=[0], timesteps=[9], errors=[float(np.float32(value))])).errors
-    assert bits([error]) == bits([value])
-
-
-def test_random_floats_come_back_bit_for_bit():
-    """Any finite float32, also subnormal ones."""
+def test_floats_come_back_bit_for_bit_in_few_digits():
+    """Any float32, also subnormal ones; seconds in double precision."""
     draw = random.Random(0)
-    patterns = [draw.getrandbits(32) for _ in range(20_000)]
-    values = [struct.unpack("f", struct.pack("I", pattern))[0] for pattern in patterns]
-    values = [value for value in values if math.isfinite(value)]
+    values = [struct.unpack("f", struct.pack("I", draw.getrandbits(32)))[0] for _ in range(20_000)]
+    values = [float(np.float32(value)) for value in SPECIAL] + [value for value in values if math.isfinite(value)]
     zeros = [0] * len(values)
     assert bits(read_back(record(classes=zeros, trials=zeros, timesteps=zeros, errors=values)).errors) == bits(values)
-
-
-def test_errors_take_few_digits():
-    line = record(errors=np.array([0.1, 1 / 3], np.float32).tolist()).to_json()
-    assert '"errors": [0.1, 0.33333334]' in line
-
-
-def test_seconds_keep_double_precision():
-    value = ImageRecord("a", 0, 0, [], [], [], [], [], 0.1 + 0.2)
-    assert read_back(value).seconds == 0.1 + 0.2
+    assert '"errors": [0.1, 0.33333334]' in record(errors=np.array([0.1, 1 / 3], np.float32).tolist()).to_json()
+    assert read_back(ImageRecord("a", 0, 0, [], [], [], [], [], 0.1 + 0.2)).seconds == 0.1 + 0.2
 
 
 @pytest.mark.parametrize("image_id", ["a\nb", "a\r\nb", "a\u2028b\x85", 'quo"te\\', "größe/猫.jpg", " ", ""])
@@ -88,75 +77,39 @@ def test_any_id_stays_on_one_line(image_id):
     assert ImageRecord.from_json(line + "\n").image_id == image_id
 
 
-def test_every_torn_line_is_an_error():
+def test_every_incomplete_line_is_an_error():
     line = RECORD.to_json()
     for end in range(len(line)):
         with pytest.raises(ValueError, match="not a prediction record"):
             ImageRecord.from_json(line[:end])
 
 
-@pytest.mark.parametrize("line", ["3", "null", "[]", "[1]", '"text"', "{}", '{"label": 1}', "\x00\x00", "nonsense"])
-def test_other_lines_are_errors(line):
-    with pytest.raises(ValueError, match="not a prediction record") as caught:
-        ImageRecord.from_json(line)
-    assert repr(line) in str(caught.value)
-
-
-@pytest.mark.parametrize("name", vars(RECORD))
-def test_a_missing_field_is_an_error(name):
-    fields = json.loads(RECORD.to_json())
-    del fields[name]
-    with pytest.raises(ValueError, match="not a prediction record"):
-        ImageRecord.from_json(json.dumps(fields))
-
-
-def test_an_unknown_field_is_an_error():
-    with pytest.raises(ValueError, match="not a prediction record"):
-        ImageRecord.from_json(json.dumps({**vars(RECORD), "colour": 1}))
-
-
-def test_a_long_line_is_shortened_in_the_message():
-    with pytest.raises(ValueError, match="not a prediction record") as caught:
-        ImageRecord.from_json("x" * 10_000)
+@pytest.mark.parametrize("line", ["null", "[1]", '"text"', "{}", "[" * 100_000, "x" * 10_000])
+@pytest.mark.parametrize("kind", [ImageRecord, SampleRecord])
+def test_other_lines_are_errors(kind, line):
+    with pytest.raises(ValueError, match=r"not a .* record: ") as caught:
+        kind.from_json(line)
     assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("written", "change"),
     [
-        {"image_id": []},
-        {"label": "a"},
-        {"label": True},
-        {"prediction": -1},
-        {"prediction": 0.5},
-        {"classes": [0, 2]},
-        {"trials": [1, 1, None]},
-        {"timesteps": [750, 750, 10**30]},
-        {"classes": [0, 2, 2**31]},
-        {"trials": [1, 1, 10**30]},
-        {"errors": [0.5, 0.25, "x"]},
-        {"errors": [0.5, 0.25, 10**400]},
-        {"survivors": [2]},
-        {"survivors": None},
-        {"seconds": math.nan},
-        {"seconds": 10**400},
+        (RECORD, {"image_id": []}),
+        (RECORD, {"label": "a"}),
+        (RECORD, {"prediction": -1}),
+        (RECORD, {"classes": [0, 2]}),
+        (RECORD, {"trials": [1, 1, None]}),
+        (RECORD, {"timesteps": [750, 750, 10**30]}),
+        (RECORD, {"errors": [0.5, 0.25, "x"]}),
+        (RECORD, {"survivors": [2]}),
+        (RECORD, {"colour": 1}),
+        (SAMPLE, {"labels": 0}),
+        (SAMPLE, {"seconds": "x"}),
+        (SAMPLE, {"clip_score": []}),
     ],
     ids=str,
 )
-def test_a_record_with_a_field_of_another_kind_is_none(change):
-    with pytest.raises(ValueError, match="of no use"):
-        ImageRecord.from_json(json.dumps({**json.loads(RECORD.to_json()), **change}))
-
-
-@pytest.mark.parametrize("change", [{"labels": 0}, {"prompt": None}, {"seconds": "x"}, {"clip_score": []}], ids=str)
-def test_a_sample_record_with_a_field_of_another_kind_is_none(change):
-    line = SampleRecord("a", [0], "a cat", 0.5, [1.0, 2.0], {"clip_score": 25.0}).to_json()
-    assert list(SampleRecord.from_json(line).features) == [1.0, 2.0]
-    with pytest.raises(ValueError, match="of no use"):
-        SampleRecord.from_json(json.dumps({**json.loads(line), **change}))
-
-
-@pytest.mark.parametrize("kind", [ImageRecord, SampleRecord])
-def test_a_line_nested_without_end_is_no_record(kind):
-    with pytest.raises(ValueError, match="not a"):
-        kind.from_json("[" * 100_000)
+def test_a_field_of_another_type_is_an_error(written, change):
+    with pytest.raises(ValueError, match=r"not a .* record"):
+        type(written).from_json(json.dumps({**json.loads(written.to_json()), **change}))
