@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from bigain.compressors import methods
-from bigain.runs.configuration import TASKS
+from bigain.runs.schema import TASKS
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
