@@ -1,1 +1,1 @@
-"""What a run costs: FLOPs, seconds, memory, and where it was measured."""
+"""The cost of a run: FLOPs, seconds, memory, and the environment they were measured in."""

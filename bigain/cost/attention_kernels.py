@@ -11,24 +11,22 @@ from torch.nn.attention import SDPBackend
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-# What torch itself asks which kernel to take; it has no public name.
+# The function that torch chooses a kernel with; it has no public name.
 _choice: Callable[..., int] | None = getattr(torch, "_fused_sdp_choice", None)
 
 
 @contextmanager
 def kernels_seen() -> Iterator[set[str]]:
-    """The kernels that torch's attention takes inside this block, filled while it runs.
+    """Collect the kernels that `scaled_dot_product_attention` uses inside this block, filled while it runs.
 
-    One of `flash`, `efficient`, `cudnn`, `math`, ... for every call of `scaled_dot_product_attention`, on the very
-    tensors that it gets. Empty where attention is computed some other way. Not for compiled networks, which do not
-    make these calls any more.
+    One of `flash`, `efficient`, `cudnn`, `math`, ... for every call, for the tensors of that call. Empty if attention
+    is computed in another way, or in a compiled network, which does not make these calls.
     """
-    mode = _Watch()
-    with mode:
-        yield mode.seen
+    with _Recorder() as recorder:
+        yield recorder.seen
 
 
-class _Watch(TorchFunctionMode):
+class _Recorder(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.seen: set[str] = set()
@@ -36,8 +34,8 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        given = dict(kwargs or {})
+        kwargs = dict(kwargs or {})
         if func is scaled_dot_product_attention:
-            name = "unknown" if _choice is None else SDPBackend(_choice(*args, **given)).name
+            name = "unknown" if _choice is None else SDPBackend(_choice(*args, **kwargs)).name
             self.seen.add(name.removesuffix("_ATTENTION").lower())
-        return func(*args, **given)
+        return func(*args, **kwargs)

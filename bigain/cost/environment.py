@@ -1,4 +1,4 @@
-"""What a result depends on besides its configuration."""
+"""The environment that a result depends on besides its configuration."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _PACKAGES = ("bigain", "torch", "lightning", "diffusers", "transformers", "torch
 def environment(
     trainer: Trainer, device: torch.device, denoiser: torch.nn.Module, kernels: Collection[str]
 ) -> dict[str, object]:
-    """Device, precision, versions and git commit of a run.
+    """Describe device, precision, versions and git commit of a run.
 
     Args:
-        trainer: Of the run.
-        device: Where the denoiser is.
+        trainer: The run's trainer.
+        device: Device of the denoiser.
         denoiser: The network.
-        kernels: Attention kernels that were seen; empty where nobody could look.
+        kernels: Attention kernels that were seen; may be empty.
     """
     return {
         "device": str(device),
@@ -45,16 +45,16 @@ def environment(
 
 
 def device_name(device: torch.device) -> str:
-    """Name of a GPU's model or of the processor."""
+    """Return the model of a GPU or of the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    # Linux has no name of the processor anywhere else.
-    found = re.search(r"^model name\s*:\s*(.+)$", _CPUINFO.read_text(), re.MULTILINE) if _CPUINFO.is_file() else None
-    return found[1] if found else platform.processor() or platform.machine()
+    # Linux names the processor only there.
+    match = re.search(r"^model name\s*:\s*(.+)$", _CPUINFO.read_text(), re.MULTILINE) if _CPUINFO.is_file() else None
+    return match[1] if match else platform.processor() or platform.machine()
 
 
 def attention_backend(device: torch.device, denoiser: torch.nn.Module, kernels: Collection[str]) -> str:
-    """Attention processors of the network and the kernels that torch took, or on a GPU may choose among."""
+    """Name the attention processors of the network, and the kernels used, or on a GPU those torch may choose from."""
     processors = {type(module.processor).__name__ for module in denoiser.modules() if hasattr(module, "processor")}
     used = ", ".join(sorted(processors))
     if kernels:
@@ -68,10 +68,10 @@ def attention_backend(device: torch.device, denoiser: torch.nn.Module, kernels: 
 
 
 def git_commit() -> str | None:
-    """Commit of the source tree, `-dirty` if files were changed since; None outside one."""
+    """Return the commit of the source tree, with `-dirty` if files were changed; None outside a checkout."""
     tree = Path(__file__).parents[2]
     if _git(tree, "rev-parse", "--show-toplevel") != str(tree.resolve()):
-        # Installed into some other project's environment: its commit says nothing about us.
+        # Installed inside another project's checkout.
         return None
     commit = _git(tree, "rev-parse", "HEAD")
     return f"{commit}-dirty" if commit and _git(tree, "status", "--porcelain", "--untracked-files=no") else commit

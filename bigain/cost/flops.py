@@ -1,4 +1,4 @@
-"""FLOPs of one evaluation, counted by torch on a copy of the network without weights, and what they are spent on."""
+"""FLOPs of one evaluation by category, counted by torch on a copy of the network without weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Category = Literal[
 ]  # fmt: skip
 CATEGORIES: tuple[Category, ...] = get_args(Category)
 
-# Of networks without compression.
+# Counts of uncompressed networks.
 _counted: dict[str, Flops] = {}
 
 
@@ -34,9 +34,9 @@ class Flops:
 
     Attributes:
         by_category: `self_attention`: its products of queries, keys and values; `cross_attention`: all of it, its
-            projections included; `mlp`; `convolution`: of the network; `matching` and `scoring`: what compressors
-            add; `projections`: every other linear layer, most of it Q, K, V and output of self-attention.
-        by_operation: The same by torch operation.
+            projections included; `mlp`; `convolution`: of the network; `matching` and `scoring`: of compressors;
+            `projections`: every other linear layer, most of it Q, K, V and output of self-attention.
+        by_operation: FLOPs by torch operation.
     """
 
     by_category: dict[Category, int]
@@ -44,7 +44,7 @@ class Flops:
 
     @property
     def total(self) -> int:
-        """Sum over everything."""
+        """Total FLOPs."""
         return sum(self.by_operation.values())
 
     @property
@@ -54,7 +54,7 @@ class Flops:
 
 
 def reduction_percent(flops: Flops, baseline: Flops) -> float:
-    """How much less one costs than the other, in percent."""
+    """Return how much less `flops` is than `baseline`, in percent."""
     return 100 * (1 - flops.total / baseline.total)
 
 
@@ -66,17 +66,17 @@ def flops_per_evaluation(
 ) -> tuple[Flops, Flops]:
     """Count one denoiser row with compressors and without.
 
-    Both are counted on a copy that has the structure of the denoiser's configuration and no weights: no device's
-    attention kernel hides anything from the count there, and the network itself is not touched.
+    Both are counted on a copy without weights, built from the denoiser's configuration: no attention kernel hides
+    FLOPs from the count there, and the network itself is not touched.
 
     Args:
         backbone: A backbone with its denoiser.
         latent: (channels, height, width) of a latent.
         condition: One row of its conditions. `(1, ...)`.
-        compressors: To be installed, on disjoint sites.
+        compressors: Compressors to install, on disjoint sites.
 
     Returns:
-        With and without the compressors.
+        FLOPs with and without the compressors.
 
     Raises:
         InputError: If a compressor cannot work on this network and latent.
@@ -92,7 +92,7 @@ def flops_per_evaluation(
 
 
 def _uncompressed(twin: Backbone, latent: tuple[int, int, int], condition: torch.Tensor) -> Flops:
-    """Count a network that is nothing but its configuration, once for all runs of a process."""
+    """Count an uncompressed network, once per configuration and process."""
     config = sorted(twin.denoiser.config.items())
     key = repr((type(twin), type(twin.denoiser), config, latent, condition.shape, condition.dtype))
     if key not in _counted:
@@ -102,7 +102,7 @@ def _uncompressed(twin: Backbone, latent: tuple[int, int, int], condition: torch
 
 @torch.no_grad()
 def count_flops(backbone: Backbone, latent: tuple[int, int, int], condition: torch.Tensor) -> Flops:
-    """Count one denoiser row as it is hooked now.
+    """Count one denoiser row with the hooks that are installed now.
 
     Args:
         backbone: A backbone whose denoiser is on the meta device.
@@ -124,7 +124,7 @@ def count_flops(backbone: Backbone, latent: tuple[int, int, int], condition: tor
 
 
 class _Ledger:
-    """Books what the counter has counted since the last look under the category that is open."""
+    """Assigns the FLOPs counted since the last call to the category that is open."""
 
     def __init__(self, counter: FlopCounterMode) -> None:
         self.spent: dict[Category, int] = dict.fromkeys(CATEGORIES, 0)
@@ -164,7 +164,7 @@ class _Ledger:
 
 
 def _categories(module: nn.Module, inside: Category | None) -> Iterator[tuple[nn.Module, Category]]:
-    """The modules at which the category changes, and to what."""
+    """Yield the modules at which the category changes, with the new category."""
     category = _category(module, inside)
     if category is not None and category != inside:
         yield module, category

@@ -1,4 +1,4 @@
-"""The most memory that was in use: what torch held of a GPU, or this process of the machine."""
+"""Peak memory: of torch's tensors on a GPU, of the whole process on a CPU."""
 
 from __future__ import annotations
 
@@ -8,16 +8,12 @@ from pathlib import Path
 import torch
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-# Sets the high-water mark of resident memory back: see proc(5).
+# Resets the high-water mark of resident memory: see proc(5).
 _RESET_PEAK = "5"
 
 
 def restart_peak(device: torch.device) -> bool:
-    """Forget the peak so far.
-
-    Returns:
-        Whether that can be done here; on a CPU, on Linux alone.
-    """
+    """Reset the peak. Returns whether this is possible here; on a CPU only Linux can."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return True
@@ -29,10 +25,10 @@ def restart_peak(device: torch.device) -> bool:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes at the peak since `restart_peak`, or of the whole process; None where nobody tells.
+    """Return the peak since `restart_peak`, or of the whole process, in bytes; None if it is unknown.
 
     Args:
-        device: A GPU, of which torch's own tensors count; or the CPU, where everything in the process does.
+        device: A GPU, for torch's own tensors, or the CPU, for everything in the process.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -43,7 +39,7 @@ def peak_memory(device: torch.device) -> int | None:
         return None if line is None else int(line.split()[1]) * 1024
     try:
         import resource
-    except ImportError:  # there is none on Windows
+    except ImportError:  # Windows
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

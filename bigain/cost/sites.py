@@ -1,4 +1,4 @@
-"""What compressors do at which sites, as plain values for result files."""
+"""Sites of a compressor with their tokens, as plain values for result files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bigain.tokens.grid import Grid
 
 
 def site_table(compressor: Compressor, denoiser: torch.nn.Module, latent: Grid) -> list[dict[str, Any]]:
-    """Name, place and tokens in and out of every site of a compressor."""
+    """List name, position, and tokens in and out of every site of a compressor."""
     return [
         {
             "name": site.name,
@@ -28,7 +28,7 @@ def site_table(compressor: Compressor, denoiser: torch.nn.Module, latent: Grid) 
 
 
 def refuse_without_effect(compressor: Compressor, denoiser: torch.nn.Module, latent: Grid) -> None:
-    """Raise an InputError if a compressor leaves all tokens of some site."""
+    """Raise an InputError if a compressor removes no token at one of its sites."""
     for row in site_table(compressor, denoiser, latent):
         if row["tokens_out"] >= row["tokens_in"]:
             raise InputError(f"{type(compressor).__name__} changes nothing at {row['name']}: {row['tokens_in']} tokens")

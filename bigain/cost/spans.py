@@ -13,12 +13,12 @@ _CLOCKS = {"cuda": "CUDA events", "cpu": "wall clock"}
 
 
 class Spans:
-    """Measures spans of work on one device; a span counts without those inside it.
+    """Measures spans of work on one device. The time of an inner span does not count for the outer one.
 
-    A GPU is not waited for: a span begins and ends with an event in the device's queue, and `settle` reads them.
+    Does not wait for a GPU: a span begins and ends with an event in the device's queue, and `settle` reads them.
 
     Attributes:
-        clock: What measures; None on a device that has no clock here, where nothing may be measured.
+        clock: Name of the clock; None on other devices, where nothing may be measured.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -30,8 +30,8 @@ class Spans:
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """Measure what runs inside. Nothing is kept of a span in which an exception was raised."""
-        outer, first, start = self._open, len(self._done), self._mark()
+        """Measure a `with` block. A block that raises an exception leaves nothing, nor do the spans inside it."""
+        outer, first, start = self._open, len(self._done), self._now()
         self._open = name
         try:
             yield
@@ -40,31 +40,31 @@ class Spans:
             raise
         finally:
             self._open = outer
-        self._done.append((name, outer, start, self._mark()))
+        self._done.append((name, outer, start, self._now()))
 
     @property
     def ended(self) -> int:
-        """How many spans have ended since `settle`, for `forget`."""
+        """Number of spans that have ended since `settle`."""
         return len(self._done)
 
     def forget(self, since: int) -> None:
-        """Keep nothing of the spans that ended after so many, one of which was around the others."""
+        """Discard the spans that ended after the first `since`; an outer span goes with those inside it."""
         del self._done[since:]
 
     def settle(self) -> dict[str, float]:
-        """Seconds by name since the last time; waits for the end of the last span."""
+        """Return seconds by name since the last call; waits for the end of the last span."""
         if self._done and self._device.type == "cuda":
             self._done[-1][3].synchronize()
         seconds: dict[str, float] = {}
         for name, outer, start, end in self._done:
-            taken = start.elapsed_time(end) / 1e3 if self._device.type == "cuda" else end - start
-            seconds[name] = seconds.get(name, 0.0) + taken
+            elapsed = start.elapsed_time(end) / 1e3 if self._device.type == "cuda" else end - start
+            seconds[name] = seconds.get(name, 0.0) + elapsed
             if outer is not None:
-                seconds[outer] = seconds.get(outer, 0.0) - taken
+                seconds[outer] = seconds.get(outer, 0.0) - elapsed
         self._done.clear()
         return seconds
 
-    def _mark(self) -> Any:
+    def _now(self) -> Any:
         if self._device.type != "cuda":
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)

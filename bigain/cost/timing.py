@@ -1,4 +1,4 @@
-"""How long the denoiser takes in a run, and how much of that is the compressor's own work."""
+"""Seconds of the networks in a run, and the share of the compressor's own work."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from bigain.cost.attention_kernels import kernels_seen
 from bigain.cost.memory import peak_memory, restart_peak
 from bigain.cost.spans import Spans
 
-# A compressor's phases are looked at in one forward of so many: on a GPU each takes two events.
+# Phases are measured in one of so many forwards: on a GPU each costs two events.
 _EVERY = 8
 MEASURED = ("seconds", "clock", "denoiser", "vae", "peak_memory_bytes")
 
 
 @dataclass
 class Measured:
-    """What one process measured.
+    """The measurements of one process.
 
     Attributes:
-        clock: What measured; None if nothing could.
+        clock: Name of the clock; None if nothing could be measured.
         compiled: How much of the denoiser is compiled.
-        forwards: Of each network, those that were timed.
-        rows: Of each network, in those forwards.
-        seconds: Of each network, in those forwards.
-        observed: Forwards of the denoiser in which phases were looked at.
-        observed_seconds: Of the denoiser in these, phases included.
+        forwards: Timed forwards of each network.
+        rows: Rows of each network in these forwards.
+        seconds: Seconds of each network in these forwards.
+        observed: Forwards of the denoiser whose phases were measured.
+        observed_seconds: Seconds of the denoiser in these, phases included.
         phases: Seconds of each phase in these.
         largest: Rows of the largest forward of the denoiser.
         kernels: Attention kernels.
@@ -55,15 +55,15 @@ class Measured:
 class Timing(Callback):
     """Times every forward of the networks during predict batches, without waiting for a GPU.
 
-    The first forwards of each network warm up and are not counted. Nothing is kept from an earlier session of a resumed
-    run. `results.json` gets what `timing_section` makes of it.
+    The first forwards of each network warm up and are not counted, nor are those of earlier sessions of a resumed run.
+    `timing_section` formats the measurements for `results.json`.
     """
 
     def __init__(self, warmup: int = 3) -> None:
         """Set the callback up.
 
         Args:
-            warmup: Forwards of each network, of each process, that do not count.
+            warmup: Forwards of each network in each process that do not count.
         """
         self.warmup = warmup
         self.measured = Measured()
@@ -79,24 +79,23 @@ class Timing(Callback):
 
     def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         if self._spans.clock is not None:
-            # Not earlier: a module may compile when prediction starts, and callbacks start before it.
+            # Not earlier: a module may compile when prediction starts, after its callbacks.
             self.measured.compiled = compiled(pl_module.backbone.denoiser)  # type: ignore[union-attr, arg-type]
-            self._open.enter_context(marks_reported_to(self._marked))
+            self._open.enter_context(marks_reported_to(self._measure))
 
     def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
         self._open.close()
-        found = self.measured
-        # By now the module has waited for its device, to hand out records.
+        measured = self.measured
+        # The module has already waited for its device to return records.
         seconds = self._spans.settle()
         seconds.pop("onlooker", None)
+        observed = {name: seconds.pop(name, 0.0) for name in (*PHASES, "observed")}
         for phase in PHASES:
-            found.phases[phase] = found.phases.get(phase, 0.0) + (taken := seconds.pop(phase, 0.0))
-            found.observed_seconds += taken
-            seconds["denoiser"] = seconds.get("denoiser", 0.0) + taken
-        found.observed_seconds += (observed := seconds.pop("observed", 0.0))
-        seconds["denoiser"] += observed
+            measured.phases[phase] = measured.phases.get(phase, 0.0) + observed[phase]
+        measured.observed_seconds += sum(observed.values())
+        seconds["denoiser"] = seconds.get("denoiser", 0.0) + sum(observed.values())
         for network, taken in seconds.items():
-            found.seconds[network] = found.seconds.get(network, 0.0) + taken
+            measured.seconds[network] = measured.seconds.get(network, 0.0) + taken
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.measured.peak_memory = peak_memory(self._device)
@@ -104,44 +103,41 @@ class Timing(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._open.close()
 
-    def _marked(self, name: Mark, rows: int) -> AbstractContextManager[None]:
+    def _measure(self, name: Mark, rows: int) -> AbstractContextManager[None]:
         if name in ("denoiser", "encoder", "decoder"):
             return self._forward(name, rows)
-        # The time of an inner span does not count for the outer one.
+        # The time of an onlooker is taken out of the span around it.
         return self._spans.span(name) if self._observing or name == "onlooker" else nullcontext()
 
     @contextmanager
     def _forward(self, network: Network, rows: int) -> Iterator[None]:
-        found, first = self.measured, not self._begun[network]
+        measured, first = self.measured, not self._begun[network]
+        eager_denoiser = network == "denoiser" and measured.compiled == "none"
         self._begun[network] += 1
         if self._begun[network] <= self.warmup:
-            with ExitStack() as watching:
-                if first and network == "denoiser" and found.compiled == "none":
-                    found.kernels = watching.enter_context(kernels_seen())
+            with kernels_seen() if first and eager_denoiser else nullcontext(measured.kernels) as measured.kernels:
                 yield
             return
-        denoising = network == "denoiser"
-        ended, graphs = self._spans.ended, _graphs(found.compiled)
-        # What is compiled has no phases any more.
-        observed = denoising and found.compiled == "none" and found.forwards[network] % _EVERY == 0
-        self._observing = observed
+        ended, graphs = self._spans.ended, _graphs(measured.compiled)
+        # Compiled code has no phases.
+        self._observing = observed = eager_denoiser and measured.forwards[network] % _EVERY == 0
         try:
             with self._spans.span("observed" if observed else network):
                 yield
         finally:
             self._observing = False
-        if _graphs(found.compiled) != graphs:
-            # Code was compiled anew, for hooks that came or went or rows of another number.
+        if _graphs(measured.compiled) != graphs:
+            # This forward compiled code, for different hooks or a different number of rows.
             self._spans.forget(ended)
             return
-        found.forwards[network] += 1
-        found.rows[network] += rows
-        found.observed += observed
-        found.largest = max(found.largest, rows if denoising else 0)
+        measured.forwards[network] += 1
+        measured.rows[network] += rows
+        measured.observed += observed
+        measured.largest = max(measured.largest, rows if network == "denoiser" else 0)
 
 
 def _graphs(compiled: str) -> int:
-    """How many graphs torch has compiled so far in this process; 0 where it compiles nothing."""
+    """Return how many graphs torch has compiled in this process; 0 if the network is not compiled."""
     if compiled == "none":
         return 0
     from torch._dynamo.utils import counters
@@ -150,25 +146,26 @@ def _graphs(compiled: str) -> int:
 
 
 def measured_by(trainer: Trainer) -> Measured:
-    """What the `Timing` of a trainer measured in this process; nothing where there is none."""
+    """Return the measurements of a trainer's `Timing` in this process; empty ones without it."""
     callbacks: Sequence[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return next((callback.measured for callback in callbacks if isinstance(callback, Timing)), Measured())
 
 
 def timing_section(processes: Sequence[Measured]) -> dict[str, Any]:
-    """What `results.json` tells of the measurements, with None for what was not measured.
+    """Format the measurements for `results.json`, with None for what was not measured.
 
     Rows per second are those of all processes together; seconds per row are of one device.
     """
     peaks = [process.peak_memory for process in processes if process.peak_memory is not None]
-    rates = [one.rows["denoiser"] / one.seconds["denoiser"] for one in processes if one.forwards["denoiser"]]
-    denoiser = _network(processes, "denoiser")
+    rates = [
+        process.rows["denoiser"] / process.seconds["denoiser"] for process in processes if process.forwards["denoiser"]
+    ]
     observed = sum(process.observed_seconds for process in processes)
     phases = {phase: sum(process.phases.get(phase, 0.0) for process in processes) for phase in PHASES}
     return {
         "clock": processes[0].clock,
         "denoiser": {
-            **denoiser,
+            **_network(processes, "denoiser"),
             "rows_per_second": sum(rates) if rates else None,
             "rows_per_forward": max(process.largest for process in processes) or None,
             "observed_forwards": sum(process.observed for process in processes),
