@@ -1,7 +1,9 @@
 """COCO-2017 in a small tree of the official layout: categories, several labels, captions, invalid files."""
 
 import json
+from functools import partial
 
+import datasets_setup
 import pytest
 from PIL import Image
 
@@ -62,16 +64,8 @@ def tree(tmp_path):
     return plant(tmp_path / "coco")
 
 
-def prepared(root, **settings):
-    data = Coco2017(str(root), **{"num_workers": 0, "image_size": 8, **settings})
-    data.setup("predict")
-    return data
-
-
-def refusal(root, **settings):
-    with pytest.raises(InputError) as caught:
-        prepared(root, **settings)
-    return str(caught.value)
+prepared = partial(datasets_setup.prepared, Coco2017)
+refusal = partial(datasets_setup.refusal, Coco2017)
 
 
 def test_categories_ascend_with_the_official_gaps():
@@ -96,29 +90,11 @@ def test_labels_are_the_distinct_categories_of_an_image_with_those_of_crowds(tre
     assert [(item.image_id, item.labels) for item in prepared(tree).items] == list(labels.items())
 
 
-def test_the_loader_gives_each_image_its_own_labels(tree):
-    data = prepared(tree, batch_size=3)
-    batches = list(data.predict_dataloader())
-    assert [len(batch["image_id"]) for batch in batches] == [3, 2]
-    positions = list(IMAGES)
-    for batch in batches:
-        for image_id, image, labels in zip(batch["image_id"], batch["image"], batch["labels"], strict=True):
-            assert image[0].float().mean() == pytest.approx(40 * positions.index(int(image_id)), abs=3)
-            assert labels == next(item.labels for item in data.items if item.image_id == image_id)
-
-
 def test_prompts_are_the_first_captions_in_file_order(tree, tmp_path):
     assert prepared(tree).generation_prompts() == ["none", "a cat", "first of 785", "a sign", "empty street"]
     path = tmp_path / "ids.txt"
     path.write_text("397133\n139\n", encoding="utf-8")
     assert prepared(tree, subset=str(path)).generation_prompts() == ["a cat", "a sign"]
-
-
-def test_per_class_counts_an_image_for_its_first_category(tree):
-    kept = {item.image_id for item in prepared(tree, per_class=1).items}
-    assert "139" in kept
-    assert len(kept & {"785", "397133"}) == 1
-    assert len(kept & {"25", "581781"}) == 1
 
 
 def test_opening_decodes_nothing_and_needs_no_captions(tree):

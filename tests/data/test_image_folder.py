@@ -1,12 +1,13 @@
 """Your own images: labels in the order of the folders or of the names file, and invalid folders."""
 
 import random
+from functools import partial
 
+import datasets_setup
 import pytest
 from PIL import Image
 
 from bigain.data import ImageFolder
-from bigain.errors import InputError
 
 
 @pytest.fixture
@@ -30,20 +31,12 @@ def names(tmp_path):
     return write
 
 
-def prepared(root, **settings):
-    data = ImageFolder(str(root), **{"num_workers": 0, "image_size": 4, **settings})
-    data.setup("predict")
-    return data
+prepared = partial(datasets_setup.prepared, ImageFolder, image_size=4)
+refusal = partial(datasets_setup.refusal, ImageFolder)
 
 
 def labels(data):
     return {item.image_id: item.labels for item in data.items}
-
-
-def refusal(root, **settings):
-    with pytest.raises(InputError) as caught:
-        prepared(root, **settings)
-    return str(caught.value)
 
 
 def test_classes_are_the_folders_in_order(tree):

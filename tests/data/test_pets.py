@@ -1,9 +1,10 @@
 """Oxford-IIIT Pets in a small tree of torchvision's layout: order of classes, prompts, invalid lists."""
 
 import shutil
+from functools import partial
 
+import datasets_setup
 import pytest
-import torch
 from PIL import Image
 from torchvision.datasets import OxfordIIITPet
 
@@ -39,10 +40,8 @@ def plant(root, lines, split="test", absent=()):
     return folder
 
 
-def prepared(root, **settings):
-    data = OxfordPets(str(root), **{"num_workers": 0, "image_size": 16, **settings})
-    data.setup("predict")
-    return data
+prepared = partial(datasets_setup.prepared, OxfordPets)
+refusal = partial(datasets_setup.refusal, OxfordPets)
 
 
 @pytest.fixture(scope="module")
@@ -90,30 +89,6 @@ def test_the_prompts_of_the_paper_are_the_default():
         OxfordPets(split="train")
 
 
-def test_the_loader(all_breeds):
-    data = prepared(all_breeds, batch_size=30)
-    batches = list(data.predict_dataloader())
-    assert [tuple(batch["image"].shape) for batch in batches] == [(n, 3, 16, 16) for n in (30, 30, 14)]
-    assert [labels[0] for batch in batches for labels in batch["labels"]] == [item.labels[0] for item in data.items]
-    assert batches[0]["image_id"][:2] == ["images/Abyssinian_7.jpg", data.items[1].image_id]
-    assert batches[0]["image"].dtype == torch.uint8
-    assert len(batches[0]["image"].unique()) > 8
-
-
-def test_limit_takes_one_of_every_breed(all_breeds):
-    assert sorted(item.labels[0] for item in prepared(all_breeds, limit=37).items) == list(range(37))
-
-
-def test_a_subset_by_path(all_breeds, tmp_path):
-    path = tmp_path / "ids.txt"
-    path.write_text("images/pug_3.jpg\nimages/Bombay_7.jpg\n", encoding="utf-8")
-    items = prepared(all_breeds, subset=str(path)).items
-    assert sorted((item.image_id, item.labels[0]) for item in items) == [
-        ("images/Bombay_7.jpg", 7),
-        ("images/pug_3.jpg", 25),
-    ]
-
-
 def test_home_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
@@ -138,14 +113,11 @@ def test_a_partial_list_runs_and_the_official_count_is_known(tmp_path, split, of
 
 def test_an_empty_list(tmp_path):
     plant(tmp_path, [])
-    with pytest.raises(InputError, match="Oxford-IIIT Pets has no image to evaluate"):
-        prepared(tmp_path)
+    assert "Oxford-IIIT Pets has no image to evaluate" in refusal(tmp_path)
 
 
 def test_a_missing_tree_reports_the_expected_files_and_their_source(tmp_path):
-    with pytest.raises(InputError) as caught:
-        prepared(tmp_path, split="trainval")
-    message = str(caught.value)
+    message = refusal(tmp_path, split="trainval")
     assert f"cannot read {tmp_path / 'oxford-iiit-pet' / 'annotations' / 'trainval.txt'}: No such file" in message
     assert "torchvision.datasets.OxfordIIITPet(root, download=True)" in message
     assert "<root>/oxford-iiit-pet/images" in message
@@ -154,12 +126,10 @@ def test_a_missing_tree_reports_the_expected_files_and_their_source(tmp_path):
 
 def test_missing_images_are_counted_and_the_first_is_named(tmp_path):
     folder = plant(tmp_path, [entry(i) for i in range(5)], absent=(f"{STEMS[2]}_1", f"{STEMS[4]}_1"))
-    with pytest.raises(InputError, match="lists 2 of 5 images that are not in") as caught:
-        prepared(tmp_path)
-    assert f"{folder / 'images'}, the first {STEMS[2]}_1.jpg; expected" in str(caught.value)
+    missing = f"lists 2 of 5 images that are not in {folder / 'images'}, the first {STEMS[2]}_1.jpg; expected"
+    assert missing in refusal(tmp_path)
     shutil.rmtree(folder / "images")
-    with pytest.raises(InputError, match="lists 5 of 5 images"):
-        prepared(tmp_path)
+    assert "lists 5 of 5 images" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -180,10 +150,9 @@ def test_malformed_lines_are_named(tmp_path, line):
     folder = plant(tmp_path, ["# header", entry(3)])
     path = folder / "annotations" / "test.txt"
     path.write_text(f"# header\n{entry(3)}\n{line}\n", encoding="utf-8")
-    with pytest.raises(InputError, match="line 3: expected 'name class species breed'") as caught:
-        prepared(tmp_path)
-    assert str(path) in str(caught.value)
-    assert repr(line) in str(caught.value)
+    assert f"{path}, line 3: expected 'name class species breed' with a class in 1..37, not {line!r}" in refusal(
+        tmp_path
+    )
 
 
 @pytest.mark.parametrize("shift", [1, -1], ids=str)
@@ -192,21 +161,10 @@ def test_shifted_labels_are_errors(tmp_path, shift):
     name, _, species, breed = entry(8).split()
     shifted = (8 + shift) % 37
     plant(tmp_path, [entry(0), f"{name} {shifted + 1} {species} {breed}"])
-    with pytest.raises(InputError, match=f"line 2: boxer_1 is listed as class {shifted + 1}, {BREEDS[shifted]}"):
-        prepared(tmp_path)
+    assert f"line 2: boxer_1 is listed as class {shifted + 1}, {BREEDS[shifted]}" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["boxer", "_1", "box_er_1"])
 def test_names_that_contradict_the_class(tmp_path, name):
     plant(tmp_path, [f"{name} 9 2 5"])
-    with pytest.raises(InputError, match="listed as class 9, Boxer"):
-        prepared(tmp_path)
-
-
-def test_a_broken_image_is_named_when_it_is_read(tmp_path):
-    folder = plant(tmp_path, [entry(0), entry(1)])
-    (folder / "images" / f"{STEMS[1]}_1.jpg").write_bytes(b"\xff\xd8 torn")
-    data = prepared(tmp_path)
-    assert data.read_image(data.items[0]).shape == (3, 16, 16)
-    with pytest.raises(InputError, match=f"{STEMS[1]}_1.jpg cannot be decoded"):
-        data.read_image(data.items[1])
+    assert "listed as class 9, Boxer" in refusal(tmp_path)

@@ -189,14 +189,6 @@ def test_sixteen_bit_grey_is_not_resized_before_it_is_scaled(path):
     assert torch.equal(read_image(path, 24), expected(image, 24))
 
 
-def test_one_bit_is_black_and_white(path):
-    Image.frombytes("1", (8, 2), b"\xf0\x0f").save(path, "PNG")
-    row = [255] * 4 + [0] * 4
-    assert read_image(path, 2).shape == (3, 2, 2)
-    Image.frombytes("1", (8, 8), b"\xf0\x0f" * 4).save(path, "PNG")
-    assert read_image(path, 8)[1].tolist() == [row, row[::-1]] * 4
-
-
 @pytest.mark.parametrize(
     ("mode", "format", "transparency"),
     [
@@ -230,41 +222,23 @@ def test_a_long_strip_takes_little_memory(path):
     assert read_image(path, 512).flatten(1).unique(dim=1).flatten().tolist() == [9, 8, 7]
 
 
-@pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
-def test_a_damaged_avif_is_an_error(path):
-    picture(20, 20).save(path, "AVIF")
-    path.write_bytes(path.read_bytes().replace(b"pitm", b"mtip"))
-    with pytest.raises(InputError, match="cannot be decoded"):
-        read_image(path, 16)
-
-
-def test_a_tiff_with_a_rational_offset_is_an_error(path):
-    picture(20, 20).save(path, "TIFF")
-    # The offset of the first strip as a rational number.
-    path.write_bytes(path.read_bytes().replace(b"\x11\x01\x04\x00", b"\x11\x01\x05\x00"))
-    with pytest.raises(InputError, match="cannot be decoded"):
-        read_image(path, 16)
-
-
 def test_harmless_damage_gives_no_warning(path):
     picture(20, 20).save(path, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0")
     assert read_image(path, 16).shape == (3, 16, 16)
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "WEBP"])
-def test_any_damage_gives_an_image_or_the_error(path, format):
+@pytest.mark.parametrize(
+    ("format", "old", "new"),
+    [
+        # The offset of the first strip as a rational number.
+        ("TIFF", b"\x11\x01\x04\x00", b"\x11\x01\x05\x00"),
+        pytest.param(
+            *("AVIF", b"pitm", b"mtip"), marks=pytest.mark.skipif(not features.check("avif"), reason="no AVIF")
+        ),
+    ],
+)
+def test_errors_of_parsers(path, format, old, new):
     picture(20, 20).save(path, format)
-    whole = path.read_bytes()
-    draw = random.Random(0)
-    refused = []
-    for _ in range(60):
-        content = bytearray(whole)
-        for _ in range(3):
-            content[draw.randrange(len(content))] = draw.randrange(256)
-        path.write_bytes(content)
-        try:
-            assert read_image(path, 8).shape == (3, 8, 8)
-        except InputError as error:
-            refused.append(str(error))
-    assert refused
-    assert all(str(path) in message for message in refused)
+    path.write_bytes(path.read_bytes().replace(old, new))
+    with pytest.raises(InputError, match="cannot be decoded"):
+        read_image(path, 16)

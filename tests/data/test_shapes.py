@@ -162,13 +162,6 @@ def test_only_rings_have_a_hole():
     assert unlike[~ring].median() > 0.2
 
 
-def test_a_subset_by_id(tmp_path):
-    path = tmp_path / "ids.txt"
-    path.write_text("test/000007\ntest/000003\n", encoding="utf-8")
-    items = prepared(subset=str(path)).items
-    assert [(item.image_id, item.labels[0]) for item in items] == [("test/000003", 3), ("test/000007", 7)]
-
-
 @pytest.mark.parametrize("settings", [{"images": 0}, {"images": 10**30}, {"split": "tset"}], ids=str)
 def test_invalid_settings(settings):
     """An unknown split is not drawn from a fourth random stream."""
