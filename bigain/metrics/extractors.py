@@ -75,16 +75,12 @@ class FeatureExtractor(nn.Module, ABC):
         Returns:
             `(b, d)`, float32.
         """
-        return self.computed(self.features, images)
-
-    def computed(self, compute: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        """Return what the loaded network computes of images that it can process, in exact float32."""
         self.check(images)
         if self.network is None:
             self.load()
             self.to(images.device)
         with exact_float32(images):
-            return compute(images)
+            return self.features(images)
 
     def digest(self) -> str:
         """Return the sha256 of the weights, in hex; loads the network first if necessary."""

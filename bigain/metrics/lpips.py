@@ -12,7 +12,7 @@ from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Wei
 
 from bigain.errors import InputError
 from bigain.metrics.base import ImageMetric, Images
-from bigain.metrics.fidelity import pair, widened
+from bigain.metrics.fidelity import image_pairs
 from bigain.tokens.precision import without_autocast
 
 LpipsNetwork = Literal["alex", "vgg", "squeeze"]
@@ -57,7 +57,7 @@ class Lpips(ImageMetric):
         Raises:
             InputError: If the weights are missing or the sizes differ.
         """
-        x, y = ((pixels / 127.5 - 1).float() for pixels in widened(*pair(images)))
+        x, y = ((pixels / 127.5 - 1).float() for pixels in image_pairs(images))
         if self._metric is None:
             # Without this check torchvision would download them.
             if reason := self.unavailable():

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +40,9 @@ class Top1Precision(Metric):
 class MeanAveragePrecision(Metric):
     """`map_macro`, over images and averaged over classes; `map_sample`, over classes and averaged over images.
 
-    Images without a label are left out.
+    Images without a label are left out, and classes without images from `map_macro`. Its standard error is that of the
+    Bayesian bootstrap over images (Rubin, 1981): unlike resampling, which repeats images and loses rare classes, it
+    keeps every image.
     """
 
     name = "mean_average_precision"
@@ -50,11 +51,26 @@ class MeanAveragePrecision(Metric):
         labelled = [record for record in records if record.labels]
         if not labelled:
             return {}
-        scores = np.stack([shared_scores(record, len(space)) for record in labelled])
-        truth = np.zeros((len(labelled), len(space)), np.bool_)
+        n, classes = len(labelled), len(space)
+        scores = np.stack([shared_scores(record, classes) for record in labelled])
+        truth = np.zeros((n, classes), np.bool_)
         for row, record in zip(truth, labelled, strict=True):
             row[list(record.labels)] = True
-        return {"map_macro": map_macro(scores, truth), "map_sample": map_sample(scores, truth)}
+        present = truth.any(axis=0)
+        of_classes = average_precision(
+            np.ascontiguousarray(scores[:, present].T), np.ascontiguousarray(truth[:, present].T)
+        )
+        # Weights depend on (n, draw) alone, so the interval is deterministic.
+        weights = (np.random.default_rng(draw).exponential(size=n) for draw in range(_DRAWS))
+        draws = [float(of_classes(weight).mean()) for weight in weights]
+        of_images = average_precision(scores, truth)(np.ones(classes))
+        # One image gives no spread.
+        macro_error = float(np.std(draws)) if n > 1 else 1.0
+        sample_error = float(of_images.std(ddof=1)) / math.sqrt(n) if n > 1 else 1.0
+        return {
+            "map_macro": around(float(of_classes(np.ones(n)).mean()), macro_error, n, 0.0, 1.0),
+            "map_sample": around(float(of_images.mean()), sample_error, n, 0.0, 1.0),
+        }
 
 
 def shared_scores(record: ImageRecord, classes: int) -> Array:
@@ -77,83 +93,30 @@ def shared_scores(record: ImageRecord, classes: int) -> Array:
     return mean.mean() - mean
 
 
-def average_precision(scores: Array, truth: Mask, weights: Array | None = None) -> Array:
-    """Compute the average precision of each row: the mean precision at each positive, ranked by descending score.
+def average_precision(scores: Array, truth: Mask) -> Callable[[Array], Array]:
+    """Return a function from column weights `(n,)` to the average precision of each row, `(r,)`.
 
-    Equal scores form one threshold, as in scikit-learn.
+    That is the mean precision at each positive, ranked by descending score; equal scores form one threshold, as in
+    scikit-learn. It is NaN for a row without positives. Rows are sorted once, for any number of weights.
 
     Args:
         scores: `(r, n)`.
         truth: `(r, n)`.
-        weights: Weight of each column, `(n,)`; 1 by default.
-
-    Returns:
-        `(r,)`, NaN for a row without positives.
     """
-    return _Ranking.of(scores, truth).average_precision(np.ones(scores.shape[1]) if weights is None else weights)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    ranked, hits = np.take_along_axis(scores, order, axis=1), np.take_along_axis(truth, order, axis=1)
+    # The last column of each score.
+    ends = np.concatenate([ranked[:, 1:] != ranked[:, :-1], np.ones((len(ranked), 1), np.bool_)], axis=1)
 
-
-@dataclass(frozen=True)
-class _Ranking:
-    """Rows sorted by descending score once, for any number of weights. All `(r, n)`.
-
-    Attributes:
-        order: Column of each rank.
-        truth: Whether it is a positive.
-        ends: Whether it is the last with its score.
-    """
-
-    order: npt.NDArray[np.int64]
-    truth: Mask
-    ends: Mask
-
-    @classmethod
-    def of(cls, scores: Array, truth: Mask) -> _Ranking:
-        order = np.argsort(-scores, axis=1, kind="stable")
-        ranked = np.take_along_axis(scores, order, axis=1)
-        last = np.ones((len(ranked), 1), np.bool_)
-        ends = np.concatenate([ranked[:, 1:] != ranked[:, :-1], last], axis=1)
-        return cls(order, np.take_along_axis(truth, order, axis=1), ends)
-
-    def average_precision(self, weights: Array) -> Array:
-        weight = weights[self.order]
-        hit, seen = np.cumsum(weight * self.truth, axis=1), np.cumsum(weight, axis=1)
+    def weighted(weights: Array) -> Array:
+        weight = weights[order]
+        hit, seen = np.cumsum(weight * hits, axis=1), np.cumsum(weight, axis=1)
         # Positives up to the previous threshold: the difference is what a threshold adds to the recall.
         before = np.zeros_like(hit)
-        np.maximum.accumulate((hit * self.ends)[:, :-1], axis=1, out=before[:, 1:])
+        np.maximum.accumulate((hit * ends)[:, :-1], axis=1, out=before[:, 1:])
         with np.errstate(invalid="ignore", divide="ignore"):
             precision = np.where(seen > 0, hit / seen, 0)
-            result: Array = ((hit - before) * self.ends * precision).sum(axis=1) / hit[:, -1]
+            result: Array = ((hit - before) * ends * precision).sum(axis=1) / hit[:, -1]
         return result
 
-
-def map_sample(scores: Array, truth: Mask) -> Estimate:
-    """Compute the mean over images of the average precision over classes, with its 95 % interval.
-
-    Args:
-        scores: `(n, k)`.
-        truth: `(n, k)`, at least one label per image.
-    """
-    values = average_precision(scores, truth)
-    # One image gives no spread.
-    error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 1.0
-    return around(float(values.mean()), error, len(values), 0.0, 1.0)
-
-
-def map_macro(scores: Array, truth: Mask) -> Estimate:
-    """Compute the mean over classes of the average precision over images, with its 95 % interval.
-
-    Classes without images are left out. The standard error is that of the Bayesian bootstrap over images (Rubin, 1981):
-    unlike resampling, which repeats images and loses rare classes, it keeps every image.
-
-    Args:
-        scores: `(n, k)`, comparable across images.
-        truth: `(n, k)`.
-    """
-    present, n = truth.any(axis=0), len(scores)
-    ranking = _Ranking.of(np.ascontiguousarray(scores[:, present].T), np.ascontiguousarray(truth[:, present].T))
-    value = float(ranking.average_precision(np.ones(n)).mean())
-    # Weights depend on (n, draw) alone, so the interval is deterministic.
-    weights = (np.random.default_rng(draw).exponential(size=n) for draw in range(_DRAWS))
-    draws = [float(ranking.average_precision(weight).mean()) for weight in weights]
-    return around(value, float(np.std(draws)) if n > 1 else 1.0, n, 0.0, 1.0)
+    return weighted

@@ -61,7 +61,7 @@ class ShapeFeatures(FeatureExtractor):
     Attributes:
         protocol: See `FeatureExtractor`.
         dimension: See `FeatureExtractor`.
-        class_names: See `FeatureExtractor`; also the classes of the logits of `classify`. After `load`.
+        class_names: See `FeatureExtractor`. After `load`.
     """
 
     protocol = "shapes-features"
@@ -83,20 +83,6 @@ class ShapeFeatures(FeatureExtractor):
                 f"{self.protocol} needs uint8 images of shape (b, 3, 32, 32), not {images.dtype} of shape "
                 f"{tuple(images.shape)}; it knows only ShapeTextures; for other images choose another extractor"
             )
-
-    def classify(self, images: Tensor) -> Tensor:
-        """Compute the class logits of images; loads the network first if necessary.
-
-        Args:
-            images: RGB in [0, 255]. `(b, 3, 32, 32)`, uint8.
-
-        Returns:
-            `(b, 16)`, float32; the classes of ShapeTextures in order.
-
-        Raises:
-            InputError: If the images have a different size or dtype.
-        """
-        return self.computed(lambda images: self.network(images), images)
 
     def classes_of(self, features: Tensor) -> Tensor:
         self.load()

@@ -83,8 +83,10 @@ class DiffusionClassifier(BackboneModule):
             InputError: If `trials` and `keep` do not match, or a setting is unknown.
         """
         super().__init__()
-        if keep is not None:
-            _check_keep(keep, len(trials))
+        if keep is not None and (len(keep) != len(trials) or min(keep) < 1 or keep[-1] != 1):
+            raise InputError(f"keep must name survivors for each of the {len(trials)} stages, ending in 1, not {keep}")
+        if keep is not None and list(keep) != sorted(keep, reverse=True):
+            raise InputError(f"keep must not grow from stage to stage, not {list(keep)}")
         check_choice("budget", budget, get_args(Budget))
         check_choice("timesteps", timesteps, get_args(Timesteps))
         check_choice("loss", loss, get_args(Loss))
@@ -239,10 +241,3 @@ class DiffusionClassifier(BackboneModule):
             return prediction_error(predicted, noise[pair], self.loss)
 
         return self.forwards.run(compute, labels.numel(), labels.device).view_as(labels)
-
-
-def _check_keep(keep: Sequence[int], stages: int) -> None:
-    if len(keep) != stages or min(keep) < 1 or keep[-1] != 1:
-        raise InputError(f"keep must name survivors for each of the {stages} stages, ending in 1, not {keep}")
-    if list(keep) != sorted(keep, reverse=True):
-        raise InputError(f"keep must not grow from stage to stage, not {list(keep)}")

@@ -1,4 +1,4 @@
-"""Forwards of equal size: what one row computes must not depend on how many others there are."""
+"""Forwards of equal size, so that the result of a row does not depend on the number of rows."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from torch import Tensor
 
 from bigain.errors import InputError
 
-# Enough to keep a few threads busy; embedded models are no faster with more.
+# Enough to keep a few threads busy; embedded models are not faster with more.
 ROWS_ON_CPU = 8
 
 _log = logging.getLogger(__name__)
 
 
 class Forwards:
-    """Splits rows over forwards, and takes fewer at a time once memory has run out.
+    """Splits rows over forwards, and makes the forwards smaller when memory runs out.
 
-    A CPU's matrix libraries choose another kernel for another number of rows, and round differently. There every
-    forward takes the same number, a smaller rest being filled up with copies: results are equal bit for bit, however
-    many rows there are. On other devices forwards are as large as is asked for, and a rest is as small as it is.
+    The matrix libraries of a CPU choose a kernel by the number of rows, and kernels round differently. On a CPU every
+    forward therefore has the same number of rows, the last one padded with copies: results are equal bit for bit,
+    whatever the number of rows. On other devices forwards have the size that was asked for, and the last is smaller.
 
     Attributes:
-        rows: How many a forward takes at most.
-        equal: Fill up the rest on other devices, too: a compiled network would be compiled anew for it.
+        rows: Most rows of a forward.
+        equal: Pad the last forward on other devices, too: a compiled network would be compiled again for its size.
     """
 
     def __init__(self, rows: int | None, name: str, on_cpu: int = ROWS_ON_CPU) -> None:
         """Set the size.
 
         Args:
-            rows: How many a forward takes at most; None takes all but on a CPU.
-            name: The setting's name, for messages.
-            on_cpu: How many a forward takes on a CPU, unless `rows` is less.
+            rows: Most rows of a forward; None for all of them, except on a CPU.
+            name: Name of the setting, for messages.
+            on_cpu: Rows of a forward on a CPU, unless `rows` is less.
 
         Raises:
             InputError: If `rows` is not positive.
@@ -50,9 +50,9 @@ class Forwards:
         """Compute `count` rows.
 
         Args:
-            compute: Takes row numbers, ascending with repetitions at the end, on `device`, `(n,)` int64, and the first
-                and the last of them, which to read off the device would wait for it; gives `(n, ...)`.
-            count: How many rows there are, at least 1.
+            compute: From row indices `(n,)` int64 on `device`, ascending with repetitions at the end, and from the
+                first and the last of them (to read these from the device would synchronise) to `(n, ...)`.
+            count: Number of rows, at least 1.
             device: Where rows are computed.
 
         Returns:
@@ -78,7 +78,7 @@ class Forwards:
     def _attempt(
         self, compute: Callable[[Tensor, int, int], Tensor], rows: Tensor, first: int, last: int
     ) -> Tensor | None:
-        """Rows of one forward; None if memory ran out, with everything that the forward held let go."""
+        """Return the rows of one forward; None if memory ran out, with all tensors of the forward released."""
         try:
             return compute(rows, first, last)
         except RuntimeError as error:
@@ -100,13 +100,13 @@ class Forwards:
 
     def _halve(self, size: int) -> None:
         self.rows = size // 2
-        _log.warning(f"warning: memory ran out; goes on with {self._name}: {self.rows} instead of {size}")
+        _log.warning(f"warning: memory ran out; continues with {self._name}: {self.rows} instead of {size}")
         if torch.cuda.is_available():
-            # What the failed forward held in pieces of another size.
+            # The failed forward left cached blocks of a different size.
             torch.cuda.empty_cache()
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    # On a CPU, and where a library of the GPU asks for memory itself, it is a plain RuntimeError.
+    # On a CPU, and if a GPU library allocates memory itself, it is a plain RuntimeError.
     words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)

@@ -77,24 +77,21 @@ def random_state():
     return state
 
 
-def test_a_run_without_weights_keeps_its_images(capsys):
+def test_a_run_without_weights_keeps_its_images_and_gets_its_distance_later(capsys):
     found = results("unscored")
     assert found["metrics"] == {}
     assert found["distance_missing"].startswith("the Inception weights weights-inception-2015-12-05-6726825d.pth")
     assert len(list(Path("unscored/samples").rglob("*.png"))) == 4
     assert "looked for" in refused(capsys, "unscored")
     assert results("unscored") == found
-
-
-def test_its_distance_is_computed_once_the_weights_are_there(capsys):
     save_file(random_state(), "mine.safetensors")
     assert main(["score", "unscored", "--weights", "mine.safetensors"]) == 0
     Path("mine.safetensors").unlink()
     assert "frechet[pytorch-fid]" in capsys.readouterr().out
-    found = results("unscored")
-    assert found["distance_missing"] is None
-    assert found["metrics"]["frechet[pytorch-fid]"]["value"] > 0
-    assert found["metrics"]["frechet[pytorch-fid]"]["n"] == 4
+    assert results("unscored")["distance_missing"] is None
+    estimate = results("unscored")["metrics"]["frechet[pytorch-fid]"]
+    assert estimate["value"] > 0
+    assert estimate["n"] == 4
 
 
 def test_scoring_finds_what_the_run_found(capsys):
@@ -166,11 +163,6 @@ def test_fidelity_to_images_of_other_noise_is_refused(capsys):
     assert "scored and plain were sampled with a different seed (0 and 7)" in message
 
 
-def test_fidelity_to_a_run_that_lost_images_is_refused(capsys):
-    Path("plain/samples/test/000002.png").unlink()
-    assert "plain has 3 of its 4 images" in refused(capsys, "scored", "--against", "plain")
-
-
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -217,12 +209,3 @@ def test_runs_without_a_common_image(capsys):
     listed.write_text(listed.read_text().replace("test/", "other/"))
     Path("plain/samples/test").rename("plain/samples/other")
     assert "no image in common" in refused(capsys, "scored", "--against", "plain")
-
-
-def test_a_run_without_extractor_needs_to_be_told(capsys):
-    path = Path("scored/results.json")
-    content = results("scored")
-    content["protocol"] |= {"extractor": None, "reference_file": None}
-    path.write_text(json.dumps(content))
-    assert "give --protocol and --reference, --against or --clip-model" in refused(capsys, "scored")
-    assert main(["score", "scored", "--against", "plain"]) == 0

@@ -52,11 +52,6 @@ def test_wilson_is_symmetric_and_stays_in_the_unit_interval(correct, n):
     assert wilson_interval(n - correct, n) == pytest.approx((1 - high, 1 - low), abs=1e-12)
 
 
-def test_proportion():
-    low, high = wilson_interval(3, 8)
-    assert proportion(3, 8) == {"value": 0.375, "low": low, "high": high, "n": 8}
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_accuracies_equal_counting(seed):
     draw = random.Random(seed)
@@ -75,12 +70,6 @@ def test_classes_with_one_name_count_as_one():
     space = ClassSpace(["a", "b", "c", "c"], [""] * 4, None)
     estimates = Accuracy().estimates(records, space)
     assert {name: estimate["value"] for name, estimate in estimates.items()} == {"top1": 1 / 3, "top1_merged": 2 / 3}
-
-
-@pytest.mark.parametrize("factors", [{}, FACTORS], ids=["none", "some"])
-def test_labels_and_predictions_must_pair_up(factors):
-    with pytest.raises(ValueError, match="zip"):
-        accuracies([0, 1], [0], factors)
 
 
 @pytest.mark.parametrize("classes", [2, 5, 37])

@@ -151,26 +151,6 @@ def test_the_guided_pair_is_one_forward(dit):
     assert run(sampler(dit, steps=3), images=3).rows == [8] * 6
 
 
-def test_items_of_a_forward_can_be_chosen(dit):
-    one = run(sampler(dit, steps=1, items_per_forward=1), images=3, batch_size=3)
-    two = run(sampler(dit, steps=1, items_per_forward=2), images=3, batch_size=3)
-    assert (one.rows, two.rows) == ([2, 2, 2], [4, 4])
-    assert (one.stacked().int() - two.stacked().int()).abs().max() <= 1
-    with pytest.raises(InputError, match="items_per_forward must be at least 1, not 0"):
-        sampler(dit, items_per_forward=0)
-
-
-def test_guidance_0_is_the_unconditional_model(dit):
-    found = sampler(dit, guidance=0.0)
-    run(found, images=3, batch_size=3)
-    again = sampler(dit, guidance=0.0)
-    shifted = ShapeTextures(images=3, batch_size=3)
-    shifted.find_items = lambda: [type(item)(item.image_id, (5,)) for item in ShapeTextures(images=3).find_items()]
-    run(again, data=shifted)
-    for image_id, latents in found.latents.items():
-        torch.testing.assert_close(latents, again.latents[image_id], rtol=1e-5, atol=1e-5)
-
-
 def without_null_class(folder):
     """A DiT that was trained without dropping its class."""
     backbone = DiT(str(save_dit(folder)))
@@ -201,31 +181,24 @@ def test_a_dit_without_null_class_samples_without_guidance_only(tmp_path):
     assert run(sampler(backbone, guidance=1.0), data=TenShapes()).stacked().shape == (2, 3, 32, 32)
 
 
-@pytest.mark.parametrize(("backbone", "steps"), [("dit", 2), ("unet", 1)])
-@pytest.mark.parametrize("compressor", [None, ToMe(ratio=0.5)], ids=["none", "tome"])
-def test_images_do_not_depend_on_the_batch(backbone, steps, compressor, request):
+@pytest.mark.parametrize(
+    ("backbone", "compressor"),
+    [("dit", None), ("dit", ToMe(ratio=0.5)), ("unet", ToMe(ratio=0.5))],
+    ids=["dit", "dit-tome", "unet-tome"],
+)
+def test_images_do_not_depend_on_the_batch(backbone, compressor, request):
     backbone = request.getfixturevalue(backbone)
     added = [] if compressor is None else [compressor]
-    whole = run(sampler(backbone, steps=steps), *added, images=16, batch_size=16).stacked()
-    for batch_size in (1, 7):
-        found = run(sampler(backbone, steps=steps), *added, images=16, batch_size=batch_size).stacked()
-        assert torch.equal(found, whole)
-
-
-def test_latents_do_not_depend_on_the_batch_even_with_added_noise(dit):
+    kind = EulerAncestralDiscreteScheduler
     # The model's own schedule has a sigma of 20,000, around which float32 has few digits left.
     options = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-    kind = EulerAncestralDiscreteScheduler
-    whole, alone = (sampler(dit, kind, steps=3, scheduler_options=options) for _ in range(2))
-    run(whole, images=4, batch_size=4)
-    run(alone, images=4, batch_size=1)
-    for image_id, latents in whole.latents.items():
-        assert torch.equal(alone.latents[image_id], latents)
+    whole = run(sampler(backbone, kind, scheduler_options=options), *added, images=5, batch_size=5).stacked()
+    for batch_size in (1, 3):
+        module = sampler(backbone, kind, scheduler_options=options)
+        assert torch.equal(run(module, *added, images=5, batch_size=batch_size).stacked(), whole)
 
 
-@pytest.mark.parametrize(
-    "compressor", [LGTM(ratio=0.5), ToMe(ratio=0.5), IEKVD(factor=2)], ids=["lgtm", "tome", "iekvd"]
-)
+@pytest.mark.parametrize("compressor", [LGTM(ratio=0.5), IEKVD(factor=2)], ids=["lgtm", "iekvd"])
 def test_compressors_act_and_leave(dit, compressor):
     plain, compressed, again = sampler(dit), sampler(dit), sampler(dit)
     run(plain)
@@ -278,13 +251,6 @@ def test_records_hold_prompt_labels_and_features_of_what_is_on_disk(dit):
     torch.testing.assert_close(torch.tensor(record.features), expected[1], rtol=1e-5, atol=1e-5)
 
 
-def test_jpeg_images_are_those_of_png_truncated(dit):
-    png, jpeg = run(sampler(dit)).stacked(), run(sampler(dit, images="jpeg100_truncate")).stacked()
-    # Chroma is stored at half the resolution, luma as it is.
-    luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
-    assert ((png.float() - jpeg.float()) * luma).sum(1).abs().mean() < 2
-
-
 def test_the_way_of_the_first_items_is_shown(dit):
     for kind in (DDIMScheduler, HeunDiscreteScheduler):
         keep = run(sampler(dit, kind, steps=6), images=5, batch_size=4)
@@ -321,21 +287,6 @@ def test_numbers_that_are_not_finite_are_no_image(dit):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"guidance": -0.1}, "guidance at least 0"),
-        ({"images": "gif"}, "images must be one of png, jpeg100_truncate, none"),
-        ({"images": "none"}, "keeps only features; give an extractor"),
-    ],
-    ids=str,
-)
-def test_bad_settings(dit, settings, message):
-    with pytest.raises(InputError, match=message):
-        sampler(dit, **settings)
-
-
-@pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
         (FlowMatchEulerDiscreteScheduler, {}, "has no prediction type, but shapes_dit predicts epsilon"),
@@ -353,15 +304,6 @@ def test_bad_settings(dit, settings, message):
 def test_bad_schedulers(dit, kind, options, message):
     with pytest.raises(InputError, match=message):
         run(sampler(dit, kind, steps=1, scheduler_options=options))
-
-
-def test_options_reach_the_scheduler_and_the_noise_schedule_is_the_models(dit):
-    module = sampler(dit, EulerDiscreteScheduler, scheduler_options={"timestep_spacing": "trailing"})
-    run(module)
-    config = module.scheduler.config
-    assert config["timestep_spacing"] == "trailing"
-    assert config["beta_schedule"] == dit.scheduler_config["beta_schedule"] == "squaredcos_cap_v2"
-    assert module.scheduler.timesteps[0] == 999
 
 
 def test_without_weights_features_alone_are_refused_before_anything(dit, tmp_path):
