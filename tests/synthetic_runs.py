@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bigain.commands.main import main
 from bigain.compressors import IEKVD, LGTM, ToMe
 from bigain.metrics.base import proportion
 
@@ -54,6 +55,16 @@ def generation(path, distance, compressors=(), *, n=3669, name="frechet[pytorch-
     results |= {"distance_missing": None}
     _write(path, _changed(results, changes))
     return Path(path)
+
+
+def error_line(capsys, *command):
+    """Run a command that fails, and return its message of one line."""
+    capsys.readouterr()
+    assert main([*map(str, command)]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("bigain: error: ")
+    assert len(message.strip().splitlines()) == 1
+    return message
 
 
 def change(path, **changes):
