@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
+
 from bigain.runs.names import is_proportion, setting_text, variant
 from bigain.runs.schema import Estimate, Results, Site
 
-# Settings that are told even if they are the usual ones.
+# Settings that are shown even if they have their defaults.
 _MAIN = ("ratio", "tau", "factor", "alpha", "destination", "keep", "inner")
 
 
 def summary(results: Results, folder: Path, baseline: Results | None = None) -> str:
-    """Text for a terminal.
+    """Return a list of names and values for a terminal.
 
     Args:
         results: Content of `results.json`.
@@ -22,21 +24,22 @@ def summary(results: Results, folder: Path, baseline: Results | None = None) -> 
         baseline: Results of the same run without compression.
     """
     dataset, timing = results["dataset"], results["timing"]
+    images = f"{dataset['name']}, {dataset['images']} images, {dataset['classes']} classes"
+    if dataset["images"] < dataset["asked"]:
+        images += f" ({dataset['images']} of {dataset['asked']} images done)"
+    if dataset["official"] and dataset["asked"] < dataset["official"]:
+        images += f", of {dataset['official']} in the official split"
     rows = [
-        ("dataset", f"{dataset['name']}, {dataset['images']} images, {dataset['classes']} classes"),
+        ("dataset", images),
         ("model", f"{results['model']['name']} ({results['model']['backbone']})"),
         ("compressor", ", ".join(map(compressor_text, results["compressors"])) or "none"),
         ("sites", _sites(results["sites"])),
     ]
-    if dataset["images"] < dataset["asked"]:
-        rows[0] = ("dataset", f"{rows[0][1]} ({dataset['images']} of {dataset['asked']} images done)")
     if dataset["skipped"]:
         first = dataset["skipped"][0]
         rows.append(("skipped", f"{len(dataset['skipped'])} images, the first: {first['reason']}"))
     if dataset["unlabelled"]:
         rows.append(("unlabelled", f"{dataset['unlabelled']} images, left out of the metrics"))
-    if dataset["official"] and dataset["asked"] < dataset["official"]:
-        rows[0] = ("dataset", f"{rows[0][1]}, of {dataset['official']} in the official split")
     for name, estimate in results["metrics"].items():
         rows.append((name, _estimate(name, estimate)))
         if baseline is not None and name in baseline["metrics"]:
@@ -44,7 +47,6 @@ def summary(results: Results, folder: Path, baseline: Results | None = None) -> 
     rows += [(name, f"none: {reason}") for name, reason in missing_metrics(results).items()]
     flops = results["flops"]["gflops_per_evaluation"]
     cost = f"{flops:.4g} GFLOPs each"
-    # Results of older versions know their own cost only.
     full = results["flops"].get("baseline_gflops")
     if full is not None and results["compressors"]:
         cost += f" ({full:.4g} without compression, {100 * (1 - flops / full):.1f} % less)"
@@ -57,19 +59,17 @@ def summary(results: Results, folder: Path, baseline: Results | None = None) -> 
         clock += f", {timing['resumed_images']} images were already done"
     if baseline is not None:
         clock += f" ({baseline['timing']['seconds_per_image']:.3f} without)"
-    rows.append(("seconds", clock))
-    rows.append(("run directory", str(folder)))
-    width = max(len(name) for name, _ in rows)
-    return "\n" + "".join(f"{name:<{width}}  {value}\n" for name, value in rows)
+    rows += [("seconds", clock), ("run directory", str(folder))]
+    return f"\n{tabulate(rows, tablefmt='plain', disable_numparse=True)}\n"
 
 
 def missing_metrics(results: Results) -> dict[str, str]:
-    """Return why metrics that were asked for are missing, by name in words."""
-    suffix = "_missing"
-    reasons = {
-        key.removesuffix(suffix): str(reason) for key, reason in results.items() if key.endswith(suffix) and reason
+    """Return the reason for every metric that was asked for and is missing, by its name in words."""
+    return {
+        key.removesuffix("_missing").replace("_", " ").replace("clip", "CLIP"): str(reason)
+        for key, reason in results.items()
+        if key.endswith("_missing") and reason
     }
-    return {name.replace("_", " ").replace("clip", "CLIP"): reason for name, reason in reasons.items()}
 
 
 def _estimate(name: str, estimate: Estimate) -> str:
@@ -83,13 +83,13 @@ def _estimate(name: str, estimate: Estimate) -> str:
 
 
 def compressor_text(compressor: Mapping[str, Any]) -> str:
-    """A compressor and its main settings on one line, from its description in `results.json`."""
-    # Where it acts is what the line of sites tells.
-    unusual = {*variant(compressor)} - {"where"}
+    """Return a compressor and its main settings on one line, from its description in `results.json`."""
+    # The list of sites shows where it acts.
+    changed = {*variant(compressor)} - {"where"}
     shown = {
         name: compressor_text(value) if isinstance(value, Mapping) and "settings" in value else setting_text(value)
         for name, value in compressor["settings"].items()
-        if value is not None and (name in _MAIN or name in unusual)
+        if value is not None and (name in _MAIN or name in changed)
     }
     return f"{compressor['class']}({', '.join(f'{name}={value}' for name, value in shown.items())})"
 

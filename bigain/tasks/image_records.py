@@ -1,4 +1,4 @@
-"""From an elimination to what is kept of each image."""
+"""From an elimination to the records of its images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bigain.runs.records import ImageRecord
 
 
 class NotFinite(NamedTuple):
-    """An error that is no number to go by, and where it is."""
+    """An error that is infinite or NaN, with its class and trial."""
 
     label: int
     trial: int
@@ -24,14 +24,14 @@ class NotFinite(NamedTuple):
 def image_records(
     ids: Sequence[str], labels: Sequence[int | list[int]], result: Elimination, timesteps: Tensor, start: float
 ) -> list[ImageRecord]:
-    """What is kept of a batch; everything leaves the device here, once.
+    """Return the records of a batch. Its results are copied from the device here, once.
 
     Args:
         ids: b image ids.
-        labels: True class of each, or all of them in a multi-label dataset.
+        labels: True class of each image, or all its classes in a multi-label dataset.
         result: The elimination of these images.
-        timesteps: Of every trial. `(b, t)`, int64.
-        start: When the batch began, by `time.perf_counter`.
+        timesteps: Timestep of every trial. `(b, t)`, int64.
+        start: Start of the batch, by `time.perf_counter`.
     """
     errors = result.errors.cpu()
     survivors = [stage.tolist() for stage in result.survivors]
@@ -57,18 +57,18 @@ def image_records(
 
 
 def not_finite(record: ImageRecord, stages: Sequence[Sequence[int]], classes: int) -> NotFinite | None:
-    """The first error of an image that is infinite or NaN; None if there is none.
+    """Return the first error of an image that is infinite or NaN; None if there is none.
 
     Args:
-        record: The image; pairs without a number in it are taken for not evaluated.
+        record: The image. A pair that should have been evaluated and is missing had a NaN.
         stages: New trials of each stage; an image may be done before the last.
         classes: Number of classes.
     """
-    found = dict(zip(zip(record.classes, record.trials, strict=True), record.errors, strict=True))
+    errors = dict(zip(zip(record.classes, record.trials, strict=True), record.errors, strict=True))
     alive: Sequence[int] = range(classes)
     for trials, survivors in zip(stages, record.survivors, strict=False):
         for pair in ((label, trial) for trial in trials for label in alive):
-            error = found.get(pair, math.nan)
+            error = errors.get(pair, math.nan)
             if not math.isfinite(error):
                 return NotFinite(*pair, error)
         alive = survivors

@@ -1,4 +1,4 @@
-"""When a run has to end: it ends at once, for everything finished is on disk."""
+"""Ending a run at once when it is told to: everything finished is on disk."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# What a shell reports of a process that a signal ended: so much more than its number.
+# A shell reports this plus the number of the signal that ended a process.
 _BY_SIGNAL = 128
 
 
 class Termination(Callback):
-    """Ends the process, with those that load its data and those it launched, at a signal or when its launcher is gone.
+    """Ends the process, its data loaders and the processes it launched at a signal, or when its launcher has ended.
 
-    Lightning notes the signal and looks at that note in training only; with several processes it calls a collective in
-    the handler, which waits for processes that may be gone. Schedulers kill whatever is left after a grace period.
+    Lightning checks for signals in training only; with several processes its handler calls a collective, which waits
+    for processes that may have ended. Schedulers kill the remaining processes after a grace period.
     """
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -36,10 +36,10 @@ class Termination(Callback):
                 launcher.kill(signal.SIGTERM)
             for process in multiprocessing.active_children():
                 process.kill()
-            # Not sys.stderr, which may be in the middle of a line.
+            # Not through sys.stderr, which may be in the middle of a line.
             name = signal.Signals(number).name
             os.write(2, f"\nbigain: stopped by {name}; what is finished is kept, run the command again\n".encode())
-            # No clean-up: it would wait for the other processes, and there is nothing left to save.
+            # Clean-up would wait for the other processes, and there is nothing left to save.
             os._exit(_BY_SIGNAL + number)
 
         self._before = {number: signal.signal(number, end) for number in _SIGNALS}
@@ -53,9 +53,9 @@ class Termination(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        # The first process may well outlive the shell it was started from.
+        # The first process may outlive the shell that started it.
         if trainer.global_rank and os.getppid() != self._launcher:
-            os.write(2, b"bigain: the process that launched this one is gone; what is finished is kept\n")
+            os.write(2, b"bigain: the process that launched this one has ended; what is finished is kept\n")
             os._exit(_BY_SIGNAL + signal.SIGTERM)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -13,7 +13,6 @@ from bigain.data.class_space import ClassSpace
 from bigain.data.selection import Item
 from bigain.runs.logs import read_records
 from bigain.runs.records import ImageRecord
-from bigain.tasks.prediction_writer import predictions_folder
 
 NOTHING_FAILED = {"failed": {}}
 BACKBONE = torch.nn.Identity()
@@ -120,10 +119,6 @@ def run(folder, module):
     return module
 
 
-def test_the_folder_is_below_the_root(tmp_path):
-    assert predictions_folder(trainer_of(tmp_path)) == tmp_path / "predictions"
-
-
 @pytest.mark.parametrize("rank", [0, 3])
 def test_one_line_per_image_in_the_log_of_the_rank(tmp_path, writer, rank):
     one, _ = writer(rank)
@@ -153,12 +148,6 @@ def test_every_batch_is_synced(writer, monkeypatch):
     assert len(synced) == 2
 
 
-def test_a_fresh_run_has_nothing_finished(tmp_path, writer):
-    _, data = writer()
-    assert data.finished == frozenset()
-    assert read_records(tmp_path / "predictions") == {}
-
-
 def test_a_log_is_continued_and_never_rewritten(tmp_path, writer):
     before = fill(tmp_path, line("a") + line("b")).read_bytes()
     one, data = writer()
@@ -168,21 +157,16 @@ def test_a_log_is_continued_and_never_rewritten(tmp_path, writer):
 
 
 @pytest.mark.parametrize("length", [1, 20, len(line("torn")) - 1], ids=["one", "some", "all-but-the-end"])
-def test_a_torn_last_line_is_dropped(tmp_path, writer, length):
-    fill(tmp_path, line("a") + line("b") + line("torn")[:length])
-    assert list(read_records(tmp_path / "predictions")) == ["a", "b"]
+@pytest.mark.parametrize("names", [[], ["a", "b"]], ids=["no-line", "lines"])
+def test_an_incomplete_last_line_is_dropped(tmp_path, writer, names, length):
+    complete = "".join(map(line, names))
+    fill(tmp_path, complete + line("torn")[:length])
+    assert list(read_records(tmp_path / "predictions")) == names
     one, data = writer()
-    assert data.finished == {"a", "b"}
-    assert log_of(tmp_path).read_bytes() == (line("a") + line("b")).encode()
+    assert data.finished == {*names}
+    assert log_of(tmp_path).read_bytes() == complete.encode()
     write(one, "torn")
-    assert log_of(tmp_path).read_bytes() == (line("a") + line("b") + line("torn")).encode()
-
-
-def test_a_log_of_a_torn_line_alone_is_emptied(tmp_path, writer):
-    fill(tmp_path, line("torn")[:30])
-    _, data = writer()
-    assert data.finished == frozenset()
-    assert log_of(tmp_path).read_bytes() == b""
+    assert log_of(tmp_path).read_bytes() == (complete + line("torn")).encode()
 
 
 def test_finished_images_of_all_ranks_count(tmp_path, writer):
@@ -196,48 +180,10 @@ def test_finished_images_of_all_ranks_count(tmp_path, writer):
     assert set(read_records(tmp_path / "predictions")) == {"a", "b", "c"}
 
 
-def test_records_come_back_as_they_were(tmp_path, writer):
-    one, _ = writer()
-    values = [record("größe/猫.jpg", 0.1), record("a\nb", float("nan")), record("c", 1 / 3)]
-    one.on_predict_batch_end(None, None, values, NOTHING_FAILED, 0)
-    stored = read_records(tmp_path / "predictions")
-    assert list(stored) == [value.image_id for value in values]
-    assert [value.to_json() for value in stored.values()] == [value.to_json() for value in values]
-
-
-def test_other_files_are_not_read(tmp_path, writer):
-    fill(tmp_path, line("a"))
-    (tmp_path / "predictions" / "notes.jsonl").write_text("not a record\n", encoding="utf-8")
-    _, data = writer()
-    assert data.finished == {"a"}
-
-
 def test_a_damaged_line_in_the_middle_is_an_error(tmp_path, writer):
     fill(tmp_path, line("a") + line("b")[:20] + "\n" + line("c"))
     with pytest.raises(ValueError, match="not a prediction record"):
         writer()
-
-
-def test_closing_before_setup_does_nothing():
-    PredictionWriter(resume=True).teardown(None, None, "predict")
-    PredictionWriter(resume=True).on_exception(None, None, RuntimeError())
-
-
-def test_a_writer_can_be_set_up_again(tmp_path, writer):
-    one, _ = writer()
-    write(one, "a")
-    one.teardown(None, None, "predict")
-    trainer = trainer_of(tmp_path)
-    one.setup(trainer, MODULE, "predict")
-    assert trainer.datamodule.finished == {"a"}
-    write(one, "b")
-    assert list(read_records(tmp_path / "predictions")) == ["a", "b"]
-
-
-@quiet
-def test_a_run_through_the_trainer(tmp_path):
-    run(tmp_path, Answer())
-    assert list(read_records(tmp_path / "predictions")) == IDS
 
 
 @quiet
@@ -250,11 +196,4 @@ def test_a_failed_run_stays_readable_and_is_continued(tmp_path):
     assert again.trainer.datamodule.finished == set(IDS[:4])
     assert again.answered == IDS[4:]
     assert log_of(tmp_path).read_bytes() == before + (line("n/4") + line("n/5")).encode()
-
-
-@quiet
-def test_a_finished_run_answers_nothing_again(tmp_path):
-    run(tmp_path, Answer())
-    before = log_of(tmp_path).read_bytes()
     assert run(tmp_path, Answer()).answered == []
-    assert log_of(tmp_path).read_bytes() == before
