@@ -23,7 +23,8 @@ def test_nothing_is_left_to_fill_in_and_links_lead_somewhere(path):
 
 
 def test_the_recipe_for_a_compressor_runs():
-    (recipe,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+    (recipe,) = (block for block in blocks if "class KeepBright" in block)
     namespace = {}
     exec(recipe, namespace)
     model, given = tiny_dit(), inputs("dit")
