@@ -1,4 +1,4 @@
-"""Denoisers behind one interface, and the sites where they can be compressed."""
+"""Diffusion models behind one interface, and the sites where they can be compressed."""
 
 from bigain.backbones.base import Backbone
 from bigain.backbones.dit import DiT

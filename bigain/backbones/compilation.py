@@ -1,8 +1,8 @@
-"""torch.compile for a denoiser with hooks: compiled late, and forgotten when hooks come or go."""
+"""torch.compile for a denoiser with hooks; compiled code is discarded when hooks change."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -11,32 +11,27 @@ from bigain.backbones.sites import layout_of
 from bigain.errors import check_choice
 
 Compile = Literal["none", "whole", "regional"]
-WAYS: tuple[Compile, ...] = ("none", "whole", "regional")
 
-# A block with hooks is code of its own at every site. With torch's limit of 8 the rest would run uncompiled.
+# Every hooked block compiles to its own code. Beyond torch's limit of 8 the rest would run uncompiled.
 _LIMITS = {"recompile_limit": 64, "accumulated_recompile_limit": 1024}
 
 
 def check_compile(how: Compile) -> Compile:
-    """Validate a way of compiling.
-
-    Raises:
-        InputError: If there is no such way.
-    """
-    check_choice("compile", how, WAYS)
+    """Return `how`, or raise an InputError if it is none of `none`, `whole`, `regional`."""
+    check_choice("compile", how, get_args(Compile))
     return how
 
 
 def compile_denoiser(denoiser: nn.Module, how: Compile, **options: Any) -> None:
     """Let torch compile a network at its next forward, in place.
 
-    Install compressors before: hooks belong to what is compiled.
+    Install compressors first: their hooks are compiled as well.
 
     Args:
         denoiser: A network whose transformer blocks are known.
         how: `whole`: the network as one graph, the fastest and the longest to compile; `regional`: each transformer
             block by itself, so that blocks of equal shape share their code; `none`: nothing.
-        options: Of `torch.compile`.
+        options: Options of `torch.compile`.
     """
     if how == "none":
         return
@@ -50,18 +45,18 @@ def compile_denoiser(denoiser: nn.Module, how: Compile, **options: Any) -> None:
 
 
 def compiled(network: nn.Module) -> Compile:
-    """Whether torch compiles a network as a whole, parts of it, or nothing."""
+    """Return how a network is compiled: as a whole, in parts, or not at all."""
     if _is_compiled(network):
         return "whole"
     return "regional" if any(map(_is_compiled, network.modules())) else "none"
 
 
 def forget_compiled() -> None:
-    """Have everything compiled anew at its next forward: code that exists knows nothing of hooks that come or go.
+    """Discard all compiled code, which does not notice added or removed hooks; networks compile again when they run.
 
-    A network may have been compiled from outside, which leaves no mark on it, and torch can only forget everything.
-    From here on compiled code also looks at the hooks of the network it runs: otherwise it would be taken for every
-    other network of the same sizes.
+    torch can only discard everything, and a network compiled by other code carries no mark of it. From here on
+    compiled code also checks the hooks of the network it runs; otherwise it would be reused for every network of the
+    same sizes.
     """
     config: Any = torch._dynamo.config
     config.skip_nnmodule_hook_guards = False

@@ -1,4 +1,4 @@
-"""Digests of weights: what a cached number was computed with."""
+"""Digests of networks, to identify the weights behind a cached number."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import nn
 
 
 def module_digest(module: nn.Module) -> str:
-    """Hash of a module's class, configuration and every weight, bit by bit; about a second per gigabyte."""
+    """Return a hash of a module's class, configuration and weights; takes about a second per gigabyte."""
     digest = hashlib.blake2b(type(module).__name__.encode(), digest_size=16)
     config: dict[str, Any] = dict(getattr(module, "config", {}))
-    # Names starting with an underscore say where it was loaded from.
+    # Names with a leading underscore say where it was loaded from.
     kept = {key: value for key, value in config.items() if not key.startswith("_")}
     digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
     for name, tensor in sorted(module.state_dict().items()):

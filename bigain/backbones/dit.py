@@ -22,7 +22,7 @@ class DiT(Backbone):
     parts: ClassVar[dict[str, Any]] = {"transformer": DiTTransformer2DModel}
 
     def _check(self, config: Mapping[str, Any]) -> None:
-        # Under the class name of before diffusers 0.28, PixArt looks the same but for this.
+        # In the class name used before diffusers 0.28, PixArt differs only in this.
         kind = config.get("norm_type", "ada_norm_zero")
         if kind != "ada_norm_zero":
             raise InputError(
@@ -33,7 +33,7 @@ class DiT(Backbone):
     def latents_of(self, image_size: int) -> tuple[int, int, int]:
         latents = super().latents_of(image_size)
         if latents != self.latent_shape:
-            # Its position embedding has one size.
+            # The position embedding has a fixed size.
             raise InputError(
                 f"{self.model} takes latents of {self.latent_shape}, but images of {image_size} px give {latents}; "
                 "change the image size"
@@ -52,12 +52,12 @@ class DiT(Backbone):
 
     def check_classes(self, prompts: Sequence[str], indices: Sequence[int] | None) -> None:
         known = self.denoiser.config["num_embeds_ada_norm"]
-        # A thousand classes are ImageNet's, whose order nobody else's folders have.
+        # A model with 1000 classes is trained on ImageNet, whose class order other datasets do not have.
         if indices is None and (known != len(prompts) or known == _IMAGENET):
             raise InputError(
-                f"the classes of this dataset have no place in the label space of {self.model}: the model has {known} "
-                f"classes, the dataset {len(prompts)} of its own; use a text-conditional model, or a DiT trained on "
-                "these classes"
+                f"the classes of this dataset are not in the label space of {self.model}: the model has {known} "
+                f"classes, the dataset {len(prompts)} different ones; use a text-conditional model, or a DiT trained "
+                "on these classes"
             )
         unknown = [index for index in indices or () if not 0 <= index < known]
         if unknown:
@@ -70,7 +70,7 @@ class DiT(Backbone):
         null = int(self.denoiser.config["num_embeds_ada_norm"])
         table = self.denoiser.transformer_blocks[0].norm1.emb.class_embedder.embedding_table
         if table.num_embeddings <= null:
-            raise InputError(f"{self.model} has {null} classes and none for no class; sample with guidance: 1")
+            raise InputError(f"{self.model} has {null} classes and no unconditional one; sample with guidance: 1")
         return torch.tensor([null], device=table.weight.device)
 
     def blank_condition(self, local_files_only: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""What one denoiser forward knows of its rows: timesteps, keys, classes."""
+"""Per-row data of a denoiser forward: timesteps, keys, classes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from bigain.tokens.grid import Grid
 
 @dataclass
 class Sharing:
-    """Rows of a forward that differ in their condition alone.
+    """Groups of rows of a forward that differ only in their condition.
 
     Attributes:
-        first: A row of each group; groups may be named twice, to keep their number. `(g,)`, int64.
+        first: One row of each group; a group may be listed twice to keep the number of groups. `(g,)`, int64.
         group: Position in `first` of each row's group. `(b,)`, int64.
-        active: Becomes false in a forward in which something depends on the condition earlier than usual.
+        active: Set to false during a forward once something depends on the condition earlier than usual.
     """
 
     first: Tensor
@@ -31,7 +31,7 @@ class Sharing:
 
 @dataclass(frozen=True)
 class RowKeys:
-    """Identity of the rows of a forward: rows of equal key make equal random choices. Both `(b,)`, int64."""
+    """Identity of the rows of a forward; rows with equal keys make equal random choices. Both `(b,)`, int64."""
 
     keys: Tensor
     classes: Tensor | None = None
@@ -43,12 +43,12 @@ _row_keys: ContextVar[RowKeys | None] = ContextVar("bigain_row_keys", default=No
 
 @contextmanager
 def row_keys(keys: Tensor, classes: Tensor | None = None, sharing: Sharing | None = None) -> Iterator[None]:
-    """Name the rows of the denoiser forwards inside this block.
+    """Set the identity of the rows of denoiser forwards inside this block.
 
     Args:
         keys: One per row: (image, trial) in classification, (image, step) in generation. `(b,)`, int64.
-        classes: Class of each row, for what depends on it deliberately. `(b,)`, int64.
-        sharing: Groups of rows that differ in their condition alone; their keys have to be equal.
+        classes: Class of each row, for computations that depend on it deliberately. `(b,)`, int64.
+        sharing: Groups of rows that differ only in their condition; their keys must be equal.
     """
     token = _row_keys.set(RowKeys(keys, classes, sharing))
     try:
@@ -58,20 +58,20 @@ def row_keys(keys: Tensor, classes: Tensor | None = None, sharing: Sharing | Non
 
 
 def pair_sharing(rows: int, first: int, last: int, size: int, device: torch.device) -> Sharing | None:
-    """Groups of consecutive rows, `size` each, of which a forward holds the rows `first` to `last`.
+    """Group consecutive rows, `size` each, for a forward with the rows `first` to `last`.
 
-    How many groups are computed depends on the numbers of rows alone, not on where in a group the forward begins: what
-    a row computes shall not change its last digits with its neighbours.
+    The number of groups depends only on the number of rows, not on where in a group the forward begins, so that the
+    last digits of a row do not depend on its neighbours.
 
     Args:
-        rows: Rows of the forward; those behind the last are copies of it.
-        first: Number of its first row, counted through all groups.
-        last: Number of its last row.
+        rows: Rows of the forward; rows after `last` are copies of it.
+        first: Index of its first row over all groups.
+        last: Index of its last row.
         size: Rows per group.
-        device: Where the rows are.
+        device: Device of the rows.
 
     Returns:
-        None if there may be as many groups as rows.
+        The groups; None if there can be as many groups as rows.
     """
     groups = (rows - 2) // size + 2
     if groups >= rows:
@@ -83,7 +83,7 @@ def pair_sharing(rows: int, first: int, last: int, size: int, device: torch.devi
 
 
 def rows_now() -> RowKeys | None:
-    """What the innermost `row_keys` block says, None outside of one."""
+    """Return the identity set by the innermost `row_keys` block, None outside of one."""
     return _row_keys.get()
 
 
@@ -95,9 +95,9 @@ class ForwardContext:
         latent: Latent size.
         timesteps: Value per row, possibly fractional. `(b,)`, float32.
         keys: Identity per row. `(b,)`, int64.
-        classes: Class per row; zeros where nobody said. `(b,)`, int64.
-        cache: Whatever a compressor shares between the hooks and sites of this forward.
-        sharing: Rows that differ in their condition alone, if somebody said which.
+        classes: Class per row; zeros if not set. `(b,)`, int64.
+        cache: Data that a compressor shares between the hooks and sites of this forward.
+        sharing: Groups of rows that differ only in their condition, if set.
     """
 
     latent: Grid
@@ -115,7 +115,7 @@ class ForwardContext:
         tensor of the same value give the same key.
         """
         b = latents.shape[0]
-        # The dtype is named because a half-precision Trainer changes torch's default, which rounds a Python float.
+        # An explicit dtype: a half-precision Trainer changes torch's default, which would round a Python float.
         value = torch.as_tensor(timestep, dtype=torch.float32, device=latents.device).reshape(-1).expand(b)
         named = _row_keys.get()
         keys = value.contiguous().view(torch.int32).to(torch.int64) if named is None else named.keys
@@ -126,5 +126,5 @@ class ForwardContext:
         return cls(Grid(*latents.shape[-2:]), value, keys, classes, sharing=sharing)
 
     def of_rows(self, rows: Tensor) -> ForwardContext:
-        """What is known of some of the rows; the cache is that of the forward. `(r,)`, int64."""
+        """Return the context of some rows, with the cache of the whole forward. `(r,)`, int64."""
         return replace(self, timesteps=self.timesteps[rows], keys=self.keys[rows], classes=self.classes[rows])

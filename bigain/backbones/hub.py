@@ -1,4 +1,4 @@
-"""Files of a model, in a local folder or on the hub, and why one cannot be had."""
+"""Read files of a model from a folder or the hub, and explain why one cannot be read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read_json(source: str, file: str, local_files_only: bool) -> dict[str, Any]:
         local_files_only: Never ask the hub.
 
     Raises:
-        InputError: If it cannot be had or is not a JSON object.
+        InputError: If it cannot be read or is not a JSON object.
     """
     folder = Path(source)
     try:
@@ -39,33 +39,33 @@ def read_json(source: str, file: str, local_files_only: bool) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         if folder.is_dir() and isinstance(error, FileNotFoundError):
-            told = "no such file; expected a diffusers folder"
+            message = "no such file; expected a diffusers folder"
         elif isinstance(error, json.JSONDecodeError):
-            told = f"it is not JSON ({error})"
+            message = f"it is not JSON ({error})"
         else:
-            told = reason(error, source, local_files_only)
-        raise InputError(f"cannot read {file} of {source}: {told}") from error
+            message = reason(error, source, local_files_only)
+        raise InputError(f"cannot read {file} of {source}: {message}") from error
     if not isinstance(content, dict):
         raise InputError(f"{file} of {source} holds a {type(content).__name__}; expected a JSON object")
     return content
 
 
 def reason(error: BaseException, source: str, local_files_only: bool) -> str:
-    """Say why the hub did not give a file, and what to do, from an error that a library may have wrapped.
+    """Explain why the hub did not return a file and what to do, from an error that a library may have wrapped.
 
     Args:
-        error: What was raised.
+        error: The exception.
         source: Folder or hub id.
-        local_files_only: As it was asked for.
+        local_files_only: The backbone's setting.
 
     Returns:
-        One sentence without its full stop; the first line of any error that is not about the hub.
+        One sentence without its full stop; for an error not from the hub, its first line.
     """
     chain = list(_chain(error))
     denied = any(getattr(getattr(link, "response", None), "status_code", None) in (401, 403) for link in chain)
     if any(isinstance(link, GatedRepoError) for link in chain):
         return (
-            f"the hub keeps it for people who accepted its licence; accept it on https://huggingface.co/{source} and "
+            f"the hub requires that you accept its licence; accept it on https://huggingface.co/{source} and "
             "run `hf auth login`"
         )
     if any(isinstance(link, RepositoryNotFoundError) for link in chain):
@@ -80,18 +80,18 @@ def reason(error: BaseException, source: str, local_files_only: bool) -> str:
 
 
 def no_such_file(error: BaseException) -> bool:
-    """Whether the hub, or a library that looked there, says that a repository lacks a file."""
+    """Return whether an error says that a repository lacks a file."""
     missing = [link for link in _chain(error) if isinstance(link, EntryNotFoundError)]
     if any(isinstance(link, LocalEntryNotFoundError) for link in missing):
         return False
-    # transformers says so in words only.
+    # transformers reports it only in the message.
     return bool(missing) or "a file named" in str(error)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message; two where the first one only announces the second."""
+    """Return the first line of an error's message, or two if the first ends with a colon."""
     lines = [line.strip().rstrip(".") for line in str(error).strip().splitlines()]
-    # Torch announces what is wrong with a state dict and says it in the next line.
+    # Torch's errors about state dicts give the details in the second line.
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1]) if lines else type(error).__name__
 
 
@@ -110,5 +110,5 @@ def _not_cached(source: str, local_files_only: bool) -> str:
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        # diffusers raises some of its own errors without naming the hub's as their cause.
+        # diffusers raises some errors without setting the hub's error as their cause.
         error = error.__cause__ or error.__context__

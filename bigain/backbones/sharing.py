@@ -1,6 +1,6 @@
-"""What rows of one forward have in common, computed once: the part of a U-Net in front of the first prompt.
+"""Compute once what rows of a forward have in common: the part of a U-Net before the first cross-attention.
 
-Rows of one (image, trial) differ in their class alone, and so do the two rows of a guided pair. Everything before the
+Rows of one (image, trial) differ only in their class, as do the two rows of a guided pair. Everything before the
 first cross-attention is equal for them: 5 % of SD 2.0. Its modules are hooked to run on one row of each group, and
 their output is copied to the others; keys and values of the prompts are computed once per run and looked up.
 """
@@ -22,24 +22,24 @@ from bigain.backbones.sites import Layout, layout_of
 
 _log = logging.getLogger(__name__)
 
-# Keys and values of prompts that are kept at most, in bytes; 1,000 classes of SD 2.0 in half precision take 3.8e9.
+# Largest size of kept keys and values of prompts, in bytes; 1,000 classes of SD 2.0 in half precision take 3.8e9.
 _ROOM = 4 * 2**30
 
-# What is shared on each network; entries vanish with the network.
+# Hooks on each network; entries vanish with the network.
 _shared: WeakKeyDictionary[nn.Module, ExitStack] = WeakKeyDictionary()
 
 
 def share(denoiser: nn.Module, conditions: Tensor | None = None) -> ExitStack:
-    """Compute once what rows of a forward have in common, where they are named with `row_keys`.
+    """Hook a network to compute shared work once per group of rows that `row_keys` declares.
 
-    Install compressors before: their hooks on the shared attention see all rows.
+    Install compressors first: their hooks on the shared attention see all rows.
 
     Args:
         denoiser: A network whose transformer blocks are known.
-        conditions: Of all classes, if the classes of rows are named: keys and values of prompts are kept, too.
+        conditions: Conditions of all classes, if rows have classes: keys and values of prompts are kept as well.
 
     Returns:
-        Closing it ends this; so does sharing anew.
+        Closing it removes the hooks; so does calling `share` again.
     """
     end_sharing(denoiser)
     layout = layout_of(denoiser)
@@ -51,16 +51,16 @@ def share(denoiser: nn.Module, conditions: Tensor | None = None) -> ExitStack:
 
 
 def end_sharing(denoiser: nn.Module) -> None:
-    """Remove what `share` has left on a network, where a run ended without closing it."""
+    """Remove the hooks that `share` left on a network if a run ended without closing them."""
     if (hooks := _shared.pop(denoiser, None)) is not None:
         hooks.close()
 
 
 def share_prefix(layout: Layout) -> ExitStack:
-    """Hook the modules in front of the first prompt; forwards that name a `Sharing` run them once per group.
+    """Hook the modules before the first cross-attention; forwards with a `Sharing` run them once per group.
 
     Args:
-        layout: Of the denoiser; a network without such modules is left as it is.
+        layout: Layout of the denoiser; a network without such modules is not changed.
 
     Returns:
         Closing it removes the hooks.
@@ -95,19 +95,19 @@ def _active() -> Sharing | None:
 
 
 class PromptKeys:
-    """Keys and values that the cross-attentions of a network take from the conditions of all classes.
+    """Keys and values of the conditions of all classes in the cross-attentions of a network.
 
     Attributes:
-        bytes: What they take; 0 if they are not kept.
+        bytes: Their size; 0 if they are not kept.
     """
 
     def __init__(self, layout: Layout, conditions: Tensor, dtype: torch.dtype) -> None:
-        """Plan what to keep; it is computed at the first forward, in the precision of that forward.
+        """Decide what to keep; it is computed in the first forward, in the precision of that forward.
 
         Args:
-            layout: Of the denoiser.
-            conditions: Of all classes, those that rows of `row_keys(..., classes)` stand for. `(k, tokens, d)`.
-            dtype: Of the network.
+            layout: Layout of the denoiser.
+            conditions: Conditions of all classes, indexed by the classes of `row_keys`. `(k, tokens, d)`.
+            dtype: Precision of the network.
         """
         self._conditions = conditions
         self._kept: dict[nn.Module, Tensor] = {}
@@ -123,7 +123,7 @@ class PromptKeys:
             self._layers, self.bytes = (), 0
 
     def install(self) -> ExitStack:
-        """Hook the layers; forwards whose rows are named with their classes look them up."""
+        """Hook the layers; forwards whose rows have classes look the keys and values up."""
         with ExitStack() as undo:
             for layer in self._layers:
                 undo.callback(layer.register_forward_pre_hook(self._skip).remove)
@@ -132,7 +132,7 @@ class PromptKeys:
             return undo.pop_all()
 
     def _skip(self, module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
-        # A hook cannot keep a module from running, but it can leave it nothing to do.
+        # A hook cannot stop a module from running, but it can pass it an empty batch.
         return None if self._classes() is None else (args[0][:0],)
 
     def _look_up(self, module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor | None:
@@ -148,19 +148,19 @@ class PromptKeys:
 
 
 def _room(device: torch.device) -> int:
-    """Bytes that keys and values may take: what a GPU can spare without having to take smaller forwards."""
+    """Return the bytes that keys and values may take; on a GPU at most a quarter of the free memory."""
     return min(_ROOM, torch.cuda.mem_get_info(device)[0] // 4) if device.type == "cuda" else _ROOM
 
 
 def _prompt_layers(layout: Layout) -> Iterable[nn.Linear]:
     for site in layout.sites:
         attention = getattr(site.block, "attn2", None)
-        # Others may call these layers with something else.
+        # Custom processors may call these layers with different inputs.
         if not isinstance(attention, Attention) or type(attention.processor) not in (AttnProcessor, AttnProcessor2_0):
             continue
         if attention.norm_cross or getattr(attention, "fused_projections", False):
             continue
         for layer in (attention.to_k, attention.to_v):
-            # Hooks of others, such as adapters, would not see the prompts any more.
+            # Existing hooks, such as adapters, would no longer see the prompts.
             if type(layer) is nn.Linear and not layer._forward_hooks and not layer._forward_pre_hooks:
                 yield layer

@@ -1,4 +1,4 @@
-"""Where a compressor can act: the transformer blocks of a denoiser, found from its structure."""
+"""The transformer blocks of a denoiser, where compressors act, found from its structure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Site:
         stride: Downsampling relative to the first level: 1, 2, 4, ...
         block: The block, a diffusers `BasicTransformerBlock`.
         patch: Latent pixels per token and side at stride 1.
-        unconditional: Whether its input does not depend on the condition.
+        unconditional: Whether its input is independent of the condition.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Site:
     unconditional: bool = False
 
     def grid(self, latent: Grid) -> Grid:
-        """Token map of this site for a latent of the given size.
+        """Return the token map of this site for a latent size.
 
         A patch embedding drops an incomplete patch; downsampling rounds odd sides up, as strided convolutions do.
         """
@@ -49,15 +49,15 @@ class Site:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a compressor needs to know of a network.
+    """The parts of a network that compressors need.
 
     Attributes:
         model: Class name of the network, for messages.
         sites: All transformer blocks in execution order.
         latents: Name of the forward argument that holds the latents.
         metric: Default tensor for similarities and scores.
-        prefix: Modules whose inputs do not depend on the condition, in execution order; the last one that is an
-            attention belongs to the first site.
+        prefix: Modules whose inputs do not depend on the condition, in execution order; an attention among them
+            belongs to the first site.
     """
 
     model: str
@@ -72,7 +72,7 @@ def layout_of(denoiser: nn.Module) -> Layout:
     """Describe a denoiser. A new architecture registers a function here: `@layout_of.register`.
 
     Raises:
-        InputError: If the network's class is not known.
+        InputError: If the network's class is unknown.
     """
     raise InputError(
         f"{type(denoiser).__name__} is not a network whose transformer blocks are known; expected a diffusers "
@@ -113,15 +113,15 @@ def _unet_blocks(unet: UNet2DConditionModel) -> Iterator[tuple[str, Part, int, n
 
 def _level_blocks(prefix: str, part: Part, stride: int, level: nn.Module) -> Iterator[tuple[str, Part, int, nn.Module]]:
     for i, attention in enumerate(getattr(level, "attentions", None) or ()):
-        # Some levels hold bare attentions (Simple..., AttnDownBlock2D): no transformer blocks, so no sites.
+        # Levels with bare attentions (Simple..., AttnDownBlock2D) have no transformer blocks and so no sites.
         for j, block in enumerate(getattr(attention, "transformer_blocks", ())):
             yield f"{prefix}.attentions.{i}.transformer_blocks.{j}", part, stride, block
 
 
 def _unet_prefix(unet: UNet2DConditionModel) -> Iterator[nn.Module]:
-    """Modules in front of the first cross-attention, as far as their structure is the usual one."""
+    """Yield the modules before the first cross-attention, as far as the structure is the usual one."""
     if unet.config["class_embed_type"] or unet.config["addition_embed_type"] or unet.config["num_class_embeds"]:
-        # A second condition enters with the timestep, before everything.
+        # A second condition enters with the timestep, before all modules.
         return
     yield unet.conv_in
     level = unet.down_blocks[0]

@@ -18,7 +18,7 @@ from bigain.errors import InputError
 _PROMPTS_PER_FORWARD = 64
 # Tokenizers saved without a length say 1e30.
 _LONGEST_PROMPT = 100_000
-# Settings of a U-Net that ask for more than a text, and which models have them.
+# U-Net settings that need a second condition, and the models that have them.
 _SECOND_CONDITIONS = {
     "addition_embed_type": "Stable Diffusion XL and relatives",
     "class_embed_type": "unCLIP and relatives",
@@ -42,7 +42,7 @@ class StableDiffusion(Backbone):
             if config.get(setting) is not None:
                 raise InputError(
                     f"unet/config.json of {self.model} has {setting} {config[setting]!r}, a condition besides the text "
-                    f"that {model} take and this class does not give; expected Stable Diffusion 1.x or 2.x"
+                    f"that {model} need and this class does not provide; expected Stable Diffusion 1.x or 2.x"
                 )
 
     def _load(self, source: str) -> None:
@@ -74,7 +74,7 @@ class StableDiffusion(Backbone):
         source = self.find(local_files_only).source
         tokens = read_json(source, file, local_files_only).get("model_max_length")
         if not isinstance(tokens, int) or not 1 <= tokens <= _LONGEST_PROMPT:
-            raise InputError(f"{file} of {source} gives model_max_length {tokens!r}; expected the tokens of a prompt")
+            raise InputError(f"{file} of {source} gives model_max_length {tokens!r}; expected a number of tokens")
         return torch.empty(1, tokens, self.denoiser.config["cross_attention_dim"], device="meta")
 
     def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:

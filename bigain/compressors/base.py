@@ -1,4 +1,4 @@
-"""The compressor interface: hooks on selected sites, owned by an ExitStack and gone when it closes."""
+"""The compressor interface: hooks on selected sites, removed when an ExitStack closes."""
 
 from __future__ import annotations
 
@@ -103,19 +103,19 @@ class Compressor(Callback, ABC):
 
     @abstractmethod
     def tokens_out(self, site: Site, latent: Grid) -> int:
-        """Tokens (of a merged sequence, or keys) left at a site for a latent of the given size."""
+        """Return the number of tokens (of a merged sequence, or keys) left at a site for a latent size."""
 
     def sites_of(self, denoiser: nn.Module) -> tuple[Site, ...]:
-        """The sites of a network that this compressor acts on."""
+        """Return the sites of a network that this compressor acts on."""
         return self.where.select(layout_of(denoiser))
 
     def token_scores(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor | None:
-        """The score of every token that the decision at a site was taken by; None, the default, if there is none.
+        """Return the token scores that the decision at a site is based on; None, the default, if there are none.
 
         Args:
-            x: Tokens that were decided on. `(b, n, c)`.
-            site: Where.
-            context: The forward, of these rows.
+            x: The tokens of the decision. `(b, n, c)`.
+            site: The site.
+            context: The forward, for these rows.
 
         Returns:
             Larger means more detail. `(b, n)`, float32.
@@ -161,7 +161,7 @@ class Compressor(Callback, ABC):
     def install(self, denoiser: nn.Module) -> ExitStack:
         """Hook every selected site. Closing the result restores the network exactly.
 
-        A compiled network is compiled anew at its next forward, and again after closing.
+        A compiled network compiles again at its next forward, and once more after closing.
 
         Raises:
             InputError: If the network is unknown, no site is selected, or a site has an owner. Nothing stays behind.
@@ -195,7 +195,7 @@ class Compressor(Callback, ABC):
             yield denoiser
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Callbacks are set up before the module: the network has to be there by now.
+        # Callbacks are set up before the module, so the network may not be loaded yet.
         pl_module.backbone.load()  # type: ignore[operator,union-attr]
         self._installed.close()
         self._installed = self.install(pl_module.backbone.denoiser)  # type: ignore[arg-type,union-attr]
@@ -237,15 +237,17 @@ def _plain(value: Any) -> Any:
 
 
 def _watch_forward(denoiser: nn.Module, layout: Layout, undo: ExitStack) -> ContextGetter:
-    """Give every denoiser forward a fresh context, and a way to read it from inside."""
+    """Create a context for every denoiser forward; the result returns it inside the forward."""
     signature = inspect.signature(denoiser.forward)
     current: list[ForwardContext] = []
 
     def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = signature.bind(*args, **kwargs).arguments
-        if given.get("timestep") is None:
+        arguments = signature.bind(*args, **kwargs).arguments
+        if arguments.get("timestep") is None:
             raise InputError(f"{layout.model} was called without a timestep, which a compressor needs")
-        current[:] = [ForwardContext.of(given[layout.latents], given["timestep"], given.get("class_labels"))]
+        current[:] = [
+            ForwardContext.of(arguments[layout.latents], arguments["timestep"], arguments.get("class_labels"))
+        ]
 
     def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         current.clear()
@@ -262,5 +264,5 @@ def _watch_forward(denoiser: nn.Module, layout: Layout, undo: ExitStack) -> Cont
 
 
 def own(handle: torch.utils.hooks.RemovableHandle, undo: ExitStack) -> None:
-    """Let `undo` remove a hook."""
+    """Remove a hook when `undo` closes."""
     undo.callback(handle.remove)

@@ -1,4 +1,4 @@
-"""CAM: one plan per stage, reused by the later sites of that stage within a forward."""
+"""CAM: one plan per stage, reused by the later sites of the stage in the same forward."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bigain.tokens.matching import MergePlan
 class CAM(TokenMerger):
     """Caches the merge plan of the first site of each stage (down, mid, up; all blocks of a DiT are one stage).
 
-    The cache lives in the forward's context and dies with it.
+    The cache is part of the forward's context.
 
     Source: BiGain (CVPR 2026), the cached assignment variant of LGTM.
     Cost: the inner method's, once per stage instead of once per site.
@@ -39,7 +39,7 @@ class CAM(TokenMerger):
         return self.inner.depends_on_class
 
     def plan_of(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
-        # The plan that later sites reuse is of all rows.
+        # Later sites reuse the plan for all rows.
         return self.plan(x, site, context)
 
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
@@ -51,5 +51,5 @@ class CAM(TokenMerger):
 
     def token_scores(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor | None:
         planned_at, _ = context.cache[(id(self), "stage", site.part, site.stride)]
-        # Later sites of a stage decide nothing.
+        # Later sites of a stage reuse the decision.
         return self.inner.token_scores(x, site, context) if planned_at == site.index else None

@@ -35,11 +35,11 @@ class KVDownsampler(Compressor):
         """
 
     def token_keys(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor | None:
-        """Which key lies nearest to each place of the token map, for observers; None, the default, is not known.
+        """Return the key nearest to each place of the token map, for onlookers; None, the default, if unknown.
 
         Args:
             x: The attention input. `(b, n, c)`.
-            site: Where.
+            site: The site.
             context: The forward.
 
         Returns:
@@ -48,11 +48,11 @@ class KVDownsampler(Compressor):
         return None
 
     def key_tokens(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor | None:
-        """Which token each key is a copy of, for observers; None, the default, if keys are blends.
+        """Return the token that each key is a copy of, for onlookers; None, the default, if keys are blends.
 
         Args:
             x: The attention input. `(b, n, c)`.
-            site: Where.
+            site: The site.
             context: The forward.
 
         Returns:
@@ -68,7 +68,7 @@ class KVDownsampler(Compressor):
         def shorten_keys(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             _refuse_unsuitable(module, site)
             if kwargs.get("attention_mask") is not None:
-                raise InputError(f"{site.name} is called with an attention mask, which downsampled keys do not fit")
+                raise InputError(f"{site.name} is called with an attention mask, which does not fit downsampled keys")
             x = args[0] if args else kwargs["hidden_states"]
             with without_autocast(x), mark("matching"):
                 forward = context()
@@ -91,18 +91,18 @@ class KVDownsampler(Compressor):
 
 
 def _read_back(keys: Tensor, index: Tensor | None) -> Tensor | None:
-    """The key of each place. `(b, m, c)`, `(b, n)` -> `(b, n, c)`."""
+    """Read the key of each place. `(b, m, c)`, `(b, n)` -> `(b, n, c)`."""
     if index is None:
         return None
     return keys.gather(1, index.expand(len(keys), -1)[..., None].expand(-1, -1, keys.shape[2]))
 
 
 def _refuse_unsuitable(attention: nn.Module, site: Site) -> None:
-    """Raise where downsampling the input is not the same as downsampling K and V, or cannot be done."""
+    """Raise an InputError if downsampling the input is impossible or differs from downsampling K and V."""
     if getattr(site.block, "only_cross_attention", False):
         raise InputError(f"{site.name} has no self-attention whose keys could be downsampled")
     if getattr(attention, "fused_projections", False):
-        # diffusers' unfuse_qkv_projections() leaves this mark on the attention.
+        # diffusers' unfuse_qkv_projections() does not reset this attribute of the attention.
         raise InputError(
             f"{site.name} has fused QKV projections; call unfuse_qkv_projections() on the network and then "
             "fuse_projections(fuse=False) on the block's attn1"
@@ -112,11 +112,7 @@ def _refuse_unsuitable(attention: nn.Module, site: Site) -> None:
 
 
 def check_factor(name: str, factor: int) -> int:
-    """Validate a downsampling factor.
-
-    Raises:
-        InputError: If it is not an integer of at least 2.
-    """
+    """Return `factor`, or raise an InputError if it is not an integer of at least 2."""
     if not isinstance(factor, int) or factor < 2:
         raise InputError(f"{name} needs an integer factor of at least 2 per side, not {factor!r}")
     return factor

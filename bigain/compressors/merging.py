@@ -1,9 +1,9 @@
-"""The merge family: shorten the sequence around a module, restore it behind."""
+"""The merge family: shorten the sequence before a module and restore it after."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, get_args
 
@@ -25,8 +25,6 @@ from bigain.tokens.randomness import mix
 Module = Literal["self_attn", "cross_attn", "mlp"]
 
 _ATTRIBUTES: dict[Module, str] = {"self_attn": "attn1", "cross_attn": "attn2", "mlp": "ff"}
-
-Planner = Callable[[Tensor, Site, ForwardContext], MergePlan]
 
 
 class TokenMerger(Compressor):
@@ -61,7 +59,7 @@ class TokenMerger(Compressor):
 
         Args:
             x: The metric tensor. `(b, n, c)`.
-            site: Where; `site.grid(context.latent)` is the token map.
+            site: The site; `site.grid(context.latent)` is the token map.
             context: The forward; `context.keys` identify the rows.
 
         Raises:
@@ -70,16 +68,16 @@ class TokenMerger(Compressor):
 
     @property
     def depends_on_class(self) -> bool:
-        """Whether rows of the same input and key, but of other classes, may have other plans."""
+        """Whether rows of the same input and key but different classes may have different plans."""
         return False
 
     def plan_of(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
-        """`plan`, once for all rows that differ in their condition alone, where the input does not depend on it."""
+        """Call `plan`, once for all rows that differ only in their condition if the input does not depend on it."""
         sharing = context.sharing
         if sharing is None or not sharing.active or not site.unconditional:
             return self.plan(x, site, context)
         if self.depends_on_class:
-            # From here on rows differ, in the attention of this very site.
+            # From the attention of this site on, the rows differ.
             sharing.active = False
             return self.plan(x, site, context)
         plan = self.plan(x.index_select(0, sharing.first), site, context.of_rows(sharing.first))
@@ -100,7 +98,7 @@ class TokenMerger(Compressor):
 
         def merge(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if kwargs.get("attention_mask") is not None and module is site.block.attn1:
-                raise InputError(f"{site.name} is called with an attention mask, which merged tokens have no place in")
+                raise InputError(f"{site.name} is called with an attention mask, which does not fit merged tokens")
             forward = context()
             plan: MergePlan = forward.cache[key]
             x = args[0] if args else kwargs["hidden_states"]
@@ -126,21 +124,20 @@ class TokenMerger(Compressor):
 
 
 def _probe(site: Site, latent: Grid) -> tuple[Tensor, Site, ForwardContext]:
-    """Arguments of `plan` on the meta device: shapes without numbers."""
+    """Return arguments for `plan` on the meta device."""
     context = ForwardContext.of(torch.empty(1, 1, *latent, device="meta"), 0, None)
     return torch.empty(1, site.grid(latent).n, 1, device="meta"), site, context
 
 
 def _module_of(site: Site, module: Module) -> nn.Module:
-    found = getattr(site.block, _ATTRIBUTES[module], None)
-    if found is None or (module == "self_attn" and getattr(site.block, "only_cross_attention", False)):
+    network: nn.Module | None = getattr(site.block, _ATTRIBUTES[module], None)
+    if network is None or (module == "self_attn" and getattr(site.block, "only_cross_attention", False)):
         raise InputError(f"{site.name} has no {module} to merge tokens around")
-    assert isinstance(found, nn.Module)
-    return found
+    return network
 
 
 def check_ratio(ratio: float, cell: Sequence[int]) -> Cell:
-    """Validate a merge ratio against a cell size.
+    """Check a merge ratio against a cell size, and return the cell.
 
     Raises:
         InputError: If the ratio is not in (0, 1 - 1/area].
@@ -158,12 +155,12 @@ def check_ratio(ratio: float, cell: Sequence[int]) -> Cell:
 
 
 def removed_tokens(name: str, ratio: float, grid: Grid, cell: Cell, site: Site) -> int:
-    """Tokens to remove: `int(n * ratio)`, at most all sources.
+    """Return the number of tokens to remove, `int(n * ratio)` or all sources if they are fewer.
 
     Raises:
-        InputError: If that is none.
+        InputError: If it is 0.
     """
-    # A destination per complete cell; in leftover strips every token is a source.
+    # Each complete cell has one destination; in leftover strips every token is a source.
     removed = min(int(grid.n * ratio), grid.n - cell_count(grid, cell)) if cell_count(grid, cell) else 0
     if removed < 1:
         raise InputError(
@@ -174,7 +171,7 @@ def removed_tokens(name: str, ratio: float, grid: Grid, cell: Cell, site: Site) 
 
 
 def site_keys(context: ForwardContext, seed: int, site: Site) -> Tensor:
-    """Keys of the random draws at a site: a function of (row key, seed, site) alone. `(b,)`, int64."""
+    """Return keys for random draws at a site, a function of (row key, seed, site) only. `(b,)`, int64."""
     return mix(context.keys, seed, site.index)
 
 

@@ -1,4 +1,4 @@
-"""Which sites a compressor acts on."""
+"""The selection of sites that a compressor acts on."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ class Where:
             raise InputError(f"blocks must be site indices or one of {', '.join(PRESETS)}, not {self.blocks!r}")
 
     def select(self, layout: Layout) -> tuple[Site, ...]:
-        """The selected sites in execution order.
+        """Return the selected sites in execution order.
 
         Raises:
             InputError: If an index does not exist, or nothing is selected.
         """
         blocks = PRESETS[self.blocks] if isinstance(self.blocks, str) else self.blocks
-        absent = sorted(set(blocks or ()) - {site.index for site in layout.sites})
-        if absent:
+        unknown = sorted(set(blocks or ()) - {site.index for site in layout.sites})
+        if unknown:
             raise InputError(
-                f"blocks={self.blocks!r} names site {absent[0]}, but {layout.model} has sites 0 to "
+                f"blocks={self.blocks!r} contains site {unknown[0]}, but {layout.model} has sites 0 to "
                 f"{len(layout.sites) - 1}"
             )
         chosen = tuple(

@@ -15,12 +15,12 @@ ErrorFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Elimination:
-    """Outcome for a batch of images.
+    """The outcome for a batch of images.
 
     Attributes:
         errors: Error of every (image, class, trial), NaN where it was not evaluated. `(b, k, t)`, float32.
-        survivors: Classes left after each stage, ascending, `(b, s)` int64 each; -1 fills up the rows of images that
-            have fewer, and all of those that were done before.
+        survivors: Classes left after each stage, ascending, `(b, s)` int64 each; padded with -1 for images with fewer,
+            and -1 throughout for images that were finished earlier.
         prediction: The last survivor. `(b,)`, int64.
     """
 
@@ -30,7 +30,7 @@ class Elimination:
 
 
 def mean_errors(errors: Tensor) -> Tensor:
-    """Mean over the evaluated trials in float64, infinite where there are none. `(b, k, t)` -> `(b, k)`."""
+    """Average over the evaluated trials in float64; infinite if there are none. `(b, k, t)` -> `(b, k)`."""
     seen = ~errors.isnan()
     total = errors.to(widest_float(errors.device)).masked_fill(~seen, 0).sum(2)
     return torch.where(seen.any(2), total / seen.sum(2), torch.inf)
@@ -52,8 +52,8 @@ def staged_elimination(
         images: Number of images b.
         classes: Number of classes k.
         stages: New trial indices of each stage, disjoint.
-        keep: Survivors of each stage, at most what is left; the last is 1. Ties go to the lower class index.
-        device: Where the index tensors are made.
+        keep: Survivors of each stage; the last is 1. On ties the lower class index survives.
+        device: Device of the index tensors.
 
     Returns:
         Errors, survivors of each stage and predictions.
@@ -73,6 +73,6 @@ def staged_elimination(
         best = score.argsort(dim=1, stable=True)[:, :left]
         alive = alive.gather(1, best).sort(dim=1).values
         history.append(alive)
-    # The last stage may keep several on request; the prediction is the best of them.
+    # The last stage may keep several classes; the prediction is the best of them.
     final = mean_errors(errors).gather(1, alive).argsort(dim=1, stable=True)[:, :1]
     return Elimination(errors, tuple(history), alive.gather(1, final).squeeze(1))

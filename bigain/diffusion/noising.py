@@ -17,17 +17,17 @@ def _column(values: Tensor, like: Tensor) -> Tensor:
 
 
 def add_noise(x: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
-    """`sqrt(abar) x + sqrt(1 - abar) eps`. `(b, c, h, w)` twice and `(b,)` -> `(b, c, h, w)`, float32."""
+    """Return `sqrt(abar) x + sqrt(1 - abar) eps`. `(b, c, h, w)` twice and `(b,)` -> `(b, c, h, w)`, float32."""
     return _column(alpha_bar.sqrt(), x) * x.float() + _column((1 - alpha_bar).sqrt(), x) * noise.float()
 
 
 def epsilon_from_velocity(velocity: Tensor, noisy: Tensor, alpha_bar: Tensor) -> Tensor:
-    """The noise that a v-prediction implies (Salimans and Ho, 2022): `sqrt(abar) v + sqrt(1 - abar) x_t`."""
+    """Return the noise that a v-prediction implies (Salimans and Ho, 2022): `sqrt(abar) v + sqrt(1 - abar) x_t`."""
     return add_noise(velocity, noisy, alpha_bar)
 
 
 def prediction_error(predicted: Tensor, noise: Tensor, loss: Loss) -> Tensor:
-    """Mean loss over the elements of each row, reduced in float32. `(b, c, h, w)` twice -> `(b,)`."""
+    """Average the loss over the elements of each row, in float32. `(b, c, h, w)` twice -> `(b,)`."""
     predicted, noise = predicted.float(), noise.float()
     if loss == "l2":
         error = (predicted - noise).square()

@@ -1,4 +1,4 @@
-"""A race of the classes: whoever cannot win any more, says a test of paired differences, is scored no further."""
+"""A race of the classes: classes that a test of paired differences rules out are not evaluated further."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from bigain.tokens.precision import widest_float
 
 Scale = Literal["log", "plain"]
 
-# The quantile falls with the degrees of freedom, by less than a hundredth beyond these.
+# Beyond these degrees of freedom the quantile falls by less than a hundredth.
 _MOST_FREEDOM = 200
 _TINY = torch.finfo(torch.float32).tiny
-# Flat rows per call: each brings its own copy of a latent.
+# Rows per call; each has its own copy of a latent.
 _ROWS = 4096
 
 
 @dataclass(frozen=True)
 class Race:
-    """When a class is out of a race.
+    """The rule by which a class leaves a race.
 
     Source: racing by paired tests, Maron and Moore, Hoeffding Races (NeurIPS 1993) and Birattari et al., A Racing
-    Algorithm (GECCO 2002); here with a variance that all classes share, and for a sample of a finite number of trials.
+    Algorithm (GECCO 2002); here with one variance for all classes, and for a finite number of trials.
 
     Attributes:
-        error_level: Chance per image that the class with the lowest mean over all trials is dropped, at most, under the
-            assumptions of docs/race.md; see `levels`. In (0, 0.5].
+        error_level: Largest probability per image that the class with the lowest mean over all trials is dropped, under
+            the assumptions of docs/race.md; see `levels`. In (0, 0.5].
         first_trials: Trials of every class before the first look, at least 2.
         look_every: Trials of the survivors between looks.
-        scale: Whether `log` errors or `plain` ones are compared. The spread of errors changes with the timestep, that
-            of their logarithms much less.
+        scale: Whether to compare `log` or `plain` errors. The spread of errors changes with the timestep, that of their
+            logarithms much less.
     """
 
     error_level: float = 0.1
@@ -56,20 +56,20 @@ class Race:
         check_choice("scale", self.scale, get_args(Scale))
 
     def looks(self, trials: int) -> list[int]:
-        """Trials done by each look; the last are all of them."""
+        """Return the number of trials at each look; the last is all trials."""
         return [*range(min(self.first_trials, trials), trials, self.look_every), trials]
 
     def levels(self, classes: int, trials: int) -> list[float]:
-        """Level of a test at each look but the last: the error level shared out over looks and rivals (Bonferroni).
+        """Return the test level at each look but the last: the error level split over looks and rivals (Bonferroni).
 
-        The i-th look gets a share of 1 / i: early ones, where every trial is of many classes, save the most.
+        The i-th look gets a share of 1 / i: early looks save the most, because many classes are still evaluated.
         """
         count = len(self.looks(trials)) - 1
         whole = max(1, classes - 1) * sum(1 / i for i in range(1, count + 1))
         return [self.error_level / whole / i for i in range(1, count + 1)]
 
     def stages(self, order: Sequence[int]) -> list[list[int]]:
-        """New trials of each look for an image that takes its trials in this order."""
+        """Return the new trials of each look for an image with this order of trials."""
         ends = self.looks(len(order))
         return [list(order[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
@@ -77,19 +77,18 @@ class Race:
 def race_elimination(error_function: ErrorFunction, order: Tensor, classes: int, race: Race) -> Elimination:
     """Evaluate the survivors on more trials until one is left, or all trials are done.
 
-    The first call has all classes of every image and trial; in later ones, whose survivors differ in number from image
-    to image, every row is a pair of its own. Which of the two depends on nothing but the look.
+    The first call has all classes of every image and trial. In later calls images have different numbers of survivors,
+    and every row is one (image, class, trial).
 
     Args:
         error_function: See `staged_elimination`.
-        order: The trials of each image, in the order in which it takes them, `(b, t)` int64: drawn at random, all
-            orders alike.
+        order: Trials of each image in evaluation order, drawn uniformly at random. `(b, t)`, int64.
         classes: Number of classes k.
         race: The rule.
 
     Returns:
-        Errors; survivors after each look of the images that took part in it; predictions: the only survivor, or after
-        all trials the one with the lowest mean error, ties to the lower class index.
+        Errors; survivors after each look, of the images that took part in it; predictions: the only survivor, or after
+        all trials the one with the lowest mean error, the lower class index on ties.
     """
     images, trials = order.shape
     device = order.device
@@ -114,22 +113,22 @@ def race_elimination(error_function: ErrorFunction, order: Tensor, classes: int,
 
 
 def contenders(errors: Tensor, alive: Tensor, level: float, trials: int, scale: Scale = "log") -> Tensor:
-    """Which classes may still be the best.
+    """Mark the classes that may still be the best.
 
     A two-way layout of class and trial, whose residuals give one variance for all classes; t-tests against the leader.
     The trials seen are m of T, without replacement, which shrinks the variance of a mean by `1 - m / T` (Cochran,
     Sampling Techniques, 1977, eq. 2.8).
 
     Args:
-        errors: Of the trials seen; what stands for a class that is out is of no account. `(b, k, m)`, m at least 2.
-        alive: Classes that are compared. `(b, k)`, bool.
-        level: Of each test, one-sided.
-        trials: How many there are in all, T.
+        errors: Errors of the trials seen; those of other classes are ignored. `(b, k, m)`, m at least 2.
+        alive: Classes to compare. `(b, k)`, bool.
+        level: Level of each one-sided test.
+        trials: Total number of trials T.
         scale: See `Race`.
 
     Returns:
-        `(b, k)`, bool; the leader is always among them. A class with an error that is not finite is out, unless all
-        have one.
+        `(b, k)`, bool; always includes the leader. A class with an error that is not finite is dropped, unless all
+        classes have one.
     """
     m = errors.shape[2]
     values = errors.to(widest_float(errors.device))
@@ -143,7 +142,7 @@ def contenders(errors: Tensor, alive: Tensor, level: float, trials: int, scale: 
     squares = (residual - common).square().masked_fill(~sound[..., None], 0).sum((1, 2))
     freedom = ((count - 1) * (m - 1)).clamp_min(1)
     deviation = (2 * squares / freedom / m * (1 - m / trials)).sqrt()
-    quantiles = [student_quantile(level, min(each, _MOST_FREEDOM)) for each in freedom.tolist()]
+    quantiles = [student_quantile(level, min(degrees, _MOST_FREEDOM)) for degrees in freedom.tolist()]
     reach = deviation * torch.tensor(quantiles, device=errors.device, dtype=deviation.dtype)
     mean = mean.masked_fill(~sound, torch.inf)
     lead = mean.min(1, keepdim=True).values
@@ -153,7 +152,7 @@ def contenders(errors: Tensor, alive: Tensor, level: float, trials: int, scale: 
 def _evaluate(
     error_function: ErrorFunction, errors: Tensor, alive: Tensor, order: Tensor, running: Tensor, new: slice
 ) -> None:
-    """Fill in the errors of the running images' survivors on their next trials."""
+    """Evaluate the survivors of the running images on their next trials, and store the errors."""
     classes = alive.shape[1]
     if not new.start:
         image = running.repeat_interleave(new.stop)
@@ -169,16 +168,16 @@ def _evaluate(
 
 
 def _best(errors: Tensor, alive: Tensor) -> Tensor:
-    """The survivor with the lowest mean error, by the score of the stages. `(b, k, t)`, `(b, k)` -> `(b, k)`, bool."""
+    """Mark the survivor with the lowest mean error. `(b, k, t)`, `(b, k)` -> `(b, k)`, bool."""
     score = mean_errors(errors).masked_fill(~alive, torch.inf)
-    # A survivor without a finite mean is still ahead of those that are out.
+    # A survivor without a finite mean still beats dropped classes.
     ahead = alive & (score == score.min(1, keepdim=True).values)
     best = torch.where(ahead.any(1, keepdim=True), ahead, alive).int().argmax(1, keepdim=True)
     return torch.zeros_like(alive).scatter(1, best, value=True)
 
 
 def _listed(alive: Tensor, running: Tensor) -> Tensor:
-    """Survivors of the running images, ascending, filled up with -1. `(b, k)` bool -> `(b, s)` int64."""
+    """List the survivors of the running images, ascending, padded with -1. `(b, k)` bool -> `(b, s)` int64."""
     part = torch.zeros_like(alive)
     part[running] = alive[running]
     count = part.sum(1, keepdim=True)
@@ -188,21 +187,21 @@ def _listed(alive: Tensor, running: Tensor) -> Tensor:
 
 @lru_cache(maxsize=4096)
 def student_quantile(level: float, freedom: int) -> float:
-    """What Student's t exceeds with probability `level`.
+    """Return the value that Student's t exceeds with probability `level`.
 
     Args:
         level: In (0, 0.5].
         freedom: Degrees of freedom, an integer of at least 1.
     """
     low, high = 0.0, math.pi / 2
-    # The tail falls with the angle; bisection down to neighbouring floats.
+    # The tail probability falls with the angle: bisect down to neighbouring floats.
     while low < (middle := (low + high) / 2) < high:
         low, high = (middle, high) if _student_tail(middle, freedom) > level else (low, middle)
     return math.sqrt(freedom) * math.tan(low)
 
 
 def _student_tail(angle: float, freedom: int) -> float:
-    """P(t > sqrt(freedom) tan(angle)), a finite sum (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+    """Return P(t > sqrt(freedom) tan(angle)), a finite sum (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
     sine, cosine = math.sin(angle), math.cos(angle)
     odd = freedom % 2
     term, total = cosine if odd else 1.0, 0.0

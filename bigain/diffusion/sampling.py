@@ -1,4 +1,4 @@
-"""Sampling: from noise to latents with any scheduler, every item on its own random stream."""
+"""Sampling from noise to latents with any scheduler; every item has its own random stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bigain.tokens.randomness import mix, random_normal
 
-# Keeps the stream of initial latents apart from those of classification.
+# Random streams, different from those of classification.
 _INITIAL, _STEP, _GENERATOR = 3, 4, 5
 
 # (latents, timestep, step) -> guided network output, all `(b, c, h, w)`.
@@ -20,14 +20,14 @@ Denoise = Callable[[Tensor, Tensor, int], Tensor]
 
 
 class Trajectory:
-    """Latents of the first items after some of the steps: a `watch` of `sample`.
+    """Records latents of the first items after some steps; pass it to `sample` as `watch`.
 
     Attributes:
-        latents: `(items, c, h, w)` each, in the order of steps.
+        latents: `(items, c, h, w)` each, in order of the steps.
     """
 
     def __init__(self, steps: int, points: int, items: int) -> None:
-        """Watch `points` evenly spaced steps of all `steps`, the last among them; without items, none."""
+        """Record `points` evenly spaced steps of `steps`, including the last; none if `items` is 0."""
         self._watched = {round((i + 1) * steps / points) - 1 for i in range(points if items else 0)}
         self._items = items
         self.latents: list[Tensor] = []
@@ -38,17 +38,17 @@ class Trajectory:
 
 
 def item_keys(image_keys: Tensor, seed: int) -> Tensor:
-    """Identity of (seed, item). `(b,)` -> `(b,)`, int64."""
+    """Return the keys of (seed, item). `(b,)` -> `(b,)`, int64."""
     return mix(image_keys, seed, _INITIAL)
 
 
 def step_keys(keys: Tensor, step: int) -> Tensor:
-    """Identity of (seed, item, step). `(b,)` -> `(b,)`, int64."""
+    """Return the keys of (seed, item, step). `(b,)` -> `(b,)`, int64."""
     return mix(keys, step, _STEP)
 
 
 def initial_noise(keys: Tensor, shape: Sequence[int]) -> Tensor:
-    """Standard normal latents, a function of the item alone. `(b,)` -> `(b, *shape)`, float32."""
+    """Draw standard normal latents, a function of the item only. `(b,)` -> `(b, *shape)`, float32."""
     count = 1
     for side in shape:
         count *= side
@@ -69,7 +69,7 @@ def sample(
         denoise: The guided network in the scheduler's parametrisation.
         keys: `item_keys` of the items. `(b,)`, int64.
         shape: (channels, height, width) of a latent.
-        scheduler: Any diffusers scheduler; a copy is used, for they carry state.
+        scheduler: Any diffusers scheduler; a copy is used, because schedulers have state.
         steps: Number of steps.
         watch: Called with the step and the latents after it.
 
@@ -80,7 +80,7 @@ def sample(
     scheduler.set_timesteps(steps, device=keys.device)
     options: dict[str, Any] = {"return_dict": False}
     if "generator" in inspect.signature(scheduler.step).parameters:
-        # For schedulers that add noise: one generator per item, so that a batch does not share a stream.
+        # For schedulers that add noise: one generator per item, so that items do not share a stream.
         seeds = (mix(keys, _GENERATOR) & (2**63 - 1)).tolist()
         options["generator"] = [torch.Generator().manual_seed(seed) for seed in seeds]
     x = initial_noise(keys, shape) * scheduler.init_noise_sigma

@@ -1,4 +1,4 @@
-"""Schedules: timesteps (b,) -> values (b,)."""
+"""Schedules map timesteps (b,) to values (b,)."""
 
 from __future__ import annotations
 

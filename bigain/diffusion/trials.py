@@ -1,4 +1,4 @@
-"""Which (timestep, noise) pairs an image is tried on, stage by stage."""
+"""The (timestep, noise) pairs that each image is evaluated on, by stage."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from bigain.tokens.randomness import mix, random_integers, random_normal, stable
 Budget = Literal["cumulative", "released"]
 TIMESTEPS = 1000
 
-# Separate the streams drawn from one (seed, image, trial).
+# Separate random streams of one (seed, image, trial).
 _NOISE = 1
 _TIMESTEP = 2
 _ORDER = 3
 
 
 def trial_grid(trials: int) -> list[int]:
-    """Evenly spaced timesteps `T//m//2 + j * (T//m)`: 25, 75, ..., 975 for 20 trials."""
+    """Return evenly spaced timesteps `T//m//2 + j * (T//m)`: 25, 75, ..., 975 for 20 trials."""
     step = TIMESTEPS // trials
     return [step // 2 + j * step for j in range(trials)]
 
 
 def stage_trials(budgets: Sequence[int], budget: Budget = "cumulative") -> list[list[int]]:
-    """New trials of each stage, as indices into `trial_grid(max(budgets))`.
+    """Return the new trials of each stage, as indices into `trial_grid(max(budgets))`.
 
     A stage with budget n has the candidates `[len//n//2 :: len//n][:n]` of the grid that were not yet evaluated.
 
     Args:
         budgets: Trials per stage, ascending, e.g. `[5, 20]`.
-        budget: `cumulative`: a survivor of stage i has `budgets[i]` trials in all (Table 10 of the paper);
-            `released`: every candidate is taken.
+        budget: `cumulative`: a survivor of stage i has `budgets[i]` trials in total (Table 10 of the paper);
+            `released`: every candidate is evaluated.
 
     Returns:
         Disjoint index lists, one per stage.
@@ -62,18 +62,18 @@ def stage_trials(budgets: Sequence[int], budget: Budget = "cumulative") -> list[
 
 
 def trial_keys(image_keys: Tensor, trials: Tensor, seed: int) -> Tensor:
-    """Identity of (seed, image, trial). `(b,)`, `(b,)` -> `(b,)`, int64."""
+    """Return the keys of (seed, image, trial). `(b,)`, `(b,)` -> `(b,)`, int64."""
     return mix(image_keys, seed, trials)
 
 
 def keys_of_trials(image_ids: Sequence[str], trials: int, seed: int, device: torch.device | None = None) -> Tensor:
-    """Identity of each of the first trials of images with these ids. `(b, t)`, int64."""
+    """Return the keys of the first trials of images by id. `(b, t)`, int64."""
     image_keys = torch.tensor([stable_hash(image_id) for image_id in image_ids], device=device)
     return trial_keys(image_keys[:, None], torch.arange(trials, device=device)[None], seed)
 
 
 def trial_noise(keys: Tensor, shape: Sequence[int]) -> Tensor:
-    """The noise of each trial, the same for all classes. `(b,)` -> `(b, *shape)`, float32 standard normal."""
+    """Draw the noise of each trial, the same for all classes. `(b,)` -> `(b, *shape)`, float32 standard normal."""
     count = 1
     for side in shape:
         count *= side
@@ -81,15 +81,15 @@ def trial_noise(keys: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def uniform_timesteps(keys: Tensor) -> Tensor:
-    """Timesteps uniform in 0..999, one per trial key (Algorithm 1). `(b,)` -> `(b,)`, int64."""
+    """Draw a uniform timestep in 0..999 per trial key (Algorithm 1). `(b,)` -> `(b,)`, int64."""
     return random_integers(mix(keys, _TIMESTEP), 1, TIMESTEPS).squeeze(-1)
 
 
 def grid_timesteps(trials: Tensor, size: int) -> Tensor:
-    """Timestep of each trial index on the even grid of `size` trials. `(b,)` -> `(b,)`, int64."""
+    """Return the timestep of each trial index on the even grid of `size` trials. `(b,)` -> `(b,)`, int64."""
     return torch.tensor(trial_grid(size), device=trials.device)[trials]
 
 
 def random_order(keys: Tensor) -> Tensor:
-    """The trials of each image in a random order, a function of their keys. `(b, t)` -> `(b, t)`, int64."""
+    """Return the trials of each image in a random order, a function of their keys. `(b, t)` -> `(b, t)`, int64."""
     return mix(keys, _ORDER).argsort(dim=1)

@@ -1,4 +1,4 @@
-"""Adaptive block merging (ABM, Algorithm 3): flat cells become one token each, with no matching."""
+"""Adaptive block merging (ABM, Algorithm 3): flat cells become one token each, without matching."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def block_merging(score: Tensor, grid: Grid, cell: Cell, blocks: int, aggregate:
         grid: `(h, w)` with `h * w == n`.
         cell: Cell size; leftover strips are always kept.
         blocks: Number of cells to merge, in 1..complete cells; ties go to the lower cell index.
-        aggregate: How the scores of a cell become one.
+        aggregate: How token scores become a cell score.
 
     Returns:
         A plan with `n - blocks * (area - 1)` merged rows.

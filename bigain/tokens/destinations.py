@@ -1,4 +1,4 @@
-"""Which token of each cell the others merge into. All return token ids, `(b, cells)` or `(1, cells)`, int64."""
+"""Choose the destination token of each cell. All return token ids, `(b, cells)` or `(1, cells)`, int64."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from bigain.tokens.randomness import random_integers
 
 
 def _at_position(position: Tensor, grid: Grid, cell: Cell) -> Tensor:
-    """Token ids at an in-cell position of every cell. `(b, cells)` -> `(b, cells)`."""
+    """Return the token ids at an in-cell position of every cell. `(b, cells)` -> `(b, cells)`."""
     tokens = cell_tokens(grid, cell, position.device).expand(len(position), -1, -1)
     return tokens.gather(2, position[..., None]).squeeze(2)
 
 
 def cell_destinations(score: Tensor, grid: Grid, cell: Cell) -> Tensor:
-    """The lowest score inside each true cell, the first on ties (Eq. 8 of LGTM). `(b, n)` -> `(b, cells)`."""
+    """Choose the lowest score of each cell, the first on ties (Eq. 8 of LGTM). `(b, n)` -> `(b, cells)`."""
     return _at_position(to_cells(score, grid, cell).argmin(2), grid, cell)
 
 
 def released_destinations(score: Tensor, grid: Grid, cell: Cell) -> Tensor:
-    """The choice of the released LGTM code, which reads the scores in the wrong order. `(b, n)` -> `(b, cells)`.
+    """Choose as the released LGTM code, which reads the scores in the wrong order. `(b, n)` -> `(b, cells)`.
 
     Each strip of `cell.h` rows is flattened row-major and cut into runs of `cell.area`; run j decides cell j. It
-    agrees with the true argmin only by chance. Kept for replication.
+    agrees with the true argmin only by chance. Kept to reproduce the paper's numbers.
 
     Raises:
         ValueError: If the grid's width is not a multiple of the cell's.
@@ -36,10 +36,10 @@ def released_destinations(score: Tensor, grid: Grid, cell: Cell) -> Tensor:
 
 
 def first_destinations(grid: Grid, cell: Cell, device: torch.device) -> Tensor:
-    """The top-left token of each cell. `(1, cells)`."""
+    """Choose the top-left token of each cell. `(1, cells)`."""
     return cell_tokens(grid, cell, device)[:, :, 0]
 
 
 def random_destinations(keys: Tensor, grid: Grid, cell: Cell) -> Tensor:
-    """A position per cell that is a pure function of the row's key. `(b,)` -> `(b, cells)`."""
+    """Choose a position per cell, a pure function of the row's key. `(b,)` -> `(b, cells)`."""
     return _at_position(random_integers(keys, cell_count(grid, cell), cell.area), grid, cell)

@@ -1,4 +1,4 @@
-"""Cosines between tokens, in float32 whatever the dtype of the tokens."""
+"""Cosines between tokens of any float dtype, in float32."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _NORM_FLOOR = 1e-12
 
 
 def unit_tokens(x: Tensor) -> Tensor:
-    """Tokens scaled to unit length in float32, norms floored at 1e-12. `(b, n, c)`."""
+    """Scale tokens to unit length in float32, with norms of at least 1e-12. `(b, n, c)`."""
     return F.normalize(x.float(), dim=-1, eps=_NORM_FLOOR)
 
 
 @dataclass(frozen=True)
 class Directions:
-    """Tokens, ready to take cosines of.
+    """Tokens prepared for computing cosines.
 
     Attributes:
-        tokens: Of unit length; in half precision as they are, because products of such numbers are exact and those of
-            unit tokens, rounded to it, would not be. `(b, n, c)`.
-        lengths: What their products have to be divided by, in half precision. `(b, n)`, float32.
+        tokens: Scaled to unit length; in half precision not scaled, because products of half-precision tokens are
+            exact and those of rounded unit tokens are not. `(b, n, c)`.
+        lengths: Norms to divide the products by, in half precision. `(b, n)`, float32.
     """
 
     tokens: Tensor
@@ -39,11 +39,11 @@ class Directions:
         return cls(x, x.float().norm(dim=-1).clamp_(min=_NORM_FLOOR))
 
     def cosines(self, others: Directions, room: Tensor) -> Tensor:
-        """Cosine of each of these tokens to each of the others.
+        """Compute the cosine of each of these tokens to each of the others.
 
         Args:
             others: Of the same dtype. `(b, m, c)`.
-            room: Memory that the result may lie in. At least `b * n * m`, float32.
+            room: Memory for the result. At least `b * n * m`, float32.
 
         Returns:
             `(b, n, m)`, float32.

@@ -12,12 +12,12 @@ from bigain.tokens.grid import Grid
 
 Keep = Literal["high", "low"]
 
-# Distances held at a time, in elements.
+# Distances computed at a time, in elements.
 _BLOCK = 2**24
 
 
 def downsampled_grid(grid: Grid, factor: int) -> Grid:
-    """Grid after downsampling by `factor` per side, floor division.
+    """Return the grid after downsampling by `factor` per side, with floor division.
 
     Raises:
         ValueError: If the factor is below 2 or larger than a side.
@@ -28,13 +28,13 @@ def downsampled_grid(grid: Grid, factor: int) -> Grid:
 
 
 def nearest_indices(n_in: int, n_out: int, device: torch.device | None = None) -> Tensor:
-    """Indices of nearest-exact sampling, `floor((i + 0.5) * n_in / n_out)`. `(n_out,)`, int64."""
-    # In integers: (2i + 1) * n_in / (2 n_out), so no rounding of a quotient can move an index.
+    """Return the indices of nearest-exact sampling, `floor((i + 0.5) * n_in / n_out)`. `(n_out,)`, int64."""
+    # In integers, (2i + 1) * n_in / (2 n_out), so that rounding cannot move an index.
     return (2 * torch.arange(n_out, device=device) + 1) * n_in // (2 * n_out)
 
 
 def nearest_tokens(grid: Grid, factor: int, device: torch.device | None = None) -> Tensor:
-    """The token nearest to each new centre. `(n',)`, int64."""
+    """Return the token nearest to each new centre. `(n',)`, int64."""
     small = downsampled_grid(grid, factor)
     rows = nearest_indices(grid.h, small.h, device)
     columns = nearest_indices(grid.w, small.w, device)
@@ -42,7 +42,7 @@ def nearest_tokens(grid: Grid, factor: int, device: torch.device | None = None) 
 
 
 def downsample_nearest(x: Tensor, grid: Grid, factor: int) -> Tensor:
-    """Take the token nearest to each new centre (ToDo). `(b, n, c)` -> `(b, n', c)`; factor 2 takes 1, 3, 5, ..."""
+    """Select the token nearest to each new centre (ToDo). `(b, n, c)` -> `(b, n', c)`; factor 2 takes 1, 3, 5, ..."""
     grid.check(x)
     return x.index_select(1, nearest_tokens(grid, factor, x.device))
 
@@ -50,7 +50,7 @@ def downsample_nearest(x: Tensor, grid: Grid, factor: int) -> Tensor:
 def downsample_average(x: Tensor, grid: Grid, factor: int) -> Tensor:
     """Average windows of `n_in // n_out` per side, unpadded. `(b, n, c)` -> `(b, n', c)`.
 
-    Where the factor does not divide a side, the last rows or columns may fall in no window.
+    If the factor does not divide a side, the last rows or columns may be in no window.
     """
     grid.check(x)
     small = downsampled_grid(grid, factor)
@@ -62,18 +62,18 @@ def downsample_average(x: Tensor, grid: Grid, factor: int) -> Tensor:
 def interextrapolate(x: Tensor, grid: Grid, factor: int, alpha: float | Tensor) -> Tensor:
     """Blend nearest and average downsampling: `alpha * nearest + (1 - alpha) * average` (Eq. 8, IE-KVD).
 
-    `alpha` below 1 interpolates and keeps low frequencies; above 1 it extrapolates and sharpens. Where the factor
-    does not divide a side, the two sampling grids are misaligned, as in the paper's release.
+    `alpha` below 1 interpolates and keeps low frequencies; above 1 it extrapolates and sharpens. If the factor does
+    not divide a side, the two sampling grids are misaligned, as in the paper's release.
 
     Args:
         x: Attention input. `(b, n, c)`, any float dtype.
         grid: `(h, w)` with `h * w == n`.
         factor: Stride per side, at least 2; factor 2 keeps a quarter of the tokens.
-        alpha: One number, or one per row. `(b,)`.
+        alpha: A number, or one per row. `(b,)`.
 
     Returns:
-        Tokens on the `(h // factor, w // factor)` grid, in the dtype of `x`; nearest and average are too, their
-        blend is float32.
+        Tokens on the `(h // factor, w // factor)` grid, in the dtype of `x`. Nearest and average are rounded to that
+        dtype; they are blended in float32.
     """
     weight = alpha.float().view(-1, 1, 1) if isinstance(alpha, Tensor) else alpha
     nearest = downsample_nearest(x, grid, factor).float()
@@ -82,7 +82,7 @@ def interextrapolate(x: Tensor, grid: Grid, factor: int, alpha: float | Tensor) 
 
 
 def selected_tokens(score: Tensor, count: int, keep: Keep) -> Tensor:
-    """Ids of the `count` tokens with the highest or lowest score, ascending. `(b, n)` -> `(b, count)`, int64."""
+    """Return the `count` token ids of highest or lowest score, ascending. `(b, n)` -> `(b, count)`, int64."""
     order = score.argsort(dim=1, descending=keep == "high", stable=True)[:, :count]
     return order.sort(dim=1).values
 
@@ -93,7 +93,7 @@ def frequency_selection(x: Tensor, score: Tensor, count: int, keep: Keep) -> Ten
     Args:
         x: Tokens. `(b, n, c)`.
         score: Detail per token. `(b, n)`.
-        count: Tokens to keep, in 1..n; ties go to the lower index.
+        count: Tokens to keep, in 1..n; on ties the lower index is kept.
         keep: `high` or `low` scores.
     """
     index = selected_tokens(score, count, keep)
@@ -101,7 +101,7 @@ def frequency_selection(x: Tensor, score: Tensor, count: int, keep: Keep) -> Ten
 
 
 def upsampling_indices(grid: Grid, factor: int, device: torch.device | None = None) -> Tensor:
-    """Which downsampled token each place reads in nearest-exact upsampling, the way back. `(1, n)`, int64."""
+    """Return the downsampled token of each place in nearest-exact upsampling. `(1, n)`, int64."""
     small = downsampled_grid(grid, factor)
     rows = nearest_indices(small.h, grid.h, device)
     columns = nearest_indices(small.w, grid.w, device)
@@ -109,7 +109,7 @@ def upsampling_indices(grid: Grid, factor: int, device: torch.device | None = No
 
 
 def nearest_selected(selected: Tensor, grid: Grid) -> Tensor:
-    """Which of the selected tokens lies nearest to each place, the first of equally near ones.
+    """Find the selected token nearest to each place, the first on ties.
 
     Args:
         selected: Token ids. `(b, m)`, int64.
@@ -120,10 +120,10 @@ def nearest_selected(selected: Tensor, grid: Grid) -> Tensor:
     """
     token = torch.arange(grid.n, device=selected.device)
     y, x = token // grid.w, token % grid.w
-    # Rows are taken in blocks, so that memory does not grow with the batch.
+    # In blocks of rows, so that memory does not grow with the batch.
     rows = max(1, _BLOCK // (grid.n * selected.shape[1]))
     distances = (
         (y[None, :, None] - y[part][:, None]) ** 2 + (x[None, :, None] - x[part][:, None]) ** 2
         for part in selected.split(rows)
     )
-    return torch.cat([each.argmin(2) for each in distances])
+    return torch.cat([distance.argmin(2) for distance in distances])

@@ -1,4 +1,4 @@
-"""What a token map holds at which spatial frequency: its orthonormal 2-D cosine transform, by radial band."""
+"""Energy of token maps by radial frequency band, from the orthonormal 2-D cosine transform."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bigain.tokens.precision import widest_float, without_autocast
 
 
 def dct_matrix(n: int, device: torch.device | None = None, dtype: torch.dtype = torch.float64) -> Tensor:
-    """The orthonormal DCT-II as a matrix: row u holds the cosine of u half-waves. `(n, n)`."""
+    """Return the orthonormal DCT-II matrix; row u is the cosine with u half-waves. `(n, n)`."""
     u = torch.arange(n, device=device, dtype=dtype)[:, None]
     x = torch.arange(n, device=device, dtype=dtype)[None]
     matrix = torch.cos(math.pi * u * (2 * x + 1) / (2 * n)) * math.sqrt(2 / n)
@@ -21,22 +21,22 @@ def dct_matrix(n: int, device: torch.device | None = None, dtype: torch.dtype = 
 
 
 def radial_bands(grid: Grid, bands: int, device: torch.device | None = None) -> Tensor:
-    """Band of every mode (u, v) of a map: 0 is the mean alone, k holds radii in [(k - 1) / bands, k / bands).
+    """Return the band of every mode (u, v): 0 is the mean, k holds radii in [(k - 1) / bands, k / bands).
 
     The radius is `sqrt(((u / h)^2 + (v / w)^2) / 2)`: 0 for the mean, 1 at the highest frequency of both directions,
-    which no mode quite reaches.
+    which no mode reaches exactly.
 
     Args:
         grid: The token map.
         bands: Bands of equal width.
-        device: Where the result is.
+        device: Device of the result.
 
     Returns:
         `(h, w)`, int64 in 0..bands.
     """
     u = torch.arange(grid.h, device=device)[:, None] * grid.w
     v = torch.arange(grid.w, device=device)[None] * grid.h
-    # In integers, so that no rounding moves a mode that lies on an edge.
+    # In integers, so that rounding cannot move a mode on an edge.
     radius = bands**2 * (u**2 + v**2)
     edges = 2 * grid.n**2 * torch.arange(1, bands, device=device) ** 2
     band = torch.bucketize(radius, edges, right=True) + 1
@@ -45,7 +45,7 @@ def radial_bands(grid: Grid, bands: int, device: torch.device | None = None) -> 
 
 
 def band_energy(x: Tensor, grid: Grid, bands: int) -> Tensor:
-    """Energy of token maps by radial band, as a mean over channels.
+    """Compute the energy of token maps by radial band, as a mean over channels.
 
     The transform is orthonormal: summed over bands this is the sum of squares over tokens.
 
@@ -55,7 +55,7 @@ def band_energy(x: Tensor, grid: Grid, bands: int) -> Tensor:
         bands: Bands of equal width, besides the mean; see `radial_bands`.
 
     Returns:
-        `(b, 1 + bands)`, float64 where the device has it.
+        `(b, 1 + bands)`, float64 if the device has it.
 
     Raises:
         ValueError: If `h * w != n`.

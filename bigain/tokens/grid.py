@@ -26,7 +26,7 @@ class Grid(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """Height and width of the cells a grid is divided into; leftover strips belong to no cell."""
+    """Height and width of the cells of a grid; leftover strips belong to no cell."""
 
     h: int
     w: int

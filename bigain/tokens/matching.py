@@ -1,4 +1,4 @@
-"""Merge plans, and the bipartite matching that ToMe and LGTM make them with."""
+"""Merge plans, and the bipartite matching of ToMe and LGTM."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from bigain.tokens.precision import without_autocast
 
 Mode = Literal["mean", "prune"]
 
-# Similarities held at a time, in elements: on a CPU a block in memory that is used again and again, since fresh pages
-# cost more than the maximum over them; a GPU only needs a bound.
+# Similarities computed at a time, in elements. On a CPU one block of memory is reused, because fresh pages cost more
+# than the maximum over them; a GPU only needs a bound.
 _BLOCK_ON_CPU = 2**20
 _BLOCK = 2**28
 
 
 @dataclass(frozen=True)
 class MergePlan:
-    """Which tokens leave a sequence and which rows stand in for them: **M** and **U** of Eq. 6, as data.
+    """Tokens that leave a sequence and the rows that replace them: **M** and **U** of Eq. 6 as data.
 
     The `k` rows of the merged sequence are the remaining tokens in their original order.
 
@@ -30,7 +30,7 @@ class MergePlan:
         removed: Token ids that leave. `(b, n - k)`, int64.
         target: Merged row that each removed token goes into. `(b, n - k)`, int64.
         restore: Merged row that each token reads back. `(b, n)`, int64.
-        mode: `mean`: a row is the mean of its own token and all that go into it; `prune`: its own token alone.
+        mode: `mean`: a row is the mean of its own token and all merged into it; `prune`: its own token.
     """
 
     kept: Tensor
@@ -41,18 +41,17 @@ class MergePlan:
 
     @classmethod
     def from_leaders(cls, leader: Tensor, removed: int, mode: Mode = "mean") -> MergePlan:
-        """Build a plan from the token that stands in for each token.
+        """Build a plan from the token that represents each token.
 
         Args:
-            leader: A remaining token leads itself; a removed one names the remaining token that replaces it.
-                `(b, n)`, int64.
-            removed: How many tokens per row do not lead themselves, the same in each row.
-            mode: What the leader's row holds.
+            leader: A remaining token leads itself; a removed one is led by the token that replaces it. `(b, n)`, int64.
+            removed: Number of removed tokens, the same in each row.
+            mode: Content of the leader's row.
         """
         b, n = leader.shape
         token = torch.arange(n, device=leader.device).expand(b, n)
         stays = leader == token
-        # A stable partition without a sort: the place of a token is its rank among its own kind.
+        # A stable partition without a sort: a token's place is its rank among kept or removed tokens.
         rank = stays.cumsum(1) - 1
         place = torch.where(stays, rank, n - removed + token - rank - 1)
         order = torch.empty_like(leader).scatter_(1, place, token)
@@ -61,7 +60,7 @@ class MergePlan:
         return cls(order[:, : n - removed], gone, restore.gather(1, gone), restore, mode)
 
     def of_rows(self, rows: Tensor) -> MergePlan:
-        """The plans of some sequences, possibly repeated. `(r,)`, int64."""
+        """Return the plans of some sequences, possibly repeated. `(r,)`, int64."""
         return MergePlan(self.kept[rows], self.removed[rows], self.target[rows], self.restore[rows], self.mode)
 
     def merge(self, x: Tensor) -> Tensor:
@@ -84,14 +83,14 @@ class MergePlan:
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:
-    """Rows of each sequence. `(b, n, c)`, `(b, m)` -> `(b, m, c)`."""
+    """Gather rows of each sequence. `(b, n, c)`, `(b, m)` -> `(b, m, c)`."""
     b, n, c = x.shape
     flat = index + torch.arange(b, device=x.device)[:, None] * n
     return x.reshape(b * n, c).index_select(0, flat.flatten()).view(b, -1, c)
 
 
 def sources_of(destination: Tensor, n: int) -> Tensor:
-    """All other tokens, ascending. `(b, m)` -> `(b, n - m)`."""
+    """Return all other tokens, ascending. `(b, m)` -> `(b, n - m)`."""
     b, m = destination.shape
     is_source = torch.ones(b, n, dtype=torch.int64, device=destination.device).scatter_(1, destination, 0)
     token = torch.arange(n, device=destination.device).expand(b, n)
@@ -101,7 +100,7 @@ def sources_of(destination: Tensor, n: int) -> Tensor:
 
 
 def _most_similar(x: Tensor, source: Tensor, destination: Tensor) -> tuple[Tensor, Tensor]:
-    """Best cosine of each source and the destination that has it, the first on ties.
+    """Find the destination with the highest cosine for each source, the first on ties.
 
     Args:
         x: Tokens. `(b, n, c)`, any float dtype.
@@ -113,27 +112,27 @@ def _most_similar(x: Tensor, source: Tensor, destination: Tensor) -> tuple[Tenso
     """
     s, m = source.shape[1], destination.shape[1]
     block = _BLOCK_ON_CPU if x.device.type == "cpu" else _BLOCK
-    # Either several sequences are a block, or several blocks a sequence.
+    # A block holds several sequences, or a sequence takes several blocks.
     rows, tokens = _even(len(x), block // (s * m)), _even(s, block // m)
     room = torch.empty(rows * tokens * m, device=x.device, dtype=torch.float32)
     best, choice = [], []
     for part, ids, targets in zip(x.split(rows), source.split(rows), destination.split(rows), strict=True):
         towards = Directions.of(_take(part, targets))
         for some in ids.split(tokens, dim=1):
-            found = Directions.of(_take(part, some)).cosines(towards, room).max(dim=2)
-            best.append(found.values.flatten())
-            choice.append(found.indices.flatten())
+            highest = Directions.of(_take(part, some)).cosines(towards, room).max(dim=2)
+            best.append(highest.values.flatten())
+            choice.append(highest.indices.flatten())
     return torch.cat(best).view(-1, s), torch.cat(choice).view(-1, s)
 
 
 def _even(count: int, most: int) -> int:
-    """Size of equal parts of at most `most`, or of 1: threads like those better than a large one and a small one."""
+    """Return the size of nearly equal parts of at most `most`, which threads share better than unequal ones."""
     return -(-count // -(-count // max(1, most)))
 
 
 def _highest(values: Tensor, count: int) -> Tensor:
-    """Mark the `count` highest of each row, the first of equal ones. `(b, s)` -> `(b, s)`, bool."""
-    # NaN compares with nothing, and would leave the count short.
+    """Mark the `count` highest values of each row, the first on ties. `(b, s)` -> `(b, s)`, bool."""
+    # Comparisons with NaN are false, which would mark too few.
     values = values.nan_to_num(nan=-torch.inf)
     least = values.topk(count, dim=1, sorted=False).values.amin(1, keepdim=True)
     above, equal = values > least, values == least
@@ -157,13 +156,13 @@ def bipartite_matching(metric: Tensor, destination: Tensor, removed: int, mode: 
         ValueError: If `removed` is not in 1..n - m.
     """
     b, n, _ = metric.shape
-    # In ascending order, so that the first maximum is the lowest token.
+    # Ascending, so that the first maximum is the lowest token.
     destination = destination.sort(dim=1).values.expand(b, -1)
     m = destination.shape[1]
     if not 1 <= removed <= n - m:
         raise ValueError(f"cannot merge {removed} of {n - m} source tokens")
     source = sources_of(destination, n)
-    # A plan is made of indices, which have no gradients.
+    # Plans are indices and have no gradients.
     with without_autocast(metric), torch.no_grad():
         best, choice = _most_similar(metric, source, destination)
     merged_into = torch.where(_highest(best, removed), destination.gather(1, choice), source)

@@ -1,4 +1,4 @@
-"""Which precision sensitive arithmetic runs in, whatever surrounds it."""
+"""Fixed precision for sensitive arithmetic."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from torch import Tensor
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """Switch autocast off on the device of `x`: it would silently run products and convolutions in half precision."""
+    """Disable autocast on the device of `x`; it would run products and convolutions in half precision."""
     if x.device.type == "meta" or not torch.is_autocast_enabled(x.device.type):
         return nullcontext()
     return torch.autocast(x.device.type, enabled=False)
 
 
 def widest_float(device: torch.device) -> torch.dtype:
-    """float64 where the device has it; MPS does not."""
+    """Return float64, or float32 on MPS, which has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def products(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-    """Batched matrix product in float32, whatever the dtype of its factors. `(b, n, c)`, `(b, c, m)` -> `(b, n, m)`.
+    """Multiply batched matrices of any float dtype in float32. `(b, n, c)`, `(b, c, m)` -> `(b, n, m)`.
 
-    A product of two half-precision numbers is exact in float32. Where the device can sum such products in float32,
-    its half-precision units are used: the result is as accurate as that of widened factors, and comes much sooner.
+    A product of two half-precision numbers is exact in float32. If the device can sum such products in float32, its
+    half-precision units are used: the result is as accurate as with converted factors, and much faster.
 
     Args:
         a: First factor.
         b: Second factor, of the same dtype.
-        out: Where the result goes. `(b, n, m)`, float32.
+        out: Memory for the result. `(b, n, m)`, float32.
     """
     if a.dtype == torch.float32:
         return torch.bmm(a, b, out=out)
@@ -42,9 +42,9 @@ def products(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
 
 @contextmanager
 def _bfloat16_units(x: Tensor) -> Iterator[None]:
-    """Let a CPU multiply float32 matrices that hold bfloat16 numbers in its bfloat16 units: nothing is rounded."""
+    """Let a CPU multiply float32 matrices with bfloat16 values in its bfloat16 units; nothing is rounded."""
     setting = getattr(torch.backends.mkldnn, "matmul", None)
-    # A compiled graph cannot hold the change of a global setting.
+    # A compiled graph cannot change a global setting.
     if setting is None or x.device.type != "cpu" or x.dtype != torch.bfloat16 or torch.compiler.is_compiling():
         yield
         return

@@ -1,8 +1,8 @@
 """Counter-based randomness: every draw is a pure function of integer keys.
 
-A generator remembers how often it was called, so its numbers depend on batch size, order and process count. A hash
-of (seed, image, trial, site) does not. The mixer is SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) on wrapping
-int64 tensors, so integer draws are identical on every device; no global random state is read or moved.
+The numbers of a stateful generator depend on batch size, order and process count. A hash of (seed, image, trial,
+site) does not. The mixer is SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) on wrapping
+int64 tensors, so integer draws are identical on every device; no global random state is read or changed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def stable_hash(text: str) -> int:
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
-    # torch shifts int64 arithmetically; the mask turns it into the logical shift that SplitMix64 is defined with.
+    # torch shifts int64 arithmetically; the mask makes it the logical shift of SplitMix64.
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 

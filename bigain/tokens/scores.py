@@ -13,16 +13,16 @@ from bigain.tokens.precision import without_autocast
 
 _NORM_FLOOR = 1e-12
 
-# Elements worked on at a time on a CPU: what stays in the cache needs no fresh pages, which cost more than the sums.
+# Elements processed at a time on a CPU, so that they stay in the cache: fresh pages cost more than the sums.
 _BLOCK_ON_CPU = 2**20
 
 
 def _laplacian(x: Tensor, grid: Grid) -> Tensor:
     """4-neighbour Laplacian of every channel map, zero padded. `(b, n, c)` -> `(b, n, c)`, float32."""
     b, n, c = x.shape
-    # The permuted view is channels-last in memory, so the depthwise convolution runs without a copy.
+    # The permuted view is channels last in memory, so the depthwise convolution runs without a copy.
     maps = x.float().reshape(b, grid.h, grid.w, c).permute(0, 3, 1, 2)
-    # The dtype is named because a half-precision Trainer changes torch's default.
+    # An explicit dtype: a half-precision Trainer changes torch's default.
     weights = [[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]
     stencil = torch.tensor(weights, device=x.device, dtype=torch.float32)
     with without_autocast(x):
@@ -91,12 +91,12 @@ def dft_amplitude(x: Tensor, grid: Grid, *, include_dc: bool = False) -> Tensor:
     Args:
         x: Tokens. `(b, n, c)`.
         grid: `(h, w)` with `h * w == n`.
-        include_dc: Also count bin 0, as the paper's formula does; the default leaves the channel mean out.
+        include_dc: Include bin 0, as the paper's formula does; the default excludes the channel mean.
     """
     grid.check(x)
     c = x.shape[-1]
     amplitude = torch.fft.rfft(x.float(), dim=-1).abs()
-    # Of a real vector, bins k and c - k are conjugate: each rfft bin stands for two, but for DC and Nyquist.
+    # Bins k and c - k of a real vector are conjugate: each rfft bin counts twice, except DC and Nyquist.
     total = 2 * amplitude.sum(-1) - amplitude[..., 0]
     if c % 2 == 0:
         total = total - amplitude[..., -1]

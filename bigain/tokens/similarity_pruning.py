@@ -37,7 +37,7 @@ def similarity_pruning(
     n = metric.shape[1]
     if not 1 <= removed <= n - cell_count(grid, cell) < n:
         raise ValueError(f"cannot prune {removed} of {n} tokens with {cell_count(grid, cell)} base tokens")
-    # The graph is quadratic: rows are taken in blocks, so that memory does not grow with the batch.
+    # The graph is quadratic: in blocks of rows, so that memory does not grow with the batch.
     rows = max(1, _BLOCK // (n * n))
     parts = zip(metric.split(rows), noise.split(rows), strict=True)
     leaders = [_leaders(part, draw, grid, cell, removed, noise_alpha, sim_beta) for part, draw in parts]
@@ -47,7 +47,7 @@ def similarity_pruning(
 def _leaders(
     metric: Tensor, noise: Tensor, grid: Grid, cell: Cell, removed: int, noise_alpha: float, sim_beta: float
 ) -> Tensor:
-    """The token that stands in for each token. `(b, n, c)`, `(b, n)` -> `(b, n)`, int64."""
+    """Return the token that represents each token. `(b, n, c)`, `(b, n)` -> `(b, n)`, int64."""
     b, n, _ = metric.shape
     unit = unit_tokens(metric)
     with without_autocast(metric):

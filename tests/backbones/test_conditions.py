@@ -79,7 +79,7 @@ def test_classes_out_of_range(dit, indices, named):
 def test_labels_of_a_dataset_without_indices(dit, stable_diffusion):
     assert dit.conditions(["prompt"] * 10, None).tolist() == list(range(10))
     for k in (9, 11):
-        with pytest.raises(InputError, match=f"no place in the label space of .* has 10 classes, the dataset {k} of"):
+        with pytest.raises(InputError, match=f"not in the label space of .* has 10 classes, the dataset {k} different"):
             dit.conditions(["prompt"] * k, None)
     assert stable_diffusion.conditions(["a", "b"], None).shape[0] == 2
 

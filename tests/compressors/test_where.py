@@ -69,7 +69,7 @@ def test_presets():
     [
         (Where(part="mid"), r"no site of UNet2DConditionModel is selected by Where\(.*part='mid'"),
         (Where(min_stride=8, max_stride=8), "no site of UNet2DConditionModel"),
-        (Where(blocks="first_12"), "blocks='first_12' names site 7, but UNet2DConditionModel has sites 0 to 6"),
+        (Where(blocks="first_12"), "blocks='first_12' contains site 7, but UNet2DConditionModel has sites 0 to 6"),
     ],
 )
 def test_nothing_selected_on_a_tiny_unet(where, names):
