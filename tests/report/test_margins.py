@@ -34,16 +34,6 @@ def test_gaussian_margins_have_the_known_bound():
     assert found.error < found.cantelli_bound
 
 
-@pytest.mark.parametrize("share_of_zeros", [0.1, 0.5, 0.9])
-def test_the_bound_is_reached_by_two_values(share_of_zeros):
-    """Cantelli's worst case: a margin is 0 or a constant."""
-    margin = np.where(np.arange(100) < 100 * share_of_zeros, 0.0, 0.5)[:, None]
-    found = of(margin)
-    assert found.error == pytest.approx(share_of_zeros)
-    assert found.cantelli_bound == pytest.approx(share_of_zeros)
-    assert found.theorem_bound == pytest.approx(share_of_zeros)
-
-
 def test_the_observed_error_never_exceeds_the_bound():
     generator = np.random.default_rng(1)
     for _ in range(50):
@@ -56,19 +46,19 @@ def test_the_observed_error_never_exceeds_the_bound():
         assert found.error == pytest.approx(1 - right.mean())
 
 
-def test_dependent_trials_separate_the_two_bounds():
-    """All trials of an image alike: averaging gains nothing, which the theorem's independence overlooks."""
+def test_bounds_of_special_margins():
+    # Cantelli's worst case: a margin is 0 or a constant.
+    worst = of(np.where(np.arange(100) < 30, 0.0, 0.5)[:, None])
+    assert [worst.error, worst.cantelli_bound, worst.theorem_bound] == pytest.approx([0.3] * 3)
+    # Trials that are all the same: averaging gains nothing, which the theorem's independence overlooks.
     single = 0.3 + 0.6 * np.random.default_rng(2).standard_normal((1000, 1))
-    found = of(np.repeat(single, 4, axis=1))
-    assert found.cantelli_bound == pytest.approx(of(single).cantelli_bound)
-    assert found.theorem_bound == pytest.approx((found.sigma**2 / 4) / (found.mu**2 + found.sigma**2 / 4))
-    assert found.theorem_bound < found.cantelli_bound
-
-
-def test_a_margin_that_is_not_positive_has_no_r_and_no_bound():
-    found = of([[-0.1], [-0.3]])
-    assert (found.r, found.theorem_bound, found.cantelli_bound, found.error) == (None, 1.0, 1.0, 1.0)
-    assert found.mu_over_sigma == pytest.approx(-0.2 / 0.1)
+    same = of(np.repeat(single, 4, axis=1))
+    assert same.cantelli_bound == pytest.approx(of(single).cantelli_bound)
+    assert same.theorem_bound == pytest.approx((same.sigma**2 / 4) / (same.mu**2 + same.sigma**2 / 4))
+    assert same.theorem_bound < same.cantelli_bound
+    negative = of([[-0.1], [-0.3]])
+    assert (negative.r, negative.theorem_bound, negative.cantelli_bound, negative.error) == (None, 1.0, 1.0, 1.0)
+    assert negative.mu_over_sigma == pytest.approx(-0.2 / 0.1)
 
 
 def test_margins_over_some_trials_against_a_loop():
@@ -111,14 +101,11 @@ def test_only_trials_in_which_both_runs_evaluated_every_class_are_shared():
     assert both.band(0, 200).tolist() == [[False, True, False, False], [True, True, False, False]]
 
 
-def test_images_are_lined_up_by_name():
+def test_shared_images_are_matched_by_id():
     a, b = np.random.default_rng(4).random((2, 3, 2, 1))
     both = share(stored("xyz", a), stored("zwx", b), ("a", "b"))
     assert both.first[:, :, 0].tolist() == a.astype(np.float32)[[0, 2], :, 0].tolist()
     assert both.second[:, :, 0].tolist() == b.astype(np.float32)[[2, 0], :, 0].tolist()
-
-
-def test_nothing_to_share_is_refused():
     full, empty = np.ones((2, 3, 1)), np.full((2, 3, 1), np.nan)
     with pytest.raises(ValueError, match="share no trial"):
         share(stored("xy", full), stored("xy", empty), ("a", "b"))
@@ -128,7 +115,7 @@ def test_nothing_to_share_is_refused():
 
 def test_intervals_hold_the_change_and_are_narrower_with_more_images():
     widths = []
-    for images in (100, 10_000):
+    for images in (100, 2_500):
         noise = np.random.default_rng(5).standard_normal((images, 2))
         a, b = of(0.5 + noise), of(0.2 + noise)
         low, high = change_interval(a, b)
@@ -136,5 +123,5 @@ def test_intervals_hold_the_change_and_are_narrower_with_more_images():
         assert change_interval(a, b) == (low, high)
         widths.append(high - low)
     assert high < 0
-    assert widths[1] < widths[0] / 5
+    assert widths[1] < widths[0] / 3
     assert change_interval(of([[0.1]]), of([[0.2]])) is None

@@ -82,14 +82,9 @@ def planned(one, compressors):
 @pytest.mark.parametrize("table", [1, 2, 3, 4, 5, 6, 8, 12])
 def test_every_run_of_a_sweep_finds_its_cell(table, describe_config):
     rows = [row for row in printed() if int(row["table"]) == table and row["metric"] in ("acc1", "fid")]
+    keys = ("task", "dataset", "method", "setting_name")
     values = {
-        (
-            row["task"],
-            row["dataset"],
-            row["method"],
-            row["setting_name"] or None,
-            float(row["setting"]) if row["setting"] else None,
-        ): (float(row["value"]))
+        (*(row[key] or None for key in keys), float(row["setting"]) if row["setting"] else None): float(row["value"])
         for row in rows
     }
     for one in load_table(f"table{table}").runs():

@@ -26,12 +26,6 @@ def test_discordant_images_are_counted():
     assert pair.difference == pytest.approx(first.mean() - second.mean())
 
 
-@pytest.mark.parametrize("columns", [([], []), ([True], [True, False]), ([[True]], [[True]])], ids=str)
-def test_columns_have_to_fit(columns):
-    with pytest.raises(ValueError, match="two columns of one length"):
-        Paired.of(*(np.array(column, bool) for column in columns))
-
-
 @pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (0, 6), (5, 1), (95, 25), (60, 60), (400, 20), (1, 955)])
 def test_mcnemar_is_the_binomial_tail(first, second):
     m = first + second
@@ -39,14 +33,6 @@ def test_mcnemar_is_the_binomial_tail(first, second):
     assert mcnemar(Paired(1000, first, second)) == pytest.approx(min(1.0, tail), rel=1e-9)
     expected = binomtest(first, m).pvalue if m else 1.0
     assert mcnemar(Paired(1000, first, second)) == pytest.approx(expected, rel=1e-9)
-
-
-def test_mcnemar_keeps_its_level():
-    draw = np.random.default_rng(1)
-    counts = draw.multinomial(300, [0.1, 0.1, 0.8], size=2000)
-    rejected = np.mean([mcnemar(Paired(300, int(a), int(b))) < 0.05 for a, b, _ in counts])
-    # The exact test is a little conservative.
-    assert 0.02 < rejected <= 0.055
 
 
 def test_the_bootstrap_is_that_of_images():
@@ -57,21 +43,9 @@ def test_the_bootstrap_is_that_of_images():
         chosen = draw.integers(400, size=400)
         slow.append(first[chosen].mean() - second[chosen].mean())
     expected = np.quantile(slow, [0.025, 0.975])
-    assert bootstrap_interval(Paired.of(first, second)) == pytest.approx(expected, abs=0.006)
-
-
-def test_the_bootstrap_covers_the_truth():
-    draw = np.random.default_rng(3)
-    chances = [0.15, 0.09, 0.76]
-    intervals = [bootstrap_interval(Paired(500, int(a), int(b))) for a, b, _ in draw.multinomial(500, chances, 400)]
-    covered = np.mean([low <= 0.06 <= high for low, high in intervals])
-    assert 0.92 < covered < 0.98
-
-
-def test_the_bootstrap_is_deterministic_and_seeded():
-    pair = Paired(3669, 95, 25)
+    pair = Paired.of(first, second)
+    assert bootstrap_interval(pair) == pytest.approx(expected, abs=0.006)
     assert bootstrap_interval(pair) == bootstrap_interval(pair)
-    assert bootstrap_interval(pair, seed=1) != bootstrap_interval(pair)
 
 
 def test_the_score_interval_ends_where_the_score_test_rejects():
@@ -121,18 +95,15 @@ def test_the_smallest_detectable_difference_is_found_in_80_percent(tests):
     assert 0.75 < found < 0.84
 
 
-def test_what_no_number_of_images_shows():
+def test_differences_that_cannot_be_detected():
+    pair = Paired(5000, 200, 150)
+    assert smallest_detectable(pair) < smallest_detectable(pair, tests=10)
+    assert smallest_detectable(pair) < smallest_detectable(Paired(500, 20, 15))
     assert smallest_detectable(Paired(100, 0, 0)) is None
     assert smallest_detectable(Paired(32, 3, 4)) is None
     assert smallest_detectable(Paired(2, 1, 1)) is None
     # Six discordant images on one side are the fewest that give p < 0.05.
     assert binom.cdf(0, 6, 0.5) * 2 < 0.05
-
-
-def test_more_tests_and_fewer_images_show_less():
-    pair = Paired(5000, 200, 150)
-    assert smallest_detectable(pair) < smallest_detectable(pair, tests=10)
-    assert smallest_detectable(pair) < smallest_detectable(Paired(500, 20, 15))
 
 
 def test_holm_against_its_definition():
@@ -146,8 +117,3 @@ def test_holm_against_its_definition():
     assert holm([0.2]) == [0.2]
     assert holm([]) == []
     assert holm([0.03, 0.03]) == pytest.approx([0.06, 0.06])
-
-
-def test_holm_keeps_the_family_level():
-    draws = np.random.default_rng(5).random((2000, 8))
-    assert np.mean([min(holm(row)) < 0.05 for row in draws]) == pytest.approx(0.05, abs=0.015)
