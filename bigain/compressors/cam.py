@@ -24,13 +24,13 @@ class CAM(TokenMerger):
         """Wrap a merger.
 
         Args:
-            inner: Any member of the merge family; its `where`, `modules`, `metric` and `seed` apply.
+            inner: Any merger; its `where`, `modules`, `metric` and `seed` apply.
 
         Raises:
-            InputError: If it is no merger.
+            InputError: If it is not a merger.
         """
         if not isinstance(inner, TokenMerger):
-            raise InputError(f"CAM caches the plans of a merger (ToMe, LGTM, ABM, SiTo), not {type(inner).__name__}")
+            raise InputError(f"CAM caches the plans of a merger, such as LGTM, not of {type(inner).__name__}")
         super().__init__(inner.where, inner.modules, inner.metric)
         self.inner = inner
 

@@ -93,5 +93,5 @@ def test_takes_its_settings_from_the_inner_method():
 
 
 def test_only_mergers_can_be_cached():
-    with pytest.raises(InputError, match=r"merger.*not ToDo"):
+    with pytest.raises(InputError, match=r"merger.*not of ToDo"):
         CAM(ToDo(factor=2))

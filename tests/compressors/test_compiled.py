@@ -127,26 +127,3 @@ def test_nothing_is_compiled_unless_asked_for():
 def test_unknown_way():
     with pytest.raises(InputError, match="compile must be one of none, whole, regional, not 'fast'"):
         check_compile("fast")
-
-
-def compiled_from_outside(model, how):
-    """What a user makes of a network with torch alone: something to call instead of it."""
-    if how == "module":
-        return torch.compile(model, backend="eager")
-    if how == "function":
-        return torch.compile(lambda **given: model(**given), backend="eager")
-    model.forward = torch.compile(model.forward, backend="eager")
-    return model
-
-
-@pytest.mark.parametrize("how", ["module", "function", "forward"])
-def test_networks_compiled_from_outside_notice_hooks(how):
-    model, given = tiny_dit(num_layers=1), inputs("dit")
-    plain = forward(model, given)
-    with LGTM(ratio=0.5).applied_to(model):
-        compressed = forward(model, given)
-    outside = compiled_from_outside(model, how)
-    assert torch.equal(forward(outside, given), plain)
-    with LGTM(ratio=0.5).applied_to(model):
-        assert torch.equal(forward(outside, given), compressed)
-    assert torch.equal(forward(outside, given), plain)

@@ -102,17 +102,6 @@ def test_an_exception_drops_the_context(network):
 
 
 @every_case
-def test_closes_without_a_forward_and_twice(case, network):
-    model = shared(network)
-    before = snapshot(model)
-    installed = build(case).install(model)
-    assert snapshot(model) != before
-    installed.close()
-    installed.close()
-    assert snapshot(model) == before
-
-
-@every_case
 def test_keeps_the_users_hooks(case, network):
     model, given = shared(network), inputs(network, 2)
     block = blocks_of(network)[0]

@@ -122,15 +122,6 @@ def test_equals_the_formula(network, metric, kind, kwargs, planner):
 
 
 @every_network
-def test_the_default_is_self_attention_at_stride_one(network):
-    model = shared(network)
-    compressor = ToMe(ratio=0.5)
-    assert compressor.modules == ("self_attn",)
-    assert {site.stride for site in compressor.sites_of(model)} == {1}
-    assert len(compressor.sites_of(model)) == {"unet": 3, "dit": 5}[network]
-
-
-@every_network
 def test_the_metric_follows_the_network(network):
     model, given = shared(network), inputs(network)
     outputs = {}
@@ -150,28 +141,6 @@ def test_cross_attention_merges_queries_only():
     assert seen["queries"].x.shape[1] == 48
     assert torch.equal(seen["keys"].x, given["encoder_hidden_states"])
     assert seen["own"].x.shape[1] == 96
-
-
-@pytest.mark.parametrize(
-    ("compressor", "left"),
-    [
-        (ToMe(ratio=0.75), 117 - 87),
-        (LGTM(ratio=0.5), 117 - 58),
-        (ABM(ratio=0.75), 117 - 24 * 3),
-        (ABM(tau=1.0), 117 - 24 * 3),
-        (SiTo(ratio=0.5), 117 - 58),
-    ],
-    ids=lambda value: str(value) if isinstance(value, int) else type(value).__name__,
-)
-def test_odd_latents_leave_strips_without_cells(compressor, left):
-    model = shared("unet")
-    given = {**inputs("unet", 2), "sample": torch.randn(2, 4, 9, 13, generator=torch.Generator().manual_seed(0))}
-    queries = layout_of(model).sites[0].block.attn1.to_q
-    with compressor.applied_to(model):
-        seen = watch(model, given, queries=queries, whole=model)
-    assert seen["queries"].x.shape[1] == left
-    assert seen["whole"].output.sample.shape == (2, 4, 9, 13)
-    assert seen["whole"].output.sample.isfinite().all()
 
 
 @pytest.mark.parametrize("kind", [ToMe, LGTM, SiTo, ABM])

@@ -60,15 +60,3 @@ def test_a_method_that_names_no_keys_is_shown_as_such():
     seen = onlooker.observations
     assert len(seen) == 5
     assert {one.restored() for one in seen} == {None}
-
-
-def test_todo_reads_tokens_as_they_were():
-    compressor, onlooker = ToDo(factor=2), Seen()
-    with compressor.applied_to(shared("unet")):
-        compressor.onlookers.append(onlooker)
-        forward(shared("unet"), inputs("unet"))
-    (shown, *_) = onlooker.observations
-    for before, restored in zip(shown.before, shown.restored(), strict=True):
-        # All of the first cell of the 8x12 map read its bottom right.
-        for place in (0, 1, 12, 13):
-            assert torch.equal(restored[place], before[13])

@@ -6,12 +6,14 @@ from cases import every_network
 from models import LATENTS, forward, inputs, shared, snapshot, tiny_unet
 
 from bigain.backbones.sites import layout_of
-from bigain.compressors import ABM, CAM, IEKVD, LGTM, AveragePool, FrequencyKV, SiTo, ToDo, ToMe, Where
+from bigain.compressors import ABM, CAM, LGTM, FrequencyKV, SiTo, ToDo, ToMe, Where, methods
+from bigain.compressors.kv import FactorDownsampler
+from bigain.compressors.merging import CellMerger
 from bigain.errors import InputError
 from bigain.tokens.grid import Grid
 
-MERGERS = [ToMe, LGTM, ABM, SiTo]
-DOWNSAMPLERS = [ToDo, AveragePool, IEKVD]
+MERGERS = [kind for kind in methods().values() if issubclass(kind, CellMerger)]
+DOWNSAMPLERS = [kind for kind in methods().values() if issubclass(kind, FactorDownsampler)]
 
 
 @pytest.mark.parametrize("kind", MERGERS)

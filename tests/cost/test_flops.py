@@ -12,7 +12,6 @@ from bigain.backbones.geometry import backbone_without_weights
 from bigain.backbones.marks import mark
 from bigain.backbones.sites import layout_of
 from bigain.compressors import ABM, CAM, IEKVD, LGTM, FrequencyKV, SiTo, ToDo, ToMe
-from bigain.cost import flops
 from bigain.cost.flops import CATEGORIES, count_flops, flops_per_evaluation
 from bigain.tokens.grid import Grid
 
@@ -116,24 +115,6 @@ def test_what_a_compressor_spends_and_saves_on_sd2(sd2, compressor, matching, sc
     assert {name: spent[name] for name in ("cross_attention", "mlp", "convolution")} == {
         name: full[name] for name in ("cross_attention", "mlp", "convolution")
     }
-
-
-def test_without_compression_each_network_is_counted_once(saved, monkeypatch):
-    counted = []
-
-    def spy(twin, *args):
-        counted.append(twin.denoiser.config.get("num_layers", "unet"))
-        return count_flops(twin, *args)
-
-    monkeypatch.setattr(flops, "count_flops", spy)
-    monkeypatch.setattr(flops, "_counted", {})
-    first, baseline = count(saved["dit"], LGTM(ratio=0.5))
-    second, again = count(saved["dit"], ToMe(ratio=0.7))
-    assert baseline == again == count(saved["dit"])[0]
-    assert first != second
-    other = count(saved["unet"])[1]
-    assert other != baseline
-    assert counted == [5, 5, 5, "unet"]
 
 
 @every_network

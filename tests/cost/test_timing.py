@@ -4,14 +4,16 @@ import json
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor
-from models import forward, inputs, tiny_dit, tiny_unet
+from models import forward, inputs, save_dit, tiny_dit, tiny_unet
 
+from bigain.backbones import DiT
 from bigain.backbones.compilation import compile_denoiser, compiled
 from bigain.backbones.marks import mark, marks_reported_to
 from bigain.commands.main import main
@@ -140,26 +142,6 @@ def test_a_run_tells_its_times_and_a_resumed_one_its_own():
     assert 0 < less["denoiser"]["forwards"] < denoiser["forwards"]
 
 
-# diffusers converts tensors to arrays in a way that newer numpy deprecates.
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_the_vae_is_apart(stand_in, pets):
-    small = ["--data.image_size", "32", "--model.backbone.dtype", "float32", "--data.batch_size", "1"]
-    with_vae = [*small, "--model.backbone.model", str(stand_in)]
-    found = timing(*with_vae, config="pets_none.yaml")
-    # Three images, all of which warm the encoder up; 39 rows each.
-    assert found["vae"]["encoder"]["forwards"] == 0
-    assert found["denoiser"]["forwards"] >= 8
-    generated = ["--model.steps", "2", "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
-    options = ["--output", "made", "--data.num_workers", "0", "--model.extractor", "null", "--model.reference", "null"]
-    # Without an extractor there is no distance, which nobody asked for.
-    args = ["--config", "pets_none_generation.yaml", *generated, *with_vae, *options]
-    assert main(["predict", *args, "--data.batch_size", "1", "--model.items_per_forward", "1"]) == 0
-    made = json.loads(Path("made/results.json").read_text())["timing"]
-    decoder = made["vae"]["decoder"]
-    assert decoder["forwards"] > 0
-    assert decoder["seconds_per_row"] == pytest.approx(decoder["seconds"] / decoder["rows"])
-
-
 class Sleepy(Onlooker):
     def decided(self, decision):
         time.sleep(0.5)
@@ -221,6 +203,21 @@ def test_marks_are_reported_inside_the_block_only():
     with mark("denoiser", 4):
         pass
     assert seen == [("denoiser", 3)]
+
+
+def test_networks_are_marked_with_their_rows(tmp_path):
+    backbone, seen = DiT(str(save_dit(tmp_path / "dit"))), []
+    backbone.load()
+
+    def listener(name, rows):
+        seen.append((name, rows))
+        return nullcontext()
+
+    with torch.no_grad(), marks_reported_to(listener):
+        latents = backbone.encode(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+        backbone.predict_noise(latents, torch.tensor([5, 900]), backbone.conditions_of(["", ""], [0, 1]))
+        backbone.decode(latents[:1])
+    assert seen == [("encoder", 2), ("denoiser", 2), ("decoder", 1)]
 
 
 @pytest.mark.parametrize(("kind", "model"), [("dit", tiny_dit), ("unet", tiny_unet)])

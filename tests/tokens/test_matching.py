@@ -129,22 +129,6 @@ def test_means_of_halves_are_summed_in_float32(dtype):
     assert torch.equal(y[0, 1:], x[0, [2, 8, 10]])
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("mode", MODES)
-def test_merge_and_unmerge_keep_the_dtype(dtype, mode):
-    """Tokens that stand for themselves, and every token in mode `prune`, are copied bit by bit."""
-    grid = Grid(4, 5)
-    plan = bipartite_matching(tokens(3, grid.n, 4), first_destinations(grid, Cell(2, 2), CPU), 5, mode)
-    x = tokens(3, grid.n, 7, seed=7, dtype=dtype)
-    y = plan.merge(x)
-    assert y.dtype == plan.unmerge(y).dtype == dtype
-    for b in range(3):
-        alone = [k for k in range(y.shape[1]) if mode == "prune" or k not in plan.target[b].tolist()]
-        expected = x[b, plan.kept[b, alone]]
-        # Float64 passes through float32 in means.
-        assert torch.equal(y[b, alone], expected if mode == "prune" else expected.float().to(dtype))
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_equal_similarities_go_to_lower_indices(mode):
     """In a constant map every similarity is exactly 1: the first sources merge into the first destination."""
