@@ -13,12 +13,12 @@ from diffusers import DiTTransformer2DModel, UNet2DConditionModel
 from models import DIT_XL_2_512, SD_2_0, on_meta
 
 import bigain
+from bigain.commands.configs import find_config, shipped_configs
 from bigain.commands.lightning_cli import BiGainCLI
 from bigain.compressors import IEKVD, methods
 from bigain.data import Coco2017, ImageNet1K, ImageNet100, OxfordPets, ShapeTextures
 from bigain.diffusion.schedules import Linear
 from bigain.modules import DiffusionClassifier, DiffusionSampler
-from bigain.runs.configuration import find_config, shipped_configs
 from bigain.tokens.grid import Grid
 
 JOINT = sorted(path for path in shipped_configs().glob("*_joint.yaml"))

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bigain.commands.configs import load_yaml, locate, options_for
 from bigain.commands.parsing import Outcome
 from bigain.commands.predict import predict, quieten
 from bigain.commands.prepared import Prepared
 from bigain.errors import InputError
-from bigain.runs.configuration import load_yaml, locate, options_for
 from bigain.runs.files import write_csv, write_json
 from bigain.runs.results import read_results
 from bigain.runs.schema import TASKS, Results

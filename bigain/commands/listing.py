@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from bigain.commands.configs import shipped_configs
 from bigain.commands.parsing import Outcome, shipped_classes
 from bigain.report.tables import Table
-from bigain.runs.configuration import shipped_configs
 
 Kind = Literal["compressors", "datasets", "models", "configs", "tables", "scores"]
 Rows = list[tuple[str, str]]

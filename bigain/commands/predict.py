@@ -9,10 +9,10 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
+from bigain.commands.configs import find_config
 from bigain.commands.lightning_cli import BiGainCLI
 from bigain.commands.parsing import Outcome, input_errors
 from bigain.commands.score import add_fidelity
-from bigain.runs.configuration import find_config
 from bigain.runs.results import read_results
 from bigain.runs.schema import Results
 from bigain.runs.summary import missing_metrics, summary

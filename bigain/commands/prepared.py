@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from lightning.pytorch import LightningModule
 
+from bigain.commands.configs import find_config
 from bigain.commands.lightning_cli import BiGainCLI
 from bigain.commands.parsing import input_errors
 from bigain.compressors import Compressor
 from bigain.errors import InputError
 from bigain.modules import DiffusionClassifier, DiffusionSampler
-from bigain.runs.configuration import find_config
 
 if TYPE_CHECKING:
     from typing_extensions import Self

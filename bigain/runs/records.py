@@ -22,26 +22,21 @@ class Record(Protocol):
     @property
     def image_id(self) -> str:
         """Stable id of the image."""
-        ...
 
     @property
     def seconds(self) -> float:
         """Wall time of the batch divided by its images."""
-        ...
 
     @property
     def labels(self) -> Sequence[int]:
         """All true classes of the image."""
-        ...
 
     def to_json(self) -> str:
         """Return the record as one line."""
-        ...
 
     @classmethod
     def from_json(cls, line: str) -> Self:
         """Parse one line, or raise a ValueError."""
-        ...
 
 
 # Not frozen: with `return_predictions`, Lightning copies what a step returns and sets the fields of the copy.

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from bigain.commands.configs import shipped_configs
 from bigain.commands.evaluate import joint_row
 from bigain.commands.main import main
 from bigain.errors import InputError
-from bigain.runs.configuration import shipped_configs
 from bigain.runs.schema import TASKS
 
 QUICK = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false"]

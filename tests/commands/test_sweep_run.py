@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 import bigain.commands.sweep.command
+from bigain.commands.configs import options_for
 from bigain.commands.main import main
 from bigain.commands.sweep import load_table
 from bigain.commands.sweep.cells import cells_of, choose
 from bigain.commands.sweep.subprocess_run import cell_environment, failure_in, run_in_subprocess
-from bigain.runs.configuration import options_for
 from bigain.runs.schema import TASKS
 
 # diffusers' Euler creates arrays of tensors in a way that numpy is about to change.

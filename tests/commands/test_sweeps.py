@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
+from bigain.commands.configs import find_config, shipped_configs
 from bigain.commands.lightning_cli import BiGainCLI
 from bigain.commands.sweep import SweepRun, load_table
 from bigain.errors import InputError
-from bigain.runs.configuration import find_config, shipped_configs
 from bigain.runs.schema import TASKS
 
 # Cells of top-1 accuracy and of FID in the paper, without those of methods that are not in this suite.

@@ -11,8 +11,8 @@ from models import save_dit, save_stable_diffusion
 from mutations import ODD_VALUES, answer, damaged, damaged_json, damaged_tree, forms, fuzzed, naming, put
 
 from bigain.backbones import DiT, StableDiffusion
+from bigain.commands.configs import shipped_configs
 from bigain.commands.sweep import load_table
-from bigain.runs.configuration import shipped_configs
 
 CONFIG = """\
 seed: 0

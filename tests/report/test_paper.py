@@ -9,12 +9,12 @@ from jsonargparse import ArgumentParser
 from synthetic_runs import iekvd, lgtm, tome
 
 import bigain
+from bigain.commands.configs import shipped_configs
 from bigain.commands.sweep import load_table
 from bigain.compressors import Compressor, Where
 from bigain.diffusion.schedules import Linear
 from bigain.report.figures import pareto_front
 from bigain.report.paper import EMBEDDED, Cell, cell_of, paper_value
-from bigain.runs.configuration import shipped_configs
 from bigain.runs.results import Run
 
 RELEASED = Where(blocks="released")

@@ -18,6 +18,7 @@ from bigain.commands.bench.measure import Times, measure
 from bigain.commands.bench.ratios import Spread, paired_ratio, realised_percent
 from bigain.commands.bench.subject import Subject
 from bigain.commands.bench.telling import table
+from bigain.commands.configs import find_config
 from bigain.commands.flops.model import CountedModel
 from bigain.commands.predict import quieten
 from bigain.compressors import ABM, IEKVD, LGTM, Compressor
@@ -25,7 +26,6 @@ from bigain.cost.attention_kernels import kernels_seen
 from bigain.cost.environment import attention_backend, device_name
 from bigain.cost.flops import Flops
 from bigain.errors import InputError
-from bigain.runs.configuration import find_config
 from bigain.runs.summary import compressor_text
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

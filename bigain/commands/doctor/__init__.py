@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from bigain.commands.configs import find_config
 from bigain.commands.doctor import checks
 from bigain.commands.doctor.checks import Check
 from bigain.commands.parsing import Outcome, input_errors
@@ -18,7 +19,6 @@ from bigain.commands.prepared import Prepared
 from bigain.data import EvalDataModule
 from bigain.errors import InputError
 from bigain.modules import DiffusionClassifier, DiffusionSampler
-from bigain.runs.configuration import find_config
 from bigain.runs.directory import check_directory
 from bigain.runs.logs import finished_ids
 

@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 
 from bigain.commands.arguments import ClassParser as Parser
 from bigain.commands.arguments import refusals
+from bigain.commands.configs import find_config
 from bigain.commands.flops.model import CountedModel
 from bigain.commands.flops.search import Match, every_method, match, starting_value
 from bigain.commands.predict import quieten
@@ -18,7 +19,6 @@ from bigain.compressors import Compressor
 from bigain.cost.flops import Flops, reduction_percent
 from bigain.cost.sites import site_table
 from bigain.errors import InputError
-from bigain.runs.configuration import find_config
 from bigain.runs.summary import compressor_text
 
 

@@ -14,11 +14,11 @@ from bigain.backbones.base import Backbone
 from bigain.backbones.geometry import backbone_without_weights, build_on_meta, geometry_of, shipped_geometries
 from bigain.commands.arguments import ClassParser as Parser
 from bigain.commands.arguments import refusals
+from bigain.commands.configs import shipped_configs
 from bigain.compressors import Compressor
 from bigain.cost.flops import Flops, count_flops
 from bigain.cost.sites import refuse_without_effect
 from bigain.errors import InputError
-from bigain.runs.configuration import shipped_configs
 from bigain.tokens.grid import Grid
 
 

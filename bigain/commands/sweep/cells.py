@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bigain.commands.configs import options_for
 from bigain.commands.sweep.tables import Sweep, SweepRun
 from bigain.errors import InputError
-from bigain.runs.configuration import options_for
 from bigain.runs.schema import TASKS
 
 # A dataset with such a name cannot mark options.

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bigain.commands.configs import load_yaml, shipped_configs
 from bigain.errors import InputError
-from bigain.runs.configuration import load_yaml, shipped_configs
 from bigain.runs.schema import TASKS
 
 _TABLE: dict[str, type] = {"backbone": str, "runs": list}

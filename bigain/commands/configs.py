@@ -1,0 +1,103 @@
+"""Configuration files on the command line: shipped ones by bare name, and the options of each part of a command."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bigain.errors import InputError
+
+# PyYAML raises these, also in its constructors of dates, numbers and tagged values.
+_NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
+
+
+def shipped_configs() -> Path:
+    """Return the folder of the shipped configurations: inside a wheel, or beside the package in a checkout."""
+    package = Path(__file__).parents[1]
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def find_config(args: Sequence[str]) -> list[str]:
+    """Move files and class names to the front, so that options override them, and locate the shipped files.
+
+    A name without a file here means the shipped file, also for `--model models/dit_xl_512.yaml`.
+    """
+    configs: list[str] = []
+    parts: list[str] = []
+    others: list[str] = []
+    rest = iter(args)
+    for arg in rest:
+        name, equals, value = arg.partition("=")
+        if name not in ("--config", "-c", "--model", "--data", "--compressor") or (equals and name != "--config"):
+            others.append(arg)
+            continue
+        target = configs if name in ("--config", "-c") else parts
+        # An option without a value is left to the parser.
+        values = [value] if equals else [*itertools.islice(rest, 1)]
+        target += [name, *map(locate, values)]
+    first = 1 if others[:1] == ["predict"] else 0
+    return [*others[:first], *configs, *parts, *others[first:]]
+
+
+def options_for(options: Sequence[str], own: Collection[str], marks: Collection[str]) -> list[str]:
+    """Return the options of one part of a command without their marks, as in `--generation.data.limit 100`.
+
+    Args:
+        options: Command line of options and their values.
+        own: The marks of this part; an option with a different mark is left out.
+        marks: All marks.
+    """
+    kept: list[str] = []
+    ours = True
+    for option in options:
+        text = option
+        # A value follows its option.
+        if option.startswith("--"):
+            path = option.removeprefix("--").split(".")
+            count = next((i for i, name in enumerate(path[:-1]) if name not in marks), len(path) - 1)
+            ours, text = set(path[:count]) <= set(own), "--" + ".".join(path[count:])
+        if ours:
+            kept.append(text)
+    return kept
+
+
+def locate(name: str) -> str:
+    """Return the path of the shipped file of this name unless there is one here; a file has to be valid YAML."""
+    shipped = shipped_configs() / name
+    path = shipped if shipped.is_file() and not Path(name).exists() else Path(name)
+    if path.is_file():
+        # The message of the argument parser does not name the file.
+        load_yaml(path)
+    return str(path)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):  # type: ignore[misc]
+    """Rejects repeated keys, of which PyYAML would use the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Before merged keys (`<<`) are filled in, which may repeat keys.
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+                seen.add((key.tag, key.value))
+        return node
+
+
+def load_yaml(path: Path) -> Any:
+    """Load a YAML file.
+
+    Raises:
+        InputError: If it is not YAML or repeats a key.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
+    except _NOT_YAML as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
