@@ -353,7 +353,7 @@ def test_no_image_of_the_hundred_classes(tmp_path):
     assert f"ImageNet-100: {tmp_path} has 1 images, none of the 100 classes" in message
 
 
-@pytest.mark.parametrize("name", [f"{STEMS[1]}.JPEG", f"{STEMS[1]}.png", f"{STEMS[1]}_{wnids()[5]}.JPEG"])
+@pytest.mark.parametrize("name", [f"{STEMS[1]}.png", f"{STEMS[1]}_{wnids()[5]}.JPEG"])
 def test_one_id_in_two_class_folders(tmp_path, contents, name):
     class_folders(tmp_path, contents)
     put(tmp_path / "val" / wnids()[5] / name, contents[STEMS[0]])

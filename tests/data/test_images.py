@@ -59,17 +59,14 @@ def test_a_path_stays_in_its_folder_and_can_be_written(tmp_path, image_id):
 
 
 @pytest.mark.parametrize("image_format", ["png", "jpeg100_truncate"])
-def test_distinct_ids_have_distinct_paths(image_format):
+def test_plain_ids_are_unchanged_and_distinct_ids_have_distinct_paths(image_format):
+    for image_id in ("test/000001", "images/Abyssinian_7.jpg", "000000397133", "a b/c-d_e~f"):
+        assert sample_path(Path("s"), image_id, "png") == Path("s") / f"{image_id}.png"
     paths = {image_id: sample_path(Path("samples"), image_id, image_format) for image_id in IDS}
     for first, second in combinations(IDS, 2):
         assert paths[first] != paths[second], (first, second)
         assert paths[first] not in paths[second].parents, (first, second)
         assert paths[second] not in paths[first].parents, (first, second)
-
-
-def test_plain_ids_are_unchanged():
-    for image_id in ("test/000001", "images/Abyssinian_7.jpg", "000000397133", "a b/c-d_e~f"):
-        assert sample_path(Path("s"), image_id, "png") == Path("s") / f"{image_id}.png"
 
 
 def test_reading_names_the_file_that_cannot_be_read(tmp_path, noise):
