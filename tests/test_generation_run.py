@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from bigain.commands.main import main
-from bigain.data.class_names.coco import CATEGORIES
 from bigain.data.images import read_images
 from bigain.metrics import ShapeFeatures
 from bigain.metrics.frechet import frechet_distance
@@ -68,16 +67,16 @@ def samples(folder="out"):
 
 def test_a_dit_with_ddim_writes_images_distance_and_summary(capsys):
     assert demo() == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for word in ("ShapeTextures, 4 images", "shapes_dit", "LGTM(ratio=0.5", "frechet[shapes-features]", "4 per image"):
-        assert word in told
-    found = results()
-    assert found["task"] == "generation"
-    assert found["evaluations"] == {"per_image": 4}
-    assert found["distance_missing"] is None
-    assert found["protocol"]["scheduler"] == "DDIMScheduler"
-    assert found["protocol"]["reference"]["n"] > 1000
-    assert [site["tokens_out"] for site in found["sites"]] == [128] * 4
+        assert word in output
+    stored = results()
+    assert stored["task"] == "generation"
+    assert stored["evaluations"] == {"per_image": 4}
+    assert stored["distance_missing"] is None
+    assert stored["protocol"]["scheduler"] == "DDIMScheduler"
+    assert stored["protocol"]["reference"]["n"] > 1000
+    assert [site["tokens_out"] for site in stored["sites"]] == [128] * 4
     assert len(samples()) == 4
     assert Path("out/contact_sheet.png").is_file()
 
@@ -86,48 +85,17 @@ def test_sd_with_euler_makes_an_image_per_photograph_from_its_prompt(stand_in, p
     model = ["--model.backbone.model", str(stand_in)]
     # The stand-in has two levels where SD 2.0 has four.
     assert predict("pets_lgtm_generation.yaml", *TINY, *model) == 1
-    found = results()
-    assert found["protocol"]["scheduler"] == "EulerDiscreteScheduler"
-    assert found["protocol"]["guidance"] == 7.5
+    stored = results()
+    assert stored["protocol"]["scheduler"] == "EulerDiscreteScheduler"
+    assert stored["protocol"]["guidance"] == 7.5
     assert {record["prompt"] for record in records().values()} == {
         f"a photo of a {breed}, a type of pet." for breed in ("Abyssinian", "American Bulldog", "Yorkshire Terrier")
     }
     assert set(samples()) == {f"{image_id}.png" for image_id in records()}
     captured = capsys.readouterr()
     assert "weights-inception-2015-12-05-6726825d.pth" in captured.out
-    assert found["metrics"] == {}
-    assert found["distance_missing"].startswith("the Inception weights")
-
-
-@pytest.fixture
-def coco():
-    """Three images; captions not in order of images."""
-    root = Path("data/coco")
-    (root / "val2017").mkdir(parents=True)
-    (root / "annotations").mkdir()
-    for number in (5, 7, 9):
-        Image.effect_noise((50, 40), 60).convert("RGB").save(root / f"val2017/{number:012d}.jpg")
-    instances = {
-        "images": [{"id": number, "file_name": f"{number:012d}.jpg"} for number in (9, 5, 7)],
-        "annotations": [{"image_id": image, "category_id": category} for image, category in ((7, 90), (5, 1))],
-        "categories": [{"id": number, "name": name} for number, name in CATEGORIES.items()],
-    }
-    captions = [(7, "a red brush"), (5, "one man"), (7, "a blue brush"), (9, "an empty room\n"), (5, "two men")]
-    texts = {"annotations": [{"image_id": image, "caption": caption} for image, caption in captions]}
-    (root / "annotations/instances_val2017.json").write_text(json.dumps(instances))
-    (root / "annotations/captions_val2017.json").write_text(json.dumps(texts))
-    return root
-
-
-def test_coco_images_are_made_from_their_first_caption(stand_in, coco, capsys):
-    model = ["--model.backbone.model", str(stand_in)]
-    assert predict("coco_lgtm_generation.yaml", *TINY, *model) == 1
-    prompts = {image_id: record["prompt"] for image_id, record in records().items()}
-    assert prompts == {"5": "one man", "7": "a red brush", "9": "an empty room"}
-    assert set(samples()) == {"5.png", "7.png", "9.png"}
-    (coco / "annotations/captions_val2017.json").unlink()
-    assert predict("coco_lgtm_generation.yaml", *TINY, *model, output="other") == 2
-    assert "captions_val2017.json is missing" in capsys.readouterr().err
+    assert stored["metrics"] == {}
+    assert stored["distance_missing"].startswith("the Inception weights")
 
 
 def test_a_second_run_makes_what_is_missing(capsys):
@@ -143,13 +111,6 @@ def test_a_second_run_makes_what_is_missing(capsys):
     assert samples() == before
     for name, estimate in metrics.items():
         assert results()["metrics"][name]["value"] == pytest.approx(estimate["value"], rel=1e-6)
-
-
-def test_foreign_images_are_refused(capsys):
-    demo()
-    Path("out/predictions/rank-0.jsonl").write_text("")
-    Path("out/samples/mine.png").touch()
-    assert "holds other images, such as out/samples/mine.png" in refused(capsys)
 
 
 def test_a_full_disk_is_one_message(capsys, monkeypatch):
@@ -212,8 +173,8 @@ def test_a_reference_of_another_protocol_is_refused_before_anything_is_made(caps
 
 def test_a_baseline_is_compared_image_by_image(capsys):
     assert demo("--baseline", "true") == 0
-    told = capsys.readouterr().out
-    assert "frechet[shapes-features] without" in told
+    output = capsys.readouterr().out
+    assert "frechet[shapes-features] without" in output
     metrics = results()["metrics"]
     assert metrics["psnr"]["n"] == metrics["ssim"]["n"] == 4
     assert 5 < metrics["psnr"]["value"] < 80
@@ -255,10 +216,13 @@ def test_a_run_extends_to_more_and_to_fewer_images(capsys):
     assert results()["distance_missing"] == "3 images are too few for a distance"
 
 
-def test_an_overwritten_run_starts_anew(capsys):
+def test_an_overwritten_run_starts_anew_and_foreign_images_are_refused(capsys):
     demo()
     first = samples()
     assert "model.init_args.steps: 2 -> 1" in refused(capsys, "--model.steps", "1")
     assert demo("--model.steps", "1", "--overwrite", "true") == 0
     assert samples().keys() == first.keys()
     assert samples() != first
+    Path("out/predictions/rank-0.jsonl").write_text("")
+    Path("out/samples/mine.png").touch()
+    assert "holds other images, such as out/samples/mine.png" in refused(capsys, "--model.steps", "1")

@@ -1,4 +1,4 @@
-"""What a metric is: what it needs of each image, how it is named, and how it becomes an estimate with its interval."""
+"""The interface of a metric, and estimates with their intervals."""
 
 from __future__ import annotations
 

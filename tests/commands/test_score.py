@@ -59,10 +59,10 @@ def results(run):
 def refused(capsys, *args):
     capsys.readouterr()
     assert main(["score", *args]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("bigain: error: ")
-    assert len(told.strip().splitlines()) == 1
-    return told
+    message = capsys.readouterr().err
+    assert message.startswith("bigain: error: ")
+    assert len(message.strip().splitlines()) == 1
+    return message
 
 
 def random_state():
@@ -78,12 +78,12 @@ def random_state():
 
 
 def test_a_run_without_weights_keeps_its_images_and_gets_its_distance_later(capsys):
-    found = results("unscored")
-    assert found["metrics"] == {}
-    assert found["distance_missing"].startswith("the Inception weights weights-inception-2015-12-05-6726825d.pth")
+    stored = results("unscored")
+    assert stored["metrics"] == {}
+    assert stored["distance_missing"].startswith("the Inception weights weights-inception-2015-12-05-6726825d.pth")
     assert len(list(Path("unscored/samples").rglob("*.png"))) == 4
     assert "looked for" in refused(capsys, "unscored")
-    assert results("unscored") == found
+    assert results("unscored") == stored
     save_file(random_state(), "mine.safetensors")
     assert main(["score", "unscored", "--weights", "mine.safetensors"]) == 0
     Path("mine.safetensors").unlink()
@@ -120,17 +120,17 @@ def test_clip_score_of_a_run_and_during_a_run(capsys, tmp_path):
     clip = str(save_clip(tmp_path / "tiny-clip"))
     assert main(["score", "scored", "--clip-model", clip]) == 0
     assert "clip_score[tiny-clip]" in capsys.readouterr().out
-    found = results("scored")["metrics"]["clip_score[tiny-clip]"]
-    assert found["n"] == 4
+    stored = results("scored")["metrics"]["clip_score[tiny-clip]"]
+    assert stored["n"] == 4
     assert predict("demo_lgtm_generation.yaml", "during", "--model.clip_model", clip) == 0
-    assert results("during")["metrics"]["clip_score[tiny-clip]"] == pytest.approx(found, rel=1e-4)
+    assert results("during")["metrics"]["clip_score[tiny-clip]"] == pytest.approx(stored, rel=1e-4)
     # Without it, images are made all the same.
     assert predict("demo_lgtm_generation.yaml", "later", "--model.clip_model", "absent") == 1
     assert "CLIP score" in capsys.readouterr().out
     assert "absent/config.json does not exist" in results("later")["clip_score_missing"]
     assert main(["score", "later", "--clip-model", clip]) == 0
     assert results("later")["clip_score_missing"] is None
-    assert results("later")["metrics"]["clip_score[tiny-clip]"] == pytest.approx(found, rel=1e-4)
+    assert results("later")["metrics"]["clip_score[tiny-clip]"] == pytest.approx(stored, rel=1e-4)
 
 
 def test_a_clip_score_is_of_all_images(capsys, tmp_path):

@@ -93,10 +93,10 @@ def test_the_interval_is_as_wide_as_distances_of_fresh_samples_vary():
     spread = np.std([estimate["value"] for estimate in estimates], ddof=1)
     claimed = np.mean([(estimate["high"] - estimate["value"]) / 1.96 for estimate in estimates])
     assert 0.75 * spread < claimed < 1.35 * spread
-    one = features(1, 150, 8, shift=1.0)
-    assert estimates[0]["value"] == frechet_distance(Moments.of([one]), reference)
+    x = features(1, 150, 8, shift=1.0)
+    assert estimates[0]["value"] == frechet_distance(Moments.of([x]), reference)
     assert estimates[0]["n"] == 150
-    assert estimates[0] == frechet_interval(one, reference, draws=50)
+    assert estimates[0] == frechet_interval(x, reference, draws=50)
 
 
 def test_kernel_distance_is_the_mean_of_torchmetrics_on_the_same_subsets():
@@ -169,20 +169,20 @@ def estimates(generated, real, kept=True):
 
 
 def test_names_carry_the_protocol():
-    found, missing = estimates(features(0, 12, 6), features(1, 20, 6))
-    assert list(found) == [f"{name}[stand-in]" for name in ("frechet", "kernel", "precision", "recall")]
-    assert all(estimate["n"] == 12 for estimate in found.values())
-    assert found["frechet[stand-in]"]["low"] < found["frechet[stand-in]"]["high"]
-    assert "standard_error" in found["kernel[stand-in]"]
+    computed, missing = estimates(features(0, 12, 6), features(1, 20, 6))
+    assert list(computed) == [f"{name}[stand-in]" for name in ("frechet", "kernel", "precision", "recall")]
+    assert all(estimate["n"] == 12 for estimate in computed.values())
+    assert computed["frechet[stand-in]"]["low"] < computed["frechet[stand-in]"]["high"]
+    assert "standard_error" in computed["kernel[stand-in]"]
     assert missing == {}
 
 
 def test_without_features_of_the_reference_there_is_a_frechet_distance_only():
     generated, real = features(0, 5, 257), features(1, 6, 257)
-    found, _ = estimates(generated, real, kept=False)
+    computed, _ = estimates(generated, real, kept=False)
     # Wide features get no interval.
     expected = frechet_distance(Moments.of([generated]), Moments.of([real]))
-    assert found == {"frechet[stand-in]": {"value": expected, "low": None, "high": None, "n": 5}}
+    assert computed == {"frechet[stand-in]": {"value": expected, "low": None, "high": None, "n": 5}}
 
 
 def test_few_images_have_no_distance():

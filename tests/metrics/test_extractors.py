@@ -107,7 +107,7 @@ def test_absent_weights_are_described(tmp_path, monkeypatch):
     with pytest.raises(InputError) as caught:
         Inception().load()
     message = str(caught.value)
-    for told in (
+    for words in (
         "sha256 6726825d",
         str(cache / "weights-inception-2015-12-05-6726825d.pth"),
         str(cache / "pt_inception-2015-12-05-6726825d.pth"),
@@ -116,7 +116,7 @@ def test_absent_weights_are_described(tmp_path, monkeypatch):
         inception.VARIABLE,
         "bigain score RUN",
     ):
-        assert told in message
+        assert words in message
     monkeypatch.setenv(inception.VARIABLE, str(tmp_path / "elsewhere.pth"))
     with pytest.raises(InputError, match=r"elsewhere.pth \(from BIGAIN_INCEPTION_WEIGHTS\)"):
         Inception().load()

@@ -37,16 +37,16 @@ def record(name, errors, labels, prediction=None):
     )
 
 
-def with_further_trials(one, classes, trials, draw):
+def with_further_trials(image, classes, trials, draw):
     """The image after a second stage that tried only some classes, with errors that would change every ranking."""
     pairs = [(k, j) for k in classes for j in trials]
     return replace(
-        one,
-        classes=[*one.classes, *(k for k, _ in pairs)],
-        trials=[*one.trials, *(j for _, j in pairs)],
-        timesteps=[*one.timesteps, *(50 * j for _, j in pairs)],
-        errors=[*one.errors, *(100 * draw.random() for _ in pairs)],
-        survivors=[list(classes), [one.prediction]],
+        image,
+        classes=[*image.classes, *(k for k, _ in pairs)],
+        trials=[*image.trials, *(j for _, j in pairs)],
+        timesteps=[*image.timesteps, *(50 * j for _, j in pairs)],
+        errors=[*image.errors, *(100 * draw.random() for _ in pairs)],
+        survivors=[list(classes), [image.prediction]],
     )
 
 
@@ -67,26 +67,28 @@ def random_records(seed, n=30, coarse=False, unlabelled=0):
 def loop_average_precision(scores, truth):
     """Sum over thresholds of precision times gain in recall."""
     positives = sum(truth)
-    total, found = 0.0, 0
+    total, recalled = 0.0, 0
     for threshold in sorted(set(scores), reverse=True):
         above = [hit for score, hit in zip(scores, truth, strict=True) if score >= threshold]
-        total += (sum(above) - found) / positives * sum(above) / len(above)
-        found = sum(above)
+        total += (sum(above) - recalled) / positives * sum(above) / len(above)
+        recalled = sum(above)
     return total
 
 
-def loop_scores(one):
+def loop_scores(image):
     """Minus the mean error on the trials all classes have, counted from the mean of the classes."""
-    errors = dict(zip(zip(one.classes, one.trials, strict=True), one.errors, strict=True))
-    shared = [j for j in sorted(set(one.trials)) if all((k, j) in errors for k in range(CLASSES))]
+    errors = dict(zip(zip(image.classes, image.trials, strict=True), image.errors, strict=True))
+    shared = [j for j in sorted(set(image.trials)) if all((k, j) in errors for k in range(CLASSES))]
     means = [sum(errors[k, j] for j in shared) / len(shared) for k in range(CLASSES)]
     return [sum(means) / CLASSES - mean for mean in means]
 
 
 def table(records):
     """Scores and truth of the labelled images, images by classes."""
-    labelled = [one for one in records if one.labels]
-    return [loop_scores(one) for one in labelled], [[k in one.labels for k in range(CLASSES)] for one in labelled]
+    labelled = [image for image in records if image.labels]
+    return [loop_scores(image) for image in labelled], [
+        [k in image.labels for k in range(CLASSES)] for image in labelled
+    ]
 
 
 def columns(rows):
@@ -127,8 +129,8 @@ def test_average_precision(reference, ties):
     ],
 )
 def test_average_precision_by_hand(scores, truth, expected):
-    found = average_precision(np.array([scores], float), np.array([truth], bool))(np.ones(len(scores)))
-    assert found == pytest.approx([expected])
+    values = average_precision(np.array([scores], float), np.array([truth], bool))(np.ones(len(scores)))
+    assert values == pytest.approx([expected])
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -160,7 +162,7 @@ def test_only_trials_that_all_classes_share_count(unlabelled):
     """Survivors of a staged run have more trials; their errors there say nothing about the classes without any."""
     records = random_records(2, unlabelled=unlabelled)
     draw = random.Random(0)
-    staged = [with_further_trials(one, draw.sample(range(CLASSES), 3), [3, 4, 9], draw) for one in records]
+    staged = [with_further_trials(image, draw.sample(range(CLASSES), 3), [3, 4, 9], draw) for image in records]
     assert multilabel_metrics(staged) == multilabel_metrics(records)
 
 

@@ -77,7 +77,7 @@ def test_damaged_files_are_refused(saved, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arrays", "told"),
+    ("arrays", "message"),
     [
         ({"mu": np.zeros(3)}, "has no sigma"),
         ({"mu": np.zeros(3), "sigma": np.eye(4)}, r"mu \(3,\) and sigma \(4, 4\)"),
@@ -91,9 +91,9 @@ def test_damaged_files_are_refused(saved, tmp_path):
         ({"mu": np.zeros(3), "sigma": np.eye(3), "n": np.array([1, 2])}, "n is"),
     ],
 )
-def test_other_content_is_refused(tmp_path, arrays, told):
+def test_other_content_is_refused(tmp_path, arrays, message):
     np.savez(tmp_path / "odd.npz", **arrays)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         ReferenceStatistics.load(tmp_path / "odd.npz", "pytorch-fid")
 
 

@@ -103,10 +103,10 @@ RACE = {"trials": [4], "keep": [1], "race": Race(0.5)}
 def test_numbers_do_not_depend_on_batching_or_order(settings, compressor):
     callbacks = [compressor] if compressor else []
     settings = {**settings, "seed": 1}
-    one = run(*callbacks, batch_size=1, rows_per_forward=8, **settings)
-    all_at_once = run(*callbacks, batch_size=3, rows_per_forward=64, **settings)
-    fewer = run(*callbacks, batch_size=2, rows_per_forward=5, **settings)
-    for image_id, record in one.items():
+    alone = run(*callbacks, images=2, batch_size=1, rows_per_forward=8, **settings)
+    all_at_once = run(*callbacks, images=2, batch_size=2, rows_per_forward=64, **settings)
+    fewer = run(*callbacks, images=2, batch_size=2, rows_per_forward=5, **settings)
+    for image_id, record in alone.items():
         for field in ("prediction", "errors", "survivors"):
             assert getattr(record, field) == getattr(all_at_once[image_id], field)
         # Forwards of other sizes round differently.
@@ -204,14 +204,14 @@ def test_an_image_whose_errors_are_not_finite_fails_alone(value, settings, call)
             self.failed.update(batch["failed"])
 
     overflow = Overflow()
-    found = run(overflow, images=2, batch_size=2, **settings)
-    assert list(found) == ["test/000000"]
+    records = run(overflow, images=2, batch_size=2, **settings)
+    assert list(records) == ["test/000000"]
     ((image_id, reason),) = overflow.failed.items()
     assert image_id == "test/000001"
     first = random_order(keys_of_trials([image_id], 4, 0))[0, 0]
     timestep = 750 if settings is STAGES else trial_grid(4)[first]
-    told = f"error for class 'vertically striped square' at timestep {timestep} is {value} at precision 32-true"
-    assert told in reason
+    message = f"error for class 'vertically striped square' at timestep {timestep} is {value} at precision 32-true"
+    assert message in reason
 
 
 @pytest.mark.parametrize(
