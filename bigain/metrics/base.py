@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -104,6 +106,18 @@ class ImageMetric(Metric):
         values = [record.measured[self.name] for record in records]
         finite = [value for value in values if not math.isinf(value)]
         return {self.label: mean_estimate(finite)} if finite else {}
+
+
+class FeatureMetric(Metric):
+    """A metric of the features of all generated images. All of them are missing for the same reason."""
+
+    name = "distance"
+    needs = frozenset({"features"})
+    later = "bigain score"
+
+    def features(self, records: Sequence[Any]) -> npt.NDArray[np.float32]:
+        """Return the features of all images. `(n, d)`."""
+        return np.asarray([record.features for record in records], np.float32)
 
 
 def evaluate(

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bigain.errors import InputError
-from bigain.metrics.base import Metric
+from bigain.metrics.base import FeatureMetric
 from bigain.runs.columns import read_arrays
 from bigain.runs.files import replacing
 from bigain.runs.records import SampleRecord
@@ -193,12 +193,8 @@ def _damage(arrays: dict[str, npt.NDArray[Any]], dimension: int | None) -> str |
     return None
 
 
-class Distance(Metric):
+class Distance(FeatureMetric):
     """A metric of all features of a run against a reference, named with the protocol."""
-
-    name = "distance"
-    later = "bigain score"
-    needs = frozenset({"features"})
 
     def __init__(self, reference: ReferenceStatistics) -> None:
         """Set the metric up.
@@ -211,10 +207,6 @@ class Distance(Metric):
     def label(self, name: str) -> str:
         """Return the name of an estimate: `frechet[pytorch-fid]`."""
         return f"{name}[{self.reference.protocol}]"
-
-    def features(self, records: Sequence[SampleRecord]) -> npt.NDArray[np.float32]:
-        """Return the features of all images. `(n, d)`."""
-        return np.asarray([record.features for record in records], np.float32)
 
     def incomplete(self, records: Sequence[SampleRecord]) -> str | None:
         if len(records) < _LEAST_IMAGES:
