@@ -140,11 +140,6 @@ class EvalDataModule(LightningDataModule, ABC):
         """Return the location of an item's image, for messages."""
         return str(self.files.get(item.image_id, item.image_id))
 
-    def position(self, item: Item) -> tuple[Path, int, int] | tuple[()]:
-        """Return a sort key of an item's location, in whose order the loader reads parquet files."""
-        file = self.files.get(item.image_id)
-        return file.position if isinstance(file, ParquetRow) else ()
-
     def id_of(self, line: str) -> str:
         """Return the image id that a line of a subset file refers to."""
         return line
@@ -207,7 +202,9 @@ class EvalDataModule(LightningDataModule, ABC):
 
     def predict_dataloader(self) -> RankLoader:
         """Return the batches of this process's part of the unfinished items."""
-        items = sorted((item for item in self.items if item.image_id not in self.finished), key=self.position)
+        items = [item for item in self.items if item.image_id not in self.finished]
+        # In the order of parquet files: neighbours are read together.
+        items.sort(key=lambda item: getattr(self.files.get(item.image_id), "position", ()))
         samples = Samples(items, self.sample, self.on_bad_image == "skip")
         trainer = self.trainer
         ranks = (0, 1, 1) if trainer is None else (trainer.global_rank, trainer.world_size, trainer.num_devices)
