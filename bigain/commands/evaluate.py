@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bigain.commands.configs import load_yaml, locate, options_for
+from bigain.commands.lightning_cli import Prepared
 from bigain.commands.parsing import Outcome
-from bigain.commands.predict import predict, quieten
-from bigain.commands.prepared import Prepared
+from bigain.commands.predict import predict, silence_libraries
 from bigain.errors import InputError
 from bigain.runs.files import write_csv, write_json
 from bigain.runs.results import read_results
@@ -41,7 +41,7 @@ def evaluate(*options: str, config: Path, output: Path | None = None) -> Outcome
         task: ["predict", "--config", name, *options_for(options, {task}, TASKS), "--output", str(folder / task)]
         for task, name in configs.items()
     }
-    quieten()
+    silence_libraries()
     _check_alike(path.stem, *(Prepared.of(task, command) for task, command in commands.items()))
     outcomes = [predict(command) for command in commands.values()]
     complete = all(outcome.complete for outcome in outcomes)

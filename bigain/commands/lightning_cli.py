@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -16,13 +16,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from bigain.callbacks import GenerationResults, PredictionWriter, ResultsWriter, SampleWriter
-from bigain.commands.parsing import readable, wrapped_input_error
+from bigain.commands.parsing import input_errors, readable, wrapped_input_error
 from bigain.compressors import Compressor
 from bigain.cost.timing import Timing
 from bigain.data import EvalDataModule
 from bigain.errors import InputError
 from bigain.inspector import Inspector
 from bigain.modules import DiffusionClassifier, DiffusionSampler
+from bigain.commands.configs import find_config
 from bigain.runs.configuration import fingerprint
 from bigain.runs.directory import Extension, prepare_directory
 from bigain.runs.files import write_text
@@ -30,7 +31,10 @@ from bigain.tasks.prediction_writer import RecordWriter
 from bigain.tasks.run_results import RunResults
 from bigain.tasks.termination import Termination
 
-# Images that the inspector follows.
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+# Images that the inspector follows by default.
 FOLLOWED = 4
 _WRITERS: dict[type[LightningModule], tuple[type[RecordWriter], type[RunResults[Any]]]] = {
     DiffusionClassifier: (PredictionWriter, ResultsWriter),
@@ -45,12 +49,15 @@ class BiGainCLI(LightningCLI):
         """Parse and run.
 
         Args:
-            args: Command line without the program name.
+            args: Command line from `predict` on; files and class names may stand behind the options that override them.
             uncompressed_into: Run without any compressor, into this directory, instead.
+
+        Raises:
+            InputError: If the command line is wrong, or the run refuses it.
         """
         self.uncompressed_into = uncompressed_into
-        # Holds the run directory until the run is over.
-        with ExitStack() as self._held:
+        # Holds the lock of the run directory until the run ends.
+        with ExitStack() as self._held, input_errors("bigain predict"):
             super().__init__(
                 model_class=LightningModule,
                 datamodule_class=EvalDataModule,
@@ -65,7 +72,7 @@ class BiGainCLI(LightningCLI):
                     "description": "Evaluate token compression for diffusion models.",
                     "exit_on_error": False,
                 },
-                args=list(args),
+                args=find_config(args),
             )
 
     @staticmethod
@@ -75,17 +82,19 @@ class BiGainCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Compressor, "compressor", subclass_mode=True, required=False)
-        parser.add_argument("--seed", type=int, default=0, help="the one seed: noise, random choices, limits")
-        parser.add_argument("--output", type=str | None, default=None, help="run directory, else runs/<config>-<hash>")
-        parser.add_argument("--overwrite", type=bool, default=False, help="delete what is in the run directory first")
+        parser.add_argument("--seed", type=int, default=0, help="seed of noise, random choices and limits")
         parser.add_argument(
-            "--extend", type=bool, default=False, help="go on in a run of other images, keeping those it has"
+            "--output", type=str | None, default=None, help="run directory; default: runs/<config>-<hash>"
+        )
+        parser.add_argument("--overwrite", type=bool, default=False, help="delete the run in the directory first")
+        parser.add_argument(
+            "--extend", type=bool, default=False, help="continue a run with more images, keeping those it has"
         )
         parser.add_argument("--baseline", type=bool, default=False, help="also run without compression and compare")
         parser.add_argument(
-            "--inspect", type=int | None, default=FOLLOWED, help="images to follow in pictures; 0: none"
+            "--inspect", type=int | None, default=FOLLOWED, help="number of images to follow in pictures; 0: none"
         )
-        # Where a class takes no seed, the link does nothing.
+        # The link does nothing for a class without a seed.
         for target in ("model", "data", "compressor", "compressor.init_args.inner"):
             parser.link_arguments("seed", f"{target}.init_args.seed")
 
@@ -99,7 +108,7 @@ class BiGainCLI(LightningCLI):
             self._held.callback(prepare_directory(self.output, self.config[self.subcommand]).release)
 
     def choose_directory(self) -> None:
-        """Set `fingerprint` and `output`; nothing is written."""
+        """Set `fingerprint` and `output`; write nothing."""
         config = self.config[self.subcommand]
         if not isinstance(config.trainer, Namespace):
             raise InputError(f"trainer is {config.trainer!r}; expected its settings by name, such as devices: 1")
@@ -111,22 +120,21 @@ class BiGainCLI(LightningCLI):
         else:
             chosen = config.output or config.trainer.default_root_dir
             if config.extend and not chosen:
-                raise InputError("--extend true goes on in a run that is there; name its directory with --output")
+                raise InputError("--extend true continues an existing run; name its directory with --output")
             self.output = Path(chosen or f"runs/{_stem(config)}-{self.fingerprint[:8]}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        wanted = self.config[self.subcommand].trainer.logger
-        if wanted is None:
+        if self.config[self.subcommand].trainer.logger is None:
             kwargs["logger"] = TensorBoardLogger(self.output, name="tensorboard", version="")
         try:
             trainer = super().instantiate_trainer(default_root_dir=str(self.output), **kwargs)
         except (MisconfigurationException, ImportError, ValueError, TypeError, OverflowError) as error:
-            raise InputError(f"no trainer of these settings can be had here: {error}") from error
+            raise InputError(f"cannot create a Trainer with these settings: {error}") from error
         launched = int(os.environ.get("WORLD_SIZE", 1))
         if launched > 1 and trainer.world_size != launched:
             raise InputError(
-                f"{launched} processes were launched, but the trainer has {trainer.world_size}; give it the processes "
-                "of one machine as --trainer.devices, and the machines as --trainer.num_nodes"
+                f"{launched} processes were launched, but the trainer has {trainer.world_size}; set the processes of "
+                "one machine with --trainer.devices, and the number of machines with --trainer.num_nodes"
             )
         return trainer
 
@@ -136,12 +144,12 @@ class BiGainCLI(LightningCLI):
         except ValueError as error:
             if wrapped_input_error(error) is not None:
                 raise
-            # The parser lets null stand for anything, and tells in an error of its own what a class made of it.
-            raise InputError(f"the classes cannot be made of these settings: {readable(str(error))}") from error
+            # The parser accepts null for every type; the class does not.
+            raise InputError(f"cannot create the classes with these settings: {readable(str(error))}") from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         given = config.get("callbacks") or []
-        # `compressor: null` arrives as None, which Trainer would take for a callback.
+        # `compressor: null` arrives as a callback that is None.
         config["callbacks"] = [
             callback
             for callback in [*(given if isinstance(given, list) else [given]), *callbacks]
@@ -150,11 +158,11 @@ class BiGainCLI(LightningCLI):
         return super()._instantiate_trainer(config, self._own_callbacks())
 
     def _own_callbacks(self) -> list[Callback]:
-        """What writes the run directory: by the module's task."""
+        """Return the callbacks that write the run directory, by the module's task."""
         for module, (writer, results) in _WRITERS.items():
             if isinstance(self.model, module):
                 config = self.config[self.subcommand]
-                # What it collects is on disk before an image counts as finished.
+                # First: its pictures are on disk before an image counts as finished.
                 first = [Inspector(config.inspect)] if config.inspect else []
                 extension = [Extension(config)] if config.extend else []
                 return [*first, writer(resume=True), *extension, results(self.fingerprint), Timing(), Termination()]
@@ -164,7 +172,9 @@ class BiGainCLI(LightningCLI):
     def predict(self, **kwargs: Any) -> None:
         """Run the trainer's predict loop; predictions go to disk, not into memory."""
         if self.trainer.is_global_zero:
-            _save_config(self, self.output)
+            # The merged configuration.
+            text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False)
+            write_text(self.output / "config.yaml", text)
         self.trainer.predict(self.model, datamodule=self.datamodule, return_predictions=False)
 
 
@@ -173,8 +183,37 @@ def _stem(config: Namespace) -> str:
     return Path(str(given[0])).stem if given else "predict"
 
 
-def _save_config(cli: LightningCLI, folder: Path) -> None:
-    """Write the merged configuration as it was run."""
-    config = cli.config[cli.subcommand]
-    text = cli._parser(cli.subcommand).dump(config, skip_unset=False)
-    write_text(folder / "config.yaml", text)
+MODULES: dict[str, type[LightningModule]] = {"classification": DiffusionClassifier, "generation": DiffusionSampler}
+
+
+class Prepared(BiGainCLI):
+    """The classes of a configuration, created but not run: nothing is loaded or written."""
+
+    @classmethod
+    def of(cls, task: str, command: Sequence[str]) -> Self:
+        """Create them.
+
+        Args:
+            task: What the model has to do, `classification` or `generation`.
+            command: `["predict", "--config", "pets_lgtm.yaml", ...]`.
+
+        Raises:
+            InputError: If the configuration is wrong, or its model does something else.
+        """
+        prepared = cls(command)
+        if not isinstance(prepared.model, MODULES[task]):
+            raise InputError(f"{command[2]} is for {task}, but its model is a {type(prepared.model).__name__}")
+        return prepared
+
+    def before_instantiate_classes(self) -> None:
+        self.choose_directory()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+    def compressors(self) -> list[Compressor]:
+        """Return the compressors, from both places that can name them."""
+        config = self.config_init[self.subcommand]
+        callbacks = config.trainer.callbacks or []
+        listed = callbacks if isinstance(callbacks, list) else [callbacks]
+        return [callback for callback in [*listed, config.compressor] if isinstance(callback, Compressor)]

@@ -1,17 +1,15 @@
-"""One run of `bigain predict`, and what became of it."""
+"""`bigain predict`: one run, and its outcome."""
 
 from __future__ import annotations
 
 import logging
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from bigain.commands.configs import find_config
 from bigain.commands.lightning_cli import BiGainCLI
-from bigain.commands.parsing import Outcome, input_errors
+from bigain.commands.parsing import Outcome
 from bigain.commands.score import add_fidelity
 from bigain.runs.results import read_results
 from bigain.runs.schema import Results
@@ -19,37 +17,38 @@ from bigain.runs.summary import missing_metrics, summary
 
 
 def predict(args: Sequence[str]) -> Outcome:
-    """Run `bigain predict`.
+    """Run one configuration, and the same without compression if `--baseline true` is given.
+
+    Args:
+        args: Command line from `predict` on.
+
+    Returns:
+        The summary, empty on all but the first process; complete if nothing that was asked for is missing.
 
     Raises:
-        InputError: If anything given cannot work.
+        InputError: If the command line, the configuration, the data or the model cannot be used.
     """
-    quieten()
-    args = find_config(args)
-    cli = _run(args)
-    baseline = None
+    silence_libraries()
+    cli = BiGainCLI(args)
+    folder, baseline = cli.output / "baseline", None
     if cli.config.predict.baseline:
-        _run(args, uncompressed_into=cli.output / "baseline")
+        BiGainCLI(args, uncompressed_into=folder)
     if not cli.trainer.is_global_zero:
         return Outcome()
     if cli.config.predict.baseline:
-        baseline = read_results(cli.output / "baseline")
+        baseline = read_results(folder)
         if baseline["task"] == "generation" and baseline["protocol"]["images"] != "none":
-            add_fidelity(cli.output, cli.output / "baseline")
+            add_fidelity(cli.output, folder)
     results = read_results(cli.output)
-    return Outcome(summary(results, cli.output, baseline), lacking(results) is None)
+    return Outcome(summary(results, cli.output, baseline), missing_parts(results) is None)
 
 
-def lacking(results: Results) -> str | None:
-    """What a run was asked for and does not have; None if that is nothing.
-
-    Args:
-        results: Content of `results.json`.
-    """
-    skipped = results["dataset"]["skipped"]
+def missing_parts(results: Results) -> str | None:
+    """Return why a run is incomplete: what it was asked for and lacks; None if it is complete."""
+    dataset = results["dataset"]
+    skipped = dataset["skipped"]
     if skipped:
         return f"{len(skipped)} images could not be evaluated, the first: {skipped[0]['reason']}"
-    dataset = results["dataset"]
     if dataset["images"] < dataset["asked"]:
         return f"{dataset['asked'] - dataset['images']} of {dataset['asked']} images are not done"
     for name, reason in missing_metrics(results).items():
@@ -58,13 +57,8 @@ def lacking(results: Results) -> str | None:
     return None
 
 
-def _run(args: Sequence[str], uncompressed_into: Path | None = None) -> BiGainCLI:
-    with input_errors("bigain predict"):
-        return BiGainCLI(args, uncompressed_into)
-
-
-def quieten() -> None:
-    """Silence messages that ask nothing of the user."""
+def silence_libraries() -> None:
+    """Silence messages of the libraries that require nothing of the user."""
     disable_progress_bar()  # of transformers, which shows one for every text encoder
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")

@@ -214,7 +214,7 @@ def test_two_compressors_on_disjoint_sites():
 def test_processes_that_the_trainer_does_not_know_of_are_refused(capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     message = refused(capsys)
-    assert "2 processes were launched, but the trainer has 1; give it the processes of one machine as" in message
+    assert "2 processes were launched, but the trainer has 1; set the processes of one machine with" in message
 
 
 def test_trainer_options_keep_working():
@@ -242,7 +242,7 @@ def test_version(capsys):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--trainer.accelerator", "tpu"], "no trainer of these settings"),
+        (["--trainer.accelerator", "tpu"], "cannot create a Trainer with these settings"),
         (["--compressor", "Foo"], ["Foo", "LGTM"]),
         (["--compressor.rati", "0.5"], ["rati"]),
         (["--compressor.ratio", "0.9"], ["0.9", "0.75"]),

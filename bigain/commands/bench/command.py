@@ -20,7 +20,7 @@ from bigain.commands.bench.subject import Subject
 from bigain.commands.bench.telling import table
 from bigain.commands.configs import find_config
 from bigain.commands.flops.model import CountedModel
-from bigain.commands.predict import quieten
+from bigain.commands.predict import silence_libraries
 from bigain.compressors import ABM, IEKVD, LGTM, Compressor
 from bigain.cost.attention_kernels import kernels_seen
 from bigain.cost.environment import attention_backend, device_name
@@ -57,7 +57,7 @@ def bench(args: Sequence[str], tell: Callable[[str], None]) -> tuple[str, bool]:
     Raises:
         InputError: If anything given cannot work.
     """
-    quieten()
+    silence_libraries()
     common, asked = split_methods(args)
     given = _parse(common)
     compressors = [_compressor(options) for options in asked] or [LGTM(ratio=0.7), ABM(ratio=0.7), IEKVD(factor=2)]

@@ -14,7 +14,7 @@ from bigain.commands.arguments import refusals
 from bigain.commands.configs import find_config
 from bigain.commands.flops.model import CountedModel
 from bigain.commands.flops.search import Match, every_method, match, starting_value
-from bigain.commands.predict import quieten
+from bigain.commands.predict import silence_libraries
 from bigain.compressors import Compressor
 from bigain.cost.flops import Flops, reduction_percent
 from bigain.cost.sites import site_table
@@ -38,7 +38,7 @@ def flops(args: Sequence[str]) -> str:
     Raises:
         InputError: If anything given cannot work.
     """
-    quieten()
+    silence_libraries()
     given = _parse(args)
     percent = None if given.match is None else _percent(given.match)
     model = CountedModel.of(given.model, given.image_size)

@@ -62,9 +62,9 @@ def sweep(args: Sequence[str], tell: Tell) -> bool:
 
 def _run(table: str, cells: Sequence[Cell], chosen: Sequence[Cell], output: Path, tell: Tell) -> bool:
     tell(f"{table}: {len(chosen)} of {len(cells)} cells, in {output}; checking their configurations")
-    from bigain.commands.predict import quieten
+    from bigain.commands.predict import silence_libraries
 
-    quieten()
+    silence_libraries()
     states: dict[str, State] = {}
     plans = _plans(chosen, states)
     if states and not plans:

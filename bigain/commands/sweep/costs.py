@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from bigain.commands.flops.model import CountedModel
-from bigain.commands.prepared import Prepared
+from bigain.commands.lightning_cli import Prepared
 from bigain.commands.sweep.cells import Cell
 from bigain.commands.sweep.plans import State, reason_of, state_of
 from bigain.data import EvalDataModule

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from bigain.backbones.base import Backbone
 from bigain.backbones.geometry import geometry_of
-from bigain.commands.predict import lacking
-from bigain.commands.prepared import Prepared
+from bigain.commands.lightning_cli import Prepared
+from bigain.commands.predict import missing_parts
 from bigain.commands.sweep.cells import Cell
 from bigain.commands.sweep.subprocess_run import failure_in
 from bigain.errors import InputError, message_of
@@ -111,7 +111,7 @@ def state_of(cell: Cell, fingerprint: str) -> State:
         return State("incomplete", f"{cell.directory} cannot be read: {error.strerror}")
     if run is not None and run.results.get("fingerprint") != fingerprint:
         run = None
-    missing = lacking(run.results) if run else None
+    missing = missing_parts(run.results) if run else None
     if run and missing is None:
         return State("finished", run=run)
     failure = failure_in(cell.log)
