@@ -115,7 +115,7 @@ def test_models_and_datasets_have_to_be_one(capsys):
 def test_configurations_have_to_be_of_their_task(capsys):
     assert main(["evaluate", "--config", joint_file("demo_lgtm_generation.yaml", "demo_lgtm.yaml")]) == 2
     message = capsys.readouterr().err
-    assert "demo_lgtm_generation.yaml is given for classification, but its model is a DiffusionSampler" in message
+    assert "demo_lgtm_generation.yaml is for classification, but its model is a DiffusionSampler" in message
 
 
 def results(alpha, factor=2, kind="IEKVD", metrics=("top1",)):
