@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from bigain.callbacks import GenerationResults, PredictionWriter, ResultsWriter, SampleWriter
+from bigain.commands.configs import find_config
 from bigain.commands.parsing import input_errors, readable, wrapped_input_error
 from bigain.compressors import Compressor
 from bigain.cost.timing import Timing
@@ -23,7 +24,6 @@ from bigain.data import EvalDataModule
 from bigain.errors import InputError
 from bigain.inspector import Inspector
 from bigain.modules import DiffusionClassifier, DiffusionSampler
-from bigain.commands.configs import find_config
 from bigain.runs.configuration import fingerprint
 from bigain.runs.directory import Extension, prepare_directory
 from bigain.runs.files import write_text
