@@ -82,13 +82,6 @@ def test_hidden_folders_and_other_files_are_ignored_and_an_empty_class_is_kept(t
     assert not caplog.records
 
 
-def test_subset_and_prompts(tree, tmp_path):
-    path = tmp_path / "ids.txt"
-    path.write_text("zebra/2.JPG\nant/1.png\n", encoding="utf-8")
-    data = prepared(tree, subset=str(path))
-    assert data.generation_prompts() == ["a photo of a ant.", "a photo of a zebra."]
-
-
 @pytest.mark.parametrize(
     ("files", "words"),
     [
