@@ -147,7 +147,7 @@ class _Sums:
         """Return energies per row, and the shares kept and destroyed over all timesteps, as plain values."""
         modes = radial_bands(Grid(*self.about["grid"]), bands).flatten().bincount(minlength=bands + 1)
         means = self.energy / self.rows.clamp(min=1)[:, None, None]
-        original, compressed, error = self.energy.sum(0).tolist()
+        original, compressed, error = (self.energy[:, i].contiguous().sum(0).tolist() for i in range(3))
         return {
             **self.about,
             "modes": modes.tolist(),

@@ -56,7 +56,7 @@ def token_sheet(subject: Subject, maps: Sequence[SiteMap]) -> Image.Image:
     """Draw which tokens of an image are merged or used as keys, by site and timestep."""
     legend: list[tuple[Colour, str]] = []
     if any(site.leader is not None for site in maps):
-        legend = [(DESTINATION, "destination: stays and stands for others")]
+        legend = [(DESTINATION, "destination: stays and represents others")]
         legend.append((DIMMED, "source, dimmed: merged away; the others stay unchanged"))
     if any(site.copied is not None for site in maps):
         legend.append((DIMMED, "dimmed: not a key; the others are keys, unchanged"))
@@ -68,17 +68,20 @@ def token_sheet(subject: Subject, maps: Sequence[SiteMap]) -> Image.Image:
 
 def score_sheet(subject: Subject, maps: Sequence[SiteMap]) -> Image.Image | None:
     """Draw the scores behind the decisions by site and timestep; None if no decision was made by score."""
+    scored = [(site, site.scores) for site in maps if site.scores is not None]
+    if not scored:
+        return None
     rows: list[Row] = []
-    for site, scores in ((site, site.scores) for site in maps if site.scores is not None):
+    for site, scores in scored:
         captions = [f"t {site.timesteps[i]:.0f}: {scores[i].min():.2g} to {scores[i].max():.2g}" for i in _drawn(site)]
         heats = [heat(scores[i], site.grid) for i in _drawn(site)]
         rows.append((_about(site), list(zip(captions, heats, strict=True))))
-    lines = [
+    title = [
         *subject.lines,
         "score behind the decision; bright means detail",
-        "from the lowest to the highest of each map",
+        "from the lowest to the highest of its map",
     ]
-    return sheet(lines, rows, picture=fitted(subject.picture, maps[0].grid)) if rows else None
+    return sheet(title, rows, picture=fitted(subject.picture, scored[0][0].grid))
 
 
 def salience_sheet(subjects: Sequence[Subject], maps: Sequence[Sequence[SiteMap]]) -> Image.Image:
