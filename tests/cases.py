@@ -52,13 +52,13 @@ CASES: list[dict[str, Any]] = [
     {"class": FrequencyKV, "kwargs": {"ratio": 0.75, "keep": "high"}},
     {"class": FrequencyKV, "kwargs": {"ratio": 0.5, "keep": "low"}},
 ]
-# Rows of methods that live elsewhere: a module with another such list.
+# Rows of external methods: a module with a list of the same form.
 if elsewhere := os.environ.get("BIGAIN_CASES"):
     CASES += import_module(elsewhere).CASES
 
 
 def build(case: dict[str, Any], where: Where | None = None) -> Compressor:
-    """The compressor of a row, on other sites if `where` is given."""
+    """Build the compressor of a row, on different sites if `where` is given."""
     kwargs = dict(case["kwargs"])
     if "inner" in kwargs:
         kwargs["inner"] = build(kwargs["inner"], where)
@@ -69,7 +69,7 @@ def build(case: dict[str, Any], where: Where | None = None) -> Compressor:
 
 
 class Seen(Onlooker):
-    """Keeps what an onlooker is shown."""
+    """Records what an onlooker is shown."""
 
     def __init__(self) -> None:
         self.decisions: list[Decision] = []

@@ -1,4 +1,4 @@
-"""Tiny random diffusers models, the arguments they are called with, and a record of everything on a model."""
+"""Tiny random diffusers models, arguments for their forward, and snapshots of their state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import bigain
 
 TOKENIZER = Path(bigain.__file__).parent / "assets" / "shapes_unet" / "tokenizer"
 NETWORKS = ("unet", "dit")
-# The U-Net's map is not square, so that a swap of height and width shows; the DiT only knows square ones.
+# The U-Net's map is not square, to detect swapped height and width; a DiT's map is always square.
 LATENTS = {"unet": (4, 8, 12), "dit": (4, 16, 16)}
 TOKENS = {"unet": 96, "dit": 64}
 WIDTH = 8  # of the text states
@@ -45,7 +45,7 @@ DIT_XL_2_512 = {
 
 
 class Call(NamedTuple):
-    """What a module got and gave; its hooks have changed the arguments, and not all of them have seen the output."""
+    """Input and output of a module, after its hooks changed the input and before all hooks saw the output."""
 
     x: Any
     kwargs: dict[str, Any]
@@ -53,13 +53,13 @@ class Call(NamedTuple):
 
 
 def _seeded(kind: Any, *, seed: int = 0, **config: Any) -> Any:
-    """Build a model with random weights, without moving the global generator."""
+    """Build a model with random weights, without changing the global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = kind(**config)
         for module in model.modules():
             if isinstance(module, BasicTransformerBlock):
-                # Fresh attention is nearly uniform; larger weights make it choose, so that a wrong token shows.
+                # New attention is nearly uniform; larger weights make wrong tokens visible.
                 for weight in module.parameters():
                     weight.data *= 1.5 if weight.ndim == 2 else 1
     return model.eval().requires_grad_(False)
@@ -101,7 +101,7 @@ def fresh(network: str) -> nn.Module:
 
 @cache
 def shared(network: str) -> nn.Module:
-    """One model for all tests that leave it as it was; a fixture of tests/compressors checks that they do."""
+    """Return one model for all tests that do not change it; a fixture of tests/compressors checks that."""
     return fresh(network)
 
 
@@ -111,7 +111,7 @@ def on_meta(kind: Any, config: dict[str, Any]) -> nn.Module:
 
 
 def inputs(network: str, b: int = 3, *, seed: int = 1, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
-    """Keyword arguments of a forward in the order of its signature, with another timestep per row."""
+    """Keyword arguments of a forward in the order of its signature, with a different timestep per row."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*shape: int) -> Tensor:

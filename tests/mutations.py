@@ -1,4 +1,4 @@
-"""Malformed inputs for the fuzz tests: damaged bytes, trees and files, and a command line that may only refuse."""
+"""Malformed inputs for the fuzz tests: damaged bytes, trees and files, and commands that must fail cleanly."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from bigain.commands.main import main
 from bigain.errors import InputError
 
-# Far more than an example takes on a busy machine; an example that takes longer hangs.
+# Seconds; an example that takes longer hangs, even on a busy machine.
 LONGEST = 30
 DEEP = 3000
 
@@ -38,20 +38,20 @@ def fuzzed(examples: int) -> settings:
         derandomize=True,
         database=None,
         deadline=None,
-        # Making an example smaller takes many times as long as finding it, and these are small.
+        # No shrinking: it takes far longer than finding an example, and these are small.
         phases=[Phase.explicit, Phase.generate],
         report_multiple_bugs=False,
-        # Fixtures are files that no example changes, and some examples are commands that take a while.
+        # Examples do not change the files of fixtures, and some run slow commands.
         suppress_health_check=list(HealthCheck),
     )
 
 
 @st.composite
 def damaged(draw: Any, content: bytes) -> bytes:
-    """The content cut short, with flipped bits, with bytes put in, taken out or overwritten, or something else."""
+    """Truncate the content, flip bits, insert, delete or overwrite bytes, or replace it."""
     data = bytearray(content)
     at = draw(st.integers(0, len(data)))
-    # Most formats keep what matters at the front or at the end.
+    # Most formats have their structure at the beginning or the end.
     at = draw(st.sampled_from([at, at % 64, max(0, len(data) - at % 64)]))
     kind = draw(st.sampled_from(["cut", "flip", "insert", "delete", "overwrite", "other"]))
     if kind == "cut":
@@ -73,7 +73,7 @@ def damaged(draw: Any, content: bytes) -> bytes:
 
 @st.composite
 def damaged_tree(draw: Any, tree: Any) -> Any:
-    """A copy of a JSON tree with a value of another kind somewhere, or a key or an element too few or too many."""
+    """Copy a JSON tree with a value of a different type, or with missing or additional keys or elements."""
     root = [copy.deepcopy(tree)]
     places = list(_places(root))
     for holder, key in draw(st.lists(st.sampled_from(places), min_size=1, max_size=2)):
@@ -110,7 +110,7 @@ def _nested() -> Any:
 
 
 def damaged_json(content: bytes) -> st.SearchStrategy[bytes]:
-    """JSON that is none any more, or says something else."""
+    """Invalid JSON, or valid JSON with different content."""
     return damaged(content) | damaged_tree(json.loads(content)).map(_dumped)
 
 
@@ -124,7 +124,7 @@ def _dumped(tree: Any) -> bytes:
 
 
 class Form:
-    """What stands in a file's place when it is no file."""
+    """Something in place of a file that is not a regular file."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -138,7 +138,7 @@ forms = st.sampled_from(FORMS)
 
 
 def put(path: Path, what: bytes | Form) -> None:
-    """Put content, or something that is no file, in place of whatever is there."""
+    """Replace a path by content or by something that is not a file."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -169,7 +169,7 @@ def in_time() -> Iterator[None]:
 
 @contextlib.contextmanager
 def naming(*names: Any) -> Iterator[None]:
-    """An InputError that names one of these is a fine answer, and ends the block; everything has to come in time."""
+    """Accept an InputError that names one of these, within the time limit."""
     try:
         with in_time():
             yield
@@ -179,7 +179,7 @@ def naming(*names: Any) -> Iterator[None]:
 
 
 def answer(*args: Any) -> tuple[int, str]:
-    """Run a command in this process: its status, and what it says, one line if it refuses."""
+    """Run a command in this process and return its status and its output, or its error line if it fails."""
     out, err = io.StringIO(), io.StringIO()
     with in_time(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = main(list(map(str, args)))

@@ -38,7 +38,7 @@ def refusal(kind, folder):
 
 
 @pytest.mark.parametrize(
-    ("part", "found", "expected"),
+    ("part", "saved", "expected"),
     [
         ("unet", "UNet3DConditionModel", "UNet2DConditionModel"),
         ("text_encoder", "T5EncoderModel", "CLIPTextModel"),
@@ -46,9 +46,9 @@ def refusal(kind, folder):
         ("vae", "AutoencoderTiny", "AutoencoderKL"),
     ],
 )
-def test_another_class_in_the_index(sd, part, found, expected):
-    change(sd / "model_index.json", **{part: ["diffusers", found]})
-    assert f"model_index.json of {sd} gives {found} for {part}; expected {expected}" in refusal(StableDiffusion, sd)
+def test_another_class_in_the_index(sd, part, saved, expected):
+    change(sd / "model_index.json", **{part: ["diffusers", saved]})
+    assert f"model_index.json of {sd} gives {saved} for {part}; expected {expected}" in refusal(StableDiffusion, sd)
 
 
 @pytest.mark.parametrize(

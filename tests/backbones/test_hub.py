@@ -35,7 +35,7 @@ class Hub(BaseHTTPRequestHandler):
 
     models: ClassVar[dict] = {}
     refusals: ClassVar[dict] = {}
-    asked: ClassVar[list] = []
+    requests: ClassVar[list] = []
 
     def do_HEAD(self):
         self.answer(send=False)
@@ -46,7 +46,7 @@ class Hub(BaseHTTPRequestHandler):
     def answer(self, send):
         model, file = self.split()
         if model:
-            self.asked.append(self.path)
+            self.requests.append(self.path)
         folder = self.models.get(model)
         if model in self.refusals:
             self.refuse(*self.refusals[model])
@@ -65,12 +65,12 @@ class Hub(BaseHTTPRequestHandler):
                 self.wfile.write(content)
 
     def split(self):
-        found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", self.path)
-        if found:
-            return found.groups()
-        found = re.match(r"/api/models/([^/]+/[^/?]+)", self.path)
+        match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", self.path)
+        if match:
+            return match.groups()
+        match = re.match(r"/api/models/([^/]+/[^/?]+)", self.path)
         # huggingface_hub also asks for things that are none of ours.
-        return (found and found[1], None)
+        return (match and match[1], None)
 
     def refuse(self, status, code):
         self.send_response(status)
@@ -101,7 +101,7 @@ def hub(tmp_path, monkeypatch):
     thread.start()
     monkeypatch.setattr(Hub, "models", {})
     monkeypatch.setattr(Hub, "refusals", {})
-    monkeypatch.setattr(Hub, "asked", [])
+    monkeypatch.setattr(Hub, "requests", [])
     at(monkeypatch, f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -124,9 +124,9 @@ def test_a_hub_id_loads_from_the_hub_and_then_from_the_cache(hub, tmp_path, monk
     hub.models["owner/model"] = save(tmp_path / "model")
     from_hub = kind("owner/model")
     assert not any(finding.ok for finding in inspect_model(from_hub))
-    assert hub.asked == []
+    assert hub.requests == []
     from_hub.load()
-    assert hub.asked
+    assert hub.requests
     from_folder = kind(str(tmp_path / "model"))
     from_folder.load()
     expected = from_folder.state_dict()
@@ -182,7 +182,7 @@ def test_offline_and_not_in_the_cache(hub, tmp_path, monkeypatch, settings, offl
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
     message = refusal(DiT, "owner/model", **settings)
     assert names in message
-    assert hub.asked == []
+    assert hub.requests == []
     assert MIRRORS[0] not in message
 
 

@@ -1,4 +1,4 @@
-"""What is found out about a model without reading its weights."""
+"""Checks of model files without reading weights."""
 
 import shutil
 
@@ -21,7 +21,7 @@ def sd(tmp_path):
 
 
 def wrong(folder, kind=StableDiffusion, **settings):
-    """The one finding that is not fine."""
+    """Return the single finding that is not ok."""
     [finding] = [finding for finding in inspect_model(kind(str(folder), **settings)) if not finding.ok]
     return finding
 

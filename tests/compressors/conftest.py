@@ -1,4 +1,4 @@
-"""Every test leaves the shared models, and the register of owned blocks, as it found them."""
+"""Every test leaves the shared models and the registry of owned blocks unchanged."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def _nothing_left():
     modules = [module for network in NETWORKS for module in shared(network).modules()]
     hooked = [module for module in modules if module._forward_hooks or module._forward_pre_hooks]
     if owned or hooked:
-        # Later tests must not fail for this one's fault.
+        # Do not let later tests fail as well.
         _owners.clear()
         shared.cache_clear()
     assert not owned

@@ -65,16 +65,16 @@ def test_the_cache_dies_with_the_forward(network):
 
 @every_network
 def test_later_sites_use_the_plan_of_the_first(network, planned):
-    """The formula with the first plan at every site, through a merger that is told its plans."""
+    """The formula with the first plan at every site, through a merger with given plans."""
     model, given = shared(network), inputs(network)
     cam = CAM(LGTM(ratio=0.5))
     calls = planned(cam.inner)
     with cam.applied_to(model):
         output = forward(model, given)
     plans = dict(calls)
-    told = LGTM(ratio=0.5)
-    told.plan = lambda x, site, context: plans[max(index for index in plans if index <= site.index)]
-    with told.applied_to(model):
+    merger = LGTM(ratio=0.5)
+    merger.plan = lambda x, site, context: plans[max(index for index in plans if index <= site.index)]
+    with merger.applied_to(model):
         assert torch.equal(forward(model, given), output)
     with LGTM(ratio=0.5).applied_to(model):
         assert not torch.allclose(forward(model, given), output, atol=1e-4)

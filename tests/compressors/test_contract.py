@@ -1,4 +1,4 @@
-"""What every compressor promises, on a U-Net and on a DiT."""
+"""The contract of every compressor, on a U-Net and on a DiT."""
 
 import random
 

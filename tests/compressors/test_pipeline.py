@@ -74,7 +74,7 @@ def test_dit_pipeline(dit, compressor, guidance_scale):
 
 
 class LateBackbone(nn.Module):
-    """Has no network before it is asked to load."""
+    """Has no network before `load`."""
 
     def __init__(self, network):
         super().__init__()

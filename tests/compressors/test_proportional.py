@@ -33,9 +33,9 @@ def test_attention_is_that_over_every_copy(proportional, network, grid):
     for kind in (proportional, ToMe):
         with kind(ratio=0.5, destination="first", metric="block_input").applied_to(model):
             seen[kind] = watch(model, given, block=block, attention=block.attn1)
-    found = seen[proportional]
-    plan = bipartite_matching(found["block"].x, first_destinations(grid, Cell(2, 2), torch.device("cpu")), grid.n // 2)
-    assert found["attention"].x.shape[1] == grid.n // 2
-    expected = block.attn1(plan.unmerge(found["attention"].x))
-    torch.testing.assert_close(found["attention"].output, expected, atol=1e-5, rtol=0)
+    merged = seen[proportional]
+    plan = bipartite_matching(merged["block"].x, first_destinations(grid, Cell(2, 2), torch.device("cpu")), grid.n // 2)
+    assert merged["attention"].x.shape[1] == grid.n // 2
+    expected = block.attn1(plan.unmerge(merged["attention"].x))
+    torch.testing.assert_close(merged["attention"].output, expected, atol=1e-5, rtol=0)
     assert not torch.allclose(seen[ToMe]["attention"].output, expected, atol=1e-3)

@@ -137,7 +137,7 @@ def test_only_redrawn_depends_on_the_class(make, network, drawn):
 
 
 def test_redrawn_reads_the_labels_of_a_dit(drawn):
-    """When nobody names classes; a U-Net has none."""
+    """If no classes are set; a U-Net has none."""
     given = {**inputs("dit", 3), "class_labels": torch.tensor([4, 5, 4]), "timestep": torch.full((3,), 10)}
     choose(tome(destination="redrawn"), given, "dit")
     assert all(torch.equal(table[0], table[2]) and not torch.equal(table[0], table[1]) for table in drawn)

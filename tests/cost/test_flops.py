@@ -48,14 +48,14 @@ def test_the_categories_are_what_torch_counts_on_the_real_network(case, network,
     # Only this backend consists of operations that every version of torch counts.
     with build(case).applied_to(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         forward(model, given)
-    found, baseline = flops_per_evaluation(saved[network], tuple(latent), condition, [build(case)])
-    assert tuple(found.by_category) == CATEGORIES
-    assert sum(found.by_category.values()) == found.total == counter.get_total_flops()
+    counted, baseline = flops_per_evaluation(saved[network], tuple(latent), condition, [build(case)])
+    assert tuple(counted.by_category) == CATEGORIES
+    assert sum(counted.by_category.values()) == counted.total == counter.get_total_flops()
     # What a compressor does not touch stays as it is.
-    assert found.by_category["convolution"] == baseline.by_category["convolution"]
+    assert counted.by_category["convolution"] == baseline.by_category["convolution"]
     modules = getattr(build(case), "modules", ("self_attn",))
     for module, category in (("self_attn", "self_attention"), ("cross_attn", "cross_attention"), ("mlp", "mlp")):
-        assert (found.by_category[category] < baseline.by_category[category]) == (module in modules)
+        assert (counted.by_category[category] < baseline.by_category[category]) == (module in modules)
 
 
 def test_the_baselines_categories_follow_from_the_sizes(full_size):
@@ -75,11 +75,11 @@ def test_the_baselines_categories_follow_from_the_sizes(full_size):
             projections += 4 * n * c * c
         else:
             mlp += 16 * n * c * c
-    found = baseline.by_category
-    assert (found["self_attention"], found["cross_attention"], found["mlp"]) == (attention, cross, mlp)
+    counted = baseline.by_category
+    assert (counted["self_attention"], counted["cross_attention"], counted["mlp"]) == (attention, cross, mlp)
     # The rest: embeddings of time and class, one row each.
-    assert projections < found["projections"] < 1.01 * projections
-    assert found["matching"] == found["scoring"] == 0
+    assert projections < counted["projections"] < 1.01 * projections
+    assert counted["matching"] == counted["scoring"] == 0
 
 
 N, C, SITES = 4096, 320, 5

@@ -45,12 +45,12 @@ def timing(*args, config="demo_lgtm.yaml", output="out"):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A wall clock that tells the given times, one after the other."""
+    """A wall clock that returns the given times in order."""
 
-    def tells(*times):
+    def set_times(*times):
         monkeypatch.setattr(spans.time, "perf_counter", iter(times).__next__)
 
-    return tells
+    return set_times
 
 
 def test_a_span_counts_without_those_inside_it(clock):
@@ -86,8 +86,8 @@ def test_numbers_of_several_processes():
     two = Measured("wall clock", forwards=Counter(denoiser=1), rows=Counter(denoiser=2), seconds={"denoiser": 2.0})
     two.observed, two.observed_seconds, two.phases, two.largest, two.peak_memory = 1, 1.0, {"merging": 0.25}, 2, 300
     idle = Measured("wall clock")
-    found = timing_section([one, two, idle])
-    assert found["denoiser"] == {
+    section = timing_section([one, two, idle])
+    assert section["denoiser"] == {
         "forwards": 3,
         "rows": 12,
         "seconds": 7.0,
@@ -98,7 +98,7 @@ def test_numbers_of_several_processes():
         "matching_share": 0.75 / 5,
         "shares": {"matching": 0.1, "scoring": 0.0, "merging": 0.05},
     }
-    assert found["peak_memory_bytes"] == 300
+    assert section["peak_memory_bytes"] == 300
     nothing = timing_section([Measured()])
     assert nothing["clock"] is None
     assert nothing["denoiser"]["seconds_per_row"] is None
@@ -107,13 +107,13 @@ def test_numbers_of_several_processes():
 
 @pytest.mark.usefixtures("elsewhere")
 def test_a_run_tells_its_times_and_a_resumed_one_its_own():
-    found = timing("--data.images", "4")
-    denoiser = found["denoiser"]
+    section = timing("--data.images", "4")
+    denoiser = section["denoiser"]
     # 18 rows of each image, in forwards of 8; three forwards warm up.
     assert denoiser["forwards"] >= 6
     assert denoiser["rows"] == 8 * denoiser["forwards"]
     assert denoiser["rows_per_forward"] == 8
-    assert 0 < denoiser["seconds"] < found["seconds"]
+    assert 0 < denoiser["seconds"] < section["seconds"]
     assert denoiser["seconds_per_row"] == pytest.approx(denoiser["seconds"] / denoiser["rows"])
     assert denoiser["rows_per_second"] == pytest.approx(1 / denoiser["seconds_per_row"])
     assert denoiser["observed_forwards"] == -(-denoiser["forwards"] // 8)
@@ -121,8 +121,8 @@ def test_a_run_tells_its_times_and_a_resumed_one_its_own():
     assert all(0 < shares[phase] < 1 for phase in ("matching", "scoring", "merging"))
     assert sum(shares.values()) == pytest.approx(denoiser["matching_share"])
     assert denoiser["matching_share"] < 1
-    assert found["vae"]["encoder"]["forwards"] == found["vae"]["decoder"]["forwards"] == 0
-    assert found["peak_memory_bytes"] > 2**26
+    assert section["vae"]["encoder"]["forwards"] == section["vae"]["decoder"]["forwards"] == 0
+    assert section["peak_memory_bytes"] > 2**26
     environment = json.loads(Path("out/results.json").read_text())["environment"]
     assert environment["compile"] == "none"
     assert environment["attention_backend"].startswith("AttnProcessor2_0: ")
@@ -177,7 +177,7 @@ def test_a_forward_that_compiles_does_not_count():
         compile_denoiser(network, "regional", backend="eager")
         measured.on_predict_start(None, owner)
         counts = []
-        # Somebody looks on, and nobody does: code of its own for each.
+        # With and without an onlooker: each compiles its own code.
         for onlookers in ([Onlooker()], []):
             compressor.onlookers = onlookers
             measured.on_predict_batch_start(None, owner)

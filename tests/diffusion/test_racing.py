@@ -128,14 +128,14 @@ def test_pairs_are_asked_for_once_in_an_order_that_depends_on_the_look_alone(mon
     assert label.shape == (8, 6)
     assert trial.tolist() == order[:, :2].flatten().tolist()
     assert all(len(label) <= at_once and label.shape[1] == 1 for _, _, label in calls[1:])
-    asked = [
+    pairs = [
         (i, k, j)
         for image, trial, label in calls
         for i, j, of_pair in zip(image.tolist(), trial.tolist(), label.tolist(), strict=True)
         for k in of_pair
     ]
-    assert len(set(asked)) == len(asked)
-    assert sorted(asked) == sorted(map(tuple, (~result.errors.isnan()).nonzero().tolist()))
+    assert len(set(pairs)) == len(pairs)
+    assert sorted(pairs) == sorted(map(tuple, (~result.errors.isnan()).nonzero().tolist()))
 
 
 @pytest.mark.parametrize("change", ["alike", "timesteps-differ", "one-leads-late"])
@@ -214,13 +214,13 @@ def test_levels_add_up_to_the_error_level():
 
 
 def test_orders_are_permutations_of_their_own_that_seed_and_image_decide():
-    found = orders(200, 20)
-    assert torch.equal(found.sort(1).values, torch.arange(20).expand(200, -1))
-    assert torch.equal(found, orders(200, 20))
-    assert torch.equal(found[5:6], random_order(keys_of_trials(["image/5"], 20, 0)))
-    assert not torch.equal(found, orders(200, 20, seed=1))
+    drawn = orders(200, 20)
+    assert torch.equal(drawn.sort(1).values, torch.arange(20).expand(200, -1))
+    assert torch.equal(drawn, orders(200, 20))
+    assert torch.equal(drawn[5:6], random_order(keys_of_trials(["image/5"], 20, 0)))
+    assert not torch.equal(drawn, orders(200, 20, seed=1))
     # Every trial comes first equally often: 10 of 200 each, and no more often than chance has it.
-    assert torch.bincount(found[:, 0], minlength=20).max() < 25
+    assert torch.bincount(drawn[:, 0], minlength=20).max() < 25
 
 
 @pytest.mark.parametrize(

@@ -95,11 +95,11 @@ def test_every_step_is_watched():
 
 
 def test_a_second_order_scheduler_asks_more_often():
-    asked = []
+    steps = []
 
     def counted(x, timestep, step):
-        asked.append(step)
+        steps.append(step)
         return network(x, timestep, step)
 
     draw(HeunDiscreteScheduler, 1, steps=3, denoise=counted)
-    assert asked == [0, 1, 2, 3, 4]
+    assert steps == [0, 1, 2, 3, 4]

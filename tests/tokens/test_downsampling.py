@@ -213,8 +213,8 @@ def test_the_way_back_reads_the_nearest_key(grid, factor):
 def test_places_read_the_selected_token_that_lies_nearest():
     grid = Grid(5, 6)
     selected = torch.tensor([[0, 8, 29], [3, 12, 27]])
-    found = nearest_selected(selected, grid)
+    nearest = nearest_selected(selected, grid)
     for row, ids in enumerate(selected.tolist()):
         for place in range(grid.n):
             distances = [(place // 6 - i // 6) ** 2 + (place % 6 - i % 6) ** 2 for i in ids]
-            assert found[row, place] == distances.index(min(distances))
+            assert nearest[row, place] == distances.index(min(distances))
