@@ -10,10 +10,9 @@ from bigain.commands.compare import write_json
 from bigain.commands.parsing import Outcome
 from bigain.errors import InputError
 from bigain.report.comparison import compare
-from bigain.report.explain.explanation import Explanation, explain
+from bigain.report.explain.explanation import Explanation, explain, explanation_lines
 from bigain.report.explain.figure import CAPTION, draw_explanations
 from bigain.report.explain.margins import TIME, read_errors
-from bigain.report.explain.text import explanation_lines
 from bigain.report.figures import Plot, plain_style, save
 from bigain.runs.results import Run, classification_in, find_runs, load_run
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from bigain.commands.parsing import Outcome
 from bigain.errors import InputError
 from bigain.report.comparison import UnlikeError, compare
-from bigain.report.document import remarks, section
+from bigain.report.document import comparisons_csv, latex, markdown, page, remarks, runs_csv, section
 from bigain.report.figures import draw
-from bigain.report.formats import comparisons_csv, latex, markdown, page, runs_csv
 from bigain.report.pairing import differing
 from bigain.report.rows import Group, group_runs
 from bigain.runs.files import write_text
@@ -95,7 +94,6 @@ def _compare(group: Group, base: Run | None, allowed: bool) -> list[str]:
     others = [run for run in classified if start is not None and run.path.resolve() != start.path.resolve()]
     if start is None or not others:
         return []
-    group.base = start
     try:
         group.comparisons, refused = compare(start, others, allowed)
     except InputError as error:

@@ -68,21 +68,17 @@ def outcomes(run: Run) -> Outcomes:
         raise InputError(f"{run.path} is a run of {run.task}; images can be compared pairwise in classification only")
     ids, label, prediction = read_columns(run.path, "image_id", "label", "prediction")
     right = label == prediction if label.ndim == 1 else label[np.arange(len(label)), prediction]
-    kept = np.ones(len(ids), np.bool_) if label.ndim == 1 else label.any(axis=1)
-    found = Outcomes(ids[kept], label[kept], right[kept])
-    _check_against_results(run, found)
-    return found
-
-
-def _check_against_results(run: Run, found: Outcomes) -> None:
+    labelled = np.ones(len(ids), np.bool_) if label.ndim == 1 else label.any(axis=1)
+    result = Outcomes(ids[labelled], label[labelled], right[labelled])
     name = run.main_metric
-    told = run.metrics[name]["value"] if name else None
-    # Not `> 1e-9`, which NaN would pass.
-    if not len(found.correct) or told is None or not abs(float(found.correct.mean()) - told) <= 1e-9:
+    accuracy = run.metrics[name]["value"] if name else None
+    # `not <=` is also true of NaN.
+    if not len(result.correct) or accuracy is None or not abs(float(result.correct.mean()) - accuracy) <= 1e-9:
         raise InputError(
-            f"{run.path}/predictions/predictions.npz does not give the {name} of results.json, {told}; "
+            f"{run.path}/predictions/predictions.npz does not give the {name} of results.json, {accuracy}; "
             f"run the command that made {run.path} again"
         )
+    return result
 
 
 def shared_images(first: npt.NDArray[np.str_], second: npt.NDArray[np.str_]) -> tuple[Any, Any]:

@@ -93,8 +93,7 @@ class Group:
         dataset: Name of the dataset.
         model: Hub id or folder of the model.
         rows: The table.
-        base: The run that the others are compared with, image by image.
-        comparisons: Comparisons with the base.
+        comparisons: Classification runs against a base run, image by image.
         refused: Why other runs were not compared.
         differing: Settings that are not the same in all runs.
     """
@@ -102,7 +101,6 @@ class Group:
     dataset: str
     model: str
     rows: Sequence[Row]
-    base: Run | None = None
     comparisons: list[Comparison] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     differing: list[str] = field(default_factory=list)

@@ -1,16 +1,30 @@
-"""One run against its baseline: margins by timestep, the frequencies it destroyed, and the change of accuracy."""
+"""One run against its baseline: margins by timestep, destroyed frequencies, the change of accuracy; and their text."""
 
 from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bigain.report.comparison import Comparison
-from bigain.report.explain.frequency import Response, load_response
+from bigain.report.explain.frequency import Response, load_response, mean_shares
 from bigain.report.explain.margins import TIME, Errors, Margins, change_interval, margins, read_errors, share
+from bigain.report.tables import Table
+
+_HOW_TO_STORE = (
+    "No frequency response is stored; run it again with --trainer.callbacks+=bigain.callbacks.FrequencyResponse, "
+    "which goes to another directory."
+)
+_EXPECTED = {
+    "helps": "by Theorem 1 compression should help",
+    "hurts": "by Theorem 1 compression should hurt",
+    "level": "Theorem 1 sees no difference",
+    None: "where no mean margin is positive, Theorem 1 says nothing",
+}
+_HEADERS = ("margin", "deviation", "r", "theorem", "bound", "wrong")
 
 
 @dataclass(frozen=True)
@@ -124,3 +138,138 @@ def explain(comparison: Comparison, base: Errors, bands: int) -> Explanation:
     edges = [TIME * k / bands for k in range(bands + 1)]
     parts = [part for ends in itertools.pairwise(edges) for part in band(*ends)]
     return Explanation(comparison, both.first.shape[1], whole, parts, load_response(run.path))
+
+
+def explanation_lines(explanation: Explanation) -> list[str]:
+    """Return the explanation of one run, line by line."""
+    comparison = explanation.comparison
+    return [
+        f"{comparison.names[0]}, {comparison.run.path}",
+        "",
+        *_frequencies(explanation),
+        "",
+        *_margins(explanation),
+        "",
+        comparison.sentence(),
+        _verdict(explanation),
+        *comparison.remarks,
+    ]
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return textwrap.indent(Table(headers, rows, "l" + "r" * (len(headers) - 1)).plain(), "  ")
+
+
+def _frequencies(explanation: Explanation) -> list[str]:
+    response, comparison = explanation.response, explanation.comparison
+    if response is None:
+        return [_HOW_TO_STORE] if comparison.run.compressors else ["Nothing is compressed, so no frequency is lost."]
+    lines = [f"Not measured, since the compressor cannot report it: {name}." for name in response.not_measured]
+    if not response.sites:
+        return lines or ["The stored frequency response has no site."]
+    sites = response.by_band
+    headers = ["frequency, 1 is the highest", *(f"{a:.2g}-{b:.2g}" for a, b in itertools.pairwise(response.bands))]
+    shown = [*sites, mean_shares(sites)] if len(sites) > 1 else sites
+    rows = [[site.name, *map(_pair, site.kept, site.destroyed)] for site in shown]
+    measured = f"{_count(response.images, 'image')}, {_count(response.batches, 'batch', 'batches')}"
+    lines.append(f"Energy kept / destroyed, in percent of the energy of each band of frequencies ({measured}):")
+    omitted, total = response.left_out
+    if omitted:
+        lines.append(f"Left out: up to {omitted:,} of {total:,} rows of a site, whose values were not finite.")
+    return [*lines, _table(headers, rows), _quarters(comparison.names[0], response), _by_time(response)]
+
+
+def _quarters(name: str, response: Response) -> str:
+    sites = response.over(response.highest)
+    worst = max(sites, key=lambda site: site.destroyed[0] or 0.0)
+    high, low = mean_shares(sites), mean_shares(response.over(response.lowest))
+    where = f"on average over {len(sites)} modules; most at {worst.name}" if len(sites) > 1 else f"at {worst.name}"
+    return (
+        f"{name} keeps {_percent(high.kept[0])} of the energy {_place(response, response.highest, 'highest')}, with an "
+        f"error of {_percent(high.destroyed[0])} of it ({where}, {_percent(worst.destroyed[0])}); "
+        f"{_place(response, response.lowest, 'lowest')} it keeps {_percent(low.kept[0])}, with an error of "
+        f"{_percent(low.destroyed[0])}."
+    )
+
+
+def _place(response: Response, bands: range, end: str) -> str:
+    low, high = response.bands[bands[0]], response.bands[bands[-1] + 1]
+    quarter = high - low == 1 / 4
+    return f"in the {end} quarter of frequencies" if quarter else f"at frequencies {low:.2g}-{high:.2g}"
+
+
+def _by_time(response: Response) -> str:
+    shares = mean_shares(response.over(response.highest, by_time=True)).destroyed
+    parts = [
+        f"{_percent(share)} at timesteps {low:.0f}-{high - 1:.0f}"
+        for (low, high), share in zip(itertools.pairwise(response.timesteps), shares, strict=True)
+        if share is not None
+    ]
+    return f"That error by timestep: {', '.join(parts)}."
+
+
+def _margins(explanation: Explanation) -> list[str]:
+    whole, bands = explanation.whole, explanation.bands
+    images, trials = len(whole.run.mean), int(whole.run.trials.sum())
+    headers = ["timesteps", "trials", *(header for name in _HEADERS for header in (name, "->"))]
+    lines = [
+        f"Margins of the true class to the best of {explanation.classes - 1} wrong ones, on the trials in which both "
+        f"runs evaluated every class (n = {_count(images, 'image')}, {trials:,} trials, {whole.run.n:.3g} per image):",
+        _table(headers, [*(_row(band, band.name) for band in bands), _row(whole, "all")]),
+    ]
+    changes = sorted((band.change, i) for i, band in enumerate(bands) if band.change is not None)
+    if len(changes) > 1:
+        (least, first), (most, last) = changes[0], changes[-1]
+        extremes = [("falls", bands[first])] * (least < 0) + [("rises", bands[last])] * (most > 0)
+        lines += [
+            f"margin / deviation {verb} most at timesteps {band.name}, from {_number(band.base.mu_over_sigma)} to "
+            f"{_number(band.run.mu_over_sigma)}{_interval(band)}."
+            for verb, band in extremes
+        ]
+    return lines
+
+
+def _row(band: Band, name: str) -> list[str]:
+    sides = [
+        [f"{side.mu:.4g}", f"{side.sigma:.4g}", _number(side.r)]
+        + [_percent(share) for share in (side.theorem_bound, side.cantelli_bound, side.error)]
+        for side in (band.base, band.run)
+    ]
+    return [name, f"{band.run.n:.3g}", *itertools.chain(*zip(*sides, strict=True))]
+
+
+def _verdict(explanation: Explanation) -> str:
+    """Return Theorem 1's verdict on the margins, beside the measured change."""
+    whole, before, after = explanation.whole, explanation.whole.base, explanation.whole.run
+    moved = "fell" if after.mu < before.mu else "rose" if after.mu > before.mu else "stayed"
+    doubt = "" if whole.certain or not whole.change else ", though the images are too few to tell the change from none"
+    return (
+        f"The margin {moved} from {before.mu:.4g} to {after.mu:.4g}, r went from {_number(before.r)} to "
+        f"{_number(after.r)} and 1/r from {_number(before.mu_over_sigma)} to {_number(after.mu_over_sigma)}"
+        f"{_interval(whole)}: {_EXPECTED[whole.criterion]}{doubt}. Its bound went from "
+        f"{_percent(before.theorem_bound)} to {_percent(after.theorem_bound)}, the share that is wrong on these trials "
+        f"from {_percent(before.error)} to {_percent(after.error)}; with all trials accuracy changed by "
+        f"{100 * explanation.comparison.counts.difference:+.1f} points."
+    )
+
+
+def _interval(band: Band) -> str:
+    if band.interval is None:
+        return " (too few images for an interval)"
+    return f" (95 % interval of the change {band.interval[0]:+.3g} to {band.interval[1]:+.3g})"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _pair(kept: float | None, destroyed: float | None) -> str:
+    return "-" if kept is None or destroyed is None else f"{100 * kept:.0f}/{100 * destroyed:.0f}"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.3g} %" if share < 1 else f"{100 * share:.0f} %"
+
+
+def _count(n: int, one: str, many: str | None = None) -> str:
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
