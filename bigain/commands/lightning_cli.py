@@ -27,7 +27,6 @@ from bigain.modules import DiffusionClassifier, DiffusionSampler
 from bigain.runs.configuration import fingerprint
 from bigain.runs.directory import Extension, prepare_directory
 from bigain.runs.files import write_text
-from bigain.tasks.prediction_writer import RecordWriter
 from bigain.tasks.run_results import RunResults
 from bigain.tasks.termination import Termination
 
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 # Images that the inspector follows by default.
 FOLLOWED = 4
-_WRITERS: dict[type[LightningModule], tuple[type[RecordWriter], type[RunResults[Any]]]] = {
+_WRITERS: dict[type[LightningModule], tuple[type[PredictionWriter], type[RunResults[Any]]]] = {
     DiffusionClassifier: (PredictionWriter, ResultsWriter),
     DiffusionSampler: (SampleWriter, GenerationResults),
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,21 +17,19 @@ from bigain.errors import InputError
 from bigain.runs.files import read_json, write_json
 from bigain.runs.lock import check_no_stale_process, lock
 from bigain.runs.logs import drop_incomplete_line, finished_ids
-from bigain.runs.records import ImageRecord, Record
+from bigain.runs.records import Record
 
 # The file that identifies the weights with which a run began.
 MODEL = "model.json"
 
 
-class RecordWriter(Callback, ABC):
+class PredictionWriter(Callback):
     """Writes one JSON line per image to `predictions/rank-<r>.jsonl` of the trainer's root directory.
 
     With `resume`, images that are already in the logs are skipped. The command line resumes after it has made sure that
     the configuration is the same. Images that cannot be read, if the data is set to skip them, go to
     `predictions/skipped-<r>.jsonl` with the reason; a resumed run tries them again.
     """
-
-    record: type[Record]
 
     def __init__(self, resume: bool = False) -> None:
         """Set the writer up.
@@ -47,9 +44,9 @@ class RecordWriter(Callback, ABC):
         """Return the finished images that need not be done again."""
         return finished
 
-    @abstractmethod
     def records_of(self, trainer: Trainer, outputs: Any) -> Sequence[Record]:
         """Return the records of a batch. Everything else that is kept of it is on disk by then."""
+        return outputs
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = predictions_folder(trainer)
@@ -124,15 +121,6 @@ class RecordWriter(Callback, ABC):
         if self._lock is not None:
             self._lock.release()
             self._lock = None
-
-
-class PredictionWriter(RecordWriter):
-    """The log of a classification: see `RecordWriter`."""
-
-    record = ImageRecord
-
-    def records_of(self, trainer: Trainer, outputs: Any) -> Sequence[ImageRecord]:
-        return outputs
 
 
 def predictions_folder(trainer: Trainer) -> Path:

@@ -16,19 +16,17 @@ from bigain.errors import InputError
 from bigain.runs.files import replacing
 from bigain.runs.logs import finished_ids
 from bigain.runs.records import SampleRecord
-from bigain.tasks.prediction_writer import RecordWriter, predictions_folder
+from bigain.tasks.prediction_writer import PredictionWriter, predictions_folder
 from bigain.tasks.sampler import DiffusionSampler, Generated
 
 FOLDER = "samples"
 
 
-class SampleWriter(RecordWriter):
-    """Writes generated images to `samples/<id>.png` and then their lines to the log: see `RecordWriter`.
+class SampleWriter(PredictionWriter):
+    """Writes generated images to `samples/<id>.png` and then their lines to the log: see `PredictionWriter`.
 
     A line in the log means that the image exists: a run that was killed in between generates the image again.
     """
-
-    record = SampleRecord
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         assert isinstance(pl_module, DiffusionSampler)

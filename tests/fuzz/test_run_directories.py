@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mutations import FORMS, answer, damaged, forms, fuzzed, put
 
+from bigain.runs.files import RUN_FILES
+
 COMMON = ["--data.batch_size", "2", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
 COMMON += ["--trainer.logger", "false"]
 CLASSIFY = ["predict", "--config", "demo_none.yaml", *COMMON, "--data.images", "2", "--model.trials", "[1]"]
@@ -46,6 +48,12 @@ def damage(data, folder, *names):
 
 def logs(folder):
     return {path: path.read_bytes() for path in sorted(folder.glob("predictions/*.jsonl")) if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["a", "g"])
+def test_every_file_of_a_run_is_listed(runs, name):
+    files = {path for path in (runs / name).rglob("*") if path.is_file() and not path.name.startswith(".")}
+    assert files == {path for pattern in RUN_FILES for path in (runs / name).glob(pattern)}
 
 
 @fuzzed(25)
