@@ -1,18 +1,17 @@
-"""Classification as it is run here against the plain way: one forward per image, trial and block of classes.
+"""Classification in this suite and in the plain way: one forward per image, trial and block of classes.
 
     python benchmarks/classifier.py                 # both embedded models, and SD 2.0's size with random weights
     python benchmarks/classifier.py --quick         # embedded models, few trials, 3 repetitions
 
-Both ways evaluate the same classes at the same trials with the same noise, and must agree; the plain way is what
-published code does. Ours fills forwards over trials and images, computes what classes have in common once, and keeps
-keys and values of prompts. Each repetition runs every way once; what counts are medians of ratios within a repetition.
+Both evaluate the same classes at the same trials with the same noise, and must agree; published code works in the plain
+way. Ours fills forwards over trials and images, computes what classes have in common once, and keeps keys and values of
+prompts. Each round runs every way once; the results are medians of ratios within a round.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from functools import partial
 
 import torch
 from diffusers import DDPMScheduler
+from rounds import rounds, spread_text
 from torch import Tensor
 
 from bigain.backbones import Backbone, DiT, StableDiffusion
@@ -73,7 +73,7 @@ def ours(case: Case, shared: bool) -> Elimination:
 def plain(case: Case) -> Elimination:
     """Image by image, trial by trial, in blocks of classes."""
     module, grid = case.classifier(False), trial_grid(max(case.trials))
-    found = []
+    results = []
     for latent, image_id in zip(case.latents, case.ids, strict=True):
 
         def errors_of(_: Tensor, trials: Tensor, labels: Tensor, x: Tensor = latent, name: str = image_id) -> Tensor:
@@ -93,11 +93,10 @@ def plain(case: Case) -> Elimination:
                 errors.append(prediction_error(predicted, noise.expand(n, -1, -1, -1), "l2"))
             return torch.cat(errors)
 
-        found.append(staged_elimination(errors_of, 1, len(case.conditions), module.stages, module.keep))
-    survivors = tuple(torch.cat(stage) for stage in zip(*(one.survivors for one in found), strict=True))
-    return Elimination(
-        torch.cat([one.errors for one in found]), survivors, torch.cat([one.prediction for one in found])
-    )
+        results.append(staged_elimination(errors_of, 1, len(case.conditions), module.stages, module.keep))
+    survivors = tuple(torch.cat(stage) for stage in zip(*(result.survivors for result in results), strict=True))
+    errors, predictions = ([getattr(result, name) for result in results] for name in ("errors", "prediction"))
+    return Elimination(torch.cat(errors), survivors, torch.cat(predictions))
 
 
 WAYS: dict[str, Callable[[Case], Elimination]] = {
@@ -109,23 +108,20 @@ WAYS: dict[str, Callable[[Case], Elimination]] = {
 
 @torch.inference_mode()
 def measure(case: Case, repetitions: int) -> int:
-    """Times every way; returns how many rows each evaluates."""
+    """Time every way; return how many rows each evaluates."""
     with ExitStack() as undo:
         if case.compressor is not None:
             undo.enter_context(case.compressor.install(case.backbone.denoiser))
-        order = list(case.ways)
-        for repetition in range(repetitions + 1):
-            order = order[1:] + order[:1]
-            found = {}
-            for name in order:
-                start = time.perf_counter()
-                found[name] = WAYS[name](case)
-                if repetition:  # the first round warms up
-                    case.times.setdefault(name, []).append(time.perf_counter() - start)
-        for name, one in found.items():
-            assert torch.equal(one.prediction, found["plain"].prediction), name
-            torch.testing.assert_close(one.errors, found["plain"].errors, rtol=0.02, atol=0, equal_nan=True)
-    return int(found["plain"].errors.isfinite().sum())
+        results: dict[str, Elimination] = {}
+
+        def run(name: str) -> None:
+            results[name] = WAYS[name](case)
+
+        case.times = rounds({name: partial(run, name) for name in case.ways}, repetitions)
+        for name, result in results.items():
+            assert torch.equal(result.prediction, results["plain"].prediction), name
+            torch.testing.assert_close(result.errors, results["plain"].errors, rtol=0.02, atol=0, equal_nan=True)
+    return int(results["plain"].errors.isfinite().sum())
 
 
 def embedded(name: str, backbone: Backbone, images: int, quick: bool, compressed: bool) -> Case:
@@ -158,8 +154,8 @@ def sd2(compressed: bool) -> Case:
 def cases(quick: bool) -> list[Callable[[], Case]]:
     images = 1 if quick else 2
     models = (("embedded DiT", DiT("shapes_dit")), ("embedded U-Net", StableDiffusion("shapes_unet")))
-    found = [partial(embedded, name, model, images, quick, on) for name, model in models for on in (False, True)]
-    return found if quick else [*found, partial(sd2, False), partial(sd2, True)]
+    small = [partial(embedded, name, model, images, quick, on) for name, model in models for on in (False, True)]
+    return small if quick else [*small, partial(sd2, False), partial(sd2, True)]
 
 
 def main() -> None:
@@ -167,18 +163,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="embedded models, few trials, 3 repetitions")
     args = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
-    print("| network | way | evaluations/s | images/s | times faster than plain (least to most) |")
+    print("| network | way | evaluations/s | images/s | times faster than plain (lowest to highest) |")
     print("|---|---|---|---|---|")
     for make in cases(args.quick):
         case = make()
         rows = measure(case, 3 if args.quick else 5)
         for name, seconds in case.times.items():
-            ratios = [base / one for base, one in zip(case.times["plain"], seconds, strict=True)]
-            middle = statistics.median(seconds)
-            spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-            print(
-                f"| {case.name} | {name} | {rows / middle:.1f} | {len(case.ids) / middle:.3f} | {spread} |", flush=True
-            )
+            ratios = [plain / value for plain, value in zip(case.times["plain"], seconds, strict=True)]
+            median = statistics.median(seconds)
+            speed = f"{rows / median:.1f} | {len(case.ids) / median:.3f} | {spread_text(ratios, 2)}"
+            print(f"| {case.name} | {name} | {speed} |", flush=True)
 
 
 if __name__ == "__main__":

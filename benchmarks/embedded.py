@@ -3,7 +3,7 @@
     python benchmarks/embedded.py --runs runs --reports benchmarks/results/embedded
 
 Runs are those of `bigain sweep embedded`, `embedded_pairs`, `embedded_unet` and `embedded_unet_pairs` in
-`RUNS/<table>`, with their frequency responses: what is finished there is read, not run again, and several processes may
+`RUNS/<table>`, with their frequency responses: finished ones are read, not run again, and several processes may
 share the work beforehand, each with `--shard I/N` of `bigain sweep embedded --output RUNS/embedded` and the option that
 is `MEASURED` below. The cells of a `_pairs` table are some of the table's before it on more images, and copies of those
 go on with `--extend true`.
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bigain.commands.main import main as bigain
 
-# ToMe at ratio 0.5 as in `embedded_unet`, but for merged tokens that count as often as they stand for.
+# ToMe at ratio 0.5 as in `embedded_unet`, with merged tokens weighted by the number of tokens they stand for.
 CONTROL = "classification-shapes-ToMe-proportional-ratio-0.5"
 CONTROL_OPTIONS = [
     "--compressor",
@@ -54,8 +54,8 @@ SWEPT: dict[str, dict[str, Sequence[str]]] = {
 }
 
 
-def said(*args: str | Path) -> str:
-    """What `bigain ARGS` prints; ends the benchmark where it fails."""
+def output_of(*args: str | Path) -> str:
+    """Return what `bigain ARGS` prints; a failure ends the benchmark."""
     command = [str(part) for part in args]
     print("bigain", *command, file=sys.stderr)
     with redirect_stdout(StringIO()) as out:
@@ -66,9 +66,9 @@ def said(*args: str | Path) -> str:
 
 
 def compared(root: Path, families: Mapping[str, Sequence[str]]) -> str:
-    """Methods at each setting with the first of them, each family with a correction of its own."""
+    """Compare methods at each setting with the first of them; each family has its own correction."""
     return "\n\n".join(
-        said("compare", *(root / f"classification-shapes-{method}-{setting}" for method in methods))
+        output_of("compare", *(root / f"classification-shapes-{method}-{setting}" for method in methods))
         for setting, methods in families.items()
     )
 
@@ -76,15 +76,15 @@ def compared(root: Path, families: Mapping[str, Sequence[str]]) -> str:
 def explained(root: Path, picture: Path) -> str:
     """Theorem 1's quantities of the main methods at ratio 0.5 or factor 2."""
     runs = [run for method in HEADLINE for run in root.glob(f"classification-shapes-{method}-*") if half(run)]
-    return said("explain", *runs, "--baseline", root / NONE, "--output", picture)
+    return output_of("explain", *runs, "--baseline", root / NONE, "--output", picture)
 
 
 def controlled(runs: Path) -> str:
-    """ToMe and the control on the U-Net, in pairs."""
+    """Compare ToMe with the control on the U-Net."""
     control = runs / "embedded_unet_control" / CONTROL
     quiet = ("--trainer.enable_progress_bar", "false", "--inspect", "0")
-    said("predict", "--config", "demo_unet_none.yaml", "--output", control, *CONTROL_OPTIONS, *quiet)
-    return said("compare", runs / "embedded_unet" / "classification-shapes-ToMe-random-ratio-0.5", control)
+    output_of("predict", "--config", "demo_unet_none.yaml", "--output", control, *CONTROL_OPTIONS, *quiet)
+    return output_of("compare", runs / "embedded_unet" / "classification-shapes-ToMe-random-ratio-0.5", control)
 
 
 def half(run: Path) -> bool:
@@ -93,19 +93,21 @@ def half(run: Path) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, required=True, help="where the runs are, or are to be")
-    parser.add_argument("--reports", type=Path, required=True, help="where reports and figures go")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--reports", type=Path, required=True, help="folder of reports and figures")
     given = parser.parse_args()
     for table, families in SWEPT.items():
         root = given.runs / table
-        said("sweep", table, "--output", root, "--trainer.enable_progress_bar", "false", "--extend", "true", MEASURED)
-        said("report", root, "--output", given.reports / table)
+        output_of(
+            "sweep", table, "--output", root, "--trainer.enable_progress_bar", "false", "--extend", "true", MEASURED
+        )
+        output_of("report", root, "--output", given.reports / table)
         print(f"## `bigain sweep {table}`\n\nAll numbers and figures: [report]({table}/report.md).\n")
         print(f"```\n{compared(root, families)}\n```\n")
         if (root / NONE).is_dir():
             print(f"```\n{explained(root, given.reports / table)}\n```\n")
-    print(f"## Merged tokens that count as often as they stand for\n\n```\n{controlled(given.runs)}\n```\n")
-    total = next(line for line in said("sweep", COUNTED, "--dry-run").splitlines() if " cells, " in line)
+    print(f"## Merged tokens weighted by the number of tokens they stand for\n\n```\n{controlled(given.runs)}\n```\n")
+    total = next(line for line in output_of("sweep", COUNTED, "--dry-run").splitlines() if " cells, " in line)
     print(f"## `bigain sweep {COUNTED} --dry-run`\n\n```\n{total}\n```")
 
 

@@ -1,4 +1,4 @@
-"""Images per second of the sampler against a plain diffusers pipeline: same random weights, no compression, in turns.
+"""Images per second of the sampler and of a plain diffusers pipeline: same random weights, no compression, in turns.
 
 `python benchmarks/generation.py` prints a ratio; above 1 the sampler is faster.
 """
@@ -6,7 +6,6 @@
 import argparse
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from rounds import rounds, spread_text
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import bigain
@@ -97,19 +97,12 @@ def main() -> None:
         for image in images:
             image.tobytes()
 
-    seconds: dict[str, list[float]] = {"sampler": [], "pipeline": []}
     with torch.inference_mode():
-        for repeat in range(given.repeats + 1):
-            for name, run in (("sampler", ours), ("pipeline", theirs)):
-                start = time.perf_counter()
-                run()
-                if repeat:
-                    seconds[name].append(time.perf_counter() - start)
+        seconds = rounds({"sampler": ours, "pipeline": theirs}, given.repeats)
     ratios = [b / a for a, b in zip(seconds["sampler"], seconds["pipeline"], strict=True)]
     for name, times in seconds.items():
         print(f"{name:<9} {given.images / statistics.median(times):.2f} images/s")
-    middle = statistics.median(ratios)
-    print(f"ratio     {middle:.3f} (median of {given.repeats}, {min(ratios):.3f} to {max(ratios):.3f})")
+    print(f"ratio     {spread_text(ratios, 3)}, of {given.repeats} rounds")
 
 
 if __name__ == "__main__":

@@ -4,18 +4,17 @@
     python benchmarks/growth.py --quick
     python benchmarks/growth.py --picture growth.png       # the same as curves
 
-Tokens: one self-attention layer of SD 2.0's first level (320 channels, 5 heads), as it is, and with each method around
+Tokens: one self-attention layer of SD 2.0's first level (320 channels, 5 heads), alone and with each method around
 it. Classes: the classifier with stages [5, 20] and keep [5, 1] on latents of SD 2.0 at 512 px, with a network that
-returns its input, so that noise, errors, elimination and bookkeeping are what is left. Rounds in which everything runs
-in turn, in changing order; medians and (lowest to highest). Memory on a CPU is what the process grew by: less than was
-used, where freed memory is used again.
+returns its input, which leaves noise, errors, elimination and bookkeeping. Everything runs once per round, in
+changing order; medians and (lowest to highest). Memory on a CPU is the growth of the process, which is less than the
+memory used if freed memory is reused.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,18 +23,18 @@ from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
+from rounds import rounds, spread_text
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from bigain.backbones import DiT
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.sites import Site
-from bigain.commands.bench.ratios import Spread, paired_ratio
+from bigain.commands.bench.ratios import Spread
 from bigain.compressors import ABM, IEKVD, LGTM, Compressor, SiTo, ToMe
 from bigain.compressors.kv import KVDownsampler
 from bigain.compressors.merging import TokenMerger
 from bigain.cost.memory import peak_memory, restart_peak
-from bigain.cost.spans import Spans
 from bigain.diffusion.elimination import staged_elimination
 from bigain.diffusion.trials import stage_trials
 from bigain.modules import DiffusionClassifier
@@ -52,7 +51,6 @@ METHODS: dict[str, Callable[[], Compressor]] = {
 }
 # Its graph is n x n.
 MOST_TOKENS = {"SiTo 0.7": 4096}
-LONG_ENOUGH, MOST_CALLS = 0.1, 100
 LATENT = (4, 64, 64)
 IMAGES = 2
 
@@ -64,30 +62,12 @@ class Cell:
     Attributes:
         seconds: One per round.
         gflops: By torch's counter.
-        megabytes: Above what was in use before; None where nobody tells.
+        megabytes: Increase over the memory in use before; None where unknown.
     """
 
     seconds: Sequence[float]
     gflops: float
     megabytes: float | None
-
-
-def rounds(tasks: Mapping[str, Callable[[], object]], repetitions: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each task in each round, the mean of calls that take a while together; the first round warms up."""
-    spans, seconds = Spans(device), {name: list[float]() for name in tasks}
-    calls = dict.fromkeys(tasks, 1)
-    for number in range(repetitions + 1):
-        for name in random.Random(number).sample(list(tasks), len(tasks)):
-            with spans.span(name):
-                for _ in range(calls[name]):
-                    tasks[name]()
-        taken = spans.settle()
-        for name in tasks:
-            if number:
-                seconds[name].append(taken[name] / calls[name])
-            else:
-                calls[name] = min(MOST_CALLS, math.ceil(LONG_ENOUGH / taken[name]))
-    return seconds
 
 
 def tasks_of(side: int, device: str, dtype: torch.dtype) -> dict[str, Callable[[], object]]:
@@ -145,7 +125,7 @@ def megabytes(task: Callable[[], object], device: torch.device) -> float | None:
 
 
 class Null(DiT):
-    """A backbone whose network gives back what it gets."""
+    """A backbone whose network returns its input."""
 
     def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
         return noisy.clone()
@@ -153,7 +133,7 @@ class Null(DiT):
 
 @torch.inference_mode()
 def with_classes(backbone: Null, classes: int, repetitions: int, device: torch.device) -> tuple[int, dict[str, Any]]:
-    """Evaluations per image, and seconds per image of the whole but the network, and of the elimination alone."""
+    """Return evaluations per image, and seconds per image of everything but the network and of elimination alone."""
     module = DiffusionClassifier(backbone)
     module.to(device)
     module.conditions = torch.arange(classes, device=device)
@@ -171,34 +151,28 @@ def with_classes(backbone: Null, classes: int, repetitions: int, device: torch.d
         repetitions,
         device,
     )
-    per_image = {name: [taken / IMAGES for taken in values] for name, values in seconds.items()}
+    per_image = {name: [value / IMAGES for value in values] for name, values in seconds.items()}
     return module.evaluations_per_image(classes), per_image
 
 
-def tell(values: Sequence[float], factor: float, digits: int) -> str:
-    spread = Spread.of(values).times(factor)
-    return f"{spread.median:.{digits}f} ({spread.low:.{digits}f} to {spread.high:.{digits}f})"
-
-
-def token_table(found: Mapping[int, Mapping[str, Cell]]) -> list[str]:
+def token_table(rows: Mapping[int, Mapping[str, Cell]]) -> list[str]:
     lines = ["| tokens | what | ms | of attention | GFLOPs | of attention | MB more |", "|--:|---|--:|--:|--:|--:|--:|"]
-    for n, cells in found.items():
+    for n, cells in rows.items():
         full = cells["attention"]
         for name, cell in cells.items():
-            ratio = paired_ratio(cell.seconds, full.seconds)
-            share = f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+            share = spread_text([a / b for a, b in zip(cell.seconds, full.seconds, strict=True)], 2)
             memory = "" if cell.megabytes is None else f"{cell.megabytes:,.0f}"
             flops = f"{cell.gflops:.3f} | {cell.gflops / full.gflops:.3f}"
-            lines.append(f"| {n:,} | {name} | {tell(cell.seconds, 1e3, 2)} | {share} | {flops} | {memory} |")
+            lines.append(f"| {n:,} | {name} | {spread_text(cell.seconds, 2, 1e3)} | {share} | {flops} | {memory} |")
     return lines
 
 
-def class_table(found: Mapping[int, tuple[int, Mapping[str, Sequence[float]]]]) -> list[str]:
+def class_table(rows: Mapping[int, tuple[int, Mapping[str, Sequence[float]]]]) -> list[str]:
     head = "| classes | evaluations per image | ms per image, no network | elimination, ms | us per evaluation |"
     lines = [head, "|--:|--:|--:|--:|--:|"]
-    for classes, (evaluations, seconds) in found.items():
+    for classes, (evaluations, seconds) in rows.items():
         each = Spread.of(seconds["all"]).median / evaluations * 1e6
-        took = f"{tell(seconds['all'], 1e3, 1)} | {tell(seconds['elimination'], 1e3, 2)}"
+        took = f"{spread_text(seconds['all'], 1, 1e3)} | {spread_text(seconds['elimination'], 2, 1e3)}"
         lines.append(f"| {classes:,} | {evaluations:,} | {took} | {each:.0f} |")
     return lines
 

@@ -1,8 +1,8 @@
-"""What the inspector adds to a run: the same run with it and without, in turns.
+"""The time that the inspector adds to a run: the same run with it and without, in turns.
 
 `python benchmarks/inspector.py` prints ratios, by the clock and in processor time; 1.05 is the bound. The run is
-`demo_lgtm.yaml` with its 128 images, `--images` takes fewer: what is added does not depend on their number, so the
-share of the whole run is told from it, too.
+`demo_lgtm.yaml` with its 128 images, `--images` takes fewer: the added time does not depend on their number, so the
+share of the whole run follows from it.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run(given.config, 2, given.inspect, Path(folder, "warm"))
         for repeat in range(given.repeats):
-            # Who is first changes from pair to pair.
+            # The order alternates.
             order = ("with", "without") if repeat % 2 else ("without", "with")
             for name in order:
                 inspect = given.inspect if name == "with" else 0

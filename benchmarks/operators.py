@@ -4,22 +4,21 @@
     python benchmarks/operators.py
     python benchmarks/operators.py --quick        # embedded shapes only, 3 repetitions
 
-Each repetition runs every candidate once, so that drift of a noisy machine hits all alike: what counts are medians of
-the ratios within a repetition. Before anything is timed, merged and restored tokens are compared with tomesd's: in
-float32 they may differ only where two destinations are equally near within rounding, and the tokens are counted; in
-half precision tomesd decides by rounded similarities, so our plan is compared with that of float32.
+Each round runs every candidate once, so that the drift of a noisy machine affects all of them; the results are medians
+of the ratios within a round. Before timing, merged and restored tokens are compared with tomesd's: in float32
+they may differ only where two destinations are equally near up to rounding, and these tokens are counted; in half
+precision tomesd decides by rounded similarities, so our plan is compared with that of float32.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import tomesd
 import torch
 from diffusers.models.attention_processor import Attention
+from rounds import rounds, spread_text
 from torch import Tensor
 
 from bigain.tokens.block_merging import block_merging
@@ -73,40 +72,26 @@ def candidates(x: Tensor, grid: Grid, attention: Attention, removed: int) -> dic
 
 
 def check(x: Tensor, grid: Grid, removed: int) -> str:
-    """Whether our output is that of the reference; two destinations may be equally near within rounding."""
+    """Compare our output with the reference; two destinations may be equally near up to rounding."""
     destination = first_destinations(grid, CELL, x.device)
     if x.dtype == torch.float32:
-        other = (tome(x, grid, removed) - published(x, grid, removed)).abs().amax(2) > 1e-5
+        differs = (tome(x, grid, removed) - published(x, grid, removed)).abs().amax(2) > 1e-5
         what = "differ from tomesd's"
     else:
         ours, wide = (bipartite_matching(y, destination, removed) for y in (x, x.float()))
-        other = ours.restore != wide.restore
-        what = "read back another row than by the float32 plan"
-    count = int(other.sum())
-    assert count <= 0.001 * other.numel(), count
-    return f"{count} of {other.numel()} tokens {what}"
-
-
-@torch.inference_mode()
-def measure(tasks: dict[str, Task], repetitions: int) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {name: [] for name in tasks}
-    order = list(tasks)
-    for repetition in range(repetitions + 1):
-        order = order[1:] + order[:1]
-        for name in order:
-            start = time.perf_counter()
-            tasks[name]()
-            if repetition:  # the first round warms up
-                times[name].append(time.perf_counter() - start)
-    return times
+        differs = ours.restore != wide.restore
+        what = "read a different row than with the float32 plan"
+    count = int(differs.sum())
+    assert count <= 0.001 * differs.numel(), count
+    return f"{count} of {differs.numel()} tokens {what}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="embedded shapes only, 3 repetitions")
     args = parser.parse_args()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; milliseconds, median (least to most); ")
-    print("x tomesd: how many times faster, median of the ratios within a repetition (least to most)\n")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; milliseconds, median (lowest to highest);")
+    print("x tomesd: times faster, median of the ratios within a round (lowest to highest)\n")
     for name, b, grid, c, heads in SHAPES[2 if args.quick else 0 :]:
         for dtype in (torch.float32, torch.bfloat16):
             for ratio in (0.5, 0.7):
@@ -115,15 +100,14 @@ def main() -> None:
                 x = torch.randn(b, grid.n, c, generator=generator).to(dtype)
                 attention = Attention(c, heads=heads, dim_head=c // heads).to(dtype).eval()
                 print(f"{name}: {b} x {grid.n} x {c}, {dtype}, ratio {ratio}; {check(x, grid, removed)}")
-                tell(measure(candidates(x, grid, attention, removed), 3 if args.quick else 9))
+                with torch.inference_mode():
+                    show(rounds(candidates(x, grid, attention, removed), 3 if args.quick else 9))
 
 
-def tell(times: dict[str, list[float]]) -> None:
+def show(times: dict[str, list[float]]) -> None:
     for task, values in times.items():
         ratios = [peer / value for peer, value in zip(times[PEER], values, strict=True)]
-        low, high, median = min(values) * 1e3, max(values) * 1e3, statistics.median(values) * 1e3
-        factor = f"{statistics.median(ratios):6.2f} x tomesd ({min(ratios):.2f} to {max(ratios):.2f})"
-        print(f"  {task:32} {median:8.2f} ({low:.2f} to {high:.2f}) {factor}")
+        print(f"  {task:32} {spread_text(values, 2, 1e3)}; {spread_text(ratios, 2)} x tomesd")
     print(flush=True)
 
 

@@ -3,7 +3,7 @@
     python benchmarks/race.py --images 512 --runs runs/race > benchmarks/results/race.md
     python benchmarks/race.py --images 512 --runs runs/race --model dit --exhaustive 192
 
-Every number is of ordinary `bigain predict` runs in directories of their own; finished ones are read, not run again.
+Every number comes from ordinary `bigain predict` runs in separate directories; finished ones are read, not run again.
 `--exhaustive n` also plays races at other settings over stored errors of every class at every trial, of n images of
 `val`: the settings were chosen there, and the comparison is on `test`.
 """
@@ -50,7 +50,7 @@ TRADE_OFF = ("rule", "evaluations", "as all evaluations %", "accuracy %", "best 
 
 @dataclass(frozen=True)
 class Folder:
-    """Where runs are, and how they are made.
+    """The folder of the runs.
 
     Attributes:
         path: A run directory per cell and rule.
@@ -61,7 +61,7 @@ class Folder:
     images: int
 
     def run(self, name: str, options: Sequence[str]) -> Run:
-        """The run of that name, made now if it is not there."""
+        """Return the run of that name; run it if it does not exist."""
         directory = self.path / name.replace(" ", "_")
         if not has_results(directory):
             from bigain.commands.main import main
@@ -78,7 +78,7 @@ class Folder:
 
 
 def compared(model: str, method: str, stages: Run, race: Run) -> str:
-    """A row: the race against the stages, image by image."""
+    """Return a row: the race and the stages, compared image by image."""
     counts = pair(outcomes(race), outcomes(stages), (str(race.path), str(stages.path)))
     low, high = difference_interval(counts)
     accuracies = [f"{100 * run.metrics['top1']['value']:.1f}" for run in (stages, race)]
@@ -92,21 +92,21 @@ def compared(model: str, method: str, stages: Run, race: Run) -> str:
 
 
 def heading(run: Run, options: argparse.Namespace) -> str:
-    """Where the numbers come from."""
-    found = run.results["environment"]
-    versions = ", ".join(f"{name} {found['packages'][name]}" for name in ("torch", "diffusers", "lightning"))
+    """Return where the numbers come from."""
+    environment = run.results["environment"]
+    versions = ", ".join(f"{name} {environment['packages'][name]}" for name in ("torch", "diffusers", "lightning"))
     given = {name: value for name, value in vars(options).items() if value is not None and name != "runs"}
     command = " ".join(["python benchmarks/race.py", *(f"--{name} {value}" for name, value in given.items())])
     return (
         f"`{command}`: held-out images (`test`), stages [5, 20] / [5, 1], the race "
-        f"as `--model.race '{{}}'`, seed 0, {found['precision']} on {found['device']}; {versions}. Difference: race "
-        "minus stages, paired, 95 % interval as by `bigain compare`; only right: images that only the race, only the "
-        "stages gets right. Seconds, stages and race, on a shared machine.\n"
+        f"as `--model.race '{{}}'`, seed 0, {environment['precision']} on {environment['device']}; {versions}. "
+        "Difference: race minus stages, paired, 95 % interval as by `bigain compare`; only right: images that only the "
+        "race, or only the stages, classify correctly. Seconds, stages and race, on a shared machine.\n"
     )
 
 
 def played(errors: Tensor, ids: Sequence[str], race: Race, seed: int) -> Elimination:
-    """A race over stored errors `(n, k, t)`, as a run with this seed would order it."""
+    """Play a race over stored errors `(n, k, t)`, in the order of a run with this seed."""
     order = random_order(keys_of_trials(ids, errors.shape[2], seed))
 
     def look_up(image: Tensor, trial: Tensor, label: Tensor) -> Tensor:
@@ -116,10 +116,10 @@ def played(errors: Tensor, ids: Sequence[str], race: Race, seed: int) -> Elimina
 
 
 def trade_off(run: Run) -> Iterator[str]:
-    """Rows: evaluations against agreement, at all settings, means over seeds of the order."""
-    found = read_errors(run)
-    errors, ids = torch.from_numpy(found.errors), [str(image_id) for image_id in found.image_id]
-    label, n = torch.from_numpy(found.label), len(ids)
+    """Yield rows: evaluations and agreement at all settings, means over seeds of the order."""
+    stored = read_errors(run)
+    errors, ids = torch.from_numpy(stored.errors), [str(image_id) for image_id in stored.image_id]
+    label, n = torch.from_numpy(stored.label), len(ids)
     everything = errors.double().mean(2).argmin(1)
     pairs = torch.arange(n)[:, None]
 
@@ -143,7 +143,7 @@ def trade_off(run: Run) -> Iterator[str]:
 
 
 def _lost(result: Elimination, best: Tensor, pairs: Tensor) -> float:
-    """Share of images whose best class was dropped before all trials were done."""
+    """Return the share of images whose best class was dropped before all trials were done."""
     trials = result.errors.shape[2]
     done = (~result.errors[pairs[:, 0], best].isnan()).sum(1)
     return float(((done < trials) & (result.prediction != best)).double().mean())
@@ -168,7 +168,7 @@ def main() -> None:
         for cell, options in wanted.items()
     }
     if not by_cell:
-        sys.exit("there is no such cell")
+        sys.exit("no such cell")
     print(heading(next(iter(by_cell.values()))["race"], args))
     print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
     for (model, method), runs in by_cell.items():

@@ -1,4 +1,4 @@
-"""How long `bigain report` takes over 200 finished runs of 5,000 images each, all compared image by image.
+"""The time of `bigain report` on 200 finished runs of 5,000 images each, all compared image by image.
 
     python benchmarks/report.py --folder /tmp/many > benchmarks/results/report.md
 
@@ -32,24 +32,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--folder", type=Path, help="where to write the runs, and to keep them")
+    parser.add_argument("--folder", type=Path, help="keep the runs here")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
         if not (folder / "runs").is_dir():
             write_runs(folder / "runs", given.runs, given.images)
         command = [sys.executable, "-m", "bigain", "report", str(folder / "runs"), "--output", str(folder / "report")]
-        seconds, told = [], ""
+        seconds, output = [], ""
         for _ in range(3):
             start = time.perf_counter()
-            told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             seconds.append(time.perf_counter() - start)
         files = sum(path.stat().st_size for path in (folder / "runs").rglob("*") if path.is_file())
         print("# Time of `bigain report`\n")
-        print(f"{told.splitlines()[0]}; {files / 1e6:,.0f} MB of result files; {os.cpu_count()} CPU cores.\n")
+        print(f"{output.splitlines()[0]}; {files / 1e6:,.0f} MB of result files; {os.cpu_count()} CPU cores.\n")
         print("| run | seconds, start of Python to the last file |\n|---|--:|")
-        for number, taken in enumerate(seconds, 1):
-            print(f"| {number} | {taken:.1f} |")
+        for number, value in enumerate(seconds, 1):
+            print(f"| {number} | {value:.1f} |")
 
 
 def write_runs(root: Path, runs: int, images: int) -> None:

@@ -1,6 +1,6 @@
-"""What changes when only batches, order, forwards or threads do: `python benchmarks/reproducibility.py [--images 5]`.
+"""Which bits change with batches, order, forwards or threads: `python benchmarks/reproducibility.py [--images 5]`.
 
-Classifies the same images again and again with the embedded models and counts errors that are not the same bits.
+Classifies the same images repeatedly with the embedded models and counts errors that differ in any bit.
 """
 
 import argparse
@@ -35,7 +35,7 @@ COMPRESSORS: dict[str, Callable[[], Sequence[Compressor]]] = {
 
 @dataclass(frozen=True)
 class Way:
-    """One way to run the same thing."""
+    """One way to run the same classification."""
 
     batch: int = 16
     rows: int = 64
@@ -74,7 +74,7 @@ class Keep(Callback):
 
 
 class Shuffled(ShapeTextures):
-    """The same items in another order."""
+    """The same items in a different order."""
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -82,7 +82,7 @@ class Shuffled(ShapeTextures):
 
 
 def run(backbone: Backbone, compressors: Sequence[Compressor], precision: Any, images: int, way: Way) -> dict[str, Any]:
-    """Records by image."""
+    """Return records by image."""
     torch.set_num_threads(way.threads)
     keep, module = Keep(), DiffusionClassifier(backbone, trials=[1, 2], keep=[3, 1], rows_per_forward=way.rows)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
@@ -94,11 +94,11 @@ def run(backbone: Backbone, compressors: Sequence[Compressor], precision: Any, i
     return keep.records
 
 
-def compare(one: dict[str, ImageRecord], other: dict[str, ImageRecord]) -> str:
-    """How many errors differ, by how much at most, and whether a prediction does."""
+def compare(records: dict[str, ImageRecord], reference: dict[str, ImageRecord]) -> str:
+    """Return how many errors and predictions differ, and the largest relative difference."""
     differ, count, largest, predictions = 0, 0, 0.0, 0
-    for image_id, record in one.items():
-        known = other[image_id]
+    for image_id, record in records.items():
+        known = reference[image_id]
         predictions += record.prediction != known.prediction
         errors = dict(zip(zip(known.classes, known.trials, strict=True), known.errors, strict=True))
         for pair, error in zip(zip(record.classes, record.trials, strict=True), record.errors, strict=True):
@@ -125,8 +125,8 @@ def main() -> None:
             return run(MODELS[model](), COMPRESSORS[compressor](), precision, given.images, way)
 
         reference = once(Way())
-        told = [compare(once(way), reference) for way in WAYS]
-        print(f"| {model} | {precision} | {compressor} |", " | ".join(told), "|", flush=True)
+        cells = [compare(once(way), reference) for way in WAYS]
+        print(f"| {model} | {precision} | {compressor} |", " | ".join(cells), "|", flush=True)
 
 
 if __name__ == "__main__":

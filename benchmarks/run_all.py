@@ -1,7 +1,7 @@
 """Runs all benchmarks, one after the other, and keeps what they print as Markdown, with hardware, versions and date.
 
     python -m benchmarks                                # hours on a CPU
-    python -m benchmarks --quick                        # minutes: small sizes, to see that everything works
+    python -m benchmarks --quick                        # minutes: small sizes, to check that everything works
     python benchmarks/run_all.py --only growth operators
 
 Results go to `benchmarks/results/<device>/` (`-quick` behind it for those), one file each and a table of all in
@@ -36,7 +36,7 @@ class Benchmark:
     """One command.
 
     Attributes:
-        name: Of the result file.
+        name: Name of the result file.
         says: What it measures.
         command: Python's arguments, with `{scratch}` for a folder that is deleted at the end and `{results}` for that
             of the results.
@@ -93,7 +93,7 @@ BENCHMARKS = (
         markdown=True,
     ),
     Benchmark(
-        "classifier", "evaluations and images per second against the plain way", ["classifier.py"], markdown=True
+        "classifier", "evaluations and images per second compared with the plain way", ["classifier.py"], markdown=True
     ),
     Benchmark(
         "race",
@@ -105,14 +105,14 @@ BENCHMARKS = (
     ),
     Benchmark(
         "inspector",
-        "what looking inside costs",
+        "cost of the inspector",
         ["inspector.py"],
         (),
         ["--images", "8", "--repeats", "2"],
     ),
     Benchmark(
         "generation",
-        "images per second against a diffusers pipeline",
+        "images per second compared with a diffusers pipeline",
         ["generation.py"],
         (),
         ["--images", "2", "--steps", "2", "--repeats", "5"],
@@ -140,15 +140,15 @@ BENCHMARKS = (
 
 
 def hardware() -> str:
-    """Processor, and GPU where there is one."""
-    told = f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    """Return the processor, and the GPU if there is one."""
+    text = f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     if torch.cuda.is_available():
-        told = f"{device_name(torch.device('cuda', 0))} (driver's CUDA {torch.version.cuda}); {told}"
-    return told
+        text = f"{device_name(torch.device('cuda', 0))} (driver's CUDA {torch.version.cuda}); {text}"
+    return text
 
 
 def heading(title: str, command: Sequence[str]) -> str:
-    """What a result is of."""
+    """Return title, command, date, hardware and versions of a result."""
     now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     return (
@@ -158,23 +158,23 @@ def heading(title: str, command: Sequence[str]) -> str:
 
 
 def shown(arguments: Sequence[str], scratch: Path, results: Path) -> list[str]:
-    """A command as others would type it."""
+    """Return a command as others would type it."""
     named = [part.replace(str(scratch), "SCRATCH").replace(str(results), "RESULTS") for part in arguments]
     return [f"benchmarks/{named[0]}" if named[0].endswith(".py") else named[0], *named[1:]]
 
 
 def run(benchmark: Benchmark, arguments: Sequence[str], scratch: Path, results: Path) -> tuple[str, str]:
-    """Run one and keep what it printed; how it ended, and how long it took."""
+    """Run one and keep its output; return how it ended and its time."""
     first = [str(benchmark.script)] if benchmark.script else arguments[:1]
     start = time.perf_counter()
-    # Progress is shown as it comes.
+    # Progress goes to stderr and is shown at once.
     ended = subprocess.run([sys.executable, *first, *arguments[1:]], stdout=subprocess.PIPE, text=True, check=False)
     took = f"{time.perf_counter() - start:.0f} s"
     if ended.returncode:
         return f"failed with {ended.returncode}", took
     text = ended.stdout.strip()
     body = text if benchmark.markdown else f"```text\n{text}\n```"
-    # The script's own title, if it has one, is said already.
+    # Drop the script's own title.
     body = re.sub(r"\A# .*\n+", "", body)
     file = results / f"{benchmark.name}.md"
     file.write_text(heading(benchmark.says, shown(arguments, scratch, results)) + body + "\n", encoding="utf-8")
@@ -182,7 +182,7 @@ def run(benchmark: Benchmark, arguments: Sequence[str], scratch: Path, results: 
 
 
 def slug(quick: bool) -> str:
-    """Name of the folder for this machine's results."""
+    """Return the name of the folder for the results of this machine."""
     name = device_name(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"))
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") + ("-quick" if quick else "")
 
@@ -205,7 +205,7 @@ def main() -> int:
                 continue
             arguments = benchmark.arguments(given.quick, Path(scratch), results)
             if benchmark.script is not None and not benchmark.script.is_file():
-                ended, took = "not here", ""
+                ended, took = "missing", ""
             elif arguments is None:
                 ended, took = "left out of a quick run" if given.quick else "left out", ""
             else:

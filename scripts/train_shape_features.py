@@ -3,9 +3,9 @@
     python scripts/train_shape_features.py --output runs/shapes_features
     python scripts/train_shape_features.py --output runs/shapes_features --measure
 
-It learns from `train`, prints its accuracy on `val`, and is repeatable: the seed decides everything on one kind of
-processor. `--measure` trains nothing and prints the numbers of `bigain/assets/README.md`, where the shipped one is
-described.
+It trains on `train`, prints its accuracy on `val`, and is repeatable: the seed determines everything on one kind of
+processor. `--measure` trains nothing and prints the numbers in `bigain/assets/README.md`, which describes the shipped
+extractor.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FACTORS = {"shape": [c // len(FILLS) for c in range(16)], "fill": [c % len(FILLS
 
 
 def blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of each image by its own width, as a product with one matrix per axis.
+    """Blur each image by its own width, as a product with one matrix per axis.
 
     Args:
         images: `(b, c, s, s)`.
@@ -52,15 +52,15 @@ def blur(images: Tensor, sigma: Tensor) -> Tensor:
 
 
 def quantise(images: Tensor) -> Tensor:
-    """[0, 1] -> whole numbers in [0, 255], as in a file."""
+    """Map [0, 1] to whole numbers in [0, 255], as in a file."""
     return (images * 255).round().clamp(0, 255)
 
 
 class Training(LightningModule):
-    """Classes, and how each image looks: its levels of blur and noise, the mean and the spread of its colours.
+    """Learns classes, and how each image looks: levels of blur and noise, mean and spread of the colours.
 
-    A classifier learns to overlook what its classes share and, if it meets them in training, blur and noise; its
-    distance would overlook them, too. The second head, which is not kept, has the features tell them.
+    A classifier learns to ignore what its classes share and, if they occur in training, blur and noise; its distance
+    would ignore them as well. The second head, which is not saved, makes the features describe them.
     """
 
     def __init__(self, steps: int, learning_rate: float, batch_size: int, auxiliary: float) -> None:
@@ -75,7 +75,7 @@ class Training(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         colours = [images.mean(dim=(2, 3)), images.std(dim=(2, 3))]
-        # Half of the images lack blur, half lack noise: what is measured later is mostly clean.
+        # Half of the images have no blur, half no noise, since measured images are mostly clean.
         levels = torch.rand(len(images), 2) * (torch.rand(len(images), 2) < 0.5)
         images = blur(images, (BLUR * levels[:, 0]).clamp(min=0.05))
         images = images + NOISE * levels[:, 1, None, None, None] * torch.randn_like(images)
@@ -96,17 +96,17 @@ class Training(LightningModule):
 
 
 def draw(split: Split, images: int) -> Tensor:
-    """Images in [0, 1], classes in turn. `(n, 3, 32, 32)`."""
+    """Render images in [0, 1], classes in turn. `(n, 3, 32, 32)`."""
     return torch.cat([render_shapes(chunk, split)[0] for chunk in torch.arange(images).split(256)])
 
 
 @torch.inference_mode()
 def accuracy(network: ShapeNetwork, split: Split, images: int) -> str:
-    """Accuracy on undegraded images, as a line of text."""
+    """Return the accuracy on undegraded images, as a line of text."""
     predictions = torch.cat([network(quantise(batch)).argmax(1) for batch in draw(split, images).split(256)])
     labels = torch.arange(images) % len(CLASS_NAMES)
-    found = accuracies(labels.tolist(), predictions.tolist(), FACTORS)
-    numbers = (f"{name} {100 * e['value']:.2f} (from {100 * e['low']:.2f})" for name, e in found.items())
+    estimates = accuracies(labels.tolist(), predictions.tolist(), FACTORS)
+    numbers = (f"{name} {100 * e['value']:.2f} (from {100 * e['low']:.2f})" for name, e in estimates.items())
     return f"{split}, {images} images, accuracy in %: {', '.join(numbers)}"
 
 
@@ -139,11 +139,12 @@ def print_distances(network: ShapeNetwork) -> None:
         "brighter, of the pixel range": (lambda a: images + a, (0.02, 0.05, 0.1, 0.2)),
     }
     for n in (2000, 1000, 500, 250):
-        found = [frechet_distance(moments(part), reference) for part in images.split(n)]
-        print(f"undegraded, {n} images: {min(found):.3f} to {max(found):.3f} in {len(found)} sets", flush=True)
+        distances = [frechet_distance(moments(part), reference) for part in images.split(n)]
+        spread = f"{min(distances):.3f} to {max(distances):.3f}"
+        print(f"undegraded, {n} images: {spread} in {len(distances)} sets", flush=True)
     for name, (change, levels) in kinds.items():
-        found = (f"{level}: {frechet_distance(moments(change(level)), reference):.3f}" for level in levels)
-        print(f"{name}  {'  '.join(found)}", flush=True)
+        texts = (f"{level}: {frechet_distance(moments(change(level)), reference):.3f}" for level in levels)
+        print(f"{name}  {'  '.join(texts)}", flush=True)
 
 
 def export(network: ShapeNetwork, folder: Path) -> None:

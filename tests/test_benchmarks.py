@@ -11,6 +11,11 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(autouse=True)
+def folder_of_the_scripts(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+
+
 def script(name):
     spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -45,18 +50,18 @@ def run_all(tmp_path, monkeypatch):
 def test_all_benchmarks_in_one_table(run_all, capsys):
     status, results = run_all("--quick")
     assert status == 1
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for row in ("| [works](works.md) | what works | done |", "| fails | what fails | failed with 3 |"):
-        assert row in told
-    assert "| absent | what is not there | not here |" in told
-    assert "| slow | what takes long | left out of a quick run |" in told
+        assert row in output
+    assert "| absent | what is not there | missing |" in output
+    assert "| slow | what takes long | left out of a quick run |" in output
     assert sorted(path.name for path in results.iterdir()) == ["README.md", "works.md"]
     text = (results / "works.md").read_text()
     assert text.startswith("# What works\n\n- command: `python benchmarks/works.py SCRATCH/x --quick`\n- date: 20")
     for word in ("hardware: ", f"torch {torch.__version__.partition('+')[0]}", "'--quick']"):
         assert word in text
     assert "A title" not in text
-    assert told in (results / "README.md").read_text()
+    assert output in (results / "README.md").read_text()
 
 
 def test_some_benchmarks_in_full(run_all):
@@ -72,7 +77,7 @@ def test_some_benchmarks_in_full(run_all):
 def test_every_benchmark_here_is_run_by_the_command():
     module = script("run_all")
     listed = {benchmark.command[0] for benchmark in module.BENCHMARKS}
-    here = {path.name for path in FOLDER.glob("*.py")} - {"run_all.py", "__main__.py", "__init__.py"}
+    here = {path.name for path in FOLDER.glob("*.py")} - {"run_all.py", "rounds.py", "equality.py", "__main__.py"}
     assert here <= listed
     for benchmark in module.BENCHMARKS:
         for quick in (True, False):
@@ -82,17 +87,17 @@ def test_every_benchmark_here_is_run_by_the_command():
 def test_growth_with_tokens_counts_what_the_formula_says():
     growth = script("growth")
     n, c = 64, growth.CHANNELS
-    found = growth.with_tokens(n, 1, CPU, torch.float32)
-    attention = found["attention"]
+    cells = growth.with_tokens(n, 1, CPU, torch.float32)
+    attention = cells["attention"]
     assert attention.gflops == pytest.approx((2 * c * c * 4 * n + 4 * n * n * c) / 1e9)
-    assert found["LGTM 0.7"].gflops == pytest.approx((2 * (3 * n // 4) * (n // 4) * c + 2 * 9 * n * c) / 1e9)
-    assert found["IEKVD 2"].gflops == 0
+    assert cells["LGTM 0.7"].gflops == pytest.approx((2 * (3 * n // 4) * (n // 4) * c + 2 * 9 * n * c) / 1e9)
+    assert cells["IEKVD 2"].gflops == 0
     kept = n - int(0.7 * n)
     merged = (2 * c * c * 4 * kept + 4 * kept * kept * c) / 1e9
-    assert found["ToMe 0.7 with attention"].gflops == pytest.approx(merged + found["ToMe 0.7"].gflops)
-    assert all(len(cell.seconds) == 1 and cell.seconds[0] > 0 for cell in found.values())
-    table = growth.token_table({n: found})
-    assert len(table) == 2 + len(found)
+    assert cells["ToMe 0.7 with attention"].gflops == pytest.approx(merged + cells["ToMe 0.7"].gflops)
+    assert all(len(cell.seconds) == 1 and cell.seconds[0] > 0 for cell in cells.values())
+    table = growth.token_table({n: cells})
+    assert len(table) == 2 + len(cells)
 
 
 def test_growth_with_classes_has_everything_but_the_network(monkeypatch, tmp_path):

@@ -1,9 +1,9 @@
-"""Does merging hurt because a merged token counts once in attention? ToMe that counts it as often as it stands for.
+"""Does merging hurt because a merged token counts once in attention? ToMe with proportional attention.
 
     PYTHONPATH=benchmarks bigain predict --config demo_unet_none.yaml --data.images 512 \\
         --compressor controls.proportional.ProportionalToMe --compressor.ratio 0.5 --compressor.where.max_stride 4
 
-No paper compresses diffusion models so; it is a control, which `benchmarks/embedded.py` compares with ToMe.
+No paper compresses diffusion models this way; it is a control that `benchmarks/embedded.py` compares with ToMe.
 """
 
 from __future__ import annotations
@@ -40,6 +40,6 @@ class ProportionalToMe(ToMe):
 
 
 def sizes(plan: MergePlan) -> Tensor:
-    """How many tokens each merged row stands for. `(b, k)`, float32."""
+    """Return how many tokens each merged row stands for. `(b, k)`, float32."""
     ones = torch.ones(plan.restore.shape, device=plan.restore.device)
     return torch.zeros(plan.kept.shape, device=ones.device, dtype=ones.dtype).scatter_add(1, plan.restore, ones)

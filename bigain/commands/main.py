@@ -97,8 +97,6 @@ def _run(name: str, args: Sequence[str]) -> Outcome:
     targets = {usage.split()[0]: target for usage, target, _ in COMMANDS}
     if name not in targets:
         raise InputError(f"{name!r} is no command; expected one of {', '.join(targets)}; see bigain --help")
-    if name in ("sweep", "flops", "bench"):
-        return _not_yet_ported(name, args)
     module, _, function = targets[name].partition(":")
     command = getattr(import_module(f"bigain.commands.{module}"), function)
     if name == "predict":
@@ -107,22 +105,3 @@ def _run(name: str, args: Sequence[str]) -> Outcome:
     from bigain.commands.parsing import run
 
     return run(command, f"bigain {name}", args)
-
-
-def _not_yet_ported(name: str, args: Sequence[str]) -> Outcome:
-    """Call a command that still parses its arguments itself."""
-    from bigain.commands.parsing import Outcome
-
-    if {"-h", "--help"} & set(args):
-        return Outcome(import_module(f"bigain.commands.{name}").HELP)
-    if name == "sweep":
-        from bigain.commands.sweep.command import sweep
-
-        return Outcome(complete=sweep(args, lambda line: print(line, flush=True)))
-    if name == "flops":
-        from bigain.commands.flops.command import flops
-
-        return Outcome(flops(args))
-    from bigain.commands.bench.command import bench
-
-    return Outcome(*bench(args, lambda line: print(line, file=sys.stderr, flush=True)))

@@ -100,7 +100,7 @@ def _parser(function: Callable[..., Outcome], command: str, hints: Mapping[str, 
             parser.add_argument_group("further options", texts[name])
         else:
             text = texts[name] if default in (parameter.empty, None, False) else f"{texts[name]} Default: {default}"
-            parser.add_argument(_flag(name) if named else name, help=text, **settings)
+            parser.add_argument(_flag(name) if named else name, help=text.replace("%", "%%"), **settings)
     return parser
 
 

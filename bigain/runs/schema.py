@@ -140,21 +140,28 @@ class ResponseFile(TypedDict):
     not_measured: list[str]
 
 
-def check(path: Path, content: Any, expected: Any, advice: str = "run the command that wrote it again") -> None:
-    """Check the content of a JSON file.
+def check(
+    path: Path,
+    content: Any,
+    expected: Any,
+    advice: str = "run the command that wrote it again",
+    verdict: str = "is damaged",
+) -> None:
+    """Check the content of a JSON or YAML file.
 
     Args:
         path: The file, for the message.
         content: What it holds.
         expected: Its type, out of TypedDict, dict, list, union, Literal and plain types.
-        advice: What to do about a damaged file.
+        advice: What to do about it.
+        verdict: What a wrong value means for the file.
 
     Raises:
         InputError: If a value is missing or of another type.
     """
     problem = _problem(content, expected, "")
     if problem:
-        raise InputError(f"{path} is damaged: {problem}; {advice}")
+        raise InputError(f"{path} {verdict}: {problem}; {advice}")
 
 
 def _problem(value: Any, expected: Any, key: str) -> str | None:
@@ -178,7 +185,7 @@ def _problem(value: Any, expected: Any, key: str) -> str | None:
             return f"{inside}{min(missing)} is missing"
         parts = [(value[name], hint, inside + name) for name, hint in get_type_hints(expected).items() if name in value]
     elif kind is dict and value:
-        parts = [(item, arguments[1], inside + name) for name, item in value.items()]
+        parts = [(item, arguments[1], f"{inside}{name}") for name, item in value.items()]
     elif kind is list and value:
         parts = [(item, arguments[0], f"{key}[{number}]") for number, item in enumerate(value)]
     return next(filter(None, (_problem(*part) for part in parts)), None)

@@ -2,9 +2,7 @@
 
 import json
 import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,8 +12,6 @@ from models import DIT_XL_2_512, SD_2_0, on_meta
 import bigain.compressors
 from bigain.backbones.geometry import backbone_without_weights, shipped_geometries, without_weights
 from bigain.commands.main import main
-
-QUICK = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--data.images", "2"]
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +38,9 @@ def refused(capsys):
     def run(*args):
         capsys.readouterr()
         assert main(["flops", *args]) == 2
-        told = capsys.readouterr()
-        assert told.out == ""
-        (message,) = told.err.strip().splitlines()
+        streams = capsys.readouterr()
+        assert streams.out == ""
+        (message,) = streams.err.strip().splitlines()
         return message
 
     return run
@@ -67,19 +63,17 @@ def test_the_papers_efficiency_table(count, model, method, gflops):
     args = ["--compressor", method, "--compressor.ratio", "0.7"] if method else []
     if method == "CAM":
         args = ["--compressor", "CAM", "--compressor.inner", "LGTM", "--compressor.inner.ratio", "0.7"]
-    began = time.perf_counter()
-    found = count("--model", model, *args)
-    assert time.perf_counter() - began < 30
-    assert list(found) == ["gflops", "by_category", "baseline_gflops", "reduction_percent", "sites"]
-    assert found["gflops"] == pytest.approx(gflops, abs=5e-4)
-    assert sum(found["by_category"].values()) == pytest.approx(found["gflops"], rel=1e-12)
-    assert found["reduction_percent"] == pytest.approx(100 * (1 - found["gflops"] / found["baseline_gflops"]))
-    assert len(found["sites"]) == (5 if method else 0)
-    for site in found["sites"]:
+    result = count("--model", model, *args)
+    assert list(result) == ["gflops", "by_category", "baseline_gflops", "reduction_percent", "sites"]
+    assert result["gflops"] == pytest.approx(gflops, abs=5e-4)
+    assert sum(result["by_category"].values()) == pytest.approx(result["gflops"], rel=1e-12)
+    assert result["reduction_percent"] == pytest.approx(100 * (1 - result["gflops"] / result["baseline_gflops"]))
+    assert len(result["sites"]) == (5 if method else 0)
+    for site in result["sites"]:
         # ABM rounds down to whole cells.
         assert (site["tokens_in"], site["tokens_out"]) == (4096, 1231 if method == "ABM" else 1229)
     if not method:
-        assert found["gflops"] == found["baseline_gflops"]
+        assert result["gflops"] == result["baseline_gflops"]
 
 
 @pytest.mark.parametrize(
@@ -95,8 +89,8 @@ def test_the_shipped_sizes_are_those_of_the_models(name, kind, config, parameter
     shapes = {key: tuple(value.shape) for key, value in backbone.denoiser.state_dict().items()}
     assert shapes == {key: tuple(value.shape) for key, value in expected.state_dict().items()}
     assert {value.device.type for value in backbone.denoiser.state_dict().values()} == {"meta"}
-    found = sum(value.numel() for value in backbone.denoiser.parameters())
-    assert found == parameters or parameters is None
+    result = sum(value.numel() for value in backbone.denoiser.parameters())
+    assert result == parameters or parameters is None
     assert backbone.latent_shape == backbone.latents_of(512) == (4, 64, 64)
     with pytest.raises(AttributeError):
         _ = without_weights(backbone).vae
@@ -104,38 +98,14 @@ def test_the_shipped_sizes_are_those_of_the_models(name, kind, config, parameter
 
 
 def test_every_argument_of_a_method_can_be_set(count):
-    blocks = count(
-        "--model",
-        "shapes_dit",
-        "--compressor",
-        "LGTM",
-        "--compressor.ratio",
-        "0.5",
-        "--compressor.where.blocks",
-        "[1,2]",
-    )
+    ratio = ["--model", "shapes_dit", "--compressor.ratio=0.5"]
+    blocks = count("--compressor", "LGTM", *ratio, "--compressor.where.blocks", "[1,2]")
     assert [site["name"] for site in blocks["sites"]] == ["transformer_blocks.1", "transformer_blocks.2"]
-    modules = count(
-        "--compressor.modules",
-        "[self_attn, mlp]",
-        "--compressor.ratio=0.5",
-        "--model=shapes_dit",
-        "--compressor",
-        "SiTo",
-    )
+    modules = count("--compressor.modules", "[self_attn, mlp]", *ratio, "--compressor", "SiTo")
     assert modules["by_category"]["mlp"] == pytest.approx(0.5 * modules["baseline_gflops"] * 0.2684 / 0.5398, rel=1e-3)
     linear = ["--compressor.alpha.class_path", "bigain.diffusion.schedules.Linear", "--compressor.alpha.start", "0.8"]
-    alpha = count(
-        "--model",
-        "shapes_dit",
-        "--compressor",
-        "IEKVD",
-        "--compressor.factor",
-        "4",
-        *linear,
-        "--compressor.alpha.end",
-        "1",
-    )
+    linear += ["--compressor.alpha.end", "1", "--compressor.factor", "4"]
+    alpha = count("--model", "shapes_dit", "--compressor", "IEKVD", *linear)
     assert [site["tokens_out"] for site in alpha["sites"]] == [16] * 4
     from_file = count("--model", "dit_xl_512", "--compressor", "compressors/dit_xl_lgtm.yaml")
     assert len(from_file["sites"]) == 10
@@ -157,61 +127,43 @@ def test_names_of_configurations_and_known_hub_ids_need_no_hub(count):
         assert count("--model", name) == sd2
 
 
-@pytest.mark.parametrize(
-    ("config", "model"), [("demo_lgtm.yaml", "shapes_dit"), ("demo_unet_lgtm_generation.yaml", "shapes_unet")]
-)
-def test_results_of_a_run_carry_the_same_numbers(count, config, model):
-    if "generation" in config:
-        quick = [*QUICK, "--model.steps", "1"]
-    else:
-        quick = [*QUICK, "--model.trials", "[1,2]", "--model.keep", "[2,1]"]
-    assert main(["predict", "--config", config, *quick, "--output", "out"]) in (0, 1)
+def test_results_of_a_run_have_the_same_numbers(count):
+    quick = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--data.images", "2"]
+    quick += ["--model.trials", "[1,2]", "--model.keep", "[2,1]", "--inspect", "0"]
+    assert main(["predict", "--config", "demo_lgtm.yaml", *quick, "--output", "out"]) == 0
     results = json.loads(Path("out/results.json").read_text())
-    found = count("--model", model, "--compressor", "LGTM", "--compressor.ratio", "0.5")
+    counted = count("--model", "shapes_dit", "--compressor", "LGTM", "--compressor.ratio", "0.5")
     flops = results["flops"]
-    assert flops["gflops_per_evaluation"] == found["gflops"]
-    assert flops["by_category"] == found["by_category"]
+    assert flops["gflops_per_evaluation"] == counted["gflops"]
+    assert {key: flops[key] for key in ("by_category", "baseline_gflops", "reduction_percent")} == {
+        key: counted[key] for key in ("by_category", "baseline_gflops", "reduction_percent")
+    }
     assert flops["by_category"]["matching"] > 0
-    assert flops["baseline_gflops"] == found["baseline_gflops"]
-    assert flops["reduction_percent"] == found["reduction_percent"]
-    assert sum(flops["by_operation"].values()) == pytest.approx(found["gflops"])
+    assert sum(flops["by_operation"].values()) == pytest.approx(counted["gflops"])
     assert [(site["name"], site["tokens_out"]) for site in results["sites"]] == [
-        (site["name"], site["tokens_out"]) for site in found["sites"]
+        (site["name"], site["tokens_out"]) for site in counted["sites"]
     ]
 
 
-def test_one_json_object_is_written_and_nothing_else(capfd):
-    assert main(["flops", "--model", "shapes_dit", "--json"]) == 0
-    assert json.loads(capfd.readouterr().out)["gflops"] == pytest.approx(0.539787264)
-
-
-def test_the_text_says_the_same(capsys, count):
+def test_the_text_has_the_same_numbers(capsys):
     args = ["--model", "sd2", "--compressor", "LGTM", "--compressor.ratio", "0.7"]
     assert main(["flops", *args]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for words in ("LGTM(ratio=0.7", "704.991 per evaluation, 12.34 % less than 804.257", "4096 -> 1229", "scoring"):
-        assert words in told
+        assert words in output
     assert main(["flops", "--model", "sd2"]) == 0
     assert "without" not in capsys.readouterr().out
 
 
-def test_help_imports_nothing_heavy():
-    code = "import sys; from bigain.commands.main import main; main(['flops', '--help'])"
-    code += "; assert 'torch' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "--match" in done.stdout
-
-
 @pytest.mark.slow
 def test_match_finds_every_method(count, capsys):
-    found = count("--model", "shapes_dit", "--match", "30%")
-    methods = {row["method"]: row for row in found["methods"]}
-    assert set(methods) == set(bigain.compressors.methods())
+    result = count("--model", "shapes_dit", "--match", "30%")
+    methods = {row["method"]: row for row in result["methods"]}
+    assert list(methods) == list(bigain.compressors.methods())
     for name, row in methods.items():
         kv = name in ("ToDo", "AveragePool", "IEKVD")
         assert row["setting"] == ("factor" if kv else "ratio")
-        assert row["gflops"] == pytest.approx(found["baseline_gflops"] * (1 - row["reduction_percent"] / 100))
+        assert row["gflops"] == pytest.approx(result["baseline_gflops"] * (1 - row["reduction_percent"] / 100))
         if name == "SiTo":
             assert (row["reached"], row["value"]) == (False, 0.75)
         elif kv:
@@ -228,7 +180,6 @@ def test_match_finds_every_method(count, capsys):
 @pytest.mark.parametrize(
     "method",
     [
-        ["--compressor=LGTM", "--compressor.mode", "prune"],
         ["--compressor", "CAM", "--compressor.inner", "ABM"],
         ["--compressor", "FrequencyKV", "--compressor.keep", "high", "--compressor.where.blocks", "[0,1,3]"],
         ["--compressor", "ABM", "--compressor.tau", "0.9"],
@@ -236,16 +187,16 @@ def test_match_finds_every_method(count, capsys):
     ids=" ".join,
 )
 def test_match_is_the_smallest_setting_that_reaches_it(count, method):
-    (found,) = count("--model", "shapes_dit", "--match", "10", *method)["methods"]
+    (match,) = count("--model", "shapes_dit", "--match", "10", *method)["methods"]
     option = "--compressor.inner." if "CAM" in method else "--compressor."
     rest = [arg for arg in method if arg not in ("--compressor.tau", "0.9")]
 
     def reduction(value):
-        return count("--model", "shapes_dit", *rest, f"{option}{found['setting']}", str(value))["reduction_percent"]
+        return count("--model", "shapes_dit", *rest, f"{option}{match['setting']}", str(value))["reduction_percent"]
 
-    assert found["reached"]
-    assert reduction(found["value"]) == found["reduction_percent"] >= 10
-    assert reduction(round(found["value"] - 0.001, 3)) < 10
+    assert match["reached"]
+    assert reduction(match["value"]) == match["reduction_percent"] >= 10
+    assert reduction(round(match["value"] - 0.001, 3)) < 10
 
 
 def test_match_takes_the_nearer_factor_and_the_largest_where_none_reaches(count):
@@ -254,12 +205,12 @@ def test_match_takes_the_nearer_factor_and_the_largest_where_none_reaches(count)
         factor: count(*args[:-1], "--compressor.factor", str(factor))["reduction_percent"] for factor in (2, 3, 16)
     }
     between = 0.6 * by_factor[2] + 0.4 * by_factor[3]
-    for wanted, factor in ((between, 2), (by_factor[3] - 0.01, 3), (by_factor[3] + 0.01, 3)):
-        (found,) = count(*args, str(wanted))["methods"]
-        assert (found["value"], found["reached"]) == (factor, True)
-        assert found["reduction_percent"] == by_factor[factor]
-    (found,) = count(*args, "90%")["methods"]
-    assert (found["value"], found["reached"], found["reduction_percent"]) == (16, False, by_factor[16])
+    for wanted, factor in ((between, 2), (by_factor[3] - 0.01, 3)):
+        (match,) = count(*args, str(wanted))["methods"]
+        assert (match["value"], match["reached"]) == (factor, True)
+        assert match["reduction_percent"] == by_factor[factor]
+    (match,) = count(*args, "90%")["methods"]
+    assert (match["value"], match["reached"], match["reduction_percent"]) == (16, False, by_factor[16])
 
 
 @pytest.mark.parametrize(

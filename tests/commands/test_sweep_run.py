@@ -194,7 +194,8 @@ def test_a_failed_cell_does_not_stop_the_others(monkeypatch, tmp_path, capsys):
     assert sweep("mine.yaml", "--dry-run", output="thesis") == 1
     output = capsys.readouterr().out
     assert "classification-shapes-unlucky cannot be counted: RuntimeError: out of luck" in output
-    assert re.search(r"x{300} +incomplete ", output)
+    assert "classification-shapes-unlucky is failed: RuntimeError: out of luck (see" in output
+    assert "classification-shapes-refused is refused: ratio" in output
     assert re.search(r"good +finished ", output)
 
 
@@ -259,10 +260,10 @@ def test_a_dry_run_agrees_with_the_results(again, capsys):
         assert re.search(rf"out/{re.escape(name)} +finished +{cost}\n", output), output
     assert re.search(rf"out/{re.escape(NAMES[3])} +pending ", output)
     assert "left to do: 1 cells" in output
-    assert sweep("mine.yaml", "--dry-run", "--only", "none", "--seed", "3") == 1
+    assert sweep("mine.yaml", "--dry-run", "--only", "none", "--classification.seed", "3") == 1
     output = capsys.readouterr().out
-    assert re.search(rf"out/{NAMES[0]} +refused ", output)
     assert f"{NAMES[0]} is refused: out/{NAMES[0]} holds a run with another configuration" in output
+    assert "1 cells, " in output
     assert "left to do: 0 cells" in output
 
 
@@ -272,8 +273,7 @@ def test_a_dry_run_reports_what_cannot_be_counted(capsys):
     assert "classification-shapes-X cannot be counted" in capsys.readouterr().out
     # What is wrong with every cell is reported once.
     assert sweep(table(*FEW[:2]), "--dry-run", "--model.nonsense", "1") == 2
-    streams = capsys.readouterr()
-    assert (streams.out, streams.err.count("nonsense")) == ("", 1)
+    assert capsys.readouterr().err.count("nonsense") == 1
 
 
 def test_options_are_for_all_or_for_a_task_or_a_dataset():
@@ -388,10 +388,9 @@ def test_every_cell_has_its_own_port(launched, ports):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ([], ["bigain sweep TABLE"]),
-        (["--shard", "1/2"], ["bigain sweep TABLE"]),
+        ([], ["required", "table"]),
         (["table7"], ["no table table7", "demo_unet", "table12"]),
-        (["demo", "table4"], ["'table4'", "one table"]),
+        (["demo", "table4"], ["table4", "--help"]),
         (["demo", "--shard", "0/4"], ["--shard", "'0/4'", "3/16"]),
         (["demo", "--shard", "5/4"], ["'5/4'"]),
         (["demo", "--only", "LGMT"], ["'LGMT'", "ToMe, LGTM"]),

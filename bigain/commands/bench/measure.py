@@ -1,4 +1,4 @@
-"""Rounds in which every method runs once, and a look at its own work and memory apart from them."""
+"""Rounds in which every method runs once, and separate forwards for its own work and memory."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from bigain.cost.memory import peak_memory, restart_peak
 from bigain.cost.spans import Spans
 from bigain.errors import InputError
 
-# Forwards in which a compressor's phases and memory are looked at; their time does not count.
+# Forwards that measure a compressor's phases and memory; their time does not count.
 _OBSERVED = 3
-# Seconds; shorter ones are as long as what else the machine does meanwhile.
+# A shorter measurement (seconds) drowns in the noise of the machine; a round repeats short forwards, up to a limit.
 _LONG_ENOUGH, _MOST_FORWARDS = 0.1, 20
 
 
 @dataclass(eq=False)
 class Times:
-    """What was measured of one method.
+    """The measurements of one method.
 
     Attributes:
         name: For messages.
         seconds: Of one forward, one per round.
         reference: Without compression, in the same rounds.
-        phases: Median seconds of the compressor's own work by phase; None where it cannot be told, in compiled code.
-        peak_memory: Bytes, of torch's tensors on a GPU and of the process on a CPU; None where nobody tells.
+        phases: Median seconds of the compressor's own work by phase; None for compiled code.
+        peak_memory: Bytes, of torch's tensors on a GPU and of the process on a CPU; None where unknown.
         forwards: In a round, one after the other.
-        error: Why there is nothing; None where there is.
+        error: Why it could not be measured; None if it was.
     """
 
     name: str
@@ -67,21 +67,21 @@ def measure(
     """Time a network without compression and with each compressor.
 
     Args:
-        subject: Network and inputs; it stays as it is.
-        compressors: With a name each.
+        subject: Network and inputs; not changed.
+        compressors: Name and compressor.
         repetitions: Rounds that count.
         how: What torch compiles. Compiled methods run in pairs with the network without compression, one pair after
             the other: the code of many would share one cache and slow each other down.
-        tell: Is given a line per round.
+        tell: Called with a line per round.
 
     Returns:
-        First that without compression, of the first pair; then one per compressor.
+        The network without compression first, from the first pair; then one per compressor.
 
     Raises:
         InputError: If the network without compression cannot run.
     """
-    groups = [list(compressors)] if how == "none" else [[one] for one in compressors] or [[]]
-    found: list[Times] = []
+    groups = [list(compressors)] if how == "none" else [[pair] for pair in compressors] or [[]]
+    times: list[Times] = []
     for group in groups:
         with ExitStack() as undo:
             undo.enter_context(_compiling(how))
@@ -97,28 +97,28 @@ def measure(
             for entrant in entrants:
                 if entrant.times.error is None:
                     _observe(entrant, how)
-        found += [entrant.times for entrant in entrants[1 if found else 0 :]]
-    return found
+        times += [entrant.times for entrant in entrants[1 if times else 0 :]]
+    return times
 
 
 def _warm_up(entrants: Sequence[_Entrant], tell: Callable[[str], None]) -> None:
-    """First forwards, and whether they compute what they should."""
+    """Run the first forwards, and check that every compressor changes the output."""
     plain = None
     for entrant in entrants:
         output = _forward(entrant)
         if plain is None:
             plain = output
         elif output is not None and torch.equal(output, plain):
-            entrant.times.error = "its output is that of the network without compression: it does not act"
+            entrant.times.error = "its output equals that of the network without compression: it has no effect"
         tell(f"warm-up: {entrant.times.name}")
 
 
 def _forward(entrant: _Entrant) -> Tensor | None:
-    """One forward; None, and an error to tell, if it cannot run. Without compression, that ends everything."""
+    """Run one forward; if it fails, keep the error and return None. Without compression, a failure is fatal."""
     try:
         return entrant.subject.forward()
     except RuntimeError as error:
-        # Memory that ran out, or what torch cannot compile; the others may still run.
+        # Out of memory, or torch cannot compile it; other methods may still run.
         entrant.times.error = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         if entrant.plain:
             raise InputError(f"the network without compression cannot run: {entrant.times.error}") from error
@@ -130,22 +130,22 @@ def _race(entrants: Sequence[_Entrant], repetitions: int, tell: Callable[[str], 
     forwards = _enough(entrants[0], spans)
     for number in range(1, repetitions + 1):
         racing = [place for place, entrant in enumerate(entrants) if entrant.times.error is None]
-        # Neighbours change too: one forward leaves its caches to the next.
+        # In changing order, since a forward finds the caches of the previous one.
         for place in random.Random(number).sample(racing, len(racing)):
             with spans.span(str(place)):
                 for _ in range(forwards):
                     _forward(entrants[place])
-        seconds = {entrants[int(place)].times: taken / forwards for place, taken in sorted(spans.settle().items())}
-        told = ", ".join(f"{times.name} {taken:.3f} s" for times, taken in seconds.items())
-        tell(f"round {number} of {repetitions}: {told}")
-        for times, taken in seconds.items():
+        seconds = {entrants[int(place)].times: total / forwards for place, total in sorted(spans.settle().items())}
+        text = ", ".join(f"{times.name} {value:.3f} s" for times, value in seconds.items())
+        tell(f"round {number} of {repetitions}: {text}")
+        for times, value in seconds.items():
             times.forwards = forwards
-            times.seconds.append(taken)
+            times.seconds.append(value)
             times.reference.append(seconds[entrants[0].times])
 
 
 def _enough(entrant: _Entrant, spans: Spans) -> int:
-    """How many forwards of a small network make a time that can be measured."""
+    """Return how many forwards take long enough to measure."""
     with spans.span("one"):
         _forward(entrant)
     return min(_MOST_FORWARDS, math.ceil(_LONG_ENOUGH / spans.settle()["one"]))
@@ -153,22 +153,24 @@ def _enough(entrant: _Entrant, spans: Spans) -> int:
 
 def _observe(entrant: _Entrant, how: Compile) -> None:
     device = entrant.subject.noisy.device
-    spans, looks = Spans(device), []
+    spans, seconds = Spans(device), []
     for _ in range(1 if entrant.plain else _OBSERVED):
-        forgotten = restart_peak(device)
-        with ExitStack() as watching:
+        restarted = restart_peak(device)
+        with ExitStack() as listening:
             if how == "none":
-                watching.enter_context(marks_reported_to(lambda name, rows: spans.span(name)))
+                listening.enter_context(marks_reported_to(lambda name, rows: spans.span(name)))
             entrant.subject.forward()
-        looks.append(spans.settle())
-        entrant.times.peak_memory = peak_memory(device) if forgotten else None
+        seconds.append(spans.settle())
+        entrant.times.peak_memory = peak_memory(device) if restarted else None
     if how == "none":
-        entrant.times.phases = {phase: statistics.median(look.get(phase, 0.0) for look in looks) for phase in PHASES}
+        entrant.times.phases = {
+            phase: statistics.median(by_phase.get(phase, 0.0) for by_phase in seconds) for phase in PHASES
+        }
 
 
 @contextmanager
 def _compiling(how: Compile) -> Iterator[None]:
-    """Compiled code ends with this block, and what torch cannot keep compiled is an error instead of slow."""
+    """Drop compiled code at the end of this block; exceeding the recompile limit is an error instead of slow."""
     if how == "none":
         yield
         return

@@ -1,4 +1,4 @@
-"""What a list of times says: medians, paired ratios, and how much of a promised saving is real."""
+"""Medians, paired ratios, and the realised part of a promised saving."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of at least one value."""
+        """Return the spread of at least one value."""
         return cls(statistics.median(values), min(values), max(values))
 
     def times(self, factor: float) -> Spread:
-        """In another unit; the factor is positive."""
+        """Return it in a different unit; the factor is positive."""
         return Spread(self.median * factor, self.low * factor, self.high * factor)
 
 
 def paired_ratio(seconds: Sequence[float], reference: Sequence[float]) -> Spread:
-    """Ratios of times that were measured in the same rounds.
+    """Return the ratios of times that were measured in the same rounds.
 
     Args:
         seconds: One per round.
         reference: One per round, positive.
     """
-    return Spread.of([one / other for one, other in zip(seconds, reference, strict=True)])
+    return Spread.of([a / b for a, b in zip(seconds, reference, strict=True)])
 
 
 def realised_percent(ratio: Spread, promised: float) -> Spread | None:
-    """How much of the promised saving is real: `100 * (1 - ratio) / (1 - promised)`, negative where it is slower.
+    """Return the realised percentage of a saving, `100 * (1 - ratio) / (1 - promised)`; negative if slower.
 
     Args:
-        ratio: Measured, of the time without compression.
-        promised: By the FLOPs, of those without compression.
+        ratio: Measured time, relative to no compression.
+        promised: FLOPs, relative to no compression.
 
     Returns:
-        None where nothing is promised.
+        None if nothing is promised.
     """
     if promised >= 1:
         return None

@@ -1,4 +1,4 @@
-"""The network that is timed, with its inputs: real size, on the device, in the dtype."""
+"""The timed network and its inputs: real size, on the device, in the dtype."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ class Subject:
     def of(
         cls, model: CountedModel, batch: int, dtype: torch.dtype, device: torch.device, channels_last: bool
     ) -> Subject:
-        """Make the network and its inputs, the same ones each time.
+        """Create the network and its inputs, the same ones every time.
 
         Args:
-            model: Whose sizes it has; stays as it is.
+            model: Gives the sizes; not changed.
             batch: Rows.
             dtype: Of weights and activations.
             device: Where it runs.
             channels_last: Memory format of weights and latents.
 
         Raises:
-            InputError: If weights cannot be read, or memory runs out.
+            InputError: If weights cannot be loaded, or memory runs out.
         """
         folder = _folder_with_weights(model)
         try:
@@ -59,7 +59,7 @@ class Subject:
                 denoiser = random_denoiser(model.backbone.denoiser, dtype, device)
             else:
                 kind, part = type(model.backbone.denoiser), model.backbone.component
-                # On the device at once where it is random; read weights take the way through the machine's memory.
+                # Random networks are created on the device; loaded weights pass through the machine's memory.
                 denoiser = load_component(kind, str(folder), part, dtype, True).to(device)
         except torch.OutOfMemoryError as error:
             raise InputError(f"{model.name} does not fit into the memory of {device}: {error}") from error
@@ -74,21 +74,21 @@ class Subject:
         return cls(backbone, "random" if folder is None else "loaded", noisy, timesteps, condition)
 
     def twin(self) -> Subject:
-        """A copy with modules of its own, for hooks and compiled code of its own, and the same weights."""
+        """Return a copy with separate modules, for separate hooks and compiled code, that shares the weights."""
         original = self.backbone.denoiser
         shared = {id(tensor): tensor for tensor in (*original.parameters(), *original.buffers())}
         backbone = with_denoiser(self.backbone, copy.deepcopy(original, shared))
         return Subject(backbone, self.weights, self.noisy, self.timesteps, self.condition)
 
     def forward(self) -> Tensor:
-        """One forward of the network. `(b, c, h, w)`, float32."""
+        """Run one forward. `(b, c, h, w)`, float32."""
         return self.backbone.predict(self.noisy, self.timesteps, self.condition)
 
 
 def random_denoiser(like: ModelMixin, dtype: torch.dtype, device: torch.device) -> ModelMixin:
-    """A network of the same sizes with random weights, made where and as they are used, without a float32 copy.
+    """Return a network of the same sizes with random weights, created on the device in its dtype.
 
-    The global random state stays as it is.
+    The global random state is restored.
     """
     before = torch.get_default_dtype()
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.device(device):
@@ -98,7 +98,7 @@ def random_denoiser(like: ModelMixin, dtype: torch.dtype, device: torch.device) 
             denoiser: ModelMixin = type(like).from_config(like.config)
         finally:
             torch.set_default_dtype(before)
-    # What is made from numpy is float32 whatever the default. diffusers' own `to` warns of what we ask for.
+    # Tensors from numpy are float32 regardless of the default. diffusers' own `to` warns about this call.
     nn.Module.to(denoiser, dtype)
     return denoiser
 

@@ -1,20 +1,19 @@
-"""The model that is counted: which one a name means, and what it costs as it is."""
+"""The model that is counted, by its name, and its cost without compression."""
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 from torch import Tensor
 
 from bigain.backbones.base import Backbone
 from bigain.backbones.geometry import backbone_without_weights, build_on_meta, geometry_of, shipped_geometries
-from bigain.commands.arguments import ClassParser as Parser
-from bigain.commands.arguments import refusals
 from bigain.commands.configs import shipped_configs
+from bigain.commands.parsing import create
 from bigain.compressors import Compressor
 from bigain.cost.flops import Flops, count_flops
 from bigain.cost.sites import refuse_without_effect
@@ -24,11 +23,11 @@ from bigain.tokens.grid import Grid
 
 @dataclass(frozen=True)
 class CountedModel:
-    """A network on the meta device, one row of its inputs, and what that row costs without compression.
+    """A network on the meta device, one row of its inputs, and the cost of that row without compression.
 
     Attributes:
-        name: As the user gave it.
-        source: Where the model is, or would be: a folder, an embedded model's name, or a hub id.
+        name: As given by the user.
+        source: A folder, an embedded model's name, or a hub id.
         backbone: Holds the denoiser.
         latent: (channels, height, width).
         condition: `(1, ...)`.
@@ -48,10 +47,10 @@ class CountedModel:
 
         Args:
             name: Name of shipped sizes or of a shipped configuration in `models/`, YAML file, folder or hub id.
-            image_size: Side of the images in px; None is what the model was trained on.
+            image_size: Side of the images in px; None for the size that the model was trained on.
 
         Raises:
-            InputError: If there is no such model, or it cannot take such images.
+            InputError: If there is no such model, or it does not support this size.
         """
         if image_size is not None and image_size < 1:
             raise InputError(f"image_size must be at least 1 px, not {image_size}")
@@ -62,11 +61,11 @@ class CountedModel:
         """Count the model of a configuration.
 
         Args:
-            backbone: Not loaded; it gets its denoiser on the meta device and cannot compute any more.
+            backbone: Not loaded; it gets its denoiser on the meta device and can no longer compute.
             image_size: Side of the images in px.
 
         Raises:
-            InputError: If its sizes cannot be read, or it cannot take such images.
+            InputError: If its sizes cannot be read, or it does not support this image size.
         """
         name = backbone.model
         backbone.model = geometry_of(name)
@@ -77,21 +76,21 @@ class CountedModel:
     def _of(cls, name: str, backbone: Backbone, image_size: int | None) -> CountedModel:
         condition = backbone.blank_condition(backbone.local_files_only)
         source = backbone.model
-        # For messages: shipped sizes lie in a folder whose path means nothing to anyone.
+        # For messages: the folder of shipped sizes means nothing to the user.
         backbone.model = name
         latent = backbone.latent_shape if image_size is None else backbone.latents_of(image_size)
         return cls(name, source, backbone, latent, condition, count_flops(backbone, latent, condition))
 
     @property
     def grid(self) -> Grid:
-        """Size of the latents."""
+        """The size of the latents."""
         return Grid(*self.latent[1:])
 
     def count(self, *compressors: Compressor) -> Flops:
-        """FLOPs under compressors on disjoint sites.
+        """Return the FLOPs with compressors on disjoint sites.
 
         Raises:
-            InputError: If one cannot work here, or leaves all tokens of some site.
+            InputError: If one cannot work here, or removes no token at a site.
         """
         with ExitStack() as installed:
             for compressor in compressors:
@@ -102,7 +101,7 @@ class CountedModel:
 
 def _find(name: str) -> Backbone:
     if name not in shipped_geometries() and not Path(name).is_dir():
-        for file in (Path(name), shipped_configs() / "models" / f"{name}.yaml"):
+        for file in (Path(name), shipped_configs() / name, shipped_configs() / "models" / f"{name}.yaml"):
             if file.suffix == ".yaml" and file.is_file():
                 return _configured(file)
     try:
@@ -116,16 +115,14 @@ def _find(name: str) -> Backbone:
 
 
 def _configured(file: Path) -> Backbone:
-    """The backbone of a model configuration."""
+    """Return the backbone of a model configuration."""
     try:
-        given: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-        section = given["init_args"]["backbone"]
+        section = yaml.safe_load(file.read_text(encoding="utf-8"))["init_args"]["backbone"]
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise InputError(f"{file} is no model configuration ({error!r}); expected init_args with a backbone") from error
-    parser = Parser(prog="bigain flops")
-    parser.add_subclass_arguments(Backbone, "backbone")
-    with refusals():
-        backbone: Backbone = parser.instantiate(parser.parse_object({"backbone": section})).backbone
+    backbone = create(Backbone, "backbone", ["--backbone", json.dumps(section)], "bigain flops")  # type: ignore[type-abstract]
+    if backbone is None:
+        raise InputError(f"{file} has no backbone")
     backbone.model = geometry_of(backbone.model)
     build_on_meta(backbone)
     return backbone

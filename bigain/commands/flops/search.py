@@ -1,36 +1,34 @@
-"""`--match`: the ratio or factor at which a method reaches a given reduction."""
+"""`--match`: the ratio or factor at which a method reaches a reduction of FLOPs."""
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.polynomial import Polynomial
-
-import bigain.compressors
 from bigain.commands.flops.model import CountedModel
-from bigain.compressors import ABM, CAM, IEKVD, LGTM, AveragePool, Compressor, FrequencyKV, SiTo, ToDo, ToMe
+from bigain.commands.parsing import options_of
+from bigain.compressors import LGTM, Compressor, methods
 from bigain.cost.flops import reduction_percent
 from bigain.errors import InputError
 
 # Ratios are searched in thousandths.
 _STEPS = 1000
-# Where to begin; any value that the constructors take.
-_START = {"ratio": 0.5, "factor": 2}
+# Values to start the search from, for arguments without a default.
+_START: dict[str, Any] = {"ratio": 0.5, "factor": 2, "keep": "low"}
 
 
 @dataclass(frozen=True)
 class Match:
-    """What a method needs for a reduction.
+    """The setting of a method for a reduction.
 
     Attributes:
         method: Class name.
         setting: `ratio`, `tau` or `factor`.
-        value: The smallest ratio, in thousandths, that reaches the reduction, or the largest there is; the factor
-            nearest to it.
+        value: The smallest ratio, in thousandths, that reaches the reduction, or the largest possible one; the factor
+            with the nearest reduction.
         gflops: With this value.
         reduction_percent: With this value.
         reached: Whether any value reaches the reduction.
@@ -45,30 +43,39 @@ class Match:
 
 
 def every_method() -> list[Compressor]:
-    """One compressor of each method, with a value to begin with."""
-    merging: list[Compressor] = [ToMe(ratio=0.5), LGTM(ratio=0.5), CAM(LGTM(ratio=0.5)), ABM(ratio=0.5), SiTo()]
-    kv: list[Compressor] = [ToDo(factor=2), AveragePool(factor=2), IEKVD(factor=2), FrequencyKV(ratio=0.5, keep="low")]
-    return merging + kv
+    """Return a compressor of each shipped method that has a ratio or factor, with a value to start from."""
+    compressors = []
+    for kind in methods().values():
+        parameters = inspect.signature(kind).parameters.values()
+        start = {name: value for name, value in {**_START, "inner": LGTM(ratio=0.5)}.items() if name in _names(kind)}
+        if {p.name for p in parameters if p.default is p.empty} <= set(start):
+            compressors.append(kind(**start))
+    return compressors
 
 
-def starting_value(args: Sequence[str]) -> Iterator[str]:
-    """Options for a value to begin with where the compressor's class requires one and none is given."""
-    args = [part for arg in args for part in arg.split("=", 1)]
-    prefix, options = "--compressor", dict(zip(args, [*args[1:], ""], strict=True))
-    while (name := options.get(prefix)) is not None:
-        kind = getattr(bigain.compressors, name.rpartition(".")[2], None)
-        parameters = getattr(kind, "__init__", kind).__annotations__ if kind else {}
-        for setting, value in _START.items():
-            if setting in parameters and not {f"{prefix}.{setting}", f"{prefix}.tau"} & set(args):
-                yield f"{prefix}.{setting}={value}"
-        prefix += ".inner"
+def _names(kind: type[Compressor]) -> Collection[str]:
+    return inspect.signature(kind).parameters.keys()
 
 
-def match(model: CountedModel, compressor: Compressor, percent: float) -> Match:
+def with_starting_values(options: Sequence[str]) -> list[str]:
+    """Add a value to start from for every named compressor whose ratio or factor is not given."""
+    _, groups = options_of(options)
+    given = {group[0].partition("=")[0] for group in groups}
+    added = []
+    for option, *values in groups:
+        prefix, _, value = option.partition("=")
+        kind = methods().get((value or next(iter(values), "")).rpartition(".")[2])
+        for setting in ("ratio", "factor"):
+            if kind is not None and setting in _names(kind) and not {f"{prefix}.{setting}", f"{prefix}.tau"} & given:
+                added.append(f"{prefix}.{setting}={_START[setting]}")
+    return [*options, *added]
+
+
+def find_match(model: CountedModel, compressor: Compressor, percent: float) -> Match:
     """Find the setting of one method.
 
     Args:
-        model: What is counted.
+        model: The model to count.
         compressor: The method with all of its other settings.
         percent: Reduction to reach, in (0, 100).
 
@@ -85,19 +92,19 @@ def match(model: CountedModel, compressor: Compressor, percent: float) -> Match:
             try:
                 reductions[step] = reduction_percent(model.count(changed), model.baseline)
             except InputError:
-                # A small value may remove nothing at all; what is wrong with the largest is wrong with all.
+                # A small value may remove nothing; an error of the largest one concerns all.
                 if step == high:
                     raise
                 return -math.inf
         return reductions[step]
 
-    found = _smallest(reduction, low, high, percent, reductions)
+    best = _smallest(reduction, low, high, percent)
     reached = reduction(high) >= percent
     if unit == 1 and reached:
-        found = min((step for step in (found, found - 1) if step >= low), key=lambda s: abs(reduction(s) - percent))
-    reduced = reduction(found)
+        best = min((step for step in (best, best - 1) if step >= low), key=lambda s: abs(reduction(s) - percent))
+    reduced = reduction(best)
     gflops = model.baseline.total / 1e9 * (1 - reduced / 100)
-    return Match(type(compressor).__name__, setting, found if unit == 1 else found / unit, gflops, reduced, reached)
+    return Match(type(compressor).__name__, setting, best if unit == 1 else best / unit, gflops, reduced, reached)
 
 
 def _setting(compressor: Compressor) -> str:
@@ -114,7 +121,7 @@ def _innermost(compressor: Compressor) -> Compressor:
 
 
 def _changed(compressor: Compressor, setting: str, value: float) -> Compressor:
-    """The same method with another value."""
+    """Return the same method with a different value."""
     settings: dict[str, Any] = compressor.settings()
     if "inner" in settings:
         return type(compressor)(**{**settings, "inner": _changed(settings["inner"], setting, value)})
@@ -122,46 +129,34 @@ def _changed(compressor: Compressor, setting: str, value: float) -> Compressor:
 
 
 def _range(model: CountedModel, compressor: Compressor, setting: str) -> tuple[int, int, int]:
-    """Smallest and largest step, and how many make one."""
+    """Return the smallest and largest step, and the number of steps in 1."""
     grids = [site.grid(model.grid) for site in compressor.sites_of(model.backbone.denoiser)]
     if setting == "factor":
         return 2, min(min(grid) for grid in grids), 1
     if setting == "tau":
         return 1, _STEPS, _STEPS
     cell = getattr(_innermost(compressor), "cell", None)
-    # A token of each cell stays, or of the whole sequence.
+    # At least one token remains, in each cell or in the whole sequence.
     largest = 1 - 1 / (cell.area if cell is not None else min(grid.n for grid in grids))
     return 1, math.floor(_STEPS * largest), _STEPS
 
 
-def _smallest(reduction: Callable[[int], float], low: int, high: int, percent: float, known: dict[int, float]) -> int:
-    """The smallest step whose reduction reaches `percent`, or `high` if none does.
+def _smallest(reduction: Callable[[int], float], low: int, high: int, percent: float) -> int:
+    """Return the smallest step whose reduction reaches `percent`, or `high` if none does.
 
-    Reductions rise with the step, of mergers as a parabola but for rounding: a curve through what is known finds it
-    in few counts, and every sixth turn halves the interval whatever the curve says.
+    Reductions rise with the step. The Illinois method (false position that halves the value of an end that stays)
+    needs few counts.
     """
-    if reduction(high) < percent:
-        return high
-    below, turn = low - 1, 0
-    while high - below > 1:
-        turn += 1
-        # Most of what factors change, the smallest ones change.
-        half = math.isqrt(below * high) if low > 1 else (below + high) // 2
-        guess = half if turn % 6 == 0 else _on_a_curve(known, percent, below, high, half)
+    below, under, over = low - 1, -percent, reduction(high) - percent
+    stayed = ""
+    while over >= 0 and high - below > 1:
+        guess = below + round((high - below) * under / (under - over)) if under < over else below
         middle = min(max(guess, below + 1), high - 1)
-        if reduction(middle) >= percent:
-            high = middle
+        difference = max(reduction(middle) - percent, -percent)
+        if difference >= 0:
+            high, over, under = middle, difference, under / 2 if stayed == "below" else under
+            stayed = "below"
         else:
-            below = middle
+            below, under, over = middle, difference, over / 2 if stayed == "high" else over
+            stayed = "high"
     return high
-
-
-def _on_a_curve(known: dict[int, float], percent: float, below: int, high: int, otherwise: int) -> int:
-    """The step between two others at which a curve through the three nearest known points takes a value."""
-    points = sorted(known.items(), key=lambda point: abs(point[1] - percent))[:3]
-    if len(points) < 2:
-        return otherwise
-    steps, values = zip(*points, strict=True)
-    roots = np.atleast_1d((Polynomial.fit(steps, values, len(points) - 1) - percent).roots())
-    between = [float(root.real) for root in roots if abs(root.imag) < 1e-6 and below < root.real <= high]
-    return math.ceil(min(between)) if between else otherwise

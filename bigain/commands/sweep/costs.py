@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +11,15 @@ from lightning.pytorch import Trainer
 
 from bigain.commands.flops.model import CountedModel
 from bigain.commands.lightning_cli import Prepared
-from bigain.commands.sweep.cells import Cell
-from bigain.commands.sweep.plans import State, reason_of, state_of
+from bigain.commands.parsing import Outcome
+from bigain.commands.sweep.plans import Plan, State, reason_of
 from bigain.data import EvalDataModule
 from bigain.errors import InputError
 from bigain.modules import DiffusionClassifier
 from bigain.report.tables import Table
-from bigain.runs.directory import check_directory
 
 
-class _WithoutTrainer(Prepared):
+class WithoutTrainer(Prepared):
     """Costs do not depend on the devices of this machine."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -32,8 +31,8 @@ class Cost:
     """State and cost of a cell.
 
     Attributes:
-        cell: The cell.
-        state: Its state on disk; `refused` if its directory holds something else.
+        directory: Run directory.
+        status: Its state.
         images: Number of images.
         official: Whether that is the official number, since the dataset cannot be read here.
         evaluations: Of the network, per image.
@@ -41,8 +40,8 @@ class Cost:
         gflops: Of the network alone, per evaluation.
     """
 
-    cell: Cell
-    state: State
+    directory: str
+    status: str
     images: int
     official: bool
     evaluations: int
@@ -54,50 +53,54 @@ class Cost:
         """Of the whole cell, without VAE and text encoder."""
         return self.images * self.evaluations * self.gflops / 1e6
 
-
-class _Counter:
-    """Counts cells, and what several have in common once."""
-
-    def __init__(self) -> None:
-        self._models: dict[str, CountedModel] = {}
-        self._gflops: dict[str, float] = {}
-        self._images: dict[str, tuple[int, bool]] = {}
-
-    def cost(self, cell: Cell) -> Cost:
-        """Count a cell.
-
-        Raises:
-            InputError: If its configuration is invalid, or the number of its images is unknown.
-        """
-        prepared = _WithoutTrainer.of(cell.run.task, cell.command)
-        config, model, data = prepared.config.predict, prepared.model, prepared.datamodule
-        if repr(config.data) not in self._images:
-            self._images[repr(config.data)] = _images(data)
-        evaluations = model.evaluations_per_image(len(data.class_space))
-        at_most = isinstance(model, DiffusionClassifier) and model.race is not None
-        gflops = self._count_gflops(prepared, data.image_size)
-        return Cost(cell, _state(cell, prepared), *self._images[repr(config.data)], evaluations, at_most, gflops)
-
-    def _count_gflops(self, prepared: Prepared, image_size: int) -> float:
-        model = f"{prepared.config.predict.model.init_args.backbone} {image_size}"
-        compressors = prepared.compressors()
-        key = model + json.dumps([compressor.description() for compressor in compressors])
-        if key not in self._gflops:
-            if model not in self._models:
-                self._models[model] = CountedModel.of_backbone(prepared.model.backbone, image_size)
-            self._gflops[key] = self._models[model].count(*compressors).total / 1e9
-        return self._gflops[key]
+    @property
+    def row(self) -> tuple[str, ...]:
+        """Cells of the table."""
+        images = f"{self.images:,}{'*' if self.official else ''}"
+        evaluations = f"{'<=' if self.at_most else ''}{self.evaluations:,}"
+        gflops = f"{self.gflops:,.4g}" if self.gflops < 1 else f"{self.gflops:,.3f}"
+        return self.directory, self.status, images, evaluations, gflops, _rounded(self.pflops)
 
 
-def _state(cell: Cell, prepared: Prepared) -> State:
-    try:
-        check_directory(cell.directory, prepared.config.predict)
-    except InputError as error:
-        return State("refused", str(error))
-    except OSError:
-        # `state_of` reports that the directory cannot be read.
-        pass
-    return state_of(cell, prepared.fingerprint)
+def cost_report(plans: Mapping[str, Plan], refused: Mapping[str, State]) -> Outcome:
+    """Return state and cost of cells; complete if all could be counted and none is refused.
+
+    Raises:
+        InputError: If none could be counted.
+    """
+    models: dict[str, CountedModel] = {}
+    gflops: dict[str, float] = {}
+    images: dict[str, tuple[int, bool]] = {}
+    costs: list[Cost] = []
+    reasons = [f"{name} is refused: {state.reason}" for name, state in refused.items()]
+    uncounted = []
+    for name, plan in plans.items():
+        state, prepared = plan.state, plan.prepared
+        if state.reason:
+            reasons.append(f"{name} is {state.status}: {state.reason}")
+        try:
+            data, model = prepared.datamodule, prepared.model
+            # Cells have datasets, models and compressors in common; each is counted once.
+            key = repr(prepared.config.predict.data)
+            images[key] = images.get(key) or _images(data)
+            network = f"{prepared.config.predict.model.init_args.backbone} {data.image_size}"
+            compressors = prepared.compressors()
+            compressed = network + json.dumps([compressor.description() for compressor in compressors])
+            if network not in models:
+                models[network] = CountedModel.of_backbone(model.backbone, data.image_size)
+            if compressed not in gflops:
+                gflops[compressed] = models[network].count(*compressors).total / 1e9
+            evaluations = model.evaluations_per_image(len(data.class_space))
+            race = isinstance(model, DiffusionClassifier) and model.race is not None
+            directory = str(plan.cell.directory)
+            costs.append(Cost(directory, state.status, *images[key], evaluations, race, gflops[compressed]))
+        except Exception as error:  # noqa: BLE001 -- a configuration may name the user's own classes
+            uncounted.append(f"{name} cannot be counted: {reason_of(error)}")
+    if uncounted and not costs:
+        # Usually all cells have the same reason.
+        raise InputError(f"no cell can be counted; {uncounted[0]}")
+    text = "\n".join([*_table(costs), *uncounted, *reasons])
+    return Outcome(f"{text}\n", not uncounted and not refused)
 
 
 def _images(data: EvalDataModule) -> tuple[int, bool]:
@@ -115,32 +118,10 @@ def _images(data: EvalDataModule) -> tuple[int, bool]:
     return len(data.items), False
 
 
-def cost_report(cells: Sequence[Cell]) -> tuple[str, bool]:
-    """Return state and cost of cells as text, and whether all could be counted and none is refused.
-
-    Raises:
-        InputError: If none could be counted.
-    """
-    counter = _Counter()
-    costs: list[Cost] = []
-    uncounted: list[str] = []
-    for cell in cells:
-        try:
-            costs.append(counter.cost(cell))
-        except Exception as error:  # noqa: BLE001 -- a configuration may name the user's own classes
-            uncounted.append(f"{cell.name} cannot be counted: {reason_of(error)}")
-    if uncounted and not costs:
-        # Usually all cells have the same reason.
-        raise InputError(f"no cell can be counted; {uncounted[0]}")
-    reasons = [f"{cost.cell.name} is {cost.state.status}: {cost.state.reason}" for cost in costs if cost.state.reason]
-    complete = not uncounted and all(cost.state.status != "refused" for cost in costs)
-    return "\n".join([*_table(costs), *uncounted, *reasons]), complete
-
-
 def _table(costs: Sequence[Cost]) -> list[str]:
     head = ("directory", "state", "images", "evaluations", "GFLOPs", "PFLOPs")
-    lines = [Table(head, [_row(cost) for cost in costs], "llrrrr").plain()]
-    left = [cost for cost in costs if cost.state.status not in ("finished", "refused")]
+    left = [cost for cost in costs if cost.status != "finished"]
+    lines = [Table(head, [cost.row for cost in costs], "llrrrr").plain()]
     lines.append(f"{len(costs)} cells, {_total(costs)}; left to do: {len(left)} cells, {_total(left)}")
     lines.append("evaluations are per image; GFLOPs are per evaluation, of the network alone")
     if any(cost.at_most for cost in costs):
@@ -148,17 +129,6 @@ def _table(costs: Sequence[Cost]) -> list[str]:
     if any(cost.official for cost in costs):
         lines.append("* the dataset cannot be read here: its official number, or the number in the settings")
     return lines
-
-
-def _row(cost: Cost) -> tuple[str, ...]:
-    return (
-        str(cost.cell.directory),
-        cost.state.status,
-        f"{cost.images:,}{'*' if cost.official else ''}",
-        f"{'<=' if cost.at_most else ''}{cost.evaluations:,}",
-        f"{cost.gflops:,.4g}" if cost.gflops < 1 else f"{cost.gflops:,.3f}",
-        _rounded(cost.pflops),
-    )
 
 
 def _total(costs: Sequence[Cost]) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bigain.backbones.base import Backbone
@@ -36,6 +36,21 @@ class State:
     reason: str | None = None
     run: Run | None = None
 
+    @property
+    def metric(self) -> str:
+        """`top1 0.81`; empty without results."""
+        name = self.run.main_metric if self.run else None
+        return f"{name} {self.run.metrics[name]['value']:.4g}" if self.run and name else ""
+
+    @property
+    def seconds(self) -> str:
+        """Seconds of the run's last session; empty without results."""
+        return f"{self.run.results['timing']['seconds']:.1f}" if self.run else ""
+
+    def __str__(self) -> str:
+        """Return status, main metric and reason on one line."""
+        return "  ".join(filter(None, (self.status, self.metric, self.reason)))
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -43,50 +58,74 @@ class Plan:
 
     Attributes:
         cell: The cell.
-        command: Arguments after `bigain`, including what the cells of a sweep share.
-        fingerprint: Identity of its run.
-        settings: Flat settings that its numbers depend on, without the compressor.
-        compressed: Whether it has a compressor.
-        overwrite: Whether to delete an existing run.
+        prepared: Its objects; nothing is loaded.
     """
 
     cell: Cell
-    command: tuple[str, ...]
-    fingerprint: str
-    settings: Mapping[str, Any]
-    compressed: bool
-    overwrite: bool
+    prepared: Prepared = field(repr=False)
 
-    @classmethod
-    def of(cls, cell: Cell) -> Plan:
-        """Create the objects of a cell and identify it; nothing is loaded or written.
+    @property
+    def compressed(self) -> bool:
+        """Whether it has a compressor."""
+        return bool(self.prepared.compressors())
 
-        Raises:
-            InputError: If its configuration is invalid, or its directory holds something else.
-        """
-        prepared = Prepared.of(cell.run.task, cell.command)
-        config = prepared.config.predict
-        if config.baseline:
-            raise InputError("--baseline: a table has its own uncompressed cells; leave it out")
-        check_directory(cell.directory, config)
-        shared: tuple[str, ...] = ()
-        model = config.model.init_args
-        if "latent_cache" in model and model.latent_cache is None and _has_vae(prepared.model.backbone):
-            shared = ("--model.latent_cache", str(cell.directory.parent / "latents"))
-        settings = {key: value for key, value in fingerprinted(config).items() if not key.startswith("compressor")}
-        compressed = bool(prepared.compressors())
-        return cls(cell, (*cell.command, *shared), prepared.fingerprint, settings, compressed, config.overwrite)
+    @property
+    def overwrite(self) -> bool:
+        """Whether to delete an existing run."""
+        return bool(self.prepared.config.predict.overwrite)
+
+    @property
+    def command(self) -> Sequence[str]:
+        """Arguments after `bigain`; the cells of a sweep share encoded images."""
+        model = self.prepared.config.predict.model.init_args
+        if "latent_cache" in model and model.latent_cache is None and _has_vae(self.prepared.model.backbone):
+            return *self.cell.command, "--model.latent_cache", str(self.cell.directory.parent / "latents")
+        return self.cell.command
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Flat settings that its numbers depend on, without the compressor."""
+        settings = fingerprinted(self.prepared.config.predict)
+        return {key: value for key, value in settings.items() if not key.startswith("compressor")}
 
     @property
     def state(self) -> State:
-        """Its state on disk."""
-        return state_of(self.cell, self.fingerprint)
+        """Its state, from its run directory and the log of its last attempt."""
+        directory = self.cell.directory
+        try:
+            run = load_run(directory) if has_results(directory) else None
+        except (InputError, OSError) as error:
+            return State("incomplete", reason_of(error))
+        if run is not None and run.results.get("fingerprint") != self.prepared.fingerprint:
+            run = None
+        missing = missing_parts(run.results) if run else None
+        if run and missing is None:
+            return State("finished", run=run)
+        failure = failure_in(self.cell.log)
+        if failure:
+            return State("failed", failure, run)
+        return State("incomplete" if run else "pending", missing, run)
 
     def baseline(self, plans: Iterable[Plan]) -> Plan | None:
-        """Return the generation run that differs only in having no compressor, for the fidelity of this one."""
-        if self.cell.run.task != "generation" or not self.compressed:
-            return None
+        """Return the plan that differs only in having no compressor."""
         return next((plan for plan in plans if not plan.compressed and plan.settings == self.settings), None)
+
+
+def plans_of(cells: Sequence[Cell], kind: type[Prepared] = Prepared) -> tuple[dict[str, Plan], dict[str, State]]:
+    """Return the plans of the cells that can run, and the states of those that are refused, by name."""
+    plans: dict[str, Plan] = {}
+    refused: dict[str, State] = {}
+    for cell in cells:
+        try:
+            prepared = kind.of(cell.run.task, cell.command)
+            config = prepared.config.predict
+            if config.baseline:
+                raise InputError("--baseline: a table has its own uncompressed cells; leave it out")
+            check_directory(cell.directory, config)
+            plans[cell.name] = Plan(cell, prepared)
+        except Exception as error:  # noqa: BLE001 -- a configuration may name the user's own classes
+            refused[cell.name] = State("refused", reason_of(error))
+    return plans, refused
 
 
 def _has_vae(backbone: Backbone) -> bool:
@@ -99,25 +138,6 @@ def _has_vae(backbone: Backbone) -> bool:
         return False
     finally:
         backbone.model = name
-
-
-def state_of(cell: Cell, fingerprint: str) -> State:
-    """Return the state of a cell from its run directory and the log of its last attempt."""
-    try:
-        run = load_run(cell.directory) if has_results(cell.directory) else None
-    except InputError as error:
-        return State("incomplete", str(error))
-    except OSError as error:
-        return State("incomplete", f"{cell.directory} cannot be read: {error.strerror}")
-    if run is not None and run.results.get("fingerprint") != fingerprint:
-        run = None
-    missing = missing_parts(run.results) if run else None
-    if run and missing is None:
-        return State("finished", run=run)
-    failure = failure_in(cell.log)
-    if failure:
-        return State("failed", failure, run)
-    return State("incomplete" if run else "pending", missing, run)
 
 
 def reason_of(error: Exception) -> str:
