@@ -197,7 +197,8 @@ def _draw_numbers(board: Board, results: Results, folder: Path) -> None:
         index, before, after = site["index"], site["tokens_in"], site["tokens_out"]
         board.scalar("sites/tokens_in", before, index)
         board.scalar("sites/tokens_out", after, index)
-        rows.append([str(index), site["name"], str(before), str(after), f"{100 * after / before:.0f} %", site["compressor"]])
+        left = f"{100 * after / before:.0f} %"
+        rows.append([str(index), site["name"], str(before), str(after), left, site["compressor"]])
     board.text("run/summary", "".join(f"    {line}\n" for line in summary(results, folder).splitlines()))
     if rows:
         headers = ("site", "name", "tokens in", "tokens out", "left", "compressor")
