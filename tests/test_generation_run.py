@@ -17,7 +17,16 @@ from bigain.metrics.inception import VARIABLE
 from bigain.metrics.reference import Moments, ReferenceStatistics
 
 QUICK = ["--model.steps", "2", "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
-QUICK += ["--trainer.enable_progress_bar", "false", "--data.batch_size", "2", "--data.num_workers", "0"]
+QUICK += [
+    "--trainer.enable_progress_bar",
+    "false",
+    "--data.batch_size",
+    "2",
+    "--data.num_workers",
+    "0",
+    "--inspect",
+    "0",
+]
 TINY = ["--data.image_size", "32", "--model.backbone.dtype", "float32"]
 # diffusers converts tensors to arrays in a way that newer numpy deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -18,6 +18,7 @@ from bigain.metrics.reference import Moments, ReferenceStatistics
 
 QUICK = ["--model.steps", "1", "--model.guidance", "1", "--trainer.accelerator", "cpu", "--data.images", "4"]
 QUICK += ["--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false", "--trainer.logger", "false"]
+QUICK += ["--inspect", "0"]
 INCEPTION = ["--model.extractor", "Inception", "--model.reference", "real.npz"]
 
 
