@@ -97,8 +97,7 @@ def _further(group: Group, title: str) -> Table:
     rows = [
         (row.method, _setting(row.strength), _title(measured.metric), *_cells(measured, 2))
         for row in group.rows
-        for found in row.metrics.values()
-        for measured in found
+        for measured in row.all_metrics
         if not measured.main
     ]
     shown = len(headers) - 2 * all(row[-2] == _NONE for row in rows)
@@ -160,7 +159,7 @@ def _marked(group: Group) -> dict[str, list[str]]:
     """Return why values of the paper are marked, with the rows and metrics."""
     marked: dict[str, list[str]] = {}
     for row in group.rows:
-        values = [(one.metric, one.paper) for found in row.metrics.values() for one in found]
+        values = [(measured.metric, measured.paper) for measured in row.all_metrics]
         values += [
             (name, row.paper_costs.get(key)) for name, key in (("GFLOPs", "gflops"), ("less", "gflops_reduction"))
         ]
@@ -183,7 +182,7 @@ def remarks(groups: Sequence[Group]) -> list[str]:
             f"{INTERVALS}; the smallest detectable difference is the one found in "
             "80 % of cases at so many discordant images."
         )
-    if any(one.paper for group in groups for row in group.rows for found in row.metrics.values() for one in found):
+    if any(measured.paper for group in groups for row in group.rows for measured in row.all_metrics):
         remarks.append(
             "Difference: ours minus the paper's. One standard error is 0.65 points on the 3,669 images of Oxford-IIIT "
             "Pets and 1.1 points on 2,000 images of ImageNet-1K; several gains that the paper prints are smaller. "
@@ -287,9 +286,9 @@ def _lines(group: Group, row: Row) -> Iterator[dict[str, Any]]:
         }
         tail |= {"settings": json.dumps(run.compressors), "notes": "; ".join(row.notes)}
         # A run without any metric has a line for its costs.
-        for one in row.metrics[task] or [Measured("", None, None, None, None)]:
-            measure = {key: getattr(one, key) for key in ("metric", "value", "low", "high", "n")}
-            yield {**head, **measure, **_paper_columns(one), **tail}
+        for measured in row.metrics[task] or [Measured("", None, None, None, None)]:
+            values = {key: getattr(measured, key) for key in ("metric", "value", "low", "high", "n")}
+            yield {**head, **values, **_paper_columns(measured), **tail}
 
 
 def _paper_columns(measured: Measured) -> dict[str, Any]:

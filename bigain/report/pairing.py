@@ -154,8 +154,9 @@ def differing(runs: Sequence[Run]) -> list[str]:
 
 def _varying(described: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Return the values of each name whose values are not all the same, as text."""
-    values = {name: [one.get(name) for one in described] for name in dict.fromkeys(n for one in described for n in one)}
-    return {name: list(map(str, found)) for name, found in values.items() if any(one != found[0] for one in found)}
+    names = dict.fromkeys(name for settings in described for name in settings)
+    values = {name: [settings.get(name) for settings in described] for name in names}
+    return {name: list(map(str, every)) for name, every in values.items() if any(value != every[0] for value in every)}
 
 
 def _short(text: str) -> str:

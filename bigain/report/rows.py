@@ -75,10 +75,15 @@ class Row:
         """GFLOPs of one evaluation of the network."""
         return self.run.gflops
 
+    @property
+    def all_metrics(self) -> list[Measured]:
+        """The metrics of all runs."""
+        return [metric for metrics in self.metrics.values() for metric in metrics]
+
     @cached_property
     def main(self) -> dict[str, Measured]:
         """The accuracy and the distance that stand for the runs, by name; each protocol of a distance has its own."""
-        return {measured.metric: measured for found in self.metrics.values() for measured in found if measured.main}
+        return {metric.metric: metric for metric in self.all_metrics if metric.main}
 
     def value(self, metric: str) -> float:
         """Return the value of a main metric, 0 if it is missing."""
@@ -186,7 +191,7 @@ def _metrics(run: Run, cell: Cell | str) -> list[Measured]:
         overruled = name == "top1_precision" and name != main
         paper = None if isinstance(cell, str) or overruled else paper_value(cell, name)
         measured.append(Measured(name, value, low, high, estimate.get("n"), name == main, paper))
-    return sorted(measured, key=lambda one: not one.main)
+    return sorted(measured, key=lambda metric: not metric.main)
 
 
 def _notes(run: Run, cell: Cell | str) -> list[str]:
