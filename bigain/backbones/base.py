@@ -19,7 +19,6 @@ from bigain.backbones.loading import (
     listed_class,
     load_component,
     load_scheduler,
-    scheduler_config,
 )
 from bigain.backbones.marks import mark
 from bigain.diffusion.noising import epsilon_from_velocity
@@ -140,8 +139,8 @@ class Backbone(nn.Module, ABC):
             return
         files = self.find(self.local_files_only)
         self.denoiser_config(files, self.local_files_only)
-        self.scheduler_config = scheduler_config(files.source, self.local_files_only)
-        self.set_schedule(load_scheduler(files.source, self.local_files_only))
+        self.scheduler_config, scheduler = load_scheduler(files.source, self.local_files_only)
+        self.set_schedule(scheduler)
         self.vae = self._load_part(files.source, "vae", AutoencoderKL) if "vae" in files.parts else None
         self._load(files.source)
         self.requires_grad_(False)

@@ -67,7 +67,8 @@ def _inspect(backbone: Backbone, files: ModelFiles, name: str) -> Finding:
     if _local(source, f"{name}/{needed}") is None:
         return _missing(source, name, [needed])
     if name == "scheduler":
-        return Finding(name, True, f"predicts {load_scheduler(source, True).config['prediction_type']}")
+        _, scheduler = load_scheduler(source, True)
+        return Finding(name, True, f"predicts {scheduler.config['prediction_type']}")
     if name == "tokenizer":
         if any(all(_local(source, f"{name}/{file}") for file in form) for form in _VOCABULARIES):
             return Finding(name, True, "has a vocabulary")

@@ -137,32 +137,23 @@ def load_component(
     return component
 
 
-def scheduler_config(source: str, local_files_only: bool) -> dict[str, Any]:
-    """Read the settings of the sampler that a folder was saved with.
+def load_scheduler(source: str, local_files_only: bool) -> tuple[dict[str, Any], DDPMScheduler]:
+    """Read the settings of the sampler that a folder was saved with, and the noise schedule that they define.
 
     Raises:
-        InputError: If there is none.
+        InputError: If there are none, or the prediction type is neither epsilon nor v_prediction.
     """
-    return read_json(source, "scheduler/scheduler_config.json", local_files_only)
-
-
-def load_scheduler(source: str, local_files_only: bool) -> DDPMScheduler:
-    """Load the noise schedule, independent of the sampler that the folder was saved with.
-
-    Raises:
-        InputError: If there is none, or its prediction type is neither epsilon nor v_prediction.
-    """
-    config = scheduler_config(source, local_files_only)
+    file = "scheduler/scheduler_config.json"
+    config = read_json(source, file, local_files_only)
     try:
         scheduler: DDPMScheduler = DDPMScheduler.from_config(config)
     except _UNLOADABLE as error:
         message = reason(error, source, local_files_only)
-        file = "scheduler/scheduler_config.json"
         raise InputError(f"cannot make the schedule of {file} of {source}: {message}") from error
     kind = scheduler.config["prediction_type"]
     if kind not in ("epsilon", "v_prediction"):
         raise InputError(f"{source} predicts {kind!r}; expected epsilon or v_prediction")
-    return scheduler
+    return config, scheduler
 
 
 def load_tokenizer(kind: Any, source: str, local_files_only: bool) -> Any:
