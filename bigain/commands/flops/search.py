@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,15 +46,11 @@ def every_method() -> list[Compressor]:
     """Return a compressor of each shipped method that has a ratio or factor, with a value to start from."""
     compressors = []
     for kind in methods().values():
-        parameters = inspect.signature(kind).parameters.values()
-        start = {name: value for name, value in {**_START, "inner": LGTM(ratio=0.5)}.items() if name in _names(kind)}
-        if {p.name for p in parameters if p.default is p.empty} <= set(start):
+        own = {name: p for name, p in inspect.signature(kind).parameters.items() if p.kind is not p.VAR_KEYWORD}
+        start = {name: value for name, value in {**_START, "inner": LGTM(ratio=0.5)}.items() if name in own}
+        if {name for name, p in own.items() if p.default is p.empty} <= start.keys():
             compressors.append(kind(**start))
     return compressors
-
-
-def _names(kind: type[Compressor]) -> Collection[str]:
-    return inspect.signature(kind).parameters.keys()
 
 
 def with_starting_values(options: Sequence[str]) -> list[str]:
@@ -66,7 +62,11 @@ def with_starting_values(options: Sequence[str]) -> list[str]:
         prefix, _, value = option.partition("=")
         kind = methods().get((value or next(iter(values), "")).rpartition(".")[2])
         for setting in ("ratio", "factor"):
-            if kind is not None and setting in _names(kind) and not {f"{prefix}.{setting}", f"{prefix}.tau"} & given:
+            if (
+                kind is not None
+                and setting in inspect.signature(kind).parameters
+                and not {f"{prefix}.{setting}", f"{prefix}.tau"} & given
+            ):
                 added.append(f"{prefix}.{setting}={_START[setting]}")
     return [*options, *added]
 
