@@ -37,8 +37,8 @@ def test_the_curve_is_of_all_sessions(tmp_path):
 @pytest.mark.slow
 def test_training_exports_a_model(tmp_path):
     command = [sys.executable, SCRIPT, "dit", "--output", tmp_path, "--images", "32", "--batch-size", "8", "--coarsen"]
-    found = subprocess.run([*map(str, command), "--accelerator", "cpu"], capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
+    ended = subprocess.run([*map(str, command), "--accelerator", "cpu"], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
     trained, shipped = parameters(tmp_path / "model"), parameters("shapes_dit")
     assert all(one.isfinite().all() for one in trained.values())
     assert {name: one.shape for name, one in trained.items()} == {name: one.shape for name, one in shipped.items()}

@@ -13,6 +13,7 @@ import bigain.commands.bench.measure
 from bigain.backbones import DiT
 from bigain.backbones.geometry import with_denoiser
 from bigain.commands.bench.measure import measure
+from bigain.commands.bench.ratios import Spread, paired_ratio, realised_percent
 from bigain.commands.bench.run import compressors_of
 from bigain.commands.bench.subject import Subject
 from bigain.commands.flops.model import CountedModel
@@ -206,3 +207,25 @@ def test_options_belong_to_the_compressor_before_them():
 def test_refusals(refused, args, words):
     model = [] if "--model" in args else ["--model", "shapes_dit"]
     assert words in refused(*model, *args)
+
+
+def test_ratios_are_of_the_same_round():
+    # A machine that becomes twice as slow: every ratio is 0.8, the ratio of medians is not.
+    assert paired_ratio([8, 8, 16], [10, 10, 20]) == Spread(0.8, 0.8, 0.8)
+    assert paired_ratio([9, 8, 12], [10, 10, 10]) == Spread(0.9, 0.8, 1.2)
+
+
+def test_the_realised_part_of_a_promise():
+    spread = realised_percent(Spread(0.92, 0.9, 1.1), promised=0.876)
+    assert spread.median == pytest.approx(100 * 0.08 / 0.124)
+    # The lowest ratio saves most.
+    assert spread.high == pytest.approx(100 * 0.1 / 0.124)
+    assert spread.low == pytest.approx(-100 * 0.1 / 0.124)
+    assert realised_percent(Spread(0.876, 0.876, 0.876), 0.876).median == pytest.approx(100)
+    # Slower than without, and a method that promises nothing.
+    assert realised_percent(Spread(1.25, 1.25, 1.25), 0.875).median == pytest.approx(-200)
+    assert realised_percent(Spread(0.9, 0.9, 0.9), 1.0) is None
+
+
+def test_different_units():
+    assert Spread(0.5, 0.25, 1.0).times(1e3) == Spread(500, 250, 1000)

@@ -140,10 +140,10 @@ def test_finished_cells_are_skipped_and_interrupted_ones_continued(again, capsys
 
 def test_only_a_cell_with_another_configuration_is_refused(again, capsys):
     assert sweep("mine.yaml", "--classification.seed", "3", "--only", "none") == 1
-    found = states(capsys.readouterr().out)
-    assert found[NAMES[0]][0] == "refused"
-    assert "seed: 0 -> 3" in found[NAMES[0]][1]
-    assert found[NAMES[2]][0] == "finished before"
+    cells = states(capsys.readouterr().out)
+    assert cells[NAMES[0]][0] == "refused"
+    assert "seed: 0 -> 3" in cells[NAMES[0]][1]
+    assert cells[NAMES[2]][0] == "finished before"
 
 
 def test_an_incomplete_cell_is_reported_and_tried_again(again, capsys):
@@ -175,7 +175,7 @@ def test_a_failed_cell_does_not_stop_the_others(monkeypatch, tmp_path, capsys):
     ]
     assert sweep(table(*runs), output="thesis") == 1
     streams = capsys.readouterr()
-    found = {name.rpartition("-")[2]: state for name, state in states(streams.out).items()}
+    by_method = {name.rpartition("-")[2]: state for name, state in states(streams.out).items()}
     for method, status, words in [
         ("refused", "refused", "0.9"),
         ("torn", "refused", "torn"),
@@ -184,8 +184,8 @@ def test_a_failed_cell_does_not_stop_the_others(monkeypatch, tmp_path, capsys):
         ("unlucky", "failed", "RuntimeError: out of luck (see thesis/logs/classification-shapes-unlucky.log)"),
         ("good", "finished", "top1"),
     ]:
-        assert found[method][0] == status
-        assert words in found[method][1]
+        assert by_method[method][0] == status
+        assert words in by_method[method][1]
     assert "cells: 4 refused, 1 failed, 1 finished" in streams.out
     assert [path.name for path in Path("thesis/classification-shapes-kept").iterdir()] == ["thesis.tex"]
     # The traceback of an unexpected error is kept.
@@ -324,8 +324,8 @@ def test_a_failed_rank_ends_its_cell_alone(tmp_path, capsys):
     bad, good = states(capsys.readouterr().out).values()
     assert (bad[0], good[0]) == ("failed", "finished")
     assert re.search(r"b/1\.png cannot be decoded .* \(see out/logs/classification-photos-none\.log\)", bad[1])
-    found = results("out/classification-shapes-none")
-    assert (found["dataset"]["images"], found["environment"]["world_size"]) == (3, 2)
+    run = results("out/classification-shapes-none")
+    assert (run["dataset"]["images"], run["environment"]["world_size"]) == (3, 2)
 
 
 def test_a_terminated_sweep_ends_its_cell(tmp_path, monkeypatch):
