@@ -154,7 +154,7 @@ def test_coco_on_sd(stand_in, coco, capsys):
 
 def test_coco_on_a_dit_of_other_classes(dit, coco, capsys):
     assert predict("coco_lgtm.yaml", dit(1000), "--model", "models/dit_xl_512.yaml") == 2
-    assert "the dataset 80 of its own" in capsys.readouterr().err
+    assert "the model has 1000 classes, the dataset 80 different ones" in capsys.readouterr().err
 
 
 def test_items_without_a_class_are_not_generated_as_the_first_one(dit, coco, capsys):

@@ -158,13 +158,13 @@ def test_a_name_too_long_for_a_file(tmp_path):
 def test_a_setting_that_is_null(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(MODEL.replace("trials: [1]", "trials: null"))
-    assert "cannot be made of these settings" in refused("predict", "--config", path, "--output", tmp_path / "run")
+    assert "cannot create the classes" in refused("predict", "--config", path, "--output", tmp_path / "run")
 
 
 @pytest.mark.parametrize(
     ("trainer", "words"),
     [
-        (f"{{accelerator: cpu, devices: {10**30}}}", "no trainer"),
+        (f"{{accelerator: cpu, devices: {10**30}}}", "cannot create a Trainer"),
         ("3", "trainer is 3; expected its settings by name"),
     ],
 )
