@@ -115,12 +115,12 @@ def test_a_compressor_that_does_not_fit(examine):
 
 
 def test_classes_the_model_does_not_have(examine):
-    """The embedded DiT has 16 classes of its own; breeds have no place among them."""
+    """The embedded DiT has 16 classes, none of which is a breed."""
     model = ["--model.backbone.class_path", "bigain.backbones.DiT"]
     status, findings, _ = examine(*model, model="shapes_dit")
     assert status == 1
     assert problems(findings) == ["network"]
-    assert "37 of its own" in findings["network"][1]
+    assert "37 different ones" in findings["network"][1]
 
 
 def test_a_device_that_is_not_there(examine):
