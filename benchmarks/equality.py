@@ -91,7 +91,8 @@ def _contents(folder: Path) -> Iterator[tuple[str, Any]]:
         for line in log.read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
             for key, value in record.items():
-                if not key.startswith("seconds"):
+                # A missing key and a null are the same.
+                if value is not None and not key.startswith("seconds"):
                     yield f"{record['image_id']} {key}", json.dumps(value)
     if results["task"] == "classification":
         with np.load(folder / "predictions" / "predictions.npz", allow_pickle=False) as columns:
