@@ -1,4 +1,4 @@
-"""A race by the real command line: what it leaves, and that it is told apart from stages everywhere."""
+"""A race by the real command line: its results, and that every command distinguishes it from stages."""
 
 import json
 import shutil
@@ -48,14 +48,14 @@ def records(run="race"):
 
 
 def test_results_have_the_evaluations_that_were_made():
-    found, lines = results(), records()
+    content, lines = results(), records()
     mean = sum(len(line["errors"]) for line in lines) / 5
     assert 32 <= mean < 64
-    evaluations = found["evaluations"]
+    evaluations = content["evaluations"]
     assert (evaluations["per_image"], evaluations["planned_per_image"]) == (mean, 64)
-    assert evaluations["gflops_per_image"] == pytest.approx(mean * found["flops"]["gflops_per_evaluation"])
+    assert evaluations["gflops_per_image"] == pytest.approx(mean * content["flops"]["gflops_per_evaluation"])
     race = {"error_level": 0.5, "first_trials": 2, "look_every": 1, "scale": "log", "trials": 4}
-    protocol = found["protocol"]
+    protocol = content["protocol"]
     assert protocol["race"] == race
     assert [protocol[name] for name in ("stages", "keep", "budget")] == [None, None, None]
     assert results("stages")["protocol"]["race"] is None
@@ -72,32 +72,26 @@ def test_the_columns_have_what_the_log_has():
         assert looks.max() == looks[line["prediction"]] == len(line["survivors"])
 
 
-def test_the_summary_says_that_it_was_a_race(capsys):
+def test_a_race_continues_as_the_same_race_only(capsys):
     assert predict(*RACE, "--output", "race") == 0
-    told = capsys.readouterr().out
-    assert f"{results()['evaluations']['per_image']:.4g} per image in a race, at most 64" in told
-    assert "5 images were already done" in told
-
-
-def test_a_race_does_not_go_on_with_stages_nor_with_another_race(capsys):
+    text = capsys.readouterr().out
+    assert f"{results()['evaluations']['per_image']:.4g} per image in a race, at most 64" in text
+    assert "5 images were already done" in text
     for options, named in (([], "model.init_args.race"), (["--model.race.look_every", "2"], "race.error_level")):
         assert predict(*options, "--output", "race") == 2
         assert named in capsys.readouterr().err
 
 
-def test_a_race_is_not_compared_with_stages_unless_asked(capsys):
+def test_a_race_is_not_compared_with_stages_unless_asked_and_named_in_a_report(capsys):
     assert main(["compare", "race", "stages"]) == 2
     assert "protocol race" in capsys.readouterr().err
     assert main(["compare", "race", "stages", "--allow-differences"]) == 0
     assert "n = 5" in capsys.readouterr().out
-
-
-def test_a_report_names_the_race(capsys):
     assert main(["report", "race", "stages", "--formats", "md", "--output", "report"]) == 0
     capsys.readouterr()
-    told = Path("report/report.md").read_text()
-    assert f"a race at error level 0.5, {results()['evaluations']['per_image']:.4g} evaluations per image" in told
-    assert "classification: protocol race is" in told
+    text = Path("report/report.md").read_text()
+    assert f"a race at error level 0.5, {results()['evaluations']['per_image']:.4g} evaluations per image" in text
+    assert "classification: protocol race is" in text
 
 
 def test_margins_are_explained_over_the_trials_that_all_classes_have(capsys):
@@ -108,13 +102,13 @@ def test_margins_are_explained_over_the_trials_that_all_classes_have(capsys):
     assert f"(n = 5 images, {trials} trials, {trials / 5:.3g} per image)" in capsys.readouterr().out
 
 
-def test_a_dry_run_tells_the_most_that_a_race_takes(capsys):
+def test_a_dry_run_shows_the_upper_limit_of_a_race(capsys):
     own = "config: demo_none.yaml, dataset: shapes, method: none, set: {model.race.error_level: 0.05}"
     Path("race.yaml").write_text(f"backbone: shapes_dit\nruns:\n- {{{own}}}\n")
     assert main(["sweep", "race.yaml", "--dry-run", "--data.images", "7"]) == 0
-    told = capsys.readouterr().out
-    assert "<=320" in told
-    assert "<= is the most that a race can take" in told
+    text = capsys.readouterr().out
+    assert "<=320" in text
+    assert "<= is the most that a race can take" in text
 
 
 @pytest.mark.parametrize(
@@ -128,6 +122,6 @@ def test_a_dry_run_tells_the_most_that_a_race_takes(capsys):
 )
 def test_bad_races_are_refused_in_one_line(capsys, options, words):
     assert predict(*options, "--output", "bad") == 2
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bigain: error: ")]
-    assert len(told) == 1
-    assert words in told[0]
+    text = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bigain: error: ")]
+    assert len(text) == 1
+    assert words in text[0]

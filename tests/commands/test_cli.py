@@ -1,7 +1,8 @@
-"""The real command line on real files: what users type, what they get back, what they are told."""
+"""The real command line on real files: runs, what they write, and the messages for bad input."""
 
 import json
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import bigain
-from bigain.commands.main import main
+from bigain.commands.main import COMMANDS, main
 
 QUICK = ["--model.trials", "[1,2]", "--model.keep", "[2,1]", "--data.images", "4", "--data.batch_size", "2"]
 QUICK += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
@@ -52,12 +53,12 @@ def refused(capsys, *args, config="demo_lgtm.yaml"):
     return message[0]
 
 
-def test_predict_writes_a_run_directory_and_a_summary(capsys):
+def test_predict_writes_a_run_directory_and_a_summary_and_its_config_reproduces_it(capsys):
     assert predict() == 0
-    told = capsys.readouterr().out
+    text = capsys.readouterr().out
     for word in ("ShapeTextures, 4 images", "shapes_dit", "LGTM(ratio=0.5", "256 -> 128", "top1", "shape", "fill"):
-        assert word in told
-    assert str(run_directory()) in told
+        assert word in text
+    assert str(run_directory()) in text
     found = results()
     assert found["schema_version"] == 1
     assert set(found) >= {"metrics", "sites", "flops", "timing", "environment", "fingerprint", "compressors"}
@@ -73,27 +74,18 @@ def test_predict_writes_a_run_directory_and_a_summary(capsys):
     assert [json.loads(line)["image_id"] for line in lines] == [f"test/{i:06d}" for i in range(4)]
     columns = np.load(run_directory() / "predictions/predictions.npz", allow_pickle=False)
     assert columns["errors"].shape == (4, 16, 2)
-    assert yaml.safe_load((run_directory() / "config.yaml").read_text())["compressor"]["init_args"]["ratio"] == 0.5
-
-
-def test_tensorboard_scalars_are_the_results():
-    predict()
+    saved = run_directory() / "config.yaml"
+    assert yaml.safe_load(saved.read_text())["compressor"]["init_args"]["ratio"] == 0.5
     events = EventAccumulator(str(run_directory() / "tensorboard"))
     events.Reload()
-    assert events.Scalars("metrics/top1")[0].value == pytest.approx(results()["metrics"]["top1"]["value"])
+    assert events.Scalars("metrics/top1")[0].value == pytest.approx(found["metrics"]["top1"]["value"])
     assert events.Scalars("flops/gflops_per_evaluation")[0].value > 0
-
-
-def test_a_saved_config_reproduces_the_run(tmp_path):
-    predict()
-    saved = tmp_path / "saved.yaml"
-    saved.write_text((run_directory() / "config.yaml").read_text())
-    first = np.load(run_directory() / "predictions/predictions.npz")["errors"]
     assert main(["predict", "--config", str(saved), "--output", "again"]) == 0
-    assert np.array_equal(first, np.load("again/predictions/predictions.npz")["errors"], equal_nan=True)
+    again = np.load("again/predictions/predictions.npz")["errors"]
+    assert np.array_equal(columns["errors"], again, equal_nan=True)
 
 
-def test_a_second_run_continues_and_a_changed_one_goes_elsewhere(capsys):
+def test_a_second_run_continues(capsys):
     predict()
     log = run_directory() / "predictions/rank-0.jsonl"
     whole = log.read_text()
@@ -104,8 +96,6 @@ def test_a_second_run_continues_and_a_changed_one_goes_elsewhere(capsys):
     assert "2 images were already done" in capsys.readouterr().out
     ids = [json.loads(line)["image_id"] for line in log.read_text().splitlines()]
     assert sorted(ids) == [f"test/{i:06d}" for i in range(4)]
-    assert predict("--compressor.ratio", "0.3") == 0
-    assert len(list(Path("runs").iterdir())) == 2
 
 
 def test_another_configuration_in_the_same_directory_is_refused_with_the_difference(capsys):
@@ -138,9 +128,12 @@ def test_a_refused_extension_leaves_the_run_as_it_was(capsys):
     assert "limit asks for 100 images" in refused(capsys, "--output", "here", "--data.limit", "100", "--extend", "true")
     assert Path("here/identity.json").read_bytes() == before
     assert predict("--output", "here") == 0
-    told = refused(capsys, "--output", "here", "--extend", "true", "--overwrite", "true")
-    assert "give one of them" in told
+    text = refused(capsys, "--output", "here", "--extend", "true", "--overwrite", "true")
+    assert "give one of them" in text
     assert "name its directory with --output" in refused(capsys, "--extend", "true")
+    message = refused(capsys, "--output", "here", "--extend", "true", "--data.images", "8", "--seed", "1")
+    assert "seed: 0 -> 1" in message
+    assert "--extend true" not in message
 
 
 def test_results_come_last(monkeypatch, capsys):
@@ -167,14 +160,6 @@ def test_an_extended_run_keeps_what_was_measured_of_more_images(capsys):
     assert Path("here/frequency_response.json").read_bytes() == before
 
 
-def test_a_run_extends_to_images_only(capsys):
-    predict("--output", "here")
-    changed = ("--output", "here", "--extend", "true", "--data.images", "8", "--seed", "1")
-    message = refused(capsys, *changed)
-    assert "seed: 0 -> 1" in message
-    assert "--extend true" not in message
-
-
 def test_a_directory_with_other_files_is_refused_and_left_alone(capsys):
     Path("mine").mkdir()
     Path("mine/thesis.tex").write_text("x")
@@ -182,27 +167,23 @@ def test_a_directory_with_other_files_is_refused_and_left_alone(capsys):
     assert [path.name for path in Path("mine").iterdir()] == ["thesis.tex"]
 
 
-def test_baseline_runs_the_same_without_compression(capsys):
+def test_baseline_runs_the_same_without_compression_as_does_compressor_null(capsys):
     assert predict("--baseline", "true") == 0
-    told = capsys.readouterr().out
-    assert "top1 without" in told
-    assert "% less" in told
+    text = capsys.readouterr().out
+    assert "top1 without" in text
+    assert "% less" in text
     plain = results(run_directory() / "baseline")
     assert plain["compressors"] == []
     assert plain["flops"]["gflops_per_evaluation"] > results()["flops"]["gflops_per_evaluation"]
+    assert predict("--compressor", "null", "--output", "plain") == 0
+    paths = [folder / "predictions/predictions.npz" for folder in (run_directory() / "baseline", Path("plain"))]
+    assert np.array_equal(*(np.load(path)["errors"] for path in paths), equal_nan=True)
 
 
-def test_compressor_null_is_the_uncompressed_model(capsys):
-    assert predict("--compressor", "null", "--output", "a") == 0
-    assert predict(config="demo_none.yaml") == 0
-    a = np.load("a/predictions/predictions.npz")["errors"]
-    assert np.array_equal(a, np.load(run_directory() / "predictions/predictions.npz")["errors"], equal_nan=True)
-
-
-def test_one_seed_reaches_module_and_compressor():
-    predict("--compressor", "ToMe", "--compressor.ratio", "0.5", "--seed", "7")
+def test_one_seed_reaches_module_and_the_inner_compressor():
+    predict("--compressor", "CAM", "--compressor.inner", "ToMe", "--compressor.inner.ratio", "0.5", "--seed", "7")
     assert results()["protocol"]["seed"] == 7
-    assert results()["compressors"][0]["settings"]["seed"] == 7
+    assert results()["compressors"][0]["settings"]["inner"]["settings"]["seed"] == 7
 
 
 def test_two_compressors_on_disjoint_sites():
@@ -222,21 +203,52 @@ def test_trainer_options_keep_working():
     assert predict("--trainer.limit_predict_batches", "1", "--trainer.logger", "false") == 1
     assert results()["dataset"]["images"] == 2
     assert not (run_directory() / "tensorboard").exists()
-    assert predict("--trainer.fast_dev_run", "true", "--output", "fast") == 1
 
 
 def test_python_m_bigain_in_a_process_of_its_own():
     command = [sys.executable, "-m", "bigain", "predict", "--config", "demo_unet_iekvd.yaml", *QUICK]
-    few = ["--data.images", "1", "--model.trials", "[1]", "--model.keep", "[1]"]
+    few = ["--data.images", "1", "--model.trials", "[1]", "--model.keep", "[1]", "--inspect", "0"]
     done = subprocess.run([*command, *few], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "IEKVD(factor=2, alpha=0.9)" in done.stdout
     assert "tokens 1024 -> 256" in done.stdout
 
 
-def test_version(capsys):
+def test_version_help_and_unknown_commands(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("bigain 0.")
+    assert main(["--help"]) == main([]) == 0
+    text = capsys.readouterr().out
+    for usage, _, description in COMMANDS:
+        assert f"{usage:<20} {description}\n" in text
+    assert main(["predit"]) == 2
+    assert "expected one of predict, evaluate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["", "list", "report", "compare", "explain"])
+def test_help_imports_nothing_heavy(command):
+    code = f"import sys; from bigain.commands.main import main; main({[*filter(None, [command]), '--help']})"
+    heavy = "print(sorted({'torch', 'matplotlib', 'scipy', 'jsonargparse'} & set(sys.modules)))"
+    ended = subprocess.run([sys.executable, "-c", f"{code}; {heavy}"], capture_output=True, text=True, check=True)
+    assert ended.stdout.startswith("usage: bigain")
+    assert ended.stdout.splitlines()[-1] == ("['jsonargparse']" if command else "[]")
+
+
+@pytest.mark.parametrize(
+    ("what", "line"),
+    [
+        ("compressors", r"LGTM +Laplacian-gated token merging"),
+        ("datasets", r"OxfordPets +37 breeds"),
+        ("models", r"models/sd2.yaml +Stable Diffusion 2.0"),
+        ("configs", r"pets_lgtm.yaml +\w"),
+        ("tables", r"table4.yaml +Table 4: token merging"),
+        ("scores", r"laplacian_l1 +Score tokens by"),
+        ("", r"compressors +--compressor NAME"),
+    ],
+)
+def test_list(capsys, what, line):
+    assert main(["list", *filter(None, [what])]) == 0
+    assert re.search(f"^{line}", capsys.readouterr().out, re.M)
 
 
 @pytest.mark.parametrize(
@@ -266,11 +278,6 @@ def test_bad_input_ends_with_one_message(capsys, args, words):
         assert word in message
 
 
-def test_a_missing_config_is_named(capsys):
-    assert main(["predict", "--config", "nope.yaml"]) == 2
-    assert "nope.yaml" in capsys.readouterr().err
-
-
 @pytest.fixture
 def model(tmp_path):
     """A private copy of the embedded DiT folder."""
@@ -279,33 +286,20 @@ def model(tmp_path):
     return Path(shutil.copytree(ASSETS / "shapes_dit", tmp_path / "model"))
 
 
-def test_a_model_without_weights(capsys, model):
-    (model / "transformer/diffusion_pytorch_model.safetensors").unlink()
+def test_weights_that_are_missing_pickled_or_truncated(capsys, model):
+    weights = model / "transformer/diffusion_pytorch_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:10_000])
+    assert "transformer" in refused(capsys, "--model.backbone.model", str(model))
+    weights.rename(weights.with_suffix(".bin"))
+    assert "pickle" in refused(capsys, "--model.backbone.model", str(model))
+    weights.with_suffix(".bin").unlink()
     assert "holds no weights" in refused(capsys, "--model.backbone.model", str(model))
 
 
-def test_a_pickle_is_not_loaded(capsys, model):
-    weights = model / "transformer/diffusion_pytorch_model.safetensors"
-    assert load_file(weights)
-    weights.rename(weights.with_suffix(".bin"))
-    assert "pickle" in refused(capsys, "--model.backbone.model", str(model))
-
-
-def test_truncated_weights(capsys, model):
-    weights = model / "transformer/diffusion_pytorch_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:10_000])
-    assert "transformer" in refused(capsys, "--model.backbone.model", str(model))
-
-
-def test_the_seed_reaches_the_merger_inside_cam():
-    assert (
-        predict("--compressor", "CAM", "--compressor.inner", "ToMe", "--compressor.inner.ratio", "0.5", "--seed", "9")
-        == 0
-    )
-    assert results()["compressors"][0]["settings"]["inner"]["settings"]["seed"] == 9
-
-
-def test_a_config_that_is_not_yaml_is_named(capsys):
+def test_a_config_that_is_missing_or_not_yaml_is_named(capsys):
+    assert main(["predict", "--config", "nope.yaml"]) == 2
+    assert "nope.yaml" in capsys.readouterr().err
     Path("torn.yaml").write_text("seed: 0\nmodel: [unclosed\n")
     assert main(["predict", "--config", "torn.yaml"]) == 2
     assert "torn.yaml is not valid YAML" in capsys.readouterr().err
@@ -325,9 +319,8 @@ def test_a_directory_in_use_is_refused_before_anything_is_deleted(capsys, monkey
     assert Path("out/results.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("compressor", [[], ["--compressor", "null"]], ids=["compressed", "plain"])
-def test_weights_that_changed_since_are_refused(capsys, model, compressor):
-    options = ["--model.backbone.model", str(model), "--output", "out", *compressor]
+def test_weights_that_changed_since_are_refused(capsys, model):
+    options = ["--model.backbone.model", str(model), "--output", "out"]
     assert predict(*options) == 0
     capsys.readouterr()
     weights = model / "transformer/diffusion_pytorch_model.safetensors"
@@ -349,9 +342,9 @@ def test_a_log_that_cannot_grow_ends_the_run_with_what_is_finished(capsys):
         assert predict(*options) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    told = capsys.readouterr().err
-    assert "cannot write out/predictions/rank-0.jsonl: " in told
-    assert "what is finished is kept, run the command again" in told
+    text = capsys.readouterr().err
+    assert "cannot write out/predictions/rank-0.jsonl: " in text
+    assert "what is finished is kept, run the command again" in text
     log = Path("out/predictions/rank-0.jsonl")
     done = log.read_text().count("\n")
     assert 0 < done < 12
@@ -360,8 +353,7 @@ def test_a_log_that_cannot_grow_ends_the_run_with_what_is_finished(capsys):
     assert len(log.read_text().splitlines()) == 12
 
 
-@pytest.mark.parametrize("config", ["demo_sito.yaml", "demo_unet_tome.yaml"])
-def test_global_generators_are_neither_read_nor_moved(config):
+def test_global_generators_are_neither_read_nor_moved():
     logs = []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -369,7 +361,7 @@ def test_global_generators_are_neither_read_nor_moved(config):
         random.seed(seed)
         before = (torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate())
         options = ["--data.num_workers", "1", "--data.images", "2", "--output", f"out{seed}"]
-        assert predict(*options, config=config) == 0
+        assert predict(*options, config="demo_unet_tome.yaml") == 0
         after = (torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate())
         assert after == before
         lines = Path(f"out{seed}/predictions/rank-0.jsonl").read_text().splitlines()
