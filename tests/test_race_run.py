@@ -108,7 +108,7 @@ def test_a_dry_run_shows_the_upper_limit_of_a_race(capsys):
     assert main(["sweep", "race.yaml", "--dry-run", "--data.images", "7"]) == 0
     text = capsys.readouterr().out
     assert "<=320" in text
-    assert "<= is the most that a race can take" in text
+    assert "<= is the most that a race can need" in text
 
 
 @pytest.mark.parametrize(

@@ -94,10 +94,27 @@ def test_the_figure_and_what_is_missing(tmp_path):
     assert len(found.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
+def test_two_processes_measure_together():
+    given = ["--config", "demo_tome.yaml", *QUICK, *TRIALS, "--trainer.callbacks+=bigain.callbacks.FrequencyResponse"]
+    given += ["--model.trials", "[1]", "--model.keep", "[1]", "--data.images", "2", "--data.batch_size", "1"]
+    both = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    found = bigain("predict", *given, *both, "--output", "two")
+    assert found.returncode == 0, found.stderr
+    assert main(["predict", *given, "--output", "one"]) == 0
+    one, two = (json.loads(Path(name, "frequency_response.json").read_text()) for name in ("one", "two"))
+    assert (one["images"], two["images"]) == (2, 2)
+    for a, b in zip(one["sites"], two["sites"], strict=True):
+        assert a["rows"] == b["rows"]
+        assert a["kept"] == pytest.approx(b["kept"], rel=1e-9)
+        assert a["destroyed"] == pytest.approx(b["destroyed"], rel=1e-9)
+
+
 def test_a_generation_on_the_u_net_measures_its_keys():
     given = ["--config", "demo_unet_iekvd_generation.yaml", *QUICK, "--model.steps", "2", "--data.images", "2"]
     more = ["--trainer.callbacks+=bigain.callbacks.FrequencyResponse", "--output", "generated"]
-    assert main(["predict", *given, *more]) == 0
+    # Two images are too few for a distance.
+    assert main(["predict", *given, *more]) == 1
     found = json.loads(Path("generated/frequency_response.json").read_text())
     assert found["images"] == 2
     assert {site["module"] for site in found["sites"]} == {"self_attn"}
