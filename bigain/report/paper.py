@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bigain.runs.names import fields_text, setting_text, signed, strength, variant
+from bigain.runs.names import setting_text, signed, strength, variant
 from bigain.runs.results import Run
 
 EMBEDDED = "embedded model: nothing in the paper compares"
@@ -155,10 +155,8 @@ def _difference(settings: Mapping[str, Any], expected: Mapping[str, Any]) -> str
 def _setting(name: str, settings: Mapping[str, Any]) -> str:
     value = settings.get(name)
     if isinstance(value, tuple):
-        return " or ".join(map(setting_text, value))
-    if name not in settings or value is None:
-        return "the usual"
-    return fields_text(value) if name == "where" else setting_text(value)
+        return " or ".join(setting_text(name, alternative) for alternative in value)
+    return "the usual" if value is None else setting_text(name, value)
 
 
 def paper_value(cell: Cell, metric: str) -> PaperValue | None:

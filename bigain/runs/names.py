@@ -76,24 +76,24 @@ def inner(compressor: Compressor) -> Compressor:
     return wrapped if isinstance(wrapped, Mapping) and isinstance(wrapped.get("settings"), Mapping) else compressor
 
 
-def setting_text(value: Any) -> str:
-    """Format the value of a setting: `Linear(start=0.8, end=1.2)` for an object, otherwise as Python does."""
-    if not isinstance(value, Mapping) or "class" not in value:
+def setting_text(name: str, value: Any) -> str:
+    """Format the value of a setting: `Linear(start=0.8, end=1.2)` for an object, otherwise as Python does.
+
+    `where` is a mapping of its changed fields: `max_stride 2, part up`. Results of older versions have it as text.
+    """
+    if not isinstance(value, Mapping):
+        return str(value)
+    if name == "where":
+        return ", ".join(f"{field} {item}" for field, item in value.items())
+    if "class" not in value:
         return str(value)
     arguments = value["settings"] if "settings" in value else {k: v for k, v in value.items() if k != "class"}
-    return f"{value['class']}({', '.join(f'{name}={setting_text(item)}' for name, item in arguments.items())})"
-
-
-def fields_text(fields: Mapping[str, Any]) -> str:
-    """Format changed fields of `where`: `max_stride 2, part up`."""
-    return ", ".join(f"{name} {value}" for name, value in fields.items())
+    return f"{value['class']}({', '.join(f'{key}={setting_text(key, item)}' for key, item in arguments.items())})"
 
 
 def _method(compressor: Compressor) -> str:
     changes = []
     for name, value in variant(compressor).items():
-        if name == "where" and isinstance(value, Mapping):
-            changes.append(fields_text(value))
-        else:
-            changes.append(f"{name} {'+'.join(map(str, value)) if isinstance(value, list) else setting_text(value)}")
+        text = "+".join(map(str, value)) if isinstance(value, list) else setting_text(name, value)
+        changes.append(text if name == "where" and isinstance(value, Mapping) else f"{name} {text}")
     return f"{compressor['class']}[{'; '.join(changes)}]" if changes else str(compressor["class"])

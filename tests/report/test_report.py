@@ -386,3 +386,15 @@ def test_several_labels_are_counted_as_in_the_paper():
     assert line("coco", "top1_precision_all")["paper"] == "70.84"
     assert line("coco", "map_sample")["paper"] == "46.01"
     assert "100 images, in the paper 5,000" in text().lower()
+
+
+def test_results_of_older_versions_are_reported():
+    """They hold `where` as text and do not say which settings were changed."""
+    for run in ("lgtm", "iekvd"):
+        (compressor,) = json.loads(Path(f"runs/{run}/results.json").read_text())["compressors"]
+        settings = {**compressor["settings"], "where": "Where(max_stride=1)"}
+        change(f"runs/{run}", compressors=[{"class": compressor["class"], "settings": settings}])
+    assert report("runs") == 0
+    assert "where is Where(max_stride=1), in the paper the usual" in text()
+    assert "where Where(max_stride=1)" in line("runs/lgtm")["compressor"]
+    assert main(["compare", "runs/none", "runs/lgtm", "runs/iekvd"]) == 0

@@ -35,6 +35,13 @@ def test_mcnemar_is_the_binomial_tail(first, second):
     assert mcnemar(Paired(1000, first, second)) == pytest.approx(expected, rel=1e-9)
 
 
+def test_mcnemar_keeps_its_level():
+    counts = np.random.default_rng(1).multinomial(300, [0.1, 0.1, 0.8], size=2000)
+    rejected = np.mean([mcnemar(Paired(300, int(a), int(b))) < 0.05 for a, b, _ in counts])
+    # The exact test is a little conservative.
+    assert 0.02 < rejected <= 0.055
+
+
 def test_the_bootstrap_is_that_of_images():
     draw = np.random.default_rng(2)
     first, second = draw.random(400) < 0.8, draw.random(400) < 0.7
@@ -65,11 +72,14 @@ def most_likely(pair, difference):
     return share[np.argmax(sum(xlogy(count, chance.clip(0)) for count, chance in zip(counts, chances, strict=True)))]
 
 
-def test_the_score_interval_covers_the_truth():
-    chances = [0.006, 0.002, 0.992]
-    draws = np.random.default_rng(3).multinomial(512, chances, 400)
-    intervals = [difference_interval(Paired(512, int(a), int(b))) for a, b, _ in draws]
-    assert 0.92 < np.mean([low <= 0.004 <= high for low, high in intervals]) < 0.99
+@pytest.mark.parametrize(
+    ("interval", "n", "chances"),
+    [(bootstrap_interval, 500, (0.15, 0.09, 0.76)), (difference_interval, 512, (0.006, 0.002, 0.992))],
+)
+def test_intervals_cover_the_truth(interval, n, chances):
+    draws = np.random.default_rng(3).multinomial(n, chances, 300)
+    intervals = [interval(Paired(n, int(a), int(b))) for a, b, _ in draws]
+    assert 0.92 < np.mean([low <= chances[0] - chances[1] <= high for low, high in intervals]) < 0.98
 
 
 def test_few_discordant_images_have_the_score_interval():
@@ -117,3 +127,8 @@ def test_holm_against_its_definition():
     assert holm([0.2]) == [0.2]
     assert holm([]) == []
     assert holm([0.03, 0.03]) == pytest.approx([0.06, 0.06])
+
+
+def test_holm_keeps_the_family_level():
+    draws = np.random.default_rng(5).random((2000, 8))
+    assert np.mean([min(holm(row)) < 0.05 for row in draws]) == pytest.approx(0.05, abs=0.015)
