@@ -87,7 +87,9 @@ def compressor_text(compressor: Mapping[str, Any]) -> str:
     # The list of sites shows where it acts.
     changed = {*variant(compressor)} - {"where"}
     shown = {
-        name: compressor_text(value) if isinstance(value, Mapping) and "settings" in value else setting_text(name, value)
+        name: compressor_text(value)
+        if isinstance(value, Mapping) and "settings" in value
+        else setting_text(name, value)
         for name, value in compressor["settings"].items()
         if value is not None and (name in _MAIN or name in changed)
     }
