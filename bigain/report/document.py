@@ -1,4 +1,4 @@
-"""The content of a report, and its files: Markdown, LaTeX, CSV and one HTML page."""
+"""The files of a report: Markdown, LaTeX, CSV and one HTML page."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import base64
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from bigain.errors import InputError
 from bigain.report.comparison import COLUMNS, INTERVALS, Comparison, p_text
-from bigain.report.figures import Plot
+from bigain.report.figures import Plot, draw
 from bigain.report.paper import PaperValue
 from bigain.report.rows import Group, Measured, Row, main_metrics
 from bigain.report.tables import CONTROL, Table, latex_text, markdown_text
+from bigain.runs.files import write_text
 from bigain.runs.names import is_proportion, method, signed, strength
 
+FORMATS = ("html", "md", "tex", "csv")
+_TITLE = "Token compression of diffusion models"
+_FIGURE = re.compile(r"(curves|pareto)-\d+-[a-z0-9-]+\.(png|svg)")
 _NONE = "-"
 _OMITTED_IN_LATEX = ("notes", "runs", "run")
 _ROWS_PER_PAGE = 40
@@ -27,27 +32,60 @@ _FIT = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%"
 _Column = tuple[str, str, Sequence[str]]
 
 
-@dataclass(frozen=True)
-class Section:
-    """The part of a report on one dataset and model.
-
-    Attributes:
-        title: Dataset and model.
-        tables: Results, further metrics, comparisons.
-        notes: What a reader has to know, a sentence each.
-        sentences: A sentence for each comparison.
-        plots: The figures.
-    """
+class _Section(NamedTuple):
+    """The part of a report on one dataset and model; `sentences` are those of the comparisons."""
 
     title: str
     tables: Sequence[Table]
     notes: Sequence[str]
     sentences: Sequence[str]
-    plots: Sequence[Plot] = ()
+    plots: Sequence[Plot]
 
 
-def section(group: Group, plots: Sequence[Plot]) -> Section:
-    """Return the section on a group of runs."""
+def write_report(output: Path, groups: Sequence[Group], left_out: Sequence[str], formats: str) -> list[Path]:
+    """Write a report and its figures, and return its files.
+
+    Args:
+        output: Folder to write to.
+        groups: The runs.
+        left_out: A line for each directory that is not in the report, with the reason.
+        formats: Which of `FORMATS` to write, separated by commas.
+
+    Raises:
+        InputError: If a format is unknown, or a file cannot be written.
+    """
+    chosen = set(formats.split(","))
+    unknown = chosen - set(FORMATS)
+    if unknown:
+        raise InputError(f"--formats: {', '.join(sorted(unknown))} is none of {', '.join(FORMATS)}")
+    figures = output / "figures"
+    try:
+        figures.mkdir(parents=True, exist_ok=True)
+        plots = draw(groups, figures)
+        sections = [_section(group, of_group) for group, of_group in zip(groups, plots, strict=True)]
+        texts: dict[str, str] = {}
+        if "html" in chosen:
+            texts["report.html"] = _page(groups, sections, left_out, figures)
+        if "md" in chosen:
+            texts["report.md"] = _markdown(groups, sections, left_out)
+        if "tex" in chosen:
+            texts["report.tex"] = _latex(sections, left_out)
+        if "csv" in chosen:
+            texts["runs.csv"] = _runs_csv(groups)
+            texts["comparisons.csv"] = _comparisons_csv(groups)
+        for name, text in texts.items():
+            write_text(output / name, text)
+        drawn = [figures / f"{plot.name}.{kind}" for of_group in plots for plot in of_group for kind in ("png", "svg")]
+        # With all formats written again, no file shows the figures of an earlier report.
+        if len(chosen) == len(FORMATS):
+            for path in {path for path in figures.iterdir() if _FIGURE.fullmatch(path.name)} - {*drawn}:
+                path.unlink()
+    except OSError as error:
+        raise InputError(f"cannot write the report to {output}: {error}; choose another --output") from error
+    return [*(output / name for name in texts), *drawn]
+
+
+def _section(group: Group, plots: Sequence[Plot]) -> _Section:
     title = f"{group.dataset}, {group.model}"
     common = set.intersection(*(set(row.notes) for row in group.rows))
     tables = [_results(group, common, title), _further(group, title), _compared(group, title)]
@@ -56,7 +94,7 @@ def section(group: Group, plots: Sequence[Plot]) -> Section:
     notes += [f"† {note} ({', '.join(names)})." for note, names in _marked(group).items()]
     notes += [f"Not compared image by image: {reason}." for reason in group.refused]
     sentences = [" ".join([comparison.sentence(), *comparison.cautions]) for comparison in group.comparisons]
-    return Section(title, [table for table in tables if table.rows], notes, sentences, plots)
+    return _Section(title, [table for table in tables if table.rows], notes, sentences, plots)
 
 
 def _results(group: Group, common: set[str], title: str) -> Table:
@@ -170,8 +208,8 @@ def _marked(group: Group) -> dict[str, list[str]]:
     return marked
 
 
-def remarks(groups: Sequence[Group]) -> list[str]:
-    """Return what a reader has to know about all tables."""
+def _remarks(groups: Sequence[Group]) -> list[str]:
+    """Return the remarks on all tables."""
     remarks = [
         "Accuracies have 95 % Wilson intervals over images; distances have one where it could be computed.",
         "GFLOPs are those of one evaluation of the network, 2 per multiply-add; less: than without compression.",
@@ -191,33 +229,23 @@ def remarks(groups: Sequence[Group]) -> list[str]:
     return remarks
 
 
-def page(
-    title: str, sections: Sequence[Section], remarks: Sequence[str], left_out: Sequence[str], figures: Path
-) -> str:
-    """Render the report as one HTML page, with the figures inside as SVG and all text escaped.
-
-    Args:
-        title: Title of the page.
-        sections: The content.
-        remarks: What a reader has to know about all tables.
-        left_out: Directories that are not in the report, and why.
-        figures: Folder of the drawn figures.
-    """
+def _page(groups: Sequence[Group], sections: Sequence[_Section], left_out: Sequence[str], figures: Path) -> str:
+    """Render the report as one HTML page, with the figures inside as SVG and all text escaped."""
     from jinja2 import Environment, StrictUndefined
 
-    images = {plot.name: _data_uri(figures / f"{plot.name}.svg") for section in sections for plot in section.plots}
+    images = {}
+    for plot in (plot for section in sections for plot in section.plots):
+        svg = (figures / f"{plot.name}.svg").read_bytes()
+        images[plot.name] = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
-    return template.render(title=title, sections=sections, remarks=remarks, left_out=left_out, images=images)
+    content = {"title": _TITLE, "sections": sections, "remarks": _remarks(groups), "left_out": left_out}
+    return template.render(**content, images=images)
 
 
-def _data_uri(path: Path) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def markdown(title: str, sections: Sequence[Section], remarks: Sequence[str], left_out: Sequence[str]) -> str:
+def _markdown(groups: Sequence[Group], sections: Sequence[_Section], left_out: Sequence[str]) -> str:
     """Return the report as Markdown that shows the figures in `figures/` beside it."""
-    parts = [f"# {title}", "\n".join(f"{markdown_text(text)}  " for text in remarks)]
+    parts = [f"# {_TITLE}", "\n".join(f"{markdown_text(text)}  " for text in _remarks(groups))]
     for section in sections:
         parts.append(f"## {markdown_text(section.title)}")
         for table in section.tables:
@@ -233,7 +261,7 @@ def _bullets(texts: Sequence[str]) -> str:
     return "\n".join(f"- {markdown_text(text)}" for text in texts)
 
 
-def latex(sections: Sequence[Section], left_out: Sequence[str]) -> str:
+def _latex(sections: Sequence[_Section], left_out: Sequence[str]) -> str:
     r"""Return tables for `\input` into a paper, with booktabs; without columns of notes and directories."""
     lines = [r"% In the preamble: \usepackage{booktabs,graphicx}"]
     # Without line breaks the text cannot leave the comment.
@@ -269,7 +297,7 @@ def _float(table: Table, marks: Sequence[str]) -> list[str]:
     ]
 
 
-def runs_csv(groups: Sequence[Group]) -> str:
+def _runs_csv(groups: Sequence[Group]) -> str:
     """Return a line per run and metric; proportions and their differences are in percent."""
     return _csv([line for group in groups for row in group.rows for line in _lines(group, row)])
 
@@ -302,7 +330,7 @@ def _paper_columns(measured: Measured) -> dict[str, Any]:
     return dict(zip(columns, (value, table, other, difference, measured.paper.note), strict=True))
 
 
-def comparisons_csv(groups: Sequence[Group]) -> str:
+def _comparisons_csv(groups: Sequence[Group]) -> str:
     """Return a line per comparison, in points."""
     rows = [comparison.row() for group in groups for comparison in group.comparisons]
     lists = ("differs", "also_differs")

@@ -10,7 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bigain.report.comparison import Comparison
+from bigain.errors import InputError
+from bigain.report.comparison import Comparison, UnlikeError, compare
+from bigain.report.pairing import differing
 from bigain.report.paper import Cell, PaperValue, cell_of, expected_images, paper_value
 from bigain.runs.names import is_proportion, method, strength
 from bigain.runs.results import Run
@@ -114,6 +116,33 @@ class Group:
     def runs(self) -> list[Run]:
         """All runs, row by row."""
         return [run for row in self.rows for run in row.runs.values()]
+
+    def compare(self, base: Run | None, allowed: bool) -> list[str]:
+        """Compare the classification runs with a base run, by default the only one without compression.
+
+        Args:
+            base: The base run.
+            allowed: Compare although images, seed, protocol or versions differ.
+
+        Returns:
+            A reason for each run that is not compared. Without a given base, runs that differ in their settings are
+            named in the report only.
+        """
+        self.differing += differing(self.runs)
+        classified = [run for run in self.runs if run.task == "classification"]
+        plain = [run for run in classified if not run.compressors]
+        if base is None and len(plain) > 1 and len(classified) > len(plain):
+            self.refused.append(f"{len(plain)} runs are without compression; name one with --base")
+        start = base or (plain[0] if len(plain) == 1 else None)
+        others = [run for run in classified if start is not None and run.path.resolve() != start.path.resolve()]
+        if start is None or not others:
+            return []
+        try:
+            self.comparisons, refused = compare(start, others, allowed)
+        except InputError as error:
+            refused = [error]
+        self.refused += map(str, refused)
+        return [str(error) for error in refused if base is not None or not isinstance(error, UnlikeError)]
 
 
 def main_metrics(rows: Sequence[Row]) -> list[str]:

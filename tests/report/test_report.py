@@ -231,8 +231,8 @@ def test_nothing_to_report_is_an_error(capsys):
     assert not Path("report").exists()
     assert "pdf" in refused(capsys, "runs", "--formats", "pdf,md")
     assert "cannot write the report to file" in refused(capsys, "runs", "--output", "file")
-    assert "--base nowhere holds 0" in refused(capsys, "runs", "--base", "nowhere")
-    assert "--base runs holds 4" in refused(capsys, "runs", "--base", "runs")
+    assert "nowhere does not exist" in refused(capsys, "runs", "--base", "nowhere")
+    assert "runs is not a run directory" in refused(capsys, "runs", "--base", "runs")
     assert report("runs", "--formats", "md", "--output", "only") == 0
     assert [path.name for path in Path("only").iterdir() if path.is_file()] == ["report.md"]
 
