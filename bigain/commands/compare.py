@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from bigain.commands.parsing import Outcome
 from bigain.errors import InputError
 from bigain.report.comparison import INTERVALS, Comparison, compare
-from bigain.runs import files
+from bigain.runs.files import write_json
 from bigain.runs.results import Run, classification_in, find_runs, load_run
 
 
@@ -51,7 +50,8 @@ def compare_runs(
     if not comparisons:
         raise InputError("; ".join(missing) or f"there is nothing to compare {reference.path} with")
     if json is not None:
-        write_json(json, {"comparisons": [comparison.row() for comparison in comparisons], "left_out": missing})
+        rows = [comparison.row() for comparison in comparisons]
+        write_json(json, {"comparisons": rows, "left_out": missing}, "give --json another file")
     return Outcome(_text(reference, comparisons, missing), not missing)
 
 
@@ -64,18 +64,3 @@ def _text(base: Run, comparisons: Sequence[Comparison], missing: Sequence[str]) 
         lines.append(f"p-values are corrected for {len(comparisons)} comparisons by Holm's method.")
     lines += [f"left out: {reason}" for reason in missing]
     return "\n".join(lines) + "\n"
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write the file of `--json`.
-
-    Raises:
-        InputError: If it cannot be written there.
-    """
-    try:
-        files.write_json(path, content)
-    except (InputError, OSError) as error:
-        reason = error.__cause__ or error
-        raise InputError(
-            f"cannot write {path}: {getattr(reason, 'strerror', reason)}; give --json another file"
-        ) from error

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigain.errors import InputError
-from bigain.report.pairing import Differences, Outcomes, differences, outcomes, pair
+from bigain.report.pairing import Outcomes, differences, outcomes, pair
 from bigain.report.statistics import ALPHA, ENOUGH, Paired, difference_interval, holm, mcnemar, smallest_detectable
 from bigain.runs.names import label
 from bigain.runs.results import Run
@@ -38,7 +38,8 @@ class Comparison:
         low: Lower end of the 95 % interval of the accuracy difference, in [-1, 1]: paired bootstrap, or score interval.
         high: Upper end of the interval.
         detectable: Smallest difference that this number of images could show; None if none.
-        differs: How the runs differ besides the compressors.
+        blocking: Differences besides the compressors that make a comparison misleading.
+        minor: Other differences.
     """
 
     run: Run
@@ -51,7 +52,8 @@ class Comparison:
     low: float
     high: float
     detectable: float | None
-    differs: Differences
+    blocking: Sequence[str]
+    minor: Sequence[str]
 
     @property
     def significant(self) -> bool:
@@ -66,13 +68,12 @@ class Comparison:
     @property
     def cautions(self) -> list[str]:
         """A sentence if images, seed, protocol or versions differ."""
-        return [f"Caution: they also differ in {'; '.join(self.differs.blocking)}."] if self.differs.blocking else []
+        return [f"Caution: they also differ in {'; '.join(self.blocking)}."] if self.blocking else []
 
     @property
     def remarks(self) -> list[str]:
         """The cautions, and a sentence on other differences."""
-        minor = [f"They also differ in {'; '.join(self.differs.minor)}."] if self.differs.minor else []
-        return self.cautions + minor
+        return self.cautions + ([f"They also differ in {'; '.join(self.minor)}."] if self.minor else [])
 
     def sentence(self) -> str:
         """Return the outcome in words; the better run comes first if the difference is significant."""
@@ -129,8 +130,8 @@ COLUMNS: Mapping[str, Callable[[Comparison], Any]] = {
     "tests": lambda of: of.tests,
     "significant": lambda of: of.significant,
     "smallest_detectable": lambda of: None if of.detectable is None else 100 * of.detectable,
-    "differs": lambda of: list(of.differs.blocking),
-    "also_differs": lambda of: list(of.differs.minor),
+    "differs": lambda of: list(of.blocking),
+    "also_differs": lambda of: list(of.minor),
 }
 
 
@@ -149,37 +150,36 @@ def compare(base: Run, runs: Sequence[Run], allowed: bool = False) -> tuple[list
         InputError: If the base run cannot be compared with anything.
     """
     base_outcomes = outcomes(base)
-    counted: list[tuple[Run, Paired, Differences]] = []
+    counted: list[tuple[Run, Paired, Sequence[str], Sequence[str]]] = []
     refused: list[InputError] = []
     for run in runs:
         try:
             counted.append((run, *_count(run, base, base_outcomes, allowed)))
         except InputError as error:
             refused.append(error)
-    p_values = [mcnemar(counts) for _, counts, _ in counted]
+    p_values = [mcnemar(counts) for _, counts, *_ in counted]
     tests = len(counted)
     comparisons = [
         Comparison(
             *(run, base, _names(run, base), counts, p, corrected, tests, *difference_interval(counts)),
-            smallest_detectable(counts, tests),
-            differs,
+            *(smallest_detectable(counts, tests), blocking, minor),
         )
-        for (run, counts, differs), p, corrected in zip(counted, p_values, holm(p_values), strict=True)
+        for (run, counts, blocking, minor), p, corrected in zip(counted, p_values, holm(p_values), strict=True)
     ]
     return comparisons, refused
 
 
-def _count(run: Run, base: Run, base_outcomes: Outcomes, allowed: bool) -> tuple[Paired, Differences]:
+def _count(run: Run, base: Run, base_outcomes: Outcomes, allowed: bool) -> tuple[Paired, list[str], list[str]]:
     if run.path.resolve() == base.path.resolve():
         raise InputError(f"{run.path} is the base itself")
     run_outcomes = outcomes(run)
-    differs = differences(run, base, run_outcomes, base_outcomes)
-    if differs.blocking and not allowed:
+    blocking, minor = differences(run, base, run_outcomes, base_outcomes)
+    if blocking and not allowed:
         raise UnlikeError(
-            f"{run.path} and {base.path} differ in more than the compressor: {'; '.join(differs.blocking)}; compare "
+            f"{run.path} and {base.path} differ in more than the compressor: {'; '.join(blocking)}; compare "
             "runs that agree in these, or give --allow-differences to pair the images that both have"
         )
-    return pair(run_outcomes, base_outcomes, (str(run.path), str(base.path))), differs
+    return pair(run_outcomes, base_outcomes, (str(run.path), str(base.path))), blocking, minor
 
 
 def _names(run: Run, base: Run) -> tuple[str, str]:

@@ -45,19 +45,6 @@ class Outcomes:
     correct: npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Differences:
-    """How two runs differ besides their compressors.
-
-    Attributes:
-        blocking: What makes an image-by-image comparison misleading: images, seed, protocol, versions.
-        minor: Everything else: device, model, commit.
-    """
-
-    blocking: Sequence[str]
-    minor: Sequence[str]
-
-
 def outcomes(run: Run) -> Outcomes:
     """Load which images a run got right.
 
@@ -114,8 +101,13 @@ def pair(a: Outcomes, b: Outcomes, names: tuple[str, str]) -> Paired:
     return Paired.of(a.correct[mine], b.correct[theirs])
 
 
-def differences(a: Run, b: Run, a_outcomes: Outcomes, b_outcomes: Outcomes) -> Differences:
-    """Return how two runs differ besides their compressors."""
+def differences(a: Run, b: Run, a_outcomes: Outcomes, b_outcomes: Outcomes) -> tuple[list[str], list[str]]:
+    """Return how two runs differ besides their compressors.
+
+    Returns:
+        What makes an image-by-image comparison misleading: images, seed, protocol, versions; and everything else:
+        device, model, commit.
+    """
     blocking = []
     a_ids, b_ids = a_outcomes.image_id, b_outcomes.image_id
     shared = len(a_ids[shared_images(a_ids, b_ids)[0]])
@@ -127,7 +119,7 @@ def differences(a: Run, b: Run, a_outcomes: Outcomes, b_outcomes: Outcomes) -> D
         blocking.append(f"seed of the compressor {seeds[0][0]} and {seeds[1][0]}")
     with_settings = bool(a.settings and b.settings)
     blocking += _unlike(_conditions(a, with_settings), _conditions(b, with_settings))
-    return Differences(blocking, _unlike(_circumstances(a), _circumstances(b)))
+    return blocking, _unlike(_circumstances(a), _circumstances(b))
 
 
 def _unlike(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:

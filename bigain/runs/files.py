@@ -37,11 +37,12 @@ RUN_FILES = (
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, advice: str = "what is finished is kept, run the command again") -> Iterator[BinaryIO]:
     """Open a file that takes the place of `path` when the block ends without an error.
 
     Args:
         path: The file to write; its folder is created.
+        advice: What to do if it cannot be written.
 
     Raises:
         InputError: If it cannot be written, for example because the disk is full.
@@ -56,21 +57,21 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error}; what is finished is kept, run the command again") from error
+        raise InputError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *advice: str) -> None:
     """Write a whole UTF-8 file or nothing: see `replacing`."""
-    with replacing(path) as file:
+    with replacing(path, *advice) as file:
         file.write(text.encode(errors="backslashreplace"))
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, *advice: str) -> None:
     """Write a whole indented JSON file or nothing: see `replacing`."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_text(path, json.dumps(content, indent=2) + "\n", *advice)
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:

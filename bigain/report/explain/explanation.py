@@ -1,4 +1,4 @@
-"""One run against its baseline: margins by timestep, destroyed frequencies, the change of accuracy; and their text."""
+"""Margins, frequency response and change of accuracy of runs against their baseline, and their text."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bigain.report.comparison import Comparison
+from bigain.errors import InputError
+from bigain.report.comparison import Comparison, compare
 from bigain.report.explain.frequency import Response, load_response, mean_shares
 from bigain.report.explain.margins import TIME, Errors, Margins, change_interval, margins, read_errors, share
 from bigain.report.tables import Table
+from bigain.runs.results import Run
 
 _HOW_TO_STORE = (
     "No frequency response is stored; run it again with --trainer.callbacks+=bigain.callbacks.FrequencyResponse, "
@@ -24,6 +26,13 @@ _EXPECTED = {
     "level": "Theorem 1 sees no difference",
     None: "where no mean margin is positive, Theorem 1 says nothing",
 }
+_NOTES = (
+    "margin: mean of error(best wrong class) - error(true class); deviation: of single margins over images and trials.",
+    "r: deviation / margin, - where the margin is not positive. -> is the run.",
+    "theorem: Theorem 1's bound on the error of the mean of this many trials, if they were drawn independently.",
+    "bound: Cantelli's, from the spread of the images' mean margins; the wrong share never exceeds it.",
+    "wrong: images whose mean margin on these trials alone is not positive.",
+)
 _HEADERS = ("margin", "deviation", "r", "theorem", "bound", "wrong")
 
 
@@ -114,17 +123,35 @@ class Explanation:
         }
 
 
-def explain(comparison: Comparison, base: Errors, bands: int) -> Explanation:
-    """Compare margins of a run and its baseline.
+def explain(
+    base: Run, runs: Sequence[Run], bands: int, allowed: bool = False
+) -> tuple[list[Explanation], list[InputError]]:
+    """Compare margins of runs and their baseline.
 
     Args:
-        comparison: The run and the baseline.
-        base: Stored errors of the baseline.
+        base: The baseline.
+        runs: The runs.
         bands: Number of bands of timesteps, of equal width.
+        allowed: Compare although images, seed, protocol or versions differ, on the images that both have.
+
+    Returns:
+        Explanations in the order of `runs`, and for each run that has none an error that names it.
 
     Raises:
-        InputError: If the run stored no errors, or none that the baseline has, too.
+        InputError: If the baseline stored no errors.
     """
+    base_errors = read_errors(base)
+    comparisons, refused = compare(base, runs, allowed)
+    explanations = []
+    for comparison in comparisons:
+        try:
+            explanations.append(_explain(comparison, base_errors, bands))
+        except InputError as error:
+            refused.append(error)
+    return explanations, refused
+
+
+def _explain(comparison: Comparison, base: Errors, bands: int) -> Explanation:
     run, baseline = comparison.run, comparison.base
     both = share(base, read_errors(run), (str(baseline.path), str(run.path)))
 
@@ -140,8 +167,20 @@ def explain(comparison: Comparison, base: Errors, bands: int) -> Explanation:
     return Explanation(comparison, both.first.shape[1], whole, parts, load_response(run.path))
 
 
-def explanation_lines(explanation: Explanation) -> list[str]:
-    """Return the explanation of one run, line by line."""
+def explanation_lines(explanations: Sequence[Explanation]) -> list[str]:
+    """Return the text of explanations that are in the order of their baselines, line by line."""
+    lines: list[str] = []
+    base = None
+    for explanation in explanations:
+        comparison = explanation.comparison
+        if base != comparison.base.path:
+            base = comparison.base.path
+            lines += [f"baseline: {comparison.names[1]}, {base}", ""]
+        lines += [*_lines(explanation), ""]
+    return [*lines, *_NOTES]
+
+
+def _lines(explanation: Explanation) -> list[str]:
     comparison = explanation.comparison
     return [
         f"{comparison.names[0]}, {comparison.run.path}",

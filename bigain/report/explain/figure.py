@@ -1,21 +1,23 @@
-"""The figure of an explanation: margins, 1 / r, bound and error by timestep, and the frequency response."""
+"""The figures of explanations: margins, 1 / r, bound and error by timestep, and the frequency response."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bigain.errors import InputError
 from bigain.report.explain.explanation import Band, Explanation
 from bigain.report.explain.frequency import mean_shares
 from bigain.report.explain.margins import Margins
-from bigain.report.figures import PLAIN, Look, add_legend, look, panels
+from bigain.report.figures import PLAIN, Look, Plot, add_legend, look, panels, plain_style, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CAPTION = (
+_CAPTION = (
     "Margins of the true class to its best rival by timestep, the same over their deviation, Cantelli's bound (solid) "
     "and the share of images that is wrong (dashed); by spatial frequency what is kept (solid) and destroyed (dashed)."
 )
@@ -26,7 +28,33 @@ _DASHED: Look = {"linestyle": "--", "linewidth": 0.9}
 _Line = tuple[Look, Sequence[tuple[Band, Margins]]]
 
 
-def draw_explanations(explanations: Sequence[Explanation]) -> Figure:
+def draw_explanations(explanations: Sequence[Explanation], folder: Path) -> list[Path]:
+    """Draw a figure for each baseline, as PNG and SVG.
+
+    Args:
+        explanations: In the order of their baselines.
+        folder: Folder to write to.
+
+    Returns:
+        The files.
+
+    Raises:
+        InputError: If a file cannot be written.
+    """
+    groups = itertools.groupby(explanations, lambda explanation: explanation.comparison.base.path)
+    names = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with plain_style():
+            for number, (_, group) in enumerate(groups, 1):
+                names.append(f"explain-{number}" if number > 1 else "explain")
+                save(_draw([*group]), folder, Plot(names[-1], _CAPTION))
+    except OSError as error:
+        raise InputError(f"cannot write the figure to {folder}: {error.strerror}; choose another --output") from error
+    return [folder / f"{name}.{kind}" for name in names for kind in ("png", "svg")]
+
+
+def _draw(explanations: Sequence[Explanation]) -> Figure:
     """Draw four panels, with all runs in each."""
     figure, axes = panels(2, 2)
     (mean, ratio), (bound, response) = axes
