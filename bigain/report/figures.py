@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bigain.report.rows import Group, Measured, Row, main_metrics
 from bigain.runs.names import is_proportion
@@ -46,19 +46,15 @@ _PARETO = (
     "Cost, accuracy and distance: {}. The line is the Pareto front; on a panel of accuracy and distance a larger "
     "marker costs more, and the Pareto front of all three is outlined in black."
 )
-_MOST_TICKS, _LONGEST_NAME = 8, 32
+_MOST_TICKS = 8
+# Characters in a line of the legend.
+_WIDTH = 32
 # Inches to the left and right of the panels.
 _LEFT, _LEGEND = 0.7, 2.7
 
 
-@dataclass(frozen=True)
-class Plot:
-    """A drawn figure.
-
-    Attributes:
-        name: File name without suffix.
-        caption: What it shows.
-    """
+class Plot(NamedTuple):
+    """A drawn figure: its file name without suffix, and its caption."""
 
     name: str
     caption: str
@@ -70,18 +66,15 @@ def draw(groups: Sequence[Group], folder: Path) -> list[list[Plot]]:
     Returns:
         For each group: the curves if any run has a strength, the Pareto front if two rows have the same metric.
     """
-    plots: list[list[Plot]] = []
+    plots: list[list[Plot]] = [[] for _ in groups]
     with plain_style():
         for number, group in enumerate(groups, 1):
             stem, title = f"{number}-{_slug(group.dataset)}-{_slug(group.model)}", f"{group.dataset}, {group.model}"
-            figures = [("curves", _CURVES, curves(group.rows)), ("pareto", _PARETO, pareto(group.rows))]
-            plots.append(
-                [
-                    save(figure, folder, Plot(f"{kind}-{stem}", caption.format(title)))
-                    for kind, caption, figure in figures
-                    if figure is not None
-                ]
-            )
+            figures = [("curves", _CURVES, _curves(group.rows)), ("pareto", _PARETO, _pareto(group.rows))]
+            for kind, caption, figure in figures:
+                if figure is not None:
+                    plots[number - 1].append(Plot(f"{kind}-{stem}", caption.format(title)))
+                    save(figure, folder / plots[number - 1][-1].name)
     return plots
 
 
@@ -96,20 +89,14 @@ def plain_style() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, folder: Path, plot: Plot) -> Plot:
-    """Write a figure as PNG and SVG."""
-    # Figures made without pyplot need no window, whatever backend is configured.
-    figure.savefig(folder / f"{plot.name}.png", dpi=120, metadata={"Software": None})
-    figure.savefig(folder / f"{plot.name}.svg", metadata={"Date": None, "Creator": None})
-    return plot
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG and SVG; `path` has no suffix."""
+    figure.savefig(f"{path}.png", dpi=120, metadata={"Software": None})
+    figure.savefig(f"{path}.svg", metadata={"Date": None, "Creator": None})
 
 
 def panels(width: int, height: int) -> tuple[Figure, Any]:
-    """Create a figure of panels, without pyplot, which would keep it open.
-
-    Returns:
-        The figure, and its axes `[height][width]`.
-    """
+    """Return a figure and its axes `[height][width]`, made without pyplot, which would keep it open."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_LEFT + 3.9 * width + _LEGEND, 0.6 + 3.1 * height))
@@ -129,14 +116,18 @@ def add_legend(figure: Figure, lines: Sequence[tuple[str, Look]]) -> None:
     """Put a legend of names and styles to the right of the panels."""
     from matplotlib.lines import Line2D
 
-    handles = [
-        Line2D([], [], label=_short(name), **{"linewidth": 1.2, "markersize": 5, **style}) for name, style in lines
-    ]
+    handles = []
+    for name, style in lines:
+        # Control characters make an SVG malformed.
+        text = "".join(character if character.isprintable() else " " for character in name)
+        handles.append(
+            Line2D([], [], label=textwrap.fill(text, _WIDTH), **{"linewidth": 1.2, "markersize": 5, **style})
+        )
     place = (1 - (_LEGEND - 0.05) / figure.get_size_inches()[0], 0.5)
     figure.legend(handles=handles, loc="center left", bbox_to_anchor=place)
 
 
-def curves(rows: Sequence[Row]) -> Figure | None:
+def _curves(rows: Sequence[Row]) -> Figure | None:
     """Draw each accuracy and distance against each kind of strength; None without any such run."""
     varied = [row for row in rows if row.strength]
     kinds = [kind for kind in _AXES if any(row.strength and row.strength[0] == kind for row in varied)]
@@ -145,12 +136,12 @@ def curves(rows: Sequence[Row]) -> Figure | None:
         return None
     figure, axes = panels(len(kinds), len(metrics))
     for (i, metric), (j, kind) in itertools.product(enumerate(metrics), enumerate(kinds)):
-        _curves(axes[i][j], rows, kind, metric)
+        _against_strength(axes[i][j], rows, kind, metric)
     _legend(figure, rows, "-", any(measured.paper for row in varied for measured in row.main.values()))
     return figure
 
 
-def _curves(axes: Axes, rows: Sequence[Row], kind: str, metric: str) -> None:
+def _against_strength(axes: Axes, rows: Sequence[Row], kind: str, metric: str) -> None:
     axes.set_ylabel(_title(metric))
     varied = [(row.strength[1], row) for row in rows if row.strength and row.strength[0] == kind]
     for name, style in _looks(rows).items():
@@ -175,17 +166,14 @@ def _curves(axes: Axes, rows: Sequence[Row], kind: str, metric: str) -> None:
     axes.set_xlabel(_AXES[kind])
 
 
-def pareto(rows: Sequence[Row]) -> Figure | None:
+def _pareto(rows: Sequence[Row]) -> Figure | None:
     """Draw accuracy and distance against cost and against each other; None unless two rows have the same metric."""
     metrics = [metric for metric in main_metrics(rows) if len(_with(rows, metric)) > 1]
     if not metrics:
         return None
     accuracies = [metric for metric in metrics if is_proportion(metric)]
-    pairs = [
-        pair
-        for pair in itertools.product(accuracies, [metric for metric in metrics if metric not in accuracies])
-        if len(_with(rows, *pair)) > 1
-    ]
+    products = itertools.product(accuracies, [metric for metric in metrics if metric not in accuracies])
+    pairs = [pair for pair in products if len(_with(rows, *pair)) > 1]
     figure, axes = panels(len(metrics) + len(pairs), 1)
     for panel, metric in zip(axes[0], metrics, strict=False):
         _against_cost(panel, _with(rows, metric), metric, _looks(rows))
@@ -248,13 +236,10 @@ def _errorbar(axes: Axes, points: Sequence[tuple[float, Measured]], **style: Any
 
 
 def _legend(figure: Figure, rows: Sequence[Row], linestyle: str, paper: bool = False) -> None:
-    present, lines = {row.method for row in rows}, []
-    for name, style in _looks(rows).items():
-        dashed = {"linestyle": "--", "marker": ""} if linestyle and name == "none" else {}
-        if name in present:
-            lines.append(
-                ("without compression" if name == "none" else name, {"linestyle": linestyle, **style, **dashed})
-            )
+    lines = [(name, {"linestyle": linestyle, **style}) for name, style in _looks(rows).items() if name != "none"]
+    if any(row.method == "none" for row in rows):
+        dashed = {"linestyle": "--", "marker": ""} if linestyle else {"linestyle": ""}
+        lines.insert(0, ("without compression", {**PLAIN, **dashed}))
     if paper:
         lines.append(("the paper", {**PLAIN, "marker": "o", "linestyle": ":", "linewidth": 0.8, "markersize": 6}))
     add_legend(figure, lines)
@@ -262,18 +247,6 @@ def _legend(figure: Figure, rows: Sequence[Row], linestyle: str, paper: bool = F
 
 def _title(metric: str) -> str:
     return f"{metric} (%)" if is_proportion(metric) else f"{metric}, lower is better"
-
-
-def _short(name: str) -> str:
-    """Shorten a name for the legend."""
-    # Control characters make an SVG malformed.
-    text = "".join(character if character.isprintable() else " " for character in name)
-    if len(text) <= _LONGEST_NAME:
-        return text
-    # The strength stands last and distinguishes lines.
-    head, at, strength = text.rpartition(" at ")
-    tail = f"{at}{strength}" if at and len(strength) < _LONGEST_NAME // 2 else ""
-    return f"{(head if tail else text)[: _LONGEST_NAME - 3 - len(tail)]}...{tail}"
 
 
 def _slug(text: str) -> str:

@@ -69,24 +69,14 @@ def outcomes(run: Run) -> Outcomes:
 
 
 def shared_images(first: npt.NDArray[np.str_], second: npt.NDArray[np.str_]) -> tuple[Any, Any]:
-    """Return the indices of the ids that both have, into each of them and in the same order.
-
-    Args:
-        first: Unique ids. `(n,)`
-        second: Unique ids. `(m,)`
-    """
+    """Return the indices of the ids that both have, into unique ids `(n,)` and `(m,)`, in the same order."""
     if np.array_equal(first, second):
         return slice(None), slice(None)
     return np.intersect1d(first, second, assume_unique=True, return_indices=True)[1:]
 
 
 def pair(a: Outcomes, b: Outcomes, names: tuple[str, str]) -> Paired:
-    """Count discordant images over those that both runs have.
-
-    Args:
-        a: Outcomes of the first run.
-        b: Outcomes of the second run.
-        names: Their directories, for the message.
+    """Count discordant images over those that both runs have; `names` are their directories, for the message.
 
     Raises:
         InputError: If there is no such image, or one has a different label in the other run.
@@ -158,9 +148,7 @@ def _short(text: str) -> str:
 def _conditions(run: Run, with_settings: bool = True) -> dict[str, Any]:
     """Return what must agree for runs to be compared image by image, by name.
 
-    Args:
-        run: The run.
-        with_settings: Include what the results do not hold, such as the prompt. A run of Python code has none of it.
+    `with_settings` includes what the results do not hold, such as the prompt; a run of Python code has none of it.
     """
     environment = run.results["environment"]
     conditions = {"task": run.task, "dataset": run.dataset, "class names": run.results.get("class_names")}

@@ -11,16 +11,12 @@ from bigain.errors import InputError
 from bigain.report.explain.explanation import Band, Explanation
 from bigain.report.explain.frequency import mean_shares
 from bigain.report.explain.margins import Margins
-from bigain.report.figures import PLAIN, Look, Plot, add_legend, look, panels, plain_style, save
+from bigain.report.figures import PLAIN, Look, add_legend, look, panels, plain_style, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_CAPTION = (
-    "Margins of the true class to its best rival by timestep, the same over their deviation, Cantelli's bound (solid) "
-    "and the share of images that is wrong (dashed); by spatial frequency what is kept (solid) and destroyed (dashed)."
-)
 # Distance between the error bars of runs, in widths of a band.
 _STEP = 0.06
 _DASHED: Look = {"linestyle": "--", "linewidth": 0.9}
@@ -48,14 +44,14 @@ def draw_explanations(explanations: Sequence[Explanation], folder: Path) -> list
         with plain_style():
             for number, (_, group) in enumerate(groups, 1):
                 names.append(f"explain-{number}" if number > 1 else "explain")
-                save(_draw([*group]), folder, Plot(names[-1], _CAPTION))
+                save(_draw([*group]), folder / names[-1])
     except OSError as error:
         raise InputError(f"cannot write the figure to {folder}: {error.strerror}; choose another --output") from error
     return [folder / f"{name}.{kind}" for name in names for kind in ("png", "svg")]
 
 
 def _draw(explanations: Sequence[Explanation]) -> Figure:
-    """Draw four panels, with all runs in each."""
+    """Draw four panels, with all runs in each: margins, the same over their deviation, errors, frequency response."""
     figure, axes = panels(2, 2)
     (mean, ratio), (bound, response) = axes
     first = explanations[0]

@@ -32,17 +32,7 @@ class Shares:
 
 @dataclass(frozen=True)
 class Response:
-    """Content of `frequency_response.json`, which the callback `FrequencyResponse` writes.
-
-    Attributes:
-        schema_version: Version of the file.
-        bands: Edges of the radial bands, from 0 to 1.
-        timesteps: Edges of the bands of timesteps.
-        batches: Number of measured batches.
-        images: Number of images in them.
-        sites: The compressed modules, as stored.
-        not_measured: Modules whose compressor cannot report what is left of a token.
-    """
+    """Content of `frequency_response.json`: `docs/explain.md` explains every key."""
 
     schema_version: int
     bands: Sequence[float]
@@ -84,15 +74,12 @@ class Response:
         """Return plain values for a file."""
         sites, mean = self.by_band, mean_shares(self.by_band)
         return {
-            "bands": list(self.bands),
-            "timesteps": list(self.timesteps),
-            "batches": self.batches,
-            "images": self.images,
+            **{name: getattr(self, name) for name in ("bands", "timesteps", "batches", "images")},
             "sites": [vars(site) for site in sites],
             "kept": mean.kept,
             "destroyed": mean.destroyed,
             "highest_destroyed_by_timestep": mean_shares(self.over(self.highest, by_time=True)).destroyed,
-            "not_measured": list(self.not_measured),
+            "not_measured": self.not_measured,
         }
 
 

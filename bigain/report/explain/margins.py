@@ -83,12 +83,7 @@ def read_errors(run: Run) -> Errors:
 
 
 def share(first: Errors, second: Errors, names: tuple[str, str]) -> SharedErrors:
-    """Put two runs side by side, on the images that both have.
-
-    Args:
-        first: Errors of the first run.
-        second: Errors of the second run.
-        names: Their directories, for messages.
+    """Put two runs side by side, on the images that both have; `names` are their directories, for messages.
 
     Raises:
         InputError: If they have different classes, or no image and trial in which both evaluated every class.
