@@ -1,4 +1,4 @@
-"""Run directories written without a model: the files that `bigain predict` leaves, with outcomes of one's choice."""
+"""Run directories written without a model: the files of `bigain predict`, with given outcomes."""
 
 import json
 from pathlib import Path
@@ -37,11 +37,11 @@ def classification(path, correct, compressors=(), *, ids=None, label=None, predi
     labelled = n if label.ndim == 1 else int(label.any(axis=1).sum())
     results = _results(path, "classification", n, compressors, 700.0 if compressors else 804.257)
     results |= {"metrics": {name: proportion(int(correct.sum()), labelled)}, "protocol": protocol}
-    _write(path, _changed(results, changes))
+    _write(path, results, changes)
     folder = Path(path, "predictions")
     folder.mkdir()
-    found = {"image_id": np.array(ids, np.str_), "label": label, "prediction": np.asarray(prediction)}
-    np.savez_compressed(folder / "predictions.npz", **found, **(columns or {}))
+    columns = {"image_id": np.array(ids, np.str_), "label": label, "prediction": prediction, **(columns or {})}
+    np.savez_compressed(folder / "predictions.npz", **columns)
     return Path(path)
 
 
@@ -52,8 +52,7 @@ def generation(path, distance, compressors=(), *, n=3669, name="frechet[pytorch-
     protocol |= {"images": "png", "extractor": "pytorch-fid", "reference": {"n": 7390}, "seed": 0}
     results = _results(path, "generation", n, compressors, 700.0 if compressors else 804.257)
     results |= {"metrics": {name: {"value": distance, "low": low, "high": high, "n": n}}, "protocol": protocol}
-    results |= {"distance_missing": None}
-    _write(path, _changed(results, changes))
+    _write(path, results | {"distance_missing": None}, changes)
     return Path(path)
 
 
@@ -69,8 +68,7 @@ def error_line(capsys, *command):
 
 def change(path, **changes):
     """Change `results.json`: `dataset__name="COCO-2017"`."""
-    file = Path(path, "results.json")
-    file.write_text(json.dumps(_changed(json.loads(file.read_text()), changes)))
+    _write(path, json.loads(Path(path, "results.json").read_text()), changes)
 
 
 def _results(path, task, n, compressors, gflops):
@@ -92,15 +90,11 @@ def _results(path, task, n, compressors, gflops):
     }
 
 
-def _changed(results, changes):
+def _write(path, results, changes):
     for key, value in changes.items():
         *parents, last = key.split("__")
         place = results
         for parent in parents:
             place = place[parent]
         place[last] = value
-    return results
-
-
-def _write(path, results):
     Path(path, "results.json").write_text(json.dumps(results))

@@ -1,8 +1,7 @@
-"""`bigain report` and `bigain compare` over runs that `bigain predict` and `bigain evaluate` made."""
+"""`bigain report`, `compare` and `explain` over runs that `bigain predict` and `bigain evaluate` made."""
 
 import csv
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -14,66 +13,75 @@ from bigain.commands.main import main
 from bigain.runs.logs import read_records
 
 QUICK = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false"]
-TRIALS = ["--model.trials", "[1,2]", "--model.keep", "[2,1]"]
+TRIALS = ["--model.trials", "[2,4]", "--model.keep", "[3,1]"]
+FEW = [*TRIALS, "--data.images", "6", "--data.batch_size", "3"]
+MEASURED = ["--trainer.callbacks+=bigain.callbacks.FrequencyResponse"]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def made(tmp_path_factory):
-    """Runs with and without compression, one on fewer images, one of another seed, and one of both tasks."""
+    """Runs without compression, of ToMe with and without measuring, of another seed on fewer images, of both tasks."""
     root = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr(sys, "argv", ["bigain"])
-        few = [*QUICK, *TRIALS, "--data.images", "8"]
-        assert main(["predict", "--config", "demo_none.yaml", *few, "--output", "runs/none"]) == 0
-        assert main(["predict", "--config", "demo_lgtm.yaml", *few, "--output", "runs/lgtm"]) == 0
-        assert main(["predict", "--config", "demo_tome.yaml", *few, "--output", "runs/tome", "--data.images", "5"]) == 0
-        assert main(["predict", "--config", "demo_tome.yaml", *few, "--output", "runs/seed", "--seed", "3"]) == 0
-        both = ["--classification.model.trials", "[1,2]", "--classification.model.keep", "[2,1]"]
-        both += ["--classification.data.images", "8", "--generation.model.steps", "1", "--generation.data.images", "5"]
+        for name, config, options in (
+            ("none", "none", []),
+            ("plain", "tome", []),
+            ("tome", "tome", [*MEASURED, "--trainer.callbacks.batches", "1"]),
+            ("seed", "tome", ["--seed", "3", "--data.images", "4"]),
+        ):
+            args = ["--config", f"demo_{config}.yaml", *QUICK, *FEW, *options, "--output", f"runs/{name}"]
+            assert main(["predict", *args]) == 0
+        both = [option.replace("--", "--classification.") for option in [*TRIALS, "--data.images", "6"]]
+        both += ["--generation.model.steps", "1", "--generation.data.images", "5"]
         assert main(["evaluate", "--config", "demo_iekvd_joint.yaml", *QUICK, *both, "--output", "runs/joint"]) == 0
         yield root
 
 
+def records(run):
+    return read_records(Path("runs", run, "predictions"))
+
+
 def right(run):
     """Which images the log of a run has right."""
-    return {one.image_id: one.prediction == one.label for one in read_records(Path(run, "predictions")).values()}
+    return {record.image_id: record.prediction == record.label for record in records(run).values()}
 
 
 def test_a_comparison_is_that_of_the_logs(tmp_path):
-    found = bigain("compare", "runs/none", "runs/lgtm", "runs/joint", "--json", str(tmp_path / "found.json"))
-    assert (found.returncode, found.stderr) == (0, "")
-    rows = json.loads((tmp_path / "found.json").read_text())["comparisons"]
-    assert [row["run"] for row in rows] == ["runs/lgtm", "runs/joint/classification"]
-    base = right("runs/none")
-    for row in rows:
-        mine = right(row["run"])
+    result = bigain("compare", "runs/none", "runs/tome", "runs/joint", "--json", str(tmp_path / "numbers.json"))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "ToMe at ratio 0.5" in result.stdout
+    rows = json.loads((tmp_path / "numbers.json").read_text())["comparisons"]
+    base = right("none")
+    for row, run in zip(rows, ("tome", "joint/classification"), strict=True):
+        mine = right(run)
         assert mine.keys() == base.keys()
-        assert row["only_run_right"] == sum(mine[one] and not base[one] for one in base)
-        assert row["only_base_right"] == sum(base[one] and not mine[one] for one in base)
-        assert row["n"] == 8
-    assert "LGTM at ratio 0.5" in found.stdout
+        assert row["run"] == f"runs/{run}"
+        assert row["only_run_right"] == sum(mine[image] and not base[image] for image in base)
+        assert row["only_base_right"] == sum(base[image] and not mine[image] for image in base)
+        assert row["n"] == 6
 
 
 def test_runs_of_other_images_or_seeds_are_refused():
-    found = bigain("compare", "runs/none", "runs/tome", "runs/seed")
-    assert found.returncode == 2
-    assert len(found.stderr.strip().splitlines()) == 1
-    assert "images: 5 and 8, of which 5 are the same" in found.stderr
-    assert "protocol seed 3 and 0" in found.stderr
-    found = bigain("compare", "runs/none", "runs/tome", "--allow-differences")
-    assert found.returncode == 0
-    assert "n = 5" in found.stdout
+    result = bigain("compare", "runs/none", "runs/seed")
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "images: 4 and 6, of which 4 are the same" in result.stderr
+    assert "protocol seed 3 and 0" in result.stderr
+    result = bigain("compare", "runs/none", "runs/seed", "--allow-differences")
+    assert result.returncode == 0
+    assert "n = 4" in result.stdout
 
 
 def test_a_report_of_all(tmp_path):
-    found = bigain("report", "runs", "--output", str(tmp_path / "report"))
-    assert (found.returncode, found.stderr) == (0, "")
+    result = bigain("report", "runs", "--output", str(tmp_path / "report"))
+    assert (result.returncode, result.stderr) == (0, "")
     with (tmp_path / "report/runs.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    for name in ("none", "lgtm", "tome", "seed", "joint/classification"):
+    for name in ("none", "tome", "seed", "joint/classification"):
         value = next(float(row["value"]) for row in rows if row["run"] == f"runs/{name}" and row["metric"] == "top1")
-        assert value == pytest.approx(100 * np.mean(list(right(f"runs/{name}").values())))
+        assert value == pytest.approx(100 * np.mean(list(right(name).values())))
     text = (tmp_path / "report/report.md").read_text()
     assert "Embedded model: nothing in the paper compares." in text
     assert "frechet[shapes-features]" in text
@@ -82,17 +90,79 @@ def test_a_report_of_all(tmp_path):
     assert {row["paper"] for row in rows} == {""}
 
 
-def test_a_killed_run_is_named(tmp_path):
-    left = tmp_path / "killed"
-    left.mkdir()
-    (left / "identity.json").write_text(Path("runs/lgtm/identity.json").read_text())
-    found = bigain("report", "runs/lgtm", str(left), "--output", str(tmp_path / "report"))
-    assert found.returncode == 1
-    assert f"left out: {left} is not finished" in found.stdout
+def test_measuring_changes_no_bit_of_a_run():
+    plain, measured = records("plain"), records("tome")
+    assert plain.keys() == measured.keys()
+    for image_id, record in plain.items():
+        assert {**vars(measured[image_id]), "seconds": 0} == {**vars(record), "seconds": 0}
+    assert not Path("runs/plain/frequency_response.json").exists()
 
 
-def test_a_run_of_python_code_has_no_settings(tmp_path):
-    """It is compared by its results alone."""
-    shutil.copytree("runs/lgtm", tmp_path / "python")
-    (tmp_path / "python/identity.json").unlink()
-    assert bigain("compare", "runs/none", str(tmp_path / "python")).returncode == 0
+def test_the_stored_response_is_of_the_first_batch():
+    response = json.loads(Path("runs/tome/frequency_response.json").read_text())
+    assert (response["batches"], response["images"]) == (1, 3)
+    assert [site["name"] for site in response["sites"]] == [f"transformer_blocks.{i}" for i in range(4)]
+    for site in response["sites"]:
+        # 3 images, 2 trials of 16 classes and 2 more of 3: forwards of 8 rows, the last one of a stage filled up.
+        assert sum(site["rows"]) == 96 + 24
+        assert sum(site["modes"]) == 256
+        energy = {kind: np.array(site[kind]) for kind in ("original", "compressed", "error")}
+        assert all(values.shape == (5, 9) for values in energy.values())
+        # By Cauchy and Schwarz, for every compressor.
+        a, b, e = (np.sqrt(energy[kind]) for kind in ("original", "compressed", "error"))
+        assert (abs(a - b) <= e + 1e-9).all()
+        assert (e <= a + b + 1e-9).all()
+        assert site["kept"][8] < 1 < 1e3 * site["destroyed"][8]
+
+
+def test_an_explanation_is_that_of_the_logs(tmp_path):
+    args = ["runs/tome", "runs/plain", "--baseline", "runs/none", "--output", str(tmp_path)]
+    result = bigain("explain", *args, "--json", str(tmp_path / "x.json"))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "ToMe at ratio 0.5 keeps " in result.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"x.json", "explain.png", "explain.svg"}
+    tome, plain = json.loads((tmp_path / "x.json").read_text())["explanations"]
+    assert tome["margins"] == plain["margins"]
+    assert plain["frequencies"] is None
+    for run, side in (("none", "base"), ("tome", "run")):
+        margins = [_margins(record) for record in records(run).values()]
+        assert tome["margins"][side]["mu"] == pytest.approx(np.mean(margins), rel=1e-9)
+        assert tome["margins"][side]["sigma"] == pytest.approx(np.std(margins), rel=1e-9)
+        assert tome["margins"][side]["error"] == pytest.approx(np.mean(np.mean(margins, axis=1) <= 0))
+    assert (tome["margins"]["images"], tome["margins"]["trials_per_image"]) == (6, 2)
+
+
+def _margins(record):
+    """Of one image on the trials that all 16 classes have, from its log."""
+    errors = dict(zip(zip(record.classes, record.trials, strict=True), record.errors, strict=True))
+    trials = [t for t in range(4) if all((c, t) in errors for c in range(16))]
+    score = {c: sum(np.float64(errors[c, t]) for t in trials) for c in range(16) if c != record.label}
+    rival = min(score, key=score.get)
+    return [np.float64(np.float32(errors[rival, t])) - np.float32(errors[record.label, t]) for t in trials]
+
+
+@pytest.mark.slow
+def test_two_processes_measure_together():
+    args = ["--config", "demo_tome.yaml", *QUICK, *MEASURED, "--model.trials", "[1]", "--model.keep", "[1]"]
+    args += ["--data.images", "2", "--data.batch_size", "1"]
+    both = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    result = bigain("predict", *args, *both, "--output", "two")
+    assert result.returncode == 0, result.stderr
+    assert main(["predict", *args, "--output", "one"]) == 0
+    one, two = (json.loads(Path(name, "frequency_response.json").read_text()) for name in ("one", "two"))
+    assert (one["images"], two["images"]) == (2, 2)
+    for a, b in zip(one["sites"], two["sites"], strict=True):
+        assert a["rows"] == b["rows"]
+        assert a["kept"] == pytest.approx(b["kept"], rel=1e-9)
+        assert a["destroyed"] == pytest.approx(b["destroyed"], rel=1e-9)
+
+
+def test_a_generation_on_the_u_net_measures_its_keys():
+    args = ["--config", "demo_unet_iekvd_generation.yaml", *QUICK, *MEASURED, "--model.steps", "2"]
+    # Two images are too few for a distance.
+    assert main(["predict", *args, "--data.images", "2", "--output", "generated"]) == 1
+    response = json.loads(Path("generated/frequency_response.json").read_text())
+    assert response["images"] == 2
+    assert {site["module"] for site in response["sites"]} == {"self_attn"}
+    # A blend of nearest keys keeps little of what only a finer map can hold.
+    assert all(site["kept"][8] < 0.5 < site["kept"][1] for site in response["sites"])

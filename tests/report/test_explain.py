@@ -32,14 +32,8 @@ def site(name, kept, destroyed):
     """A measured module: energy 2 in every band before, at the timesteps 0-499 only."""
     shares = {"original": [1] * 5, "compressed": kept, "error": destroyed}
     energies = {kind: [[2.0 * share for share in values], [0.0] * 5] for kind, values in shares.items()}
-    about = {
-        "name": name,
-        "index": 0,
-        "module": "self_attn",
-        "grid": [8, 8],
-        "channels": 4,
-        "modes": [1, 6, 15, 22, 20],
-    }
+    about = {"name": name, "index": 0, "module": "self_attn", "grid": [8, 8], "channels": 4}
+    about |= {"modes": [1, 6, 15, 22, 20]}
     return {**about, "rows": [10, 0], "rows_left_out": 0, **energies, "kept": kept, "destroyed": destroyed}
 
 
@@ -63,8 +57,8 @@ def explain(*args):
 
 
 def numbers(*args):
-    assert explain(*args, "--json", "found.json") == 0
-    return json.loads(Path("found.json").read_text())["explanations"]
+    assert explain(*args, "--json", "numbers.json") == 0
+    return json.loads(Path("numbers.json").read_text())["explanations"]
 
 
 def output(capsys, *args, status=0):

@@ -21,17 +21,17 @@ def of(margin):
 
 def test_gaussian_margins_have_the_known_bound():
     mu, sigma, n, images = 0.3, 0.6, 5, 40_000
-    found = of(mu + sigma * np.random.default_rng(0).standard_normal((images, n)))
-    assert found.mu == pytest.approx(mu, abs=0.005)
-    assert found.sigma == pytest.approx(sigma, abs=0.005)
-    assert found.r == pytest.approx(2, abs=0.05)
+    result = of(mu + sigma * np.random.default_rng(0).standard_normal((images, n)))
+    assert result.mu == pytest.approx(mu, abs=0.005)
+    assert result.sigma == pytest.approx(sigma, abs=0.005)
+    assert result.r == pytest.approx(2, abs=0.05)
     expected = (sigma**2 / n) / (mu**2 + sigma**2 / n)
-    assert found.theorem_bound == pytest.approx(expected, abs=0.01)
+    assert result.theorem_bound == pytest.approx(expected, abs=0.01)
     # Independent trials: the spread of the means is that of the theorem.
-    assert found.cantelli_bound == pytest.approx(expected, abs=0.01)
+    assert result.cantelli_bound == pytest.approx(expected, abs=0.01)
     wrong = 0.5 * math.erfc(mu * math.sqrt(n) / sigma / math.sqrt(2))
-    assert found.error == pytest.approx(wrong, abs=0.005)
-    assert found.error < found.cantelli_bound
+    assert result.error == pytest.approx(wrong, abs=0.005)
+    assert result.error < result.cantelli_bound
 
 
 def test_the_observed_error_never_exceeds_the_bound():
@@ -40,10 +40,10 @@ def test_the_observed_error_never_exceeds_the_bound():
         errors = generator.gamma(2, size=(20, 4, 3))
         label = generator.integers(0, 4, 20)
         errors[np.arange(20), label] *= 0.6
-        found = margins(errors, label, np.ones((20, 3), bool))
-        assert found.error <= found.cantelli_bound + 1e-12
+        result = margins(errors, label, np.ones((20, 3), bool))
+        assert result.error <= result.cantelli_bound + 1e-12
         right = errors.mean(2).argmin(1) == label
-        assert found.error == pytest.approx(1 - right.mean())
+        assert result.error == pytest.approx(1 - right.mean())
 
 
 def test_bounds_of_special_margins():
@@ -66,7 +66,7 @@ def test_margins_over_some_trials_against_a_loop():
     errors, label = generator.random((12, 5, 6)), generator.integers(0, 5, 12)
     trials = generator.random((12, 6)) < 0.4
     trials[4] = False
-    found = margins(errors, label, trials)
+    result = margins(errors, label, trials)
     means, squares = [], []
     for i in range(12):
         chosen = [j for j in range(6) if trials[i, j]]
@@ -74,12 +74,12 @@ def test_margins_over_some_trials_against_a_loop():
             continue
         score = {c: sum(errors[i, c, j] for j in chosen) for c in range(5) if c != label[i]}
         rival = min(score, key=score.get)
-        each = [errors[i, rival, j] - errors[i, label[i], j] for j in chosen]
-        means.append(sum(each) / len(each))
-        squares.append(sum(one**2 for one in each) / len(each))
-    assert found.mean.tolist() == pytest.approx(means)
-    assert found.square.tolist() == pytest.approx(squares)
-    assert found.trials.sum() == trials.sum()
+        values = [errors[i, rival, j] - errors[i, label[i], j] for j in chosen]
+        means.append(sum(values) / len(values))
+        squares.append(sum(margin**2 for margin in values) / len(values))
+    assert result.mean.tolist() == pytest.approx(means)
+    assert result.square.tolist() == pytest.approx(squares)
+    assert result.trials.sum() == trials.sum()
     assert margins(errors, label, np.zeros((12, 6), bool)) is None
 
 

@@ -26,7 +26,7 @@ USUAL = {"timesteps": "grid", "loss": "l2"}
 
 
 def run(dataset, backbone, compressors, task="classification", n=None, **protocol):
-    """A run as its results tell it."""
+    """A run with these results."""
     usual = LONG if dataset == "imagenet1k" else SHORT
     images = n or {"pets": 3669, "imagenet1k": 2000}.get(dataset, 5000)
     results = {
@@ -47,11 +47,11 @@ def printed():
 
 @pytest.fixture(scope="module")
 def describe_config():
-    """The compressor of a shipped configuration with overrides, as its results would tell it."""
+    """Return a function to the `compressors` in the results of a run of a sweep."""
     parser = ArgumentParser()
     parser.add_subclass_arguments(Compressor, "compressor", required=False)
 
-    def found(sweep_run):
+    def description(sweep_run):
         entry = yaml.safe_load((shipped_configs() / sweep_run.config).read_text())
         if not entry.get("compressor"):
             return []
@@ -64,19 +64,19 @@ def describe_config():
             place[last] = value
         return [parser.instantiate(parser.parse_object({"compressor": settings})).compressor.description()]
 
-    return found
+    return description
 
 
-def planned(one, compressors):
-    """What a run of a sweep would leave."""
-    if one.task == "classification":
-        return run(one.dataset, one.backbone, compressors)
-    model = yaml.safe_load((shipped_configs() / one.config).read_text())["model"]
+def planned(sweep_run, compressors):
+    """The finished run of a sweep."""
+    if sweep_run.task == "classification":
+        return run(sweep_run.dataset, sweep_run.backbone, compressors)
+    model = yaml.safe_load((shipped_configs() / sweep_run.config).read_text())["model"]
     settings = yaml.safe_load((shipped_configs() / model).read_text())["init_args"]
     sampled = {name: settings[name] for name in ("steps", "guidance")}
     sampled["scheduler"] = settings["scheduler"].rpartition(".")[2]
-    images = 50_000 if one.dataset == "imagenet1k" else None
-    return run(one.dataset, one.backbone, compressors, one.task, images, **sampled)
+    images = 50_000 if sweep_run.dataset == "imagenet1k" else None
+    return run(sweep_run.dataset, sweep_run.backbone, compressors, sweep_run.task, images, **sampled)
 
 
 @pytest.mark.parametrize("table", [1, 2, 3, 4, 5, 6, 8, 12])
@@ -87,23 +87,16 @@ def test_every_run_of_a_sweep_finds_its_cell(table, describe_config):
         (*(row[key] or None for key in keys), float(row["setting"]) if row["setting"] else None): float(row["value"])
         for row in rows
     }
-    for one in load_table(f"table{table}").runs():
-        cell = cell_of(planned(one, describe_config(one)))
+    for sweep_run in load_table(f"table{table}").runs():
+        cell = cell_of(planned(sweep_run, describe_config(sweep_run)))
         assert isinstance(cell, Cell), cell
-        found = paper_value(cell, {"classification": "top1", "generation": "frechet[pytorch-fid]"}[one.task])
-        assert found is not None
-        expected = values[one.task, one.dataset, one.method, one.setting_name, one.setting]
-        assert expected in [value for value, _ in found.values]
-
-
-def test_the_file_is_the_paper():
-    rows = printed()
-    assert len(rows) == 468
-    assert {row["metric"] for row in rows} >= {"acc1", "fid", "map", "gflops", "flops_reduction_percent"}
+        paper = paper_value(cell, {"classification": "top1", "generation": "frechet[pytorch-fid]"}[sweep_run.task])
+        expected = values[tuple(getattr(sweep_run, key) for key in (*keys, "setting"))]
+        assert expected in [value for value, _ in paper.values]
 
 
 @pytest.mark.parametrize(
-    ("found", "metric", "value"),
+    ("finished", "metric", "value"),
     [
         (run("pets", "sd2", lgtm(0.7)), "gflops", 704.99),
         (run("imagenet1k", "sd2", tome(0.7)), "gflops", 704.87),
@@ -115,12 +108,12 @@ def test_the_file_is_the_paper():
     ],
     ids=str,
 )
-def test_other_metrics(found, metric, value):
-    assert paper_value(cell_of(found), metric).values[0][0] == value
+def test_other_metrics(finished, metric, value):
+    assert paper_value(cell_of(finished), metric).values[0][0] == value
 
 
 @pytest.mark.parametrize(
-    ("found", "words"),
+    ("finished", "words"),
     [
         (run("pets", "shapes_dit", []), EMBEDDED),
         (run("ShapeTextures", "sd2", []), EMBEDDED),
@@ -139,14 +132,14 @@ def test_other_metrics(found, metric, value):
         (run("pets", "sd2", [], timesteps="uniform"), "timesteps is uniform"),
         (
             run("pets", "sd2", [], stages=None, keep=None, race={"error_level": 0.1}),
-            "elimination is race, in the paper stages",
+            "elimination is race, in the paper",
         ),
         (run("pets", "sd2", [], loss="huber"), "loss is huber"),
     ],
     ids=str,
 )
-def test_where_settings_are_not_the_papers_there_is_no_value(found, words):
-    assert words in cell_of(found)
+def test_where_settings_are_not_the_papers_there_is_no_value(finished, words):
+    assert words in cell_of(finished)
 
 
 SAMPLED = {"scheduler": "EulerDiscreteScheduler", "steps": 50, "guidance": 7.5}
@@ -166,12 +159,11 @@ def test_distances():
     assert cell_of(made([], n=500)) == "number of images is 500, in the paper 3669"
 
 
-def test_conflicts_are_all_told():
-    cell = Cell("sd2", "imagenet100", "none")
-    found = paper_value(cell, "frechet[pytorch-fid]")
-    assert found.values == ((17.64, 2), (41.37, 4))
-    assert "Table 2 prints 17.64 and Table 4 prints 41.37" in found.note
-    assert (found.text, found.differences(20.0)) == ("17.64 / 41.37†", "+2.4 / -21.4†")
+def test_all_conflicts_are_reported():
+    paper = paper_value(Cell("sd2", "imagenet100", "none"), "frechet[pytorch-fid]")
+    assert paper.values == ((17.64, 2), (41.37, 4))
+    assert "Table 2 prints 17.64 and Table 4 prints 41.37" in paper.note
+    assert (paper.text, paper.differences(20.0)) == ("17.64 / 41.37†", "+2.4 / -21.4†")
     dit = paper_value(Cell("dit_xl_2_512", "imagenet100", "none"), "frechet[pytorch-fid]")
     assert dit.values == ((41.37, 3), (47.53, 5))
     repeated = paper_value(Cell("dit_xl_2_512", "imagenet100", "LGTM", strength=("ratio", 0.5)), "frechet[pytorch-fid]")
@@ -180,12 +172,13 @@ def test_conflicts_are_all_told():
     assert paper_value(Cell("sd2", "pets", "LGTM", strength=("ratio", 0.5)), "top1").note is None
 
 
-def test_a_ratio_that_the_paper_has_not():
+def test_cells_that_are_not_in_the_paper():
+    assert len(printed()) == 468
     assert paper_value(cell_of(run("pets", "sd2", lgtm(0.55))), "top1") is None
     assert paper_value(cell_of(run("pets", "sd2", lgtm(0.5))), "shape") is None
 
 
-def test_the_front_is_what_nothing_beats():
+def test_the_pareto_front():
     points = [(1.0, 5.0), (2.0, 4.0), (2.0, 6.0), (3.0, 4.0), (1.0, 5.0)]
     assert pareto_front(points) == [True, True, False, False, True]
     assert pareto_front([]) == []
