@@ -28,8 +28,9 @@ _OMITTED_IN_LATEX = ("notes", "runs", "run")
 _ROWS_PER_PAGE = 40
 # At most as wide as the page.
 _FIT = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%"
-# Header, alignment, cells.
-_Column = tuple[str, str, Sequence[str]]
+_LEFT = ("compressor", "setting", "metric", *_OMITTED_IN_LATEX)
+# The cells of a row, each with the header of its column.
+_Cells = list[tuple[str, str]]
 
 
 class _Section(NamedTuple):
@@ -88,7 +89,20 @@ def write_report(output: Path, groups: Sequence[Group], left_out: Sequence[str],
 def _section(group: Group, plots: Sequence[Plot]) -> _Section:
     title = f"{group.dataset}, {group.model}"
     common = set.intersection(*(set(row.notes) for row in group.rows))
-    tables = [_results(group, common, title), _further(group, title), _compared(group, title)]
+    metrics, base = main_metrics(group.rows), ""
+    further = [
+        [*_compressor(row.method, row.strength), ("metric", _title(measured.metric)), *_cells("value", measured, 2)]
+        for row in group.rows
+        for measured in row.all_metrics
+        if not measured.main
+    ]
+    if group.comparisons:
+        base = f"{group.comparisons[0].names[1]}, {group.comparisons[0].base.path}"
+    tables = [
+        _table([_result(row, metrics, common) for row in group.rows], f"Results: {title}"),
+        _table(further, f"Further metrics: {title}"),
+        _table(list(map(_comparison, group.comparisons)), f"Image by image against {base}: {title}"),
+    ]
     notes = [f"{note[:1].upper()}{note[1:]}." for note in sorted(common)]
     notes += [f"Not the same in all runs: {line}." for line in group.differing]
     notes += [f"† {note} ({', '.join(names)})." for note, names in _marked(group).items()]
@@ -97,96 +111,72 @@ def _section(group: Group, plots: Sequence[Plot]) -> _Section:
     return _Section(title, [table for table in tables if table.rows], notes, sentences, plots)
 
 
-def _results(group: Group, common: set[str], title: str) -> Table:
-    rows = group.rows
-    columns: list[_Column] = [
-        ("compressor", "l", [row.method for row in rows]),
-        ("setting", "l", [_setting(row.strength) for row in rows]),
-    ]
-    for name in main_metrics(rows):
-        cells = [_cells(row.main.get(name), 1 if is_proportion(name) else 2) for row in rows]
-        headers = (_title(name), "n", "paper", "difference")
-        columns += [(header, "r", column) for header, column in zip(headers, zip(*cells, strict=True), strict=True)]
-    gflops = [f"{row.gflops:.4g}" if row.gflops < 1000 else f"{row.gflops:.1f}" for row in rows]
-    less = [_NONE if row.run.reduction is None else f"{row.run.reduction:.1f}" for row in rows]
-    columns += [
-        ("GFLOPs", "r", gflops),
-        ("paper's GFLOPs", "r", [_paper(row.paper_costs.get("gflops")) for row in rows]),
-        ("less (%)", "r", less),
-        ("paper's less (%)", "r", [_paper(row.paper_costs.get("gflops_reduction")) for row in rows]),
+def _table(rows: Sequence[_Cells], caption: str) -> Table:
+    """Return a table without the columns that have no content."""
+    columns = [column for column in zip(*rows, strict=True) if {text for _, text in column} - {"", _NONE}]
+    headers = [column[0][0] for column in columns]
+    texts = list(zip(*([text for _, text in column] for column in columns), strict=True))
+    return Table(headers, texts, "".join("l" if header in _LEFT else "r" for header in headers), caption)
+
+
+def _result(row: Row, metrics: Sequence[str], common: set[str]) -> _Cells:
+    cells = _compressor(row.method, row.strength)
+    for name in metrics:
+        cells += _cells(_title(name), row.main.get(name), 1 if is_proportion(name) else 2)
+    less = row.run.reduction
+    cells += [
+        ("GFLOPs", f"{row.gflops:.4g}" if row.gflops < 1000 else f"{row.gflops:.1f}"),
+        ("paper's GFLOPs", _paper(row.paper_costs.get("gflops"))),
+        ("less (%)", _NONE if less is None else f"{less:.1f}"),
+        ("paper's less (%)", _paper(row.paper_costs.get("gflops_reduction"))),
     ]
     for task, header in (("classification", "s/image classified"), ("generation", "s/image generated")):
-        columns.append((header, "r", [f"{row.runs[task].seconds:#.3g}" if task in row.runs else _NONE for row in rows]))
-    columns += [
-        ("notes", "l", ["; ".join(note for note in row.notes if note not in common) for row in rows]),
-        ("runs", "l", [", ".join(str(run.path) for run in row.runs.values()) for row in rows]),
-    ]
-    return _table(columns, f"Results: {title}")
+        cells.append((header, f"{row.runs[task].seconds:#.3g}" if task in row.runs else _NONE))
+    notes = "; ".join(note for note in row.notes if note not in common)
+    return [*cells, ("notes", notes), ("runs", ", ".join(str(run.path) for run in row.runs.values()))]
 
 
-def _table(columns: Sequence[_Column], caption: str) -> Table:
-    """Make a table of the columns that have any content."""
-    headers, align, cells = zip(*(column for column in columns if {*column[2]} - {"", _NONE}), strict=True)
-    return Table(headers, list(zip(*cells, strict=True)), "".join(align), caption)
-
-
-def _further(group: Group, title: str) -> Table:
-    headers = ["compressor", "setting", "metric", "value", "images", "paper", "difference"]
-    rows = [
-        (row.method, _setting(row.strength), _title(measured.metric), *_cells(measured, 2))
-        for row in group.rows
-        for measured in row.all_metrics
-        if not measured.main
-    ]
-    shown = len(headers) - 2 * all(row[-2] == _NONE for row in rows)
-    return Table(headers[:shown], [row[:shown] for row in rows], "lllrrrr", f"Further metrics: {title}")
-
-
-def _compared(group: Group, title: str) -> Table:
-    headers = ["compressor", "setting", "difference (points)", "95 % interval", "only it right", "only the base right"]
-    headers += ["images", "p", "p corrected", "smallest detectable (points)", "run"]
-    base = f"{group.comparisons[0].names[1]}, {group.comparisons[0].base.path}" if group.comparisons else ""
-    rows = [_comparison(comparison) for comparison in group.comparisons]
-    return Table(headers, rows, "ll" + 8 * "r", f"Image by image against {base}: {title}")
-
-
-def _comparison(comparison: Comparison) -> list[str]:
+def _comparison(comparison: Comparison) -> _Cells:
     counts, run = comparison.counts, comparison.run
+    name = method(run.compressors) + (f" on {run.model}" if run.model != comparison.base.model else "")
     return [
-        method(run.compressors) + (f" on {run.model}" if run.model != comparison.base.model else ""),
-        _setting(strength(run.compressors)),
-        signed(100 * counts.difference),
-        f"{signed(100 * comparison.low)} to {signed(100 * comparison.high)}",
-        f"{counts.first:,}",
-        f"{counts.second:,}",
-        f"{counts.n:,}",
-        p_text(comparison.p),
-        p_text(comparison.p_corrected),
-        _NONE if comparison.detectable is None else f"{100 * comparison.detectable:.1f}",
-        str(run.path),
+        *_compressor(name, strength(run.compressors)),
+        ("difference (points)", signed(100 * counts.difference)),
+        ("95 % interval", f"{signed(100 * comparison.low)} to {signed(100 * comparison.high)}"),
+        ("only this run right", f"{counts.first:,}"),
+        ("only the base right", f"{counts.second:,}"),
+        ("n", f"{counts.n:,}"),
+        ("p", p_text(comparison.p)),
+        ("p corrected", p_text(comparison.p_corrected)),
+        (
+            "smallest detectable (points)",
+            _NONE if comparison.detectable is None else f"{100 * comparison.detectable:.1f}",
+        ),
+        ("run", str(run.path)),
     ]
+
+
+def _compressor(name: str, strength: tuple[str, float] | None) -> _Cells:
+    return [("compressor", name), ("setting", f"{strength[0]} {strength[1]:g}" if strength else _NONE)]
 
 
 def _title(metric: str) -> str:
     return f"{metric} (%)" if is_proportion(metric) else metric
 
 
-def _setting(strength: tuple[str, float] | None) -> str:
-    return f"{strength[0]} {strength[1]:g}" if strength else _NONE
-
-
-def _cells(measured: Measured | None, digits: int) -> tuple[str, str, str, str]:
-    """Value with interval, number of images, the paper's value and the difference from it."""
-    if measured is None:
-        return (_NONE, _NONE, _NONE, _NONE)
-    value, paper = measured.value, measured.paper
-    interval = "" if measured.low is None else f" ({measured.low:.{digits}f} to {measured.high:.{digits}f})"
-    return (
-        _NONE if value is None else f"{value:.{digits}f}{interval}",
-        _NONE if measured.n is None else f"{measured.n:,}",
-        _paper(paper),
-        _NONE if paper is None or value is None else paper.differences(value, digits),
-    )
+def _cells(header: str, measured: Measured | None, digits: int) -> _Cells:
+    """Return value with interval, number of images, the paper's value and the difference from it."""
+    texts = [_NONE] * 4
+    if measured is not None:
+        value, paper = measured.value, measured.paper
+        interval = "" if measured.low is None else f" ({measured.low:.{digits}f} to {measured.high:.{digits}f})"
+        texts = [
+            _NONE if value is None else f"{value:.{digits}f}{interval}",
+            _NONE if measured.n is None else f"{measured.n:,}",
+            _paper(paper),
+            _NONE if paper is None or value is None else paper.differences(value, digits),
+        ]
+    return list(zip((header, "n", "paper", "difference"), texts, strict=True))
 
 
 def _paper(value: PaperValue | None) -> str:
@@ -198,13 +188,11 @@ def _marked(group: Group) -> dict[str, list[str]]:
     marked: dict[str, list[str]] = {}
     for row in group.rows:
         values = [(measured.metric, measured.paper) for measured in row.all_metrics]
-        values += [
-            (name, row.paper_costs.get(key)) for name, key in (("GFLOPs", "gflops"), ("less", "gflops_reduction"))
-        ]
+        values += [("GFLOPs", row.paper_costs.get("gflops")), ("less", row.paper_costs.get("gflops_reduction"))]
+        names = [text for _, text in _compressor(row.method, row.strength) if text != _NONE]
         for metric, paper in values:
             if paper and paper.note:
-                names = [row.method, *([_setting(row.strength)] if row.strength else []), metric]
-                marked.setdefault(paper.note, []).append(" ".join(names))
+                marked.setdefault(paper.note, []).append(" ".join([*names, metric]))
     return marked
 
 
@@ -212,19 +200,19 @@ def _remarks(groups: Sequence[Group]) -> list[str]:
     """Return the remarks on all tables."""
     remarks = [
         "Accuracies have 95 % Wilson intervals over images; distances have one where it could be computed.",
-        "GFLOPs are those of one evaluation of the network, 2 per multiply-add; less: than without compression.",
+        "GFLOPs are of one evaluation of the network, 2 per multiply-add; less: saved by compression.",
     ]
     if any(group.comparisons for group in groups):
         remarks.append(
             "Image by image: exact two-sided McNemar test, corrected by Holm's method for all runs of the table; "
-            f"{INTERVALS}; the smallest detectable difference is the one found in "
-            "80 % of cases at so many discordant images."
+            f"{INTERVALS}; the smallest detectable difference is detected with 80 % power at this share of discordant "
+            "images."
         )
     if any(measured.paper for group in groups for row in group.rows for measured in row.all_metrics):
         remarks.append(
             "Difference: ours minus the paper's. One standard error is 0.65 points on the 3,669 images of Oxford-IIIT "
             "Pets and 1.1 points on 2,000 images of ImageNet-1K; several gains that the paper prints are smaller. "
-            "Where settings are not the paper's there is no paper value. † marks values known to be inconsistent."
+            "Runs with other settings have no paper value. † marks values known to be inconsistent."
         )
     return remarks
 
@@ -305,18 +293,16 @@ def _runs_csv(groups: Sequence[Group]) -> str:
 def _lines(group: Group, row: Row) -> Iterator[dict[str, Any]]:
     name, value = row.strength or (None, None)
     for task, run in row.runs.items():
-        head: dict[str, Any] = {"run": str(run.path), "task": task, "dataset": group.dataset, "model": group.model}
-        head |= {"compressor": row.method, "strength_name": name, "strength": value}
-        tail: dict[str, Any] = {
-            "gflops": run.gflops,
-            "gflops_less_percent": row.run.reduction,
-            "seconds_per_image": run.seconds,
-        }
-        tail |= {"settings": json.dumps(run.compressors), "notes": "; ".join(row.notes)}
         # A run without any metric has a line for its costs.
         for measured in row.metrics[task] or [Measured("", None, None, None, None)]:
-            values = {key: getattr(measured, key) for key in ("metric", "value", "low", "high", "n")}
-            yield {**head, **values, **_paper_columns(measured), **tail}
+            yield {
+                **{"run": str(run.path), "task": task, "dataset": group.dataset, "model": group.model},
+                **{"compressor": row.method, "strength_name": name, "strength": value},
+                **{key: getattr(measured, key) for key in ("metric", "value", "low", "high", "n")},
+                **_paper_columns(measured),
+                **{"gflops": run.gflops, "gflops_less_percent": row.run.reduction, "seconds_per_image": run.seconds},
+                **{"settings": json.dumps(run.compressors), "notes": "; ".join(row.notes)},
+            }
 
 
 def _paper_columns(measured: Measured) -> dict[str, Any]:

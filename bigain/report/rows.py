@@ -23,10 +23,8 @@ class Measured:
     """A metric of a run, in the unit of the tables: percent for proportions.
 
     Attributes:
-        metric: Name of the metric.
         value: None if it could not be computed.
-        low: Lower end of the 95 % interval; None without one.
-        high: Upper end of the interval.
+        low: Lower end of the 95 % interval to `high`; None without one.
         n: Number of images behind it.
         main: Whether this metric stands for the run.
         paper: The paper's value, where the settings match.
@@ -97,9 +95,7 @@ class Group:
     """Runs of one dataset and model.
 
     Attributes:
-        dataset: Name of the dataset.
         model: Hub id or folder of the model.
-        rows: The table.
         comparisons: Classification runs against a base run, image by image.
         refused: Why other runs were not compared.
         differing: Settings that are not the same in all runs.
@@ -187,11 +183,8 @@ def _without(settings: Any, names: Sequence[str]) -> Any:
 def _row(runs: Mapping[str, Run]) -> Row:
     cells = {task: cell_of(run) for task, run in runs.items()}
     metrics = {task: _metrics(run, cells[task]) for task, run in runs.items()}
-    costs: dict[str, PaperValue] = {}
-    for cell in cells.values():
-        if isinstance(cell, Cell):
-            costs = {name: value for name in ("gflops", "gflops_reduction") if (value := paper_value(cell, name))}
-            break
+    cell = next((cell for cell in cells.values() if isinstance(cell, Cell)), None)
+    costs = {name: value for name in ("gflops", "gflops_reduction") if cell and (value := paper_value(cell, name))}
     by_note: dict[str, list[str]] = {}
     for task, run in runs.items():
         for note in _notes(run, cells[task]):

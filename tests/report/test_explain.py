@@ -102,7 +102,7 @@ def test_the_sentences(capsys):
     assert "by Theorem 1 compression should help." in text
     assert "no compression beats ToMe at ratio 0.5 by " in text
     assert text.count("No frequency response is stored; run it again with --trainer.callbacks+=") == 3
-    assert "though the images are too few to tell the change from none" in text
+    assert "though the images are too few to distinguish the change from zero" in text
 
 
 def test_a_lost_margin(capsys):

@@ -24,7 +24,7 @@ _EXPECTED = {
     "helps": "by Theorem 1 compression should help",
     "hurts": "by Theorem 1 compression should hurt",
     "level": "Theorem 1 sees no difference",
-    None: "where no mean margin is positive, Theorem 1 says nothing",
+    None: "Theorem 1 says nothing if no mean margin is positive",
 }
 _NOTES = (
     "margin: mean of error(best wrong class) - error(true class); deviation: of single margins over images and trials.",
@@ -281,7 +281,11 @@ def _verdict(explanation: Explanation) -> str:
     """Return Theorem 1's verdict on the margins, beside the measured change."""
     whole, before, after = explanation.whole, explanation.whole.base, explanation.whole.run
     moved = "fell" if after.mu < before.mu else "rose" if after.mu > before.mu else "stayed"
-    doubt = "" if whole.certain or not whole.change else ", though the images are too few to tell the change from none"
+    doubt = (
+        ""
+        if whole.certain or not whole.change
+        else ", though the images are too few to distinguish the change from zero"
+    )
     return (
         f"The margin {moved} from {before.mu:.4g} to {after.mu:.4g}, r went from {_number(before.r)} to "
         f"{_number(after.r)} and 1/r from {_number(before.mu_over_sigma)} to {_number(after.mu_over_sigma)}"
