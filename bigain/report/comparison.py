@@ -83,28 +83,25 @@ class Comparison:
             names, low, high, right = names[::-1], -high, -low, right[::-1]
         kind = "interval" if self.interval == "bootstrap" else f"{self.interval} interval"
         tests = f", p = {p_text(self.p_corrected)} with correction for {self.tests} tests" if self.tests > 1 else ""
-        text = f"{self._verdict(*names)} (95 % {kind} {low:.1f} to {high:.1f}, n = {counts.n:,}; "
-        text += f"McNemar p = {p_text(self.p)}{tests})"
+        points = 100 * counts.difference
+        size = f"{abs(points):.1f} +- {50 * (self.high - self.low):.1f} points"
+        if self.significant:
+            text = f"{names[0]} beats {names[1]} by {size}"
+        elif not points:
+            text = f"{names[0]} and {names[1]} are level"
+        else:
+            side = "above" if points > 0 else "below"
+            text = f"{names[0]} is {size} {side} {names[1]}, which is no significant difference"
+        text += f" (95 % {kind} {low:.1f} to {high:.1f}, n = {counts.n:,}; McNemar p = {p_text(self.p)}{tests})"
         if not counts.discordant:
             return f"{text}; there is no discordant image."
         discordant = f"{counts.discordant:,} discordant image{'s' if counts.discordant > 1 else ''}"
-        return f"{text}; of {discordant} {names[0]} gets {right[0]:,} right, {names[1]} {right[1]:,}.{self._power()}"
-
-    def _verdict(self, first: str, second: str) -> str:
-        points = 100 * self.counts.difference
-        size = f"{abs(points):.1f} +- {50 * (self.high - self.low):.1f} points"
-        if self.significant:
-            return f"{first} beats {second} by {size}"
-        if not points:
-            return f"{first} and {second} are level"
-        return f"{first} is {size} {'above' if points > 0 else 'below'} {second}, which is no significant difference"
-
-    def _power(self) -> str:
+        text += f"; of {discordant} {names[0]} gets {right[0]:,} right, {names[1]} {right[1]:,}."
         if self.detectable is not None:
-            return f" n = {self.counts.n:,} detects {100 * self.detectable:.1f} points with 80 % power."
-        return (
-            "" if self.significant else f" n = {self.counts.n:,} is too few to detect any difference with 80 % power."
-        )
+            return f"{text} n = {counts.n:,} detects {100 * self.detectable:.1f} points with 80 % power."
+        if self.significant:
+            return text
+        return f"{text} n = {counts.n:,} is too few to detect any difference with 80 % power."
 
     def row(self) -> dict[str, Any]:
         """Return plain values for a file; differences are in points."""
@@ -193,5 +190,5 @@ def _names(run: Run, base: Run) -> tuple[str, str]:
 
 
 def p_text(p: float) -> str:
-    """Return a p-value in two digits, or its order of magnitude."""
+    """Format a p-value with two digits, or one below 0.0001."""
     return f"{p:.2g}" if p >= 1e-4 else f"{p:.0e}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -255,9 +256,11 @@ def _latex(sections: Sequence[_Section], left_out: Sequence[str]) -> str:
     # Without line breaks the text cannot leave the comment.
     lines += [f"% left out: {CONTROL.sub(' ', reason)}" for reason in left_out]
     for section in sections:
-        marks = [note for note in section.notes if note.startswith("†")]
-        for part in (part for table in section.tables for part in _pages(table)):
-            lines += _float(part, marks)
+        marks = [rf"\par\smallskip\footnotesize {latex_text(note)}" for note in section.notes if note.startswith("†")]
+        for page in itertools.chain.from_iterable(map(_pages, section.tables)):
+            marked = any("†" in cell for row in page.rows for cell in row)
+            lines += ["", r"\begin{table*}", r"\centering\footnotesize", rf"\caption{{{latex_text(page.caption)}}}"]
+            lines += [_FIT, page.latex() + "}", *(marks if marked else []), r"\end{table*}"]
     return "\n".join(lines) + "\n"
 
 
@@ -265,44 +268,27 @@ def _pages(table: Table) -> Iterator[Table]:
     """Yield parts of at most a page, because a float does not break, without the columns omitted in LaTeX."""
     kept = [i for i, header in enumerate(table.headers) if header not in _OMITTED_IN_LATEX]
     rows = [[row[i] for i in kept] for row in table.rows]
-    headers, align = [table.headers[i] for i in kept], "".join(table.sides[i][0] for i in kept)
+    headers, align = [table.headers[i] for i in kept], "".join(table.align[i] for i in kept)
     for start in range(0, len(rows), _ROWS_PER_PAGE):
         caption = f"{table.caption} (continued)" if start else table.caption
         yield Table(headers, rows[start : start + _ROWS_PER_PAGE], align, caption)
 
 
-def _float(table: Table, marks: Sequence[str]) -> list[str]:
-    marked = any("†" in cell for row in table.rows for cell in row)
-    return [
-        "",
-        r"\begin{table*}",
-        r"\centering\footnotesize",
-        rf"\caption{{{latex_text(table.caption)}}}",
-        _FIT,
-        table.latex() + "}",
-        *(rf"\par\smallskip\footnotesize {latex_text(mark)}" for mark in marks if marked),
-        r"\end{table*}",
-    ]
-
-
 def _runs_csv(groups: Sequence[Group]) -> str:
     """Return a line per run and metric; proportions and their differences are in percent."""
-    return _csv([line for group in groups for row in group.rows for line in _lines(group, row)])
-
-
-def _lines(group: Group, row: Row) -> Iterator[dict[str, Any]]:
-    name, value = row.strength or (None, None)
-    for task, run in row.runs.items():
+    lines = []
+    rows = [(row, *item) for group in groups for row in group.rows for item in row.runs.items()]
+    for row, task, run in rows:
+        name, value = row.strength or (None, None)
         # A run without any metric has a line for its costs.
         for measured in row.metrics[task] or [Measured("", None, None, None, None)]:
-            yield {
-                **{"run": str(run.path), "task": task, "dataset": group.dataset, "model": group.model},
-                **{"compressor": row.method, "strength_name": name, "strength": value},
-                **{key: getattr(measured, key) for key in ("metric", "value", "low", "high", "n")},
-                **_paper_columns(measured),
-                **{"gflops": run.gflops, "gflops_less_percent": row.run.reduction, "seconds_per_image": run.seconds},
-                **{"settings": json.dumps(run.compressors), "notes": "; ".join(row.notes)},
-            }
+            line: dict[str, Any] = {"run": str(run.path), "task": task, "dataset": run.dataset, "model": run.model}
+            line |= {"compressor": row.method, "strength_name": name, "strength": value}
+            line |= {key: getattr(measured, key) for key in ("metric", "value", "low", "high", "n")}
+            line |= _paper_columns(measured)
+            line |= {"gflops": run.gflops, "gflops_less_percent": row.run.reduction, "seconds_per_image": run.seconds}
+            lines.append({**line, "settings": json.dumps(run.compressors), "notes": "; ".join(row.notes)})
+    return _csv(lines)
 
 
 def _paper_columns(measured: Measured) -> dict[str, Any]:
@@ -319,8 +305,9 @@ def _paper_columns(measured: Measured) -> dict[str, Any]:
 def _comparisons_csv(groups: Sequence[Group]) -> str:
     """Return a line per comparison, in points."""
     rows = [comparison.row() for group in groups for comparison in group.comparisons]
-    lists = ("differs", "also_differs")
-    return _csv([{**row, **{key: "; ".join(row[key]) for key in lists}} for row in rows], list(COLUMNS))
+    for row in rows:
+        row |= {key: "; ".join(row[key]) for key in ("differs", "also_differs")}
+    return _csv(rows, list(COLUMNS))
 
 
 def _csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
@@ -328,10 +315,9 @@ def _csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns or list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: _inert(value) for key, value in row.items()} for row in rows)
+    # A spreadsheet would evaluate such text as a formula.
+    risky = ("=", "+", "-", "@", "\t", "\r")
+    for row in rows:
+        quoted = {key: f"'{cell}" for key, cell in row.items() if isinstance(cell, str) and cell.startswith(risky)}
+        writer.writerow({**row, **quoted})
     return text.getvalue()
-
-
-def _inert(value: Any) -> Any:
-    """Quote text that a spreadsheet would evaluate as a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
