@@ -56,10 +56,10 @@ def test_quick_start(capsys):
     namespace = {}
     for block in blocks("index.md", "python"):
         exec(compile(block, "index.md", "exec"), namespace)
-    assert capsys.readouterr().out.count("test/00000") == 4
+    assert capsys.readouterr().out.count("test/00000") == 2
     assert main(["predict", "--config", "mine.yaml", "--output", "runs/mine", "--inspect", "0"]) == 0
     in_python, in_yaml = columns("runs/python"), columns("runs/mine")
-    assert in_python["errors"].shape == (4, 16, 20)
+    assert in_python["errors"].shape == (2, 16, 20)
     for name in in_python.keys() - {"seconds"}:
         np.testing.assert_array_equal(in_python[name], in_yaml[name])
     assert main(["compare", "runs/mine", "runs/python"]) == 0
