@@ -50,8 +50,8 @@ def explain_runs(
     members, missing = find_runs(runs, partial)
     # In the output of `bigain evaluate`, the classification is meant; a folder of all runs contains the baseline, too.
     members = [run for run in members if run.task == "classification" or run.path in runs]
-    by_base, alone = _by_baseline(baseline, members, runs)
-    missing += alone
+    by_base, orphans = _by_baseline(baseline, members, runs)
+    missing += orphans
     explanations: list[Explanation] = []
     for path, compared in by_base.items():
         compared = [run for run in compared if run.path.resolve() != path.resolve() or run.path in runs]
@@ -80,14 +80,14 @@ def _by_baseline(
     if baseline is not None:
         return {classification_in(baseline): list(runs)}, []
     by_base: dict[Path, list[Run]] = {}
-    alone = []
+    orphans = []
     for run in runs:
         if (run.path / "baseline").is_dir():
             by_base.setdefault(run.path / "baseline", []).append(run)
         # A folder of runs contains their baselines, too.
         elif run.path.name != "baseline" or run.path in named:
-            alone.append(
+            orphans.append(
                 f"{run.path} has no baseline in it; name the run without compression with --baseline RUN0, or run "
                 "`bigain predict` with --baseline true"
             )
-    return by_base, alone
+    return by_base, orphans

@@ -1,4 +1,4 @@
-"""Settings in which runs differ, and the images of two runs side by side."""
+"""Differences between the settings of runs, and the outcomes of two runs on the same images."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def outcomes(run: Run) -> Outcomes:
     """Load which images a run got right.
 
     Raises:
-        InputError: If it is no classification, or the file is missing, damaged or does not match the results.
+        InputError: If the run is no classification, or its file is missing, damaged or does not match the results.
     """
     if run.task != "classification":
-        raise InputError(f"{run.path} is a run of {run.task}; images can be compared pairwise in classification only")
+        raise InputError(f"{run.path} is a run of {run.task}; only classifications are compared image by image")
     ids, label, prediction = read_columns(run.path, "image_id", "label", "prediction")
     right = label == prediction if label.ndim == 1 else label[np.arange(len(label)), prediction]
     labelled = np.ones(len(ids), np.bool_) if label.ndim == 1 else label.any(axis=1)

@@ -26,7 +26,7 @@ class Measured:
         value: None if it could not be computed.
         low: Lower end of the 95 % interval to `high`; None without one.
         n: Number of images behind it.
-        main: Whether this metric stands for the run.
+        main: Whether this is the main metric of the run.
         paper: The paper's value, where the settings match.
     """
 
@@ -47,7 +47,7 @@ class Row:
         runs: The run of each task.
         metrics: All metrics of each run, the main one first.
         paper_costs: What the paper prints as `gflops` and `gflops_reduction`.
-        notes: What a reader has to know, for example that the run has fewer images than the paper's.
+        notes: Remarks, for example that the run has fewer images than the paper's.
     """
 
     runs: Mapping[str, Run]
@@ -82,7 +82,7 @@ class Row:
 
     @cached_property
     def main(self) -> dict[str, Measured]:
-        """The accuracy and the distance that stand for the runs, by name; each protocol of a distance has its own."""
+        """Main accuracy and distance by name; a distance has a name for each protocol."""
         return {metric.metric: metric for metric in self.all_metrics if metric.main}
 
     def value(self, metric: str) -> float:
@@ -142,7 +142,7 @@ class Group:
 
 
 def main_metrics(rows: Sequence[Row]) -> list[str]:
-    """Names of the main metrics of these rows: accuracies, then distances."""
+    """Return the names of the main metrics of rows: accuracies, then distances."""
     return sorted({name for row in rows for name in row.main}, key=lambda name: (not is_proportion(name), name))
 
 
@@ -160,7 +160,7 @@ def _order(row: Row) -> tuple[bool, str, str, float, list[Path]]:
 
 
 def _joined(runs: Sequence[Run]) -> list[dict[str, Run]]:
-    """Join both tasks of a compressor: those of one `bigain evaluate`, or if there is exactly one run of each."""
+    """Join both tasks of a compressor: the runs of one `bigain evaluate`, or the only run of each task."""
     by_key: dict[tuple[Path | None, str], list[Run]] = {}
     for run in runs:
         evaluation = run.path.parent if (run.path.parent / "joint.json").is_file() else None

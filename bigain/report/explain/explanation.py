@@ -18,7 +18,7 @@ from bigain.runs.results import Run
 
 _HOW_TO_STORE = (
     "No frequency response is stored; run it again with --trainer.callbacks+=bigain.callbacks.FrequencyResponse, "
-    "which goes to another directory."
+    "which writes to a different directory."
 )
 _EXPECTED = {
     "helps": "by Theorem 1 compression should help",
@@ -64,7 +64,7 @@ class Band:
     def criterion(self) -> str | None:
         """Theorem 1's verdict on the bound: `helps` if r falls, `hurts` if it rises or the margin is lost, or `level`.
 
-        None if neither margin is positive: the bound is 1 in both.
+        None if neither margin is positive: both bounds are 1.
         """
         if self.change is None or (self.base.mu <= 0 and self.run.mu <= 0):
             return None
@@ -176,23 +176,9 @@ def explanation_lines(explanations: Sequence[Explanation]) -> list[str]:
         if base != comparison.base.path:
             base = comparison.base.path
             lines += [f"baseline: {comparison.names[1]}, {base}", ""]
-        lines += [*_lines(explanation), ""]
+        lines += [f"{comparison.names[0]}, {comparison.run.path}", "", *_frequencies(explanation), ""]
+        lines += [*_margins(explanation), "", comparison.sentence(), _verdict(explanation), *comparison.remarks, ""]
     return [*lines, *_NOTES]
-
-
-def _lines(explanation: Explanation) -> list[str]:
-    comparison = explanation.comparison
-    return [
-        f"{comparison.names[0]}, {comparison.run.path}",
-        "",
-        *_frequencies(explanation),
-        "",
-        *_margins(explanation),
-        "",
-        comparison.sentence(),
-        _verdict(explanation),
-        *comparison.remarks,
-    ]
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -215,7 +201,14 @@ def _frequencies(explanation: Explanation) -> list[str]:
     omitted, total = response.left_out
     if omitted:
         lines.append(f"Left out: up to {omitted:,} of {total:,} rows of a site, whose values were not finite.")
-    return [*lines, _table(headers, rows), _quarters(comparison.names[0], response), _by_time(response)]
+    shares = mean_shares(response.over(response.highest, by_time=True)).destroyed
+    by_time = [
+        f"{_percent(share)} at timesteps {low:.0f}-{high - 1:.0f}"
+        for (low, high), share in zip(itertools.pairwise(response.timesteps), shares, strict=True)
+        if share is not None
+    ]
+    lines += [_table(headers, rows), _quarters(comparison.names[0], response)]
+    return [*lines, f"That error by timestep: {', '.join(by_time)}."]
 
 
 def _quarters(name: str, response: Response) -> str:
@@ -235,16 +228,6 @@ def _place(response: Response, bands: range, end: str) -> str:
     low, high = response.bands[bands[0]], response.bands[bands[-1] + 1]
     quarter = high - low == 1 / 4
     return f"in the {end} quarter of frequencies" if quarter else f"at frequencies {low:.2g}-{high:.2g}"
-
-
-def _by_time(response: Response) -> str:
-    shares = mean_shares(response.over(response.highest, by_time=True)).destroyed
-    parts = [
-        f"{_percent(share)} at timesteps {low:.0f}-{high - 1:.0f}"
-        for (low, high), share in zip(itertools.pairwise(response.timesteps), shares, strict=True)
-        if share is not None
-    ]
-    return f"That error by timestep: {', '.join(parts)}."
 
 
 def _margins(explanation: Explanation) -> list[str]:

@@ -30,8 +30,8 @@ class Errors:
 
     Attributes:
         image_id: `(n,)`, text.
-        label: True class. `(n,)`.
-        errors: Error of every class and trial, NaN where it was not evaluated. `(n, k, t)`, float32.
+        label: True classes. `(n,)`.
+        errors: Of every class and trial, NaN where it was not evaluated. `(n, k, t)`, float32.
         timesteps: Timestep of every trial, -1 where none was evaluated. `(n, t)`.
     """
 
@@ -68,15 +68,15 @@ def read_errors(run: Run) -> Errors:
     """Load the stored errors of a classification with one label per image.
 
     Raises:
-        InputError: If it is something else, or the file is missing or damaged.
+        InputError: If the run is of a different kind, or its file is missing or damaged.
     """
     if run.task != "classification":
         raise InputError(f"{run.path} is a run of {run.task}; margins between classes are of classification only")
     (label,) = read_columns(run.path, "label")
     if label.ndim != 1:
         raise InputError(
-            f"{run.path} has several labels per image; a margin is between one true class and the others, so expected "
-            "a dataset with one label per image"
+            f"{run.path} has several labels per image; a margin is between one true class and the others; explain runs "
+            "on a dataset with one label per image"
         )
     image_id, errors, timesteps = read_columns(run.path, "image_id", "errors", "timesteps")
     return Errors(image_id, label, errors, timesteps.astype(np.int64, copy=False))
@@ -104,7 +104,7 @@ def share(first: Errors, second: Errors, names: tuple[str, str]) -> SharedErrors
 
 @dataclass(frozen=True)
 class Margins:
-    """Margins of the m images that have any of the trials in question.
+    """Margins of the m images that have at least one of the chosen trials.
 
     Attributes:
         mean: Mean margin of each image over its trials. `(m,)`.
@@ -167,7 +167,7 @@ class Margins:
 
 
 def cantelli(mu: float, sigma: float) -> float:
-    """Return the largest chance of a number of this mean and deviation to be at most 0 (Cantelli); 1 if `mu <= 0`."""
+    """Return Cantelli's bound on the chance that a number of this mean and deviation is at most 0; 1 if `mu <= 0`."""
     return sigma**2 / (mu**2 + sigma**2) if mu > 0 else 1.0
 
 
@@ -197,15 +197,15 @@ def margins(errors: Floats, label: npt.NDArray[np.int64], trials: npt.NDArray[np
 def change_interval(first: Margins, second: Margins, seed: int = 0) -> tuple[float, float] | None:
     """Return the 95 % percentile interval of the change of 1 / r from the first to the second, over resampled images.
 
-    There is none of r, which goes to infinity where the margin goes to 0.
+    r itself has no interval: it goes to infinity where the margin goes to 0.
 
     Args:
         first: Margins of one run.
         second: Margins of the other run, of the same images.
-        seed: The interval is a function of the margins and the seed.
+        seed: Of the resampling.
 
     Returns:
-        Its ends; None if all margins are the same in some draw, as with a single image.
+        Its ends; None if all margins are equal in some draw, as with a single image.
     """
     changes = np.concatenate(list(_changes(first, second, np.random.default_rng(seed))))
     if not np.isfinite(changes).all():
