@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from bigain.commands.parsing import Outcome
 from bigain.errors import InputError
-from bigain.report.comparison import INTERVALS, Comparison, compare
+from bigain.report.comparison import INTERVALS, compare
 from bigain.runs.files import write_json
-from bigain.runs.results import Run, classification_in, find_runs, load_run
+from bigain.runs.results import classification_in, find_runs, load_run
 
 
 def compare_runs(
@@ -52,15 +51,11 @@ def compare_runs(
     if json is not None:
         rows = [comparison.row() for comparison in comparisons]
         write_json(json, {"comparisons": rows, "left_out": missing}, "give --json another file")
-    return Outcome(_text(reference, comparisons, missing), not missing)
-
-
-def _text(base: Run, comparisons: Sequence[Comparison], missing: Sequence[str]) -> str:
-    lines = [f"base: {comparisons[0].names[1]}, {base.path}", ""]
+    lines = [f"base: {comparisons[0].names[1]}, {reference.path}", ""]
     for comparison in comparisons:
         lines += [comparison.sentence(), *(f"  {remark}" for remark in comparison.remarks)]
     lines += ["", f"{INTERVALS}; p-values are two-sided, of the exact McNemar test."]
     if len(comparisons) > 1:
         lines.append(f"p-values are corrected for {len(comparisons)} comparisons by Holm's method.")
     lines += [f"left out: {reason}" for reason in missing]
-    return "\n".join(lines) + "\n"
+    return Outcome("\n".join(lines) + "\n", not missing)

@@ -126,7 +126,7 @@ def _result(row: Row, metrics: Sequence[str], common: set[str]) -> _Cells:
         cells += _cells(_title(name), row.main.get(name), 1 if is_proportion(name) else 2)
     less = row.run.reduction
     cells += [
-        ("GFLOPs", f"{row.gflops:.4g}" if row.gflops < 1000 else f"{row.gflops:.1f}"),
+        ("GFLOPs", f"{row.run.gflops:.4g}" if row.run.gflops < 1000 else f"{row.run.gflops:.1f}"),
         ("paper's GFLOPs", _paper(row.paper_costs.get("gflops"))),
         ("less (%)", _NONE if less is None else f"{less:.1f}"),
         ("paper's less (%)", _paper(row.paper_costs.get("gflops_reduction"))),

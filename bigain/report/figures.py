@@ -39,12 +39,12 @@ _STYLE: Any = {
 }
 _AXES = {"ratio": "tokens removed (ratio)", "factor": "downsampling factor per side", "tau": "cells merged (tau)"}
 _CURVES = (
-    "Accuracy and distance against compression: {}. Error bars are 95 % intervals, hollow markers the paper's values, "
-    "the dashed line is without compression."
+    "Accuracy and distance against compression: {}. Error bars: 95 % intervals; hollow markers: the paper's values; "
+    "dashed line: without compression."
 )
 _PARETO = (
-    "Cost, accuracy and distance: {}. The line is the Pareto front; on a panel of accuracy and distance a larger "
-    "marker costs more, and the Pareto front of all three is outlined in black."
+    "Cost, accuracy and distance: {}. Line: the Pareto front. In panels of accuracy and distance, larger markers cost "
+    "more, and the Pareto front of all three is outlined in black."
 )
 _MOST_TICKS = 8
 # Characters in a line of the legend.
@@ -193,11 +193,11 @@ def pareto_front(points: Sequence[Point]) -> list[bool]:
 
 def _against_cost(axes: Axes, rows: Sequence[Row], metric: str, looks: Mapping[str, Look]) -> None:
     for name, style in looks.items():
-        points = [(row.gflops, row.main[metric]) for row in rows if row.method == name]
+        points = [(row.run.gflops, row.main[metric]) for row in rows if row.method == name]
         if points:
             _errorbar(axes, points, linestyle="", markersize=6, elinewidth=1, **style)
     sign = -1.0 if is_proportion(metric) else 1.0
-    costs = [(row.gflops, sign * row.value(metric)) for row in rows]
+    costs = [(row.run.gflops, sign * row.value(metric)) for row in rows]
     front = sorted({point for point, on_front in zip(costs, pareto_front(costs), strict=True) if on_front})
     axes.plot([x for x, _ in front], [sign * y for _, y in front], color="#999999", linewidth=1, zorder=0)
     axes.set_xlabel("GFLOPs per evaluation")
@@ -207,10 +207,10 @@ def _against_cost(axes: Axes, rows: Sequence[Row], metric: str, looks: Mapping[s
 def _against_each_other(
     axes: Axes, rows: Sequence[Row], accuracy: str, distance: str, looks: Mapping[str, Look]
 ) -> None:
-    least, most = min(row.gflops for row in rows), max(row.gflops for row in rows)
-    points = [(row.gflops, -row.value(accuracy), row.value(distance)) for row in rows]
+    least, most = min(row.run.gflops for row in rows), max(row.run.gflops for row in rows)
+    points = [(row.run.gflops, -row.value(accuracy), row.value(distance)) for row in rows]
     for row, point, on_front in zip(rows, points, pareto_front(points), strict=True):
-        size = 4 + 8 * (row.gflops - least) / (most - least) if most > least else 7
+        size = 4 + 8 * (row.run.gflops - least) / (most - least) if most > least else 7
         outline: Look = {"markeredgecolor": "black", "markeredgewidth": 1.4} if on_front else {}
         axes.plot([-point[1]], [point[2]], linestyle="", markersize=size, **looks[row.method], **outline)
     axes.set_xlabel(_title(accuracy))

@@ -71,11 +71,6 @@ class Row:
         return strength(self.run.compressors)
 
     @property
-    def gflops(self) -> float:
-        """GFLOPs of one evaluation of the network."""
-        return self.run.gflops
-
-    @property
     def all_metrics(self) -> list[Measured]:
         """The metrics of all runs."""
         return [metric for metrics in self.metrics.values() for metric in metrics]

@@ -117,10 +117,7 @@ def test_both_tasks_are_one_row_beside_the_paper():
     compared = {row["run"]: row for row in lines("comparisons.csv")}
     assert set(compared) == {"runs/lgtm", "runs/lgtm7", "runs/iekvd"}
     assert all(row["tests"] == "3" for row in compared.values())
-
-
-def test_known_inconsistencies_are_marked():
-    report("runs")
+    # Known inconsistencies are marked.
     assert "79.90 / 79.91†" in text()
     assert "† Table 1 prints 79.90 and Table 2 prints 79.91 (IEKVD[alpha 0.9] factor 3 top1)." in text()
     assert "14.2†" in text()
@@ -345,21 +342,17 @@ def test_figures_of_an_earlier_report_are_deleted():
     assert [path.name for path in Path("report/figures").iterdir()] == ["curves-2024 Mine.png"]
 
 
-def test_missing_numbers_are_empty():
+def test_runs_without_numbers_or_predictions_keep_their_row(capsys):
     change("runs/lgtm_made", metrics={}, distance_missing="the reference is not there")
     change("runs/none_made", **{"metrics__frechet[pytorch-fid]__value": float("nan")})
-    assert report("runs") == 0
-    assert "no distance: the reference is not there" in text()
-    assert line("runs/lgtm_made")["metric"] == ""
-    assert line("runs/none_made")["value"] == ""
-
-
-def test_runs_without_predictions_keep_their_row(capsys):
     shutil.rmtree("runs/lgtm/predictions")
     assert report("runs", "--formats", "md,csv") == 1
     assert "not compared: runs/lgtm/predictions/predictions.npz does not exist" in capsys.readouterr().out
     assert "Not compared image by image: runs/lgtm/predictions/predictions.npz does not exist" in text()
     assert line("runs/lgtm")["value"]
+    assert "no distance: the reference is not there" in text()
+    assert line("runs/lgtm_made")["metric"] == ""
+    assert line("runs/none_made")["value"] == ""
 
 
 def test_several_labels_are_counted_as_in_the_paper():

@@ -71,11 +71,6 @@ class Band:
         return "helps" if self.change > 0 else "hurts" if self.change < 0 else "level"
 
     @property
-    def certain(self) -> bool:
-        """Whether the interval of the change excludes 0."""
-        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
-
-    @property
     def name(self) -> str:
         """`200-399`: the whole timesteps in the band."""
         return f"{math.ceil(self.low)}-{math.ceil(self.high) - 1}"
@@ -261,14 +256,11 @@ def _row(band: Band, name: str) -> list[str]:
 
 
 def _verdict(explanation: Explanation) -> str:
-    """Return Theorem 1's verdict on the margins, beside the measured change."""
+    """Return Theorem 1's verdict on the margins, and the measured change."""
     whole, before, after = explanation.whole, explanation.whole.base, explanation.whole.run
     moved = "fell" if after.mu < before.mu else "rose" if after.mu > before.mu else "stayed"
-    doubt = (
-        ""
-        if whole.certain or not whole.change
-        else ", though the images are too few to distinguish the change from zero"
-    )
+    certain = whole.interval is not None and (whole.interval[0] > 0 or whole.interval[1] < 0)
+    doubt = "" if certain or not whole.change else ", though the images are too few to distinguish the change from zero"
     return (
         f"The margin {moved} from {before.mu:.4g} to {after.mu:.4g}, r went from {_number(before.r)} to "
         f"{_number(after.r)} and 1/r from {_number(before.mu_over_sigma)} to {_number(after.mu_over_sigma)}"
