@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from bigain.commands.parsing import options_of
 from bigain.errors import InputError
 
 # PyYAML raises these, also in its constructors of dates, numbers and tagged values.
@@ -27,21 +28,18 @@ def find_config(args: Sequence[str]) -> list[str]:
 
     A name without a file here means the shipped file, also for `--model models/dit_xl_512.yaml`.
     """
-    configs: list[str] = []
-    parts: list[str] = []
-    others: list[str] = []
-    rest = iter(args)
-    for arg in rest:
-        name, equals, value = arg.partition("=")
-        if name not in ("--config", "-c", "--model", "--data", "--compressor") or (equals and name != "--config"):
-            others.append(arg)
-            continue
-        target = configs if name in ("--config", "-c") else parts
-        # An option without a value is left to the parser.
-        values = [value] if equals else [*itertools.islice(rest, 1)]
-        target += [name, *map(locate, values)]
-    first = 1 if others[:1] == ["predict"] else 0
-    return [*others[:first], *configs, *parts, *others[first:]]
+    values, options = options_of(args)
+    order = {"--config": 0, "-c": 0, "--model": 1, "--data": 1, "--compressor": 1}
+    placed: list[tuple[int, list[str]]] = []
+    for option, *following in options:
+        name, equals, value = option.partition("=")
+        if name in order and (name == "--config" or not equals):
+            # An option without a value is left to the parser.
+            files = [value, *following] if equals else following
+            placed.append((order[name], [name, *map(locate, files[:1]), *files[1:]]))
+        else:
+            placed.append((2, [option, *following]))
+    return [*values, *itertools.chain.from_iterable(words for _, words in sorted(placed, key=lambda item: item[0]))]
 
 
 def options_for(options: Sequence[str], own: Collection[str], marks: Collection[str]) -> list[str]:
@@ -53,16 +51,11 @@ def options_for(options: Sequence[str], own: Collection[str], marks: Collection[
         marks: All marks.
     """
     kept: list[str] = []
-    ours = True
-    for option in options:
-        text = option
-        # A value follows its option.
-        if option.startswith("--"):
-            path = option.removeprefix("--").split(".")
-            count = next((i for i, name in enumerate(path[:-1]) if name not in marks), len(path) - 1)
-            ours, text = set(path[:count]) <= set(own), "--" + ".".join(path[count:])
-        if ours:
-            kept.append(text)
+    for option, *values in options_of(options)[1]:
+        path = option.removeprefix("--").split(".")
+        count = next((i for i, name in enumerate(path[:-1]) if name not in marks), len(path) - 1)
+        if set(path[:count]) <= set(own):
+            kept += ["--" + ".".join(path[count:]), *values]
     return kept
 
 

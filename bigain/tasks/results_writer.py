@@ -9,14 +9,12 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from bigain.errors import InputError
 from bigain.metrics.accuracy import Accuracy, confusion_matrix
 from bigain.metrics.base import Metric, evaluate
 from bigain.metrics.multilabel import MeanAveragePrecision, Top1Precision
 from bigain.runs.columns import write_columns
 from bigain.runs.records import ImageRecord
 from bigain.tasks.classifier import DiffusionClassifier
-from bigain.tasks.prediction_writer import predictions_folder
 from bigain.tasks.run_results import RunResults
 
 # With more classes no confusion matrix is written: nobody can read it in a file.
@@ -36,7 +34,6 @@ class ResultsWriter(RunResults[ImageRecord]):
         self, trainer: Trainer, module: DiffusionClassifier, records: Sequence[ImageRecord]
     ) -> dict[str, Any]:
         space = module.data.class_space
-        _check_indices(predictions_folder(trainer), module, records)
         shipped: list[Metric] = [Top1Precision(), MeanAveragePrecision()] if space.multilabel else [Accuracy()]
         matrix, per_class = None, None
         if not space.multilabel:
@@ -67,15 +64,3 @@ class ResultsWriter(RunResults[ImageRecord]):
                 "seed": module.seed,
             },
         }
-
-
-def _check_indices(folder: Path, module: DiffusionClassifier, records: Sequence[ImageRecord]) -> None:
-    """Raise an InputError if a damaged line of the log has a class or a trial that the run does not have."""
-    classes, last = len(module.data.class_space), module.grid_size - 1
-    for record in records:
-        highest = max(record.prediction, *record.classes, *(max(alive, default=0) for alive in record.survivors))
-        if highest >= classes or max(record.trials, default=0) > last:
-            raise InputError(
-                f"the log in {folder} gives {record.image_id} a class or a trial that this run does not have; delete "
-                "its line to have it done again"
-            )

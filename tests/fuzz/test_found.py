@@ -58,17 +58,6 @@ def test_a_damaged_list_of_skipped_images(run):
         read_skipped(run / "predictions")
 
 
-@pytest.mark.parametrize(("field", "value"), [("prediction", 16), ("trials", [9**8] * 16)])
-def test_a_class_or_trial_beyond_those_of_the_run(run, field, value):
-    file = run / LOG
-    record = json.loads(file.read_text().splitlines()[0])
-    text = json.dumps({**record, field: value}) + "\n"
-    file.write_text(text)
-    message = refused(*CLASSIFY, "--output", run)
-    assert f"{run}/predictions gives {record['image_id']} a class or a trial" in message
-    assert file.read_text().startswith(text)
-
-
 @pytest.mark.parametrize("content", [b"[]", b"\xff", b"[" * 100_000])
 def test_an_identity_that_holds_no_settings(run, content):
     (run / "identity.json").write_bytes(content)
