@@ -1,4 +1,4 @@
-"""The paper's value for a run whose settings are the paper's."""
+"""The paper's values for runs with the paper's settings."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Cell:
         backbone: `sd2` or `dit_xl_2_512`.
         dataset: `pets`, `imagenet100`, `imagenet1k` or `coco`; empty for costs, which no dataset changes.
         method: Class of the compressor, with `[low]` or `[high]` for FrequencyKV; `none` without.
-        modules: What sees merged tokens, sorted; only self-attention in all tables but Table 6.
+        modules: Modules that see merged tokens, sorted; self-attention alone in all tables but Table 6.
         strength: `("ratio", 0.5)` or `("factor", 2.0)`.
     """
 
@@ -91,12 +91,12 @@ class PaperValue:
         return " / ".join(f"{value:.{self.digits}f}" for value, _ in self.values) + ("†" if self.note else "")
 
     def differences(self, mine: float, digits: int = 1) -> str:
-        """Return how much larger the measured number is than each value, as text."""
+        """Format the measured number minus each value."""
         return " / ".join(signed(mine - value, digits) for value, _ in self.values) + ("†" if self.note else "")
 
 
 def cell_of(run: Run) -> Cell | str:
-    """Return the cell that a run belongs to, or why it belongs to none."""
+    """Return the cell with the settings of a run, or the reason why there is none."""
     if run.model in ("shapes_dit", "shapes_unet") or run.dataset == "ShapeTextures":
         return EMBEDDED
     backbone, dataset = _MODELS.get(Path(run.model).name.lower()), _DATASETS.get(run.dataset)
@@ -160,12 +160,7 @@ def _setting(name: str, settings: Mapping[str, Any]) -> str:
 
 
 def paper_value(cell: Cell, metric: str) -> PaperValue | None:
-    """Return what the paper prints for a cell.
-
-    Args:
-        cell: The cell.
-        metric: Name in `results.json`, or `gflops` or `gflops_reduction`.
-    """
+    """Return what the paper prints for a cell and a metric of `results.json`, `gflops` or `gflops_reduction`."""
     name = _METRICS.get(metric, "")
     if name == "gflops":
         cell = replace(cell, dataset="")
@@ -214,7 +209,7 @@ def _cell(row: Mapping[str, str]) -> Cell:
 
 
 def _inconsistencies(cell: Cell, metric: str, table: int) -> Iterator[str]:
-    """Yield what is known to be inconsistent about a printed number."""
+    """Yield the known inconsistencies of a printed number."""
     where = (table, cell.dataset, metric)
     if where == (1, "pets", "flops_reduction_percent") and cell.strength == ("factor", 3.0):
         yield "14.2 % is factor 8 (14.17 %), the accuracies are factor 3 (12.84 %)"

@@ -13,7 +13,7 @@ _NO_PROPORTIONS = ("frechet", "kernel", "psnr", "ssim", "lpips", "clip_score", "
 
 
 def is_proportion(metric: str) -> bool:
-    """Whether people read a metric in percent."""
+    """Return whether a metric is a proportion, which is shown in percent."""
     return not metric.startswith(_NO_PROPORTIONS)
 
 
@@ -24,7 +24,7 @@ def signed(value: float, digits: int = 1) -> str:
 
 
 def strength(compressors: Sequence[Compressor]) -> tuple[str, float] | None:
-    """Name and value of the ratio, factor or tau of a single compressor; None for several or without one."""
+    """Return name and value of the ratio, factor or tau of a single compressor; None for several or without one."""
     if len(compressors) != 1:
         return None
     settings = inner(compressors[0])["settings"]
@@ -36,7 +36,7 @@ def strength(compressors: Sequence[Compressor]) -> tuple[str, float] | None:
 
 
 def variant(compressor: Compressor) -> dict[str, Any]:
-    """Settings that make a compressor a variant of its method: those not at their defaults, and always alpha.
+    """Return the settings that distinguish variants of a method: those that differ from the defaults, and alpha.
 
     The strength and the seed are left out. CAM includes the settings of its inner compressor.
     """
@@ -71,7 +71,7 @@ def label(compressors: Sequence[Compressor]) -> str:
 
 
 def inner(compressor: Compressor) -> Compressor:
-    """The compressor that CAM or a similar one wraps, or the compressor itself."""
+    """Return the compressor that this one wraps, such as that of CAM, or the compressor itself."""
     wrapped = compressor["settings"].get("inner")
     return wrapped if isinstance(wrapped, Mapping) and isinstance(wrapped.get("settings"), Mapping) else compressor
 

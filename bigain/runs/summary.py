@@ -64,7 +64,7 @@ def summary(results: Results, folder: Path, baseline: Results | None = None) -> 
 
 
 def missing_metrics(results: Results) -> dict[str, str]:
-    """Return the reason for every metric that was asked for and is missing, by its name in words."""
+    """Return the reason for every requested metric that is missing, by its name in words."""
     return {
         key.removesuffix("_missing").replace("_", " ").replace("clip", "CLIP"): str(reason)
         for key, reason in results.items()

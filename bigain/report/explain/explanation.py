@@ -259,8 +259,8 @@ def _verdict(explanation: Explanation) -> str:
     """Return Theorem 1's verdict on the margins, and the measured change."""
     whole, before, after = explanation.whole, explanation.whole.base, explanation.whole.run
     moved = "fell" if after.mu < before.mu else "rose" if after.mu > before.mu else "stayed"
-    certain = whole.interval is not None and (whole.interval[0] > 0 or whole.interval[1] < 0)
-    doubt = "" if certain or not whole.change else ", though the images are too few to distinguish the change from zero"
+    uncertain = whole.change and (whole.interval is None or whole.interval[0] <= 0 <= whole.interval[1])
+    doubt = ", though the images are too few to distinguish the change from zero" if uncertain else ""
     return (
         f"The margin {moved} from {before.mu:.4g} to {after.mu:.4g}, r went from {_number(before.r)} to "
         f"{_number(after.r)} and 1/r from {_number(before.mu_over_sigma)} to {_number(after.mu_over_sigma)}"
