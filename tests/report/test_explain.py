@@ -197,7 +197,7 @@ def test_baselines_of_folders_and_runs(capsys):
     assert len(numbers("folder")) == 2
 
 
-def test_left_out_directories_are_named(capsys):
+def test_left_out_directories_and_wrong_arguments_are_named(capsys):
     run("part", 0.4 + 0.4 * NOISE, lgtm(0.3), dataset__asked=500)
     text = output(capsys, "tome", "nowhere", "part", "--baseline", "none", status=1)
     assert "left out: nowhere does not exist" in text
@@ -205,6 +205,13 @@ def test_left_out_directories_are_named(capsys):
     assert explain("part", "--baseline", "none", "--partial") == 0
     assert "nowhere does not exist" in refused(capsys, "tome", "--baseline", "nowhere")
     assert "name the run without compression with --baseline" in refused(capsys, "tome")
+    assert "tome is the base itself" in refused(capsys, "tome", "--baseline", "tome")
+    for options, words in (
+        (["--bands", 0], "--bands"),
+        (["--json", "tome/results.json/x"], "give --json another file"),
+        (["--output", "tome/results.json"], "choose another --output"),
+    ):
+        assert words in refused(capsys, "tome", "--baseline", "none", *options)
 
 
 def test_runs_that_differ_are_refused_unless_allowed(capsys):
@@ -226,14 +233,3 @@ def test_runs_without_margins_are_refused(capsys):
     assert "has several labels per image" in refused(capsys, "coco", "--baseline", "coco0")
     classification("bare", np.arange(400) < 300, lgtm(0.3), label=np.zeros(400, int), prediction=np.arange(400) // 300)
     assert "bare/predictions/predictions.npz is damaged" in refused(capsys, "bare", "--baseline", "none")
-
-
-def test_bad_arguments(capsys):
-    Path("file").write_text("x")
-    for options, words in (
-        (["--bands", 0], "--bands"),
-        (["--json", "file/x.json"], "give --json another file"),
-        (["--output", "file/x"], "choose another --output"),
-    ):
-        assert words in refused(capsys, "tome", "--baseline", "none", *options)
-    assert "tome is the base itself" in refused(capsys, "tome", "--baseline", "tome")
