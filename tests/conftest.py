@@ -31,6 +31,13 @@ def _pictures_where_asked_for(request, monkeypatch):
         monkeypatch.setattr(lightning_cli, "FOLLOWED", 0)
 
 
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """Run in an empty directory, with the command line of an installed program."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bigain"])
+
+
 @pytest.fixture(scope="session")
 def stand_in(tmp_path_factory):
     """A random model in the folder format of Stable Diffusion 2.0: U-Net, VAE, text encoder, tokenizer, scheduler."""

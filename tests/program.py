@@ -18,3 +18,13 @@ def bigain(*args):
     with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
         status = main(list(args))
     return Ended(status, out.getvalue(), err.getvalue())
+
+
+def message_of(capsys, command):
+    """The one message of a command, called without arguments, that is refused."""
+    capsys.readouterr()
+    assert command() == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert "Traceback" not in "\n".join(lines)
+    (message,) = [line for line in lines if line.startswith("bigain: error: ")]
+    return message

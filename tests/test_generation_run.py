@@ -2,12 +2,12 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from program import message_of
 
 from bigain.commands.main import main
 from bigain.data.images import read_images
@@ -17,26 +17,15 @@ from bigain.metrics.inception import VARIABLE
 from bigain.metrics.reference import Moments, ReferenceStatistics
 
 QUICK = ["--model.steps", "2", "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
-QUICK += [
-    "--trainer.enable_progress_bar",
-    "false",
-    "--data.batch_size",
-    "2",
-    "--data.num_workers",
-    "0",
-    "--inspect",
-    "0",
-]
+QUICK += ["--trainer.enable_progress_bar", "false", "--data.batch_size", "2", "--data.num_workers", "0"]
+QUICK += ["--inspect", "0"]
 TINY = ["--data.image_size", "32", "--model.backbone.dtype", "float32"]
 # diffusers converts tensors to arrays in a way that newer numpy deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """Every test runs in an empty directory, without Inception weights."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["bigain"])
+def _without_inception_weights(elsewhere, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.delenv(VARIABLE, raising=False)
 
@@ -50,14 +39,7 @@ def demo(*args, images=4, config="demo_lgtm_generation.yaml", output="out"):
 
 
 def refused(capsys, *args):
-    """The one message of a refused run."""
-    capsys.readouterr()
-    assert demo(*args) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    message = [line for line in lines if line.startswith("bigain: error: ")]
-    assert len(message) == 1, lines
-    assert "Traceback" not in "\n".join(lines)
-    return message[0]
+    return message_of(capsys, lambda: demo(*args))
 
 
 def results(folder="out"):

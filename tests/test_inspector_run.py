@@ -35,14 +35,8 @@ TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
     pytest.mark.pictures,
+    pytest.mark.usefixtures("elsewhere"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["bigain"])
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def predict(config, *args, output="out", quick=CLASSIFY):

@@ -20,14 +20,7 @@ QUICK = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--tr
 QUICK += ["--trainer.logger", "false", "--data.num_workers", "0"]
 CLASSIFY = ["--config", "demo_tome.yaml", "--model.trials", "[1,2]", "--model.keep", "[2,1]", *QUICK]
 GENERATE = ["--config", "demo_lgtm_generation.yaml", "--model.steps", "1", *QUICK]
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["bigain"])
-    # Two processes with two threads each would wait for each other's.
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def started(*args):

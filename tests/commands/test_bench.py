@@ -2,11 +2,11 @@
 
 import json
 import shutil
-import sys
 
 import pytest
 import torch
 from models import tiny_dit
+from program import message_of
 from torch import nn
 
 import bigain.commands.bench.measure
@@ -25,27 +25,12 @@ from bigain.errors import InputError
 CPU = torch.device("cpu")
 QUICK = ["--device", "cpu", "--repetitions", "2"]
 LGTM_AND_IEKVD = ["--compressor", "LGTM", "--compressor.ratio", "0.7", "--compressor=IEKVD", "--compressor.factor", "2"]
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """Every test runs in an empty directory, with the command line of an installed program."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["bigain"])
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.fixture
 def refused(capsys):
-    def run(*args):
-        capsys.readouterr()
-        assert main(["bench", *args]) == 2
-        streams = capsys.readouterr()
-        assert streams.out == ""
-        message = streams.err.strip().splitlines()[-1]
-        assert message.startswith("bigain: error: ")
-        return message
-
-    return run
+    return lambda *args: message_of(capsys, lambda: main(["bench", *args]))
 
 
 def subject(batch=2, dtype=torch.float32, name="shapes_dit"):

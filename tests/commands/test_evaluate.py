@@ -2,10 +2,10 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from program import message_of
 
 from bigain.commands.configs import shipped_configs
 from bigain.commands.evaluate import joint_row
@@ -16,12 +16,7 @@ from bigain.runs.schema import TASKS
 QUICK = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false"]
 QUICK += ["--classification.model.trials", "[1,2]", "--classification.model.keep", "[2,1]"]
 QUICK += ["--classification.data.images", "2", "--generation.model.steps=1", "--generation.data.images", "5"]
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["bigain"])
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def evaluate(config, *args, output="out"):
@@ -34,11 +29,7 @@ def joint_file(classification, generation):
 
 
 def refused(capsys, config, *args):
-    capsys.readouterr()
-    assert evaluate(config, *args) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    (message,) = [line for line in lines if line.startswith("bigain: error: ")]
-    assert "Traceback" not in "\n".join(lines)
+    message = message_of(capsys, lambda: evaluate(config, *args))
     assert not Path("out").exists()
     return message
 

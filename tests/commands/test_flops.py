@@ -2,23 +2,18 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 from diffusers import DiTTransformer2DModel, UNet2DConditionModel
 from models import DIT_XL_2_512, SD_2_0, on_meta
+from program import message_of
 
 import bigain.compressors
 from bigain.backbones.geometry import backbone_without_weights, shipped_geometries, without_weights
 from bigain.commands.main import main
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """Every test runs in an empty directory, with the command line of an installed program."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["bigain"])
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.fixture
@@ -35,15 +30,7 @@ def count(capsys):
 
 @pytest.fixture
 def refused(capsys):
-    def run(*args):
-        capsys.readouterr()
-        assert main(["flops", *args]) == 2
-        streams = capsys.readouterr()
-        assert streams.out == ""
-        (message,) = streams.err.strip().splitlines()
-        return message
-
-    return run
+    return lambda *args: message_of(capsys, lambda: main(["flops", *args]))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,10 @@ from bigain.commands.sweep.subprocess_run import cell_environment, failure_in, r
 from bigain.runs.schema import TASKS
 
 # diffusers' Euler creates arrays of tensors in a way that numpy is about to change.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.usefixtures("elsewhere"),
+]
 
 QUICK = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false"]
 QUICK += ["--classification.model.trials", "[1,2]", "--classification.model.keep", "[2,1]"]
@@ -73,12 +76,6 @@ def run_in_this_process(command, log, number, show):
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file, redirect_stdout(file), redirect_stderr(file):
         main(command)
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["bigain"])
 
 
 @pytest.fixture

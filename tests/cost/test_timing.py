@@ -1,7 +1,6 @@
 """Times of a run: how spans add up, what `results.json` gets of them, and what is left on nothing."""
 
 import json
-import sys
 import time
 from collections import Counter
 from contextlib import nullcontext
@@ -30,12 +29,6 @@ QUICK = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--tr
 QUICK += ["--model.trials", "[1,2]", "--model.keep", "[2,1]", "--data.num_workers", "0"]
 ONE_SITE = Where(blocks=[0])
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["bigain"])
 
 
 def timing(*args, config="demo_lgtm.yaml", output="out"):

@@ -47,7 +47,7 @@ def folder(tmp_path_factory, monkeypatch):
     return tmp_path_factory
 
 
-@fuzzed(30)
+@fuzzed(15)
 @given(damaged_yaml(CONFIG) | forms)
 def test_configurations(folder, content):
     path = folder.mktemp("config") / "mine.yaml"
@@ -55,7 +55,7 @@ def test_configurations(folder, content):
     answer("doctor", "--config", path, "--output", path.parent / "run")
 
 
-@fuzzed(24)
+@fuzzed(15)
 @given(
     st.sampled_from(["seed", "output", "model.trials", "model.keep", "data.images", "data.subset", "data.per_class"])
     | st.sampled_from(
@@ -96,7 +96,7 @@ FILES["sd"] += ["tokenizer/tokenizer_config.json", "tokenizer/tokenizer.json", "
 KINDS = {"dit": DiT, "sd": StableDiffusion}
 
 
-@fuzzed(40)
+@fuzzed(20)
 @given(st.data())
 def test_models(models, tmp_path_factory, data):
     name = data.draw(st.sampled_from(["dit", "sd"]))

@@ -50,13 +50,13 @@ def test_whole_images_are_decoded(kind):
     assert decoded(VALID[kind]) is not None
 
 
-@fuzzed(250)
+@fuzzed(120)
 @given(st.sampled_from(list(VALID.values())).flatmap(damaged))
 def test_damaged_images(content):
     decoded(content)
 
 
-@fuzzed(40)
+@fuzzed(25)
 @given(*(st.sampled_from([0, 1, 17, 30_000, 65_535, 2**31 - 1, 2**32 - 1]) for _ in range(2)))
 def test_headers_that_promise_any_size(width, height):
     header = b"IHDR" + struct.pack(">II", width, height) + VALID["PNG"][24:29]
@@ -97,7 +97,7 @@ def parquet():
     return file.getvalue()
 
 
-@fuzzed(60)
+@fuzzed(30)
 @given(st.data())
 def test_damaged_parquet_files(tmp_path_factory, parquet, data):
     root = tmp_path_factory.mktemp("parquet")

@@ -80,7 +80,7 @@ def folder(root, **lists):
     return ImageFolder(str(root / "folder"), **lists, **READ)
 
 
-@fuzzed(200)
+@fuzzed(80)
 @given(st.data(), st.sampled_from(list(LISTS)))
 def test_lists(roots, tmp_path_factory, data, kind):
     root = tmp_path_factory.mktemp("damaged") / "data"
@@ -102,7 +102,7 @@ TRUTHS = {
 }
 
 
-@fuzzed(100)
+@fuzzed(50)
 @given(st.data(), st.sampled_from([*TRUTHS, "meta.mat"]))
 def test_imagenet_lists(roots, tmp_path_factory, data, name):
     root = tmp_path_factory.mktemp("imagenet") / "data"
@@ -119,7 +119,7 @@ REFERENCE = io.BytesIO()
 np.savez(REFERENCE, mu=np.zeros(3), sigma=np.eye(3), protocol="p", n=5, features=np.zeros((5, 3), np.float32))
 
 
-@fuzzed(100)
+@fuzzed(50)
 @given(st.data())
 def test_reference_statistics(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("reference") / "reference.npz"
@@ -133,7 +133,7 @@ ARRAYS += [np.array([10**18] * 3), np.array([["x"] * 3] * 3), np.array(-1), np.a
 ARRAYS += [np.full((5, 3), np.nan, np.float32), np.zeros(3, "datetime64[s]")]
 
 
-@fuzzed(80)
+@fuzzed(40)
 @given(st.sampled_from(["mu", "sigma", "protocol", "n", "features", "sha256", "source"]), st.sampled_from(ARRAYS))
 def test_reference_statistics_with_replaced_arrays(tmp_path_factory, name, array):
     path = tmp_path_factory.mktemp("reference") / "reference.npz"
@@ -147,7 +147,7 @@ def test_reference_statistics_with_replaced_arrays(tmp_path_factory, name, array
 PARTS = st.sampled_from(["..", ".", "", "a", "nul\0", "/", "~", "\ud800", "ü", "x" * 300, "a.png", "%", "\n", "CON"])
 
 
-@fuzzed(150)
+@fuzzed(60)
 @given(
     st.lists(st.one_of(PARTS, st.text(max_size=8)), min_size=1, max_size=5),
     st.sampled_from(["png", "jpeg100_truncate"]),

@@ -56,7 +56,7 @@ def test_every_file_of_a_run_is_listed(runs, name):
     assert files == {path for pattern in RUN_FILES for path in (runs / name).glob(pattern)}
 
 
-@fuzzed(25)
+@fuzzed(15)
 @given(st.data())
 def test_reports_and_comparisons(runs, copy, data):
     folder = copy("a")
@@ -73,7 +73,7 @@ def test_reports_and_comparisons(runs, copy, data):
     assert logs(folder) == before
 
 
-@fuzzed(20)
+@fuzzed(12)
 @given(st.data())
 def test_score(runs, copy, data):
     folder, own = copy("h"), copy("g")
