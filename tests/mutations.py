@@ -133,8 +133,7 @@ class Form:
         return f"<{self.name}>"
 
 
-FORMS = [Form(name) for name in ("absent", "directory", "loop", "dangling")]
-forms = st.sampled_from(FORMS)
+forms = st.sampled_from([Form(name) for name in ("absent", "directory", "loop", "dangling")])
 
 
 def put(path: Path, what: bytes | Form) -> None:

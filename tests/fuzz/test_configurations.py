@@ -1,4 +1,4 @@
-"""Damaged configurations and models: `bigain doctor` finds a problem or refuses, tables refuse."""
+"""Damaged configurations and models: `bigain doctor` finds a problem or refuses."""
 
 import json
 import shutil
@@ -11,8 +11,6 @@ from models import save_dit, save_stable_diffusion
 from mutations import ODD_VALUES, answer, damaged, damaged_json, damaged_tree, forms, fuzzed, naming, put
 
 from bigain.backbones import DiT, StableDiffusion
-from bigain.commands.configs import shipped_configs
-from bigain.commands.sweep import load_table
 
 CONFIG = """\
 seed: 0
@@ -67,16 +65,6 @@ def test_options(folder, option, value):
     path = folder.mktemp("config") / "mine.yaml"
     path.write_text(CONFIG)
     answer("doctor", "--config", path, f"--{option}", value if isinstance(value, str) else json.dumps(value))
-
-
-@fuzzed(25)
-@given(damaged_yaml((shipped_configs() / "tables" / "table2.yaml").read_text(encoding="utf-8")) | forms)
-def test_tables(folder, content):
-    path = folder.mktemp("table") / "mine.yaml"
-    put(path, content)
-    with naming(path):
-        for run in load_table(path).runs():
-            assert run.arguments()
 
 
 @pytest.fixture(scope="module")

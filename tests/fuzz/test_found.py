@@ -58,15 +58,12 @@ def test_a_damaged_list_of_skipped_images(run):
         read_skipped(run / "predictions")
 
 
-@pytest.mark.parametrize("content", [b"[]", b"\xff", b"[" * 100_000])
-def test_an_identity_that_holds_no_settings(run, content):
-    (run / "identity.json").write_bytes(content)
-    assert f"{run}/identity.json is damaged" in refused(*CLASSIFY, "--output", run)
-
-
-def test_names_of_classes_that_are_no_text(run):
-    (run / "predictions/classes.json").write_bytes(b"\xff")
-    assert f"{run}/predictions/classes.json" in refused(*CLASSIFY, "--output", run)
+@pytest.mark.parametrize(
+    ("name", "content"), [("identity.json is damaged", b"[]"), ("predictions/classes.json", b"\xff")]
+)
+def test_damaged_settings_and_class_names(run, name, content):
+    (run / name.split()[0]).write_bytes(content)
+    assert f"{run}/{name}" in refused(*CLASSIFY, "--output", run)
 
 
 @pytest.mark.parametrize("name", ["results.json", "predictions/predictions.npz", LOG])
@@ -90,12 +87,7 @@ def test_score_of_a_run_with_results_of_a_different_type(tmp_path):
     run = generation(tmp_path / "run", 3.0)
     change(run, timing__seconds=None)
     assert f"{run}/results.json is damaged: timing.seconds is None, expected float" in refused("score", run)
-
-
-@pytest.mark.parametrize("content", ["3", "[" * 100_000])
-def test_score_of_a_run_without_results(tmp_path, content):
-    run = generation(tmp_path / "run", 3.0)
-    (run / "results.json").write_text(content)
+    (run / "results.json").write_text("3")
     assert f"{run}/results.json is" in refused("score", run)
 
 
@@ -123,20 +115,12 @@ data: {class_path: bigain.data.ShapeTextures, init_args: {images: 2}}
 
 
 @pytest.mark.parametrize("command", ["doctor", "predict"])
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("seed: 2024-13-45", "is not valid YAML"),
-        ("[" * 5000, "is not valid YAML"),
-    ],
-    ids=["date", "deep"],
-)
-def test_yaml_that_cannot_be_read(tmp_path, command, text, words):
+@pytest.mark.parametrize("text", ["seed: 2024-13-45", "[" * 5000], ids=["date", "deep"])
+def test_yaml_that_cannot_be_read(tmp_path, command, text):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     message = refused(command, "--config", path, "--output", tmp_path / "run")
-    assert str(path) in message
-    assert words in message
+    assert f"{path} is not valid YAML" in message
 
 
 def test_a_name_too_long_for_a_file(tmp_path):

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import FORMS, answer, damaged, forms, fuzzed, put
+from mutations import answer, damaged, forms, fuzzed, put
 
 from bigain.runs.files import RUN_FILES
 
@@ -103,14 +103,3 @@ def test_a_resumed_run_keeps_what_is_finished(copy, data):
     for path, content in before.items():
         assert after[path].startswith(content if status == 2 else content[: content.rfind(b"\n") + 1])
     assert status == 0 or str(file) in told or str(folder) in told
-
-
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
-@pytest.mark.parametrize("name", ["", "predictions", "samples"])
-def test_folders_that_are_something_else(copy, name, form):
-    folder = copy("g")
-    put(folder / name, form)
-    report = ["report", folder, "--formats", "csv", "--output", folder.parent / "report"]
-    for command in (["score", folder], report, [*GENERATE, "--output", folder]):
-        status, told = answer(*command)
-        assert status == 0 or str(folder) in told
