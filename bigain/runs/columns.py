@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
@@ -84,20 +84,21 @@ def write_columns(run: Path, records: Sequence[ImageRecord], classes: int) -> No
         with archive.open("errors.npy", "w", force_zip64=True) as file:
             shape = (len(records), classes, trials)
             np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-            for errors in _errors(records, classes, trials):
+            for record in records:
+                errors = np.full((classes, trials), math.nan, "<f4")
+                errors[np.asarray(record.classes, np.intp), np.asarray(record.trials, np.intp)] = record.errors
                 file.write(errors.tobytes())
-
-
-def _errors(records: Sequence[ImageRecord], classes: int, trials: int) -> Iterator[Array]:
-    for record in records:
-        errors = np.full((classes, trials), math.nan, "<f4")
-        errors[np.asarray(record.classes, np.intp), np.asarray(record.trials, np.intp)] = record.errors
-        yield errors
 
 
 def _columns(records: Sequence[ImageRecord], classes: int, trials: int) -> dict[str, Array]:
     """Return all columns but the errors."""
     n = len(records)
+    if all(isinstance(record.label, int) for record in records):
+        labels: Array = np.array([record.label for record in records], np.int64)
+    else:
+        labels = np.zeros((n, classes), np.bool_)
+        for row, record in zip(labels, records, strict=True):
+            row[list(record.labels)] = True
     timesteps = np.full((n, trials), -1, np.int16)
     stage = np.zeros((n, classes), np.int16)
     for i, record in enumerate(records):
@@ -106,18 +107,9 @@ def _columns(records: Sequence[ImageRecord], classes: int, trials: int) -> dict[
             stage[i, alive] += 1
     return {
         "image_id": np.array([record.image_id for record in records], dtype=np.str_),
-        "label": _labels(records, classes),
+        "label": labels,
         "prediction": np.array([record.prediction for record in records], np.int64),
         "seconds": np.array([record.seconds for record in records], np.float64),
         "timesteps": timesteps,
         "stage": stage,
     }
-
-
-def _labels(records: Sequence[ImageRecord], classes: int) -> Array:
-    if all(isinstance(record.label, int) for record in records):
-        return np.array([record.label for record in records], np.int64)
-    labels = np.zeros((len(records), classes), np.bool_)
-    for row, record in zip(labels, records, strict=True):
-        row[list(record.labels)] = True
-    return labels

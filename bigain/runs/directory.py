@@ -68,22 +68,14 @@ def check_directory(output: Path, config: Namespace) -> None:
         # Names with a dot are locks, and temporary files of a run that was killed.
         if output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir()):
             raise InputError(f"{output} exists and is not a run directory of bigain; choose another --output")
-    elif not config.overwrite:
-        _check_identity(output, fingerprinted(config), config.extend)
-
-
-def _check_identity(output: Path, settings: dict[str, Any], extend: bool) -> None:
-    """Raise an InputError if a run directory holds finished images of another configuration.
-
-    Args:
-        output: The run directory.
-        settings: Settings that numbers depend on.
-        extend: Whether the run may choose other images.
-    """
-    before = read_json(output / "identity.json", dict[str, Any], "choose another --output, or --overwrite true")
+        return
+    if config.overwrite:
+        return
+    settings = fingerprinted(config)
+    before = read_json(identity, dict[str, Any], "choose another --output, or --overwrite true")
     changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
     only_images = CHOOSE_IMAGES.issuperset(changed)
-    if extend and only_images:
+    if config.extend and only_images:
         return
     # A run that was refused before its first image holds nothing worth keeping.
     if changed and any(path.stat().st_size for path in output.glob("predictions/rank-*.jsonl")):

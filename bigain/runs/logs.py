@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from bigain.errors import InputError
-from bigain.runs.records import ImageRecord, Record
+from bigain.runs.records import ImageRecord, SampleRecord
 
 # How every line begins.
 _ID = '{"image_id": '
 _DECODER = json.JSONDecoder()
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", ImageRecord, SampleRecord)
 T = TypeVar("T")
 
 

@@ -7,36 +7,10 @@ import json
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-
-class Record(Protocol):
-    """One line of a run's log."""
-
-    @property
-    def image_id(self) -> str:
-        """Stable id of the image."""
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of the batch divided by its images."""
-
-    @property
-    def labels(self) -> Sequence[int]:
-        """All true classes of the image."""
-
-    def to_json(self) -> str:
-        """Return the record as one line."""
-
-    @classmethod
-    def from_json(cls, line: str) -> Self:
-        """Parse one line, or raise a ValueError."""
 
 
 # Not frozen: with `return_predictions`, Lightning copies what a step returns and sets the fields of the copy.
@@ -144,6 +118,9 @@ class SampleRecord:
         except (TypeError, KeyError, ValueError, RecursionError) as error:
             raise ValueError(f"not a sample record: {line[:80]!r}") from error
         return record
+
+
+Record: TypeAlias = ImageRecord | SampleRecord
 
 
 def _check(record: Record, indices: Iterable[Any], numbers: Iterable[Any] = ()) -> None:

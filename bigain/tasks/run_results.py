@@ -19,14 +19,14 @@ from bigain.data.base import EvalDataModule
 from bigain.errors import InputError
 from bigain.runs.files import read_json
 from bigain.runs.logs import read_records, read_skipped
-from bigain.runs.records import Record
+from bigain.runs.records import ImageRecord, SampleRecord
 from bigain.runs.results import read_results, write_ids, write_results
 from bigain.runs.schema import RESULTS_VERSION, Results
 from bigain.tasks.gather import ProcessGather
 from bigain.tasks.prediction_writer import MODEL, predictions_folder
 from bigain.tokens.grid import Grid
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", ImageRecord, SampleRecord)
 
 
 class RunResults(Callback, ABC, Generic[R]):
