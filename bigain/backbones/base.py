@@ -213,7 +213,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        """Raw network output. `(b, c, h, w)`."""
+        """Return the raw network output. `(b, c, h, w)`."""
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -252,7 +252,7 @@ class Backbone(nn.Module, ABC):
             return pixels
         with mark("encoder", len(images)):
             latents: Tensor = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mean
-        # The VAE may answer channels last; a latent that was stored and read back has to compute the same.
+        # The VAE may return channels-last memory; a latent read back from a cache must give the same results.
         return (latents.float() * self.vae.config["scaling_factor"]).contiguous()
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def compiled(network: nn.Module) -> Compile:
 def forget_compiled() -> None:
     """Discard all compiled code, which does not notice added or removed hooks; networks compile again when they run.
 
-    torch can only discard everything, and a network compiled by other code carries no mark of it. From here on
+    torch can only discard everything, and networks compiled by other code cannot be recognised. From then on
     compiled code also checks the hooks of the network it runs; otherwise it would be reused for every network of the
     same sizes.
     """

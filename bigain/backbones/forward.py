@@ -89,7 +89,7 @@ def rows_now() -> RowKeys | None:
 
 @dataclass
 class ForwardContext:
-    """State of one denoiser forward; it dies with the forward.
+    """State of one denoiser forward, discarded when the forward ends.
 
     Attributes:
         latent: Latent size.

@@ -49,7 +49,7 @@ def backbone_without_weights(model: str) -> Backbone:
     if (Path(model) / "model_index.json").is_file():
         source = model
     elif "/" not in model and (_FOLDER / model).is_dir():
-        # Even if a folder of this name without an index is here.
+        # A folder of this name without a model_index.json does not count.
         source = str(_FOLDER / model)
     else:
         source = find_model(geometry_of(model))

@@ -62,7 +62,6 @@ def reason(error: BaseException, source: str, local_files_only: bool) -> str:
         One sentence without its full stop; for an error not from the hub, its first line.
     """
     chain = list(_chain(error))
-    denied = any(getattr(getattr(link, "response", None), "status_code", None) in (401, 403) for link in chain)
     if any(isinstance(link, GatedRepoError) for link in chain):
         return (
             f"the hub requires that you accept its licence; accept it on https://huggingface.co/{source} and "
@@ -70,13 +69,15 @@ def reason(error: BaseException, source: str, local_files_only: bool) -> str:
         )
     if any(isinstance(link, RepositoryNotFoundError) for link in chain):
         return f"the hub has no such model, or it is private (then run `hf auth login`). {CHECKPOINTS}"
-    if denied:
+    if any(getattr(getattr(link, "response", None), "status_code", None) in (401, 403) for link in chain):
         return "the hub refuses access to this account or token; run `hf auth login` with one that may read it"
     if any(isinstance(link, LocalEntryNotFoundError) for link in chain):
         return _not_cached(source, local_files_only)
     if any(isinstance(link, EntryNotFoundError) for link in chain):
         return "the hub has no such file there"
-    return first_line(error)
+    # Torch's errors about state dicts give the details in the second line, after a colon.
+    lines = [line.strip().rstrip(".") for line in str(error).strip().splitlines()]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1]) if lines else type(error).__name__
 
 
 def no_such_file(error: BaseException) -> bool:
@@ -86,13 +87,6 @@ def no_such_file(error: BaseException) -> bool:
         return False
     # transformers reports it only in the message.
     return bool(missing) or "a file named" in str(error)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or two if the first ends with a colon."""
-    lines = [line.strip().rstrip(".") for line in str(error).strip().splitlines()]
-    # Torch's errors about state dicts give the details in the second line.
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1]) if lines else type(error).__name__
 
 
 def _not_cached(source: str, local_files_only: bool) -> str:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
@@ -133,11 +131,9 @@ def _damage(path: Path) -> str:
         if size < 8 or length > min(_LONGEST_HEADER, size - 8):
             return f"{size} bytes without a complete header (a pointer of git-lfs, or cut short?)"
         try:
-            end = 8 + length + max(_ends(json.loads(file.read(length))), default=0)
+            header = json.loads(file.read(length))
+            ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
         except (ValueError, KeyError, AttributeError, TypeError):
             return "its header does not describe tensors"
+    end = 8 + length + max(ends, default=0)
     return "" if size == end else f"{size} bytes, but its header promises {end}"
-
-
-def _ends(header: dict[str, Any]) -> Iterator[int]:
-    return (int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__")

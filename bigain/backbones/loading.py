@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from diffusers import DDPMScheduler
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch import nn
 
 from bigain.backbones.hub import no_such_file, read_json, reason
 from bigain.errors import InputError
@@ -179,6 +182,19 @@ def load_tokenizer(kind: Any, source: str, local_files_only: bool) -> Any:
             f"the tokenizer of {source} has no vocabulary; expected tokenizer.json, or vocab.json and merges.txt"
         )
     return tokenizer
+
+
+def module_digest(module: nn.Module) -> str:
+    """Return a hash of a module's class, configuration and weights; takes about a second per gigabyte."""
+    digest = hashlib.blake2b(type(module).__name__.encode(), digest_size=16)
+    config: dict[str, Any] = dict(getattr(module, "config", {}))
+    # Names with a leading underscore say where it was loaded from.
+    kept = {key: value for key, value in config.items() if not key.startswith("_")}
+    digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _check_class(file: str, name: str, saved: str, kind: Any) -> None:

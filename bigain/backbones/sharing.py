@@ -77,11 +77,11 @@ def _select(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     if (sharing := _active()) is None:
         return None
 
-    def some(value: Any) -> Any:
+    def select(value: Any) -> Any:
         whole = isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(sharing.group)
         return value.index_select(0, sharing.first) if whole else value
 
-    return tuple(map(some, args)), {name: some(value) for name, value in kwargs.items()}
+    return tuple(map(select, args)), {name: select(value) for name, value in kwargs.items()}
 
 
 def _expand(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:

@@ -85,7 +85,7 @@ class Compressor(Callback, ABC):
     `with compressor.applied_to(pipe.unet): pipe(...)`.
 
     Attributes:
-        where: Sites; the default is every stride-1 block.
+        where: Selected sites; by default every stride-1 block.
         onlookers: Notified of every decision and every compressed module. An empty list costs nothing.
     """
 
@@ -172,21 +172,17 @@ class Compressor(Callback, ABC):
         with ExitStack() as undo:
             undo.callback(forget_compiled)
             for site in sites:
-                self._claim(site, undo)
+                if site.block in _owners:
+                    raise InputError(
+                        f"{type(self).__name__} cannot act on {site.name}: {type(_owners[site.block]).__name__} is "
+                        "installed there; give them disjoint sites with `where`"
+                    )
+                _owners[site.block] = self
+                undo.callback(_owners.pop, site.block, None)
             context = _watch_forward(denoiser, layout, undo)
             for site in sites:
                 self.hook_site(layout, site, context, undo)
             return undo.pop_all()
-
-    def _claim(self, site: Site, undo: ExitStack) -> None:
-        if site.block in _owners:
-            owner = type(_owners[site.block]).__name__
-            raise InputError(
-                f"{type(self).__name__} cannot act on {site.name}: {owner} is installed there; give them disjoint "
-                "sites with `where`"
-            )
-        _owners[site.block] = self
-        undo.callback(_owners.pop, site.block, None)
 
     @contextmanager
     def applied_to(self, denoiser: nn.Module) -> Iterator[nn.Module]:
@@ -261,6 +257,12 @@ def _watch_forward(denoiser: nn.Module, layout: Layout, undo: ExitStack) -> Cont
     own(denoiser.register_forward_pre_hook(begin, with_kwargs=True), undo)
     own(denoiser.register_forward_hook(end, always_call=True), undo)
     return context
+
+
+def meta_input(site: Site, latent: Grid) -> tuple[Tensor, Site, ForwardContext]:
+    """Return tokens `(1, n, 1)` on the meta device, the site and a context: arguments to compute shapes with."""
+    context = ForwardContext.of(torch.empty(1, 1, *latent, device="meta"), 0, None)
+    return torch.empty(1, site.grid(latent).n, 1, device="meta"), site, context
 
 
 def own(handle: torch.utils.hooks.RemovableHandle, undo: ExitStack) -> None:

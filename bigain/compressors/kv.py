@@ -6,13 +6,12 @@ from abc import abstractmethod
 from contextlib import ExitStack
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.marks import mark
 from bigain.backbones.sites import Layout, Site
-from bigain.compressors.base import Compressor, ContextGetter, own
+from bigain.compressors.base import Compressor, ContextGetter, meta_input, own
 from bigain.errors import InputError
 from bigain.tokens.downsampling import upsampling_indices
 from bigain.tokens.grid import Grid
@@ -86,8 +85,7 @@ class KVDownsampler(Compressor):
         own(attention.register_forward_pre_hook(shorten_keys, with_kwargs=True), undo)
 
     def tokens_out(self, site: Site, latent: Grid) -> int:
-        context = ForwardContext.of(torch.empty(1, 1, *latent, device="meta"), 0, None)
-        return self.downsample(torch.empty(1, site.grid(latent).n, 1, device="meta"), site, context).shape[1]
+        return self.downsample(*meta_input(site, latent)).shape[1]
 
 
 def _read_back(keys: Tensor, index: Tensor | None) -> Tensor | None:

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor, nn
 
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.marks import mark
 from bigain.backbones.sites import Layout, Metric, Site
-from bigain.compressors.base import Compressor, ContextGetter, own
+from bigain.compressors.base import Compressor, ContextGetter, meta_input, own
 from bigain.compressors.where import Where
 from bigain.errors import InputError, check_choice
 from bigain.tokens.destinations import first_destinations, random_destinations
@@ -87,14 +86,11 @@ class TokenMerger(Compressor):
         targets = {_module_of(site, module): module for module in self.modules}
         key = (id(self), site.index)
 
-        def keep_plan(x: Tensor) -> None:
-            forward = context()
+        def plan_on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x, forward = args[0] if args else kwargs["hidden_states"], context()
             with without_autocast(x), mark("matching"):
                 plan = forward.cache[key] = self.plan_of(x, site, forward)
                 self.show_decision(site, x, plan, forward)
-
-        def plan_on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            keep_plan(args[0] if args else kwargs["hidden_states"])
 
         def merge(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if kwargs.get("attention_mask") is not None and module is site.block.attn1:
@@ -120,13 +116,7 @@ class TokenMerger(Compressor):
             own(target.register_forward_hook(unmerge), undo)
 
     def tokens_out(self, site: Site, latent: Grid) -> int:
-        return self.plan(*_probe(site, latent)).kept.shape[1]
-
-
-def _probe(site: Site, latent: Grid) -> tuple[Tensor, Site, ForwardContext]:
-    """Return arguments for `plan` on the meta device."""
-    context = ForwardContext.of(torch.empty(1, 1, *latent, device="meta"), 0, None)
-    return torch.empty(1, site.grid(latent).n, 1, device="meta"), site, context
+        return self.plan(*meta_input(site, latent)).kept.shape[1]
 
 
 def _module_of(site: Site, module: Module) -> nn.Module:
@@ -206,7 +196,7 @@ class BipartiteMerger(CellMerger):
             destination: `first`: the top-left token; `random`: drawn from (seed, row key, site); `redrawn`: drawn from
                 the class of the row as well.
             mode: `mean` averages; `prune` drops the merged tokens.
-            seed: Of the `random` and `redrawn` destinations.
+            seed: Seed of the `random` and `redrawn` destinations.
             kwargs: See the base class.
         """
         super().__init__(**kwargs)

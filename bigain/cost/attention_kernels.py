@@ -17,10 +17,10 @@ _choice: Callable[..., int] | None = getattr(torch, "_fused_sdp_choice", None)
 
 @contextmanager
 def kernels_seen() -> Iterator[set[str]]:
-    """Collect the kernels that `scaled_dot_product_attention` uses inside this block, filled while it runs.
+    """Collect the names of the kernels that `scaled_dot_product_attention` uses inside this block.
 
-    One of `flash`, `efficient`, `cudnn`, `math`, ... for every call, for the tensors of that call. Empty if attention
-    is computed in another way, or in a compiled network, which does not make these calls.
+    The set grows with each call: `flash`, `efficient`, `cudnn`, `math`, ... It stays empty if attention is computed
+    differently or in a compiled network, which does not make these calls.
     """
     with _Recorder() as recorder:
         yield recorder.seen

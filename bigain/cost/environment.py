@@ -48,7 +48,7 @@ def device_name(device: torch.device) -> str:
     """Return the model of a GPU or of the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    # Linux names the processor only there.
+    # On Linux only this file names the processor.
     match = re.search(r"^model name\s*:\s*(.+)$", _CPUINFO.read_text(), re.MULTILINE) if _CPUINFO.is_file() else None
     return match[1] if match else platform.processor() or platform.machine()
 

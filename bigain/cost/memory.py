@@ -13,7 +13,7 @@ _RESET_PEAK = "5"
 
 
 def restart_peak(device: torch.device) -> bool:
-    """Reset the peak. Returns whether this is possible here; on a CPU only Linux can."""
+    """Reset the peak and return whether that is possible; on a CPU only on Linux."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return True

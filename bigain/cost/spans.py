@@ -18,7 +18,7 @@ class Spans:
     Does not wait for a GPU: a span begins and ends with an event in the device's queue, and `settle` reads them.
 
     Attributes:
-        clock: Name of the clock; None on other devices, where nothing may be measured.
+        clock: Name of the clock; None on other devices, which are not measured.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -30,7 +30,7 @@ class Spans:
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """Measure a `with` block. A block that raises an exception leaves nothing, nor do the spans inside it."""
+        """Measure a `with` block. If it raises an exception, it is not recorded, nor are the spans inside it."""
         outer, first, start = self._open, len(self._done), self._now()
         self._open = name
         try:
@@ -48,7 +48,7 @@ class Spans:
         return len(self._done)
 
     def forget(self, since: int) -> None:
-        """Discard the spans that ended after the first `since`; an outer span goes with those inside it."""
+        """Discard all spans that ended after the first `since`."""
         del self._done[since:]
 
     def settle(self) -> dict[str, float]:

@@ -16,7 +16,7 @@ from bigain.cost.attention_kernels import kernels_seen
 from bigain.cost.memory import peak_memory, restart_peak
 from bigain.cost.spans import Spans
 
-# Phases are measured in one of so many forwards: on a GPU each costs two events.
+# Phases are measured in one forward of this many: on a GPU each phase costs two events.
 _EVERY = 8
 MEASURED = ("seconds", "clock", "denoiser", "vae", "peak_memory_bytes")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,10 +50,7 @@ def step_keys(keys: Tensor, step: int) -> Tensor:
 
 def initial_noise(keys: Tensor, shape: Sequence[int]) -> Tensor:
     """Draw standard normal latents, a function of the item only. `(b,)` -> `(b, *shape)`, float32."""
-    count = 1
-    for side in shape:
-        count *= side
-    return random_normal(keys, count).view(-1, *shape)
+    return random_normal(keys, math.prod(shape)).view(-1, *shape)
 
 
 def sample(

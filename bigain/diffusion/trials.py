@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
@@ -74,10 +75,7 @@ def keys_of_trials(image_ids: Sequence[str], trials: int, seed: int, device: tor
 
 def trial_noise(keys: Tensor, shape: Sequence[int]) -> Tensor:
     """Draw the noise of each trial, the same for all classes. `(b,)` -> `(b, *shape)`, float32 standard normal."""
-    count = 1
-    for side in shape:
-        count *= side
-    return random_normal(mix(keys, _NOISE), count).view(-1, *shape)
+    return random_normal(mix(keys, _NOISE), math.prod(shape)).view(-1, *shape)
 
 
 def uniform_timesteps(keys: Tensor) -> Tensor:

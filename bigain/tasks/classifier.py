@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from bigain.backbones.base import Backbone
-from bigain.backbones.digest import module_digest
 from bigain.backbones.forward import pair_sharing, row_keys
+from bigain.backbones.loading import module_digest
 from bigain.data.latent_cache import LatentCache
 from bigain.data.loader import Batch
 from bigain.diffusion.elimination import Elimination, staged_elimination

@@ -11,7 +11,7 @@ from typing import Any
 from filelock import BaseFileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from bigain.backbones.digest import module_digest
+from bigain.backbones.loading import module_digest
 from bigain.data.class_space import ClassSpace
 from bigain.errors import InputError
 from bigain.runs.files import read_json, write_json
