@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +32,6 @@ from bigain.errors import InputError, check_choice
 from bigain.metrics.base import Metric
 from bigain.runs.records import ImageRecord
 from bigain.tasks.forwards import Forwards
-from bigain.tasks.image_records import image_records, not_finite
 from bigain.tasks.preparing import BackboneModule
 
 Timesteps = Literal["grid", "uniform"]
@@ -160,9 +160,10 @@ class DiffusionClassifier(BackboneModule):
         failed = {}
         for record, row in zip(records, timesteps.tolist(), strict=True):
             if (first := not_finite(record, self.stages_of(record.image_id), len(names))) is not None:
+                label, trial, error = first
                 failed[record.image_id] = (
-                    f"the network's error for class {names[first.label]!r} at timestep {row[first.trial]} is "
-                    f"{first.error} at precision {precision}; try --trainer.precision 32-true, or other weights"
+                    f"the network's error for class {names[label]!r} at timestep {row[trial]} is "
+                    f"{error} at precision {precision}; try --trainer.precision 32-true, or other weights"
                 )
         batch["failed"].update(failed)
         return [record for record in records if record.image_id not in failed]
@@ -241,3 +242,49 @@ class DiffusionClassifier(BackboneModule):
             return prediction_error(predicted, noise[pair], self.loss)
 
         return self.forwards.run(compute, labels.numel(), labels.device).view_as(labels)
+
+
+def image_records(
+    ids: Sequence[str], labels: Sequence[int | list[int]], result: Elimination, timesteps: Tensor, start: float
+) -> list[ImageRecord]:
+    """Return the records of a batch that started at `start`, by `time.perf_counter`; timesteps are `(b, t)`, int64."""
+    errors = result.errors.cpu()
+    survivors = [stage.tolist() for stage in result.survivors]
+    predictions = result.prediction.tolist()
+    seconds = (time.perf_counter() - start) / len(ids)
+    records = []
+    for i, image_id in enumerate(ids):
+        classes, trials = (~errors[i].isnan()).nonzero(as_tuple=True)
+        records.append(
+            ImageRecord(
+                image_id=image_id,
+                label=labels[i],
+                prediction=predictions[i],
+                classes=classes.tolist(),
+                trials=trials.tolist(),
+                timesteps=timesteps[i, trials].tolist(),
+                errors=errors[i, classes, trials].tolist(),
+                survivors=[alive for stage in survivors if (alive := [label for label in stage[i] if label >= 0])],
+                seconds=seconds,
+            )
+        )
+    return records
+
+
+def not_finite(record: ImageRecord, stages: Sequence[Sequence[int]], classes: int) -> tuple[int, int, float] | None:
+    """Return class, trial and value of the first error of an image that is infinite or NaN; None if there is none.
+
+    Args:
+        record: The image. A pair that should have been evaluated and is missing had a NaN.
+        stages: New trials of each stage; an image may be done before the last.
+        classes: Number of classes.
+    """
+    errors = dict(zip(zip(record.classes, record.trials, strict=True), record.errors, strict=True))
+    alive: Sequence[int] = range(classes)
+    for trials, survivors in zip(stages, record.survivors, strict=False):
+        for pair in ((label, trial) for trial in trials for label in alive):
+            error = errors.get(pair, math.nan)
+            if not math.isfinite(error):
+                return *pair, error
+        alive = survivors
+    return None
