@@ -1,4 +1,4 @@
-"""The results of a classification run."""
+"""The results of a classification and of a generation run."""
 
 from __future__ import annotations
 
@@ -7,18 +7,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torchvision.utils import make_grid, save_image
 
+from bigain.data.images import read_images, sample_path
 from bigain.metrics.accuracy import Accuracy, confusion_matrix
 from bigain.metrics.base import Metric, evaluate
 from bigain.metrics.multilabel import MeanAveragePrecision, Top1Precision
 from bigain.runs.columns import write_columns
-from bigain.runs.records import ImageRecord
+from bigain.runs.files import replacing
+from bigain.runs.records import ImageRecord, SampleRecord
 from bigain.tasks.classifier import DiffusionClassifier
 from bigain.tasks.run_results import RunResults
+from bigain.tasks.sample_writer import FOLDER
+from bigain.tasks.sampler import DiffusionSampler
 
 # With more classes no confusion matrix is written: nobody can read it in a file.
 _MOST_CLASSES = 200
+# Most images of a contact sheet.
+_SHEET = 64
 
 
 class ResultsWriter(RunResults[ImageRecord]):
@@ -64,3 +73,54 @@ class ResultsWriter(RunResults[ImageRecord]):
                 "seed": module.seed,
             },
         }
+
+
+class GenerationResults(RunResults[SampleRecord]):
+    """Writes `results.json` and `contact_sheet.png` of a generation: see `RunResults`."""
+
+    task = "generation"
+    record = SampleRecord
+
+    def write_files(self, trainer: Trainer, module: DiffusionSampler, records: Sequence[SampleRecord]) -> None:
+        _contact_sheet(trainer, module, records)
+
+    def task_results(
+        self, trainer: Trainer, module: DiffusionSampler, records: Sequence[SampleRecord]
+    ) -> dict[str, Any]:
+        measuring = module.measuring
+        metrics, incomplete = evaluate(measuring.metrics, records, module.data.class_space)
+        # Both keys are always there: null if nothing is missing.
+        missing = {"distance": None, "clip_score": None, **incomplete, **measuring.missing}
+        return {
+            "metrics": metrics,
+            **{f"{name}_missing": reason for name, reason in missing.items()},
+            "evaluations": {"per_image": len(module.scheduler.timesteps) * (1 if module.guidance == 1 else 2)},
+            "protocol": {
+                "scheduler": module.scheduler_class.__name__,
+                "scheduler_options": module.scheduler_options,
+                "steps": module.steps,
+                "guidance": module.guidance,
+                "images": module.images,
+                "extractor": None if module.extractor is None else module.extractor.protocol,
+                "reference_file": module.reference,
+                "clip_model": module.clip_model,
+                "reference": None if measuring.reference is None else measuring.reference.described(),
+                "seed": module.seed,
+            },
+        }
+
+
+def _contact_sheet(trainer: Trainer, module: DiffusionSampler, records: Sequence[SampleRecord]) -> None:
+    """Write the first images side by side, to a file and to TensorBoard."""
+    if module.images == "none":
+        return
+    root = Path(trainer.default_root_dir)
+    images = read_images([sample_path(root / FOLDER, record.image_id, module.images) for record in records[:_SHEET]])
+    # At most about 128 px each.
+    images = images[..., :: max(1, images.shape[-2] // 128), :: max(1, images.shape[-1] // 128)]
+    grid = make_grid(images, nrow=8)
+    with replacing(root / "contact_sheet.png") as file:
+        save_image(grid.to(torch.float32) / 255, file, format="png")
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image("samples/contact_sheet", grid, 0)
