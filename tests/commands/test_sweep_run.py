@@ -17,9 +17,8 @@ from PIL import Image
 import bigain.commands.sweep.command
 from bigain.commands.configs import options_for
 from bigain.commands.main import main
-from bigain.commands.sweep import load_table
-from bigain.commands.sweep.cells import cells_of, choose
 from bigain.commands.sweep.subprocess_run import cell_environment, failure_in, run_in_subprocess
+from bigain.commands.sweep.tables import choose, load_table, marked_options
 from bigain.runs.schema import TASKS
 
 # diffusers' Euler creates arrays of tensors in a way that numpy is about to change.
@@ -204,7 +203,7 @@ def test_no_cell_at_all_is_bad_input(capsys):
 
 @pytest.mark.parametrize("name", ["table4", "demo"])
 def test_shards_share_the_cells(name):
-    cells = cells_of(load_table(name), Path("out"), [])
+    cells = load_table(name)
     for only in (None, ["LGTM", "none"]):
         wanted = choose(cells, only, None)
         for count in (1, 3, 16, 200):
@@ -276,17 +275,12 @@ def test_a_dry_run_reports_what_cannot_be_counted(capsys):
 def test_options_are_for_all_or_for_a_task_or_a_dataset():
     options = ["--data.root", "d", "--pets.data.root=p", "--coco.data.root", "c", "--generation.model.steps", "9"]
     options += ["--coco.generation.seed", "-1", "--generation.pets.data.limit", "5"]
-    cells = cells_of(load_table("table4"), Path("out"), options)
-    commands = {(cell.run.task, cell.run.dataset): cell.command for cell in cells if cell.run.method == "none"}
-
-    def tail(task, dataset):
-        command = commands[task, dataset]
-        return list(command[command.index("--data.root") + 2 : -2])
-
-    assert tail("classification", "imagenet1k") == []
-    assert tail("classification", "pets") == ["--data.root=p"]
-    assert tail("generation", "pets") == ["--data.root=p", "--model.steps", "9", "--data.limit", "5"]
-    assert tail("generation", "coco") == ["--data.root", "c", "--model.steps", "9", "--seed", "-1"]
+    cells = load_table("table4")
+    own = {(cell.task, cell.dataset): marked_options(cell, cells, options)[2:] for cell in cells}
+    assert own["classification", "imagenet1k"] == []
+    assert own["classification", "pets"] == ["--data.root=p"]
+    assert own["generation", "pets"] == ["--data.root=p", "--model.steps", "9", "--data.limit", "5"]
+    assert own["generation", "coco"] == ["--data.root", "c", "--model.steps", "9", "--seed", "-1"]
 
 
 def test_encoded_images_are_shared(stand_in, pets, quick_cells):
@@ -393,7 +387,7 @@ def test_every_cell_has_its_own_port(launched, ports):
         (["demo", "--only", "LGMT"], ["'LGMT'", "ToMe, LGTM"]),
         (["demo", "--only"], ["--only", "--help"]),
         (["demo", "--only", "none", "--baseline", "true"], ["--baseline"]),
-        (["twice.yaml"], ["twice: two runs would be classification-shapes-LGTM"]),
+        (["twice.yaml"], ["twice.yaml: two runs would be classification-shapes-LGTM"]),
     ],
     ids=lambda value: " ".join(value) or "none",
 )

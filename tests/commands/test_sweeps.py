@@ -6,7 +6,7 @@ import pytest
 
 from bigain.commands.configs import find_config, shipped_configs
 from bigain.commands.lightning_cli import BiGainCLI
-from bigain.commands.sweep import SweepRun, load_table
+from bigain.commands.sweep.tables import Cell, load_table
 from bigain.errors import InputError
 from bigain.runs.schema import TASKS
 
@@ -41,7 +41,7 @@ def test_no_table_is_forgotten():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_table_has_every_cell_once(name):
-    runs = load_table(name).runs()
+    runs = load_table(name)
     cells = Counter((run.task, run.dataset, run.method, run.setting_name, run.setting) for run in runs)
     assert max(cells.values()) == 1
     tasks = Counter(run.task for run in runs)
@@ -56,7 +56,7 @@ def test_a_table_has_every_cell_once(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_runs_of_a_table_parse_and_are_what_they_say(name, parser):
     # The last run of each configuration and set of options.
-    for run in {(run.config, *run.overrides): run for run in load_table(name).runs()}.values():
+    for run in {(run.config, *run.overrides): run for run in load_table(name)}.values():
         config = parser.parse_args(find_config(["predict", *run.arguments()])).predict
         assert config.model.class_path.endswith(MODULES[run.task])
         assert config.data.class_path.endswith(f".{DATA[run.dataset]}")
@@ -74,20 +74,20 @@ def test_the_runs_of_a_table_parse_and_are_what_they_say(name, parser):
 
 
 def test_the_settings_that_table_1_does_not_print():
-    chosen = {run.method: list(run.overrides.values()) for run in load_table("table1").runs()}
+    chosen = {run.method: list(run.overrides.values()) for run in load_table("table1")}
     assert chosen == {"none": [], "ToMe": [0.5], "LGTM": [0.5], "SiTo": [0.7], "ToDo": [3], "IEKVD": [3]}
 
 
 def test_the_modules_of_table_6():
     words = {"SA": "self_attn", "CA": "cross_attn", "MLP": "mlp"}
-    for run in load_table("table6").runs():
+    for run in load_table("table6"):
         modules = [words[word] for word in run.method.partition("[")[2].rstrip("]").split("+")]
         assert run.overrides == {"compressor.modules": modules, "compressor.ratio": run.setting}
 
 
 def test_arguments_are_a_command_line():
     overrides = {"compressor.modules": ["self_attn", "mlp"], "compressor.mode": "prune", "compressor.ratio": 0.7}
-    run = SweepRun("pets_lgtm.yaml", overrides, 6, "sd2", "pets", "LGTM")
+    run = Cell(0, "pets_lgtm.yaml", overrides, 6, "sd2", "pets", "LGTM")
     assert run.arguments() == [
         *("--config", "pets_lgtm.yaml", "--compressor.modules", '["self_attn", "mlp"]'),
         *("--compressor.mode", "prune", "--compressor.ratio", "0.7"),
@@ -135,7 +135,7 @@ def test_keys_may_be_merged_over_others(tmp_path):
     path = tmp_path / "mine.yaml"
     first, second = "&first {seed: 3, data.limit: 2}", "&second {<<: *first, data.limit: 5}"
     path.write_text(table(f"{RUN}, set: {first}") + f"- {{{RUN}, task: generation, set: {second}, {VARY}}}\n")
-    one, two = load_table(path).runs()
+    one, two = load_table(path)
     assert one.overrides == {"seed": 3, "data.limit": 2}
     assert two.overrides == {"seed": 3, "data.limit": 5, "compressor.ratio": 0.1}
     assert (two.task, two.setting_name, two.setting) == (TASKS[1], "ratio", 0.1)

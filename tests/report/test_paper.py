@@ -10,7 +10,7 @@ from synthetic_runs import iekvd, lgtm, tome
 
 import bigain
 from bigain.commands.configs import shipped_configs
-from bigain.commands.sweep import load_table
+from bigain.commands.sweep.tables import load_table
 from bigain.compressors import Compressor, Where
 from bigain.diffusion.schedules import Linear
 from bigain.report.figures import pareto_front
@@ -87,7 +87,7 @@ def test_every_run_of_a_sweep_finds_its_cell(table, describe_config):
         (*(row[key] or None for key in keys), float(row["setting"]) if row["setting"] else None): float(row["value"])
         for row in rows
     }
-    for sweep_run in load_table(f"table{table}").runs():
+    for sweep_run in load_table(f"table{table}"):
         cell = cell_of(planned(sweep_run, describe_config(sweep_run)))
         assert isinstance(cell, Cell), cell
         paper = paper_value(cell, {"classification": "top1", "generation": "frechet[pytorch-fid]"}[sweep_run.task])

@@ -6,19 +6,19 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bigain.commands.parsing import Outcome
-from bigain.commands.sweep.cells import Cell, cells_of, choose, launched_rank
-from bigain.commands.sweep.subprocess_run import run_in_subprocess
-from bigain.commands.sweep.tables import load_table
+from bigain.commands.sweep.subprocess_run import launched_rank, run_in_subprocess
+from bigain.commands.sweep.tables import choose, load_table, marked_options
 from bigain.errors import InputError
 
 # What imports torch is imported after the first line of output.
 if TYPE_CHECKING:
-    from bigain.commands.sweep.plans import Plan, State
+    from bigain.commands.sweep.plans import Plan
 
 
 def sweep(
@@ -49,84 +49,96 @@ def sweep(
     Raises:
         InputError: If the table or the command line is wrong, or no cell can run at all.
     """
-    loaded = load_table(table)
-    folder = output or Path("runs") / loaded.name
-    cells = cells_of(loaded, folder, options)
+    cells, name = load_table(table), Path(table).stem
+    folder = output or Path("runs") / name
     chosen = choose(cells, only, shard)
-    _tell(f"{loaded.name}: {len(chosen)} of {len(cells)} cells, in {folder}; checking their configurations")
+    _tell(f"{name}: {len(chosen)} of {len(cells)} cells, in {folder}; checking their configurations")
     from bigain.commands.predict import silence_libraries
     from bigain.commands.sweep.costs import WithoutTrainer, cost_report
-    from bigain.commands.sweep.plans import plans_of
+    from bigain.commands.sweep.plans import Plan
 
     silence_libraries()
-    plans, states = plans_of(chosen, *([WithoutTrainer] if dry_run else []))
-    if states and not plans:
-        name, state = next(iter(states.items()))
-        raise InputError(f"no cell of {loaded.name} can run; {name}: {state.reason}")
+    kind = [WithoutTrainer] if dry_run else []
+    plans = [Plan(cell, folder, marked_options(cell, cells, options), *kind) for cell in chosen]
+    if plans and not any(plan.prepared for plan in plans):
+        raise InputError(f"no cell of {name} can run; {plans[0].cell.name}: {plans[0].reason}")
     if dry_run:
-        return cost_report(plans, states)
-    for position, cell in enumerate(chosen, 1):
-        prefix = f"[{position}/{len(chosen)}] {cell.name}"
-        if cell.name in plans:
-            states[cell.name] = _run(plans[cell.name], prefix)
-        else:
-            _tell(f"{prefix}  {states[cell.name]}")
+        return cost_report(plans)
+    for position, plan in enumerate(plans, 1):
+        _run(plan, f"[{position}/{len(plans)}] {plan.cell.name}")
     if not launched_rank():
-        _add_fidelities(plans, cells, states)
-    return _conclude({cell.name: states[cell.name] for cell in chosen}, folder)
+        _add_fidelities(plans, [folder / cell.name for cell in cells if cell.setting is None])
+    return _conclude(plans, folder)
 
 
-def _run(plan: Plan, prefix: str) -> State:
-    """Run a cell unless it is finished, and return its new state."""
-    state = plan.state
-    if state.status == "finished" and not plan.overwrite:
-        _tell(f"{prefix}  finished before  {state.metric}")
-        return state
-    _tell(f"{prefix}  running, output in {plan.cell.log}")
-    start, show = time.perf_counter(), _progress_line(prefix)
-    run_in_subprocess(plan.command, plan.cell.log, plan.cell.number, show)
-    show("")
-    state = plan.state
-    _tell(f"{prefix}  {state}  {time.perf_counter() - start:.1f} s")
-    return state
+def _run(plan: Plan, prefix: str) -> None:
+    """Run a cell unless it is finished or refused."""
+    plan.read_state()
+    if plan.prepared is None:
+        _tell(f"{prefix}  {plan}")
+    elif plan.status == "finished" and not plan.prepared.config.predict.overwrite:
+        _tell(f"{prefix}  finished before  {plan.metric}")
+    else:
+        _tell(f"{prefix}  running, output in {plan.log}")
+        start, show = time.perf_counter(), _progress_line(prefix)
+        run_in_subprocess(plan.command, plan.log, plan.cell.number, show)
+        show("")
+        plan.read_state()
+        _tell(f"{prefix}  {plan}  {time.perf_counter() - start:.1f} s")
 
 
-def _add_fidelities(plans: Mapping[str, Plan], cells: Sequence[Cell], states: dict[str, State]) -> None:
-    """Compare generated images with those of the uncompressed cell, where both exist and were not yet compared."""
+def _add_fidelities(plans: Sequence[Plan], unvaried: Sequence[Path]) -> None:
+    """Compare generated images with those of the uncompressed cell, where both exist and were not yet compared.
+
+    Args:
+        plans: The cells of this command.
+        unvaried: Directories of the cells that may be uncompressed, also of different shards.
+    """
     from bigain.commands.score import add_fidelity
-    from bigain.commands.sweep.plans import State, plans_of, reason_of
+    from bigain.commands.sweep.plans import reason_of
+    from bigain.runs.results import Run, load_run
 
-    compressed = [plan for plan in plans.values() if plan.cell.run.task == "generation" and plan.compressed]
-    uncompressed = [cell for cell in cells if cell.run.task == "generation" and cell.run.setting is None]
-    # The uncompressed cell may belong to a different shard.
-    elsewhere, _ = plans_of([cell for cell in uncompressed if compressed and cell.name not in plans])
-    known = [*plans.values(), *elsewhere.values()]
-    for plan in compressed:
-        baseline, run = plan.baseline(known), plan.state.run
-        if baseline is None or baseline.state.run is None or run is None:
+    def settings(run: Run) -> dict[str, Any]:
+        return {key: value for key, value in run.settings.items() if not key.startswith("compressor")}
+
+    baselines = []
+    for directory in unvaried:
+        with suppress(InputError, OSError):
+            baselines.append(load_run(directory))
+    for plan in plans:
+        run = plan.run
+        if (
+            run is None
+            or run.task != "generation"
+            or not run.compressors
+            or run.results["protocol"]["images"] == "none"
+        ):
             continue
-        compared = "ssim" in run.metrics and run.metrics["ssim"]["n"] == run.results["dataset"]["images"]
-        if compared or run.results["protocol"]["images"] == "none":
+        baseline = next((b for b in baselines if not b.compressors and settings(b) == settings(run)), None)
+        if baseline is None or run.metrics.get("ssim", {"n": 0})["n"] == run.results["dataset"]["images"]:
             continue
         try:
-            add_fidelity(plan.cell.directory, baseline.cell.directory)
-            _tell(f"added the fidelity of {plan.cell.name} to {baseline.cell.name}")
+            add_fidelity(run.path, baseline.path)
+            _tell(f"added the fidelity of {plan.cell.name} to {baseline.path.name}")
         except Exception as error:  # noqa: BLE001 -- as for a cell
-            states[plan.cell.name] = State("incomplete", f"no fidelity: {reason_of(error)}", run)
-            _tell(f"{plan.cell.name}: {states[plan.cell.name].reason}")
+            plan.status, plan.reason = "incomplete", f"no fidelity: {reason_of(error)}"
+            _tell(f"{plan.cell.name}: {plan.reason}")
 
 
-def _conclude(states: Mapping[str, State], folder: Path) -> Outcome:
+def _conclude(plans: Sequence[Plan], folder: Path) -> Outcome:
     from bigain.report.tables import Table
 
-    rows = [(name, state.status, state.metric, state.seconds, state.reason or "") for name, state in states.items()]
+    rows = []
+    for plan in plans:
+        seconds = f"{plan.run.results['timing']['seconds']:.1f}" if plan.run else ""
+        rows.append((plan.cell.name, plan.status, plan.metric, seconds, plan.reason or ""))
     if rows:
         _tell(Table(("cell", "state", "main metric", "seconds", "what is missing or failed"), rows, "lllrl").plain())
-    counts = Counter(state.status for state in states.values())
+    counts = Counter(plan.status for plan in plans)
     _tell(f"cells: {', '.join(f'{count} {status}' for status, count in counts.items()) or 'none in this share'}")
-    if any(state.run for state in states.values()):
+    if any(plan.run for plan in plans):
         _tell(f"tables and figures: bigain report {folder}")
-    return Outcome(complete=counts["finished"] == len(states))
+    return Outcome(complete=counts["finished"] == len(plans))
 
 
 def _tell(line: str) -> None:

@@ -17,6 +17,12 @@ _ERROR = "bigain: error: "
 _SECONDS_BETWEEN_UPDATES = 0.5
 
 
+def launched_rank() -> int:
+    """Return the rank that torchrun or srun gave this process, by Lightning's rule; 0 without a launcher."""
+    keys = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+    return next((int(os.environ[key]) for key in keys if key in os.environ), 0)
+
+
 def run_in_subprocess(command: Sequence[str], log: Path, number: int, show: Callable[[str], None]) -> None:
     """Run a bigain command and wait for it; if it fails, its log holds the reason (`failure_in`).
 
@@ -35,22 +41,21 @@ def run_in_subprocess(command: Sequence[str], log: Path, number: int, show: Call
     except OSError as error:
         raise InputError(f"cannot write {log}: {error}; choose another --output") from error
     with file, _sigterm_raises():
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bigain", *command],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=cell_environment(os.environ, number),
-            start_new_session=True,
-        )
+        program, environment = [sys.executable, "-m", "bigain", *command], cell_environment(os.environ, number)
+        process = subprocess.Popen(program, stdout=file, stderr=file, env=environment, start_new_session=True)
         try:
-            status = _wait(process, log, show)
+            while process.returncode is None:
+                try:
+                    process.wait(_SECONDS_BETWEEN_UPDATES)
+                except subprocess.TimeoutExpired:
+                    show(_last_line(log))
         finally:
             # A failed rank may leave others waiting for it.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    if status not in (0, 1) and failure_in(log) is None:
-        reason = _last_line(log) or f"the process ended with status {status}"
+    if process.returncode not in (0, 1) and failure_in(log) is None:
+        reason = _last_line(log) or f"the process ended with status {process.returncode}"
         with log.open("a", encoding="utf-8") as lines:
             lines.write(f"\n{_ERROR}{reason}\n")
 
@@ -76,14 +81,6 @@ def cell_environment(environment: Mapping[str, str], number: int) -> dict[str, s
     # torchrun's own store still has the keys of the previous cell.
     changed.pop("TORCHELASTIC_USE_AGENT_STORE", None)
     return changed
-
-
-def _wait(process: subprocess.Popen[bytes], log: Path, show: Callable[[str], None]) -> int:
-    while True:
-        try:
-            return process.wait(_SECONDS_BETWEEN_UPDATES)
-        except subprocess.TimeoutExpired:
-            show(_last_line(log))
 
 
 @contextlib.contextmanager

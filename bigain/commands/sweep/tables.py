@@ -1,28 +1,31 @@
-"""The runs behind one table of the paper or of your own, declared in `configs/tables/`."""
+"""The tables of `configs/tables/`, and your own: their cells, and which of them a command line selects."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from bigain.commands.configs import load_yaml, shipped_configs
+from bigain.commands.configs import load_yaml, options_for, shipped_configs
 from bigain.errors import InputError
 from bigain.runs.schema import TASKS, Task, check
 
 # Options that the sweep sets, or that have a key of their own.
 _NOT_SET = ("config", "output", "baseline")
+# A dataset with such a name cannot mark options.
+_SECTIONS = {"model", "data", "compressor", "trainer", "seed", "config"}
 
 
-class _Cell(TypedDict):
+class _Entry(TypedDict):
     config: str
     dataset: str
     method: str
 
 
-class Entry(_Cell, total=False):
+class Entry(_Entry, total=False):
     """`set` has fixed options, `vary` gives a run per value, `setting` names a fixed setting of the paper's table."""
 
     task: Task
@@ -43,30 +46,41 @@ class TableFile(_TableFile, total=False):
 
 
 @dataclass(frozen=True)
-class SweepRun:
-    """One run, and its cell in the table.
+class Cell:
+    """One run of a table.
 
     Attributes:
-        config: Entry file, as after `--config`.
-        overrides: Options that differ from the entry file, by dotted name.
+        number: Position in the table, from 0; the same in all shards and processes.
+        config: Configuration file, as after `--config`.
+        overrides: Options that differ from that file, by dotted name.
         table: Number of the paper's table; None for any other table.
         backbone: In the paper `sd2` or `dit_xl_2_512`.
         dataset: In the paper `pets`, `imagenet100`, `imagenet1k` or `coco`.
         method: Name of the row.
+        task: `classification` or `generation`.
         setting_name: What the table varies, e.g. `ratio`; None if it prints no setting.
         setting: Its value.
-        task: `classification` or `generation`.
     """
 
+    number: int
     config: str
     overrides: Mapping[str, Any]
     table: int | None
     backbone: str
     dataset: str
     method: str
+    task: str = TASKS[0]
     setting_name: str | None = None
     setting: float | None = None
-    task: str = TASKS[0]
+
+    @property
+    def name(self) -> str:
+        """`classification-pets-LGTM-ratio-0.5`."""
+        parts = [self.task, self.dataset, self.method]
+        if self.setting_name is not None:
+            parts += [self.setting_name, f"{self.setting:g}"]
+        # Shells would expand `ToMe[SA+CA]`.
+        return "-".join(re.sub(r"[^\w.+=]+", "-", part).strip("-.") for part in parts)
 
     def arguments(self) -> list[str]:
         """Return the command line: `["--config", "pets_lgtm.yaml", "--compressor.ratio", "0.7"]`."""
@@ -76,32 +90,8 @@ class SweepRun:
         return arguments
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """A table; `name` is its file's."""
-
-    name: str
-    content: TableFile
-
-    def runs(self) -> list[SweepRun]:
-        """Return every run, in the order of the file."""
-        return [run for entry in self.content["runs"] for run in self._expand(entry)]
-
-    def _expand(self, entry: Entry) -> Iterator[SweepRun]:
-        cell = (self.content.get("table"), self.content["backbone"], entry["dataset"], entry["method"])
-        fixed, task = entry.get("set", {}), entry.get("task", TASKS[0])
-        for key, values in entry.get("vary", {}).items():
-            for value in values:
-                name = key.rpartition(".")[2]
-                yield SweepRun(entry["config"], {**fixed, key: value}, *cell, name, float(value), task)
-        for name, setting in entry.get("setting", {}).items():
-            yield SweepRun(entry["config"], fixed, *cell, name, float(setting), task)
-        if not {"vary", "setting"} & entry.keys():
-            yield SweepRun(entry["config"], fixed, *cell, task=task)
-
-
-def load_table(path_or_name: str | Path) -> Sweep:
-    """Load a table file.
+def load_table(path_or_name: str | Path) -> list[Cell]:
+    """Load the cells of a table file, in order.
 
     Args:
         path_or_name: A file, or the name of a shipped table: `table4` or `table4.yaml`.
@@ -119,19 +109,42 @@ def load_table(path_or_name: str | Path) -> Sweep:
     check(path, content, TableFile, "see docs/sweeps.md", "is not a table")
     if not content["runs"]:
         raise InputError(f"{path}: runs: expected at least one")
-    for place, keys, known in (
-        (str(path), content, TableFile),
-        *((f"{path}, run {number}", entry, Entry) for number, entry in enumerate(content["runs"], 1)),
-    ):
-        for key in keys:
-            if key not in known.__annotations__:
-                raise InputError(f"{place}: unknown key {key}; expected {', '.join(known.__annotations__)}")
+    _check_keys(str(path), content, TableFile)
+    cells: dict[str, Cell] = {}
     for number, entry in enumerate(content["runs"], 1):
         _check_entry(f"{path}, run {number}", entry)
-    return Sweep(path.stem, content)
+        row = (
+            content.get("table"),
+            content["backbone"],
+            entry["dataset"],
+            entry["method"],
+            entry.get("task", TASKS[0]),
+        )
+        for options, name, value in _settings(entry):
+            cell = Cell(len(cells), entry["config"], options, *row, name, value)
+            if cells.setdefault(cell.name, cell) is not cell:
+                raise InputError(
+                    f"{path}: two runs would be {cell.name}; give them different methods, or a setting each"
+                )
+    return list(cells.values())
+
+
+def _settings(entry: Entry) -> list[tuple[dict[str, Any], str | None, float | None]]:
+    """Return the options of every run of an entry, and the setting that the table prints."""
+    fixed = entry.get("set", {})
+    varied = ((key, value) for key, values in entry.get("vary", {}).items() for value in values)
+    named = [(fixed, name, float(value)) for name, value in entry.get("setting", {}).items()]
+    settings = [*named, *(({**fixed, key: value}, key.rpartition(".")[2], float(value)) for key, value in varied)]
+    return [*settings] or [(fixed, None, None)]
+
+
+def _check_keys(place: str, content: Mapping[str, Any], expected: type) -> None:
+    for key in content.keys() - expected.__annotations__:
+        raise InputError(f"{place}: unknown key {key}; expected {', '.join(expected.__annotations__)}")
 
 
 def _check_entry(place: str, entry: Entry) -> None:
+    _check_keys(place, entry, Entry)
     fixed, vary, setting = entry.get("set", {}), entry.get("vary"), entry.get("setting")
     for option in _NOT_SET:
         if option in fixed:
@@ -146,3 +159,34 @@ def _check_entry(place: str, entry: Entry) -> None:
         raise InputError(f"{place}: setting: expected one name with a number, not {setting}")
     for key in {*(vary or {})} & {*fixed}:
         raise InputError(f"{place}: vary: {key} is also in set")
+
+
+def marked_options(cell: Cell, cells: Sequence[Cell], options: Sequence[str]) -> list[str]:
+    """Return the options of one cell, of options that are for all cells or marked for a task or a dataset."""
+    marks = {*TASKS, *(other.dataset for other in cells)} - _SECTIONS
+    return options_for(options, {cell.task, cell.dataset}, marks)
+
+
+def choose(cells: Sequence[Cell], methods: Sequence[str] | None, shard: str | None) -> list[Cell]:
+    """Return the cells of some methods, or of these the share of a shard.
+
+    Args:
+        cells: All cells of a table.
+        methods: As the table names them, in any case; None selects all.
+        shard: `3/16` selects every 16th from the third on; None selects all.
+
+    Raises:
+        InputError: If the table has no such method, or the shard is malformed.
+    """
+    known = {cell.method.lower(): cell.method for cell in cells}
+    for method in methods or ():
+        if method.lower() not in known:
+            raise InputError(f"--only: the table has no method {method!r}; it has {', '.join(known.values())}")
+    wanted = known if methods is None else {method.lower() for method in methods}
+    chosen = [cell for cell in cells if cell.method.lower() in wanted]
+    if shard is None:
+        return chosen
+    match = re.fullmatch(r"(\d+)/(\d+)", shard.strip())
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise InputError(f"--shard: expected I/N with I from 1 to N, such as 3/16, not {shard!r}")
+    return chosen[int(match[1]) - 1 :: int(match[2])]
