@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bigain.backbones import DiT
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.sites import Site
-from bigain.commands.bench.ratios import Spread
+from bigain.commands.bench.measure import Spread
 from bigain.compressors import ABM, IEKVD, LGTM, Compressor, SiTo, ToMe
 from bigain.compressors.kv import KVDownsampler
 from bigain.compressors.merging import TokenMerger

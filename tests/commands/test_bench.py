@@ -12,14 +12,13 @@ from torch import nn
 import bigain.commands.bench.measure
 from bigain.backbones import DiT
 from bigain.backbones.geometry import with_denoiser
-from bigain.commands.bench.measure import measure
-from bigain.commands.bench.ratios import Spread, paired_ratio, realised_percent
-from bigain.commands.bench.run import compressors_of
+from bigain.commands.bench.measure import Entrant, compressors_of, measure
 from bigain.commands.bench.subject import Subject
 from bigain.commands.flops.model import CountedModel
 from bigain.commands.main import main
 from bigain.compressors import IEKVD, LGTM
 from bigain.compressors.lgtm import LGTM as LGTMClass
+from bigain.cost.flops import Flops
 from bigain.errors import InputError
 
 CPU = torch.device("cpu")
@@ -131,9 +130,9 @@ def test_compiled_code_keeps_each_methods_hooks(how, monkeypatch):
         with lgtm.applied_to(twin.backbone.denoiser):
             merged = twin.forward()
     monkeypatch.setattr(Subject, "forward", watched)
-    times = measure(tiny, [("LGTM", lgtm)], 1, how, lambda line: None)
-    assert [one.error for one in times] == [None] * 2
-    assert all(one.phases is None and len(one.seconds) == len(one.reference) == 1 for one in times)
+    entrants = measure(tiny, [lgtm], 1, how)
+    assert [entrant.error for entrant in entrants] == [None] * 2
+    assert all(e.phases is None and len(e.seconds) == len(e.reference) == 1 for e in entrants)
     # The first two forwards are the first of each.
     torch.testing.assert_close(seen[0], plain)
     torch.testing.assert_close(seen[1], merged)
@@ -194,23 +193,20 @@ def test_refusals(refused, args, words):
     assert words in refused(*model, *args)
 
 
-def test_ratios_are_of_the_same_round():
-    # A machine that becomes twice as slow: every ratio is 0.8, the ratio of medians is not.
-    assert paired_ratio([8, 8, 16], [10, 10, 20]) == Spread(0.8, 0.8, 0.8)
-    assert paired_ratio([9, 8, 12], [10, 10, 10]) == Spread(0.9, 0.8, 1.2)
-
-
-def test_the_realised_part_of_a_promise():
-    spread = realised_percent(Spread(0.92, 0.9, 1.1), promised=0.876)
-    assert spread.median == pytest.approx(100 * 0.08 / 0.124)
-    # The lowest ratio saves most.
-    assert spread.high == pytest.approx(100 * 0.1 / 0.124)
-    assert spread.low == pytest.approx(-100 * 0.1 / 0.124)
-    assert realised_percent(Spread(0.876, 0.876, 0.876), 0.876).median == pytest.approx(100)
-    # Slower than without, and a method that promises nothing.
-    assert realised_percent(Spread(1.25, 1.25, 1.25), 0.875).median == pytest.approx(-200)
-    assert realised_percent(Spread(0.9, 0.9, 0.9), 1.0) is None
-
-
-def test_different_units():
-    assert Spread(0.5, 0.25, 1.0).times(1e3) == Spread(500, 250, 1000)
+@pytest.mark.parametrize(
+    ("seconds", "reference", "promised", "ratio", "realised"),
+    [
+        # A machine that becomes twice as slow: every ratio is 0.8, the ratio of medians is not.
+        ([8, 8, 16], [10, 10, 20], 0.875, (0.8, 0.8, 0.8), (160, 160, 160)),
+        ([9.2, 9, 11], [10, 10, 10], 0.876, (0.92, 0.9, 1.1), (800 / 12.4, -1000 / 12.4, 1000 / 12.4)),
+        # Slower than without, and a method that promises nothing.
+        ([12.5], [10], 0.875, (1.25, 1.25, 1.25), (-200, -200, -200)),
+        ([9], [10], 1.0, (0.9, 0.9, 0.9), None),
+    ],
+)
+def test_ratios_are_of_the_same_round_and_show_what_is_real(seconds, reference, promised, ratio, realised):
+    flops, baseline = (Flops({}, {"mm": int(total * 1000)}) for total in (promised, 1))
+    row = Entrant(None, seconds=seconds, reference=reference).row(flops, baseline)
+    assert tuple(row["ratio"].values()) == pytest.approx(ratio)
+    assert row["milliseconds"]["median"] == 1e3 * sorted(seconds)[len(seconds) // 2]
+    assert realised == (row["realised_percent"] and pytest.approx(tuple(row["realised_percent"].values())))

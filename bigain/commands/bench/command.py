@@ -1,13 +1,21 @@
-"""`bigain bench`: arguments and output; what imports torch is imported when it runs."""
+"""`bigain bench`: arguments, result and output; what imports torch is imported when it runs."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from importlib.metadata import version
 from json import dumps
-from typing import Literal
+from typing import Any, Literal
 
 from bigain.commands.parsing import Outcome
 from bigain.errors import InputError
+
+# Fewer repetitions are warned about.
+_ENOUGH = 5
+_PACKAGES = ("bigain", "torch", "diffusers")
+_HEAD = ("method", "ms", "of none", "promised", "realised of the saving", "own work, ms", "peak MB")
 
 
 def bench(
@@ -52,28 +60,97 @@ def bench(
     for name, value in (("batch", batch), ("threads", threads), ("repetitions", repetitions)):
         if value is not None and value < 1:
             raise InputError(f"{name} must be at least 1, not {value}")
-    from bigain.commands.bench.run import run
-    from bigain.commands.bench.text import as_text
+    import torch
+
+    from bigain.commands.bench.measure import compressors_of, measure
+    from bigain.commands.bench.subject import Subject, find_device
+    from bigain.commands.flops.model import CountedModel
     from bigain.commands.predict import silence_libraries
+    from bigain.cost.environment import device_name
 
     silence_libraries()
-    result = run(
-        options,
-        _tell,
-        model=model,
-        image_size=image_size,
-        batch=batch,
-        dtype=dtype,
-        device=device,
-        threads=threads,
-        repetitions=repetitions,
-        compile=compile,
-        channels_last=channels_last,
+    compressors, place = compressors_of(options), find_device(device)
+    counted = CountedModel.of(model, image_size)
+    # Refuses what cannot work before any weights exist.
+    flops = [counted.baseline, *(counted.count(compressor) for compressor in compressors)]
+    if repetitions < _ENOUGH:
+        print(f"warning: {repetitions} repetitions say little about the spread; use {_ENOUGH} or more", file=sys.stderr)
+    with ExitStack() as undo:
+        undo.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(threads or torch.get_num_threads())
+        subject = Subject.of(counted, batch, getattr(torch, dtype), place, channels_last)
+        backend, finite = subject.check(f"{model} cannot run with batch {batch} on {place}")
+        entrants = measure(subject, compressors, repetitions, compile)
+        rows = [entrant.row(count, counted.baseline) for entrant, count in zip(entrants, flops, strict=True)]
+        result = {
+            "model": model,
+            "network": type(subject.backbone.denoiser).__name__,
+            "weights": subject.weights,
+            "latent": list(counted.latent),
+            "batch": batch,
+            "dtype": dtype,
+            "device": str(place),
+            "device_name": device_name(place),
+            "threads": torch.get_num_threads(),
+            "attention_backend": backend,
+            "finite": finite,
+            "compile": compile,
+            "channels_last": channels_last,
+            "repetitions": repetitions,
+            "packages": {package: version(package) for package in _PACKAGES},
+            "forwards_per_round": entrants[0].forwards,
+            "baseline": rows[0],
+            "methods": rows[1:],
+        }
+    complete = all(row["error"] is None for row in rows)
+    return Outcome(dumps(result, indent=2) + "\n" if json else _text(result), complete)
+
+
+def _text(result: Mapping[str, Any]) -> str:
+    """Return the object that `--json` prints as text for a terminal."""
+    from bigain.report.tables import Table
+
+    latents = " x ".join(map(str, result["latent"]))
+    layout = "channels last" if result["channels_last"] else "contiguous"
+    repeats = result["forwards_per_round"]
+    facts = [
+        ("model", f"{result['model']} ({result['network']}, latents {latents}), weights: {result['weights']}"),
+        (
+            "forward",
+            f"{result['batch']} rows, {result['dtype']}, {layout}, {result['attention_backend']}, compile: "
+            f"{result['compile']}",
+        ),
+        (
+            "device",
+            f"{result['device']} ({result['device_name']}), {result['threads']} CPU threads, torch "
+            f"{result['packages']['torch']}",
+        ),
+        (
+            "rounds",
+            f"{result['repetitions']}, each method {'once' if repeats == 1 else f'{repeats} times in a row'} in each; "
+            "medians and (lowest to highest)",
+        ),
+    ]
+    if not result["finite"]:
+        facts.append(("warning", "the output of the network is not finite; times may differ from a trained network's"))
+    rows = [_cells(row) for row in (result["baseline"], *result["methods"]) if row["error"] is None]
+    failed = [f"{row['method']}: not measured: {row['error']}" for row in result["methods"] if row["error"] is not None]
+    return "\n".join([Table((), facts).plain(), "", Table(_HEAD, rows).plain(), *failed]) + "\n"
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    realised, own, peak = row["realised_percent"], row["overhead_milliseconds"], row["peak_memory_bytes"]
+    return (
+        row["method"],
+        _spread(row["milliseconds"], 1),
+        _spread(row["ratio"], 3),
+        f"{row['promised_ratio']:.3f}",
+        "" if realised is None else f"{realised['median']:.0f} % ({realised['low']:.0f} to {realised['high']:.0f})",
+        "?" if own is None else f"{sum(own.values()):.1f}",
+        "?" if peak is None else f"{peak / 1e6:,.0f}",
     )
-    complete = all(row["error"] is None for row in (result["baseline"], *result["methods"]))
-    return Outcome(dumps(result, indent=2) + "\n" if json else as_text(result), complete)
 
 
-def _tell(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+def _spread(values: Mapping[str, float], digits: int) -> str:
+    median, low, high = (f"{values[key]:.{digits}f}" for key in ("median", "low", "high"))
+    return f"{median} ({low} to {high})"

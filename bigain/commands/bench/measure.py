@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +17,14 @@ from torch import Tensor
 from bigain.backbones.compilation import Compile, compile_denoiser
 from bigain.backbones.marks import PHASES, Phase, marks_reported_to
 from bigain.commands.bench.subject import Subject
-from bigain.compressors import Compressor
+from bigain.commands.configs import find_config
+from bigain.commands.parsing import create, options_of
+from bigain.compressors import ABM, IEKVD, LGTM, Compressor
+from bigain.cost.flops import Flops
 from bigain.cost.memory import peak_memory, restart_peak
 from bigain.cost.spans import Spans
 from bigain.errors import InputError
+from bigain.runs.summary import compressor_text
 
 # Forwards that measure a compressor's phases and memory; their time does not count.
 _OBSERVED = 3
@@ -26,12 +32,28 @@ _OBSERVED = 3
 _LONG_ENOUGH, _MOST_FORWARDS = 0.1, 20
 
 
+@dataclass(frozen=True)
+class Spread:
+    """A median with the lowest and the highest value."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float], factor: float = 1.0) -> Spread:
+        """Return the spread of at least one value, times a positive factor."""
+        scaled = [factor * value for value in values]
+        return cls(statistics.median(scaled), min(scaled), max(scaled))
+
+
 @dataclass(eq=False)
-class Times:
-    """The measurements of one method.
+class Entrant:
+    """A network without compression or with one compressor, and its measurements.
 
     Attributes:
-        name: For messages.
+        subject: Network and inputs.
+        compressor: None without compression.
         seconds: Of one forward, one per round.
         reference: Without compression, in the same rounds.
         phases: Median seconds of the compressor's own work by phase; None for compiled code.
@@ -40,7 +62,8 @@ class Times:
         error: Why it could not be measured; None if it was.
     """
 
-    name: str
+    subject: Subject
+    compressor: Compressor | None = None
     seconds: list[float] = field(default_factory=list)
     reference: list[float] = field(default_factory=list)
     phases: dict[Phase, float] | None = None
@@ -48,31 +71,79 @@ class Times:
     forwards: int = 1
     error: str | None = None
 
+    @property
+    def name(self) -> str:
+        """The compressor and its main settings, or `none`."""
+        return "none" if self.compressor is None else compressor_text(self.compressor.description())
 
-@dataclass
-class _Entrant:
-    times: Times
-    subject: Subject
-    plain: bool = False
+    def row(self, flops: Flops, baseline: Flops) -> dict[str, Any]:
+        """Return the numbers of `--json`: milliseconds, GFLOPs of one row, bytes.
+
+        Ratios are of times in the same round. The realised percentage of the promised saving is
+        `100 * (1 - ratio) / (1 - promised)`, negative if slower, None if nothing is promised.
+
+        Args:
+            flops: Of this network.
+            baseline: Without compression.
+        """
+        promised = flops.total / baseline.total
+        row: dict[str, Any] = {
+            "method": self.name,
+            "milliseconds": None,
+            "ratio": None,
+            "promised_ratio": promised,
+            "realised_percent": None,
+            "gflops": flops.total / 1e9,
+            "overhead_milliseconds": None,
+            "peak_memory_bytes": self.peak_memory,
+            "error": self.error,
+        }
+        if self.error is None:
+            ratios = [a / b for a, b in zip(self.seconds, self.reference, strict=True)]
+            row["milliseconds"] = asdict(Spread.of(self.seconds, 1e3))
+            row["ratio"] = asdict(Spread.of(ratios))
+            if promised < 1:
+                row["realised_percent"] = asdict(Spread.of([100 * (1 - ratio) / (1 - promised) for ratio in ratios]))
+            if self.phases is not None:
+                row["overhead_milliseconds"] = {name: 1e3 * seconds for name, seconds in self.phases.items()}
+        return row | (self.compressor.description() if self.compressor else {})
+
+
+def compressors_of(options: Sequence[str]) -> list[Compressor]:
+    """Create the compressors of a command line; the options after each `--compressor` are its arguments.
+
+    Raises:
+        InputError: If there is an option before any compressor, or a compressor is invalid.
+    """
+    groups: list[list[str]] = []
+    for option, *values in options_of(options)[1]:
+        name = option.partition("=")[0]
+        if name == "--compressor":
+            groups.append([])
+        elif not name.startswith("--compressor."):
+            raise InputError(f"unrecognized option {name}; see bigain bench --help")
+        elif not groups:
+            raise InputError(f"{option} comes before any --compressor, whose argument it is; give --compressor C first")
+        groups[-1] += [option, *values]
+    compressors = []
+    for group in groups:
+        compressor = create(Compressor, "compressor", find_config(group), "bigain bench")  # type: ignore[type-abstract]
+        if compressor is None:
+            raise InputError("no compression is always measured; give --compressor a class or a file, or leave it out")
+        compressors.append(compressor)
+    return compressors or [LGTM(ratio=0.7), ABM(ratio=0.7), IEKVD(factor=2)]
 
 
 @torch.inference_mode()
-def measure(
-    subject: Subject,
-    compressors: Sequence[tuple[str, Compressor]],
-    repetitions: int,
-    how: Compile,
-    tell: Callable[[str], None],
-) -> list[Times]:
-    """Time a network without compression and with each compressor.
+def measure(subject: Subject, compressors: Sequence[Compressor], repetitions: int, how: Compile) -> list[Entrant]:
+    """Time a network without compression and with each compressor; progress goes to stderr.
 
     Args:
         subject: Network and inputs; not changed.
-        compressors: Name and compressor.
+        compressors: Not installed.
         repetitions: Rounds that count.
         how: What torch compiles. Compiled methods run in pairs with the network without compression, one pair after
             the other: the code of many would share one cache and slow each other down.
-        tell: Called with a line per round.
 
     Returns:
         The network without compression first, from the first pair; then one per compressor.
@@ -80,28 +151,28 @@ def measure(
     Raises:
         InputError: If the network without compression cannot run.
     """
-    groups = [list(compressors)] if how == "none" else [[pair] for pair in compressors] or [[]]
-    times: list[Times] = []
+    groups = [list(compressors)] if how == "none" else [[compressor] for compressor in compressors]
+    measured: list[Entrant] = []
     for group in groups:
         with ExitStack() as undo:
             undo.enter_context(_compiling(how))
-            entrants = [_Entrant(Times("none"), subject.twin(), plain=True)]
-            for name, compressor in group:
-                entrants.append(_Entrant(Times(name), subject.twin()))
-                # Before compiling: hooks that come after the first compiled call are never called.
-                undo.enter_context(compressor.applied_to(entrants[-1].subject.backbone.denoiser))
+            entrants = [Entrant(subject.twin(), compressor) for compressor in (None, *group)]
+            for entrant in entrants:
+                if entrant.compressor is not None:
+                    # Before compiling: hooks that come after the first compiled call are never called.
+                    undo.enter_context(entrant.compressor.applied_to(entrant.subject.backbone.denoiser))
             for entrant in entrants:
                 compile_denoiser(entrant.subject.backbone.denoiser, how)
-            _warm_up(entrants, tell)
-            _race(entrants, repetitions, tell)
+            _warm_up(entrants)
+            _race(entrants, repetitions)
             for entrant in entrants:
-                if entrant.times.error is None:
+                if entrant.error is None:
                     _observe(entrant, how)
-        times += [entrant.times for entrant in entrants[1 if times else 0 :]]
-    return times
+        measured += entrants[1 if measured else 0 :]
+    return measured
 
 
-def _warm_up(entrants: Sequence[_Entrant], tell: Callable[[str], None]) -> None:
+def _warm_up(entrants: Sequence[Entrant]) -> None:
     """Run the first forwards, and check that every compressor changes the output."""
     plain = None
     for entrant in entrants:
@@ -109,61 +180,56 @@ def _warm_up(entrants: Sequence[_Entrant], tell: Callable[[str], None]) -> None:
         if plain is None:
             plain = output
         elif output is not None and torch.equal(output, plain):
-            entrant.times.error = "its output equals that of the network without compression: it has no effect"
-        tell(f"warm-up: {entrant.times.name}")
+            entrant.error = "its output equals that of the network without compression: it has no effect"
+        print(f"warm-up: {entrant.name}", file=sys.stderr)
 
 
-def _forward(entrant: _Entrant) -> Tensor | None:
+def _forward(entrant: Entrant) -> Tensor | None:
     """Run one forward; if it fails, keep the error and return None. Without compression, a failure is fatal."""
     try:
         return entrant.subject.forward()
     except RuntimeError as error:
         # Out of memory, or torch cannot compile it; other methods may still run.
-        entrant.times.error = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        if entrant.plain:
-            raise InputError(f"the network without compression cannot run: {entrant.times.error}") from error
+        entrant.error = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        if entrant.compressor is None:
+            raise InputError(f"the network without compression cannot run: {entrant.error}") from error
         return None
 
 
-def _race(entrants: Sequence[_Entrant], repetitions: int, tell: Callable[[str], None]) -> None:
+def _race(entrants: Sequence[Entrant], repetitions: int) -> None:
     spans = Spans(entrants[0].subject.noisy.device)
-    forwards = _enough(entrants[0], spans)
+    with spans.span("0"):
+        _forward(entrants[0])
+    forwards = min(_MOST_FORWARDS, math.ceil(_LONG_ENOUGH / spans.settle()["0"]))
     for number in range(1, repetitions + 1):
-        racing = [place for place, entrant in enumerate(entrants) if entrant.times.error is None]
+        racing = [place for place, entrant in enumerate(entrants) if entrant.error is None]
         # In changing order, since a forward finds the caches of the previous one.
         for place in random.Random(number).sample(racing, len(racing)):
             with spans.span(str(place)):
                 for _ in range(forwards):
                     _forward(entrants[place])
-        seconds = {entrants[int(place)].times: total / forwards for place, total in sorted(spans.settle().items())}
-        text = ", ".join(f"{times.name} {value:.3f} s" for times, value in seconds.items())
-        tell(f"round {number} of {repetitions}: {text}")
-        for times, value in seconds.items():
-            times.forwards = forwards
-            times.seconds.append(value)
-            times.reference.append(seconds[entrants[0].times])
+        seconds = {entrants[int(place)]: total / forwards for place, total in sorted(spans.settle().items())}
+        text = ", ".join(f"{entrant.name} {value:.3f} s" for entrant, value in seconds.items())
+        print(f"round {number} of {repetitions}: {text}", file=sys.stderr)
+        for entrant, value in seconds.items():
+            entrant.forwards = forwards
+            entrant.seconds.append(value)
+            entrant.reference.append(seconds[entrants[0]])
 
 
-def _enough(entrant: _Entrant, spans: Spans) -> int:
-    """Return how many forwards take long enough to measure."""
-    with spans.span("one"):
-        _forward(entrant)
-    return min(_MOST_FORWARDS, math.ceil(_LONG_ENOUGH / spans.settle()["one"]))
-
-
-def _observe(entrant: _Entrant, how: Compile) -> None:
+def _observe(entrant: Entrant, how: Compile) -> None:
     device = entrant.subject.noisy.device
     spans, seconds = Spans(device), []
-    for _ in range(1 if entrant.plain else _OBSERVED):
+    for _ in range(1 if entrant.compressor is None else _OBSERVED):
         restarted = restart_peak(device)
         with ExitStack() as listening:
             if how == "none":
                 listening.enter_context(marks_reported_to(lambda name, rows: spans.span(name)))
             entrant.subject.forward()
         seconds.append(spans.settle())
-        entrant.times.peak_memory = peak_memory(device) if restarted else None
+        entrant.peak_memory = peak_memory(device) if restarted else None
     if how == "none":
-        entrant.times.phases = {
+        entrant.phases = {
             phase: statistics.median(by_phase.get(phase, 0.0) for by_phase in seconds) for phase in PHASES
         }
 

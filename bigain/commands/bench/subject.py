@@ -14,6 +14,8 @@ from bigain.backbones.base import Backbone
 from bigain.backbones.geometry import with_denoiser
 from bigain.backbones.loading import find_model, load_component
 from bigain.commands.flops.model import CountedModel
+from bigain.cost.attention_kernels import kernels_seen
+from bigain.cost.environment import attention_backend
 from bigain.errors import InputError
 
 _SEED = 0
@@ -53,14 +55,14 @@ class Subject:
         Raises:
             InputError: If weights cannot be loaded, or memory runs out.
         """
-        folder = _folder_with_weights(model)
+        folder, part = Path(find_model(model.source)), model.backbone.component
+        loaded = any((folder / part).glob("*.safetensors"))
         try:
-            if folder is None:
-                denoiser = random_denoiser(model.backbone.denoiser, dtype, device)
-            else:
-                kind, part = type(model.backbone.denoiser), model.backbone.component
+            if loaded:
                 # Random networks are created on the device; loaded weights pass through the machine's memory.
-                denoiser = load_component(kind, str(folder), part, dtype, True).to(device)
+                denoiser = load_component(type(model.backbone.denoiser), str(folder), part, dtype, True).to(device)
+            else:
+                denoiser = random_denoiser(model.backbone.denoiser, dtype, device)
         except torch.OutOfMemoryError as error:
             raise InputError(f"{model.name} does not fit into the memory of {device}: {error}") from error
         denoiser = denoiser.eval().requires_grad_(False)
@@ -69,9 +71,12 @@ class Subject:
         draw = torch.Generator().manual_seed(_SEED)
         noisy = torch.randn(batch, *model.latent, generator=draw).to(device, memory_format=layout)
         timesteps = torch.linspace(50, 950, batch).long().to(device)
-        condition = _condition(model, batch, draw, dtype).to(device)
+        if model.condition.is_floating_point():
+            condition = torch.randn(batch, *model.condition.shape[1:], generator=draw).to(dtype)
+        else:
+            condition = torch.arange(batch) % int(denoiser.config["num_embeds_ada_norm"])
         backbone = with_denoiser(model.backbone, denoiser)
-        return cls(backbone, "random" if folder is None else "loaded", noisy, timesteps, condition)
+        return cls(backbone, "loaded" if loaded else "random", noisy, timesteps, condition.to(device))
 
     def twin(self) -> Subject:
         """Return a copy with separate modules, for separate hooks and compiled code, that shares the weights."""
@@ -83,6 +88,21 @@ class Subject:
     def forward(self) -> Tensor:
         """Run one forward. `(b, c, h, w)`, float32."""
         return self.backbone.predict(self.noisy, self.timesteps, self.condition)
+
+    @torch.inference_mode()
+    def check(self, problem: str) -> tuple[str, bool]:
+        """Run one forward; return the attention backend, and whether the output is finite.
+
+        Raises:
+            InputError: If it cannot run; the message begins with `problem`.
+        """
+        with kernels_seen() as kernels:
+            try:
+                finite = bool(self.forward().isfinite().all())
+            except RuntimeError as error:
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                raise InputError(f"{problem}: {reason}") from error
+        return attention_backend(self.noisy.device, self.backbone.denoiser, kernels), finite
 
 
 def random_denoiser(like: ModelMixin, dtype: torch.dtype, device: torch.device) -> ModelMixin:
@@ -103,13 +123,20 @@ def random_denoiser(like: ModelMixin, dtype: torch.dtype, device: torch.device) 
     return denoiser
 
 
-def _folder_with_weights(model: CountedModel) -> Path | None:
-    folder = Path(find_model(model.source))
-    return folder if any((folder / model.backbone.component).glob("*.safetensors")) else None
+def find_device(name: str | None) -> torch.device:
+    """Return a device by its name; None means a GPU if there is one.
 
-
-def _condition(model: CountedModel, batch: int, draw: torch.Generator, dtype: torch.dtype) -> Tensor:
-    blank = model.condition
-    if blank.is_floating_point():
-        return torch.randn(batch, *blank.shape[1:], generator=draw).to(dtype)
-    return torch.arange(batch) % int(model.backbone.denoiser.config["num_embeds_ada_norm"])
+    Raises:
+        InputError: If it is not here, or times cannot be measured on it.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise InputError(f"device must be cpu, cuda or cuda:N, not {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"times cannot be measured on {device}; device must be cpu, cuda or cuda:N")
+    if device.type == "cuda":
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise InputError(f"there is no device {name} here; torch sees {torch.cuda.device_count()} GPUs")
+        device = torch.device("cuda", device.index or 0)
+    return device

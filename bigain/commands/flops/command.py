@@ -28,9 +28,8 @@ def flops(
         InputError: If an argument cannot work.
     """
     percent = None if match is None else _percent(match)
-    from bigain.commands.flops.model import CountedModel
-    from bigain.commands.flops.search import every_method, find_match, with_starting_values
-    from bigain.commands.flops.text import count_text, match_text
+    from bigain.commands.flops.model import CountedModel, count_text
+    from bigain.commands.flops.search import every_method, find_match, match_text, with_starting_values
     from bigain.commands.predict import silence_libraries
     from bigain.compressors import Compressor
 

@@ -1,27 +1,26 @@
-"""The model that is counted, by its name, and its cost without compression."""
+"""The model that is counted, and its cost with and without compression."""
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
-from dataclasses import dataclass
+from json import dumps
 from pathlib import Path
 
 import yaml
-from torch import Tensor
 
 from bigain.backbones.base import Backbone
 from bigain.backbones.geometry import backbone_without_weights, build_on_meta, geometry_of, shipped_geometries
 from bigain.commands.configs import shipped_configs
 from bigain.commands.parsing import create
 from bigain.compressors import Compressor
-from bigain.cost.flops import Flops, count_flops
-from bigain.cost.sites import refuse_without_effect
+from bigain.cost.flops import Flops, count_flops, reduction_percent
+from bigain.cost.sites import refuse_without_effect, site_table
 from bigain.errors import InputError
+from bigain.report.tables import Table
+from bigain.runs.summary import compressor_text
 from bigain.tokens.grid import Grid
 
 
-@dataclass(frozen=True)
 class CountedModel:
     """A network on the meta device, one row of its inputs, and the cost of that row without compression.
 
@@ -34,12 +33,24 @@ class CountedModel:
         baseline: FLOPs without any compressor.
     """
 
-    name: str
-    source: str
-    backbone: Backbone
-    latent: tuple[int, int, int]
-    condition: Tensor
-    baseline: Flops
+    def __init__(self, name: str, backbone: Backbone, image_size: int | None) -> None:
+        """Count a model without compression.
+
+        Args:
+            name: For messages.
+            backbone: With its networks on the meta device.
+            image_size: Side of the images in px; None for the size that the model was trained on.
+
+        Raises:
+            InputError: If the model does not support this size.
+        """
+        self.source = backbone.model
+        self.condition = backbone.blank_condition(backbone.local_files_only)
+        # For messages: the folder of shipped sizes means nothing to the user.
+        self.name = backbone.model = name
+        self.backbone = backbone
+        self.latent = backbone.latent_shape if image_size is None else backbone.latents_of(image_size)
+        self.baseline = count_flops(backbone, self.latent, self.condition)
 
     @classmethod
     def of(cls, name: str, image_size: int | None) -> CountedModel:
@@ -54,32 +65,20 @@ class CountedModel:
         """
         if image_size is not None and image_size < 1:
             raise InputError(f"image_size must be at least 1 px, not {image_size}")
-        return cls._of(name, _find(name), image_size)
+        return cls(name, _find(name), image_size)
 
     @classmethod
     def of_backbone(cls, backbone: Backbone, image_size: int) -> CountedModel:
         """Count the model of a configuration.
 
         Args:
-            backbone: Not loaded; it gets its denoiser on the meta device and can no longer compute.
+            backbone: Not loaded; it gets its networks on the meta device and can no longer compute.
             image_size: Side of the images in px.
 
         Raises:
             InputError: If its sizes cannot be read, or it does not support this image size.
         """
-        name = backbone.model
-        backbone.model = geometry_of(name)
-        build_on_meta(backbone)
-        return cls._of(name, backbone, image_size)
-
-    @classmethod
-    def _of(cls, name: str, backbone: Backbone, image_size: int | None) -> CountedModel:
-        condition = backbone.blank_condition(backbone.local_files_only)
-        source = backbone.model
-        # For messages: the folder of shipped sizes means nothing to the user.
-        backbone.model = name
-        latent = backbone.latent_shape if image_size is None else backbone.latents_of(image_size)
-        return cls(name, source, backbone, latent, condition, count_flops(backbone, latent, condition))
+        return cls(backbone.model, _without_weights(backbone), image_size)
 
     @property
     def grid(self) -> Grid:
@@ -120,9 +119,45 @@ def _configured(file: Path) -> Backbone:
         section = yaml.safe_load(file.read_text(encoding="utf-8"))["init_args"]["backbone"]
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise InputError(f"{file} is no model configuration ({error!r}); expected init_args with a backbone") from error
-    backbone = create(Backbone, "backbone", ["--backbone", json.dumps(section)], "bigain flops")  # type: ignore[type-abstract]
+    backbone = create(Backbone, "backbone", ["--backbone", dumps(section)], "bigain flops")  # type: ignore[type-abstract]
     if backbone is None:
         raise InputError(f"{file} has no backbone")
+    return _without_weights(backbone)
+
+
+def _without_weights(backbone: Backbone) -> Backbone:
     backbone.model = geometry_of(backbone.model)
     build_on_meta(backbone)
     return backbone
+
+
+def count_text(model: CountedModel, compressor: Compressor | None, as_json: bool) -> str:
+    """Return FLOPs by category, and the tokens at every compressed site."""
+    baseline = model.baseline
+    counted = baseline if compressor is None else model.count(compressor)
+    sites = [] if compressor is None else site_table(compressor, model.backbone.denoiser, model.grid)
+    if as_json:
+        content = {
+            "gflops": counted.total / 1e9,
+            "by_category": counted.gflops,
+            "baseline_gflops": baseline.total / 1e9,
+            "reduction_percent": reduction_percent(counted, baseline),
+            "sites": [{key: site[key] for key in ("name", "tokens_in", "tokens_out")} for site in sites],
+        }
+        return dumps(content, indent=2) + "\n"
+    latents = " x ".join(map(str, model.latent))
+    total = f"{counted.total / 1e9:.3f} per evaluation"
+    facts = [("model", f"{model.name} ({type(model.backbone.denoiser).__name__}, latents {latents})")]
+    head = ["category", "GFLOPs"]
+    categories = [[name, f"{gflops:.3f}"] for name, gflops in counted.gflops.items()]
+    if compressor is not None:
+        facts.append(("compressor", compressor_text(compressor.description())))
+        total += f", {reduction_percent(counted, baseline):.2f} % less than {baseline.total / 1e9:.3f}"
+        head.append("without")
+        categories = [[*row, f"{baseline.gflops[row[0]]:.3f}"] for row in categories]
+    facts.append(("GFLOPs", total))
+    tables = [Table((), facts), Table(head, categories, "lrr")]
+    if sites:
+        rows = [(site["name"], f"{site['tokens_in']} -> {site['tokens_out']}") for site in sites]
+        tables.append(Table(("site", "tokens"), rows))
+    return "\n\n".join(table.plain() for table in tables) + "\n"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import cache
+from json import dumps
 from typing import Any
 
 from bigain.commands.flops.model import CountedModel
@@ -13,33 +14,12 @@ from bigain.commands.parsing import options_of
 from bigain.compressors import LGTM, Compressor, methods
 from bigain.cost.flops import reduction_percent
 from bigain.errors import InputError
+from bigain.report.tables import Table
 
 # Ratios are searched in thousandths.
 _STEPS = 1000
 # Values to start the search from, for arguments without a default.
 _START: dict[str, Any] = {"ratio": 0.5, "factor": 2, "keep": "low"}
-
-
-@dataclass(frozen=True)
-class Match:
-    """The setting of a method for a reduction.
-
-    Attributes:
-        method: Class name.
-        setting: `ratio`, `tau` or `factor`.
-        value: The smallest ratio, in thousandths, that reaches the reduction, or the largest possible one; the factor
-            with the nearest reduction.
-        gflops: With this value.
-        reduction_percent: With this value.
-        reached: Whether any value reaches the reduction.
-    """
-
-    method: str
-    setting: str
-    value: float
-    gflops: float
-    reduction_percent: float
-    reached: bool
 
 
 def every_method() -> list[Compressor]:
@@ -62,57 +42,75 @@ def with_starting_values(options: Sequence[str]) -> list[str]:
         prefix, _, value = option.partition("=")
         kind = methods().get((value or next(iter(values), "")).rpartition(".")[2])
         for setting in ("ratio", "factor"):
-            if (
-                kind is not None
-                and setting in inspect.signature(kind).parameters
-                and not {f"{prefix}.{setting}", f"{prefix}.tau"} & given
-            ):
+            known = kind is not None and setting in inspect.signature(kind).parameters
+            if known and not {f"{prefix}.{setting}", f"{prefix}.tau"} & given:
                 added.append(f"{prefix}.{setting}={_START[setting]}")
     return [*options, *added]
 
 
-def find_match(model: CountedModel, compressor: Compressor, percent: float) -> Match:
-    """Find the setting of one method.
+def find_match(model: CountedModel, compressor: Compressor, percent: float) -> dict[str, Any]:
+    """Find the setting of one method for a reduction.
 
     Args:
         model: The model to count.
         compressor: The method with all of its other settings.
         percent: Reduction to reach, in (0, 100).
 
+    Returns:
+        A row of `--json`: `method`; `setting`, which is `ratio`, `tau` or `factor`; `value`, the smallest ratio in
+        thousandths that reaches the reduction, or the largest possible one, or the factor with the nearest reduction;
+        `gflops` and `reduction_percent` with this value; `reached`, whether any value reaches the reduction.
+
     Raises:
         InputError: If the compressor has neither ratio nor factor, or cannot work on the model.
     """
-    setting = _setting(compressor)
-    low, high, unit = _range(model, compressor, setting)
-    reductions: dict[int, float] = {}
+    settings = _innermost(compressor).settings()
+    setting = next((name for name in ("tau", "ratio", "factor") if settings.get(name) is not None), None)
+    if setting is None:
+        raise InputError(f"{type(compressor).__name__} has neither ratio nor factor to search for")
+    unit = 1 if setting == "factor" else _STEPS
+    low, high = _range(model, compressor, setting)
 
+    @cache
     def reduction(step: int) -> float:
-        if step not in reductions:
+        try:
             changed = _changed(compressor, setting, step if unit == 1 else step / unit)
-            try:
-                reductions[step] = reduction_percent(model.count(changed), model.baseline)
-            except InputError:
-                # A small value may remove nothing; an error of the largest one concerns all.
-                if step == high:
-                    raise
-                return -math.inf
-        return reductions[step]
+            return reduction_percent(model.count(changed), model.baseline)
+        except InputError:
+            # A small value may remove nothing; an error of the largest one concerns all.
+            if step == high:
+                raise
+            return -math.inf
 
     best = _smallest(reduction, low, high, percent)
     reached = reduction(high) >= percent
     if unit == 1 and reached:
         best = min((step for step in (best, best - 1) if step >= low), key=lambda s: abs(reduction(s) - percent))
-    reduced = reduction(best)
-    gflops = model.baseline.total / 1e9 * (1 - reduced / 100)
-    return Match(type(compressor).__name__, setting, best if unit == 1 else best / unit, gflops, reduced, reached)
+    return {
+        "method": type(compressor).__name__,
+        "setting": setting,
+        "value": best if unit == 1 else best / unit,
+        "gflops": model.baseline.total / 1e9 * (1 - reduction(best) / 100),
+        "reduction_percent": reduction(best),
+        "reached": reached,
+    }
 
 
-def _setting(compressor: Compressor) -> str:
-    settings = _innermost(compressor).settings()
-    for name in ("tau", "ratio", "factor"):
-        if settings.get(name) is not None:
-            return name
-    raise InputError(f"{type(compressor).__name__} has neither ratio nor factor to search for")
+def match_text(model: CountedModel, matches: Sequence[dict[str, Any]], percent: float, as_json: bool) -> str:
+    """Return the setting of every method for a reduction by `percent`."""
+    total = model.baseline.total / 1e9
+    if as_json:
+        return dumps({"baseline_gflops": total, "match_percent": percent, "methods": matches}, indent=2) + "\n"
+    rows = []
+    for match in matches:
+        setting, reduction = match["setting"], f"{match['reduction_percent']:.2f} %"
+        note = "the nearest factor" if setting == "factor" else ""
+        if not match["reached"]:
+            note = f"the largest {setting}; {percent:g} % is out of reach"
+        rows.append((match["method"], f"{setting} {match['value']:g}", f"{match['gflops']:.3f}", reduction, note))
+    table = Table(("method", "setting", "GFLOPs", "reduction", ""), rows, "llrr").plain()
+    goal = f"{percent:g} % less is {total * (1 - percent / 100):.3f}"
+    return f"{model.name}: {total:.3f} GFLOPs per evaluation, {goal}\n\n{table}\n"
 
 
 def _innermost(compressor: Compressor) -> Compressor:
@@ -128,17 +126,17 @@ def _changed(compressor: Compressor, setting: str, value: float) -> Compressor:
     return type(compressor)(**{**settings, setting: value})
 
 
-def _range(model: CountedModel, compressor: Compressor, setting: str) -> tuple[int, int, int]:
-    """Return the smallest and largest step, and the number of steps in 1."""
+def _range(model: CountedModel, compressor: Compressor, setting: str) -> tuple[int, int]:
+    """Return the smallest and largest step."""
     grids = [site.grid(model.grid) for site in compressor.sites_of(model.backbone.denoiser)]
     if setting == "factor":
-        return 2, min(min(grid) for grid in grids), 1
+        return 2, min(min(grid) for grid in grids)
     if setting == "tau":
-        return 1, _STEPS, _STEPS
+        return 1, _STEPS
     cell = getattr(_innermost(compressor), "cell", None)
     # At least one token remains, in each cell or in the whole sequence.
     largest = 1 - 1 / (cell.area if cell is not None else min(grid.n for grid in grids))
-    return 1, math.floor(_STEPS * largest), _STEPS
+    return 1, math.floor(_STEPS * largest)
 
 
 def _smallest(reduction: Callable[[int], float], low: int, high: int, percent: float) -> int:
