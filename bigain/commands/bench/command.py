@@ -74,7 +74,7 @@ def bench(
     # Refuses what cannot work before any weights exist.
     flops = [counted.baseline, *(counted.count(compressor) for compressor in compressors)]
     if repetitions < _ENOUGH:
-        print(f"warning: {repetitions} repetitions say little about the spread; use {_ENOUGH} or more", file=sys.stderr)
+        sys.stderr.write(f"warning: {repetitions} repetitions say little about the spread; use {_ENOUGH} or more\n")
     with ExitStack() as undo:
         undo.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(threads or torch.get_num_threads())

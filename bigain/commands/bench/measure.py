@@ -181,7 +181,7 @@ def _warm_up(entrants: Sequence[Entrant]) -> None:
             plain = output
         elif output is not None and torch.equal(output, plain):
             entrant.error = "its output equals that of the network without compression: it has no effect"
-        print(f"warm-up: {entrant.name}", file=sys.stderr)
+        sys.stderr.write(f"warm-up: {entrant.name}\n")
 
 
 def _forward(entrant: Entrant) -> Tensor | None:
@@ -210,7 +210,7 @@ def _race(entrants: Sequence[Entrant], repetitions: int) -> None:
                     _forward(entrants[place])
         seconds = {entrants[int(place)]: total / forwards for place, total in sorted(spans.settle().items())}
         text = ", ".join(f"{entrant.name} {value:.3f} s" for entrant, value in seconds.items())
-        print(f"round {number} of {repetitions}: {text}", file=sys.stderr)
+        sys.stderr.write(f"round {number} of {repetitions}: {text}\n")
         for entrant, value in seconds.items():
             entrant.forwards = forwards
             entrant.seconds.append(value)
