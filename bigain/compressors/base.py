@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -235,25 +236,36 @@ def _plain(value: Any) -> Any:
 def _watch_forward(denoiser: nn.Module, layout: Layout, undo: ExitStack) -> ContextGetter:
     """Create a context for every denoiser forward; the result returns it inside the forward."""
     signature = inspect.signature(denoiser.forward)
-    current: list[ForwardContext] = []
+    # A network may run in several threads at once.
+    current = threading.local()
 
     def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if module is not denoiser:
+            raise InputError(
+                f"this {layout.model} is a copy made while a compressor was installed; copy the network before, and "
+                "install a compressor on the copy"
+            )
+        if torch.is_grad_enabled() and getattr(module, "is_gradient_checkpointing", False):
+            raise InputError(
+                f"{layout.model} uses gradient checkpointing, which runs compressed blocks a second time during the "
+                "backward pass; call disable_gradient_checkpointing(), or use torch.no_grad()"
+            )
         arguments = signature.bind(*args, **kwargs).arguments
         if arguments.get("timestep") is None:
             raise InputError(f"{layout.model} was called without a timestep, which a compressor needs")
-        current[:] = [
-            ForwardContext.of(arguments[layout.latents], arguments["timestep"], arguments.get("class_labels"))
-        ]
+        current.context = ForwardContext.of(
+            arguments[layout.latents], arguments["timestep"], arguments.get("class_labels")
+        )
 
     def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        current.clear()
+        current.context = None
 
     def context() -> ForwardContext:
-        if not current:
+        forward: ForwardContext | None = getattr(current, "context", None)
+        if forward is None:
             raise RuntimeError(f"a hooked block of {layout.model} ran outside a forward of the whole network")
-        return current[0]
+        return forward
 
-    undo.callback(current.clear)
     own(denoiser.register_forward_pre_hook(begin, with_kwargs=True), undo)
     own(denoiser.register_forward_hook(end, always_call=True), undo)
     return context

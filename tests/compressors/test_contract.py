@@ -1,6 +1,9 @@
 """The contract of every compressor, on a U-Net and on a DiT."""
 
 import random
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -10,9 +13,11 @@ from models import LATENTS, NETWORKS, TOKENS, forward, fresh, inputs, rows, shar
 
 from bigain.backbones import row_keys
 from bigain.backbones.sites import layout_of
-from bigain.compressors import ToDo, ToMe, Where
+from bigain.compressors import IEKVD, ToDo, ToMe, Where
 from bigain.compressors.base import _owners
 from bigain.compressors.merging import TokenMerger
+from bigain.diffusion.schedules import Linear
+from bigain.errors import InputError
 from bigain.tokens.grid import Grid
 
 EVERYWHERE = Where(max_stride=4)
@@ -99,6 +104,41 @@ def test_an_exception_drops_the_context(network):
                 block(tokens)
             with block.attn1.register_forward_hook(fail), pytest.raises(Boom):
                 forward(model, inputs(network))
+
+
+@every_network
+@pytest.mark.parametrize("compressor", [ToMe(ratio=0.5), IEKVD(factor=2, alpha=Linear(0.5, 1.5))])
+def test_threads_do_not_share_the_context(compressor, network):
+    model, calls = shared(network), [inputs(network, 2), inputs(network, 3)]
+    both_began = Barrier(2, timeout=60)
+
+    def wait(*_):
+        both_began.wait()
+
+    with compressor.applied_to(model), ThreadPoolExecutor(2) as pool:
+        expected = [forward(model, given) for given in calls]
+        with blocks_of(network)[0].register_forward_pre_hook(wait, prepend=True):
+            outputs = list(pool.map(lambda given: forward(model, given), calls))
+    assert all(map(torch.equal, outputs, expected))
+
+
+@every_network
+@pytest.mark.parametrize("compressor", [ToMe(ratio=0.5), ToDo(factor=2)])
+def test_a_copy_of_a_compressed_network_is_refused(compressor, network):
+    with compressor.applied_to(shared(network)):
+        twin = deepcopy(shared(network))
+    with pytest.raises(InputError, match="copy the network before"):
+        forward(twin, inputs(network))
+
+
+@every_network
+def test_gradient_checkpointing_is_refused_where_gradients_are_computed(network):
+    model = fresh(network)
+    model.enable_gradient_checkpointing()
+    with ToMe(ratio=0.5).applied_to(model):
+        forward(model, inputs(network))
+        with pytest.raises(InputError, match=r"disable_gradient_checkpointing\(\)"):
+            model(**inputs(network))
 
 
 @every_case
