@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -149,7 +149,7 @@ def hardware() -> str:
 
 def heading(title: str, command: Sequence[str]) -> str:
     """Return title, command, date, hardware and versions of a result."""
-    now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     return (
         f"# {title[:1].upper()}{title[1:]}\n\n- command: `python {' '.join(command)}`\n- date: {now}\n"

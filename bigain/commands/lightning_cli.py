@@ -31,7 +31,7 @@ from bigain.tasks.run_results import RunResults
 from bigain.tasks.termination import Termination
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 # Images that the inspector follows by default.
 FOLLOWED = 4
