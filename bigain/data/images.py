@@ -27,7 +27,8 @@ _KEPT = 160
 
 def quantise(pixels: Tensor, image_format: ImageFormat) -> Tensor:
     """Convert images in [-1, 1] to uint8: rounded, or for `jpeg100_truncate` truncated as in the paper's release."""
-    scaled = ((pixels.float() + 1) * 127.5).clamp(0, 255)
+    # Contiguous, as images read from files: the last digits of features depend on the memory layout.
+    scaled = ((pixels.float() + 1) * 127.5).clamp(0, 255).contiguous()
     return (scaled if image_format == "jpeg100_truncate" else scaled.round()).to(torch.uint8)
 
 

@@ -81,7 +81,7 @@ class Metric(ABC):
         """Return estimates by name.
 
         Args:
-            records: All images of the run in the order of the dataset, at least one: `ImageRecord` of a classification,
+            records: All images of the run in the order of their ids, at least one: `ImageRecord` of a classification,
                 `SampleRecord` of a generation, with `features` and with `measured` by the metric's `name`.
             space: The classes.
         """
@@ -130,6 +130,8 @@ def evaluate(
     """
     estimates: dict[str, Estimate] = {}
     missing: dict[str, str] = {}
+    # The last digits of sums over images depend on their order.
+    records = sorted(records, key=lambda record: str(record.image_id))
     for metric in metrics:
         if (reason := metric.incomplete(records)) is not None:
             missing.setdefault(metric.name, reason)
@@ -149,6 +151,11 @@ def around(value: float, error: float, n: int, low: float = -math.inf, high: flo
         high: Largest possible value.
     """
     return Estimate(value=value, low=max(low, value - Z95 * error), high=min(high, value + Z95 * error), n=n)
+
+
+def jackknife_error(left_out: npt.NDArray[np.float64]) -> float:
+    """Return the standard error of an estimate from its values without each image or group in turn. `(g,)`."""
+    return float(np.sqrt((len(left_out) - 1) * left_out.var()))
 
 
 def mean_estimate(values: Sequence[float]) -> Estimate:

@@ -8,13 +8,15 @@ import numpy as np
 
 from bigain.data.class_space import ClassSpace
 from bigain.errors import InputError
-from bigain.metrics.base import around
+from bigain.metrics.base import around, jackknife_error
 from bigain.metrics.reference import Array, Distance, Features, Moments
 from bigain.runs.records import SampleRecord
 from bigain.runs.schema import Estimate
 
-# With more dimensions the bootstrap takes minutes.
+# With more dimensions the jackknife takes minutes.
 _INTERVAL_DIMENSIONS = 256
+# Most groups of images that are left out in turn.
+_GROUPS = 500
 
 
 class FrechetDistance(Distance):
@@ -55,38 +57,32 @@ def _root(covariance: Array) -> Array:
     return root
 
 
-def frechet_interval(features: Features, reference: Moments, draws: int = 200) -> Estimate:
+def frechet_interval(features: Features, reference: Moments) -> Estimate:
     """Compute the Frechet distance of generated images to a reference with its 95 % interval.
 
-    The interval is the distance plus and minus 1.96 standard errors of the Bayesian bootstrap (Rubin, 1981) over the
-    generated images; the reference counts as exact. Draws lie higher than the distance, as it lies higher than that of
-    infinitely many images: a bias of order d/n that no interval corrects. Hence only the spread of the draws is used,
-    and only distances at equal n compare.
-
-    A draw takes `n d r + r^3` operations, `r` the lesser of n and d: at d = 64 and n = 500 all take half a second, at
-    d = 2048 minutes.
+    The interval is the distance plus and minus 1.96 standard errors of the jackknife over the generated images (in
+    groups if there are many); the reference counts as exact. It covers the mean of distances at this n, see
+    `benchmarks/results/intervals.md`. That mean lies above the distance of infinitely many images by about d/n, so only
+    distances at equal n compare.
 
     Args:
-        features: Of generated images. `(n, d)`.
+        features: Of generated images, at least 3. `(n, d)`.
         reference: Moments of the real images.
-        draws: Number of draws.
     """
     moments = Moments.of([features])
     value, n = frechet_distance(moments, reference), len(features)
     centred = np.asarray(features, np.float64) - moments.mean
-    squares = np.square(centred).sum(axis=1)
     projected = centred @ _root(reference.covariance)
-    step = moments.mean - reference.mean
-    distances = np.empty(draws)
-    for draw in range(draws):
-        weights = np.random.default_rng(draw).exponential(size=n)
-        weights /= weights.sum()
-        # Equal weights give n / (n - 1).
-        unbiased = 1 / (1 - np.square(weights).sum())
-        shift = weights @ centred
-        spread = unbiased * (weights @ squares - shift @ shift)
-        scaled = np.sqrt(unbiased * weights)[:, None] * (projected - weights @ projected)
-        gram = scaled.T @ scaled if scaled.shape[1] <= n else scaled @ scaled.T
-        overlap = np.sqrt(np.linalg.eigvalsh(gram).clip(min=0)).sum()
-        distances[draw] = np.square(step + shift).sum() + spread - 2 * overlap
-    return around(value, float(distances.std(ddof=1)), n, low=0.0)
+    total, scatter = np.square(centred).sum(), projected.T @ projected
+    groups = np.array_split(np.arange(n), min(n, _GROUPS))
+    distances = np.empty(len(groups))
+    for number, group in enumerate(groups):
+        kept = n - len(group)
+        # The others have the sum `-left` around the mean of all.
+        left, part = centred[group].sum(0), projected[group]
+        spread = total - np.square(centred[group]).sum() - left @ left / kept
+        overlap = scatter - part.T @ part - np.outer(part.sum(0), part.sum(0)) / kept
+        roots = np.sqrt(np.linalg.eigvalsh(overlap / (kept - 1)).clip(min=0)).sum()
+        step = moments.mean - left / kept - reference.mean
+        distances[number] = step @ step + spread / (kept - 1) - 2 * roots
+    return around(value, jackknife_error(distances), n, low=0.0)

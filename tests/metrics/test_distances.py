@@ -89,42 +89,41 @@ def test_sets_that_do_not_compare_are_refused():
 
 def test_the_interval_is_as_wide_as_distances_of_fresh_samples_vary():
     reference = Moments.of([features(0, 4000, 8)])
-    estimates = [frechet_interval(features(seed, 150, 8, shift=1.0), reference, draws=50) for seed in range(1, 61)]
+    estimates = [frechet_interval(features(seed, 60, 8, shift=1.0), reference) for seed in range(1, 61)]
     spread = np.std([estimate["value"] for estimate in estimates], ddof=1)
     claimed = np.mean([(estimate["high"] - estimate["value"]) / 1.96 for estimate in estimates])
     assert 0.75 * spread < claimed < 1.35 * spread
-    x = features(1, 150, 8, shift=1.0)
+    x = features(1, 60, 8, shift=1.0)
     assert estimates[0]["value"] == frechet_distance(Moments.of([x]), reference)
-    assert estimates[0]["n"] == 150
-    assert estimates[0] == frechet_interval(x, reference, draws=50)
+    assert estimates[0]["n"] == 60
 
 
-def test_kernel_distance_is_the_mean_of_torchmetrics_on_the_same_subsets():
-    x, y = features(0, 90), features(1, 70, shift=0.5)
-    draw, expected = np.random.default_rng(3), []
-    for _ in range(20):
-        chosen = x[draw.choice(90, 30, replace=False)], y[draw.choice(70, 30, replace=False)]
-        expected.append(float(poly_mmd(*(torch.from_numpy(rows).double() for rows in chosen))))
-    mean, error = kernel_distance(x, y, subsets=20, size=30, seed=3)
-    assert mean == pytest.approx(np.mean(expected), rel=1e-9)
-    assert error == pytest.approx(np.std(expected, ddof=1) * np.sqrt(30 / 40 + 1 / 20), rel=1e-9)
+def test_the_interval_is_that_of_distances_without_each_image(monkeypatch):
+    x, reference = features(1, 20, 4, shift=1.0), Moments.of([features(0, 400, 4)])
+    for groups in (np.array_split(np.arange(20), 20), np.array_split(np.arange(20), 6)):
+        monkeypatch.setattr("bigain.metrics.frechet._GROUPS", len(groups))
+        left_out = [frechet_distance(Moments.of([np.delete(x, group, 0)]), reference) for group in groups]
+        error = np.sqrt((len(groups) - 1) * np.var(left_out))
+        estimate = frechet_interval(x, reference)
+        assert estimate["high"] - estimate["value"] == pytest.approx(1.96 * error, rel=1e-4)
 
 
-def test_kernel_distance_of_few_images():
-    x, y = features(0, 9, 4), features(1, 4, 4)
-    # Half of the smaller set, not a subset that holds it whole and never varies.
-    assert kernel_distance(x, y) == kernel_distance(x, y, size=2)
-    assert kernel_distance(x, y)[1] > 0
-    with pytest.raises(InputError, match="at least 4 images in each set, not 3"):
-        kernel_distance(x, y[:3])
+def test_kernel_distance_is_that_of_torchmetrics_and_its_error_that_of_distances_without_each_image(monkeypatch):
+    x, y = features(0, 30), features(1, 30, shift=0.5)
+    monkeypatch.setattr("bigain.metrics.kernel._ROWS", 7)
+    distance, error = kernel_distance(x, y)
+    assert distance == pytest.approx(float(poly_mmd(*(torch.from_numpy(rows).double() for rows in (x, y)))), rel=1e-9)
+    without_x = [kernel_distance(np.delete(x, i, 0), y)[0] for i in range(30)]
+    without_y = [kernel_distance(x, np.delete(y, i, 0))[0] for i in range(30)]
+    assert error == pytest.approx(np.sqrt(29 * (np.var(without_x) + np.var(without_y))), rel=1e-9)
+    with pytest.raises(InputError, match="at least 3 images in each set, not 2"):
+        kernel_distance(x, y[:2])
 
 
-def test_standard_error_of_the_kernel_distance_is_not_too_small():
-    draws = [np.random.default_rng(seed) for seed in range(40)]
-    pairs = [(draw.normal(size=(120, 6)), draw.normal(size=(120, 6)) + 0.5) for draw in draws]
-    results = np.array([kernel_distance(x, y, subsets=40, seed=i) for i, (x, y) in enumerate(pairs)])
-    spread = results[:, 0].std(ddof=1)
-    assert 0.8 * spread < results[:, 1].mean() < 1.8 * spread
+def test_standard_error_of_the_kernel_distance_is_as_wide_as_distances_of_fresh_samples_vary():
+    reference = features(0, 1000, 6)
+    results = np.array([kernel_distance(features(seed, 50, 6, shift=0.5), reference) for seed in range(1, 41)])
+    assert 0.75 < results[:, 1].mean() / results[:, 0].std(ddof=1) < 1.35
 
 
 def loop_share(points, centres, k):
