@@ -13,7 +13,6 @@ from bigain.commands.lightning_cli import Prepared
 from bigain.commands.parsing import Outcome
 from bigain.commands.predict import predict, silence_libraries
 from bigain.errors import InputError
-from bigain.report.tables import Table
 from bigain.runs.files import write_csv, write_json
 from bigain.runs.results import read_results
 from bigain.runs.schema import TASKS, Results
@@ -51,9 +50,8 @@ def evaluate(*options: str, config: Path, output: Path | None = None) -> Outcome
     row = joint_row(path.stem, *(read_results(folder / task) for task in TASKS))
     write_json(folder / "joint.json", row)
     write_csv(folder / "joint.csv", list(row), [row])
-    table = Table((), [(name, str(value)) for name, value in row.items() if value is not None]).plain()
     summaries = "".join(outcome.text for outcome in outcomes)
-    return Outcome(f"{summaries}\n{table}\njoint row  {folder / 'joint.csv'}\n", complete)
+    return Outcome(f"{summaries}\njoint row  {folder / 'joint.csv'}\n", complete)
 
 
 def _read(config: Path) -> tuple[Path, dict[str, str]]:

@@ -20,6 +20,8 @@ class Accuracy(Metric):
     """
 
     name = "accuracy"
+    unit = "%"
+    better = "higher"
 
     def estimates(self, records: Sequence[ImageRecord], space: ClassSpace) -> Mapping[str, Estimate]:
         labels = [record.labels[0] for record in records]

@@ -20,6 +20,9 @@ class Agreement(FeatureMetric):
     There is none if the classes of the extractor and of the dataset differ, or an image has not exactly one label.
     """
 
+    unit = "%"
+    better = "higher"
+
     def __init__(self, extractor: FeatureExtractor) -> None:
         """Set the metric up.
 

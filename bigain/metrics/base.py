@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bigain.data.class_space import ClassSpace
-from bigain.runs.schema import Estimate
+from bigain.runs.schema import Better, Estimate
 
 Z95 = 1.959963984540054
 
@@ -49,12 +49,16 @@ class Metric(ABC):
         needs: `images`: calls `measure` on every batch; `prompts`: with their prompts; `features`: features of every
             image from the sampler's extractor; `other images`: images of another run. Empty for a classification.
         later: Command that computes the metric for a finished run; empty if there is none.
+        unit: Unit of the estimates, such as `dB`. `%` marks proportions in [0, 1], which are shown in percent.
+        better: Whether a higher or a lower value is better; None if neither is.
     """
 
     name: ClassVar[str]
     title: ClassVar[str] = ""
     needs: ClassVar[frozenset[Need]] = frozenset()
     later: ClassVar[str] = ""
+    unit: ClassVar[str] = ""
+    better: ClassVar[Better | None] = None
 
     def unavailable(self) -> str | None:
         """Return why the metric cannot be computed here, such as missing weights; None if it can."""
@@ -136,7 +140,8 @@ def evaluate(
         if (reason := metric.incomplete(records)) is not None:
             missing.setdefault(metric.name, reason)
         else:
-            estimates.update(metric.estimates(records, space))
+            for name, estimate in metric.estimates(records, space).items():
+                estimates[name] = {"unit": metric.unit, "better": metric.better, **estimate}
     return estimates, missing
 
 

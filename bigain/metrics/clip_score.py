@@ -21,6 +21,7 @@ class ClipScore(ImageMetric):
     """
 
     name = "clip_score"
+    better = "higher"
     title = "CLIP score"
     needs = frozenset({"images", "prompts"})
     later = "bigain score --clip-model"

@@ -23,6 +23,8 @@ class Psnr(ImageMetric):
     """
 
     name = "psnr"
+    unit = "dB"
+    better = "higher"
     needs = frozenset({"images", "other images"})
 
     def measure(self, images: Images) -> Tensor:
@@ -39,6 +41,7 @@ class Ssim(ImageMetric):
     """
 
     name = "ssim"
+    better = "higher"
     needs = frozenset({"images", "other images"})
 
     def measure(self, images: Images) -> Tensor:

@@ -31,6 +31,7 @@ class Lpips(ImageMetric):
     """
 
     name = "lpips"
+    better = "lower"
     needs = frozenset({"images", "other images"})
 
     def __init__(self, network: LpipsNetwork = "alex") -> None:

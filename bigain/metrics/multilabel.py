@@ -27,6 +27,8 @@ class Top1Precision(Metric):
     """
 
     name = "top1_precision"
+    unit = "%"
+    better = "higher"
 
     def estimates(self, records: Sequence[ImageRecord], space: ClassSpace) -> Mapping[str, Estimate]:
         labelled = sum(bool(record.labels) for record in records)
@@ -46,6 +48,8 @@ class MeanAveragePrecision(Metric):
     """
 
     name = "mean_average_precision"
+    unit = "%"
+    better = "higher"
 
     def estimates(self, records: Sequence[ImageRecord], space: ClassSpace) -> Mapping[str, Estimate]:
         labelled = [record for record in records if record.labels]

@@ -19,6 +19,9 @@ _MOST_IMAGES = 10_000
 class PrecisionRecall(Distance):
     """`precision[protocol]` and `recall[protocol]` without intervals, if the reference has features."""
 
+    unit = "%"
+    better = "higher"
+
     def estimates(self, records: Sequence[SampleRecord], space: ClassSpace) -> Mapping[str, Estimate]:
         if self.reference.features is None:
             return {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from bigain.metrics.base import FeatureMetric
 from bigain.runs.columns import read_arrays
 from bigain.runs.files import replacing
 from bigain.runs.records import SampleRecord
+from bigain.runs.schema import Better
 
 Array = npt.NDArray[np.float64]
 Features = npt.NDArray[Any]
@@ -195,6 +196,8 @@ def _damage(arrays: dict[str, npt.NDArray[Any]], dimension: int | None) -> str |
 
 class Distance(FeatureMetric):
     """A metric of all features of a run against a reference, named with the protocol."""
+
+    better: ClassVar[Better | None] = "lower"
 
     def __init__(self, reference: ReferenceStatistics) -> None:
         """Set the metric up.

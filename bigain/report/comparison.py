@@ -10,6 +10,7 @@ from bigain.errors import InputError
 from bigain.report.pairing import Outcomes, differences, outcomes, pair
 from bigain.report.statistics import ALPHA, ENOUGH, Paired, difference_interval, holm, mcnemar, smallest_detectable
 from bigain.runs.names import label
+from bigain.runs.numbers import decimals
 from bigain.runs.results import Run
 
 # Explains `+-` wherever comparisons are printed.
@@ -66,6 +67,11 @@ class Comparison:
         return "bootstrap" if self.counts.discordant >= ENOUGH else "score"
 
     @property
+    def digits(self) -> int:
+        """Decimals of all differences in points."""
+        return decimals(100 * self.counts.difference, 100 * self.low, 100 * self.high)
+
+    @property
     def cautions(self) -> list[str]:
         """A sentence if images, seed, protocol or versions differ."""
         return [f"Caution: they also differ in {'; '.join(self.blocking)}."] if self.blocking else []
@@ -83,8 +89,8 @@ class Comparison:
             names, low, high, right = names[::-1], -high, -low, right[::-1]
         kind = "interval" if self.interval == "bootstrap" else f"{self.interval} interval"
         tests = f", p = {p_text(self.p_corrected)} with correction for {self.tests} tests" if self.tests > 1 else ""
-        points = 100 * counts.difference
-        size = f"{abs(points):.1f} +- {50 * (self.high - self.low):.1f} points"
+        points, digits = 100 * counts.difference, self.digits
+        size = f"{abs(points):.{digits}f} +- {50 * (self.high - self.low):.{digits}f} points"
         if self.significant:
             text = f"{names[0]} beats {names[1]} by {size}"
         elif not points:
@@ -92,13 +98,14 @@ class Comparison:
         else:
             side = "above" if points > 0 else "below"
             text = f"{names[0]} is {size} {side} {names[1]}, which is no significant difference"
-        text += f" (95 % {kind} {low:.1f} to {high:.1f}, n = {counts.n:,}; McNemar p = {p_text(self.p)}{tests})"
+        interval = f"95 % {kind} {low:.{digits}f} to {high:.{digits}f}"
+        text += f" ({interval}, n = {counts.n:,}; McNemar p = {p_text(self.p)}{tests})"
         if not counts.discordant:
             return f"{text}; there is no discordant image."
         discordant = f"{counts.discordant:,} discordant image{'s' if counts.discordant > 1 else ''}"
         text += f"; of {discordant} {names[0]} gets {right[0]:,} right, {names[1]} {right[1]:,}."
         if self.detectable is not None:
-            return f"{text} n = {counts.n:,} detects {100 * self.detectable:.1f} points with 80 % power."
+            return f"{text} n = {counts.n:,} detects {100 * self.detectable:.{digits}f} points with 80 % power."
         if self.significant:
             return text
         return f"{text} n = {counts.n:,} is too few to detect any difference with 80 % power."

@@ -19,7 +19,8 @@ from bigain.report.paper import PaperValue
 from bigain.report.rows import Group, Measured, Row, main_metrics
 from bigain.report.tables import CONTROL, Table, latex_text, markdown_text
 from bigain.runs.files import write_text
-from bigain.runs.names import is_proportion, method, signed, strength
+from bigain.runs.names import method, strength
+from bigain.runs.numbers import signed, with_interval
 
 FORMATS = ("html", "md", "tex", "csv")
 _TITLE = "Token compression of diffusion models"
@@ -92,7 +93,7 @@ def _section(group: Group, plots: Sequence[Plot]) -> _Section:
     common = set.intersection(*(set(row.notes) for row in group.rows))
     metrics, base = main_metrics(group.rows), ""
     further = [
-        [*_compressor(row.method, row.strength), ("metric", _title(measured.metric)), *_cells("value", measured, 2)]
+        [*_compressor(row.method, row.strength), ("metric", _title(measured)), *_cells("value", measured)]
         for row in group.rows
         for measured in row.all_metrics
         if not measured.main
@@ -120,10 +121,10 @@ def _table(rows: Sequence[_Cells], caption: str) -> Table:
     return Table(headers, texts, "".join("l" if header in _LEFT else "r" for header in headers), caption)
 
 
-def _result(row: Row, metrics: Sequence[str], common: set[str]) -> _Cells:
+def _result(row: Row, metrics: Mapping[str, Measured], common: set[str]) -> _Cells:
     cells = _compressor(row.method, row.strength)
-    for name in metrics:
-        cells += _cells(_title(name), row.main.get(name), 1 if is_proportion(name) else 2)
+    for name, measured in metrics.items():
+        cells += _cells(_title(measured), row.main.get(name))
     less = row.run.reduction
     cells += [
         ("GFLOPs", f"{row.run.gflops:.4g}" if row.run.gflops < 1000 else f"{row.run.gflops:.1f}"),
@@ -138,12 +139,12 @@ def _result(row: Row, metrics: Sequence[str], common: set[str]) -> _Cells:
 
 
 def _comparison(comparison: Comparison) -> _Cells:
-    counts, run = comparison.counts, comparison.run
+    counts, run, digits = comparison.counts, comparison.run, comparison.digits
     name = method(run.compressors) + (f" on {run.model}" if run.model != comparison.base.model else "")
     return [
         *_compressor(name, strength(run.compressors)),
-        ("difference (points)", signed(100 * counts.difference)),
-        ("95 % interval", f"{signed(100 * comparison.low)} to {signed(100 * comparison.high)}"),
+        ("difference (points)", signed(100 * counts.difference, digits)),
+        ("95 % interval", f"{signed(100 * comparison.low, digits)} to {signed(100 * comparison.high, digits)}"),
         ("only this run right", f"{counts.first:,}"),
         ("only the base right", f"{counts.second:,}"),
         ("n", f"{counts.n:,}"),
@@ -151,7 +152,7 @@ def _comparison(comparison: Comparison) -> _Cells:
         ("p corrected", p_text(comparison.p_corrected)),
         (
             "smallest detectable (points)",
-            _NONE if comparison.detectable is None else f"{100 * comparison.detectable:.1f}",
+            _NONE if comparison.detectable is None else f"{100 * comparison.detectable:.{digits}f}",
         ),
         ("run", str(run.path)),
     ]
@@ -161,21 +162,20 @@ def _compressor(name: str, strength: tuple[str, float] | None) -> _Cells:
     return [("compressor", name), ("setting", f"{strength[0]} {strength[1]:g}" if strength else _NONE)]
 
 
-def _title(metric: str) -> str:
-    return f"{metric} (%)" if is_proportion(metric) else metric
+def _title(measured: Measured) -> str:
+    return f"{measured.metric} ({measured.unit})" if measured.unit else measured.metric
 
 
-def _cells(header: str, measured: Measured | None, digits: int) -> _Cells:
+def _cells(header: str, measured: Measured | None) -> _Cells:
     """Return value with interval, number of images, the paper's value and the difference from it."""
     texts = [_NONE] * 4
     if measured is not None:
         value, paper = measured.value, measured.paper
-        interval = "" if measured.low is None else f" ({measured.low:.{digits}f} to {measured.high:.{digits}f})"
         texts = [
-            _NONE if value is None else f"{value:.{digits}f}{interval}",
+            with_interval(value, measured.low, measured.high),
             _NONE if measured.n is None else f"{measured.n:,}",
             _paper(paper),
-            _NONE if paper is None or value is None else paper.differences(value, digits),
+            _NONE if paper is None or value is None else paper.differences(value, measured.digits),
         ]
     return list(zip((header, "n", "paper", "difference"), texts, strict=True))
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bigain.report.rows import Group, Measured, Row, main_metrics
-from bigain.runs.names import is_proportion
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,18 +130,18 @@ def _curves(rows: Sequence[Row]) -> Figure | None:
     """Draw each accuracy and distance against each kind of strength; None without any such run."""
     varied = [row for row in rows if row.strength]
     kinds = [kind for kind in _AXES if any(row.strength and row.strength[0] == kind for row in varied)]
-    metrics = [metric for metric in main_metrics(varied) if _with(varied, metric)]
+    metrics = {name: _title(metric) for name, metric in main_metrics(varied).items() if _with(varied, name)}
     if not kinds or not metrics:
         return None
     figure, axes = panels(len(kinds), len(metrics))
     for (i, metric), (j, kind) in itertools.product(enumerate(metrics), enumerate(kinds)):
         _against_strength(axes[i][j], rows, kind, metric)
+        axes[i][j].set_ylabel(metrics[metric])
     _legend(figure, rows, "-", any(measured.paper for row in varied for measured in row.main.values()))
     return figure
 
 
 def _against_strength(axes: Axes, rows: Sequence[Row], kind: str, metric: str) -> None:
-    axes.set_ylabel(_title(metric))
     varied = [(row.strength[1], row) for row in rows if row.strength and row.strength[0] == kind]
     for name, style in _looks(rows).items():
         points = [(x, row.main[metric]) for x, row in varied if row.method == name and _with([row], metric)]
@@ -168,17 +167,16 @@ def _against_strength(axes: Axes, rows: Sequence[Row], kind: str, metric: str) -
 
 def _pareto(rows: Sequence[Row]) -> Figure | None:
     """Draw accuracy and distance against cost and against each other; None unless two rows have the same metric."""
-    metrics = [metric for metric in main_metrics(rows) if len(_with(rows, metric)) > 1]
+    metrics = {name: metric for name, metric in main_metrics(rows).items() if len(_with(rows, name)) > 1}
     if not metrics:
         return None
-    accuracies = [metric for metric in metrics if is_proportion(metric)]
-    products = itertools.product(accuracies, [metric for metric in metrics if metric not in accuracies])
-    pairs = [pair for pair in products if len(_with(rows, *pair)) > 1]
+    high, low = ([metric for metric in metrics.values() if metric.better == better] for better in ("higher", "lower"))
+    pairs = [pair for pair in itertools.product(high, low) if len(_with(rows, *(metric.metric for metric in pair))) > 1]
     figure, axes = panels(len(metrics) + len(pairs), 1)
-    for panel, metric in zip(axes[0], metrics, strict=False):
-        _against_cost(panel, _with(rows, metric), metric, _looks(rows))
+    for panel, metric in zip(axes[0], metrics.values(), strict=False):
+        _against_cost(panel, _with(rows, metric.metric), metric, _looks(rows))
     for panel, pair in zip(axes[0][len(metrics) :], pairs, strict=True):
-        _against_each_other(panel, _with(rows, *pair), *pair, _looks(rows))
+        _against_each_other(panel, _with(rows, *(metric.metric for metric in pair)), *pair, _looks(rows))
     _legend(figure, rows, "")
     return figure
 
@@ -191,13 +189,13 @@ def pareto_front(points: Sequence[Point]) -> list[bool]:
     ]
 
 
-def _against_cost(axes: Axes, rows: Sequence[Row], metric: str, looks: Mapping[str, Look]) -> None:
+def _against_cost(axes: Axes, rows: Sequence[Row], metric: Measured, looks: Mapping[str, Look]) -> None:
     for name, style in looks.items():
-        points = [(row.run.gflops, row.main[metric]) for row in rows if row.method == name]
+        points = [(row.run.gflops, row.main[metric.metric]) for row in rows if row.method == name]
         if points:
             _errorbar(axes, points, linestyle="", markersize=6, elinewidth=1, **style)
-    sign = -1.0 if is_proportion(metric) else 1.0
-    costs = [(row.run.gflops, sign * row.value(metric)) for row in rows]
+    sign = 1.0 if metric.better == "lower" else -1.0
+    costs = [(row.run.gflops, sign * row.value(metric.metric)) for row in rows]
     front = sorted({point for point, on_front in zip(costs, pareto_front(costs), strict=True) if on_front})
     axes.plot([x for x, _ in front], [sign * y for _, y in front], color="#999999", linewidth=1, zorder=0)
     axes.set_xlabel("GFLOPs per evaluation")
@@ -205,10 +203,10 @@ def _against_cost(axes: Axes, rows: Sequence[Row], metric: str, looks: Mapping[s
 
 
 def _against_each_other(
-    axes: Axes, rows: Sequence[Row], accuracy: str, distance: str, looks: Mapping[str, Look]
+    axes: Axes, rows: Sequence[Row], accuracy: Measured, distance: Measured, looks: Mapping[str, Look]
 ) -> None:
     least, most = min(row.run.gflops for row in rows), max(row.run.gflops for row in rows)
-    points = [(row.run.gflops, -row.value(accuracy), row.value(distance)) for row in rows]
+    points = [(row.run.gflops, -row.value(accuracy.metric), row.value(distance.metric)) for row in rows]
     for row, point, on_front in zip(rows, points, pareto_front(points), strict=True):
         size = 4 + 8 * (row.run.gflops - least) / (most - least) if most > least else 7
         outline: Look = {"markeredgecolor": "black", "markeredgewidth": 1.4} if on_front else {}
@@ -245,8 +243,9 @@ def _legend(figure: Figure, rows: Sequence[Row], linestyle: str, paper: bool = F
     add_legend(figure, lines)
 
 
-def _title(metric: str) -> str:
-    return f"{metric} (%)" if is_proportion(metric) else f"{metric}, lower is better"
+def _title(metric: Measured) -> str:
+    unit = f" ({metric.unit})" if metric.unit else ""
+    return f"{metric.metric}{unit}" + (", lower is better" if metric.better == "lower" else "")
 
 
 def _slug(text: str) -> str:

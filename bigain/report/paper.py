@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bigain.runs.names import setting_text, signed, strength, variant
+from bigain.runs.names import setting_text, strength, variant
+from bigain.runs.numbers import signed
 from bigain.runs.results import Run
 
 EMBEDDED = "embedded model: nothing in the paper compares"
@@ -90,7 +91,7 @@ class PaperValue:
         """`79.90 / 79.91†`; the dagger marks an inconsistent value."""
         return " / ".join(f"{value:.{self.digits}f}" for value, _ in self.values) + ("†" if self.note else "")
 
-    def differences(self, mine: float, digits: int = 1) -> str:
+    def differences(self, mine: float, digits: int) -> str:
         """Format the measured number minus each value."""
         return " / ".join(signed(mine - value, digits) for value, _ in self.values) + ("†" if self.note else "")
 

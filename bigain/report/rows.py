@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,8 +13,10 @@ from bigain.errors import InputError
 from bigain.report.comparison import Comparison, UnlikeError, compare
 from bigain.report.pairing import differing
 from bigain.report.paper import Cell, PaperValue, cell_of, expected_images, paper_value
-from bigain.runs.names import is_proportion, method, strength
+from bigain.runs.names import method, strength
+from bigain.runs.numbers import decimals, scaled
 from bigain.runs.results import Run
+from bigain.runs.schema import Better
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Measured:
         value: None if it could not be computed.
         low: Lower end of the 95 % interval to `high`; None without one.
         n: Number of images behind it.
+        unit: `%` for proportions.
+        better: Whether higher or lower is better.
         main: Whether this is the main metric of the run.
         paper: The paper's value, where the settings match.
     """
@@ -35,8 +38,15 @@ class Measured:
     low: float | None
     high: float | None
     n: int | None
+    unit: str = ""
+    better: Better | None = None
     main: bool = False
     paper: PaperValue | None = None
+
+    @property
+    def digits(self) -> int:
+        """Decimals that the interval allows."""
+        return decimals(self.value or 0.0, self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -136,9 +146,10 @@ class Group:
         return [str(error) for error in refused if base is not None or not isinstance(error, UnlikeError)]
 
 
-def main_metrics(rows: Sequence[Row]) -> list[str]:
-    """Return the names of the main metrics of rows: accuracies, then distances."""
-    return sorted({name for row in rows for name in row.main}, key=lambda name: (not is_proportion(name), name))
+def main_metrics(rows: Sequence[Row]) -> dict[str, Measured]:
+    """Return the main metrics of rows, each from one row: accuracies, then distances."""
+    found = {name: measured for row in rows for name, measured in row.main.items()}
+    return dict(sorted(found.items(), key=lambda item: (item[1].better == "lower", item[0])))
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
@@ -200,14 +211,10 @@ def _metrics(run: Run, cell: Cell | str) -> list[Measured]:
     main = "top1_precision_all" if "top1_precision_all" in run.metrics else run.main_metric
     measured = []
     for name, estimate in run.metrics.items():
-        scale = 100.0 if is_proportion(name) else 1.0
-        value, low, high = (
-            None if number is None or not math.isfinite(number) else scale * number
-            for number in (estimate["value"], estimate.get("low"), estimate.get("high"))
-        )
         overruled = name == "top1_precision" and name != main
         paper = None if isinstance(cell, str) or overruled else paper_value(cell, name)
-        measured.append(Measured(name, value, low, high, estimate.get("n"), name == main, paper))
+        declared = estimate["unit"], estimate["better"]
+        measured.append(Measured(name, *scaled(estimate), estimate["n"], *declared, name == main, paper))
     return sorted(measured, key=lambda metric: not metric.main)
 
 

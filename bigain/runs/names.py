@@ -9,18 +9,6 @@ from typing import Any
 Compressor = Mapping[str, Any]
 
 STRENGTHS = ("ratio", "factor", "tau")
-_NO_PROPORTIONS = ("frechet", "kernel", "psnr", "ssim", "lpips", "clip_score", "mean_")
-
-
-def is_proportion(metric: str) -> bool:
-    """Return whether a metric is a proportion, which is shown in percent."""
-    return not metric.startswith(_NO_PROPORTIONS)
-
-
-def signed(value: float, digits: int = 1) -> str:
-    """Format a number with its sign; zero has none."""
-    rounded = round(value, digits)
-    return f"{rounded:+.{digits}f}" if rounded else f"{0:.{digits}f}"
 
 
 def strength(compressors: Sequence[Compressor]) -> tuple[str, float] | None:

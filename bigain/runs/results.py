@@ -11,9 +11,16 @@ from typing import Any
 
 from bigain.errors import InputError
 from bigain.runs.files import read_json, write_json, write_text
-from bigain.runs.schema import RESULTS_VERSION, Compressor, Estimate, Results, check
+from bigain.runs.schema import RESULTS_VERSION, Better, Compressor, Estimate, Results, check
 
 _USUAL_DISTANCE = "frechet[pytorch-fid]"
+# Metrics of runs from before metrics declared their unit; all others were proportions, of which more is better.
+_OLD_UNITS: Mapping[str, tuple[str, Better | None]] = {
+    **dict.fromkeys(("frechet", "kernel", "lpips"), ("", "lower")),
+    **dict.fromkeys(("ssim", "clip_score"), ("", "higher")),
+    "psnr": ("dB", "higher"),
+    "mean_": ("", None),
+}
 
 
 @dataclass(frozen=True)
@@ -125,6 +132,9 @@ def read_results(run: Path) -> Results:
     if version != RESULTS_VERSION:
         raise InputError(f"{file} has schema_version {version}; this bigain reads {RESULTS_VERSION}")
     check(file, content, Results)
+    for name, estimate in content["metrics"].items():
+        unit, better = next((item for start, item in _OLD_UNITS.items() if name.startswith(start)), ("%", "higher"))
+        content["metrics"][name] = {"unit": unit, "better": better, **estimate}
     return content
 
 

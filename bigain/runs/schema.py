@@ -14,6 +14,7 @@ RESPONSE_VERSION = 1
 RESPONSE_FILE = "frequency_response.json"
 
 Task = Literal["classification", "generation"]
+Better = Literal["higher", "lower"]
 TASKS = get_args(Task)
 
 # Settings in identity.json that choose the images. The result of an image does not depend on the other images.
@@ -28,9 +29,14 @@ class _Estimate(TypedDict):
 
 
 class Estimate(_Estimate, total=False):
-    """A number with its 95 % interval, if one is computed, and the number of images behind it."""
+    """A number with its 95 % interval, if one is computed, and the number of images behind it.
+
+    `unit` and `better` are what its metric declares, see `bigain.metrics.base.Metric`.
+    """
 
     standard_error: float
+    unit: str
+    better: Better | None
 
 
 Compressor = TypedDict("Compressor", {"class": str, "settings": dict[str, Any]})

@@ -8,7 +8,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from bigain.runs.names import is_proportion, setting_text, variant
+from bigain.runs.names import setting_text, variant
+from bigain.runs.numbers import scaled, with_interval
 from bigain.runs.schema import Estimate, Results, Site
 
 # Settings that are shown even if they have their defaults.
@@ -41,9 +42,9 @@ def summary(results: Results, folder: Path, baseline: Results | None = None) -> 
     if dataset["unlabelled"]:
         rows.append(("unlabelled", f"{dataset['unlabelled']} images, left out of the metrics"))
     for name, estimate in results["metrics"].items():
-        rows.append((name, _estimate(name, estimate)))
+        rows.append((name, _estimate(estimate)))
         if baseline is not None and name in baseline["metrics"]:
-            rows.append((f"{name} without", _estimate(name, baseline["metrics"][name])))
+            rows.append((f"{name} without", _estimate(baseline["metrics"][name])))
     rows += [(name, f"none: {reason}") for name, reason in missing_metrics(results).items()]
     flops = results["flops"]["gflops_per_evaluation"]
     cost = f"{flops:.4g} GFLOPs each"
@@ -72,14 +73,8 @@ def missing_metrics(results: Results) -> dict[str, str]:
     }
 
 
-def _estimate(name: str, estimate: Estimate) -> str:
-    scale, unit, digits = (100.0, " %", 1) if is_proportion(name) else (1.0, "", 3)
-    value, low, high = (
-        None if number is None else f"{scale * number:.{digits}f}"
-        for number in (estimate["value"], estimate["low"], estimate["high"])
-    )
-    interval = "" if low is None else f"  (95 % interval {low} to {high})"
-    return f"{value}{unit}{interval}"
+def _estimate(estimate: Estimate) -> str:
+    return with_interval(*scaled(estimate), estimate["unit"], "95 % interval ")
 
 
 def compressor_text(compressor: Mapping[str, Any]) -> str:

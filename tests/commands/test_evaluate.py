@@ -36,14 +36,13 @@ def refused(capsys, config, *args):
 
 def test_one_row_for_both_tasks(capsys):
     assert evaluate("demo_lgtm_joint.yaml") == 0
-    text = capsys.readouterr().out
+    assert "FLOPs each" in capsys.readouterr().out
     row = json.loads(Path("out/joint.json").read_text())
     assert (row["name"], row["model"], row["dataset"]) == ("demo_lgtm_joint", "shapes_dit", "ShapeTextures")
     assert (row["compressor"], row["images_classified"], row["images_generated"]) == ("LGTM", 2, 5)
     assert json.loads(row["settings"])[0]["ratio"] == 0.5
     for name in ("top1", "gflops_per_evaluation", "seconds_per_classification", "seconds_per_sample"):
         assert row[name] > 0
-        assert name in text
     parts = {task: json.loads(Path(f"out/{task}/results.json").read_text()) for task in TASKS}
     assert row["top1"] == parts["classification"]["metrics"]["top1"]["value"]
     name = "frechet[shapes-features]"

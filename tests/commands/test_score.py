@@ -118,16 +118,16 @@ def test_clip_score_of_a_run_and_during_a_run(capsys, tmp_path):
     assert main(["score", "scored", "--clip-model", clip]) == 0
     assert "clip_score[tiny-clip]" in capsys.readouterr().out
     stored = results("scored")["metrics"]["clip_score[tiny-clip]"]
-    assert stored["n"] == 4
+    assert (stored["n"], stored["unit"], stored["better"]) == (4, "", "higher")
     assert predict("demo_lgtm_generation.yaml", "during", "--model.clip_model", clip) == 0
-    assert results("during")["metrics"]["clip_score[tiny-clip]"] == pytest.approx(stored, rel=1e-4)
+    assert results("during")["metrics"]["clip_score[tiny-clip]"]["value"] == pytest.approx(stored["value"], rel=1e-4)
     # Without it, images are made all the same.
     assert predict("demo_lgtm_generation.yaml", "later", "--model.clip_model", "absent") == 1
     assert "CLIP score" in capsys.readouterr().out
     assert "absent/config.json does not exist" in results("later")["clip_score_missing"]
     assert main(["score", "later", "--clip-model", clip]) == 0
     assert results("later")["clip_score_missing"] is None
-    assert results("later")["metrics"]["clip_score[tiny-clip]"] == pytest.approx(stored, rel=1e-4)
+    assert results("later")["metrics"]["clip_score[tiny-clip]"]["value"] == pytest.approx(stored["value"], rel=1e-4)
 
 
 def test_a_clip_score_is_of_all_images(capsys, tmp_path):

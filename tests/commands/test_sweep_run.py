@@ -126,7 +126,7 @@ def test_finished_cells_are_skipped_and_interrupted_ones_continued(again, capsys
     assert sweep("mine.yaml") == 0
     output = capsys.readouterr().out
     assert output.startswith("mine: 4 of 4 cells, in out")
-    assert re.search(r"\[1/4\] classification-shapes-none  finished  top1 [\d.]+  [\d.]+ s", output)
+    assert re.search(r"\[1/4\] classification-shapes-none  finished  top1 [\d.]+ % \(.*\)  [\d.]+ s", output)
     assert [status for status, _ in states(output).values()] == ["finished", *["finished before"] * 3]
     assert "bigain report out" in output
     assert results(f"out/{NAMES[0]}")["timing"]["resumed_images"] == 1

@@ -37,9 +37,9 @@ def test_a_classification_gets_its_metric_when_it_is_finished(capsys):
     assert predict(*run) == 0
     before = metrics()
     assert predict(*run, "--model.metrics", "[my_metrics.Evaluations]") == 0
-    estimate = {"value": 16.0, "low": 16.0, "high": 16.0, "n": 2}
+    estimate = {"value": 16.0, "low": 16.0, "high": 16.0, "n": 2, "unit": "", "better": None}
     assert metrics() == {**before, "mean_evaluations": estimate}
-    assert "mean_evaluations  16.000  (95 % interval" in capsys.readouterr().out
+    assert "mean_evaluations  16.00 (95 % interval" in capsys.readouterr().out
     assert predict(*run, "--model.metrics", "[bigain.metrics.fidelity.Psnr]") == 2
     assert "psnr measures generated images; a classification has none" in capsys.readouterr().err
 

@@ -163,7 +163,7 @@ def test_all_conflicts_are_reported():
     paper = paper_value(Cell("sd2", "imagenet100", "none"), "frechet[pytorch-fid]")
     assert paper.values == ((17.64, 2), (41.37, 4))
     assert "Table 2 prints 17.64 and Table 4 prints 41.37" in paper.note
-    assert (paper.text, paper.differences(20.0)) == ("17.64 / 41.37†", "+2.4 / -21.4†")
+    assert (paper.text, paper.differences(20.0, 1)) == ("17.64 / 41.37†", "+2.4 / -21.4†")
     dit = paper_value(Cell("dit_xl_2_512", "imagenet100", "none"), "frechet[pytorch-fid]")
     assert dit.values == ((41.37, 3), (47.53, 5))
     repeated = paper_value(Cell("dit_xl_2_512", "imagenet100", "LGTM", strength=("ratio", 0.5)), "frechet[pytorch-fid]")

@@ -145,7 +145,7 @@ def test_distances_of_two_protocols_do_not_mix():
     assert header.count("| frechet[pytorch-fid] |") == header.count("| frechet[torchmetrics] |") == 1
     cells = dict(zip(header.split("|"), row.split("|"), strict=True))
     assert cells[" frechet[pytorch-fid] "].strip() == "-"
-    assert cells[" frechet[torchmetrics] "].strip() == "1.50"
+    assert cells[" frechet[torchmetrics] "].strip() == "1.500"
     drawn = next(Path("report/figures").glob("pareto*.svg"))
     # A single run has such a distance, so there is no panel for it.
     assert "torchmetrics" not in ElementTree.tostring(ElementTree.parse(drawn).getroot(), encoding="unicode")
@@ -167,16 +167,19 @@ def test_several_compressors_and_own_ones_are_rows():
 
 
 def test_only_proportions_are_percent():
-    plain, percent = ("psnr", "ssim", "lpips[alex]", "clip_score[vit]"), ("precision[x]", "agreement[x]")
+    # Runs from before metrics declared their unit.
+    plain, percent = ("ssim", "lpips[alex]", "clip_score[vit]"), ("precision[x]", "agreement[x]")
     metrics = {name: {"value": 0.25, "low": None, "high": None, "n": 9} for name in (*plain, *percent)}
+    metrics["mine"] = {"value": 0.00432, "low": 0.00391, "high": 0.00473, "n": 9, "unit": "m", "better": "lower"}
     generation("runs/all", 30.0, metrics=metrics)
     report("runs/all")
     for name in plain:
         assert float(line("runs/all", name)["value"]) == 0.25
-        assert f"| {name} | 0.25 |" in text()
+        assert f"| {name} | 0.2500 |" in text()
     for name in percent:
         assert float(line("runs/all", name)["value"]) == 25
         assert f"| {name} (%) | 25.00 |" in text()
+    assert "| mine (m) | 0.00432 (0.00391 to 0.00473) |" in text()
 
 
 def test_the_page_needs_no_other_file():

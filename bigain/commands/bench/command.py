@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from bigain.commands.parsing import Outcome
 from bigain.errors import InputError
+from bigain.runs.numbers import with_interval
 
 # Fewer repetitions are warned about.
 _ENOUGH = 5
@@ -142,15 +143,14 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     realised, own, peak = row["realised_percent"], row["overhead_milliseconds"], row["peak_memory_bytes"]
     return (
         row["method"],
-        _spread(row["milliseconds"], 1),
-        _spread(row["ratio"], 3),
+        _spread(row["milliseconds"]),
+        _spread(row["ratio"]),
         f"{row['promised_ratio']:.3f}",
-        "" if realised is None else f"{realised['median']:.0f} % ({realised['low']:.0f} to {realised['high']:.0f})",
+        "" if realised is None else _spread(realised, "%"),
         "?" if own is None else f"{sum(own.values()):.1f}",
         "?" if peak is None else f"{peak / 1e6:,.0f}",
     )
 
 
-def _spread(values: Mapping[str, float], digits: int) -> str:
-    median, low, high = (f"{values[key]:.{digits}f}" for key in ("median", "low", "high"))
-    return f"{median} ({low} to {high})"
+def _spread(values: Mapping[str, float], unit: str = "") -> str:
+    return with_interval(values["median"], values["low"], values["high"], unit)

@@ -16,6 +16,7 @@ from bigain.commands.sweep.subprocess_run import failure_in, launched_rank
 from bigain.commands.sweep.tables import Cell
 from bigain.errors import InputError, message_of
 from bigain.runs.directory import check_directory
+from bigain.runs.numbers import scaled, with_interval
 from bigain.runs.results import Run, has_results, load_run
 
 
@@ -88,9 +89,12 @@ class Plan:
 
     @property
     def metric(self) -> str:
-        """`top1 0.81`; empty without results."""
+        """`top1 81.2 % (78.6 to 83.5)`; empty without results."""
         name = self.run.main_metric if self.run else None
-        return f"{name} {self.run.metrics[name]['value']:.4g}" if self.run and name else ""
+        if not self.run or not name:
+            return ""
+        estimate = self.run.metrics[name]
+        return f"{name} {with_interval(*scaled(estimate), estimate['unit'])}"
 
     def __str__(self) -> str:
         """Return status, main metric and reason on one line."""

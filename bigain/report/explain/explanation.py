@@ -14,6 +14,7 @@ from bigain.report.comparison import Comparison, compare
 from bigain.report.explain.frequency import Response, load_response, mean_shares
 from bigain.report.explain.margins import TIME, Errors, Margins, change_interval, margins, read_errors, share
 from bigain.report.tables import Table
+from bigain.runs.numbers import decimals, signed
 from bigain.runs.results import Run
 
 _HOW_TO_STORE = (
@@ -257,7 +258,8 @@ def _row(band: Band, name: str) -> list[str]:
 
 def _verdict(explanation: Explanation) -> str:
     """Return Theorem 1's verdict on the margins, and the measured change."""
-    whole, before, after = explanation.whole, explanation.whole.base, explanation.whole.run
+    whole, comparison = explanation.whole, explanation.comparison
+    before, after = whole.base, whole.run
     moved = "fell" if after.mu < before.mu else "rose" if after.mu > before.mu else "stayed"
     uncertain = whole.change and (whole.interval is None or whole.interval[0] <= 0 <= whole.interval[1])
     doubt = ", though the images are too few to distinguish the change from zero" if uncertain else ""
@@ -267,14 +269,15 @@ def _verdict(explanation: Explanation) -> str:
         f"{_interval(whole)}: {_EXPECTED[whole.criterion]}{doubt}. Its bound went from "
         f"{_percent(before.theorem_bound)} to {_percent(after.theorem_bound)}, the share that is wrong on these trials "
         f"from {_percent(before.error)} to {_percent(after.error)}; with all trials accuracy changed by "
-        f"{100 * explanation.comparison.counts.difference:+.1f} points."
+        f"{signed(100 * comparison.counts.difference, comparison.digits)} points."
     )
 
 
 def _interval(band: Band) -> str:
     if band.interval is None:
         return " (too few images for an interval)"
-    return f" (95 % interval of the change {band.interval[0]:+.3g} to {band.interval[1]:+.3g})"
+    digits = decimals(0.0, *band.interval)
+    return f" (95 % interval of the change {' to '.join(signed(end, digits) for end in band.interval)})"
 
 
 def _number(value: float | None) -> str:

@@ -1,0 +1,49 @@
+"""Numbers as text. Wherever a number has an interval, the interval's width decides the digits."""
+
+from __future__ import annotations
+
+import math
+
+from bigain.runs.schema import Estimate
+
+
+def decimals(value: float, low: float | None = None, high: float | None = None) -> int:
+    """Return the decimals that show two significant digits of an interval's width, or four of a value without one."""
+    wide = low is not None and high is not None and high > low
+    size, digits = (high - low, 2) if wide else (abs(value), 4)  # type: ignore[operator]
+    return max(0, digits - 1 - math.floor(math.log10(size))) if size > 1e-12 else 0
+
+
+def scaled(estimate: Estimate) -> tuple[float | None, float | None, float | None]:
+    """Return value and interval as they are shown: in percent if the unit is `%`; None for what is not finite."""
+    factor = 100.0 if estimate["unit"] == "%" else 1.0
+    value, low, high = (
+        None if number is None or not math.isfinite(number) else factor * number
+        for number in (estimate["value"], estimate.get("low"), estimate.get("high"))
+    )
+    return value, low, high
+
+
+def with_interval(
+    value: float | None, low: float | None = None, high: float | None = None, unit: str = "", name: str = ""
+) -> str:
+    """Format a number and its interval: `0.00432 (0.00391 to 0.00473)`; `-` if there is none.
+
+    Args:
+        value: The number.
+        low: Lower end of its interval; None without one.
+        high: Upper end.
+        unit: Follows the value.
+        name: Stands before the interval, in the brackets.
+    """
+    if value is None:
+        return "-"
+    digits = decimals(value, low, high)
+    text = f"{value:.{digits}f}" + (f" {unit}" if unit else "")
+    return text if low is None or high is None else f"{text} ({name}{low:.{digits}f} to {high:.{digits}f})"
+
+
+def signed(value: float, digits: int) -> str:
+    """Format a number with its sign; zero has none."""
+    rounded = round(value, digits)
+    return f"{rounded:+.{digits}f}" if rounded else f"{0:.{digits}f}"

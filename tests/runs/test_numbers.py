@@ -1,0 +1,28 @@
+"""Digits of numbers with intervals."""
+
+import pytest
+
+from bigain.runs.numbers import scaled, with_interval
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ((0.00432, 0.00391, 0.00473), "0.00432 (0.00391 to 0.00473)"),
+        ((0.0123, 0.01187, 0.01273), "0.01230 (0.01187 to 0.01273)"),
+        ((36.4, 36.0, 36.8), "36.40 (36.00 to 36.80)"),
+        ((100.0, 67.56, 100.0), "100 (68 to 100)"),
+        ((0.1, 0.05, 0.15), "0.10 (0.05 to 0.15)"),
+        ((12.34567, None, None), "12.35"),
+        ((16.0, 16.0, 16.0), "16.00 (16.00 to 16.00)"),
+        ((0.0, None, None), "0"),
+        ((None, None, None), "-"),
+    ],
+)
+def test_the_width_of_the_interval_decides_the_digits(numbers, text):
+    assert with_interval(*numbers) == text
+
+
+def test_proportions_are_shown_in_percent():
+    estimate = {"value": 0.5, "low": 0.25, "high": float("inf"), "n": 4, "unit": "%"}
+    assert scaled(estimate) == (50.0, 25.0, None)
