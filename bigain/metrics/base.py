@@ -159,8 +159,8 @@ def around(value: float, error: float, n: int, low: float = -math.inf, high: flo
 
 
 def jackknife_error(left_out: npt.NDArray[np.float64]) -> float:
-    """Return the standard error of an estimate from its values without each image or group in turn. `(g,)`."""
-    return float(np.sqrt((len(left_out) - 1) * left_out.var()))
+    """Return the standard error of an estimate from its values without each of n images (Tukey, 1958). `(n,)`."""
+    return float(left_out.std() * (len(left_out) - 1) ** 0.5)
 
 
 def mean_estimate(values: Sequence[float]) -> Estimate:

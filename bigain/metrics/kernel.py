@@ -13,60 +13,71 @@ from bigain.metrics.reference import Array, Distance, Features
 from bigain.runs.records import SampleRecord
 from bigain.runs.schema import Estimate
 
-# Rows of the kernel matrix computed at a time.
-_ROWS = 1024
+# Rows and columns of the kernel that are in memory at once.
+_TILE = 2048
 
 
 class KernelDistance(Distance):
-    """`kernel[protocol]` with its standard error, if the reference has features."""
+    """`kid[protocol]` with its standard error, if the reference has features; these count as exact."""
 
     def estimates(self, records: Sequence[SampleRecord], space: ClassSpace) -> Mapping[str, Estimate]:
         if self.reference.features is None:
             return {}
-        mean, error = kernel_distance(self.features(records), self.reference.features)
-        return {self.label("kernel"): {**around(mean, error, len(records)), "standard_error": error}}
+        value, left_out, _ = kernel_leave_one_out(self.features(records), self.reference.features)
+        error = jackknife_error(left_out)
+        return {self.label("kid"): {**around(value, error, len(records)), "standard_error": error}}
 
 
-def kernel_distance(x: Features, y: Features) -> tuple[float, float]:
-    """Compute the kernel distance (KID; Binkowski et al., 2018) and its standard error.
+def kernel_leave_one_out(x: Features, y: Features) -> tuple[float, Array, Array]:
+    """Compute the kernel distance (KID; Binkowski et al., 2018) of two sets, and that without each of their images.
 
-    The unbiased squared maximum mean discrepancy under `(x . y / d + 1)^3` over all images: 0 on average for two sets
-    of one distribution at any size, so it can be negative. Other packages average it over random subsets.
+    The unbiased squared maximum mean discrepancy under `(a . b / d + 1)^3`, over all pairs of images: 0 on average for
+    two sets of one distribution at any size, so it can be negative. A pair of equal images within a set counts as any
+    other pair.
 
-    The standard error is that of the jackknife over the images of both sets. The spread over subsets, which other
-    packages report, depends on the size of the subsets instead.
+    `jackknife_error` of the values without each image of `x` is the standard error if only `x` is a sample. If both
+    are, the squares of both errors add up. Of two sets of the same items, `jackknife_error(a - b)` is the standard
+    error of the difference. For sets that are alike in distribution it is too large by a factor of up to 1.4.
+
+    Takes `(n_x + n_y)^2 d` operations.
 
     Args:
         x: Features of one set. `(n_x, d)`.
         y: Features of the other. `(n_y, d)`.
 
     Returns:
-        The distance and its standard error.
+        The distance, the distances without each image of `x`, `(n_x,)`, and without each image of `y`, `(n_y,)`.
 
     Raises:
         InputError: If a set has fewer than 3 images.
     """
-    if min(len(x), len(y)) < 3:
-        raise InputError(f"a kernel distance needs at least 3 images in each set, not {min(len(x), len(y))}")
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    between_x, between_y = _kernel_sums(x, y)
-    distance, variance = -2 * between_x.sum() / (len(x) * len(y)), 0.0
-    for points, between, others in ((x, between_x, len(y)), (y, between_y, len(x))):
-        n = len(points)
-        within = _kernel_sums(points, points)[0] - (np.square(points).sum(1) / points.shape[1] + 1) ** 3
-        distance += within.sum() / (n * (n - 1))
-        # The terms that change when an image is left out, for each image.
-        left_out = (within.sum() - 2 * within) / ((n - 1) * (n - 2))
-        left_out -= 2 * (between.sum() - between) / ((n - 1) * others)
-        variance += jackknife_error(left_out) ** 2
-    return float(distance), float(np.sqrt(variance))
+    n, m = len(x), len(y)
+    if min(n, m) < 3:
+        raise InputError(f"a kernel distance needs at least 3 images in each set, not {min(n, m)}")
+    in_x, in_y = np.add(*_kernel_sums(x, x)), np.add(*_kernel_sums(y, y))
+    x_to_y, y_to_x = _kernel_sums(x, y)
+    within_x, within_y, between = in_x.sum() / (n * (n - 1)), in_y.sum() / (m * (m - 1)), x_to_y.mean() / m
+    without_x = (in_x.sum() - 2 * in_x) / ((n - 1) * (n - 2)) + within_y
+    without_x -= 2 * (x_to_y.sum() - x_to_y) / ((n - 1) * m)
+    without_y = (in_y.sum() - 2 * in_y) / ((m - 1) * (m - 2)) + within_x
+    without_y -= 2 * (y_to_x.sum() - y_to_x) / ((m - 1) * n)
+    return float(within_x + within_y - 2 * between), without_x, without_y
 
 
-def _kernel_sums(x: Array, y: Array) -> tuple[Array, Array]:
-    """Return the sums of the kernel over y for each x, and over x for each y. `(n_x,)`, `(n_y,)`."""
-    rows, columns = [], np.zeros(len(y))
-    for block in np.array_split(x, -(-len(x) // _ROWS)):
-        kernel = (block @ y.T / x.shape[1] + 1) ** 3
-        rows.append(kernel.sum(1))
-        columns += kernel.sum(0)
-    return np.concatenate(rows), columns
+def _kernel_sums(x: Features, y: Features) -> tuple[Array, Array]:
+    """Return the kernel summed over `y` for each `x`, and over `x` for each `y`.
+
+    If both are one set, every pair is computed once and no image meets itself; the two sums together are over the set.
+    """
+    of_x, of_y = np.zeros(len(x)), np.zeros(len(y))
+    for i in range(0, len(x), _TILE):
+        rows = np.asarray(x[i : i + _TILE], np.float64)
+        for j in range(i if y is x else 0, len(y), _TILE):
+            base = rows @ np.asarray(y[j : j + _TILE], np.float64).T / rows.shape[1] + 1
+            kernel = base * base * base
+            if y is x and i == j:
+                np.fill_diagonal(kernel, 0)
+            else:
+                of_y[j : j + _TILE] += kernel.sum(axis=0)
+            of_x[i : i + _TILE] += kernel.sum(axis=1)
+    return of_x, of_y

@@ -31,10 +31,12 @@ class _Estimate(TypedDict):
 class Estimate(_Estimate, total=False):
     """A number with its 95 % interval, if one is computed, and the number of images behind it.
 
-    `unit` and `better` are what its metric declares, see `bigain.metrics.base.Metric`.
+    `unit` and `better` are what its metric declares, see `bigain.metrics.base.Metric`. `bias` is
+    by how much a distance is larger than that of infinitely many images.
     """
 
     standard_error: float
+    bias: float
     unit: str
     better: Better | None
 

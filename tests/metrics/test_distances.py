@@ -8,9 +8,9 @@ from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
 from bigain.errors import InputError
-from bigain.metrics.base import evaluate
-from bigain.metrics.frechet import frechet_distance, frechet_interval
-from bigain.metrics.kernel import kernel_distance
+from bigain.metrics.base import evaluate, jackknife_error
+from bigain.metrics.frechet import frechet_distance, frechet_leave_one_out
+from bigain.metrics.kernel import kernel_leave_one_out
 from bigain.metrics.precision_recall import precision_recall
 from bigain.metrics.reference import Moments, ReferenceStatistics
 from bigain.runs.records import SampleRecord
@@ -87,43 +87,52 @@ def test_sets_that_do_not_compare_are_refused():
         x + Moments(None, x.mean, x.covariance)
 
 
-def test_the_interval_is_as_wide_as_distances_of_fresh_samples_vary():
-    reference = Moments.of([features(0, 4000, 8)])
-    estimates = [frechet_interval(features(seed, 60, 8, shift=1.0), reference) for seed in range(1, 61)]
-    spread = np.std([estimate["value"] for estimate in estimates], ddof=1)
-    claimed = np.mean([(estimate["high"] - estimate["value"]) / 1.96 for estimate in estimates])
-    assert 0.75 * spread < claimed < 1.35 * spread
-    x = features(1, 60, 8, shift=1.0)
-    assert estimates[0]["value"] == frechet_distance(Moments.of([x]), reference)
-    assert estimates[0]["n"] == 60
+@pytest.mark.parametrize("n", [4, D, D + 1, 60])
+def test_frechet_distances_without_each_image(n):
+    x, reference = features(0, n), Moments.of([features(1, 400, shift=0.2)])
+    value, left_out = frechet_leave_one_out(x, reference)
+    assert value == frechet_distance(Moments.of([x]), reference)
+    expected = [frechet_distance(Moments.of([np.delete(x, i, axis=0)]), reference) for i in range(n)]
+    np.testing.assert_allclose(left_out, expected, rtol=1e-5)
 
 
-def test_the_interval_is_that_of_distances_without_each_image(monkeypatch):
-    x, reference = features(1, 20, 4, shift=1.0), Moments.of([features(0, 400, 4)])
-    for groups in (np.array_split(np.arange(20), 20), np.array_split(np.arange(20), 6)):
-        monkeypatch.setattr("bigain.metrics.frechet._GROUPS", len(groups))
-        left_out = [frechet_distance(Moments.of([np.delete(x, group, 0)]), reference) for group in groups]
-        error = np.sqrt((len(groups) - 1) * np.var(left_out))
-        estimate = frechet_interval(x, reference)
-        assert estimate["high"] - estimate["value"] == pytest.approx(1.96 * error, rel=1e-4)
+def test_images_that_are_all_equal_have_a_frechet_distance():
+    value, left_out = frechet_leave_one_out(np.ones((5, D)), Moments.of([features(1, 400)]))
+    np.testing.assert_allclose(left_out, value)
 
 
-def test_kernel_distance_is_that_of_torchmetrics_and_its_error_that_of_distances_without_each_image(monkeypatch):
-    x, y = features(0, 30), features(1, 30, shift=0.5)
-    monkeypatch.setattr("bigain.metrics.kernel._ROWS", 7)
-    distance, error = kernel_distance(x, y)
-    assert distance == pytest.approx(float(poly_mmd(*(torch.from_numpy(rows).double() for rows in (x, y)))), rel=1e-9)
-    without_x = [kernel_distance(np.delete(x, i, 0), y)[0] for i in range(30)]
-    without_y = [kernel_distance(x, np.delete(y, i, 0))[0] for i in range(30)]
-    assert error == pytest.approx(np.sqrt(29 * (np.var(without_x) + np.var(without_y))), rel=1e-9)
+@pytest.mark.parametrize("n", [3, 20])
+def test_kernel_distances_without_each_image(n, monkeypatch):
+    # Smaller than the sets: several tiles.
+    monkeypatch.setattr("bigain.metrics.kernel._TILE", 7)
+    x, y = features(0, n, shift=0.5), features(1, 20)
+    value, without_x, without_y = kernel_leave_one_out(x, y)
+    if n == 20:
+        theirs = poly_mmd(*(torch.from_numpy(rows).double() for rows in (x, y)))
+        assert value == pytest.approx(float(theirs), rel=1e-9)
+        expected = [kernel_leave_one_out(np.delete(x, i, axis=0), y)[0] for i in range(n)]
+        np.testing.assert_allclose(without_x, expected, rtol=1e-9)
+    expected = [kernel_leave_one_out(x, np.delete(y, i, axis=0))[0] for i in range(20)]
+    np.testing.assert_allclose(without_y, expected, rtol=1e-9)
     with pytest.raises(InputError, match="at least 3 images in each set, not 2"):
-        kernel_distance(x, y[:2])
+        kernel_leave_one_out(x, y[:2])
 
 
-def test_standard_error_of_the_kernel_distance_is_as_wide_as_distances_of_fresh_samples_vary():
-    reference = features(0, 1000, 6)
-    results = np.array([kernel_distance(features(seed, 50, 6, shift=0.5), reference) for seed in range(1, 41)])
-    assert 0.75 < results[:, 1].mean() / results[:, 0].std(ddof=1) < 1.35
+@pytest.mark.parametrize("both", [False, True], ids=["generated", "both"])
+def test_errors_are_as_large_as_distances_of_fresh_samples_vary(both):
+    """The reference is much larger than the samples, unless both are samples."""
+    real, pool = features(0, 1200, 8), features(1, 20_000, 8, shift=0.5) * 1.1
+    draw, reference = np.random.default_rng(2), Moments.of([features(0, 1200, 8)])
+    kernel, frechet = [], []
+    for _ in range(60):
+        x = pool[draw.integers(len(pool), size=100)]
+        y = real[draw.integers(len(real), size=80)] if both else real[:400]
+        value, *left_out = kernel_leave_one_out(x, y)
+        kernel.append((value, np.hypot.reduce([jackknife_error(each) for each in left_out[: 1 + both]])))
+        value, without_x = frechet_leave_one_out(x, reference)
+        frechet.append((value, jackknife_error(without_x)))
+    for values, errors in (np.transpose(kernel), np.transpose(frechet)):
+        assert 0.8 < errors.mean() / values.std(ddof=1) < 1.25
 
 
 def loop_share(points, centres, k):
@@ -169,19 +178,21 @@ def estimates(generated, real, kept=True):
 
 def test_names_carry_the_protocol():
     computed, missing = estimates(features(0, 12, 6), features(1, 20, 6))
-    assert list(computed) == [f"{name}[stand-in]" for name in ("frechet", "kernel", "precision", "recall")]
+    assert list(computed) == [f"{name}[stand-in]" for name in ("frechet", "kid", "precision", "recall")]
     assert all(estimate["n"] == 12 for estimate in computed.values())
     assert computed["frechet[stand-in]"]["low"] < computed["frechet[stand-in]"]["high"]
-    assert "standard_error" in computed["kernel[stand-in]"]
+    assert "standard_error" in computed["kid[stand-in]"]
     assert missing == {}
 
 
 def test_without_features_of_the_reference_there_is_a_frechet_distance_only():
     generated, real = features(0, 5, 257), features(1, 6, 257)
     computed, _ = estimates(generated, real, kept=False)
-    # Wide features get no interval.
-    expected = frechet_distance(Moments.of([generated]), Moments.of([real]))
-    assert computed == {"frechet[stand-in]": {"value": expected, "low": None, "high": None, "n": 5}}
+    estimate = computed["frechet[stand-in]"]
+    assert list(computed) == ["frechet[stand-in]"]
+    assert estimate["value"] == frechet_distance(Moments.of([generated]), Moments.of([real]))
+    # Five images are few for 257 dimensions.
+    assert estimate["bias"] > 0
 
 
 def test_few_images_have_no_distance():
