@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from bigain.commands.parsing import Outcome
 from bigain.data.class_space import ClassSpace
-from bigain.data.images import read_images, sample_path
+from bigain.data.images import read_images
 from bigain.errors import InputError
 from bigain.metrics import Inception, ShapeFeatures
 from bigain.metrics.base import Images, Metric, evaluate
@@ -24,11 +24,11 @@ from bigain.runs.lock import lock
 from bigain.runs.logs import read_records
 from bigain.runs.records import SampleRecord
 from bigain.runs.results import read_ids, read_results, write_results
+from bigain.runs.samples import FOLDER, sample_path
 from bigain.runs.schema import Estimate, Results
 from bigain.runs.summary import summary
 from bigain.tasks.forwards import ROWS_ON_CPU, Forwards
 from bigain.tasks.measuring import Measuring, distances, find_reference
-from bigain.tasks.sample_writer import FOLDER
 
 _BATCH = 32
 _FIDELITY = ("psnr", "ssim", "lpips")

@@ -1,14 +1,12 @@
-"""Generated images as files: encodings, and file names from image ids."""
+"""Generated images as files: encodings."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote
 
 import torch
 from PIL import Image
@@ -18,11 +16,6 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from bigain.errors import InputError
 
 ImageFormat = Literal["png", "jpeg100_truncate", "none"]
-
-_SUFFIX = {"png": ".png", "jpeg100_truncate": ".jpg"}
-# File systems allow names of 255 bytes, including the suffix and that of a temporary file.
-_LONGEST = 200
-_KEPT = 160
 
 
 def quantise(pixels: Tensor, image_format: ImageFormat) -> Tensor:
@@ -76,22 +69,3 @@ def read_images(paths: Sequence[Path]) -> Tensor:
             reason = str(error).partition(" <")[0]
             raise InputError(f"cannot read {path}: {reason}; delete it and run the command again") from error
     return torch.cat(images)
-
-
-def sample_path(folder: Path, image_id: str, image_format: ImageFormat) -> Path:
-    """Return the path of an item's generated image: folders as in its id, parts that would leave `folder` quoted."""
-    suffix = _SUFFIX[image_format]
-    *folders, name = [_safe(part) for part in image_id.split("/")]
-    # No folder may have the name of an image or of its temporary file.
-    folders = [part.replace(".", "%2E") if part.endswith((suffix, ".tmp")) else part for part in folders]
-    return folder.joinpath(*folders, name + suffix)
-
-
-def _safe(part: str) -> str:
-    """Return a file name for part of an id. `quote` never writes `%2E` or a bare `%`: distinct parts stay distinct."""
-    quoted = quote(part, safe=" ")
-    if quoted.strip(". ") == "":
-        quoted = quoted.replace(".", "%2E") or "%"
-    if len(quoted) <= _LONGEST:
-        return quoted
-    return f"{quoted[:_KEPT]}%-{hashlib.blake2b(part.encode(), digest_size=8).hexdigest()}"

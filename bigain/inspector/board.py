@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from bigain.data.base import EvalDataModule
-from bigain.data.images import read_images, sample_path
+from bigain.data.images import read_images
 from bigain.data.selection import Item
 from bigain.errors import InputError
 from bigain.inspector.curves import (
@@ -37,9 +37,9 @@ from bigain.runs.columns import read_columns
 from bigain.runs.files import replacing
 from bigain.runs.names import label, method, strength
 from bigain.runs.results import has_results, read_results
+from bigain.runs.samples import FOLDER, sample_path
 from bigain.runs.schema import Results
 from bigain.runs.summary import compressor_text, summary
-from bigain.tasks.sample_writer import FOLDER as SAMPLES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -260,7 +260,7 @@ def _subject(
         image_format = results["protocol"]["images"]
         if image_format == "none":
             return Subject(grey, [title, run])
-        path = sample_path(folder / SAMPLES, item.image_id, image_format)
+        path = sample_path(folder / FOLDER, item.image_id, image_format)
         return Subject(_pixels(read_images([path])[0]), [title, run]) if path.is_file() else None
     if item.image_id not in predictions:
         return None

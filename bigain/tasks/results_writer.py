@@ -12,16 +12,16 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torchvision.utils import make_grid, save_image
 
-from bigain.data.images import read_images, sample_path
+from bigain.data.images import read_images
 from bigain.metrics.accuracy import Accuracy, confusion_matrix
 from bigain.metrics.base import Metric, evaluate
 from bigain.metrics.multilabel import MeanAveragePrecision, Top1Precision
 from bigain.runs.columns import write_columns
 from bigain.runs.files import replacing
 from bigain.runs.records import ImageRecord, SampleRecord
+from bigain.runs.samples import FOLDER, sample_path
 from bigain.tasks.classifier import DiffusionClassifier
 from bigain.tasks.run_results import RunResults
-from bigain.tasks.sample_writer import FOLDER
 from bigain.tasks.sampler import DiffusionSampler
 
 # With more classes no confusion matrix is written: nobody can read it in a file.

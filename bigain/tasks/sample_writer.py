@@ -11,15 +11,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torchvision.utils import make_grid
 
-from bigain.data.images import sample_path
 from bigain.errors import InputError
 from bigain.runs.files import replacing
 from bigain.runs.logs import finished_ids
 from bigain.runs.records import SampleRecord
+from bigain.runs.samples import FOLDER, sample_path
 from bigain.tasks.prediction_writer import PredictionWriter, predictions_folder
 from bigain.tasks.sampler import DiffusionSampler, Generated
-
-FOLDER = "samples"
 
 
 class SampleWriter(PredictionWriter):

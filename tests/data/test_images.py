@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from bigain.data.images import decode_files, encode_images, quantise, read_images, sample_path
+from bigain.data.images import decode_files, encode_images, quantise, read_images
 from bigain.errors import InputError
+from bigain.runs.samples import sample_path
 
 IDS = ["a", "a/b", "../../x", "..", ".", "...", "/abs", "//abs", "a/../../b", "a/../b", "b", "", "/", "a//b", "a/"]
 IDS += ["a/%", "%", "%2E", "%2E%2E", "C:\\x", "C:/x", "x\x00y", "x\ny", "~", "~/x", " ", ". ", "a.", "é", "e\u0301"]

@@ -16,8 +16,8 @@ from bigain.data import Coco2017, ImageFolder, ImageNet1K, OxfordPets
 from bigain.data.class_names.coco import CATEGORIES
 from bigain.data.class_names.imagenet import wnids
 from bigain.data.class_names.pets import BREEDS
-from bigain.data.images import sample_path
 from bigain.metrics.reference import ReferenceStatistics
+from bigain.runs.samples import sample_path
 
 READ = {"image_size": 8, "num_workers": 0, "batch_size": 4, "on_bad_image": "skip"}
 VAL = [f"ILSVRC2012_val_{i:08d}" for i in (1, 2, 3)]
