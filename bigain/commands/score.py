@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from tqdm import tqdm
@@ -27,7 +27,6 @@ from bigain.runs.results import read_ids, read_results, write_results
 from bigain.runs.samples import FOLDER, sample_path
 from bigain.runs.schema import Estimate, Results
 from bigain.runs.summary import summary
-from bigain.tasks.forwards import ROWS_ON_CPU, Forwards
 from bigain.tasks.measuring import Measuring, distances, find_reference
 
 _BATCH = 32
@@ -110,11 +109,19 @@ def _add_distances(
         raise InputError(
             f"{run} names no protocol or no reference; give --protocol and --reference, --against or --clip-model"
         )
-    extractor = ShapeFeatures() if protocol == "shapes-features" else Inception(protocol, weights)  # type: ignore[arg-type]
-    extractor.load()
-    digest = extractor.digest()
-    statistics = ReferenceStatistics.load(find_reference(reference), protocol, extractor.dimension, digest)
-    results["metrics"].update(_measured(run, distances(statistics), extractor))
+    path = find_reference(reference)
+    if protocol in get_args(Protocol):
+        extractor = ShapeFeatures() if protocol == "shapes-features" else Inception(protocol, weights)  # type: ignore[arg-type]
+        extractor.load()
+        statistics = ReferenceStatistics.load(path, protocol, extractor.dimension, extractor.digest())
+        estimates = _measured(run, distances(statistics), extractor)
+    elif weights:
+        raise InputError(f"{run} has features of {protocol}, which --weights does not fit; give --protocol, too")
+    else:
+        # An extractor of the user's own is not here, but its features are in the log.
+        statistics = ReferenceStatistics.load(path, protocol)
+        estimates = _estimates(distances(statistics), _logged(run, results))
+    results["metrics"].update(estimates)
     results["distance_missing"] = None
     settings |= {"extractor": protocol, "reference_file": reference, "reference": statistics.described()}
 
@@ -122,6 +129,8 @@ def _add_distances(
 def _add_fidelity(run: Path, results: Results, other: Path, network: LpipsNetwork | None = None) -> None:
     """Replace the fidelity metrics, and the name of the run that they compare with."""
     theirs = read_generation(other)
+    if other.samefile(run):
+        raise InputError(f"{run} is compared with itself; give a run over the same items, usually without compression")
     pairs = {name: (results["protocol"][name], theirs["protocol"][name]) for name in _SAMPLING}
     for name, (a, b) in {"model": (results["model"]["name"], theirs["model"]["name"]), **pairs}.items():
         if a != b:
@@ -134,6 +143,8 @@ def _add_fidelity(run: Path, results: Results, other: Path, network: LpipsNetwor
     estimates = _measured(run, [Psnr(), Ssim(), *perceptual], other=other)
     kept = {name: value for name, value in results["metrics"].items() if not name.startswith(_FIDELITY)}
     results["metrics"] = {**kept, **estimates}
+    # Of equal images there is no ratio of signal to noise.
+    results["psnr_missing"] = None if "psnr" in estimates else f"all images equal those of {other}"
     compressors = [compressor["class"] for compressor in theirs["compressors"]]
     results["fidelity_to"] = {"run": str(other), "fingerprint": theirs["fingerprint"], "compressors": compressors}
 
@@ -160,13 +171,37 @@ def _measured(
     # Two runs are compared on the CPU, in float64.
     device = torch.device("cuda" if torch.cuda.is_available() and other is None else "cpu")
     measuring = Measuring(metrics, None if extractor is None else extractor.to(device))
-    forwards, ids, records = Forwards(None, "images", ROWS_ON_CPU // 2), list(paths), []
+    ids, records = list(paths), []
     for start in tqdm(range(0, len(ids), _BATCH), desc="images", unit="batch", disable=None):
         batch = ids[start : start + _BATCH]
         texts, pixels = [prompts[image_id] for image_id in batch], read_images([paths[i] for i in batch]).to(device)
         images = Images(pixels, texts, read_images([others[i] for i in batch]) if others else None)
-        for image_id, prompt, feature, values in zip(batch, texts, *measuring.measure(images, forwards), strict=True):
+        for image_id, prompt, feature, values in zip(batch, texts, *measuring.measure(images), strict=True):
             records.append(SampleRecord(image_id, [], prompt, 0.0, feature, values))
+    return _estimates(metrics, records)
+
+
+def _logged(run: Path, results: Results) -> list[SampleRecord]:
+    """Return the records of all images of a run, with the features that were computed while it ran.
+
+    Raises:
+        InputError: If records are missing.
+    """
+    log = read_records(run / "predictions", SampleRecord)
+    records = [log[image_id] for image_id in read_ids(run) if image_id in log]
+    if len(records) < results["dataset"]["images"]:
+        raise InputError(
+            f"the log of {run} has {len(records)} of its {results['dataset']['images']} images; run its command again"
+        )
+    return records
+
+
+def _estimates(metrics: Sequence[Metric], records: Sequence[SampleRecord]) -> Mapping[str, Estimate]:
+    """Return the estimates.
+
+    Raises:
+        InputError: If there are too few images, or something is missing of them.
+    """
     estimates, missing = evaluate(metrics, records, ClassSpace((), (), None))
     for reason in missing.values():
         raise InputError(reason)

@@ -58,9 +58,9 @@ def read_images(paths: Sequence[Path]) -> Tensor:
     """Read and decode image files of equal size. `(b, 3, h, w)`, uint8 in [0, 255].
 
     Raises:
-        InputError: If one cannot be read; the message names it.
+        InputError: If one cannot be read, or has another size than the first; the message names it.
     """
-    images = []
+    images: list[Tensor] = []
     for path in paths:
         try:
             images.append(decode_files([path.read_bytes()]))
@@ -68,4 +68,8 @@ def read_images(paths: Sequence[Path]) -> Tensor:
             # Without the object and its address in Pillow's message.
             reason = str(error).partition(" <")[0]
             raise InputError(f"cannot read {path}: {reason}; delete it and run the command again") from error
+        height, width = images[-1].shape[-2:]
+        if images[-1].shape != images[0].shape:
+            expected = f"{images[0].shape[-1]} x {images[0].shape[-2]}"
+            raise InputError(f"{path} has {width} x {height} px and {paths[0]} {expected}; expected images of one size")
     return torch.cat(images)

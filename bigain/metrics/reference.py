@@ -180,11 +180,10 @@ def _damage(arrays: dict[str, npt.NDArray[Any]], dimension: int | None) -> str |
         return f"it has mu {mean.shape} and sigma {covariance.shape}, expected (d,) and (d, d){expected}"
     if mean.dtype.kind != "f" or covariance.dtype.kind != "f":
         return f"it has {mean.dtype} and {covariance.dtype}, expected floating point"
-    scale = float(np.abs(covariance).max(initial=0.0))
-    # Not `>`: comparisons with NaN or infinity are false.
-    symmetric = np.isfinite(scale) and np.abs(covariance - covariance.T).max() <= 1e-6 * scale
-    if not (np.isfinite(mean).all() and symmetric):
-        return "sigma is not a covariance, or numbers are not finite"
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        return "mu and sigma are not finite numbers"
+    if not _is_covariance(covariance.astype(np.float64)):
+        return "sigma is not a covariance: expected a symmetric matrix with variance, in no direction negative"
     if n is not None and (n.ndim or n.dtype.kind not in "iu" or n < 1):
         return f"n is {n}, expected the number of images"
     if features is not None and (features.ndim != 2 or features.shape[1] != len(mean) or len(features) < 2):
@@ -192,6 +191,18 @@ def _damage(arrays: dict[str, npt.NDArray[Any]], dimension: int | None) -> str |
     if features is not None and not (features.dtype.kind == "f" and np.isfinite(features).all()):
         return "features are not finite numbers"
     return None
+
+
+def _is_covariance(matrix: Array) -> bool:
+    """Return whether a matrix is symmetric and positive semidefinite up to rounding, and not zero."""
+    trace = np.trace(matrix)
+    if trace <= 0 or np.abs(matrix - matrix.T).max() > 1e-6 * np.abs(matrix).max():
+        return False
+    try:
+        np.linalg.cholesky(matrix + 1e-6 * trace * np.eye(len(matrix)))
+    except np.linalg.LinAlgError:
+        return False
+    return True
 
 
 class Distance(FeatureMetric):

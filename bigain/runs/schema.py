@@ -115,6 +115,7 @@ class Results(_Results, total=False):
     confusion_matrix: list[list[int]] | None
     distance_missing: str | None
     clip_score_missing: str | None
+    psnr_missing: str | None
     fidelity_to: dict[str, Any]
 
 

@@ -74,10 +74,9 @@ def missing_metrics(results: Results) -> dict[str, str]:
 
 
 def _estimate(estimate: Estimate) -> str:
-    value, low, high = scaled(estimate)
-    text, bias = with_interval(value, low, high, estimate["unit"], "95 % interval "), estimate.get("bias", 0.0)
-    # Below a twentieth it disappears in the differences between models.
-    if value is None or bias < value / 20:
+    text, bias = with_interval(*scaled(estimate), estimate["unit"], "95 % interval "), estimate.get("bias", 0.0)
+    # Less than a twentieth disappears in the differences between models.
+    if bias <= estimate["value"] / 20:
         return text
     return f"{text}; with {estimate['n']} images about {bias:.2g} too high, compare at equal numbers only"
 

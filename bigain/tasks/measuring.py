@@ -20,7 +20,7 @@ from bigain.metrics.frechet import FrechetDistance
 from bigain.metrics.kernel import KernelDistance
 from bigain.metrics.precision_recall import PrecisionRecall
 from bigain.metrics.reference import ReferenceStatistics
-from bigain.tasks.forwards import Forwards
+from bigain.tasks.forwards import ROWS_ON_CPU, Forwards
 from bigain.tokens.precision import without_autocast
 
 _log = logging.getLogger(__name__)
@@ -35,21 +35,20 @@ class Measuring:
         extractor: Of features, loaded; None if there is none or its weights are missing.
         reference: Statistics of real images; None if there are none.
         missing: Why metrics cannot be computed, by their `name`.
+        forwards: Batches of the extractor; on a CPU features do not depend on them.
     """
 
     metrics: Sequence[Metric] = ()
     extractor: FeatureExtractor | None = None
     reference: ReferenceStatistics | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
+    forwards: Forwards = field(default_factory=lambda: Forwards(None, "images of the extractor", ROWS_ON_CPU // 2))
 
-    def measure(
-        self, images: Images, forwards: Forwards
-    ) -> tuple[Sequence[npt.NDArray[np.float32] | None], list[dict[str, float]]]:
+    def measure(self, images: Images) -> tuple[Sequence[npt.NDArray[np.float32] | None], list[dict[str, float]]]:
         """Measure a batch of images.
 
         Args:
             images: b images.
-            forwards: Batches of the extractor; on a CPU features do not depend on b.
 
         Returns:
             The features of each image, `(d,)`, None without an extractor; and the value of each metric by its `name`.
@@ -58,7 +57,9 @@ class Measuring:
         features: Sequence[npt.NDArray[np.float32] | None] = [None] * len(pixels)
         if extractor is not None:
             with without_autocast(pixels):
-                rows = forwards.run(lambda i, first, last: extractor(pixels[i]).float(), len(pixels), pixels.device)
+                rows = self.forwards.run(
+                    lambda i, first, last: extractor(pixels[i]).float(), len(pixels), pixels.device
+                )
             features = list(rows.cpu().numpy())
         measured = [metric for metric in self.metrics if "images" in metric.needs]
         columns = {metric.name: list(map(float, metric.measure(images).tolist())) for metric in measured}

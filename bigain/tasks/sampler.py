@@ -178,7 +178,7 @@ class DiffusionSampler(BackboneModule):
             # Metrics are of the images on disk.
             images = decode_files(files).to(images.device)
         prompts = [prompts[i] for i in finite]
-        features, measured = self.measuring.measure(Images(images, prompts), self.decoding)
+        features, measured = self.measuring.measure(Images(images, prompts))
         seconds = (time.perf_counter() - start) / items
         records = [
             SampleRecord(batch["image_id"][i], list(batch["labels"][i]), prompt, seconds, feature, values)
