@@ -17,12 +17,12 @@ from typing import get_args
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 from tqdm import tqdm
 
 from bigain.data.folders import listing, scan
+from bigain.data.reading import opened, read_rgb
 from bigain.errors import InputError
 from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.inception import Inception, InceptionProtocol
@@ -46,18 +46,17 @@ def images_below(folder: Path) -> list[Path]:
 def size_of(path: Path) -> tuple[int, int]:
     """Width and height, without decoding."""
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             return image.size
-    except (UnidentifiedImageError, OSError) as error:
+    except ValueError as error:
         raise unreadable(path, error) from error
 
 
 def read(path: Path) -> Tensor:
     """`(3, h, w)`, uint8."""
     try:
-        with Image.open(path) as image:
-            return pil_to_tensor(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+        return pil_to_tensor(read_rgb(path))
+    except ValueError as error:
         raise unreadable(path, error) from error
 
 

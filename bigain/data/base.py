@@ -18,6 +18,7 @@ from bigain.data.latent_cache import LatentCache
 from bigain.data.loader import RankLoader, Sample, Samples
 from bigain.data.parquet import ParquetRow
 from bigain.data.preprocessing import decode_image
+from bigain.data.reading import read_file
 from bigain.data.selection import Item, per_class, read_subset, stratified
 from bigain.errors import InputError
 
@@ -132,7 +133,7 @@ class EvalDataModule(LightningDataModule, ABC):
         """
         file = self.files[item.image_id]
         try:
-            return file.read_bytes()
+            return read_file(file) if isinstance(file, Path) else file.read_bytes()
         except OSError as error:
             raise InputError(f"image {file} cannot be read: {error.strerror}") from error
 

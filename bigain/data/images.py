@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
+from bigain.data.reading import read_rgb
 from bigain.errors import InputError
 
 ImageFormat = Literal["png", "jpeg100_truncate", "none"]
@@ -51,7 +51,7 @@ def encode_images(images: Tensor, image_format: ImageFormat) -> list[bytes]:
 
 def decode_files(files: Sequence[bytes]) -> Tensor:
     """Decode files of images of equal size. `(b, 3, h, w)`, uint8 in [0, 255]."""
-    return torch.stack([pil_to_tensor(Image.open(io.BytesIO(file)).convert("RGB")) for file in files])
+    return torch.stack([pil_to_tensor(read_rgb(file)) for file in files])
 
 
 def read_images(paths: Sequence[Path]) -> Tensor:
@@ -63,13 +63,11 @@ def read_images(paths: Sequence[Path]) -> Tensor:
     images: list[Tensor] = []
     for path in paths:
         try:
-            images.append(decode_files([path.read_bytes()]))
-        except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some damaged PNG files.
-            # Without the object and its address in Pillow's message.
-            reason = str(error).partition(" <")[0]
-            raise InputError(f"cannot read {path}: {reason}; delete it and run the command again") from error
+            images.append(pil_to_tensor(read_rgb(path)))
+        except ValueError as error:
+            raise InputError(f"cannot read {path}: {error}; delete it and run the command again") from error
         height, width = images[-1].shape[-2:]
         if images[-1].shape != images[0].shape:
             expected = f"{images[0].shape[-1]} x {images[0].shape[-2]}"
             raise InputError(f"{path} has {width} x {height} px and {paths[0]} {expected}; expected images of one size")
-    return torch.cat(images)
+    return torch.stack(images)

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import struct
-import warnings
-
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from bigain.data.reading import read_rgb
 from bigain.errors import InputError
 
 # Describes `decode_image`; part of the key of cached latents, so it changes with the arithmetic.
-PREPROCESSING = "rgb, shorter side bicubic antialiased, centre crop; 1"
-
-# Raised by Pillow for damaged files: RuntimeError by its AVIF decoder, the second line by parsers of wrong tags.
-_UNREADABLE = (
-    *(OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError),
-    *(TypeError, LookupError, ArithmeticError, EOFError, struct.error),
-)
+PREPROCESSING = "rgb, shorter side bicubic antialiased, centre crop; 2"
 
 # Longer strips are cropped to their middle first: resizing all of one would take gigabytes.
 _MAX_ASPECT = 8
@@ -29,8 +20,8 @@ _MAX_ASPECT = 8
 def decode_image(content: bytes, name: str, size: int) -> Tensor:
     """Decode one image with the paper's preprocessing.
 
-    Converts to RGB (also grey, palette, CMYK and RGBA files, with any file name), resizes the shorter side to `size`
-    (bicubic, antialiased), crops the centre. EXIF orientation is ignored, as in the paper's loaders.
+    Converts to RGB (see `reading.rgb`), resizes the shorter side to `size` (bicubic, antialiased), crops the centre.
+    EXIF orientation is ignored, as in the paper's loaders.
 
     Args:
         content: Encoded image.
@@ -44,30 +35,14 @@ def decode_image(content: bytes, name: str, size: int) -> Tensor:
         InputError: If it is truncated or not an image.
     """
     try:
-        with warnings.catch_warnings():
-            # Pillow warns about harmless damage, such as truncated EXIF tags, without the file's name.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content)) as opened:
-                image = _to_rgb(opened)
-    except _UNREADABLE as error:
-        # Pillow's own message has the memory address of the BytesIO.
-        reason = "not an image in a known format" if isinstance(error, UnidentifiedImageError) else str(error)
+        image = read_rgb(content)
+    except ValueError as error:
         raise InputError(
-            f"image {name} cannot be decoded ({reason}); replace it, leave it out with a subset file, or skip it "
-            "with on_bad_image: skip"
+            f"image {name} cannot be decoded ({error}); replace it, leave it out with a subset file, or skip it with "
+            "on_bad_image: skip"
         ) from error
     resized = F.resize(_middle(image), [size], interpolation=InterpolationMode.BICUBIC)
     return F.pil_to_tensor(F.center_crop(resized, [size, size]))
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        # Pillow would clip 16-bit grey at 255 instead of scaling it.
-        return image.convert("I").point(lambda value: value / 257).convert("L").convert("RGB")
-    image.load()
-    # Transparency is dropped; for palette images Pillow would warn about that.
-    image.info.pop("transparency", None)
-    return image.convert("RGB")
 
 
 def _middle(image: Image.Image) -> Image.Image:

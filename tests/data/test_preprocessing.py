@@ -140,22 +140,6 @@ def test_a_truncated_file_is_an_error(path, format, part):
     assert str(path) in str(caught.value)
 
 
-def test_an_enormous_image_is_an_error(path, monkeypatch):
-    picture(40, 40).save(path, "PNG")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(InputError, match="exceeds limit"):
-        read_image(path, 16)
-
-
-def test_sixteen_bit_grey_is_scaled_and_not_clipped(path):
-    """Each value of 8 bits is 257 times as large in 16."""
-    values = np.arange(256, dtype=np.uint16).reshape(16, 16)
-    Image.fromarray(values * 257).save(path, "PNG")
-    with Image.open(path) as stored:
-        assert stored.mode == "I;16"
-    assert torch.equal(read_image(path, 16), torch.from_numpy(values.astype(np.uint8)).expand(3, 16, 16))
-
-
 def test_sixteen_bit_grey_is_not_resized_before_it_is_scaled(path):
     image = picture(60, 41, "L")
     Image.fromarray(np.asarray(image).astype(np.uint16) * 257).save(path, "PNG")

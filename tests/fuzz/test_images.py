@@ -18,7 +18,7 @@ from bigain.data import ImageFolder, ImageNet1K
 from bigain.data.preprocessing import decode_image
 
 SIZE = 8
-FORMATS = ["BMP", "GIF", "ICO", "JPEG", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP"]
+FORMATS = ["BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"]
 FORMATS += ["JPEG2000"] if features.check("jpg_2000") else []
 FORMATS += ["AVIF"] if features.check("avif") else []
 

@@ -1,0 +1,105 @@
+"""The one reader of image files: every mode and bit depth becomes 8-bit RGB."""
+
+from __future__ import annotations
+
+import errno
+import io
+import stat
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+# Others are not tried: a `.jpg` that holds EPS would start Ghostscript.
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
+_BITS_PER_SAMPLE = 258
+# Raised by Pillow for damaged files: RuntimeError by its AVIF decoder, the second line by parsers of wrong tags.
+_UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError),
+    *(TypeError, LookupError, ArithmeticError, EOFError, struct.error, ImageCms.PyCMSError),
+)
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of a regular file.
+
+    Raises:
+        OSError: If it cannot be read, or is a pipe or a device, which may never end.
+    """
+    return _regular(path).read_bytes()
+
+
+@contextmanager
+def opened(file: Path | bytes) -> Iterator[Image.Image]:
+    """Open an image, a file or its content; pixels are not decoded before they are used.
+
+    Raises:
+        ValueError: If it cannot be read, also later in the context; the message is the reason, without the name.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns about harmless damage, such as truncated EXIF tags, without the file's name.
+            warnings.simplefilter("ignore")
+            source = io.BytesIO(file) if isinstance(file, bytes) else _regular(file)
+            with Image.open(source, formats=_FORMATS) as image:
+                yield image
+    except UnidentifiedImageError as error:
+        # Pillow's own message has the memory address of the BytesIO.
+        raise ValueError("not an image in a known format") from error
+    except _UNREADABLE as error:
+        raise ValueError(getattr(error, "strerror", None) or str(error)) from error
+
+
+def read_rgb(file: Path | bytes) -> Image.Image:
+    """Decode an image, a file or its content, as `rgb`.
+
+    Raises:
+        ValueError: If it cannot be read or decoded; the message is the reason, without the name.
+    """
+    with opened(file) as image:
+        return rgb(image)
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """Convert an image of any mode to RGB. Transparency is dropped, grey of more than 8 bits is scaled.
+
+    White is the largest number of the file's bits, and 1 in floating point.
+
+    Raises:
+        ValueError: If white is unknown (32-bit integers), or numbers are larger or negative.
+    """
+    image.load()
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        image = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or image
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _eight_bits(image)
+    # Pillow would warn about the transparency of palette images.
+    image.info.pop("transparency", None)
+    return image.convert("RGB")
+
+
+def _regular(path: Path) -> Path:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    return path
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    levels = np.asarray(image)
+    if image.mode == "F":
+        white = 1
+    else:
+        tags = getattr(image, "tag_v2", {})
+        bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
+        if bits > 16:
+            raise ValueError(f"grey with {bits}-bit integers, whose white is unknown; save it with 8 or 16 bits")
+        white = 2**bits - 1
+    if not ((levels >= 0) & (levels <= white)).all():
+        raise ValueError(f"grey levels outside 0 to {white}; save it with 8 or 16 bits")
+    scaled = (levels * np.float32(255)).round() if white == 1 else levels.astype(np.int64) * 255 // white
+    return Image.fromarray(scaled.astype(np.uint8))

@@ -1,0 +1,122 @@
+"""The reader of image files: all modes that Pillow opens, no other format, no file that never ends."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import EpsImagePlugin, Image, ImageCms
+
+from bigain.data.images import read_images
+from bigain.data.preprocessing import decode_image
+from bigain.data.reading import opened, read_file, read_rgb, rgb
+from bigain.errors import InputError
+
+GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
+COLOURS = Image.merge("RGB", [Image.fromarray(GREY.T), Image.fromarray(GREY), Image.fromarray(GREY[::-1].copy())])
+
+
+def saved(image, kind, **settings):
+    file = io.BytesIO()
+    image.save(file, kind, **settings)
+    return file.getvalue()
+
+
+def read(content):
+    return np.asarray(read_rgb(content)).astype(int)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        *[("1", "PNG"), ("L", "TIFF"), ("LA", "PNG"), ("P", "GIF"), ("PA", "TIFF"), ("RGB", "PPM"), ("RGBA", "PNG")],
+        *[("CMYK", "TIFF"), ("YCbCr", "TIFF")],
+    ],
+)
+def test_eight_bits_are_what_pillow_converts(mode, kind):
+    stored = COLOURS.convert("P" if mode == "PA" else mode).convert(mode)
+    content = saved(stored, kind)
+    with opened(content) as image:
+        assert image.mode == mode
+    assert (read(content) == np.asarray(stored.convert("RGB"))).all()
+
+
+def test_lab_and_hsv():
+    profiles = [ImageCms.createProfile(space) for space in ("sRGB", "LAB")]
+    content = saved(ImageCms.profileToProfile(COLOURS, *profiles, outputMode="LAB"), "TIFF")
+    # Saturated colours lose some digits.
+    assert np.abs(read(content) - np.asarray(COLOURS)).mean() < 3
+    hsv = COLOURS.convert("HSV")
+    assert (np.asarray(rgb(hsv)) == np.asarray(hsv.convert("RGB"))).all()
+
+
+@pytest.mark.parametrize(
+    ("levels", "kind", "mode"),
+    [
+        (GREY.astype("<u2") * 257, "PNG", "I;16"),
+        (GREY.astype("<u2") * 257, "TIFF", "I;16"),
+        (GREY.astype(">u2") * 257, "TIFF", "I;16B"),
+        (GREY.astype("<i4") * 257, "PPM", "I"),
+        (GREY.astype("<f4") / 255, "TIFF", "F"),
+    ],
+)
+def test_grey_of_more_bits_is_scaled_by_every_reader(levels, kind, mode, tmp_path):
+    if mode == "I;16B":
+        content = saved(Image.frombytes(mode, (16, 16), levels.tobytes()), kind)
+    else:
+        content = saved(Image.fromarray(levels), kind)
+    with opened(content) as image:
+        assert image.mode == mode
+    path = tmp_path / "image.png"
+    path.write_bytes(content)
+    expected = torch.from_numpy(GREY).expand(3, 16, 16)
+    assert torch.equal(decode_image(content, "name", 16), expected)
+    assert torch.equal(read_images([path])[0], expected)
+
+
+def test_twelve_bits_are_scaled_by_their_own_white():
+    levels = np.repeat(np.array([[0, 4095], [273, 2730]], np.uint16), 2, 1)
+    # Two numbers of 12 bits in three bytes.
+    packed = b"".join(bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in levels.reshape(-1, 2).tolist())
+    tags = [(256, 4), (257, 2), (258, 12), (259, 1), (262, 1), (273, 128), (277, 1), (278, 2), (279, len(packed))]
+    header = b"II*\0\x08\0\0\0" + len(tags).to_bytes(2, "little")
+    entries = b"".join(n.to_bytes(2, "little") + b"\3\0\1\0\0\0" + v.to_bytes(4, "little") for n, v in tags)
+    content = (header + entries).ljust(128, b"\0") + packed
+    assert read(content)[..., 0].tolist() == [[0, 0, 255, 255], [17, 17, 170, 170]]
+
+
+@pytest.mark.parametrize(
+    ("levels", "words"),
+    [
+        (GREY.astype("<i4"), "32-bit integers, whose white is unknown"),
+        (GREY.astype("<f4"), "outside 0 to 1"),
+        (np.full((4, 4), np.nan, "<f4"), "outside 0 to 1"),
+        (-GREY.astype("<f4"), "outside 0 to 1"),
+    ],
+)
+def test_grey_whose_white_is_unknown_is_an_error(levels, words):
+    with pytest.raises(InputError, match=f"image name cannot be decoded .*{words}.*save it with 8 or 16 bits"):
+        decode_image(saved(Image.fromarray(levels), "TIFF"), "name", 16)
+
+
+def test_postscript_in_a_jpg_starts_no_interpreter(monkeypatch):
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *arguments: pytest.fail("an interpreter was started"))
+    with pytest.raises(ValueError, match="not an image in a known format"):
+        read(saved(COLOURS, "EPS"))
+
+
+def test_pixels_are_limited(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match="exceeds limit"):
+        read(saved(COLOURS, "PNG"))
+
+
+def test_a_pipe_or_a_device_is_no_image(tmp_path):
+    os.mkfifo(tmp_path / "image.png")
+    os.symlink(os.devnull, tmp_path / "device.png")
+    for name in ("image.png", "device.png"):
+        with pytest.raises(OSError, match="not a regular file"):
+            read_file(tmp_path / name)
+        with pytest.raises(InputError, match=rf"cannot read {tmp_path / name}: not a regular file"):
+            read_images([tmp_path / name])
