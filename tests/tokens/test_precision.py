@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from bigain.tokens.precision import products
 
@@ -37,11 +36,9 @@ def test_global_precision_is_as_before(precision):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_on_a_gpu_the_result_is_float32_and_counted(dtype):
+def test_on_a_gpu_the_result_is_float32(dtype):
     with FakeTensorMode():
         a = torch.empty(2, 5, 4, device="cuda", dtype=dtype)
         b = torch.empty(2, 6, 4, device="cuda", dtype=dtype)
-        with FlopCounterMode(display=False) as counter:
-            actual = products(a, b.transpose(1, 2))
+        actual = products(a, b.transpose(1, 2))
     assert (actual.dtype, actual.shape, actual.device.type) == (torch.float32, (2, 5, 6), "cuda")
-    assert counter.get_total_flops() == 2 * 2 * 5 * 6 * 4
