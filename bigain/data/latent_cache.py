@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from bigain.data.preprocessing import PREPROCESSING
@@ -26,7 +26,8 @@ class LatentCache:
     """A folder with one safetensors file per (image content, preprocessing, encoder).
 
     A different image, size or VAE has a different key, so nothing stale is read; files may be deleted at any time.
-    Files appear whole or not at all, so several processes may share a cache.
+    Files appear whole or not at all, so several processes may share a cache. Each holds its key and a digest: a
+    changed or renamed one is reported and not used.
     """
 
     def __init__(self, folder: Path, image_size: int, encoder: str) -> None:
@@ -48,15 +49,21 @@ class LatentCache:
         return hashlib.blake2b(self._namespace + image, digest_size=16).hexdigest()
 
     def read(self, key: str) -> Tensor | None:
-        """Return the latent of a key, `(c, h, w)` float32, or None if it is not cached or its file is damaged."""
+        """Return the latent of a key, `(c, h, w)` float32, or None if it is not cached or its file was changed."""
         path = self._path(key)
         try:
-            return load_file(path)["latent"]
+            with safe_open(path, "pt") as file:
+                written, latent = file.metadata(), file.get_tensor("latent")
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError) as error:
-            _log.warning(f"warning: {path} in the latent cache is damaged ({error}); its image is encoded again")
-            return None
+            reason = f"damaged ({error})"
+        else:
+            if written == _metadata(key, latent):
+                return latent
+            reason = "not what was written for this image"
+        _log.warning(f"warning: {path} in the latent cache is {reason}; its image is encoded again")
+        return None
 
     def write(self, key: str, latent: Tensor) -> None:
         """Store the latent of a key.
@@ -68,7 +75,8 @@ class LatentCache:
         temporary = path.with_name(f"{key}.{uuid.uuid4().hex}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"latent": latent.detach().to("cpu", torch.float32).contiguous()}, temporary)
+            latent = latent.detach().to("cpu", torch.float32).contiguous()
+            save_file({"latent": latent}, temporary, _metadata(key, latent))
             temporary.replace(path)
         except (OSError, SafetensorError) as error:
             raise InputError(
@@ -78,3 +86,9 @@ class LatentCache:
     def _path(self, key: str) -> Path:
         # Folders of fifty thousand files are slow on network file systems.
         return self.folder / key[:2] / f"{key}.safetensors"
+
+
+def _metadata(key: str, latent: Tensor) -> dict[str, str]:
+    """Return the key and a digest of type, shape and numbers of a latent, as stored beside it."""
+    content = f"{latent.dtype} {tuple(latent.shape)} ".encode() + latent.flatten().view(torch.uint8).numpy().tobytes()
+    return {"key": key, "digest": hashlib.blake2b(content, digest_size=16).hexdigest()}

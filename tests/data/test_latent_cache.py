@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save
 
 from bigain.data import ImageFolder
 from bigain.data.latent_cache import LatentCache
@@ -69,7 +70,7 @@ def test_a_row_of_a_batch_takes_the_space_of_a_row(folder):
     cache.write("ab", batch[3])
     assert torch.equal(cache.read("ab"), batch[3])
     (file,) = folder.rglob("*.safetensors")
-    assert file.stat().st_size < 4 * 16 * 16 * 4 + 200
+    assert file.stat().st_size < 4 * 16 * 16 * 4 + 400
 
 
 def test_nothing_is_created_before_the_first_write(tree, folder):
@@ -137,14 +138,40 @@ def test_keys_depend_on_size_encoder_and_content(folder, other):
     assert LatentCache(folder, *other).key(b"image") != cache.key(b"image") != cache.key(b"images")
 
 
-@pytest.mark.parametrize("content", [lambda whole: whole[: len(whole) // 2], lambda whole: b"<html>" * 40])
-def test_a_damaged_file_is_reported_and_replaced(tree, folder, content, caplog):
+def renamed(folder):
+    """The entry of another image."""
+    cache = LatentCache(folder, 4, "encoder")
+    cache.write("other", latent(5))
+    (other,) = folder.glob("ot/*")
+    content = other.read_bytes()
+    other.unlink()
+    return content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda folder, whole: whole[: len(whole) // 2],
+        lambda folder, whole: b"<html>" * 40,
+        lambda folder, whole: whole[:-1] + bytes([whole[-1] ^ 1]),
+        lambda folder, whole: whole.replace(b"[4,2,2]", b"[2,4,2]"),
+        lambda folder, whole: whole.replace(b"F32", b"I32"),
+        lambda folder, whole: save({"latent": latent(2).bfloat16()}),
+        lambda folder, whole: whole.replace(b"latent", b"letter"),
+        lambda folder, whole: save({"latent": latent(2)}),
+        lambda folder, whole: renamed(folder),
+    ],
+    ids=["truncated", "other text", "one bit", "shape", "type", "bfloat16", "name", "no metadata", "another image"],
+)
+def test_a_wrong_entry_is_reported_and_replaced(tree, folder, content, caplog):
     cache = LatentCache(folder, 4, "encoder")
     fill(tree, cache, {2})
     (file,) = folder.rglob("*.safetensors")
-    file.write_bytes(content(file.read_bytes()))
+    changed = content(folder, file.read_bytes())
+    assert changed != file.read_bytes()
+    file.write_bytes(changed)
     assert len(batch_of(tree, cache)["image"]) == 6
-    assert f"{file} in the latent cache is damaged" in caplog.text
+    assert f"{file} in the latent cache is " in caplog.text
     fill(tree, cache, {2})
     assert len(batch_of(tree, cache)["latent"]) == 1
     assert [path for path in folder.rglob("*") if path.is_file()] == [file]
