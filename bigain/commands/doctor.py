@@ -187,6 +187,8 @@ def _dataset(data: EvalDataModule) -> Iterator[Check]:
     else:
         official = f" of the official {data.official_images:,}" if data.official_images else ""
         yield Check("data", "ok", f"{data.name}: {here:,} images{official}, {len(data.class_space)} classes")
+    for note in data.notes:
+        yield Check("data/files", "warning", note)
 
 
 def _images(data: EvalDataModule) -> Iterator[Check]:

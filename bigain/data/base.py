@@ -33,6 +33,7 @@ class EvalDataModule(LightningDataModule, ABC):
     Attributes:
         items: The selected items in evaluation order, after `setup`.
         files: Image file of each id, a path or a `ParquetRow`, for the default `read_bytes`; `find_items` sets it.
+        notes: What is unusual about the files found, such as what is not read; `find_items` sets it, `setup` logs it.
         finished: Ids of images that an interrupted run has finished; the loader skips them unread.
         latents: Cache of encoded images, or None.
         read_images: Whether the loader reads images; generation needs the items only.
@@ -84,6 +85,7 @@ class EvalDataModule(LightningDataModule, ABC):
         self.on_bad_image = on_bad_image
         self.seed = seed
         self.files: Mapping[str, Path | ParquetRow] = {}
+        self.notes: list[str] = []
         self.finished: frozenset[str] = frozenset()
         self.latents: LatentCache | None = None
         self.read_images = True
@@ -196,6 +198,8 @@ class EvalDataModule(LightningDataModule, ABC):
         if not items:
             raise InputError(f"{self.name} has no image to evaluate")
         self.items = items
+        for note in self.notes:
+            rank_zero_only(_log.warning)(f"warning: {note}")
         if self.expected_images is not None and len(items) < self.expected_images:
             rank_zero_only(_log.warning)(
                 f"warning: {self.name} has only {len(items):,} of {self.expected_images:,} images; a partial run"

@@ -4,31 +4,56 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from bigain.errors import InputError
 
-_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
+_SUFFIXES: tuple[str, ...] = (".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_SUFFIXES += (".gif", ".ppm", ".pgm", ".jp2", ".avif")
+# Made by macOS, a Synology disk station, Linux and Windows.
+_STRAY = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "desktop.ini")
 # Hugging Face appends the class to the official name: ILSVRC2012_val_00000293_n01440764.JPEG.
 _OFFICIAL = re.compile(r"(ILSVRC2012_val_\d{8})_n\d{8}")
 
 
-def scan(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the names of a folder's subfolders and of its image files, sorted, without hidden ones.
+def scan(folder: Path) -> tuple[list[str], list[str], list[str]]:
+    """Return the names of a folder's subfolders, of its image files and of everything else, sorted.
 
-    macOS leaves hidden `._` files beside images.
+    What is hidden and what systems leave behind is neither; hidden files, such as macOS's `._` beside images, are not
+    named at all.
+
+    Raises:
+        InputError: If it cannot be listed.
     """
-    folders, images = [], []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.name.lower().endswith(_SUFFIXES):
-                images.append(entry.name)
-            elif entry.is_dir():
-                folders.append(entry.name)
-    return sorted(folders), sorted(images)
+    folders: list[str] = []
+    images: list[str] = []
+    others: list[str] = []
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be listed: {error.strerror}") from error
+    for name in names:
+        hidden = name.startswith(".")
+        if not hidden and name.lower().endswith(_SUFFIXES):
+            images.append(name)
+        # False for a link to itself.
+        elif os.path.isdir(folder / name):
+            (others if hidden or name in _STRAY else folders).append(name)
+        elif not hidden and name not in _STRAY:
+            others.append(name)
+    return folders, images, others
+
+
+def scan_classes(root: Path, folders: Iterable[str]) -> tuple[list[Path], list[str]]:
+    """Return the images of class folders, and the names below `root` of what is beside or below them: not read."""
+    _, images, others = scan(root)
+    files, ignored = [], [*images, *others]
+    for folder in folders:
+        nested, images, others = scan(root / folder)
+        files += [root / folder / name for name in images]
+        ignored += [f"{folder}/{name}" for name in [*(f"{name}/" for name in nested), *others]]
+    return files, ignored
 
 
 def stem_of(name: str) -> str:
@@ -75,9 +100,12 @@ def listing(folder: Path, most: int = 6) -> str:
     if not folder.is_dir():
         return f"{folder} does not exist"
     names = sorted(os.listdir(folder))
-    if not names:
-        return f"{folder} is empty"
-    return f"{folder} holds {', '.join(names[:most])}" + (f" and {len(names) - most} more" if len(names) > most else "")
+    return f"{folder} holds {shortened(names, most)}" if names else f"{folder} is empty"
+
+
+def shortened(names: Sequence[str], most: int = 6) -> str:
+    """Join names, at most the first few, for messages."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def read_lines(path: Path, expected: str) -> list[tuple[int, str]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bigain.data.base import EvalDataModule
 from bigain.data.class_space import ClassSpace, check_template, prompts
-from bigain.data.folders import listing, read_lines, scan
+from bigain.data.folders import listing, read_lines, scan, scan_classes, shortened
 from bigain.data.selection import Item
 from bigain.errors import InputError
 
@@ -80,11 +80,15 @@ class ImageFolder(EvalDataModule):
             raise InputError(
                 f"{self.class_names} and the folders of {self.root} differ in {len(odd)} classes, such as {odd[0]!r}"
             )
-        self.files = {
-            f"{folder}/{name}": self.root / folder / name
-            for folder in self._folders
-            for name in scan(self.root / folder)[1]
-        }
-        if not self.files:
-            raise InputError(f"ImageFolder: no image in any of the {len(label)} folders of {self.root}; {_HELP}")
+        files, ignored = scan_classes(self.root, self._folders)
+        self.files = {f"{path.parent.name}/{path.name}": path for path in files}
+        unread = f"{self.root}: not read are {shortened(ignored)}; {_HELP}" if ignored else ""
+        self.notes = [unread] if ignored else []
+        if empty := sorted(label.keys() - {path.parent.name for path in files}):
+            found = f"{self.root} has {len(empty)} class folders without an image: {shortened(empty)}"
+            if self.class_names is None or not files:
+                raise InputError(
+                    f"{found}; each is a possible answer, so remove it or name it in class_names; {unread or _HELP}"
+                )
+            self.notes.append(f"{found}; they are possible answers nevertheless")
         return [Item(image_id, (label[image_id.partition("/")[0]],)) for image_id in self.files]

@@ -11,7 +11,7 @@ from typing import Any
 from bigain.data.base import EvalDataModule
 from bigain.data.class_names.imagenet import imagenet100_indices, names, wnids
 from bigain.data.class_space import ClassSpace, check_template, prompts
-from bigain.data.folders import by_stem, listing, scan, stem_of
+from bigain.data.folders import by_stem, listing, scan, scan_classes, shortened, stem_of
 from bigain.data.imagenet_labels import USUAL_PLACES, read_ground_truth
 from bigain.data.parquet import read_rows
 from bigain.data.selection import Item
@@ -101,7 +101,7 @@ class ImageNet1K(EvalDataModule):
         # A single image beside parquet files is not a dataset.
         for folder in folders if shards else [*folders, self.root]:
             if folder.is_dir():
-                classes, images = scan(folder)
+                classes, images, _ = scan(folder)
                 if any(_WNID.fullmatch(name) for name in classes):
                     return self._class_folders(folder, classes)
                 if images:
@@ -113,7 +113,9 @@ class ImageNet1K(EvalDataModule):
         raise InputError(f"{self.name}: no images found, {listing(nearest)}; {_HELP}")
 
     def _class_folders(self, folder: Path, classes: list[str]) -> Mapping[str, str]:
-        self.files = files = by_stem(folder / wnid / name for wnid in classes for name in scan(folder / wnid)[1])
+        paths, ignored = scan_classes(folder, classes)
+        self.notes = [f"{folder}: not read are {shortened(ignored)}; expected <wnid>/*.JPEG"] if ignored else []
+        self.files = files = by_stem(paths)
         wnid_of = {image_id: path.parent.name for image_id, path in files.items()}
         unknown = sorted(set(wnid_of.values()) - set(wnids()))
         if unknown:
@@ -132,13 +134,12 @@ class ImageNet1K(EvalDataModule):
             )
         self.files = by_stem(folder / name for name in images)
         wnid_of = read_ground_truth(truth)
-        absent = [image_id for image_id in wnid_of if image_id not in self.files]
-        if absent:
-            raise InputError(
-                f"{truth} lists {len(absent)} of {len(wnid_of)} images that are not in {folder}, such as {absent[0]}; "
-                "complete the folder or shorten the list"
-            )
-        return wnid_of
+        if unlisted := [image_id for image_id in self.files if image_id not in wnid_of]:
+            found = f"{truth} has no class for {len(unlisted)} of the {len(images)} images of {folder}"
+            if len(unlisted) == len(images):
+                raise InputError(f"{found}, such as {unlisted[0]}; the list has images such as {next(iter(wnid_of))}")
+            self.notes = [f"{found}, which are not read: {shortened(unlisted)}"]
+        return {image_id: wnid for image_id, wnid in wnid_of.items() if image_id in self.files}
 
     def id_of(self, line: str) -> str:
         return stem_of(line)

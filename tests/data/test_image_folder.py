@@ -70,16 +70,33 @@ def test_the_same_name_in_two_folders_is_two_images(tree):
             assert image.permute(1, 2, 0).numpy().tobytes() == stored.tobytes()
 
 
-def test_hidden_folders_and_other_files_are_ignored_and_an_empty_class_is_kept(tree, caplog):
-    (tree / "bee").mkdir()
-    (tree / ".thumbnails").mkdir()
-    for name in (".thumbnails/1.png", "ant/notes.txt", "ant/._1.png", "1.png"):
+def test_what_is_not_read_is_named(tree, caplog):
+    for name in (".thumbnails/1.png", "__MACOSX/ant/1.png", "ant/@eaDir/1.png", "ant/more/1.png", "1.png"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_bytes(b"")
+    for name in ("ant/notes.txt", "ant/._1.png", ".DS_Store"):
+        (tree / name).write_bytes(b"")
+    (tree / "loop").symlink_to(tree / "loop")
+    (tree / "zebra" / "3.jfif").write_bytes(b"")
     data = prepared(tree)
-    assert len(data.items) == 6
-    assert list(data.class_space.names) == ["Bald Eagle", "ant", "bee", "zebra"]
-    assert data.expected_images is None
-    assert not caplog.records
+    assert len(data.items) == 7
+    assert list(data.class_space.names) == ["Bald Eagle", "ant", "zebra"]
+    named = "1.png, .thumbnails, __MACOSX, loop, ant/more/, ant/@eaDir and 1 more"
+    assert [record.message for record in caplog.records] == [f"warning: {note}" for note in data.notes]
+    (note,) = data.notes
+    assert note.startswith(f"{tree}: not read are {named}; expected <root>/<class>/<image>")
+
+
+def test_a_class_folder_without_images(tree, names, caplog):
+    (tree / "bee" / "more").mkdir(parents=True)
+    (tree / "again").symlink_to(tree)
+    message = refusal(tree)
+    assert f"{tree} has 2 class folders without an image: again, bee; each is a possible answer" in message
+    assert "not read are again/" in message
+    text = "".join(f"{folder}\t{folder}\n" for folder in ("zebra", "again", "bee", "ant", "Bald_Eagle"))
+    data = prepared(tree, class_names=names(text))
+    assert len(data.class_space) == 5
+    assert "2 class folders without an image: again, bee; they are possible answers nevertheless" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -88,7 +105,10 @@ def test_hidden_folders_and_other_files_are_ignored_and_an_empty_class_is_kept(t
         (None, "no class folder, {root} does not exist; expected <root>/<class>/<image>"),
         ([], "no class folder, {root} is empty; expected"),
         (["1.png"], "no class folder, {root} holds 1.png; expected"),
-        (["ant/1.txt", "bee/2.txt"], "no image in any of the 2 folders of {root}; expected"),
+        (
+            ["ant/1.txt", "bee/2.txt"],
+            "{root} has 2 class folders without an image: ant, bee; each is",
+        ),
         (["n01440764/1.png"], "the folders of {root} are WordNet ids"),
     ],
 )

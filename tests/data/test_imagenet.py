@@ -322,9 +322,12 @@ def test_one_id_in_two_class_folders(tmp_path, contents, name):
 
 def test_hidden_and_other_files_are_ignored(tmp_path, contents):
     class_folders(tmp_path, contents)
-    for name in (f"._{STEMS[1]}.JPEG", ".DS_Store", "index.html"):
-        put(tmp_path / "val" / wnids()[0] / name, b"")
-    assert ids(prepared(tmp_path)) == set(STEMS)
+    for name in (f"{wnids()[0]}/._{STEMS[1]}.JPEG", ".DS_Store", "__MACOSX/index.html", f"{wnids()[0]}/more/1.JPEG"):
+        put(tmp_path / "val" / name, b"")
+    data = prepared(tmp_path)
+    assert ids(data) == set(STEMS)
+    (note,) = data.notes
+    assert note.startswith(f"{tmp_path / 'val'}: not read are __MACOSX, {wnids()[0]}/more/; expected")
 
 
 def test_an_image_beside_parquet_files_is_ignored(tmp_path, contents):
@@ -341,14 +344,18 @@ def test_a_list_elsewhere(tmp_path, contents):
     assert f"{tmp_path / 'other.txt'} does not exist; put a list there or set data.ground_truth" in message
 
 
-def test_a_list_with_missing_images(tmp_path, contents):
+def test_a_subset_of_the_images_runs_with_the_whole_list(tmp_path, contents, caplog):
     listed("{stem}.JPEG {label}\n")(tmp_path, contents)
-    for stem in (STEMS[3], STEMS[8]):
+    for stem in STEMS[3:]:
         (tmp_path / "val" / f"{stem}.JPEG").unlink()
+    assert {item.image_id: item.labels[0] for item in prepared(tmp_path).items} == {
+        stem: TRUTH[stem] for stem in STEMS[:3]
+    }
+    assert "only 3 of 50,000 images; a partial run" in caplog.text
+    put(tmp_path / "val.txt", f"{STEMS[7]} 1\n")
     message = refusal(tmp_path)
-    assert (
-        f"{tmp_path / 'val.txt'} lists 2 of 12 images that are not in {tmp_path / 'val'}, such as {STEMS[3]}" in message
-    )
+    assert f"val.txt has no class for 3 of the 3 images of {tmp_path / 'val'}, such as {STEMS[0]}" in message
+    assert f"the list has images such as {STEMS[7]}" in message
 
 
 def test_a_shorter_list_runs_with_both_counts(tmp_path, contents, caplog):
@@ -356,6 +363,7 @@ def test_a_shorter_list_runs_with_both_counts(tmp_path, contents, caplog):
     put(tmp_path / "val.txt", f"{STEMS[4]}.JPEG 3\n{STEMS[2]}.JPEG 7\n")
     assert {item.image_id: item.labels[0] for item in prepared(tmp_path).items} == {STEMS[4]: 3, STEMS[2]: 7}
     assert "only 2 of 50,000 images" in caplog.text
+    assert f"has no class for 10 of the 12 images of {tmp_path / 'val'}, which are not read: {STEMS[0]}" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image, ImageCms
 
+from bigain.data import ImageFolder
 from bigain.data.images import read_images
 from bigain.data.preprocessing import decode_image
 from bigain.data.reading import opened, read_file, read_rgb, rgb
+from bigain.data.selection import Item
 from bigain.errors import InputError
 
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -118,5 +120,9 @@ def test_a_pipe_or_a_device_is_no_image(tmp_path):
     for name in ("image.png", "device.png"):
         with pytest.raises(OSError, match="not a regular file"):
             read_file(tmp_path / name)
+        data = ImageFolder(str(tmp_path))
+        data.files = {name: tmp_path / name}
+        with pytest.raises(InputError, match=rf"{tmp_path / name} cannot be read: not a regular file"):
+            data.read_image(Item(name, (0,)))
         with pytest.raises(InputError, match=rf"cannot read {tmp_path / name}: not a regular file"):
             read_images([tmp_path / name])
