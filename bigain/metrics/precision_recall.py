@@ -25,12 +25,18 @@ class PrecisionRecall(Distance):
     def estimates(self, records: Sequence[SampleRecord], space: ClassSpace) -> Mapping[str, Estimate]:
         if self.reference.features is None:
             return {}
-        generated = self.features(records[:_MOST_IMAGES])
-        values = precision_recall(self.reference.features[:_MOST_IMAGES], generated)
+        generated = _thinned(self.features(records))
+        values = precision_recall(_thinned(self.reference.features), generated)
         return {
             self.label(name): Estimate(value=value, low=None, high=None, n=len(generated))
             for name, value in zip(("precision", "recall"), values, strict=True)
         }
+
+
+def _thinned(features: Features) -> Features:
+    """Return at most `_MOST_IMAGES`, evenly spaced: ids may be in order of class."""
+    kept = min(len(features), _MOST_IMAGES)
+    return features[np.arange(kept) * len(features) // max(kept, 1)]
 
 
 def precision_recall(real: Features, generated: Features, k: int = 3, block: int = 1024) -> tuple[float, float]:

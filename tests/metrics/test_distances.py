@@ -185,6 +185,15 @@ def test_names_carry_the_protocol():
     assert missing == {}
 
 
+def test_estimates_do_not_depend_on_the_order_of_the_images(monkeypatch):
+    # Fewer than there are, so that some are left out.
+    monkeypatch.setattr("bigain.metrics.precision_recall._MOST_IMAGES", 20)
+    records = [SampleRecord(f"{i}", [], "", 0.1, row) for i, row in enumerate(features(0, 30))]
+    real = features(1, 40)
+    metrics = distances(ReferenceStatistics(Moments.of([real]), "stand-in", features=real))
+    assert evaluate(metrics, records[::-1], None) == evaluate(metrics, records, None)
+
+
 def test_without_features_of_the_reference_there_is_a_frechet_distance_only():
     generated, real = features(0, 5, 257), features(1, 6, 257)
     computed, _ = estimates(generated, real, kept=False)
