@@ -19,6 +19,8 @@ from torch import nn
 from bigain.backbones.hub import no_such_file, read_json, reason
 from bigain.errors import InputError
 
+# Trials, grids and schedules are defined on so many.
+TIMESTEPS = 1000
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _CONVERT = "Convert it with save_pretrained(..., safe_serialization=True) in an environment you trust"
 _BIN = f"{_CONVERT}, or set the backbone's safetensors_only to false, which reads .bin files without running code"
@@ -29,6 +31,7 @@ _UNLOADABLE = (
     *(OSError, ValueError, RuntimeError, EOFError, SafetensorError, UnpicklingError),
     *(TypeError, LookupError, AttributeError, ArithmeticError, UnboundLocalError, StrictDataclassError),
 )
+_DDPM = f"expected a DDPM noise schedule of {TIMESTEPS} timesteps, as Stable Diffusion 1.x and 2.x and DiT have"
 _WHY = {"PixArtTransformer2DModel": ": PixArt is conditioned on a text, a DiT on a class index"}
 
 
@@ -144,10 +147,19 @@ def load_scheduler(source: str, local_files_only: bool) -> tuple[dict[str, Any],
     """Read the settings of the sampler that a folder was saved with, and the noise schedule that they define.
 
     Raises:
-        InputError: If there are none, or the prediction type is neither epsilon nor v_prediction.
+        InputError: If there are none, or they are those of another kind of diffusion.
     """
     file = "scheduler/scheduler_config.json"
     config = read_json(source, file, local_files_only)
+    saved, steps = f"{file} of {source} ({config.get('_class_name')})", config.get("num_train_timesteps", TIMESTEPS)
+    # Schedulers of flow matching, EDM and consistency models have no betas; continuous timesteps are noise levels.
+    if not (config.get("beta_schedule") or config.get("trained_betas")) or config.get("use_flow_sigmas"):
+        raise InputError(f"{saved} has no beta_schedule: a model of flow matching or EDM; {_DDPM}")
+    if config.get("timestep_type", "discrete") != "discrete":
+        raise InputError(f"{saved} has timestep_type {config['timestep_type']!r}; {_DDPM}")
+    if steps != TIMESTEPS:
+        # Before the schedule is computed, which takes as many numbers.
+        raise InputError(f"{saved} gives num_train_timesteps {steps!r}; {_DDPM}")
     try:
         scheduler: DDPMScheduler = DDPMScheduler.from_config(config)
     except _UNLOADABLE as error:
@@ -156,6 +168,9 @@ def load_scheduler(source: str, local_files_only: bool) -> tuple[dict[str, Any],
     kind = scheduler.config["prediction_type"]
     if kind not in ("epsilon", "v_prediction"):
         raise InputError(f"{source} predicts {kind!r}; expected epsilon or v_prediction")
+    betas = scheduler.betas
+    if len(betas) != TIMESTEPS or not ((betas >= 0) & (betas <= 1)).all():
+        raise InputError(f"the betas of {saved} are not {TIMESTEPS} numbers in [0, 1]; {_DDPM}")
     return config, scheduler
 
 

@@ -10,39 +10,34 @@ import torch
 from diffusers import SchedulerMixin
 
 from bigain.backbones.base import Backbone
+from bigain.backbones.loading import TIMESTEPS
 from bigain.errors import InputError
 
 _NOISE_SCHEDULE = ("beta_", "trained_betas", "num_train_timesteps", "rescale_betas")
 
 
 def make_scheduler(backbone: Backbone, kind: type[SchedulerMixin], options: Mapping[str, Any], steps: int) -> Any:
-    """Create a scheduler with the model's noise schedule.
+    """Create a scheduler with the settings in the model's folder, as `from_config` does.
 
     Args:
         backbone: A loaded backbone.
         kind: Class of the scheduler.
-        options: Its settings, where they differ from the class's own.
+        options: Its settings, where they differ from those in the model's folder.
         steps: Denoising steps.
 
     Raises:
         InputError: If it cannot sample from this model.
     """
-    known = set(inspect.signature(kind.__init__).parameters) - {"self"}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise InputError(f"{kind.__name__} has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    known = inspect.signature(kind.__init__).parameters
     if "prediction_type" not in known:
         raise InputError(
             f"{kind.__name__} has no prediction type, but {backbone.model} predicts {backbone.prediction_type}; "
             "choose another scheduler"
         )
-    config = backbone.scheduler_config
-    # The model decides the noise schedule, but not the spacing or clipping of the sampler in its folder.
-    settings = {key: config[key] for key in config if key in known and key.startswith(_NOISE_SCHEDULE)}
-    # In latent space there is nothing to clip to.
-    settings |= {"clip_sample": False} if "clip_sample" in known else {}
-    settings |= {"prediction_type": backbone.prediction_type, **options}
-    scheduler = _created(kind, settings, steps)
+    # In latent space there is nothing to clip to, but the default of several classes is to clip.
+    settings: dict[str, Any] = {"clip_sample": False} if "clip_sample" in known else {}
+    settings |= {**backbone.scheduler_config, "prediction_type": backbone.prediction_type}
+    scheduler = _created(kind, settings, options, steps)
     _check_noise_levels(scheduler, backbone, options)
     return scheduler
 
@@ -58,15 +53,21 @@ def count_steps(kind: type[SchedulerMixin], options: Mapping[str, Any], steps: i
     Raises:
         InputError: If it cannot be created.
     """
-    return len(_created(kind, options, steps).timesteps)
+    return len(_created(kind, {}, options, steps).timesteps)
 
 
-def _created(kind: type[SchedulerMixin], settings: Mapping[str, Any], steps: int) -> Any:
+def _created(kind: type[SchedulerMixin], folder: Mapping[str, Any], options: Mapping[str, Any], steps: int) -> Any:
+    known = set(inspect.signature(kind.__init__).parameters) - {"self"}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise InputError(f"{kind.__name__} has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    if options.get("num_train_timesteps", TIMESTEPS) != TIMESTEPS:
+        raise InputError(f"num_train_timesteps must be {TIMESTEPS}, not {options['num_train_timesteps']}")
     try:
-        scheduler: Any = kind(**settings)
+        scheduler: Any = kind.from_config(dict(folder), **options)
         scheduler.set_timesteps(steps)
     except (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError) as error:
-        raise InputError(f"cannot create {kind.__name__} with {steps} steps and {dict(settings)}: {error}") from error
+        raise InputError(f"cannot create {kind.__name__} with {steps} steps and {dict(options)}: {error}") from error
     return scheduler
 
 
@@ -81,6 +82,6 @@ def _check_noise_levels(scheduler: Any, backbone: Backbone, options: Mapping[str
         )
     if any(option.startswith(_NOISE_SCHEDULE) for option in options):
         return
-    expected = backbone.alpha_bar(torch.arange(backbone.scheduler_config["num_train_timesteps"]))
+    expected = backbone.alpha_bar(torch.arange(TIMESTEPS))
     if len(own) != len(expected) or not torch.allclose(torch.as_tensor(own).float(), expected, rtol=1e-3):
         raise InputError(f"{name} changes the noise levels that {backbone.model} was trained on; choose another")

@@ -81,6 +81,24 @@ def test_networks_that_need_more_than_a_text(sd, settings, names):
     assert re.search(names, refusal(StableDiffusion, sd))
 
 
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "beta_schedule": None}, "a model of flow matching or EDM"),
+        ({"use_flow_sigmas": True}, "a model of flow matching or EDM"),
+        ({"timestep_type": "continuous"}, "has timestep_type 'continuous'"),
+        ({"prediction_type": "sample"}, "predicts 'sample'; expected epsilon or v_prediction"),
+        ({"num_train_timesteps": 4000}, "num_train_timesteps 4000; expected .* 1000 timesteps"),
+        ({"num_train_timesteps": 1e12}, "num_train_timesteps 1000000000000.0; expected .* 1000 timesteps"),
+        ({"trained_betas": [0.1, 0.2]}, "not 1000 numbers"),
+        ({"beta_end": 1.5}, r"not 1000 numbers in \[0, 1\]"),
+    ],
+)
+def test_other_kinds_of_diffusion(dit, settings, names):
+    change(dit / "scheduler/scheduler_config.json", **settings)
+    assert re.search(names, refusal(DiT, dit))
+
+
 def test_pixart(dit):
     index = dit / "model_index.json"
     change(index, transformer=["diffusers", "PixArtTransformer2DModel"])

@@ -1,5 +1,7 @@
 """The sampler against plain diffusers loops, and what its images may not depend on."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +30,7 @@ from bigain.metrics import Inception, ShapeFeatures
 from bigain.metrics.base import Images
 from bigain.modules import DiffusionSampler
 from bigain.tasks.measuring import Measuring
+from bigain.tasks.scheduling import make_scheduler
 from bigain.tokens.randomness import stable_hash
 
 # diffusers converts tensors to arrays in a way that newer numpy deprecates.
@@ -135,7 +138,7 @@ def test_a_v_predicting_unet_is_the_plain_loop(unet, kind):
     module = sampler(unet, kind, steps=4, guidance=3.0, items_per_forward=2, share=False)
     run(module)
     assert module.scheduler.config["prediction_type"] == "v_prediction"
-    scheduler = kind.from_config(unet.scheduler_config, timestep_spacing=module.scheduler.config["timestep_spacing"])
+    scheduler = kind.from_config(unet.scheduler_config)
     prompts = ShapeTextures().class_space.prompts[:2]
     ids = unet.tokenizer(["", "", *prompts], padding="max_length", return_tensors="pt").input_ids
     states = unet.text_encoder(ids).last_hidden_state
@@ -146,6 +149,24 @@ def test_a_v_predicting_unet_is_the_plain_loop(unet, kind):
     expected = plain_loop(scheduler, 4, 3.0, initial_noise(keys_of(IDS[:2]), (3, 32, 32)), predict)
     actual = torch.stack([module.latents[image_id] for image_id in IDS[:2]])
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_settings_of_the_scheduler_come_from_the_folder(dit):
+    """As in diffusers pipelines: from_config, and options after it."""
+    dit.load()
+    twin = copy.copy(dit)
+    twin.scheduler_config = {**dit.scheduler_config, "_class_name": "PNDMScheduler", "steps_offset": 1}
+    twin.scheduler_config |= {"set_alpha_to_one": False}
+    for kind in (DDIMScheduler, EulerDiscreteScheduler):
+        expected = kind.from_config(twin.scheduler_config)
+        expected.set_timesteps(10)
+        made = make_scheduler(twin, kind, {}, 10)
+        assert made.config == expected.config
+        assert made.timesteps.tolist() == expected.timesteps.tolist()
+    assert expected.timesteps.tolist() == list(range(901, 0, -100))
+    spaced = make_scheduler(twin, DDIMScheduler, {"timestep_spacing": "trailing", "set_alpha_to_one": True}, 10)
+    assert spaced.timesteps.tolist() == list(range(999, 0, -100))
+    assert spaced.final_alpha_cumprod == 1
 
 
 def test_the_guided_pair_is_one_forward(dit):
@@ -285,6 +306,7 @@ def test_numbers_that_are_not_finite_are_no_image(dit):
         (DDIMScheduler, {"timestep_spacing": "wide"}, "wide is not supported"),
         (DDIMScheduler, {"beta_schedule": "steep"}, "cannot create"),
         (UnCLIPScheduler, {}, "cannot create"),
+        (DDIMScheduler, {"num_train_timesteps": 1e12}, "num_train_timesteps must be 1000"),
     ],
     ids=str,
 )
