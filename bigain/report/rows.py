@@ -14,7 +14,7 @@ from bigain.report.comparison import Comparison, UnlikeError, compare
 from bigain.report.pairing import differing
 from bigain.report.paper import Cell, PaperValue, cell_of, expected_images, paper_value
 from bigain.runs.names import method, strength
-from bigain.runs.numbers import decimals, scaled
+from bigain.runs.numbers import bias_text, decimals, scaled
 from bigain.runs.results import Run
 from bigain.runs.schema import Better
 
@@ -232,4 +232,5 @@ def _notes(run: Run, cell: Cell | str) -> list[str]:
         notes.append(f"{dataset['images']:,} images, in the paper {expected_images(run):,}")
     if run.results.get("distance_missing"):
         notes.append(f"no distance: {run.results['distance_missing']}")
+    notes += [f"{name}: {text}" for name, estimate in run.metrics.items() if (text := bias_text(estimate))]
     return notes

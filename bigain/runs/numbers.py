@@ -43,6 +43,15 @@ def with_interval(
     return text if low is None or high is None else f"{text} ({name}{low:.{digits}f} to {high:.{digits}f})"
 
 
+def bias_text(estimate: Estimate) -> str:
+    """Return a sentence about the bias of a distance from few images; empty if that is less than a twentieth of it."""
+    value = estimate["value"]
+    if "bias" not in estimate or not estimate["bias"] > value / 20:
+        return ""
+    bias = min(estimate["bias"], value)
+    return f"with {estimate['n']:,} images about {bias:.2g} too high, compare at equal numbers only"
+
+
 def signed(value: float, digits: int) -> str:
     """Format a number with its sign; zero has none."""
     rounded = round(value, digits)

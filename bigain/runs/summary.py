@@ -9,7 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 from bigain.runs.names import setting_text, variant
-from bigain.runs.numbers import scaled, with_interval
+from bigain.runs.numbers import bias_text, scaled, with_interval
 from bigain.runs.schema import Estimate, Results, Site
 
 # Settings that are shown even if they have their defaults.
@@ -74,11 +74,8 @@ def missing_metrics(results: Results) -> dict[str, str]:
 
 
 def _estimate(estimate: Estimate) -> str:
-    text, bias = with_interval(*scaled(estimate), estimate["unit"], "95 % interval "), estimate.get("bias", 0.0)
-    # Less than a twentieth disappears in the differences between models.
-    if bias <= estimate["value"] / 20:
-        return text
-    return f"{text}; with {estimate['n']} images about {bias:.2g} too high, compare at equal numbers only"
+    text = with_interval(*scaled(estimate), estimate["unit"], "95 % interval ")
+    return "; ".join(filter(None, (text, bias_text(estimate))))
 
 
 def compressor_text(compressor: Mapping[str, Any]) -> str:

@@ -348,12 +348,14 @@ def test_figures_of_an_earlier_report_are_deleted():
 def test_runs_without_numbers_or_predictions_keep_their_row(capsys):
     change("runs/lgtm_made", metrics={}, distance_missing="the reference is not there")
     change("runs/none_made", **{"metrics__frechet[pytorch-fid]__value": float("nan")})
+    change("runs/iekvd_made", **{"metrics__frechet[pytorch-fid]__bias": 9.0})
     shutil.rmtree("runs/lgtm/predictions")
     assert report("runs", "--formats", "md,csv") == 1
     assert "not compared: runs/lgtm/predictions/predictions.npz does not exist" in capsys.readouterr().out
     assert "Not compared image by image: runs/lgtm/predictions/predictions.npz does not exist" in text()
     assert line("runs/lgtm")["value"]
     assert "no distance: the reference is not there" in text()
+    assert "frechet[pytorch-fid]: with 3,669 images about 9 too high" in line("runs/iekvd_made")["notes"]
     assert line("runs/lgtm_made")["metric"] == ""
     assert line("runs/none_made")["value"] == ""
 

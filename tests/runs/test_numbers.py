@@ -2,7 +2,7 @@
 
 import pytest
 
-from bigain.runs.numbers import scaled, with_interval
+from bigain.runs.numbers import bias_text, scaled, with_interval
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,18 @@ def test_the_width_of_the_interval_decides_the_digits(numbers, text):
 def test_proportions_are_shown_in_percent():
     estimate = {"value": 0.5, "low": 0.25, "high": float("inf"), "n": 4, "unit": "%"}
     assert scaled(estimate) == (50.0, 25.0, None)
+
+
+@pytest.mark.parametrize(
+    ("bias", "text"),
+    [
+        ({}, ""),
+        ({"bias": 0.09}, ""),
+        ({"bias": 0.2514}, "with 1,500 images about 0.25 too high, compare at equal numbers only"),
+        ({"bias": 2.3}, "with 1,500 images about 2 too high, compare at equal numbers only"),
+    ],
+)
+def test_the_bias_of_a_distance_is_said_where_it_matters(bias, text):
+    assert bias_text({"value": 2.0, "low": 1.5, "high": 2.5, "n": 1500, **bias}) == text
+    # A kernel distance may be negative.
+    assert bias_text({"value": -2.0, "low": None, "high": None, "n": 1500}) == ""
