@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -157,9 +158,10 @@ def test_without_a_compressor_or_a_logger_there_are_curves_and_images():
         f"{tag.replace('/', '_')}.png" for tag in (CURVES | {"images/followed"}) - {"curves/stage_survival"}
     }
     assert not Path("out/tensorboard").exists()
-    Path("out/pictures/mine.txt").write_text("kept")
+    Path("out/pictures/mine.png").write_text("kept")
+    predict("demo_none.yaml", "--inspect", "1", "--overwrite", "true")
     predict("demo_none.yaml", "--inspect", "0", "--overwrite", "true")
-    assert [path.name for path in Path("out/pictures").iterdir()] == ["mine.txt"]
+    assert [path.name for path in Path("out/pictures").iterdir()] == ["mine.png"]
 
 
 def test_a_resumed_run_shows_all_images(caplog):
@@ -188,6 +190,18 @@ def test_images_done_without_the_inspector_and_pictures_that_cannot_be_written_a
     predict("demo_tome.yaml")
     assert "pictures could not be drawn" in caplog.text
     assert results()["metrics"]["top1"]["n"] == 5
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), InputError("No space left"), MemoryError()])
+def test_a_disk_that_fills_up_while_drawing_ends_no_run(tmp_path, monkeypatch, caplog, error):
+    def full(*args):
+        raise error
+
+    monkeypatch.setattr("bigain.inspector.inspector.draw_run", full)
+    (tmp_path / "results.json").touch()
+    trainer = SimpleNamespace(is_global_zero=True, default_root_dir=tmp_path, loggers=[], datamodule=ShapeTextures())
+    Inspector().teardown(trainer, SimpleNamespace(trainer=trainer), "predict")
+    assert "pictures could not be drawn" in caplog.text
 
 
 def test_a_negative_number_is_refused(capsys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 from bigain.callbacks import GenerationResults, PredictionWriter, ResultsWriter, SampleWriter
 from bigain.commands.configs import find_config
@@ -25,7 +24,7 @@ from bigain.errors import InputError
 from bigain.inspector import Inspector
 from bigain.modules import DiffusionClassifier, DiffusionSampler
 from bigain.runs.configuration import fingerprint
-from bigain.runs.directory import Extension, prepare_directory
+from bigain.runs.directory import Extension, run_directory
 from bigain.runs.files import write_text
 from bigain.tasks.run_results import RunResults
 from bigain.tasks.termination import Termination
@@ -55,8 +54,7 @@ class BiGainCLI(LightningCLI):
             InputError: If the command line is wrong, or the run refuses it.
         """
         self.uncompressed_into = uncompressed_into
-        # Holds the lock of the run directory until the run ends.
-        with ExitStack() as self._held, input_errors("bigain predict"):
+        with input_errors("bigain predict"):
             super().__init__(
                 model_class=LightningModule,
                 datamodule_class=EvalDataModule,
@@ -102,11 +100,6 @@ class BiGainCLI(LightningCLI):
         self.config = parser.parse_args(args)
 
     def before_instantiate_classes(self) -> None:
-        self.choose_directory()
-        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            self._held.callback(prepare_directory(self.output, self.config[self.subcommand]).release)
-
-    def choose_directory(self) -> None:
         """Set `fingerprint` and `output`; write nothing."""
         config = self.config[self.subcommand]
         if not isinstance(config.trainer, Namespace):
@@ -170,11 +163,12 @@ class BiGainCLI(LightningCLI):
 
     def predict(self, **kwargs: Any) -> None:
         """Run the trainer's predict loop; predictions go to disk, not into memory."""
-        if self.trainer.is_global_zero:
-            # The merged configuration.
-            text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False)
-            write_text(self.output / "config.yaml", text)
-        self.trainer.predict(self.model, datamodule=self.datamodule, return_predictions=False)
+        config = self.config[self.subcommand]
+        with run_directory(self.output, config) if self.trainer.is_global_zero else nullcontext():
+            if self.trainer.is_global_zero:
+                # The merged configuration.
+                write_text(self.output / "config.yaml", self._parser(self.subcommand).dump(config, skip_unset=False))
+            self.trainer.predict(self.model, datamodule=self.datamodule, return_predictions=False)
 
 
 def _stem(config: Namespace) -> str:
@@ -203,9 +197,6 @@ class Prepared(BiGainCLI):
         if not isinstance(prepared.model, MODULES[task]):
             raise InputError(f"{command[2]} is for {task}, but its model is a {type(prepared.model).__name__}")
         return prepared
-
-    def before_instantiate_classes(self) -> None:
-        self.choose_directory()
 
     def _run_subcommand(self, subcommand: str) -> None:
         pass

@@ -34,9 +34,9 @@ from bigain.inspector.sheets import Picture, Subject, image_sheet, salience_shee
 from bigain.report.figures import plain_style
 from bigain.report.tables import Table
 from bigain.runs.columns import read_columns
-from bigain.runs.files import replacing
+from bigain.runs.files import RUN_FILES, replacing
 from bigain.runs.names import label, method, strength
-from bigain.runs.results import has_results, read_results
+from bigain.runs.results import read_results
 from bigain.runs.samples import FOLDER, sample_path
 from bigain.runs.schema import Results
 from bigain.runs.summary import compressor_text, summary
@@ -69,7 +69,9 @@ class Board:
             step: Step of pictures and text: the number of finished images.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        for path in [*folder.glob("*.png"), *(path for log in logs for path in log.glob(f"events.out.*{SUFFIX}"))]:
+        drawn = [path for path in map(Path, RUN_FILES) if path.match("pictures/*.png")]
+        pictures = [picture for path in drawn for picture in folder.glob(path.name)]
+        for path in [*pictures, *(path for log in logs for path in log.glob(f"events.out.*{SUFFIX}"))]:
             path.unlink(missing_ok=True)
         self._folder = folder
         self._step = step
@@ -168,12 +170,7 @@ def draw_run(
         loggers: The trainer's; the TensorBoard loggers among them get an event file.
         data: The dataset, set up.
         maps: Token maps of each followed image, by site; may be empty.
-
-    Raises:
-        InputError: If there are no results.
     """
-    if not has_results(folder):
-        raise InputError(f"the inspector needs the results of {folder}; add a ResultsWriter after it")
     results = read_results(folder)
     import matplotlib
 

@@ -17,6 +17,7 @@ from bigain.inspector.board import draw_run
 from bigain.inspector.maps import Collector, evenly, read_maps, rows_of, write_maps
 from bigain.inspector.watcher import Watcher, compressors_of
 from bigain.runs.logs import finished_ids
+from bigain.runs.results import has_results
 from bigain.tasks.prediction_writer import predictions_folder
 
 FOLDER = "pictures"
@@ -82,6 +83,8 @@ class Inspector(Watcher):
         if not trainer.is_global_zero or stage != "predict":
             return
         folder = Path(trainer.default_root_dir)
+        if not has_results(folder):
+            raise InputError(f"the inspector needs the results of {folder}; add a ResultsWriter after it")
         maps = {item: read_maps(folder / FOLDER, item.image_id) for item in self._items}
         if self._sites and not all(maps.values()):
             done = finished_ids(predictions_folder(trainer))
@@ -93,6 +96,6 @@ class Inspector(Watcher):
                 )
         try:
             draw_run(folder, folder / FOLDER, trainer.loggers, EvalDataModule.of(pl_module), maps)
-        except (OSError, MemoryError) as error:
+        except (InputError, OSError, MemoryError) as error:
             # The results are complete; a long run must not fail because of a picture.
             _log.warning(f"warning: pictures could not be drawn ({error!r}); run the command again to draw them")

@@ -78,7 +78,7 @@ class Metric(ABC):
         if not without:
             return None
         missing = "features" if "features" in self.needs else self.title or self.name
-        return f"{without} images were made without {missing}; run {self.later or 'again with --overwrite true'}"
+        return f"{without} images were made without {missing}; run {self.later or 'into another --output'}"
 
     @abstractmethod
     def estimates(self, records: Sequence[Any], space: ClassSpace) -> Mapping[str, Estimate]:

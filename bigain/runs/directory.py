@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import BaseFileLock
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from bigain.errors import InputError
 from bigain.runs.configuration import fingerprinted
-from bigain.runs.files import RUN_FILES, read_json, write_json
+from bigain.runs.files import RUN_FILES, TEMPORARY_FILES, read_json, write_json
 from bigain.runs.lock import lock
+from bigain.runs.logs import finished_ids
+from bigain.runs.results import has_results, read_ids
+from bigain.runs.samples import FOLDER, SUFFIXES, sample_path
 from bigain.runs.schema import CHOOSE_IMAGES
 
 
-def prepare_directory(output: Path, config: Namespace) -> BaseFileLock:
-    """Make a run directory ready to start or continue.
+@contextmanager
+def run_directory(output: Path, config: Namespace) -> Iterator[None]:
+    """Hold a run directory in which a run starts or continues.
 
-    Returns:
-        A lock on it, to be released at the end of the run.
+    A run that ends with an error before its first image leaves no directory behind.
 
     Raises:
         InputError: If it holds a run of another configuration or other files, or another process runs there.
@@ -33,21 +37,49 @@ def prepare_directory(output: Path, config: Namespace) -> BaseFileLock:
         check_directory(output, config)
         known = (output / "identity.json").is_file()
         if known and config.overwrite:
-            for path in [path for pattern in RUN_FILES for path in output.glob(pattern)]:
-                path.unlink(missing_ok=True)
+            _delete(own_files(output))
         # An extension writes it later: as long as the run can be refused, the finished images keep their identity.
         if not config.extend or not known:
             write_json(output / "identity.json", fingerprinted(config))
     except OSError as error:
         raise InputError(f"cannot write the run directory {output}: {error}; choose another --output") from error
-    return held
+    try:
+        yield
+    except BaseException:
+        if not has_results(output) and not any(path.stat().st_size for path in output.glob("predictions/*.jsonl")):
+            _delete([*own_files(output), *output.glob(".lock-*")])
+            folders = [path for path in output.rglob("*") if path.is_dir()]
+            for folder in (*sorted(folders, reverse=True), output):
+                # Files of others stay.
+                with suppress(OSError):
+                    folder.rmdir()
+        raise
+    finally:
+        held.release()
+
+
+def own_files(output: Path) -> list[Path]:
+    """Return the files in a run directory that bigain wrote; of the images, those of the run's items."""
+    ids: set[str] = set()
+    for read in (lambda: read_ids(output), lambda: finished_ids(output / "predictions")):
+        # Damaged files are deleted, too.
+        with suppress(InputError):
+            ids.update(read())
+    images = [sample_path(output / FOLDER, image_id, kind) for image_id in ids for kind in SUFFIXES]
+    listed = [path for pattern in (*RUN_FILES, *TEMPORARY_FILES) for path in output.glob(pattern)]
+    return [*listed, *(path for path in images if path.is_file())]
+
+
+def _delete(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 class Extension(Callback):
     """Gives a run directory its new choice of images, once the dataset has found these images."""
 
     def __init__(self, config: Namespace) -> None:
-        """Store the configuration, as for `prepare_directory`."""
+        """Store the configuration, as for `run_directory`."""
         self._settings = fingerprinted(config)
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -72,7 +104,7 @@ def check_directory(output: Path, config: Namespace) -> None:
     if config.overwrite:
         return
     settings = fingerprinted(config)
-    before = read_json(identity, dict[str, Any], "choose another --output, or --overwrite true")
+    before = read_json(identity, dict[str, Any], "restore it from a backup, or choose another --output")
     changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
     only_images = CHOOSE_IMAGES.issuperset(changed)
     if config.extend and only_images:

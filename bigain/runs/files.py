@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from bigain.errors import InputError
 from bigain.runs.schema import check
 
-# Everything that `bigain predict` writes into a run directory, as patterns. `--overwrite true` deletes these files.
+# What `bigain predict` writes into a run directory besides generated images. `--overwrite true` deletes these files.
 RUN_FILES = (
     "results.json",
     "config.yaml",
@@ -27,13 +27,21 @@ RUN_FILES = (
     "predictions/predictions.npz",
     "predictions/classes.json",
     "predictions/model.json",
-    "samples/**/*.png",
-    "samples/**/*.jpg",
-    "pictures/*.png",
-    "pictures/maps_*.npz",
+    "pictures/curves_error_by_timestep.png",
+    "pictures/curves_margin_by_class.png",
+    "pictures/curves_stage_survival.png",
+    "pictures/curves_confusion_matrix.png",
+    "pictures/images_followed.png",
+    "pictures/salience_images.png",
+    "pictures/scores_image_[0-9]*.png",
+    "pictures/tokens_image_[0-9]*.png",
+    "pictures/maps_????????????.npz",
     "tensorboard/events.out.tfevents.*",
     "tensorboard/hparams.yaml",
 )
+# Files that a killed process was writing: see `replacing`.
+_TEMPORARY = ".*.[0-9]*.tmp"
+TEMPORARY_FILES = (_TEMPORARY, f"predictions/{_TEMPORARY}", f"samples/**/{_TEMPORARY}", f"pictures/{_TEMPORARY}")
 
 
 @contextmanager
@@ -56,6 +64,7 @@ def replacing(path: Path, advice: str = "what is finished is kept, run the comma
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
     finally:
@@ -63,10 +72,25 @@ def replacing(path: Path, advice: str = "what is finished is kept, run the comma
             temporary.unlink()
 
 
+def sync_folder(folder: Path) -> None:
+    """Wait until the names of the files in a folder are on disk."""
+    # Windows opens no folders.
+    if os.name != "nt":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def write_text(path: Path, text: str, *advice: str) -> None:
-    """Write a whole UTF-8 file or nothing: see `replacing`."""
+    """Write a whole UTF-8 file or nothing, unless it has this content already: see `replacing`."""
+    content = text.encode(errors="backslashreplace")
+    with suppress(OSError):
+        if path.read_bytes() == content:
+            return
     with replacing(path, *advice) as file:
-        file.write(text.encode(errors="backslashreplace"))
+        file.write(content)
 
 
 def write_json(path: Path, content: Any, *advice: str) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+from itertools import chain
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
 from bigain.errors import InputError
+from bigain.runs.files import RUN_FILES
+from bigain.runs.samples import FOLDER
 
 # Data loading processes of a killed run end within 5 s.
 _PATIENCE_S = 10
@@ -21,6 +25,8 @@ _log = logging.getLogger(__name__)
 def lock(folder: Path, rank: int) -> BaseFileLock:
     """Lock a run directory for one process. The system releases the lock when the process ends or is killed.
 
+    Whoever writes or deletes files of a run locks it first, so links in it are refused here.
+
     Args:
         folder: The run directory, which exists.
         rank: Rank of the process.
@@ -29,9 +35,10 @@ def lock(folder: Path, rank: int) -> BaseFileLock:
         A lock to release. The same process can acquire it again.
 
     Raises:
-        InputError: If another process holds it.
+        InputError: If another process holds it, or what a run writes is a symbolic link.
     """
     path = folder / f".lock-{rank}"
+    _refuse_links(folder)
     # A singleton: the command line locks before it deletes files, and the log writer locks for runs made from Python.
     held: BaseFileLock = FileLock(path, timeout=_PATIENCE_S, is_singleton=True)
     try:
@@ -45,6 +52,18 @@ def lock(folder: Path, rank: int) -> BaseFileLock:
             raise InputError(f"cannot write {path}: {error}; choose another --output") from error
         _log.warning(f"warning: {folder} is on a file system without locks; let one run at a time use it")
     return held
+
+
+def _refuse_links(folder: Path) -> None:
+    """Raise an InputError if logs would be appended, or files deleted, through a symbolic link."""
+    own = [folder / name for name in {pattern.partition("/")[0] for pattern in RUN_FILES} | {FOLDER}]
+    inside = (Path(top, name) for path in own for top, *names in os.walk(path) for name in chain(*names))
+    link = next((path for path in chain(own, inside) if path.is_symlink()), None)
+    if link is not None:
+        raise InputError(
+            f"{link} is a symbolic link, and a run writes and deletes through no link; put the file or folder itself "
+            "there, or choose another --output"
+        )
 
 
 def check_no_stale_process(folder: Path, world_size: int) -> None:

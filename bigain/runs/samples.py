@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 # In a run directory.
 FOLDER = "samples"
-_SUFFIX = {"png": ".png", "jpeg100_truncate": ".jpg"}
+# By format.
+SUFFIXES = {"png": ".png", "jpeg100_truncate": ".jpg"}
 # File systems allow names of 255 bytes, including the suffix and that of a temporary file.
 _LONGEST = 200
 _KEPT = 160
@@ -16,7 +17,7 @@ _KEPT = 160
 
 def sample_path(folder: Path, image_id: str, image_format: str) -> Path:
     """Return the path of an item's generated image: folders as in its id, parts that would leave `folder` quoted."""
-    suffix = _SUFFIX[image_format]
+    suffix = SUFFIXES[image_format]
     *folders, name = [_safe(part) for part in image_id.split("/")]
     # No folder may have the name of an image or of its temporary file.
     folders = [part.replace(".", "%2E") if part.endswith((suffix, ".tmp")) else part for part in folders]

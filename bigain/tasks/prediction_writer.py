@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from bigain.backbones.loading import module_digest
 from bigain.data.class_space import ClassSpace
 from bigain.errors import InputError
-from bigain.runs.files import read_json, write_json
+from bigain.runs.files import TEMPORARY_FILES, read_json, sync_folder, write_json
 from bigain.runs.lock import check_no_stale_process, lock
 from bigain.runs.logs import drop_incomplete_line, finished_ids
 from bigain.runs.records import Record
@@ -54,6 +54,8 @@ class PredictionWriter(Callback):
         self._lock = lock(folder.parent, trainer.global_rank)
         if trainer.is_global_zero:
             check_no_stale_process(folder.parent, trainer.world_size)
+            for path in [path for pattern in TEMPORARY_FILES for path in folder.parent.glob(pattern)]:
+                path.unlink(missing_ok=True)
         finished = finished_ids(folder)
         if finished and not self.resume:
             raise InputError(
@@ -70,6 +72,7 @@ class PredictionWriter(Callback):
                 path.unlink(missing_ok=True)
         self._log = folder / f"rank-{trainer.global_rank}.jsonl"
         self._log.touch()
+        sync_folder(folder)
         drop_incomplete_line(self._log)
         # Images that could not be read are tried again.
         self._skipped = folder / f"skipped-{trainer.global_rank}.jsonl"
@@ -91,9 +94,12 @@ class PredictionWriter(Callback):
             (MODEL, model, f"the weights of {module.backbone.model}"),
         ):
             path = predictions_folder(trainer) / name
-            advice = "choose another --output, or --overwrite true"
-            if started and path.is_file() and read_json(path, dict[str, Any], advice) != content:
-                raise InputError(f"{subject} are not those that {path} names, with which this run began; {advice}")
+            mended = f"if {subject} are as they were, delete it and run the command again"
+            if started and path.is_file() and read_json(path, dict[str, Any], mended) != content:
+                raise InputError(
+                    f"{subject} are not those that {path} names, with which this run began; choose another --output, "
+                    "or --overwrite true to delete the finished images"
+                )
             if trainer.is_global_zero:
                 write_json(path, content)
 

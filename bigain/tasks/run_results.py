@@ -102,7 +102,7 @@ class RunResults(Callback, ABC, Generic[R]):
         if relabelled:
             raise InputError(
                 f"the label of {relabelled[0]} changed since it was evaluated ({len(relabelled)} such images in "
-                f"{folder}); run again with --overwrite true"
+                f"{folder}); choose another --output, or --overwrite true to delete the finished images"
             )
         results = self._results(trainer, module, records)
         self.write_files(trainer, module, records)

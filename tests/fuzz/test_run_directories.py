@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mutations import answer, damaged, forms, fuzzed, put
 
-from bigain.runs.files import RUN_FILES
+from bigain.runs.directory import own_files
 
 COMMON = ["--data.batch_size", "2", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
 COMMON += ["--trainer.logger", "false"]
@@ -53,7 +53,7 @@ def logs(folder):
 @pytest.mark.parametrize("name", ["a", "g"])
 def test_every_file_of_a_run_is_listed(runs, name):
     files = {path for path in (runs / name).rglob("*") if path.is_file() and not path.name.startswith(".")}
-    assert files == {path for pattern in RUN_FILES for path in (runs / name).glob(pattern)}
+    assert files == {*own_files(runs / name)}
 
 
 @fuzzed(15)

@@ -1,0 +1,87 @@
+"""What a run may delete, what it follows, and what it leaves behind."""
+
+import pytest
+from jsonargparse import Namespace
+from records import record
+
+from bigain.errors import InputError
+from bigain.runs.directory import run_directory
+
+CONFIG = Namespace(seed=0, overwrite=False, extend=False)
+OVERWRITE = Namespace(seed=0, overwrite=True, extend=False)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A directory with one finished image of a generation, one that a kill left without its line, and others' files."""
+    folder = tmp_path / "run"
+    with run_directory(folder, CONFIG):
+        pass
+    log = record("a").to_json() + "\n"
+    texts = {"predictions/rank-0.jsonl": log, "images.txt": "a\nb/c\n", "samples/a.png": "", "samples/b/c.png": ""}
+    texts |= {"predictions/.predictions.npz.17.tmp": "", "samples/b/.c.png.17.tmp": "", "results.json": "{}"}
+    texts |= {"pictures/images_followed.png": "", "pictures/tokens_image_3.png": ""}
+    mine = {"samples/holiday.png": "", "samples/b/mine.jpg": "", "pictures/mine.png": "", "notes.txt": "mine"}
+    for name, text in {**texts, **mine}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder, mine
+
+
+def files(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != ".lock-0"}
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_overwriting_deletes_what_bigain_wrote_and_nothing_else(run, damaged):
+    folder, mine = run
+    if damaged:
+        (folder / "predictions/rank-0.jsonl").write_text("x\n")
+    with run_directory(folder, OVERWRITE):
+        assert files(folder) == {*mine, "identity.json"}
+
+
+@pytest.mark.parametrize(
+    "name", ["predictions", "samples", "samples/deep", "pictures", "tensorboard", "predictions/rank-0.jsonl"]
+)
+def test_nothing_is_written_or_deleted_through_a_link(tmp_path, name):
+    other, folder = tmp_path / "other", tmp_path / "run"
+    other.mkdir()
+    (other / "rank-0.jsonl").write_text("theirs")
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).symlink_to(other / "rank-0.jsonl" if name.endswith("jsonl") else other)
+    (folder / "identity.json").write_text("{}")
+    with pytest.raises(InputError, match=f"{name} is a symbolic link"), run_directory(folder, OVERWRITE):
+        pass
+    assert (other / "rank-0.jsonl").read_text() == "theirs"
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_run_that_is_refused_leaves_nothing_and_one_with_images_everything(tmp_path, existed):
+    folder = tmp_path / "runs/name"
+    if existed:
+        folder.mkdir(parents=True)
+    log = folder / "predictions/rank-0.jsonl"
+
+    def refused(content):
+        log.parent.mkdir(exist_ok=True)
+        log.write_text(content)
+        raise InputError("no weights")
+
+    for content, left in (("", False), ("line\n", True), ("", False)):
+        with pytest.raises(InputError, match="no weights"), run_directory(folder, CONFIG):
+            refused(content)
+        assert folder.exists() == left
+
+
+def test_settings_are_written_once_and_their_damage_does_not_advise_to_delete_images(tmp_path):
+    with run_directory(tmp_path, CONFIG):
+        pass
+    written = (tmp_path / "identity.json").stat()
+    with run_directory(tmp_path, CONFIG):
+        pass
+    assert (tmp_path / "identity.json").stat() == written
+    (tmp_path / "identity.json").write_text("")
+    with pytest.raises(InputError, match=r"identity\.json is damaged") as caught, run_directory(tmp_path, CONFIG):
+        pass
+    assert "overwrite" not in str(caught.value)
