@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from bigain.errors import InputError
 from bigain.metrics.base import FeatureMetric
-from bigain.runs.columns import read_arrays
+from bigain.runs.columns import Header, read_arrays, read_headers
 from bigain.runs.files import replacing
 from bigain.runs.records import SampleRecord
 from bigain.runs.schema import Better
 
 Array = npt.NDArray[np.float64]
 Features = npt.NDArray[Any]
+Part = TypeVar("Part", Header, npt.NDArray[Any])
 
 # Rows collected before they are added to the moments: each addition costs d^2, however many rows it adds.
 _ROWS = 1024
 # The protocol of files that do not name theirs: pytorch-fid writes `mu` and `sigma` only.
 _UNNAMED = "pytorch-fid"
+_TEXTS = ("protocol", "sha256", "source")
+_NUMBERS = ("mu", "sigma", "n", "features")
+# Of a text, in bytes: 1,000 characters.
+_LONGEST = 4000
 _LEAST_IMAGES = 4
 _EXPORT = "export it again with scripts/export_reference_stats.py"
 
@@ -140,11 +145,24 @@ class ReferenceStatistics:
         Raises:
             InputError: If the file is missing or damaged, or was made another way.
         """
-        arrays = _read(Path(path))
-        made_with, weights, source = (str(arrays.get(name, "")) for name in ("protocol", "sha256", "source"))
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"reference {path} does not exist; make it with scripts/export_reference_stats.py")
+        headers = _read(read_headers, path, (*_TEXTS, *_NUMBERS))
+        if missing := [name for name in ("mu", "sigma") if name not in headers]:
+            raise InputError(f"reference {path} has no {missing[0]}; expected an .npz with mu and sigma")
+        texts, numbers = ([name for name in names if name in headers] for names in (_TEXTS, _NUMBERS))
+        if odd := [name for name in texts if headers[name].shape or headers[name].dtype.itemsize > _LONGEST]:
+            raise InputError(f"reference {path}: {odd[0]} is {headers[odd[0]]}, expected a short text; {_EXPORT}")
+        read = (
+            {name: " ".join(str(text).split()) for name, text in _read(read_arrays, path, texts).items()}
+            if texts
+            else {}
+        )
+        made_with, weights, source = (read.get(name, "") for name in _TEXTS)
         made_with = made_with or _UNNAMED
         if made_with != protocol:
-            unnamed = "" if "protocol" in arrays else " (it names no protocol, as pytorch-fid's files)"
+            unnamed = "" if "protocol" in read else " (it names no protocol, as pytorch-fid's files)"
             raise InputError(
                 f"reference {path} was made with protocol {made_with}{unnamed}, not {protocol}; distances between the "
                 f"two mean nothing; {_EXPORT}"
@@ -153,42 +171,55 @@ class ReferenceStatistics:
             raise InputError(
                 f"reference {path} was made with weights {weights[:8]}..., the extractor has {sha256[:8]}...; {_EXPORT}"
             )
-        if (damage := _damage(arrays, dimension)) is not None:
+        if (damage := _misfit(headers, dimension)) is not None:
+            raise InputError(f"reference {path}: {damage}; {_EXPORT}")
+        arrays = _read(read_arrays, path, numbers)
+        if (damage := _damage(arrays)) is not None:
             raise InputError(f"reference {path}: {damage}; {_EXPORT}")
         n, features = arrays.get("n"), arrays.get("features")
         mean, covariance = arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64)
         return cls(Moments(None if n is None else int(n), mean, covariance), protocol, weights, source, features)
 
 
-def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
-    if not path.is_file():
-        raise InputError(f"reference {path} does not exist; make it with scripts/export_reference_stats.py")
+def _read(read: Callable[[Path, Sequence[str]], dict[str, Part]], path: Path, names: Sequence[str]) -> dict[str, Part]:
     try:
-        arrays = read_arrays(path)
+        return read(path, names)
     except ValueError as error:
         raise InputError(f"reference {path} cannot be read ({error}); {_EXPORT}") from error
-    if missing := [name for name in ("mu", "sigma") if name not in arrays]:
-        raise InputError(f"reference {path} has no {missing[0]}; expected an .npz with mu and sigma")
-    return arrays
 
 
-def _damage(arrays: dict[str, npt.NDArray[Any]], dimension: int | None) -> str | None:
-    """Return what is wrong with the arrays of a reference; None if nothing is."""
-    mean, covariance, n, features = arrays["mu"], arrays["sigma"], arrays.get("n"), arrays.get("features")
-    if mean.ndim != 1 or not len(mean) or covariance.shape != 2 * mean.shape or dimension not in (None, len(mean)):
+def _misfit(headers: dict[str, Header], dimension: int | None) -> str | None:
+    """Return which array of a reference has a wrong shape or type; None if none has."""
+    mean, covariance, n, features = (headers.get(name) for name in _NUMBERS)
+    assert mean is not None
+    assert covariance is not None
+    d = mean.shape
+    if len(d) != 1 or not d[0] or covariance.shape != 2 * d or dimension not in (None, *d):
         expected = "" if dimension is None else f" with d = {dimension}"
-        return f"it has mu {mean.shape} and sigma {covariance.shape}, expected (d,) and (d, d){expected}"
+        return f"it has mu {d} and sigma {covariance.shape}, expected (d,) and (d, d){expected}"
     if mean.dtype.kind != "f" or covariance.dtype.kind != "f":
         return f"it has {mean.dtype} and {covariance.dtype}, expected floating point"
+    if n is not None and (n.shape or n.dtype.kind not in "iu"):
+        return f"n is {n.dtype} {n.shape}, expected the number of images"
+    if features is not None and (len(features.shape) != 2 or features.shape[1:] != d or features.shape[0] < 2):
+        return f"features have shape {features.shape}, expected (m, {d[0]})"
+    if features is not None and features.dtype.kind != "f":
+        return f"features are {features.dtype}, expected floating point"
+    return None
+
+
+def _damage(arrays: dict[str, npt.NDArray[Any]]) -> str | None:
+    """Return what is wrong with the numbers of a reference; None if nothing is."""
+    mean, covariance, n, features = (arrays.get(name) for name in _NUMBERS)
+    assert mean is not None
+    assert covariance is not None
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         return "mu and sigma are not finite numbers"
     if not _is_covariance(covariance.astype(np.float64)):
         return "sigma is not a covariance: expected a symmetric matrix with variance, in no direction negative"
-    if n is not None and (n.ndim or n.dtype.kind not in "iu" or n < 1):
+    if n is not None and n < 1:
         return f"n is {n}, expected the number of images"
-    if features is not None and (features.ndim != 2 or features.shape[1] != len(mean) or len(features) < 2):
-        return f"features have shape {features.shape}, expected (m, {len(mean)})"
-    if features is not None and not (features.dtype.kind == "f" and np.isfinite(features).all()):
+    if features is not None and not np.isfinite(features).all():
         return "features are not finite numbers"
     return None
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import lzma
 import math
+import struct
+import tokenize
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
 
 import numpy as np
@@ -19,8 +22,47 @@ from bigain.runs.records import ImageRecord
 Array = npt.NDArray[Any]
 
 _COLUMNS = Path("predictions", "predictions.npz")
-# What numpy raises on a damaged archive; zipfile raises a RuntimeError for unknown methods and passwords.
-_DAMAGED = (OSError, ValueError, LookupError, EOFError, RuntimeError, BadZipFile, zlib.error)
+# Raised by zipfile and numpy for damaged archives and headers: RuntimeError for unknown methods and passwords.
+_DAMAGED = (
+    *(OSError, ValueError, LookupError, EOFError, RuntimeError, BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(SyntaxError, TypeError, AttributeError, ArithmeticError, MemoryError, tokenize.TokenError),
+)
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+# Of a message; numpy's have the whole header of an array.
+_LONGEST = 160
+
+
+class Header(NamedTuple):
+    """What an array in an archive is, known without reading it."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+def read_headers(path: Path, names: Sequence[str]) -> dict[str, Header]:
+    """Read the headers of those of the named arrays that an `.npz` archive holds.
+
+    Raises:
+        ValueError: If they cannot be read, or a header does not fit the size of its array.
+    """
+    headers = {}
+    try:
+        with ZipFile(path) as archive:
+            for name in names:
+                if f"{name}.npy" not in archive.NameToInfo:
+                    continue
+                with archive.open(f"{name}.npy") as member:
+                    version = np.lib.format.read_magic(member)
+                    if version not in _HEADERS:
+                        raise ValueError(f"{name} has format {version}")
+                    shape, _, dtype = _HEADERS[version](member)
+                    size = archive.getinfo(f"{name}.npy").file_size - member.tell()
+                    if dtype.hasobject or size != math.prod(shape) * dtype.itemsize:
+                        raise ValueError(f"{name} has {size} bytes, its header says {dtype} {shape}")
+                headers[name] = Header(shape, dtype)
+    except _DAMAGED as error:
+        raise ValueError(_reason(error)) from error
+    return headers
 
 
 def read_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, Array]:
@@ -40,7 +82,12 @@ def read_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, Array]:
             # A lone array has no names.
             return {name: archive[name] for name in names or getattr(archive, "files", ())}
     except _DAMAGED as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(_reason(error)) from error
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def read_columns(run: Path, *names: str) -> list[Array]:

@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_another_protocol_dimension_or_network_is_refused(saved):
 
 def test_damaged_files_are_refused(saved, tmp_path):
     np.save(tmp_path / "lone.npy", np.zeros(3))
-    with pytest.raises(InputError, match="has no mu"):
+    with pytest.raises(InputError, match="cannot be read"):
         ReferenceStatistics.load(tmp_path / "lone.npy", "pytorch-fid")
     with pytest.raises(InputError, match=r"none.npz does not exist; make it with scripts/export"):
         ReferenceStatistics.load(tmp_path / "none.npz", "pytorch-fid")
@@ -98,6 +99,58 @@ def test_other_content_is_refused(tmp_path, arrays, message):
     np.savez(tmp_path / "odd.npz", **arrays)
     with pytest.raises(InputError, match=message):
         ReferenceStatistics.load(tmp_path / "odd.npz", "pytorch-fid")
+
+
+def member(header, content=bytes(24)):
+    """An array file with this text as its header."""
+    text = header.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text + content
+
+
+def described(kind, shape):
+    return f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape}, }}"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("mu", member(described("<f8", "(10000000000000,)")), "mu has 24 bytes, its header says float64"),
+        ("mu", member(described("<f8", "(-3,)")), "mu has 24 bytes"),
+        ("mu", member(described("|O", "(3,)")), "mu has 24 bytes, its header says object"),
+        ("mu", member(described("<f8", "(3")), "cannot be read"),
+        ("mu", member("("), "cannot be read"),
+        ("mu", member("(" * 9000), "cannot be read"),
+        ("mu", member("\0"), "cannot be read"),
+        ("mu", member(described("<f99", "(3,)")), "cannot be read"),
+        ("mu", member(described([("a",)], "(3,)")), "cannot be read"),
+        ("mu", b"\x93NUMPY\7\0", "cannot be read"),
+        ("mu", b"", "cannot be read"),
+        ("n", member(described("<i8", "(3,)")), "n is int64"),
+        ("features", member(described("<f4", "(6,)")), "features have shape"),
+        ("source", member(described("<U4000", "()"), bytes(16000)), "source is .* expected a short text"),
+    ],
+)
+def test_headers_are_checked_before_arrays_are_read(tmp_path, name, content, message):
+    path = tmp_path / "odd.npz"
+    arrays = {"mu": np.zeros(3), "sigma": np.eye(3)}
+    arrays.pop(name, None)
+    np.savez(path, **arrays)
+    with ZipFile(path, "a") as archive:
+        archive.writestr(f"{name}.npy", content)
+    with pytest.raises(InputError, match=message) as caught:
+        ReferenceStatistics.load(path, "pytorch-fid")
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < len(str(path)) + 300
+
+
+def test_other_members_are_not_read(tmp_path):
+    path = tmp_path / "theirs.npz"
+    np.savez(path, mu=np.zeros(3), sigma=np.eye(3), pool=np.array([{}]))
+    with ZipFile(path, "a") as archive:
+        archive.writestr("more.npy", b"no array")
+        archive.writestr("notes.txt", b"")
+    assert ReferenceStatistics.load(path, "pytorch-fid").moments.mean.tolist() == [0, 0, 0]
 
 
 class Means(FeatureExtractor):
