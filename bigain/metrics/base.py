@@ -35,6 +35,11 @@ class Images:
     prompts: Sequence[str] = ()
     others: Tensor | None = None
 
+    def at(self, indices: Tensor) -> Images:
+        """Return the images at these indices. `(n,)`, int64."""
+        prompts = [self.prompts[i] for i in indices.tolist()] if self.prompts else ()
+        return Images(self.pixels[indices], prompts, None if self.others is None else self.others[indices.cpu()])
+
 
 class Metric(ABC):
     """A metric of a run.

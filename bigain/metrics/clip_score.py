@@ -75,7 +75,7 @@ class ClipScore(ImageMetric):
             raise ValueError(f"{len(pixels)} images and {len(prompts)} prompts")
         model = self._load().to(pixels.device)
         length = model.config.text_config.max_position_embeddings
-        text = self._tokenizer(prompts, padding=True, truncation=True, max_length=length, return_tensors="pt")
+        text = self._tokenizer(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
         processed = self._processor(images=list(pixels.cpu()), return_tensors="pt")["pixel_values"]
         with torch.no_grad(), without_autocast(pixels):
             result = model(

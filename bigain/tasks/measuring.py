@@ -35,14 +35,14 @@ class Measuring:
         extractor: Of features, loaded; None if there is none or its weights are missing.
         reference: Statistics of real images; None if there are none.
         missing: Why metrics cannot be computed, by their `name`.
-        forwards: Batches of the extractor; on a CPU features do not depend on them.
+        forwards: Batches of extractor and metrics; on a CPU results do not depend on those of the run.
     """
 
     metrics: Sequence[Metric] = ()
     extractor: FeatureExtractor | None = None
     reference: ReferenceStatistics | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
-    forwards: Forwards = field(default_factory=lambda: Forwards(None, "images of the extractor", ROWS_ON_CPU // 2))
+    forwards: Forwards = field(default_factory=lambda: Forwards(None, "images of a metric", ROWS_ON_CPU // 2))
 
     def measure(self, images: Images) -> tuple[Sequence[npt.NDArray[np.float32] | None], list[dict[str, float]]]:
         """Measure a batch of images.
@@ -62,8 +62,14 @@ class Measuring:
                 )
             features = list(rows.cpu().numpy())
         measured = [metric for metric in self.metrics if "images" in metric.needs]
-        columns = {metric.name: list(map(float, metric.measure(images).tolist())) for metric in measured}
+        columns = {metric.name: self._column(metric, images) for metric in measured}
         return features, [{name: column[i] for name, column in columns.items()} for i in range(len(pixels))]
+
+    def _column(self, metric: Metric, images: Images) -> list[float]:
+        """Return the values of a metric, one per image."""
+        pixels = images.pixels
+        values = self.forwards.run(lambda i, first, last: metric.measure(images.at(i)), len(pixels), pixels.device)
+        return list(map(float, values.tolist()))
 
 
 def distances(reference: ReferenceStatistics) -> list[Metric]:
