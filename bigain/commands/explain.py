@@ -35,7 +35,7 @@ def explain_runs(
         baseline: Run directory to compare with; by default RUN/baseline, from `bigain predict --baseline true`.
         bands: Number of bands of timesteps, of equal width.
         json: File to write the numbers to.
-        output: Folder to draw the figure into, as PNG and SVG.
+        output: Folder to draw the figure into, as PNG, SVG and PDF.
         allow_differences: Explain runs whose images, seed, protocol or versions differ, on the images that both have.
         partial: Include runs that have not finished all their images.
 

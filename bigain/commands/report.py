@@ -29,7 +29,7 @@ def report(
     Args:
         runs: Run directories, or folders of run directories.
         output: Folder to write to.
-        formats: Which of html,md,tex,csv to write. Figures are always drawn, as PNG and SVG.
+        formats: Which of html,md,tex,csv to write. Figures are always drawn, as PNG, SVG and PDF.
         base: Run directory that all runs are compared with, image by image.
         allow_differences: Compare runs whose images, seed, protocol or versions differ, on the images that both have.
         partial: Include runs that have not finished all their images.

@@ -8,23 +8,26 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bigain.errors import InputError
 from bigain.report.comparison import COLUMNS, INTERVALS, Comparison, p_text
-from bigain.report.figures import Plot, draw
+from bigain.report.figures import KINDS, Plot, draw
 from bigain.report.paper import PaperValue
 from bigain.report.rows import Group, Measured, Row, main_metrics
 from bigain.report.tables import CONTROL, Table, latex_text, markdown_text
 from bigain.runs.files import write_text
 from bigain.runs.names import method, strength
 from bigain.runs.numbers import signed, with_interval
+from bigain.runs.schema import TASKS
 
 FORMATS = ("html", "md", "tex", "csv")
 _TITLE = "Token compression of diffusion models"
-_FIGURE = re.compile(r"(curves|pareto)-\d+-[a-z0-9-]+\.(png|svg)")
+_FIGURE = re.compile(r"(curves|pareto|samples)-\d+-[a-z0-9-]+\.(png|svg|pdf)")
 _NONE = "-"
 _OMITTED_IN_LATEX = ("notes", "runs", "run")
 _ROWS_PER_PAGE = 40
@@ -72,13 +75,13 @@ def write_report(output: Path, groups: Sequence[Group], left_out: Sequence[str],
         if "md" in chosen:
             texts["report.md"] = _markdown(groups, sections, left_out)
         if "tex" in chosen:
-            texts["report.tex"] = _latex(sections, left_out)
+            texts["report.tex"] = _latex(sections, left_out, _remarks(groups)[0])
         if "csv" in chosen:
             texts["runs.csv"] = _runs_csv(groups)
             texts["comparisons.csv"] = _comparisons_csv(groups)
         for name, text in texts.items():
             write_text(output / name, text)
-        drawn = [figures / f"{plot.name}.{kind}" for of_group in plots for plot in of_group for kind in ("png", "svg")]
+        drawn = [figures / f"{plot.name}.{kind}" for of_group in plots for plot in of_group for kind in KINDS]
         # With all formats written again, no file shows the figures of an earlier report.
         if len(chosen) == len(FORMATS):
             for path in {path for path in figures.iterdir() if _FIGURE.fullmatch(path.name)} - {*drawn}:
@@ -89,20 +92,14 @@ def write_report(output: Path, groups: Sequence[Group], left_out: Sequence[str],
 
 
 def _section(group: Group, plots: Sequence[Plot]) -> _Section:
-    title = f"{group.dataset}, {group.model}"
+    title, best = group.title, _best(group)
     common = set.intersection(*(set(row.notes) for row in group.rows))
     metrics, base = main_metrics(group.rows), ""
-    further = [
-        [*_compressor(row.method, row.strength), ("metric", _title(measured)), *_cells("value", measured)]
-        for row in group.rows
-        for measured in row.all_metrics
-        if not measured.main
-    ]
     if group.comparisons:
         base = f"{group.comparisons[0].names[1]}, {group.comparisons[0].base.path}"
     tables = [
-        _table([_result(row, metrics, common) for row in group.rows], f"Results: {title}"),
-        _table(further, f"Further metrics: {title}"),
+        _table([_result(row, metrics, common, best) for row in group.rows], f"Results: {title}"),
+        *(_table(_further(group, task, best), f"Further metrics of {task}: {title}") for task in TASKS),
         _table(list(map(_comparison, group.comparisons)), f"Image by image against {base}: {title}"),
     ]
     notes = [f"{note[:1].upper()}{note[1:]}." for note in sorted(common)]
@@ -121,13 +118,40 @@ def _table(rows: Sequence[_Cells], caption: str) -> Table:
     return Table(headers, texts, "".join("l" if header in _LEFT else "r" for header in headers), caption)
 
 
-def _result(row: Row, metrics: Mapping[str, Measured], common: set[str]) -> _Cells:
+def _best(group: Group) -> dict[str, float]:
+    """Return the best value of each metric where there are several compressed rows to choose from."""
+    found: dict[str, list[float]] = {}
+    lower = set()
+    for measured in (measured for row in group.rows if row.run.compressors for measured in row.all_metrics):
+        if measured.better is not None and measured.value is not None:
+            found.setdefault(measured.metric, []).append(measured.value)
+            lower |= {measured.metric} if measured.better == "lower" else set()
+    return {name: (min if name in lower else max)(values) for name, values in found.items() if len(values) > 1}
+
+
+def _further(group: Group, task: str, best: Mapping[str, float]) -> list[_Cells]:
+    """Return the metrics of runs that are not their main ones, a column for each; none if there are none."""
+    rows = [row for row in group.rows if task in row.runs]
+    measured = [{metric.metric: metric for metric in row.metrics[task] if not metric.main} for row in rows]
+    titles = {name: metric.title for of_run in measured for name, metric in of_run.items()}
+    table = []
+    for row, of_run in zip(rows, measured, strict=True):
+        cells = _compressor(row.method, row.strength)
+        for name, title in titles.items():
+            header, _, *others = _cells(title, of_run.get(name), best if row.run.compressors else {})
+            cells += [header, *others]
+        counts = dict.fromkeys(f"{metric.n:,}" for metric in of_run.values())
+        table.append([*cells, ("n", " / ".join(counts)), ("run", str(row.runs[task].path))])
+    return table if titles else []
+
+
+def _result(row: Row, metrics: Mapping[str, Measured], common: set[str], best: Mapping[str, float]) -> _Cells:
     cells = _compressor(row.method, row.strength)
     for name, measured in metrics.items():
-        cells += _cells(_title(measured), row.main.get(name))
+        cells += _cells(measured.title, row.main.get(name), best if row.run.compressors else {})
     less = row.run.reduction
     cells += [
-        ("GFLOPs", f"{row.run.gflops:.4g}" if row.run.gflops < 1000 else f"{row.run.gflops:.1f}"),
+        ("GFLOPs", f"{row.run.gflops:#.4g}" if row.run.gflops < 1000 else f"{row.run.gflops:.1f}"),
         ("paper's GFLOPs", _paper(row.paper_costs.get("gflops"))),
         ("less (%)", _NONE if less is None else f"{less:.1f}"),
         ("paper's less (%)", _paper(row.paper_costs.get("gflops_reduction"))),
@@ -162,17 +186,14 @@ def _compressor(name: str, strength: tuple[str, float] | None) -> _Cells:
     return [("compressor", name), ("setting", f"{strength[0]} {strength[1]:g}" if strength else _NONE)]
 
 
-def _title(measured: Measured) -> str:
-    return f"{measured.metric} ({measured.unit})" if measured.unit else measured.metric
-
-
-def _cells(header: str, measured: Measured | None) -> _Cells:
+def _cells(header: str, measured: Measured | None, best: Mapping[str, float]) -> _Cells:
     """Return value with interval, number of images, the paper's value and the difference from it."""
     texts = [_NONE] * 4
     if measured is not None:
         value, paper = measured.value, measured.paper
+        mark = " *" if value is not None and best.get(measured.metric) == value else ""
         texts = [
-            with_interval(value, measured.low, measured.high),
+            with_interval(value, measured.low, measured.high) + mark,
             _NONE if measured.n is None else f"{measured.n:,}",
             _paper(paper),
             _NONE if paper is None or value is None else paper.differences(value, measured.digits),
@@ -198,11 +219,28 @@ def _marked(group: Group) -> dict[str, list[str]]:
 
 
 def _remarks(groups: Sequence[Group]) -> list[str]:
-    """Return the remarks on all tables."""
+    """Return what the report is of, and the remarks on all tables."""
+    runs = [run for group in groups for run in group.runs]
+    environments = [run.results["environment"] for run in runs]
+    facts: dict[str, Iterable[Any]] = {
+        "bigain": (environment.get("packages", {}).get("bigain") for environment in environments),
+        "commit": ((environment.get("git_commit") or "")[:10] for environment in environments),
+        "device": (environment.get("device_name") or environment.get("device") for environment in environments),
+        "seed": (run.results["protocol"].get("seed") for run in runs),
+    }
+    known = {
+        name: dict.fromkeys(str(value) for value in values if value not in ("", None)) for name, values in facts.items()
+    }
+    described = (f"{name} {_listed(values)}" for name, values in known.items() if values)
     remarks = [
+        f"Written on {date.today().isoformat()} by bigain {version('bigain')}. Runs of {', '.join(described)}.",
         "Accuracies have 95 % Wilson intervals over images; distances have one where it could be computed.",
         "GFLOPs are of one evaluation of the network, 2 per multiply-add; less: saved by compression.",
     ]
+    if any(map(_best, groups)):
+        remarks.append("* marks the best compressed run of a column.")
+    if any(group.settings for group in groups):
+        remarks.append("Runs of other images, seeds or settings have a section of their own.")
     if any(group.comparisons for group in groups):
         remarks.append(
             "Image by image: exact two-sided McNemar test, corrected by Holm's method for all runs of the table; "
@@ -216,6 +254,12 @@ def _remarks(groups: Sequence[Group]) -> list[str]:
             "Runs with other settings have no paper value. † marks values known to be inconsistent."
         )
     return remarks
+
+
+def _listed(values: Collection[str]) -> str:
+    """Join values, and count those after the third."""
+    first, rest = list(values)[:3], len(values) - 3
+    return " / ".join(first) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _page(groups: Sequence[Group], sections: Sequence[_Section], left_out: Sequence[str], figures: Path) -> str:
@@ -250,9 +294,9 @@ def _bullets(texts: Sequence[str]) -> str:
     return "\n".join(f"- {markdown_text(text)}" for text in texts)
 
 
-def _latex(sections: Sequence[_Section], left_out: Sequence[str]) -> str:
+def _latex(sections: Sequence[_Section], left_out: Sequence[str], remark: str) -> str:
     r"""Return tables for `\input` into a paper, with booktabs; without columns of notes and directories."""
-    lines = [r"% In the preamble: \usepackage{booktabs,graphicx}"]
+    lines = [r"% In the preamble: \usepackage{booktabs,graphicx}", f"% {CONTROL.sub(' ', remark)}"]
     # Without line breaks the text cannot leave the comment.
     lines += [f"% left out: {CONTROL.sub(' ', reason)}" for reason in left_out]
     for section in sections:

@@ -1,16 +1,18 @@
-"""The figures of a report, as PNG and SVG: curves over the strength of compression, and the Pareto front."""
+"""The figures of a report: curves over the strength of compression, the Pareto front, and samples side by side."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bigain.report.rows import Group, Measured, Row, main_metrics
+from bigain.report.sample_grid import SAMPLES, sample_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,15 +22,29 @@ Look = Mapping[str, Any]
 Point = tuple[float, ...]
 
 GREY = "#555555"
-# Distinguishable with all common kinds of colour blindness (Okabe and Ito).
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-_MARKERS = "os^Dv<>PX*"
+# The colour of each method in all figures, distinguishable with all kinds of colour blindness (Okabe and Ito; Tol).
+_METHODS = {
+    "ToMe": "#0072b2",
+    "LGTM": "#d55e00",
+    "CAM": "#009e73",
+    "ABM": "#cc79a7",
+    "SiTo": "#e69f00",
+    "ToDo": "#56b4e9",
+    "AveragePool": "#000000",
+    "IEKVD": "#882255",
+    "FrequencyKV": "#999933",
+}
+COLOURS = (*_METHODS.values(),)
+MARKERS = "os^Dv<>PX*"
+KINDS = ("png", "svg", "pdf")
 PLAIN: Look = {"color": GREY, "marker": "s", "markerfacecolor": "none"}
 _STYLE: Any = {
     # Names of runs are text even if they contain dollar signs.
     "text.parse_math": False,
     # The same input gives the same file.
     "svg.hashsalt": "bigain",
+    # Letters of a PDF stay text that can be edited.
+    "pdf.fonttype": 42,
     "font.size": 9,
     "axes.grid": True,
     "grid.alpha": 0.3,
@@ -46,10 +62,10 @@ _PARETO = (
     "more, and the Pareto front of all three is outlined in black."
 )
 _MOST_TICKS = 8
-# Characters in a line of the legend.
-_WIDTH = 32
-# Inches to the left and right of the panels.
-_LEFT, _LEGEND = 0.7, 2.7
+# Characters in a line of the legend, and inches of its columns and lines.
+_WIDTH, _COLUMN, _LINE = 32, 2.4, 0.17
+# Distance between the error bars of methods, as a part of the axis.
+_DODGE = 0.015
 
 
 class Plot(NamedTuple):
@@ -63,16 +79,22 @@ def draw(groups: Sequence[Group], folder: Path) -> list[list[Plot]]:
     """Draw the figures of every group into a folder.
 
     Returns:
-        For each group: the curves if any run has a strength, the Pareto front if two rows have the same metric.
+        For each group: the curves if any run has a strength, the Pareto front if two rows have the same metric, and
+        samples if there are generated images.
     """
     plots: list[list[Plot]] = [[] for _ in groups]
+    styles = looks(row.method for group in groups for row in group.rows)
     with plain_style():
         for number, group in enumerate(groups, 1):
-            stem, title = f"{number}-{_slug(group.dataset)}-{_slug(group.model)}", f"{group.dataset}, {group.model}"
-            figures = [("curves", _CURVES, _curves(group.rows)), ("pareto", _PARETO, _pareto(group.rows))]
+            stem = f"{number}-{_slug(group.dataset)}-{_slug(group.model)}"
+            figures = [
+                ("curves", _CURVES, _curves(group.rows, styles)),
+                ("pareto", _PARETO, _pareto(group.rows, styles)),
+                ("samples", SAMPLES, sample_grid(group.rows)),
+            ]
             for kind, caption, figure in figures:
                 if figure is not None:
-                    plots[number - 1].append(Plot(f"{kind}-{stem}", caption.format(title)))
+                    plots[number - 1].append(Plot(f"{kind}-{stem}", caption.format(group.title)))
                     save(figure, folder / plots[number - 1][-1].name)
     return plots
 
@@ -89,30 +111,39 @@ def plain_style() -> Iterator[None]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG and SVG; `path` has no suffix."""
-    figure.savefig(f"{path}.png", dpi=120, metadata={"Software": None})
-    figure.savefig(f"{path}.svg", metadata={"Date": None, "Creator": None})
+    """Write a figure as PNG, SVG and PDF; `path` has no suffix."""
+    # The panels are laid out once for all formats.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    figure.savefig(f"{path}.png", dpi=300, metadata={"Software": None})
+    figure.savefig(f"{path}.svg", dpi=300, metadata={"Date": None, "Creator": None})
+    figure.savefig(f"{path}.pdf", dpi=300, metadata={"CreationDate": None, "Creator": None, "Producer": None})
 
 
-def panels(width: int, height: int) -> tuple[Figure, Any]:
+def panels(width: int, height: int, sharey: bool | Literal["row"] = False) -> tuple[Figure, Any]:
     """Return a figure and its axes `[height][width]`, made without pyplot, which would keep it open."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_LEFT + 3.9 * width + _LEGEND, 0.6 + 3.1 * height))
-    axes = figure.subplots(height, width, squeeze=False)
-    inches = figure.get_size_inches()
-    right = 1 - _LEGEND / inches[0]
-    figure.subplots_adjust(_LEFT / inches[0], 0.6 / inches[1], right, 1 - 0.3 / inches[1], 0.28, 0.35)
-    return figure, axes
+    figure = Figure(figsize=(0.3 + 3.9 * width, 3.1 * height), layout="constrained")
+    return figure, figure.subplots(height, width, squeeze=False, sharey=sharey)
 
 
-def look(number: int) -> Look:
-    """Return colour and marker of a line."""
-    return {"color": COLOURS[number % len(COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
+def looks(methods: Iterable[str]) -> dict[str, Look]:
+    """Return colour and marker of each method; no two have the same colour, and `none` is grey and hollow."""
+    from matplotlib.colors import hsv_to_rgb, to_hex
+
+    others = sorted({*methods} - {"none", *_METHODS})
+    # Steps of the golden ratio around the circle of hues keep far from each other.
+    hues = [0.618 * number % 1 for number in range(len(others))]
+    colours = [to_hex(tuple(hsv_to_rgb((hue, 0.8, 0.6)))) for hue in hues]
+    styles = {"none": PLAIN}
+    for number, (name, colour) in enumerate([*_METHODS.items(), *zip(others, colours, strict=True)]):
+        styles[name] = {"color": colour, "marker": MARKERS[number % len(MARKERS)]}
+    return styles
 
 
 def add_legend(figure: Figure, lines: Sequence[tuple[str, Look]]) -> None:
-    """Put a legend of names and styles to the right of the panels."""
+    """Put a legend of names and styles below the panels."""
     from matplotlib.lines import Line2D
 
     handles = []
@@ -122,31 +153,38 @@ def add_legend(figure: Figure, lines: Sequence[tuple[str, Look]]) -> None:
         handles.append(
             Line2D([], [], label=textwrap.fill(text, _WIDTH), **{"linewidth": 1.2, "markersize": 5, **style})
         )
-    place = (1 - (_LEGEND - 0.05) / figure.get_size_inches()[0], 0.5)
-    figure.legend(handles=handles, loc="center left", bbox_to_anchor=place)
+    columns = min(len(handles), int(figure.get_figwidth() / _COLUMN))
+    figure.set_figheight(figure.get_figheight() + _LINE * (1 + math.ceil(len(handles) / columns)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
-def _curves(rows: Sequence[Row]) -> Figure | None:
+def _curves(rows: Sequence[Row], styles: Mapping[str, Look]) -> Figure | None:
     """Draw each accuracy and distance against each kind of strength; None without any such run."""
     varied = [row for row in rows if row.strength]
     kinds = [kind for kind in _AXES if any(row.strength and row.strength[0] == kind for row in varied)]
-    metrics = {name: _title(metric) for name, metric in main_metrics(varied).items() if _with(varied, name)}
+    metrics = {name: metric for name, metric in main_metrics(varied).items() if _with(varied, name)}
     if not kinds or not metrics:
         return None
-    figure, axes = panels(len(kinds), len(metrics))
+    figure, axes = panels(len(kinds), len(metrics), sharey="row")
     for (i, metric), (j, kind) in itertools.product(enumerate(metrics), enumerate(kinds)):
-        _against_strength(axes[i][j], rows, kind, metric)
-        axes[i][j].set_ylabel(metrics[metric])
-    _legend(figure, rows, "-", any(measured.paper for row in varied for measured in row.main.values()))
+        _against_strength(axes[i][j], rows, kind, metric, styles)
+    for row, measured in zip(axes, metrics.values(), strict=True):
+        row[0].set_ylabel(_axis_title(measured))
+    _legend(figure, rows, styles, "-", any(measured.paper for row in varied for measured in row.main.values()))
     return figure
 
 
-def _against_strength(axes: Axes, rows: Sequence[Row], kind: str, metric: str) -> None:
+def _against_strength(axes: Axes, rows: Sequence[Row], kind: str, metric: str, styles: Mapping[str, Look]) -> None:
     varied = [(row.strength[1], row) for row in rows if row.strength and row.strength[0] == kind]
-    for name, style in _looks(rows).items():
-        points = [(x, row.main[metric]) for x, row in varied if row.method == name and _with([row], metric)]
-        if not points:
-            continue
+    steps = sorted({x for x, _ in varied})
+    series = {
+        name: sorted((x, row.main[metric]) for x, row in varied if row.method == name and _with([row], metric))
+        for name in styles
+    }
+    drawn = {name: points for name, points in series.items() if points}
+    for place, (name, points) in enumerate(drawn.items()):
+        shift = _DODGE * (place - (len(drawn) - 1) / 2) * (steps[-1] - steps[0] or 1)
+        points, style = [(x + shift, point) for x, point in points], styles[name]
         _errorbar(axes, points, linewidth=1.2, markersize=5, **style)
         printed = [(x, value) for x, point in points if point.paper for value, _ in point.paper.values]
         if printed:
@@ -159,13 +197,12 @@ def _against_strength(axes: Axes, rows: Sequence[Row], kind: str, metric: str) -
             # A line just inside the frame would otherwise lie on it.
             axes.update_datalim([(0.0, value)], updatex=False)
             axes.autoscale_view(scalex=False)
-    steps = sorted({x for x, _ in varied})
     if len(steps) <= _MOST_TICKS:
         axes.set_xticks(steps, [f"{step:g}" for step in steps])
     axes.set_xlabel(_AXES[kind])
 
 
-def _pareto(rows: Sequence[Row]) -> Figure | None:
+def _pareto(rows: Sequence[Row], styles: Mapping[str, Look]) -> Figure | None:
     """Draw accuracy and distance against cost and against each other; None unless two rows have the same metric."""
     metrics = {name: metric for name, metric in main_metrics(rows).items() if len(_with(rows, name)) > 1}
     if not metrics:
@@ -173,11 +210,13 @@ def _pareto(rows: Sequence[Row]) -> Figure | None:
     high, low = ([metric for metric in metrics.values() if metric.better == better] for better in ("higher", "lower"))
     pairs = [pair for pair in itertools.product(high, low) if len(_with(rows, *(metric.metric for metric in pair))) > 1]
     figure, axes = panels(len(metrics) + len(pairs), 1)
-    for panel, metric in zip(axes[0], metrics.values(), strict=False):
-        _against_cost(panel, _with(rows, metric.metric), metric, _looks(rows))
-    for panel, pair in zip(axes[0][len(metrics) :], pairs, strict=True):
-        _against_each_other(panel, _with(rows, *(metric.metric for metric in pair)), *pair, _looks(rows))
-    _legend(figure, rows, "")
+    panel_of = dict(zip(metrics, axes[0], strict=False))
+    for name, metric in metrics.items():
+        _against_cost(panel_of[name], _with(rows, name), metric, styles)
+    for panel, (accuracy, distance) in zip(axes[0][len(metrics) :], pairs, strict=True):
+        panel.sharey(panel_of[distance.metric])
+        _against_each_other(panel, _with(rows, accuracy.metric, distance.metric), accuracy, distance, styles)
+    _legend(figure, rows, styles, "")
     return figure
 
 
@@ -199,7 +238,7 @@ def _against_cost(axes: Axes, rows: Sequence[Row], metric: Measured, looks: Mapp
     front = sorted({point for point, on_front in zip(costs, pareto_front(costs), strict=True) if on_front})
     axes.plot([x for x, _ in front], [sign * y for _, y in front], color="#999999", linewidth=1, zorder=0)
     axes.set_xlabel("GFLOPs per evaluation")
-    axes.set_ylabel(_title(metric))
+    axes.set_ylabel(_axis_title(metric))
 
 
 def _against_each_other(
@@ -211,19 +250,13 @@ def _against_each_other(
         size = 4 + 8 * (row.run.gflops - least) / (most - least) if most > least else 7
         outline: Look = {"markeredgecolor": "black", "markeredgewidth": 1.4} if on_front else {}
         axes.plot([-point[1]], [point[2]], linestyle="", markersize=size, **looks[row.method], **outline)
-    axes.set_xlabel(_title(accuracy))
-    axes.set_ylabel(_title(distance))
+    axes.set_xlabel(_axis_title(accuracy))
+    axes.set_ylabel(_axis_title(distance))
 
 
 def _with(rows: Sequence[Row], *metrics: str) -> list[Row]:
     """Return the rows that have a value of each metric."""
     return [row for row in rows if all(name in row.main and row.main[name].value is not None for name in metrics)]
-
-
-def _looks(rows: Sequence[Row]) -> dict[str, Look]:
-    """Return colour and marker of each method; `none` is grey and hollow."""
-    names = dict.fromkeys(row.method for row in rows if row.method != "none")
-    return {"none": PLAIN, **{name: look(number) for number, name in enumerate(names)}}
 
 
 def _errorbar(axes: Axes, points: Sequence[tuple[float, Measured]], **style: Any) -> None:
@@ -233,9 +266,12 @@ def _errorbar(axes: Axes, points: Sequence[tuple[float, Measured]], **style: Any
     axes.errorbar([x for x, _ in points], [value for value, _, _ in ends], yerr=[down, up], capsize=2, **style)
 
 
-def _legend(figure: Figure, rows: Sequence[Row], linestyle: str, paper: bool = False) -> None:
-    lines = [(name, {"linestyle": linestyle, **style}) for name, style in _looks(rows).items() if name != "none"]
-    if any(row.method == "none" for row in rows):
+def _legend(
+    figure: Figure, rows: Sequence[Row], styles: Mapping[str, Look], linestyle: str, paper: bool = False
+) -> None:
+    drawn = {row.method for row in rows}
+    lines = [(name, {"linestyle": linestyle, **styles[name]}) for name in styles if name in drawn - {"none"}]
+    if "none" in drawn:
         dashed = {"linestyle": "--", "marker": ""} if linestyle else {"linestyle": ""}
         lines.insert(0, ("without compression", {**PLAIN, **dashed}))
     if paper:
@@ -243,9 +279,8 @@ def _legend(figure: Figure, rows: Sequence[Row], linestyle: str, paper: bool = F
     add_legend(figure, lines)
 
 
-def _title(metric: Measured) -> str:
-    unit = f" ({metric.unit})" if metric.unit else ""
-    return f"{metric.metric}{unit}" + (", lower is better" if metric.better == "lower" else "")
+def _axis_title(metric: Measured) -> str:
+    return metric.title + (", lower is better" if metric.better == "lower" else "")
 
 
 def _slug(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,13 +117,31 @@ def _unlike(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     return [f"{name} {_short(first)} and {_short(second)}" for name, (first, second) in _varying([a, b]).items()]
 
 
+def series(runs: Sequence[Run]) -> list[tuple[list[str], list[Run]]]:
+    """Split runs of one task into series whose numbers may stand side by side: of the same images and settings.
+
+    Returns:
+        For each series, the one of most runs first, the settings that distinguish it from the others, and its runs.
+    """
+    with_settings = all(run.settings for run in runs)
+    found: dict[str, tuple[dict[str, Any], list[Run]]] = {}
+    for run in runs:
+        conditions = {"images": _images(run), **_conditions(run, with_settings)}
+        found.setdefault(json.dumps(conditions, sort_keys=True), (conditions, []))[1].append(run)
+    parts = sorted(found.values(), key=lambda part: (-len(part[1]), str(part[0].get("protocol seed"))))
+    names = _varying([conditions for conditions, _ in parts])
+    return [
+        ([f"{name.removeprefix('protocol ')} {_short(str(conditions.get(name)))}" for name in names], members)
+        for conditions, members in parts
+    ]
+
+
 def differing(runs: Sequence[Run]) -> list[str]:
-    """Return a line for each setting besides the compressor that differs between runs of one task, with the runs."""
+    """Return a line for each circumstance that differs between runs of one task, with the runs."""
     lines = []
     for task in TASKS:
         members = [run for run in runs if run.task == task]
-        described = [{**_conditions(run), **_circumstances(run), "images": _images(run)} for run in members]
-        for name, values in sorted(_varying(described).items()):
+        for name, values in sorted(_varying(list(map(_circumstances, members))).items()):
             holders: dict[str, list[str]] = {}
             for value, run in zip(values, members, strict=True):
                 holders.setdefault(value, []).append(str(run.path))

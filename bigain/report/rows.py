@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +12,12 @@ from typing import Any
 
 from bigain.errors import InputError
 from bigain.report.comparison import Comparison, UnlikeError, compare
-from bigain.report.pairing import differing
+from bigain.report.pairing import differing, series
 from bigain.report.paper import Cell, PaperValue, cell_of, expected_images, paper_value
-from bigain.runs.names import method, strength
+from bigain.runs.names import method, metric_title, strength
 from bigain.runs.numbers import bias_text, decimals, scaled
 from bigain.runs.results import Run
-from bigain.runs.schema import Better
+from bigain.runs.schema import TASKS, Better
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Measured:
     better: Better | None = None
     main: bool = False
     paper: PaperValue | None = None
+
+    @property
+    def title(self) -> str:
+        """The metric in words, with its protocol and unit: `FD (shapes-features)`."""
+        return metric_title(self.metric, self.unit)
 
     @property
     def digits(self) -> int:
@@ -97,21 +103,30 @@ class Row:
 
 @dataclass
 class Group:
-    """Runs of one dataset and model.
+    """Runs of one dataset and model, and in each task of the same images and settings besides the compressor.
 
     Attributes:
         model: Hub id or folder of the model.
+        settings: What distinguishes the group from others of its dataset and model; empty if there is none.
+        plain: Classification runs without compression of that dataset and model.
         comparisons: Classification runs against a base run, image by image.
         refused: Why other runs were not compared.
-        differing: Settings that are not the same in all runs.
+        differing: Circumstances, such as the device, that are not the same in all runs.
     """
 
     dataset: str
     model: str
+    settings: str
+    plain: Sequence[Run]
     rows: Sequence[Row]
     comparisons: list[Comparison] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     differing: list[str] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """Dataset, model and settings."""
+        return ", ".join(filter(None, (self.dataset, self.model, self.settings)))
 
     @property
     def runs(self) -> list[Run]:
@@ -131,7 +146,7 @@ class Group:
         """
         self.differing += differing(self.runs)
         classified = [run for run in self.runs if run.task == "classification"]
-        plain = [run for run in classified if not run.compressors]
+        plain = [run for run in classified if not run.compressors] or self.plain
         if base is None and len(plain) > 1 and len(classified) > len(plain):
             self.refused.append(f"{len(plain)} runs are without compression; name one with --base")
         start = base or (plain[0] if len(plain) == 1 else None)
@@ -153,16 +168,28 @@ def main_metrics(rows: Sequence[Row]) -> dict[str, Measured]:
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Group runs by dataset and model, ascending, and make the rows of each group, by method and strength."""
+    """Group runs by dataset, model and settings, and make the rows of each group, the most expensive first.
+
+    Numbers of different images, seeds, steps or protocols never share a group. Where both tasks have several such
+    series, the largest of each share one.
+    """
     by_name: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         by_name.setdefault((run.dataset, run.model), []).append(run)
-    return [Group(*name, sorted(map(_row, _joined(members)), key=_order)) for name, members in sorted(by_name.items())]
+    groups = []
+    for (dataset, model), members in sorted(by_name.items()):
+        plain = [run for run in members if run.task == "classification" and not run.compressors]
+        of_tasks = [series([run for run in members if run.task == task]) for task in TASKS]
+        for parts in itertools.zip_longest(*of_tasks, fillvalue=([], [])):
+            settings = ", ".join(dict.fromkeys(text for texts, _ in parts for text in texts))
+            rows = map(_row, _joined([run for _, of_task in parts for run in of_task]))
+            groups.append(Group(dataset, model, settings, plain, sorted(rows, key=_order)))
+    return groups
 
 
-def _order(row: Row) -> tuple[bool, str, str, float, list[Path]]:
+def _order(row: Row) -> tuple[bool, float, str, str, float, list[Path]]:
     name, value = row.strength or ("", 0.0)
-    return row.method != "none", row.method, name, value, [run.path for run in row.runs.values()]
+    return row.method != "none", -row.run.gflops, row.method, name, value, [run.path for run in row.runs.values()]
 
 
 def _joined(runs: Sequence[Run]) -> list[dict[str, Run]]:
@@ -232,5 +259,6 @@ def _notes(run: Run, cell: Cell | str) -> list[str]:
         notes.append(f"{dataset['images']:,} images, in the paper {expected_images(run):,}")
     if run.results.get("distance_missing"):
         notes.append(f"no distance: {run.results['distance_missing']}")
-    notes += [f"{name}: {text}" for name, estimate in run.metrics.items() if (text := bias_text(estimate))]
+    biased = {metric_title(name): bias_text(estimate) for name, estimate in run.metrics.items()}
+    notes += [f"{title}: {text}" for title, text in biased.items() if text]
     return notes

@@ -29,8 +29,12 @@ def read_records(folder: Path, kind: type[R] = ImageRecord) -> dict[str, R]:  # 
     Raises:
         InputError: If a line is damaged.
     """
-    records = _entries(folder, "rank-*.jsonl", kind.from_json)
-    return {record.image_id: record for record in records}
+    return {record.image_id: record for record in iterate_records(folder, kind)}
+
+
+def iterate_records(folder: Path, kind: type[R]) -> Iterator[R]:
+    """Yield the records that `read_records` loads, one by one."""
+    return _entries(folder, "rank-*.jsonl", kind.from_json)
 
 
 def finished_ids(folder: Path) -> frozenset[str]:

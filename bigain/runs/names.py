@@ -1,4 +1,4 @@
-"""Names of compressors in tables and sentences."""
+"""Names of compressors and metrics in tables and sentences."""
 
 from __future__ import annotations
 
@@ -9,6 +9,24 @@ from typing import Any
 Compressor = Mapping[str, Any]
 
 STRENGTHS = ("ratio", "factor", "tau")
+_TITLES = {
+    "top1": "Top-1 accuracy",
+    "top1_precision": "Top-1 precision",
+    "top1_precision_all": "Top-1 precision of all images",
+    "map_macro": "mAP over classes",
+    "map_sample": "mAP over images",
+    "frechet": "FD",
+    "kernel": "KID",
+    "clip_score": "CLIP score",
+    **{name: name.upper() for name in ("psnr", "ssim", "lpips")},
+}
+
+
+def metric_title(metric: str, unit: str = "") -> str:
+    """Return a metric in words, with what decides it and its unit in brackets: `FD (shapes-features)`."""
+    name, _, decided_by = metric.removesuffix("]").partition("[")
+    brackets = ", ".join(filter(None, (decided_by, unit)))
+    return _TITLES.get(name, name.replace("_", " ")) + (f" ({brackets})" if brackets else "")
 
 
 def strength(compressors: Sequence[Compressor]) -> tuple[str, float] | None:

@@ -85,7 +85,7 @@ def test_a_report_of_all(tmp_path):
         assert value == pytest.approx(100 * np.mean(list(right(name).values())))
     text = (tmp_path / "report/report.md").read_text()
     assert "Embedded model: nothing in the paper compares." in text
-    assert "frechet[shapes-features]" in text
+    assert "FD (shapes-features)" in text
     assert "runs/joint/classification, runs/joint/generation" in text
     assert "Not compared image by image: runs/seed and runs/none differ" in text
     assert {row["paper"] for row in rows} == {""}
@@ -121,7 +121,7 @@ def test_an_explanation_is_that_of_the_logs(tmp_path):
     result = bigain("explain", *args, "--json", str(tmp_path / "x.json"))
     assert (result.returncode, result.stderr) == (0, "")
     assert "ToMe at ratio 0.5 keeps " in result.stdout
-    assert {path.name for path in tmp_path.iterdir()} == {"x.json", "explain.png", "explain.svg"}
+    assert {path.name for path in tmp_path.iterdir()} == {"x.json", "explain.png", "explain.svg", "explain.pdf"}
     tome, plain = json.loads((tmp_path / "x.json").read_text())["explanations"]
     assert tome["margins"] == plain["margins"]
     assert plain["frequencies"] is None

@@ -11,7 +11,8 @@ from bigain.errors import InputError
 from bigain.report.explain.explanation import Band, Explanation
 from bigain.report.explain.frequency import mean_shares
 from bigain.report.explain.margins import Margins
-from bigain.report.figures import PLAIN, Look, add_legend, look, panels, plain_style, save
+from bigain.report.figures import KINDS, MARKERS, PLAIN, Look, add_legend, looks, panels, plain_style, save
+from bigain.runs.names import method
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +26,7 @@ _Line = tuple[Look, Sequence[tuple[Band, Margins]]]
 
 
 def draw_explanations(explanations: Sequence[Explanation], folder: Path) -> list[Path]:
-    """Draw a figure for each baseline, as PNG and SVG.
+    """Draw a figure for each baseline, as PNG, SVG and PDF.
 
     Args:
         explanations: In the order of their baselines.
@@ -47,28 +48,63 @@ def draw_explanations(explanations: Sequence[Explanation], folder: Path) -> list
                 save(_draw([*group]), folder / names[-1])
     except OSError as error:
         raise InputError(f"cannot write the figure to {folder}: {error.strerror}; choose another --output") from error
-    return [folder / f"{name}.{kind}" for name in names for kind in ("png", "svg")]
+    return [folder / f"{name}.{kind}" for name in names for kind in KINDS]
 
 
 def _draw(explanations: Sequence[Explanation]) -> Figure:
-    """Draw four panels, with all runs in each: margins, the same over their deviation, errors, frequency response."""
-    figure, axes = panels(2, 2)
-    (mean, ratio), (bound, response) = axes
-    first = explanations[0]
+    """Draw a panel each, with all runs, of margins, the same over their deviation, errors, and stored responses."""
+    measured = any(one.response is not None for one in explanations)
+    figure, axes = panels(2, 2) if measured else panels(3, 1)
+    mean, ratio, bound, *response = axes.flat
+    first, styles = explanations[0], _looks(explanations)
     lines: list[_Line] = [(PLAIN, [(band, band.base) for band in first.bands])]
-    lines += [(look(i), [(band, band.run) for band in one.bands]) for i, one in enumerate(explanations)]
+    lines += [
+        (style, [(band, band.run) for band in one.bands]) for style, one in zip(styles, explanations, strict=True)
+    ]
     _margins(mean, first.bands, lines)
-    _by_time(ratio, "margin / deviation = 1 / r", lines, lambda margins: margins.mu_over_sigma)
+    _by_time(ratio, "margin / deviation = 1 / r, intervals of its change", lines, lambda margins: margins.mu_over_sigma)
+    for style, one in zip(styles, explanations, strict=True):
+        _changes(ratio, one.bands, style)
     ratio.axhline(0, color="black", linewidth=0.6)
     _by_time(bound, "error (%): bound, observed", lines, lambda margins: 100 * margins.cantelli_bound)
     _by_time(bound, "error (%): bound, observed", lines, lambda margins: 100 * margins.error, _DASHED)
     bound.set_ylim(-2, 102)
-    _response(response, explanations)
+    for panel in response:
+        _response(panel, explanations, styles)
     names = [first.comparison.names[1], *(one.comparison.names[0] for one in explanations)]
-    styles = [(name, style) for name, (style, _) in zip(names, lines, strict=True)]
-    meanings = [("bound; energy kept", {}), ("observed; energy destroyed", _DASHED)]
-    add_legend(figure, styles + [(name, {"color": "black", **style}) for name, style in meanings])
+    named = [(name, style) for name, (style, _) in zip(names, lines, strict=True)]
+    meanings = [("bound", {}), ("observed", _DASHED)]
+    if measured:
+        meanings = [("bound; energy kept", {}), ("observed; energy destroyed", _DASHED)]
+    add_legend(figure, named + [(name, {"color": "black", **style}) for name, style in meanings])
     return figure
+
+
+def _looks(explanations: Sequence[Explanation]) -> list[Look]:
+    """Return the look of each run: the colour of its method, with markers that tell runs of one method apart."""
+    methods = [method(one.comparison.run.compressors) for one in explanations]
+    # Two runs without compression are of different models or folders.
+    names = [
+        one.comparison.names[0] if name == "none" else name for name, one in zip(methods, explanations, strict=True)
+    ]
+    styles = looks(names)
+    return [
+        {
+            **styles[name],
+            "marker": MARKERS[(MARKERS.index(styles[name]["marker"]) + names[:i].count(name)) % len(MARKERS)],
+        }
+        for i, name in enumerate(names)
+    ]
+
+
+def _changes(axes: Axes, bands: Sequence[Band], style: Look) -> None:
+    """Draw the interval of the change of 1 / r around the value of the run."""
+    for band in bands:
+        before, after = band.base.mu_over_sigma, band.run.mu_over_sigma
+        if band.interval is not None and before is not None and after is not None:
+            ends = [[max(0.0, after - before - band.interval[0])], [max(0.0, before + band.interval[1] - after)]]
+            middle = (band.low + band.high) / 2
+            axes.errorbar([middle], [after], yerr=ends, capsize=2, elinewidth=0.8, color=style["color"])
 
 
 def _margins(axes: Axes, bands: Sequence[Band], lines: Sequence[_Line]) -> None:
@@ -82,7 +118,6 @@ def _margins(axes: Axes, bands: Sequence[Band], lines: Sequence[_Line]) -> None:
     deviations = [band.base.sigma for band in bands if band.base.sigma > 0]
     if deviations:
         axes.set_yscale("symlog", linthresh=max(deviations))
-        axes.yaxis.set_major_formatter("{x:g}")
     _time_axis(axes, "margin, +- one deviation")
 
 
@@ -96,21 +131,17 @@ def _by_time(
 
 def _time_axis(axes: Axes, title: str) -> None:
     axes.set_xlim(0, 1000)
-    # A label at 1000 would touch the legend.
-    axes.set_xticks(range(0, 1000, 200))
     axes.set_xlabel("timestep")
     axes.set_title(title, loc="left", fontsize="medium")
 
 
-def _response(axes: Axes, explanations: Sequence[Explanation]) -> None:
-    for number, response in enumerate(one.response for one in explanations):
+def _response(axes: Axes, explanations: Sequence[Explanation], styles: Sequence[Look]) -> None:
+    for style, response in zip(styles, (one.response for one in explanations), strict=True):
         if response is not None:
             middles, mean = [(a + b) / 2 for a, b in itertools.pairwise(response.bands)], mean_shares(response.by_band)
             for shares, extra in ((mean.kept, {}), (mean.destroyed, _DASHED)):
                 percents = [None if share is None else 100 * share for share in shares]
-                _plot(axes, list(zip(middles, percents, strict=False)), {**look(number), **extra})
-    if not axes.lines:
-        axes.text(0.5, 0.5, "no frequency response\nis stored", ha="center", va="center", transform=axes.transAxes)
+                _plot(axes, list(zip(middles, percents, strict=False)), {**style, **extra})
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("spatial frequency, 1 is the highest")

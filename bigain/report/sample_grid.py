@@ -1,0 +1,119 @@
+"""Generated images side by side: the same items and noise without and with each compressor."""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from bigain.errors import InputError
+from bigain.report.rows import Row
+from bigain.runs.logs import iterate_records
+from bigain.runs.records import SampleRecord
+from bigain.runs.results import Run, read_ids
+from bigain.runs.samples import FOLDER, sample_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Pixels = npt.NDArray[np.uint8]
+
+SAMPLES = (
+    "Images of the same initial noise without and with compression: {}. Below each: its absolute difference from the "
+    "image without compression, averaged over the channels."
+)
+_MOST_ITEMS, _MOST_RUNS = 4, 8
+# Inches of an image, and the most pixels of its sides.
+_INCHES, _PIXELS = 1.3, 512
+# Characters in a line of the prompt.
+_WIDTH = 20
+
+
+def sample_grid(rows: Sequence[Row]) -> Figure | None:
+    """Draw the first images that the generations of several rows have in common; None if there are none.
+
+    Of many runs, the cheapest of each method.
+    """
+    columns = [row for row in rows if "generation" in row.runs]
+    if len(columns) > _MOST_RUNS:
+        columns = list({row.method: row for row in columns}.values())[:_MOST_RUNS]
+    runs = [row.runs["generation"] for row in columns]
+    items = dict(itertools.islice(_items(runs), _MOST_ITEMS)) if len(runs) > 1 else {}
+    return _draw(columns, [*items.values()], _prompts(runs[0], items)) if items else None
+
+
+def _items(runs: Sequence[Run]) -> Iterator[tuple[str, list[Pixels]]]:
+    """Yield ids with their images `(h, w, 3)` in all runs, without those that a run lacks or has at another size."""
+    try:
+        ids = read_ids(runs[0].path)
+    except InputError:
+        return
+    for image_id in ids:
+        try:
+            images = [_image(run, image_id) for run in runs]
+        except (OSError, KeyError):
+            # It kept no images, or they were moved.
+            continue
+        if len({image.shape for image in images}) == 1:
+            yield image_id, images
+
+
+def _image(run: Run, image_id: str) -> Pixels:
+    with Image.open(sample_path(run.path / FOLDER, image_id, run.results["protocol"]["images"])) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _prompts(run: Run, ids: Collection[str]) -> list[str]:
+    """Return prompts from the log, or the id where it has none."""
+    prompts: dict[str, str] = {}
+    with suppress(InputError):
+        for record in iterate_records(run.path / "predictions", SampleRecord):
+            if record.image_id in ids:
+                prompts[record.image_id] = record.prompt
+            if len(prompts) == len(ids):
+                break
+    return [prompts.get(image_id) or image_id for image_id in ids]
+
+
+def _draw(rows: Sequence[Row], items: Sequence[Sequence[Pixels]], prompts: Sequence[str]) -> Figure:
+    """Draw images by item and row; below them differences from the first row without compression, if there is one."""
+    from matplotlib.figure import Figure
+
+    plain = next((i for i, row in enumerate(rows) if row.method == "none"), None)
+    lines = 1 if plain is None else 2
+    figure = Figure(figsize=(_INCHES * (len(rows) + 0.6), 0.4 + _INCHES * lines * len(items)), layout="constrained")
+    axes = figure.subplots(lines * len(items), len(rows), squeeze=False)
+    for panel in axes.flat:
+        panel.set(xticks=[], yticks=[])
+        panel.spines[:].set_visible(False)
+        panel.grid(visible=False)
+    for panel, row in zip(axes[0], rows, strict=True):
+        strength = f"\n{row.strength[0]} {row.strength[1]:g}" if row.strength else "\n"
+        panel.set_title(textwrap.fill(row.method, _WIDTH) + strength, fontsize="small")
+    for line, images, prompt in zip(axes[::lines], items, prompts, strict=True):
+        line[0].set_ylabel(textwrap.fill(prompt, _WIDTH, max_lines=3), fontsize="small")
+        for panel, image in zip(line, images, strict=True):
+            panel.imshow(_small(image), interpolation="nearest")
+    if plain is not None:
+        differences = [
+            [np.abs(image.astype(float) - images[plain]).mean(axis=2) for image in images] for images in items
+        ]
+        most = max(1.0, *(difference.max() for of_item in differences for difference in of_item))
+        for line, of_item in zip(axes[1::2], differences, strict=True):
+            for panel, difference in zip(line, of_item, strict=True):
+                drawn = panel.imshow(_small(difference), cmap="magma", vmin=0, vmax=most, interpolation="nearest")
+            line[plain].set_visible(False)
+        figure.colorbar(drawn, ax=axes, label="difference, of 255", aspect=40, pad=0.01)
+    return figure
+
+
+def _small(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return every k-th pixel: the figure shows no more."""
+    step = -(-max(image.shape[:2]) // _PIXELS)
+    return image[::step, ::step]
