@@ -26,9 +26,12 @@ class FrechetDistance(Distance):
     """`frechet[protocol]` with its interval and its bias."""
 
     def estimates(self, records: Sequence[SampleRecord], space: ClassSpace) -> Mapping[str, Estimate]:
-        value, left_out = frechet_leave_one_out(self.features(records), self.reference.moments)
-        estimate = around(value, jackknife_error(left_out), len(left_out), low=0.0)
-        estimate["bias"] = (len(left_out) - 1) * float((left_out - value).mean())
+        features = self.features(records)
+        n, dimension = features.shape
+        value, left_out = frechet_leave_one_out(features, self.reference.moments)
+        estimate = around(value, jackknife_error(left_out), n, low=0.0)
+        # With fewer images than features it is out by a factor of two.
+        estimate["bias"] = (n - 1) * float((left_out - value).mean()) if n >= dimension else None
         return {self.label("frechet"): estimate}
 
 
@@ -64,8 +67,8 @@ def frechet_leave_one_out(features: Features, reference: Moments) -> tuple[float
 
     The reference counts as exact. `jackknife_error` of the values is the standard error of the distance, around the
     mean distance of other samples of n images; `benchmarks/distances.py` simulates the coverage. Of two sets of the
-    same items, `jackknife_error(a - b)` is the standard error of the difference. `(n - 1) (mean of the values -
-    distance)` is the bias, by how much the distance exceeds that of infinitely many images; too large if n < d.
+    same items, `jackknife_error(a - b)` is the standard error of the difference. For at least d images, `(n - 1) (mean
+    of the values - distance)` is the bias: by how much the distance exceeds that of infinitely many images.
 
     Without an image, the matrix whose root has the overlap as its trace loses a term `p p'`, and (determinant lemma)
 

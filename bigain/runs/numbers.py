@@ -44,12 +44,13 @@ def with_interval(
 
 
 def bias_text(estimate: Estimate) -> str:
-    """Return a sentence about the bias of a distance from few images; empty if that is less than a twentieth of it."""
-    value = estimate["value"]
-    if "bias" not in estimate or not estimate["bias"] > value / 20:
+    """Return what few images mean for a distance; empty if its bias is less than a twentieth of it."""
+    value, bias, images = estimate["value"], estimate.get("bias", 0.0), f"with {estimate['n']:,} images"
+    if bias is None:
+        return f"{images}, fewer than features, far too high; compare at equal numbers only"
+    if not bias > max(value / 20, 0):
         return ""
-    bias = min(estimate["bias"], value)
-    return f"with {estimate['n']:,} images about {bias:.2g} too high, compare at equal numbers only"
+    return f"{images} about {min(bias, value):.2g} too high, compare at equal numbers only"
 
 
 def signed(value: float, digits: int) -> str:

@@ -32,11 +32,11 @@ class Estimate(_Estimate, total=False):
     """A number with its 95 % interval, if one is computed, and the number of images behind it.
 
     `unit` and `better` are what its metric declares, see `bigain.metrics.base.Metric`. `bias` is
-    by how much a distance is larger than that of infinitely many images.
+    by how much a distance is larger than that of infinitely many images, None with fewer images than features.
     """
 
     standard_error: float
-    bias: float
+    bias: float | None
     unit: str
     better: Better | None
 
