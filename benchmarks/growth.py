@@ -1,4 +1,5 @@
-"""How cost grows: of one attention site with its tokens, and of everything but the network with the classes.
+"""How cost grows: of one attention site with its tokens, of everything but the network with the classes, and the
+memory of the end of a run with its images.
 
     python benchmarks/growth.py > growth.md
     python benchmarks/growth.py --quick
@@ -9,12 +10,17 @@ it. Classes: the classifier with stages [5, 20] and keep [5, 1] on latents of SD
 returns its input, which leaves noise, errors, elimination and bookkeeping. Everything runs once per round, in
 changing order; medians and (lowest to highest). Memory on a CPU is the growth of the process, which is less than the
 memory used if freed memory is reused.
+
+Images: a log of 1,000 classes, of which 5 trials have all, 20 trials 20 and 100 trials 16, is read, written as columns
+and drawn as curves; memory is the peak of the process on a CPU beyond what is imported.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import random
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,11 +43,16 @@ from bigain.compressors.merging import TokenMerger
 from bigain.cost.memory import peak_memory, restart_peak
 from bigain.diffusion.elimination import staged_elimination
 from bigain.diffusion.trials import stage_trials
+from bigain.inspector.curves import errors_by_time, truth_of
 from bigain.modules import DiffusionClassifier
+from bigain.runs.columns import column_blocks, read_columns, write_columns
+from bigain.runs.logs import drop_incomplete_line, finished_images, read_records
+from bigain.runs.records import ImageRecord
 
 CHANNELS, HEADS = 320, 5
 TOKENS, CLASSES = (256, 1024, 4096, 16384), (10, 30, 100, 300, 1000)
-QUICK_TOKENS, QUICK_CLASSES = (256, 1024), (10, 100)
+LOGS = (2000, 8000)
+QUICK_TOKENS, QUICK_CLASSES, QUICK_LOGS = (256, 1024), (10, 100), (5, 10)
 METHODS: dict[str, Callable[[], Compressor]] = {
     "ToMe 0.7": lambda: ToMe(ratio=0.7),
     "LGTM 0.7": lambda: LGTM(ratio=0.7),
@@ -155,6 +166,52 @@ def with_classes(backbone: Null, classes: int, repetitions: int, device: torch.d
     return module.evaluations_per_image(classes), per_image
 
 
+def with_images(images: int) -> tuple[float, dict[str, float]]:
+    """Return the size of a log in GB, and the peak memory of each step beyond what is imported, in MB."""
+    draw, classes = random.Random(0), 1000
+    pairs = [(c, t) for alive, trials in ((classes, range(5)), (20, range(5, 20)), (16, range(20, 100)))
+             for t in trials for c in range(alive)]  # fmt: skip
+    columns = ([c for c, _ in pairs], [t for _, t in pairs], [10 * t + 5 for _, t in pairs])
+    survivors = [[*range(20)], [*range(16)], [0]]
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder)
+        log = run / "predictions/rank-0.jsonl"
+        log.parent.mkdir()
+        with log.open("w") as file:
+            for i in range(images):
+                if i % 100 == 0:
+                    errors = [draw.random() for _ in pairs]
+                    template = ImageRecord("ID", -1, 0, *columns, errors, survivors, 1.0).to_json()
+                file.write(template.replace("ID", f"n/{i}", 1).replace("-1", str(i % classes), 1) + "\n")
+        cpu = torch.device("cpu")
+        restart_peak(cpu)
+        before = peak_memory(cpu) or 0
+        grown = {}
+        drop_incomplete_line(log)
+        done = finished_images(log.parent)
+        grown["resume"] = peak_memory(cpu)
+        del done
+        records = [*read_records(log.parent).values()]
+        grown["log"] = peak_memory(cpu)
+        write_columns(run, records, classes)
+        grown["columns"] = peak_memory(cpu)
+        label, timesteps = read_columns(run, "label", "timesteps")
+        errors_by_time(lambda: column_blocks(run, "errors"), timesteps, truth_of(label, classes))
+        grown["curves"] = peak_memory(cpu)
+        return log.stat().st_size / 1e9, {name: ((peak or 0) - before) / 1e6 for name, peak in grown.items()}
+
+
+def image_table(rows: Mapping[int, tuple[float, Mapping[str, float]]]) -> list[str]:
+    lines = ["| images | log, GB | continuing, MB | end, MB | with the inspector, MB |", "|--:|--:|--:|--:|--:|"]
+    for images, (size, peaks) in rows.items():
+        cells = " | ".join(f"{peaks[name]:,.0f}" for name in ("resume", "columns", "curves"))
+        lines.append(f"| {images:,} | {size:.2f} | {cells} |")
+    (few, first), *_, (many, last) = ((images, peaks["curves"]) for images, (_, peaks) in rows.items())
+    slope = (last - first) / (many - few)
+    at = last + slope * (50_000 - many)
+    return [*lines, "", f"{1000 * slope:.1f} kB per image; {at / 1000:.2f} GB at 50,000 images."]
+
+
 def token_table(rows: Mapping[int, Mapping[str, Cell]]) -> list[str]:
     lines = ["| tokens | what | ms | of attention | GFLOPs | of attention | MB more |", "|--:|---|--:|--:|--:|--:|--:|"]
     for n, cells in rows.items():
@@ -216,6 +273,9 @@ def main() -> None:
     }
     print(f"## Classes\n\n{IMAGES} images at once, stages [5, 20], keep [5, 1], rows_per_forward as by default.\n")
     print("\n".join(class_table(classes)))
+    logs = {n: with_images(n) for n in (QUICK_LOGS if given.quick else LOGS)}
+    print("\n## Images\n\nPeak memory beyond what is imported.\n")
+    print("\n".join(image_table(logs)))
     if given.picture is not None:
         draw(tokens, classes, given.picture)
 

@@ -113,3 +113,11 @@ def test_growth_with_classes_has_everything_but_the_network(monkeypatch, tmp_pat
     assert growth.class_table(rows)[2].startswith("| 6 | 105 | ")
     growth.draw({64: growth.with_tokens(64, 1, CPU, torch.float32)}, rows, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").stat().st_size > 1000
+
+
+def test_memory_of_an_end_by_images():
+    growth = script("growth")
+    rows = {n: growth.with_images(n) for n in (1, 2)}
+    # 6,580 evaluations per image.
+    assert rows[2][0] == pytest.approx(2 * rows[1][0], rel=1e-3) == pytest.approx(2 * 6580 * 23.5e-9, rel=0.1)
+    assert growth.image_table(rows)[-1].endswith("GB at 50,000 images.")

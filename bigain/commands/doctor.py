@@ -28,7 +28,7 @@ from bigain.errors import InputError
 from bigain.modules import DiffusionClassifier, DiffusionSampler
 from bigain.report.tables import Table
 from bigain.runs.directory import check_directory
-from bigain.runs.logs import finished_ids
+from bigain.runs.logs import finished_images
 from bigain.tokens.grid import Grid
 
 Task = DiffusionClassifier | DiffusionSampler
@@ -131,7 +131,7 @@ def _until_refused(name: str, check: Callable[[], Iterator[Check]]) -> Iterator[
 def _directory(cli: _WithoutTrainer) -> Iterator[Check]:
     config = cli.config[cli.subcommand]
     check_directory(cli.output, config)
-    done = 0 if config.overwrite else len(finished_ids(cli.output / "predictions"))
+    done = 0 if config.overwrite else len(finished_images(cli.output / "predictions"))
     state = f"{done:,} images are done already" if done else "new"
     yield Check("run directory", "ok", f"{cli.output} ({state})")
 

@@ -33,7 +33,7 @@ from bigain.inspector.maps import SiteMap
 from bigain.inspector.sheets import Picture, Subject, image_sheet, salience_sheet, score_sheet, token_sheet
 from bigain.report.figures import plain_style
 from bigain.report.tables import Table
-from bigain.runs.columns import read_columns
+from bigain.runs.columns import column_blocks, read_columns
 from bigain.runs.files import RUN_FILES, replacing
 from bigain.runs.names import label, method, strength
 from bigain.runs.results import read_results
@@ -204,12 +204,12 @@ def _draw_numbers(board: Board, results: Results, folder: Path) -> None:
 
 def _draw_curves(board: Board, results: Results, folder: Path, data: EvalDataModule) -> dict[str, int]:
     """Draw the curves over all images of a classification; return the prediction of every image."""
-    errors, timesteps, stage = read_columns(folder, "errors", "timesteps", "stage")
+    timesteps, stage = read_columns(folder, "timesteps", "stage")
     labels, ids, predicted = read_columns(folder, "label", "image_id", "prediction")
-    truth = truth_of(labels, errors.shape[1])
+    truth = truth_of(labels, stage.shape[1])
     predictions = dict(zip(ids.tolist(), predicted.tolist(), strict=True))
     names = data.class_space.names
-    curves = errors_by_time(errors, timesteps, truth)
+    curves = errors_by_time(lambda: column_blocks(folder, "errors"), timesteps, truth)
     if curves is not None:
         board.picture("curves/error_by_timestep", error_figure(curves))
         board.picture("curves/margin_by_class", class_figure(curves, names))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,6 @@ Array = npt.NDArray[Any]
 RIVALS = ("strongest rival", "second rival", "third rival")
 # Number of bands of the 1000 timesteps for runs whose timesteps differ between images.
 _BANDS = 20
-# Number of errors converted to float64 at a time.
-_BLOCK = 2**24
 # Most classes that are named on an axis, and whose counts are printed.
 _NAMED, _COUNTED = 40, 20
 _LONGEST = 28
@@ -53,18 +51,20 @@ def truth_of(label: Array, classes: int) -> npt.NDArray[np.bool_]:
     return label.astype(np.bool_) if label.ndim == 2 else label[:, None] == np.arange(classes)
 
 
-def errors_by_time(errors: Array, timesteps: Array, truth: npt.NDArray[np.bool_]) -> ErrorsByTime | None:
-    """Average errors over images.
+def errors_by_time(
+    errors: Callable[[], Iterable[Array]], timesteps: Array, truth: npt.NDArray[np.bool_]
+) -> ErrorsByTime | None:
+    """Average errors over images, block by block.
 
     Args:
-        errors: NaN where nothing was evaluated. `(n, k, t)`.
+        errors: Returns the blocks of all errors; called twice. NaN where nothing was evaluated. `(b, k, t)`.
         timesteps: `(n, t)`.
         truth: Which classes are true. `(n, k)`.
 
     Returns:
         The means; None if no image qualifies.
     """
-    complete: Array = np.all(np.isfinite(errors), axis=1)
+    complete: Array = np.concatenate([np.isfinite(block).all(axis=1) for block in errors()])
     count = truth.sum(1)
     useful: Array = complete.any(axis=1) & (count > 0) & (count < truth.shape[1])
     if not useful.any():
@@ -73,10 +73,13 @@ def errors_by_time(errors: Array, timesteps: Array, truth: npt.NDArray[np.bool_]
     rivals, k, u = min(len(RIVALS), truth.shape[1] - int(count[useful].max())), truth.shape[1], len(centres)
     sums, counts = np.zeros((1 + rivals, u)), np.zeros(u)
     margins, members = np.zeros((k, u)), np.zeros((k, u))
-    rows, step = np.flatnonzero(useful), max(1, _BLOCK // errors[0].size)
-    for block in (rows[start : start + step] for start in range(0, len(rows), step)):
+    start = 0
+    for values in errors():
+        inside = np.flatnonzero(useful[start : start + len(values)])
+        block = start + inside
+        start += len(values)
         trials, by_class = complete[block], truth[block].astype(np.float64)
-        errors_now = np.where(trials[:, None], errors[block].astype(np.float64), 0)
+        errors_now = np.where(trials[:, None], values[inside].astype(np.float64), 0)
         mean = np.where(truth[block], np.inf, errors_now.sum(2) / trials.sum(1)[:, None])
         strongest = mean.argsort(1, kind="stable")[:, :rivals]
         true = np.einsum("rk,rkt->rt", by_class / by_class.sum(1)[:, None], errors_now)

@@ -16,7 +16,7 @@ from bigain.errors import InputError
 from bigain.inspector.board import draw_run
 from bigain.inspector.maps import Collector, evenly, read_maps, rows_of, write_maps
 from bigain.inspector.watcher import Watcher, compressors_of
-from bigain.runs.logs import finished_ids
+from bigain.runs.logs import finished_images
 from bigain.runs.results import has_results
 from bigain.tasks.prediction_writer import predictions_folder
 
@@ -87,7 +87,7 @@ class Inspector(Watcher):
             raise InputError(f"the inspector needs the results of {folder}; add a ResultsWriter after it")
         maps = {item: read_maps(folder / FOLDER, item.image_id) for item in self._items}
         if self._sites and not all(maps.values()):
-            done = finished_ids(predictions_folder(trainer))
+            done = finished_images(predictions_folder(trainer))
             missing = [item.image_id for item, sites in maps.items() if not sites and item.image_id in done]
             if missing:
                 _log.warning(

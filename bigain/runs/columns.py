@@ -7,7 +7,7 @@ import math
 import struct
 import tokenize
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
@@ -22,6 +22,8 @@ from bigain.runs.records import ImageRecord
 Array = npt.NDArray[Any]
 
 _COLUMNS = Path("predictions", "predictions.npz")
+# Numbers that are in memory at a time.
+_BLOCK = 2**22
 # Raised by zipfile and numpy for damaged archives and headers: RuntimeError for unknown methods and passwords.
 _DAMAGED = (
     *(OSError, ValueError, LookupError, EOFError, RuntimeError, BadZipFile, zlib.error, lzma.LZMAError, struct.error),
@@ -109,6 +111,25 @@ def read_columns(run: Path, *names: str) -> list[Array]:
         raise InputError(f"{file} is damaged ({error}); run the command that made {run} again") from error
 
 
+def column_blocks(run: Path, name: str) -> Iterator[Array]:
+    """Yield rows of a column of `predictions.npz`, in order, about 4 million numbers at a time.
+
+    Raises:
+        InputError: If the file is missing or damaged.
+    """
+    file = run / _COLUMNS
+    try:
+        with ZipFile(file) as archive, archive.open(f"{name}.npy") as member:
+            np.lib.format.read_magic(member)
+            (n, *row), _, kind = np.lib.format.read_array_header_1_0(member)
+            step = max(1, _BLOCK // math.prod(row))
+            for start in range(0, n, step):
+                shape = (min(step, n - start), *row)
+                yield np.frombuffer(member.read(math.prod(shape) * kind.itemsize), kind).reshape(shape)
+    except _DAMAGED as error:
+        raise InputError(f"{file} is damaged ({_reason(error)}); run the command that made {run} again") from error
+
+
 def write_columns(run: Path, records: Sequence[ImageRecord], classes: int) -> None:
     """Write `predictions/predictions.npz`, an archive of arrays that `numpy.load` reads.
 
@@ -123,40 +144,38 @@ def write_columns(run: Path, records: Sequence[ImageRecord], classes: int) -> No
         records: n records.
         classes: k, the number of classes.
     """
-    trials = 1 + max((max(record.trials, default=0) for record in records), default=0)
+    n, trials = len(records), max((record.width for record in records), default=1)
+    timesteps, stage = np.full((n, trials), -1, np.int16), np.zeros((n, classes), np.int16)
     with replacing(run / _COLUMNS) as opened, ZipFile(opened, "w", ZIP_DEFLATED) as archive:
-        for name, column in _columns(records, classes, trials).items():
+        with archive.open("errors.npy", "w", force_zip64=True) as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (n, classes, trials)}
+            np.lib.format.write_array_header_1_0(file, header)
+            # Each record is read from the log once.
+            for i, record in enumerate(records):
+                tried = np.asarray(record.trials, np.intp)
+                errors = np.full((classes, trials), math.nan, "<f4")
+                errors[np.asarray(record.classes, np.intp), tried] = record.errors
+                file.write(errors.tobytes())
+                timesteps[i, tried] = record.timesteps
+                for alive in record.survivors:
+                    stage[i, alive] += 1
+        columns = {
+            "image_id": np.array([record.image_id for record in records], dtype=np.str_),
+            "label": _labels(records, classes),
+            "prediction": np.array([record.prediction for record in records], np.int64),
+            "seconds": np.array([record.seconds for record in records], np.float64),
+            "timesteps": timesteps,
+            "stage": stage,
+        }
+        for name, column in columns.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, column, allow_pickle=False)
-        with archive.open("errors.npy", "w", force_zip64=True) as file:
-            shape = (len(records), classes, trials)
-            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-            for record in records:
-                errors = np.full((classes, trials), math.nan, "<f4")
-                errors[np.asarray(record.classes, np.intp), np.asarray(record.trials, np.intp)] = record.errors
-                file.write(errors.tobytes())
 
 
-def _columns(records: Sequence[ImageRecord], classes: int, trials: int) -> dict[str, Array]:
-    """Return all columns but the errors."""
-    n = len(records)
+def _labels(records: Sequence[ImageRecord], classes: int) -> Array:
     if all(isinstance(record.label, int) for record in records):
-        labels: Array = np.array([record.label for record in records], np.int64)
-    else:
-        labels = np.zeros((n, classes), np.bool_)
-        for row, record in zip(labels, records, strict=True):
-            row[list(record.labels)] = True
-    timesteps = np.full((n, trials), -1, np.int16)
-    stage = np.zeros((n, classes), np.int16)
-    for i, record in enumerate(records):
-        timesteps[i, np.asarray(record.trials, np.intp)] = record.timesteps
-        for alive in record.survivors:
-            stage[i, alive] += 1
-    return {
-        "image_id": np.array([record.image_id for record in records], dtype=np.str_),
-        "label": labels,
-        "prediction": np.array([record.prediction for record in records], np.int64),
-        "seconds": np.array([record.seconds for record in records], np.float64),
-        "timesteps": timesteps,
-        "stage": stage,
-    }
+        return np.array([record.label for record in records], np.int64)
+    labels = np.zeros((len(records), classes), np.bool_)
+    for row, record in zip(labels, records, strict=True):
+        row[list(record.labels)] = True
+    return labels

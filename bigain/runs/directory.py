@@ -14,7 +14,7 @@ from bigain.errors import InputError
 from bigain.runs.configuration import fingerprinted
 from bigain.runs.files import RUN_FILES, TEMPORARY_FILES, read_json, write_json
 from bigain.runs.lock import lock
-from bigain.runs.logs import finished_ids
+from bigain.runs.logs import finished_images
 from bigain.runs.results import has_results, read_ids
 from bigain.runs.samples import FOLDER, SUFFIXES, sample_path
 from bigain.runs.schema import CHOOSE_IMAGES
@@ -61,7 +61,7 @@ def run_directory(output: Path, config: Namespace) -> Iterator[None]:
 def own_files(output: Path) -> list[Path]:
     """Return the files in a run directory that bigain wrote; of the images, those of the run's items."""
     ids: set[str] = set()
-    for read in (lambda: read_ids(output), lambda: finished_ids(output / "predictions")):
+    for read in (lambda: read_ids(output), lambda: finished_images(output / "predictions")):
         # Damaged files are deleted, too.
         with suppress(InputError):
             ids.update(read())

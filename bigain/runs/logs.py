@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from bigain.errors import InputError
 from bigain.runs.records import ImageRecord, SampleRecord
@@ -15,8 +16,34 @@ from bigain.runs.records import ImageRecord, SampleRecord
 _ID = '{"image_id": '
 _DECODER = json.JSONDecoder()
 
+# What `LoggedRecord` does not hold.
+_READ_AGAIN = {"classes", "trials", "timesteps", "errors", "survivors"}
+_BLOCK = 2**20
+
+# A log, and where in it a line begins, in bytes.
+Place: TypeAlias = tuple[Path, int]
 R = TypeVar("R", ImageRecord, SampleRecord)
 T = TypeVar("T")
+
+
+class LoggedRecord(ImageRecord):
+    """A classified image of a log. Its pairs and survivors are read from its line when they are used.
+
+    Together, those of a run of ImageNet-1K would take gigabytes.
+    """
+
+    def __init__(self, record: ImageRecord, read: Callable[[], ImageRecord]) -> None:
+        """Keep the small fields of a record, and the function that reads all of it again."""
+        self.evaluations, self.width = record.evaluations, record.width
+        for name in vars(record).keys() - _READ_AGAIN:
+            setattr(self, name, getattr(record, name))
+        self._read = read
+
+    def __getattr__(self, name: str) -> Any:
+        # Called for attributes that are not set.
+        if name not in _READ_AGAIN:
+            raise AttributeError(name)
+        return getattr(self._read(), name)
 
 
 def read_records(folder: Path, kind: type[R] = ImageRecord) -> dict[str, R]:  # type: ignore[assignment]
@@ -26,24 +53,41 @@ def read_records(folder: Path, kind: type[R] = ImageRecord) -> dict[str, R]:  # 
         folder: `predictions` in a run directory.
         kind: `ImageRecord` of a classification, `SampleRecord` of a generation.
 
+    Returns:
+        The records; those of a classification are `LoggedRecord`.
+
     Raises:
         InputError: If a line is damaged.
     """
-    return {record.image_id: record for record in iterate_records(folder, kind)}
+    records: dict[str, R] = {}
+    # One is enough: whoever uses several fields of a record uses them together.
+    read = lru_cache(1)(record_at)
+    for (path, offset), record in _entries(folder, "rank-*.jsonl", kind.from_json):
+        records[record.image_id] = record
+        if isinstance(record, ImageRecord):
+            records[record.image_id] = LoggedRecord(record, partial(read, path, offset))
+    return records
 
 
 def iterate_records(folder: Path, kind: type[R]) -> Iterator[R]:
-    """Yield the records that `read_records` loads, one by one."""
-    return _entries(folder, "rank-*.jsonl", kind.from_json)
+    """Yield the records that `read_records` loads, one by one, each with all its fields."""
+    return (record for _, record in _entries(folder, "rank-*.jsonl", kind.from_json))
 
 
-def finished_ids(folder: Path) -> frozenset[str]:
-    """Ids of the finished images of a run. Only the start of each line is parsed, since lines can be long.
+def record_at(path: Path, offset: int) -> ImageRecord:
+    """Read the record of one image, whose line begins at an offset in bytes."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        return ImageRecord.from_json(file.readline().decode())
+
+
+def finished_images(folder: Path) -> dict[str, Place]:
+    """Where to find the line of each finished image. Only the start of each line is parsed, since lines can be long.
 
     Raises:
         InputError: If a line is damaged.
     """
-    return frozenset(_entries(folder, "rank-*.jsonl", _id_of))
+    return {image_id: place for place, image_id in _entries(folder, "rank-*.jsonl", _id_of)}
 
 
 def read_skipped(folder: Path) -> dict[str, str]:
@@ -52,26 +96,36 @@ def read_skipped(folder: Path) -> dict[str, str]:
     Raises:
         InputError: If a line is damaged.
     """
-    return dict(_entries(folder, "skipped-*.jsonl", _skipped_of))
+    return dict(entry for _, entry in _entries(folder, "skipped-*.jsonl", _skipped_of))
 
 
 def drop_incomplete_line(path: Path) -> None:
     """Cut off the incomplete line that a kill left at the end of a log."""
-    content = path.read_bytes()
-    complete = content.rfind(b"\n") + 1
-    if complete < len(content):
-        os.truncate(path, complete)
+    with path.open("rb+") as file:
+        end = size = file.seek(0, os.SEEK_END)
+        complete = 0
+        # Logs of gigabytes: from the end.
+        while end and not complete:
+            start = max(0, end - _BLOCK)
+            file.seek(start)
+            complete = start + file.read(end - start).rfind(b"\n") + 1
+            # Without a line break this is the start of the block.
+            end, complete = start, complete if complete > start else 0
+        if complete < size:
+            file.truncate(complete)
 
 
-def _entries(folder: Path, pattern: str, parse: Callable[[str], T]) -> Iterator[T]:
-    """Yield the parsed complete lines of the logs of all processes."""
+def _entries(folder: Path, pattern: str, parse: Callable[[str], T]) -> Iterator[tuple[Place, T]]:
+    """Yield place and content of the complete lines of the logs of all processes."""
     for path in sorted(folder.glob(pattern)):
         try:
             # As bytes, so that a line that is not UTF-8 can be named by its number.
             with path.open("rb") as file:
+                offset = 0
                 for number, line in enumerate(file, 1):
                     if line.endswith(b"\n"):
-                        yield _parse(path, number, line, parse)
+                        yield (path, offset), _parse(path, number, line, parse)
+                    offset += len(line)
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error}); choose another --output") from error
 

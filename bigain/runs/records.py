@@ -7,6 +7,7 @@ import json
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -40,6 +41,16 @@ class ImageRecord:
     survivors: Sequence[Sequence[int]]
     seconds: float
 
+    @cached_property
+    def evaluations(self) -> int:
+        """Number of pairs."""
+        return len(self.errors)
+
+    @cached_property
+    def width(self) -> int:
+        """The largest trial index, plus 1."""
+        return 1 + max(self.trials, default=0)
+
     @property
     def labels(self) -> Sequence[int]:
         """All true classes."""
@@ -47,9 +58,10 @@ class ImageRecord:
 
     def to_json(self) -> str:
         """Return one line; errors have the fewest digits that read back to the same float32."""
-        pairs = {name: list(getattr(self, name)) for name in ("classes", "trials", "timesteps")}
+        line = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        pairs = {name: list(line[name]) for name in ("classes", "trials", "timesteps")}
         errors = [float(str(np.float32(error))) for error in self.errors]
-        return json.dumps({**vars(self), **pairs, "errors": errors})
+        return json.dumps({**line, **pairs, "errors": errors})
 
     @classmethod
     def from_json(cls, line: str) -> ImageRecord:

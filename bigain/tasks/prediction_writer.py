@@ -16,7 +16,7 @@ from bigain.data.class_space import ClassSpace
 from bigain.errors import InputError
 from bigain.runs.files import TEMPORARY_FILES, read_json, sync_folder, write_json
 from bigain.runs.lock import check_no_stale_process, lock
-from bigain.runs.logs import drop_incomplete_line, finished_ids
+from bigain.runs.logs import drop_incomplete_line, finished_images
 from bigain.runs.records import Record
 
 # The file that identifies the weights with which a run began.
@@ -56,7 +56,7 @@ class PredictionWriter(Callback):
             check_no_stale_process(folder.parent, trainer.world_size)
             for path in [path for pattern in TEMPORARY_FILES for path in folder.parent.glob(pattern)]:
                 path.unlink(missing_ok=True)
-        finished = finished_ids(folder)
+        finished = frozenset(finished_images(folder))
         if finished and not self.resume:
             raise InputError(
                 f"{folder} already holds {len(finished)} predictions; choose another default_root_dir, or "

@@ -49,7 +49,7 @@ class ResultsWriter(RunResults[ImageRecord]):
             labels, predictions = [record.labels[0] for record in records], [record.prediction for record in records]
             matrix = confusion_matrix(labels, predictions, len(space))
             per_class = [{"correct": row[label], "n": sum(row)} for label, row in enumerate(matrix)]
-        evaluations = sum(len(record.errors) for record in records)
+        evaluations = sum(record.evaluations for record in records)
         busy = sum(record.seconds for record in records)
         race = module.race
         return {

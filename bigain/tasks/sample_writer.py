@@ -13,7 +13,7 @@ from torchvision.utils import make_grid
 
 from bigain.errors import InputError
 from bigain.runs.files import replacing
-from bigain.runs.logs import finished_ids
+from bigain.runs.logs import finished_images
 from bigain.runs.records import SampleRecord
 from bigain.runs.samples import FOLDER, sample_path
 from bigain.tasks.prediction_writer import PredictionWriter, predictions_folder
@@ -34,7 +34,7 @@ class SampleWriter(PredictionWriter):
         if self._format != "none" and trainer.is_global_zero:
             chosen = {item.image_id for item in trainer.datamodule.items}  # type: ignore[attr-defined]
             # An extended run has images that are no longer chosen.
-            self._check_no_other_images([*chosen | finished_ids(predictions_folder(trainer))])
+            self._check_no_other_images([*chosen.union(finished_images(predictions_folder(trainer)))])
 
     def still_there(self, finished: frozenset[str]) -> frozenset[str]:
         if self._format == "none":

@@ -11,7 +11,7 @@ from synthetic_runs import change, classification, generation
 from bigain.backbones import StableDiffusion
 from bigain.errors import InputError
 from bigain.metrics.reference import ReferenceStatistics
-from bigain.runs.logs import finished_ids, read_records, read_skipped
+from bigain.runs.logs import finished_images, read_records, read_skipped
 
 CLASSIFY = ["predict", "--config", "demo_none.yaml", "--data.images", "2", "--model.trials", "[1]"]
 CLASSIFY += ["--model.keep", "[1]", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
@@ -43,7 +43,7 @@ def refused(*args):
 LOG = "predictions/rank-0.jsonl"
 
 
-@pytest.mark.parametrize(("read", "byte"), [(finished_ids, b"\xff"), (read_records, b"\xc3")])
+@pytest.mark.parametrize(("read", "byte"), [(finished_images, b"\xff"), (read_records, b"\xc3")])
 def test_a_log_that_is_not_text(run, read, byte):
     file = run / LOG
     first, second = file.read_bytes().splitlines(keepends=True)

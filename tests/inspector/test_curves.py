@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from bigain.inspector import curves
 from bigain.inspector.curves import class_figure, confusion_figure, errors_by_time, survival, truth_of
 
 N, K, T = 7, 5, 4
@@ -34,12 +33,15 @@ def by_loops(errors, timesteps, truth):
     return expected
 
 
-@pytest.mark.parametrize("block", [1, 2**24])
-def test_curves_are_means_over_images_and_complete_trials(monkeypatch, block):
-    monkeypatch.setattr(curves, "_BLOCK", block)
+def curves_of(errors, timesteps, truth, block=N):
+    return errors_by_time(lambda: [errors[i : i + block] for i in range(0, len(errors), block)], timesteps, truth)
+
+
+@pytest.mark.parametrize("block", [1, 2, N])
+def test_curves_are_means_over_images_and_complete_trials(block):
     errors, timesteps, label = stored()
     truth = truth_of(label, K)
-    result, expected = errors_by_time(errors, timesteps, truth), by_loops(errors, timesteps, truth)
+    result, expected = curves_of(errors, timesteps, truth, block), by_loops(errors, timesteps, truth)
     assert result.timesteps.tolist() == sorted(expected) == [100, 300]
     assert result.images == N
     for u, t in enumerate(sorted(expected)):
@@ -54,17 +56,17 @@ def test_images_with_several_labels_and_without():
     errors, timesteps, _ = stored()
     truth = np.zeros((N, K), bool)
     truth[0, [1, 2]] = truth[1, 0] = True
-    result = errors_by_time(errors[:, :, :2], timesteps[:, :2], truth)
+    result = curves_of(errors[:, :, :2], timesteps[:, :2], truth)
     assert result.images == 2
     assert result.true[0] == pytest.approx(np.mean([errors[0, [1, 2], 0].mean(), errors[1, 0, 0]]))
-    assert errors_by_time(errors, timesteps, np.zeros((N, K), bool)) is None
-    assert errors_by_time(np.full_like(errors, np.nan), timesteps, truth) is None
+    assert curves_of(errors, timesteps, np.zeros((N, K), bool)) is None
+    assert curves_of(np.full_like(errors, np.nan), timesteps, truth) is None
 
 
 def test_timesteps_that_differ_between_images_are_put_into_bands():
     errors = np.random.default_rng(0).random((400, 3, 2)).astype(np.float32)
     timesteps = np.random.default_rng(1).integers(0, 1000, (400, 2))
-    result = errors_by_time(errors, timesteps, truth_of(np.zeros(400, int), 3))
+    result = curves_of(errors, timesteps, truth_of(np.zeros(400, int), 3))
     assert result.timesteps.tolist() == [25.0 + 50 * band for band in range(20)]
     assert result.true[0] == pytest.approx(errors[:, 0][timesteps < 50].mean())
 
@@ -77,7 +79,7 @@ def test_survival_is_the_share_of_true_classes_after_each_stage():
 @pytest.mark.parametrize("classes", [2, 30, 60])
 def test_figures_name_at_most_forty_classes(classes):
     errors = np.random.default_rng(0).random((100, classes, 2)).astype(np.float32)
-    result = errors_by_time(errors, np.tile([1, 2], (100, 1)), truth_of(np.arange(100) % classes, classes))
+    result = curves_of(errors, np.tile([1, 2], (100, 1)), truth_of(np.arange(100) % classes, classes))
     names = [f"class {k} with a very long name, $_{k}$" for k in range(classes)]
     assert len(class_figure(result, names).axes[0].get_yticks()) == min(classes, 40)
     confusion_figure(np.eye(classes, dtype=int).tolist(), names).canvas.draw()

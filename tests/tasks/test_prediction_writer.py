@@ -8,6 +8,7 @@ import torch
 
 from bigain.callbacks import PredictionWriter
 from bigain.data.class_space import ClassSpace
+from bigain.runs import logs
 from bigain.runs.logs import read_records
 from bigain.runs.records import ImageRecord
 
@@ -80,7 +81,10 @@ def test_every_batch_is_on_disk_in_the_log_of_the_rank(tmp_path, writer, monkeyp
 
 @pytest.mark.parametrize("length", [0, 1, 20, len(line("torn")) - 1])
 @pytest.mark.parametrize("names", [[], ["a", "b"]], ids=["no-line", "lines"])
-def test_a_log_is_continued_after_its_last_complete_line(tmp_path, writer, names, length):
+@pytest.mark.parametrize("block", [7, 2**20])
+def test_a_log_is_continued_after_its_last_complete_line(tmp_path, writer, monkeypatch, names, length, block):
+    """It is found from the end, in blocks."""
+    monkeypatch.setattr(logs, "_BLOCK", block)
     complete = "".join(map(line, names))
     fill(tmp_path, complete + line("torn")[:length])
     assert list(read_records(tmp_path / "predictions")) == names
