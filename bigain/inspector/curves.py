@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bigain.report.figures import COLOURS, GREY
+from bigain.report.figures import COLOURS, GREY, plain_ticks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -135,7 +135,7 @@ def error_figure(curves: ErrorsByTime) -> Figure:
         # Shows the margins of early and late timesteps, of either sign.
         margin.set_yscale("symlog", linthresh=float(np.median(sizes[sizes > 0])))
     for axes in (level, margin):
-        axes.yaxis.set_major_formatter("{x:g}")
+        plain_ticks(axes.yaxis)
     return figure
 
 

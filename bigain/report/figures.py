@@ -16,6 +16,7 @@ from bigain.report.sample_grid import SAMPLES, sample_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 Look = Mapping[str, Any]
@@ -140,6 +141,16 @@ def looks(methods: Iterable[str]) -> dict[str, Look]:
     for number, (name, colour) in enumerate([*_METHODS.items(), *zip(others, colours, strict=True)]):
         styles[name] = {"color": colour, "marker": MARKERS[number % len(MARKERS)]}
     return styles
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Label a logarithmic axis without the markup for formulas, which names of runs turn off."""
+    from matplotlib.ticker import LogFormatter
+
+    axis.set_major_formatter("{x:g}")
+    # An axis of less than a decade labels its minor ticks. On a symmetric one they have no labels.
+    if axis.get_scale() == "log":
+        axis.set_minor_formatter(LogFormatter())
 
 
 def add_legend(figure: Figure, lines: Sequence[tuple[str, Look]]) -> None:

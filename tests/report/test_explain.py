@@ -10,6 +10,7 @@ from synthetic_runs import change, classification, error_line, generation, lgtm,
 
 from bigain.commands.main import main
 from bigain.report.explain.explanation import Band
+from bigain.report.figures import panels, plain_style, plain_ticks
 
 IMAGES, TRIALS = 400, 5
 TIMES = np.tile([125, 325, 525, 725, 925], (IMAGES, 1)).astype(np.int16)
@@ -171,12 +172,26 @@ def test_the_figure_is_the_same_each_time(capsys):
     files = []
     for folder in ("one", "two"):
         assert explain("tome", "lgtm", "--baseline", "none", "--output", f"figures/{folder}") == 0
-        files.append([Path("figures", folder, f"explain.{kind}").read_bytes() for kind in ("png", "svg")])
+        files.append([Path("figures", folder, f"explain.{kind}").read_bytes() for kind in ("png", "svg", "pdf")])
     assert files[0] == files[1]
     assert files[0][0].startswith(b"\x89PNG")
     assert str(Path("figures/two/explain.svg")) in capsys.readouterr().out
     for name in (b"no compression", b"ToMe at ratio 0.5", b"LGTM at ratio 0.5"):
         assert name in files[0][1]
+
+
+def test_short_axes_show_numbers():
+    with plain_style():
+        for scale in ({"value": "log"}, {"value": "symlog", "linthresh": 0.01}):
+            axes = panels(1, 1)[1][0][0]
+            axes.plot([0, 1], [0.05, -0.09 if "linthresh" in scale else 0.09])
+            axes.set_yscale(**scale)
+            plain_ticks(axes.yaxis)
+            axes.figure.draw_without_rendering()
+            labels = [label.get_text() for label in axes.get_yticklabels(which="both") if label.get_text()]
+            assert labels
+            assert "$" not in "".join(labels)
+            assert any(label.startswith("\N{MINUS SIGN}0.0") for label in labels) == ("linthresh" in scale)
 
 
 def test_baselines_of_folders_and_runs(capsys):

@@ -11,7 +11,7 @@ from bigain.errors import InputError
 from bigain.report.explain.explanation import Band, Explanation
 from bigain.report.explain.frequency import mean_shares
 from bigain.report.explain.margins import Margins
-from bigain.report.figures import KINDS, MARKERS, PLAIN, Look, add_legend, looks, panels, plain_style, save
+from bigain.report.figures import KINDS, MARKERS, PLAIN, Look, add_legend, looks, panels, plain_style, plain_ticks, save
 from bigain.runs.names import method
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 # Distance between the error bars of runs, in widths of a band.
 _STEP = 0.06
 _DASHED: Look = {"linestyle": "--", "linewidth": 0.9}
-# A run with its margins, or the baseline with those of the first run.
-_Line = tuple[Look, Sequence[tuple[Band, Margins]]]
+# A run with its margins, or the baseline with those of the first run, each with its place on the axis.
+_Line = tuple[Look, Sequence[tuple[float, Band, Margins]]]
 
 
 def draw_explanations(explanations: Sequence[Explanation], folder: Path) -> list[Path]:
@@ -57,14 +57,17 @@ def _draw(explanations: Sequence[Explanation]) -> Figure:
     figure, axes = panels(2, 2) if measured else panels(3, 1)
     mean, ratio, bound, *response = axes.flat
     first, styles = explanations[0], _looks(explanations)
-    lines: list[_Line] = [(PLAIN, [(band, band.base) for band in first.bands])]
-    lines += [
+    sides = [(PLAIN, [(band, band.base) for band in first.bands])]
+    sides += [
         (style, [(band, band.run) for band in one.bands]) for style, one in zip(styles, explanations, strict=True)
     ]
+    lines: list[_Line] = []
+    for place, (style, points) in enumerate(sides):
+        shift = 0.5 + _STEP * (place - (len(sides) - 1) / 2)
+        lines.append((style, [(band.low + shift * (band.high - band.low), band, margins) for band, margins in points]))
     _margins(mean, first.bands, lines)
-    _by_time(ratio, "margin / deviation = 1 / r, intervals of its change", lines, lambda margins: margins.mu_over_sigma)
-    for style, one in zip(styles, explanations, strict=True):
-        _changes(ratio, one.bands, style)
+    _by_time(ratio, "1 / r = margin / deviation, interval of its change", lines, lambda margins: margins.mu_over_sigma)
+    _changes(ratio, lines[1:])
     ratio.axhline(0, color="black", linewidth=0.6)
     _by_time(bound, "error (%): bound, observed", lines, lambda margins: 100 * margins.cantelli_bound)
     _by_time(bound, "error (%): bound, observed", lines, lambda margins: 100 * margins.error, _DASHED)
@@ -97,27 +100,29 @@ def _looks(explanations: Sequence[Explanation]) -> list[Look]:
     ]
 
 
-def _changes(axes: Axes, bands: Sequence[Band], style: Look) -> None:
-    """Draw the interval of the change of 1 / r around the value of the run."""
-    for band in bands:
-        before, after = band.base.mu_over_sigma, band.run.mu_over_sigma
-        if band.interval is not None and before is not None and after is not None:
-            ends = [[max(0.0, after - before - band.interval[0])], [max(0.0, before + band.interval[1] - after)]]
-            middle = (band.low + band.high) / 2
-            axes.errorbar([middle], [after], yerr=ends, capsize=2, elinewidth=0.8, color=style["color"])
+def _changes(axes: Axes, lines: Sequence[_Line]) -> None:
+    """Draw the interval of the change of 1 / r, from the baseline's value, around the value of each run."""
+    for style, points in lines:
+        for x, band, margins in points:
+            before, after = band.base.mu_over_sigma, margins.mu_over_sigma
+            if band.interval is not None and before is not None and after is not None:
+                # The interval of few images need not contain the value.
+                down, up = after - (before + band.interval[0]), before + band.interval[1] - after
+                ends = [[max(0.0, down)], [max(0.0, up)]]
+                axes.errorbar([x], [after], yerr=ends, capsize=2, elinewidth=0.8, color=style["color"])
 
 
 def _margins(axes: Axes, bands: Sequence[Band], lines: Sequence[_Line]) -> None:
-    for place, (style, points) in enumerate(lines):
-        shift = _STEP * (place - (len(lines) - 1) / 2)
-        xs = [(band.low + band.high) / 2 + (band.high - band.low) * shift for band, _ in points]
-        ys, deviations = [margins.mu for _, margins in points], [margins.sigma for _, margins in points]
+    for style, points in lines:
+        xs = [x for x, _, _ in points]
+        ys, deviations = [margins.mu for *_, margins in points], [margins.sigma for *_, margins in points]
         axes.errorbar(xs, ys, yerr=deviations, capsize=2, markersize=5, linewidth=1.2, elinewidth=0.8, **style)
     axes.axhline(0, color="black", linewidth=0.6)
     # Margins at late timesteps are a hundredth of those at early ones, and of either sign.
     deviations = [band.base.sigma for band in bands if band.base.sigma > 0]
     if deviations:
         axes.set_yscale("symlog", linthresh=max(deviations))
+        plain_ticks(axes.yaxis)
     _time_axis(axes, "margin, +- one deviation")
 
 
@@ -125,7 +130,7 @@ def _by_time(
     axes: Axes, title: str, lines: Sequence[_Line], of: Callable[[Margins], float | None], extra: Look | None = None
 ) -> None:
     for style, points in lines:
-        _plot(axes, [((band.low + band.high) / 2, of(margins)) for band, margins in points], {**style, **(extra or {})})
+        _plot(axes, [(x, of(margins)) for x, _, margins in points], {**style, **(extra or {})})
     _time_axis(axes, title)
 
 
