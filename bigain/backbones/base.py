@@ -59,6 +59,7 @@ class Backbone(nn.Module, ABC):
         safetensors_only: bool = True,
         compile: Compile = "none",
         channels_last: bool = False,
+        variant: str | None = None,
     ) -> None:
         """Store what to load; nothing is read yet.
 
@@ -72,6 +73,8 @@ class Backbone(nn.Module, ABC):
             compile: What torch compiles of the denoiser: `none`, `whole`, or `regional`, each transformer block by
                 itself. Compiled code rounds differently.
             channels_last: Store images and convolutions channels last, which GPUs with tensor cores prefer.
+            variant: The `fp16` of weights named `diffusion_pytorch_model.fp16.safetensors`; null takes those without a
+                variant or, in a folder, the only variant that there is.
 
         Raises:
             InputError: If `compile` is none of these.
@@ -84,6 +87,7 @@ class Backbone(nn.Module, ABC):
         # nn.Module has a method `compile`.
         self.compilation = check_compile(compile)
         self.channels_last = channels_last
+        self.variant = variant
         self.loaded = False
 
     @property
@@ -160,7 +164,9 @@ class Backbone(nn.Module, ABC):
         self.denoiser = self._load_part(source, self.component, self.parts[self.component])
 
     def _load_part(self, source: str, name: str, kind: Any) -> Any:
-        return load_component(kind, source, name, self.dtype, self.local_files_only, self.safetensors_only)
+        return load_component(
+            kind, source, name, self.dtype, self.local_files_only, self.safetensors_only, self.variant
+        )
 
     def _check(self, config: Mapping[str, Any]) -> None:
         """Raise an InputError if this class cannot call a denoiser of this configuration."""

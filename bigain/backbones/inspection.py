@@ -9,10 +9,9 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 
 from bigain.backbones.base import Backbone, ModelFiles
-from bigain.backbones.loading import component_config, load_scheduler
+from bigain.backbones.loading import STEM, STEMS, WEIGHTS, component_config, find_weights, load_scheduler
 from bigain.errors import InputError
 
-_STEMS = {"text_encoder": "model"}
 _VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 # The format's own limit.
 _LONGEST_HEADER = 100_000_000
@@ -62,7 +61,8 @@ def inspect_model(backbone: Backbone) -> list[Finding]:
 def _inspect(backbone: Backbone, files: ModelFiles, name: str) -> Finding:
     source = files.source
     needed = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}.get(name, "config.json")
-    if _local(source, f"{name}/{needed}") is None:
+    config = _local(source, f"{name}/{needed}")
+    if config is None:
         return _missing(source, name, [needed])
     if name == "scheduler":
         _, scheduler = load_scheduler(source, True)
@@ -75,26 +75,28 @@ def _inspect(backbone: Backbone, files: ModelFiles, name: str) -> Finding:
     if name == backbone.component and ("vae" not in files.parts or _local(source, "vae/config.json")):
         backbone.denoiser_config(files, local_files_only=True)
     component_config(files.parts[name], source, name, True)
-    return _inspect_weights(source, name, backbone.safetensors_only)
+    return _inspect_weights(source, name, config.parent, backbone)
 
 
-def _inspect_weights(source: str, name: str, safetensors_only: bool) -> Finding:
-    stem = _STEMS.get(name, "diffusion_pytorch_model")
-    single, binary = f"{stem}.safetensors", "pytorch_model.bin" if stem == "model" else f"{stem}.bin"
-    index = _local(source, f"{name}/{single}.index.json")
-    if index is None and _local(source, f"{name}/{single}") is None and _local(source, f"{name}/{binary}"):
-        fix = "convert it to safetensors, or set the backbone's safetensors_only to false" if safetensors_only else ""
-        return Finding(name, not safetensors_only, f"{binary}, a pickle, not inspected", fix)
-    files = [single] if index is None else _shards(index)
-    paths = {file: _local(source, f"{name}/{file}") for file in files}
-    missing = [file for file, path in paths.items() if path is None]
+def _inspect_weights(source: str, name: str, folder: Path, backbone: Backbone) -> Finding:
+    try:
+        variant, paths = find_weights(folder, name, backbone.safetensors_only, backbone.variant)
+    except InputError:
+        if any(path.suffix in WEIGHTS for path in folder.iterdir()):
+            raise
+        variant = f".{backbone.variant}" if backbone.variant else ""
+        return _missing(source, name, [f"{STEMS.get(name, STEM)['safetensors']}{variant}.safetensors"])
+    missing = [path.name for path in paths if not path.is_file()]
     if missing:
         return _missing(source, name, missing)
-    for path in filter(None, paths.values()):
+    if paths[0].suffix == ".bin":
+        return Finding(name, True, f"{paths[0].name}, a pickle, not inspected")
+    for path in paths:
         damage = _damage(path)
         if damage:
             return Finding(name, False, f"{path} is damaged: {damage}", _fetch(source, [f"{name}/{path.name}"], True))
-    return Finding(name, True, f"{sum(path.stat().st_size for path in paths.values() if path) / 1e6:.1f} MB")
+    size = f"{sum(path.stat().st_size for path in paths) / 1e6:.1f} MB"
+    return Finding(name, True, f"{size}, variant {variant}" if variant else size)
 
 
 def _missing(source: str, name: str, files: list[str]) -> Finding:
@@ -114,13 +116,6 @@ def _local(source: str, file: str) -> Path | None:
     folder = Path(source)
     path = folder / file if folder.is_dir() else try_to_load_from_cache(source, file)
     return Path(path) if isinstance(path, (str, Path)) and Path(path).is_file() else None
-
-
-def _shards(index: Path) -> list[str]:
-    try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise InputError(f"{index} does not list the shards of its weights ({error!r}); fetch it again") from error
 
 
 def _damage(path: Path) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -12,24 +14,30 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.errors import EntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
 from bigain.backbones.hub import no_such_file, read_json, reason
 from bigain.errors import InputError
 
+_log = logging.getLogger(__name__)
+
 # Trials, grids and schedules are defined on so many.
 TIMESTEPS = 1000
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+WEIGHTS = (".safetensors", *_PICKLES)
 _CONVERT = "Convert it with save_pretrained(..., safe_serialization=True) in an environment you trust"
 _BIN = f"{_CONVERT}, or set the backbone's safetensors_only to false, which reads .bin files without running code"
+# Names of a component's weights without their endings, in either format; others have those of diffusers.
+STEMS = {"text_encoder": {"safetensors": "model", "bin": "pytorch_model"}}
+STEM = {"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_model"}
 # Other names of the same class: facebook's DiT repositories use the name from before diffusers 0.28.
 _SAME = {"DiTTransformer2DModel": ("Transformer2DModel",), "CLIPTokenizer": ("CLIPTokenizerFast",)}
 # What the libraries raise on damaged files and unexpected settings.
 _UNLOADABLE = (
     *(OSError, ValueError, RuntimeError, EOFError, SafetensorError, UnpicklingError),
-    *(TypeError, LookupError, AttributeError, ArithmeticError, UnboundLocalError, StrictDataclassError),
+    *(ImportError, TypeError, LookupError, AttributeError, ArithmeticError, UnboundLocalError, StrictDataclassError),
 )
 _DDPM = f"expected a DDPM noise schedule of {TIMESTEPS} timesteps, as Stable Diffusion 1.x and 2.x and DiT have"
 _WHY = {"PixArtTransformer2DModel": ": PixArt is conditioned on a text, a DiT on a class index"}
@@ -88,7 +96,91 @@ def component_config(kind: Any, source: str, name: str, local_files_only: bool) 
     if saved:
         first = saved[0] if isinstance(saved, list) else saved
         _check_class(f"{name}/config.json of {source}", name, str(first), kind)
+    if "transformers_weights" in config:
+        # It names other files than those that are checked.
+        raise InputError(f"{name}/config.json of {source} has transformers_weights; delete the entry")
     return config
+
+
+def find_weights(
+    folder: Path, name: str, safetensors_only: bool = True, variant: str | None = None
+) -> tuple[str | None, list[Path]]:
+    """Find the files of the one set of weights that a component's folder holds for a variant.
+
+    Args:
+        folder: Holds the component.
+        name: The component, on which the names of the files depend.
+        safetensors_only: Refuse `.bin` weights, and indices that list them.
+        variant: The `fp16` of `diffusion_pytorch_model.fp16.safetensors`; None takes the weights without one, or else
+            the only variant.
+
+    Returns:
+        The variant, and one file or all shards; some may be missing.
+
+    Raises:
+        InputError: If there is no such set, more than one, or one that cannot be read safely.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is missing; expected a diffusers folder with this component")
+    stems, files = STEMS.get(name, STEM), sorted(path.name for path in folder.iterdir())
+    for suffix in ("safetensors",) if safetensors_only else ("safetensors", "bin"):
+        # A shard's name has a hyphen where that of a variant has a point.
+        form = re.compile(
+            rf"{stems[suffix]}(?:\.(?P<single>[^.-]+))?\.{suffix}"
+            rf"|{stems[suffix]}\.{suffix}\.index(?:\.(?P<index>[^.]+))?\.json"
+        )
+        found = list(filter(None, map(form.fullmatch, files)))
+        variants = {match["single"] or match["index"] for match in found}
+        chosen = next(iter(variants)) if variant is None and len(variants) == 1 else variant
+        matching = [match[0] for match in found if (match["single"] or match["index"]) == chosen]
+        if len(matching) > 1:
+            raise InputError(
+                f"{folder} holds two sets of weights, {' and '.join(matching)}, which may differ; delete one of "
+                "them, with its shards"
+            )
+        if matching and matching[0].endswith(".json"):
+            index = folder / matching[0]
+            return chosen, [folder / shard for shard in shards(read_json(str(folder), index.name, True), index, suffix)]
+        if matching:
+            return chosen, [folder / matching[0]]
+        if found:
+            raise InputError(
+                f"{folder} has no weights {f'of variant {variant}' if variant else 'without a variant'}, but "
+                f"{', '.join(match[0] for match in found)}; set the backbone's variant"
+            )
+    # `.bin` files, which an option can read, come first.
+    pickles = sorted((not file.endswith(".bin"), file) for file in files if file.endswith(_PICKLES))
+    if pickles:
+        not_bin, pickle = pickles[0]
+        raise InputError(
+            f"{folder} holds {pickle}, a pickle, which can run code when loaded; expected safetensors. "
+            f"{_CONVERT if not_bin else _BIN}"
+        )
+    others = "".join(f", not {file}" for file in files if file.endswith(".safetensors"))
+    raise InputError(
+        f"{folder} holds no weights; expected a .safetensors file, {stems['safetensors']}.safetensors{others}"
+    )
+
+
+def shards(index: Mapping[str, Any], source: str | Path, suffix: str = "safetensors") -> list[str]:
+    """Return the names of the shards that an index lists.
+
+    Args:
+        index: Its content.
+        source: Where it is, for messages.
+        suffix: Ending of the shards.
+
+    Raises:
+        InputError: If it lists none, or files that are no weights of this format.
+    """
+    listed = index.get("weight_map")
+    if not isinstance(listed, dict) or not listed or not all(isinstance(name, str) for name in listed.values()):
+        raise InputError(f"{source} does not list the shards of its weights; fetch it again")
+    names = sorted(set(listed.values()))
+    # The libraries unpickle a shard with another ending.
+    if other := [name for name in names if not name.endswith(f".{suffix}")]:
+        raise InputError(f"{source} lists {other[0]} as a shard; expected .{suffix} files. {_BIN}")
+    return names
 
 
 def load_component(
@@ -98,7 +190,7 @@ def load_component(
     dtype: torch.dtype | None,
     local_files_only: bool,
     safetensors_only: bool = True,
-    **options: Any,
+    variant: str | None = None,
 ) -> Any:
     """Load one component of a diffusers folder through its `from_pretrained`.
 
@@ -109,21 +201,28 @@ def load_component(
         dtype: Precision to load in; None is float32.
         local_files_only: Never ask the hub.
         safetensors_only: Refuse `.bin` weights; otherwise the libraries read them with torch's weights-only loader.
-        options: Passed on.
+        variant: See `find_weights`.
 
     Raises:
         InputError: If it is missing, a pickle, damaged, incomplete or of another class.
     """
-    folder = Path(source) / name
+    safetensors: bool | None = True
     if Path(source).is_dir():
-        _check_folder(folder, safetensors_only)
+        variant, files = find_weights(Path(source) / name, name, safetensors_only, variant)
+        safetensors = files[0].suffix == ".safetensors"
+    elif safetensors_only:
+        _check_remote_index(source, name, variant, local_files_only)
+    else:
+        safetensors = None  # Prefers safetensors.
     component_config(kind, source, name, local_files_only)
+    # Otherwise the configuration of a transformers model can name a kernel on the hub, which is code.
+    options = {"attn_implementation": "sdpa"} if name in STEMS else {}
     try:
         component, info = kind.from_pretrained(
             source,
             subfolder=name,
-            # On the hub, None prefers safetensors; in a folder it would warn about the user's own choice.
-            use_safetensors=safetensors_only or (any(folder.glob("*.safetensors")) if folder.is_dir() else None),
+            use_safetensors=safetensors,
+            variant=variant,
             torch_dtype=dtype or torch.float32,
             local_files_only=local_files_only,
             # True needs accelerate and does not lower the peak: see ADR 8.
@@ -133,14 +232,32 @@ def load_component(
         )
     except _UNLOADABLE as error:
         message = reason(error, source, local_files_only)
-        if safetensors_only and not folder.is_dir() and no_such_file(error):
-            message = f"the repository has no safetensors there. {_BIN}"
+        if safetensors_only and not Path(source).is_dir() and no_such_file(error):
+            message = f"the repository has no safetensors there. Set the backbone's variant if it has one. {_BIN}"
         raise InputError(f"cannot load {name} of {source} as {kind.__name__}: {message}") from error
-    missing = sorted(info["missing_keys"])
+    missing, surplus = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     if missing:
         # The libraries would continue with random numbers in their place.
         raise InputError(f"{name} of {source} lacks {len(missing)} weights of a {kind.__name__}, such as {missing[0]}")
+    if surplus:
+        _log.warning(
+            f"warning: {name} of {source} holds {len(surplus)} weights that {kind.__name__} does not have, such as "
+            f"{surplus[0]}; they are not used"
+        )
     return component
+
+
+def _check_remote_index(source: str, name: str, variant: str | None, local_files_only: bool) -> None:
+    """Raise an InputError if the index of a component on the hub lists pickles; it may have none."""
+    stem = STEMS.get(name, STEM)["safetensors"]
+    file = f"{name}/{stem}.safetensors.index.{f'{variant}.' if variant else ''}json"
+    try:
+        index = read_json(source, file, local_files_only)
+    except InputError as error:
+        if isinstance(error.__cause__, EntryNotFoundError):
+            return
+        raise
+    shards(index, f"{file} of {source}")
 
 
 def load_scheduler(source: str, local_files_only: bool) -> tuple[dict[str, Any], DDPMScheduler]:
@@ -216,19 +333,3 @@ def _check_class(file: str, name: str, saved: str, kind: Any) -> None:
     if saved == kind.__name__ or saved in _SAME.get(kind.__name__, ()):
         return
     raise InputError(f"{file} gives {saved} for {name}; expected {kind.__name__}{_WHY.get(saved, '')}")
-
-
-def _check_folder(folder: Path, safetensors_only: bool) -> None:
-    if not folder.is_dir():
-        raise InputError(f"{folder} is missing; expected a diffusers folder with this component")
-    if any(folder.glob("*.safetensors")) or (not safetensors_only and any(folder.glob("*.bin"))):
-        return
-    # `.bin` files, which an option can read, come first.
-    pickles = sorted((path.suffix != ".bin", path.name) for path in folder.iterdir() if path.suffix in _PICKLES)
-    if pickles:
-        not_bin, name = pickles[0]
-        raise InputError(
-            f"{folder} holds {name}, a pickle, which can run code when loaded; expected safetensors. "
-            f"{_CONVERT if not_bin else _BIN}"
-        )
-    raise InputError(f"{folder} holds no weights; expected a .safetensors file")

@@ -64,3 +64,10 @@ def silence_libraries() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for library in ("diffusers.models", "transformers"):
+        # Of surplus weights, which loading reports in its own words. A level would make transformers warn of more.
+        logging.getLogger(f"{library}.modeling_utils").addFilter(_errors_only)
+
+
+def _errors_only(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR

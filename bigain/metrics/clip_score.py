@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
+from bigain.backbones.loading import find_weights
 from bigain.errors import InputError
 from bigain.metrics.base import ImageMetric, Images
 from bigain.tokens.precision import without_autocast
@@ -44,7 +45,11 @@ class ClipScore(ImageMetric):
         for name in ("config.json", "preprocessor_config.json", "tokenizer_config.json"):
             if not (self.folder / name).is_file():
                 return f"{self.folder / name} does not exist; expected a CLIP model as transformers saves it"
-        return None if any(self.folder.glob("*.safetensors")) else f"{self.folder} has no .safetensors weights"
+        try:
+            find_weights(self.folder, "text_encoder")
+        except InputError as error:
+            return str(error)
+        return None
 
     def _load(self) -> CLIPModel:
         if self._model is None:
@@ -54,7 +59,13 @@ class ClipScore(ImageMetric):
                 self._tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
                 self._processor = CLIPImageProcessor.from_pretrained(self.folder, local_files_only=True)
                 model, info = CLIPModel.from_pretrained(
-                    self.folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+                    self.folder,
+                    local_files_only=True,
+                    use_safetensors=True,
+                    variant=find_weights(self.folder, "text_encoder")[0],
+                    output_loading_info=True,
+                    # The configuration could name a kernel on the hub, which is code.
+                    attn_implementation="sdpa",
                 )
             except (OSError, ValueError, RuntimeError, SafetensorError) as error:
                 raise InputError(f"cannot load the CLIP model {self.folder}: {' '.join(str(error).split())}") from error

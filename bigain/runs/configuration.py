@@ -21,6 +21,8 @@ _WITHOUT_EFFECT = {
     "model.init_args.rows_per_forward",
     "model.init_args.items_per_forward",
 }
+# Settings that came later and do not enter at this value, so that earlier runs keep their identity.
+_LATER = {"model.init_args.backbone.init_args.variant": None}
 # Numbers depend on these sections; of the trainer only on two settings.
 _SECTIONS = ("seed", "model", "data", "compressor", "trainer.precision", "trainer.callbacks")
 
@@ -30,7 +32,8 @@ def fingerprinted(config: Namespace) -> dict[str, Any]:
     kept: dict[str, Any] = {"bigain": version("bigain")}
     for section in _SECTIONS:
         _flatten(section, _plain(config.get(section)), kept)
-    return {key: value for key, value in sorted(kept.items()) if key not in _WITHOUT_EFFECT}
+    added = {key for key, value in _LATER.items() if kept.get(key) == value}
+    return {key: value for key, value in sorted(kept.items()) if key not in _WITHOUT_EFFECT | added}
 
 
 def fingerprint(config: Namespace) -> str:

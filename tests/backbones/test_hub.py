@@ -207,6 +207,14 @@ def test_no_connection(hub, monkeypatch):
     assert "http://127.0.0.1:9 does not answer; check the connection" in message
 
 
+def test_a_repository_whose_index_lists_a_pickle(hub, tmp_path):
+    folder = hub.models["owner/model"] = save_dit(tmp_path / "model")
+    index = "transformer/diffusion_pytorch_model.safetensors.index.json"
+    (folder / index).write_text('{"weight_map": {"weight": "shard.bin"}}')
+    assert f"{index} of owner/model lists shard.bin as a shard" in refusal(DiT, "owner/model")
+    assert not any("shard.bin" in request for request in hub.requests)
+
+
 @pytest.mark.parametrize("part", ["transformer", "unet", "text_encoder"])
 def test_a_repository_with_pickles_only(hub, tmp_path, part):
     kind, save = (DiT, save_dit) if part == "transformer" else (StableDiffusion, save_stable_diffusion)

@@ -81,14 +81,14 @@ def test_shards(sd):
     assert len(shards) > 1
     shards[-1].unlink()
     assert f"unet/{shards[-1].name} of {sd} not in the folder" in wrong(sd).message
-    (sd / "unet/diffusion_pytorch_model.safetensors.index.json").write_text("[]")
+    (sd / "unet/diffusion_pytorch_model.safetensors.index.json").write_text("{}")
     assert "does not list the shards" in wrong(sd).message
 
 
 def test_pickles(sd):
     weights = sd / "unet/diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
-    assert "safetensors_only" in wrong(sd).fix
+    assert "safetensors_only to false" in wrong(sd).message
     assert all(finding.ok for finding in inspect_model(StableDiffusion(str(sd), safetensors_only=False)))
 
 

@@ -1,5 +1,6 @@
 """Diffusers folders: what is read from good ones, and what is said about bad ones."""
 
+import json
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ from models import save_dit, save_stable_diffusion, tiny_dit, tiny_text_encoder,
 from safetensors.torch import load_file, save_file
 
 from bigain.backbones import DiT, StableDiffusion
+from bigain.backbones.inspection import inspect_model
 from bigain.backbones.loading import find_model
 from bigain.errors import InputError
 
@@ -178,6 +180,67 @@ def test_another_kind_of_model(folders, component):
     names = f"is not a {KINDS[component].__name__} model: it has no {component} .*{other}"
     with pytest.raises(InputError, match=names):
         KINDS[component](str(folders[other])).load()
+
+
+def as_variant(weights, variant):
+    return weights.rename(weights.with_name(f"{weights.stem}.{variant}.safetensors"))
+
+
+def test_weights_of_a_variant(broken):
+    """The only one is taken; of several, the one without a name or the one that is set."""
+    copy = broken("unet")
+    for weights in copy.path.glob("*/*.safetensors"):
+        as_variant(weights, "fp16")
+    found = load(StableDiffusion, copy.path).state_dict()
+    assert all(finding.ok for finding in inspect_model(StableDiffusion(str(copy.path))))
+    for weights in copy.path.glob("*/*.fp16.safetensors"):
+        other = weights.with_name(weights.name.replace("fp16", "bf16"))
+        save_file({name: 2 * value for name, value in load_file(weights).items()}, other, metadata={"format": "pt"})
+    assert "has no weights without a variant, but" in copy.error()
+    assert "diffusion_pytorch_model.bf16.safetensors, diffusion_pytorch_model.fp16.safetensors; set" in copy.error()
+    assert all(map(torch.equal, load(StableDiffusion, copy.path, variant="fp16").state_dict().values(), found.values()))
+    other = load(StableDiffusion, copy.path, variant="bf16").denoiser.conv_in.weight
+    assert torch.equal(other, 2 * found["denoiser.conv_in.weight"])
+    with pytest.raises(InputError, match="no weights of variant int8"):
+        load(StableDiffusion, copy.path, variant="int8")
+
+
+@pytest.mark.parametrize(("part", "network"), [("unet", tiny_unet), ("text_encoder", tiny_text_encoder)])
+def test_shards_beside_another_set_or_of_another_format(broken, part, network):
+    copy = broken("unet")
+    folder = copy.path / part
+    [weights] = folder.glob("*.safetensors")
+    index = folder / f"{weights.name}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": {"weight": "shard.bin"}}))
+    torch.save(load_file(weights), folder / "shard.bin")
+    assert f"{folder} holds two sets of weights, {weights.name} and {index.name}" in copy.error()
+    weights.rename(folder / "empty.safetensors")
+    assert f"{index} lists shard.bin as a shard; expected .safetensors files" in copy.error()
+    messages = [finding.message for finding in inspect_model(StableDiffusion(str(copy.path))) if not finding.ok]
+    assert messages == [copy.error()]
+
+
+def test_surplus_weights_are_named(broken, caplog):
+    copy = broken("unet")
+    weights = copy.path / "unet" / WEIGHTS
+    save_file({**load_file(weights), "lora.weight": torch.zeros(2)}, weights, metadata={"format": "pt"})
+    load(StableDiffusion, copy.path)
+    [record] = [record for record in caplog.records if record.name.startswith("bigain")]
+    assert "unet of" in record.message
+    assert "holds 1 weights that UNet2DConditionModel does not have, such as lora.weight" in record.message
+
+
+def test_a_configuration_cannot_choose_kernels_or_files(broken, monkeypatch):
+    copy = broken("unet")
+    path = copy.path / "text_encoder/config.json"
+    config = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({**config, "attn_implementation": "owner/kernel", "_attn_implementation": "owner/kernel"})
+    )
+    monkeypatch.setattr("transformers.modeling_utils.lazy_import_flash_attention", None)
+    assert load(StableDiffusion, copy.path).text_encoder.config._attn_implementation == "sdpa"
+    path.write_text(json.dumps({**config, "transformers_weights": "other.safetensors"}))
+    assert "has transformers_weights" in copy.error()
 
 
 @both
