@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -31,16 +32,23 @@ def environment(
     """
     return {
         "device": str(device),
-        "device_name": device_name(device),
+        **session(device),
         "world_size": trainer.world_size,
-        "cpu_threads": torch.get_num_threads(),
         "precision": str(trainer.precision),
         "network_dtype": str(next(denoiser.parameters()).dtype),
         "attention_backend": attention_backend(device, denoiser, kernels),
         "compile": compiled(denoiser),
+        "git_commit": git_commit(),
+    }
+
+
+def session(device: torch.device) -> dict[str, Any]:
+    """Describe what a run may be continued with and last digits depend on."""
+    return {
+        "device_name": device_name(device),
+        "cpu_threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "packages": {package: version(package) for package in _PACKAGES},
-        "git_commit": git_commit(),
     }
 
 

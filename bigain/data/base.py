@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -25,6 +26,11 @@ from bigain.errors import InputError
 OnBadImage = Literal["stop", "skip"]
 
 _log = logging.getLogger(__name__)
+
+
+def digest_of(content: bytes) -> str:
+    """Return a hash of an image file, as logs hold it."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 class EvalDataModule(LightningDataModule, ABC):
@@ -164,14 +170,14 @@ class EvalDataModule(LightningDataModule, ABC):
         """Load an item: its cached latent if there is one, else its preprocessed image."""
         if not self.read_images:
             return Sample(item)
-        if self.latents is None:
-            return Sample(item, image=self.read_image(item))
-        content = self.read_bytes(item)
-        key = self.latents.key(content)
-        latent = self.latents.read(key)
-        if latent is not None:
-            return Sample(item, latent=latent)
-        return Sample(item, image=decode_image(content, self.where(item), self.image_size), key=key)
+        content, key = self.read_bytes(item), None
+        digest = digest_of(content)
+        if self.latents is not None:
+            key = self.latents.key(content)
+            latent = self.latents.read(key)
+            if latent is not None:
+                return Sample(item, latent=latent, digest=digest)
+        return Sample(item, decode_image(content, self.where(item), self.image_size), key=key, digest=digest)
 
     def __getstate__(self) -> dict[str, Any]:
         # For worker processes: the trainer holds a network with hooks, which cannot be pickled.

@@ -27,6 +27,7 @@ RUN_FILES = (
     "predictions/predictions.npz",
     "predictions/classes.json",
     "predictions/model.json",
+    "predictions/sessions.json",
     "pictures/curves_error_by_timestep.png",
     "pictures/curves_margin_by_class.png",
     "pictures/curves_stage_survival.png",

@@ -29,6 +29,7 @@ class ImageRecord:
         errors: Float32 error of each pair.
         survivors: Classes left after each stage.
         seconds: Wall time of the batch divided by its images.
+        digest: Hash of the image file; None in logs of earlier versions.
     """
 
     image_id: str
@@ -40,6 +41,7 @@ class ImageRecord:
     errors: Sequence[float]
     survivors: Sequence[Sequence[int]]
     seconds: float
+    digest: str | None = None
 
     @cached_property
     def evaluations(self) -> int:

@@ -158,7 +158,8 @@ class DiffusionClassifier(BackboneModule):
         records = image_records(batch["image_id"], labels, result, timesteps, start)
         names, precision = self.data.class_space.names, self.trainer.precision
         failed = {}
-        for record, row in zip(records, timesteps.tolist(), strict=True):
+        for record, row, digest in zip(records, timesteps.tolist(), batch["digests"], strict=True):
+            record.digest = digest
             if (first := not_finite(record, self.stages_of(record.image_id), len(names))) is not None:
                 label, trial, error = first
                 failed[record.image_id] = (

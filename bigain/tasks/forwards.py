@@ -91,12 +91,17 @@ class Forwards:
                 ) from error
             return None
 
-    def _size(self, count: int, device: torch.device) -> int:
+    def rows_on(self, device: torch.device) -> int | None:
+        """Return the most rows of a forward on a device; None for all of them."""
         if device.type != "cpu":
-            if self.rows is None:
-                return count
-            return self.rows if self.equal else min(self.rows, count)
+            return self.rows
         return self._on_cpu if self.rows is None else min(self._on_cpu, self.rows)
+
+    def _size(self, count: int, device: torch.device) -> int:
+        rows = self.rows_on(device)
+        if rows is None:
+            return count
+        return rows if self.equal or device.type == "cpu" else min(rows, count)
 
     def _halve(self, size: int) -> None:
         self.rows = size // 2

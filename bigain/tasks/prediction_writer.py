@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,22 @@ from filelock import BaseFileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from bigain.backbones.loading import module_digest
+from bigain.cost.environment import session
+from bigain.data.base import EvalDataModule, digest_of
 from bigain.data.class_space import ClassSpace
 from bigain.errors import InputError
 from bigain.runs.files import TEMPORARY_FILES, read_json, sync_folder, write_json
 from bigain.runs.lock import check_no_stale_process, lock
-from bigain.runs.logs import drop_incomplete_line, finished_images
+from bigain.runs.logs import Place, drop_incomplete_line, finished_images, record_at
 from bigain.runs.records import Record
 
 # The file that identifies the weights with which a run began.
 MODEL = "model.json"
+_SESSIONS = "sessions.json"
+# Finished images that are compared with their files, at most.
+_CHECKED = 32
+
+_log = logging.getLogger(__name__)
 
 
 class PredictionWriter(Callback):
@@ -40,9 +48,27 @@ class PredictionWriter(Callback):
         self.resume = resume
         self._lock: BaseFileLock | None = None
 
-    def still_there(self, finished: frozenset[str]) -> frozenset[str]:
-        """Return the finished images that need not be done again."""
-        return finished
+    def still_there(self, trainer: Trainer, finished: Mapping[str, Place]) -> frozenset[str]:
+        """Return the finished images that need not be done again.
+
+        Raises:
+            InputError: If one of a few of them is not the image that was evaluated.
+        """
+        data: EvalDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        done = [item for item in data.items if item.image_id in finished]
+        for item in done[:: 1 + len(done) // _CHECKED]:
+            try:
+                before = record_at(*finished[item.image_id]).digest
+                now = digest_of(data.read_bytes(item))
+            except ValueError:
+                # The image is gone, or its line is damaged, which is reported at the end.
+                continue
+            if before not in (None, now):
+                raise InputError(
+                    f"{data.where(item)} was replaced by another image since it was evaluated; choose another "
+                    "--output, or --overwrite true to delete the finished images"
+                )
+        return frozenset(finished)
 
     def records_of(self, trainer: Trainer, outputs: Any) -> Sequence[Record]:
         """Return the records of a batch. Everything else that is kept of it is on disk by then."""
@@ -56,17 +82,22 @@ class PredictionWriter(Callback):
             check_no_stale_process(folder.parent, trainer.world_size)
             for path in [path for pattern in TEMPORARY_FILES for path in folder.parent.glob(pattern)]:
                 path.unlink(missing_ok=True)
-        finished = frozenset(finished_images(folder))
+        finished = finished_images(folder)
         if finished and not self.resume:
             raise InputError(
                 f"{folder} already holds {len(finished)} predictions; choose another default_root_dir, or "
                 "PredictionWriter(resume=True) if they are of the same configuration"
             )
         self._check_same(trainer, pl_module, bool(finished))
-        finished = self.still_there(finished)
+        kept = self.still_there(trainer, finished)
         # On a shared file system, processes may see different logs, but they must agree on the images that are left.
-        shared = trainer.strategy.broadcast(finished) if trainer.world_size > 1 else finished
-        trainer.datamodule.finished = shared  # type: ignore[attr-defined]
+        shared = trainer.strategy.broadcast(kept) if trainer.world_size > 1 else kept
+        data: EvalDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        data.finished = shared
+        if trainer.is_global_zero and any(item.image_id not in shared for item in data.items):
+            device = trainer.strategy.root_device
+            rows = pl_module.forwards.rows_on(device)  # type: ignore[union-attr, operator]
+            _begin_session(folder, {**session(device), "rows_per_forward": rows}, bool(finished))
         for path in folder.glob("skipped-*.jsonl") if trainer.is_global_zero else ():
             if int(path.stem.rpartition("-")[2]) >= trainer.world_size:
                 path.unlink(missing_ok=True)
@@ -127,6 +158,24 @@ class PredictionWriter(Callback):
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+
+def read_sessions(folder: Path) -> list[dict[str, Any]]:
+    """Return the different sessions of a run: what was not the same each time it was continued."""
+    path = folder / _SESSIONS
+    return read_json(path, list[dict[str, Any]], "delete it and run the command again") if path.is_file() else []
+
+
+def _begin_session(folder: Path, now: dict[str, Any], started: bool) -> None:
+    """Add a session to those of a run, and report what differs from the one before."""
+    sessions = read_sessions(folder) if started else []
+    flat = [{**part, **part["packages"], "packages": None} for part in (*sessions[-1:], now)]
+    before, after = flat[0], flat[-1]
+    changes = [f"{key} {before.get(key)} -> {after[key]}" for key in after if before.get(key) != after[key]]
+    if changes:
+        _log.warning(f"warning: continues with {', '.join(changes)}; last digits of earlier images may differ")
+    if now not in sessions:
+        write_json(folder / _SESSIONS, [*sessions, now])
 
 
 def predictions_folder(trainer: Trainer) -> Path:

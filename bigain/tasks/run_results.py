@@ -23,7 +23,7 @@ from bigain.runs.records import ImageRecord, SampleRecord
 from bigain.runs.results import read_results, write_ids, write_results
 from bigain.runs.schema import RESULTS_VERSION, Results
 from bigain.tasks.gather import ProcessGather
-from bigain.tasks.prediction_writer import MODEL, predictions_folder
+from bigain.tasks.prediction_writer import MODEL, predictions_folder, read_sessions
 from bigain.tokens.grid import Grid
 
 R = TypeVar("R", ImageRecord, SampleRecord)
@@ -147,7 +147,10 @@ class RunResults(Callback, ABC, Generic[R]):
                 **timing_section(self._measured),
             },
             **self.task_results(trainer, module, records),
-            "environment": environment(trainer, module.device, module.backbone.denoiser, kernels),
+            "environment": {
+                **environment(trainer, module.device, module.backbone.denoiser, kernels),
+                "sessions": read_sessions(predictions_folder(trainer)),
+            },
             "fingerprint": self.fingerprint,
         }
         if not (results["timing"]["denoiser"]["forwards"] and kernels):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from torchvision.utils import make_grid
 
 from bigain.errors import InputError
 from bigain.runs.files import replacing
-from bigain.runs.logs import finished_images
+from bigain.runs.logs import Place, finished_images
 from bigain.runs.records import SampleRecord
 from bigain.runs.samples import FOLDER, sample_path
 from bigain.tasks.prediction_writer import PredictionWriter, predictions_folder
@@ -36,9 +36,9 @@ class SampleWriter(PredictionWriter):
             # An extended run has images that are no longer chosen.
             self._check_no_other_images([*chosen.union(finished_images(predictions_folder(trainer)))])
 
-    def still_there(self, finished: frozenset[str]) -> frozenset[str]:
+    def still_there(self, trainer: Trainer, finished: Mapping[str, Place]) -> frozenset[str]:
         if self._format == "none":
-            return finished
+            return frozenset(finished)
         # A deleted image is generated again.
         return frozenset(i for i in finished if sample_path(self._folder, i, self._format).is_file())
 

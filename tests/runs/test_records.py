@@ -32,6 +32,7 @@ def test_the_line_is_what_the_format_says():
         "errors": [0.5, 0.25, 0.75],
         "survivors": [[0, 2], [2]],
         "seconds": 1.5,
+        "digest": None,
     }
 
 

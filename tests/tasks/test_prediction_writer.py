@@ -7,19 +7,25 @@ import pytest
 import torch
 
 from bigain.callbacks import PredictionWriter
+from bigain.data.base import digest_of
 from bigain.data.class_space import ClassSpace
+from bigain.data.selection import Item
+from bigain.errors import InputError
 from bigain.runs import logs
 from bigain.runs.logs import read_records
 from bigain.runs.records import ImageRecord
+from bigain.tasks.forwards import Forwards
+from bigain.tasks.prediction_writer import read_sessions
 
 NOTHING_FAILED = {"failed": {}}
 BACKBONE = torch.nn.Identity()
 BACKBONE.model, BACKBONE.load = "nothing", lambda: None
-MODULE = SimpleNamespace(backbone=BACKBONE)
+MODULE = SimpleNamespace(backbone=BACKBONE, forwards=Forwards(64, "rows_per_forward"))
+ITEMS = [Item(name, (0,)) for name in ("a", "b", "c", "torn")]
 
 
 def record(name, error=0.1):
-    return ImageRecord(name, 0, 0, [0], [0], [500], [float(torch.tensor(error))], [[0]], 0.25)
+    return ImageRecord(name, 0, 0, [0], [0], [500], [float(torch.tensor(error))], [[0]], 0.25, digest_of(name.encode()))
 
 
 def line(name):
@@ -27,9 +33,10 @@ def line(name):
 
 
 def trainer_of(folder, rank=0):
-    data = SimpleNamespace(finished=None, class_space=ClassSpace(["a"], ["an a"], [0]))
+    data = SimpleNamespace(finished=None, class_space=ClassSpace(["a"], ["an a"], [0]), items=ITEMS)
+    data.read_bytes, data.where = lambda item: item.image_id.encode(), lambda item: f"{item.image_id}.jpg"
     trainer = {"default_root_dir": str(folder), "global_rank": rank, "world_size": rank + 1}
-    strategy = SimpleNamespace(broadcast=lambda value: value)
+    strategy = SimpleNamespace(broadcast=lambda value: value, root_device=torch.device("cpu"))
     return SimpleNamespace(**trainer, datamodule=data, strategy=strategy, is_global_zero=rank == 0)
 
 
@@ -38,8 +45,9 @@ def writer(tmp_path):
     """Sets writers up on `tmp_path`, and closes them at the end."""
     opened = []
 
-    def start(rank=0):
+    def start(rank=0, **changes):
         log_writer, trainer = PredictionWriter(resume=True), trainer_of(tmp_path, rank)
+        vars(trainer.datamodule).update(changes)
         log_writer.setup(trainer, MODULE, "predict")
         opened.append(log_writer)
         return log_writer, trainer.datamodule
@@ -76,7 +84,7 @@ def test_every_batch_is_on_disk_in_the_log_of_the_rank(tmp_path, writer, monkeyp
     assert len(synced) == 2
     assert log_of(tmp_path, rank).read_text(encoding="utf-8") == line("b") + line("a") + line("c")
     names = {path.name for path in (tmp_path / "predictions").iterdir()}
-    assert names - {"classes.json", "model.json"} == {f"rank-{rank}.jsonl"}
+    assert names - {"classes.json", "model.json", "sessions.json"} == {f"rank-{rank}.jsonl"}
 
 
 @pytest.mark.parametrize("length", [0, 1, 20, len(line("torn")) - 1])
@@ -110,3 +118,30 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path, writer):
     fill(tmp_path, line("a") + line("b")[:20] + "\n" + line("c"))
     with pytest.raises(ValueError, match="not a prediction record"):
         writer()
+
+
+def test_an_image_that_was_replaced_is_refused_and_one_that_is_gone_or_unknown_is_not(tmp_path, writer):
+    def gone(item):
+        raise InputError("image a.jpg cannot be read")
+
+    old = line("b").replace(digest_of(b"b"), "null").replace('"null"', "null")
+    fill(tmp_path, line("a") + old)
+    writer(read_bytes=gone)
+    writer(read_bytes=lambda item: b"a")
+    with pytest.raises(InputError, match=r"a\.jpg was replaced by another image since it was evaluated"):
+        writer(read_bytes=lambda item: b"b")
+
+
+def test_what_changed_since_the_last_session_is_reported_and_recorded(tmp_path, writer, monkeypatch, caplog):
+    for threads, told in ((2, False), (2, False), (3, False), (3, False), (4, True), (4, False)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        log_writer, _ = writer()
+        assert ("warning: continues with cpu_threads 3 -> 4; last digits" in caplog.text) == told
+        caplog.clear()
+        if threads == 3:
+            write(log_writer, "a")
+        log_writer.teardown(None, None, "predict")
+    sessions = read_sessions(tmp_path / "predictions")
+    # Those before the first image do not count.
+    assert [session["cpu_threads"] for session in sessions] == [3, 4]
+    assert {session["rows_per_forward"] for session in sessions} == {8}

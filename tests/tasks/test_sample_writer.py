@@ -143,7 +143,7 @@ def test_no_id_leaves_the_folder(tmp_path, run):
     samples = [name for name in files if name.startswith("samples/")]
     assert len(samples) == 6
     others = {"results.json", "images.txt", "contact_sheet.png", "predictions/classes.json", "predictions/rank-0.jsonl"}
-    others |= {"predictions/model.json", ".lock-0"}
+    others |= {"predictions/model.json", "predictions/sessions.json", ".lock-0"}
     assert set(files) - set(samples) == others
     assert run(data=Escaping(batch_size=4)) == []
 
