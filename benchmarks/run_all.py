@@ -118,6 +118,14 @@ BENCHMARKS = (
         ["--images", "2", "--steps", "2", "--repeats", "5"],
     ),
     Benchmark(
+        "distances",
+        "coverage of the intervals of distances",
+        ["distances.py"],
+        (),
+        ["--sets", "5", "--sizes", "50"],
+        markdown=True,
+    ),
+    Benchmark(
         "report",
         "time of bigain report",
         ["report.py", "--folder", "{scratch}/report"],

@@ -16,8 +16,8 @@ from bigain.runs.schema import Estimate
 # Directions with less than this share of the largest variance are rounding.
 _NEGLIGIBLE = 1e-12
 _ROWS = 1024
-# Logarithms of the nodes of the integral over s, in units of the largest standard deviation. The integrand is analytic
-# in them, so that the trapezoidal rule converges exponentially; beyond the ends it is below 1e-8 or has a closed form.
+# Nodes of the integral over s, in units of the largest standard deviation. The integrand is analytic in log s, so that
+# the trapezoidal rule converges exponentially; beyond the ends it is below 1e-8 or has a closed form.
 _STEP = 0.25
 _NODES = np.exp(np.arange(-22, 12, _STEP))
 
