@@ -130,7 +130,7 @@ def embedded(name: str, backbone: Backbone, images: int, quick: bool, compressed
     latents = render_shapes(torch.arange(images), "test")[0] * 2 - 1
     space = data.class_space
     with torch.no_grad():
-        conditions = backbone.conditions(space.prompts, space.indices)
+        conditions = backbone.conditions(space.prompts, space.model_labels)
     trials, keep = ((1, 3), (5, 1)) if quick else ((5, 20), (5, 1))
     how = LGTM(ratio=0.5) if compressed else None
     label = f"{name}, float32, {'LGTM 0.5' if compressed else 'no compression'}"

@@ -89,7 +89,7 @@ def main() -> None:
 
     def ours() -> None:
         sampler.null = backbone.null_condition()
-        latents = sampler.generate([str(i) for i in range(given.images)], backbone.conditions_of(prompts, [0]))
+        latents = sampler.generate([str(i) for i in range(given.images)], backbone.conditions(prompts, [0]))
         encode_images(quantise(backbone.decode(latents), "png"), "png")
 
     def theirs() -> None:

@@ -172,22 +172,12 @@ class Backbone(nn.Module, ABC):
         """Raise an InputError if this class cannot call a denoiser of this configuration."""
 
     @abstractmethod
-    def conditions(self, prompts: Sequence[str], indices: Sequence[int] | None) -> Tensor:
-        """Compute the conditions of all classes. `(k, ...)`.
+    def conditions(self, prompts: Sequence[str], labels: Sequence[int]) -> Tensor:
+        """Compute the conditions of classes or items. `(b, ...)`.
 
         Args:
-            prompts: Text per class.
-            indices: Index of each class in a class-conditional model's label space; None if the labels of the dataset
-                mean something only to a model trained on exactly these classes.
-        """
-
-    @abstractmethod
-    def conditions_of(self, prompts: Sequence[str], indices: Sequence[int]) -> Tensor:
-        """Compute the conditions of single items. `(b, ...)`.
-
-        Args:
-            prompts: Text per item.
-            indices: Class of each item in the model's label space.
+            prompts: Text of each.
+            labels: Label of each in a class-conditional model.
         """
 
     @abstractmethod
@@ -209,12 +199,14 @@ class Backbone(nn.Module, ABC):
             InputError: If its size cannot be read.
         """
 
-    def check_classes(self, prompts: Sequence[str], indices: Sequence[int] | None) -> None:
-        """Raise an InputError if `conditions` cannot take these classes; needs no weights but the denoiser's.
+    def check_classes(self, prompts: Sequence[str], indices: Sequence[int] | None, whole: int | None = None) -> None:
+        """Raise an InputError if the model does not have these classes; needs no weights but the denoiser's.
 
         Args:
             prompts: Text per class.
-            indices: As for `conditions`.
+            indices: Index of each class in ImageNet; None if the labels of the dataset mean something only to a model
+                trained on exactly its classes.
+            whole: Number of classes of the dataset, if these are some of them.
         """
 
     @abstractmethod

@@ -40,31 +40,23 @@ class DiT(Backbone):
             )
         return latents
 
-    def conditions(self, prompts: Sequence[str], indices: Sequence[int] | None) -> Tensor:
-        """Class indices. `(k,)`, int64.
-
-        Raises:
-            InputError: If the model does not have these classes.
-        """
-        self.check_classes(prompts, indices)
-        labels = range(len(prompts)) if indices is None else indices
+    def conditions(self, prompts: Sequence[str], labels: Sequence[int]) -> Tensor:
+        """Class labels. `(b,)`, int64."""
         return torch.tensor(list(labels), device=next(self.denoiser.parameters()).device)
 
-    def check_classes(self, prompts: Sequence[str], indices: Sequence[int] | None) -> None:
+    def check_classes(self, prompts: Sequence[str], indices: Sequence[int] | None, whole: int | None = None) -> None:
+        whole = len(prompts) if whole is None else whole
         known = self.denoiser.config["num_embeds_ada_norm"]
         # A model with 1000 classes is trained on ImageNet, whose class order other datasets do not have.
-        if indices is None and (known != len(prompts) or known == _IMAGENET):
+        if indices is None and (known != whole or known == _IMAGENET):
             raise InputError(
                 f"the classes of this dataset are not in the label space of {self.model}: the model has {known} "
-                f"classes, the dataset {len(prompts)} different ones; use a text-conditional model, or a DiT trained "
+                f"classes, the dataset {whole} different ones; use a text-conditional model, or a DiT trained "
                 "on these classes"
             )
         unknown = [index for index in indices or () if not 0 <= index < known]
         if unknown:
             raise InputError(f"{self.model} has classes 0 to {known - 1}; the dataset asks for class {unknown[0]}")
-
-    def conditions_of(self, prompts: Sequence[str], indices: Sequence[int]) -> Tensor:
-        return torch.tensor(list(indices), device=next(self.denoiser.parameters()).device)
 
     def null_condition(self) -> Tensor:
         null = int(self.denoiser.config["num_embeds_ada_norm"])

@@ -50,7 +50,7 @@ class StableDiffusion(Backbone):
         self.text_encoder: CLIPTextModel = self._load_part(source, "text_encoder", CLIPTextModel)
         self.tokenizer = load_tokenizer(CLIPTokenizer, source, self.local_files_only)
 
-    def conditions(self, prompts: Sequence[str], indices: Sequence[int] | None) -> Tensor:
+    def conditions(self, prompts: Sequence[str], labels: Sequence[int]) -> Tensor:
         """Last hidden states of the text encoder, padded to the tokenizer's length. `(k, 77, d)` on SD."""
         ids = self.tokenizer(
             list(prompts),
@@ -63,11 +63,8 @@ class StableDiffusion(Backbone):
         states = [self.text_encoder(part).last_hidden_state for part in ids.split(_PROMPTS_PER_FORWARD)]
         return torch.cat(states)
 
-    def conditions_of(self, prompts: Sequence[str], indices: Sequence[int]) -> Tensor:
-        return self.conditions(prompts, None)
-
     def null_condition(self) -> Tensor:
-        return self.conditions([""], None)
+        return self.conditions([""], [0])
 
     def blank_condition(self, local_files_only: bool) -> Tensor:
         file = "tokenizer/tokenizer_config.json"

@@ -29,6 +29,7 @@ from bigain.modules import DiffusionClassifier, DiffusionSampler
 from bigain.report.tables import Table
 from bigain.runs.directory import check_directory
 from bigain.runs.logs import finished_images
+from bigain.tasks.classifier import check_answers
 from bigain.tokens.grid import Grid
 
 Task = DiffusionClassifier | DiffusionSampler
@@ -112,7 +113,7 @@ def _checks(cli: _WithoutTrainer) -> Iterator[Check]:
             for compressor in cli.compressors():
                 check = partial(_compression, compressor, module.backbone, data, installed)
                 yield from _until_refused(f"compressor/{type(compressor).__name__}", check)
-    yield from _until_refused("data", lambda: _dataset(data))
+    yield from _until_refused("data", lambda: _dataset(module, data))
     yield from _until_refused("data/images", lambda: _images(data))
     yield from _until_refused("reference", lambda: _reference(module))
     yield from _until_refused("run directory", lambda: _directory(cli))
@@ -154,7 +155,8 @@ def _network(backbone: Backbone, data: EvalDataModule) -> Iterator[Check]:
     """Build the network without its weights, and check that the dataset's images and classes fit it."""
     build_on_meta(backbone)
     shape = backbone.latents_of(data.image_size)
-    backbone.check_classes(data.class_space.prompts, data.class_space.indices)
+    space = data.class_space
+    backbone.check_classes(space.prompts, space.indices, space.whole)
     parameters = sum(p.numel() for p in backbone.denoiser.parameters())
     yield Check("network", "ok", f"{parameters / 1e6:.3g} M parameters, latents {' x '.join(map(str, shape))}")
 
@@ -177,9 +179,11 @@ def _compression(
         yield Check(name, "ok", f"{len(rows)} sites, tokens " + ", ".join(f"{a} -> {b}" for a, b in flows))
 
 
-def _dataset(data: EvalDataModule) -> Iterator[Check]:
+def _dataset(module: Task, data: EvalDataModule) -> Iterator[Check]:
     """Check lists and files of the dataset, and the number of images."""
     data.setup("predict")
+    if isinstance(module, DiffusionClassifier):
+        check_answers(data.class_space)
     here, expected = len(data.items), data.expected_images
     if expected is not None and here < expected:
         message = f"{data.name}: {here:,} images of {expected:,}"

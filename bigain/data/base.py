@@ -7,6 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +57,7 @@ class EvalDataModule(LightningDataModule, ABC):
         subset: str | None = None,
         per_class: int | None = None,
         limit: int | None = None,
+        classes: str | None = None,
         on_bad_image: OnBadImage = "stop",
         seed: int = 0,
     ) -> None:
@@ -69,6 +71,8 @@ class EvalDataModule(LightningDataModule, ABC):
             per_class: Evaluate at most this many images of each class (of several, the first), those with the smallest
                 hash of (seed, id).
             limit: Evaluate this many images, spread evenly over the classes, selected by `seed`.
+            classes: File with one class per line, by name, WordNet id or folder; only these are offered as answers, and
+                only their images are evaluated. Their labels in a class-conditional model stay the same.
             on_bad_image: `stop` at an image that cannot be read, or `skip` it and count it in the results.
             seed: Seed of `per_class` and `limit`.
 
@@ -88,6 +92,7 @@ class EvalDataModule(LightningDataModule, ABC):
         self.subset = subset
         self.per_class = per_class
         self.limit = limit
+        self.classes = classes
         self.on_bad_image = on_bad_image
         self.seed = seed
         self.files: Mapping[str, Path | ParquetRow] = {}
@@ -110,8 +115,14 @@ class EvalDataModule(LightningDataModule, ABC):
 
     @property
     @abstractmethod
+    def all_classes(self) -> ClassSpace:
+        """All classes of the dataset, in label order."""
+
+    @cached_property
     def class_space(self) -> ClassSpace:
-        """The classes, in label order."""
+        """The classes that are offered as answers, in label order: all, or those that the file `classes` names."""
+        whole = self.all_classes
+        return whole if self.classes is None else whole.part(Path(self.classes).expanduser(), self.name)
 
     @property
     def official_images(self) -> int | None:
@@ -122,12 +133,12 @@ class EvalDataModule(LightningDataModule, ABC):
     def expected_images(self) -> int | None:
         """Number of images these settings select from the complete dataset; None if unknown."""
         # A class may have fewer images than `per_class` asks for.
-        selected = self.subset is not None or self.per_class is not None or self.limit is not None
-        return None if selected else self.official_images
+        selections = (self.subset, self.per_class, self.limit, self.classes)
+        return self.official_images if all(selection is None for selection in selections) else None
 
     @abstractmethod
     def find_items(self) -> list[Item]:
-        """Return all items of the split in a fixed order; may read lists, never images.
+        """Return all items of the split in a fixed order, with labels of `all_classes`; may read lists, never images.
 
         Raises:
             InputError: If the dataset is missing or inconsistent.
@@ -197,6 +208,10 @@ class EvalDataModule(LightningDataModule, ABC):
             raise InputError(f"{self.name} lists {repeated[0]} more than once ({len(repeated)} such images)")
         if self.subset is not None:
             items = read_subset(items, Path(self.subset).expanduser(), self.name, self.id_of)
+        if (kept := self.class_space.labels) is not None:
+            label = {old: new for new, old in enumerate(kept)}
+            pairs = ((item.image_id, tuple(label[old] for old in item.labels if old in label)) for item in items)
+            items = [Item(image_id, labels) for image_id, labels in pairs if labels]
         if self.per_class is not None:
             items = per_class(items, self.per_class, self.seed)
         if self.limit is not None:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TypeVar
 
+from bigain.data.folders import read_lines
 from bigain.errors import InputError
+
+T = TypeVar("T")
 
 
 def prompts(template: str, names: Sequence[str]) -> list[str]:
@@ -31,6 +37,9 @@ class ClassSpace:
             none: then only a model trained on exactly these classes can be conditioned on their labels.
         factors: Coarser labels whose accuracy is reported too: factor name -> group of each class.
         multilabel: Whether an image may have several labels, or none.
+        ids: Names that are never repeated, such as WordNet ids and folders; empty if `names` are not.
+        labels: If these are some classes of a dataset, the label of each among all of them.
+        whole: If these are some classes of a dataset, the number of all of them.
     """
 
     names: Sequence[str]
@@ -38,6 +47,55 @@ class ClassSpace:
     indices: Sequence[int] | None
     factors: Mapping[str, Sequence[int]] = field(default_factory=dict)
     multilabel: bool = False
+    ids: Sequence[str] = ()
+    labels: Sequence[int] | None = None
+    whole: int | None = None
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def model_labels(self) -> Sequence[int]:
+        """Label of each class in a class-conditional model: of ImageNet, or of exactly this dataset."""
+        return next(labels for labels in (self.indices, self.labels, range(len(self))) if labels is not None)
+
+    def part(self, file: Path, dataset: str) -> ClassSpace:
+        """Return the classes that a file names, in the order of their labels.
+
+        Args:
+            file: Text file with one class per line, by name or id.
+            dataset: Name of the dataset, for messages.
+
+        Raises:
+            InputError: If the file cannot be read, is empty, or has a line that is no class or the name of several.
+        """
+        known: dict[str, list[int]] = {}
+        for label, name in enumerate(self.names):
+            known.setdefault(name, []).append(label)
+        known |= {name: [label] for label, name in enumerate(self.ids)}
+        labels: set[int] = set()
+        for number, line in read_lines(file, "expected one class per line"):
+            if line not in known:
+                near = get_close_matches(line, known, n=3) or [*self.names[:3]]
+                raise InputError(f"{file}, line {number}: {dataset} has no class {line!r}; near are {', '.join(near)}")
+            if len(known[line]) > 1 and self.ids:
+                ids = ", ".join(self.ids[label] for label in known[line])
+                raise InputError(f"{file}, line {number}: {line!r} is the name of several classes; use one of {ids}")
+            labels.update(known[line])
+        if not labels:
+            raise InputError(f"{file} names no class; expected one class per line, such as {self.names[0]}")
+        chosen = sorted(labels)
+
+        def of(values: Sequence[T]) -> list[T]:
+            return [values[label] for label in chosen]
+
+        return replace(
+            self,
+            names=of(self.names),
+            prompts=of(self.prompts),
+            indices=None if self.indices is None else of(self.indices),
+            factors={name: of(groups) for name, groups in self.factors.items()},
+            ids=of(self.ids) if self.ids else (),
+            labels=chosen,
+            whole=len(self),
+        )

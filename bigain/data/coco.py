@@ -41,7 +41,7 @@ class Coco2017(EvalDataModule):
         self.prompt = check_template(prompt)
 
     @property
-    def class_space(self) -> ClassSpace:
+    def all_classes(self) -> ClassSpace:
         names = list(CATEGORIES.values())
         return ClassSpace(names=names, prompts=prompts(self.prompt, names), indices=None, multilabel=True)
 

@@ -69,9 +69,9 @@ class ImageFolder(EvalDataModule):
         return names
 
     @property
-    def class_space(self) -> ClassSpace:
+    def all_classes(self) -> ClassSpace:
         names = list(self._names.values())
-        return ClassSpace(names=names, prompts=prompts(self.prompt, names), indices=None)
+        return ClassSpace(names=names, prompts=prompts(self.prompt, names), indices=None, ids=list(self._names))
 
     def find_items(self) -> list[Item]:
         label = {folder: i for i, folder in enumerate(self._names)}
@@ -84,11 +84,12 @@ class ImageFolder(EvalDataModule):
         self.files = {f"{path.parent.name}/{path.name}": path for path in files}
         unread = f"{self.root}: not read are {shortened(ignored)}; {_HELP}" if ignored else ""
         self.notes = [unread] if ignored else []
-        if empty := sorted(label.keys() - {path.parent.name for path in files}):
+        if empty := sorted(set(self.class_space.ids) - {path.parent.name for path in files}):
             found = f"{self.root} has {len(empty)} class folders without an image: {shortened(empty)}"
             if self.class_names is None or not files:
                 raise InputError(
-                    f"{found}; each is a possible answer, so remove it or name it in class_names; {unread or _HELP}"
+                    f"{found}; each is a possible answer, so remove it, name it in class_names or leave it out of "
+                    f"classes; {unread or _HELP}"
                 )
             self.notes.append(f"{found}; they are possible answers nevertheless")
         return [Item(image_id, (label[image_id.partition("/")[0]],)) for image_id in self.files]

@@ -58,28 +58,28 @@ class ImageNet1K(EvalDataModule):
         self.ground_truth = ground_truth
 
     @property
-    def classes(self) -> Sequence[int]:
-        """ImageNet indices of the classes, ascending; the position is the label."""
+    def indices(self) -> Sequence[int]:
+        """ImageNet indices of all classes, ascending; the position is the label."""
         return range(1000)
 
     @property
     def official_images(self) -> int:
-        return _PER_CLASS * len(self.classes)
+        return _PER_CLASS * len(self.class_space)
 
     @property
     def expected_images(self) -> int | None:
         if self.subset is not None or self.limit is not None:
             return None
-        return min(_PER_CLASS, self.per_class or _PER_CLASS) * len(self.classes)
+        return min(_PER_CLASS, self.per_class or _PER_CLASS) * len(self.class_space)
 
     @property
-    def class_space(self) -> ClassSpace:
-        chosen = [names()[index] for index in self.classes]
-        return ClassSpace(names=chosen, prompts=prompts(self.prompt, chosen), indices=self.classes)
+    def all_classes(self) -> ClassSpace:
+        chosen, ids = ([texts[index] for index in self.indices] for texts in (names(), wnids()))
+        return ClassSpace(names=chosen, prompts=prompts(self.prompt, chosen), indices=self.indices, ids=ids)
 
     def find_items(self) -> list[Item]:
         wnid_of = self._find_images()
-        label = {wnids()[index]: label for label, index in enumerate(self.classes)}
+        label = {wnids()[index]: label for label, index in enumerate(self.indices)}
         # By id, so that the order does not depend on the layout either.
         items = [Item(image_id, (label[wnid],)) for image_id, wnid in sorted(wnid_of.items()) if wnid in label]
         if not items:
@@ -89,7 +89,7 @@ class ImageNet1K(EvalDataModule):
         largest, count = Counter(item.labels[0] for item in items).most_common(1)[0]
         if count > _PER_CLASS:
             raise InputError(
-                f"{self.name}: {self.root} has {count} images of class {wnids()[self.classes[largest]]}, but the "
+                f"{self.name}: {self.root} has {count} images of class {wnids()[self.indices[largest]]}, but the "
                 f"validation set {_PER_CLASS}; set root to the validation images"
             )
         return items
@@ -151,5 +151,5 @@ class ImageNet100(ImageNet1K):
     name = "ImageNet-100"
 
     @property
-    def classes(self) -> Sequence[int]:
+    def indices(self) -> Sequence[int]:
         return imagenet100_indices()

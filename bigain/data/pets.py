@@ -55,7 +55,7 @@ class OxfordPets(EvalDataModule):
         self.prompts: Prompts = prompts
 
     @property
-    def class_space(self) -> ClassSpace:
+    def all_classes(self) -> ClassSpace:
         released = self.prompts == "released"
         spoken = [f"{name} {'cat' if name in CATS else 'dog'}" if released else name for name in BREEDS]
         return ClassSpace(

@@ -58,7 +58,7 @@ class ShapeTextures(EvalDataModule):
         self.prompt = check_template(prompt)
 
     @property
-    def class_space(self) -> ClassSpace:
+    def all_classes(self) -> ClassSpace:
         count = len(CLASS_NAMES)
         return ClassSpace(
             names=CLASS_NAMES,

@@ -154,12 +154,8 @@ class ReferenceStatistics:
         texts, numbers = ([name for name in names if name in headers] for names in (_TEXTS, _NUMBERS))
         if odd := [name for name in texts if headers[name].shape or headers[name].dtype.itemsize > _LONGEST]:
             raise InputError(f"reference {path}: {odd[0]} is {headers[odd[0]]}, expected a short text; {_EXPORT}")
-        read = (
-            {name: " ".join(str(text).split()) for name, text in _read(read_arrays, path, texts).items()}
-            if texts
-            else {}
-        )
-        made_with, weights, source = (read.get(name, "") for name in _TEXTS)
+        read = _read(read_arrays, path, texts) if texts else {}
+        made_with, weights, source = (" ".join(str(read.get(name, "")).split()) for name in _TEXTS)
         made_with = made_with or _UNNAMED
         if made_with != protocol:
             unnamed = "" if "protocol" in read else " (it names no protocol, as pytorch-fid's files)"

@@ -14,6 +14,7 @@ from torch import Tensor
 from bigain.backbones.base import Backbone
 from bigain.backbones.forward import pair_sharing, row_keys
 from bigain.backbones.loading import module_digest
+from bigain.data.class_space import ClassSpace
 from bigain.data.latent_cache import LatentCache
 from bigain.data.loader import Batch
 from bigain.diffusion.elimination import Elimination, staged_elimination
@@ -112,6 +113,7 @@ class DiffusionClassifier(BackboneModule):
         self.metrics = list(metrics)
 
     def setup(self, stage: str) -> None:
+        check_answers(self.data.class_space)
         self.prepare_backbone()
         self.data.latents = None if self.latent_cache is None else self._cache(Path(self.latent_cache).expanduser())
 
@@ -144,7 +146,8 @@ class DiffusionClassifier(BackboneModule):
     def on_predict_start(self) -> None:
         space = self.data.class_space
         self.multilabel = space.multilabel
-        self.conditions = self.backbone.conditions(space.prompts, space.indices)
+        self.backbone.check_classes(space.prompts, space.indices, space.whole)
+        self.conditions = self.backbone.conditions(space.prompts, space.model_labels)
         self.begin_sharing(self.conditions)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[ImageRecord]:
@@ -270,6 +273,12 @@ def image_records(
             )
         )
     return records
+
+
+def check_answers(space: ClassSpace) -> None:
+    """Raise an InputError if there is nothing to choose from."""
+    if len(space) < 2:
+        raise InputError(f"a classification needs at least two classes, but {', '.join(space.names)} is the only one")
 
 
 def not_finite(record: ImageRecord, stages: Sequence[Sequence[int]], classes: int) -> tuple[int, int, float] | None:

@@ -149,7 +149,7 @@ class DiffusionSampler(BackboneModule):
     @torch.inference_mode()
     def on_predict_start(self) -> None:
         space = self.data.class_space
-        self.backbone.check_classes(space.prompts, space.indices)
+        self.backbone.check_classes(space.prompts, space.indices, space.whole)
         first = self.data.items[0]
         # One row of the conditions, for counting.
         self.example_condition = self._conditions([self.prompts[first.image_id]], [first.labels])
@@ -239,12 +239,11 @@ class DiffusionSampler(BackboneModule):
 
     def _conditions(self, prompts: Sequence[str], labels: Sequence[Sequence[int]]) -> Tensor:
         """Return the conditions of items. `(b, ...)`."""
-        indices = self.data.class_space.indices
-        first = [of_item[0] if of_item else 0 for of_item in labels]
-        classes = first if indices is None else [indices[label] for label in first]
+        known = self.data.class_space.model_labels
+        classes = [known[of_item[0] if of_item else 0] for of_item in labels]
 
         def compute(items: Tensor) -> Tensor:
             chosen = items.tolist()
-            return self.backbone.conditions_of([prompts[i] for i in chosen], [classes[i] for i in chosen])
+            return self.backbone.conditions([prompts[i] for i in chosen], [classes[i] for i in chosen])
 
         return self._per_item(compute, len(prompts))

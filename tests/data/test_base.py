@@ -24,7 +24,7 @@ class Numbers(EvalDataModule):
         self.labels = labels
 
     @property
-    def class_space(self):
+    def all_classes(self):
         return ClassSpace(["a", "b", "c"], ["an a", "a b", "a c"], range(3))
 
     def find_items(self):
@@ -178,6 +178,51 @@ def test_per_class_comes_after_the_subset_and_before_the_limit(id_file):
     assert set(chosen(subset=path, per_class=1, limit=2)) < set(kept)
     with pytest.raises(InputError, match="limit asks for 4 images, but there are 3"):
         chosen(subset=path, per_class=1, limit=4)
+
+
+def test_classes_restrict_answers_and_images(tmp_path, id_file):
+    path = tmp_path / "classes.txt"
+    path.write_text("c\n\na\n")
+    data = Numbers(classes=str(path), subset=id_file("n/0\nn/1\nn/2\nn/3"))
+    data.setup("predict")
+    assert {item.image_id: item.labels for item in data.items} == {"n/0": (0,), "n/2": (1,), "n/3": (0,)}
+    space = data.class_space
+    assert (space.names, space.prompts, space.indices) == (["a", "c"], ["an a", "a c"], [0, 2])
+    assert (space.model_labels, space.whole) == ([0, 2], 3)
+    assert data.generation_prompts() == ["an a", "a c", "an a"]
+
+
+def test_factors_and_several_labels_of_some_classes(tmp_path):
+    """An image stays if it has one of the classes."""
+    whole = ClassSpace(["a", "a", "b"], ["a", "a", "b"], None, {"kind": [0, 1, 1]}, ids=["n1", "n2", "n3"])
+    path = tmp_path / "classes.txt"
+    path.write_text("n2\nb\n")
+    part = whole.part(path, "Letters")
+    assert (part.names, part.ids, part.factors) == (["a", "b"], ["n2", "n3"], {"kind": [1, 1]})
+    assert (part.model_labels, part.indices) == ([1, 2], None)
+    data = Numbers(classes=str(path))
+    data.find_items = lambda: [Item(f"n/{i}", labels) for i, labels in enumerate([(0, 1), (0,), (), (2,)])]
+    path.write_text("b\nc\n")
+    data.setup("predict")
+    assert {item.image_id: item.labels for item in data.items} == {"n/0": (0,), "n/3": (1,)}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("tabby cat\ntenhc\n", "line 2: Animals has no class 'tenhc'; near are tench"),
+        ("missile\n", "line 1: 'missile' is the name of several classes; use one of n2, n3$"),
+        ("\n", "names no class; expected one class per line, such as tench"),
+    ],
+)
+def test_invalid_classes(tmp_path, text, words):
+    names = ["tench", "missile", "missile", "tabby cat"]
+    whole = ClassSpace(names, names, None, ids=["n1", "n2", "n3", "n4"])
+    path = tmp_path / "classes.txt"
+    path.write_text(text)
+    with pytest.raises(InputError, match=words) as caught:
+        whole.part(path, "Animals")
+    assert str(path) in str(caught.value)
 
 
 def test_an_id_that_is_listed_twice(monkeypatch):

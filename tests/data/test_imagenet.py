@@ -271,6 +271,18 @@ def test_expected_images(kind, settings, expected):
     assert kind(**settings).official_images == (50_000 if kind is ImageNet1K else 5000)
 
 
+def test_ten_classes_by_name_or_wnid_keep_their_indices(tree, tmp_path):
+    path = tmp_path / "classes.txt"
+    put(path, f"tabby cat\n{wnids()[0]}\n{wnids()[744]}\n" + "".join(f"{wnid}\n" for wnid in wnids()[100:107]))
+    data = prepared(tree, classes=str(path))
+    indices = [0, *range(100, 107), 281, 744]
+    assert list(data.class_space.indices) == indices
+    assert {item.image_id: item.labels[0] for item in data.items} == {
+        stem: indices.index(label) for stem, label in TRUTH.items() if label in indices
+    }
+    assert data.expected_images == 500
+
+
 # Missing and invalid files
 
 

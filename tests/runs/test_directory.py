@@ -5,10 +5,17 @@ from jsonargparse import Namespace
 from records import record
 
 from bigain.errors import InputError
+from bigain.runs.configuration import fingerprint
 from bigain.runs.directory import run_directory
 
 CONFIG = Namespace(seed=0, overwrite=False, extend=False)
 OVERWRITE = Namespace(seed=0, overwrite=True, extend=False)
+
+
+def test_a_setting_that_was_added_changes_no_hash_while_it_is_null():
+    configs = [Namespace(data=Namespace(init_args=Namespace(**args))) for args in ({}, {"classes": None})]
+    assert len({fingerprint(config) for config in configs}) == 1
+    assert fingerprint(Namespace(data=Namespace(init_args=Namespace(classes="a.txt")))) != fingerprint(configs[0])
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """The diffusion classifier against an exhaustive loop, and what its numbers may not depend on."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -77,6 +79,21 @@ def test_keep_null_agrees_with_an_exhaustive_loop():
         got[record.classes, record.trials] = torch.tensor(record.errors)
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
         assert record.prediction == expected.mean(1).argmin()
+
+
+def test_some_classes_keep_their_labels_in_the_model(tmp_path):
+    """Of a network that is conditioned on labels."""
+    path = tmp_path / "classes.txt"
+    module, whole = DiffusionClassifier(DiT("shapes_dit")), ShapeTextures().class_space
+    module.backbone.load()
+    path.write_text("".join(f"{whole.names[label]}\n" for label in (5, 3, 1)))
+    module.trainer = SimpleNamespace(datamodule=ShapeTextures(classes=str(path)))
+    module.on_predict_start()
+    assert module.conditions.tolist() == [1, 3, 5]
+    path.write_text(whole.names[1])
+    module.trainer.datamodule = ShapeTextures(classes=str(path))
+    with pytest.raises(InputError, match=f"at least two classes, but {whole.names[1]} is the only one"):
+        module.setup("predict")
 
 
 def test_staged_pruning_evaluates_what_the_protocol_says():
