@@ -31,10 +31,7 @@ class Numbers(EvalDataModule):
         return [Item(f"n/{i}", (label,)) for i, label in enumerate(self.labels)]
 
     def read_bytes(self, item):
-        return item.image_id.encode()
-
-    def read_image(self, item):
-        return torch.full((3, 2, 2), int(item.image_id[2:]), dtype=torch.uint8)
+        return b"P6 2 2 255 " + bytes([int(item.image_id[2:])]) * 12
 
 
 def ids(items):
