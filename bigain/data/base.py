@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities import rank_zero_only
@@ -164,6 +164,7 @@ class EvalDataModule(LightningDataModule, ABC):
         """Return the image id that a line of a subset file refers to."""
         return line
 
+    @final
     def read_image(self, item: Item) -> Tensor:
         """Read and preprocess the image of an item. `(3, s, s)`, uint8 in [0, 255].
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bigain.data.folders import read_lines
 from bigain.errors import InputError
+from bigain.runs.results import id_in
 from bigain.tokens.randomness import stable_hash
 
 
@@ -37,7 +38,7 @@ def read_subset(items: Sequence[Item], path: Path, name: str, id_of: Callable[[s
     Raises:
         InputError: If the file cannot be read, lists an id that the dataset does not have, or lists one twice.
     """
-    wanted = Counter(id_of(line) for _, line in read_lines(path, "expected one image id per line"))
+    wanted = Counter(id_of(id_in(line)) for _, line in read_lines(path, "expected one image id per line"))
     absent = wanted.keys() - {item.image_id for item in items}
     if absent:
         first = next(image_id for image_id in wanted if image_id in absent)

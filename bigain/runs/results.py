@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -152,14 +153,23 @@ def read_ids(run: Path) -> list[str]:
     file = run / "images.txt"
     try:
         # Not `splitlines`, which also splits at other characters.
-        return file.read_text(encoding="utf-8").split("\n")[:-1]
+        return [id_in(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read ({error}); run the command that wrote it again") from error
 
 
 def write_ids(run: Path, ids: Sequence[str]) -> None:
-    """Write `images.txt`, which another run accepts as `--data.subset`."""
-    write_text(run / "images.txt", "".join(f"{image_id}\n" for image_id in ids))
+    """Write `images.txt`, which another run accepts as `--data.subset`: see `id_in`."""
+    plain = {i: i.splitlines() == [i.strip()] and not i.startswith('"') for i in ids}
+    write_text(run / "images.txt", "".join(f"{i if plain[i] else json.dumps(i)}\n" for i in ids))
+
+
+def id_in(line: str) -> str:
+    """Return the id in a line of `images.txt`: the line, or a JSON string for ids with line breaks."""
+    if line.startswith('"'):
+        with suppress(ValueError):
+            return str(json.loads(line))
+    return line
 
 
 def find_runs(paths: Sequence[Path], partial: bool = False) -> tuple[list[Run], list[str]]:

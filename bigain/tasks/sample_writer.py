@@ -34,7 +34,7 @@ class SampleWriter(PredictionWriter):
         if self._format != "none" and trainer.is_global_zero:
             chosen = {item.image_id for item in trainer.datamodule.items}  # type: ignore[attr-defined]
             # An extended run has images that are no longer chosen.
-            self._check_no_other_images([*chosen.union(finished_images(predictions_folder(trainer)))])
+            self._check_files([*chosen.union(finished_images(predictions_folder(trainer)))])
 
     def still_there(self, trainer: Trainer, finished: Mapping[str, Place]) -> frozenset[str]:
         if self._format == "none":
@@ -42,8 +42,17 @@ class SampleWriter(PredictionWriter):
         # A deleted image is generated again.
         return frozenset(i for i in finished if sample_path(self._folder, i, self._format).is_file())
 
-    def _check_no_other_images(self, image_ids: Sequence[str]) -> None:
-        """Raise an InputError if the folder has files that do not belong to this run."""
+    def _check_files(self, image_ids: Sequence[str]) -> None:
+        """Raise an InputError if two images would be one file, or files in the folder do not belong to this run."""
+        # Names of the lock file, which exists: some file systems ignore case.
+        if (self._folder.parent / ".LOCK-0").exists():
+            ids = {str(sample_path(self._folder, i, self._format)).lower(): i for i in image_ids}
+            if same := set(image_ids).difference(ids.values()):
+                raise InputError(
+                    f"the image of {min(same)!r} and another one differ only in upper and lower case, which the file "
+                    f"system of {self._folder.parent} ignores; choose another --output, or leave one out with "
+                    "--data.subset"
+                )
         # After a kill, there can be images that are not in the log yet, and temporary files.
         own = {sample_path(self._folder, i, self._format) for i in (image_ids if self.resume else ())}
         files = (path for path in self._folder.rglob("*") if path.is_file() and path.suffix != ".tmp")

@@ -5,8 +5,10 @@ import os
 
 import pytest
 
+from bigain.data.selection import Item, read_subset
 from bigain.errors import InputError
 from bigain.runs.files import replacing, write_text
+from bigain.runs.results import read_ids, write_ids
 
 
 def test_a_file_is_replaced(tmp_path):
@@ -15,6 +17,17 @@ def test_a_file_is_replaced(tmp_path):
         write_text(path, text)
         assert path.read_text() == text
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_any_id_in_images_txt_is_read_again_by_reports_and_by_a_subset(tmp_path):
+    ids = ["plain/größe.jpg", "a\nb", "a\r\nb", "a\u2028b\x85", " blanks ", '"quoted"', '"half', "", "\\n"]
+    write_ids(tmp_path, ids)
+    assert read_ids(tmp_path) == ids
+    items = [Item(image_id, (0,)) for image_id in ids]
+    assert read_subset(items, tmp_path / "images.txt", "data") == items
+    # Lists of others hold names as they are.
+    (tmp_path / "mine.txt").write_text('"half\nplain/größe.jpg\n')
+    assert len(read_subset(items, tmp_path / "mine.txt", "data")) == 2
 
 
 def test_a_full_disk_is_one_message_and_leaves_the_file_unchanged(tmp_path):

@@ -148,6 +148,19 @@ def test_no_id_leaves_the_folder(tmp_path, run):
     assert run(data=Escaping(batch_size=4)) == []
 
 
+class TwoCases(ShapeTextures):
+    def find_items(self):
+        return [Item("a/Ü x", (0,)), Item("A/Ü X", (0,))]
+
+
+def test_ids_that_share_a_file_where_case_is_ignored_are_refused_there(tmp_path, run):
+    (tmp_path / ".LOCK-0").touch()
+    with pytest.raises(InputError, match="differ only in upper and lower case"):
+        run(data=TwoCases())
+    (tmp_path / ".LOCK-0").unlink()
+    assert len(run(data=TwoCases())) == len([*(tmp_path / "samples").rglob("*.png")]) == 2
+
+
 def test_contact_sheet_and_both_pictures_in_tensorboard(tmp_path, run):
     run(logger=True)
     with Image.open(tmp_path / "contact_sheet.png") as sheet:
