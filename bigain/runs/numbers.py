@@ -47,7 +47,7 @@ def bias_text(estimate: Estimate) -> str:
     """Return what few images mean for a distance; empty if its bias is less than a twentieth of it."""
     value, bias, images = estimate["value"], estimate.get("bias", 0.0), f"with {estimate['n']:,} images"
     if bias is None:
-        return f"{images}, fewer than features, too high by an unknown amount; compare at equal numbers only"
+        return f"{images}, fewer than features: too high, compare at equal numbers only"
     if not bias > max(value / 20, 0):
         return ""
     return f"{images} about {min(bias, value):.2g} too high, compare at equal numbers only"

@@ -34,7 +34,7 @@ def test_proportions_are_shown_in_percent():
         ({}, ""),
         ({"bias": 0.09}, ""),
         ({"bias": 0.2514}, "with 1,500 images about 0.25 too high, compare at equal numbers only"),
-        ({"bias": None}, "with 1,500 images, fewer than features, too high by an unknown amount; compare at equal numbers only"),
+        ({"bias": None}, "with 1,500 images, fewer than features: too high, compare at equal numbers only"),
         ({"bias": 2.3}, "with 1,500 images about 2 too high, compare at equal numbers only"),
     ],
 )
