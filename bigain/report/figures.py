@@ -133,14 +133,19 @@ def looks(methods: Iterable[str]) -> dict[str, Look]:
     """Return colour and marker of each method; no two have the same colour, and `none` is grey and hollow."""
     from matplotlib.colors import hsv_to_rgb, to_hex
 
-    others = sorted({*methods} - {"none", *_METHODS})
+    names = sorted({*methods} - {"none"})
+    # The colour of a method is that of its first variant, such as `IEKVD[alpha 0.1]`.
+    variants = {colour: [name for name in names if name.split("[")[0] == own] for own, colour in _METHODS.items()}
+    colours = {of_method[0]: colour for colour, of_method in variants.items() if of_method}
+    others = [name for name in names if name not in colours]
     # Steps of the golden ratio around the circle of hues keep far from each other.
-    hues = [0.618 * number % 1 for number in range(len(others))]
-    colours = [to_hex(tuple(hsv_to_rgb((hue, 0.8, 0.6)))) for hue in hues]
-    styles = {"none": PLAIN}
-    for number, (name, colour) in enumerate([*_METHODS.items(), *zip(others, colours, strict=True)]):
-        styles[name] = {"color": colour, "marker": MARKERS[number % len(MARKERS)]}
-    return styles
+    for number, name in enumerate(others):
+        colours[name] = to_hex(tuple(hsv_to_rgb((0.618 * number % 1, 0.8, 0.6))))
+    markers = {
+        colour: MARKERS[number % len(MARKERS)]
+        for number, colour in enumerate([*COLOURS, *(colours[name] for name in others)])
+    }
+    return {"none": PLAIN, **{name: {"color": colour, "marker": markers[colour]} for name, colour in colours.items()}}
 
 
 def plain_ticks(axis: Axis) -> None:
