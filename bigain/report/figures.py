@@ -170,7 +170,11 @@ def add_legend(figure: Figure, lines: Sequence[tuple[str, Look]]) -> None:
             Line2D([], [], label=textwrap.fill(text, _WIDTH), **{"linewidth": 1.2, "markersize": 5, **style})
         )
     columns = min(len(handles), int(figure.get_figwidth() / _COLUMN))
-    figure.set_figheight(figure.get_figheight() + _LINE * (1 + math.ceil(len(handles) / columns)))
+    lines_of = [1 + handle.get_label().count("\n") for handle in handles]
+    rows = math.ceil(len(handles) / columns)
+    # Columns are filled one after the other.
+    lines = max(sum(lines_of[start : start + rows]) for start in range(0, len(handles), rows))
+    figure.set_figheight(figure.get_figheight() + _LINE * (1 + lines))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
