@@ -36,6 +36,8 @@ _METHODS = {
     "FrequencyKV": "#999933",
 }
 COLOURS = (*_METHODS.values(),)
+# Of further variants of these methods, and of other methods.
+_FURTHER = ("#332288", "#117733", "#aa4499", "#661100", "#44aa99", "#ddcc77")
 MARKERS = "os^Dv<>PX*"
 KINDS = ("png", "svg", "pdf")
 PLAIN: Look = {"color": GREY, "marker": "s", "markerfacecolor": "none"}
@@ -139,8 +141,9 @@ def looks(methods: Iterable[str]) -> dict[str, Look]:
     colours = {of_method[0]: colour for colour, of_method in variants.items() if of_method}
     others = [name for name in names if name not in colours]
     # Steps of the golden ratio around the circle of hues keep far from each other.
-    for number, name in enumerate(others):
-        colours[name] = to_hex(tuple(hsv_to_rgb((0.618 * number % 1, 0.8, 0.6))))
+    hues = (0.618 * number % 1 for number in range(len(others)))
+    further = itertools.chain(_FURTHER, (to_hex(tuple(hsv_to_rgb((hue, 0.8, 0.6)))) for hue in hues))
+    colours |= zip(others, further, strict=False)
     markers = {
         colour: MARKERS[number % len(MARKERS)]
         for number, colour in enumerate([*COLOURS, *(colours[name] for name in others)])
@@ -162,19 +165,17 @@ def add_legend(figure: Figure, lines: Sequence[tuple[str, Look]]) -> None:
     """Put a legend of names and styles below the panels."""
     from matplotlib.lines import Line2D
 
-    handles = []
+    handles, heights = [], []
     for name, style in lines:
         # Control characters make an SVG malformed.
-        text = "".join(character if character.isprintable() else " " for character in name)
-        handles.append(
-            Line2D([], [], label=textwrap.fill(text, _WIDTH), **{"linewidth": 1.2, "markersize": 5, **style})
-        )
+        text = textwrap.wrap("".join(character if character.isprintable() else " " for character in name), _WIDTH)
+        handles.append(Line2D([], [], label="\n".join(text), **{"linewidth": 1.2, "markersize": 5, **style}))
+        heights.append(len(text))
     columns = min(len(handles), int(figure.get_figwidth() / _COLUMN))
-    lines_of = [1 + handle.get_label().count("\n") for handle in handles]
     rows = math.ceil(len(handles) / columns)
     # Columns are filled one after the other.
-    lines = max(sum(lines_of[start : start + rows]) for start in range(0, len(handles), rows))
-    figure.set_figheight(figure.get_figheight() + _LINE * (1 + lines))
+    height = 1 + max(sum(heights[start : start + rows]) for start in range(0, len(handles), rows))
+    figure.set_figheight(figure.get_figheight() + _LINE * height)
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
@@ -197,13 +198,14 @@ def _curves(rows: Sequence[Row], styles: Mapping[str, Look]) -> Figure | None:
 def _against_strength(axes: Axes, rows: Sequence[Row], kind: str, metric: str, styles: Mapping[str, Look]) -> None:
     varied = [(row.strength[1], row) for row in rows if row.strength and row.strength[0] == kind]
     steps = sorted({x for x, _ in varied})
+    width = steps[-1] - steps[0] or 1.0
     series = {
         name: sorted((x, row.main[metric]) for x, row in varied if row.method == name and _with([row], metric))
         for name in styles
     }
     drawn = {name: points for name, points in series.items() if points}
     for place, (name, points) in enumerate(drawn.items()):
-        shift = _DODGE * (place - (len(drawn) - 1) / 2) * (steps[-1] - steps[0] or 1)
+        shift = _DODGE * (place - (len(drawn) - 1) / 2) * width
         points, style = [(x + shift, point) for x, point in points], styles[name]
         _errorbar(axes, points, linewidth=1.2, markersize=5, **style)
         printed = [(x, value) for x, point in points if point.paper for value, _ in point.paper.values]
@@ -219,6 +221,7 @@ def _against_strength(axes: Axes, rows: Sequence[Row], kind: str, metric: str, s
             axes.autoscale_view(scalex=False)
     if len(steps) <= _MOST_TICKS:
         axes.set_xticks(steps, [f"{step:g}" for step in steps])
+    axes.set_xlim(steps[0] - width / 8, steps[-1] + width / 8)
     axes.set_xlabel(_AXES[kind])
 
 

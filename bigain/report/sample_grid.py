@@ -87,7 +87,7 @@ def _draw(rows: Sequence[Row], items: Sequence[Sequence[Pixels]], prompts: Seque
 
     plain = next((i for i, row in enumerate(rows) if row.method == "none"), None)
     lines = 1 if plain is None else 2
-    figure = Figure(figsize=(_INCHES * (len(rows) + 0.6), 0.4 + _INCHES * lines * len(items)), layout="constrained")
+    figure = Figure(figsize=(1.2 + _INCHES * len(rows), 0.3 + _INCHES * lines * len(items)), layout="constrained")
     axes = figure.subplots(lines * len(items), len(rows), squeeze=False)
     for panel in axes.flat:
         panel.set(xticks=[], yticks=[])
@@ -109,7 +109,7 @@ def _draw(rows: Sequence[Row], items: Sequence[Sequence[Pixels]], prompts: Seque
             for panel, difference in zip(line, of_item, strict=True):
                 drawn = panel.imshow(_small(difference), cmap="magma", vmin=0, vmax=most, interpolation="nearest")
             line[plain].set_visible(False)
-        figure.colorbar(drawn, ax=axes, label="difference, of 255", aspect=40, pad=0.01)
+        figure.colorbar(drawn, ax=axes, label="difference, of 255", shrink=0.3, pad=0.01)
     return figure
 
 
