@@ -19,6 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 import bigain
 from bigain.commands import lightning_cli
+from bigain.commands.predict import OPTIONS
 from bigain.data.class_names.pets import BREEDS
 
 EMBEDDED = Path(bigain.__file__).parent / "assets" / "shapes_unet"
@@ -28,7 +29,8 @@ EMBEDDED = Path(bigain.__file__).parent / "assets" / "shapes_unet"
 def _pictures_where_asked_for(request, monkeypatch):
     """Runs inside a test draw pictures only if it is marked: drawing takes a second of each."""
     if request.node.get_closest_marker("pictures") is None:
-        monkeypatch.setattr(lightning_cli, "FOLLOWED", 0)
+        options = [(name, kind, 0 if name == "inspect" else value, text) for name, kind, value, text in OPTIONS]
+        monkeypatch.setattr(lightning_cli, "OPTIONS", options)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 
 from bigain.commands.parsing import options_of
 from bigain.errors import InputError
+from bigain.runs.schema import TASKS
 
 # PyYAML raises these, also in its constructors of dates, numbers and tagged values.
 _NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
@@ -36,10 +38,18 @@ def find_config(args: Sequence[str]) -> list[str]:
         if name in order and (name == "--config" or not equals):
             # An option without a value is left to the parser.
             files = [value, *following] if equals else following
-            placed.append((order[name], [name, *map(locate, files[:1]), *files[1:]]))
+            located = [*map(locate, files[:1])]
+            if order[name] == 0 and located and _is_joint(Path(located[0])):
+                raise InputError(f"{files[0]} is a joint configuration; use bigain evaluate --config {files[0]}")
+            placed.append((order[name], [name, *located, *files[1:]]))
         else:
             placed.append((2, [option, *following]))
     return [*values, *itertools.chain.from_iterable(words for _, words in sorted(placed, key=lambda item: item[0]))]
+
+
+def _is_joint(path: Path) -> bool:
+    content = load_yaml(path) if path.is_file() else None
+    return isinstance(content, dict) and set(content) == set(TASKS)
 
 
 def options_for(options: Sequence[str], own: Collection[str], marks: Collection[str]) -> list[str]:
@@ -60,12 +70,21 @@ def options_for(options: Sequence[str], own: Collection[str], marks: Collection[
 
 
 def locate(name: str) -> str:
-    """Return the path of the shipped file of this name unless there is one here; a file has to be valid YAML."""
+    """Return the path of the shipped file of this name unless there is one here; a file has to be valid YAML.
+
+    Raises:
+        InputError: If it is not YAML, or there is no such file.
+    """
     shipped = shipped_configs() / name
-    path = shipped if shipped.is_file() and not Path(name).exists() else Path(name)
+    path = shipped if shipped.is_file() and not Path(name).exists() else Path(name).expanduser()
     if path.is_file():
         # The message of the argument parser does not name the file.
         load_yaml(path)
+    elif path.suffix in (".yaml", ".yml"):
+        names = [str(file.relative_to(shipped_configs())) for file in shipped_configs().rglob("*.yaml")]
+        near = get_close_matches(name, names, 3)
+        guess = f"did you mean {' or '.join(near)}" if near else "see bigain list configs"
+        raise InputError(f"no configuration {name} here or among the shipped ones; {guess}")
     return str(path)
 
 

@@ -6,16 +6,18 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bigain.commands.configs import load_yaml, locate, options_for
-from bigain.commands.lightning_cli import Prepared
 from bigain.commands.parsing import Outcome
 from bigain.commands.predict import predict, silence_libraries
 from bigain.errors import InputError
 from bigain.runs.files import write_csv, write_json
 from bigain.runs.results import read_results
 from bigain.runs.schema import TASKS, Results
+
+if TYPE_CHECKING:
+    from bigain.commands.lightning_cli import Prepared
 
 _EXPECTED = "expected a file that names a configuration for `classification` and one for `generation`"
 
@@ -41,6 +43,9 @@ def evaluate(*options: str, config: Path, output: Path | None = None) -> Outcome
         task: ["predict", "--config", name, *options_for(options, {task}, TASKS), "--output", str(folder / task)]
         for task, name in configs.items()
     }
+    # After the files are checked: this imports torch.
+    from bigain.commands.lightning_cli import Prepared
+
     silence_libraries()
     _check_alike(path.stem, *(Prepared.of(task, command) for task, command in commands.items()))
     outcomes = [predict(command) for command in commands.values()]

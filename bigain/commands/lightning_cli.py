@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
+import re
+from argparse import ArgumentError
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,8 +20,17 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from bigain.callbacks import GenerationResults, PredictionWriter, ResultsWriter, SampleWriter
 from bigain.commands.configs import find_config
-from bigain.commands.parsing import input_errors, readable, wrapped_input_error
+from bigain.commands.parsing import (
+    import_class,
+    input_errors,
+    options_of,
+    readable,
+    unknown_argument,
+    wrapped_input_error,
+)
+from bigain.commands.predict import OPTIONS
 from bigain.compressors import Compressor
+from bigain.compressors.base import constructor_parameters
 from bigain.cost.timing import Timing
 from bigain.data import EvalDataModule
 from bigain.errors import InputError
@@ -32,8 +45,6 @@ from bigain.tasks.termination import Termination
 if TYPE_CHECKING:
     from typing import Self
 
-# Images that the inspector follows by default.
-FOLLOWED = 4
 _WRITERS: dict[type[LightningModule], tuple[type[PredictionWriter], type[RunResults[Any]]]] = {
     DiffusionClassifier: (PredictionWriter, ResultsWriter),
     DiffusionSampler: (SampleWriter, GenerationResults),
@@ -79,25 +90,22 @@ class BiGainCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Compressor, "compressor", subclass_mode=True, required=False)
-        parser.add_argument("--seed", type=int, default=0, help="seed of noise, random choices and limits")
-        parser.add_argument(
-            "--output", type=str | None, default=None, help="run directory; default: runs/<config>-<hash>"
-        )
-        parser.add_argument("--overwrite", type=bool, default=False, help="delete the run in the directory first")
-        parser.add_argument(
-            "--extend", type=bool, default=False, help="continue a run with more images, keeping those it has"
-        )
-        parser.add_argument("--baseline", type=bool, default=False, help="also run without compression and compare")
-        parser.add_argument(
-            "--inspect", type=int | None, default=FOLLOWED, help="number of images to follow in pictures; 0: none"
-        )
-        # The link does nothing for a class without a seed.
-        for target in ("model", "data", "compressor", "compressor.init_args.inner"):
-            parser.link_arguments("seed", f"{target}.init_args.seed")
+        for name, kind, default, text in OPTIONS:
+            parser.add_argument(f"--{name}", type=kind, default=default, help=text)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # The parent warns when both `args` and sys.argv are given, which is how an entry point calls it.
-        self.config = parser.parse_args(args)
+        while True:
+            try:
+                self.config = parser.parse_args(args)
+                break
+            except ArgumentError as error:
+                args = _as_mapping(args, str(error))
+                if args is None:
+                    raise
+        config = self.config[self.config.subcommand]
+        _refuse_unknown(args, config)
+        _set_seeds(config)
 
     def before_instantiate_classes(self) -> None:
         """Set `fingerprint` and `output`; write nothing."""
@@ -113,7 +121,7 @@ class BiGainCLI(LightningCLI):
             chosen = config.output or config.trainer.default_root_dir
             if config.extend and not chosen:
                 raise InputError("--extend true continues an existing run; name its directory with --output")
-            self.output = Path(chosen or f"runs/{_stem(config)}-{self.fingerprint[:8]}")
+            self.output = Path(chosen or f"runs/{_stem(config)}-{self.fingerprint[:8]}").expanduser()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         if self.config[self.subcommand].trainer.logger is None:
@@ -169,6 +177,64 @@ class BiGainCLI(LightningCLI):
                 # The merged configuration.
                 write_text(self.output / "config.yaml", self._parser(self.subcommand).dump(config, skip_unset=False))
             self.trainer.predict(self.model, datamodule=self.datamodule, return_predictions=False)
+
+
+def _as_mapping(args: Sequence[str], message: str) -> list[str] | None:
+    """Return a command line whose refused value is passed inside a mapping; None if that does not help.
+
+    jsonargparse reads the text `{}` or `photo: {}` as a mapping, and `null` inside a dataclass as text.
+    """
+    keys = re.findall(r'Parser key "([\w.]+)"', message)
+    values, options = options_of(args)
+    for option, *following in options:
+        parent, _, name = option.partition("=")[0].rpartition(".")
+        value = option.partition("=")[2] or " ".join(following)
+        if not keys or not option.partition("=")[0].endswith(f".{keys[-1]}"):
+            continue
+        if "Expected a <class 'str'>" in message and "=" not in parent:
+            whole = [f"{parent.removesuffix('.init_args')}.init_args", json.dumps({name: value})]
+        elif value in ("null", "None", "~"):
+            whole = [parent, json.dumps({name: None})]
+        else:
+            continue
+        others = [words for words in options if words != [option, *following]]
+        return [*values, *itertools.chain.from_iterable(others), *whole]
+    return None
+
+
+def _refuse_unknown(args: Sequence[str], config: Namespace) -> None:
+    """Raise an InputError for an unknown argument with an empty mapping, which jsonargparse ignores."""
+    for option, *following in options_of(args)[1]:
+        name, equals, value = option.removeprefix("--").partition("=")
+        if (value if equals else " ".join(following)).strip() != "{}":
+            continue
+        keys = [key for key in name.split(".") if key != "init_args"]
+        section: Any = config.get(keys[0])
+        for number, key in enumerate(keys[1:], 1):
+            if not isinstance(section, Namespace) or "init_args" not in section:
+                break
+            if key not in section.init_args:
+                raise unknown_argument(".".join(keys[:number]), section.class_path, key)
+            section = section.init_args[key]
+
+
+def _set_seeds(config: Namespace) -> None:
+    """Give every class with a seed the one of `--seed`.
+
+    Raises:
+        InputError: If a class was given a different one.
+    """
+    for path in ("model", "data", "compressor", "compressor.init_args.inner"):
+        section = config.get(path)
+        if not isinstance(section, Namespace) or "seed" not in section.get("init_args", {}):
+            continue
+        arguments = section.init_args
+        if arguments.seed not in (
+            config.seed,
+            constructor_parameters(import_class(section.class_path))["seed"].default,
+        ):
+            raise InputError(f"{path}.seed is {arguments.seed}, but a run has one seed; use --seed {arguments.seed}")
+        arguments.seed = config.seed
 
 
 def _stem(config: Namespace) -> str:

@@ -14,7 +14,9 @@ from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
@@ -33,6 +35,8 @@ _SECTIONS = {
     "compressor": ("Compressor", "bigain.compressors"),
     "model": ("LightningModule", "bigain.modules"),
     "data": ("EvalDataModule", "bigain.data"),
+    "inner": ("Compressor", "bigain.compressors"),
+    "backbone": ("Backbone", "bigain.backbones"),
 }
 
 
@@ -69,6 +73,7 @@ def run(function: Callable[..., Outcome], command: str, args: Sequence[str]) -> 
     passes_on = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     with input_errors(command):
         values = _parser(function, command, hints).parse_args(own if passes_on else [*own, *further])
+    values = {name: _expanded(value) for name, value in vars(values).items()}
     positional = [values[p.name] for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     options = {p.name: values[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
     return function(*positional, *(further if passes_on else ()), **options)
@@ -134,6 +139,13 @@ def options_of(args: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     return groups[0], groups[1:]
 
 
+def _expanded(value: Any) -> Any:
+    """Replace `~` in paths; the shell does not behind `=`."""
+    if isinstance(value, list):
+        return [_expanded(item) for item in value]
+    return value.expanduser() if isinstance(value, Path) else value
+
+
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
@@ -175,7 +187,8 @@ def input_errors(command: str) -> Iterator[None]:
         if cause is not None:
             raise cause from error
         if isinstance(error, ArgumentError):
-            raise InputError(f"{readable(str(error))}; see {command} --help") from error
+            message = readable(str(error))
+            raise InputError(message if "; see bigain" in message else f"{message}; see {command} --help") from error
         raise
 
 
@@ -190,15 +203,47 @@ def readable(message: str) -> str:
     """Return a message of jsonargparse in one line, with the known class names where a class is unknown."""
     lines = [line.strip().lstrip("-").strip() for line in message.splitlines()]
     essence = " ".join(dict.fromkeys(line for line in lines if not _NOISE.search(line)))
-    section = re.search(r'Parser key "(\w+)', message)
+    keys = re.findall(r'Parser key "([\w.]+)"', message)
+    classes = re.findall(r"given class_path '([\w.]+)'", message)
+    if classes and (refused := re.search(r"Option '([\w.]+)' is not accepted", message)):
+        return str(unknown_argument(".".join(keys), classes[-1], refused[1]))
     unknown = "dot import path" in message or "Import error" in message or "not resolve" in message
-    if section and unknown and section[1] in _SECTIONS:
-        essence += f"; known here: {', '.join(shipped_classes(section[1]))}, or the import path of a class"
+    if keys and unknown and (section := keys[-1].rpartition(".")[2]) in _SECTIONS:
+        essence += f"; known: {', '.join(shipped_classes(section))}, or the import path of a class"
+    essence = re.sub(r"a typing\.Literal\[(.*?)\]", lambda match: "one of " + match[1].replace("'", ""), essence)
+    essence = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", essence)
+    if keys and "is abstract" in essence:
+        essence = f"{keys[-1]}: name its class (class_path), and put its arguments under init_args"
+    if "are required: predict." in essence:
+        essence = "no --config, or one without " + " and ".join(re.findall(r"predict\.(\w+)", essence))
     return essence.rstrip(".")
 
 
+def unknown_argument(section: str, class_path: str, name: str) -> InputError:
+    """Return the error for an argument that a class does not have.
+
+    Args:
+        section: Where the class stands, such as `model.backbone`.
+        class_path: Its import path.
+        name: The argument.
+    """
+    from bigain.compressors.base import constructor_parameters
+
+    kind = class_path.rpartition(".")[2]
+    near = get_close_matches(name.partition(".")[0], constructor_parameters(import_class(class_path)), 1)
+    guess = f"; did you mean {near[0]}" if near else ""
+    return InputError(f"{kind} has no argument {name!r}{guess}; see bigain predict --{section}.help {kind}")
+
+
+def import_class(path: str) -> type:
+    """Return the class with an import path."""
+    module, _, name = path.rpartition(".")
+    kind: type = getattr(import_module(module), name)
+    return kind
+
+
 def shipped_classes(section: str) -> dict[str, type]:
-    """Return the concrete classes for a section of a configuration (compressor, model, data) by name, sorted."""
+    """Return the concrete classes for a section of a configuration, such as `data`, by name, sorted."""
     base, package = _SECTIONS[section]
     members = inspect.getmembers(import_module(package), inspect.isclass)
     return {name: kind for name, kind in members if base in {b.__name__ for b in kind.__mro__[1:]}}

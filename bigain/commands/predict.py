@@ -1,4 +1,4 @@
-"""`bigain predict`: one run, and its outcome."""
+"""`bigain predict`: one run, and its outcome. What imports torch is imported when it runs."""
 
 from __future__ import annotations
 
@@ -6,14 +6,43 @@ import logging
 import warnings
 from collections.abc import Sequence
 
-from transformers.utils.logging import disable_progress_bar
-
-from bigain.commands.lightning_cli import BiGainCLI
+from bigain.commands.configs import find_config
 from bigain.commands.parsing import Outcome
-from bigain.commands.score import add_fidelity
 from bigain.runs.results import read_results
 from bigain.runs.schema import Results
 from bigain.runs.summary import missing_metrics, summary
+
+# Name, type, default and help of the options beside those of the classes and the trainer.
+OPTIONS = (
+    ("seed", int, 0, "seed of noise, random choices and limits"),
+    ("output", str | None, None, "run directory; default: runs/<config>-<hash>"),
+    ("overwrite", bool, False, "delete the run in the directory first"),
+    ("extend", bool, False, "continue a run with more images, keeping those it has"),
+    ("baseline", bool, False, "also run without compression and compare"),
+    ("inspect", int | None, 4, "number of images to follow in pictures; 0: none"),
+)
+_HELP = """usage: bigain predict --config FILE [options]
+
+Run one configuration, or continue an interrupted run: classify or generate images with a diffusion model whose tokens
+are compressed.
+
+  --config FILE         configuration: a file, or the name of a shipped one (bigain list configs); may be repeated
+  --print_config        show the merged configuration and end
+{}
+
+Classes and their arguments:
+  --model FILE          model and task; --model.NAME VALUE sets an argument; --model.help CLASS lists them, such as
+                        --model.help DiffusionClassifier
+  --data CLASS          dataset (bigain list datasets); --data.NAME VALUE; --data.help CLASS
+  --compressor CLASS    compressor (bigain list compressors), null for none; --compressor.NAME VALUE;
+                        --compressor.help CLASS
+  --trainer.NAME VALUE  setting of Lightning's Trainer, such as --trainer.devices 4; --trainer.help lists them
+
+Examples:
+  bigain predict --config demo_lgtm.yaml
+  bigain predict --config demo_lgtm.yaml --compressor SiTo --compressor.ratio 0.5
+  bigain predict --config pets_lgtm.yaml --data.root data --data.limit 200 --trainer.precision 16-true
+"""
 
 
 def predict(args: Sequence[str]) -> Outcome:
@@ -28,6 +57,14 @@ def predict(args: Sequence[str]) -> Outcome:
     Raises:
         InputError: If the command line, the configuration, the data or the model cannot be used.
     """
+    if {"--help", "-h"} & set(args):
+        lines = [f"  --{f'{name} {name.upper()}':<20}{text}" for name, _, _, text in OPTIONS]
+        return Outcome(_HELP.format("\n".join(lines)))
+    # Before torch is imported.
+    args = ["predict", "--help"] if "--trainer.help" in args else find_config(args)
+    from bigain.commands.lightning_cli import BiGainCLI
+    from bigain.tasks.scoring import add_fidelity
+
     silence_libraries()
     cli = BiGainCLI(args)
     folder, baseline = cli.output / "baseline", None
@@ -60,6 +97,8 @@ def missing_parts(results: Results) -> str | None:
 
 def silence_libraries() -> None:
     """Silence messages of the libraries that require nothing of the user."""
+    from transformers.utils.logging import disable_progress_bar
+
     disable_progress_bar()  # of transformers, which shows one for every text encoder
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")

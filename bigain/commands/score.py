@@ -2,38 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
-
-import torch
-from tqdm import tqdm
 
 from bigain.commands.parsing import Outcome
-from bigain.data.class_space import ClassSpace
-from bigain.data.images import read_images
-from bigain.errors import InputError
-from bigain.metrics import Inception, ShapeFeatures
-from bigain.metrics.base import Images, Metric, evaluate
-from bigain.metrics.clip_score import ClipScore
-from bigain.metrics.extractors import FeatureExtractor
-from bigain.metrics.fidelity import Psnr, Ssim
-from bigain.metrics.lpips import Lpips, LpipsNetwork
-from bigain.metrics.reference import ReferenceStatistics
-from bigain.runs.lock import lock
-from bigain.runs.logs import read_records
-from bigain.runs.records import SampleRecord
-from bigain.runs.results import read_ids, read_results, write_results
-from bigain.runs.samples import FOLDER, sample_path
-from bigain.runs.schema import Estimate, Results
+from bigain.runs.results import read_generation
+from bigain.runs.schema import LpipsNetwork, Protocol
 from bigain.runs.summary import summary
-from bigain.tasks.measuring import Measuring, distances, find_reference
-
-_BATCH = 32
-_FIDELITY = ("psnr", "ssim", "lpips")
-Protocol = Literal["pytorch-fid", "torch-fidelity", "torchmetrics", "shapes-features"]
-# What two runs must share for their images to start from the same noise.
-_SAMPLING = ("scheduler", "scheduler_options", "steps", "guidance", "seed", "images")
 
 
 def score(
@@ -63,159 +37,9 @@ def score(
     Raises:
         InputError: If the run, its images or the reference are missing or do not fit.
     """
-    read_generation(run)
-    held = lock(run, 0)
-    try:
-        results = read_generation(run)
-        if protocol or reference or weights or (against is None and clip_model is None):
-            _add_distances(run, results, protocol, weights, reference)
-        if against is not None:
-            _add_fidelity(run, results, against, lpips)
-        if clip_model is not None:
-            results["metrics"].update(_measured(run, [ClipScore(clip_model)]))
-            results["clip_score_missing"] = None
-            results["protocol"]["clip_model"] = clip_model
-        write_results(run, results)
-        return Outcome(summary(results, run))
-    finally:
-        held.release()
+    # Before torch is imported.
+    for folder in filter(None, (run, against)):
+        read_generation(folder)
+    from bigain.tasks.scoring import add_metrics
 
-
-def read_generation(run: Path) -> Results:
-    """Return the results of a generation run.
-
-    Raises:
-        InputError: If there are none.
-    """
-    results = read_results(run)
-    if results["task"] != "generation":
-        raise InputError(f"{run} is a run of {results['task']}; expected a generation run")
-    return results
-
-
-def add_fidelity(run: Path, other: Path) -> None:
-    """Add the fidelity to the images of another run to a run's `results.json`."""
-    results = read_generation(run)
-    _add_fidelity(run, results, other)
-    write_results(run, results)
-
-
-def _add_distances(
-    run: Path, results: Results, protocol: str | None, weights: str | None, reference: str | None
-) -> None:
-    settings = results["protocol"]
-    protocol, reference = protocol or settings["extractor"], reference or settings.get("reference_file")
-    if protocol is None or reference is None:
-        raise InputError(
-            f"{run} names no protocol or no reference; give --protocol and --reference, --against or --clip-model"
-        )
-    path = find_reference(reference)
-    if protocol in get_args(Protocol):
-        extractor = ShapeFeatures() if protocol == "shapes-features" else Inception(protocol, weights)  # type: ignore[arg-type]
-        extractor.load()
-        statistics = ReferenceStatistics.load(path, protocol, extractor.dimension, extractor.digest())
-        estimates = _measured(run, distances(statistics), extractor)
-    elif weights:
-        raise InputError(f"{run} has features of {protocol}, which --weights does not fit; give --protocol, too")
-    else:
-        # An extractor of the user's own is not here, but its features are in the log.
-        statistics = ReferenceStatistics.load(path, protocol)
-        estimates = _estimates(distances(statistics), _logged(run, results))
-    results["metrics"].update(estimates)
-    results["distance_missing"] = None
-    settings |= {"extractor": protocol, "reference_file": reference, "reference": statistics.described()}
-
-
-def _add_fidelity(run: Path, results: Results, other: Path, network: LpipsNetwork | None = None) -> None:
-    """Replace the fidelity metrics, and the name of the run that they compare with."""
-    theirs = read_generation(other)
-    if other.samefile(run):
-        raise InputError(f"{run} is compared with itself; give a run over the same items, usually without compression")
-    pairs = {name: (results["protocol"][name], theirs["protocol"][name]) for name in _SAMPLING}
-    for name, (a, b) in {"model": (results["model"]["name"], theirs["model"]["name"]), **pairs}.items():
-        if a != b:
-            raise InputError(
-                f"{run} and {other} were sampled with a different {name} ({a} and {b}), so their images do not start "
-                "from the same noise; compare runs that differ in the compressor"
-            )
-    lpips = Lpips(network or "alex")
-    perceptual = [lpips] if network is not None or lpips.unavailable() is None else []
-    estimates = _measured(run, [Psnr(), Ssim(), *perceptual], other=other)
-    kept = {name: value for name, value in results["metrics"].items() if not name.startswith(_FIDELITY)}
-    results["metrics"] = {**kept, **estimates}
-    # Of equal images there is no ratio of signal to noise.
-    results["psnr_missing"] = None if "psnr" in estimates else f"all images equal those of {other}"
-    compressors = [compressor["class"] for compressor in theirs["compressors"]]
-    results["fidelity_to"] = {"run": str(other), "fingerprint": theirs["fingerprint"], "compressors": compressors}
-
-
-def _measured(
-    run: Path, metrics: Sequence[Metric], extractor: FeatureExtractor | None = None, other: Path | None = None
-) -> Mapping[str, Estimate]:
-    """Measure the images of a run on disk as `bigain predict` measures them while they are generated.
-
-    Raises:
-        InputError: If images are missing, the two runs have none in common, or there are too few.
-    """
-    paths, others = _image_paths(run), {} if other is None else _image_paths(other)
-    if other is not None:
-        paths = {image_id: path for image_id, path in paths.items() if image_id in others}
-        if not paths:
-            raise InputError(f"{run} and {other} have no image in common; compare runs over the same items")
-    prompts = dict.fromkeys(paths, "")
-    if any("prompts" in metric.needs for metric in metrics):
-        log = read_records(run / "predictions", SampleRecord)
-        if (unknown := next((image_id for image_id in paths if image_id not in log), None)) is not None:
-            raise InputError(f"the log of {run} has no prompt of {unknown}; run the command that made {run} again")
-        prompts = {image_id: log[image_id].prompt for image_id in paths}
-    # Two runs are compared on the CPU, in float64.
-    device = torch.device("cuda" if torch.cuda.is_available() and other is None else "cpu")
-    measuring = Measuring(metrics, None if extractor is None else extractor.to(device))
-    ids, records = list(paths), []
-    for start in tqdm(range(0, len(ids), _BATCH), desc="images", unit="batch", disable=None):
-        batch = ids[start : start + _BATCH]
-        texts, pixels = [prompts[image_id] for image_id in batch], read_images([paths[i] for i in batch]).to(device)
-        images = Images(pixels, texts, read_images([others[i] for i in batch]) if others else None)
-        for image_id, prompt, feature, values in zip(batch, texts, *measuring.measure(images), strict=True):
-            records.append(SampleRecord(image_id, [], prompt, 0.0, feature, values))
-    return _estimates(metrics, records)
-
-
-def _logged(run: Path, results: Results) -> list[SampleRecord]:
-    """Return the records of all images of a run, with the features that were computed while it ran.
-
-    Raises:
-        InputError: If records are missing.
-    """
-    log = read_records(run / "predictions", SampleRecord)
-    records = [log[image_id] for image_id in read_ids(run) if image_id in log]
-    if len(records) < results["dataset"]["images"]:
-        raise InputError(
-            f"the log of {run} has {len(records)} of its {results['dataset']['images']} images; run its command again"
-        )
-    return records
-
-
-def _estimates(metrics: Sequence[Metric], records: Sequence[SampleRecord]) -> Mapping[str, Estimate]:
-    """Return the estimates.
-
-    Raises:
-        InputError: If there are too few images, or something is missing of them.
-    """
-    estimates, missing = evaluate(metrics, records, ClassSpace((), (), None))
-    for reason in missing.values():
-        raise InputError(reason)
-    return estimates
-
-
-def _image_paths(run: Path) -> dict[str, Path]:
-    """Return the files of all images of a run by id."""
-    results = read_generation(run)
-    image_format, images = results["protocol"]["images"], results["dataset"]["images"]
-    if image_format == "none":
-        raise InputError(f"{run} kept no images; generate with images: png")
-    paths = {image_id: sample_path(run / FOLDER, image_id, image_format) for image_id in read_ids(run)}
-    existing = {image_id: path for image_id, path in paths.items() if path.is_file()}
-    if len(existing) < images:
-        raise InputError(f"{run} has {len(existing)} of its {images} images; generate them again")
-    return existing
+    return Outcome(summary(add_metrics(run, protocol, weights, reference, against, lpips, clip_model), run))

@@ -140,14 +140,14 @@ class Compressor(Callback, ABC):
     def settings(self) -> dict[str, Any]:
         """Return the constructor arguments, after validation."""
         # Not vars(self): Lightning sets attributes on callbacks.
-        return {name: getattr(self, name) for name in _parameters(type(self)) if hasattr(self, name)}
+        return {name: getattr(self, name) for name in constructor_parameters(type(self)) if hasattr(self, name)}
 
     def description(self) -> dict[str, Any]:
         """Return `class`, `settings` and `changed` as plain values for JSON.
 
         `changed` holds the settings that differ from the constructor's defaults; of `where` only those fields.
         """
-        parameters = _parameters(type(self))
+        parameters = constructor_parameters(type(self))
         settings = {name: _plain(value) for name, value in self.settings().items()}
         changed = {}
         for name, value in settings.items():
@@ -205,7 +205,7 @@ class Compressor(Callback, ABC):
         self._installed.close()
 
 
-def _parameters(kind: type) -> dict[str, inspect.Parameter]:
+def constructor_parameters(kind: type) -> dict[str, inspect.Parameter]:
     """Return the constructor parameters of a class, including those that `**kwargs` passes on to its bases."""
     parameters: dict[str, inspect.Parameter] = {}
     for base in kind.__mro__:

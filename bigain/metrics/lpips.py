@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,9 +12,8 @@ from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Wei
 from bigain.errors import InputError
 from bigain.metrics.base import ImageMetric, Images
 from bigain.metrics.fidelity import image_pairs
+from bigain.runs.schema import LpipsNetwork
 from bigain.tokens.precision import without_autocast
-
-LpipsNetwork = Literal["alex", "vgg", "squeeze"]
 
 _WEIGHTS = {
     "alex": AlexNet_Weights.DEFAULT.url,

@@ -139,6 +139,18 @@ def read_results(run: Path) -> Results:
     return content
 
 
+def read_generation(run: Path) -> Results:
+    """Return the results of a generation run.
+
+    Raises:
+        InputError: If there are none.
+    """
+    results = read_results(run)
+    if results["task"] != "generation":
+        raise InputError(f"{run} is a run of {results['task']}; expected a generation run")
+    return results
+
+
 def write_results(run: Path, results: Results) -> None:
     """Write `results.json`."""
     write_json(run / "results.json", results)

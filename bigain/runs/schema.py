@@ -14,6 +14,8 @@ RESPONSE_VERSION = 1
 RESPONSE_FILE = "frequency_response.json"
 
 Task = Literal["classification", "generation"]
+Protocol = Literal["pytorch-fid", "torch-fidelity", "torchmetrics", "shapes-features"]
+LpipsNetwork = Literal["alex", "vgg", "squeeze"]
 Better = Literal["higher", "lower"]
 TASKS = get_args(Task)
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import bigain
+from bigain.commands.lightning_cli import Prepared
 from bigain.commands.main import COMMANDS, main
 
 QUICK = ["--model.trials", "[1,2]", "--model.keep", "[2,1]", "--data.images", "4", "--data.batch_size", "2"]
@@ -194,6 +195,17 @@ def test_trainer_options_keep_working():
     assert not (run_directory() / "tensorboard").exists()
 
 
+@pytest.mark.parametrize("prompt", ["{}", "photo: {}", "[{}]", "a {} here"])
+def test_values_that_look_like_yaml_and_a_home_directory(prompt):
+    args = ["--config", "demo_unet_lgtm.yaml", "--data", "ImageFolder", "--data.root", ".", "--data.prompt", prompt]
+    prepared = Prepared(["predict", *args, "--compressor.where.blocks", "null", "--output=~/out", "--seed", "4"])
+    config = prepared.config["predict"]
+    assert config.data.init_args.prompt == prompt
+    assert config.compressor.init_args.where.blocks is None
+    assert prepared.output == Path.home() / "out"
+    assert (config.model.init_args.seed, config.compressor.init_args.seed, prepared.model.seed) == (4, 4, 4)
+
+
 def test_version_help_and_unknown_commands(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("bigain 0.")
@@ -205,7 +217,7 @@ def test_version_help_and_unknown_commands(capsys):
     assert "expected one of predict, evaluate" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["", "list", "report", "compare", "explain"])
+@pytest.mark.parametrize("command", ["", "list", "report", "compare", "explain", "predict", "score"])
 def test_help_imports_nothing_heavy(command):
     code = f"import sys; from bigain.commands.main import main; main({[*filter(None, [command]), '--help']})"
     heavy = "print(sorted({'torch', 'matplotlib', 'scipy', 'jsonargparse'} & set(sys.modules)))"
@@ -236,9 +248,13 @@ def test_list(capsys, what, line):
     [
         (["--trainer.accelerator", "tpu"], "cannot create a Trainer with these settings"),
         (["--compressor", "Foo"], ["Foo", "LGTM"]),
-        (["--compressor.rati", "0.5"], ["rati"]),
+        (["--compressor.rati", "0.5"], ["LGTM has no argument 'rati'; did you mean ratio", "--compressor.help LGTM"]),
+        (["--model.foo", "{}"], ["DiffusionClassifier has no argument 'foo'", "--model.help DiffusionClassifier"]),
+        (["--model.backbone.init_args.foo={}"], ["DiT has no argument 'foo'", "--model.backbone.help DiT"]),
+        (["--model.seed", "4"], ["use --seed 4"]),
+        (["--compressor.seed", "4"], ["use --seed 4"]),
         (["--compressor.ratio", "0.9"], ["0.9", "0.75"]),
-        (["--compressor.destination", "cel"], ["cel", "released"]),
+        (["--compressor.destination", "cel"], ["one of cell, released", "cel"]),
         (["--compressor.where.blocks", "[9]"], ["site 9", "0 to 3"]),
         (["--compressor.where.part", "mid"], ["no site", "mid"]),
         (["--compressor.ratio", "0.001"], ["0.001", "removes nothing"]),
@@ -278,8 +294,13 @@ def test_weights_that_are_missing_pickled_or_truncated(capsys, model):
 
 
 def test_a_config_that_is_missing_or_not_yaml_is_named(capsys):
-    assert main(["predict", "--config", "nope.yaml"]) == 2
-    assert "nope.yaml" in capsys.readouterr().err
+    for command in ("predict", "doctor", "evaluate"):
+        assert main([command, "--config", "demo_lgmt.yaml"]) == 2
+        assert "no configuration demo_lgmt.yaml here or among the shipped ones" in capsys.readouterr().err
+    assert main(["predict", "--config", "demo_lgtm_joint.yaml"]) == 2
+    assert "use bigain evaluate" in capsys.readouterr().err
+    assert main(["predict"]) == 2
+    assert "no --config" in capsys.readouterr().err
     Path("torn.yaml").write_text("seed: 0\nmodel: [unclosed\n")
     assert main(["predict", "--config", "torn.yaml"]) == 2
     assert "torn.yaml is not valid YAML" in capsys.readouterr().err

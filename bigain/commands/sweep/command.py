@@ -94,9 +94,9 @@ def _add_fidelities(plans: Sequence[Plan], unvaried: Sequence[Path]) -> None:
         plans: The cells of this command.
         unvaried: Directories of the cells that may be uncompressed, also of different shards.
     """
-    from bigain.commands.score import add_fidelity
     from bigain.commands.sweep.plans import reason_of
     from bigain.runs.results import Run, load_run
+    from bigain.tasks.scoring import add_fidelity
 
     def settings(run: Run) -> dict[str, Any]:
         return {key: value for key, value in run.settings.items() if not key.startswith("compressor")}

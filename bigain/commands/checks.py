@@ -1,0 +1,254 @@
+"""The checks of `bigain doctor`. Nothing heavy is loaded, nothing is written."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Trainer
+
+from bigain.backbones.base import Backbone
+from bigain.backbones.geometry import build_on_meta
+from bigain.backbones.inspection import inspect_model
+from bigain.commands.lightning_cli import Prepared
+from bigain.commands.predict import silence_libraries
+from bigain.compressors import Compressor
+from bigain.cost.sites import site_table
+from bigain.data import EvalDataModule
+from bigain.errors import InputError
+from bigain.modules import DiffusionClassifier, DiffusionSampler
+from bigain.runs.directory import check_directory
+from bigain.runs.logs import finished_images
+from bigain.tasks.classifier import check_answers
+from bigain.tokens.grid import Grid
+
+Task = DiffusionClassifier | DiffusionSampler
+Status = Literal["ok", "warning", "problem"]
+
+_BYTES_PER_LATENT = 70_000
+_GIB = 2**30
+_PRECISION = "--trainer.precision bf16-true, or 32-true, and the same for --model.backbone.dtype"
+
+
+@dataclass(frozen=True)
+class Check:
+    """The result for one thing that a run needs.
+
+    Attributes:
+        name: What was checked.
+        status: A run works despite warnings, not despite problems.
+        message: The finding.
+        fix: What to do about it; empty where the message says it.
+    """
+
+    name: str
+    status: Status
+    message: str
+    fix: str = ""
+
+
+class _WithoutTrainer(Prepared):
+    """Remembers why no trainer can be created, instead of raising it."""
+
+    trainer_error = ""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except InputError as error:
+            self.trainer_error = str(error)
+            return None  # type: ignore[return-value]
+
+
+def run_checks(options: Sequence[str]) -> list[Check]:
+    """Check a configuration; `options` are those of `bigain predict`."""
+    silence_libraries()
+    cli = _WithoutTrainer(["predict", *options])
+    logger = logging.getLogger("bigain")
+    before = logger.level
+    # What would be logged is a check already.
+    logger.setLevel(logging.ERROR)
+    try:
+        return list(_checks(cli))
+    finally:
+        logger.setLevel(before)
+
+
+def _checks(cli: _WithoutTrainer) -> Iterator[Check]:
+    module, data = cli.model, cli.datamodule
+    assert isinstance(data, EvalDataModule)
+    if not isinstance(module, (DiffusionClassifier, DiffusionSampler)):
+        raise InputError(f"doctor checks the modules of bigain, not {type(module).__name__}")
+    weights = list(_weights(module.backbone))
+    yield from weights
+    if len(weights) > 1:
+        yield from _until_refused("network", lambda: _network(module.backbone, data))
+        with ExitStack() as installed:
+            for compressor in cli.compressors():
+                check = partial(_compression, compressor, module.backbone, data, installed)
+                yield from _until_refused(f"compressor/{type(compressor).__name__}", check)
+    yield from _until_refused("data", lambda: _dataset(module, data))
+    yield from _until_refused("data/images", lambda: _images(data))
+    yield from _until_refused("reference", lambda: _reference(module))
+    yield from _until_refused("run directory", lambda: _directory(cli))
+    yield from _disk(cli.output, module, data)
+    yield from _device(cli.trainer, cli.trainer_error, module.backbone)
+
+
+def _until_refused(name: str, check: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    """Yield checks up to the first InputError, which becomes a problem."""
+    try:
+        yield from check()
+    except InputError as error:
+        yield Check(name, "problem", str(error))
+
+
+def _directory(cli: _WithoutTrainer) -> Iterator[Check]:
+    config = cli.config[cli.subcommand]
+    check_directory(cli.output, config)
+    done = 0 if config.overwrite else len(finished_images(cli.output / "predictions"))
+    state = f"{done:,} images are done already" if done else "new"
+    yield Check("run directory", "ok", f"{cli.output} ({state})")
+
+
+def _weights(backbone: Backbone) -> Iterator[Check]:
+    """Check every component's files; yields a single problem if the model cannot be found."""
+    try:
+        source = backbone.find(backbone.local_files_only).source
+    except InputError as error:
+        yield Check("weights", "problem", str(error))
+        return
+    # What a model of the hub lacks is downloaded by the first run.
+    fetched = not Path(source).is_dir() and not backbone.local_files_only
+    for finding in inspect_model(backbone):
+        absent: Status = "warning" if fetched and finding.absent else "problem"
+        yield Check(f"weights/{finding.component}", "ok" if finding.ok else absent, finding.message, finding.fix)
+
+
+def _network(backbone: Backbone, data: EvalDataModule) -> Iterator[Check]:
+    """Build the network without its weights, and check that the dataset's images and classes fit it."""
+    build_on_meta(backbone)
+    shape = backbone.latents_of(data.image_size)
+    space = data.class_space
+    backbone.check_classes(space.prompts, space.indices, space.whole)
+    parameters = sum(p.numel() for p in backbone.denoiser.parameters())
+    yield Check("network", "ok", f"{parameters / 1e6:.3g} M parameters, latents {' x '.join(map(str, shape))}")
+
+
+def _compression(
+    compressor: Compressor, backbone: Backbone, data: EvalDataModule, installed: ExitStack
+) -> Iterator[Check]:
+    """Install a compressor on the network that `_network` built, beside the compressors that `installed` holds."""
+    name = f"compressor/{type(compressor).__name__}"
+    if not hasattr(backbone, "denoiser"):
+        return
+    latent = Grid(*backbone.latents_of(data.image_size)[1:])
+    installed.enter_context(compressor.install(backbone.denoiser))
+    rows = site_table(compressor, backbone.denoiser, latent)
+    flows = sorted({(row["tokens_in"], row["tokens_out"]) for row in rows})
+    without = [row["name"] for row in rows if row["tokens_out"] >= row["tokens_in"]]
+    if without:
+        yield Check(name, "problem", f"changes nothing at {without[0]}", "choose other sites or a stronger setting")
+    else:
+        yield Check(name, "ok", f"{len(rows)} sites, tokens " + ", ".join(f"{a} -> {b}" for a, b in flows))
+
+
+def _dataset(module: Task, data: EvalDataModule) -> Iterator[Check]:
+    """Check lists and files of the dataset, and the number of images."""
+    data.setup("predict")
+    if isinstance(module, DiffusionClassifier):
+        check_answers(data.class_space)
+    here, expected = len(data.items), data.expected_images
+    if expected is not None and here < expected:
+        message = f"{data.name}: {here:,} images of {expected:,}"
+        yield Check("data", "warning", message, "fetch the rest for the paper's numbers")
+    else:
+        official = f" of the official {data.official_images:,}" if data.official_images else ""
+        yield Check("data", "ok", f"{data.name}: {here:,} images{official}, {len(data.class_space)} classes")
+    for note in data.notes:
+        yield Check("data/files", "warning", note)
+
+
+def _images(data: EvalDataModule) -> Iterator[Check]:
+    """Decode the first, the middle and the last image."""
+    items = getattr(data, "items", [])
+    for item in dict.fromkeys(items[i] for i in (0, len(items) // 2, -1) if items):
+        try:
+            data.read_image(item)
+        except InputError as error:
+            yield Check("data/images", "warning" if data.on_bad_image == "skip" else "problem", str(error))
+            return
+    if items:
+        yield Check("data/images", "ok", f"{data.where(items[0])} and others read")
+
+
+def _reference(module: Task) -> Iterator[Check]:
+    """Check extractor and reference statistics of a generation."""
+    if not isinstance(module, DiffusionSampler):
+        yield Check("reference", "ok", "none needed: this configuration classifies")
+        return
+    measuring = module.prepare_measuring()
+    reference = measuring.reference
+    if "distance" in measuring.missing:
+        fix = "images are still generated, and `bigain score RUN` computes the distance later"
+        yield Check("reference", "warning", f"no distance: {measuring.missing['distance']}", fix)
+    elif reference is not None:
+        yield Check("reference", "ok", f"{reference.source}: {reference.moments.n} images, {reference.protocol}")
+    for metric in module.metrics:
+        if metric.name in measuring.missing:
+            reason = measuring.missing[metric.name]
+            yield Check(metric.name, "warning", f"no {metric.title or metric.name}: {reason}")
+
+
+def _disk(output: Path, module: Task, data: EvalDataModule) -> Iterator[Check]:
+    """Check the space for predictions and cached latents; none is needed for a dataset that could not be opened."""
+    images = len(getattr(data, "items", []))
+    needs = {output: images * module.bytes_per_image(len(data.class_space), data.image_size) if images else 0}
+    if getattr(module, "latent_cache", None) is not None:
+        needs[Path(str(module.latent_cache)).expanduser()] = images * _BYTES_PER_LATENT
+    for path, need in needs.items():
+        there = next(folder for folder in [path.absolute(), *path.absolute().parents] if folder.is_dir())
+        free = shutil.disk_usage(there).free
+        message = f"{there}: {free / _GIB:,.1f} GiB free, about {need / _GIB:.2f} GiB needed"
+        if not os.access(there, os.W_OK):
+            yield Check("disk", "problem", f"{there} cannot be written", "choose another --output or latent_cache")
+        elif free < need:
+            yield Check("disk", "problem", message, "free some, or choose another --output or latent_cache")
+        else:
+            yield Check("disk", "ok", message)
+
+
+def _device(trainer: Trainer | None, error: str, backbone: Backbone) -> Iterator[Check]:
+    if trainer is None:
+        yield Check("device", "problem", error, "--trainer.accelerator auto --trainer.devices 1")
+        return
+    kind = trainer.strategy.root_device.type
+    precision = str(trainer.precision)
+    message = f"{trainer.world_size} x {kind}, precision {precision}"
+    if kind == "cpu" and precision.startswith("16"):
+        yield Check("device", "warning", f"{message}: slow, processors compute float16 in software", _PRECISION)
+    elif kind == "cuda" and precision.startswith("bf16") and not torch.cuda.is_bf16_supported(False):
+        yield Check("device", "warning", f"{message}: this GPU emulates bfloat16", "--trainer.precision 16-true")
+    else:
+        yield Check("device", "ok", message)
+    yield from _memory(kind, precision, backbone)
+
+
+def _memory(kind: str, precision: str, backbone: Backbone) -> Iterator[Check]:
+    denoiser = getattr(backbone, "denoiser", None)
+    if denoiser is None or kind not in ("cpu", "cuda"):
+        return
+    total = torch.cuda.mem_get_info()[1] if kind == "cuda" else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    size = 2 if precision in ("16-true", "bf16-true") else 4
+    need = size * sum(p.numel() for p in denoiser.parameters())
+    message = f"{total / _GIB:,.0f} GiB in all, {need / _GIB:.1f} GiB for the denoiser's weights"
+    enough = 1.5 * need < total
+    yield Check("memory", "ok" if enough else "problem", message, "" if enough else _PRECISION)
