@@ -57,7 +57,7 @@ def _items(runs: Sequence[Run]) -> Iterator[tuple[str, list[Pixels]]]:
     for image_id in ids:
         try:
             images = [_image(run, image_id) for run in runs]
-        except (OSError, KeyError):
+        except (OSError, KeyError, Image.DecompressionBombError):
             # It kept no images, or they were moved.
             continue
         if len({image.shape for image in images}) == 1:
@@ -65,7 +65,8 @@ def _items(runs: Sequence[Run]) -> Iterator[tuple[str, list[Pixels]]]:
 
 
 def _image(run: Run, image_id: str) -> Pixels:
-    with Image.open(sample_path(run.path / FOLDER, image_id, run.results["protocol"]["images"])) as image:
+    path = sample_path(run.path / FOLDER, image_id, run.results["protocol"]["images"])
+    with Image.open(path, formats=("PNG", "JPEG")) as image:
         return np.asarray(image.convert("RGB"))
 
 
