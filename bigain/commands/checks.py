@@ -164,8 +164,6 @@ def _compression(
 def _dataset(module: Task, data: EvalDataModule) -> Iterator[Check]:
     """Check lists and files of the dataset, and the number of images."""
     data.setup("predict")
-    if isinstance(module, DiffusionClassifier):
-        check_answers(data.class_space)
     here, expected = len(data.items), data.expected_images
     if expected is not None and here < expected:
         message = f"{data.name}: {here:,} images of {expected:,}"
@@ -175,6 +173,8 @@ def _dataset(module: Task, data: EvalDataModule) -> Iterator[Check]:
         yield Check("data", "ok", f"{data.name}: {here:,} images{official}, {len(data.class_space)} classes")
     for note in data.notes:
         yield Check("data/files", "warning", note)
+    if isinstance(module, DiffusionClassifier):
+        check_answers(data.class_space)
 
 
 def _images(data: EvalDataModule) -> Iterator[Check]:

@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from bigain.backbones import DiT
+from bigain.commands.checks import _dataset as dataset_checks
 from bigain.commands.main import main
+from bigain.data import ImageFolder
+from bigain.errors import InputError
+from bigain.modules import DiffusionClassifier
 
 
 @pytest.fixture
@@ -114,6 +119,18 @@ def test_settings_that_cannot_work(examine, args, problem, words):
     assert status == 1
     assert problems(findings) == [problem]
     assert words in told
+
+
+def test_a_folder_of_a_single_class_with_stray_files(tmp_path):
+    for name in ("cat/1.png", "cat/more/2.png", "__MACOSX/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    checks = dataset_checks(DiffusionClassifier(DiT("shapes_dit")), ImageFolder(str(tmp_path)))
+    assert next(checks).message == "ImageFolder: 1 images, 1 classes"
+    note = next(checks)
+    assert (note.status, note.message.partition(";")[0]) == ("warning", f"{tmp_path}: not read are __MACOSX, cat/more/")
+    with pytest.raises(InputError, match="at least two classes, but cat is the only one"):
+        next(checks)
 
 
 def test_images_that_cannot_be_read_and_greyscale_images(examine, pets):

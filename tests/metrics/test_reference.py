@@ -175,7 +175,7 @@ def export():
 
 @pytest.fixture
 def photos(tmp_path):
-    """Eleven images of three sizes in two folders, a grey and a transparent one among them."""
+    """Eleven images of three sizes in two folders, a grey one of 16 bits and a transparent one among them."""
     draw = np.random.default_rng(1)
     folder = tmp_path / "photos"
     (folder / "more").mkdir(parents=True)
@@ -187,8 +187,10 @@ def photos(tmp_path):
             image = image.convert("L")
         if i == 5:
             image.putalpha(128)
-        image.save((folder / "more" if i % 2 else folder) / f"{i}.png")
         means.append(np.asarray(image.convert("RGB"), np.float64).mean((0, 1)))
+        if i == 4:
+            image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+        image.save((folder / "more" if i % 2 else folder) / f"{i}.png")
     (folder / "notes.mat").touch()
     return folder, np.stack(means)
 
