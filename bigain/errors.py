@@ -15,6 +15,15 @@ def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
         raise InputError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Return whether memory of the processor or of a GPU ran out."""
+    # On a CPU, and if a GPU library allocates memory itself, torch raises a plain RuntimeError.
+    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
 def message_of(error: InputError) -> str:
     """The message alone: an error from a data-loading process arrives with that process's traceback around it."""
     marker = f"{InputError.__module__}.{InputError.__qualname__}: "

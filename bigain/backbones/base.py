@@ -34,6 +34,10 @@ class ModelFiles(NamedTuple):
     parts: dict[str, Any]
 
 
+# Attention over more tokens than this squared overflows the sizes of tensors.
+_LARGEST_LATENT = 16_384
+
+
 class Backbone(nn.Module, ABC):
     """A diffusion model loaded from a diffusers folder or hub id, with or without a VAE.
 
@@ -234,6 +238,8 @@ class Backbone(nn.Module, ABC):
         side = image_size // factor
         if side < 1:
             raise InputError(f"images of {image_size} px are too small for the VAE of {self.model}")
+        if side > _LARGEST_LATENT:
+            raise InputError(f"images of {image_size} px are too large: at most {_LARGEST_LATENT * factor} px")
         return self.latent_shape[0], side, side
 
     def encode(self, images: Tensor) -> Tensor:

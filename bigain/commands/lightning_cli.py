@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from bigain.callbacks import GenerationResults, PredictionWriter, ResultsWriter, SampleWriter
 from bigain.commands.configs import find_config
@@ -29,6 +30,7 @@ from bigain.commands.parsing import (
     wrapped_input_error,
 )
 from bigain.commands.predict import OPTIONS
+from bigain.commands.termination import end_at_signals
 from bigain.compressors import Compressor
 from bigain.compressors.base import constructor_parameters
 from bigain.cost.timing import Timing
@@ -40,7 +42,6 @@ from bigain.runs.configuration import fingerprint
 from bigain.runs.directory import Extension, run_directory
 from bigain.runs.files import write_text
 from bigain.tasks.run_results import RunResults
-from bigain.tasks.termination import Termination
 
 if TYPE_CHECKING:
     from typing import Self
@@ -112,6 +113,8 @@ class BiGainCLI(LightningCLI):
         config = self.config[self.subcommand]
         if not isinstance(config.trainer, Namespace):
             raise InputError(f"trainer is {config.trainer!r}; expected its settings by name, such as devices: 1")
+        if not -(2**63) <= config.seed < 2**63:
+            raise InputError(f"--seed {config.seed} does not fit in 64 bits; choose one from {-(2**63)} to {2**63 - 1}")
         if self.uncompressed_into is not None:
             config.compressor = None
         self.fingerprint = fingerprint(config)
@@ -128,8 +131,13 @@ class BiGainCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(self.output, name="tensorboard", version="")
         try:
             trainer = super().instantiate_trainer(default_root_dir=str(self.output), **kwargs)
-        except (MisconfigurationException, ImportError, ValueError, TypeError, OverflowError) as error:
+        except Exception as error:
             raise InputError(f"cannot create a Trainer with these settings: {error}") from error
+        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+            raise InputError(
+                f"--trainer.strategy {self.config[self.subcommand].trainer.strategy} copies this process; use "
+                "--trainer.strategy ddp, which starts one program per device"
+            )
         launched = int(os.environ.get("WORLD_SIZE", 1))
         if launched > 1 and trainer.world_size != launched:
             raise InputError(
@@ -164,8 +172,10 @@ class BiGainCLI(LightningCLI):
                 config = self.config[self.subcommand]
                 # First: its pictures are on disk before an image counts as finished.
                 first = [Inspector(config.inspect)] if config.inspect else []
+                # In place of Lightning's handlers, which wait for processes that may have ended.
+                signals = LambdaCallback(on_predict_start=lambda *_: end_at_signals())
                 extension = [Extension(config)] if config.extend else []
-                return [*first, writer(resume=True), *extension, results(self.fingerprint), Timing(), Termination()]
+                return [*first, writer(resume=True), *extension, results(self.fingerprint), Timing(), signals]
         known = ", ".join(module.__name__ for module in _WRITERS)
         raise InputError(f"bigain predict runs {known} and their subclasses, not {type(self.model).__name__}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -9,7 +10,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, NoReturn
 
-from bigain.errors import InputError, message_of
+from bigain.commands.termination import end_at_signals, end_with_launcher, launched_rank
+from bigain.errors import InputError, message_of, out_of_memory
 
 if TYPE_CHECKING:
     from bigain.commands.parsing import Outcome
@@ -52,10 +54,29 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERNAL_ERROR = 70
 
 
+# As a shell reports a program that wrote to a closed pipe.
+EXIT_CLOSED_PIPE = 141
+# Lightning refuses settings, torch connections between processes. By name: importing them takes seconds.
+_REFUSALS = {"MisconfigurationException", "DistNetworkError", "DistStoreError"}
+
+
 def program() -> NoReturn:
     """Run the command of `sys.argv` and end the process, with status 70 and a traceback after an internal error."""
+    end_at_signals()
+    if launched_rank():
+        end_with_launcher()
+    # The backend of a notebook that started this program works in the notebook only.
+    os.environ["MPLBACKEND"] = "agg"
+    for stream in (sys.stdout, sys.stderr):
+        # An ASCII terminal shows other characters as escapes.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python writes what is left when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = EXIT_CLOSED_PIPE
     except Exception:  # noqa: BLE001 -- the traceback is shown
         traceback.print_exc()
         status = EXIT_INTERNAL_ERROR
@@ -81,16 +102,28 @@ def main(args: Sequence[str] | None = None) -> int:
         return EXIT_DONE
     try:
         outcome = _run(args[0], args[1:])
-    except InputError as error:
-        print(f"bigain: error: {message_of(error)}", file=sys.stderr)
+        print(outcome.text, end="")
+    except Exception as error:
+        if (message := _refusal(error)) is None:
+            raise
+        print(f"bigain: error: {message}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    except OSError as error:
-        # A full disk, a name that is too long, a folder in the place of a file: the message names the file.
-        message = " ".join(str(error).split())
-        print(f"bigain: error: {message}; what is finished is kept, run the command again then", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    print(outcome.text, end="")
     return EXIT_DONE if outcome.complete else EXIT_FAILED_ITEMS
+
+
+def _refusal(error: Exception) -> str | None:
+    """Return one line for bad input, failures of the system and refusals of libraries; None for any other error."""
+    if isinstance(error, BrokenPipeError):
+        return None
+    if isinstance(error, InputError):
+        return message_of(error)
+    message = " ".join(str(error).split())
+    if out_of_memory(error):
+        return f"memory ran out: use a smaller image_size, batch_size or num_workers, or free memory ({message})"
+    if isinstance(error, OSError):
+        # A full disk, a name that is too long, a folder in the place of a file: the message names the file.
+        return f"{message}; what is finished is kept, run the command again then"
+    return message if isinstance(error, ImportError) or type(error).__name__ in _REFUSALS else None
 
 
 def _run(name: str, args: Sequence[str]) -> Outcome:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bigain.errors import InputError
+from bigain.errors import InputError, out_of_memory
 
 # Enough to keep a few threads busy; embedded models are not faster with more.
 ROWS_ON_CPU = 8
@@ -82,7 +82,7 @@ class Forwards:
         try:
             return compute(rows, first, last)
         except RuntimeError as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             if len(rows) == 1:
                 raise InputError(
@@ -109,9 +109,3 @@ class Forwards:
         if torch.cuda.is_available():
             # The failed forward left cached blocks of a different size.
             torch.cuda.empty_cache()
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    # On a CPU, and if a GPU library allocates memory itself, it is a plain RuntimeError.
-    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)

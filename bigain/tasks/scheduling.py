@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from diffusers import SchedulerMixin
 
 from bigain.backbones.base import Backbone
 from bigain.backbones.loading import TIMESTEPS
+from bigain.diffusion.sampling import sample
 from bigain.errors import InputError
 
 _NOISE_SCHEDULE = ("beta_", "trained_betas", "num_train_timesteps", "rescale_betas")
@@ -39,6 +41,9 @@ def make_scheduler(backbone: Backbone, kind: type[SchedulerMixin], options: Mapp
     settings |= {**backbone.scheduler_config, "prediction_type": backbone.prediction_type}
     scheduler = _created(kind, settings, options, steps)
     _check_noise_levels(scheduler, backbone, options)
+    with _refusals(kind, options, steps):
+        # Some settings fail at one of the steps only.
+        sample(lambda x, timestep, step: x, torch.zeros(1, dtype=torch.int64), (1, 1, 1), scheduler, steps)
     return scheduler
 
 
@@ -63,12 +68,19 @@ def _created(kind: type[SchedulerMixin], folder: Mapping[str, Any], options: Map
         raise InputError(f"{kind.__name__} has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
     if options.get("num_train_timesteps", TIMESTEPS) != TIMESTEPS:
         raise InputError(f"num_train_timesteps must be {TIMESTEPS}, not {options['num_train_timesteps']}")
-    try:
+    with _refusals(kind, options, steps):
         scheduler: Any = kind.from_config(dict(folder), **options)
         scheduler.set_timesteps(steps)
-    except (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError) as error:
-        raise InputError(f"cannot create {kind.__name__} with {steps} steps and {dict(options)}: {error}") from error
-    return scheduler
+        return scheduler
+
+
+@contextmanager
+def _refusals(kind: type[SchedulerMixin], options: Mapping[str, Any], steps: int) -> Iterator[None]:
+    """Turn whatever a scheduler raises into an InputError that names its settings."""
+    try:
+        yield
+    except Exception as error:
+        raise InputError(f"cannot use {kind.__name__} with {steps} steps and {dict(options)}: {error}") from error
 
 
 def _check_noise_levels(scheduler: Any, backbone: Backbone, options: Mapping[str, Any]) -> None:

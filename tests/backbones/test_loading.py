@@ -116,6 +116,8 @@ def test_sizes(folders, component):
     backbone = load(KINDS[component], folders[component])
     assert backbone.latent_shape == (4, side, side)
     assert backbone.latents_of(2 * side)[1:] == (side, side)
+    with pytest.raises(InputError, match="images of 1000000 px are too large"):
+        backbone.latents_of(1_000_000)
     pixels = load(KINDS[component], folders[f"{component} in pixels"])
     assert pixels.vae is None
     assert pixels.latents_of(side)[1:] == (side, side)

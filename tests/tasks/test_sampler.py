@@ -304,8 +304,9 @@ def test_numbers_that_are_not_finite_are_no_image(dit):
         (DDIMScheduler, {"etta": 1}, "DDIMScheduler has no option 'etta'; it has beta_end"),
         (DDIMScheduler, {"self": 1}, "has no option 'self'"),
         (DDIMScheduler, {"timestep_spacing": "wide"}, "wide is not supported"),
-        (DDIMScheduler, {"beta_schedule": "steep"}, "cannot create"),
-        (UnCLIPScheduler, {}, "cannot create"),
+        (DDIMScheduler, {"beta_schedule": "steep"}, "cannot use"),
+        (UnCLIPScheduler, {}, "cannot use"),
+        (DDIMScheduler, {"steps_offset": 1000}, "cannot use DDIMScheduler with 1 steps and .*out of bounds"),
         (DDIMScheduler, {"num_train_timesteps": 1e12}, "num_train_timesteps must be 1000"),
     ],
     ids=str,
@@ -329,5 +330,5 @@ def test_evaluations_are_counted_without_a_model(scheduler, guidance, rows):
     module = DiffusionSampler(DiT("absent"), scheduler, steps=10, guidance=guidance, images="png")
     assert module.evaluations_per_image(16) == rows
     broken = DiffusionSampler(DiT("absent"), scheduler, {"timestep_spacing": "odd"}, steps=10)
-    with pytest.raises(InputError, match=f"cannot create {scheduler.__name__}"):
+    with pytest.raises(InputError, match=f"cannot use {scheduler.__name__}"):
         broken.evaluations_per_image(16)

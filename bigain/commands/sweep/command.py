@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigain.commands.parsing import Outcome
-from bigain.commands.sweep.subprocess_run import launched_rank, run_in_subprocess
+from bigain.commands.sweep.subprocess_run import run_in_subprocess
 from bigain.commands.sweep.tables import choose, load_table, marked_options
+from bigain.commands.termination import launched_rank
 from bigain.errors import InputError
 
 # What imports torch is imported after the first line of output.

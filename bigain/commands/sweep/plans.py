@@ -12,8 +12,9 @@ from bigain.backbones.base import Backbone
 from bigain.backbones.geometry import geometry_of
 from bigain.commands.lightning_cli import Prepared
 from bigain.commands.predict import missing_parts
-from bigain.commands.sweep.subprocess_run import failure_in, launched_rank
+from bigain.commands.sweep.subprocess_run import failure_in
 from bigain.commands.sweep.tables import Cell
+from bigain.commands.termination import launched_rank
 from bigain.errors import InputError, message_of
 from bigain.runs.directory import check_directory
 from bigain.runs.numbers import scaled, with_interval

@@ -11,16 +11,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from bigain.commands.termination import report_signal
 from bigain.errors import InputError
 
 _ERROR = "bigain: error: "
 _SECONDS_BETWEEN_UPDATES = 0.5
-
-
-def launched_rank() -> int:
-    """Return the rank that torchrun or srun gave this process, by Lightning's rule; 0 without a launcher."""
-    keys = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
-    return next((int(os.environ[key]) for key in keys if key in os.environ), 0)
 
 
 def run_in_subprocess(command: Sequence[str], log: Path, number: int, show: Callable[[str], None]) -> None:
@@ -40,7 +35,7 @@ def run_in_subprocess(command: Sequence[str], log: Path, number: int, show: Call
         file = log.open("wb")
     except OSError as error:
         raise InputError(f"cannot write {log}: {error}; choose another --output") from error
-    with file, _sigterm_raises():
+    with file, _signals_raise():
         program, environment = [sys.executable, "-m", "bigain", *command], cell_environment(os.environ, number)
         process = subprocess.Popen(program, stdout=file, stderr=file, env=environment, start_new_session=True)
         try:
@@ -84,17 +79,18 @@ def cell_environment(environment: Mapping[str, str], number: int) -> dict[str, s
 
 
 @contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Turn SIGTERM into an exception, so that a terminated sweep ends its cell as well."""
+def _signals_raise() -> Iterator[None]:
+    """Turn signals into an exception, so that a terminated sweep ends its cell as well."""
 
     def terminate(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
+        raise SystemExit(report_signal(number))
 
-    previous = signal.signal(signal.SIGTERM, terminate)
+    previous = {number: signal.signal(number, terminate) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _last_line(log: Path) -> str:
