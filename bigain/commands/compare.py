@@ -54,7 +54,7 @@ def compare_runs(
     lines = [f"base: {comparisons[0].names[1]}, {reference.path}", ""]
     for comparison in comparisons:
         lines += [comparison.sentence(), *(f"  {remark}" for remark in comparison.remarks)]
-    lines += ["", f"{INTERVALS}; p-values are two-sided, of the exact McNemar test."]
+    lines += ["", f"{INTERVALS}. p-values are two-sided, of the exact McNemar test."]
     if len(comparisons) > 1:
         lines.append(f"p-values are corrected for {len(comparisons)} comparisons by Holm's method.")
     lines += [f"left out: {reason}" for reason in missing]

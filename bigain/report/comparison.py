@@ -8,15 +8,25 @@ from typing import Any
 
 from bigain.errors import InputError
 from bigain.report.pairing import Outcomes, differences, outcomes, pair
-from bigain.report.statistics import ALPHA, ENOUGH, Paired, difference_interval, holm, mcnemar, smallest_detectable
+from bigain.report.statistics import (
+    ALPHA,
+    ENOUGH,
+    Paired,
+    difference_interval,
+    holm,
+    holm_levels,
+    mcnemar,
+    smallest_detectable,
+)
 from bigain.runs.names import label
 from bigain.runs.numbers import decimals
 from bigain.runs.results import Run
 
 # Explains `+-` wherever comparisons are printed.
 INTERVALS = (
-    "+- is half the 95 % interval: paired bootstrap, or where fewer than "
-    f"{ENOUGH} images are discordant the score interval of a paired difference"
+    f"+- is half the interval: paired bootstrap, with fewer than {ENOUGH} discordant images the score interval of a "
+    "paired difference, or an exact one where these contradict the test. It is a 95 % interval; of several comparisons "
+    "each has the level at which Holm's method tests it. It excludes 0 exactly if the difference is significant"
 )
 
 
@@ -36,8 +46,10 @@ class Comparison:
         p: P-value of the exact McNemar test.
         p_corrected: The same, corrected for all runs compared with this base (Holm).
         tests: Number of those runs.
-        low: Lower end of the 95 % interval of the accuracy difference, in [-1, 1]: paired bootstrap, or score interval.
-        high: Upper end of the interval.
+        level: Level at which Holm's method tests the difference; 0.05 for a single run.
+        low: Lower end of the interval of the accuracy difference at this level, in [-1, 1].
+        high: Upper end of the interval, which excludes 0 exactly if the difference is significant.
+        interval: Kind of the interval: `bootstrap`, `score` or `exact`.
         detectable: Smallest difference that this number of images could show; None if none.
         blocking: Differences besides the compressors that make a comparison misleading.
         minor: Other differences.
@@ -50,8 +62,10 @@ class Comparison:
     p: float
     p_corrected: float
     tests: int
+    level: float
     low: float
     high: float
+    interval: str
     detectable: float | None
     blocking: Sequence[str]
     minor: Sequence[str]
@@ -62,9 +76,9 @@ class Comparison:
         return self.p_corrected < ALPHA
 
     @property
-    def interval(self) -> str:
-        """Kind of the interval: `bootstrap` or `score`."""
-        return "bootstrap" if self.counts.discordant >= ENOUGH else "score"
+    def confidence(self) -> float:
+        """Of the interval, in percent."""
+        return round(100 * (1 - self.level), 2)
 
     @property
     def digits(self) -> int:
@@ -98,7 +112,7 @@ class Comparison:
         else:
             side = "above" if points > 0 else "below"
             text = f"{names[0]} is {size} {side} {names[1]}, which is no significant difference"
-        interval = f"95 % {kind} {low:.{digits}f} to {high:.{digits}f}"
+        interval = f"{self.confidence:g} % {kind} {low:.{digits}f} to {high:.{digits}f}"
         text += f" ({interval}, n = {counts.n:,}; McNemar p = {p_text(self.p)}{tests})"
         if not counts.discordant:
             return f"{text}; there is no discordant image."
@@ -126,6 +140,7 @@ COLUMNS: Mapping[str, Callable[[Comparison], Any]] = {
     "low": lambda of: 100 * of.low,
     "high": lambda of: 100 * of.high,
     "interval": lambda of: of.interval,
+    "confidence": lambda of: of.confidence,
     "discordant": lambda of: of.counts.discordant,
     "only_run_right": lambda of: of.counts.first,
     "only_base_right": lambda of: of.counts.second,
@@ -165,10 +180,12 @@ def compare(base: Run, runs: Sequence[Run], allowed: bool = False) -> tuple[list
     tests = len(counted)
     comparisons = [
         Comparison(
-            *(run, base, _names(run, base), counts, p, corrected, tests, *difference_interval(counts)),
+            *(run, base, _names(run, base), counts, p, corrected, tests, level, *difference_interval(counts, level)),
             *(smallest_detectable(counts, tests), blocking, minor),
         )
-        for (run, counts, blocking, minor), p, corrected in zip(counted, p_values, holm(p_values), strict=True)
+        for (run, counts, blocking, minor), p, corrected, level in zip(
+            counted, p_values, holm(p_values), holm_levels(p_values), strict=True
+        )
     ]
     return comparisons, refused
 

@@ -168,7 +168,8 @@ def _comparison(comparison: Comparison) -> _Cells:
     return [
         *_compressor(name, strength(run.compressors)),
         ("difference (points)", signed(100 * counts.difference, digits)),
-        ("95 % interval", f"{signed(100 * comparison.low, digits)} to {signed(100 * comparison.high, digits)}"),
+        ("interval", f"{signed(100 * comparison.low, digits)} to {signed(100 * comparison.high, digits)}"),
+        ("confidence (%)", f"{comparison.confidence:g}"),
         ("only this run right", f"{counts.first:,}"),
         ("only the base right", f"{counts.second:,}"),
         ("n", f"{counts.n:,}"),
@@ -243,8 +244,8 @@ def _remarks(groups: Sequence[Group]) -> list[str]:
         remarks.append("Runs of other images, seeds or settings have a section of their own.")
     if any(group.comparisons for group in groups):
         remarks.append(
-            "Image by image: exact two-sided McNemar test, corrected by Holm's method for all runs of the table; "
-            f"{INTERVALS}; the smallest detectable difference is detected with 80 % power at this share of discordant "
+            "Image by image: exact two-sided McNemar test, corrected by Holm's method for all runs of the table. "
+            f"{INTERVALS}. The smallest detectable difference is detected with 80 % power at this share of discordant "
             "images."
         )
     if any(measured.paper for group in groups for row in group.rows for measured in row.all_metrics):

@@ -59,32 +59,33 @@ def mcnemar(pair: Paired) -> float:
     return min(1.0, 2 * float(bdtr(min(pair.first, pair.second), pair.discordant, 0.5)))
 
 
-def bootstrap_interval(pair: Paired, seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % percentile interval of the accuracy difference over resampled images.
+def bootstrap_interval(pair: Paired, level: float = ALPHA, seed: int = 0) -> tuple[float, float]:
+    """Return the percentile interval of the accuracy difference over resampled images.
 
     Drawing n images with replacement and counting the discordant ones is one multinomial draw, so the time does not
     depend on n.
 
     Args:
         pair: The counts.
+        level: One minus the confidence.
         seed: The interval is a function of the counts and the seed.
     """
     chances = np.array([pair.first, pair.second, pair.n - pair.discordant]) / pair.n
     counts = np.random.default_rng(seed).multinomial(pair.n, chances, size=DRAWS)
-    low, high = np.quantile((counts[:, 0] - counts[:, 1]) / pair.n, [ALPHA / 2, 1 - ALPHA / 2])
+    low, high = np.quantile((counts[:, 0] - counts[:, 1]) / pair.n, [level / 2, 1 - level / 2])
     # A quantile between two draws is interpolated: its rounding must not give a zero a sign.
     return round(float(low), 12), round(float(high), 12)
 
 
-def score_interval(pair: Paired) -> tuple[float, float]:
-    """Return the 95 % score interval of the accuracy difference: what a score test does not reject (Tango, 1998).
+def score_interval(pair: Paired, level: float = ALPHA) -> tuple[float, float]:
+    """Return the score interval of the accuracy difference: what a score test does not reject (Tango, 1998).
 
     Unlike a bootstrap interval it has a width if few or no images are discordant.
     """
     from scipy.optimize import brentq
     from scipy.special import ndtri
 
-    n, level = pair.n, float(ndtri(1 - ALPHA / 2))
+    n, width = pair.n, float(ndtri(1 - level / 2))
 
     def excess(difference: float, of: float) -> float:
         # The most likely share, at this difference, of images that only the second gets right.
@@ -97,14 +98,41 @@ def score_interval(pair: Paired) -> tuple[float, float]:
     # With variance 0 the measured difference is a root that is no end. At -1 and 1 the sign differs from that near the
     # measured difference, unless all images are discordant in one direction.
     near = 1e-9
-    low = brentq(excess, -1, pair.difference - near, args=(level,)) if pair.second < n else -1.0
-    high = brentq(excess, pair.difference + near, 1, args=(-level,)) if pair.first < n else 1.0
+    low = brentq(excess, -1, pair.difference - near, args=(width,)) if pair.second < n else -1.0
+    high = brentq(excess, pair.difference + near, 1, args=(-width,)) if pair.first < n else 1.0
     return round(float(low), 12), round(float(high), 12)
 
 
-def difference_interval(pair: Paired) -> tuple[float, float]:
-    """Return the 95 % interval of the accuracy difference: bootstrap, or score with few discordant images."""
-    return bootstrap_interval(pair) if pair.discordant >= ENOUGH else score_interval(pair)
+def exact_interval(pair: Paired, level: float = ALPHA) -> tuple[float, float]:
+    """Return the accuracy differences that the exact McNemar test does not reject, given the discordant images.
+
+    It contains 0 exactly if `mcnemar(pair)` is not below the level: the interval of Clopper and Pearson (1934) for the
+    share of discordant images that the first gets right.
+    """
+    from scipy.special import betaincinv
+
+    low = float(betaincinv(pair.first, pair.second + 1, level / 2)) if pair.first else 0.0
+    high = float(betaincinv(pair.first + 1, pair.second, 1 - level / 2)) if pair.second else 1.0
+    share = pair.discordant / pair.n
+    return round(share * (2 * low - 1), 12), round(share * (2 * high - 1), 12)
+
+
+def difference_interval(pair: Paired, level: float = ALPHA) -> tuple[float, float, str]:
+    """Return an interval of the accuracy difference that contains 0 exactly if `mcnemar(pair)` is not below the level.
+
+    Args:
+        pair: The counts.
+        level: One minus the confidence.
+
+    Returns:
+        Its ends and its kind: `bootstrap`, or `score` with few discordant images; `exact` where that one and the
+        exact test contradict each other.
+    """
+    kind = "bootstrap" if pair.discordant >= ENOUGH else "score"
+    low, high = bootstrap_interval(pair, level) if kind == "bootstrap" else score_interval(pair, level)
+    if (low <= 0 <= high) == (mcnemar(pair) < level):
+        return *exact_interval(pair, level), "exact"
+    return low, high, kind
 
 
 def smallest_detectable(pair: Paired, tests: int = 1) -> float | None:
@@ -135,3 +163,16 @@ def holm(values: Sequence[float]) -> list[float]:
     corrected[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     result: list[float] = corrected.tolist()
     return result
+
+
+def holm_levels(values: Sequence[float]) -> list[float]:
+    """Return the level at which Holm's method tests each p-value: its difference is significant if p is below it.
+
+    The smallest of m is tested at 0.05 / m, the next at 0.05 / (m - 1), and so on; those after the first that is not
+    significant have its level.
+    """
+    m, significant = len(values), sum(p < ALPHA for p in holm(values))
+    ranks = np.empty(m, np.int64)
+    ranks[np.argsort(values, kind="stable")] = np.arange(m)
+    levels: list[float] = (ALPHA / (m - np.minimum(ranks, significant))).tolist()
+    return levels

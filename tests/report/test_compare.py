@@ -95,8 +95,12 @@ def test_many_are_corrected_by_holm(capsys):
     assert [row["p_corrected"] for row in rows] == pytest.approx([3 * p[0], 2 * p[1], p[2]])
     assert p[2] == 2 * 0.5**4
     assert all(row["tests"] == 3 for row in rows)
+    # Each interval has the level of its test, so that it excludes 0 exactly if the difference is significant.
+    assert [row["confidence"] for row in rows] == [98.33, 97.5, 95.0]
+    assert [row["high"] >= 0 for row in rows] == [row["p_corrected"] >= 0.05 for row in rows] == [False, False, True]
     text = capsys.readouterr().out
     assert "with correction for 3 tests" in text
+    assert "(98.33 % interval" in text
     assert "Holm's method" in text
     (alone,) = numbers("base", "one")
     assert alone["p_corrected"] == alone["p"]

@@ -1,5 +1,6 @@
 """Paired statistics against SciPy, closed forms, slow loops and simulations whose truth is known."""
 
+import itertools
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ from bigain.report.statistics import (
     bootstrap_interval,
     difference_interval,
     holm,
+    holm_levels,
     mcnemar,
     score_interval,
     smallest_detectable,
@@ -79,15 +81,16 @@ def most_likely(pair, difference):
 def test_intervals_cover_the_truth(interval, n, chances):
     draws = np.random.default_rng(3).multinomial(n, chances, 300)
     intervals = [interval(Paired(n, int(a), int(b))) for a, b, _ in draws]
-    assert 0.92 < np.mean([low <= chances[0] - chances[1] <= high for low, high in intervals]) < 0.98
+    assert 0.92 < np.mean([low <= chances[0] - chances[1] <= high for low, high, *_ in intervals]) < 0.98
 
 
 def test_few_discordant_images_have_the_score_interval():
     # Without any, the differences that the score test cannot reject: z^2 / (n + z^2) in both directions.
     z = norm.ppf(0.975)
-    assert difference_interval(Paired(50, 0, 0)) == pytest.approx((-(z**2) / (50 + z**2), z**2 / (50 + z**2)))
-    assert difference_interval(Paired(100, 9, 0)) == score_interval(Paired(100, 9, 0))
-    assert difference_interval(Paired(100, 9, 1)) == bootstrap_interval(Paired(100, 9, 1))
+    ends = difference_interval(Paired(50, 0, 0))[:2]
+    assert ends == pytest.approx((-(z**2) / (50 + z**2), z**2 / (50 + z**2)))
+    assert difference_interval(Paired(100, 9, 0)) == (*score_interval(Paired(100, 9, 0)), "score")
+    assert difference_interval(Paired(100, 9, 1)) == (*bootstrap_interval(Paired(100, 9, 1)), "bootstrap")
     assert score_interval(Paired(8, 8, 0))[1] == 1.0
     assert score_interval(Paired(8, 0, 8))[0] == -1.0
 
@@ -132,3 +135,24 @@ def test_holm_against_its_definition():
 def test_holm_keeps_the_family_level():
     draws = np.random.default_rng(5).random((2000, 8))
     assert np.mean([min(holm(row)) < 0.05 for row in draws]) == pytest.approx(0.05, abs=0.015)
+
+
+def test_intervals_and_verdicts_agree():
+    kinds = set()
+    for first, second in itertools.product((0, 4, 9, 15, 30), (0, 1, 5, 6, 14, 26)):
+        pair = Paired(200, first, second)
+        for level in (0.05, 0.05 / 4):
+            low, high, kind = difference_interval(pair, level)
+            assert (low <= 0 <= high) == (mcnemar(pair) >= level)
+            assert low <= pair.difference <= high
+            kinds.add(kind)
+    assert kinds == {"bootstrap", "score", "exact"}
+
+
+def test_levels_are_those_at_which_holm_tests():
+    p = [0.01, 0.04, 0.03, 0.005, 0.9]
+    assert holm_levels(p) == pytest.approx([0.05 / 4, 0.05 / 3, 0.05 / 3, 0.05 / 5, 0.05 / 3])
+    assert holm_levels([0.2]) == [0.05]
+    for row in np.random.default_rng(6).random((50, 4)) ** 3:
+        below = [value < level for value, level in zip(row, holm_levels(row), strict=True)]
+        assert below == [value < 0.05 for value in holm(row)]
