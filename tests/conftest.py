@@ -71,7 +71,7 @@ def stand_in(tmp_path_factory):
         intermediate_size=32,
         num_hidden_layers=1,
         num_attention_heads=2,
-        max_position_embeddings=16,
+        max_position_embeddings=77,
         bos_token_id=len(tokenizer) - 2,
         eos_token_id=len(tokenizer) - 1,
         pad_token_id=len(tokenizer) - 1,
@@ -83,6 +83,8 @@ def stand_in(tmp_path_factory):
     (folder / "tokenizer").mkdir()
     for file in (EMBEDDED / "tokenizer").iterdir():
         (folder / "tokenizer" / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((folder / "tokenizer/tokenizer_config.json").read_text())
+    (folder / "tokenizer/tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 77}))
     index = json.loads((EMBEDDED / "model_index.json").read_text())
     index["vae"] = ["diffusers", "AutoencoderKL"]
     (folder / "model_index.json").write_text(json.dumps(index))

@@ -208,13 +208,16 @@ def tiny_tokenizer() -> CLIPTokenizer:
 
 def save_stable_diffusion(folder: Path, *, prediction_type: str = "epsilon", vae: bool = True) -> Path:
     """A diffusers folder with an 8x8 U-Net, a text encoder and a tokenizer."""
-    parts = {"unet": tiny_unet(sample_size=8), "text_encoder": tiny_text_encoder(), "tokenizer": tiny_tokenizer()}
+    channels = 4 if vae else 3
+    unet = tiny_unet(sample_size=8, in_channels=channels, out_channels=channels)
+    parts = {"unet": unet, "text_encoder": tiny_text_encoder(), "tokenizer": tiny_tokenizer()}
     return _save(folder, "StableDiffusionPipeline", parts, prediction_type, vae)
 
 
 def save_dit(folder: Path, *, prediction_type: str = "epsilon", vae: bool = True, learned_sigma: bool = True) -> Path:
     """A diffusers folder with a DiT on 16x16 latents."""
-    parts = {"transformer": tiny_dit(out_channels=8 if learned_sigma else 4)}
+    channels = 4 if vae else 3
+    parts = {"transformer": tiny_dit(in_channels=channels, out_channels=channels * (2 if learned_sigma else 1))}
     return _save(folder, "DiTPipeline", parts, prediction_type, vae)
 
 

@@ -125,15 +125,27 @@ class Backbone(nn.Module, ABC):
             InputError: If it cannot be read or is that of another kind of model.
         """
         config = component_config(self.parts[self.component], files.source, self.component, local_files_only)
-        if "vae" in files.parts:
-            vae = component_config(AutoencoderKL, files.source, "vae", local_files_only)
-            takes, gives = config.get("in_channels", 4), vae.get("latent_channels", 4)
-            if takes != gives:
-                raise InputError(
-                    f"{self.component}/config.json of {self.model} has in_channels {takes}, but its VAE gives {gives}: "
-                    "networks for inpainting, depth or editing take an image besides the noise; expected one that "
-                    "takes the noise alone"
-                )
+        takes = config.get("in_channels", 4)
+        vae = component_config(AutoencoderKL, files.source, "vae", local_files_only) if "vae" in files.parts else None
+        if vae is None and takes != 3:
+            raise InputError(
+                f"{self.component}/config.json of {self.model} has in_channels {takes} and the model has no VAE; "
+                "expected 3, for RGB images"
+            )
+        if vae is not None and takes != (gives := vae.get("latent_channels", 4)):
+            raise InputError(
+                f"{self.component}/config.json of {self.model} has in_channels {takes}, but its VAE gives {gives}: "
+                "networks for inpainting, depth or editing take an image besides the noise; expected one that "
+                "takes the noise alone"
+            )
+        if vae is not None and (colours := [vae.get("in_channels", 3), vae.get("out_channels", 3)]) != [3, 3]:
+            raise InputError(f"the VAE of {self.model} has images of {colours} channels; expected 3, for RGB images")
+        out = config.get("out_channels") or takes
+        if not isinstance(takes, int) or out not in (takes, 2 * takes):
+            raise InputError(
+                f"{self.component}/config.json of {self.model} has in_channels {takes!r} and out_channels {out!r}; "
+                "expected as many, or twice as many out as in"
+            )
         self._check(config)
         return config
 
@@ -146,9 +158,7 @@ class Backbone(nn.Module, ABC):
         if self.loaded:
             return
         files = self.find(self.local_files_only)
-        self.denoiser_config(files, self.local_files_only)
-        self.scheduler_config, scheduler = load_scheduler(files.source, self.local_files_only)
-        self.set_schedule(scheduler)
+        self.load_settings(files)
         self.vae = self._load_part(files.source, "vae", AutoencoderKL) if "vae" in files.parts else None
         self._load(files.source)
         self.requires_grad_(False)
@@ -156,6 +166,19 @@ class Backbone(nn.Module, ABC):
         if self.channels_last:
             self.denoiser.to(memory_format=torch.channels_last)
         self.loaded = True
+
+    def load_settings(self, files: ModelFiles) -> None:
+        """Read all that needs no weights, and check that the components fit together.
+
+        Args:
+            files: Result of `find`.
+
+        Raises:
+            InputError: If something cannot be read, is of another kind of model, or does not fit.
+        """
+        self.denoiser_config(files, self.local_files_only)
+        self.scheduler_config, scheduler = load_scheduler(files.source, self.local_files_only)
+        self.set_schedule(scheduler)
 
     def set_schedule(self, scheduler: DDPMScheduler) -> None:
         """Take the noise schedule and the parametrisation from a scheduler."""
@@ -212,6 +235,21 @@ class Backbone(nn.Module, ABC):
                 trained on exactly its classes.
             whole: Number of classes of the dataset, if these are some of them.
         """
+
+    def check_prompts(self, prompts: Sequence[str], distinct: bool) -> str:
+        """Check what the model reads of prompts; needs no weights.
+
+        Args:
+            prompts: Any number, also repeated.
+            distinct: Whether different prompts must be different to the model.
+
+        Returns:
+            A warning if prompts are cut; else empty.
+
+        Raises:
+            InputError: If they must be distinct and are not.
+        """
+        return ""
 
     @abstractmethod
     def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from bigain.backbones.base import Backbone
+from bigain.backbones.base import Backbone, ModelFiles
 from bigain.backbones.hub import read_json
-from bigain.backbones.loading import load_tokenizer
+from bigain.backbones.loading import component_config, load_tokenizer
 from bigain.errors import InputError
 
 _PROMPTS_PER_FORWARD = 64
@@ -48,20 +48,60 @@ class StableDiffusion(Backbone):
     def _load(self, source: str) -> None:
         super()._load(source)
         self.text_encoder: CLIPTextModel = self._load_part(source, "text_encoder", CLIPTextModel)
-        self.tokenizer = load_tokenizer(CLIPTokenizer, source, self.local_files_only)
+
+    def load_settings(self, files: ModelFiles) -> None:
+        super().load_settings(files)
+        source, local = files.source, self.local_files_only
+        text = component_config(CLIPTextModel, source, "text_encoder", local)
+        takes = self.denoiser_config(files, local).get("cross_attention_dim", 1280)
+        width, positions, words = (
+            text.get(name, usual)
+            for name, usual in (("hidden_size", 512), ("max_position_embeddings", 77), ("vocab_size", 49408))
+        )
+        if any(value != width for value in (takes if isinstance(takes, list) else [takes])):
+            raise InputError(
+                f"unet/config.json of {self.model} has cross_attention_dim {takes}, but its text encoder gives states "
+                f"of width {width}: they are not of one model"
+            )
+        self.tokenizer = load_tokenizer(CLIPTokenizer, source, local)
+        tokens, known = self.tokenizer.model_max_length, len(self.tokenizer)
+        if not isinstance(positions, int) or not isinstance(words, int) or tokens > positions or known > words:
+            raise InputError(
+                f"the tokenizer of {self.model} gives {tokens} tokens of {known}, but its text encoder reads "
+                f"{positions} of {words}: copy the model's own tokenizer, with its tokenizer_config.json"
+            )
 
     def conditions(self, prompts: Sequence[str], labels: Sequence[int]) -> Tensor:
         """Last hidden states of the text encoder, padded to the tokenizer's length. `(k, 77, d)` on SD."""
-        ids = self.tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
-        ids = ids.to(next(self.text_encoder.parameters()).device)
+        ids = self._tokens(prompts).to(next(self.text_encoder.parameters()).device)
         states = [self.text_encoder(part).last_hidden_state for part in ids.split(_PROMPTS_PER_FORWARD)]
         return torch.cat(states)
+
+    def _tokens(self, prompts: Sequence[str]) -> Tensor:
+        """Cut or padded to the tokenizer's length. `(k, 77)` on SD, int64."""
+        length = self.tokenizer.model_max_length
+        options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
+        ids: Tensor = self.tokenizer(list(prompts), **options).input_ids
+        return ids
+
+    def check_prompts(self, prompts: Sequence[str], distinct: bool) -> str:
+        unique, length = list(dict.fromkeys(prompts)), self.tokenizer.model_max_length
+        if distinct:
+            first: dict[tuple[int, ...], str] = {}
+            for prompt, ids in zip(unique, self._tokens(unique).tolist(), strict=True):
+                if (other := first.setdefault(tuple(ids), prompt)) != prompt:
+                    raise InputError(
+                        f"{self.model} cannot tell {other!r} and {prompt!r} apart: it reads {length} tokens, without "
+                        "regard to case, and they are the same; change the names or the prompt, or give both classes "
+                        "one name: top1_merged counts them as one"
+                    )
+        # Without `verbose`, transformers warns of their length, too.
+        cut = [
+            prompt
+            for prompt, ids in zip(unique, self.tokenizer(unique, verbose=False).input_ids, strict=True)
+            if len(ids) > length
+        ]
+        return f"{len(cut)} of {len(unique)} prompts are cut after {length} tokens, such as {cut[0]!r}" if cut else ""
 
     def null_condition(self) -> Tensor:
         return self.conditions([""], [0])

@@ -89,14 +89,16 @@ def _checks(cli: _WithoutTrainer) -> Iterator[Check]:
         raise InputError(f"doctor checks the modules of bigain, not {type(module).__name__}")
     weights = list(_weights(module.backbone))
     yield from weights
+    yield from _until_refused("data", lambda: _dataset(module, data))
+    yield from _until_refused("data/images", lambda: _images(data))
     if len(weights) > 1:
         yield from _until_refused("network", lambda: _network(module.backbone, data))
+        if hasattr(data, "items") and all(check.status != "problem" for check in weights):
+            yield from _until_refused("fit", lambda: _fit(module, data))
         with ExitStack() as installed:
             for compressor in cli.compressors():
                 check = partial(_compression, compressor, module.backbone, data, installed)
                 yield from _until_refused(f"compressor/{type(compressor).__name__}", check)
-    yield from _until_refused("data", lambda: _dataset(module, data))
-    yield from _until_refused("data/images", lambda: _images(data))
     yield from _until_refused("reference", lambda: _reference(module))
     yield from _until_refused("run directory", lambda: _directory(cli))
     yield from _disk(cli.output, module, data)
@@ -134,13 +136,18 @@ def _weights(backbone: Backbone) -> Iterator[Check]:
 
 
 def _network(backbone: Backbone, data: EvalDataModule) -> Iterator[Check]:
-    """Build the network without its weights, and check that the dataset's images and classes fit it."""
+    """Build the network without its weights."""
     build_on_meta(backbone)
     shape = backbone.latents_of(data.image_size)
-    space = data.class_space
-    backbone.check_classes(space.prompts, space.indices, space.whole)
     parameters = sum(p.numel() for p in backbone.denoiser.parameters())
     yield Check("network", "ok", f"{parameters / 1e6:.3g} M parameters, latents {' x '.join(map(str, shape))}")
+
+
+def _fit(module: Task, data: EvalDataModule) -> Iterator[Check]:
+    """Check model, scheduler, text encoder and dataset together, as a run does."""
+    module.backbone.load_settings(module.backbone.find(module.backbone.local_files_only))
+    warning = module.check_fit(data)
+    yield Check("fit", "warning" if warning else "ok", warning or "model, scheduler and data")
 
 
 def _compression(

@@ -14,6 +14,7 @@ from torch import Tensor
 from bigain.backbones.base import Backbone
 from bigain.backbones.forward import pair_sharing, row_keys
 from bigain.backbones.loading import module_digest
+from bigain.data.base import EvalDataModule
 from bigain.data.class_space import ClassSpace
 from bigain.data.latent_cache import LatentCache
 from bigain.data.loader import Batch
@@ -111,6 +112,9 @@ class DiffusionClassifier(BackboneModule):
         if unmet := [metric.name for metric in metrics if metric.needs]:
             raise InputError(f"metrics: {unmet[0]} measures generated images; a classification has none")
         self.metrics = list(metrics)
+
+    def prompts_of(self, data: EvalDataModule) -> tuple[Sequence[str], bool]:
+        return data.class_space.prompts, True
 
     def setup(self, stage: str) -> None:
         check_answers(self.data.class_space)

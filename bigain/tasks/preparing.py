@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from bigain.backbones.base import Backbone
@@ -10,6 +14,8 @@ from bigain.backbones.compilation import compile_denoiser
 from bigain.backbones.sharing import end_sharing, share
 from bigain.data.base import EvalDataModule
 from bigain.tasks.forwards import Forwards
+
+_log = logging.getLogger(__name__)
 
 
 class BackboneModule(LightningModule):
@@ -30,9 +36,32 @@ class BackboneModule(LightningModule):
         """The trainer's DataModule: see `EvalDataModule.of`."""
         return EvalDataModule.of(self)
 
+    def prompts_of(self, data: EvalDataModule) -> tuple[Sequence[str], bool]:
+        """Return the prompts of a run, and whether different ones must be different to the model."""
+        raise NotImplementedError
+
+    def check_fit(self, data: EvalDataModule) -> str:
+        """Check that the images, classes and prompts of a dataset fit the model; needs settings, but no weights.
+
+        Returns:
+            A warning, or nothing.
+
+        Raises:
+            InputError: If they do not fit.
+        """
+        self.backbone.latents_of(data.image_size)
+        space = data.class_space
+        self.backbone.check_classes(space.prompts, space.indices, space.whole)
+        return self.backbone.check_prompts(*self.prompts_of(data))
+
     def prepare_backbone(self) -> None:
-        """Load the backbone in the trainer's precision. Callbacks come first: compressors have set up their hooks."""
+        """Load the backbone in the trainer's precision, and check the data.
+
+        Callbacks come first: compressors have set up their hooks.
+        """
         self.backbone.load()
+        if warning := self.check_fit(self.data):
+            rank_zero_only(_log.warning)(f"warning: {warning}")
         if self.trainer.precision == "32-true":
             # Lightning converts to half but never back: a model loaded in half would stay in half.
             self.backbone.float()

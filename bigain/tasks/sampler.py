@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bigain.backbones.base import Backbone
 from bigain.backbones.forward import Sharing, row_keys
+from bigain.data.base import EvalDataModule
 from bigain.data.images import ImageFormat, decode_files, encode_images, quantise
 from bigain.data.loader import Batch
 from bigain.diffusion.sampling import Trajectory, item_keys, sample, step_keys
@@ -115,16 +116,23 @@ class DiffusionSampler(BackboneModule):
         self.seed = seed
         self.share = share
 
-    def setup(self, stage: str) -> None:
-        self.prepare_backbone()
+    def prompts_of(self, data: EvalDataModule) -> tuple[Sequence[str], bool]:
+        return data.generation_prompts(), False
+
+    def check_fit(self, data: EvalDataModule) -> str:
+        """Check the scheduler, too."""
         self.scheduler = make_scheduler(self.backbone, self.scheduler_class, self.scheduler_options, self.steps)
-        self.data.read_images = False
-        unlabelled = [item.image_id for item in self.data.items if not item.labels]
+        unlabelled = [item.image_id for item in data.items if not item.labels]
         if unlabelled and not self.backbone.takes_text:
             raise InputError(
                 f"{self.backbone.model} generates images of classes, and {len(unlabelled)} items have none, such as "
                 f"{unlabelled[0]}; choose a text-conditional model, or leave them out with --data.subset"
             )
+        return super().check_fit(data)
+
+    def setup(self, stage: str) -> None:
+        self.prepare_backbone()
+        self.data.read_images = False
         ids = [item.image_id for item in self.data.items]
         self.prompts = dict(zip(ids, self.data.generation_prompts(), strict=True))
         self.measuring = self.prepare_measuring()
@@ -148,8 +156,6 @@ class DiffusionSampler(BackboneModule):
 
     @torch.inference_mode()
     def on_predict_start(self) -> None:
-        space = self.data.class_space
-        self.backbone.check_classes(space.prompts, space.indices, space.whole)
         first = self.data.items[0]
         # One row of the conditions, for counting.
         self.example_condition = self._conditions([self.prompts[first.image_id]], [first.labels])

@@ -87,6 +87,18 @@ def test_labels_of_a_dataset_without_indices(dit, stable_diffusion):
     stable_diffusion.check_classes(["a", "b"], None)
 
 
+def test_prompts_that_the_model_cannot_tell_apart(stable_diffusion):
+    """Eight tokens, two of them for start and end."""
+    assert stable_diffusion.check_prompts(["a cat", "a dog", "a cat"], True) == ""
+    with pytest.raises(InputError, match="cannot tell 'a Crane' and 'a crane' apart: it reads 8 tokens"):
+        stable_diffusion.check_prompts(["a Crane", "a crane"], True)
+    with pytest.raises(InputError, match="cannot tell 'a longer cat' and 'a longer dog' apart"):
+        stable_diffusion.check_prompts(["a longer cat", "b", "a longer dog"], True)
+    assert stable_diffusion.check_prompts(["a longer cat", "b", "a longer dog", "a longer cat"], False) == (
+        "2 of 3 prompts are cut after 8 tokens, such as 'a longer cat'"
+    )
+
+
 def test_the_embedded_tokenizer_is_the_same_in_both_of_its_forms():
     """transformers 5 reads tokenizer.json, transformers 4 vocab.json and merges.txt: a prompt must not depend on it."""
     folder = Path(bigain.__file__).parent / "assets/shapes_unet/tokenizer"

@@ -101,7 +101,7 @@ def test_damaged_models(examine, copied, damage, problem, words):
         # The embedded DiT has 16 classes, and breeds are not among them.
         (
             ["--model.backbone.class_path", "bigain.backbones.DiT", "--model.backbone.model", "shapes_dit"],
-            "network",
+            "fit",
             "the dataset 37",
         ),
         (["--trainer.accelerator", "tpu"], "device", "--trainer.accelerator auto"),

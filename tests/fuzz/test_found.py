@@ -151,7 +151,9 @@ def test_an_invalid_trainer(tmp_path, trainer, words):
     ("file", "change", "words"),
     [
         ("scheduler/scheduler_config.json", {"beta_start": []}, "cannot make the schedule"),
-        ("unet/config.json", {"cross_attention_dim": "x"}, "cannot load unet"),
+        ("unet/config.json", {"cross_attention_dim": [["x"]]}, "has cross_attention_dim"),
+        ("unet/config.json", {"attention_head_dim": "x"}, "cannot load unet"),
+        ("text_encoder/config.json", {"max_position_embeddings": "x"}, "its text encoder reads x"),
         ("unet/config.json", {"_class_name": {}, "architectures": 3}, "unet/config.json .* gives 3"),
         ("tokenizer/tokenizer.json", {"normalizer": 3}, "cannot load the tokenizer"),
     ],
