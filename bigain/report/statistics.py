@@ -14,7 +14,7 @@ Correct = npt.NDArray[np.bool_]
 ALPHA = 0.05
 POWER = 0.8
 DRAWS = 10_000
-# With fewer discordant images a bootstrap interval is too narrow.
+# With fewer images, or discordant ones, a bootstrap interval is too narrow.
 ENOUGH = 10
 
 

@@ -106,6 +106,17 @@ def test_the_sentences(capsys):
     assert "though the images are too few to distinguish the change from zero" in text
 
 
+def test_one_image_has_no_interval_and_no_verdict(capsys):
+    run("one", 0.2 + 0.4 * NOISE[:1], tome(0.4))
+    run("one0", 0.4 + 0.4 * NOISE[:1])
+    text = output(capsys, "one", "--baseline", "one0", "--json", "numbers.json")
+    assert "(too few images for an interval): a verdict takes 10 images. Its bound" in text
+    assert "Theorem 1 compression" not in text
+    assert "most at timesteps" not in text
+    whole = json.loads(Path("numbers.json").read_text())["explanations"][0]["margins"]
+    assert (whole["theorem"], whole["change_of_mu_over_sigma_interval"]) == (None, None)
+
+
 def test_a_lost_margin(capsys):
     run("lost", -0.2 + 0.1 * NOISE, lgtm(0.7))
     text = output(capsys, "lost", "--baseline", "none")

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from bigain.report.explain.margins import Errors, change_interval, margins, share
+from bigain.report.explain.margins import Errors, change_intervals, margins, share
 
 
 def two_classes(margin):
@@ -118,10 +118,34 @@ def test_intervals_hold_the_change_and_are_narrower_with_more_images():
     for images in (100, 2_500):
         noise = np.random.default_rng(5).standard_normal((images, 2))
         a, b = of(0.5 + noise), of(0.2 + noise)
-        low, high = change_interval(a, b)
+        ((low, high),) = change_intervals([(a, b)], images)
         assert low < b.mu_over_sigma - a.mu_over_sigma < high
-        assert change_interval(a, b) == (low, high)
         widths.append(high - low)
     assert high < 0
     assert widths[1] < widths[0] / 3
-    assert change_interval(of([[0.1]]), of([[0.2]])) is None
+
+
+def test_all_pairs_are_resampled_together():
+    noise = np.random.default_rng(6).standard_normal((40, 3))
+    errors, label = two_classes(0.3 + noise)
+    others, _ = two_classes(0.5 - noise)
+    some = np.random.default_rng(7).random((40, 3)) < 0.5
+    pairs = [(margins(errors, label, trials), margins(others, label, trials)) for trials in (some | True, some)]
+    assert len(pairs[1][0].mean) < 40
+    intervals = change_intervals(pairs, 40)
+    assert intervals == change_intervals(pairs, 40)
+    for (first, second), interval in zip(pairs, intervals, strict=True):
+        draw, slow, n = np.random.default_rng(8), [], len(first.mean)
+        for _ in range(2000):
+            i = draw.integers(n, size=n)
+            values = [m.mean[i].mean() / np.sqrt(m.square[i].mean() - m.mean[i].mean() ** 2) for m in (first, second)]
+            slow.append(values[1] - values[0])
+        assert interval == pytest.approx(np.quantile(slow, [0.025, 0.975]), abs=0.06)
+
+
+def test_few_images_have_no_interval():
+    noise = np.random.default_rng(9).standard_normal((10, 5))
+    for n in (1, 9, 10):
+        (interval,) = change_intervals([(of(0.5 + noise[:n]), of(0.2 + noise[:n]))], n)
+        assert (interval is None) == (n < 10)
+    assert change_intervals([(of([[0.1]] * 20), of([[0.2]] * 20))], 20) == [None]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bigain.errors import InputError
 from bigain.report.comparison import Comparison, compare
 from bigain.report.explain.frequency import Response, load_response, mean_shares
-from bigain.report.explain.margins import TIME, Errors, Margins, change_interval, margins, read_errors, share
+from bigain.report.explain.margins import TIME, Errors, Margins, change_intervals, margins, read_errors, share
+from bigain.report.statistics import ENOUGH
 from bigain.report.tables import Table
 from bigain.runs.numbers import decimals, signed
 from bigain.runs.results import Run
@@ -46,7 +47,7 @@ class Band:
         high: First timestep above the band.
         base: Margins of the baseline.
         run: Margins of the run.
-        interval: 95 % paired-bootstrap interval of the change of 1 / r; None if it does not exist.
+        interval: 95 % paired-bootstrap interval of the change of 1 / r; None if it does not exist, as with few images.
     """
 
     low: float
@@ -62,12 +63,17 @@ class Band:
         return None if before is None or after is None else after - before
 
     @property
+    def too_few(self) -> bool:
+        """Whether the images are too few for an interval and a verdict."""
+        return len(self.run.mean) < ENOUGH
+
+    @property
     def criterion(self) -> str | None:
         """Theorem 1's verdict on the bound: `helps` if r falls, `hurts` if it rises or the margin is lost, or `level`.
 
-        None if neither margin is positive: both bounds are 1.
+        None with too few images, or if neither margin is positive: both bounds are 1.
         """
-        if self.change is None or (self.base.mu <= 0 and self.run.mu <= 0):
+        if self.too_few or self.change is None or (self.base.mu <= 0 and self.run.mu <= 0):
             return None
         return "helps" if self.change > 0 else "hurts" if self.change < 0 else "level"
 
@@ -151,15 +157,14 @@ def _explain(comparison: Comparison, base: Errors, bands: int) -> Explanation:
     run, baseline = comparison.run, comparison.base
     both = share(base, read_errors(run), (str(baseline.path), str(run.path)))
 
-    def band(low: float, high: float) -> Iterator[Band]:
+    measured = []
+    for low, high in [(0, TIME), *itertools.pairwise(TIME * k / bands for k in range(bands + 1))]:
         trials = both.band(low, high)
         before, after = (margins(errors, both.label, trials) for errors in (both.first, both.second))
         if before is not None and after is not None:
-            yield Band(low, high, before, after, change_interval(before, after))
-
-    (whole,) = band(0, TIME)
-    edges = [TIME * k / bands for k in range(bands + 1)]
-    parts = [part for ends in itertools.pairwise(edges) for part in band(*ends)]
+            measured.append((low, high, before, after))
+    intervals = change_intervals([each[2:] for each in measured], len(both.label), title=comparison.names[0])
+    whole, *parts = [Band(*each, interval) for each, interval in zip(measured, intervals, strict=True)]
     return Explanation(comparison, both.first.shape[1], whole, parts, load_response(run.path))
 
 
@@ -235,7 +240,7 @@ def _margins(explanation: Explanation) -> list[str]:
         f"runs evaluated every class (n = {_count(images, 'image')}, {trials:,} trials, {whole.run.n:.3g} per image):",
         _table(headers, [*(_row(band, band.name) for band in bands), _row(whole, "all")]),
     ]
-    changes = sorted((band.change, i) for i, band in enumerate(bands) if band.change is not None)
+    changes = sorted((band.change, i) for i, band in enumerate(bands) if band.change is not None and not band.too_few)
     if len(changes) > 1:
         (least, first), (most, last) = changes[0], changes[-1]
         extremes = [("falls", bands[first])] * (least < 0) + [("rises", bands[last])] * (most > 0)
@@ -263,10 +268,13 @@ def _verdict(explanation: Explanation) -> str:
     moved = "fell" if after.mu < before.mu else "rose" if after.mu > before.mu else "stayed"
     uncertain = whole.change and (whole.interval is None or whole.interval[0] <= 0 <= whole.interval[1])
     doubt = ", though the images are too few to distinguish the change from zero" if uncertain else ""
+    expected = f"{_EXPECTED[whole.criterion]}{doubt}"
+    if whole.too_few:
+        expected = f"a verdict takes {ENOUGH} images"
     return (
         f"The margin {moved} from {before.mu:.4g} to {after.mu:.4g}, r went from {_number(before.r)} to "
         f"{_number(after.r)} and 1/r from {_number(before.mu_over_sigma)} to {_number(after.mu_over_sigma)}"
-        f"{_interval(whole)}: {_EXPECTED[whole.criterion]}{doubt}. Its bound went from "
+        f"{_interval(whole)}: {expected}. Its bound went from "
         f"{_percent(before.theorem_bound)} to {_percent(after.theorem_bound)}, the share that is wrong on these trials "
         f"from {_percent(before.error)} to {_percent(after.error)}; with all trials accuracy changed by "
         f"{signed(100 * comparison.counts.difference, comparison.digits)} points."

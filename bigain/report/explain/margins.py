@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from bigain.errors import InputError
 from bigain.report.pairing import shared_images
-from bigain.report.statistics import ALPHA
+from bigain.report.statistics import ALPHA, ENOUGH
 from bigain.runs.columns import read_columns
 from bigain.runs.results import Run
 
@@ -107,11 +108,13 @@ class Margins:
     """Margins of the m images that have at least one of the chosen trials.
 
     Attributes:
+        image: Index of each image. `(m,)`.
         mean: Mean margin of each image over its trials. `(m,)`.
         square: Mean squared margin of each image. `(m,)`.
         trials: Number of trials of each image. `(m,)`.
     """
 
+    image: npt.NDArray[np.int64]
     mean: Floats
     square: Floats
     trials: npt.NDArray[np.int64]
@@ -191,39 +194,52 @@ def margins(errors: Floats, label: npt.NDArray[np.int64], trials: npt.NDArray[np
     means = np.where(trials[:, None], errors, 0).sum(2) / count[:, None]
     means[image, label] = np.inf
     margin = np.where(trials, errors[image, means.argmin(1)] - errors[image, label], 0)
-    return Margins(margin.sum(1) / count, (margin**2).sum(1) / count, count)
+    return Margins(np.flatnonzero(kept), margin.sum(1) / count, (margin**2).sum(1) / count, count)
 
 
-def change_interval(first: Margins, second: Margins, seed: int = 0) -> tuple[float, float] | None:
+def change_intervals(
+    pairs: Sequence[tuple[Margins, Margins]], images: int, seed: int = 0, title: str = "resampling"
+) -> list[tuple[float, float] | None]:
     """Return the 95 % percentile interval of the change of 1 / r from the first to the second, over resampled images.
 
     r itself has no interval: it goes to infinity where the margin goes to 0.
 
     Args:
-        first: Margins of one run.
-        second: Margins of the other run, of the same images.
-        seed: Of the resampling.
+        pairs: Margins of two runs on the same trials, such as those of a band of timesteps.
+        images: Number of images; every pair has margins of all or some of them.
+        seed: Of the resampling, which all pairs share.
+        title: Of the progress bar.
 
     Returns:
-        Its ends; None if all margins are equal in some draw, as with a single image.
+        The ends of each interval; None with fewer than 10 images, or if all margins are equal in some draw.
     """
-    changes = np.concatenate(list(_changes(first, second, np.random.default_rng(seed))))
-    if not np.isfinite(changes).all():
-        return None
-    low, high = np.quantile(changes, [ALPHA / 2, 1 - ALPHA / 2])
-    return float(low), float(high)
-
-
-def _changes(first: Margins, second: Margins, generator: np.random.Generator) -> Iterator[Floats]:
-    m = len(first.mean)
-    block = max(1, _BLOCK // m)
-    for start in range(0, DRAWS, block):
-        weights = generator.multinomial(m, np.full(m, 1 / m), size=min(block, DRAWS - start)) / m
-        before = _separation(weights @ first.mean, weights @ first.square)
-        yield _separation(weights @ second.mean, weights @ second.square) - before
+    columns = np.zeros((images, len(pairs), 5))
+    for place, (first, second) in enumerate(pairs):
+        sums = (first.mean, first.square, second.mean, second.square, np.ones(len(first.mean)))
+        columns[first.image, place] = np.stack(sums, axis=1)
+    generator, changes = np.random.default_rng(seed), np.empty((DRAWS, len(pairs)))
+    block = max(1, _BLOCK // images)
+    with tqdm(total=DRAWS, desc=title, unit="draw", disable=None, leave=False, delay=1) as progress:
+        for start in range(0, DRAWS, block):
+            rows = min(block, DRAWS - start)
+            drawn = generator.integers(images, size=(rows, images), dtype=np.int32)
+            drawn += np.arange(0, rows * images, images, dtype=np.int32)[:, None]
+            weights = np.bincount(drawn.ravel(), minlength=rows * images).reshape(rows, images).astype(np.float64)
+            totals = (weights @ columns.reshape(images, -1)).reshape(rows, *columns.shape[1:])
+            with np.errstate(divide="ignore", invalid="ignore"):
+                means = totals[..., :4] / totals[..., 4:]
+            before, after = _separation(*means[..., :2].T), _separation(*means[..., 2:].T)
+            changes[start : start + rows] = (after - before).T
+            progress.update(rows)
+    ends = np.quantile(changes, [ALPHA / 2, 1 - ALPHA / 2], axis=0).T.tolist()
+    exists = np.isfinite(changes).all(axis=0).tolist()
+    return [
+        (low, high) if there and len(first.mean) >= ENOUGH else None
+        for (first, _), (low, high), there in zip(pairs, ends, exists, strict=True)
+    ]
 
 
 def _separation(mean: Floats, square: Floats) -> Floats:
     """Return `mu / sigma` of each draw, NaN where sigma is 0."""
     sigma = np.sqrt(np.maximum(0, square - mean**2))
-    return np.divide(mean, sigma, out=np.full(len(mean), np.nan), where=sigma > 0)
+    return np.divide(mean, sigma, out=np.full(mean.shape, np.nan), where=sigma > 0)
