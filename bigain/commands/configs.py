@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from bigain.commands.parsing import options_of
+from bigain.commands.parsing import guess, options_of
 from bigain.errors import InputError
 from bigain.runs.schema import TASKS
 
+_SUFFIXES = (".yaml", ".yml")
 # PyYAML raises these, also in its constructors of dates, numbers and tagged values.
 _NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
 
@@ -38,18 +40,41 @@ def find_config(args: Sequence[str]) -> list[str]:
         if name in order and (name == "--config" or not equals):
             # An option without a value is left to the parser.
             files = [value, *following] if equals else following
-            located = [*map(locate, files[:1])]
-            if order[name] == 0 and located and _is_joint(Path(located[0])):
-                raise InputError(f"{files[0]} is a joint configuration; use bigain evaluate --config {files[0]}")
+            located = [locate(file, is_file=order[name] == 0) for file in files[:1]]
+            if order[name] == 0 and located:
+                _check_config(files[0], load_yaml(Path(located[0])))
             placed.append((order[name], [name, *located, *files[1:]]))
         else:
             placed.append((2, [option, *following]))
     return [*values, *itertools.chain.from_iterable(words for _, words in sorted(placed, key=lambda item: item[0]))]
 
 
-def _is_joint(path: Path) -> bool:
-    content = load_yaml(path) if path.is_file() else None
-    return isinstance(content, dict) and set(content) == set(TASKS)
+def _check_config(name: str, content: Any) -> None:
+    """Raise an InputError for a file of another kind than a configuration of `bigain predict`."""
+    if isinstance(content, dict) and set(content) == set(TASKS):
+        raise InputError(f"{name} is a joint configuration; use bigain evaluate --config {name}")
+    if isinstance(content, dict) and "class_path" in content:
+        raise InputError(f"{name} describes one class; pass it with --model, --data or --compressor")
+
+
+def empty_mappings(args: Sequence[str]) -> Iterator[str]:
+    """Yield the dotted names, without `init_args`, whose value is `{}` in a command line and its files."""
+    for option, *following in options_of(args)[1]:
+        name, equals, value = option.removeprefix("--").replace(".init_args", "").partition("=")
+        text = value if equals else " ".join(following)
+        with suppress(yaml.YAMLError):
+            value = yaml.safe_load(text) if text.startswith("{") else text
+            yield from _empty("" if name in ("config", "-c") else name, value, Path())
+
+
+def _empty(name: str, value: Any, folder: Path) -> Iterator[str]:
+    if isinstance(value, str) and value.endswith(_SUFFIXES) and (file := folder / value).is_file():
+        value, folder = load_yaml(file), file.parent
+    if value == {}:
+        yield name
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _empty(f"{name}.{key}".removeprefix(".").replace(".init_args", ""), item, folder)
 
 
 def options_for(options: Sequence[str], own: Collection[str], marks: Collection[str]) -> list[str]:
@@ -69,8 +94,12 @@ def options_for(options: Sequence[str], own: Collection[str], marks: Collection[
     return kept
 
 
-def locate(name: str) -> str:
+def locate(name: str, is_file: bool = True) -> str:
     """Return the path of the shipped file of this name unless there is one here; a file has to be valid YAML.
+
+    Args:
+        name: Path, or name of a shipped file.
+        is_file: Whether a name without a suffix is one, too, not a class.
 
     Raises:
         InputError: If it is not YAML, or there is no such file.
@@ -80,11 +109,12 @@ def locate(name: str) -> str:
     if path.is_file():
         # The message of the argument parser does not name the file.
         load_yaml(path)
-    elif path.suffix in (".yaml", ".yml"):
+    elif is_file or path.suffix in _SUFFIXES:
         names = [str(file.relative_to(shipped_configs())) for file in shipped_configs().rglob("*.yaml")]
-        near = get_close_matches(name, names, 3)
-        guess = f"did you mean {' or '.join(near)}" if near else "see bigain list configs"
-        raise InputError(f"no configuration {name} here or among the shipped ones; {guess}")
+        raise InputError(
+            f"no configuration {name} here or among the shipped ones"
+            + (guess(get_close_matches(name, names, 3)) or "; see bigain list configs")
+        )
     return str(path)
 
 

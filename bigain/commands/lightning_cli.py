@@ -7,7 +7,7 @@ import json
 import os
 import re
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from bigain.callbacks import GenerationResults, PredictionWriter, ResultsWriter, SampleWriter
-from bigain.commands.configs import find_config
+from bigain.commands.configs import empty_mappings, find_config
 from bigain.commands.parsing import (
     import_class,
     input_errors,
@@ -96,17 +96,20 @@ class BiGainCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # The parent warns when both `args` and sys.argv are given, which is how an entry point calls it.
-        while True:
-            try:
-                self.config = parser.parse_args(args)
-                break
-            except ArgumentError as error:
-                args = _as_mapping(args, str(error))
-                if args is None:
-                    raise
+        with input_errors("bigain predict", self._parser("predict")._option_string_actions):
+            while True:
+                try:
+                    self.config = parser.parse_args(args)
+                    break
+                except ArgumentError as error:
+                    args = _as_mapping(args, str(error))
+                    if args is None:
+                        raise
         config = self.config[self.config.subcommand]
-        _refuse_unknown(args, config)
-        _set_seeds(config)
+        _check_arguments(args, config)
+        for _, section in _classes("", config):
+            if "seed" in section.init_args:
+                section.init_args.seed = config.seed
 
     def before_instantiate_classes(self) -> None:
         """Set `fingerprint` and `output`; write nothing."""
@@ -184,8 +187,11 @@ class BiGainCLI(LightningCLI):
         config = self.config[self.subcommand]
         with run_directory(self.output, config) if self.trainer.is_global_zero else nullcontext():
             if self.trainer.is_global_zero:
-                # The merged configuration.
-                write_text(self.output / "config.yaml", self._parser(self.subcommand).dump(config, skip_unset=False))
+                # The merged configuration, without the seeds that `seed` sets.
+                merged = config.clone()
+                for _, section in _classes("", merged):
+                    section.init_args.pop("seed", None)
+                write_text(self.output / "config.yaml", self._parser(self.subcommand).dump(merged, skip_unset=False))
             self.trainer.predict(self.model, datamodule=self.datamodule, return_predictions=False)
 
 
@@ -212,44 +218,38 @@ def _as_mapping(args: Sequence[str], message: str) -> list[str] | None:
     return None
 
 
-def _refuse_unknown(args: Sequence[str], config: Namespace) -> None:
-    """Raise an InputError for an unknown argument with an empty mapping, which jsonargparse ignores."""
-    for option, *following in options_of(args)[1]:
-        name, equals, value = option.removeprefix("--").partition("=")
-        if (value if equals else " ".join(following)).strip() != "{}":
-            continue
-        keys = [key for key in name.split(".") if key != "init_args"]
-        section: Any = config.get(keys[0])
-        for number, key in enumerate(keys[1:], 1):
-            if not isinstance(section, Namespace) or "init_args" not in section:
-                break
-            if key not in section.init_args:
-                raise unknown_argument(".".join(keys[:number]), section.class_path, key)
-            section = section.init_args[key]
+def _classes(path: str, config: Namespace) -> Iterator[tuple[str, Namespace]]:
+    """Yield the classes of a configuration as `model.backbone` and its `class_path` and `init_args`."""
+    for name, value in vars(config).items():
+        if isinstance(value, Namespace) and "init_args" in value:
+            yield f"{path}{name}", value
+            yield from _classes(f"{path}{name}.", value.init_args)
 
 
-def _set_seeds(config: Namespace) -> None:
-    """Give every class with a seed the one of `--seed`.
-
-    Raises:
-        InputError: If a class was given a different one.
-    """
-    for path in ("model", "data", "compressor", "compressor.init_args.inner"):
-        section = config.get(path)
-        if not isinstance(section, Namespace) or "seed" not in section.get("init_args", {}):
-            continue
-        arguments = section.init_args
-        if arguments.seed not in (
-            config.seed,
-            constructor_parameters(import_class(section.class_path))["seed"].default,
-        ):
-            raise InputError(f"{path}.seed is {arguments.seed}, but a run has one seed; use --seed {arguments.seed}")
-        arguments.seed = config.seed
+def _check_arguments(args: Sequence[str], config: Namespace) -> None:
+    """Raise an InputError for arguments that jsonargparse accepts and a class does not, and for a different seed."""
+    given = {words[0].removeprefix("--").partition("=")[0].replace(".init_args", "") for words in options_of(args)[1]}
+    ignored = list(empty_mappings(args))
+    for path, section in [*_classes("", config), ("trainer", config.trainer), ("", config)]:
+        arguments = vars(section.get("init_args", section))
+        for name in (name.removeprefix(f"{path}.") for name in ignored if name.startswith(f"{path}.") or not path):
+            if name.partition(".")[0] not in arguments:
+                if "class_path" in section:
+                    raise unknown_argument(path, section.class_path, name)
+                raise InputError(f"{path or 'the configuration'} has no setting {name}")
+    for path, section in _classes("", config):
+        parameters = constructor_parameters(import_class(section.class_path))
+        for name, value in vars(section.init_args).items():
+            expected = str(parameters[name].annotation) if name in parameters else "Any"
+            if value is None and not re.search("None|Optional|Any|_empty", expected):
+                raise InputError(f"{path}.{name} is null; expected {expected}")
+        seed = section.init_args.get("seed", config.seed)
+        if seed != config.seed and (f"{path}.seed" in given or seed != parameters["seed"].default):
+            raise InputError(f"{path}.seed is {seed}, but a run has one seed; use --seed {seed}")
 
 
 def _stem(config: Namespace) -> str:
-    given = config.get("config")
-    return Path(str(given[0])).stem if given else "predict"
+    return "+".join(Path(str(path)).stem for path in config.get("config") or ["predict"])
 
 
 MODULES: dict[str, type[LightningModule]] = {"classification": DiffusionClassifier, "generation": DiffusionSampler}

@@ -11,7 +11,7 @@ import inspect
 import re
 import sys
 from argparse import ArgumentError, RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -28,7 +28,18 @@ T = TypeVar("T")
 # jsonargparse reports every branch of a union; these lines say nothing about the user's value.
 _NOISE = re.compile(
     r"Does not validate against any of the Union|Subtypes: |Errors:$|Expected a <class 'NoneType'>|Given value|"
-    r"Expected a path but|^$"
+    r"Expected a path but|Unable to load config \"|^$"
+)
+# Where the value stands; the message begins with it.
+_PLACE = re.compile(r"""Parser key "[\w.]+":|Problem with given class_path '[\w.]+':""")
+_PLAIN = (
+    (r"a typing\.Literal\[(.*?)\]", lambda match: "one of " + match[1].replace("'", "")),
+    (r"<class '(?:\w+\.)*(\w+)'>", r"\1"),
+    (r"Expected a dot import path string: (\S+)", r"there is no class \1"),
+    (r"\. Got value: [^;]*", ""),
+    (r"; Expected ", ", or "),
+    (r"^Expected ", "expected "),
+    (r"\ba int\b", "an int"),
 )
 # Base class and package of the classes that a section of a configuration names.
 _SECTIONS = {
@@ -68,11 +79,12 @@ def run(function: Callable[..., Outcome], command: str, args: Sequence[str]) -> 
     hints = get_type_hints(function)
     most = {_flag(p.name): _most(hints[p.name]) for p in parameters if p.kind is p.KEYWORD_ONLY}
     own, further = _separate(args, most)
+    parser = _parser(function, command, hints)
     if {"-h", "--help"} & set(further):
-        return Outcome(_parser(function, command, hints).format_help())
+        return Outcome(parser.format_help())
     passes_on = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    with input_errors(command):
-        values = _parser(function, command, hints).parse_args(own if passes_on else [*own, *further])
+    with input_errors(command, most):
+        values = parser.parse_args(own if passes_on else [*own, *further])
     values = {name: _expanded(value) for name, value in vars(values).items()}
     positional = [values[p.name] for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     options = {p.name: values[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
@@ -178,8 +190,13 @@ def create(base: type[T], name: str, options: Sequence[str], command: str) -> T 
 
 
 @contextmanager
-def input_errors(command: str) -> Iterator[None]:
-    """Turn a parsing error of jsonargparse into one InputError, and let out an InputError that it wrapped."""
+def input_errors(command: str, known: Collection[str] = ()) -> Iterator[None]:
+    """Turn a parsing error of jsonargparse into one InputError, and let out an InputError that it wrapped.
+
+    Args:
+        command: `bigain flops`, for messages.
+        known: All options, of which the nearest to an unknown one is proposed.
+    """
     try:
         yield
     except (ArgumentError, ValueError) as error:
@@ -187,8 +204,9 @@ def input_errors(command: str) -> Iterator[None]:
         if cause is not None:
             raise cause from error
         if isinstance(error, ArgumentError):
-            message = readable(str(error))
-            raise InputError(message if "; see bigain" in message else f"{message}; see {command} --help") from error
+            message = readable(str(error), known)
+            see = "" if re.search("; (see bigain|known:)", message) else f"; see {command} --help"
+            raise InputError(message + see) from error
         raise
 
 
@@ -199,24 +217,37 @@ def wrapped_input_error(error: BaseException | None) -> InputError | None:
     return error
 
 
-def readable(message: str) -> str:
-    """Return a message of jsonargparse in one line, with the known class names where a class is unknown."""
-    lines = [line.strip().lstrip("-").strip() for line in message.splitlines()]
-    essence = " ".join(dict.fromkeys(line for line in lines if not _NOISE.search(line)))
-    keys = re.findall(r'Parser key "([\w.]+)"', message)
-    classes = re.findall(r"given class_path '([\w.]+)'", message)
-    if classes and (refused := re.search(r"Option '([\w.]+)' is not accepted", message)):
-        return str(unknown_argument(".".join(keys), classes[-1], refused[1]))
-    unknown = "dot import path" in message or "Import error" in message or "not resolve" in message
-    if keys and unknown and (section := keys[-1].rpartition(".")[2]) in _SECTIONS:
-        essence += f"; known: {', '.join(shipped_classes(section))}, or the import path of a class"
-    essence = re.sub(r"a typing\.Literal\[(.*?)\]", lambda match: "one of " + match[1].replace("'", ""), essence)
-    essence = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", essence)
-    if keys and "is abstract" in essence:
-        essence = f"{keys[-1]}: name its class (class_path), and put its arguments under init_args"
-    if "are required: predict." in essence:
-        essence = "no --config, or one without " + " and ".join(re.findall(r"predict\.(\w+)", essence))
-    return essence.rstrip(".")
+def readable(message: str, known: Collection[str] = ()) -> str:
+    """Return a message of jsonargparse in one line, with near or known names where one is unknown."""
+    keys = list(dict.fromkeys(re.findall(r'Parser key "([\w.]+)"', message)))
+    section, classes = ".".join(keys), re.findall(r"given class_path '([\w.]+)'", message)
+    refused = re.search(r"(?:[Oo]ption '|unrecognized arguments: --)([\w.-]+)", message)
+    if re.search("Subclass types expect|is abstract", message) or (refused and refused[1] == "class_path"):
+        return f"{section}: name its class (class_path), and put its arguments under init_args"
+    if refused and classes:
+        return str(unknown_argument(section, classes[-1], refused[1]))
+    if refused:
+        near = get_close_matches(f"--{refused[1]}", [name for name in known if f"{name}." not in f"--{refused[1]}"], 1)
+        place = "; see bigain predict --trainer.help" if refused[1].startswith("trainer.") else ""
+        return f"there is no option {refused[1]}{guess(near)}{place}"
+    if "are required: predict." in message:
+        return "no --config, or one without " + " and ".join(re.findall(r"predict\.(\w+)", message))
+    lines = (_PLACE.sub("", line).strip().lstrip("-").strip().rstrip(".") for line in message.splitlines())
+    essence = "; ".join(dict.fromkeys(line for line in lines if not _NOISE.search(line)))
+    for pattern, text in _PLAIN:
+        essence = re.sub(pattern, text, essence)
+    if essence.startswith("expected") and (value := re.search(r"(?:Got|Given) value: (?!NestedArg)(.*)", message)):
+        essence += f", not {value[1]}"
+    if "no class" in essence and (kind := section.rpartition(".")[2]) in _SECTIONS:
+        essence += f"; known: {', '.join(shipped_classes(kind))}, or the import path of a class"
+    elif classes:
+        essence += f"; see bigain predict --{'.'.join(keys[: len(classes)])}.help {classes[-1].rpartition('.')[2]}"
+    return f"{section}: {essence}" if section else essence
+
+
+def guess(near: Sequence[str]) -> str:
+    """Return a proposal of near names, empty without any."""
+    return f"; did you mean {' or '.join(near)}" if near else ""
 
 
 def unknown_argument(section: str, class_path: str, name: str) -> InputError:
@@ -230,9 +261,9 @@ def unknown_argument(section: str, class_path: str, name: str) -> InputError:
     from bigain.compressors.base import constructor_parameters
 
     kind = class_path.rpartition(".")[2]
-    near = get_close_matches(name.partition(".")[0], constructor_parameters(import_class(class_path)), 1)
-    guess = f"; did you mean {near[0]}" if near else ""
-    return InputError(f"{kind} has no argument {name!r}{guess}; see bigain predict --{section}.help {kind}")
+    parameters = constructor_parameters(import_class(class_path))
+    near = [] if (first := name.partition(".")[0]) in parameters else get_close_matches(first, parameters, 1)
+    return InputError(f"{kind} has no argument {name!r}{guess(near)}; see bigain predict --{section}.help {kind}")
 
 
 def import_class(path: str) -> type:

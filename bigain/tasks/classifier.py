@@ -163,7 +163,7 @@ class DiffusionClassifier(BackboneModule):
         labels = [list(of_image) if self.multilabel else of_image[0] for of_image in batch["labels"]]
         timesteps = timesteps.cpu()
         records = image_records(batch["image_id"], labels, result, timesteps, start)
-        names, precision = self.data.class_space.names, self.trainer.precision
+        names = self.data.class_space.names
         failed = {}
         for record, row, digest in zip(records, timesteps.tolist(), batch["digests"], strict=True):
             record.digest = digest
@@ -171,7 +171,7 @@ class DiffusionClassifier(BackboneModule):
                 label, trial, error = first
                 failed[record.image_id] = (
                     f"the network's error for class {names[label]!r} at timestep {row[trial]} is "
-                    f"{error} at precision {precision}; try --trainer.precision 32-true, or other weights"
+                    f"{error} {self.at_precision('other weights')}"
                 )
         batch["failed"].update(failed)
         return [record for record in records if record.image_id not in failed]

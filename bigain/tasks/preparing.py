@@ -74,6 +74,12 @@ class BackboneModule(LightningModule):
         if self.share:
             share(self.backbone.denoiser, conditions)
 
+    def at_precision(self, instead: str) -> str:
+        """Return the end of a message on numbers that are not finite; `instead` helps beside a higher precision."""
+        precision = self.trainer.precision
+        higher = "" if precision == "32-true" else "--trainer.precision 32-true, or "
+        return f"at precision {precision}; try {higher}{instead}"
+
     def teardown(self, stage: str) -> None:
         end_sharing(self.backbone.denoiser)
 

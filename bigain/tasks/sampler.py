@@ -199,8 +199,8 @@ class DiffusionSampler(BackboneModule):
         """Return the indices of the images that are finite; the others are added to `batch["failed"]`."""
         finite = pixels.isfinite().flatten(1).all(1).tolist()
         reason = (
-            f"{self.scheduler_class.__name__} and {self.backbone.model} gave numbers that are not finite at precision "
-            f"{self.trainer.precision}; try --trainer.precision 32-true, or another scheduler"
+            f"{self.scheduler_class.__name__} and {self.backbone.model} gave numbers that are not finite "
+            f"{self.at_precision('another scheduler')}"
         )
         failed = [image_id for image_id, is_finite in zip(batch["image_id"], finite, strict=True) if not is_finite]
         batch["failed"].update(dict.fromkeys(failed, reason))

@@ -73,6 +73,7 @@ def test_predict_writes_a_run_directory_and_a_summary_and_its_config_reproduces_
     assert main(["predict", "--config", str(saved), "--output", "again"]) == 0
     again = np.load("again/predictions/predictions.npz")["errors"]
     assert np.array_equal(columns["errors"], again, equal_nan=True)
+    assert Prepared(["predict", "--config", str(saved), "--seed", "5"]).datamodule.seed == 5
 
 
 def test_a_second_run_continues(capsys):
@@ -253,6 +254,16 @@ def test_list(capsys, what, line):
         (["--model.backbone.init_args.foo={}"], ["DiT has no argument 'foo'", "--model.backbone.help DiT"]),
         (["--model.seed", "4"], ["use --seed 4"]),
         (["--compressor.seed", "4"], ["use --seed 4"]),
+        (["--seed", "4", "--data.seed", "0"], ["one seed"]),
+        (["--data.prompt", "null"], ["data.prompt is null; expected str"]),
+        (["--data.limit", "x"], ["data.limit: expected an int, not x; see bigain predict --data.help ShapeTextures"]),
+        (["--compressor.where.foo", "1"], ["LGTM has no argument 'where.foo'; see bigain predict --compressor.help"]),
+        (["--trainer.device_count", "1"], ["--trainer.help"]),
+        (["--sede", "1"], ["no option sede; did you mean --seed"]),
+        (["--config", "foo.yaml"], ["DiT has no argument 'foo'"]),
+        (["--config", "beside.yaml"], ["compressor: name its class (class_path), and put its arguments under"]),
+        (["--config", "data/shapes.yaml"], ["--data"]),
+        (["--config", "demo_lgtm"], ["did you mean demo_lgtm.yaml"]),
         (["--compressor.ratio", "0.9"], ["0.9", "0.75"]),
         (["--compressor.destination", "cel"], ["one of cell, released", "cel"]),
         (["--compressor.where.blocks", "[9]"], ["site 9", "0 to 3"]),
@@ -269,6 +280,8 @@ def test_list(capsys, what, line):
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
 )
 def test_bad_input_ends_with_one_message(capsys, args, words):
+    Path("foo.yaml").write_text("model: {init_args: {backbone: {init_args: {foo: {}}}}}\n")
+    Path("beside.yaml").write_text("compressor: {class_path: LGTM, ratio: 0.5}\n")
     message = refused(capsys, *args)
     for word in words:
         assert word in message

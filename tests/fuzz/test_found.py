@@ -131,7 +131,7 @@ def test_a_name_too_long_for_a_file(tmp_path):
 def test_a_setting_that_is_null(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(MODEL.replace("trials: [1]", "trials: null"))
-    assert "cannot create the classes" in refused("predict", "--config", path, "--output", tmp_path / "run")
+    assert "model.trials is null; expected Sequence[int]" in refused("predict", "--config", path, "--output", "run")
 
 
 @pytest.mark.parametrize(
