@@ -232,10 +232,9 @@ def change_intervals(
             changes[start : start + rows] = (after - before).T
             progress.update(rows)
     ends = np.quantile(changes, [ALPHA / 2, 1 - ALPHA / 2], axis=0).T.tolist()
-    exists = np.isfinite(changes).all(axis=0).tolist()
     return [
-        (low, high) if there and len(first.mean) >= ENOUGH else None
-        for (first, _), (low, high), there in zip(pairs, ends, exists, strict=True)
+        (low, high) if len(first.mean) >= ENOUGH and np.isfinite(column).all() else None
+        for (first, _), (low, high), column in zip(pairs, ends, changes.T, strict=True)
     ]
 
 
