@@ -114,8 +114,6 @@ class BiGainCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Set `fingerprint` and `output`; write nothing."""
         config = self.config[self.subcommand]
-        if not isinstance(config.trainer, Namespace):
-            raise InputError(f"trainer is {config.trainer!r}; expected its settings by name, such as devices: 1")
         if not -(2**63) <= config.seed < 2**63:
             raise InputError(f"--seed {config.seed} does not fit in 64 bits; choose one from {-(2**63)} to {2**63 - 1}")
         if self.uncompressed_into is not None:
@@ -228,6 +226,8 @@ def _classes(path: str, config: Namespace) -> Iterator[tuple[str, Namespace]]:
 
 def _check_arguments(args: Sequence[str], config: Namespace) -> None:
     """Raise an InputError for arguments that jsonargparse accepts and a class does not, and for a different seed."""
+    if not isinstance(config.trainer, Namespace):
+        raise InputError(f"trainer is {config.trainer!r}; expected its settings by name, such as devices: 1")
     given = {words[0].removeprefix("--").partition("=")[0].replace(".init_args", "") for words in options_of(args)[1]}
     ignored = list(empty_mappings(args))
     for path, section in [*_classes("", config), ("trainer", config.trainer), ("", config)]:

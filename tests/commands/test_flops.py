@@ -208,7 +208,7 @@ def test_match_takes_the_nearer_factor_and_the_largest_where_none_reaches(count)
         (["--model", "broken.yaml"], ["broken.yaml", "backbone"]),
         (["--model", "dit_xl_2_512", "--image_size", "256"], ["dit_xl_2_512", "256 px"]),
         (["--image_size", "0"], ["image_size", "0"]),
-        (["--compressor", "LGTM"], ["ratio", "bigain flops --help"]),
+        (["--compressor", "LGTM"], ["ratio", "--compressor.help LGTM"]),
         (["--compressor", "Foo"], ["Foo", "LGTM"]),
         (["--model", "shapes_dit", "--compressor", "ToMe", "--compressor.ratio", "0.8"], ["0.8", "0.75"]),
         (["--model", "shapes_dit", "--compressor", "ToMe", "--compressor.ratio", "0.001"], ["removes nothing"]),
