@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, ModelMixin
 from bigain.backbones.base import Backbone
 from bigain.backbones.dit import DiT
 from bigain.backbones.hub import read_json
-from bigain.backbones.loading import component_config, find_model, listed_class
+from bigain.backbones.loading import UNLOADABLE, component_config, find_model, listed_class
 from bigain.backbones.stable_diffusion import StableDiffusion
 from bigain.errors import InputError
 
@@ -71,10 +71,10 @@ def build_on_meta(backbone: Backbone) -> None:
     """
     local = backbone.local_files_only
     files = backbone.find(local)
-    backbone.denoiser = _on_meta(files.parts[backbone.component], backbone.denoiser_config(files, local))
+    backbone.denoiser = on_meta(files.parts[backbone.component], backbone.denoiser_config(files, local))
     backbone.vae = None
     if "vae" in files.parts:
-        backbone.vae = _on_meta(AutoencoderKL, component_config(AutoencoderKL, files.source, "vae", local))
+        backbone.vae = on_meta(AutoencoderKL, component_config(AutoencoderKL, files.source, "vae", local))
 
 
 def without_weights(backbone: Backbone) -> Backbone:
@@ -82,7 +82,7 @@ def without_weights(backbone: Backbone) -> Backbone:
 
     Changes to the denoiser after loading are not copied.
     """
-    return with_denoiser(backbone, _on_meta(type(backbone.denoiser), backbone.denoiser.config))
+    return with_denoiser(backbone, on_meta(type(backbone.denoiser), backbone.denoiser.config))
 
 
 def with_denoiser(backbone: Backbone, denoiser: ModelMixin) -> Backbone:
@@ -94,6 +94,23 @@ def with_denoiser(backbone: Backbone, denoiser: ModelMixin) -> Backbone:
     return twin
 
 
-def _on_meta(kind: Any, config: Any) -> Any:
-    with torch.device("meta"):
-        return kind.from_config(config).eval().requires_grad_(False)
+def on_meta(kind: Any, config: Any) -> Any:
+    """Build a network of diffusers or transformers without its weights.
+
+    Raises:
+        InputError: If the configuration is not one of this class.
+    """
+    try:
+        with torch.device("meta"):
+            if hasattr(kind, "config_class"):
+                settings = kind.config_class.from_dict(config)
+                # Not one of the configuration: see `load_component`.
+                settings._attn_implementation = "sdpa"
+                network = kind(settings)
+            else:
+                network = kind.from_config(config)
+    except UNLOADABLE as error:
+        raise InputError(
+            f"its config.json does not describe a {kind.__name__}: {' '.join(str(error).split())}"
+        ) from error
+    return network.eval().requires_grad_(False)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
+from torch import nn
 
 from bigain.backbones.base import Backbone, ModelFiles
+from bigain.backbones.geometry import on_meta
 from bigain.backbones.loading import STEM, STEMS, WEIGHTS, component_config, find_weights, load_scheduler
 from bigain.errors import InputError
 
@@ -74,11 +77,12 @@ def _inspect(backbone: Backbone, files: ModelFiles, name: str) -> Finding:
     # Reads the VAE's configuration, too; if that is missing, the VAE has its own finding.
     if name == backbone.component and ("vae" not in files.parts or _local(source, "vae/config.json")):
         backbone.denoiser_config(files, local_files_only=True)
-    component_config(files.parts[name], source, name, True)
-    return _inspect_weights(source, name, config.parent, backbone)
+    kind = files.parts[name]
+    network = on_meta(kind, component_config(kind, source, name, True))
+    return _inspect_weights(source, name, config.parent, backbone, network)
 
 
-def _inspect_weights(source: str, name: str, folder: Path, backbone: Backbone) -> Finding:
+def _inspect_weights(source: str, name: str, folder: Path, backbone: Backbone, network: nn.Module) -> Finding:
     try:
         variant, paths = find_weights(folder, name, backbone.safetensors_only, backbone.variant)
     except InputError:
@@ -91,10 +95,22 @@ def _inspect_weights(source: str, name: str, folder: Path, backbone: Backbone) -
         return _missing(source, name, missing)
     if paths[0].suffix == ".bin":
         return Finding(name, True, f"{paths[0].name}, a pickle, not inspected")
+    held: dict[str, list[int]] = {}
     for path in paths:
-        damage = _damage(path)
-        if damage:
-            return Finding(name, False, f"{path} is damaged: {damage}", _fetch(source, [f"{name}/{path.name}"], True))
+        try:
+            held |= _shapes(path)
+        except (OSError, ValueError) as error:
+            return Finding(name, False, f"{path} is damaged: {error}", _fetch(source, [f"{name}/{path.name}"], True))
+    # Releases of transformers differ in this prefix.
+    shapes = {key.removeprefix("text_model."): shape for key, shape in held.items()}
+    for key, weight in network.state_dict().items():
+        if (shape := shapes.get(key.removeprefix("text_model."), [*weight.shape])) != [*weight.shape]:
+            message = f"{key} of {folder} has shape {shape}, but config.json gives it {[*weight.shape]}"
+            return Finding(name, False, message, "copy weights and config.json of one model")
+    # By number, because older files have other names.
+    numbers, needed = sum(map(math.prod, shapes.values())), sum(weight.numel() for weight in network.parameters())
+    if numbers < needed:
+        return Finding(name, False, f"{folder} holds {numbers:,} of the {needed:,} weights that config.json asks for")
     size = f"{sum(path.stat().st_size for path in paths) / 1e6:.1f} MB"
     return Finding(name, True, f"{size}, variant {variant}" if variant else size)
 
@@ -118,17 +134,19 @@ def _local(source: str, file: str) -> Path | None:
     return Path(path) if isinstance(path, (str, Path)) and Path(path).is_file() else None
 
 
-def _damage(path: Path) -> str:
-    """Describe what is wrong with a safetensors file, from its header and size; empty if nothing is."""
+def _shapes(path: Path) -> dict[str, list[int]]:
+    """Return the shape of every tensor in a safetensors file; raise a ValueError if header and size are not of one."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(_LONGEST_HEADER, size - 8):
-            return f"{size} bytes without a complete header (a pointer of git-lfs, or cut short?)"
+            raise ValueError(f"{size} bytes without a complete header (a pointer of git-lfs, or cut short?)")
         try:
-            header = json.loads(file.read(length))
-            ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, AttributeError, TypeError):
-            return "its header does not describe tensors"
-    end = 8 + length + max(ends, default=0)
-    return "" if size == end else f"{size} bytes, but its header promises {end}"
+            tensors = {name: entry for name, entry in json.loads(file.read(length)).items() if name != "__metadata__"}
+            end = 8 + length + max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
+            shapes = {name: [int(side) for side in entry["shape"]] for name, entry in tensors.items()}
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
+            raise ValueError("its header does not describe tensors") from error
+    if size != end:
+        raise ValueError(f"{size} bytes, but its header promises {end}")
+    return shapes

@@ -35,7 +35,7 @@ STEM = {"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_mode
 # Other names of the same class: facebook's DiT repositories use the name from before diffusers 0.28.
 _SAME = {"DiTTransformer2DModel": ("Transformer2DModel",), "CLIPTokenizer": ("CLIPTokenizerFast",)}
 # What the libraries raise on damaged files and unexpected settings.
-_UNLOADABLE = (
+UNLOADABLE = (
     *(OSError, ValueError, RuntimeError, EOFError, SafetensorError, UnpicklingError),
     *(ImportError, TypeError, LookupError, AttributeError, ArithmeticError, UnboundLocalError, StrictDataclassError),
 )
@@ -230,7 +230,7 @@ def load_component(
             output_loading_info=True,
             **options,
         )
-    except _UNLOADABLE as error:
+    except UNLOADABLE as error:
         message = reason(error, source, local_files_only)
         if safetensors_only and not Path(source).is_dir() and no_such_file(error):
             message = f"the repository has no safetensors there. Set the backbone's variant if it has one. {_BIN}"
@@ -279,7 +279,7 @@ def load_scheduler(source: str, local_files_only: bool) -> tuple[dict[str, Any],
         raise InputError(f"{saved} gives num_train_timesteps {steps!r}; {_DDPM}")
     try:
         scheduler: DDPMScheduler = DDPMScheduler.from_config(config)
-    except _UNLOADABLE as error:
+    except UNLOADABLE as error:
         message = reason(error, source, local_files_only)
         raise InputError(f"cannot make the schedule of {file} of {source}: {message}") from error
     kind = scheduler.config["prediction_type"]
@@ -304,7 +304,7 @@ def load_tokenizer(kind: Any, source: str, local_files_only: bool) -> Any:
         tokenizer = kind.from_pretrained(source, subfolder="tokenizer", local_files_only=local_files_only)
     except Exception as error:
         # The tokenizers library raises bare exceptions.
-        if type(error) is not Exception and not isinstance(error, _UNLOADABLE):
+        if type(error) is not Exception and not isinstance(error, UNLOADABLE):
             raise
         message = reason(error, source, local_files_only)
         raise InputError(f"cannot load the tokenizer of {source}: {message}") from error

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from models import save_dit, save_stable_diffusion, tiny_dit, tiny_unet
+from safetensors.torch import load_file, save_file
 
 from bigain.backbones import DiT, StableDiffusion
 from bigain.backbones.geometry import build_on_meta
@@ -70,6 +71,30 @@ def test_weights_cut_short(sd, part, left):
 def test_other_things_in_place_of_weights(sd, content):
     (sd / "unet/diffusion_pytorch_model.safetensors").write_bytes(content)
     assert "is damaged" in wrong(sd).message
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "vae"])
+def test_weights_of_another_size_or_incomplete(sd, part):
+    """Loading refuses them, too, but after reading gigabytes."""
+    [weights] = (sd / part).glob("*.safetensors")
+    tensors = load_file(weights)
+    name = max(tensors)
+    save_file({**tensors, name: torch.zeros(5, 7)}, weights, metadata={"format": "pt"})
+    assert "has shape [5, 7], but config.json gives it" in wrong(sd).message
+    with pytest.raises(InputError, match=f"cannot load {part}"):
+        StableDiffusion(str(sd)).load()
+    del tensors[name]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    assert f"{sd / part} holds " in wrong(sd).message
+
+
+def test_weights_that_cannot_be_read(sd, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("bigain.backbones.inspection._shapes", refuse)
+    findings = inspect_model(StableDiffusion(str(sd)))
+    assert sum("Permission denied" in finding.message for finding in findings) == 3
 
 
 def test_shards(sd):
