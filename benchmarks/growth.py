@@ -43,7 +43,7 @@ from bigain.compressors.merging import TokenMerger
 from bigain.cost.memory import peak_memory, restart_peak
 from bigain.diffusion.elimination import staged_elimination
 from bigain.diffusion.trials import stage_trials
-from bigain.inspector.curves import errors_by_time, truth_of
+from bigain.inspector.curves import errors_by_time, survival, truth_of
 from bigain.modules import DiffusionClassifier
 from bigain.runs.columns import column_blocks, read_columns, write_columns
 from bigain.runs.logs import drop_incomplete_line, finished_images, read_records
@@ -51,8 +51,9 @@ from bigain.runs.records import ImageRecord
 
 CHANNELS, HEADS = 320, 5
 TOKENS, CLASSES = (256, 1024, 4096, 16384), (10, 30, 100, 300, 1000)
-LOGS = (2000, 8000)
-QUICK_TOKENS, QUICK_CLASSES, QUICK_LOGS = (256, 1024), (10, 100), (5, 10)
+# The largest first: a later log grows the process less, since freed memory is used again.
+LOGS = (8000, 2000)
+QUICK_TOKENS, QUICK_CLASSES, QUICK_LOGS = (256, 1024), (10, 100), (10, 5)
 METHODS: dict[str, Callable[[], Compressor]] = {
     "ToMe 0.7": lambda: ToMe(ratio=0.7),
     "LGTM 0.7": lambda: LGTM(ratio=0.7),
@@ -195,8 +196,10 @@ def with_images(images: int) -> tuple[float, dict[str, float]]:
         grown["log"] = peak_memory(cpu)
         write_columns(run, records, classes)
         grown["columns"] = peak_memory(cpu)
-        label, timesteps = read_columns(run, "label", "timesteps")
-        errors_by_time(lambda: column_blocks(run, "errors"), timesteps, truth_of(label, classes))
+        label, timesteps, stage = read_columns(run, "label", "timesteps", "stage")
+        truth = truth_of(label, classes)
+        errors_by_time(lambda: column_blocks(run, "errors"), timesteps, truth)
+        survival(stage, truth, len(survivors))
         grown["curves"] = peak_memory(cpu)
         return log.stat().st_size / 1e9, {name: ((peak or 0) - before) / 1e6 for name, peak in grown.items()}
 
@@ -206,10 +209,13 @@ def image_table(rows: Mapping[int, tuple[float, Mapping[str, float]]]) -> list[s
     for images, (size, peaks) in rows.items():
         cells = " | ".join(f"{peaks[name]:,.0f}" for name in ("resume", "columns", "curves"))
         lines.append(f"| {images:,} | {size:.2f} | {cells} |")
-    (few, first), *_, (many, last) = ((images, peaks["curves"]) for images, (_, peaks) in rows.items())
-    slope = (last - first) / (many - few)
-    at = last + slope * (50_000 - many)
-    return [*lines, "", f"{1000 * slope:.1f} kB per image; {at / 1000:.2f} GB at 50,000 images."]
+    few, many = min(rows), max(rows)
+    for name in ("columns", "curves"):
+        first, last = rows[few][1][name], rows[many][1][name]
+        slope = (last - first) / (many - few)
+        at = (last + slope * (50_000 - many)) / 1000
+        lines += ["", f"{name}: {1000 * slope:.1f} kB per image; {at:.2f} GB at 50,000 images."]
+    return lines
 
 
 def token_table(rows: Mapping[int, Mapping[str, Cell]]) -> list[str]:
