@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 # Suffix of the event file, which distinguishes it from the logger's own.
 SUFFIX = ".inspector"
+# TensorBoard sorts its cards by tag: first what one looks at most. The numbers 1 are samples.
+_PLACES = {"tokens": 2, "curves": 3, "salience": 4, "scores": 5, "images": 6, "curves/confusion_matrix": 7}
 # Columns of the HParams table, the same for all runs: TensorBoard uses those of the first run it finds.
 _TEXTS = ("compressor", "dataset", "method", "model", "precision", "protocol", "task")
 _NUMBERS = ("factor", "images", "ratio", "seed", "tau")
@@ -78,7 +80,7 @@ class Board:
         self._writers = [SummaryWriter(str(log), filename_suffix=SUFFIX) for log in logs]
 
     def picture(self, tag: str, picture: Figure | Image.Image) -> None:
-        """Show a picture under `group/name`; its file is `group_name.png`."""
+        """Show a picture under `group/name`, after a number for its place; its file is `group_name.png`."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
         if isinstance(picture, Image.Image):
@@ -96,7 +98,8 @@ class Board:
         shown = Summary.Image(
             height=image.height, width=image.width, colorspace=3, encoded_image_string=file.getvalue()
         )
-        self._add(Summary(value=[Summary.Value(tag=tag, image=shown)]), self._step)
+        place = _PLACES.get(tag) or _PLACES[tag.partition("/")[0]]
+        self._add(Summary(value=[Summary.Value(tag=f"{place} {tag}", image=shown)]), self._step)
 
     def scalar(self, tag: str, value: float, step: int) -> None:
         """Show a number; several with different steps, e.g. timesteps, stages or sites, are a curve."""

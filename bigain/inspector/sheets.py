@@ -76,12 +76,8 @@ def score_sheet(subject: Subject, maps: Sequence[SiteMap]) -> Image.Image | None
         captions = [f"t {site.timesteps[i]:.0f}: {scores[i].min():.2g} to {scores[i].max():.2g}" for i in _drawn(site)]
         heats = [heat(scores[i], site.grid) for i in _drawn(site)]
         rows.append((_about(site), list(zip(captions, heats, strict=True))))
-    title = [
-        *subject.lines,
-        "score behind the decision; bright means detail",
-        "from the lowest to the highest of its map",
-    ]
-    return sheet(title, rows, picture=fitted(subject.picture, scored[0][0].grid))
+    title = [*subject.lines, "score behind the decision"]
+    return sheet(title, rows, _heat_legend(), fitted(subject.picture, scored[0][0].grid))
 
 
 def salience_sheet(subjects: Sequence[Subject], maps: Sequence[Sequence[SiteMap]]) -> Image.Image:
@@ -90,13 +86,21 @@ def salience_sheet(subjects: Sequence[Subject], maps: Sequence[Sequence[SiteMap]
     title = [
         *subjects[0].lines[1:],
         f"Laplacian salience (Eq. 7), mean of {draws} noise draws, by site",
-        "from the lowest (dark) to the highest (bright) of each map; bright means detail",
     ]
     rows = []
     for subject, sites in zip(subjects, maps, strict=True):
         heats = [(f"site {site.index}", heat(site.salience.mean(0), site.grid)) for site in sites]
         rows.append((subject.lines[0], [("image", fitted(subject.picture, sites[0].grid)), *heats]))
-    return sheet(title, rows)
+    return sheet(title, rows, _heat_legend())
+
+
+def _heat_legend() -> list[tuple[Colour, str]]:
+    """Return a few colours of `heat` with their meaning."""
+    import matplotlib
+
+    texts = {0.0: "lowest value of each map", 0.5: "half way", 1.0: "highest value of each map: most detail"}
+    colours = {place: matplotlib.colormaps["inferno"](place, bytes=True)[:3] for place in texts}
+    return [(tuple(map(int, colours[place])), text) for place, text in texts.items()]  # type: ignore[misc]
 
 
 def image_sheet(subjects: Sequence[Subject]) -> Image.Image:

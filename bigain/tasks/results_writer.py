@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from torchvision.utils import make_grid, save_image
+from PIL import Image, ImageDraw, ImageFont
 
 from bigain.data.images import read_images
 from bigain.metrics.accuracy import Accuracy, confusion_matrix
@@ -26,8 +26,10 @@ from bigain.tasks.sampler import DiffusionSampler
 
 # With more classes no confusion matrix is written: nobody can read it in a file.
 _MOST_CLASSES = 200
-# Most images of a contact sheet.
-_SHEET = 64
+# Most images of a contact sheet, and of its rows.
+_SHEET, _COLUMNS = 64, 8
+# Largest side of an image, line of text and gap, in px.
+_TILE, _TEXT, _GAP = 128, 18, 4
 
 
 class ResultsWriter(RunResults[ImageRecord]):
@@ -111,16 +113,29 @@ class GenerationResults(RunResults[SampleRecord]):
 
 
 def _contact_sheet(trainer: Trainer, module: DiffusionSampler, records: Sequence[SampleRecord]) -> None:
-    """Write the first images side by side, to a file and to TensorBoard."""
+    """Write the first images with their classes side by side, to a file and to TensorBoard."""
     if module.images == "none":
         return
-    root = Path(trainer.default_root_dir)
-    images = read_images([sample_path(root / FOLDER, record.image_id, module.images) for record in records[:_SHEET]])
-    # At most about 128 px each.
-    images = images[..., :: max(1, images.shape[-2] // 128), :: max(1, images.shape[-1] // 128)]
-    grid = make_grid(images, nrow=8)
+    root, records = Path(trainer.default_root_dir), records[:_SHEET]
+    images = read_images([sample_path(root / FOLDER, record.image_id, module.images) for record in records])
+    # About 128 px each, by whole factors.
+    largest = max(images.shape[-2:])
+    step, factor = max(1, largest // _TILE), max(1, _TILE // largest)
+    tiles = images[..., ::step, ::step].repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    height, width = tiles.shape[-2] + _TEXT, tiles.shape[-1] + _GAP
+    columns = min(_COLUMNS, len(tiles))
+    sheet = Image.new("RGB", (columns * width + _GAP, -(-len(tiles) // columns) * height + _GAP), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for number, (record, tile) in enumerate(zip(records, tiles, strict=True)):
+        x, y = _GAP + number % columns * width, _GAP + number // columns * height
+        sheet.paste(Image.fromarray(tile.permute(1, 2, 0).contiguous().numpy()), (x, y))
+        names = [module.data.class_space.names[label] for label in record.labels]
+        text = " ".join((", ".join(names) or record.prompt or record.image_id).split())
+        while font.getlength(text) > width - _GAP and len(text) > 1:
+            text = text.removesuffix("...")[:-1] + "..." if len(text) > 4 else text[:-1]
+        draw.text((x, y + tile.shape[-2] + 2), text, "black", font)
     with replacing(root / "contact_sheet.png") as file:
-        save_image(grid.to(torch.float32) / 255, file, format="png")
+        sheet.save(file, "PNG")
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image("samples/contact_sheet", grid, 0)
+            logger.experiment.add_image("1 samples/contact_sheet", np.asarray(sheet), 0, dataformats="HWC")

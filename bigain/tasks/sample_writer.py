@@ -80,4 +80,4 @@ def _show(trainer: Trainer, trajectory: torch.Tensor) -> None:
     grid = make_grid(trajectory.transpose(0, 1).flatten(0, 1), nrow=len(trajectory))
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image("samples/from_noise_to_image", grid, 0)
+            logger.experiment.add_image("1 samples/from_noise_to_image", grid, 0)

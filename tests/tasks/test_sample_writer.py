@@ -164,15 +164,16 @@ def test_ids_that_share_a_file_where_case_is_ignored_are_refused_there(tmp_path,
 def test_contact_sheet_and_both_pictures_in_tensorboard(tmp_path, run):
     run(logger=True)
     with Image.open(tmp_path / "contact_sheet.png") as sheet:
-        # Four tiles of 32 px side by side, 2 px around each.
-        assert sheet.size == (4 * 34 + 2, 36)
-        tile = pil_to_tensor(sheet.crop((2, 2, 34, 34)))
+        # Four tiles of 32 px side by side, four times as large, 4 px apart, with a line of text.
+        assert sheet.size == (4 * 132 + 4, 128 + 18 + 4)
+        tile = pil_to_tensor(sheet.crop((4, 4, 132, 132)))[:, ::4, ::4]
+        assert pil_to_tensor(sheet.crop((4, 132, 132, 150))).min() < 100
     first = read_images([tmp_path / "samples/test/000000.png"])[0]
     assert torch.equal(tile, first)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert set(events.Tags()["images"]) == {"samples/contact_sheet", "samples/from_noise_to_image"}
-    (way,) = events.Images("samples/from_noise_to_image")
+    assert set(events.Tags()["images"]) == {"1 samples/contact_sheet", "1 samples/from_noise_to_image"}
+    (way,) = events.Images("1 samples/from_noise_to_image")
     # One step, the two items of the first batch.
     assert (way.width, way.height) == (36, 2 * 34 + 2)
 
