@@ -80,6 +80,7 @@ class BiGainCLI(LightningCLI):
                     "prog": "bigain",
                     "description": "Evaluate token compression for diffusion models.",
                     "exit_on_error": False,
+                    "predict": {"description": "Settings of Lightning's Trainer. The others: bigain predict --help"},
                 },
                 args=find_config(args),
             )

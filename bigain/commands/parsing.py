@@ -8,6 +8,7 @@ and `*options: str` receives all options that the command does not know, for `pr
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import sys
 from argparse import ArgumentError, RawDescriptionHelpFormatter
@@ -152,10 +153,10 @@ def options_of(args: Sequence[str]) -> tuple[list[str], list[list[str]]]:
 
 
 def _expanded(value: Any) -> Any:
-    """Replace `~` in paths; the shell does not behind `=`."""
+    """Replace `~` in paths and names that may be paths; the shell does not behind `=`."""
     if isinstance(value, list):
         return [_expanded(item) for item in value]
-    return value.expanduser() if isinstance(value, Path) else value
+    return type(value)(os.path.expanduser(value)) if isinstance(value, (str, Path)) else value
 
 
 def _flag(name: str) -> str:

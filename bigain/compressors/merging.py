@@ -196,7 +196,7 @@ class BipartiteMerger(CellMerger):
             destination: `first`: the top-left token; `random`: drawn from (seed, row key, site); `redrawn`: drawn from
                 the class of the row as well.
             mode: `mean` averages; `prune` drops the merged tokens.
-            seed: Seed of the `random` and `redrawn` destinations.
+            seed: Seed of the `random` and `redrawn` destinations. Commands set it: `--seed`.
             kwargs: See the base class.
         """
         super().__init__(**kwargs)

@@ -33,7 +33,7 @@ class SiTo(CellMerger):
             ratio: Fraction of all tokens pruned, in (0, 1 - 1/area]; upstream's default is 0.5, the paper uses 0.7.
             noise_alpha: Weight of the noise in the base token choice, at least 0.
             sim_beta: Weight of the summed similarity.
-            seed: Seed of the noise, which is a pure function of (seed, row key, site).
+            seed: Seed of the noise, which is a pure function of (seed, row key, site). Commands set it: `--seed`.
             kwargs: See the base classes.
         """
         super().__init__(ratio=ratio, **kwargs)

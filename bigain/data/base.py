@@ -74,7 +74,7 @@ class EvalDataModule(LightningDataModule, ABC):
             classes: File with one class per line, by name, WordNet id or folder; only these are offered as answers, and
                 only their images are evaluated. Their labels in a class-conditional model stay the same.
             on_bad_image: `stop` at an image that cannot be read, or `skip` it and count it in the results.
-            seed: Seed of `per_class` and `limit`.
+            seed: Seed of `per_class` and `limit`. Commands set it: `--seed`.
 
         Raises:
             InputError: If a number is out of range.

@@ -79,7 +79,7 @@ class DiffusionClassifier(BackboneModule):
             share: Compute once what rows of one (image, trial) have in common, on a U-Net: see `share`.
             latent_cache: Folder for encoded images, for this and later runs; null encodes each time.
             metrics: Further metrics: see `Metric`. They change no prediction and do not enter the identity of a run.
-            seed: Of noise and timesteps.
+            seed: Of noise and timesteps. Commands set it: `--seed`.
 
         Raises:
             InputError: If `trials` and `keep` do not match, or a setting is unknown.

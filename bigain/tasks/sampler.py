@@ -86,7 +86,7 @@ class DiffusionSampler(BackboneModule):
                 most 4; halved when memory runs out: see `Forwards`.
             share: Compute once what both rows of a guided pair have in common, on a U-Net: see `share`.
             metrics: Further metrics: see `Metric`. They change no image and do not enter the identity of a run.
-            seed: Of the initial latents and of the noise that the scheduler adds.
+            seed: Of the initial latents and of the noise that the scheduler adds. Commands set it: `--seed`.
 
         Raises:
             InputError: If a number is out of range.

@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import bigain
 from bigain.commands.lightning_cli import Prepared
 from bigain.commands.main import COMMANDS, main
+from bigain.commands.parsing import Outcome, run
 
 QUICK = ["--model.trials", "[1,2]", "--model.keep", "[2,1]", "--data.images", "4", "--data.batch_size", "2"]
 QUICK += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
@@ -205,6 +206,21 @@ def test_values_that_look_like_yaml_and_a_home_directory(prompt):
     assert config.compressor.init_args.where.blocks is None
     assert prepared.output == Path.home() / "out"
     assert (config.model.init_args.seed, config.compressor.init_args.seed, prepared.model.seed) == (4, 4, 4)
+
+
+def test_a_home_directory_behind_an_equals_sign_in_every_command():
+    def command(*, output: Path, model: str, runs: list[Path]) -> Outcome:
+        """Return the paths.
+
+        Args:
+            output: A path.
+            model: A path or a name.
+            runs: Paths.
+        """
+        return Outcome(f"{output} {model} {runs[0]}")
+
+    expected = " ".join(str(Path.home() / name) for name in "abc")
+    assert run(command, "bigain", ["--output=~/a", "--model=~/b", "--runs=~/c"]).text == expected
 
 
 def test_version_help_and_unknown_commands(capsys):

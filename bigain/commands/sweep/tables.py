@@ -149,7 +149,7 @@ def _check_entry(place: str, entry: Entry) -> None:
     for option in _NOT_SET:
         if option in fixed:
             raise InputError(f"{place}: set: {option} cannot be set by a table; leave it out")
-    if not Path(entry["config"]).is_file() and not (shipped_configs() / entry["config"]).is_file():
+    if not Path(entry["config"]).expanduser().is_file() and not (shipped_configs() / entry["config"]).is_file():
         raise InputError(f"{place}: config: {entry['config']} is neither a file nor a shipped configuration")
     if vary is not None and setting is not None:
         raise InputError(f"{place}: setting: give either vary or setting, not both")
