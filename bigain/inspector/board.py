@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ from bigain.runs.files import RUN_FILES, replacing
 from bigain.runs.names import label, method, strength
 from bigain.runs.results import read_results
 from bigain.runs.samples import FOLDER, sample_path
-from bigain.runs.schema import Results
+from bigain.runs.schema import Protocol, Results
 from bigain.runs.summary import compressor_text, summary
 
 if TYPE_CHECKING:
@@ -53,6 +53,11 @@ _TEXTS = ("compressor", "dataset", "method", "model", "precision", "protocol", "
 _NUMBERS = ("factor", "images", "ratio", "seed", "tau")
 # Columns that are visible at first.
 _VISIBLE = ("dataset", "factor", "method", "model", "ratio")
+_METRICS = (
+    *("top1", "top1_precision", "map_macro", "map_sample"),
+    *(f"{name}[{protocol}]" for protocol in get_args(Protocol) for name in ("frechet", "kid", "agreement")),
+    *("clip_score", "psnr"),
+)
 _COSTS = ("flops/gflops_per_evaluation", "flops/reduction_percent", "timing/seconds_per_image")
 _PROTOCOL = ("stages", "keep", "budget", "race", "timesteps", "loss", "scheduler", "steps", "guidance", "images")
 # Side of the grey square that replaces an image.
@@ -115,8 +120,8 @@ class Board:
         """Add the run to TensorBoard's table of settings and metrics."""
         columns = [(name, api_pb2.DATA_TYPE_STRING) for name in _TEXTS]
         columns += [(name, api_pb2.DATA_TYPE_FLOAT64) for name in _NUMBERS]
-        # The metrics are the scalars with these tags.
-        tags = [*(f"metrics/{name}" for name in results["metrics"]), *_COSTS]
+        # The metrics are the scalars with these tags; those that a run lacks stay empty.
+        tags = [*(f"metrics/{name}" for name in dict.fromkeys([*_METRICS, *results["metrics"]])), *_COSTS]
         # Unlike those of `add_hparams`, all runs have the same columns, and `differs` makes some visible at first.
         experiment = api_pb2.Experiment(
             hparam_infos=[api_pb2.HParamInfo(name=n, type=kind, differs=n in _VISIBLE) for n, kind in columns],
