@@ -1,6 +1,7 @@
 """How often intervals of distances cover the mean distance of fresh sets, and how well the bias is known.
 
     python benchmarks/distances.py > benchmarks/results/distances.md
+    python benchmarks/distances.py --pairs > benchmarks/results/paired_distances.md
 
 Sets of generated images are drawn from a population of features again and again. Populations: ShapeTextures, blurred or
 not, through the embedded extractor; and normal features of 512 dimensions with falling variances, as Inception's have.
@@ -25,6 +26,7 @@ from bigain.metrics.shape_features import ShapeFeatures
 
 HEADER = ("distance", "population", "features", "n", "mean", "standard deviation", "error / deviation", "covered %")
 HEADER += ("bias", "estimated bias")
+PAIRED = ("distance", "n", "mean", "standard deviation", "error / deviation", "covered %", "unpaired / paired error")
 # Images of a population and of the reference, of which KID has the features of some.
 POPULATION, KEPT = 8192, 1500
 
@@ -82,11 +84,46 @@ def simulate(sets: int, sizes: tuple[int, ...], print_row: Callable[[str], None]
                 print_row(row(name, population, d, n, results, endless))
 
 
+def simulate_pairs(sets: int, sizes: tuple[int, ...], print_row: Callable[[str], None]) -> None:
+    """Print how well the paired error of the difference of two runs is known: images blurred by 0.8 and by 1 px."""
+    first, second, real = shapes("test", 1), shapes("test", 0.8), shapes("val", 0)
+    reference, kept = Moments.of([real]), real[:KEPT]
+    for n in sizes:
+        draw = np.random.default_rng([n, 1])
+        found: dict[str, list[tuple[float, float, float]]] = {"frechet": [], "kid": []}
+        for _ in range(sets):
+            chosen = draw.integers(POPULATION, size=n)
+            for name, rows in found.items():
+                sides = [
+                    frechet_leave_one_out(points[chosen], reference)
+                    if name == "frechet"
+                    else kernel_leave_one_out(points[chosen], kept)[:2]
+                    for points in (first, second)
+                ]
+                (a, without_a), (b, without_b) = sides
+                errors = jackknife_error(without_a), jackknife_error(without_b)
+                rows.append((a - b, jackknife_error(without_a - without_b), float(np.hypot(*errors))))
+        for name, rows in found.items():
+            differences, paired, unpaired = np.transpose(rows)
+            deviation = differences.std(ddof=1)
+            covered = 100 * np.mean(np.abs(differences - differences.mean()) <= Z95 * paired)
+            cells = (f"{differences.mean():.3g}", f"{deviation:.2g}", f"{paired.mean() / deviation:.2f}")
+            print_row(
+                f"| {' | '.join((name, str(n), *cells, f'{covered:.1f}', f'{(unpaired / paired).mean():.1f}'))} |"
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", type=int, default=200, help="sets of each size")
     parser.add_argument("--sizes", type=int, nargs="+", default=(50, 200, 500, 1000), help="images of a set")
+    parser.add_argument("--pairs", action="store_true", help="of differences between two runs on the same images")
     options = parser.parse_args()
+    if options.pairs:
+        print(f"`python benchmarks/distances.py --pairs --sets {options.sets}`: differences of two runs on n images.\n")
+        print(f"| {' | '.join(PAIRED)} |\n|{'---|' * len(PAIRED)}")
+        simulate_pairs(options.sets, tuple(options.sizes), lambda line: print(line, flush=True))
+        return
     print(f"`python benchmarks/distances.py --sets {options.sets}`: 95 % intervals over sets of n images. Covered: the")
     print("interval holds the mean distance of all sets of this size.\n")
     print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 from bigain.commands.parsing import Outcome
 from bigain.errors import InputError
-from bigain.report.comparison import INTERVALS, compare
+from bigain.report.comparison import INTERVALS, Comparison, compare, names_of
+from bigain.report.generations import GENERATIONS, AgreementDifference, Difference, compare_generations
 from bigain.runs.files import write_json
 from bigain.runs.results import classification_in, find_runs, load_run
 
@@ -19,11 +22,12 @@ def compare_runs(
     partial: bool = False,
     json: Path | None = None,
 ) -> Outcome:
-    """Compare classification runs with one of them, image by image.
+    """Compare runs with one of them, image by image.
 
-    Exact McNemar test, paired interval of the accuracy difference, and the smallest difference that so many images
-    could show. P-values of several runs are corrected (Holm). Runs whose images, seed, protocol or versions differ are
-    refused, with the differences.
+    Classifications: exact McNemar test, paired interval of the accuracy difference, and the smallest difference that so
+    many images could show. Generations: distances, PSNR and LPIPS with the errors of paired differences, and the share
+    of images with the right class, as for classifications. P-values of several runs are corrected (Holm). Runs whose
+    images, seed, protocol or versions differ are refused, with the differences.
 
     Args:
         base: Run directory that the others are compared with.
@@ -41,21 +45,32 @@ def compare_runs(
     reference = load_run(classification_in(base), partial)
     members, left_out = find_runs(runs, partial)
     # In the output of `bigain evaluate`, the classification is meant.
-    members = [run for run in members if run.task == "classification" or run.path in runs]
+    members = [run for run in members if run.task == reference.task or run.path in runs]
     # A folder of all runs contains the base, too.
     members = [run for run in members if run.path.resolve() != reference.path.resolve()] or members
-    comparisons, refused = compare(reference, members, allow_differences)
+    comparisons: Sequence[Comparison | Difference | AgreementDifference]
+    refused: Sequence[object]
+    if reference.task == "generation":
+        # Imports torch.
+        from bigain.commands.paired_generations import measuring
+
+        comparisons, refused = compare_generations(reference, members, measuring(), allow_differences)
+        notes = [GENERATIONS]
+    else:
+        comparisons, refused = compare(reference, members, allow_differences)
+        notes = [f"{INTERVALS}. p-values are two-sided, of the exact McNemar test."]
     missing = left_out + [str(error) for error in refused]
     if not comparisons:
         raise InputError("; ".join(missing) or f"there is nothing to compare {reference.path} with")
     if json is not None:
         rows = [comparison.row() for comparison in comparisons]
         write_json(json, {"comparisons": rows, "left_out": missing}, "give --json another file")
-    lines = [f"base: {comparisons[0].names[1]}, {reference.path}", ""]
-    for comparison in comparisons:
-        lines += [comparison.sentence(), *(f"  {remark}" for remark in comparison.remarks)]
-    lines += ["", f"{INTERVALS}. p-values are two-sided, of the exact McNemar test."]
-    if len(comparisons) > 1:
-        lines.append(f"p-values are corrected for {len(comparisons)} comparisons by Holm's method.")
-    lines += [f"left out: {reason}" for reason in missing]
+    lines = [f"base: {names_of(comparisons[0].run, reference)[1]}, {reference.path}", ""]
+    for _, group in itertools.groupby(comparisons, lambda comparison: comparison.run.path):
+        of_run = [*group]
+        lines += [comparison.sentence() for comparison in of_run]
+        lines += [f"  {remark}" for remark in of_run[0].remarks]
+    if (tests := comparisons[0].tests) > 1:
+        notes.append(f"p-values are corrected for {tests} comparisons by Holm's method.")
+    lines += ["", *notes, *(f"left out: {reason}" for reason in missing)]
     return Outcome("\n".join(lines) + "\n", not missing)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigain.errors import InputError
-from bigain.report.pairing import Outcomes, differences, outcomes, pair
+from bigain.report.pairing import Ids, Outcomes, differences, outcomes, pair
 from bigain.report.statistics import (
     ALPHA,
     ENOUGH,
@@ -88,12 +88,12 @@ class Comparison:
     @property
     def cautions(self) -> list[str]:
         """A sentence if images, seed, protocol or versions differ."""
-        return [f"Caution: they also differ in {'; '.join(self.blocking)}."] if self.blocking else []
+        return remarks_on(self.blocking, ())
 
     @property
     def remarks(self) -> list[str]:
         """The cautions, and a sentence on other differences."""
-        return self.cautions + ([f"They also differ in {'; '.join(self.minor)}."] if self.minor else [])
+        return remarks_on(self.blocking, self.minor)
 
     def sentence(self) -> str:
         """Return the outcome in words; the better run comes first if the difference is significant."""
@@ -105,13 +105,7 @@ class Comparison:
         tests = f", p = {p_text(self.p_corrected)} with correction for {self.tests} tests" if self.tests > 1 else ""
         points, digits = 100 * counts.difference, self.digits
         size = f"{abs(points):.{digits}f} +- {50 * (self.high - self.low):.{digits}f} points"
-        if self.significant:
-            text = f"{names[0]} beats {names[1]} by {size}"
-        elif not points:
-            text = f"{names[0]} and {names[1]} are level"
-        else:
-            side = "above" if points > 0 else "below"
-            text = f"{names[0]} is {size} {side} {names[1]}, which is no significant difference"
+        text = opening(names, points, size, self.significant)
         interval = f"{self.confidence:g} % {kind} {low:.{digits}f} to {high:.{digits}f}"
         text += f" ({interval}, n = {counts.n:,}; McNemar p = {p_text(self.p)}{tests})"
         if not counts.discordant:
@@ -176,34 +170,48 @@ def compare(base: Run, runs: Sequence[Run], allowed: bool = False) -> tuple[list
             counted.append((run, *_count(run, base, base_outcomes, allowed)))
         except InputError as error:
             refused.append(error)
+    return compared(base, counted), refused
+
+
+def compared(base: Run, counted: Sequence[tuple[Run, Paired, Sequence[str], Sequence[str]]]) -> list[Comparison]:
+    """Return the comparisons of runs with the base, from their discordant images and their other differences."""
     p_values = [mcnemar(counts) for _, counts, *_ in counted]
     tests = len(counted)
-    comparisons = [
+    return [
         Comparison(
-            *(run, base, _names(run, base), counts, p, corrected, tests, level, *difference_interval(counts, level)),
+            *(run, base, names_of(run, base), counts, p, corrected, tests, level, *difference_interval(counts, level)),
             *(smallest_detectable(counts, tests), blocking, minor),
         )
         for (run, counts, blocking, minor), p, corrected, level in zip(
             counted, p_values, holm(p_values), holm_levels(p_values), strict=True
         )
     ]
-    return comparisons, refused
 
 
 def _count(run: Run, base: Run, base_outcomes: Outcomes, allowed: bool) -> tuple[Paired, list[str], list[str]]:
+    run_outcomes = outcomes(run)
+    blocking, minor = checked(run, base, run_outcomes.image_id, base_outcomes.image_id, allowed)
+    return pair(run_outcomes, base_outcomes, (str(run.path), str(base.path))), blocking, minor
+
+
+def checked(run: Run, base: Run, ids: Ids, base_ids: Ids, allowed: bool) -> tuple[list[str], list[str]]:
+    """Return how two runs differ besides their compressors: see `differences`.
+
+    Raises:
+        InputError: If they are one run, or differ in what must agree and this is not allowed.
+    """
     if run.path.resolve() == base.path.resolve():
         raise InputError(f"{run.path} is the base itself")
-    run_outcomes = outcomes(run)
-    blocking, minor = differences(run, base, run_outcomes, base_outcomes)
+    blocking, minor = differences(run, base, ids, base_ids)
     if blocking and not allowed:
         raise UnlikeError(
             f"{run.path} and {base.path} differ in more than the compressor: {'; '.join(blocking)}; compare "
             "runs that agree in these, or give --allow-differences to pair the images that both have"
         )
-    return pair(run_outcomes, base_outcomes, (str(run.path), str(base.path))), blocking, minor
+    return blocking, minor
 
 
-def _names(run: Run, base: Run) -> tuple[str, str]:
+def names_of(run: Run, base: Run) -> tuple[str, str]:
     """Return the compressors, with models and directories where they distinguish the runs."""
     mine, theirs = label(run.compressors), label(base.compressors)
     if run.model != base.model:
@@ -211,6 +219,22 @@ def _names(run: Run, base: Run) -> tuple[str, str]:
     if mine != theirs:
         return mine, theirs
     return f"{run.path} ({mine})", f"{base.path} ({theirs})"
+
+
+def opening(names: tuple[str, str], difference: float, size: str, significant: bool) -> str:
+    """Return the first words of a comparison; the names are in the order of the sentence."""
+    if significant:
+        return f"{names[0]} beats {names[1]} by {size}"
+    if not difference:
+        return f"{names[0]} and {names[1]} are level"
+    side = "above" if difference > 0 else "below"
+    return f"{names[0]} is {size} {side} {names[1]}, which is no significant difference"
+
+
+def remarks_on(blocking: Sequence[str], minor: Sequence[str]) -> list[str]:
+    """Return sentences on differences besides the compressors."""
+    blocked = [f"Caution: they also differ in {'; '.join(blocking)}."] if blocking else []
+    return blocked + ([f"They also differ in {'; '.join(minor)}."] if minor else [])
 
 
 def p_text(p: float) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ from bigain.runs.columns import read_columns
 from bigain.runs.names import inner
 from bigain.runs.results import Run, read_ids
 from bigain.runs.schema import CHOOSE_IMAGES, TASKS
+
+Ids: TypeAlias = npt.NDArray[np.str_]
 
 # Settings under comparison, settings that the results of every run have, and settings that choose the images.
 _IGNORED = (
@@ -55,7 +57,7 @@ def outcomes(run: Run) -> Outcomes:
         InputError: If the run is no classification, or its file is missing, damaged or does not match the results.
     """
     if run.task != "classification":
-        raise InputError(f"{run.path} is a run of {run.task}; only classifications are compared image by image")
+        raise InputError(f"{run.path} is a run of {run.task}; a classification is compared with classifications")
     ids, label, prediction = read_columns(run.path, "image_id", "label", "prediction")
     right = label == prediction if label.ndim == 1 else label[np.arange(len(label)), prediction]
     labelled = np.ones(len(ids), np.bool_) if label.ndim == 1 else label.any(axis=1)
@@ -71,7 +73,7 @@ def outcomes(run: Run) -> Outcomes:
     return result
 
 
-def shared_images(first: npt.NDArray[np.str_], second: npt.NDArray[np.str_]) -> tuple[Any, Any]:
+def shared_images(first: Ids, second: Ids) -> tuple[Any, Any]:
     """Return the indices of the ids that both have, into unique ids `(n,)` and `(m,)`, in the same order."""
     if np.array_equal(first, second):
         return slice(None), slice(None)
@@ -94,15 +96,14 @@ def pair(a: Outcomes, b: Outcomes, names: tuple[str, str]) -> Paired:
     return Paired.of(a.correct[mine], b.correct[theirs])
 
 
-def differences(a: Run, b: Run, a_outcomes: Outcomes, b_outcomes: Outcomes) -> tuple[list[str], list[str]]:
-    """Return how two runs differ besides their compressors.
+def differences(a: Run, b: Run, a_ids: Ids, b_ids: Ids) -> tuple[list[str], list[str]]:
+    """Return how two runs, with the ids of their images, differ besides their compressors.
 
     Returns:
         What makes an image-by-image comparison misleading: images, seed, protocol, versions; and everything else:
         device, model, commit.
     """
     blocking = []
-    a_ids, b_ids = a_outcomes.image_id, b_outcomes.image_id
     shared = len(a_ids[shared_images(a_ids, b_ids)[0]])
     if not shared == len(a_ids) == len(b_ids):
         blocking.append(f"images: {len(a_ids):,} and {len(b_ids):,}, of which {shared:,} are the same")

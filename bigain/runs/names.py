@@ -16,7 +16,7 @@ _TITLES = {
     "map_macro": "mAP over classes",
     "map_sample": "mAP over images",
     "frechet": "FD",
-    "kernel": "KID",
+    **dict.fromkeys(("kid", "kernel"), "KID"),
     "clip_score": "CLIP score",
     **{name: name.upper() for name in ("psnr", "ssim", "lpips")},
 }

@@ -119,10 +119,23 @@ def _add_fidelity(run: Path, results: Results, other: Path, network: LpipsNetwor
 def _measured(
     run: Path, metrics: Sequence[Metric], extractor: FeatureExtractor | None = None, other: Path | None = None
 ) -> Mapping[str, Estimate]:
+    """Return the estimates of metrics of the images of a run: see `measured_images`."""
+    return _estimates(metrics, measured_images(run, metrics, extractor, other))
+
+
+def measured_images(
+    run: Path, metrics: Sequence[Metric], extractor: FeatureExtractor | None = None, other: Path | None = None
+) -> list[SampleRecord]:
     """Measure the images of a run on disk as `bigain predict` measures them while they are generated.
 
+    Args:
+        run: Directory of a generation.
+        metrics: To measure.
+        extractor: Of features, loaded.
+        other: Run with whose images those of the same id are compared.
+
     Raises:
-        InputError: If images are missing, the two runs have none in common, or there are too few.
+        InputError: If images are missing, or the two runs have none in common.
     """
     paths, others = _image_paths(run), {} if other is None else _image_paths(other)
     if other is not None:
@@ -145,7 +158,7 @@ def _measured(
         images = Images(pixels, texts, read_images([others[i] for i in batch]) if others else None)
         for image_id, prompt, feature, values in zip(batch, texts, *measuring.measure(images), strict=True):
             records.append(SampleRecord(image_id, [], prompt, 0.0, feature, values))
-    return _estimates(metrics, records)
+    return records
 
 
 def _logged(run: Path, results: Results) -> list[SampleRecord]:

@@ -1,0 +1,136 @@
+"""`bigain compare` of generations: paired errors against simulation, sentences, refusals."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import norm
+from synthetic_runs import change, error_line, generation, lgtm, tome
+
+from bigain.commands.main import main
+from bigain.metrics.base import jackknife_error, proportion
+from bigain.metrics.frechet import frechet_leave_one_out
+from bigain.metrics.kernel import kernel_leave_one_out
+from bigain.metrics.reference import Moments, ReferenceStatistics
+from bigain.metrics.shape_features import ShapeFeatures
+from bigain.runs.logs import read_records
+from bigain.runs.records import SampleRecord
+
+N, D = 60, 64
+PROTOCOL = "shapes-features"
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch):
+    """ToMe's features are LGTM's and a little more; images of `none` are those of both and noise."""
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    real = draw.standard_normal((300, D)).astype(np.float32)
+    ReferenceStatistics(Moments.of([real]), PROTOCOL, features=real[:200]).save("reference.npz")
+    base = draw.standard_normal((N, D))
+    made("none", base, (), noise=0)
+    made("lgtm", base + 0.05 * draw.standard_normal((N, D)), lgtm(), noise=4)
+    made("tome", base + 0.3 + 0.05 * draw.standard_normal((N, D)), tome(), noise=12)
+
+
+def made(path, features, compressors, noise, ids=None):
+    """A generation with a log, images, and a fidelity to `none`."""
+    features = features.astype(np.float32)
+    n, ids = len(features), [f"test/{i:03d}" for i in range(len(features))] if ids is None else ids
+    value, _ = frechet_leave_one_out(features, ReferenceStatistics.load("reference.npz", PROTOCOL).moments)
+    to = {"fidelity_to": {"run": "none", "fingerprint": "a", "compressors": []}} if noise else {}
+    generation(path, value, compressors, n=n, name=f"frechet[{PROTOCOL}]", **to)
+    change(path, protocol__extractor=PROTOCOL, protocol__reference_file="reference.npz")
+    change(path, **{f"metrics__agreement[{PROTOCOL}]": proportion(1, n), "metrics__psnr": proportion(1, n)})
+    labels = features.argmax(1) % 16
+    records = [SampleRecord(i, [int(label)], "", 0.1, row) for i, label, row in zip(ids, labels, features, strict=True)]
+    for folder in ("predictions", "samples/test"):
+        Path(path, folder).mkdir(parents=True)
+    Path(path, "predictions/rank-0.jsonl").write_text("".join(f"{record.to_json()}\n" for record in records))
+    Path(path, "images.txt").write_text("".join(f"{i}\n" for i in ids))
+    draw = np.random.default_rng(1)
+    for i in ids:
+        pixels = 128 + noise * draw.standard_normal((8, 8, 3))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(Path(path, "samples", f"{i}.png"))
+
+
+def numbers(*args):
+    assert main(["compare", *args, "--json", "numbers.json"]) == 0
+    return {row["metric"]: row for row in json.loads(Path("numbers.json").read_text())["comparisons"]}
+
+
+def test_the_sentences_and_the_numbers(capsys):
+    rows = numbers("tome", "lgtm")
+    text = capsys.readouterr().out
+    assert set(rows) == {f"{name}[{PROTOCOL}]" for name in ("frechet", "kid", "agreement")} | {"psnr"}
+    for metric, title in ((f"frechet[{PROTOCOL}]", "FD (shapes-features)"), ("psnr", "PSNR")):
+        assert f"{title}: LGTM at ratio 0.5 beats ToMe at ratio 0.5 by " in text
+        row = rows[metric]
+        width = norm.ppf(0.975) * row["standard_error"]
+        ends = row["difference"] - width, row["difference"] + width
+        assert (row["low"], row["high"]) == pytest.approx(ends)
+        assert row["p"] == pytest.approx(2 * norm.sf(abs(row["difference"]) / row["standard_error"]))
+        assert row["significant"]
+        assert row["low"] * row["high"] > 0
+    assert rows[f"frechet[{PROTOCOL}]"]["difference"] < 0 < rows["psnr"]["difference"]
+    assert f"n = {N}; McNemar p = " in text
+    # An image is what it was made for, or not, as its class.
+    extractor = ShapeFeatures()
+    extractor.load()
+    records = [read_records(Path(name, "predictions"), SampleRecord).values() for name in ("lgtm", "tome")]
+    lgtms, tomes = (
+        extractor.classes_of(torch.from_numpy(np.stack([record.features for record in of]))).numpy()
+        == [record.labels[0] for record in of]
+        for of in records
+    )
+    agreement = rows[f"agreement[{PROTOCOL}]"]
+    assert agreement["only_run_right"] == (lgtms & ~tomes).sum()
+    assert agreement["only_base_right"] == (tomes & ~lgtms).sum()
+
+
+def test_the_reverse_names_the_same_winner_and_several_are_corrected(capsys):
+    numbers("lgtm", "tome")
+    assert "FD (shapes-features): LGTM at ratio 0.5 beats ToMe at ratio 0.5 by " in capsys.readouterr().out
+    assert main(["compare", "none", "lgtm", "tome", "--json", "numbers.json"]) == 0
+    assert "with correction for 2 tests" in capsys.readouterr().out
+    rows = json.loads(Path("numbers.json").read_text())["comparisons"]
+    # The base run is what PSNR was measured against.
+    assert {row["metric"] for row in rows} == {f"{name}[{PROTOCOL}]" for name in ("frechet", "kid", "agreement")}
+    for row in rows:
+        assert (row["low"] <= 0 <= row["high"]) == (not row["significant"])
+
+
+def test_unlike_damaged_and_small_runs_are_refused(capsys):
+    change("lgtm", protocol__seed=3)
+    assert "protocol seed 3 and 0" in error_line(capsys, "compare", "tome", "lgtm")
+    assert main(["compare", "tome", "lgtm", "--allow-differences"]) == 0
+    assert "Caution: they also differ in protocol seed 3 and 0." in capsys.readouterr().out
+    change("lgtm", protocol__seed=0, **{f"metrics__frechet[{PROTOCOL}]__value": 1.0})
+    Path("none/images.txt").rename("none/moved.txt")
+    assert "results.json has 1; run the command that made lgtm" in error_line(capsys, "compare", "tome", "lgtm")
+    made("few", np.random.default_rng(2).standard_normal((5, D)), lgtm(0.3), noise=4)
+    assert "images: 5 and 60" in error_line(capsys, "compare", "tome", "few")
+    assert "a comparison takes 10" in error_line(capsys, "compare", "tome", "few", "--allow-differences")
+
+
+def test_paired_errors_are_those_of_simulated_runs():
+    draw, dimension, n = np.random.default_rng(3), 4, 80
+    real = draw.standard_normal((400, dimension))
+    reference, found = Moments.of([real]), {"frechet": [], "kid": []}
+    for _ in range(60):
+        x = 1.3 * draw.standard_normal((n, dimension)) + 0.5
+        y = 1.1 * x + 0.1 * draw.standard_normal((n, dimension))
+        for name, one in {
+            "frechet": lambda z: frechet_leave_one_out(z, reference),
+            "kid": lambda z: kernel_leave_one_out(z, real[:100])[:2],
+        }.items():
+            (a, without_a), (b, without_b) = one(x), one(y)
+            unpaired = np.hypot(jackknife_error(without_a), jackknife_error(without_b))
+            found[name].append((a - b, jackknife_error(without_a - without_b), unpaired))
+    for values in found.values():
+        differences, paired, unpaired = np.transpose(values)
+        assert paired.mean() == pytest.approx(differences.std(ddof=1), rel=0.3)
+        assert unpaired.mean() > 1.5 * paired.mean()
