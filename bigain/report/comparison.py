@@ -202,6 +202,8 @@ def checked(run: Run, base: Run, ids: Ids, base_ids: Ids, allowed: bool) -> tupl
     """
     if run.path.resolve() == base.path.resolve():
         raise InputError(f"{run.path} is the base itself")
+    if run.task != base.task:
+        raise InputError(f"{run.path} is a run of {run.task}, {base.path} of {base.task}; compare runs of one task")
     blocking, minor = differences(run, base, ids, base_ids)
     if blocking and not allowed:
         raise UnlikeError(
@@ -239,4 +241,4 @@ def remarks_on(blocking: Sequence[str], minor: Sequence[str]) -> list[str]:
 
 def p_text(p: float) -> str:
     """Format a p-value with two digits, or one below 0.0001."""
-    return f"{p:.2g}" if p >= 1e-4 else f"{p:.0e}"
+    return f"{p:.2g}" if p >= 1e-4 or not p else f"{p:.0e}"

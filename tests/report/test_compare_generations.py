@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.stats import norm
-from synthetic_runs import change, error_line, generation, lgtm, tome
+from synthetic_runs import change, classification, error_line, generation, lgtm, tome
 
 from bigain.commands.main import main
 from bigain.metrics.base import jackknife_error, proportion
@@ -104,6 +104,9 @@ def test_the_reverse_names_the_same_winner_and_several_are_corrected(capsys):
 
 
 def test_unlike_damaged_and_small_runs_are_refused(capsys):
+    classification("classified", [True] * N)
+    message = error_line(capsys, "compare", "tome", "classified")
+    assert "classified is a run of classification, tome of generation; compare runs of one task" in message
     change("lgtm", protocol__seed=3)
     assert "protocol seed 3 and 0" in error_line(capsys, "compare", "tome", "lgtm")
     assert main(["compare", "tome", "lgtm", "--allow-differences"]) == 0
