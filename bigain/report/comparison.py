@@ -202,8 +202,6 @@ def checked(run: Run, base: Run, ids: Ids, base_ids: Ids, allowed: bool) -> tupl
     """
     if run.path.resolve() == base.path.resolve():
         raise InputError(f"{run.path} is the base itself")
-    if run.task != base.task:
-        raise InputError(f"{run.path} is a run of {run.task}, {base.path} of {base.task}; compare runs of one task")
     blocking, minor = differences(run, base, ids, base_ids)
     if blocking and not allowed:
         raise UnlikeError(

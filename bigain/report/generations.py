@@ -182,6 +182,8 @@ def compare_generations(
     families: dict[str, list[tuple[Run, PairedMetric, list[str], list[str]]]] = {}
     for run in runs:
         try:
+            if run.task != base.task:
+                raise InputError(f"{run.path} is a run of {run.task}, {base.path} of {base.task}; compare one task")
             ids = _ids(run)
             blocking, minor = checked(run, base, ids, base_ids, allowed)
             metrics, missing = measure(run, base, ids[shared_images(ids, base_ids)[0]].tolist())

@@ -106,7 +106,7 @@ def test_the_reverse_names_the_same_winner_and_several_are_corrected(capsys):
 def test_unlike_damaged_and_small_runs_are_refused(capsys):
     classification("classified", [True] * N)
     message = error_line(capsys, "compare", "tome", "classified")
-    assert "classified is a run of classification, tome of generation; compare runs of one task" in message
+    assert "classified is a run of classification, tome of generation; compare one task" in message
     change("lgtm", protocol__seed=3)
     assert "protocol seed 3 and 0" in error_line(capsys, "compare", "tome", "lgtm")
     assert main(["compare", "tome", "lgtm", "--allow-differences"]) == 0
