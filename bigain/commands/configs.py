@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
@@ -140,6 +141,9 @@ def load_yaml(path: Path) -> Any:
         InputError: If it is not YAML or repeats a key.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
+        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
+        # Refuses an alias inside its own anchor, on which the parser would never end.
+        json.dumps(content, default=str, skipkeys=True)
+        return content
     except _NOT_YAML as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error

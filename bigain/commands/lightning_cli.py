@@ -229,6 +229,9 @@ def _check_arguments(args: Sequence[str], config: Namespace) -> None:
     """Raise an InputError for arguments that jsonargparse accepts and a class does not, and for a different seed."""
     if not isinstance(config.trainer, Namespace):
         raise InputError(f"trainer is {config.trainer!r}; expected its settings by name, such as devices: 1")
+    for name, kind, _, _ in OPTIONS:
+        if config[name] is None and "None" not in str(kind):
+            raise InputError(f"{name} is null; leave it out for its default")
     given = {words[0].removeprefix("--").partition("=")[0].replace(".init_args", "") for words in options_of(args)[1]}
     ignored = list(empty_mappings(args))
     for path, section in [*_classes("", config), ("trainer", config.trainer), ("", config)]:

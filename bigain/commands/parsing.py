@@ -41,6 +41,7 @@ _PLAIN = (
     (r"; Expected ", ", or "),
     (r"^Expected ", "expected "),
     (r"\ba int\b", "an int"),
+    (r"'\w+' object has no attribute 'keys'", "init_args has to be a mapping"),
 )
 # Base class and package of the classes that a section of a configuration names.
 _SECTIONS = {

@@ -276,6 +276,8 @@ def test_list(capsys, what, line):
         (["--compressor.where.foo", "1"], ["LGTM has no argument 'where.foo'; see bigain predict --compressor.help"]),
         (["--trainer.device_count", "1"], ["--trainer.help"]),
         (["--sede", "1"], ["no option sede; did you mean --seed"]),
+        (["--config", "null.yaml"], ["seed is null"]),
+        (["--config", "loop.yaml"], ["loop.yaml is not valid YAML: Circular reference"]),
         (["--config", "foo.yaml"], ["DiT has no argument 'foo'"]),
         (["--config", "beside.yaml"], ["compressor: name its class (class_path), and put its arguments under"]),
         (["--config", "data/shapes.yaml"], ["--data"]),
@@ -297,6 +299,8 @@ def test_list(capsys, what, line):
 )
 def test_bad_input_ends_with_one_message(capsys, args, words):
     Path("foo.yaml").write_text("model: {init_args: {backbone: {init_args: {foo: {}}}}}\n")
+    Path("null.yaml").write_text("seed: null\n")
+    Path("loop.yaml").write_text("data: &a {b: *a}\n")
     Path("beside.yaml").write_text("compressor: {class_path: LGTM, ratio: 0.5}\n")
     message = refused(capsys, *args)
     for word in words:
