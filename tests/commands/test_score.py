@@ -183,7 +183,7 @@ def test_fidelity_to_images_of_other_noise_is_refused(capsys):
         ([], ["run", "bigain score --help"]),
         (["nowhere"], ["nowhere does not exist"]),
         (["scored", "--protocol", "fid"], ["fid", "pytorch-fid"]),
-        (["scored", "--nonsense"], ["--nonsense"]),
+        (["scored", "--nonsense"], ["no option nonsense"]),
         (["scored", "--reference", "real.npz"], ["pytorch-fid, not shapes-features"]),
         (["scored", "--reference", "absent.npz"], ["absent.npz does not exist"]),
         (["scored", "--against", "nowhere"], ["nowhere does not exist"]),
