@@ -1,14 +1,16 @@
-"""Generated images as files: encodings."""
+"""Generated images as files, and the font of text on pictures."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import torch
+from PIL import ImageFont
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
@@ -47,6 +49,15 @@ def encode_images(images: Tensor, image_format: ImageFormat) -> list[bytes]:
 
     with ThreadPoolExecutor(8) as pool:
         return list(pool.map(encode, images)) if image_format != "none" else []
+
+
+@cache
+def text_font(size: int) -> ImageFont.FreeTypeFont:
+    """Return a font for text on pictures, with a size in px."""
+    import matplotlib
+
+    # Pillow's own font is ASCII only.
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
 
 
 def decode_files(files: Sequence[bytes]) -> Tensor:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from bigain.data.images import text_font
 from bigain.inspector.maps import SiteMap, evenly
 from bigain.tokens.grid import Grid
 
@@ -83,10 +82,7 @@ def score_sheet(subject: Subject, maps: Sequence[SiteMap]) -> Image.Image | None
 def salience_sheet(subjects: Sequence[Subject], maps: Sequence[Sequence[SiteMap]]) -> Image.Image:
     """Draw the Laplacian salience of every image by site, averaged over noise draws."""
     draws = max(len(site.timesteps) for sites in maps for site in sites)
-    title = [
-        *subjects[0].lines[1:],
-        f"Laplacian salience (Eq. 7), mean of {draws} noise draws, by site",
-    ]
+    title = [*subjects[0].lines[1:], f"Laplacian salience (Eq. 7), mean of {draws} noise draws, by site"]
     rows = []
     for subject, sites in zip(subjects, maps, strict=True):
         heats = [(f"site {site.index}", heat(site.salience.mean(0), site.grid)) for site in sites]
@@ -98,9 +94,9 @@ def _heat_legend() -> list[tuple[Colour, str]]:
     """Return a few colours of `heat` with their meaning."""
     import matplotlib
 
-    texts = {0.0: "lowest value of each map", 0.5: "half way", 1.0: "highest value of each map: most detail"}
-    colours = {place: matplotlib.colormaps["inferno"](place, bytes=True)[:3] for place in texts}
-    return [(tuple(map(int, colours[place])), text) for place, text in texts.items()]  # type: ignore[misc]
+    texts = ("lowest value of each map", "half way", "highest value of each map: most detail")
+    colours = matplotlib.colormaps["inferno"]((0.0, 0.5, 1.0), bytes=True)[:, :3].tolist()
+    return list(zip(map(tuple, colours), texts, strict=True))
 
 
 def image_sheet(subjects: Sequence[Subject]) -> Image.Image:
@@ -120,7 +116,7 @@ def sheet(
         legend: Colours 0..255 and their meanings, below the title.
         picture: Drawn to the left of the heading. `(h, w, 3)`.
     """
-    font = _font()
+    font = text_font(12)
     indent = _MARGIN if picture is None else 2 * _MARGIN + picture.shape[1]
     lines = [(None, text) for text in title] + list(legend)
     ends = [indent + _LINE + font.getlength(_cut(text)) for _, text in lines]
@@ -147,14 +143,6 @@ def sheet(
             x += tile.shape[1] + _GAP
         y += height
     return image
-
-
-@cache
-def _font() -> ImageFont.FreeTypeFont:
-    import matplotlib
-
-    # Pillow's own font is ASCII only.
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), 12)
 
 
 def _cut(text: str) -> str:

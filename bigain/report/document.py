@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
-import io
 import itertools
 import json
 import re
@@ -20,10 +18,10 @@ from bigain.report.figures import KINDS, Plot, draw
 from bigain.report.paper import PaperValue
 from bigain.report.rows import Group, Measured, Row, main_metrics
 from bigain.report.tables import CONTROL, Table, latex_text, markdown_text
-from bigain.runs.files import write_text
+from bigain.runs.files import write_csv, write_text
 from bigain.runs.names import method, strength
 from bigain.runs.numbers import signed, with_interval
-from bigain.runs.schema import TASKS
+from bigain.runs.schema import TASKS, Better
 
 FORMATS = ("html", "md", "tex", "csv")
 _TITLE = "Token compression of diffusion models"
@@ -69,18 +67,20 @@ def write_report(output: Path, groups: Sequence[Group], left_out: Sequence[str],
         figures.mkdir(parents=True, exist_ok=True)
         plots = draw(groups, figures)
         sections = [_section(group, of_group) for group, of_group in zip(groups, plots, strict=True)]
-        texts: dict[str, str] = {}
-        if "html" in chosen:
-            texts["report.html"] = _page(groups, sections, left_out, figures)
-        if "md" in chosen:
-            texts["report.md"] = _markdown(groups, sections, left_out)
-        if "tex" in chosen:
-            texts["report.tex"] = _latex(sections, left_out, _remarks(groups)[0])
+        remarks = _remarks(groups)
+        pages = {
+            "html": lambda: _page(remarks, sections, left_out, figures),
+            "md": lambda: _markdown(remarks, sections, left_out),
+            "tex": lambda: _latex(remarks, sections, left_out),
+        }
+        written = [output / f"report.{kind}" for kind in pages if kind in chosen]
+        for path in written:
+            write_text(path, pages[path.suffix[1:]]())
         if "csv" in chosen:
-            texts["runs.csv"] = _runs_csv(groups)
-            texts["comparisons.csv"] = _comparisons_csv(groups)
-        for name, text in texts.items():
-            write_text(output / name, text)
+            written += [output / "runs.csv", output / "comparisons.csv"]
+            lines = _runs(groups)
+            write_csv(output / "runs.csv", list(lines[0]), lines)
+            write_csv(output / "comparisons.csv", list(COLUMNS), _comparisons(groups))
         drawn = [figures / f"{plot.name}.{kind}" for of_group in plots for plot in of_group for kind in KINDS]
         # With all formats written again, no file shows the figures of an earlier report.
         if len(chosen) == len(FORMATS):
@@ -88,7 +88,7 @@ def write_report(output: Path, groups: Sequence[Group], left_out: Sequence[str],
                 path.unlink()
     except OSError as error:
         raise InputError(f"cannot write the report to {output}: {error}; choose another --output") from error
-    return [*(output / name for name in texts), *drawn]
+    return [*written, *drawn]
 
 
 def _section(group: Group, plots: Sequence[Plot]) -> _Section:
@@ -120,13 +120,12 @@ def _table(rows: Sequence[_Cells], caption: str) -> Table:
 
 def _best(group: Group) -> dict[str, float]:
     """Return the best value of each metric where there are several compressed rows to choose from."""
-    found: dict[str, list[float]] = {}
-    lower = set()
+    found: dict[tuple[str, Better], list[float]] = {}
     for measured in (measured for row in group.rows if row.run.compressors for measured in row.all_metrics):
         if measured.better is not None and measured.value is not None:
-            found.setdefault(measured.metric, []).append(measured.value)
-            lower |= {measured.metric} if measured.better == "lower" else set()
-    return {name: (min if name in lower else max)(values) for name, values in found.items() if len(values) > 1}
+            found.setdefault((measured.metric, measured.better), []).append(measured.value)
+    best = {"lower": min, "higher": max}
+    return {name: best[better](values) for (name, better), values in found.items() if len(values) > 1}
 
 
 def _further(group: Group, task: str, best: Mapping[str, float]) -> list[_Cells]:
@@ -263,7 +262,7 @@ def _listed(values: Collection[str]) -> str:
     return " / ".join(first) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _page(groups: Sequence[Group], sections: Sequence[_Section], left_out: Sequence[str], figures: Path) -> str:
+def _page(remarks: Sequence[str], sections: Sequence[_Section], left_out: Sequence[str], figures: Path) -> str:
     """Render the report as one HTML page, with the figures inside as SVG and all text escaped."""
     from jinja2 import Environment, StrictUndefined
 
@@ -273,13 +272,13 @@ def _page(groups: Sequence[Group], sections: Sequence[_Section], left_out: Seque
         images[plot.name] = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
-    content = {"title": _TITLE, "sections": sections, "remarks": _remarks(groups), "left_out": left_out}
+    content = {"title": _TITLE, "sections": sections, "remarks": remarks, "left_out": left_out}
     return template.render(**content, images=images)
 
 
-def _markdown(groups: Sequence[Group], sections: Sequence[_Section], left_out: Sequence[str]) -> str:
+def _markdown(remarks: Sequence[str], sections: Sequence[_Section], left_out: Sequence[str]) -> str:
     """Return the report as Markdown that shows the figures in `figures/` beside it."""
-    parts = [f"# {_TITLE}", "\n".join(f"{markdown_text(text)}  " for text in _remarks(groups))]
+    parts = [f"# {_TITLE}", "\n".join(f"{markdown_text(text)}  " for text in remarks)]
     for section in sections:
         parts.append(f"## {markdown_text(section.title)}")
         for table in section.tables:
@@ -295,9 +294,9 @@ def _bullets(texts: Sequence[str]) -> str:
     return "\n".join(f"- {markdown_text(text)}" for text in texts)
 
 
-def _latex(sections: Sequence[_Section], left_out: Sequence[str], remark: str) -> str:
+def _latex(remarks: Sequence[str], sections: Sequence[_Section], left_out: Sequence[str]) -> str:
     r"""Return tables for `\input` into a paper, with booktabs; without columns of notes and directories."""
-    lines = [r"% In the preamble: \usepackage{booktabs,graphicx}", f"% {CONTROL.sub(' ', remark)}"]
+    lines = [r"% In the preamble: \usepackage{booktabs,graphicx}", f"% {CONTROL.sub(' ', remarks[0])}"]
     # Without line breaks the text cannot leave the comment.
     lines += [f"% left out: {CONTROL.sub(' ', reason)}" for reason in left_out]
     for section in sections:
@@ -319,7 +318,7 @@ def _pages(table: Table) -> Iterator[Table]:
         yield Table(headers, rows[start : start + _ROWS_PER_PAGE], align, caption)
 
 
-def _runs_csv(groups: Sequence[Group]) -> str:
+def _runs(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Return a line per run and metric; proportions and their differences are in percent."""
     lines = []
     rows = [(row, *item) for group in groups for row in group.rows for item in row.runs.items()]
@@ -333,7 +332,7 @@ def _runs_csv(groups: Sequence[Group]) -> str:
             line |= _paper_columns(measured)
             line |= {"gflops": run.gflops, "gflops_less_percent": row.run.reduction, "seconds_per_image": run.seconds}
             lines.append({**line, "settings": json.dumps(run.compressors), "notes": "; ".join(row.notes)})
-    return _csv(lines)
+    return lines
 
 
 def _paper_columns(measured: Measured) -> dict[str, Any]:
@@ -347,22 +346,7 @@ def _paper_columns(measured: Measured) -> dict[str, Any]:
     return dict(zip(columns, (value, table, other, difference, measured.paper.note), strict=True))
 
 
-def _comparisons_csv(groups: Sequence[Group]) -> str:
+def _comparisons(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Return a line per comparison, in points."""
     rows = [comparison.row() for group in groups for comparison in group.comparisons]
-    for row in rows:
-        row |= {key: "; ".join(row[key]) for key in ("differs", "also_differs")}
-    return _csv(rows, list(COLUMNS))
-
-
-def _csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
-    """Return rows below a header; `columns` are those of a table that may be empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns or list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    # A spreadsheet would evaluate such text as a formula.
-    risky = ("=", "+", "-", "@", "\t", "\r")
-    for row in rows:
-        quoted = {key: f"'{cell}" for key, cell in row.items() if isinstance(cell, str) and cell.startswith(risky)}
-        writer.writerow({**row, **quoted})
-    return text.getvalue()
+    return [{**row, **{key: "; ".join(row[key]) for key in ("differs", "also_differs")}} for row in rows]

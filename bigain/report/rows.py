@@ -97,8 +97,8 @@ class Row:
         return {metric.metric: metric for metric in self.all_metrics if metric.main}
 
     def value(self, metric: str) -> float:
-        """Return the value of a main metric, 0 if it is missing."""
-        return self.main[metric].value or 0.0 if metric in self.main else 0.0
+        """Return the value of a main metric, which this row has."""
+        return self.main[metric].value or 0.0
 
 
 @dataclass

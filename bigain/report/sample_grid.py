@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[np.uint8]
 
 SAMPLES = (
-    "Images of the same initial noise without and with compression: {}. Below each: its absolute difference from the "
-    "image without compression, averaged over the channels."
+    "Images of the same initial noise: {}. Below each compressed one, if there is one without compression: their "
+    "absolute difference, averaged over the channels."
 )
 _MOST_ITEMS, _MOST_RUNS = 4, 8
 # Inches of an image, and the most pixels of its sides.

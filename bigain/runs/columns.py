@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import lzma
 import math
-import struct
-import tokenize
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +20,8 @@ Array = npt.NDArray[Any]
 _COLUMNS = Path("predictions", "predictions.npz")
 # Numbers that are in memory at a time.
 _BLOCK = 2**22
-# Raised by zipfile and numpy for damaged archives and headers: RuntimeError for unknown methods and passwords.
-_DAMAGED = (
-    *(OSError, ValueError, LookupError, EOFError, RuntimeError, BadZipFile, zlib.error, lzma.LZMAError, struct.error),
-    *(SyntaxError, TypeError, AttributeError, ArithmeticError, MemoryError, tokenize.TokenError),
-)
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-# Of a message; numpy's have the whole header of an array.
+# Most characters that are shown of an error: numpy's contain the whole header of an array.
 _LONGEST = 160
 
 
@@ -48,6 +39,7 @@ def read_headers(path: Path, names: Sequence[str]) -> dict[str, Header]:
         ValueError: If they cannot be read, or a header does not fit the size of its array.
     """
     headers = {}
+    # A damaged archive or header raises almost anything, such as a TypeError, zlib.error or tokenize.TokenError.
     try:
         with ZipFile(path) as archive:
             for name in names:
@@ -62,7 +54,7 @@ def read_headers(path: Path, names: Sequence[str]) -> dict[str, Header]:
                     if dtype.hasobject or size != math.prod(shape) * dtype.itemsize:
                         raise ValueError(f"{name} has {size} bytes, its header says {dtype} {shape}")
                 headers[name] = Header(shape, dtype)
-    except _DAMAGED as error:
+    except Exception as error:
         raise ValueError(_reason(error)) from error
     return headers
 
@@ -83,7 +75,7 @@ def read_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, Array]:
             archive = np.load(file, allow_pickle=False)
             # A lone array has no names.
             return {name: archive[name] for name in names or getattr(archive, "files", ())}
-    except _DAMAGED as error:
+    except Exception as error:
         raise ValueError(_reason(error)) from error
 
 
@@ -126,7 +118,7 @@ def column_blocks(run: Path, name: str) -> Iterator[Array]:
             for start in range(0, n, step):
                 shape = (min(step, n - start), *row)
                 yield np.frombuffer(member.read(math.prod(shape) * kind.itemsize), kind).reshape(shape)
-    except _DAMAGED as error:
+    except Exception as error:
         raise InputError(f"{file} is damaged ({_reason(error)}); run the command that made {run} again") from error
 
 

@@ -38,12 +38,12 @@ def run_directory(output: Path, config: Namespace) -> Iterator[None]:
         known = (output / "identity.json").is_file()
         if known and config.overwrite:
             _delete(own_files(output))
-        # An extension writes it later: as long as the run can be refused, the finished images keep their identity.
-        if not config.extend or not known:
-            write_json(output / "identity.json", fingerprinted(config))
     except OSError as error:
         raise InputError(f"cannot write the run directory {output}: {error}; choose another --output") from error
     try:
+        # An extension writes it later: as long as the run can be refused, the finished images keep their identity.
+        if not config.extend or not known:
+            write_json(output / "identity.json", fingerprinted(config))
         yield
     except BaseException:
         if not has_results(output) and not any(path.stat().st_size for path in output.glob("predictions/*.jsonl")):

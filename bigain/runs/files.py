@@ -100,11 +100,14 @@ def write_json(path: Path, content: Any, *advice: str) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a whole CSV file or nothing: see `replacing`."""
+    """Write a whole CSV file or nothing: see `replacing`. Text that a spreadsheet would evaluate is quoted."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns)
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    formulas = ("=", "+", "-", "@", "\t", "\r")
+    for row in rows:
+        quoted = {key: f"'{cell}" for key, cell in row.items() if isinstance(cell, str) and cell.startswith(formulas)}
+        writer.writerow({**row, **quoted})
     write_text(path, text.getvalue())
 
 

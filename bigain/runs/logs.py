@@ -102,17 +102,16 @@ def read_skipped(folder: Path) -> dict[str, str]:
 def drop_incomplete_line(path: Path) -> None:
     """Cut off the incomplete line that a kill left at the end of a log."""
     with path.open("rb+") as file:
-        end = size = file.seek(0, os.SEEK_END)
-        complete = 0
-        # Logs of gigabytes: from the end.
-        while end and not complete:
+        end = file.seek(0, os.SEEK_END)
+        # Logs have gigabytes, so blocks are read from the end.
+        while end:
             start = max(0, end - _BLOCK)
             file.seek(start)
-            complete = start + file.read(end - start).rfind(b"\n") + 1
-            # Without a line break this is the start of the block.
-            end, complete = start, complete if complete > start else 0
-        if complete < size:
-            file.truncate(complete)
+            # The start of a block without a line break.
+            end = file.seek(start + file.read(end - start).rfind(b"\n") + 1)
+            if end > start:
+                break
+        file.truncate()
 
 
 def _entries(folder: Path, pattern: str, parse: Callable[[str], T]) -> Iterator[tuple[Place, T]]:

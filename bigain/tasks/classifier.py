@@ -150,7 +150,6 @@ class DiffusionClassifier(BackboneModule):
     def on_predict_start(self) -> None:
         space = self.data.class_space
         self.multilabel = space.multilabel
-        self.backbone.check_classes(space.prompts, space.indices, space.whole)
         self.conditions = self.backbone.conditions(space.prompts, space.model_labels)
         self.begin_sharing(self.conditions)
 

@@ -174,8 +174,9 @@ def _begin_session(folder: Path, now: dict[str, Any], started: bool) -> None:
     changes = [f"{key} {before.get(key)} -> {after[key]}" for key in after if before.get(key) != after[key]]
     if changes:
         _log.warning(f"warning: continues with {', '.join(changes)}; last digits of earlier images may differ")
-    if now not in sessions:
-        write_json(folder / _SESSIONS, [*sessions, now])
+    # The last one comes last, although it may be like an earlier one.
+    if now not in sessions[-1:]:
+        write_json(folder / _SESSIONS, [*(earlier for earlier in sessions if earlier != now), now])
 
 
 def predictions_folder(trainer: Trainer) -> Path:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from bigain.data.images import read_images
+from bigain.data.images import read_images, text_font
 from bigain.metrics.accuracy import Accuracy, confusion_matrix
 from bigain.metrics.base import Metric, evaluate
 from bigain.metrics.multilabel import MeanAveragePrecision, Top1Precision
@@ -125,7 +125,7 @@ def _contact_sheet(trainer: Trainer, module: DiffusionSampler, records: Sequence
     height, width = tiles.shape[-2] + _TEXT, tiles.shape[-1] + _GAP
     columns = min(_COLUMNS, len(tiles))
     sheet = Image.new("RGB", (columns * width + _GAP, -(-len(tiles) // columns) * height + _GAP), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    draw, font = ImageDraw.Draw(sheet), text_font(11)
     for number, (record, tile) in enumerate(zip(records, tiles, strict=True)):
         x, y = _GAP + number % columns * width, _GAP + number // columns * height
         sheet.paste(Image.fromarray(tile.permute(1, 2, 0).contiguous().numpy()), (x, y))

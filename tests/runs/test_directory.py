@@ -1,5 +1,7 @@
 """What a run may delete, what it follows, and what it leaves behind."""
 
+from unittest.mock import Mock
+
 import pytest
 from jsonargparse import Namespace
 from records import record
@@ -64,8 +66,13 @@ def test_nothing_is_written_or_deleted_through_a_link(tmp_path, name):
 
 
 @pytest.mark.parametrize("existed", [False, True])
-def test_a_run_that_is_refused_leaves_nothing_and_one_with_images_everything(tmp_path, existed):
+def test_a_run_that_is_refused_leaves_nothing_and_one_with_images_everything(tmp_path, existed, monkeypatch):
     folder = tmp_path / "runs/name"
+    with monkeypatch.context() as full:
+        full.setattr("os.fsync", Mock(side_effect=OSError(28, "No space left on device")))
+        with pytest.raises(InputError, match=r"cannot write .*identity\.json: No space"), run_directory(folder, CONFIG):
+            pass
+    assert not folder.exists()
     if existed:
         folder.mkdir(parents=True)
     log = folder / "predictions/rank-0.jsonl"

@@ -15,7 +15,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from bigain.backbones import DiT
 from bigain.callbacks import GenerationResults, SampleWriter
 from bigain.data import ShapeTextures
-from bigain.data.images import read_images
+from bigain.data.images import read_images, text_font
 from bigain.data.selection import Item
 from bigain.errors import InputError
 from bigain.modules import DiffusionSampler
@@ -168,6 +168,8 @@ def test_contact_sheet_and_both_pictures_in_tensorboard(tmp_path, run):
         assert sheet.size == (4 * 132 + 4, 128 + 18 + 4)
         tile = pil_to_tensor(sheet.crop((4, 4, 132, 132)))[:, ::4, ::4]
         assert pil_to_tensor(sheet.crop((4, 132, 132, 150))).min() < 100
+    # Letters besides ASCII are no empty boxes.
+    assert len({bytes(text_font(11).getmask(letter)) for letter in "éüłд"}) == 4
     first = read_images([tmp_path / "samples/test/000000.png"])[0]
     assert torch.equal(tile, first)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
