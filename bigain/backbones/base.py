@@ -126,25 +126,19 @@ class Backbone(nn.Module, ABC):
         """
         config = component_config(self.parts[self.component], files.source, self.component, local_files_only)
         takes = config.get("in_channels", 4)
-        vae = component_config(AutoencoderKL, files.source, "vae", local_files_only) if "vae" in files.parts else None
-        if vae is None and takes != 3:
-            raise InputError(
-                f"{self.component}/config.json of {self.model} has in_channels {takes} and the model has no VAE; "
-                "expected 3, for RGB images"
-            )
-        if vae is not None and takes != (gives := vae.get("latent_channels", 4)):
-            raise InputError(
-                f"{self.component}/config.json of {self.model} has in_channels {takes}, but its VAE gives {gives}: "
-                "networks for inpainting, depth or editing take an image besides the noise; expected one that "
-                "takes the noise alone"
-            )
-        if vae is not None and (colours := [vae.get("in_channels", 3), vae.get("out_channels", 3)]) != [3, 3]:
-            raise InputError(f"the VAE of {self.model} has images of {colours} channels; expected 3, for RGB images")
+        expected, origin = 3, "for RGB images, as the model has no VAE"
+        if "vae" in files.parts:
+            vae = component_config(AutoencoderKL, files.source, "vae", local_files_only)
+            if (colours := [vae.get("in_channels", 3), vae.get("out_channels", 3)]) != [3, 3]:
+                raise InputError(
+                    f"the VAE of {self.model} has in_channels, out_channels {colours}; expected 3, for RGB"
+                )
+            expected, origin = vae.get("latent_channels", 4), "as its VAE (more for inpainting, depth or editing)"
         out = config.get("out_channels") or takes
-        if not isinstance(takes, int) or out not in (takes, 2 * takes):
+        if takes != expected or not isinstance(takes, int) or out not in (takes, 2 * takes):
             raise InputError(
                 f"{self.component}/config.json of {self.model} has in_channels {takes!r} and out_channels {out!r}; "
-                "expected as many, or twice as many out as in"
+                f"expected {expected!r} in, {origin}, and as many or twice as many out"
             )
         self._check(config)
         return config
@@ -167,18 +161,22 @@ class Backbone(nn.Module, ABC):
             self.denoiser.to(memory_format=torch.channels_last)
         self.loaded = True
 
-    def load_settings(self, files: ModelFiles) -> None:
-        """Read all that needs no weights, and check that the components fit together.
+    def load_settings(self, files: ModelFiles) -> dict[str, Any]:
+        """Read everything but the weights, and check that the components fit together.
 
         Args:
             files: Result of `find`.
 
+        Returns:
+            The denoiser's configuration.
+
         Raises:
             InputError: If something cannot be read, is of another kind of model, or does not fit.
         """
-        self.denoiser_config(files, self.local_files_only)
+        config = self.denoiser_config(files, self.local_files_only)
         self.scheduler_config, scheduler = load_scheduler(files.source, self.local_files_only)
         self.set_schedule(scheduler)
+        return config
 
     def set_schedule(self, scheduler: DDPMScheduler) -> None:
         """Take the noise schedule and the parametrisation from a scheduler."""
@@ -226,14 +224,13 @@ class Backbone(nn.Module, ABC):
             InputError: If its size cannot be read.
         """
 
-    def check_classes(self, prompts: Sequence[str], indices: Sequence[int] | None, whole: int | None = None) -> None:
+    def check_classes(self, indices: Sequence[int] | None, number: int) -> None:
         """Raise an InputError if the model does not have these classes; needs no weights but the denoiser's.
 
         Args:
-            prompts: Text per class.
             indices: Index of each class in ImageNet; None if the labels of the dataset mean something only to a model
                 trained on exactly its classes.
-            whole: Number of classes of the dataset, if these are some of them.
+            number: Number of all classes of the dataset, of which these may be some.
         """
 
     def check_prompts(self, prompts: Sequence[str], distinct: bool) -> str:

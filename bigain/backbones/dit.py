@@ -44,14 +44,13 @@ class DiT(Backbone):
         """Class labels. `(b,)`, int64."""
         return torch.tensor(list(labels), device=next(self.denoiser.parameters()).device)
 
-    def check_classes(self, prompts: Sequence[str], indices: Sequence[int] | None, whole: int | None = None) -> None:
-        whole = len(prompts) if whole is None else whole
+    def check_classes(self, indices: Sequence[int] | None, number: int) -> None:
         known = self.denoiser.config["num_embeds_ada_norm"]
         # A model with 1000 classes is trained on ImageNet, whose class order other datasets do not have.
-        if indices is None and (known != whole or known == _IMAGENET):
+        if indices is None and (known != number or known == _IMAGENET):
             raise InputError(
                 f"the classes of this dataset are not in the label space of {self.model}: the model has {known} "
-                f"classes, the dataset {whole} different ones; use a text-conditional model, or a DiT trained "
+                f"classes, the dataset {number} different ones; use a text-conditional model, or a DiT trained "
                 "on these classes"
             )
         unknown = [index for index in indices or () if not 0 <= index < known]

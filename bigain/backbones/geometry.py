@@ -104,13 +104,11 @@ def on_meta(kind: Any, config: Any) -> Any:
         with torch.device("meta"):
             if hasattr(kind, "config_class"):
                 settings = kind.config_class.from_dict(config)
-                # Not one of the configuration: see `load_component`.
+                # The configuration must not choose it: see `load_component`.
                 settings._attn_implementation = "sdpa"
                 network = kind(settings)
             else:
                 network = kind.from_config(config)
     except UNLOADABLE as error:
-        raise InputError(
-            f"its config.json does not describe a {kind.__name__}: {' '.join(str(error).split())}"
-        ) from error
+        raise InputError(f"config.json of a {kind.__name__} is invalid: {' '.join(str(error).split())}") from error
     return network.eval().requires_grad_(False)

@@ -49,27 +49,24 @@ class StableDiffusion(Backbone):
         super()._load(source)
         self.text_encoder: CLIPTextModel = self._load_part(source, "text_encoder", CLIPTextModel)
 
-    def load_settings(self, files: ModelFiles) -> None:
-        super().load_settings(files)
-        source, local = files.source, self.local_files_only
-        text = component_config(CLIPTextModel, source, "text_encoder", local)
-        takes = self.denoiser_config(files, local).get("cross_attention_dim", 1280)
-        width, positions, words = (
-            text.get(name, usual)
-            for name, usual in (("hidden_size", 512), ("max_position_embeddings", 77), ("vocab_size", 49408))
-        )
+    def load_settings(self, files: ModelFiles) -> dict[str, Any]:
+        config = super().load_settings(files)
+        text = component_config(CLIPTextModel, files.source, "text_encoder", self.local_files_only)
+        takes, width = config.get("cross_attention_dim", 1280), text.get("hidden_size", 512)
+        positions, words = text.get("max_position_embeddings", 77), text.get("vocab_size", 49408)
         if any(value != width for value in (takes if isinstance(takes, list) else [takes])):
             raise InputError(
                 f"unet/config.json of {self.model} has cross_attention_dim {takes}, but its text encoder gives states "
                 f"of width {width}: they are not of one model"
             )
-        self.tokenizer = load_tokenizer(CLIPTokenizer, source, local)
+        self.tokenizer = load_tokenizer(CLIPTokenizer, files.source, self.local_files_only)
         tokens, known = self.tokenizer.model_max_length, len(self.tokenizer)
         if not isinstance(positions, int) or not isinstance(words, int) or tokens > positions or known > words:
             raise InputError(
                 f"the tokenizer of {self.model} gives {tokens} tokens of {known}, but its text encoder reads "
                 f"{positions} of {words}: copy the model's own tokenizer, with its tokenizer_config.json"
             )
+        return config
 
     def conditions(self, prompts: Sequence[str], labels: Sequence[int]) -> Tensor:
         """Last hidden states of the text encoder, padded to the tokenizer's length. `(k, 77, d)` on SD."""
@@ -95,12 +92,9 @@ class StableDiffusion(Backbone):
                         "regard to case, and they are the same; change the names or the prompt, or give both classes "
                         "one name: top1_merged counts them as one"
                     )
-        # Without `verbose`, transformers warns of their length, too.
-        cut = [
-            prompt
-            for prompt, ids in zip(unique, self.tokenizer(unique, verbose=False).input_ids, strict=True)
-            if len(ids) > length
-        ]
+        # By default, transformers warns of their length, too.
+        whole = self.tokenizer(unique, verbose=False).input_ids
+        cut = [prompt for prompt, ids in zip(unique, whole, strict=True) if len(ids) > length]
         return f"{len(cut)} of {len(unique)} prompts are cut after {length} tokens, such as {cut[0]!r}" if cut else ""
 
     def null_condition(self) -> Tensor:

@@ -182,14 +182,11 @@ class EvalDataModule(LightningDataModule, ABC):
         """Load an item: its cached latent if there is one, else its preprocessed image."""
         if not self.read_images:
             return Sample(item)
-        content, key = self.read_bytes(item), None
+        content = self.read_bytes(item)
         digest = digest_of(content)
-        if self.latents is not None:
-            key = self.latents.key(content)
-            latent = self.latents.read(key)
-            if latent is not None:
-                return Sample(item, latent=latent, digest=digest)
-        return Sample(item, decode_image(content, self.where(item), self.image_size), key=key, digest=digest)
+        latent = None if self.latents is None else self.latents.read(digest)
+        image = decode_image(content, self.where(item), self.image_size) if latent is None else None
+        return Sample(item, image, latent, digest)
 
     def __getstate__(self) -> dict[str, Any]:
         # For worker processes: the trainer holds a network with hooks, which cannot be pickled.

@@ -20,8 +20,7 @@ _OFFICIAL = re.compile(r"(ILSVRC2012_val_\d{8})_n\d{8}")
 def scan(folder: Path) -> tuple[list[str], list[str], list[str]]:
     """Return the names of a folder's subfolders, of its image files and of everything else, sorted.
 
-    What is hidden and what systems leave behind is neither; hidden files, such as macOS's `._` beside images, are not
-    named at all.
+    Folders that are hidden or left behind by a system count as the rest; such files, as macOS's `._`, are left out.
 
     Raises:
         InputError: If it cannot be listed.
@@ -34,19 +33,19 @@ def scan(folder: Path) -> tuple[list[str], list[str], list[str]]:
     except OSError as error:
         raise InputError(f"{folder} cannot be listed: {error.strerror}") from error
     for name in names:
-        hidden = name.startswith(".")
-        if not hidden and name.lower().endswith(_SUFFIXES):
+        stray = name.startswith(".") or name in _STRAY
+        if not stray and name.lower().endswith(_SUFFIXES):
             images.append(name)
         # False for a link to itself.
         elif os.path.isdir(folder / name):
-            (others if hidden or name in _STRAY else folders).append(name)
-        elif not hidden and name not in _STRAY:
+            (others if stray else folders).append(name)
+        elif not stray:
             others.append(name)
     return folders, images, others
 
 
 def scan_classes(root: Path, folders: Iterable[str]) -> tuple[list[Path], list[str]]:
-    """Return the images of class folders, and the names below `root` of what is beside or below them: not read."""
+    """Return the images in class folders, and the names below `root` of everything else, which is not read."""
     _, images, others = scan(root)
     files, ignored = [], [*images, *others]
     for folder in folders:

@@ -43,14 +43,13 @@ class LatentCache:
         self._namespace = "\n".join([PREPROCESSING, _ENCODING, str(image_size), encoder, *libraries]).encode()
         self.folder = folder
 
-    def key(self, content: bytes) -> str:
-        """Return the key of an image file's content."""
-        image = hashlib.blake2b(content, digest_size=16).digest()
-        return hashlib.blake2b(self._namespace + image, digest_size=16).hexdigest()
+    def read(self, digest: str) -> Tensor | None:
+        """Return the latent of an image, `(c, h, w)` float32; None if it is not cached or its file was changed.
 
-    def read(self, key: str) -> Tensor | None:
-        """Return the latent of a key, `(c, h, w)` float32, or None if it is not cached or its file was changed."""
-        path = self._path(key)
+        Args:
+            digest: Hash of the image's file.
+        """
+        path = self._path(digest)
         try:
             with safe_open(path, "pt") as file:
                 written, latent = file.metadata(), file.get_tensor("latent")
@@ -59,31 +58,32 @@ class LatentCache:
         except (SafetensorError, OSError) as error:
             reason = f"damaged ({error})"
         else:
-            if written == _metadata(key, latent):
+            if written == _metadata(path.stem, latent):
                 return latent
             reason = "not what was written for this image"
         _log.warning(f"warning: {path} in the latent cache is {reason}; its image is encoded again")
         return None
 
-    def write(self, key: str, latent: Tensor) -> None:
-        """Store the latent of a key.
+    def write(self, digest: str, latent: Tensor) -> None:
+        """Store the latent of an image: see `read`.
 
         Raises:
             InputError: If the folder cannot be written.
         """
-        path = self._path(key)
-        temporary = path.with_name(f"{key}.{uuid.uuid4().hex}.tmp")
+        path = self._path(digest)
+        temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             latent = latent.detach().to("cpu", torch.float32).contiguous()
-            save_file({"latent": latent}, temporary, _metadata(key, latent))
+            save_file({"latent": latent}, temporary, _metadata(path.stem, latent))
             temporary.replace(path)
         except (OSError, SafetensorError) as error:
             raise InputError(
                 f"cannot write the latent cache {self.folder}: {error}; choose another latent_cache"
             ) from error
 
-    def _path(self, key: str) -> Path:
+    def _path(self, digest: str) -> Path:
+        key = hashlib.blake2b(self._namespace + digest.encode(), digest_size=16).hexdigest()
         # Folders of fifty thousand files are slow on network file systems.
         return self.folder / key[:2] / f"{key}.safetensors"
 

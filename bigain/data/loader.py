@@ -19,13 +19,12 @@ from bigain.errors import InputError
 class Sample:
     """A loaded item: with an image `(3, s, s)` to encode, a cached latent `(c, h, w)`, or the reason of a failure.
 
-    Generation loads the item only. `key` is that of the image's latent in the cache, `digest` a hash of its file.
+    Generation loads the item only. `digest` is a hash of the image's file.
     """
 
     item: Item
     image: Tensor | None = None
     latent: Tensor | None = None
-    key: str | None = None
     digest: str | None = None
     failure: str | None = None
 
@@ -41,7 +40,6 @@ class Batch(TypedDict):
         image_id: b ids, of the images first.
         labels: Labels of each of the b.
         digests: Hashes of the b image files, None without images.
-        cache_keys: u keys, None without a cache.
         failed: Id and reason of every image that could not be read; a module adds those it could not evaluate.
     """
 
@@ -50,7 +48,6 @@ class Batch(TypedDict):
     image_id: list[str]
     labels: list[tuple[int, ...]]
     digests: list[str | None]
-    cache_keys: list[str | None]
     failed: dict[str, str]
 
 
@@ -139,7 +136,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
         image_id=[sample.item.image_id for sample in loaded],
         labels=[sample.item.labels for sample in loaded],
         digests=[sample.digest for sample in loaded],
-        cache_keys=[sample.key for sample in loaded[: len(images)]],
         failed={sample.item.image_id: sample.failure for sample in samples if sample.failure is not None},
     )
 

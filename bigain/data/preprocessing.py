@@ -20,7 +20,7 @@ _MAX_ASPECT = 8
 def decode_image(content: bytes, name: str, size: int) -> Tensor:
     """Decode one image with the paper's preprocessing.
 
-    Converts to RGB (see `reading.rgb`), resizes the shorter side to `size` (bicubic, antialiased), crops the centre.
+    Converts to RGB (see `read_rgb`), resizes the shorter side to `size` (bicubic, antialiased), crops the centre.
     EXIF orientation is ignored, as in the paper's loaders.
 
     Args:

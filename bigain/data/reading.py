@@ -55,32 +55,25 @@ def opened(file: Path | bytes) -> Iterator[Image.Image]:
 
 
 def read_rgb(file: Path | bytes) -> Image.Image:
-    """Decode an image, a file or its content, as `rgb`.
+    """Decode an image of any mode, a file or its content, as RGB.
+
+    Transparency is dropped, grey of more than 8 bits is scaled: white is the largest number of the file's bits, and 1
+    in floating point.
 
     Raises:
-        ValueError: If it cannot be read or decoded; the message is the reason, without the name.
+        ValueError: If it cannot be read or decoded, white is unknown (32-bit integers), or numbers are larger than
+            white or negative; the message is the reason, without the name.
     """
     with opened(file) as image:
-        return rgb(image)
-
-
-def rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to RGB. Transparency is dropped, grey of more than 8 bits is scaled.
-
-    White is the largest number of the file's bits, and 1 in floating point.
-
-    Raises:
-        ValueError: If white is unknown (32-bit integers), or numbers are larger or negative.
-    """
-    image.load()
-    if image.mode == "LAB":
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        image = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or image
-    if image.mode == "F" or image.mode.startswith("I"):
-        image = _eight_bits(image)
-    # Pillow would warn about the transparency of palette images.
-    image.info.pop("transparency", None)
-    return image.convert("RGB")
+        image.load()
+        if image.mode == "LAB":
+            lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+            image = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or image
+        if image.mode == "F" or image.mode.startswith("I"):
+            image = _eight_bits(image)
+        # Pillow would warn about the transparency of palette images.
+        image.info.pop("transparency", None)
+        return image.convert("RGB")
 
 
 def _regular(path: Path) -> Path:
@@ -94,8 +87,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         white = 1
     else:
-        tags = getattr(image, "tag_v2", {})
-        bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
+        bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]
         if bits > 16:
             raise ValueError(f"grey with {bits}-bit integers, whose white is unknown; save it with 8 or 16 bits")
         white = 2**bits - 1

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
-from bigain.backbones.loading import find_weights
+from bigain.backbones.loading import UNLOADABLE, find_weights
 from bigain.errors import InputError
 from bigain.metrics.base import ImageMetric, Images
 from bigain.tokens.precision import without_autocast
@@ -67,7 +66,7 @@ class ClipScore(ImageMetric):
                     # The configuration could name a kernel on the hub, which is code.
                     attn_implementation="sdpa",
                 )
-            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            except UNLOADABLE as error:
                 raise InputError(f"cannot load the CLIP model {self.folder}: {' '.join(str(error).split())}") from error
             # Transformers fills missing weights with random numbers.
             if absent := sorted(info["missing_keys"]):

@@ -36,7 +36,7 @@ class PrecisionRecall(Distance):
 def _thinned(features: Features) -> Features:
     """Return at most `_MOST_IMAGES`, evenly spaced: ids may be in order of class."""
     kept = min(len(features), _MOST_IMAGES)
-    return features[np.arange(kept) * len(features) // max(kept, 1)]
+    return features[np.arange(kept) * len(features) // kept]
 
 
 def precision_recall(real: Features, generated: Features, k: int = 3, block: int = 1024) -> tuple[float, float]:

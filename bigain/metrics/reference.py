@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,6 @@ from bigain.runs.schema import Better
 
 Array = npt.NDArray[np.float64]
 Features = npt.NDArray[Any]
-Part = TypeVar("Part", Header, npt.NDArray[Any])
 
 # Rows collected before they are added to the moments: each addition costs d^2, however many rows it adds.
 _ROWS = 1024
@@ -29,6 +28,7 @@ _TEXTS = ("protocol", "sha256", "source")
 _NUMBERS = ("mu", "sigma", "n", "features")
 # Of a text, in bytes: 1,000 characters.
 _LONGEST = 4000
+# Precision and recall look for a third neighbour.
 _LEAST_IMAGES = 4
 _EXPORT = "export it again with scripts/export_reference_stats.py"
 
@@ -145,91 +145,64 @@ class ReferenceStatistics:
         Raises:
             InputError: If the file is missing or damaged, or was made another way.
         """
-        path = Path(path)
-        if not path.is_file():
+        if not Path(path).is_file():
             raise InputError(f"reference {path} does not exist; make it with scripts/export_reference_stats.py")
-        headers = _read(read_headers, path, (*_TEXTS, *_NUMBERS))
+        try:
+            return cls._read(Path(path), protocol, dimension, sha256)
+        except ValueError as error:
+            raise InputError(f"reference {path} cannot be used: {error}; {_EXPORT}") from error
+
+    @classmethod
+    def _read(cls, path: Path, protocol: str, dimension: int | None, sha256: str) -> ReferenceStatistics:
+        """Read a file for `load`; raise a ValueError with what is wrong with it."""
+        headers = read_headers(path, (*_TEXTS, *_NUMBERS))
         if missing := [name for name in ("mu", "sigma") if name not in headers]:
-            raise InputError(f"reference {path} has no {missing[0]}; expected an .npz with mu and sigma")
+            raise ValueError(f"it has no {missing[0]}, expected an .npz with mu and sigma")
         texts, numbers = ([name for name in names if name in headers] for names in (_TEXTS, _NUMBERS))
         if odd := [name for name in texts if headers[name].shape or headers[name].dtype.itemsize > _LONGEST]:
-            raise InputError(f"reference {path}: {odd[0]} is {headers[odd[0]]}, expected a short text; {_EXPORT}")
-        read = _read(read_arrays, path, texts) if texts else {}
+            raise ValueError(f"{odd[0]} is {headers[odd[0]]}, expected a short text")
+        read = read_arrays(path, texts) if texts else {}
         made_with, weights, source = (" ".join(str(read.get(name, "")).split()) for name in _TEXTS)
         made_with = made_with or _UNNAMED
         if made_with != protocol:
             unnamed = "" if "protocol" in read else " (it names no protocol, as pytorch-fid's files)"
-            raise InputError(
-                f"reference {path} was made with protocol {made_with}{unnamed}, not {protocol}; distances between the "
-                f"two mean nothing; {_EXPORT}"
+            raise ValueError(
+                f"it was made with protocol {made_with}{unnamed}, not {protocol}; distances across protocols mean "
+                "nothing"
             )
         if sha256 and weights and weights != sha256:
-            raise InputError(
-                f"reference {path} was made with weights {weights[:8]}..., the extractor has {sha256[:8]}...; {_EXPORT}"
-            )
-        if (damage := _misfit(headers, dimension)) is not None:
-            raise InputError(f"reference {path}: {damage}; {_EXPORT}")
-        arrays = _read(read_arrays, path, numbers)
-        if (damage := _damage(arrays)) is not None:
-            raise InputError(f"reference {path}: {damage}; {_EXPORT}")
-        n, features = arrays.get("n"), arrays.get("features")
+            raise ValueError(f"it was made with weights {weights[:8]}..., the extractor has {sha256[:8]}...")
+        _check_headers(headers, dimension)
+        arrays = read_arrays(path, numbers)
+        if infinite := [name for name in numbers if not np.isfinite(arrays[name]).all()]:
+            raise ValueError(f"{infinite[0]} has numbers that are not finite")
         mean, covariance = arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64)
-        return cls(Moments(None if n is None else int(n), mean, covariance), protocol, weights, source, features)
+        # Up to rounding.
+        least = -1e-6 * np.trace(covariance)
+        symmetric = np.abs(covariance - covariance.T).max() <= 1e-6 * np.abs(covariance).max()
+        if not (least < 0 and symmetric and np.linalg.eigvalsh(covariance)[0] >= least):
+            raise ValueError("sigma is not a covariance: expected a symmetric matrix with no negative variance, not 0")
+        n = None if "n" not in arrays else int(arrays["n"])
+        if n is not None and n < 2:
+            raise ValueError(f"n is {n}, expected at least 2 images")
+        return cls(Moments(n, mean, covariance), protocol, weights, source, arrays.get("features"))
 
 
-def _read(read: Callable[[Path, Sequence[str]], dict[str, Part]], path: Path, names: Sequence[str]) -> dict[str, Part]:
-    try:
-        return read(path, names)
-    except ValueError as error:
-        raise InputError(f"reference {path} cannot be read ({error}); {_EXPORT}") from error
-
-
-def _misfit(headers: dict[str, Header], dimension: int | None) -> str | None:
-    """Return which array of a reference has a wrong shape or type; None if none has."""
-    mean, covariance, n, features = (headers.get(name) for name in _NUMBERS)
-    assert mean is not None
-    assert covariance is not None
-    d = mean.shape
-    if len(d) != 1 or not d[0] or covariance.shape != 2 * d or dimension not in (None, *d):
+def _check_headers(headers: Mapping[str, Header], dimension: int | None) -> None:
+    """Raise a ValueError if an array of a reference has a wrong shape or type."""
+    d, square = headers["mu"].shape, headers["sigma"].shape
+    if len(d) != 1 or not d[0] or square != 2 * d or dimension not in (None, *d):
         expected = "" if dimension is None else f" with d = {dimension}"
-        return f"it has mu {d} and sigma {covariance.shape}, expected (d,) and (d, d){expected}"
-    if mean.dtype.kind != "f" or covariance.dtype.kind != "f":
-        return f"it has {mean.dtype} and {covariance.dtype}, expected floating point"
-    if n is not None and (n.shape or n.dtype.kind not in "iu"):
-        return f"n is {n.dtype} {n.shape}, expected the number of images"
-    if features is not None and (len(features.shape) != 2 or features.shape[1:] != d or features.shape[0] < 2):
-        return f"features have shape {features.shape}, expected (m, {d[0]})"
-    if features is not None and features.dtype.kind != "f":
-        return f"features are {features.dtype}, expected floating point"
-    return None
-
-
-def _damage(arrays: dict[str, npt.NDArray[Any]]) -> str | None:
-    """Return what is wrong with the numbers of a reference; None if nothing is."""
-    mean, covariance, n, features = (arrays.get(name) for name in _NUMBERS)
-    assert mean is not None
-    assert covariance is not None
-    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        return "mu and sigma are not finite numbers"
-    if not _is_covariance(covariance.astype(np.float64)):
-        return "sigma is not a covariance: expected a symmetric matrix with variance, in no direction negative"
-    if n is not None and n < 1:
-        return f"n is {n}, expected the number of images"
-    if features is not None and not np.isfinite(features).all():
-        return "features are not finite numbers"
-    return None
-
-
-def _is_covariance(matrix: Array) -> bool:
-    """Return whether a matrix is symmetric and positive semidefinite up to rounding, and not zero."""
-    trace = np.trace(matrix)
-    if trace <= 0 or np.abs(matrix - matrix.T).max() > 1e-6 * np.abs(matrix).max():
-        return False
-    try:
-        np.linalg.cholesky(matrix + 1e-6 * trace * np.eye(len(matrix)))
-    except np.linalg.LinAlgError:
-        return False
-    return True
+        raise ValueError(f"it has mu {d} and sigma {square}, expected (d,) and (d, d){expected}")
+    if "features" in headers and ((m := headers["features"].shape)[1:] != d or m[0] < _LEAST_IMAGES):
+        raise ValueError(f"features have shape {m}, expected (m, {d[0]}) of at least {_LEAST_IMAGES} images")
+    if "n" in headers and headers["n"].shape:
+        raise ValueError(f"n has shape {headers['n'].shape}, expected the number of images")
+    for name, kinds in (("mu", "f"), ("sigma", "f"), ("features", "f"), ("n", "iu")):
+        if name in headers and headers[name].dtype.kind not in kinds:
+            raise ValueError(
+                f"{name} is {headers[name].dtype}, expected {'a whole number' if name == 'n' else 'floats'}"
+            )
 
 
 class Distance(FeatureMetric):

@@ -191,8 +191,8 @@ class DiffusionClassifier(BackboneModule):
             encoded = torch.cat([self.backbone.encode(images) for images in batch["image"].split(at_once)])
             parts.insert(0, encoded)
             if self.data.latents is not None:
-                for key, latent in zip(batch["cache_keys"], encoded.cpu(), strict=True):
-                    self.data.latents.write(str(key), latent)
+                for digest, latent in zip(batch["digests"], encoded.cpu(), strict=False):
+                    self.data.latents.write(str(digest), latent)
         return torch.cat(parts)
 
     def classify(self, latents: Tensor, image_ids: Sequence[str]) -> tuple[Elimination, Tensor]:

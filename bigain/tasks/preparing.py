@@ -51,7 +51,7 @@ class BackboneModule(LightningModule):
         """
         self.backbone.latents_of(data.image_size)
         space = data.class_space
-        self.backbone.check_classes(space.prompts, space.indices, space.whole)
+        self.backbone.check_classes(space.indices, space.whole or len(space))
         return self.backbone.check_prompts(*self.prompts_of(data))
 
     def prepare_backbone(self) -> None:

@@ -72,19 +72,16 @@ def test_classes_are_indices(dit):
 @pytest.mark.parametrize(("indices", "named"), [([0, 10], 10), ([3, -1], -1), ([207, 0], 207)])
 def test_classes_out_of_range(dit, indices, named):
     with pytest.raises(InputError, match=f"has classes 0 to 9; the dataset asks for class {named}$") as error:
-        dit.check_classes(["a", "b"], indices)
+        dit.check_classes(indices, 2)
     assert dit.model in str(error.value)
 
 
 def test_labels_of_a_dataset_without_indices(dit, stable_diffusion):
-    dit.check_classes(["prompt"] * 10, None)
-    dit.check_classes(["prompt"] * 3, None, 10)
+    dit.check_classes(None, 10)
     for k in (9, 11):
         with pytest.raises(InputError, match=f"not in the label space of .* has 10 classes, the dataset {k} different"):
-            dit.check_classes(["prompt"] * k, None)
-        with pytest.raises(InputError, match=f"the dataset {k} different"):
-            dit.check_classes(["prompt"] * 10, None, k)
-    stable_diffusion.check_classes(["a", "b"], None)
+            dit.check_classes(None, k)
+    stable_diffusion.check_classes(None, 2)
 
 
 def test_prompts_that_the_model_cannot_tell_apart(stable_diffusion):

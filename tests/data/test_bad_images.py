@@ -87,7 +87,7 @@ def test_skip_changes_nothing_else(tree, workers, batch_size):
     data, bad = opened(tree, 1, 4, 5, 9, num_workers=workers, batch_size=batch_size)
     seen, failed = {}, {}
     for batch in batches(data):
-        assert len(batch["image"]) == len(batch["image_id"]) == len(batch["labels"]) == len(batch["cache_keys"])
+        assert len(batch["image"]) == len(batch["image_id"]) == len(batch["labels"]) == len(batch["digests"])
         assert not set(batch["image_id"]) & set(batch["failed"])
         seen.update(zip(batch["image_id"], zip(batch["image"], batch["labels"], strict=True), strict=True))
         failed.update(batch["failed"])
@@ -102,7 +102,7 @@ def test_skip_reports_the_reason(tree):
     data, bad = opened(tree, 0, 1, 2, 3)
     batch, second, _ = batches(data)
     assert list(batch["failed"]) == bad
-    assert batch["image_id"] == batch["labels"] == batch["cache_keys"] == []
+    assert batch["image_id"] == batch["labels"] == batch["digests"] == []
     assert (len(batch["image"]), batch["image"].dtype) == (0, torch.uint8)
     assert len(second["image"]) == 4
     reasons = ["truncated", "not an image in a known format", "not an image in a known format", "No such file"]

@@ -54,7 +54,7 @@ def test_pytorch_fid_reads_ours_and_we_read_its(saved, tmp_path):
 
 
 def test_another_protocol_dimension_or_network_is_refused(saved):
-    with pytest.raises(InputError, match="made with protocol torchmetrics, not pytorch-fid; distances between the two"):
+    with pytest.raises(InputError, match="made with protocol torchmetrics, not pytorch-fid; distances across"):
         ReferenceStatistics.load(saved, "pytorch-fid")
     with pytest.raises(InputError, match="with d = 2048"):
         ReferenceStatistics.load(saved, "torchmetrics", dimension=2048)
@@ -64,7 +64,7 @@ def test_another_protocol_dimension_or_network_is_refused(saved):
 
 def test_damaged_files_are_refused(saved, tmp_path):
     np.save(tmp_path / "lone.npy", np.zeros(3))
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot be used"):
         ReferenceStatistics.load(tmp_path / "lone.npy", "pytorch-fid")
     with pytest.raises(InputError, match=r"none.npz does not exist; make it with scripts/export"):
         ReferenceStatistics.load(tmp_path / "none.npz", "pytorch-fid")
@@ -73,7 +73,7 @@ def test_damaged_files_are_refused(saved, tmp_path):
     middle[len(middle) // 5] ^= 0xFF
     for damaged in (b"", b"no archive", content[: len(content) // 2], bytes(middle)):
         saved.write_bytes(damaged)
-        with pytest.raises(InputError, match="cannot be read"):
+        with pytest.raises(InputError, match="cannot be used"):
             ReferenceStatistics.load(saved, "torchmetrics")
 
 
@@ -89,10 +89,12 @@ def test_damaged_files_are_refused(saved, tmp_path):
         ({"mu": np.array([0, np.nan, 0]), "sigma": np.eye(3)}, "not finite"),
         ({"mu": np.zeros(3), "sigma": np.full((3, 3), np.inf)}, "not finite"),
         ({"mu": np.zeros(3, np.complex128), "sigma": np.eye(3)}, "complex128"),
-        ({"mu": np.array([{}, {}], dtype=object), "sigma": np.eye(2)}, "cannot be read"),
+        ({"mu": np.array([{}, {}], dtype=object), "sigma": np.eye(2)}, "cannot be used"),
         ({"mu": np.zeros(3), "sigma": np.eye(3), "features": np.zeros((4, 2))}, r"features have shape \(4, 2\)"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3), "features": np.zeros((3, 3))}, "at least 4 images"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3), "n": 1}, "n is 1, expected at least 2"),
         ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, r"mu \(0,\)"),
-        ({"mu": np.zeros(3), "sigma": np.eye(3), "n": np.array([1, 2])}, "n is"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3), "n": np.array([1, 2])}, r"n has shape \(2,\)"),
     ],
 )
 def test_other_content_is_refused(tmp_path, arrays, message):
@@ -117,15 +119,15 @@ def described(kind, shape):
         ("mu", member(described("<f8", "(10000000000000,)")), "mu has 24 bytes, its header says float64"),
         ("mu", member(described("<f8", "(-3,)")), "mu has 24 bytes"),
         ("mu", member(described("|O", "(3,)")), "mu has 24 bytes, its header says object"),
-        ("mu", member(described("<f8", "(3")), "cannot be read"),
-        ("mu", member("("), "cannot be read"),
-        ("mu", member("(" * 9000), "cannot be read"),
-        ("mu", member("\0"), "cannot be read"),
-        ("mu", member(described("<f99", "(3,)")), "cannot be read"),
-        ("mu", member(described([("a",)], "(3,)")), "cannot be read"),
-        ("mu", b"\x93NUMPY\7\0", "cannot be read"),
-        ("mu", b"", "cannot be read"),
-        ("n", member(described("<i8", "(3,)")), "n is int64"),
+        ("mu", member(described("<f8", "(3")), "cannot be used"),
+        ("mu", member("("), "cannot be used"),
+        ("mu", member("(" * 9000), "cannot be used"),
+        ("mu", member("\0"), "cannot be used"),
+        ("mu", member(described("<f99", "(3,)")), "cannot be used"),
+        ("mu", member(described([("a",)], "(3,)")), "cannot be used"),
+        ("mu", b"\x93NUMPY\7\0", "cannot be used"),
+        ("mu", b"", "cannot be used"),
+        ("n", member(described("<i8", "(3,)")), r"n has shape \(3,\)"),
         ("features", member(described("<f4", "(6,)")), "features have shape"),
         ("source", member(described("<U4000", "()"), bytes(16000)), "source is .* expected a short text"),
     ],
