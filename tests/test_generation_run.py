@@ -155,10 +155,10 @@ def test_a_reference_of_another_protocol_is_refused_before_anything_is_made(caps
     real = np.random.default_rng(0).standard_normal((20, 64)).astype(np.float32)
     ReferenceStatistics(Moments.of([real]), "pytorch-fid").save("other.npz")
     message = refused(capsys, "--model.reference", "other.npz")
-    assert "other.npz was made with protocol pytorch-fid, not shapes-features" in message
+    assert "other.npz cannot be used: it was made with protocol pytorch-fid, not shapes-features" in message
     assert samples() == {}
     np.savez("torn.npz", mu=np.zeros(64))
-    assert "torn.npz has no sigma" in refused(capsys, "--model.reference", "torn.npz")
+    assert "torn.npz cannot be used: it has no sigma" in refused(capsys, "--model.reference", "torn.npz")
 
 
 def test_a_baseline_is_compared_image_by_image(capsys):
