@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import sys
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -41,6 +42,7 @@ from bigain.modules import DiffusionClassifier, DiffusionSampler
 from bigain.runs.configuration import fingerprint
 from bigain.runs.directory import Extension, run_directory
 from bigain.runs.files import write_text
+from bigain.tasks.progress import Progress
 from bigain.tasks.run_results import RunResults
 
 if TYPE_CHECKING:
@@ -160,9 +162,12 @@ class BiGainCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         given = config.get("callbacks") or []
         # `compressor: null` arrives as a callback that is None.
+        if config.get("enable_progress_bar") is None:
+            # In a file, a bar is one endless line.
+            config["enable_progress_bar"] = sys.stdout.isatty()
         config["callbacks"] = [
             callback
-            for callback in [*(given if isinstance(given, list) else [given]), *callbacks]
+            for callback in [Progress(), *(given if isinstance(given, list) else [given]), *callbacks]
             if callback is not None and not (self.uncompressed_into and isinstance(callback, Compressor))
         ]
         return super()._instantiate_trainer(config, self._own_callbacks())

@@ -7,9 +7,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, NoReturn
 
+import bigain
 from bigain.commands.termination import end_at_signals, end_with_launcher, launched_rank
 from bigain.errors import InputError, message_of, out_of_memory
 
@@ -95,7 +95,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     args = list(sys.argv[1:] if args is None else args)
     if args == ["--version"]:
-        print(f"bigain {version('bigain')}")
+        print(f"bigain {bigain.__version__}")
         return EXIT_DONE
     if args in ([], ["--help"], ["-h"]):
         print(_HELP.format("\n".join(f"  {usage:<20} {description}" for usage, _, description in COMMANDS)), end="")

@@ -46,9 +46,16 @@ def refused(capsys, *args, config="demo_lgtm.yaml"):
 
 def test_predict_writes_a_run_directory_and_a_summary_and_its_config_reproduces_it(capsys):
     assert predict() == 0
-    text = capsys.readouterr().out
+    text, progress = capsys.readouterr()
     for word in ("ShapeTextures, 4 images", "shapes_dit", "LGTM(ratio=0.5", "256 -> 128", "top1", "shape", "fill"):
         assert word in text
+    for words in (
+        f"bigain {bigain.__version__}",
+        "4 images, 16 classes",
+        "18 per image, 72 in all",
+        "2 of 4 images, top1",
+    ):
+        assert words in progress
     assert str(run_directory()) in text
     found = results()
     assert found["schema_version"] == 1

@@ -1,0 +1,87 @@
+"""What a run is going to do, and how far it is, on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from tabulate import tabulate
+
+import bigain
+from bigain.compressors.base import Compressor
+from bigain.runs.summary import compressor_text
+
+_SECONDS_BETWEEN_LINES = 30
+
+
+class Progress(Callback):
+    """Says what a run is going to do before weights are read and, without a progress bar, every 30 s how far it is.
+
+    Several processes do equal shares; the first one speaks for all.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        module: Any = pl_module
+        data, classes = module.data, len(module.data.class_space)
+        callbacks: Sequence[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        compressors = [callback.description() for callback in callbacks if isinstance(callback, Compressor)]
+        evaluations = module.evaluations_per_image(classes)
+        most = "at most " if getattr(module, "race", None) is not None else ""
+        rows = [
+            ("dataset", f"{data.name}, {len(data.items):,} images, {classes:,} classes"),
+            ("model", f"{module.backbone.model}, {type(module).__name__}"),
+            ("compressor", ", ".join(map(compressor_text, compressors)) or "none"),
+            ("evaluations", f"{most}{evaluations:,} per image, {most}{evaluations * len(data.items):,} in all"),
+            ("device", f"{trainer.world_size} x {trainer.strategy.root_device.type}, precision {trainer.precision}"),
+            ("writes to", str(Path(trainer.default_root_dir))),
+        ]
+        _tell(trainer, f"bigain {bigain.__version__}\n{tabulate(rows, tablefmt='plain', disable_numparse=True)}")
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data = pl_module.data  # type: ignore[union-attr]
+        self._images, self._before = len(data.items), sum(item.image_id in data.finished for item in data.items)
+        self._done = self._labelled = self._correct = 0
+        self._start = time.monotonic()
+        self._told = self._start - _SECONDS_BETWEEN_LINES
+        if self._before:
+            _tell(trainer, f"{self._before:,} of {self._images:,} images are already done")
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        self._done += len(batch["image_id"])
+        for record in outputs if isinstance(outputs, list) else ():
+            self._labelled += bool(record.labels)
+            self._correct += record.prediction in record.labels
+        now = time.monotonic()
+        if trainer.progress_bar_callback is None and now - self._told >= _SECONDS_BETWEEN_LINES and self._done:
+            self._told = now
+            _tell(trainer, self._line(trainer.world_size, now - self._start))
+
+    def _line(self, processes: int, seconds: float) -> str:
+        """`120 of 500 images, top1 81.7 % of 120, 0.31 s per image, 2 min left`."""
+        done = min(self._before + processes * self._done, self._images)
+        parts = [f"{'about ' if processes > 1 else ''}{done:,} of {self._images:,} images"]
+        if self._labelled:
+            parts.append(f"top1 {100 * self._correct / self._labelled:.1f} % of {self._labelled:,}")
+        per_image = seconds / (processes * self._done)
+        parts += [f"{per_image:.2g} s per image", f"{duration((self._images - done) * per_image)} left"]
+        return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Return `40 s`, `12 min`, `3.4 h` or `2.1 days`."""
+    for most, unit, length, digits in ((100, "s", 1, 0), (6000, "min", 60, 0), (172_800, "h", 3600, 1)):
+        if seconds < most:
+            return f"{seconds / length:.{digits}f} {unit}"
+    return f"{seconds / 86_400:.1f} days"
+
+
+def _tell(trainer: Trainer, text: str) -> None:
+    if trainer.is_global_zero:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()

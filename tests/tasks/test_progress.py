@@ -1,0 +1,35 @@
+"""Lines about the progress of a run."""
+
+from types import SimpleNamespace as Namespace
+
+import pytest
+
+from bigain.tasks import progress
+from bigain.tasks.progress import Progress, duration
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_line_every_thirty_seconds_in_images(monkeypatch, capsys, processes):
+    clock = iter([0.0, 10.0, 35.0, 41.0])
+    monkeypatch.setattr(progress, "time", Namespace(monotonic=lambda: next(clock)))
+    trainer = Namespace(world_size=processes, is_global_zero=True, progress_bar_callback=None)
+    items = [Namespace(image_id=str(i)) for i in range(100)]
+    module = Namespace(data=Namespace(items=items, finished=frozenset(str(i) for i in range(-5, 20))))
+    callback = Progress()
+    callback.on_predict_start(trainer, module)
+    right, wrong = Namespace(labels=[1, 2], prediction=2), Namespace(labels=[1], prediction=2)
+    for records in ([right, wrong], [right, right], [right]):
+        callback.on_predict_batch_end(trainer, module, records, {"image_id": ["id"] * 10})
+    about, first, last = ("", "30", "50") if processes == 1 else ("about ", "40", "80")
+    seconds, left = (("1 s", "70 s"), ("1.4 s", "68 s")) if processes == 1 else (("0.5 s", "30 s"), ("0.68 s", "14 s"))
+    assert capsys.readouterr().err.splitlines() == [
+        "20 of 100 images are already done",
+        f"{about}{first} of 100 images, top1 50.0 % of 2, {seconds[0]} per image, {seconds[1]} left",
+        f"{about}{last} of 100 images, top1 80.0 % of 5, {left[0]} per image, {left[1]} left",
+    ]
+
+
+def test_durations():
+    assert [duration(s) for s in (0.4, 99, 100, 5000, 7200, 86_400, 200_000)] == [
+        "0 s", "99 s", "2 min", "83 min", "2.0 h", "24.0 h", "2.3 days"
+    ]  # fmt: skip
