@@ -42,7 +42,7 @@ class Progress(Callback):
         _tell(trainer, f"bigain {bigain.__version__}\n{tabulate(rows, tablefmt='plain', disable_numparse=True)}")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data = pl_module.data  # type: ignore[union-attr]
+        data: Any = pl_module.data
         self._images, self._before = len(data.items), sum(item.image_id in data.finished for item in data.items)
         self._done = self._labelled = self._correct = 0
         self._start = time.monotonic()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 import bigain.commands.sweep.command
@@ -360,6 +361,25 @@ def test_a_log_holds_the_reason_of_a_failure(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(python))
     run_in_subprocess([], log, 0, print)
     assert failure_in(log) == f"the process ended with status -9 (see {log})"
+
+
+@pytest.mark.parametrize("path", [f"logs/{NAMES[0]}.lock", f"{NAMES[0]}/.lock-0"])
+def test_cells_that_another_command_is_doing_are_waited_for(again, monkeypatch, capsys, path):
+    for name in NAMES[:2]:
+        (Path("out") / name / "results.json").unlink()
+    ran = []
+    monkeypatch.setattr(
+        bigain.commands.sweep.command, "run_in_subprocess", lambda command, log, *_: ran.append(log.stem)
+    )
+    monkeypatch.setattr(bigain.commands.sweep.command, "_SECONDS_BETWEEN_LOOKS", 0)
+    other = FileLock(Path("out") / path)
+    other.acquire()
+    threading.Timer(0.3, other.release).start()
+    sweep("mine.yaml", "--only", "none", "LGTM")
+    assert ran == [NAMES[1], NAMES[0]]
+    output = capsys.readouterr().out
+    assert f"[1/4] {NAMES[0]}  another command is doing it" in output
+    assert f"waiting for {NAMES[0]}\n" in output
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigain.commands.parsing import Outcome
-from bigain.commands.sweep.subprocess_run import run_in_subprocess
+from bigain.commands.sweep.subprocess_run import claimed, run_in_subprocess
 from bigain.commands.sweep.tables import choose, load_table, marked_options
 from bigain.commands.termination import launched_rank
 from bigain.errors import InputError
@@ -20,6 +20,8 @@ from bigain.errors import InputError
 # What imports torch is imported after the first line of output.
 if TYPE_CHECKING:
     from bigain.commands.sweep.plans import Plan
+
+_SECONDS_BETWEEN_LOOKS = 2.0
 
 
 def sweep(
@@ -32,7 +34,8 @@ def sweep(
 ) -> Outcome:
     """Run every cell of a table (methods x settings x tasks), each as `bigain predict` in its own process.
 
-    Finished cells are skipped and interrupted ones continued; a failed cell does not stop the others.
+    Finished cells are skipped and interrupted ones continued; a failed cell does not stop the others. Cells that
+    another command is doing are waited for at the end.
 
     Args:
         table: A file, or the name of a shipped table: table4, demo, demo_unet, ... (bigain list tables)
@@ -65,27 +68,40 @@ def sweep(
         raise InputError(f"no cell of {name} can run; {plans[0].cell.name}: {plans[0].reason}")
     if dry_run:
         return cost_report(plans)
-    for position, plan in enumerate(plans, 1):
-        _run(plan, f"[{position}/{len(plans)}] {plan.cell.name}")
+    named = [(plan, f"[{position}/{len(plans)}] {plan.cell.name}") for position, plan in enumerate(plans, 1)]
+    left = [(plan, prefix) for plan, prefix in named if not _run(plan, prefix)]
+    if left:
+        _tell(f"waiting for {', '.join(plan.cell.name for plan, _ in left)}")
+    while left:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+        left = [(plan, prefix) for plan, prefix in left if not _run(plan, prefix, waiting=True)]
     if not launched_rank():
         _add_fidelities(plans, [folder / cell.name for cell in cells if cell.setting is None])
     return _conclude(plans, folder)
 
 
-def _run(plan: Plan, prefix: str) -> None:
-    """Run a cell unless it is finished or refused."""
-    plan.read_state()
+def _run(plan: Plan, prefix: str, waiting: bool = False) -> bool:
+    """Run a cell unless it is finished or refused; return False if another command is doing it."""
     if plan.prepared is None:
         _tell(f"{prefix}  {plan}")
-    elif plan.status == "finished" and not plan.prepared.config.predict.overwrite:
-        _tell(f"{prefix}  finished before  {plan.metric}")
-    else:
+        return True
+    with claimed(plan.directory, plan.log) as free:
+        if not free:
+            if not waiting:
+                _tell(f"{prefix}  another command is doing it")
+            return False
+        plan.read_state()
+        # Another command that was waited for has overwritten it already.
+        if plan.status == "finished" and (waiting or not plan.prepared.config.predict.overwrite):
+            _tell(f"{prefix}  finished before  {plan.metric}")
+            return True
         _tell(f"{prefix}  running, output in {plan.log}")
         start, show = time.perf_counter(), _progress_line(prefix)
         run_in_subprocess(plan.command, plan.log, plan.cell.number, show)
         show("")
         plan.read_state()
         _tell(f"{prefix}  {plan}  {time.perf_counter() - start:.1f} s")
+        return True
 
 
 def _add_fidelities(plans: Sequence[Plan], unvaried: Sequence[Path]) -> None:

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from bigain.commands.termination import report_signal
 from bigain.errors import InputError
 
@@ -53,6 +55,35 @@ def run_in_subprocess(command: Sequence[str], log: Path, number: int, show: Call
         reason = _last_line(log) or f"the process ended with status {process.returncode}"
         with log.open("a", encoding="utf-8") as lines:
             lines.write(f"\n{_ERROR}{reason}\n")
+
+
+@contextlib.contextmanager
+def claimed(directory: Path, log: Path) -> Iterator[bool]:
+    """Hold a cell against other commands; yields whether it is free.
+
+    Args:
+        directory: Its run directory.
+        log: Its log, in a folder that all sweeps into this output have in common.
+    """
+    # The processes of one launcher do every cell together.
+    if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) > 1:
+        yield True
+        return
+    with contextlib.ExitStack() as held:
+        free = True
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(log.with_suffix(".lock"), blocking=False))
+            if directory.is_dir():
+                # Only a look: the run locks its directory itself.
+                with FileLock(directory / ".lock-0", blocking=False):
+                    pass
+        except Timeout:
+            free = False
+        except OSError:
+            # There are no locks on this file system; a folder that cannot be written is reported by the run.
+            pass
+        yield free
 
 
 def failure_in(log: Path) -> str | None:
