@@ -22,6 +22,7 @@ COMMANDS = (
     ("evaluate --config X", "evaluate:evaluate", "classify and generate with one compressor, and write one row"),
     ("sweep TABLE", "sweep.command:sweep", "run all cells of a table; --dry-run shows their cost"),
     ("score RUN", "score:score", "measure distances and fidelity of the images of a finished run"),
+    ("reference IMAGES OUT", "reference:reference", "compute statistics of real images, for distances to them"),
     ("report RUNS", "report:report", "write tables and plots of finished runs, beside the paper's numbers"),
     ("compare A B", "compare:compare_runs", "is B better than A? Paired statistics on the same images"),
     (

@@ -30,7 +30,7 @@ _NUMBERS = ("mu", "sigma", "n", "features")
 _LONGEST = 4000
 # Precision and recall look for a third neighbour.
 _LEAST_IMAGES = 4
-_EXPORT = "export it again with scripts/export_reference_stats.py"
+_EXPORT = "make it again with `bigain reference`"
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +146,7 @@ class ReferenceStatistics:
             InputError: If the file is missing or damaged, or was made another way.
         """
         if not Path(path).is_file():
-            raise InputError(f"reference {path} does not exist; make it with scripts/export_reference_stats.py")
+            raise InputError(f"reference {path} does not exist; make it with `bigain reference`")
         try:
             return cls._read(Path(path), protocol, dimension, sha256)
         except ValueError as error:

@@ -78,7 +78,7 @@ def _add_distances(
         )
     path = find_reference(reference)
     if protocol in get_args(Protocol):
-        extractor = ShapeFeatures() if protocol == "shapes-features" else Inception(protocol, weights)  # type: ignore[arg-type]
+        extractor = extractor_of(protocol, weights)  # type: ignore[arg-type]
         extractor.load()
         statistics = ReferenceStatistics.load(path, protocol, extractor.dimension, extractor.digest())
         estimates = _measured(run, distances(statistics), extractor)
@@ -199,3 +199,8 @@ def _image_paths(run: Path) -> dict[str, Path]:
     if len(existing) < images:
         raise InputError(f"{run} has {len(existing)} of its {images} images; generate them again")
     return existing
+
+
+def extractor_of(protocol: Protocol, weights: str | None) -> FeatureExtractor:
+    """Return the extractor of a protocol, not loaded; `weights` are those of an Inception network."""
+    return ShapeFeatures() if protocol == "shapes-features" else Inception(protocol, weights)

@@ -256,11 +256,11 @@ def test_a_dry_run_agrees_with_the_results(again, capsys):
         cost = f"{images}  +{evaluations:g}  +{gflops:.4g}  +{images * evaluations * gflops / 1e6:.4g}"
         assert re.search(rf"out/{re.escape(name)} +finished +{cost}\n", output), output
     assert re.search(rf"out/{re.escape(NAMES[3])} +pending ", output)
-    assert "left to do: 1 cells" in output
+    assert re.search(r"left to do: 1 cell, \S+ PFLOPs, about \d+ s on one device at the speed", output)
     assert sweep("mine.yaml", "--dry-run", "--only", "none", "--classification.seed", "3") == 1
     output = capsys.readouterr().out
     assert f"{NAMES[0]} is refused: out/{NAMES[0]} holds a run with another configuration" in output
-    assert "1 cells, " in output
+    assert "1 cell, " in output
     assert "left to do: 0 cells" in output
 
 

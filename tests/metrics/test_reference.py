@@ -1,20 +1,19 @@
-"""Reference statistics: what is kept, what is refused, and the script that makes them."""
+"""Reference statistics: what is kept, what is refused, and the command that makes them."""
 
-import importlib.util
-from pathlib import Path
 from zipfile import ZipFile
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from program import bigain
 
 from bigain.errors import InputError
 from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.frechet import frechet_distance
 from bigain.metrics.reference import Moments, ReferenceStatistics
+from bigain.tasks.references import reference_of
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "export_reference_stats.py"
 X = np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32)
 
 
@@ -66,7 +65,7 @@ def test_damaged_files_are_refused(saved, tmp_path):
     np.save(tmp_path / "lone.npy", np.zeros(3))
     with pytest.raises(InputError, match="cannot be used"):
         ReferenceStatistics.load(tmp_path / "lone.npy", "pytorch-fid")
-    with pytest.raises(InputError, match=r"none.npz does not exist; make it with scripts/export"):
+    with pytest.raises(InputError, match=r"none.npz does not exist; make it with `bigain reference`"):
         ReferenceStatistics.load(tmp_path / "none.npz", "pytorch-fid")
     content = saved.read_bytes()
     middle = bytearray(content)
@@ -165,14 +164,6 @@ class Means(FeatureExtractor):
         return images.float().mean((2, 3))
 
 
-@pytest.fixture(scope="module")
-def export():
-    spec = importlib.util.spec_from_file_location("export_reference_stats", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def photos(tmp_path):
     """Eleven images of three sizes in two folders, a grey one of 16 bits and a transparent one among them."""
@@ -196,31 +187,49 @@ def photos(tmp_path):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
-def test_statistics_of_a_folder(export, photos, batch_size):
+def test_statistics_of_a_folder(photos, batch_size):
     folder, means = photos
-    reference = export.reference_of(folder, Means(), batch_size, features=6)
+    reference = reference_of(folder, Means(), batch_size, features=6)
     assert reference.moments.n == 11
     np.testing.assert_allclose(reference.moments.mean, means.mean(0), rtol=1e-6)
     np.testing.assert_allclose(reference.moments.covariance, np.cov(means, rowvar=False), rtol=1e-5)
     assert (reference.protocol, reference.sha256) == ("means", "ef" * 32)
     assert reference.source == "photos, 11 images"
     # The same six of them, whatever the batches.
-    whole = export.reference_of(folder, Means(), 3, features=100).features
+    whole = reference_of(folder, Means(), 3, features=100).features
     assert whole.shape == (11, 3)
     np.testing.assert_allclose(np.sort(whole, 0), np.sort(means, 0), rtol=1e-6)
     chosen = np.sort(np.random.default_rng(0).permutation(11)[:6])
     np.testing.assert_allclose(reference.features, whole[chosen], rtol=1e-6)
-    assert export.reference_of(folder, Means(), 3, features=0).features is None
+    assert reference_of(folder, Means(), 3, features=0).features is None
 
 
-def test_the_script_says_what_is_wrong(export, photos, tmp_path):
+def test_images_that_cannot_be_read(photos, tmp_path):
     folder, _ = photos
     (folder / "torn.png").write_bytes((folder / "0.png").read_bytes()[:60])
     with pytest.raises(InputError, match=r"torn.png cannot be read"):
-        export.reference_of(folder, Means(), 4, features=0)
+        reference_of(folder, Means(), 4, features=0)
     (tmp_path / "empty" / "class").mkdir(parents=True)
     with pytest.raises(InputError, match="no images"):
-        export.images_below(tmp_path / "empty")
-    with pytest.raises(SystemExit, match=r"none.pth \(from `weights`\)"):
-        export.main([str(folder), str(tmp_path / "out.npz"), "--weights", "none.pth"])
-    assert not (tmp_path / "out.npz").exists()
+        reference_of(tmp_path / "empty", Means(), 4, features=0)
+
+
+def test_the_command_writes_a_file_or_says_what_is_wrong(photos, tmp_path):
+    folder, out = photos[0], tmp_path / "out.npz"
+    for args, message in (
+        ((folder, out, "--weights", "none.pth"), "none.pth (from `weights`)"),
+        ((tmp_path / "absent", out), "no folder"),
+        ((folder, tmp_path / "out.npy"), "must end in .npz"),
+        ((folder, out, "--features", "-1"), "--features at least 0"),
+    ):
+        ended = bigain("reference", *map(str, args))
+        assert ended.returncode == 2
+        assert message in ended.stderr
+    assert not out.exists()
+    (tmp_path / "shapes").mkdir()
+    for i in range(11):
+        Image.effect_noise((32, 32), 60).convert("RGB").save(tmp_path / "shapes" / f"{i}.png")
+    ended = bigain("reference", str(tmp_path / "shapes"), str(out), "--protocol", "shapes-features")
+    assert ended.returncode == 0, ended.stderr
+    assert f"{out}: n = 11, shapes-features, weights sha256 " in ended.stdout
+    assert ReferenceStatistics.load(out, "shapes-features").moments.n == 11

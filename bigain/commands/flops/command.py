@@ -28,6 +28,8 @@ def flops(
         InputError: If an argument cannot work.
     """
     percent = None if match is None else _percent(match)
+    from tqdm import tqdm
+
     from bigain.commands.flops.model import CountedModel, count_text
     from bigain.commands.flops.search import every_method, find_match, match_text, with_starting_values
     from bigain.commands.predict import silence_libraries
@@ -40,7 +42,8 @@ def flops(
     if percent is None:
         return Outcome(count_text(counted, compressor, json))
     compressors = every_method() if compressor is None else [compressor]
-    return Outcome(match_text(counted, [find_match(counted, c, percent) for c in compressors], percent, json))
+    matches = [find_match(counted, c, percent) for c in tqdm(compressors, "methods", leave=False, disable=None)]
+    return Outcome(match_text(counted, matches, percent, json))
 
 
 def _percent(text: str) -> float:

@@ -57,13 +57,16 @@ def sweep(
     folder = output or Path("runs") / name
     chosen = choose(cells, only, shard)
     _tell(f"{name}: {len(chosen)} of {len(cells)} cells, in {folder}; checking their configurations")
+    from tqdm import tqdm
+
     from bigain.commands.predict import silence_libraries
     from bigain.commands.sweep.costs import WithoutTrainer, cost_report
     from bigain.commands.sweep.plans import Plan
 
     silence_libraries()
     kind = [WithoutTrainer] if dry_run else []
-    plans = [Plan(cell, folder, marked_options(cell, cells, options), *kind) for cell in chosen]
+    checked = tqdm(chosen, "cells", leave=False, disable=None)
+    plans = [Plan(cell, folder, marked_options(cell, cells, options), *kind) for cell in checked]
     if plans and not any(plan.prepared for plan in plans):
         raise InputError(f"no cell of {name} can run; {plans[0].cell.name}: {plans[0].reason}")
     if dry_run:

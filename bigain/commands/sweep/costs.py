@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 from lightning.pytorch import Trainer
+from tqdm import tqdm
 
 from bigain.commands.flops.model import CountedModel
 from bigain.commands.lightning_cli import Prepared
@@ -16,6 +19,7 @@ from bigain.data import EvalDataModule
 from bigain.errors import InputError
 from bigain.modules import DiffusionClassifier
 from bigain.report.tables import Table
+from bigain.tasks.progress import duration
 
 _HEAD = ("directory", "state", "images", "evaluations", "GFLOPs", "PFLOPs")
 
@@ -63,8 +67,9 @@ def cost_report(plans: Sequence[Plan]) -> Outcome:
         InputError: If none could be counted.
     """
     costs, rows, pflops, left = Costs(), [], [], []
+    speeds: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
     uncounted, reasons = [], []
-    for plan in plans:
+    for plan in tqdm(plans, "cells counted", leave=False, disable=None):
         if plan.reason:
             reasons.append(f"{plan.cell.name} is {plan.status}: {plan.reason}")
         if plan.prepared is None:
@@ -76,11 +81,20 @@ def cost_report(plans: Sequence[Plan]) -> Outcome:
             continue
         rows.append((str(plan.directory), plan.status, *row))
         pflops.append(cost)
-        left += [cost] if plan.status != "finished" else []
+        kind = plan.prepared.model.backbone.model, plan.cell.task
+        if plan.status != "finished":
+            left.append((kind, cost))
+        if plan.run is not None:
+            results = plan.run.results
+            speeds[kind].append(results["timing"]["seconds_per_image"] * results["dataset"]["images"] / cost)
     if uncounted and not rows:
         # Usually all cells have the same reason.
         raise InputError(f"no cell can be counted; {uncounted[0]}")
-    lines = [Table(_HEAD, rows, "llrrrr").plain(), f"{_total(pflops)}; left to do: {_total(left)}"]
+    total = f"{_total(pflops)}; left to do: {_total([cost for _, cost in left])}"
+    if left and all(kind in speeds for kind, _ in left):
+        seconds = sum(cost * median(speeds[kind]) for kind, cost in left)
+        total += f", about {duration(seconds)} on one device at the speed of the finished cells"
+    lines = [Table(_HEAD, rows, "llrrrr").plain(), total]
     lines.append("evaluations are per image; GFLOPs are per evaluation, of the network alone")
     if any(evaluations.startswith("<=") for _, _, _, evaluations, _, _ in rows):
         lines.append("<= is the most that a race can need; results.json has the number that it needed")
