@@ -145,7 +145,7 @@ def test_coco_on_sd(stand_in, coco, capsys):
     assert list(content["metrics"]) == ["top1_precision", "top1_precision_all", "map_macro", "map_sample"]
     assert [content["metrics"][name]["n"] for name in content["metrics"]] == [2, 3, 2, 2]
     assert content["dataset"]["unlabelled"] == 1
-    assert "1 images, left out of the metrics" in output
+    assert "1 image, left out of the metrics" in output
     assert {image_id: record["label"] for image_id, record in records().items()} == {"5": [0], "7": [0, 79], "9": []}
     columns = np.load("out/predictions/predictions.npz")
     assert columns["label"].shape == (3, 80)

@@ -97,7 +97,7 @@ def test_a_second_run_makes_what_is_missing(capsys):
     Path("out/samples/test/000001.png").unlink()
     capsys.readouterr()
     assert demo() == 0
-    assert "2 images were already done" in capsys.readouterr().out
+    assert "2 images already done" in capsys.readouterr().out
     assert samples().keys() == before.keys()
     assert samples() == before
     for name, estimate in metrics.items():
@@ -203,7 +203,7 @@ def test_a_run_extends_to_more_and_to_fewer_images(capsys):
     assert len(samples()) == 4
     demo("--extend", "true", images=3)
     assert results()["dataset"]["images"] == 3
-    assert results()["distance_missing"] == "3 images are too few for a distance"
+    assert results()["distance_missing"] == "3 images: too few for a distance"
 
 
 def test_an_overwritten_run_starts_anew_and_foreign_images_are_refused(capsys):

@@ -76,7 +76,7 @@ def test_a_race_continues_as_the_same_race_only(capsys):
     assert predict(*RACE, "--output", "race") == 0
     text = capsys.readouterr().out
     assert f"{results()['evaluations']['per_image']:.4g} per image in a race, at most 64" in text
-    assert "5 images were already done" in text
+    assert "5 images already done" in text
     for options, named in (([], "model.init_args.race"), (["--model.race.look_every", "2"], "race.error_level")):
         assert predict(*options, "--output", "race") == 2
         assert named in capsys.readouterr().err

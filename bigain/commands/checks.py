@@ -27,6 +27,7 @@ from bigain.errors import InputError
 from bigain.modules import DiffusionClassifier, DiffusionSampler
 from bigain.runs.directory import check_directory
 from bigain.runs.logs import finished_images
+from bigain.runs.numbers import counted
 from bigain.tasks.classifier import check_answers
 from bigain.tokens.grid import Grid
 
@@ -165,7 +166,7 @@ def _compression(
     if without:
         yield Check(name, "problem", f"changes nothing at {without[0]}", "choose other sites or a stronger setting")
     else:
-        yield Check(name, "ok", f"{len(rows)} sites, tokens " + ", ".join(f"{a} -> {b}" for a, b in flows))
+        yield Check(name, "ok", f"{counted(len(rows), 'site')}, tokens " + ", ".join(f"{a} -> {b}" for a, b in flows))
 
 
 def _dataset(module: Task, data: EvalDataModule) -> Iterator[Check]:
@@ -177,7 +178,9 @@ def _dataset(module: Task, data: EvalDataModule) -> Iterator[Check]:
         yield Check("data", "warning", message, "fetch the rest for the paper's numbers")
     else:
         official = f" of the official {data.official_images:,}" if data.official_images else ""
-        yield Check("data", "ok", f"{data.name}: {here:,} images{official}, {len(data.class_space)} classes")
+        yield Check(
+            "data", "ok", f"{data.name}: {counted(here, 'image')}{official}, {counted(len(data.class_space), 'class')}"
+        )
     for note in data.notes:
         yield Check("data/files", "warning", note)
     if isinstance(module, DiffusionClassifier):

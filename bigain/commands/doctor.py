@@ -5,6 +5,7 @@ from __future__ import annotations
 from bigain.commands.configs import find_config
 from bigain.commands.parsing import Outcome
 from bigain.report.tables import Table
+from bigain.runs.numbers import counted
 
 
 def doctor(*options: str) -> Outcome:
@@ -28,5 +29,5 @@ def doctor(*options: str) -> Outcome:
     for check in checks:
         rows += [(check.status, check.name, check.message), *([("", "", f"fix: {check.fix}")] if check.fix else [])]
     counts = [(sum(check.status == status for check in checks), status) for status in ("problem", "warning")]
-    verdict = ", ".join(f"{n} {status}{'s' if n > 1 else ''}" for n, status in counts if n) or "everything is here"
+    verdict = ", ".join(counted(n, status) for n, status in counts if n) or "everything is here"
     return Outcome(f"{Table((), rows).plain()}\n{verdict}\n", not counts[0][0])

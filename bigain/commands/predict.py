@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from bigain.commands.configs import find_config
 from bigain.commands.parsing import Outcome
+from bigain.runs.numbers import counted
 from bigain.runs.results import read_results
 from bigain.runs.schema import Results
 from bigain.runs.summary import missing_metrics, summary
@@ -85,9 +86,9 @@ def missing_parts(results: Results) -> str | None:
     dataset = results["dataset"]
     skipped = dataset["skipped"]
     if skipped:
-        return f"{len(skipped)} images could not be evaluated, the first: {skipped[0]['reason']}"
+        return f"{counted(len(skipped), 'image')} could not be evaluated, the first: {skipped[0]['reason']}"
     if dataset["images"] < dataset["asked"]:
-        return f"{dataset['asked'] - dataset['images']} of {dataset['asked']} images are not done"
+        return f"{dataset['asked'] - dataset['images']:,} of {counted(dataset['asked'], 'image')} not done"
     for name, reason in missing_metrics(results).items():
         # Equal images have no PSNR, and without an extractor no distance was asked for.
         if name != "psnr" and (name != "distance" or results["protocol"]["extractor"]):

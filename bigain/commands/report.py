@@ -8,6 +8,7 @@ from bigain.commands.parsing import Outcome
 from bigain.errors import InputError
 from bigain.report.document import FORMATS, write_report
 from bigain.report.rows import group_runs
+from bigain.runs.numbers import counted
 from bigain.runs.results import classification_in, find_runs, load_run
 
 
@@ -51,7 +52,7 @@ def report(
     lines += [f"not compared: {reason}" for reason in refused]
     others = sum(len(group.refused) for group in groups) - len(refused)
     if others:
-        lines.append(f"not compared image by image for {others} more reason{'s' if others > 1 else ''}, see the report")
+        lines.append(f"not compared image by image for {counted(others, 'more reason')}, see the report")
     compared = sum(len(group.comparisons) for group in groups)
-    lines += [f"{len(finished)} runs, {compared} compared image by image", *map(str, written)]
+    lines += [f"{counted(len(finished), 'run')}, {compared} compared image by image", *map(str, written)]
     return Outcome("\n".join(lines) + "\n", not (left_out or refused))

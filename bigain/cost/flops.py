@@ -100,7 +100,8 @@ def _uncompressed(twin: Backbone, latent: tuple[int, int, int], condition: torch
     return _counted[key]
 
 
-@torch.no_grad()
+# As the only process of a run: without inference mode, torch takes other operations for the same products.
+@torch.inference_mode()
 def count_flops(backbone: Backbone, latent: tuple[int, int, int], condition: torch.Tensor) -> Flops:
     """Count one denoiser row with the hooks that are installed now.
 

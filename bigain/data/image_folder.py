@@ -12,6 +12,7 @@ from bigain.data.class_space import ClassSpace, check_template, prompts
 from bigain.data.folders import listing, read_lines, scan, scan_classes, shortened
 from bigain.data.selection import Item
 from bigain.errors import InputError
+from bigain.runs.numbers import counted
 
 _WNID = re.compile(r"n\d{8}")
 _HELP = "expected <root>/<class>/<image>, and in class_names one 'folder<tab>name' per line"
@@ -78,7 +79,8 @@ class ImageFolder(EvalDataModule):
         odd = sorted(label.keys() ^ self._folders)
         if odd:
             raise InputError(
-                f"{self.class_names} and the folders of {self.root} differ in {len(odd)} classes, such as {odd[0]!r}"
+                f"{self.class_names} and the folders of {self.root} differ in {counted(len(odd), 'class')}, "
+                f"such as {odd[0]!r}"
             )
         files, ignored = scan_classes(self.root, self._folders)
         self.files = {f"{path.parent.name}/{path.name}": path for path in files}

@@ -16,6 +16,7 @@ from bigain.data.imagenet_labels import USUAL_PLACES, read_ground_truth
 from bigain.data.parquet import read_rows
 from bigain.data.selection import Item
 from bigain.errors import InputError
+from bigain.runs.numbers import counted
 
 # Unpacked, and in Kaggle's archive.
 _FOLDERS = ("val", "ILSVRC/Data/CLS-LOC/val")
@@ -84,7 +85,8 @@ class ImageNet1K(EvalDataModule):
         items = [Item(image_id, (label[wnid],)) for image_id, wnid in sorted(wnid_of.items()) if wnid in label]
         if not items:
             raise InputError(
-                f"{self.name}: {self.root} has {len(wnid_of)} images, none of the {len(label)} classes; {_HELP}"
+                f"{self.name}: {self.root} has {counted(len(wnid_of), 'image')}, none of the {len(label)} "
+                f"classes; {_HELP}"
             )
         largest, count = Counter(item.labels[0] for item in items).most_common(1)[0]
         if count > _PER_CLASS:

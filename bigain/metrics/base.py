@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bigain.data.class_space import ClassSpace
+from bigain.runs.numbers import counted
 from bigain.runs.schema import Better, Estimate
 
 Z95 = 1.959963984540054
@@ -83,7 +84,7 @@ class Metric(ABC):
         if not without:
             return None
         missing = "features" if "features" in self.needs else self.title or self.name
-        return f"{without} images were made without {missing}; run {self.later or 'into another --output'}"
+        return f"{counted(without, 'image')} without {missing}; run {self.later or 'into another --output'}"
 
     @abstractmethod
     def estimates(self, records: Sequence[Any], space: ClassSpace) -> Mapping[str, Estimate]:

@@ -14,6 +14,7 @@ from bigain.errors import InputError
 from bigain.metrics.base import FeatureMetric
 from bigain.runs.columns import Header, read_arrays, read_headers
 from bigain.runs.files import replacing
+from bigain.runs.numbers import counted
 from bigain.runs.records import SampleRecord
 from bigain.runs.schema import Better
 
@@ -224,5 +225,5 @@ class Distance(FeatureMetric):
 
     def incomplete(self, records: Sequence[SampleRecord]) -> str | None:
         if len(records) < _LEAST_IMAGES:
-            return f"{len(records)} images are too few for a distance"
+            return f"{counted(len(records), 'image')}: too few for a distance"
         return super().incomplete(records)

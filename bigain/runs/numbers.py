@@ -7,6 +7,12 @@ import math
 from bigain.runs.schema import Estimate
 
 
+def counted(number: int, noun: str) -> str:
+    """Return `1 image` or `1,000 images`; `classes` of `class`."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending}"
+
+
 def decimals(value: float, low: float | None = None, high: float | None = None) -> int:
     """Return the decimals that show two significant digits of an interval's width, or four of a value without one."""
     wide = low is not None and high is not None and high > low

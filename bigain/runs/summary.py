@@ -9,7 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 from bigain.runs.names import setting_text, variant
-from bigain.runs.numbers import bias_text, scaled, with_interval
+from bigain.runs.numbers import bias_text, counted, scaled, with_interval
 from bigain.runs.schema import Estimate, Results, Site
 
 # Settings that are shown even if they have their defaults.
@@ -25,9 +25,9 @@ def summary(results: Results, folder: Path, baseline: Results | None = None) -> 
         baseline: Results of the same run without compression.
     """
     dataset, timing = results["dataset"], results["timing"]
-    images = f"{dataset['name']}, {dataset['images']} images, {dataset['classes']} classes"
+    images = f"{dataset['name']}, {counted(dataset['images'], 'image')}, {counted(dataset['classes'], 'class')}"
     if dataset["images"] < dataset["asked"]:
-        images += f" ({dataset['images']} of {dataset['asked']} images done)"
+        images += f" ({dataset['images']:,} of {counted(dataset['asked'], 'image')} done)"
     if dataset["official"] and dataset["asked"] < dataset["official"]:
         images += f", of {dataset['official']} in the official split"
     rows = [
@@ -38,9 +38,9 @@ def summary(results: Results, folder: Path, baseline: Results | None = None) -> 
     ]
     if dataset["skipped"]:
         first = dataset["skipped"][0]
-        rows.append(("skipped", f"{len(dataset['skipped'])} images, the first: {first['reason']}"))
+        rows.append(("skipped", f"{counted(len(dataset['skipped']), 'image')}, the first: {first['reason']}"))
     if dataset["unlabelled"]:
-        rows.append(("unlabelled", f"{dataset['unlabelled']} images, left out of the metrics"))
+        rows.append(("unlabelled", f"{counted(dataset['unlabelled'], 'image')}, left out of the metrics"))
     for name, estimate in results["metrics"].items():
         rows.append((name, _estimate(estimate)))
         if baseline is not None and name in baseline["metrics"]:
@@ -57,7 +57,7 @@ def summary(results: Results, folder: Path, baseline: Results | None = None) -> 
     rows.append(("evaluations", f"{evaluations}, {cost}"))
     clock = f"{timing['seconds']:.1f} in all, {timing['seconds_per_image']:.3f} per image"
     if timing["resumed_images"]:
-        clock += f", {timing['resumed_images']} images were already done"
+        clock += f", {counted(timing['resumed_images'], 'image')} already done"
     if baseline is not None:
         clock += f" ({baseline['timing']['seconds_per_image']:.3f} without)"
     rows += [("seconds", clock), ("run directory", str(folder))]

@@ -13,6 +13,7 @@ from tabulate import tabulate
 
 import bigain
 from bigain.compressors.base import Compressor
+from bigain.runs.numbers import counted
 from bigain.runs.summary import compressor_text
 
 _SECONDS_BETWEEN_LINES = 30
@@ -32,7 +33,7 @@ class Progress(Callback):
         evaluations = module.evaluations_per_image(classes)
         most = "at most " if getattr(module, "race", None) is not None else ""
         rows = [
-            ("dataset", f"{data.name}, {len(data.items):,} images, {classes:,} classes"),
+            ("dataset", f"{data.name}, {counted(len(data.items), 'image')}, {counted(classes, 'class')}"),
             ("model", f"{module.backbone.model}, {type(module).__name__}"),
             ("compressor", ", ".join(map(compressor_text, compressors)) or "none"),
             ("evaluations", f"{most}{evaluations:,} per image, {most}{evaluations * len(data.items):,} in all"),
@@ -48,7 +49,7 @@ class Progress(Callback):
         self._start = time.monotonic()
         self._told = self._start - _SECONDS_BETWEEN_LINES
         if self._before:
-            _tell(trainer, f"{self._before:,} of {self._images:,} images are already done")
+            _tell(trainer, f"{self._before:,} of {counted(self._images, 'image')} already done")
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
@@ -65,7 +66,7 @@ class Progress(Callback):
     def _line(self, processes: int, seconds: float) -> str:
         """`120 of 500 images, top1 81.7 % of 120, 0.31 s per image, 2 min left`."""
         done = min(self._before + processes * self._done, self._images)
-        parts = [f"{'about ' if processes > 1 else ''}{done:,} of {self._images:,} images"]
+        parts = [f"{'about ' if processes > 1 else ''}{done:,} of {counted(self._images, 'image')}"]
         if self._labelled:
             parts.append(f"top1 {100 * self._correct / self._labelled:.1f} % of {self._labelled:,}")
         per_image = seconds / (processes * self._done)

@@ -92,7 +92,7 @@ def test_a_second_run_continues(capsys):
     log.write_text("".join(whole.splitlines(keepends=True)[:2]) + whole.splitlines()[2][:40])
     capsys.readouterr()
     assert predict("--data.batch_size", "1") == 0
-    assert "2 images were already done" in capsys.readouterr().out
+    assert "2 images already done" in capsys.readouterr().out
     ids = [json.loads(line)["image_id"] for line in log.read_text().splitlines()]
     assert sorted(ids) == [f"test/{i:06d}" for i in range(4)]
 
@@ -112,7 +112,7 @@ def test_a_run_extends_to_more_images_as_if_it_had_begun_with_them(capsys):
     assert "data.init_args.images: 2 -> 4" in message
     assert "--extend true" in message
     assert predict("--output", "grown", "--extend", "true") == 0
-    assert "2 images were already done" in capsys.readouterr().out
+    assert "2 images already done" in capsys.readouterr().out
     assert results(Path("grown"))["metrics"] == results(Path("whole"))["metrics"]
     for name in ("images.txt", "identity.json"):
         assert Path("grown", name).read_bytes() == Path("whole", name).read_bytes()

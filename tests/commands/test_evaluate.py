@@ -53,7 +53,7 @@ def test_one_row_for_both_tasks(capsys):
         (read,) = csv.DictReader(file)
     assert read == {key: str(value) for key, value in row.items()}
     assert evaluate("demo_lgtm_joint.yaml") == 0
-    assert "5 images were already done" in capsys.readouterr().out
+    assert "5 images already done" in capsys.readouterr().out
 
 
 def test_options_go_to_both_or_to_one():

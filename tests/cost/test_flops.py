@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 
 import pytest
+import torch
 from cases import build, every_case, every_network
 from models import forward, inputs, rows, save_dit, save_stable_diffusion, shared, snapshot
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -38,6 +39,17 @@ def count(backbone, compressor=None):
 def saved(tmp_path_factory):
     """A tiny backbone of each kind, without weights."""
     return {name: backbone_without_weights(str(save(tmp_path_factory.mktemp(name)))) for name, save in SAVE.items()}
+
+
+@pytest.mark.parametrize("network", SAVE)
+def test_operations_do_not_depend_on_inference_mode(saved, network):
+    # Several processes run without it.
+    backbone = saved[network]
+    given = backbone, backbone.latent_shape, backbone.blank_condition(True)
+    with torch.no_grad():
+        outside = count_flops(*given)
+    with torch.inference_mode():
+        assert count_flops(*given) == outside
 
 
 @every_case

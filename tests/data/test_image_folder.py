@@ -125,7 +125,7 @@ def test_folders_without_classes_or_images(tmp_path, files, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("zebra\tz\nant\ta\n", "differ in 1 classes, such as 'Bald_Eagle'"),
+        ("zebra\tz\nant\ta\n", "differ in 1 class, such as 'Bald_Eagle'"),
         ("zebra\tz\nant\ta\nBald_Eagle\te\nbee\tb\ncow\tc\n", "differ in 2 classes, such as 'bee'"),
         ("zebra\tz\nant a\n", "line 2: 'ant a' is not a new class"),
         ("zebra\tz\nzebra\ty\n", "line 2: 'zebra\\ty' is not a new class"),

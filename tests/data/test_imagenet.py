@@ -319,7 +319,7 @@ def test_no_image_of_the_hundred_classes(tmp_path):
     outside = [index for index in range(1000) if index not in ImageNet100().class_space.indices]
     put(tmp_path / "val" / wnids()[outside[0]] / f"{STEMS[0]}.JPEG", b"")
     message = datasets_setup.refusal(ImageNet100, tmp_path)
-    assert f"ImageNet-100: {tmp_path} has 1 images, none of the 100 classes" in message
+    assert f"ImageNet-100: {tmp_path} has 1 image, none of the 100 classes" in message
 
 
 @pytest.mark.parametrize("name", [f"{STEMS[1]}.png", f"{STEMS[1]}_{wnids()[5]}.JPEG"])

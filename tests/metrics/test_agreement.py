@@ -42,7 +42,7 @@ def test_there_is_no_agreement_on_different_classes(extractor, records):
     assert Agreement(extractor).estimates(records, ClassSpace(CLASS_NAMES[::-1], CLASS_NAMES, None)) == {}
     assert Agreement(Inception("pytorch-fid")).estimates(records, space) == {}
     assert Agreement(extractor).estimates([replace(records[0], labels=[0, 1]), *records[1:]], space) == {}
-    reason = "1 images were made without features; run bigain score"
+    reason = "1 image without features; run bigain score"
     assert evaluate([Agreement(extractor)], [replace(records[0], features=None), *records[1:]], space) == (
         {},
         {"distance": reason},

@@ -206,4 +206,4 @@ def test_without_features_of_the_reference_there_is_a_frechet_distance_only():
 
 
 def test_few_images_have_no_distance():
-    assert estimates(features(0, 3), features(1, 20)) == ({}, {"distance": "3 images are too few for a distance"})
+    assert estimates(features(0, 3), features(1, 20)) == ({}, {"distance": "3 images: too few for a distance"})

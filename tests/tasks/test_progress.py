@@ -23,7 +23,7 @@ def test_a_line_every_thirty_seconds_in_images(monkeypatch, capsys, processes):
     about, first, last = ("", "30", "50") if processes == 1 else ("about ", "40", "80")
     seconds, left = (("1 s", "70 s"), ("1.4 s", "68 s")) if processes == 1 else (("0.5 s", "30 s"), ("0.68 s", "14 s"))
     assert capsys.readouterr().err.splitlines() == [
-        "20 of 100 images are already done",
+        "20 of 100 images already done",
         f"{about}{first} of 100 images, top1 50.0 % of 2, {seconds[0]} per image, {seconds[1]} left",
         f"{about}{last} of 100 images, top1 80.0 % of 5, {left[0]} per image, {left[1]} left",
     ]

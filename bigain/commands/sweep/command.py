@@ -16,6 +16,7 @@ from bigain.commands.sweep.subprocess_run import claimed, run_in_subprocess
 from bigain.commands.sweep.tables import choose, load_table, marked_options
 from bigain.commands.termination import launched_rank
 from bigain.errors import InputError
+from bigain.runs.numbers import counted
 
 # What imports torch is imported after the first line of output.
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def sweep(
     cells, name = load_table(table), Path(table).stem
     folder = output or Path("runs") / name
     chosen = choose(cells, only, shard)
-    _tell(f"{name}: {len(chosen)} of {len(cells)} cells, in {folder}; checking their configurations")
+    _tell(f"{name}: {len(chosen)} of {counted(len(cells), 'cell')}, in {folder}; checking their configurations")
     from tqdm import tqdm
 
     from bigain.commands.predict import silence_libraries

@@ -19,6 +19,7 @@ from bigain.data import EvalDataModule
 from bigain.errors import InputError
 from bigain.modules import DiffusionClassifier
 from bigain.report.tables import Table
+from bigain.runs.numbers import counted
 from bigain.tasks.progress import duration
 
 _HEAD = ("directory", "state", "images", "evaluations", "GFLOPs", "PFLOPs")
@@ -120,7 +121,7 @@ def _images(data: EvalDataModule) -> tuple[int, bool]:
 
 
 def _total(pflops: Sequence[float]) -> str:
-    return f"{len(pflops)} cells, {_rounded(sum(pflops))} PFLOPs"
+    return f"{counted(len(pflops), 'cell')}, {_rounded(sum(pflops))} PFLOPs"
 
 
 def _rounded(value: float) -> str:
