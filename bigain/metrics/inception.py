@@ -133,5 +133,5 @@ def find_weights(weights: str | None) -> Path:
     raise InputError(
         f"the Inception weights {NAMES[0]} (sha256 {SHA256[:8]}..., 96 MB) are missing; looked for "
         f"{', '.join(map(str, places))}{origin}; get them with `curl -L --create-dirs -o {cache / NAMES[0]} {URL}`, or "
-        f"name a copy in {VARIABLE}; images are kept, and `bigain score RUN` computes the distance later"
+        f"name a copy in {VARIABLE}"
     )
