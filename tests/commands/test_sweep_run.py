@@ -367,14 +367,15 @@ def test_a_log_holds_the_reason_of_a_failure(tmp_path, monkeypatch):
 def test_cells_that_another_command_is_doing_are_waited_for(again, monkeypatch, capsys, path):
     for name in NAMES[:2]:
         (Path("out") / name / "results.json").unlink()
-    ran = []
-    monkeypatch.setattr(
-        bigain.commands.sweep.command, "run_in_subprocess", lambda command, log, *_: ran.append(log.stem)
-    )
-    monkeypatch.setattr(bigain.commands.sweep.command, "_SECONDS_BETWEEN_LOOKS", 0)
-    other = FileLock(Path("out") / path)
+    ran, other = [], FileLock(Path("out") / path)
     other.acquire()
-    threading.Timer(0.3, other.release).start()
+
+    def run(command, log, *_):
+        ran.append(log.stem)
+        other.release()
+
+    monkeypatch.setattr(bigain.commands.sweep.command, "run_in_subprocess", run)
+    monkeypatch.setattr(bigain.commands.sweep.command, "_SECONDS_BETWEEN_LOOKS", 0)
     sweep("mine.yaml", "--only", "none", "LGTM")
     assert ran == [NAMES[1], NAMES[0]]
     output = capsys.readouterr().out
