@@ -83,13 +83,10 @@ def _inspect(backbone: Backbone, files: ModelFiles, name: str) -> Finding:
 
 
 def _inspect_weights(source: str, name: str, folder: Path, backbone: Backbone, network: nn.Module) -> Finding:
-    try:
-        variant, paths = find_weights(folder, name, backbone.safetensors_only, backbone.variant)
-    except InputError:
-        if any(path.suffix in WEIGHTS for path in folder.iterdir()):
-            raise
-        variant = f".{backbone.variant}" if backbone.variant else ""
-        return _missing(source, name, [f"{STEMS.get(name, STEM)['safetensors']}{variant}.safetensors"])
+    if not any(path.suffix in WEIGHTS or ".index." in path.name for path in folder.iterdir()):
+        stem = ".".join(filter(None, [STEMS.get(name, STEM)["safetensors"], backbone.variant]))
+        return _missing(source, name, [f"{stem}.safetensors"])
+    variant, paths = find_weights(folder, name, backbone.safetensors_only, backbone.variant)
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         return _missing(source, name, missing)

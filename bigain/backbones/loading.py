@@ -138,11 +138,10 @@ def find_weights(
                 f"{folder} holds two sets of weights, {' and '.join(matching)}, which may differ; delete one of "
                 "them, with its shards"
             )
-        if matching and matching[0].endswith(".json"):
-            index = folder / matching[0]
-            return chosen, [folder / shard for shard in shards(read_json(str(folder), index.name, True), index, suffix)]
         if matching:
-            return chosen, [folder / matching[0]]
+            file, indexed = folder / matching[0], matching[0].endswith(".json")
+            names = shards(read_json(str(folder), file.name, True), file, suffix) if indexed else matching
+            return chosen, [folder / shard for shard in names]
         if found:
             raise InputError(
                 f"{folder} has no weights {f'of variant {variant}' if variant else 'without a variant'}, but "

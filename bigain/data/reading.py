@@ -16,7 +16,9 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 # Others are not tried: a `.jpg` that holds EPS would start Ghostscript.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
-_BITS_PER_SAMPLE = 258
+# Tags of TIFF.
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_WHITE_IS_ZERO, _SIGNED = 0, (2,)
 # Raised by Pillow for damaged files: RuntimeError by its AVIF decoder, the second line by parsers of wrong tags.
 _UNREADABLE = (
     *(OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError),
@@ -61,8 +63,8 @@ def read_rgb(file: Path | bytes) -> Image.Image:
     in floating point.
 
     Raises:
-        ValueError: If it cannot be read or decoded, white is unknown (32-bit integers), or numbers are larger than
-            white or negative; the message is the reason, without the name.
+        ValueError: If it cannot be read or decoded, white is unknown (signed or 32-bit integers), or numbers are larger
+            than white or negative; the message is the reason, without the name.
     """
     with opened(file) as image:
         image.load()
@@ -83,15 +85,17 @@ def _regular(path: Path) -> Path:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    levels = np.asarray(image)
-    if image.mode == "F":
-        white = 1
-    else:
-        bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]
-        if bits > 16:
-            raise ValueError(f"grey with {bits}-bit integers, whose white is unknown; save it with 8 or 16 bits")
+    levels, tags, white = np.asarray(image), getattr(image, "tag_v2", {}), 1
+    if image.mode != "F":
+        bits, signed = tags.get(_BITS_PER_SAMPLE, (16,))[0], tags.get(_SAMPLE_FORMAT) == _SIGNED
+        if bits > 16 or signed:
+            kind = f"{'signed ' if signed else ''}{bits}-bit integers"
+            raise ValueError(f"grey with {kind}, whose white is unknown; save it with 8 or 16 bits")
         white = 2**bits - 1
     if not ((levels >= 0) & (levels <= white)).all():
         raise ValueError(f"grey levels outside 0 to {white}; save it with 8 or 16 bits")
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        # Pillow inverts these only if they have 8 bits.
+        levels = white - levels
     scaled = (levels * np.float32(255)).round() if white == 1 else levels.astype(np.int64) * 255 // white
     return Image.fromarray(scaled.astype(np.uint8))

@@ -30,7 +30,7 @@ class FrechetDistance(Distance):
         n, dimension = features.shape
         value, left_out = frechet_leave_one_out(features, self.reference.moments)
         estimate = around(value, jackknife_error(left_out), n, low=0.0)
-        # With fewer images than features it is out by a factor of two.
+        # With fewer images than features the jackknife's bias is wrong by a factor of two.
         estimate["bias"] = (n - 1) * float((left_out - value).mean()) if n >= dimension else None
         return {self.label("frechet"): estimate}
 

@@ -75,21 +75,32 @@ def test_grey_of_more_bits_is_scaled_by_every_reader(levels, kind, mode, tmp_pat
     assert torch.equal(read_images([path])[0], expected)
 
 
+def tiff(width, height, bits, content, photometric=1, sample_format=1):
+    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, photometric), (273, 160), (277, 1), (278, height)]
+    tags += [(279, len(content)), (339, sample_format)]
+    header = b"II*\0\x08\0\0\0" + len(tags).to_bytes(2, "little")
+    entries = b"".join(n.to_bytes(2, "little") + b"\3\0\1\0\0\0" + v.to_bytes(4, "little") for n, v in tags)
+    return (header + entries).ljust(160, b"\0") + content
+
+
+@pytest.mark.parametrize(("levels", "bits", "kind"), [("u1", 8, 1), ("<u2", 16, 1), ("<f4", 32, 3)])
+def test_white_is_zero(levels, bits, kind):
+    content = np.array([[0, 1 if kind == 3 else 2**bits - 1]], levels).tobytes()
+    assert read(tiff(2, 1, bits, content, 0, kind))[..., 0].tolist() == [[255, 0]]
+
+
 def test_twelve_bits_are_scaled_by_their_own_white():
     levels = np.repeat(np.array([[0, 4095], [273, 2730]], np.uint16), 2, 1)
     # Two numbers of 12 bits in three bytes.
     packed = b"".join(bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in levels.reshape(-1, 2).tolist())
-    tags = [(256, 4), (257, 2), (258, 12), (259, 1), (262, 1), (273, 128), (277, 1), (278, 2), (279, len(packed))]
-    header = b"II*\0\x08\0\0\0" + len(tags).to_bytes(2, "little")
-    entries = b"".join(n.to_bytes(2, "little") + b"\3\0\1\0\0\0" + v.to_bytes(4, "little") for n, v in tags)
-    content = (header + entries).ljust(128, b"\0") + packed
-    assert read(content)[..., 0].tolist() == [[0, 0, 255, 255], [17, 17, 170, 170]]
+    assert read(tiff(4, 2, 12, packed))[..., 0].tolist() == [[0, 0, 255, 255], [17, 17, 170, 170]]
 
 
 @pytest.mark.parametrize(
     ("levels", "words"),
     [
         (GREY.astype("<i4"), "32-bit integers, whose white is unknown"),
+        (tiff(2, 1, 16, bytes(4), sample_format=2), "signed 16-bit integers"),
         (GREY.astype("<f4"), "outside 0 to 1"),
         (np.full((4, 4), np.nan, "<f4"), "outside 0 to 1"),
         (-GREY.astype("<f4"), "outside 0 to 1"),
@@ -97,7 +108,7 @@ def test_twelve_bits_are_scaled_by_their_own_white():
 )
 def test_grey_whose_white_is_unknown_is_an_error(levels, words):
     with pytest.raises(InputError, match=f"image name cannot be decoded .*{words}.*save it with 8 or 16 bits"):
-        decode_image(saved(Image.fromarray(levels), "TIFF"), "name", 16)
+        decode_image(levels if isinstance(levels, bytes) else saved(Image.fromarray(levels), "TIFF"), "name", 16)
 
 
 def test_postscript_in_a_jpg_starts_no_interpreter(monkeypatch):
