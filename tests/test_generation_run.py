@@ -1,7 +1,6 @@
 """Generation from the command line: SD and DiT, prompts and captions, refusals, resuming, baselines."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -102,23 +101,6 @@ def test_a_second_run_makes_what_is_missing(capsys):
     assert samples() == before
     for name, estimate in metrics.items():
         assert results()["metrics"][name]["value"] == pytest.approx(estimate["value"], rel=1e-6)
-
-
-def test_a_full_disk_is_one_message(capsys, monkeypatch):
-    kept = os.fsync
-
-    def full(descriptor):
-        # After two images, their lines, and one image.
-        if len([*Path("out/samples").rglob("*.png")]) > 2:
-            raise OSError(28, "No space left on device")
-        kept(descriptor)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        assert "No space left on device" in refused(capsys)
-    assert len(records()) == 2
-    assert demo() == 0
-    assert len(samples()) == 4
 
 
 def test_jpeg_as_the_release_and_any_scheduler_by_class_path(capsys):

@@ -43,7 +43,7 @@ def environment(
 
 
 def session(device: torch.device) -> dict[str, Any]:
-    """Describe what a run may be continued with and last digits depend on."""
+    """Describe what may change when a run is continued, and changes last digits."""
     return {
         "device_name": device_name(device),
         "cpu_threads": torch.get_num_threads(),

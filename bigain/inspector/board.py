@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 # Suffix of the event file, which distinguishes it from the logger's own.
 SUFFIX = ".inspector"
-# TensorBoard sorts its cards by tag: first what one looks at most. The numbers 1 are samples.
+# TensorBoard sorts pictures by tag, so each starts with a number: 1 for samples, then what is looked at most.
 _PLACES = {"tokens": 2, "curves": 3, "salience": 4, "scores": 5, "images": 6, "curves/confusion_matrix": 7}
 # Columns of the HParams table, the same for all runs: TensorBoard uses those of the first run it finds.
 _TEXTS = ("compressor", "dataset", "method", "model", "precision", "protocol", "task")

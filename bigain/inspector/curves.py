@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bigain.report.figures import COLOURS, GREY, plain_ticks
+from bigain.runs.numbers import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -126,7 +127,7 @@ def error_figure(curves: ErrorsByTime) -> Figure:
         level.plot(curves.timesteps, errors, **style)
         if errors is not curves.true:
             margin.plot(curves.timesteps, errors - curves.true, **style)
-    level.set(title=f"mean error of {curves.images:,} images", xlabel="timestep", xlim=(0, 1000), yscale="log")
+    level.set(title=f"mean error of {counted(curves.images, 'image')}", xlabel="timestep", xlim=(0, 1000), yscale="log")
     level.legend()
     margin.axhline(0, color="black", linewidth=0.8)
     margin.set(title="error above the true class's", xlabel="timestep", xlim=(0, 1000))

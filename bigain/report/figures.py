@@ -152,7 +152,7 @@ def looks(methods: Iterable[str]) -> dict[str, Look]:
 
 
 def plain_ticks(axis: Axis) -> None:
-    """Label a logarithmic axis without the markup for formulas, which names of runs turn off."""
+    """Label a logarithmic axis with plain numbers: the style turns the usual formulas off."""
     from matplotlib.ticker import LogFormatter
 
     axis.set_major_formatter("{x:g}")
@@ -251,8 +251,8 @@ def pareto_front(points: Sequence[Point]) -> list[bool]:
     ]
 
 
-def _against_cost(axes: Axes, rows: Sequence[Row], metric: Measured, looks: Mapping[str, Look]) -> None:
-    for name, style in looks.items():
+def _against_cost(axes: Axes, rows: Sequence[Row], metric: Measured, styles: Mapping[str, Look]) -> None:
+    for name, style in styles.items():
         points = [(row.run.gflops, row.main[metric.metric]) for row in rows if row.method == name]
         if points:
             _errorbar(axes, points, linestyle="", markersize=6, elinewidth=1, **style)
@@ -265,14 +265,14 @@ def _against_cost(axes: Axes, rows: Sequence[Row], metric: Measured, looks: Mapp
 
 
 def _against_each_other(
-    axes: Axes, rows: Sequence[Row], accuracy: Measured, distance: Measured, looks: Mapping[str, Look]
+    axes: Axes, rows: Sequence[Row], accuracy: Measured, distance: Measured, styles: Mapping[str, Look]
 ) -> None:
     least, most = min(row.run.gflops for row in rows), max(row.run.gflops for row in rows)
     points = [(row.run.gflops, -row.value(accuracy.metric), row.value(distance.metric)) for row in rows]
     for row, point, on_front in zip(rows, points, pareto_front(points), strict=True):
         size = 4 + 8 * (row.run.gflops - least) / (most - least) if most > least else 7
         outline: Look = {"markeredgecolor": "black", "markeredgewidth": 1.4} if on_front else {}
-        axes.plot([-point[1]], [point[2]], linestyle="", markersize=size, **looks[row.method], **outline)
+        axes.plot([-point[1]], [point[2]], linestyle="", markersize=size, **styles[row.method], **outline)
     axes.set_xlabel(_axis_title(accuracy))
     axes.set_ylabel(_axis_title(distance))
 

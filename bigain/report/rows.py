@@ -15,7 +15,7 @@ from bigain.report.comparison import Comparison, UnlikeError, compare
 from bigain.report.pairing import differing, series
 from bigain.report.paper import Cell, PaperValue, cell_of, expected_images, paper_value
 from bigain.runs.names import method, metric_title, strength
-from bigain.runs.numbers import bias_text, decimals, scaled
+from bigain.runs.numbers import bias_text, counted, decimals, scaled
 from bigain.runs.results import Run
 from bigain.runs.schema import TASKS, Better
 
@@ -265,7 +265,7 @@ def _notes(run: Run, cell: Cell | str) -> list[str]:
     if dataset["images"] < dataset["asked"]:
         notes.append(f"{dataset['images']:,} of {dataset['asked']:,} images")
     elif not notes and dataset["images"] != expected_images(run):
-        notes.append(f"{dataset['images']:,} images, in the paper {expected_images(run):,}")
+        notes.append(f"{counted(dataset['images'], 'image')}, in the paper {expected_images(run):,}")
     if run.results.get("distance_missing"):
         notes.append(f"no distance: {run.results['distance_missing']}")
     biased = {metric_title(name): bias_text(estimate) for name, estimate in run.metrics.items()}

@@ -26,14 +26,14 @@ _LONGEST = 160
 
 
 class Header(NamedTuple):
-    """What an array in an archive is, known without reading it."""
+    """Shape and type of an array in an archive."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
 
 def read_headers(path: Path, names: Sequence[str]) -> dict[str, Header]:
-    """Read the headers of those of the named arrays that an `.npz` archive holds.
+    """Read shape and type of the named arrays in an `.npz` archive, without those that it lacks.
 
     Raises:
         ValueError: If they cannot be read, or a header does not fit the size of its array.

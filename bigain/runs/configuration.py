@@ -21,7 +21,7 @@ _WITHOUT_EFFECT = {
     "model.init_args.rows_per_forward",
     "model.init_args.items_per_forward",
 }
-# Settings that came later and do not enter at this value, so that earlier runs keep their identity.
+# Settings that were added later: left out at this value, so that earlier runs keep their identity.
 _LATER = {"model.init_args.backbone.init_args.variant": None, "data.init_args.classes": None}
 # Numbers depend on these sections; of the trainer only on two settings.
 _SECTIONS = ("seed", "model", "data", "compressor", "trainer.precision", "trainer.callbacks")

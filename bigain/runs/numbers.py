@@ -51,7 +51,7 @@ def with_interval(
 
 def bias_text(estimate: Estimate) -> str:
     """Return what few images mean for a distance; empty if its bias is less than a twentieth of it."""
-    value, bias, images = estimate["value"], estimate.get("bias", 0.0), f"with {estimate['n']:,} images"
+    value, bias, images = estimate["value"], estimate.get("bias", 0.0), f"with {counted(estimate['n'], 'image')}"
     if bias is None:
         return f"{images}, fewer than features: too high, compare at equal numbers only"
     if not bias > max(value / 20, 0):

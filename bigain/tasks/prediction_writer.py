@@ -52,7 +52,7 @@ class PredictionWriter(Callback):
         """Return the finished images that need not be done again.
 
         Raises:
-            InputError: If one of a few of them is not the image that was evaluated.
+            InputError: If a file was replaced since; a few are checked.
         """
         data: EvalDataModule = trainer.datamodule  # type: ignore[attr-defined]
         done = [item for item in data.items if item.image_id in finished]

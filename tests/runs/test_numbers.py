@@ -2,7 +2,7 @@
 
 import pytest
 
-from bigain.runs.numbers import bias_text, scaled, with_interval
+from bigain.runs.numbers import bias_text, counted, scaled, with_interval
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,10 @@ from bigain.runs.numbers import bias_text, scaled, with_interval
 )
 def test_the_width_of_the_interval_decides_the_digits(numbers, text):
     assert with_interval(*numbers) == text
+
+
+def test_one_is_no_plural():
+    assert [counted(n, "class") for n in (0, 1, 3669)] == ["0 classes", "1 class", "3,669 classes"]
 
 
 def test_proportions_are_shown_in_percent():
