@@ -61,9 +61,11 @@ class StableDiffusion(Backbone):
             )
         self.tokenizer = load_tokenizer(CLIPTokenizer, files.source, self.local_files_only)
         tokens, known = self.tokenizer.model_max_length, len(self.tokenizer)
-        if not isinstance(positions, int) or not isinstance(words, int) or tokens > positions or known > words:
+        whole = all(isinstance(number, int) for number in (tokens, positions, words))
+        # Two mark start and end.
+        if not whole or not 2 < tokens <= positions or known > words:
             raise InputError(
-                f"the tokenizer of {self.model} gives {tokens} tokens of {known}, but its text encoder reads "
+                f"the tokenizer of {self.model} gives {tokens!r} tokens of {known}, but its text encoder reads "
                 f"{positions} of {words}: copy the model's own tokenizer, with its tokenizer_config.json"
             )
         return config

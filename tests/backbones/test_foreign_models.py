@@ -89,7 +89,13 @@ def test_a_network_in_pixels_has_three_channels(tmp_path):
     assert "has in_channels 1 and out_channels 6; expected 3 in, for RGB images" in refusal(DiT, folder)
 
 
-@pytest.mark.parametrize(("length", "words"), [(None, "its text encoder reads 8 of 54"), (9, "gives 9 tokens")])
+@pytest.mark.parametrize(
+    ("length", "words"),
+    [
+        *[(None, "its text encoder reads 8 of 54"), (9, "gives 9 tokens"), ("8", "gives '8' tokens")],
+        *[(-3, "gives -3 tokens"), (2.5, "gives 2.5 tokens"), (2, "gives 2 tokens")],
+    ],
+)
 def test_a_tokenizer_of_another_model(sd, length, words):
     change(sd / "tokenizer/tokenizer_config.json", model_max_length=length)
     assert words in refusal(StableDiffusion, sd)
