@@ -162,8 +162,7 @@ class DiffusionClassifier(BackboneModule):
         labels = [list(of_image) if self.multilabel else of_image[0] for of_image in batch["labels"]]
         timesteps = timesteps.cpu()
         records = image_records(batch["image_id"], labels, result, timesteps, start)
-        names = self.data.class_space.names
-        failed = {}
+        names, failed = self.data.class_space.names, batch["failed"]
         for record, row, digest in zip(records, timesteps.tolist(), batch["digests"], strict=True):
             record.digest = digest
             if (first := not_finite(record, self.stages_of(record.image_id), len(names))) is not None:
@@ -172,7 +171,6 @@ class DiffusionClassifier(BackboneModule):
                     f"the network's error for class {names[label]!r} at timestep {row[trial]} is "
                     f"{error} {self.at_precision('other weights')}"
                 )
-        batch["failed"].update(failed)
         return [record for record in records if record.image_id not in failed]
 
     def stages_of(self, image_id: str) -> Sequence[Sequence[int]]:

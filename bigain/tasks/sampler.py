@@ -175,7 +175,12 @@ class DiffusionSampler(BackboneModule):
         shown = Trajectory(steps, _SHOWN_STEPS, min(_SHOWN_ITEMS, items) if batch_idx == 0 else 0)
         latents = self.generate(batch["image_id"], self._conditions(prompts, batch["labels"]), shown)
         pixels = self.decoding.run(lambda i, first, last: self.backbone.decode(latents[i]), items, self.device)
-        finite = self._finite(batch, pixels)
+        finite = pixels.isfinite().flatten(1).all(1).nonzero().flatten().tolist()
+        reason = (
+            f"{self.scheduler_class.__name__} and {self.backbone.model} gave numbers that are not finite "
+            f"{self.at_precision('another scheduler')}"
+        )
+        batch["failed"].update({image_id: reason for i, image_id in enumerate(batch["image_id"]) if i not in finite})
         if not finite:
             return Generated((), ())
         images = quantise(pixels[finite], self.images)
@@ -194,17 +199,6 @@ class DiffusionSampler(BackboneModule):
         steps_shown = shown.latents if len(finite) == items else []
         trajectory = [quantise(self.backbone.decode(latents), "png") for latents in steps_shown]
         return Generated(files, records, torch.stack(trajectory).cpu() if trajectory else None)
-
-    def _finite(self, batch: Batch, pixels: Tensor) -> list[int]:
-        """Return the indices of the images that are finite; the others are added to `batch["failed"]`."""
-        finite = pixels.isfinite().flatten(1).all(1).tolist()
-        reason = (
-            f"{self.scheduler_class.__name__} and {self.backbone.model} gave numbers that are not finite "
-            f"{self.at_precision('another scheduler')}"
-        )
-        failed = [image_id for image_id, is_finite in zip(batch["image_id"], finite, strict=True) if not is_finite]
-        batch["failed"].update(dict.fromkeys(failed, reason))
-        return [i for i, is_finite in enumerate(finite) if is_finite]
 
     def generate(self, image_ids: Sequence[str], condition: Tensor, watch: Any = None) -> Tensor:
         """Sample latents.
