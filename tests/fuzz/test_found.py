@@ -102,7 +102,7 @@ def test_score_with_a_list_of_images_that_is_not_text(tmp_path):
 def test_features_of_a_reference_that_are_not_numbers(tmp_path, features):
     path = tmp_path / "reference.npz"
     np.savez(path, mu=np.zeros(3), sigma=np.eye(3), protocol="p", n=5, features=features)
-    with pytest.raises(InputError, match=f"reference {path}: features"):
+    with pytest.raises(InputError, match=f"reference {path} cannot be used: features"):
         ReferenceStatistics.load(path, "p")
 
 
