@@ -178,14 +178,14 @@ def test_options_belong_to_the_compressor_before_them():
         (["--compressor", "ToDo", "--compressor.factor", "99"], "does not fit"),
         (["--compressor", "null"], "always measured"),
         (["--compressor", "absent.yaml"], "absent.yaml"),
-        (["--dtype", "int8"], "'float32'"),
+        (["--dtype", "int8"], "one of bfloat16, float16, float32"),
         (["--batch", "0"], "batch must be at least 1, not 0"),
         (["--repetitions", "0"], "repetitions must be at least 1, not 0"),
         (["--threads", "x"], "threads"),
         (["--device", "cuda:99"], "no device cuda:99"),
         (["--device", "mps"], "cannot be measured"),
         (["--device", "tpu"], "device must be"),
-        (["--rounds", "3"], "no option rounds"),
+        (["--rounds", "3"], "--rounds"),
     ],
 )
 def test_refusals(refused, args, words):
