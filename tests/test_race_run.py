@@ -90,8 +90,8 @@ def test_a_race_is_not_compared_with_stages_unless_asked_and_named_in_a_report(c
     assert main(["report", "race", "stages", "--formats", "md", "--output", "report"]) == 0
     capsys.readouterr()
     text = Path("report/report.md").read_text()
-    assert f"a race at error level 0.5, {results()['evaluations']['per_image']:.4g} evaluations per image" in text
-    assert "classification: protocol race is" in text
+    assert f"A race at error level 0.5, {results()['evaluations']['per_image']:.4g} evaluations per image" in text
+    assert "## ShapeTextures, shapes_dit, race error_level 0.5" in text
 
 
 def test_margins_are_explained_over_the_trials_that_all_classes_have(capsys):

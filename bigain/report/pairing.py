@@ -134,7 +134,14 @@ def series(runs: Sequence[Run]) -> list[tuple[list[str], list[Run]]]:
     parts = sorted(found.values(), key=lambda part: (-len(part[1]), str(part[0].get("protocol seed"))))
     names = _varying([conditions for conditions, _ in parts])
     return [
-        ([f"{name.removeprefix('protocol ')} {_short(str(conditions.get(name)))}" for name in names], members)
+        (
+            [
+                f"{name.removeprefix('protocol ')} {_short(_text(conditions[name]))}"
+                for name in names
+                if conditions.get(name) is not None
+            ],
+            members,
+        )
         for conditions, members in parts
     ]
 
@@ -160,7 +167,14 @@ def _varying(described: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Return the values of each name whose values are not all the same, as text."""
     names = dict.fromkeys(name for settings in described for name in settings)
     values = {name: [settings.get(name) for settings in described] for name in names}
-    return {name: list(map(str, every)) for name, every in values.items() if any(value != every[0] for value in every)}
+    return {
+        name: list(map(_text, every)) for name, every in values.items() if any(value != every[0] for value in every)
+    }
+
+
+def _text(value: Any) -> str:
+    """Return a setting as text: `error_level 0.5, look_every 1` for a mapping."""
+    return ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, Mapping) else str(value)
 
 
 def _short(text: str) -> str:

@@ -19,6 +19,8 @@ from bigain.runs.numbers import bias_text, counted, decimals, scaled
 from bigain.runs.results import Run
 from bigain.runs.schema import TASKS, Better
 
+_FIDELITY = ("psnr", "ssim", "lpips")
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -247,11 +249,20 @@ def _metrics(run: Run, cell: Cell | str) -> list[Measured]:
     main = "top1_precision_all" if "top1_precision_all" in run.metrics else run.main_metric
     measured = []
     for name, estimate in run.metrics.items():
+        # Fidelities to different runs do not compare.
+        if name.startswith(_FIDELITY) and _fidelity_to(run):
+            continue
         overruled = name == "top1_precision" and name != main
         paper = None if isinstance(cell, str) or overruled else paper_value(cell, name)
         declared = estimate["unit"], estimate["better"]
         measured.append(Measured(name, *scaled(estimate), estimate["n"], *declared, name == main, paper))
     return sorted(measured, key=lambda metric: not metric.main)
+
+
+def _fidelity_to(run: Run) -> str:
+    """Return the compressed run that a run's fidelity was measured against; empty if it was not compressed."""
+    other = run.results.get("fidelity_to")
+    return str(other["run"]) if other and other["compressors"] else ""
 
 
 def _notes(run: Run, cell: Cell | str) -> list[str]:
@@ -266,6 +277,8 @@ def _notes(run: Run, cell: Cell | str) -> list[str]:
         notes.append(f"{dataset['images']:,} of {dataset['asked']:,} images")
     elif not notes and dataset["images"] != expected_images(run):
         notes.append(f"{counted(dataset['images'], 'image')}, in the paper {expected_images(run):,}")
+    if other := _fidelity_to(run):
+        notes.append(f"its fidelity is to a compressed run ({other}) and is not shown")
     if run.results.get("distance_missing"):
         notes.append(f"no distance: {run.results['distance_missing']}")
     biased = {metric_title(name): bias_text(estimate) for name, estimate in run.metrics.items()}

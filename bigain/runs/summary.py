@@ -45,6 +45,8 @@ def summary(results: Results, folder: Path, baseline: Results | None = None) -> 
         rows.append((name, _estimate(estimate)))
         if baseline is not None and name in baseline["metrics"]:
             rows.append((f"{name} without", _estimate(baseline["metrics"][name])))
+    if "fidelity_to" in results:
+        rows.append(("fidelity to", str(results["fidelity_to"]["run"])))
     rows += [(name, f"none: {reason}") for name, reason in missing_metrics(results).items()]
     flops = results["flops"]["gflops_per_evaluation"]
     cost = f"{flops:.4g} GFLOPs each"

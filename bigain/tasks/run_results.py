@@ -159,13 +159,20 @@ class RunResults(Callback, ABC, Generic[R]):
 
 
 def _keep_measured(results: Any, folder: Path, kernels: Collection[str]) -> None:
-    """Take what this session did not measure, since no image was left, from the results of an earlier session."""
+    """Take what this session did not measure, since no image was left, from the results of earlier commands."""
     try:
         earlier = read_results(folder)
     except InputError:
         return
     if not results["timing"]["denoiser"]["forwards"]:
         results["timing"] |= {key: value for key, value in earlier["timing"].items() if key in MEASURED}
+        if earlier["dataset"]["images"] == results["dataset"]["images"]:
+            # `bigain score` may have added metrics, or taken a different reference.
+            results["metrics"] |= earlier["metrics"]
+            results["protocol"] |= earlier["protocol"]
+            for key, value in earlier.items():
+                if key not in results or (key.endswith("_missing") and value is None):
+                    results[key] = value
     if not kernels and "attention_backend" in earlier["environment"]:
         results["environment"]["attention_backend"] = earlier["environment"]["attention_backend"]
 

@@ -159,6 +159,11 @@ def test_fidelity_to_another_run_replaces_all_of_it_and_is_named():
     assert main(["score", "scored", "--against", "plain"]) == 0
     assert results("scored")["fidelity_to"]["run"] == "plain"
     assert results("scored")["fidelity_to"]["compressors"] == []
+    # A repeated run, which has nothing to do, keeps what was added.
+    before = results("scored")["metrics"]
+    assert predict("demo_lgtm_generation.yaml", "scored", "--model.items_per_forward", "2") == 0
+    assert results("scored")["metrics"] == before
+    assert "psnr" in before
     shutil.copytree("scored", "copy")
     assert main(["score", "scored", "--against", "copy"]) == 0
     # Of equal images there is no ratio, and the one to the other run is gone.
@@ -166,6 +171,10 @@ def test_fidelity_to_another_run_replaces_all_of_it_and_is_named():
     assert results("scored")["psnr_missing"] == "all images equal those of copy"
     assert results("scored")["metrics"]["ssim"]["value"] == pytest.approx(1)
     assert results("scored")["fidelity_to"]["compressors"] == ["LGTM"]
+    assert main(["report", "scored", "plain", "--formats", "md", "--output", "report"]) == 0
+    text = Path("report/report.md").read_text()
+    assert "ts fidelity is to a compressed run (copy)" in text
+    assert "SSIM" not in text
 
 
 def test_fidelity_to_images_of_other_noise_is_refused(capsys):
