@@ -29,7 +29,7 @@ def metrics_of(model, images, tmp_path, *options):
     return json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["metrics"]
 
 
-@pytest.mark.parametrize("model", CONFIGS)
+@pytest.mark.parametrize("model", ["shapes_dit", pytest.param("shapes_unet", marks=pytest.mark.slow)])
 def test_embedded_models_classify(model, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["bigain"])
     assert metrics_of(model, 4, tmp_path, "--model.trials", "[5]", "--model.keep", "[1]")["top1"]["value"] >= 3 / 4
