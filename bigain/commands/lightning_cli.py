@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
+from bigain.backbones.loading import UNLOADABLE
 from bigain.callbacks import GenerationResults, PredictionWriter, ResultsWriter, SampleWriter
 from bigain.commands.configs import empty_mappings, find_config
 from bigain.commands.parsing import (
@@ -135,7 +137,9 @@ class BiGainCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(self.output, name="tensorboard", version="")
         try:
             trainer = super().instantiate_trainer(default_root_dir=str(self.output), **kwargs)
-        except Exception as error:
+        except InputError:
+            raise
+        except (MisconfigurationException, *UNLOADABLE) as error:
             raise InputError(f"cannot create a Trainer with these settings: {error}") from error
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
             raise InputError(
@@ -207,11 +211,12 @@ def _as_mapping(args: Sequence[str], message: str) -> list[str] | None:
     keys = re.findall(r'Parser key "([\w.]+)"', message)
     values, options = options_of(args)
     for option, *following in options:
-        parent, _, name = option.partition("=")[0].rpartition(".")
-        value = option.partition("=")[2] or " ".join(following)
-        if not keys or not option.partition("=")[0].endswith(f".{keys[-1]}"):
+        path, _, value = option.partition("=")
+        parent, _, name = path.rpartition(".")
+        value = value or " ".join(following)
+        if not keys or not path.endswith(f".{keys[-1]}"):
             continue
-        if "Expected a <class 'str'>" in message and "=" not in parent:
+        if "Expected a <class 'str'>" in message:
             whole = [f"{parent.removesuffix('.init_args')}.init_args", json.dumps({name: value})]
         elif value in ("null", "None", "~"):
             whole = [parent, json.dumps({name: None})]

@@ -131,9 +131,9 @@ def _contact_sheet(trainer: Trainer, module: DiffusionSampler, records: Sequence
         sheet.paste(Image.fromarray(tile.permute(1, 2, 0).contiguous().numpy()), (x, y))
         names = [module.data.class_space.names[label] for label in record.labels]
         text = " ".join((", ".join(names) or record.prompt or record.image_id).split())
-        while font.getlength(text) > width - _GAP and len(text) > 1:
-            text = text.removesuffix("...")[:-1] + "..." if len(text) > 4 else text[:-1]
-        draw.text((x, y + tile.shape[-2] + 2), text, "black", font)
+        cut = (f"{text[:length]}..." for length in range(len(text) - 1, 0, -1))
+        shown = next((line for line in (text, *cut) if font.getlength(line) <= width - _GAP), "")
+        draw.text((x, y + tile.shape[-2] + 2), shown, "black", font)
     with replacing(root / "contact_sheet.png") as file:
         sheet.save(file, "PNG")
     for logger in trainer.loggers:

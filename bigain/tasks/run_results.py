@@ -168,8 +168,11 @@ def _keep_measured(results: Any, folder: Path, kernels: Collection[str]) -> None
         results["timing"] |= {key: value for key, value in earlier["timing"].items() if key in MEASURED}
         if earlier["dataset"]["images"] == results["dataset"]["images"]:
             # `bigain score` may have added metrics, or taken a different reference.
-            results["metrics"] |= earlier["metrics"]
-            results["protocol"] |= earlier["protocol"]
+            old, new = earlier["protocol"], results["protocol"]
+            rescored = any(old.get(name) != new.get(name) for name in ("extractor", "reference_file"))
+            for section in ("metrics", "protocol"):
+                measured = {name: value for name, value in results[section].items() if value is not None}
+                results[section] |= earlier[section] if rescored else {**earlier[section], **measured}
             for key, value in earlier.items():
                 if key not in results or (key.endswith("_missing") and value is None):
                     results[key] = value
