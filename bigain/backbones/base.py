@@ -4,34 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin
 from torch import Tensor, nn
 
-from bigain.backbones.compilation import Compile, check_compile
+from bigain.backbones.compilation import Compile
 from bigain.backbones.hub import read_json
-from bigain.backbones.loading import (
-    check_index,
-    component_config,
-    find_model,
-    listed_class,
-    load_component,
-    load_scheduler,
-)
+from bigain.backbones.loading import ModelFiles, find_model, listed_class
 from bigain.backbones.marks import mark
 from bigain.diffusion.noising import epsilon_from_velocity
-from bigain.errors import InputError
+from bigain.errors import InputError, check_choice
 
 Precision = Literal["float32", "bfloat16", "float16"]
-
-
-class ModelFiles(NamedTuple):
-    """Location of a model (folder or hub id) and the class of each component to load, the VAE's only if it has one."""
-
-    source: str
-    parts: dict[str, Any]
 
 
 # Attention over more tokens than this squared overflows the sizes of tensors.
@@ -84,12 +70,13 @@ class Backbone(nn.Module, ABC):
             InputError: If `compile` is none of these.
         """
         super().__init__()
+        check_choice("compile", compile, get_args(Compile))
         self.model = model
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.local_files_only = local_files_only
         self.safetensors_only = safetensors_only
         # nn.Module has a method `compile`.
-        self.compilation = check_compile(compile)
+        self.compilation = compile
         self.channels_last = channels_last
         self.variant = variant
         self.loaded = False
@@ -99,36 +86,34 @@ class Backbone(nn.Module, ABC):
         """Whether conditions are made from text; otherwise from classes."""
         return "text_encoder" in self.parts
 
-    def find(self, local_files_only: bool) -> ModelFiles:
+    def find(self, local_files_only: bool | None = None) -> ModelFiles:
         """Find the model and its components from its model_index.json.
 
         Args:
-            local_files_only: Never ask the hub.
+            local_files_only: Never ask the hub; None is the backbone's setting.
 
         Raises:
             InputError: If the model cannot be found or its index lists another kind of model.
         """
+        local = self.local_files_only if local_files_only is None else local_files_only
         source = find_model(self.model)
-        index = read_json(source, "model_index.json", local_files_only)
+        index = read_json(source, "model_index.json", local)
         parts = self.parts if listed_class(index, "vae") is None else {**self.parts, "vae": AutoencoderKL}
-        check_index(index, source, parts, type(self).__name__)
-        return ModelFiles(source, parts)
+        files = ModelFiles(source, parts, local, self.safetensors_only, self.variant)
+        files.check_index(index, type(self).__name__)
+        return files
 
-    def denoiser_config(self, files: ModelFiles, local_files_only: bool) -> dict[str, Any]:
+    def denoiser_config(self, files: ModelFiles) -> dict[str, Any]:
         """Read the denoiser's configuration and check that this class can call the network.
-
-        Args:
-            files: Result of `find`.
-            local_files_only: Never ask the hub.
 
         Raises:
             InputError: If it cannot be read or is that of another kind of model.
         """
-        config = component_config(self.parts[self.component], files.source, self.component, local_files_only)
+        config = files.config(self.component)
         takes = config.get("in_channels", 4)
         expected, origin = 3, "for RGB images, as the model has no VAE"
         if "vae" in files.parts:
-            vae = component_config(AutoencoderKL, files.source, "vae", local_files_only)
+            vae = files.config("vae")
             if (colours := [vae.get("in_channels", 3), vae.get("out_channels", 3)]) != [3, 3]:
                 raise InputError(
                     f"the VAE of {self.model} has in_channels, out_channels {colours}; expected 3, for RGB"
@@ -151,10 +136,12 @@ class Backbone(nn.Module, ABC):
         """
         if self.loaded:
             return
-        files = self.find(self.local_files_only)
+        files = self.find()
         self.load_settings(files)
-        self.vae = self._load_part(files.source, "vae", AutoencoderKL) if "vae" in files.parts else None
-        self._load(files.source)
+        self.vae = files.load("vae", self.dtype) if "vae" in files.parts else None
+        self.denoiser = files.load(self.component, self.dtype)
+        if self.takes_text:
+            self.text_encoder = files.load("text_encoder", self.dtype)
         self.requires_grad_(False)
         self.eval()
         if self.channels_last:
@@ -162,19 +149,13 @@ class Backbone(nn.Module, ABC):
         self.loaded = True
 
     def load_settings(self, files: ModelFiles) -> dict[str, Any]:
-        """Read everything but the weights, and check that the components fit together.
-
-        Args:
-            files: Result of `find`.
-
-        Returns:
-            The denoiser's configuration.
+        """Read everything but the weights; return the denoiser's configuration.
 
         Raises:
-            InputError: If something cannot be read, is of another kind of model, or does not fit.
+            InputError: If something cannot be read, is of another kind of model, or the components do not fit together.
         """
-        config = self.denoiser_config(files, self.local_files_only)
-        self.scheduler_config, scheduler = load_scheduler(files.source, self.local_files_only)
+        config = self.denoiser_config(files)
+        self.scheduler_config, scheduler = files.load_scheduler()
         self.set_schedule(scheduler)
         return config
 
@@ -183,15 +164,6 @@ class Backbone(nn.Module, ABC):
         self.prediction_type: str = scheduler.config["prediction_type"]
         # Not a buffer: a half-precision trainer would round it, with relative errors above 1e-2 at its small end.
         self._alpha_bar = scheduler.alphas_cumprod.float()
-
-    def _load(self, source: str) -> None:
-        """Load the denoiser and what conditions are made with."""
-        self.denoiser = self._load_part(source, self.component, self.parts[self.component])
-
-    def _load_part(self, source: str, name: str, kind: Any) -> Any:
-        return load_component(
-            kind, source, name, self.dtype, self.local_files_only, self.safetensors_only, self.variant
-        )
 
     def _check(self, config: Mapping[str, Any]) -> None:
         """Raise an InputError if this class cannot call a denoiser of this configuration."""
@@ -214,11 +186,8 @@ class Backbone(nn.Module, ABC):
         """
 
     @abstractmethod
-    def blank_condition(self, local_files_only: bool) -> Tensor:
+    def blank_condition(self) -> Tensor:
         """Return one condition on the meta device; needs no weights.
-
-        Args:
-            local_files_only: Never ask the hub.
 
         Raises:
             InputError: If its size cannot be read.

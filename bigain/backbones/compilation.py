@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from bigain.backbones.sites import layout_of
-from bigain.errors import check_choice
 
 Compile = Literal["none", "whole", "regional"]
 
 # Every hooked block compiles to its own code. Beyond torch's limit of 8 the rest would run uncompiled.
 _LIMITS = {"recompile_limit": 64, "accumulated_recompile_limit": 1024}
-
-
-def check_compile(how: Compile) -> Compile:
-    """Return `how`, or raise an InputError if it is none of `none`, `whole`, `regional`."""
-    check_choice("compile", how, get_args(Compile))
-    return how
 
 
 def compile_denoiser(denoiser: nn.Module, how: Compile, **options: Any) -> None:

@@ -64,7 +64,7 @@ class DiT(Backbone):
             raise InputError(f"{self.model} has {null} classes and no unconditional one; sample with guidance: 1")
         return torch.tensor([null], device=table.weight.device)
 
-    def blank_condition(self, local_files_only: bool) -> Tensor:
+    def blank_condition(self) -> Tensor:
         return torch.empty(1, dtype=torch.int64, device="meta")
 
     def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:

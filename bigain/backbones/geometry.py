@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, ModelMixin
 from bigain.backbones.base import Backbone
 from bigain.backbones.dit import DiT
 from bigain.backbones.hub import read_json
-from bigain.backbones.loading import UNLOADABLE, component_config, find_model, listed_class
+from bigain.backbones.loading import UNLOADABLE, find_model, listed_class
 from bigain.backbones.stable_diffusion import StableDiffusion
 from bigain.errors import InputError
 
@@ -69,12 +69,9 @@ def build_on_meta(backbone: Backbone) -> None:
     Raises:
         InputError: If a configuration cannot be read or is that of another kind of model.
     """
-    local = backbone.local_files_only
-    files = backbone.find(local)
-    backbone.denoiser = on_meta(files.parts[backbone.component], backbone.denoiser_config(files, local))
-    backbone.vae = None
-    if "vae" in files.parts:
-        backbone.vae = on_meta(AutoencoderKL, component_config(AutoencoderKL, files.source, "vae", local))
+    files = backbone.find()
+    backbone.denoiser = on_meta(files.parts[backbone.component], backbone.denoiser_config(files))
+    backbone.vae = on_meta(AutoencoderKL, files.config("vae")) if "vae" in files.parts else None
 
 
 def without_weights(backbone: Backbone) -> Backbone:
@@ -104,7 +101,7 @@ def on_meta(kind: Any, config: Any) -> Any:
         with torch.device("meta"):
             if hasattr(kind, "config_class"):
                 settings = kind.config_class.from_dict(config)
-                # The configuration must not choose it: see `load_component`.
+                # The configuration must not choose it: see `ModelFiles.load`.
                 settings._attn_implementation = "sdpa"
                 network = kind(settings)
             else:

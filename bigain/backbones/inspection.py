@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
-from torch import nn
+from safetensors import SafetensorError, safe_open
 
-from bigain.backbones.base import Backbone, ModelFiles
+from bigain.backbones.base import Backbone
 from bigain.backbones.geometry import on_meta
-from bigain.backbones.loading import STEM, STEMS, WEIGHTS, component_config, find_weights, load_scheduler
+from bigain.backbones.loading import STEM, STEMS, WEIGHTS, ModelFiles, find_weights
 from bigain.errors import InputError
 
 _VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-# The format's own limit.
-_LONGEST_HEADER = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -68,38 +65,39 @@ def _inspect(backbone: Backbone, files: ModelFiles, name: str) -> Finding:
     if config is None:
         return _missing(source, name, [needed])
     if name == "scheduler":
-        _, scheduler = load_scheduler(source, True)
-        return Finding(name, True, f"predicts {scheduler.config['prediction_type']}")
+        return Finding(name, True, f"predicts {files.load_scheduler()[1].config['prediction_type']}")
     if name == "tokenizer":
         if any(all(_local(source, f"{name}/{file}") for file in form) for form in _VOCABULARIES):
             return Finding(name, True, "has a vocabulary")
         return _missing(source, name, list(_VOCABULARIES[1]))
     # Reads the VAE's configuration, too; if that is missing, the VAE has its own finding.
     if name == backbone.component and ("vae" not in files.parts or _local(source, "vae/config.json")):
-        backbone.denoiser_config(files, local_files_only=True)
-    kind = files.parts[name]
-    network = on_meta(kind, component_config(kind, source, name, True))
-    return _inspect_weights(source, name, config.parent, backbone, network)
+        backbone.denoiser_config(files)
+    return _inspect_weights(files, name, config.parent)
 
 
-def _inspect_weights(source: str, name: str, folder: Path, backbone: Backbone, network: nn.Module) -> Finding:
+def _inspect_weights(files: ModelFiles, name: str, folder: Path) -> Finding:
+    source = files.source
     if not any(path.suffix in WEIGHTS or ".index." in path.name for path in folder.iterdir()):
-        stem = ".".join(filter(None, [STEMS.get(name, STEM)["safetensors"], backbone.variant]))
+        stem = ".".join(filter(None, [STEMS.get(name, STEM)["safetensors"], files.variant]))
         return _missing(source, name, [f"{stem}.safetensors"])
-    variant, paths = find_weights(folder, name, backbone.safetensors_only, backbone.variant)
+    network = on_meta(files.parts[name], files.config(name))
+    variant, paths = find_weights(folder, name, files.safetensors_only, files.variant)
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         return _missing(source, name, missing)
     if paths[0].suffix == ".bin":
         return Finding(name, True, f"{paths[0].name}, a pickle, not inspected")
-    held: dict[str, list[int]] = {}
+    shapes: dict[str, list[int]] = {}
     for path in paths:
         try:
-            held |= _shapes(path)
-        except (OSError, ValueError) as error:
-            return Finding(name, False, f"{path} is damaged: {error}", _fetch(source, [f"{name}/{path.name}"], True))
-    # Releases of transformers differ in this prefix.
-    shapes = {key.removeprefix("text_model."): shape for key, shape in held.items()}
+            with safe_open(path, "pt") as tensors:
+                # Releases of transformers differ in this prefix.
+                for key in tensors.offset_keys():
+                    shapes[key.removeprefix("text_model.")] = tensors.get_slice(key).get_shape()
+        except (OSError, SafetensorError) as error:
+            message = f"{path} is damaged, cut short or a pointer of git-lfs ({error})"
+            return Finding(name, False, message, _fetch(source, [f"{name}/{path.name}"], True))
     for key, weight in network.state_dict().items():
         if (shape := shapes.get(key.removeprefix("text_model."), [*weight.shape])) != [*weight.shape]:
             message = f"{key} of {folder} has shape {shape}, but config.json gives it {[*weight.shape]}"
@@ -129,21 +127,3 @@ def _local(source: str, file: str) -> Path | None:
     folder = Path(source)
     path = folder / file if folder.is_dir() else try_to_load_from_cache(source, file)
     return Path(path) if isinstance(path, (str, Path)) and Path(path).is_file() else None
-
-
-def _shapes(path: Path) -> dict[str, list[int]]:
-    """Return the shape of every tensor in a safetensors file; raise a ValueError if header and size are not of one."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(_LONGEST_HEADER, size - 8):
-            raise ValueError(f"{size} bytes without a complete header (a pointer of git-lfs, or cut short?)")
-        try:
-            tensors = {name: entry for name, entry in json.loads(file.read(length)).items() if name != "__metadata__"}
-            end = 8 + length + max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
-            shapes = {name: [int(side) for side in entry["shape"]] for name, entry in tensors.items()}
-        except (ValueError, LookupError, AttributeError, TypeError) as error:
-            raise ValueError("its header does not describe tensors") from error
-    if size != end:
-        raise ValueError(f"{size} bytes, but its header promises {end}")
-    return shapes

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from pickle import UnpicklingError
@@ -20,6 +21,7 @@ from torch import nn
 
 from bigain.backbones.hub import no_such_file, read_json, reason
 from bigain.errors import InputError
+from bigain.runs.numbers import counted
 
 _log = logging.getLogger(__name__)
 
@@ -59,24 +61,169 @@ def find_model(model: str) -> str:
     return model
 
 
-def check_index(index: Mapping[str, Any], source: str, parts: Mapping[str, Any], wanted: str) -> None:
-    """Check that model_index.json lists the components to load.
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of a model in the diffusers format.
 
-    Args:
-        index: Its content.
-        source: Folder or hub id, for messages.
+    Attributes:
+        source: Folder or hub id.
         parts: Class to load by component.
-        wanted: Class of the backbone, for messages.
-
-    Raises:
-        InputError: If it lists another kind of model.
+        local_files_only: Never ask the hub.
+        safetensors_only: Refuse `.bin` weights; otherwise the libraries read them with torch's weights-only loader.
+        variant: See `find_weights`.
     """
-    for name, kind in parts.items():
-        listed = listed_class(index, name)
-        if listed is None:
-            others = ", ".join(sorted(other for other in index if listed_class(index, other)))
-            raise InputError(f"{source} is not a {wanted} model: it has no {name} (it has {others})")
-        _check_class(f"model_index.json of {source}", name, listed, kind)
+
+    source: str
+    parts: Mapping[str, Any]
+    local_files_only: bool = True
+    safetensors_only: bool = True
+    variant: str | None = None
+
+    def check_index(self, index: Mapping[str, Any], wanted: str) -> None:
+        """Raise an InputError if model_index.json does not list what a backbone of the class `wanted` loads."""
+        for name in self.parts:
+            listed = listed_class(index, name)
+            if listed is None:
+                others = ", ".join(sorted(other for other in index if listed_class(index, other)))
+                raise InputError(f"{self.source} is not a {wanted} model: it has no {name} (it has {others})")
+            self._check_class("model_index.json", name, listed)
+
+    def json(self, file: str) -> dict[str, Any]:
+        """Read one JSON file; raise an InputError if it cannot be read or is not a JSON object."""
+        return read_json(self.source, file, self.local_files_only)
+
+    def config(self, name: str) -> dict[str, Any]:
+        """Read the configuration of a network; raise an InputError if it cannot be read or is of another class."""
+        file = f"{name}/config.json"
+        config = self.json(file)
+        if saved := config.get("_class_name") or config.get("architectures"):
+            self._check_class(file, name, str(saved[0] if isinstance(saved, list) else saved))
+        if "transformers_weights" in config:
+            # It names other files than those that are checked.
+            raise InputError(f"{file} of {self.source} has transformers_weights; delete the entry")
+        return config
+
+    def _check_class(self, file: str, name: str, saved: str) -> None:
+        wanted = self.parts[name].__name__
+        if saved != wanted and saved not in _SAME.get(wanted, ()):
+            raise InputError(
+                f"{file} of {self.source} gives {saved} for {name}; expected {wanted}{_WHY.get(saved, '')}"
+            )
+
+    def load(self, name: str, dtype: torch.dtype | None = None) -> Any:
+        """Load one component; without a dtype in float32.
+
+        Raises:
+            InputError: If it is missing, a pickle, damaged, incomplete or of another class.
+        """
+        kind, local, variant = self.parts[name], Path(self.source).is_dir(), self.variant
+        safetensors: bool | None = True
+        if local:
+            variant, files = find_weights(Path(self.source) / name, name, self.safetensors_only, variant)
+            safetensors = files[0].suffix == ".safetensors"
+        elif self.safetensors_only:
+            self._check_remote_index(name)
+        else:
+            safetensors = None  # Prefers safetensors.
+        self.config(name)
+        # Otherwise the configuration of a transformers model can name a kernel on the hub, which is code.
+        options = {"attn_implementation": "sdpa"} if name in STEMS else {}
+        try:
+            component, info = kind.from_pretrained(
+                self.source,
+                subfolder=name,
+                use_safetensors=safetensors,
+                variant=variant,
+                torch_dtype=dtype or torch.float32,
+                local_files_only=self.local_files_only,
+                # True needs accelerate and does not lower the peak: see ADR 8.
+                low_cpu_mem_usage=False,
+                output_loading_info=True,
+                **options,
+            )
+        except UNLOADABLE as error:
+            message = reason(error, self.source, self.local_files_only)
+            if self.safetensors_only and not local and no_such_file(error):
+                message = f"the repository has no safetensors there. Set the backbone's variant if it has one. {_BIN}"
+            raise InputError(f"cannot load {name} of {self.source} as {kind.__name__}: {message}") from error
+        missing, surplus = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+        if missing:
+            # The libraries would continue with random numbers in their place.
+            raise InputError(
+                f"{name} of {self.source} lacks {counted(len(missing), 'weight')} of a {kind.__name__}, such as "
+                f"{missing[0]}"
+            )
+        if surplus:
+            _log.warning(
+                f"warning: {name} of {self.source} holds {counted(len(surplus), 'weight')} that {kind.__name__} does "
+                f"not have, such as {surplus[0]}; not used"
+            )
+        return component
+
+    def _check_remote_index(self, name: str) -> None:
+        """Raise an InputError if the index of a component on the hub lists pickles; it may have none."""
+        stem, variant = STEMS.get(name, STEM)["safetensors"], f"{self.variant}." if self.variant else ""
+        file = f"{name}/{stem}.safetensors.index.{variant}json"
+        try:
+            index = self.json(file)
+        except InputError as error:
+            if isinstance(error.__cause__, EntryNotFoundError):
+                return
+            raise
+        shards(index, f"{file} of {self.source}")
+
+    def load_scheduler(self) -> tuple[dict[str, Any], DDPMScheduler]:
+        """Read the settings of the sampler that a model was saved with, and the noise schedule that they define.
+
+        Raises:
+            InputError: If there are none, or they are those of another kind of diffusion.
+        """
+        file = "scheduler/scheduler_config.json"
+        config = self.json(file)
+        saved = f"{file} of {self.source} ({config.get('_class_name')})"
+        steps = config.get("num_train_timesteps", TIMESTEPS)
+        # Schedulers of flow matching, EDM and consistency models have no betas; continuous timesteps are noise levels.
+        if not (config.get("beta_schedule") or config.get("trained_betas")) or config.get("use_flow_sigmas"):
+            raise InputError(f"{saved} has no beta_schedule: a model of flow matching or EDM; {_DDPM}")
+        if config.get("timestep_type", "discrete") != "discrete":
+            raise InputError(f"{saved} has timestep_type {config['timestep_type']!r}; {_DDPM}")
+        if steps != TIMESTEPS:
+            # Before the schedule is computed, which takes as many numbers.
+            raise InputError(f"{saved} gives num_train_timesteps {steps!r}; {_DDPM}")
+        try:
+            scheduler: DDPMScheduler = DDPMScheduler.from_config(config)
+        except UNLOADABLE as error:
+            message = reason(error, self.source, self.local_files_only)
+            raise InputError(f"cannot make the schedule of {file} of {self.source}: {message}") from error
+        kind, betas = scheduler.config["prediction_type"], scheduler.betas
+        if kind not in ("epsilon", "v_prediction"):
+            raise InputError(f"{self.source} predicts {kind!r}; expected epsilon or v_prediction")
+        if len(betas) != TIMESTEPS or not ((betas >= 0) & (betas <= 1)).all():
+            raise InputError(f"the betas of {saved} are not {TIMESTEPS} numbers in [0, 1]; {_DDPM}")
+        return config, scheduler
+
+    def load_tokenizer(self) -> Any:
+        """Load the tokenizer; raise an InputError if it is missing, incomplete or damaged."""
+        settings = Path(self.source) / "tokenizer" / "tokenizer_config.json"
+        if Path(self.source).is_dir() and not settings.is_file():
+            raise InputError(f"{settings} is missing; expected a diffusers folder with a tokenizer")
+        try:
+            tokenizer = self.parts["tokenizer"].from_pretrained(
+                self.source, subfolder="tokenizer", local_files_only=self.local_files_only
+            )
+        except Exception as error:
+            # The tokenizers library raises bare exceptions.
+            if type(error) is not Exception and not isinstance(error, UNLOADABLE):
+                raise
+            message = reason(error, self.source, self.local_files_only)
+            raise InputError(f"cannot load the tokenizer of {self.source}: {message}") from error
+        if len(tokenizer) <= len(tokenizer.all_special_ids):
+            # transformers would create an empty one, which gives every prompt the same tokens.
+            raise InputError(
+                f"the tokenizer of {self.source} has no vocabulary; expected tokenizer.json, or vocab.json and "
+                "merges.txt"
+            )
+        return tokenizer
 
 
 def listed_class(index: Mapping[str, Any], name: str) -> str | None:
@@ -85,27 +232,10 @@ def listed_class(index: Mapping[str, Any], name: str) -> str | None:
     return str(entry[1]) if isinstance(entry, (list, tuple)) and len(entry) == 2 and entry[0] else None
 
 
-def component_config(kind: Any, source: str, name: str, local_files_only: bool) -> dict[str, Any]:
-    """Read the configuration of a network and check that it is of the class to load.
-
-    Raises:
-        InputError: If it cannot be read or is of another class.
-    """
-    config = read_json(source, f"{name}/config.json", local_files_only)
-    saved = config.get("_class_name") or config.get("architectures")
-    if saved:
-        first = saved[0] if isinstance(saved, list) else saved
-        _check_class(f"{name}/config.json of {source}", name, str(first), kind)
-    if "transformers_weights" in config:
-        # It names other files than those that are checked.
-        raise InputError(f"{name}/config.json of {source} has transformers_weights; delete the entry")
-    return config
-
-
 def find_weights(
     folder: Path, name: str, safetensors_only: bool = True, variant: str | None = None
 ) -> tuple[str | None, list[Path]]:
-    """Find the files of the one set of weights that a component's folder holds for a variant.
+    """Find the one set of weights of a component for a variant.
 
     Args:
         folder: Holds the component.
@@ -162,16 +292,7 @@ def find_weights(
 
 
 def shards(index: Mapping[str, Any], source: str | Path, suffix: str = "safetensors") -> list[str]:
-    """Return the names of the shards that an index lists.
-
-    Args:
-        index: Its content.
-        source: Where it is, for messages.
-        suffix: Ending of the shards.
-
-    Raises:
-        InputError: If it lists none, or files that are no weights of this format.
-    """
+    """Return the names of the shards that an index lists, or raise an InputError; `source` is for messages."""
     listed = index.get("weight_map")
     if not isinstance(listed, dict) or not listed or not all(isinstance(name, str) for name in listed.values()):
         raise InputError(f"{source} does not list the shards of its weights; fetch it again")
@@ -180,139 +301,6 @@ def shards(index: Mapping[str, Any], source: str | Path, suffix: str = "safetens
     if other := [name for name in names if not name.endswith(f".{suffix}")]:
         raise InputError(f"{source} lists {other[0]} as a shard; expected .{suffix} files. {_BIN}")
     return names
-
-
-def load_component(
-    kind: Any,
-    source: str,
-    name: str,
-    dtype: torch.dtype | None,
-    local_files_only: bool,
-    safetensors_only: bool = True,
-    variant: str | None = None,
-) -> Any:
-    """Load one component of a diffusers folder through its `from_pretrained`.
-
-    Args:
-        kind: Class with `from_pretrained`.
-        source: Folder or hub id.
-        name: Subfolder.
-        dtype: Precision to load in; None is float32.
-        local_files_only: Never ask the hub.
-        safetensors_only: Refuse `.bin` weights; otherwise the libraries read them with torch's weights-only loader.
-        variant: See `find_weights`.
-
-    Raises:
-        InputError: If it is missing, a pickle, damaged, incomplete or of another class.
-    """
-    safetensors: bool | None = True
-    if Path(source).is_dir():
-        variant, files = find_weights(Path(source) / name, name, safetensors_only, variant)
-        safetensors = files[0].suffix == ".safetensors"
-    elif safetensors_only:
-        _check_remote_index(source, name, variant, local_files_only)
-    else:
-        safetensors = None  # Prefers safetensors.
-    component_config(kind, source, name, local_files_only)
-    # Otherwise the configuration of a transformers model can name a kernel on the hub, which is code.
-    options = {"attn_implementation": "sdpa"} if name in STEMS else {}
-    try:
-        component, info = kind.from_pretrained(
-            source,
-            subfolder=name,
-            use_safetensors=safetensors,
-            variant=variant,
-            torch_dtype=dtype or torch.float32,
-            local_files_only=local_files_only,
-            # True needs accelerate and does not lower the peak: see ADR 8.
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
-            **options,
-        )
-    except UNLOADABLE as error:
-        message = reason(error, source, local_files_only)
-        if safetensors_only and not Path(source).is_dir() and no_such_file(error):
-            message = f"the repository has no safetensors there. Set the backbone's variant if it has one. {_BIN}"
-        raise InputError(f"cannot load {name} of {source} as {kind.__name__}: {message}") from error
-    missing, surplus = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    if missing:
-        # The libraries would continue with random numbers in their place.
-        raise InputError(f"{name} of {source} lacks {len(missing)} weights of a {kind.__name__}, such as {missing[0]}")
-    if surplus:
-        _log.warning(
-            f"warning: {name} of {source} holds {len(surplus)} weights that {kind.__name__} does not have, such as "
-            f"{surplus[0]}; they are not used"
-        )
-    return component
-
-
-def _check_remote_index(source: str, name: str, variant: str | None, local_files_only: bool) -> None:
-    """Raise an InputError if the index of a component on the hub lists pickles; it may have none."""
-    stem = STEMS.get(name, STEM)["safetensors"]
-    file = f"{name}/{stem}.safetensors.index.{f'{variant}.' if variant else ''}json"
-    try:
-        index = read_json(source, file, local_files_only)
-    except InputError as error:
-        if isinstance(error.__cause__, EntryNotFoundError):
-            return
-        raise
-    shards(index, f"{file} of {source}")
-
-
-def load_scheduler(source: str, local_files_only: bool) -> tuple[dict[str, Any], DDPMScheduler]:
-    """Read the settings of the sampler that a folder was saved with, and the noise schedule that they define.
-
-    Raises:
-        InputError: If there are none, or they are those of another kind of diffusion.
-    """
-    file = "scheduler/scheduler_config.json"
-    config = read_json(source, file, local_files_only)
-    saved, steps = f"{file} of {source} ({config.get('_class_name')})", config.get("num_train_timesteps", TIMESTEPS)
-    # Schedulers of flow matching, EDM and consistency models have no betas; continuous timesteps are noise levels.
-    if not (config.get("beta_schedule") or config.get("trained_betas")) or config.get("use_flow_sigmas"):
-        raise InputError(f"{saved} has no beta_schedule: a model of flow matching or EDM; {_DDPM}")
-    if config.get("timestep_type", "discrete") != "discrete":
-        raise InputError(f"{saved} has timestep_type {config['timestep_type']!r}; {_DDPM}")
-    if steps != TIMESTEPS:
-        # Before the schedule is computed, which takes as many numbers.
-        raise InputError(f"{saved} gives num_train_timesteps {steps!r}; {_DDPM}")
-    try:
-        scheduler: DDPMScheduler = DDPMScheduler.from_config(config)
-    except UNLOADABLE as error:
-        message = reason(error, source, local_files_only)
-        raise InputError(f"cannot make the schedule of {file} of {source}: {message}") from error
-    kind = scheduler.config["prediction_type"]
-    if kind not in ("epsilon", "v_prediction"):
-        raise InputError(f"{source} predicts {kind!r}; expected epsilon or v_prediction")
-    betas = scheduler.betas
-    if len(betas) != TIMESTEPS or not ((betas >= 0) & (betas <= 1)).all():
-        raise InputError(f"the betas of {saved} are not {TIMESTEPS} numbers in [0, 1]; {_DDPM}")
-    return config, scheduler
-
-
-def load_tokenizer(kind: Any, source: str, local_files_only: bool) -> Any:
-    """Load the tokenizer of a diffusers folder.
-
-    Raises:
-        InputError: If it is missing, incomplete or damaged.
-    """
-    settings = Path(source) / "tokenizer" / "tokenizer_config.json"
-    if Path(source).is_dir() and not settings.is_file():
-        raise InputError(f"{settings} is missing; expected a diffusers folder with a tokenizer")
-    try:
-        tokenizer = kind.from_pretrained(source, subfolder="tokenizer", local_files_only=local_files_only)
-    except Exception as error:
-        # The tokenizers library raises bare exceptions.
-        if type(error) is not Exception and not isinstance(error, UNLOADABLE):
-            raise
-        message = reason(error, source, local_files_only)
-        raise InputError(f"cannot load the tokenizer of {source}: {message}") from error
-    if len(tokenizer) <= len(tokenizer.all_special_ids):
-        # transformers would create an empty one, which gives every prompt the same tokens.
-        raise InputError(
-            f"the tokenizer of {source} has no vocabulary; expected tokenizer.json, or vocab.json and merges.txt"
-        )
-    return tokenizer
 
 
 def module_digest(module: nn.Module) -> str:
@@ -326,9 +314,3 @@ def module_digest(module: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _check_class(file: str, name: str, saved: str, kind: Any) -> None:
-    if saved == kind.__name__ or saved in _SAME.get(kind.__name__, ()):
-        return
-    raise InputError(f"{file} gives {saved} for {name}; expected {kind.__name__}{_WHY.get(saved, '')}")

@@ -22,7 +22,8 @@ from bigain.backbones.sites import Layout, layout_of
 
 _log = logging.getLogger(__name__)
 
-# Largest size of kept keys and values of prompts, in bytes; 1,000 classes of SD 2.0 in half precision take 3.8e9.
+# Largest size of kept keys and values of prompts, in bytes, and on a GPU a quarter of its free memory; 1,000 classes of
+# SD 2.0 in half precision take 3.8e9.
 _ROOM = 4 * 2**30
 
 # Hooks on each network; entries vanish with the network.
@@ -43,7 +44,11 @@ def share(denoiser: nn.Module, conditions: Tensor | None = None) -> ExitStack:
     """
     end_sharing(denoiser)
     layout = layout_of(denoiser)
-    with share_prefix(layout) as undo:
+    with ExitStack() as undo:
+        for module in layout.prefix:
+            undo.callback(module.register_forward_pre_hook(_select, with_kwargs=True).remove)
+            # The output has all rows again before a compressor restores it.
+            undo.callback(module.register_forward_hook(_expand, prepend=True).remove)
         if conditions is not None:
             undo.enter_context(PromptKeys(layout, conditions, next(denoiser.parameters()).dtype).install())
         _shared[denoiser] = hooks = undo.pop_all()
@@ -54,23 +59,6 @@ def end_sharing(denoiser: nn.Module) -> None:
     """Remove the hooks that `share` left on a network if a run ended without closing them."""
     if (hooks := _shared.pop(denoiser, None)) is not None:
         hooks.close()
-
-
-def share_prefix(layout: Layout) -> ExitStack:
-    """Hook the modules before the first cross-attention; forwards with a `Sharing` run them once per group.
-
-    Args:
-        layout: Layout of the denoiser; a network without such modules is not changed.
-
-    Returns:
-        Closing it removes the hooks.
-    """
-    with ExitStack() as undo:
-        for module in layout.prefix:
-            undo.callback(module.register_forward_pre_hook(_select, with_kwargs=True).remove)
-            # The output has all rows again before a compressor restores it.
-            undo.callback(module.register_forward_hook(_expand, prepend=True).remove)
-        return undo.pop_all()
 
 
 def _select(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -114,7 +102,8 @@ class PromptKeys:
         self._layers = tuple(_prompt_layers(layout)) if conditions.ndim == 3 else ()
         size = conditions.shape[0] * conditions.shape[1] * dtype.itemsize if self._layers else 0
         self.bytes = size * sum(layer.out_features for layer in self._layers)
-        room = _room(conditions.device)
+        on_gpu = conditions.device.type == "cuda"
+        room = min(_ROOM, torch.cuda.mem_get_info(conditions.device)[0] // 4) if on_gpu else _ROOM
         if self.bytes > room:
             _log.info(
                 f"keys and values of {len(conditions)} prompts would take {self.bytes / 1e9:.1f} GB, more than "
@@ -145,11 +134,6 @@ class PromptKeys:
     def _classes(self) -> Tensor | None:
         rows = rows_now()
         return None if rows is None else rows.classes
-
-
-def _room(device: torch.device) -> int:
-    """Return the bytes that keys and values may take; on a GPU at most a quarter of the free memory."""
-    return min(_ROOM, torch.cuda.mem_get_info(device)[0] // 4) if device.type == "cuda" else _ROOM
 
 
 def _prompt_layers(layout: Layout) -> Iterable[nn.Linear]:

@@ -10,9 +10,8 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from bigain.backbones.base import Backbone, ModelFiles
-from bigain.backbones.hub import read_json
-from bigain.backbones.loading import component_config, load_tokenizer
+from bigain.backbones.base import Backbone
+from bigain.backbones.loading import ModelFiles
 from bigain.errors import InputError
 
 _PROMPTS_PER_FORWARD = 64
@@ -31,6 +30,7 @@ class StableDiffusion(Backbone):
     """Stable Diffusion 1.x and 2.x (Rombach et al., 2022), conditioned on a prompt, without guidance."""
 
     component = "unet"
+    text_encoder: CLIPTextModel
     parts: ClassVar[dict[str, Any]] = {
         "unet": UNet2DConditionModel,
         "text_encoder": CLIPTextModel,
@@ -45,13 +45,9 @@ class StableDiffusion(Backbone):
                     f"that {model} need and this class does not provide; expected Stable Diffusion 1.x or 2.x"
                 )
 
-    def _load(self, source: str) -> None:
-        super()._load(source)
-        self.text_encoder: CLIPTextModel = self._load_part(source, "text_encoder", CLIPTextModel)
-
     def load_settings(self, files: ModelFiles) -> dict[str, Any]:
         config = super().load_settings(files)
-        text = component_config(CLIPTextModel, files.source, "text_encoder", self.local_files_only)
+        text = files.config("text_encoder")
         takes, width = config.get("cross_attention_dim", 1280), text.get("hidden_size", 512)
         positions, words = text.get("max_position_embeddings", 77), text.get("vocab_size", 49408)
         if any(value != width for value in (takes if isinstance(takes, list) else [takes])):
@@ -59,7 +55,7 @@ class StableDiffusion(Backbone):
                 f"unet/config.json of {self.model} has cross_attention_dim {takes}, but its text encoder gives states "
                 f"of width {width}: they are not of one model"
             )
-        self.tokenizer = load_tokenizer(CLIPTokenizer, files.source, self.local_files_only)
+        self.tokenizer = files.load_tokenizer()
         tokens, known = self.tokenizer.model_max_length, len(self.tokenizer)
         whole = all(isinstance(number, int) for number in (tokens, positions, words))
         # Two mark start and end.
@@ -102,12 +98,11 @@ class StableDiffusion(Backbone):
     def null_condition(self) -> Tensor:
         return self.conditions([""], [0])
 
-    def blank_condition(self, local_files_only: bool) -> Tensor:
-        file = "tokenizer/tokenizer_config.json"
-        source = self.find(local_files_only).source
-        tokens = read_json(source, file, local_files_only).get("model_max_length")
+    def blank_condition(self) -> Tensor:
+        file, files = "tokenizer/tokenizer_config.json", self.find()
+        tokens = files.json(file).get("model_max_length")
         if not isinstance(tokens, int) or not 1 <= tokens <= _LONGEST_PROMPT:
-            raise InputError(f"{file} of {source} gives model_max_length {tokens!r}; expected a number of tokens")
+            raise InputError(f"{file} of {files.source} gives model_max_length {tokens!r}; expected a number of tokens")
         return torch.empty(1, tokens, self.denoiser.config["cross_attention_dim"], device="meta")
 
     def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:

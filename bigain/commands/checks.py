@@ -125,7 +125,7 @@ def _directory(cli: _WithoutTrainer) -> Iterator[Check]:
 def _weights(backbone: Backbone) -> Iterator[Check]:
     """Check every component's files; yields a single problem if the model cannot be found."""
     try:
-        source = backbone.find(backbone.local_files_only).source
+        source = backbone.find().source
     except InputError as error:
         yield Check("weights", "problem", str(error))
         return
@@ -146,7 +146,7 @@ def _network(backbone: Backbone, data: EvalDataModule) -> Iterator[Check]:
 
 def _fit(module: Task, data: EvalDataModule) -> Iterator[Check]:
     """Check model, scheduler, text encoder and dataset together, as a run does."""
-    module.backbone.load_settings(module.backbone.find(module.backbone.local_files_only))
+    module.backbone.load_settings(module.backbone.find())
     warning = module.check_fit(data)
     yield Check("fit", "warning" if warning else "ok", warning or "model, scheduler and data")
 

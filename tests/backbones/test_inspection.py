@@ -92,7 +92,7 @@ def test_weights_that_cannot_be_read(sd, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("bigain.backbones.inspection._shapes", refuse)
+    monkeypatch.setattr("bigain.backbones.inspection.safe_open", refuse)
     findings = inspect_model(StableDiffusion(str(sd)))
     assert sum("Permission denied" in finding.message for finding in findings) == 3
 

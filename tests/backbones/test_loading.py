@@ -229,7 +229,7 @@ def test_surplus_weights_are_named(broken, caplog):
     load(StableDiffusion, copy.path)
     [record] = [record for record in caplog.records if record.name.startswith("bigain")]
     assert "unet of" in record.message
-    assert "holds 1 weights that UNet2DConditionModel does not have, such as lora.weight" in record.message
+    assert "holds 1 weight that UNet2DConditionModel does not have, such as lora.weight" in record.message
 
 
 def test_a_configuration_cannot_choose_kernels_or_files(broken, monkeypatch):
@@ -292,7 +292,7 @@ def test_incomplete_weights(broken, part):
     save_file(tensors, weights, metadata={"format": "pt"})
     message = copy.error()
     assert f"{part} of" in message
-    assert "lacks 1 weights" in message
+    assert "lacks 1 weight of" in message
     assert name.removeprefix("text_model.") in message
 
 

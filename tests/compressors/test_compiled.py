@@ -9,8 +9,8 @@ import torch._dynamo
 from cases import CASES, build
 from models import forward, inputs, tiny_dit, tiny_unet
 
-from bigain.backbones import row_keys
-from bigain.backbones.compilation import check_compile, compile_denoiser, compiled
+from bigain.backbones import DiT, row_keys
+from bigain.backbones.compilation import compile_denoiser, compiled
 from bigain.compressors import LGTM, ToMe
 from bigain.errors import InputError
 
@@ -126,4 +126,4 @@ def test_nothing_is_compiled_unless_asked_for():
 
 def test_unknown_way():
     with pytest.raises(InputError, match="compile must be one of none, whole, regional, not 'fast'"):
-        check_compile("fast")
+        DiT("tiny", compile="fast")

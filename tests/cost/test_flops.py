@@ -30,7 +30,7 @@ def sd2():
 
 
 def count(backbone, compressor=None):
-    condition = backbone.blank_condition(True)
+    condition = backbone.blank_condition()
     compressors = [] if compressor is None else [compressor]
     return flops_per_evaluation(backbone, backbone.latent_shape, condition, compressors)
 
@@ -45,7 +45,7 @@ def saved(tmp_path_factory):
 def test_operations_do_not_depend_on_inference_mode(saved, network):
     # Several processes run without it.
     backbone = saved[network]
-    given = backbone, backbone.latent_shape, backbone.blank_condition(True)
+    given = backbone, backbone.latent_shape, backbone.blank_condition()
     with torch.no_grad():
         outside = count_flops(*given)
     with torch.inference_mode():
@@ -135,7 +135,7 @@ def test_counting_leaves_the_network_alone(saved, network):
     before = snapshot(backbone.denoiser)
     denoiser = backbone.denoiser
     count(backbone, LGTM(ratio=0.5))
-    count_flops(backbone, backbone.latent_shape, backbone.blank_condition(True))
+    count_flops(backbone, backbone.latent_shape, backbone.blank_condition())
     assert backbone.denoiser is denoiser
     assert snapshot(denoiser) == before
 
@@ -144,6 +144,6 @@ def test_an_error_inside_a_count_leaves_nothing_behind(saved):
     backbone = saved["dit"]
     before = snapshot(backbone.denoiser)
     with pytest.raises(RuntimeError):
-        count_flops(backbone, (5, 16, 16), backbone.blank_condition(True))
+        count_flops(backbone, (5, 16, 16), backbone.blank_condition())
     assert snapshot(backbone.denoiser) == before
     assert isinstance(mark("matching"), nullcontext)

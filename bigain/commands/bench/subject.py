@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bigain.backbones.base import Backbone
 from bigain.backbones.geometry import with_denoiser
-from bigain.backbones.loading import find_model, load_component
+from bigain.backbones.loading import ModelFiles, find_model
 from bigain.commands.flops.model import CountedModel
 from bigain.cost.attention_kernels import kernels_seen
 from bigain.cost.environment import attention_backend
@@ -60,7 +60,8 @@ class Subject:
         try:
             if loaded:
                 # Random networks are created on the device; loaded weights pass through the machine's memory.
-                denoiser = load_component(type(model.backbone.denoiser), str(folder), part, dtype, True).to(device)
+                files = ModelFiles(str(folder), {part: type(model.backbone.denoiser)})
+                denoiser = files.load(part, dtype).to(device)
             else:
                 denoiser = random_denoiser(model.backbone.denoiser, dtype, device)
         except torch.OutOfMemoryError as error:

@@ -45,7 +45,7 @@ class CountedModel:
             InputError: If the model does not support this size.
         """
         self.source = backbone.model
-        self.condition = backbone.blank_condition(backbone.local_files_only)
+        self.condition = backbone.blank_condition()
         # For messages: the folder of shipped sizes means nothing to the user.
         self.name = backbone.model = name
         self.backbone = backbone
