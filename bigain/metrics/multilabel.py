@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from bigain.data.class_space import ClassSpace
 from bigain.metrics.base import Metric, around, proportion
+from bigain.runs.columns import label_matrix
 from bigain.runs.records import ImageRecord
 from bigain.runs.schema import Estimate
 
@@ -57,9 +58,7 @@ class MeanAveragePrecision(Metric):
             return {}
         n, classes = len(labelled), len(space)
         scores = np.stack([shared_scores(record, classes) for record in labelled])
-        truth = np.zeros((n, classes), np.bool_)
-        for row, record in zip(truth, labelled, strict=True):
-            row[list(record.labels)] = True
+        truth = label_matrix(labelled, classes)
         present = truth.any(axis=0)
         of_classes = average_precision(
             np.ascontiguousarray(scores[:, present].T), np.ascontiguousarray(truth[:, present].T)

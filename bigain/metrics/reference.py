@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from lightning.pytorch.utilities import rank_zero_only
 
 from bigain.errors import InputError
 from bigain.metrics.base import FeatureMetric
-from bigain.runs.columns import Header, read_arrays, read_headers
+from bigain.runs.columns import read_arrays
 from bigain.runs.files import replacing
 from bigain.runs.numbers import counted
 from bigain.runs.records import SampleRecord
@@ -25,13 +27,11 @@ Features = npt.NDArray[Any]
 _ROWS = 1024
 # The protocol of files that do not name theirs: pytorch-fid writes `mu` and `sigma` only.
 _UNNAMED = "pytorch-fid"
-_TEXTS = ("protocol", "sha256", "source")
-_NUMBERS = ("mu", "sigma", "n", "features")
-# Of a text, in bytes: 1,000 characters.
-_LONGEST = 4000
+_TEXTS, _NUMBERS = ("protocol", "sha256", "source"), ("mu", "sigma", "n", "features")
 # Precision and recall look for a third neighbour.
 _LEAST_IMAGES = 4
-_EXPORT = "make it again with `bigain reference`"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,11 +117,7 @@ class ReferenceStatistics:
         return {"source": self.source, "n": self.moments.n, "sha256": self.sha256}
 
     def save(self, path: str | Path) -> None:
-        """Write an `.npz` that pytorch-fid reads, too; an existing file is replaced in one step.
-
-        Args:
-            path: The file; its folder is created.
-        """
+        """Write an `.npz` that pytorch-fid reads, too; an existing file is replaced in one step."""
         arrays: dict[str, Any] = {"mu": self.moments.mean, "sigma": self.moments.covariance}
         arrays |= {"protocol": self.protocol, "sha256": self.sha256, "source": self.source}
         if self.moments.n is not None:
@@ -146,64 +142,54 @@ class ReferenceStatistics:
         Raises:
             InputError: If the file is missing or damaged, or was made another way.
         """
-        if not Path(path).is_file():
+        path = Path(path)
+        if not path.is_file():
             raise InputError(f"reference {path} does not exist; make it with `bigain reference`")
         try:
-            return cls._read(Path(path), protocol, dimension, sha256)
+            arrays = read_arrays(path, (*_TEXTS, *_NUMBERS))
+            _check(arrays)
+            made_with, weights, source = (" ".join(str(arrays.get(name, "")).split()) for name in _TEXTS)
+            made_with, d = made_with or _UNNAMED, len(arrays["mu"])
+            if made_with != protocol:
+                unnamed = "" if "protocol" in arrays else " (it names no protocol, as pytorch-fid's files)"
+                mismatch = "distances across protocols mean nothing"
+                raise ValueError(f"it was made with protocol {made_with}{unnamed}, not {protocol}; {mismatch}")
+            if sha256 and weights and weights != sha256:
+                raise ValueError(f"it was made with weights {weights[:8]}..., the extractor has {sha256[:8]}...")
+            if dimension not in (None, d):
+                raise ValueError(f"it has features of d = {d}, expected d = {dimension}")
         except ValueError as error:
-            raise InputError(f"reference {path} cannot be used: {error}; {_EXPORT}") from error
-
-    @classmethod
-    def _read(cls, path: Path, protocol: str, dimension: int | None, sha256: str) -> ReferenceStatistics:
-        """Read a file for `load`; raise a ValueError with what is wrong with it."""
-        headers = read_headers(path, (*_TEXTS, *_NUMBERS))
-        if missing := [name for name in ("mu", "sigma") if name not in headers]:
-            raise ValueError(f"it has no {missing[0]}, expected an .npz with mu and sigma")
-        texts, numbers = ([name for name in names if name in headers] for names in (_TEXTS, _NUMBERS))
-        if odd := [name for name in texts if headers[name].shape or headers[name].dtype.itemsize > _LONGEST]:
-            raise ValueError(f"{odd[0]} is {headers[odd[0]]}, expected a short text")
-        read = read_arrays(path, texts) if texts else {}
-        made_with, weights, source = (" ".join(str(read.get(name, "")).split()) for name in _TEXTS)
-        made_with = made_with or _UNNAMED
-        if made_with != protocol:
-            unnamed = "" if "protocol" in read else " (it names no protocol, as pytorch-fid's files)"
-            raise ValueError(
-                f"it was made with protocol {made_with}{unnamed}, not {protocol}; distances across protocols mean "
-                "nothing"
-            )
-        if sha256 and weights and weights != sha256:
-            raise ValueError(f"it was made with weights {weights[:8]}..., the extractor has {sha256[:8]}...")
-        _check_headers(headers, dimension)
-        arrays = read_arrays(path, numbers)
-        if infinite := [name for name in numbers if not np.isfinite(arrays[name]).all()]:
-            raise ValueError(f"{infinite[0]} has numbers that are not finite")
-        mean, covariance = arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64)
-        # Up to rounding.
-        least = -1e-6 * np.trace(covariance)
-        symmetric = np.abs(covariance - covariance.T).max() <= 1e-6 * np.abs(covariance).max()
-        if not (least < 0 and symmetric and np.linalg.eigvalsh(covariance)[0] >= least):
-            raise ValueError("sigma is not a covariance: expected a symmetric matrix with no negative variance, not 0")
-        n = None if "n" not in arrays else int(arrays["n"])
-        if n is not None and n < 2:
-            raise ValueError(f"n is {n}, expected at least 2 images")
-        return cls(Moments(n, mean, covariance), protocol, weights, source, arrays.get("features"))
+            raise InputError(
+                f"reference {path} cannot be used: {error}; make it again with `bigain reference`"
+            ) from error
+        n = int(arrays["n"]) if "n" in arrays else None
+        if n is not None and n <= d:
+            reason = f"{counted(n, 'image')} for {d} features; distances to it are too high"
+            rank_zero_only(_log.warning)(f"warning: reference {path} is of {reason}")
+        moments = Moments(n, arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64))
+        return cls(moments, protocol, weights, source, arrays.get("features"))
 
 
-def _check_headers(headers: Mapping[str, Header], dimension: int | None) -> None:
-    """Raise a ValueError if an array of a reference has a wrong shape or type."""
-    d, square = headers["mu"].shape, headers["sigma"].shape
-    if len(d) != 1 or not d[0] or square != 2 * d or dimension not in (None, *d):
-        expected = "" if dimension is None else f" with d = {dimension}"
-        raise ValueError(f"it has mu {d} and sigma {square}, expected (d,) and (d, d){expected}")
-    if "features" in headers and ((m := headers["features"].shape)[1:] != d or m[0] < _LEAST_IMAGES):
+def _check(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Raise a ValueError if arrays of a reference are missing, misshapen or impossible."""
+    if missing := [name for name in ("mu", "sigma") if name not in arrays]:
+        raise ValueError(f"it has no {missing[0]}, expected an .npz with mu and sigma")
+    d, square = arrays["mu"].shape, arrays["sigma"].shape
+    if len(d) != 1 or not d[0] or square != 2 * d:
+        raise ValueError(f"it has mu {d} and sigma {square}, expected (d,) and (d, d)")
+    m, n = arrays.get("features", np.empty((_LEAST_IMAGES, *d))).shape, arrays.get("n", np.array(2))
+    if m[1:] != d or m[0] < _LEAST_IMAGES:
         raise ValueError(f"features have shape {m}, expected (m, {d[0]}) of at least {_LEAST_IMAGES} images")
-    if "n" in headers and headers["n"].shape:
-        raise ValueError(f"n has shape {headers['n'].shape}, expected the number of images")
-    for name, kinds in (("mu", "f"), ("sigma", "f"), ("features", "f"), ("n", "iu")):
-        if name in headers and headers[name].dtype.kind not in kinds:
-            raise ValueError(
-                f"{name} is {headers[name].dtype}, expected {'a whole number' if name == 'n' else 'floats'}"
-            )
+    if n.shape or n.dtype.kind not in "iu" or n < 2:
+        raise ValueError(f"n is {n}, expected at least 2 images")
+    for name in ("mu", "sigma", "features"):
+        if name in arrays and not (arrays[name].dtype.kind == "f" and np.isfinite(arrays[name]).all()):
+            raise ValueError(f"{name} is {arrays[name].dtype}, expected floats that are finite")
+    # Up to rounding.
+    sigma = arrays["sigma"].astype(np.float64)
+    least, symmetric = -1e-6 * np.trace(sigma), np.abs(sigma - sigma.T).max() <= 1e-6 * np.abs(sigma).max()
+    if not (least < 0 and symmetric and np.linalg.eigvalsh(sigma)[0] >= least):
+        raise ValueError("sigma is not a covariance: expected a symmetric matrix with no negative variance, not 0")
 
 
 class Distance(FeatureMetric):
@@ -212,11 +198,7 @@ class Distance(FeatureMetric):
     better: ClassVar[Better | None] = "lower"
 
     def __init__(self, reference: ReferenceStatistics) -> None:
-        """Set the metric up.
-
-        Args:
-            reference: Of the real images, under the protocol of the features.
-        """
+        """Take the statistics of the real images, under the protocol of the features."""
         self.reference = reference
 
     def label(self, name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
@@ -20,76 +20,29 @@ Array = npt.NDArray[Any]
 _COLUMNS = Path("predictions", "predictions.npz")
 # Numbers that are in memory at a time.
 _BLOCK = 2**22
-_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-# Most characters that are shown of an error: numpy's contain the whole header of an array.
-_LONGEST = 160
-
-
-class Header(NamedTuple):
-    """Shape and type of an array in an archive."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-
-def read_headers(path: Path, names: Sequence[str]) -> dict[str, Header]:
-    """Read shape and type of the named arrays in an `.npz` archive, without those that it lacks.
-
-    Raises:
-        ValueError: If they cannot be read, or a header does not fit the size of its array.
-    """
-    headers = {}
-    # A damaged archive or header raises almost anything, such as a TypeError, zlib.error or tokenize.TokenError.
-    try:
-        with ZipFile(path) as archive:
-            for name in names:
-                if f"{name}.npy" not in archive.NameToInfo:
-                    continue
-                with archive.open(f"{name}.npy") as member:
-                    version = np.lib.format.read_magic(member)
-                    if version not in _HEADERS:
-                        raise ValueError(f"{name} has format {version}")
-                    shape, _, dtype = _HEADERS[version](member)
-                    size = archive.getinfo(f"{name}.npy").file_size - member.tell()
-                    if dtype.hasobject or size != math.prod(shape) * dtype.itemsize:
-                        raise ValueError(f"{name} has {size} bytes, its header says {dtype} {shape}")
-                headers[name] = Header(shape, dtype)
-    except Exception as error:
-        raise ValueError(_reason(error)) from error
-    return headers
 
 
 def read_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, Array]:
-    """Load arrays from an `.npz` archive, without pickles.
-
-    Args:
-        path: The archive.
-        names: Of the arrays; none for all of them.
+    """Load the named arrays that an `.npz` archive holds, or all, without pickles; other members are not read.
 
     Raises:
-        ValueError: If it cannot be read or lacks one of them.
+        ValueError: If it cannot be read.
     """
+    arrays = {}
     try:
-        # numpy would leave a file open that is not an archive.
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            # A lone array has no names.
-            return {name: archive[name] for name in names or getattr(archive, "files", ())}
+        with ZipFile(path) as archive:
+            for name in names or [member.removesuffix(".npy") for member in archive.NameToInfo]:
+                if f"{name}.npy" in archive.NameToInfo:
+                    with archive.open(f"{name}.npy") as member:
+                        arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+    # zipfile and numpy raise many kinds of errors for damaged archives and headers.
     except Exception as error:
-        raise ValueError(_reason(error)) from error
-
-
-def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+        raise ValueError(" ".join(str(error).split())[:160]) from error
+    return arrays
 
 
 def read_columns(run: Path, *names: str) -> list[Array]:
-    """Load columns of `predictions.npz`: see `write_columns`.
-
-    Args:
-        run: Directory of a classification.
-        names: Of the columns; others are not read.
+    """Load columns of the `predictions.npz` of a classification: see `write_columns`. Others are not read.
 
     Raises:
         InputError: If the file is missing or damaged.
@@ -98,28 +51,21 @@ def read_columns(run: Path, *names: str) -> list[Array]:
     if not file.is_file():
         raise InputError(f"{file} does not exist; run the command that made {run} again")
     try:
-        return [*read_arrays(file, names).values()]
-    except ValueError as error:
+        arrays = read_arrays(file, names)
+        return [arrays[name] for name in names]
+    except (ValueError, KeyError) as error:
         raise InputError(f"{file} is damaged ({error}); run the command that made {run} again") from error
 
 
 def column_blocks(run: Path, name: str) -> Iterator[Array]:
-    """Yield rows of a column of `predictions.npz`, in order, about 4 million numbers at a time.
-
-    Raises:
-        InputError: If the file is missing or damaged.
-    """
-    file = run / _COLUMNS
-    try:
-        with ZipFile(file) as archive, archive.open(f"{name}.npy") as member:
-            np.lib.format.read_magic(member)
-            (n, *row), _, kind = np.lib.format.read_array_header_1_0(member)
-            step = max(1, _BLOCK // math.prod(row))
-            for start in range(0, n, step):
-                shape = (min(step, n - start), *row)
-                yield np.frombuffer(member.read(math.prod(shape) * kind.itemsize), kind).reshape(shape)
-    except Exception as error:
-        raise InputError(f"{file} is damaged ({_reason(error)}); run the command that made {run} again") from error
+    """Yield rows of a column of `predictions.npz`, in order, about 4 million numbers at a time."""
+    with ZipFile(run / _COLUMNS) as archive, archive.open(f"{name}.npy") as member:
+        np.lib.format.read_magic(member)
+        (n, *row), _, kind = np.lib.format.read_array_header_1_0(member)
+        step = max(1, _BLOCK // math.prod(row))
+        for start in range(0, n, step):
+            shape = (min(step, n - start), *row)
+            yield np.frombuffer(member.read(math.prod(shape) * kind.itemsize), kind).reshape(shape)
 
 
 def write_columns(run: Path, records: Sequence[ImageRecord], classes: int) -> None:
@@ -130,11 +76,6 @@ def write_columns(run: Path, records: Sequence[ImageRecord], classes: int) -> No
     tried; `stage` `(n, k)` int16: stages, or looks of a race, that each class survived.
 
     Errors are written image by image: together they take 20 GB for 50,000 images of ImageNet-1K.
-
-    Args:
-        run: Run directory with a folder `predictions`.
-        records: n records.
-        classes: k, the number of classes.
     """
     n, trials = len(records), max((record.width for record in records), default=1)
     timesteps, stage = np.full((n, trials), -1, np.int16), np.zeros((n, classes), np.int16)
@@ -167,7 +108,12 @@ def write_columns(run: Path, records: Sequence[ImageRecord], classes: int) -> No
 def _labels(records: Sequence[ImageRecord], classes: int) -> Array:
     if all(isinstance(record.label, int) for record in records):
         return np.array([record.label for record in records], np.int64)
-    labels = np.zeros((len(records), classes), np.bool_)
-    for row, record in zip(labels, records, strict=True):
+    return label_matrix(records, classes)
+
+
+def label_matrix(records: Sequence[ImageRecord], classes: int) -> npt.NDArray[np.bool_]:
+    """Return which of k classes each of n images has. `(n, k)`."""
+    matrix = np.zeros((len(records), classes), np.bool_)
+    for row, record in zip(matrix, records, strict=True):
         row[list(record.labels)] = True
-    return labels
+    return matrix

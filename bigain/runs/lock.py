@@ -25,14 +25,8 @@ _log = logging.getLogger(__name__)
 def lock(folder: Path, rank: int) -> BaseFileLock:
     """Lock a run directory for one process. The system releases the lock when the process ends or is killed.
 
-    Whoever writes or deletes files of a run locks it first, so links in it are refused here.
-
-    Args:
-        folder: The run directory, which exists.
-        rank: Rank of the process.
-
-    Returns:
-        A lock to release. The same process can acquire it again.
+    Whoever writes or deletes files of a run locks it first, so links in it are refused here. The same process can
+    lock it again, and releases it as often.
 
     Raises:
         InputError: If another process holds it, or what a run writes is a symbolic link.
@@ -67,14 +61,9 @@ def _refuse_links(folder: Path) -> None:
 
 
 def check_no_stale_process(folder: Path, world_size: int) -> None:
-    """Make sure that no process of an earlier run with more processes is still running.
+    """Raise an InputError if a process of an earlier run with more processes is still running.
 
-    Args:
-        folder: The run directory.
-        world_size: Number of processes of this run, which lock the lower ranks themselves.
-
-    Raises:
-        InputError: If one is running.
+    The processes of this run lock the lower ranks themselves.
     """
     for path in folder.glob(".lock-*"):
         rank = path.name.removeprefix(".lock-")

@@ -15,7 +15,6 @@ from bigain.runs.records import ImageRecord, SampleRecord
 # How every line begins.
 _ID = '{"image_id": '
 _DECODER = json.JSONDecoder()
-
 # What `LoggedRecord` does not hold.
 _READ_AGAIN = {"classes", "trials", "timesteps", "errors", "survivors"}
 _BLOCK = 2**20
@@ -47,14 +46,9 @@ class LoggedRecord(ImageRecord):
 
 
 def read_records(folder: Path, kind: type[R] = ImageRecord) -> dict[str, R]:  # type: ignore[assignment]
-    """Load all finished images of a run by id. A last line that a kill left incomplete does not count.
+    """Load all finished images of a run by id, from `predictions` in its directory.
 
-    Args:
-        folder: `predictions` in a run directory.
-        kind: `ImageRecord` of a classification, `SampleRecord` of a generation.
-
-    Returns:
-        The records; those of a classification are `LoggedRecord`.
+    A last line that a kill left incomplete does not count. Records of a classification are `LoggedRecord`.
 
     Raises:
         InputError: If a line is damaged.
@@ -117,23 +111,19 @@ def drop_incomplete_line(path: Path) -> None:
 def _entries(folder: Path, pattern: str, parse: Callable[[str], T]) -> Iterator[tuple[Place, T]]:
     """Yield place and content of the complete lines of the logs of all processes."""
     for path in sorted(folder.glob(pattern)):
+        offset = number = 0
         try:
             # As bytes, so that a line that is not UTF-8 can be named by its number.
             with path.open("rb") as file:
-                offset = 0
-                for number, line in enumerate(file, 1):
+                for line in file:
                     if line.endswith(b"\n"):
-                        yield (path, offset), _parse(path, number, line, parse)
-                    offset += len(line)
+                        yield (path, offset), parse(line.decode())
+                    offset, number = offset + len(line), number + 1
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error}); choose another --output") from error
-
-
-def _parse(path: Path, number: int, line: bytes, parse: Callable[[str], T]) -> T:
-    try:
-        return parse(line.decode())
-    except ValueError as error:
-        raise InputError(f"{path}, line {number}: {error}; delete that line to have its image done again") from error
+        except ValueError as error:
+            where = f"{path}, line {number + 1}"
+            raise InputError(f"{where}: {error}; delete that line to have its image done again") from error
 
 
 def _id_of(line: str) -> str:
@@ -144,8 +134,5 @@ def _id_of(line: str) -> str:
 
 
 def _skipped_of(line: str) -> tuple[str, str]:
-    try:
-        entry = json.loads(line)
-        return entry["image_id"], entry["reason"]
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"not a skipped image: {line[:80]!r}") from error
+    entry = json.loads(line)
+    return entry["image_id"], entry["reason"]

@@ -85,7 +85,7 @@ def inner(compressor: Compressor) -> Compressor:
 def setting_text(name: str, value: Any) -> str:
     """Format the value of a setting: `Linear(start=0.8, end=1.2)` for an object, otherwise as Python does.
 
-    `where` is a mapping of its changed fields: `max_stride 2, part up`. Results of older versions have it as text.
+    `where` is a mapping of its changed fields: `max_stride 2, part up`.
     """
     if not isinstance(value, Mapping):
         return str(value)

@@ -88,11 +88,7 @@ class Run:
 
 
 def load_run(path: Path, partial: bool = False) -> Run:
-    """Load a run directory.
-
-    Args:
-        path: What `bigain predict` wrote.
-        partial: Also accept a run that has not done all its images.
+    """Load a run directory; with `partial`, also one of a run that has not done all its images.
 
     Raises:
         InputError: If it is missing, unfinished, damaged or not a run directory.
@@ -185,14 +181,10 @@ def id_in(line: str) -> str:
 
 
 def find_runs(paths: Sequence[Path], partial: bool = False) -> tuple[list[Run], list[str]]:
-    """Load run directories, and the runs in directories such as `runs/` or those of `bigain evaluate`.
-
-    Args:
-        paths: Directories; one that is named twice is read once.
-        partial: Also accept runs that have not done all their images.
+    """Load run directories, and the runs in directories such as `runs/` or those of `bigain evaluate`: see `load_run`.
 
     Returns:
-        The runs, and for each directory that is left out a message that names it and the reason.
+        The runs, each once, and for each directory that is left out a message that names it and the reason.
     """
     runs: dict[Path, Run] = {}
     left_out: dict[Path, str] = {}

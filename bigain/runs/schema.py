@@ -1,11 +1,10 @@
 """Types of the JSON files of a run, and the check of a file against its type. `docs/results.md` explains every key."""
 
-from __future__ import annotations
-
+# Without postponed annotations: with them, TypedDict does not see which keys are required.
 import reprlib
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, NotRequired, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from bigain.errors import InputError
 
@@ -23,24 +22,21 @@ TASKS = get_args(Task)
 CHOOSE_IMAGES = frozenset(f"data.init_args.{name}" for name in ("images", "limit", "per_class", "subset"))
 
 
-class _Estimate(TypedDict):
-    value: float
-    low: float | None
-    high: float | None
-    n: int
-
-
-class Estimate(_Estimate, total=False):
+class Estimate(TypedDict):
     """A number with its 95 % interval, if one is computed, and the number of images behind it.
 
     `unit` and `better` are what its metric declares, see `bigain.metrics.base.Metric`. `bias` is
     by how much a distance is larger than that of infinitely many images, None with fewer images than features.
     """
 
-    standard_error: float
-    bias: float | None
-    unit: str
-    better: Better | None
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    standard_error: NotRequired[float]
+    bias: NotRequired[float | None]
+    unit: NotRequired[str]
+    better: NotRequired[Better | None]
 
 
 Compressor = TypedDict("Compressor", {"class": str, "settings": dict[str, Any]})
@@ -93,7 +89,9 @@ class Timing(TypedDict, total=False):
     peak_memory_bytes: int | None
 
 
-class _Results(TypedDict):
+class Results(TypedDict):
+    """Content of `results.json`."""
+
     schema_version: int
     task: Task
     dataset: Dataset
@@ -106,19 +104,14 @@ class _Results(TypedDict):
     evaluations: dict[str, Any]
     protocol: dict[str, Any]
     environment: dict[str, Any]
-
-
-class Results(_Results, total=False):
-    """Content of `results.json`."""
-
-    fingerprint: str | None
-    class_names: list[str]
-    per_class: list[dict[str, int]] | None
-    confusion_matrix: list[list[int]] | None
-    distance_missing: str | None
-    clip_score_missing: str | None
-    psnr_missing: str | None
-    fidelity_to: dict[str, Any]
+    fingerprint: NotRequired[str | None]
+    class_names: NotRequired[list[str]]
+    per_class: NotRequired[list[dict[str, int]] | None]
+    confusion_matrix: NotRequired[list[list[int]] | None]
+    distance_missing: NotRequired[str | None]
+    clip_score_missing: NotRequired[str | None]
+    psnr_missing: NotRequired[str | None]
+    fidelity_to: NotRequired[dict[str, Any]]
 
 
 class ResponseSite(TypedDict):
@@ -158,20 +151,12 @@ def check(
     advice: str = "run the command that wrote it again",
     verdict: str = "is damaged",
 ) -> None:
-    """Check the content of a JSON or YAML file.
-
-    Args:
-        path: The file, for the message.
-        content: What it holds.
-        expected: Its type, out of TypedDict, dict, list, union, Literal and plain types.
-        advice: What to do about it.
-        verdict: What a wrong value means for the file.
+    """Check the content of a JSON or YAML file: its type is built of TypedDict, dict, list, union, Literal and names.
 
     Raises:
-        InputError: If a value is missing or of another type.
+        InputError: If a value is missing or of another type; `verdict` and `advice` are parts of the message.
     """
-    problem = _problem(content, expected, "")
-    if problem:
+    if problem := _problem(content, expected, ""):
         raise InputError(f"{path} {verdict}: {problem}; {advice}")
 
 
@@ -191,8 +176,7 @@ def _problem(value: Any, expected: Any, key: str) -> str | None:
         return f"{key or 'its content'} is {reprlib.repr(value)}, expected {_type_name(expected)}"
     parts: list[tuple[Any, Any, str]] = []
     if is_typeddict(expected):
-        missing = expected.__required_keys__ - value.keys()
-        if missing:
+        if missing := expected.__required_keys__ - value.keys():
             return f"{inside}{min(missing)} is missing"
         parts = [(value[name], hint, inside + name) for name, hint in get_type_hints(expected).items() if name in value]
     elif kind is dict and value:

@@ -94,23 +94,8 @@ def test_other_lines_are_errors(kind, line):
 
 
 @pytest.mark.parametrize(
-    ("written", "change"),
-    [
-        (RECORD, {"image_id": []}),
-        (RECORD, {"label": "a"}),
-        (RECORD, {"prediction": -1}),
-        (RECORD, {"classes": [0, 2]}),
-        (RECORD, {"trials": [1, 1, None]}),
-        (RECORD, {"timesteps": [750, 750, 10**30]}),
-        (RECORD, {"errors": [0.5, 0.25, "x"]}),
-        (RECORD, {"survivors": [2]}),
-        (RECORD, {"colour": 1}),
-        (SAMPLE, {"labels": 0}),
-        (SAMPLE, {"seconds": "x"}),
-        (SAMPLE, {"clip_score": []}),
-    ],
-    ids=str,
+    "change", [{"timesteps": [750, 750, 10**30]}, {"errors": [0.5, 0.25, "x"]}, {"colour": 1}], ids=str
 )
-def test_a_field_of_another_type_is_an_error(written, change):
-    with pytest.raises(ValueError, match=r"not a .* record"):
-        type(written).from_json(json.dumps({**json.loads(written.to_json()), **change}))
+def test_a_field_that_cannot_be_stored_is_an_error(change):
+    with pytest.raises(ValueError, match=r"not a prediction record"):
+        ImageRecord.from_json(json.dumps({**json.loads(RECORD.to_json()), **change}))
