@@ -2,6 +2,9 @@
 
 import json
 import shutil
+from contextlib import ExitStack
+from functools import partial
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,14 +15,17 @@ from torch import nn
 import bigain.commands.bench.measure
 from bigain.backbones import DiT
 from bigain.backbones.geometry import with_denoiser
-from bigain.commands.bench.measure import Entrant, compressors_of, measure
+from bigain.backbones.sites import layout_of
+from bigain.commands.bench.limit import limit_of
+from bigain.commands.bench.measure import Entrant, compressors_of, enter, measure, race
 from bigain.commands.bench.subject import Subject
 from bigain.commands.flops.model import CountedModel
 from bigain.commands.main import main
-from bigain.compressors import IEKVD, LGTM
+from bigain.compressors import ABM, CAM, IEKVD, LGTM, Compressor, SiTo, ToDo, ToMe
 from bigain.compressors.lgtm import LGTM as LGTMClass
 from bigain.cost.flops import Flops
 from bigain.errors import InputError
+from bigain.tokens.grid import Grid
 
 CPU = torch.device("cpu")
 QUICK = ["--device", "cpu", "--repetitions", "2"]
@@ -52,7 +58,7 @@ def test_json_of_the_embedded_model(capsys, monkeypatch):
     assert result["forwards_per_round"] == 1
     base, (lgtm, iekvd) = result["baseline"], result["methods"]
     assert base["ratio"] == {"median": 1, "low": 1, "high": 1}
-    assert base["realised_percent"] is None
+    assert base["realised_percent"] is base["limit_ratio"] is base["of_limit_percent"] is None
     for row in (lgtm, iekvd):
         assert row["error"] is None
         assert 0 < row["milliseconds"]["low"] <= row["milliseconds"]["median"] <= row["milliseconds"]["high"]
@@ -60,6 +66,11 @@ def test_json_of_the_embedded_model(capsys, monkeypatch):
         ratio, realised = row["ratio"], row["realised_percent"]
         assert realised["median"] == pytest.approx(100 * (1 - ratio["median"]) / (1 - row["promised_ratio"]))
         assert realised["low"] <= realised["median"] <= realised["high"]
+        assert row["limit_error"] is None
+        limit, share = row["limit_ratio"], row["of_limit_percent"]
+        assert 0 < limit["low"] <= limit["median"] <= limit["high"]
+        if limit["median"] < 1:
+            assert share["median"] == pytest.approx(100 * (1 - ratio["median"]) / (1 - limit["median"]))
         assert 0 < row["overhead_milliseconds"]["matching"] < row["milliseconds"]["high"]
     assert (lgtm["class"], lgtm["settings"]["ratio"]) == ("LGTM", 0.7)
     assert (iekvd["class"], iekvd["settings"]["factor"]) == ("IEKVD", 2)
@@ -75,7 +86,15 @@ def test_the_table_and_the_methods_of_the_paper(capsys, monkeypatch):
     args = ["--model", "shapes_dit", *QUICK, "--batch", "1", "--dtype", "float32", "--channels-last"]
     assert main(["bench", *args, "--repetitions", "1"]) == 0
     output = capsys.readouterr().out
-    for word in ("LGTM(ratio=0.7", "ABM(ratio=0.7)", "IEKVD(factor=2", "channels last", "float32", "realised", "none"):
+    for word in (
+        "LGTM(ratio=0.7",
+        "ABM(ratio=0.7)",
+        "IEKVD(factor=2",
+        "channels last",
+        "float32",
+        "of the limit",
+        "none",
+    ):
         assert word in output
     assert "rounds   1, each method 2 times in a row in each" in output
 
@@ -137,6 +156,63 @@ def test_compiled_code_keeps_each_methods_hooks(how, monkeypatch):
     torch.testing.assert_close(seen[0], plain)
     torch.testing.assert_close(seen[1], merged)
     assert not torch.allclose(plain, merged)
+
+
+@pytest.mark.parametrize(
+    ("compressor", "lengths"),
+    [
+        (CAM(LGTM(ratio=0.7, modules=("self_attn", "mlp"))), {"attn1": 77, "ff": 77}),
+        (ABM(ratio=0.5), {"attn1": 130, "ff": 256}),
+        (IEKVD(factor=2), {"attn1": 256, "ff": 256}),
+    ],
+)
+@torch.inference_mode()
+def test_the_limit_keeps_as_many_tokens_at_the_same_sites(compressor, lengths):
+    own = subject(batch=1)
+    with ExitStack() as undo:
+        (_, method), (limit,) = enter(own, [compressor], undo)
+        assert method.limit is limit
+        seen = [read_lengths(entrant.subject.backbone.denoiser, undo) for entrant in (method, limit)]
+        outputs = [entrant.subject.forward() for entrant in (method, limit)]
+    assert seen[0] == seen[1]
+    assert [seen[1][0][name] for name in lengths] == list(lengths.values())
+    assert seen[1][0]["keys"] == (64 if isinstance(compressor, IEKVD) else lengths["attn1"])
+    assert not torch.equal(*outputs)
+
+
+def read_lengths(denoiser, undo):
+    """Tokens that each block's modules compute with, as they run."""
+    lengths = [{} for _ in denoiser.transformer_blocks]
+    for seen, block in zip(lengths, denoiser.transformer_blocks, strict=True):
+        for name, module in (("attn1", block.attn1.to_q), ("keys", block.attn1.to_k), ("ff", block.ff.net[0])):
+            write = partial(lambda seen, name, module, args: seen.update({name: args[0].shape[1]}), seen, name)
+            undo.callback(module.register_forward_pre_hook(write).remove)
+    return lengths
+
+
+@torch.inference_mode()
+def test_a_free_plan_restores_the_rows_that_it_keeps():
+    own, x = subject(batch=1), torch.randn(3, 256, 5)
+    limit = limit_of(LGTM(ratio=0.7), own.backbone.denoiser, Grid(32, 32))
+    with limit.applied_to(own.backbone.denoiser):
+        plan = limit.plan(x, layout_of(own.backbone.denoiser).sites[0], None)
+    short = plan.merge(x)
+    assert short.shape == (3, 77, 5)
+    full = plan.unmerge(short)
+    assert torch.equal(full[:, plan.kept[0]], x[:, plan.kept[0]])
+    assert plan.restore[0].bincount().tolist() == plan.kept[0].diff(append=torch.tensor([256])).tolist()
+
+
+def test_methods_that_keep_as_many_tokens_share_a_limit_and_others_have_none():
+    own, kinds = subject(), [ToMe(ratio=0.7), SiTo(ratio=0.7), LGTM(ratio=0.5), ToDo(factor=2), IEKVD(factor=2)]
+    with ExitStack() as undo:
+        entrants, limits = enter(own, kinds, undo)
+        tome, sito, lgtm, todo, iekvd = (entrant.limit for entrant in entrants[1:])
+        assert len(limits) == 3
+        assert tome is sito is limits[0]
+        assert (lgtm, todo) == (limits[1], limits[2])
+        assert todo is iekvd
+    assert limit_of(Mock(spec=Compressor, sites_of=lambda _: ()), own.backbone.denoiser, Grid(32, 32)) is None
 
 
 def test_a_method_without_effect_or_that_fails_is_reported(capsys, monkeypatch):
@@ -209,4 +285,33 @@ def test_ratios_are_of_the_same_round_and_show_what_is_real(seconds, reference, 
     row = Entrant(None, seconds=seconds, reference=reference).row(flops, baseline)
     assert tuple(row["ratio"].values()) == pytest.approx(ratio)
     assert row["milliseconds"]["median"] == 1e3 * sorted(seconds)[len(seconds) // 2]
+    assert row["limit_ratio"] is row["of_limit_percent"] is None
     assert realised == (row["realised_percent"] and pytest.approx(tuple(row["realised_percent"].values())))
+
+
+@pytest.mark.parametrize(
+    ("of_limit", "limit", "share"),
+    [
+        # In the same rounds: the median ratio of the limit is 0.8.
+        ([8, 7, 9], (0.8, 0.7, 0.9), (50, 0, 150)),
+        ([10, 10, 10], (1, 1, 1), None),
+    ],
+)
+def test_of_the_limit(of_limit, limit, share):
+    reference, flops = [10, 10, 10], Flops({}, {"mm": 1000})
+    free = Entrant(None, seconds=of_limit, reference=reference)
+    entrant = Entrant(None, seconds=[9, 10, 7], reference=reference, limit=free)
+    row = entrant.row(flops, flops)
+    assert tuple(row["limit_ratio"].values()) == pytest.approx(limit)
+    assert share == (row["of_limit_percent"] and pytest.approx(tuple(row["of_limit_percent"].values())))
+    free.error = "out of memory"
+    row = entrant.row(flops, flops)
+    assert (row["limit_error"], row["limit_ratio"], row["of_limit_percent"]) == ("out of memory", None, None)
+
+
+def test_a_time_limit_ends_a_race(monkeypatch):
+    monkeypatch.setattr(bigain.commands.bench.measure, "_LONG_ENOUGH", 1e-9)
+    entrant = Entrant(subject(batch=1))
+    with torch.inference_mode():
+        race([entrant], 50, most_seconds=0)
+    assert len(entrant.seconds) == 3

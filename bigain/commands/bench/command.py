@@ -16,7 +16,7 @@ from bigain.runs.numbers import with_interval
 # Fewer repetitions are warned about.
 _ENOUGH = 5
 _PACKAGES = ("bigain", "torch", "diffusers")
-_HEAD = ("method", "ms", "of none", "promised", "realised of the saving", "own work, ms", "peak MB")
+_HEAD = ("method", "ms", "of none", "promised", "realised", "limit", "of the limit", "own work, ms", "peak MB")
 
 
 def bench(
@@ -34,7 +34,8 @@ def bench(
 ) -> Outcome:
     """Time one forward of a network without compression and with each of several compressors, in turns.
 
-    Reports how much of the saving that FLOPs promise is real: (1 - measured ratio) / (1 - promised ratio).
+    Reports how much of the saving that FLOPs promise is real: (1 - measured ratio) / (1 - promised ratio), and of the
+    saving of the limit, the same number of tokens kept at the same sites by a decision that costs nothing.
 
     Args:
         *options: --compressor NAME, the import path of a class, or a file; may be given several times, each followed by
@@ -135,22 +136,29 @@ def _text(result: Mapping[str, Any]) -> str:
     if not result["finite"]:
         facts.append(("warning", "the output of the network is not finite; times may differ from a trained network's"))
     rows = [_cells(row) for row in (result["baseline"], *result["methods"]) if row["error"] is None]
-    failed = [f"{row['method']}: not measured: {row['error']}" for row in result["methods"] if row["error"] is not None]
+    failed = [
+        f"{what}{row['method']}: not measured: {row[key]}"
+        for what, key in (("", "error"), ("limit of ", "limit_error"))
+        for row in result["methods"]
+        if row[key] is not None
+    ]
     return "\n".join([Table((), facts).plain(), "", Table(_HEAD, rows).plain(), *failed]) + "\n"
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    realised, own, peak = row["realised_percent"], row["overhead_milliseconds"], row["peak_memory_bytes"]
+    own, peak = row["overhead_milliseconds"], row["peak_memory_bytes"]
     return (
         row["method"],
         _spread(row["milliseconds"]),
         _spread(row["ratio"]),
         f"{row['promised_ratio']:.3f}",
-        "" if realised is None else _spread(realised, "%"),
+        _spread(row["realised_percent"], "%"),
+        _spread(row["limit_ratio"]),
+        _spread(row["of_limit_percent"], "%"),
         "?" if own is None else f"{sum(own.values()):.1f}",
         "?" if peak is None else f"{peak / 1e6:,.0f}",
     )
 
 
-def _spread(values: Mapping[str, float], unit: str = "") -> str:
-    return with_interval(values["median"], values["low"], values["high"], unit)
+def _spread(values: Mapping[str, float] | None, unit: str = "") -> str:
+    return "" if values is None else with_interval(values["median"], values["low"], values["high"], unit)

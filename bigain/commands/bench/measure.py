@@ -6,6 +6,7 @@ import math
 import random
 import statistics
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from bigain.backbones.compilation import Compile, compile_denoiser
 from bigain.backbones.marks import PHASES, Phase, marks_reported_to
+from bigain.commands.bench.limit import limit_of
 from bigain.commands.bench.subject import Subject
 from bigain.commands.configs import find_config
 from bigain.commands.parsing import create, options_of
@@ -25,11 +27,14 @@ from bigain.cost.memory import peak_memory, restart_peak
 from bigain.cost.spans import Spans
 from bigain.errors import InputError
 from bigain.runs.summary import compressor_text
+from bigain.tokens.grid import Grid
 
 # Forwards that measure a compressor's phases and memory; their time does not count.
 _OBSERVED = 3
 # A shorter measurement (seconds) drowns in the noise of the machine; a round repeats short forwards, up to a limit.
 _LONG_ENOUGH, _MOST_FORWARDS = 0.1, 20
+# Rounds that a time limit does not cut.
+_FEWEST = 3
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class Entrant:
         compressor: None without compression.
         seconds: Of one forward, one per round.
         reference: Without compression, in the same rounds.
+        limit: The same number of tokens kept by a decision that costs nothing, in the same rounds; None without
+            compression, or for a compressor of a family of its own.
         phases: Median seconds of the compressor's own work by phase; None for compiled code.
         peak_memory: Bytes, of torch's tensors on a GPU and of the process on a CPU; None where unknown.
         forwards: In a round, one after the other.
@@ -66,6 +73,7 @@ class Entrant:
     compressor: Compressor | None = None
     seconds: list[float] = field(default_factory=list)
     reference: list[float] = field(default_factory=list)
+    limit: Entrant | None = None
     phases: dict[Phase, float] | None = None
     peak_memory: int | None = None
     forwards: int = 1
@@ -76,11 +84,17 @@ class Entrant:
         """The compressor and its main settings, or `none`."""
         return "none" if self.compressor is None else compressor_text(self.compressor.description())
 
+    @property
+    def ratios(self) -> list[float]:
+        """Time of each round divided by that without compression."""
+        return [a / b for a, b in zip(self.seconds, self.reference, strict=True)]
+
     def row(self, flops: Flops, baseline: Flops) -> dict[str, Any]:
         """Return the numbers of `--json`: milliseconds, GFLOPs of one row, bytes.
 
         Ratios are of times in the same round. The realised percentage of the promised saving is
-        `100 * (1 - ratio) / (1 - promised)`, negative if slower, None if nothing is promised.
+        `100 * (1 - ratio) / (1 - promised)`, negative if slower, None if nothing is promised. The percentage of the
+        limit is that with the median ratio of the limit instead, None if even the limit saves nothing.
 
         Args:
             flops: Of this network.
@@ -93,20 +107,30 @@ class Entrant:
             "ratio": None,
             "promised_ratio": promised,
             "realised_percent": None,
+            "limit_ratio": None,
+            "of_limit_percent": None,
+            "limit_error": self.limit and self.limit.error,
             "gflops": flops.total / 1e9,
             "overhead_milliseconds": None,
             "peak_memory_bytes": self.peak_memory,
             "error": self.error,
         }
         if self.error is None:
-            ratios = [a / b for a, b in zip(self.seconds, self.reference, strict=True)]
             row["milliseconds"] = asdict(Spread.of(self.seconds, 1e3))
-            row["ratio"] = asdict(Spread.of(ratios))
-            if promised < 1:
-                row["realised_percent"] = asdict(Spread.of([100 * (1 - ratio) / (1 - promised) for ratio in ratios]))
+            row["ratio"] = asdict(Spread.of(self.ratios))
+            row["realised_percent"] = self._saved_of(promised)
+            if self.limit is not None and self.limit.error is None:
+                limit = Spread.of(self.limit.ratios)
+                row |= {"limit_ratio": asdict(limit), "of_limit_percent": self._saved_of(limit.median)}
             if self.phases is not None:
                 row["overhead_milliseconds"] = {name: 1e3 * seconds for name, seconds in self.phases.items()}
         return row | (self.compressor.description() if self.compressor else {})
+
+    def _saved_of(self, possible: float) -> dict[str, float] | None:
+        """Return the saving in percent of that of a possible ratio; None if that saves nothing."""
+        if possible >= 1:
+            return None
+        return asdict(Spread.of([100 * (1 - ratio) / (1 - possible) for ratio in self.ratios]))
 
 
 def compressors_of(options: Sequence[str]) -> list[Compressor]:
@@ -156,15 +180,13 @@ def measure(subject: Subject, compressors: Sequence[Compressor], repetitions: in
     for group in groups:
         with ExitStack() as undo:
             undo.enter_context(_compiling(how))
-            entrants = [Entrant(subject.twin(), compressor) for compressor in (None, *group)]
-            for entrant in entrants:
-                if entrant.compressor is not None:
-                    # Before compiling: hooks that come after the first compiled call are never called.
-                    undo.enter_context(entrant.compressor.applied_to(entrant.subject.backbone.denoiser))
-            for entrant in entrants:
+            # Before compiling: hooks that come after the first compiled call are never called.
+            entrants, limits = enter(subject, group, undo)
+            racing = [*entrants, *limits]
+            for entrant in racing:
                 compile_denoiser(entrant.subject.backbone.denoiser, how)
-            _warm_up(entrants)
-            _race(entrants, repetitions)
+            warm_up(racing)
+            race(racing, repetitions)
             for entrant in entrants:
                 if entrant.error is None:
                     _observe(entrant, how)
@@ -172,7 +194,31 @@ def measure(subject: Subject, compressors: Sequence[Compressor], repetitions: in
     return measured
 
 
-def _warm_up(entrants: Sequence[Entrant]) -> None:
+def enter(subject: Subject, compressors: Sequence[Compressor], undo: ExitStack) -> tuple[list[Entrant], list[Entrant]]:
+    """Install compressors on copies of a network, and their limits on further ones.
+
+    Args:
+        subject: Network and inputs; not changed.
+        compressors: Not installed.
+        undo: Uninstalls them when it closes.
+
+    Returns:
+        The network without compression and one entrant per compressor; and the limits, each shared by the compressors
+        that keep as many tokens at the same sites.
+    """
+    entrants = [Entrant(subject.twin(), compressor) for compressor in (None, *compressors)]
+    limits: dict[Any, Entrant] = {}
+    for entrant in entrants[1:]:
+        assert entrant.compressor is not None
+        limit = limit_of(entrant.compressor, subject.backbone.denoiser, Grid(*subject.noisy.shape[-2:]))
+        if limit is not None:
+            entrant.limit = limits.setdefault(limit.key, Entrant(subject.twin(), limit))
+    for entrant in (*entrants[1:], *limits.values()):
+        undo.enter_context(entrant.compressor.applied_to(entrant.subject.backbone.denoiser))  # type: ignore[union-attr]
+    return entrants, list(limits.values())
+
+
+def warm_up(entrants: Sequence[Entrant]) -> None:
     """Run the first forwards, and check that every compressor changes the output."""
     plain = None
     for entrant in entrants:
@@ -196,12 +242,22 @@ def _forward(entrant: Entrant) -> Tensor | None:
         return None
 
 
-def _race(entrants: Sequence[Entrant], repetitions: int) -> None:
+def race(entrants: Sequence[Entrant], repetitions: int, most_seconds: float = math.inf) -> None:
+    """Time one forward of each in every round, in changing order; progress goes to stderr.
+
+    Args:
+        entrants: The first is the reference of all. Those with an error do not take part.
+        repetitions: Rounds.
+        most_seconds: No round begins later than this, but for the first few.
+    """
+    began = time.perf_counter()
     spans = Spans(entrants[0].subject.noisy.device)
     with spans.span("0"):
         _forward(entrants[0])
     forwards = min(_MOST_FORWARDS, math.ceil(_LONG_ENOUGH / spans.settle()["0"]))
     for number in range(1, repetitions + 1):
+        if number > _FEWEST and time.perf_counter() > began + most_seconds:
+            break
         racing = [place for place, entrant in enumerate(entrants) if entrant.error is None]
         # In changing order, since a forward finds the caches of the previous one.
         for place in random.Random(number).sample(racing, len(racing)):
