@@ -64,7 +64,8 @@ def test_a_dit_with_ddim_writes_images_distance_and_summary(capsys):
     assert stored["task"] == "generation"
     assert stored["evaluations"] == {"per_image": 4}
     assert stored["distance_missing"] is None
-    assert stored["protocol"]["scheduler"] == "DDIMScheduler"
+    assert stored["protocol"]["scheduler"] == stored["scheduler"]["class"] == "DDIMScheduler"
+    assert stored["scheduler"]["beta_schedule"] == "squaredcos_cap_v2"
     assert stored["protocol"]["reference"]["n"] > 1000
     assert [site["tokens_out"] for site in stored["sites"]] == [128] * 4
     assert len(samples()) == 4

@@ -33,6 +33,7 @@ class Backbone(nn.Module, ABC):
         denoiser: The network that compressors hook; available after `load`.
         vae: None for a pixel-space model.
         scheduler_config: Settings of the sampler that the model was saved with, including its noise schedule.
+        training_schedule: The noise schedule that the model was trained with.
         prediction_type: `epsilon` or `v_prediction`.
     """
 
@@ -161,6 +162,7 @@ class Backbone(nn.Module, ABC):
 
     def set_schedule(self, scheduler: DDPMScheduler) -> None:
         """Take the noise schedule and the parametrisation from a scheduler."""
+        self.training_schedule = scheduler
         self.prediction_type: str = scheduler.config["prediction_type"]
         # Not a buffer: a half-precision trainer would round it, with relative errors above 1e-2 at its small end.
         self._alpha_bar = scheduler.alphas_cumprod.float()
@@ -170,28 +172,15 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def conditions(self, prompts: Sequence[str], labels: Sequence[int]) -> Tensor:
-        """Compute the conditions of classes or items. `(b, ...)`.
-
-        Args:
-            prompts: Text of each.
-            labels: Label of each in a class-conditional model.
-        """
+        """Compute the condition of each class or item from its text, or its label in the model. `(b, ...)`."""
 
     @abstractmethod
     def null_condition(self) -> Tensor:
-        """Return the unconditional condition for guidance. `(1, ...)`.
-
-        Raises:
-            InputError: If the model was trained without one.
-        """
+        """Return the unconditional condition for guidance, `(1, ...)`, or raise an InputError if there is none."""
 
     @abstractmethod
     def blank_condition(self) -> Tensor:
-        """Return one condition on the meta device; needs no weights.
-
-        Raises:
-            InputError: If its size cannot be read.
-        """
+        """Return one condition on the meta device; needs no weights. `(1, ...)`."""
 
     def check_classes(self, indices: Sequence[int] | None, number: int) -> None:
         """Raise an InputError if the model does not have these classes; needs no weights but the denoiser's.
@@ -205,15 +194,8 @@ class Backbone(nn.Module, ABC):
     def check_prompts(self, prompts: Sequence[str], distinct: bool) -> str:
         """Check what the model reads of prompts; needs no weights.
 
-        Args:
-            prompts: Any number, also repeated.
-            distinct: Whether different prompts must be different to the model.
-
-        Returns:
-            A warning if prompts are cut; else empty.
-
-        Raises:
-            InputError: If they must be distinct and are not.
+        Returns a warning if prompts are cut, else an empty text; raises an InputError if different prompts must be
+        `distinct` to the model and are not.
         """
         return ""
 
@@ -230,14 +212,7 @@ class Backbone(nn.Module, ABC):
         return config["in_channels"], height, width
 
     def latents_of(self, image_size: int) -> tuple[int, int, int]:
-        """(channels, height, width) of the latents of square images.
-
-        Args:
-            image_size: Side in px.
-
-        Raises:
-            InputError: If the network cannot take them.
-        """
+        """(channels, height, width) of the latents of square images; raises an InputError if the network takes none."""
         factor = 1 if self.vae is None else 2 ** (len(self.vae.config["block_out_channels"]) - 1)
         side = image_size // factor
         if side < 1:
@@ -249,11 +224,7 @@ class Backbone(nn.Module, ABC):
     def encode(self, images: Tensor) -> Tensor:
         """Encode images: the posterior mean times the scaling factor, or the pixels themselves without a VAE.
 
-        Args:
-            images: `(b, 3, s, s)`, uint8 in [0, 255].
-
-        Returns:
-            Latents in float32. `(b, c, h, w)`.
+        `(b, 3, s, s)`, uint8 in [0, 255] -> `(b, c, h, w)`, float32.
         """
         pixels = images.float() / 127.5 - 1
         if self.vae is None:
@@ -264,14 +235,7 @@ class Backbone(nn.Module, ABC):
         return (latents.float() * self.vae.config["scaling_factor"]).contiguous()
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Decode latents to images in [-1, 1]; values may lie a little outside.
-
-        Args:
-            latents: `(b, c, h, w)`, float32.
-
-        Returns:
-            `(b, 3, s, s)`, float32.
-        """
+        """Decode latents, `(b, c, h, w)`, to images in [-1, 1] or a little outside, `(b, 3, s, s)`, all float32."""
         if self.vae is None:
             return latents
         scaled = (latents / self.vae.config["scaling_factor"]).to(self.vae.dtype)

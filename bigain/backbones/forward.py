@@ -31,7 +31,13 @@ class Sharing:
 
 @dataclass(frozen=True)
 class RowKeys:
-    """Identity of the rows of a forward; rows with equal keys make equal random choices. Both `(b,)`, int64."""
+    """Identity of the rows of a forward; rows with equal keys make equal random choices.
+
+    Attributes:
+        keys: One per row: (image, trial) in classification, (image, step) in generation. `(b,)`, int64.
+        classes: Class of each row, for computations that depend on it deliberately. `(b,)`, int64.
+        sharing: Groups of rows that differ only in their condition; their keys must be equal.
+    """
 
     keys: Tensor
     classes: Tensor | None = None
@@ -43,13 +49,7 @@ _row_keys: ContextVar[RowKeys | None] = ContextVar("bigain_row_keys", default=No
 
 @contextmanager
 def row_keys(keys: Tensor, classes: Tensor | None = None, sharing: Sharing | None = None) -> Iterator[None]:
-    """Set the identity of the rows of denoiser forwards inside this block.
-
-    Args:
-        keys: One per row: (image, trial) in classification, (image, step) in generation. `(b,)`, int64.
-        classes: Class of each row, for computations that depend on it deliberately. `(b,)`, int64.
-        sharing: Groups of rows that differ only in their condition; their keys must be equal.
-    """
+    """Set the identity of the rows of denoiser forwards inside this block: see `RowKeys`."""
     token = _row_keys.set(RowKeys(keys, classes, sharing))
     try:
         yield
@@ -58,20 +58,11 @@ def row_keys(keys: Tensor, classes: Tensor | None = None, sharing: Sharing | Non
 
 
 def pair_sharing(rows: int, first: int, last: int, size: int, device: torch.device) -> Sharing | None:
-    """Group consecutive rows, `size` each, for a forward with the rows `first` to `last`.
+    """Group consecutive rows, `size` each, for a forward with the rows `first` to `last`, counted over all groups.
 
-    The number of groups depends only on the number of rows, not on where in a group the forward begins, so that the
-    last digits of a row do not depend on its neighbours.
-
-    Args:
-        rows: Rows of the forward; rows after `last` are copies of it.
-        first: Index of its first row over all groups.
-        last: Index of its last row.
-        size: Rows per group.
-        device: Device of the rows.
-
-    Returns:
-        The groups; None if there can be as many groups as rows.
+    Rows after `last`, up to the number of `rows`, are copies of it. The number of groups depends only on the number of
+    rows, not on where in a group the forward begins, so that the last digits of a row do not depend on its neighbours.
+    None if there can be as many groups as rows.
     """
     groups = (rows - 2) // size + 2
     if groups >= rows:

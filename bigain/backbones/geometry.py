@@ -40,9 +40,6 @@ def backbone_without_weights(model: str) -> Backbone:
         model: `sd2` or `dit_xl_2_512`, whose sizes are shipped; a diffusers folder, which may lack its weights; the
             name of an embedded model; or a hub id.
 
-    Returns:
-        A backbone with its denoiser, and its VAE if it has one, on the meta device.
-
     Raises:
         InputError: If there is no such model, or its kind is unknown.
     """
@@ -64,11 +61,7 @@ def backbone_without_weights(model: str) -> Backbone:
 
 
 def build_on_meta(backbone: Backbone) -> None:
-    """Give a backbone its denoiser, and its VAE if it has one, on the meta device; load nothing else.
-
-    Raises:
-        InputError: If a configuration cannot be read or is that of another kind of model.
-    """
+    """Give a backbone its denoiser, and its VAE if it has one, on the meta device; load nothing else."""
     files = backbone.find()
     backbone.denoiser = on_meta(files.parts[backbone.component], backbone.denoiser_config(files))
     backbone.vae = on_meta(AutoencoderKL, files.config("vae")) if "vae" in files.parts else None
@@ -92,11 +85,7 @@ def with_denoiser(backbone: Backbone, denoiser: ModelMixin) -> Backbone:
 
 
 def on_meta(kind: Any, config: Any) -> Any:
-    """Build a network of diffusers or transformers without its weights.
-
-    Raises:
-        InputError: If the configuration is not one of this class.
-    """
+    """Build a network without its weights; raise an InputError if the configuration is not one of this class."""
     try:
         with torch.device("meta"):
             if hasattr(kind, "config_class"):

@@ -20,16 +20,7 @@ CHECKPOINTS = (
 
 
 def read_json(source: str, file: str, local_files_only: bool) -> dict[str, Any]:
-    """Read one JSON file of a model.
-
-    Args:
-        source: Folder or hub id.
-        file: Path inside it.
-        local_files_only: Never ask the hub.
-
-    Raises:
-        InputError: If it cannot be read or is not a JSON object.
-    """
+    """Read one JSON file of a folder or hub id; raise an InputError if it cannot be read or is not a JSON object."""
     folder = Path(source)
     try:
         if folder.is_dir():
@@ -53,13 +44,7 @@ def read_json(source: str, file: str, local_files_only: bool) -> dict[str, Any]:
 def reason(error: BaseException, source: str, local_files_only: bool) -> str:
     """Explain why the hub did not return a file and what to do, from an error that a library may have wrapped.
 
-    Args:
-        error: The exception.
-        source: Folder or hub id.
-        local_files_only: The backbone's setting.
-
-    Returns:
-        One sentence without its full stop; for an error not from the hub, its first line.
+    One sentence without its full stop; for an error not from the hub, its first line.
     """
     chain = list(_chain(error))
     if any(isinstance(link, GatedRepoError) for link in chain):

@@ -39,11 +39,7 @@ class Finding:
 def inspect_model(backbone: Backbone) -> list[Finding]:
     """Check every file that loading needs, in the folder or in the hub's cache; never on the hub.
 
-    Args:
-        backbone: Loaded or not; it is not changed.
-
-    Returns:
-        One finding for model_index.json and one per component; only the first if the model cannot be found.
+    One finding for model_index.json and one per component; only the first if the model cannot be found.
     """
     try:
         files = backbone.find(local_files_only=True)

@@ -90,13 +90,7 @@ class PromptKeys:
     """
 
     def __init__(self, layout: Layout, conditions: Tensor, dtype: torch.dtype) -> None:
-        """Decide what to keep; it is computed in the first forward, in the precision of that forward.
-
-        Args:
-            layout: Layout of the denoiser.
-            conditions: Conditions of all classes, indexed by the classes of `row_keys`. `(k, tokens, d)`.
-            dtype: Precision of the network.
-        """
+        """Decide what to keep of all classes, `(k, tokens, d)`; the first forward computes it, in its precision."""
         self._conditions = conditions
         self._kept: dict[nn.Module, Tensor] = {}
         self._layers = tuple(_prompt_layers(layout)) if conditions.ndim == 3 else ()

@@ -105,6 +105,7 @@ class Results(TypedDict):
     protocol: dict[str, Any]
     environment: dict[str, Any]
     fingerprint: NotRequired[str | None]
+    scheduler: NotRequired[dict[str, Any]]
     class_names: NotRequired[list[str]]
     per_class: NotRequired[list[dict[str, int]] | None]
     confusion_matrix: NotRequired[list[list[int]] | None]

@@ -23,6 +23,7 @@ from bigain.runs.samples import FOLDER, sample_path
 from bigain.tasks.classifier import DiffusionClassifier
 from bigain.tasks.run_results import RunResults
 from bigain.tasks.sampler import DiffusionSampler
+from bigain.tasks.scheduling import scheduler_settings
 
 # With more classes no confusion matrix is written: nobody can read it in a file.
 _MOST_CLASSES = 200
@@ -65,6 +66,7 @@ class ResultsWriter(RunResults[ImageRecord]):
                 "per_second": evaluations / busy if busy else None,
                 "gflops_per_image": evaluations / len(records) * self._flops.total / 1e9,
             },
+            "scheduler": scheduler_settings(module.backbone.training_schedule),
             "protocol": {
                 "stages": None if race else [[int(trial) for trial in stage] for stage in module.stages],
                 "keep": None if race else module.keep,
@@ -97,6 +99,7 @@ class GenerationResults(RunResults[SampleRecord]):
             "metrics": metrics,
             **{f"{name}_missing": reason for name, reason in missing.items()},
             "evaluations": {"per_image": len(module.scheduler.timesteps) * (1 if module.guidance == 1 else 2)},
+            "scheduler": scheduler_settings(module.scheduler),
             "protocol": {
                 "scheduler": module.scheduler_class.__name__,
                 "scheduler_options": module.scheduler_options,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -45,6 +47,14 @@ def make_scheduler(backbone: Backbone, kind: type[SchedulerMixin], options: Mapp
         # Some settings fail at one of the steps only.
         sample(lambda x, timestep, step: x, torch.zeros(1, dtype=torch.int64), (1, 1, 1), scheduler, steps)
     return scheduler
+
+
+def scheduler_settings(scheduler: Any) -> dict[str, Any]:
+    """Return class and settings of a scheduler as data: the folder's, the options, and for the rest the defaults."""
+    known = inspect.signature(type(scheduler).__init__).parameters
+    settings = {name: value for name, value in json.loads(scheduler.to_json_string()).items() if name in known}
+    infinite = {name: str(value) for name, value in settings.items() if value in (math.inf, -math.inf)}
+    return {"class": type(scheduler).__name__, **settings, **infinite}
 
 
 def count_steps(kind: type[SchedulerMixin], options: Mapping[str, Any], steps: int) -> int:

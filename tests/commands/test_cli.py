@@ -181,6 +181,8 @@ def test_baseline_runs_the_same_without_compression_as_does_compressor_null(caps
 def test_one_seed_reaches_module_and_the_inner_compressor():
     predict("--compressor", "CAM", "--compressor.inner", "ToMe", "--compressor.inner.ratio", "0.5", "--seed", "7")
     assert results()["protocol"]["seed"] == 7
+    assert results()["scheduler"]["class"] == "DDPMScheduler"
+    assert results()["scheduler"]["beta_schedule"] == "squaredcos_cap_v2"
     assert results()["compressors"][0]["settings"]["inner"]["settings"]["seed"] == 7
 
 

@@ -8,6 +8,7 @@ import torch
 from diffusers import (
     CogVideoXDDIMScheduler,
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
     EDMEulerScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
@@ -30,7 +31,7 @@ from bigain.metrics import Inception, ShapeFeatures
 from bigain.metrics.base import Images
 from bigain.modules import DiffusionSampler
 from bigain.tasks.measuring import Measuring
-from bigain.tasks.scheduling import make_scheduler
+from bigain.tasks.scheduling import make_scheduler, scheduler_settings
 from bigain.tokens.randomness import stable_hash
 
 # diffusers converts tensors to arrays in a way that newer numpy deprecates.
@@ -167,6 +168,13 @@ def test_settings_of_the_scheduler_come_from_the_folder(dit):
     spaced = make_scheduler(twin, DDIMScheduler, {"timestep_spacing": "trailing", "set_alpha_to_one": True}, 10)
     assert spaced.timesteps.tolist() == list(range(999, 0, -100))
     assert spaced.final_alpha_cumprod == 1
+    stored = scheduler_settings(spaced)
+    expected = {"class": "DDIMScheduler", "beta_schedule": "squaredcos_cap_v2", "prediction_type": "epsilon"}
+    expected |= {"steps_offset": 1, "set_alpha_to_one": True, "timestep_spacing": "trailing", "thresholding": False}
+    assert {name: stored.get(name) for name in expected} == expected
+    assert "variance_type" not in stored
+    solver = make_scheduler(twin, DPMSolverMultistepScheduler, {}, 10)
+    assert scheduler_settings(solver)["lambda_min_clipped"] == "-inf"
 
 
 def test_the_guided_pair_is_one_forward(dit):
