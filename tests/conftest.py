@@ -18,7 +18,7 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import bigain
-from bigain.commands import lightning_cli
+from bigain.commands import predict
 from bigain.commands.predict import OPTIONS
 from bigain.data.class_names.pets import BREEDS
 
@@ -30,7 +30,7 @@ def _pictures_where_asked_for(request, monkeypatch):
     """Runs inside a test draw pictures only if it is marked: drawing takes a second of each."""
     if request.node.get_closest_marker("pictures") is None:
         options = [(name, kind, 0 if name == "inspect" else value, text) for name, kind, value, text in OPTIONS]
-        monkeypatch.setattr(lightning_cli, "OPTIONS", options)
+        monkeypatch.setattr(predict, "OPTIONS", options)
 
 
 @pytest.fixture

@@ -58,24 +58,25 @@ def _check_config(name: str, content: Any) -> None:
         raise InputError(f"{name} describes one class; pass it with --model, --data or --compressor")
 
 
-def empty_mappings(args: Sequence[str]) -> Iterator[str]:
-    """Yield the dotted names, without `init_args`, whose value is `{}` in a command line and its files."""
+def settings_of(args: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the dotted names of all settings in a command line and its files, without `init_args`, and their values."""
     for option, *following in options_of(args)[1]:
-        name, equals, value = option.removeprefix("--").replace(".init_args", "").partition("=")
-        text = value if equals else " ".join(following)
+        name, equals, text = option.removeprefix("--").partition("=")
+        value: Any = text if equals else " ".join(following)
         with suppress(yaml.YAMLError):
-            value = yaml.safe_load(text) if text.startswith("{") else text
-            yield from _empty("" if name in ("config", "-c") else name, value, Path())
+            value = yaml.safe_load(value) if value.startswith("{") else value
+        for path, setting in _flat("" if name in ("config", "-c") else name, value, Path()):
+            yield path.replace(".init_args", "").removeprefix("."), setting
 
 
-def _empty(name: str, value: Any, folder: Path) -> Iterator[str]:
+def _flat(name: str, value: Any, folder: Path) -> Iterator[tuple[str, Any]]:
     if isinstance(value, str) and value.endswith(_SUFFIXES) and (file := folder / value).is_file():
         value, folder = load_yaml(file), file.parent
-    if value == {}:
-        yield name
-    elif isinstance(value, dict):
+    if isinstance(value, dict) and value:
         for key, item in value.items():
-            yield from _empty(f"{name}.{key}".removeprefix(".").replace(".init_args", ""), item, folder)
+            yield from _flat(f"{name}.{key}", item, folder)
+    else:
+        yield name, value
 
 
 def options_for(options: Sequence[str], own: Collection[str], marks: Collection[str]) -> list[str]:

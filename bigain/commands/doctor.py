@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bigain.commands.configs import find_config
 from bigain.commands.parsing import Outcome
+from bigain.commands.predict import checked
 from bigain.report.tables import Table
 from bigain.runs.numbers import counted
 
@@ -20,8 +20,7 @@ def doctor(*options: str) -> Outcome:
     Raises:
         InputError: If the configuration itself is wrong.
     """
-    # Before torch is imported.
-    find_config(options)
+    checked(["predict", *options])
     from bigain.commands.checks import run_checks
 
     checks = run_checks(options)

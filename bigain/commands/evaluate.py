@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bigain.commands.configs import load_yaml, locate, options_for
 from bigain.commands.parsing import Outcome
-from bigain.commands.predict import predict, silence_libraries
+from bigain.commands.predict import checked, predict, silence_libraries
 from bigain.errors import InputError
 from bigain.runs.files import write_csv, write_json
 from bigain.runs.results import read_results
@@ -43,7 +43,9 @@ def evaluate(*options: str, config: Path, output: Path | None = None) -> Outcome
         task: ["predict", "--config", name, *options_for(options, {task}, TASKS), "--output", str(folder / task)]
         for task, name in configs.items()
     }
-    # After the files are checked: this imports torch.
+    for command in commands.values():
+        checked(command)
+    # This imports torch.
     from bigain.commands.lightning_cli import Prepared
 
     silence_libraries()

@@ -23,7 +23,7 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from bigain.backbones.loading import UNLOADABLE
 from bigain.callbacks import GenerationResults, PredictionWriter, ResultsWriter, SampleWriter
-from bigain.commands.configs import empty_mappings, find_config
+from bigain.commands.configs import find_config, settings_of
 from bigain.commands.parsing import (
     import_class,
     input_errors,
@@ -32,7 +32,7 @@ from bigain.commands.parsing import (
     unknown_argument,
     wrapped_input_error,
 )
-from bigain.commands.predict import OPTIONS
+from bigain.commands.predict import OPTIONS, add_options, check_seed
 from bigain.commands.termination import end_at_signals
 from bigain.compressors import Compressor
 from bigain.compressors.base import constructor_parameters
@@ -96,8 +96,7 @@ class BiGainCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Compressor, "compressor", subclass_mode=True, required=False)
-        for name, kind, default, text in OPTIONS:
-            parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+        add_options(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # The parent warns when both `args` and sys.argv are given, which is how an entry point calls it.
@@ -119,8 +118,7 @@ class BiGainCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Set `fingerprint` and `output`; write nothing."""
         config = self.config[self.subcommand]
-        if not -(2**63) <= config.seed < 2**63:
-            raise InputError(f"--seed {config.seed} does not fit in 64 bits; choose one from {-(2**63)} to {2**63 - 1}")
+        check_seed(config.seed)
         if self.uncompressed_into is not None:
             config.compressor = None
         self.fingerprint = fingerprint(config)
@@ -242,8 +240,10 @@ def _check_arguments(args: Sequence[str], config: Namespace) -> None:
     for name, kind, _, _ in OPTIONS:
         if config[name] is None and "None" not in str(kind):
             raise InputError(f"{name} is null; leave it out for its default")
-    given = {words[0].removeprefix("--").partition("=")[0].replace(".init_args", "") for words in options_of(args)[1]}
-    ignored = list(empty_mappings(args))
+    given = dict(settings_of(args))
+    ignored = [name for name, value in given.items() if value == {}]
+    if "trainer.callbacks" in ignored:
+        raise InputError("trainer.callbacks is {}; expected a class, or a list of classes")
     for path, section in [*_classes("", config), ("trainer", config.trainer), ("", config)]:
         arguments = vars(section.get("init_args", section))
         for name in (name.removeprefix(f"{path}.") for name in ignored if name.startswith(f"{path}.") or not path):
@@ -258,8 +258,11 @@ def _check_arguments(args: Sequence[str], config: Namespace) -> None:
             if value is None and not re.search("None|Optional|Any|_empty", expected):
                 raise InputError(f"{path}.{name} is null; expected {expected}")
         seed = section.init_args.get("seed", config.seed)
-        if seed != config.seed and (f"{path}.seed" in given or seed != parameters["seed"].default):
-            raise InputError(f"{path}.seed is {seed}, but a run has one seed; use --seed {seed}")
+        if seed != config.seed and f"{path}.seed" in given:
+            raise InputError(
+                f"{path}.seed is {seed} and seed is {config.seed}, but a run has one seed: leave {path}.seed out, or "
+                f"use --seed {seed}"
+            )
 
 
 def _stem(config: Namespace) -> str:

@@ -1,15 +1,14 @@
-"""`bigain list`: what is shipped, found by introspection and in the folders of configurations."""
+"""`bigain list`: what is shipped, found in the source and in the folders of configurations."""
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from bigain.commands.configs import shipped_configs
-from bigain.commands.parsing import Outcome, shipped_classes
+from bigain.commands.parsing import Outcome, shipped_classes, shipped_functions
 from bigain.report.tables import Table
 
 Kind = Literal["compressors", "datasets", "models", "configs", "tables", "scores"]
@@ -29,18 +28,6 @@ def list_available(what: Kind | None = None) -> Outcome:
     return Outcome(Table((), find()).plain() + "\n")
 
 
-def _scores() -> Rows:
-    from bigain.tokens import scores
-
-    functions = [function for _, function in inspect.getmembers(scores, inspect.isfunction)]
-    own = [function for function in functions if function.__module__ == scores.__name__]
-    return [_described(function) for function in own if not function.__name__.startswith("_")]
-
-
-def _described(member: Callable[..., object]) -> tuple[str, str]:
-    return member.__name__, (inspect.getdoc(member) or "").partition("\n")[0]
-
-
 def _files(folder: str, prefix: str = "") -> Rows:
     return [(f"{prefix}{path.name}", _comment(path)) for path in sorted((shipped_configs() / folder).glob("*.yaml"))]
 
@@ -55,11 +42,14 @@ def _comment(path: Path) -> str:
 _KINDS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "compressors": (
         "--compressor NAME; its arguments: bigain flops --compressor.help NAME",
-        lambda: [_described(kind) for kind in shipped_classes("compressor").values()],
+        lambda: [*shipped_classes("compressor").items()],
     ),
-    "datasets": ("bigain predict --data NAME", lambda: [_described(kind) for kind in shipped_classes("data").values()]),
+    "datasets": ("bigain predict --data NAME", lambda: [*shipped_classes("data").items()]),
     "models": ("bigain predict --model NAME", lambda: _files("models", "models/")),
     "configs": ("bigain predict --config NAME; *_joint.yaml: bigain evaluate --config NAME", lambda: _files("")),
     "tables": ("bigain sweep NAME", lambda: _files("tables")),
-    "scores": ("--compressor.score bigain.tokens.scores.NAME, of LGTM", _scores),
+    "scores": (
+        "--compressor.score bigain.tokens.scores.NAME, of LGTM",
+        lambda: [*shipped_functions("bigain.tokens.scores").items()],
+    ),
 }

@@ -124,7 +124,9 @@ def _refusal(error: Exception) -> str | None:
     if isinstance(error, OSError):
         # A full disk, a name that is too long, a folder in the place of a file: the message names the file.
         return f"{message}; what is finished is kept, run the command again then"
-    return message if isinstance(error, ImportError) or type(error).__name__ in _REFUSALS else None
+    # Without a name: raised by a library that lacks another one. Python's own has a name, and is a mistake in code.
+    lacking = isinstance(error, ImportError) and error.name is None
+    return message if lacking or type(error).__name__ in _REFUSALS else None
 
 
 def _run(name: str, args: Sequence[str]) -> Outcome:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import re
 import warnings
 from collections.abc import Sequence
 
+from jsonargparse import ArgumentParser
+
 from bigain.commands.configs import find_config
-from bigain.commands.parsing import Outcome
+from bigain.commands.parsing import Outcome, input_errors, options_of
+from bigain.errors import InputError
 from bigain.runs.numbers import counted
 from bigain.runs.results import read_results
 from bigain.runs.schema import Results
@@ -22,6 +27,8 @@ OPTIONS = (
     ("baseline", bool, False, "also run without compression and compare"),
     ("inspect", int | None, 4, "number of images to follow in pictures; 0: none"),
 )
+# Options of which only the classes know whether they are right.
+_SECTIONS = ("--config", "-c", "--print_config", "--model", "--data", "--compressor", "--trainer")
 _HELP = """usage: bigain predict --config FILE [options]
 
 Run one configuration, or continue an interrupted run: classify or generate images with a diffusion model whose tokens
@@ -61,8 +68,7 @@ def predict(args: Sequence[str]) -> Outcome:
     if {"--help", "-h"} & set(args):
         lines = [f"  --{f'{name} {name.upper()}':<20}{text}" for name, _, _, text in OPTIONS]
         return Outcome(_HELP.format("\n".join(lines)))
-    # Before torch is imported.
-    args = ["predict", "--help"] if "--trainer.help" in args else find_config(args)
+    args = ["predict", "--help"] if "--trainer.help" in args else checked(args)
     from bigain.commands.lightning_cli import BiGainCLI
     from bigain.tasks.scoring import add_fidelity
 
@@ -79,6 +85,33 @@ def predict(args: Sequence[str]) -> Outcome:
             add_fidelity(cli.output, folder)
     results = read_results(cli.output)
     return Outcome(summary(results, cli.output, baseline), missing_parts(results) is None)
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Declare `OPTIONS`."""
+    for name, kind, default, text in OPTIONS:
+        parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+
+
+def checked(args: Sequence[str]) -> list[str]:
+    """Return a command line with located files (see `find_config`), checked without torch.
+
+    Raises:
+        InputError: If a file is missing, an option unknown, or a value of `OPTIONS` wrong.
+    """
+    values, options = options_of(args)
+    own = [words for words in options if re.split(r"[.=+]", words[0], maxsplit=1)[0] not in _SECTIONS]
+    parser = ArgumentParser(exit_on_error=False)
+    add_options(parser)
+    with input_errors("bigain predict", [*_SECTIONS, *(f"--{name}" for name, *_ in OPTIONS)]):
+        check_seed(parser.parse_args([*values[1:], *itertools.chain.from_iterable(own)]).seed)
+    return find_config(args)
+
+
+def check_seed(seed: int) -> None:
+    """Raise an InputError if a seed does not fit in 64 bits."""
+    if not -(2**63) <= seed < 2**63:
+        raise InputError(f"--seed {seed} does not fit in 64 bits; choose one from {-(2**63)} to {2**63 - 1}")
 
 
 def missing_parts(results: Results) -> str | None:

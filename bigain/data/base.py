@@ -212,10 +212,13 @@ class EvalDataModule(LightningDataModule, ABC):
             items = [Item(image_id, labels) for image_id, labels in pairs if labels]
         if self.per_class is not None:
             items = per_class(items, self.per_class, self.seed)
-        if self.limit is not None:
-            items = stratified(items, self.limit, self.seed)
+        named = f" of the classes in {self.classes}" if self.classes else ""
         if not items:
-            raise InputError(f"{self.name} has no image to evaluate")
+            raise InputError(f"{self.name} has no image{named} to evaluate")
+        if self.limit is not None:
+            if self.limit > len(items):
+                raise InputError(f"limit asks for {self.limit} images, but there are {len(items)}{named}")
+            items = stratified(items, self.limit, self.seed)
         self.items = items
         for note in self.notes:
             rank_zero_only(_log.warning)(f"warning: {note}")

@@ -57,13 +57,7 @@ def per_class(items: Sequence[Item], count: int, seed: int) -> list[Item]:
 
 
 def stratified(items: Sequence[Item], limit: int, seed: int) -> list[Item]:
-    """Select `limit` items, classes as equally as possible, by the smallest hash of (seed, id); order is kept.
-
-    Raises:
-        InputError: If there are fewer items.
-    """
-    if limit > len(items):
-        raise InputError(f"limit asks for {limit} images, but there are {len(items)}")
+    """Select `limit` items, classes as equally as possible, by the smallest hash of (seed, id); order is kept."""
     # First items of all classes come before any second item.
     first = sorted(_turns(items, seed), key=lambda pair: pair[0])[:limit]
     return [items[i] for i in sorted(i for _, i in first)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torchvision.transforms.v2.functional import to_pil_image
@@ -12,7 +12,7 @@ from bigain.data.base import EvalDataModule
 from bigain.data.class_space import ClassSpace, check_template, prompts
 from bigain.data.selection import Item
 from bigain.data.shape_renderer import CLASS_NAMES, IMAGE_SIZE, Split, render_shapes
-from bigain.errors import InputError
+from bigain.errors import InputError, check_choice
 
 # All items are listed in memory.
 _MOST_IMAGES = 10_000_000
@@ -49,10 +49,9 @@ class ShapeTextures(EvalDataModule):
         super().__init__(
             image_size=IMAGE_SIZE, on_bad_image="stop", batch_size=batch_size, num_workers=num_workers, **kwargs
         )
-        if split not in ("train", "val", "test") or not 1 <= images <= _MOST_IMAGES:
-            raise InputError(
-                f"split must be train, val or test and images 1 to {_MOST_IMAGES:,}, not {split!r} and {images}"
-            )
+        check_choice("split", split, get_args(Split))
+        if not 1 <= images <= _MOST_IMAGES:
+            raise InputError(f"images must be 1 to {_MOST_IMAGES:,}, not {images}")
         self.images = images
         self.split: Split = split
         self.prompt = check_template(prompt)

@@ -242,13 +242,31 @@ def test_version_help_and_unknown_commands(capsys):
     assert "expected one of predict, evaluate" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["", "list", "report", "compare", "explain", "predict", "score"])
-def test_help_imports_nothing_heavy(command):
-    code = f"import sys; from bigain.commands.main import main; main({[*filter(None, [command]), '--help']})"
-    heavy = "print(sorted({'torch', 'matplotlib', 'scipy', 'jsonargparse'} & set(sys.modules)))"
-    ended = subprocess.run([sys.executable, "-c", f"{code}; {heavy}"], capture_output=True, text=True, check=True)
-    assert ended.stdout.startswith("usage: bigain")
-    assert ended.stdout.splitlines()[-1] == ("['jsonargparse']" if command else "[]")
+LIGHT = [
+    ("", ["--help"], "usage: bigain COMMAND"),
+    *(("", [command, "--help"], "usage: bigain") for command in ("list", "report", "compare", "predict", "score")),
+    *(("", ["list", what], "") for what in ("compressors", "datasets", "scores", "tables")),
+    ("no option confg; did you mean --config", ["predict", "--confg", "x"], ""),
+    ("seed: expected an int, not x", ["predict", "--config", "demo_lgtm.yaml", "--seed", "x"], ""),
+    ("does not fit in 64 bits", ["doctor", "--seed", str(10**30)], ""),
+    ("no option confg", ["sweep", "demo", "--dry-run", "--classification.confg", "x"], ""),
+    ("no option sede", ["evaluate", "--config", "demo_lgtm_joint.yaml", "--generation.sede", "3"], ""),
+    ("did you mean demo_lgtm.yaml", ["predict", "--config", "demo_lgtm.yml"], ""),
+]
+
+
+def test_help_lists_and_wrong_options_need_no_torch():
+    code = (
+        "import contextlib, io, json, sys\nfrom bigain.commands.main import main\n"
+        "for error, args, text in json.loads(sys.argv[1]):\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:\n"
+        "        status = main(args)\n"
+        "    assert status == (2 if error else 0), args\n"
+        "    assert error in err.getvalue() and out.getvalue().startswith(text), (args, err.getvalue())\n"
+        "    assert not {'torch', 'matplotlib', 'scipy'} & set(sys.modules), args\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, json.dumps(LIGHT)], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.parametrize(
@@ -279,6 +297,9 @@ def test_list(capsys, what, line):
         (["--model.seed", "4"], ["use --seed 4"]),
         (["--compressor.seed", "4"], ["use --seed 4"]),
         (["--seed", "4", "--data.seed", "0"], ["one seed"]),
+        (["--seed", "4", "--config", "seeded.yaml"], ["model.seed is 0 and seed is 4, but a run has one seed"]),
+        (["--trainer.callbacks", "{}"], ["trainer.callbacks is {}; expected a class"]),
+        (["--data.images", "0"], ["images must be 1 to 10,000,000, not 0"]),
         (["--data.prompt", "null"], ["data.prompt is null; expected str"]),
         (["--data.limit", "x"], ["data.limit: expected an int, not x; see bigain predict --data.help ShapeTextures"]),
         (["--compressor.where.foo", "1"], ["LGTM has no argument 'where.foo'; see bigain predict --compressor.help"]),
@@ -307,6 +328,7 @@ def test_list(capsys, what, line):
 )
 def test_bad_input_ends_with_one_message(capsys, args, words):
     Path("foo.yaml").write_text("model: {init_args: {backbone: {init_args: {foo: {}}}}}\n")
+    Path("seeded.yaml").write_text("model: {init_args: {seed: 0}}\n")
     Path("null.yaml").write_text("seed: null\n")
     Path("loop.yaml").write_text("data: &a {b: *a}\n")
     Path("beside.yaml").write_text("compressor: {class_path: LGTM, ratio: 0.5}\n")

@@ -20,6 +20,8 @@ from bigain.commands.main import main
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory ran out"),
         (OSError(28, "No space left"), "No space left; what is finished is kept"),
         (ValueError("a mistake of bigain"), None),
+        (ImportError("cannot import name 'x' from 'bigain'", name="bigain"), None),
+        (ModuleNotFoundError("No module named 'bigian'", name="bigian"), None),
         (BrokenPipeError(), None),
     ],
     ids=lambda value: type(value).__name__,

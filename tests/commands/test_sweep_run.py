@@ -197,7 +197,7 @@ def test_a_failed_cell_does_not_stop_the_others(monkeypatch, tmp_path, capsys):
 
 
 def test_no_cell_at_all_is_bad_input(capsys):
-    assert sweep(table(*FEW), "--nonsense", "1") == 2
+    assert sweep(table(*FEW), "--model.nonsense", "1") == 2
     assert "no cell of mine can run" in capsys.readouterr().err
     assert not Path("out").exists()
 

@@ -187,6 +187,12 @@ def test_classes_restrict_answers_and_images(tmp_path, id_file):
     assert (space.names, space.prompts, space.indices) == (["a", "c"], ["an a", "a c"], [0, 2])
     assert (space.model_labels, space.whole) == ([0, 2], 3)
     assert data.generation_prompts() == ["an a", "a c", "an a"]
+    for settings, message in (
+        ({"limit": 9}, f"limit asks for 9 images, but there are 5 of the classes in {path}"),
+        ({"subset": id_file("n/1")}, f"Numbers has no image of the classes in {path} to evaluate"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Numbers(classes=str(path), **settings).setup("predict")
 
 
 def test_factors_and_several_labels_of_some_classes(tmp_path):

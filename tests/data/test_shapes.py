@@ -152,8 +152,15 @@ def test_only_rings_have_a_hole():
     assert unlike[~ring].median() > 0.2
 
 
-@pytest.mark.parametrize("settings", [{"images": 0}, {"images": 10**30}, {"split": "tset"}], ids=str)
-def test_invalid_settings(settings):
-    """An unknown split is not drawn from a fourth random stream."""
-    with pytest.raises(InputError, match=r"split must be train, val or test and images 1 to 10,000,000, not"):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"images": 0}, "images must be 1 to 10,000,000, not 0"),
+        ({"images": 10**30}, "images must be 1 to"),
+        # Not drawn from a fourth random stream.
+        ({"split": "tset"}, "split must be one of train, val, test, not 'tset'"),
+    ],
+)
+def test_invalid_settings(settings, message):
+    with pytest.raises(InputError, match=message):
         ShapeTextures(**settings)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigain.commands.parsing import Outcome
+from bigain.commands.predict import checked, silence_libraries
 from bigain.commands.sweep.subprocess_run import claimed, run_in_subprocess
 from bigain.commands.sweep.tables import choose, load_table, marked_options
 from bigain.commands.termination import launched_rank
@@ -57,17 +58,20 @@ def sweep(
     cells, name = load_table(table), Path(table).stem
     folder = output or Path("runs") / name
     chosen = choose(cells, only, shard)
+    for cell in chosen:
+        checked(["predict", *marked_options(cell, cells, options)])
     _tell(f"{name}: {len(chosen)} of {counted(len(cells), 'cell')}, in {folder}; checking their configurations")
     from tqdm import tqdm
 
-    from bigain.commands.predict import silence_libraries
     from bigain.commands.sweep.costs import WithoutTrainer, cost_report
     from bigain.commands.sweep.plans import Plan
 
     silence_libraries()
     kind = [WithoutTrainer] if dry_run else []
-    checked = tqdm(chosen, "cells", leave=False, disable=None)
-    plans = [Plan(cell, folder, marked_options(cell, cells, options), *kind) for cell in checked]
+    plans = [
+        Plan(cell, folder, marked_options(cell, cells, options), *kind)
+        for cell in tqdm(chosen, "cells", leave=False, disable=None)
+    ]
     if plans and not any(plan.prepared for plan in plans):
         raise InputError(f"no cell of {name} can run; {plans[0].cell.name}: {plans[0].reason}")
     if dry_run:
