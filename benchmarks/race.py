@@ -25,7 +25,7 @@ from bigain.diffusion.racing import Race, race_elimination
 from bigain.diffusion.trials import keys_of_trials, random_order, stage_trials
 from bigain.report.explain.margins import read_errors
 from bigain.report.pairing import outcomes, pair
-from bigain.report.statistics import difference_interval, mcnemar
+from bigain.report.statistics import Paired, difference_interval, mcnemar
 from bigain.runs.results import Run, has_results, load_run
 
 LGTM = ("--compressor", "LGTM", "--compressor.ratio", "0.5")
@@ -79,7 +79,7 @@ class Folder:
 
 def compared(model: str, method: str, stages: Run, race: Run) -> str:
     """Return a row: the race and the stages, compared image by image."""
-    counts = pair(outcomes(race), outcomes(stages), (str(race.path), str(stages.path)))
+    counts = Paired.of(*pair(outcomes(race), outcomes(stages), (str(race.path), str(stages.path))))
     low, high = difference_interval(counts)
     accuracies = [f"{100 * run.metrics['top1']['value']:.1f}" for run in (stages, race)]
     evaluations = [run.results["evaluations"]["per_image"] for run in (stages, race)]

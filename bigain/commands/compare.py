@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from pathlib import Path
 
 from bigain.commands.parsing import Outcome
 from bigain.errors import InputError
-from bigain.report.comparison import INTERVALS, Comparison, compare, names_of
-from bigain.report.generations import GENERATIONS, AgreementDifference, Difference, compare_generations
+from bigain.report.comparison import ACCURACY, INTERVALS, Measure, compare
 from bigain.runs.files import write_json
 from bigain.runs.results import classification_in, find_runs, load_run
 
@@ -43,34 +41,36 @@ def compare_runs(
         InputError: If nothing could be compared.
     """
     reference = load_run(classification_in(base), partial)
-    members, left_out = find_runs(runs, partial)
+    members, unfinished, missing = find_runs(runs, partial)
     # In the output of `bigain evaluate`, the classification is meant.
     members = [run for run in members if run.task == reference.task or run.path in runs]
     # A folder of all runs contains the base, too.
     members = [run for run in members if run.path.resolve() != reference.path.resolve()] or members
-    comparisons: Sequence[Comparison | Difference | AgreementDifference]
-    refused: Sequence[object]
-    if reference.task == "generation":
-        # Imports torch.
-        from bigain.commands.paired_generations import measuring
-
-        comparisons, refused = compare_generations(reference, members, measuring(), allow_differences)
-        notes = [GENERATIONS]
-    else:
-        comparisons, refused = compare(reference, members, allow_differences)
-        notes = [f"{INTERVALS}. p-values are two-sided, of the exact McNemar test."]
-    missing = left_out + [str(error) for error in refused]
+    comparisons, refused = compare(reference, members, measure_of(reference.task), allow_differences)
+    missing += map(str, refused)
     if not comparisons:
-        raise InputError("; ".join(missing) or f"there is nothing to compare {reference.path} with")
+        reasons = "; ".join(missing + unfinished)
+        raise InputError(reasons or f"there is nothing to compare {reference.path} with")
     if json is not None:
         rows = [comparison.row() for comparison in comparisons]
-        write_json(json, {"comparisons": rows, "left_out": missing}, "give --json another file")
-    lines = [f"base: {names_of(comparisons[0].run, reference)[1]}, {reference.path}", ""]
-    for _, group in itertools.groupby(comparisons, lambda comparison: comparison.run.path):
-        of_run = [*group]
-        lines += [comparison.sentence() for comparison in of_run]
-        lines += [f"  {remark}" for remark in of_run[0].remarks]
-    if (tests := comparisons[0].tests) > 1:
-        notes.append(f"p-values are corrected for {tests} comparisons by Holm's method.")
-    lines += ["", *notes, *(f"left out: {reason}" for reason in missing)]
+        write_json(json, {"comparisons": rows, "left_out": unfinished + missing}, "give --json another file")
+    lines = [f"base: {comparisons[0].titles[1]}", ""]
+    for _, of_run in itertools.groupby(comparisons, lambda comparison: comparison.run):
+        first, *others = of_run
+        lines += [comparison.sentence() for comparison in (first, *others)]
+        lines += [f"  {remark}" for remark in first.remarks]
+    lines += ["", INTERVALS]
+    if (tests := max(comparison.tests for comparison in comparisons)) > 1:
+        lines.append(f"p-values are corrected for {tests} comparisons by Holm's method.")
+    lines += [f"left out: {reason}" for reason in unfinished + missing]
     return Outcome("\n".join(lines) + "\n", not missing)
+
+
+def measure_of(task: str) -> Measure:
+    """Return how runs of a task are compared."""
+    if task == "classification":
+        return ACCURACY
+    # Imports torch.
+    from bigain.commands.paired_generations import GENERATIONS
+
+    return GENERATIONS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from bigain.commands.parsing import Outcome
@@ -47,11 +46,23 @@ def explain_runs(
     """
     if not 1 <= bands <= TIME:
         raise InputError(f"--bands must be in 1..{TIME}, not {bands}")
-    members, missing = find_runs(runs, partial)
+    members, unfinished, missing = find_runs(runs, partial)
     # In the output of `bigain evaluate`, the classification is meant; a folder of all runs contains the baseline, too.
     members = [run for run in members if run.task == "classification" or run.path in runs]
-    by_base, orphans = _by_baseline(baseline, members, runs)
-    missing += orphans
+    by_base: dict[Path, list[Run]] = {}
+    orphans = []
+    for run in members:
+        of_run = classification_in(baseline) if baseline else run.path / "baseline"
+        if baseline or of_run.is_dir():
+            by_base.setdefault(of_run, []).append(run)
+        # A folder of runs contains their baselines, too.
+        elif run.path.name != "baseline" or run.path in runs:
+            orphans.append(str(run.path))
+    if orphans:
+        missing.append(
+            f"{', '.join(orphans)}: no baseline in {'it' if len(orphans) == 1 else 'them'}; name the run without "
+            "compression with --baseline RUN0, or run `bigain predict` with --baseline true"
+        )
     explanations: list[Explanation] = []
     for path, compared in by_base.items():
         compared = [run for run in compared if run.path.resolve() != path.resolve() or run.path in runs]
@@ -62,32 +73,13 @@ def explain_runs(
             explained, refused = [], [error]
         explanations += explained
         missing += map(str, refused)
+    left_out = unfinished + missing
     if not explanations:
-        raise InputError("; ".join(missing) or f"there is nothing to compare {', '.join(map(str, by_base))} with")
+        raise InputError("; ".join(left_out) or f"there is nothing to compare {', '.join(map(str, by_base))} with")
     if json is not None:
         rows = [explanation.row() for explanation in explanations]
-        write_json(json, {"explanations": rows, "left_out": missing}, "give --json another file")
-    lines = explanation_lines(explanations) + [f"left out: {reason}" for reason in missing]
+        write_json(json, {"explanations": rows, "left_out": left_out}, "give --json another file")
+    lines = explanation_lines(explanations) + [f"left out: {reason}" for reason in left_out]
     if output is not None:
         lines += map(str, draw_explanations(explanations, output))
     return Outcome("\n".join(lines) + "\n", not missing)
-
-
-def _by_baseline(
-    baseline: Path | None, runs: Sequence[Run], named: Sequence[Path]
-) -> tuple[dict[Path, list[Run]], list[str]]:
-    """Return the runs by the directory of their baseline, and a reason for each run that has none."""
-    if baseline is not None:
-        return {classification_in(baseline): list(runs)}, []
-    by_base: dict[Path, list[Run]] = {}
-    orphans = []
-    for run in runs:
-        if (run.path / "baseline").is_dir():
-            by_base.setdefault(run.path / "baseline", []).append(run)
-        # A folder of runs contains their baselines, too.
-        elif run.path.name != "baseline" or run.path in named:
-            orphans.append(
-                f"{run.path} has no baseline in it; name the run without compression with --baseline RUN0, or run "
-                "`bigain predict` with --baseline true"
-            )
-    return by_base, orphans

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bigain.commands.compare import measure_of
 from bigain.commands.parsing import Outcome
 from bigain.errors import InputError
 from bigain.report.document import FORMATS, write_report
@@ -23,7 +24,7 @@ def report(
 ) -> Outcome:
     """Write tables and plots of finished runs: accuracy, distance and cost.
 
-    The paper's numbers stand beside them where the settings are the paper's. Classification runs are compared image by
+    The paper's numbers stand beside them where the settings are the paper's. The runs of a task are compared image by
     image with the base run, by default the run without compression on the same dataset and model. Directories that hold
     no finished run are listed and left out.
 
@@ -31,28 +32,29 @@ def report(
         runs: Run directories, or folders of run directories.
         output: Folder to write to.
         formats: Which of html,md,tex,csv to write. Figures are always drawn, as PNG, SVG and PDF.
-        base: Run directory that all runs are compared with, image by image.
+        base: Run directory that all runs of its task are compared with, image by image.
         allow_differences: Compare runs whose images, seed, protocol or versions differ, on the images that both have.
         partial: Include runs that have not finished all their images.
 
     Returns:
-        The report's files and what was left out of it; complete if nothing was.
+        The report's files and what was left out of it; complete if nothing was but unfinished runs in folders.
 
     Raises:
         InputError: If there is nothing to report, or it cannot be written.
     """
-    finished, left_out = find_runs(runs, partial)
+    finished, unfinished, missing = find_runs(runs, partial)
+    left_out = unfinished + missing
     if not finished:
         raise InputError(f"nothing to report: {'; '.join(left_out)}")
     reference = load_run(classification_in(base), partial) if base else None
     groups = group_runs(finished)
-    refused = [reason for group in groups for reason in group.compare(reference, allow_differences)]
+    refused = [reason for group in groups for reason in group.compare(reference, measure_of, allow_differences)]
     written = write_report(output, groups, left_out, formats)
     lines = [f"left out: {reason}" for reason in left_out]
     lines += [f"not compared: {reason}" for reason in refused]
     others = sum(len(group.refused) for group in groups) - len(refused)
     if others:
         lines.append(f"not compared image by image for {counted(others, 'more reason')}, see the report")
-    compared = sum(len(group.comparisons) for group in groups)
-    lines += [f"{counted(len(finished), 'run')}, {compared} compared image by image", *map(str, written)]
-    return Outcome("\n".join(lines) + "\n", not (left_out or refused))
+    compared = {comparison.run.path for group in groups for comparison in group.comparisons}
+    lines += [f"{counted(len(finished), 'run')}, {len(compared)} compared image by image", *map(str, written)]
+    return Outcome("\n".join(lines) + "\n", not (missing or refused))

@@ -1,13 +1,14 @@
-"""Compare runs with a base run, image by image."""
+"""Compare runs with a base run, metric by metric, on the same images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from bigain.errors import InputError
-from bigain.report.pairing import Ids, Outcomes, differences, outcomes, pair
+from bigain.report.pairing import Ids, differences, outcomes, pair, shared_images
 from bigain.report.statistics import (
     ALPHA,
     ENOUGH,
@@ -18,15 +19,17 @@ from bigain.report.statistics import (
     mcnemar,
     smallest_detectable,
 )
-from bigain.runs.names import label
-from bigain.runs.numbers import decimals
+from bigain.runs.names import label, metric_title
+from bigain.runs.numbers import counted, decimals
 from bigain.runs.results import Run
+from bigain.runs.schema import Better
 
-# Explains `+-` wherever comparisons are printed.
+# Explains the numbers wherever comparisons are printed.
 INTERVALS = (
-    f"+- is half the interval: paired bootstrap, with fewer than {ENOUGH} discordant images the score interval of a "
-    "paired difference, or an exact one where these contradict the test. It is a 95 % interval; of several comparisons "
-    "each has the level at which Holm's method tests it. It excludes 0 exactly if the difference is significant"
+    f"+- is half the interval. Of shares of images: paired bootstrap, with fewer than {ENOUGH} discordant images the "
+    "score interval of a paired difference, or an exact one where these contradict the exact two-sided McNemar test. "
+    "Of other metrics: normal, from the error of the difference of the same images. It is a 95 % interval; of several "
+    "runs each has the level at which Holm's method tests it. It excludes 0 exactly if the difference is significant."
 )
 
 
@@ -35,38 +38,82 @@ class UnlikeError(InputError):
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One run against the base run.
+class PairedMetric:
+    """A metric of a run and the base run on the same n images, in percent if it is a share of them.
 
     Attributes:
-        run: The run.
-        base: The run it is compared with.
-        names: Names of the run and the base in sentences.
-        counts: Numbers of discordant images; `first` is the run.
-        p: P-value of the exact McNemar test.
-        p_corrected: The same, corrected for all runs compared with this base (Holm).
+        error: Standard error of the difference; not used with `counts`.
+        counts: Discordant images of a metric that is a share of them; `first` is the run.
+    """
+
+    name: str
+    unit: str
+    better: Better
+    value: float
+    base: float
+    n: int
+    error: float = 0.0
+    counts: Paired | None = None
+
+    @classmethod
+    def share(cls, name: str, right: Any, base_right: Any) -> PairedMetric:
+        """Return the share of images that is right, from two columns `(n,)`."""
+        shares = 100 * float(right.mean()), 100 * float(base_right.mean())
+        return cls(name, "points", "higher", *shares, len(right), counts=Paired.of(right, base_right))
+
+    @property
+    def difference(self) -> float:
+        """Value of the run minus that of the base."""
+        return 100 * self.counts.difference if self.counts else self.value - self.base
+
+    @property
+    def p(self) -> float:
+        """P-value of the exact McNemar test, or of a difference that is normal around 0."""
+        from scipy.special import ndtr
+
+        if self.counts:
+            return mcnemar(self.counts)
+        return 2 * float(ndtr(-abs(self.difference) / self.error)) if self.error else float(not self.difference)
+
+
+class Measure(NamedTuple):
+    """How runs of a task are compared.
+
+    Attributes:
+        ids: Returns the unique ids of the images of a run.
+        metrics: Returns the metrics of a run and the base on the given images, and why others are missing.
+    """
+
+    ids: Callable[[Run], Ids]
+    metrics: Callable[[Run, Run, Ids], tuple[list[PairedMetric], list[InputError]]]
+
+
+def _accuracy(run: Run, base: Run, ids: Ids) -> tuple[list[PairedMetric], list[InputError]]:
+    columns = pair(outcomes(run), outcomes(base), (str(run.path), str(base.path)))
+    return [PairedMetric.share(run.main_metric or "", *columns)], []
+
+
+ACCURACY = Measure(lambda run: outcomes(run).image_id, _accuracy)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A metric of one run against the base run.
+
+    Attributes:
+        p_corrected: P-value, corrected for all runs compared with this base (Holm).
         tests: Number of those runs.
         level: Level at which Holm's method tests the difference; 0.05 for a single run.
-        low: Lower end of the interval of the accuracy difference at this level, in [-1, 1].
-        high: Upper end of the interval, which excludes 0 exactly if the difference is significant.
-        interval: Kind of the interval: `bootstrap`, `score` or `exact`.
-        detectable: Smallest difference that this number of images could show; None if none.
         blocking: Differences besides the compressors that make a comparison misleading.
         minor: Other differences.
     """
 
     run: Run
     base: Run
-    names: tuple[str, str]
-    counts: Paired
-    p: float
+    metric: PairedMetric
     p_corrected: float
     tests: int
     level: float
-    low: float
-    high: float
-    interval: str
-    detectable: float | None
     blocking: Sequence[str]
     minor: Sequence[str]
 
@@ -75,6 +122,17 @@ class Comparison:
         """Whether the difference is significant at 0.05 after correction."""
         return self.p_corrected < ALPHA
 
+    @cached_property
+    def interval(self) -> tuple[float, float, str]:
+        """Ends of the interval of the difference, which excludes 0 exactly if it is significant, and its kind."""
+        from scipy.special import ndtri
+
+        if self.metric.counts:
+            low, high, kind = difference_interval(self.metric.counts, self.level)
+            return 100 * low, 100 * high, kind
+        half = float(ndtri(1 - self.level / 2)) * self.metric.error
+        return self.metric.difference - half, self.metric.difference + half, "normal"
+
     @property
     def confidence(self) -> float:
         """Of the interval, in percent."""
@@ -82,44 +140,69 @@ class Comparison:
 
     @property
     def digits(self) -> int:
-        """Decimals of all differences in points."""
-        return decimals(100 * self.counts.difference, 100 * self.low, 100 * self.high)
+        """Decimals of the difference and its interval."""
+        return decimals(self.metric.difference, *self.interval[:2])
 
     @property
-    def cautions(self) -> list[str]:
-        """A sentence if images, seed, protocol or versions differ."""
-        return remarks_on(self.blocking, ())
+    def detectable(self) -> float | None:
+        """Smallest difference in points that this number of images could show; None if none, or if it is unknown."""
+        smallest = self.metric.counts and smallest_detectable(self.metric.counts, self.tests)
+        return 100 * smallest if smallest else None
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Compressors of the run and the base, with models and directories where they distinguish the two."""
+        mine, theirs = label(self.run.compressors), label(self.base.compressors)
+        if self.run.model != self.base.model:
+            mine, theirs = f"{mine} on {self.run.model}", f"{theirs} on {self.base.model}"
+        return (mine, theirs) if mine != theirs else (f"{self.run.path} ({mine})", f"{self.base.path} ({theirs})")
+
+    @property
+    def titles(self) -> tuple[str, str]:
+        """Compressor and directory of the run and the base."""
+        mine, theirs = (f"{label(of.compressors)}, {of.path}" for of in (self.run, self.base))
+        return mine, theirs
 
     @property
     def remarks(self) -> list[str]:
-        """The cautions, and a sentence on other differences."""
-        return remarks_on(self.blocking, self.minor)
+        """Sentences on differences besides the compressors; those that make the comparison misleading come first."""
+        cautions = [f"Caution: they also differ in {'; '.join(self.blocking)}."] if self.blocking else []
+        return cautions + ([f"They also differ in {'; '.join(self.minor)}."] if self.minor else [])
 
     def sentence(self) -> str:
         """Return the outcome in words; the better run comes first if the difference is significant."""
-        counts, names = self.counts, self.names
-        low, high, right = 100 * self.low, 100 * self.high, (counts.first, counts.second)
-        if self.significant and counts.difference < 0:
-            names, low, high, right = names[::-1], -high, -low, right[::-1]
-        kind = "interval" if self.interval == "bootstrap" else f"{self.interval} interval"
+        metric, counts, names, digits = self.metric, self.metric.counts, self.names, self.digits
+        low, high, kind = self.interval
+        worse = metric.difference < 0 if metric.better == "higher" else metric.difference > 0
+        size = f"{abs(metric.difference):.{digits}f} +- {(high - low) / 2:.{digits}f} {metric.unit}".rstrip()
+        if self.significant:
+            names = names[::-1] if worse else names
+            low, high = (-high, -low) if metric.difference < 0 else (low, high)
+            text = f"{names[0]} beats {names[1]} by {size}"
+        elif not metric.difference:
+            text = f"{names[0]} and {names[1]} are level"
+        else:
+            side = "above" if metric.difference > 0 else "below"
+            text = f"{names[0]} is {size} {side} {names[1]}, which is no significant difference"
+        text = text if self.run.task == "classification" else f"{metric_title(metric.name)}: {text}"
+        interval = "interval" if kind in ("bootstrap", "normal") else f"{kind} interval"
+        text += f" ({self.confidence:g} % {interval} {low:.{digits}f} to {high:.{digits}f}, n = {metric.n:,}"
         tests = f", p = {p_text(self.p_corrected)} with correction for {self.tests} tests" if self.tests > 1 else ""
-        points, digits = 100 * counts.difference, self.digits
-        size = f"{abs(points):.{digits}f} +- {50 * (self.high - self.low):.{digits}f} points"
-        text = opening(names, points, size, self.significant)
-        interval = f"{self.confidence:g} % {kind} {low:.{digits}f} to {high:.{digits}f}"
-        text += f" ({interval}, n = {counts.n:,}; McNemar p = {p_text(self.p)}{tests})"
+        text += f"; {'McNemar' if counts else 'paired'} p = {p_text(metric.p)}{tests})"
+        if counts is None:
+            return f"{text}."
         if not counts.discordant:
             return f"{text}; there is no discordant image."
-        discordant = f"{counts.discordant:,} discordant image{'s' if counts.discordant > 1 else ''}"
-        text += f"; of {discordant} {names[0]} gets {right[0]:,} right, {names[1]} {right[1]:,}."
+        first, second = (counts.second, counts.first) if self.significant and worse else (counts.first, counts.second)
+        text += f"; of {counted(counts.discordant, 'discordant image')} {names[0]} gets {first:,} right, "
+        text += f"{names[1]} {second:,}."
         if self.detectable is not None:
-            return f"{text} n = {counts.n:,} detects {100 * self.detectable:.{digits}f} points with 80 % power."
-        if self.significant:
-            return text
-        return f"{text} n = {counts.n:,} is too few to detect any difference with 80 % power."
+            return f"{text} n = {metric.n:,} detects {self.detectable:.{digits}f} points with 80 % power."
+        too_few = f" n = {metric.n:,} is too few to detect any difference with 80 % power."
+        return text if self.significant else text + too_few
 
     def row(self) -> dict[str, Any]:
-        """Return plain values for a file; differences are in points."""
+        """Return plain values for a file; shares of images and their differences are in percent and points."""
         return {name: value(self) for name, value in COLUMNS.items()}
 
 
@@ -129,112 +212,74 @@ COLUMNS: Mapping[str, Callable[[Comparison], Any]] = {
     "base": lambda of: str(of.base.path),
     "compressor": lambda of: of.names[0],
     "base_compressor": lambda of: of.names[1],
-    "n": lambda of: of.counts.n,
-    "difference": lambda of: 100 * of.counts.difference,
-    "low": lambda of: 100 * of.low,
-    "high": lambda of: 100 * of.high,
-    "interval": lambda of: of.interval,
+    "metric": lambda of: of.metric.name,
+    "n": lambda of: of.metric.n,
+    "value": lambda of: of.metric.value,
+    "base_value": lambda of: of.metric.base,
+    "difference": lambda of: of.metric.difference,
+    "low": lambda of: of.interval[0],
+    "high": lambda of: of.interval[1],
+    "interval": lambda of: of.interval[2],
     "confidence": lambda of: of.confidence,
-    "discordant": lambda of: of.counts.discordant,
-    "only_run_right": lambda of: of.counts.first,
-    "only_base_right": lambda of: of.counts.second,
-    "p": lambda of: of.p,
+    "standard_error": lambda of: None if of.metric.counts else of.metric.error,
+    "discordant": lambda of: of.metric.counts and of.metric.counts.discordant,
+    "only_run_right": lambda of: of.metric.counts and of.metric.counts.first,
+    "only_base_right": lambda of: of.metric.counts and of.metric.counts.second,
+    "p": lambda of: of.metric.p,
     "p_corrected": lambda of: of.p_corrected,
     "tests": lambda of: of.tests,
     "significant": lambda of: of.significant,
-    "smallest_detectable": lambda of: None if of.detectable is None else 100 * of.detectable,
+    "smallest_detectable": lambda of: of.detectable,
     "differs": lambda of: list(of.blocking),
     "also_differs": lambda of: list(of.minor),
 }
 
 
-def compare(base: Run, runs: Sequence[Run], allowed: bool = False) -> tuple[list[Comparison], list[InputError]]:
+def compare(
+    base: Run, runs: Sequence[Run], measure: Measure = ACCURACY, allowed: bool = False
+) -> tuple[list[Comparison], list[InputError]]:
     """Compare runs with a base run.
 
     Args:
         base: The run that the others are compared with.
         runs: The others.
+        measure: How runs of the base's task are compared.
         allowed: Compare although images, seed, protocol or versions differ, on the images that both have.
 
     Returns:
-        Comparisons in the order of `runs`, and for each run that is left out an error that names it.
+        Comparisons in the order of `runs`, and for each run or metric that is left out an error that names it.
 
     Raises:
         InputError: If the base run cannot be compared with anything.
     """
-    base_outcomes = outcomes(base)
-    counted: list[tuple[Run, Paired, Sequence[str], Sequence[str]]] = []
+    base_ids = measure.ids(base)
+    families: dict[str, list[tuple[int, PairedMetric, list[str], list[str]]]] = {}
     refused: list[InputError] = []
-    for run in runs:
+    for place, run in enumerate(runs):
         try:
-            counted.append((run, *_count(run, base, base_outcomes, allowed)))
+            if run.task != base.task:
+                raise InputError(f"{run.path} is a run of {run.task}, {base.path} of {base.task}; compare one task")
+            if run.path.resolve() == base.path.resolve():
+                raise InputError(f"{run.path} is the base itself")
+            ids = measure.ids(run)
+            blocking, minor = differences(run, base, ids, base_ids)
+            if blocking and not allowed:
+                raise UnlikeError(
+                    f"{run.path} and {base.path} differ in more than the compressor: {'; '.join(blocking)}; compare "
+                    "runs that agree in these, or give --allow-differences to pair the images that both have"
+                )
+            metrics, missing = measure.metrics(run, base, ids[shared_images(ids, base_ids)[0]])
         except InputError as error:
-            refused.append(error)
-    return compared(base, counted), refused
-
-
-def compared(base: Run, counted: Sequence[tuple[Run, Paired, Sequence[str], Sequence[str]]]) -> list[Comparison]:
-    """Return the comparisons of runs with the base, from their discordant images and their other differences."""
-    p_values = [mcnemar(counts) for _, counts, *_ in counted]
-    tests = len(counted)
-    return [
-        Comparison(
-            *(run, base, names_of(run, base), counts, p, corrected, tests, level, *difference_interval(counts, level)),
-            *(smallest_detectable(counts, tests), blocking, minor),
-        )
-        for (run, counts, blocking, minor), p, corrected, level in zip(
-            counted, p_values, holm(p_values), holm_levels(p_values), strict=True
-        )
-    ]
-
-
-def _count(run: Run, base: Run, base_outcomes: Outcomes, allowed: bool) -> tuple[Paired, list[str], list[str]]:
-    run_outcomes = outcomes(run)
-    blocking, minor = checked(run, base, run_outcomes.image_id, base_outcomes.image_id, allowed)
-    return pair(run_outcomes, base_outcomes, (str(run.path), str(base.path))), blocking, minor
-
-
-def checked(run: Run, base: Run, ids: Ids, base_ids: Ids, allowed: bool) -> tuple[list[str], list[str]]:
-    """Return how two runs differ besides their compressors: see `differences`.
-
-    Raises:
-        InputError: If they are one run, or differ in what must agree and this is not allowed.
-    """
-    if run.path.resolve() == base.path.resolve():
-        raise InputError(f"{run.path} is the base itself")
-    blocking, minor = differences(run, base, ids, base_ids)
-    if blocking and not allowed:
-        raise UnlikeError(
-            f"{run.path} and {base.path} differ in more than the compressor: {'; '.join(blocking)}; compare "
-            "runs that agree in these, or give --allow-differences to pair the images that both have"
-        )
-    return blocking, minor
-
-
-def names_of(run: Run, base: Run) -> tuple[str, str]:
-    """Return the compressors, with models and directories where they distinguish the runs."""
-    mine, theirs = label(run.compressors), label(base.compressors)
-    if run.model != base.model:
-        mine, theirs = f"{mine} on {run.model}", f"{theirs} on {base.model}"
-    if mine != theirs:
-        return mine, theirs
-    return f"{run.path} ({mine})", f"{base.path} ({theirs})"
-
-
-def opening(names: tuple[str, str], difference: float, size: str, significant: bool) -> str:
-    """Return the first words of a comparison; the names are in the order of the sentence."""
-    if significant:
-        return f"{names[0]} beats {names[1]} by {size}"
-    if not difference:
-        return f"{names[0]} and {names[1]} are level"
-    side = "above" if difference > 0 else "below"
-    return f"{names[0]} is {size} {side} {names[1]}, which is no significant difference"
-
-
-def remarks_on(blocking: Sequence[str], minor: Sequence[str]) -> list[str]:
-    """Return sentences on differences besides the compressors."""
-    blocked = [f"Caution: they also differ in {'; '.join(blocking)}."] if blocking else []
-    return blocked + ([f"They also differ in {'; '.join(minor)}."] if minor else [])
+            metrics, missing = [], [error]
+        refused += missing
+        for metric in metrics:
+            families.setdefault(metric.name, []).append((place, metric, blocking, minor))
+    compared = []
+    for family in families.values():
+        values = [metric.p for _, metric, *_ in family]
+        for (place, metric, *others), *holms in zip(family, holm(values), holm_levels(values), strict=True):
+            compared.append((place, Comparison(runs[place], base, metric, holms[0], len(family), holms[1], *others)))
+    return [comparison for _, comparison in sorted(compared, key=lambda item: item[0])], refused
 
 
 def p_text(p: float) -> str:

@@ -19,7 +19,7 @@ from bigain.report.paper import PaperValue
 from bigain.report.rows import Group, Measured, Row, main_metrics
 from bigain.report.tables import CONTROL, Table, latex_text, markdown_text
 from bigain.runs.files import write_csv, write_text
-from bigain.runs.names import method, strength
+from bigain.runs.names import method, metric_title, strength
 from bigain.runs.numbers import signed, with_interval
 from bigain.runs.schema import TASKS, Better
 
@@ -94,19 +94,21 @@ def write_report(output: Path, groups: Sequence[Group], left_out: Sequence[str],
 def _section(group: Group, plots: Sequence[Plot]) -> _Section:
     title, best = group.title, _best(group)
     common = set.intersection(*(set(row.notes) for row in group.rows))
-    metrics, base = main_metrics(group.rows), ""
-    if group.comparisons:
-        base = f"{group.comparisons[0].names[1]}, {group.comparisons[0].base.path}"
+    metrics = main_metrics(group.rows)
     tables = [
         _table([_result(row, metrics, common, best) for row in group.rows], f"Results: {title}"),
         *(_table(_further(group, task, best), f"Further metrics of {task}: {title}") for task in TASKS),
-        _table(list(map(_comparison, group.comparisons)), f"Image by image against {base}: {title}"),
     ]
+    for against, compared in itertools.groupby(group.comparisons, lambda comparison: comparison.titles[1]):
+        tables.append(_table(list(map(_comparison, compared)), f"Image by image against {against}: {title}"))
     notes = [f"{note[:1].upper()}{note[1:]}." for note in sorted(common)]
     notes += [f"Not the same in all runs: {line}." for line in group.differing]
     notes += [f"† {note} ({', '.join(names)})." for note, names in _marked(group).items()]
     notes += [f"Not compared image by image: {reason}." for reason in group.refused]
-    sentences = [" ".join([comparison.sentence(), *comparison.cautions]) for comparison in group.comparisons]
+    sentences = [
+        " ".join([comparison.sentence(), *(comparison.remarks[:1] if comparison.blocking else [])])
+        for comparison in group.comparisons
+    ]
     return _Section(title, [table for table in tables if table.rows], notes, sentences, plots)
 
 
@@ -162,22 +164,21 @@ def _result(row: Row, metrics: Mapping[str, Measured], common: set[str], best: M
 
 
 def _comparison(comparison: Comparison) -> _Cells:
-    counts, run, digits = comparison.counts, comparison.run, comparison.digits
+    metric, run, digits = comparison.metric, comparison.run, comparison.digits
+    low, high = (signed(end, digits) for end in comparison.interval[:2])
     name = method(run.compressors) + (f" on {run.model}" if run.model != comparison.base.model else "")
     return [
         *_compressor(name, strength(run.compressors)),
-        ("difference (points)", signed(100 * counts.difference, digits)),
-        ("interval", f"{signed(100 * comparison.low, digits)} to {signed(100 * comparison.high, digits)}"),
+        ("metric", metric_title(metric.name, metric.unit)),
+        ("difference", signed(metric.difference, digits)),
+        ("interval", f"{low} to {high}"),
         ("confidence (%)", f"{comparison.confidence:g}"),
-        ("only this run right", f"{counts.first:,}"),
-        ("only the base right", f"{counts.second:,}"),
-        ("n", f"{counts.n:,}"),
-        ("p", p_text(comparison.p)),
+        ("only this run right", f"{metric.counts.first:,}" if metric.counts else _NONE),
+        ("only the base right", f"{metric.counts.second:,}" if metric.counts else _NONE),
+        ("n", f"{metric.n:,}"),
+        ("p", p_text(metric.p)),
         ("p corrected", p_text(comparison.p_corrected)),
-        (
-            "smallest detectable (points)",
-            _NONE if comparison.detectable is None else f"{100 * comparison.detectable:.{digits}f}",
-        ),
+        ("smallest detectable", f"{comparison.detectable:.{digits}f}" if comparison.detectable else _NONE),
         ("run", str(run.path)),
     ]
 
@@ -243,9 +244,8 @@ def _remarks(groups: Sequence[Group]) -> list[str]:
         remarks.append("Runs of other images, seeds or settings have a section of their own.")
     if any(group.comparisons for group in groups):
         remarks.append(
-            "Image by image: exact two-sided McNemar test, corrected by Holm's method for all runs of the table. "
-            f"{INTERVALS}. The smallest detectable difference is detected with 80 % power at this share of discordant "
-            "images."
+            f"Image by image: p-values are corrected by Holm's method for all runs of the table. {INTERVALS} The "
+            "smallest detectable difference is detected with 80 % power at this share of discordant images."
         )
     if any(measured.paper for group in groups for row in group.rows for measured in row.all_metrics):
         remarks.append(

@@ -6,19 +6,22 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from bigain.errors import InputError
-from bigain.report.statistics import Paired
 from bigain.runs.columns import read_columns
 from bigain.runs.names import inner
 from bigain.runs.results import Run, read_ids
 from bigain.runs.schema import CHOOSE_IMAGES, TASKS
 
 Ids: TypeAlias = npt.NDArray[np.str_]
+Correct: TypeAlias = npt.NDArray[np.bool_]
+# Runs of one task whose numbers may stand side by side, after the settings that distinguish them from other series.
+Series: TypeAlias = tuple[list[str], list[Run]]
 
 # Settings under comparison, settings that the results of every run have, and settings that choose the images.
 _IGNORED = (
@@ -45,19 +48,19 @@ class Outcomes:
         correct: `(n,)`; with several labels, whether the prediction is one of them.
     """
 
-    image_id: npt.NDArray[np.str_]
+    image_id: Ids
     label: npt.NDArray[Any]
-    correct: npt.NDArray[np.bool_]
+    correct: Correct
 
 
+# Of a base run, which is compared with many, and of the other one.
+@lru_cache(maxsize=2)
 def outcomes(run: Run) -> Outcomes:
-    """Load which images a run got right.
+    """Load which images a classification got right.
 
     Raises:
-        InputError: If the run is no classification, or its file is missing, damaged or does not match the results.
+        InputError: If its file is missing, damaged or does not match the results.
     """
-    if run.task != "classification":
-        raise InputError(f"{run.path} is a run of {run.task}; a classification is compared with classifications")
     ids, label, prediction = read_columns(run.path, "image_id", "label", "prediction")
     right = label == prediction if label.ndim == 1 else label[np.arange(len(label)), prediction]
     labelled = np.ones(len(ids), np.bool_) if label.ndim == 1 else label.any(axis=1)
@@ -80,8 +83,8 @@ def shared_images(first: Ids, second: Ids) -> tuple[Any, Any]:
     return np.intersect1d(first, second, assume_unique=True, return_indices=True)[1:]
 
 
-def pair(a: Outcomes, b: Outcomes, names: tuple[str, str]) -> Paired:
-    """Count discordant images over those that both runs have; `names` are their directories, for the message.
+def pair(a: Outcomes, b: Outcomes, names: tuple[str, str]) -> tuple[Correct, Correct]:
+    """Return what each run got right of the images that both have; `names` are their directories, for the message.
 
     Raises:
         InputError: If there is no such image, or one has a different label in the other run.
@@ -93,7 +96,7 @@ def pair(a: Outcomes, b: Outcomes, names: tuple[str, str]) -> Paired:
         raise InputError(
             f"{names[0]} and {names[1]} have different labels for the same images; they cannot be compared"
         )
-    return Paired.of(a.correct[mine], b.correct[theirs])
+    return a.correct[mine], b.correct[theirs]
 
 
 def differences(a: Run, b: Run, a_ids: Ids, b_ids: Ids) -> tuple[list[str], list[str]]:
@@ -120,16 +123,12 @@ def _unlike(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     return [f"{name} {_short(first)} and {_short(second)}" for name, (first, second) in _varying([a, b]).items()]
 
 
-def series(runs: Sequence[Run]) -> list[tuple[list[str], list[Run]]]:
-    """Split runs of one task into series whose numbers may stand side by side: of the same images and settings.
-
-    Returns:
-        For each series, the one of most runs first, the settings that distinguish it from the others, and its runs.
-    """
+def series(runs: Sequence[Run]) -> list[Series]:
+    """Split runs of one task into series of the same images and settings, the one of most runs first."""
     with_settings = all(run.settings for run in runs)
     found: dict[str, tuple[dict[str, Any], list[Run]]] = {}
     for run in runs:
-        conditions = {"images": _images(run), **_conditions(run, with_settings)}
+        conditions = {"images": images_of(run), **_conditions(run, with_settings)}
         found.setdefault(json.dumps(conditions, sort_keys=True), (conditions, []))[1].append(run)
     parts = sorted(found.values(), key=lambda part: (-len(part[1]), str(part[0].get("protocol seed"))))
     names = _varying([conditions for conditions, _ in parts])
@@ -205,7 +204,7 @@ def _circumstances(run: Run) -> dict[str, Any]:
     return model | {name: run.results["environment"].get(name) for name in _MINOR}
 
 
-def _images(run: Run) -> str:
+def images_of(run: Run) -> str:
     """Return the number of images, and a hash over their ids."""
     count = run.results["dataset"]["images"]
     try:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from bigain.errors import InputError
-from bigain.report.comparison import Comparison, UnlikeError, compare
-from bigain.report.pairing import differing, series
+from bigain.report.comparison import Comparison, Measure, UnlikeError, compare
+from bigain.report.pairing import Series, differing, images_of, series
 from bigain.report.paper import Cell, PaperValue, cell_of, expected_images, paper_value
 from bigain.runs.names import method, metric_title, strength
 from bigain.runs.numbers import bias_text, counted, decimals, scaled
@@ -110,8 +110,8 @@ class Group:
     Attributes:
         model: Hub id or folder of the model.
         settings: What distinguishes the group from others of its dataset and model; empty if there is none.
-        plain: Classification runs without compression of that dataset and model.
-        comparisons: Classification runs against a base run, image by image.
+        plain: Runs without compression of that dataset and model.
+        comparisons: Runs against the base run of their task, image by image.
         refused: Why other runs were not compared.
         differing: Circumstances, such as the device, that are not the same in all runs.
     """
@@ -135,32 +135,39 @@ class Group:
         """All runs, row by row."""
         return [run for row in self.rows for run in row.runs.values()]
 
-    def compare(self, base: Run | None, allowed: bool) -> list[str]:
-        """Compare the classification runs with a base run, by default the only one without compression.
+    def compare(self, base: Run | None, measure_of: Callable[[str], Measure], allowed: bool) -> list[str]:
+        """Compare the runs of each task with a base run, by default the only one without compression.
 
         Args:
-            base: The base run.
+            base: The base run of its task.
+            measure_of: How runs of a task are compared.
             allowed: Compare although images, seed, protocol or versions differ.
 
         Returns:
-            A reason for each run that is not compared. Without a given base, runs that differ in their settings are
-            named in the report only.
+            A reason for each run that is not compared. Without a given base, runs that differ in their settings and
+            generations without what is compared are named in the report only.
         """
         self.differing += differing(self.runs)
-        classified = [run for run in self.runs if run.task == "classification"]
-        plain = [run for run in classified if not run.compressors] or self.plain
-        if base is None and len(plain) > 1 and len(classified) > len(plain):
-            self.refused.append(f"{len(plain)} runs are without compression; name one with --base")
-        start = base or (plain[0] if len(plain) == 1 else None)
-        others = [run for run in classified if start is not None and run.path.resolve() != start.path.resolve()]
-        if start is None or not others:
-            return []
-        try:
-            self.comparisons, refused = compare(start, others, allowed)
-        except InputError as error:
-            refused = [error]
-        self.refused += map(str, refused)
-        return [str(error) for error in refused if base is not None or not isinstance(error, UnlikeError)]
+        failed = []
+        for task in TASKS:
+            members = [run for run in self.runs if run.task == task]
+            plain = [run for run in members if not run.compressors] or [run for run in self.plain if run.task == task]
+            given = base if base and base.task == task else None
+            if given is None and len(plain) > 1 and len(members) > len(plain):
+                self.refused.append(f"{len(plain)} {task} runs are without compression; name one with --base")
+            start = given or (plain[0] if len(plain) == 1 else None)
+            others = [run for run in members if start is not None and run.path.resolve() != start.path.resolve()]
+            if start is None or not others:
+                continue
+            try:
+                comparisons, refused = compare(start, others, measure_of(task), allowed)
+            except InputError as error:
+                comparisons, refused = [], [error]
+            self.comparisons += comparisons
+            self.refused += map(str, refused)
+            unexpected = [error for error in refused if task == "classification" and not isinstance(error, UnlikeError)]
+            failed += refused if given else unexpected
+        return list(map(str, failed))
 
 
 def main_metrics(rows: Sequence[Row]) -> dict[str, Measured]:
@@ -172,30 +179,56 @@ def main_metrics(rows: Sequence[Row]) -> dict[str, Measured]:
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Group runs by dataset, model and settings, and make the rows of each group, the most expensive first.
 
-    Numbers of different images, seeds, steps or protocols never share a group. Where both tasks have several series of
-    one seed, the largest of each share a group.
+    Numbers of different images, seeds, steps or protocols never share a group. A series of classifications and one of
+    generations share a group if they belong together: see `_paired`.
     """
     by_name: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         by_name.setdefault((run.dataset, run.model), []).append(run)
     groups = []
     for (dataset, model), members in sorted(by_name.items()):
-        plain = [run for run in members if run.task == "classification" and not run.compressors]
-        of_tasks = [series([run for run in members if run.task == task]) for task in TASKS]
-        seeds = list(dict.fromkeys(_seed(part) for parts in of_tasks for _, part in parts))
-        for seed in seeds:
-            of_seed = ([part for part in parts if _seed(part[1]) == seed] for parts in of_tasks)
-            for alike in itertools.zip_longest(*of_seed, fillvalue=([], [])):
-                texts = [f"seed {seed}"] if len(seeds) > 1 else []
-                texts += [text for part, _ in alike for text in part]
-                rows = map(_row, _joined([run for _, part in alike for run in part]))
-                settings = ", ".join(dict.fromkeys(texts))
-                groups.append(Group(dataset, model, settings, plain, sorted(rows, key=_order)))
+        plain = [run for run in members if not run.compressors]
+        parts = _paired(*(series([run for run in members if run.task == task]) for task in TASKS))
+        several = len({_seed(run) for run in members}) > 1
+        for texts, of_group in parts:
+            seed = [f"seed {_seed(of_group[0])}"] if several else []
+            settings = ", ".join(dict.fromkeys(seed + texts))
+            groups.append(Group(dataset, model, settings, plain, sorted(map(_row, _joined(of_group)), key=_order)))
     return groups
 
 
-def _seed(runs: Sequence[Run]) -> Any:
-    return runs[0].results["protocol"].get("seed")
+def _paired(classified: Sequence[Series], generated: Sequence[Series]) -> list[Series]:
+    """Join series of both tasks that belong together; the others stay as they are.
+
+    First if one `bigain evaluate` made runs of both, then if they are of the same seed and images, then if they are the
+    only ones of their seed.
+    """
+    evaluations = [[_evaluations(runs) for _, runs in parts] for parts in (classified, generated)]
+    seeds = [[_seed(runs[0]) for _, runs in parts] for parts in (classified, generated)]
+    images = [[images_of(runs[0]) for _, runs in parts] for parts in (classified, generated)]
+    kinds: list[Callable[[int, int], bool]] = [
+        lambda i, j: bool(evaluations[0][i] & evaluations[1][j]),
+        lambda i, j: (seeds[0][i], images[0][i]) == (seeds[1][j], images[1][j]),
+        lambda i, j: seeds[0][i] == seeds[1][j] and all(of.count(seeds[0][i]) == 1 for of in seeds),
+    ]
+    partner: dict[int, int] = {}
+    for belong, i, j in itertools.product(kinds, range(len(classified)), range(len(generated))):
+        if i not in partner and j not in partner.values() and belong(i, j):
+            partner[i] = j
+    joined = [
+        (texts + generated[partner[i]][0], runs + generated[partner[i]][1]) if i in partner else (texts, runs)
+        for i, (texts, runs) in enumerate(classified)
+    ]
+    return joined + [part for j, part in enumerate(generated) if j not in partner.values()]
+
+
+def _seed(run: Run) -> Any:
+    return run.results["protocol"].get("seed")
+
+
+def _evaluations(runs: Sequence[Run]) -> frozenset[Path]:
+    """Return the directories of `bigain evaluate` that hold runs."""
+    return frozenset(run.path.parent for run in runs if (run.path.parent / "joint.json").is_file())
 
 
 def _order(row: Row) -> tuple[bool, float, str, str, float, list[Path]]:
@@ -205,12 +238,11 @@ def _order(row: Row) -> tuple[bool, float, str, str, float, list[Path]]:
 
 def _joined(runs: Sequence[Run]) -> list[dict[str, Run]]:
     """Join both tasks of a compressor: the runs of one `bigain evaluate`, or the only run of each task."""
-    by_key: dict[tuple[Path | None, str], list[Run]] = {}
+    by_key: dict[tuple[frozenset[Path], str], list[Run]] = {}
     for run in runs:
-        evaluation = run.path.parent if (run.path.parent / "joint.json").is_file() else None
         # In the paper IE-KVD's alpha differs between the tasks.
         compressors = [[part["class"], _without(part["settings"], ("alpha", "seed"))] for part in run.compressors]
-        by_key.setdefault((evaluation, json.dumps(compressors, sort_keys=True)), []).append(run)
+        by_key.setdefault((_evaluations([run]), json.dumps(compressors, sort_keys=True)), []).append(run)
     joined: list[dict[str, Run]] = []
     for members in by_key.values():
         by_task = {run.task: run for run in sorted(members, key=lambda run: run.task)}

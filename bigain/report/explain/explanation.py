@@ -143,7 +143,7 @@ def explain(
         InputError: If the baseline stored no errors.
     """
     base_errors = read_errors(base)
-    comparisons, refused = compare(base, runs, allowed)
+    comparisons, refused = compare(base, runs, allowed=allowed)
     explanations = []
     for comparison in comparisons:
         try:
@@ -176,8 +176,8 @@ def explanation_lines(explanations: Sequence[Explanation]) -> list[str]:
         comparison = explanation.comparison
         if base != comparison.base.path:
             base = comparison.base.path
-            lines += [f"baseline: {comparison.names[1]}, {base}", ""]
-        lines += [f"{comparison.names[0]}, {comparison.run.path}", "", *_frequencies(explanation), ""]
+            lines += [f"baseline: {comparison.titles[1]}", ""]
+        lines += [comparison.titles[0], "", *_frequencies(explanation), ""]
         lines += [*_margins(explanation), "", comparison.sentence(), _verdict(explanation), *comparison.remarks, ""]
     return [*lines, *_NOTES]
 
@@ -277,7 +277,7 @@ def _verdict(explanation: Explanation) -> str:
         f"{_interval(whole)}: {expected}. Its bound went from "
         f"{_percent(before.theorem_bound)} to {_percent(after.theorem_bound)}, the share that is wrong on these trials "
         f"from {_percent(before.error)} to {_percent(after.error)}; with all trials accuracy changed by "
-        f"{signed(100 * comparison.counts.difference, comparison.digits)} points."
+        f"{signed(comparison.metric.difference, comparison.digits)} points."
     )
 
 
