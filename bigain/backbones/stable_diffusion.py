@@ -93,7 +93,7 @@ class StableDiffusion(Backbone):
         # By default, transformers warns of their length, too.
         whole = self.tokenizer(unique, verbose=False).input_ids
         cut = [prompt for prompt, ids in zip(unique, whole, strict=True) if len(ids) > length]
-        return f"{len(cut)} of {len(unique)} prompts are cut after {length} tokens, such as {cut[0]!r}" if cut else ""
+        return f"prompts cut after {length} tokens: {len(cut)} of {len(unique)}, such as {cut[0]!r}" if cut else ""
 
     def null_condition(self) -> Tensor:
         return self.conditions([""], [0])

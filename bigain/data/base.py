@@ -6,23 +6,24 @@ import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, final, get_args
 
+import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from bigain.data.class_space import ClassSpace
 from bigain.data.latent_cache import LatentCache
-from bigain.data.loader import RankLoader, Sample, Samples
+from bigain.data.loader import Batch, RankLoader
 from bigain.data.parquet import ParquetRow
-from bigain.data.preprocessing import decode_image
-from bigain.data.reading import read_file
+from bigain.data.reading import decode_image, read_file
 from bigain.data.selection import Item, per_class, read_subset, stratified
-from bigain.errors import InputError
+from bigain.errors import InputError, check_choice
+from bigain.runs.numbers import counted
 
 OnBadImage = Literal["stop", "skip"]
 
@@ -84,8 +85,7 @@ class EvalDataModule(LightningDataModule, ABC):
         for name, (value, smallest) in {**least, "per_class": (per_class, 1), "limit": (limit, 1)}.items():
             if value is not None and value < smallest:
                 raise InputError(f"{name} must be at least {smallest}, not {value}")
-        if on_bad_image not in ("stop", "skip"):
-            raise InputError(f"on_bad_image must be stop or skip, not {on_bad_image!r}")
+        check_choice("on_bad_image", on_bad_image, get_args(OnBadImage))
         self.image_size = image_size
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -178,15 +178,37 @@ class EvalDataModule(LightningDataModule, ABC):
         prompts = self.class_space.prompts
         return [prompts[item.labels[0]] for item in self.items]
 
-    def sample(self, item: Item) -> Sample:
-        """Load an item: its cached latent if there is one, else its preprocessed image."""
-        if not self.read_images:
-            return Sample(item)
-        content = self.read_bytes(item)
-        digest = digest_of(content)
-        latent = None if self.latents is None else self.latents.read(digest)
-        image = decode_image(content, self.where(item), self.image_size) if latent is None else None
-        return Sample(item, image, latent, digest)
+    def load(self, items: Sequence[Item]) -> Batch:
+        """Read a batch: of each item its cached latent if there is one, else its preprocessed image."""
+        images: dict[Item, Tensor] = {}
+        latents: dict[Item, Tensor] = {}
+        digests: dict[Item, str] = {}
+        failed: dict[str, str] = {}
+        for item in items if self.read_images else ():
+            try:
+                content = self.read_bytes(item)
+                digests[item] = digest_of(content)
+                latent = None if self.latents is None else self.latents.read(digests[item])
+                if latent is None:
+                    images[item] = decode_image(content, self.where(item), self.image_size)
+                else:
+                    latents[item] = latent
+            except InputError as error:
+                if self.on_bad_image == "stop":
+                    raise
+                failed[item.image_id] = str(error)
+        loaded = [*images, *latents] if self.read_images else items
+        # float32 is named because a half-precision trainer changes torch's default.
+        empty = torch.empty(0, dtype=torch.float32)
+        return Batch(
+            image=torch.stack([*images.values()]) if images else empty.byte(),
+            # As integers: a half-precision trainer rounds all floats of a batch.
+            latent=(torch.stack([*latents.values()]) if latents else empty).view(torch.int32),
+            image_id=[item.image_id for item in loaded],
+            labels=[item.labels for item in loaded],
+            digests=[digests.get(item) for item in loaded],
+            failed=failed,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         # For worker processes: the trainer holds a network with hooks, which cannot be pickled.
@@ -203,7 +225,7 @@ class EvalDataModule(LightningDataModule, ABC):
             raise InputError(f"{self.name}: the file name {undecodable[0]!a} is not UTF-8; rename it")
         repeated = [image_id for image_id, count in Counter(ids).items() if count > 1]
         if repeated:
-            raise InputError(f"{self.name} lists {repeated[0]} more than once ({len(repeated)} such images)")
+            raise InputError(f"{self.name} lists {repeated[0]} more than once ({counted(len(repeated), 'such image')})")
         if self.subset is not None:
             items = read_subset(items, Path(self.subset).expanduser(), self.name, self.id_of)
         if (kept := self.class_space.labels) is not None:
@@ -232,7 +254,6 @@ class EvalDataModule(LightningDataModule, ABC):
         items = [item for item in self.items if item.image_id not in self.finished]
         # In the order of parquet files: neighbours are read together.
         items.sort(key=lambda item: getattr(self.files.get(item.image_id), "position", ()))
-        samples = Samples(items, self.sample, self.on_bad_image == "skip")
         trainer = self.trainer
         ranks = (0, 1, 1) if trainer is None else (trainer.global_rank, trainer.world_size, trainer.num_devices)
-        return RankLoader(samples, self.batch_size, self.num_workers, *ranks)
+        return RankLoader(items, self.load, self.batch_size, self.num_workers, *ranks)

@@ -60,14 +60,11 @@ class ClassSpace:
         return next(labels for labels in (self.indices, self.labels, range(len(self))) if labels is not None)
 
     def part(self, file: Path, dataset: str) -> ClassSpace:
-        """Return the classes that a file names, in the order of their labels.
-
-        Args:
-            file: Text file with one class per line, by name or id.
-            dataset: Name of the dataset, for messages.
+        """Return the classes that a file names, one per line by name or id, in the order of their labels.
 
         Raises:
-            InputError: If the file cannot be read, is empty, or has a line that is no class or the name of several.
+            InputError: If the file cannot be read, is empty, or has a line that is no class or the name of several;
+                the message names `dataset`.
         """
         known: dict[str, list[int]] = {}
         for label, name in enumerate(self.names):

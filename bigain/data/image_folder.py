@@ -87,11 +87,11 @@ class ImageFolder(EvalDataModule):
         unread = f"{self.root}: not read are {shortened(ignored)}; {_HELP}" if ignored else ""
         self.notes = [unread] if ignored else []
         if empty := sorted(set(self.class_space.ids) - {path.parent.name for path in files}):
-            found = f"{self.root} has {len(empty)} class folders without an image: {shortened(empty)}"
+            found = f"{self.root} has {counted(len(empty), 'class folder')} without an image: {shortened(empty)}"
             if self.class_names is None or not files:
                 raise InputError(
                     f"{found}; each is a possible answer, so remove it, name it in class_names or leave it out of "
                     f"classes; {unread or _HELP}"
                 )
-            self.notes.append(f"{found}; they are possible answers nevertheless")
+            self.notes.append(f"{found}; possible answers nevertheless")
         return [Item(image_id, (label[image_id.partition("/")[0]],)) for image_id in self.files]

@@ -122,7 +122,7 @@ class ImageNet1K(EvalDataModule):
         unknown = sorted(set(wnid_of.values()) - set(wnids()))
         if unknown:
             raise InputError(
-                f"{folder / unknown[0]} is not a class of ImageNet-1K ({len(unknown)} such folders); move it"
+                f"{folder / unknown[0]} is not a class of ImageNet-1K ({counted(len(unknown), 'such folder')}); move it"
             )
         return wnid_of
 

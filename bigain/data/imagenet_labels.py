@@ -32,12 +32,8 @@ _NOT_A_TABLE = (MatReadError, ValueError, LookupError, TypeError, OSError, NotIm
 def read_ground_truth(path: Path) -> dict[str, str]:
     """Read the wnid of every image in a list, by stem.
 
-    Args:
-        path: Kaggle's CSV, the devkit's text file (with `meta.mat` beside it), lines of `image class`, or lines of
-            wnids in the order of the images' official numbers.
-
     Raises:
-        InputError: If the list is in none of these forms, or names a class that ImageNet-1K does not have.
+        InputError: If the list has none of these forms, or names a class that ImageNet-1K does not have.
     """
     known = wnids()
     lines = [line for _, line in read_lines(path, _FORMS)]

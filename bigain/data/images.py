@@ -28,15 +28,7 @@ def quantise(pixels: Tensor, image_format: ImageFormat) -> Tensor:
 
 
 def encode_images(images: Tensor, image_format: ImageFormat) -> list[bytes]:
-    """Encode images in parallel.
-
-    Args:
-        images: `(b, 3, h, w)`, uint8 in [0, 255], on the CPU.
-        image_format: `none` encodes nothing.
-
-    Returns:
-        b files, or none.
-    """
+    """Encode images on the CPU in parallel: `(b, 3, h, w)`, uint8 in [0, 255] -> b files, or none for `none`."""
 
     def encode(image: Tensor) -> bytes:
         file = io.BytesIO()
@@ -77,8 +69,9 @@ def read_images(paths: Sequence[Path]) -> Tensor:
             images.append(pil_to_tensor(read_rgb(path)))
         except ValueError as error:
             raise InputError(f"cannot read {path}: {error}; delete it and run the command again") from error
-        height, width = images[-1].shape[-2:]
         if images[-1].shape != images[0].shape:
-            expected = f"{images[0].shape[-1]} x {images[0].shape[-2]}"
-            raise InputError(f"{path} has {width} x {height} px and {paths[0]} {expected}; expected images of one size")
+            (_, height, width), (_, rows, columns) = images[-1].shape, images[0].shape
+            raise InputError(
+                f"{path} has {width} x {height} px and {paths[0]} {columns} x {rows}; expected images of one size"
+            )
     return torch.stack(images)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bigain.data.preprocessing import PREPROCESSING
+from bigain.data.reading import PREPROCESSING
 from bigain.errors import InputError
 
 # Describes `Backbone.encode`; changes with its arithmetic.
@@ -31,24 +31,14 @@ class LatentCache:
     """
 
     def __init__(self, folder: Path, image_size: int, encoder: str) -> None:
-        """Set the cache up; the folder is created by the first `write`.
-
-        Args:
-            folder: The cache folder; many runs may share it.
-            image_size: Side of the preprocessed images in px.
-            encoder: Digest of the VAE and its precision.
-        """
+        """Set the cache up; the first `write` creates the folder. `encoder`: digest of the VAE and its precision."""
         # Versions of the libraries decode and resize slightly differently.
         libraries = [f"{name} {version(name)}" for name in ("torch", "torchvision", "diffusers", "pillow")]
         self._namespace = "\n".join([PREPROCESSING, _ENCODING, str(image_size), encoder, *libraries]).encode()
         self.folder = folder
 
     def read(self, digest: str) -> Tensor | None:
-        """Return the latent of an image, `(c, h, w)` float32; None if it is not cached or its file was changed.
-
-        Args:
-            digest: Hash of the image's file.
-        """
+        """Return the latent of an image, `(c, h, w)` float32, by the hash of its file; None without a valid one."""
         path = self._path(digest)
         try:
             with safe_open(path, "pt") as file:
@@ -65,11 +55,7 @@ class LatentCache:
         return None
 
     def write(self, digest: str, latent: Tensor) -> None:
-        """Store the latent of an image: see `read`.
-
-        Raises:
-            InputError: If the folder cannot be written.
-        """
+        """Store the latent of an image: see `read`. Raises an InputError if the folder cannot be written."""
         path = self._path(digest)
         temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
         try:

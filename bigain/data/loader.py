@@ -1,32 +1,16 @@
-"""The predict loader: the unfinished items of one process, read one by one and gathered into batches."""
+"""The predict loader: the unfinished items of one process in batches."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from bigain.data.selection import Item
-from bigain.errors import InputError
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A loaded item: with an image `(3, s, s)` to encode, a cached latent `(c, h, w)`, or the reason of a failure.
-
-    Generation loads the item only. `digest` is a hash of the image's file.
-    """
-
-    item: Item
-    image: Tensor | None = None
-    latent: Tensor | None = None
-    digest: str | None = None
-    failure: str | None = None
 
 
 class Batch(TypedDict):
@@ -51,35 +35,8 @@ class Batch(TypedDict):
     failed: dict[str, str]
 
 
-@dataclass(frozen=True)
-class Samples(Dataset[Sample]):
-    """Items as samples, read on access.
-
-    Attributes:
-        items: The items, in loading order.
-        read: Reads one item.
-        skip_unreadable: Return the InputError of an item as `Sample.failure` instead of raising it.
-    """
-
-    items: Sequence[Item]
-    read: Callable[[Item], Sample]
-    skip_unreadable: bool
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Sample:
-        item = self.items[index]
-        try:
-            return self.read(item)
-        except InputError as error:
-            if not self.skip_unreadable:
-                raise
-            return Sample(item, failure=str(error))
-
-
 class RankLoader:
-    """Batches of one process's part of the samples; at least one batch, which is empty if the part is.
+    """Batches of one process's part of the items; at least one batch, which is empty if the part is.
 
     Lightning accepts any iterable. It would replace the sampler of a DataLoader by one that also deals out finished
     items; and a process without batches would skip the prediction loop, at whose end the others wait for it.
@@ -87,30 +44,27 @@ class RankLoader:
 
     def __init__(
         self,
-        samples: Samples,
+        items: Sequence[Item],
+        load: Callable[[Sequence[Item]], Batch],
         batch_size: int,
         num_workers: int,
         rank: int = 0,
         world_size: int = 1,
         local_world_size: int = 1,
     ) -> None:
-        """Split the samples between the processes.
+        """Split unfinished items, the same in all processes, between `world_size` processes.
 
-        Args:
-            samples: Unfinished items, the same in all processes.
-            batch_size: Samples per batch.
-            num_workers: Worker processes; fewer are started on a machine with fewer cores.
-            rank: Index of this process.
-            world_size: Number of processes.
-            local_world_size: Number of processes on this machine.
+        `load` reads a batch, in `num_workers` processes or fewer on a machine with fewer cores, which
+        `local_world_size` processes share.
         """
         # Contiguous: neighbours on disk are read together.
-        part = range(len(samples) * rank // world_size, len(samples) * (rank + 1) // world_size)
+        part = range(len(items) * rank // world_size, len(items) * (rank + 1) // world_size)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._loader: DataLoader[Any] = DataLoader(
-            samples,
+            items,  # type: ignore[arg-type]
             batch_sampler=[list(part[i : i + batch_size]) for i in range(0, len(part), batch_size)] or [[]],
-            num_workers=min(num_workers, max(1, _cores() // local_world_size)),
-            collate_fn=collate,
+            num_workers=min(num_workers, max(1, cores // local_world_size)),
+            collate_fn=load,
             pin_memory=torch.cuda.is_available(),
             # Otherwise the workers' seed is drawn from the global generator.
             generator=torch.Generator(),
@@ -121,29 +75,3 @@ class RankLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self._loader)
-
-
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Gather samples into a batch."""
-    loaded = [sample for sample in samples if sample.failure is None]
-    loaded.sort(key=lambda sample: (sample.image is None, sample.latent is None))
-    images = [sample.image for sample in loaded if sample.image is not None]
-    latents = [sample.latent for sample in loaded if sample.latent is not None]
-    return Batch(
-        image=_stack(images).byte(),
-        # As integers: a half-precision trainer rounds all floats of a batch.
-        latent=_stack(latents).view(torch.int32),
-        image_id=[sample.item.image_id for sample in loaded],
-        labels=[sample.item.labels for sample in loaded],
-        digests=[sample.digest for sample in loaded],
-        failed={sample.item.image_id: sample.failure for sample in samples if sample.failure is not None},
-    )
-
-
-def _stack(tensors: list[Tensor]) -> Tensor:
-    # float32 is named because a half-precision trainer changes torch's default.
-    return torch.stack(tensors) if tensors else torch.empty(0, dtype=torch.float32)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -25,13 +25,7 @@ _CLASS = re.compile(r"_(n\d{8})\.\w+$")
 
 @dataclass(frozen=True)
 class ParquetRow:
-    """An image in a parquet file, used like the path of an image file.
-
-    Attributes:
-        position: File, row group and row.
-        image_id: Id of the image.
-        label: Its class.
-    """
+    """An image in a parquet file, used like the path of an image file; its position is file, row group and row."""
 
     position: tuple[Path, int, int]
     image_id: str
@@ -42,11 +36,7 @@ class ParquetRow:
         return f"{file}, row group {group}, row {row} ({self.image_id})"
 
     def read_bytes(self) -> bytes:
-        """Return the encoded image.
-
-        Raises:
-            InputError: If it cannot be read.
-        """
+        """Return the encoded image; raise an InputError if it cannot be read."""
         file, group, row = self.position
         try:
             image = _read_images(file, group)[row].as_py()
@@ -59,14 +49,7 @@ class ParquetRow:
 
 
 def read_rows(files: Sequence[Path], classes: Sequence[str]) -> dict[str, ParquetRow]:
-    """Read the image ids and labels of parquet files, but no image.
-
-    Args:
-        files: Parquet files in order.
-        classes: Class of each label.
-
-    Returns:
-        Rows by image id, in file order.
+    """Read the rows of parquet files by image id, in file order, but no image; `classes` are those of the labels.
 
     Raises:
         InputError: If a file is damaged, has different columns, labels outside `classes` or an image of another file.

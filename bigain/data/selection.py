@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bigain.data.folders import read_lines
 from bigain.errors import InputError
+from bigain.runs.numbers import counted
 from bigain.runs.results import id_in
 from bigain.tokens.randomness import stable_hash
 
@@ -27,11 +28,11 @@ class Item:
 
 
 def read_subset(items: Sequence[Item], path: Path, name: str, id_of: Callable[[str], str] = str) -> list[Item]:
-    """Return the items that an id file lists, in dataset order.
+    """Return the items that a text file lists, one image id per line, in dataset order.
 
     Args:
         items: All items.
-        path: Text file with one image id per line.
+        path: The file.
         name: Name of the dataset, for messages.
         id_of: Converts a line to an image id.
 
@@ -43,11 +44,11 @@ def read_subset(items: Sequence[Item], path: Path, name: str, id_of: Callable[[s
     if absent:
         first = next(image_id for image_id in wanted if image_id in absent)
         raise InputError(
-            f"{path} lists {first!r}, which is not in {name} ({len(absent)} of {len(wanted)} ids are not); "
+            f"{path} lists {first!r}, which is not in {name} ({len(absent)} of {len(wanted)} ids missing); "
             + (f"its ids look like {items[0].image_id!r}" if items else "the dataset has no images")
         )
     if wanted.total() > len(wanted):
-        raise InputError(f"{path} lists {wanted.total() - len(wanted)} ids twice")
+        raise InputError(f"{path} lists {counted(wanted.total() - len(wanted), 'id')} twice")
     return [item for item in items if item.image_id in wanted]
 
 

@@ -54,9 +54,6 @@ def staged_elimination(
         stages: New trial indices of each stage, disjoint.
         keep: Survivors of each stage; the last is 1. On ties the lower class index survives.
         device: Device of the index tensors.
-
-    Returns:
-        Errors, survivors of each stage and predictions.
     """
     trials = 1 + max(trial for stage in stages for trial in stage)
     errors = torch.full((images, classes, trials), torch.nan, device=device, dtype=torch.float32)

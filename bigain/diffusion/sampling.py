@@ -68,7 +68,7 @@ def sample(
         keys: `item_keys` of the items. `(b,)`, int64.
         shape: (channels, height, width) of a latent.
         scheduler: Any diffusers scheduler; a copy is used, because schedulers have state.
-        steps: Number of steps.
+        steps: Denoising steps.
         watch: Called with the step and the latents after it.
 
     Returns:

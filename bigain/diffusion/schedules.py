@@ -18,12 +18,7 @@ class Schedule(ABC):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """Linear in the timestep value: `start` at t = 999 (where sampling starts), `end` at t = 0.
-
-    Attributes:
-        start: Value at t = 999.
-        end: Value at t = 0.
-    """
+    """Linear in the timestep value: `start` at t = 999 (where sampling starts), `end` at t = 0."""
 
     start: float
     end: float

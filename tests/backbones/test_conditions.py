@@ -92,7 +92,7 @@ def test_prompts_that_the_model_cannot_tell_apart(stable_diffusion):
     with pytest.raises(InputError, match="cannot tell 'a longer cat' and 'a longer dog' apart"):
         stable_diffusion.check_prompts(["a longer cat", "b", "a longer dog"], True)
     assert stable_diffusion.check_prompts(["a longer cat", "b", "a longer dog", "a longer cat"], False) == (
-        "2 of 3 prompts are cut after 8 tokens, such as 'a longer cat'"
+        "prompts cut after 8 tokens: 2 of 3, such as 'a longer cat'"
     )
 
 

@@ -77,7 +77,7 @@ def test_the_loader_yields_every_item_in_order(batch_size):
         ({"limit": 0}, "limit must be at least 1, not 0"),
         ({"per_class": -2}, "per_class must be at least 1, not -2"),
         ({"image_size": 0}, "image_size must be at least 1, not 0"),
-        ({"on_bad_image": "ignore"}, "on_bad_image must be stop or skip, not 'ignore'"),
+        ({"on_bad_image": "ignore"}, "on_bad_image must be one of stop, skip, not 'ignore'"),
     ],
     ids=str,
 )
@@ -95,7 +95,7 @@ def test_a_subset_keeps_the_order_of_the_dataset(id_file, text):
     ("text", "settings", "message"),
     [
         (None, {}, "cannot read .*none.txt: No such file or directory; expected one image id per line"),
-        ("n/1\nn/80\n5\n", {}, r"'n/80', which is not in Numbers \(2 of 3 ids are not\); its ids look like 'n/0'"),
+        ("n/1\nn/80\n5\n", {}, r"'n/80', which is not in Numbers \(2 of 3 ids missing\); its ids look like 'n/0'"),
         ("n/1\n", {"labels": ()}, "the dataset has no images"),
         ("n/1\nn/2\nn/1\nn/2\n", {}, "lists 2 ids twice"),
         ("\n\n", {}, "Numbers has no image to evaluate"),
@@ -230,7 +230,7 @@ def test_invalid_classes(tmp_path, text, words):
 
 def test_an_id_that_is_listed_twice(monkeypatch):
     monkeypatch.setattr(Numbers, "find_items", lambda self: [Item("n/3", (0,)), Item("n/4", (1,)), Item("n/3", (2,))])
-    with pytest.raises(InputError, match=r"Numbers lists n/3 more than once \(1 such images\)"):
+    with pytest.raises(InputError, match=r"Numbers lists n/3 more than once \(1 such image\)"):
         chosen()
 
 

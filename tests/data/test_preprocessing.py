@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps, features
 
-from bigain.data.preprocessing import decode_image
+from bigain.data.reading import decode_image
 from bigain.errors import InputError
 
 

@@ -10,8 +10,7 @@ from PIL import EpsImagePlugin, Image, ImageCms
 
 from bigain.data import ImageFolder
 from bigain.data.images import read_images
-from bigain.data.preprocessing import decode_image
-from bigain.data.reading import opened, read_file, read_rgb
+from bigain.data.reading import decode_image, opened, read_file, read_rgb
 from bigain.data.selection import Item
 from bigain.errors import InputError
 

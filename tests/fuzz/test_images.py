@@ -15,7 +15,7 @@ from mutations import damaged, forms, fuzzed, in_time, naming, put
 from PIL import Image, features
 
 from bigain.data import ImageFolder, ImageNet1K
-from bigain.data.preprocessing import decode_image
+from bigain.data.reading import decode_image
 
 SIZE = 8
 FORMATS = ["BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"]
