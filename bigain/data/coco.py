@@ -52,28 +52,26 @@ class Coco2017(EvalDataModule):
     def find_items(self) -> list[Item]:
         path = self.root / "annotations" / "instances_val2017.json"
         images, annotations, categories = _read(
-            path, images=("id", "file_name"), annotations=("image_id", "category_id"), categories=("id", "name")
+            path,
+            images=("id", "file_name", str),
+            annotations=("image_id", "category_id", int),
+            categories=("id", "name", str),
         )
         for number, name in categories:
-            if type(number) is not int or CATEGORIES.get(number) != name:
+            if CATEGORIES.get(number) != name:
                 raise InputError(
-                    f"{path} has the category {number!r}, {name!r}, unknown to COCO-2017; for your own categories use "
+                    f"{path} has the category {number}, {name!r}, unknown to COCO-2017; for your own categories use "
                     "bigain.data.ImageFolder"
                 )
-        names: dict[int, str] = {}
-        for number, name in images:
-            if type(number) is not int or number in names:
-                raise InputError(f"{path} lists image {number!r} twice, or its id is not an integer; {_HELP}")
-            names[number] = str(name)
-        ascending = {str(number): names[number] for number in sorted(names)}
-        self.files = listed_files(self.root / "val2017", ascending, path, _HELP)
+        names = {str(number): name for number, name in sorted(images)}
+        if len(names) < len(images):
+            raise InputError(f"{path} lists an image twice; {_HELP}")
+        self.files = listed_files(self.root / "val2017", names, path, _HELP)
         label_of = {category: label for label, category in enumerate(CATEGORIES)}
-        labels: dict[str, set[int]] = {image_id: set() for image_id in self.files}
+        labels: dict[str, set[int]] = {image_id: set() for image_id in names}
         for number, category in annotations:
-            if str(number) not in labels:
-                raise InputError(f"{path} annotates image {number}, which it does not list")
-            if type(category) is not int or category not in label_of:
-                raise InputError(f"{path} gives image {number} the category {category!r}, unknown to COCO-2017")
+            if str(number) not in labels or category not in label_of:
+                raise InputError(f"{path} gives image {number} the category {category}, one of which is unknown")
             labels[str(number)].add(label_of[category])
         return [Item(image_id, tuple(sorted(categories))) for image_id, categories in labels.items()]
 
@@ -85,9 +83,9 @@ class Coco2017(EvalDataModule):
         """
         path = self.root / "annotations" / "captions_val2017.json"
         captions: dict[str, str] = {}
-        (annotations,) = _read(path, annotations=("image_id", "caption"))
+        (annotations,) = _read(path, annotations=("image_id", "caption", str))
         for number, caption in annotations:
-            captions.setdefault(str(number), str(caption).strip())
+            captions.setdefault(str(number), caption.strip())
         without = [item.image_id for item in self.items if not captions.get(item.image_id)]
         if without:
             raise InputError(
@@ -101,21 +99,15 @@ class Coco2017(EvalDataModule):
         return str(int(stem)) if is_number(stem) else line
 
 
-def _read(path: Path, **fields: tuple[str, str]) -> list[list[tuple[Any, Any]]]:
-    """Read lists of objects from a JSON file: by the name of each list, the two fields to return of its entries."""
+def _read(path: Path, **fields: tuple[str, str, type]) -> list[list[tuple[int, Any]]]:
+    """Read lists of objects from a JSON file: by the name of each list, the number and the value to return of each."""
     if not path.is_file():
         raise InputError(f"{path} is missing, {listing(path.parent)}; {_HELP}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}); unpack it again") from error
-    lists = []
-    for name, (first, second) in fields.items():
-        entries = content.get(name) if isinstance(content, dict) else None
-        if not isinstance(entries, list):
-            raise InputError(f"{path} has no list of {name}; {_HELP}")
-        for entry in entries:
-            if not isinstance(entry, dict) or first not in entry or second not in entry:
-                raise InputError(f"{path}: an entry of {name} without {first} and {second}: {str(entry)[:80]}; {_HELP}")
-        lists.append([(entry[first], entry[second]) for entry in entries])
-    return lists
+        return [
+            [(int(entry[number]), kind(entry[value])) for entry in content[name]]
+            for name, (number, value, kind) in fields.items()
+        ]
+    except (ValueError, RecursionError, LookupError, TypeError, ArithmeticError) as error:
+        raise InputError(f"{path} does not hold {' and '.join(fields)} of COCO ({error!r}); unpack it again") from error
