@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants, get_session, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from bigain.errors import InputError
@@ -18,6 +18,10 @@ CHECKPOINTS = (
     "DiT is at facebook/DiT-XL-2-512 and facebook/DiT-XL-2-256"
 )
 
+_SECONDS = 5
+# Endpoints that did not answer.
+_silent: set[str] = set()
+
 
 def read_json(source: str, file: str, local_files_only: bool) -> dict[str, Any]:
     """Read one JSON file of a folder or hub id; raise an InputError if it cannot be read or is not a JSON object."""
@@ -26,7 +30,8 @@ def read_json(source: str, file: str, local_files_only: bool) -> dict[str, Any]:
         if folder.is_dir():
             path = folder / file
         else:
-            path = Path(hf_hub_download(source, file, local_files_only=local_files_only))
+            local = local_files_only or constants.HF_HUB_OFFLINE or not _answers()
+            path = Path(hf_hub_download(source, file, local_files_only=local))
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         if folder.is_dir() and isinstance(error, FileNotFoundError):
@@ -39,6 +44,16 @@ def read_json(source: str, file: str, local_files_only: bool) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{file} of {source} holds a {type(content).__name__}; expected a JSON object")
     return content
+
+
+def _answers() -> bool:
+    """Return whether the hub answers one short request; if not, the libraries do not ask it again."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_SECONDS)
+    except Exception:  # noqa: BLE001 -- of whatever client the library uses
+        constants.HF_HUB_OFFLINE = True
+        _silent.add(constants.ENDPOINT)
+    return not constants.HF_HUB_OFFLINE
 
 
 def reason(error: BaseException, source: str, local_files_only: bool) -> str:
@@ -76,7 +91,7 @@ def no_such_file(error: BaseException) -> bool:
 
 def _not_cached(source: str, local_files_only: bool) -> str:
     fetch = f"`hf download {source}`"
-    if constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE and constants.ENDPOINT not in _silent:
         return f"it is not in the cache and HF_HUB_OFFLINE is set; unset it, or run {fetch} where there is a connection"
     if local_files_only:
         return f"it is not in the cache and local_files_only is true; set it to false, or run {fetch} first"

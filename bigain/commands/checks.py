@@ -78,7 +78,11 @@ def run_checks(options: Sequence[str]) -> list[Check]:
     # What would be logged is a check already.
     logger.setLevel(logging.ERROR)
     try:
-        return list(_checks(cli))
+        found: dict[str, Check] = {}
+        for check in _checks(cli):
+            # One cause may stop several checks.
+            found.setdefault(check.message if check.status == "problem" else f"{check.name}: {check.message}", check)
+        return list(found.values())
     finally:
         logger.setLevel(before)
 

@@ -19,12 +19,16 @@ from bigain.runs.results import has_results, read_ids
 from bigain.runs.samples import FOLDER, SUFFIXES, sample_path
 from bigain.runs.schema import CHOOSE_IMAGES
 
+# Folder inside a run directory, until the run that overwrites it has an image.
+_OVERWRITTEN = ".overwritten"
+
 
 @contextmanager
 def run_directory(output: Path, config: Namespace) -> Iterator[None]:
     """Hold a run directory in which a run starts or continues.
 
-    A run that ends with an error before its first image leaves no directory behind.
+    A run that ends with an error before its first image leaves no directory behind, or the run that it would have
+    overwritten.
 
     Raises:
         InputError: If it holds a run of another configuration or other files, or another process runs there.
@@ -33,11 +37,12 @@ def run_directory(output: Path, config: Namespace) -> Iterator[None]:
     try:
         output.mkdir(parents=True, exist_ok=True)
         held = lock(output, 0)
+        _settle(output)
         # The process that held the lock before may have started a different run.
         check_directory(output, config)
         known = (output / "identity.json").is_file()
         if known and config.overwrite:
-            _delete(own_files(output))
+            _move(own_files(output), output, output / _OVERWRITTEN)
     except OSError as error:
         raise InputError(f"cannot write the run directory {output}: {error}; choose another --output") from error
     try:
@@ -46,16 +51,44 @@ def run_directory(output: Path, config: Namespace) -> Iterator[None]:
             write_json(output / "identity.json", fingerprinted(config))
         yield
     except BaseException:
-        if not has_results(output) and not any(path.stat().st_size for path in output.glob("predictions/*.jsonl")):
+        if not _has_images(output):
             _delete([*own_files(output), *output.glob(".lock-*")])
-            folders = [path for path in output.rglob("*") if path.is_dir()]
-            for folder in (*sorted(folders, reverse=True), output):
-                # Files of others stay.
-                with suppress(OSError):
-                    folder.rmdir()
+            _remove_empty_folders(output)
         raise
     finally:
+        _settle(output)
         held.release()
+
+
+def _settle(output: Path) -> None:
+    """Delete the files that `--overwrite` has moved aside, or restore them if there is no image in their place."""
+    aside = output / _OVERWRITTEN
+    files = [path for path in aside.rglob("*") if path.is_file()]
+    if files and _has_images(output):
+        _delete(files)
+    elif files:
+        _delete(own_files(output))
+        _move(files, aside, output)
+    _remove_empty_folders(aside)
+
+
+def _has_images(output: Path) -> bool:
+    return has_results(output) or any(path.stat().st_size for path in output.glob("predictions/*.jsonl"))
+
+
+def _remove_empty_folders(top: Path) -> None:
+    folders = [path for path in top.rglob("*") if path.is_dir()]
+    for folder in (*sorted(folders, reverse=True), top):
+        # Files of others stay.
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _move(files: list[Path], source: Path, target: Path) -> None:
+    for file in files:
+        path = target / file.relative_to(source)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(path)
 
 
 def own_files(output: Path) -> list[Path]:

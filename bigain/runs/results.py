@@ -221,7 +221,9 @@ def _runs_in(path: Path) -> Iterator[Path]:
     inside: list[Path] = []
     with suppress(OSError):
         if not _is_run(path):
-            inside = [run for level in ("*", "*/*") for run in sorted(path.glob(level)) if _is_run(run)]
+            inside = [
+                run for level in ("*", "*/*") for run in sorted(path.glob(level)) if run.name[0] != "." and _is_run(run)
+            ]
     yield from inside or [path]
 
 

@@ -20,36 +20,37 @@ _SECONDS_BETWEEN_LINES = 30
 
 
 class Progress(Callback):
-    """Says what a run is going to do before weights are read and, without a progress bar, every 30 s how far it is.
+    """Says what a run is going to do and, without a progress bar, every 30 s and at the end how far it is.
 
     Several processes do equal shares; the first one speaks for all.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         module: Any = pl_module
+        _tell(trainer, f"bigain {bigain.__version__}, loading {module.backbone.model}")
+
+    # After everything that can refuse a run.
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module: Any = pl_module
         data, classes = module.data, len(module.data.class_space)
         callbacks: Sequence[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         compressors = [callback.description() for callback in callbacks if isinstance(callback, Compressor)]
         evaluations = module.evaluations_per_image(classes)
         most = "at most " if getattr(module, "race", None) is not None else ""
+        self._images, self._before = len(data.items), sum(item.image_id in data.finished for item in data.items)
         rows = [
-            ("dataset", f"{data.name}, {counted(len(data.items), 'image')}, {counted(classes, 'class')}"),
+            ("dataset", f"{data.name}, {counted(self._images, 'image')}, {counted(classes, 'class')}"),
             ("model", f"{module.backbone.model}, {type(module).__name__}"),
             ("compressor", ", ".join(map(compressor_text, compressors)) or "none"),
-            ("evaluations", f"{most}{evaluations:,} per image, {most}{evaluations * len(data.items):,} in all"),
+            ("evaluations", f"{most}{evaluations:,} per image, {most}{evaluations * self._images:,} in all"),
             ("device", f"{trainer.world_size} x {trainer.strategy.root_device.type}, precision {trainer.precision}"),
             ("writes to", str(Path(trainer.default_root_dir))),
+            *([("done before", counted(self._before, "image"))] if self._before else []),
         ]
-        _tell(trainer, f"bigain {bigain.__version__}\n{tabulate(rows, tablefmt='plain', disable_numparse=True)}")
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data: Any = pl_module.data
-        self._images, self._before = len(data.items), sum(item.image_id in data.finished for item in data.items)
-        self._done = self._labelled = self._correct = 0
+        _tell(trainer, tabulate(rows, tablefmt="plain", disable_numparse=True))
+        self._done = self._labelled = self._correct = self._told = 0
         self._start = time.monotonic()
-        self._told = self._start - _SECONDS_BETWEEN_LINES
-        if self._before:
-            _tell(trainer, f"{self._before:,} of {counted(self._images, 'image')} already done")
+        self._next = self._start
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
@@ -58,9 +59,13 @@ class Progress(Callback):
         for record in outputs if isinstance(outputs, list) else ():
             self._labelled += bool(record.labels)
             self._correct += record.prediction in record.labels
+        if time.monotonic() >= self._next:
+            self.on_predict_epoch_end(trainer, pl_module)
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         now = time.monotonic()
-        if trainer.progress_bar_callback is None and now - self._told >= _SECONDS_BETWEEN_LINES and self._done:
-            self._told = now
+        if trainer.progress_bar_callback is None and self._done > self._told:
+            self._told, self._next = self._done, now + _SECONDS_BETWEEN_LINES
             _tell(trainer, self._line(trainer.world_size, now - self._start))
 
     def _line(self, processes: int, seconds: float) -> str:

@@ -4,6 +4,7 @@ import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -201,8 +202,13 @@ def test_half_in_the_cache(hub, tmp_path):
     assert findings["transformer"].fix == ("hf download owner/model transformer/diffusion_pytorch_model.safetensors")
 
 
-def test_no_connection(hub, monkeypatch):
+@pytest.mark.parametrize(("kind", "save"), [(DiT, save_dit), (StableDiffusion, save_stable_diffusion)])
+def test_without_a_connection_the_cache_is_used_at_once(hub, tmp_path, monkeypatch, kind, save):
+    hub.models["owner/cached"] = save(tmp_path / "model")
+    kind("owner/cached").load()
     at(monkeypatch, "http://127.0.0.1:9")
+    monkeypatch.setattr("time.sleep", Mock(side_effect=AssertionError("tried again")))
+    kind("owner/cached").load()
     message = refusal(DiT, "owner/model")
     assert "http://127.0.0.1:9 does not answer; check the connection" in message
 
