@@ -3,6 +3,7 @@
     python -m benchmarks                                # hours on a CPU
     python -m benchmarks --quick                        # minutes: small sizes, to check that everything works
     python benchmarks/run_all.py --only growth operators
+    python -m benchmarks --gpu                          # minutes: what only a GPU can say, see gpu.py
 
 Results go to `benchmarks/results/<device>/` (`-quick` behind it for those), one file each and a table of all in
 `README.md` there. A new benchmark is one line in `BENCHMARKS`.
@@ -20,7 +21,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -155,10 +156,18 @@ def hardware() -> str:
     return text
 
 
+def installed(package: str) -> str:
+    """Return the version of a package."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
 def heading(title: str, command: Sequence[str]) -> str:
     """Return title, command, date, hardware and versions of a result."""
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    versions = ", ".join(f"{package} {installed(package)}" for package in PACKAGES)
     return (
         f"# {title[:1].upper()}{title[1:]}\n\n- command: `python {' '.join(command)}`\n- date: {now}\n"
         f"- hardware: {hardware()}\n- versions: {versions}; commit {git_commit()}\n\n"
@@ -201,9 +210,13 @@ def main() -> int:
     names = [benchmark.name for benchmark in BENCHMARKS]
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--output", type=Path, help="folder of the results")
+    parser.add_argument("--gpu", action="store_true", help="run gpu.py instead, see there")
     given = parser.parse_args()
     results = given.output or HERE / "results" / slug(given.quick)
     results.mkdir(parents=True, exist_ok=True)
+    if given.gpu:
+        quick = ["--quick"] if given.quick else []
+        return subprocess.call([sys.executable, str(HERE / "gpu.py"), "--output", str(results), *quick])
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         for benchmark in BENCHMARKS:
