@@ -466,7 +466,7 @@ def cells(name: str, entrants: dict[str, Entrant], graphs: dict[str, Entrant]) -
         row += [f"{1e3 * statistics.median(entrant.seconds):.2f}", spread_text(ratios, 3), ""]
         if free is not None and free.error is None:
             possible = statistics.median(a / b for a, b in zip(free.seconds, none, strict=True))
-            row[-1] = f"{100 * (1 - statistics.median(ratios)) / (1 - possible):.0f}" if possible < 1 else ""
+            row[-1] = f"{100 * (1 - statistics.median(ratios)) / (1 - possible):.0f}" if possible < 0.99 else ""
     return row
 
 

@@ -33,6 +33,8 @@ from bigain.tokens.grid import Grid
 _OBSERVED = 3
 # A shorter measurement (seconds) drowns in the noise of the machine; a round repeats short forwards, up to a limit.
 _LONG_ENOUGH, _MOST_FORWARDS = 0.1, 20
+# Of a limit above this ratio there is nothing to realise: its noise would be divided by next to nothing.
+_SAVES = 0.99
 # Rounds that a time limit does not cut.
 _FEWEST = 3
 
@@ -94,7 +96,7 @@ class Entrant:
 
         Ratios are of times in the same round. The realised percentage of the promised saving is
         `100 * (1 - ratio) / (1 - promised)`, negative if slower, None if nothing is promised. The percentage of the
-        limit is that with the median ratio of the limit instead, None if even the limit saves nothing.
+        limit is that with the median ratio of the limit instead, None if even the limit saves less than 1 %.
 
         Args:
             flops: Of this network.
@@ -118,15 +120,16 @@ class Entrant:
         if self.error is None:
             row["milliseconds"] = asdict(Spread.of(self.seconds, 1e3))
             row["ratio"] = asdict(Spread.of(self.ratios))
-            row["realised_percent"] = self._saved_of(promised)
+            row["realised_percent"] = self.saved_of(promised)
             if self.limit is not None and self.limit.error is None:
                 limit = Spread.of(self.limit.ratios)
-                row |= {"limit_ratio": asdict(limit), "of_limit_percent": self._saved_of(limit.median)}
+                row["limit_ratio"] = asdict(limit)
+                row["of_limit_percent"] = self.saved_of(limit.median) if limit.median < _SAVES else None
             if self.phases is not None:
                 row["overhead_milliseconds"] = {name: 1e3 * seconds for name, seconds in self.phases.items()}
         return row | (self.compressor.description() if self.compressor else {})
 
-    def _saved_of(self, possible: float) -> dict[str, float] | None:
+    def saved_of(self, possible: float) -> dict[str, float] | None:
         """Return the saving in percent of that of a possible ratio; None if that saves nothing."""
         if possible >= 1:
             return None
