@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from tqdm import tqdm
+
 from bigain.errors import InputError
 from bigain.report.pairing import Ids, differences, outcomes, pair, shared_images
 from bigain.report.statistics import (
@@ -255,7 +257,7 @@ def compare(
     base_ids = measure.ids(base)
     families: dict[str, list[tuple[int, PairedMetric, list[str], list[str]]]] = {}
     refused: list[InputError] = []
-    for place, run in enumerate(runs):
+    for place, run in enumerate(tqdm(runs, desc="comparing", unit="run", disable=None, leave=False, delay=2)):
         try:
             if run.task != base.task:
                 raise InputError(f"{run.path} is a run of {run.task}, {base.path} of {base.task}; compare one task")

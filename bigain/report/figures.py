@@ -61,8 +61,8 @@ _CURVES = (
     "dashed line: without compression."
 )
 _PARETO = (
-    "Cost, accuracy and distance: {}. Line: the Pareto front. In panels of accuracy and distance, larger markers cost "
-    "more, and the Pareto front of all three is outlined in black."
+    "Cost, accuracy and distance: {}. Line: the Pareto front. In panels of accuracy and distance, the area of a "
+    "marker is proportional to the cost, and the Pareto front of all three is outlined in black."
 )
 _MOST_TICKS = 8
 # Characters in a line of the legend, and inches of its columns and lines.
@@ -267,10 +267,10 @@ def _against_cost(axes: Axes, rows: Sequence[Row], metric: Measured, styles: Map
 def _against_each_other(
     axes: Axes, rows: Sequence[Row], accuracy: Measured, distance: Measured, styles: Mapping[str, Look]
 ) -> None:
-    least, most = min(row.run.gflops for row in rows), max(row.run.gflops for row in rows)
+    most = max(row.run.gflops for row in rows)
     points = [(row.run.gflops, -row.value(accuracy.metric), row.value(distance.metric)) for row in rows]
     for row, point, on_front in zip(rows, points, pareto_front(points), strict=True):
-        size = 4 + 8 * (row.run.gflops - least) / (most - least) if most > least else 7
+        size = 10 * math.sqrt(row.run.gflops / most)
         outline: Look = {"markeredgecolor": "black", "markeredgewidth": 1.4} if on_front else {}
         axes.plot([-point[1]], [point[2]], linestyle="", markersize=size, **styles[row.method], **outline)
     axes.set_xlabel(_axis_title(accuracy))

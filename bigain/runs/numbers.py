@@ -8,8 +8,8 @@ from bigain.runs.schema import Estimate
 
 
 def counted(number: int, noun: str) -> str:
-    """Return `1 image` or `1,000 images`; `classes` of `class`."""
-    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    """Return `1 image` or `1,000 images`; `classes` of `class`, `batches` of `batch`."""
+    ending = "" if number == 1 else "es" if noun.endswith(("s", "ch")) else "s"
     return f"{number:,} {noun}{ending}"
 
 

@@ -9,8 +9,11 @@ import pytest
 from synthetic_runs import change, classification, error_line, generation, lgtm, tome
 
 from bigain.commands.main import main
+from bigain.report.explain import explanation
 from bigain.report.explain.explanation import Band
+from bigain.report.explain.figure import draw
 from bigain.report.figures import panels, plain_style, plain_ticks
+from bigain.runs.results import load_run
 
 IMAGES, TRIALS = 400, 5
 TIMES = np.tile([125, 325, 525, 725, 925], (IMAGES, 1)).astype(np.int16)
@@ -73,9 +76,9 @@ def refused(capsys, *args):
 
 
 def test_numbers_of_known_margins():
-    (explanation,) = numbers("tome", "--baseline", "none")
+    (of_run,) = numbers("tome", "--baseline", "none")
     margin = (0.4 + 0.4 * NOISE).astype(np.float32)
-    whole = explanation["margins"]
+    whole = of_run["margins"]
     assert (whole["images"], whole["trials_per_image"], whole["theorem"]) == (IMAGES, TRIALS, "hurts")
     base, mine = whole["base"], whole["run"]
     expected = [margin.mean(), margin.std(), margin.std() / margin.mean()]
@@ -85,13 +88,13 @@ def test_numbers_of_known_margins():
     assert mine["theorem_bound"] == pytest.approx(variance / (mine["mu"] ** 2 + variance))
     assert mine["error"] == pytest.approx(((0.2 + 0.4 * NOISE).mean(1) <= 0).mean())
     assert max(whole["change_of_mu_over_sigma_interval"]) < 0
-    bands = explanation["margins_by_timestep"]
+    bands = of_run["margins_by_timestep"]
     assert [band["timesteps"] for band in bands] == [[0, 200], [200, 400], [400, 600], [600, 800], [800, 1000]]
     for trial, band in enumerate(bands):
         assert band["trials_per_image"] == 1
         assert band["base"]["mu"] == pytest.approx(margin[:, trial].mean(), abs=1e-6)
         assert band["base"]["error"] == pytest.approx((margin[:, trial] <= 0).mean())
-    assert explanation["difference"] == pytest.approx(100 * (base["error"] - mine["error"]))
+    assert of_run["difference"] == pytest.approx(100 * (base["error"] - mine["error"]))
 
 
 def test_the_sentences(capsys):
@@ -112,7 +115,6 @@ def test_one_image_has_no_interval_and_no_verdict(capsys):
     text = output(capsys, "one", "--baseline", "one0", "--json", "numbers.json")
     assert "(too few images for an interval): a verdict takes 10 images. Its bound" in text
     assert "Theorem 1 compression" not in text
-    assert "most at timesteps" not in text
     whole = json.loads(Path("numbers.json").read_text())["explanations"][0]["margins"]
     assert (whole["theorem"], whole["change_of_mu_over_sigma_interval"]) == (None, None)
 
@@ -122,12 +124,12 @@ def test_a_lost_margin(capsys):
     text = output(capsys, "lost", "--baseline", "none")
     assert " to - and 1/r from " in text
     assert "should hurt" in text
-    (explanation,) = numbers("lost", "--baseline", "none")
-    mine = explanation["margins"]["run"]
+    (of_run,) = numbers("lost", "--baseline", "none")
+    mine = of_run["margins"]["run"]
     assert (mine["r"], mine["theorem_bound"], mine["cantelli_bound"]) == (None, 1, 1)
     run("lost too", -0.2 + 0.2 * NOISE, tome(0.7))
-    (explanation,) = numbers("lost too", "--baseline", "lost")
-    assert explanation["margins"]["theorem"] is None
+    (of_run,) = numbers("lost too", "--baseline", "lost")
+    assert of_run["margins"]["theorem"] is None
 
 
 def test_bands_of_timesteps():
@@ -137,9 +139,9 @@ def test_bands_of_timesteps():
     times = np.tile(np.array([10, 20, 30, 940, 950], np.int16), (IMAGES, 1))
     for name in ("a", "b"):
         run(name, 0.4 + 0.4 * NOISE, lgtm() if name == "b" else (), times=times)
-    (explanation,) = numbers("b", "--baseline", "a", "--bands", "10")
+    (of_run,) = numbers("b", "--baseline", "a", "--bands", "10")
     # Bands without a shared trial are left out.
-    bands = [(band["timesteps"], band["trials_per_image"]) for band in explanation["margins_by_timestep"]]
+    bands = [(band["timesteps"], band["trials_per_image"]) for band in of_run["margins_by_timestep"]]
     assert bands == [([0, 100], 3), ([900, 1000], 2)]
 
 
@@ -148,22 +150,21 @@ def test_frequencies_of_one_site(capsys):
     response("tome", {**stored, "rows_left_out": 3})
     text = output(capsys, "tome", "--baseline", "none")
     name = "ToMe at ratio 0.5"
-    assert f"{name} keeps 31 % of the energy in the highest quarter of frequencies, with an error of 70 %" in text
-    assert "(at blocks.0, self_attn, 70 %)" in text
-    assert "in the lowest quarter of frequencies it keeps 90 %, with an error of 10 %" in text
+    assert f"{name} keeps 31 % of the energy at frequencies 0.75-1, with an error of 70 % of it (at blocks.0, " in text
+    assert "self_attn, 70 %); it keeps 90 % of the energy at frequencies 0-0.25, with an error of 10 %." in text
     assert "That error by timestep: 70 % at timesteps 0-499." in text
     assert "90/10" in text
     assert "Left out: up to 3 of 13 rows of a site, whose values were not finite." in text
-    (explanation,) = numbers("tome", "--baseline", "none")
-    assert explanation["frequencies"]["kept"] == pytest.approx([0.9, 0.8, 0.5, 0.31])
-    assert explanation["frequencies"]["highest_destroyed_by_timestep"] == pytest.approx([0.7, None])
+    (of_run,) = numbers("tome", "--baseline", "none")
+    assert of_run["frequencies"]["kept"] == pytest.approx([0.9, 0.8, 0.5, 0.31])
+    assert of_run["frequencies"]["highest_destroyed_by_timestep"] == pytest.approx([0.7, None])
 
 
 def test_frequencies_of_several_sites_are_averaged(capsys):
     sites = site("a", [1, 1, 1, 1, 0.8], [0, 0, 0, 0, 0.1]), site("b", [1, 1, 1, 1, 0.4], [0, 0, 0, 0, 0.5])
     response("tome", *sites, not_measured=["c, mlp"])
     text = output(capsys, "tome", "--baseline", "none")
-    assert "keeps 60 % of the energy in the highest quarter of frequencies, with an error of 30 %" in text
+    assert "keeps 60 % of the energy at frequencies 0.75-1, with an error of 30 %" in text
     assert "on average over 2 modules; most at b, self_attn, 50 %" in text
     assert "Not measured, since the compressor cannot report it: c, mlp." in text
 
@@ -178,17 +179,27 @@ def test_a_damaged_response_is_named(capsys):
         assert "run the command that made tome again" in message
 
 
-def test_the_figure_is_the_same_each_time(capsys):
+def test_the_figure_is_written_in_all_formats(capsys):
     response("tome", site("a", [1, 1, 0.9, 0.8, 0.7], [0, 0, 0.1, 0.2, 0.3]))
-    files = []
-    for folder in ("one", "two"):
-        assert explain("tome", "lgtm", "--baseline", "none", "--output", f"figures/{folder}") == 0
-        files.append([Path("figures", folder, f"explain.{kind}").read_bytes() for kind in ("png", "svg", "pdf")])
-    assert files[0] == files[1]
-    assert files[0][0].startswith(b"\x89PNG")
-    assert str(Path("figures/two/explain.svg")) in capsys.readouterr().out
+    assert explain("tome", "lgtm", "--baseline", "none", "--output", "figures") == 0
+    assert "figures/explain.svg" in capsys.readouterr().out
+    png, svg, pdf = (Path("figures", f"explain.{kind}").read_bytes() for kind in ("png", "svg", "pdf"))
+    assert (png[:4], pdf[:4]) == (b"\x89PNG", b"%PDF")
     for name in (b"no compression", b"ToMe at ratio 0.5", b"LGTM at ratio 0.5"):
-        assert name in files[0][1]
+        assert name in svg
+
+
+@pytest.mark.parametrize("images", [IMAGES, 5])
+def test_a_single_band_distinguishes_the_bound_from_what_was_observed(images):
+    for name, margin, compressors in (("base", 0.4, ()), ("mine", 0.2, tome())):
+        run(name, margin + 0.4 * NOISE[:images], compressors)
+    explanations, _ = explanation.explain(load_run(Path("base")), [load_run(Path("mine"))], bands=1)
+    with plain_style():
+        _, ratio, errors = draw(explanations).axes
+    markers = [line.get_marker() for line in errors.lines]
+    assert markers[::2] == ["_", "_"]
+    assert "_" not in markers[1::2]
+    assert ("interval" in ratio.get_title(loc="left")) == (images > 5) == bool(ratio.containers)
 
 
 def test_short_axes_show_numbers():
@@ -213,7 +224,7 @@ def test_baselines_of_folders_and_runs(capsys):
     for name, seed in (("a", 0), ("b", 7)):
         run(name, 0.2 + 0.4 * NOISE, tome(), protocol__seed=seed)
         run(f"{name}/baseline", 0.4 + 0.4 * NOISE, protocol__seed=seed)
-    assert [explanation["base"] for explanation in numbers("a", "b")] == ["a/baseline", "b/baseline"]
+    assert [of_run["base"] for of_run in numbers("a", "b")] == ["a/baseline", "b/baseline"]
     text = output(capsys, "a", "b", "runs/lgtm", status=1)
     assert text.count("baseline: no compression, ") == 2
     assert "left out: runs/lgtm: no baseline in it" in text

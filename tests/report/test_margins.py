@@ -96,16 +96,15 @@ def test_only_trials_in_which_both_runs_evaluated_every_class_are_shared():
     times = np.tile([50, 150, 250, 350], (2, 1))
     other = times.copy()
     other[1, 3] = 351
-    both = share(stored("xy", a, timesteps=times), stored("xy", b, timesteps=other), ("a", "b"))
-    assert both.trials.tolist() == [[False, True, False, True], [True, True, True, False]]
-    assert both.band(0, 200).tolist() == [[False, True, False, False], [True, True, False, False]]
+    *_, trials = share(stored("xy", a, timesteps=times), stored("xy", b, timesteps=other), ("a", "b"))
+    assert trials.tolist() == [[False, True, False, True], [True, True, True, False]]
 
 
 def test_shared_images_are_matched_by_id():
     a, b = np.random.default_rng(4).random((2, 3, 2, 1))
-    both = share(stored("xyz", a), stored("zwx", b), ("a", "b"))
-    assert both.first[:, :, 0].tolist() == a.astype(np.float32)[[0, 2], :, 0].tolist()
-    assert both.second[:, :, 0].tolist() == b.astype(np.float32)[[2, 0], :, 0].tolist()
+    first, second, _ = share(stored("xyz", a), stored("zwx", b), ("a", "b"))
+    assert first.errors[:, :, 0].tolist() == a.astype(np.float32)[[0, 2], :, 0].tolist()
+    assert second.errors[:, :, 0].tolist() == b.astype(np.float32)[[2, 0], :, 0].tolist()
     full, empty = np.ones((2, 3, 1)), np.full((2, 3, 1), np.nan)
     with pytest.raises(ValueError, match="share no trial"):
         share(stored("xy", full), stored("xy", empty), ("a", "b"))

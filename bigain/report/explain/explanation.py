@@ -12,10 +12,10 @@ from typing import Any
 from bigain.errors import InputError
 from bigain.report.comparison import Comparison, compare
 from bigain.report.explain.frequency import Response, load_response, mean_shares
-from bigain.report.explain.margins import TIME, Errors, Margins, change_intervals, margins, read_errors, share
+from bigain.report.explain.margins import TIME, Margins, change_intervals, margins, read_errors, share
 from bigain.report.statistics import ENOUGH
 from bigain.report.tables import Table
-from bigain.runs.numbers import decimals, signed
+from bigain.runs.numbers import counted, decimals, signed
 from bigain.runs.results import Run
 
 _HOW_TO_STORE = (
@@ -144,28 +144,26 @@ def explain(
     """
     base_errors = read_errors(base)
     comparisons, refused = compare(base, runs, allowed=allowed)
+    edges = [TIME * k / bands for k in range(bands + 1)]
     explanations = []
     for comparison in comparisons:
+        path = comparison.run.path
         try:
-            explanations.append(_explain(comparison, base_errors, bands))
+            first, second, trials = share(base_errors, read_errors(comparison.run), (str(base.path), str(path)))
+            response = load_response(path)
         except InputError as error:
             refused.append(error)
+            continue
+        measured = []
+        for low, high in ((0, TIME), *itertools.pairwise(edges)):
+            inside = trials & (first.timesteps >= low) & (first.timesteps < high)
+            before, after = (margins(of.errors, of.label, inside) for of in (first, second))
+            if before is not None and after is not None:
+                measured.append((low, high, before, after))
+        intervals = change_intervals([each[2:] for each in measured], len(first.label), title=comparison.names[0])
+        whole, *parts = [Band(*each, interval) for each, interval in zip(measured, intervals, strict=True)]
+        explanations.append(Explanation(comparison, first.errors.shape[1], whole, parts, response))
     return explanations, refused
-
-
-def _explain(comparison: Comparison, base: Errors, bands: int) -> Explanation:
-    run, baseline = comparison.run, comparison.base
-    both = share(base, read_errors(run), (str(baseline.path), str(run.path)))
-
-    measured = []
-    for low, high in [(0, TIME), *itertools.pairwise(TIME * k / bands for k in range(bands + 1))]:
-        trials = both.band(low, high)
-        before, after = (margins(errors, both.label, trials) for errors in (both.first, both.second))
-        if before is not None and after is not None:
-            measured.append((low, high, before, after))
-    intervals = change_intervals([each[2:] for each in measured], len(both.label), title=comparison.names[0])
-    whole, *parts = [Band(*each, interval) for each, interval in zip(measured, intervals, strict=True)]
-    return Explanation(comparison, both.first.shape[1], whole, parts, load_response(run.path))
 
 
 def explanation_lines(explanations: Sequence[Explanation]) -> list[str]:
@@ -197,7 +195,7 @@ def _frequencies(explanation: Explanation) -> list[str]:
     headers = ["frequency, 1 is the highest", *(f"{a:.2g}-{b:.2g}" for a, b in itertools.pairwise(response.bands))]
     shown = [*sites, mean_shares(sites)] if len(sites) > 1 else sites
     rows = [[site.name, *map(_pair, site.kept, site.destroyed)] for site in shown]
-    measured = f"{_count(response.images, 'image')}, {_count(response.batches, 'batch', 'batches')}"
+    measured = f"{counted(response.images, 'image')}, {counted(response.batches, 'batch')}"
     lines.append(f"Energy kept / destroyed, in percent of the energy of each band of frequencies ({measured}):")
     omitted, total = response.left_out
     if omitted:
@@ -208,48 +206,35 @@ def _frequencies(explanation: Explanation) -> list[str]:
         for (low, high), share in zip(itertools.pairwise(response.timesteps), shares, strict=True)
         if share is not None
     ]
-    lines += [_table(headers, rows), _quarters(comparison.names[0], response)]
+    lines += [_table(headers, rows), _extremes(comparison.names[0], response)]
     return [*lines, f"That error by timestep: {', '.join(by_time)}."]
 
 
-def _quarters(name: str, response: Response) -> str:
+def _extremes(name: str, response: Response) -> str:
+    """Return what is left of the highest and of the lowest frequencies, in words."""
     sites = response.over(response.highest)
     worst = max(sites, key=lambda site: site.destroyed[0] or 0.0)
-    high, low = mean_shares(sites), mean_shares(response.over(response.lowest))
     where = f"on average over {len(sites)} modules; most at {worst.name}" if len(sites) > 1 else f"at {worst.name}"
-    return (
-        f"{name} keeps {_percent(high.kept[0])} of the energy {_place(response, response.highest, 'highest')}, with an "
-        f"error of {_percent(high.destroyed[0])} of it ({where}, {_percent(worst.destroyed[0])}); "
-        f"{_place(response, response.lowest, 'lowest')} it keeps {_percent(low.kept[0])}, with an error of "
-        f"{_percent(low.destroyed[0])}."
-    )
-
-
-def _place(response: Response, bands: range, end: str) -> str:
-    low, high = response.bands[bands[0]], response.bands[bands[-1] + 1]
-    quarter = high - low == 1 / 4
-    return f"in the {end} quarter of frequencies" if quarter else f"at frequencies {low:.2g}-{high:.2g}"
+    detail = f" of it ({where}, {_percent(worst.destroyed[0])})"
+    parts = []
+    for bands in (response.highest, response.lowest):
+        mean = mean_shares(response.over(bands))
+        parts.append(
+            f"keeps {_percent(mean.kept[0])} of the energy at frequencies {response.bands[bands[0]]:.2g}-"
+            f"{response.bands[bands[-1] + 1]:.2g}, with an error of {_percent(mean.destroyed[0])}"
+        )
+    return f"{name} {parts[0]}{detail}; it {parts[1]}."
 
 
 def _margins(explanation: Explanation) -> list[str]:
     whole, bands = explanation.whole, explanation.bands
     images, trials = len(whole.run.mean), int(whole.run.trials.sum())
     headers = ["timesteps", "trials", *(header for name in _HEADERS for header in (name, "->"))]
-    lines = [
+    return [
         f"Margins of the true class to the best of {explanation.classes - 1} wrong ones, on the trials in which both "
-        f"runs evaluated every class (n = {_count(images, 'image')}, {trials:,} trials, {whole.run.n:.3g} per image):",
+        f"runs evaluated every class (n = {counted(images, 'image')}, {trials:,} trials, {whole.run.n:.3g} per image):",
         _table(headers, [*(_row(band, band.name) for band in bands), _row(whole, "all")]),
     ]
-    changes = sorted((band.change, i) for i, band in enumerate(bands) if band.change is not None and not band.too_few)
-    if len(changes) > 1:
-        (least, first), (most, last) = changes[0], changes[-1]
-        extremes = [("falls", bands[first])] * (least < 0) + [("rises", bands[last])] * (most > 0)
-        lines += [
-            f"margin / deviation {verb} most at timesteps {band.name}, from {_number(band.base.mu_over_sigma)} to "
-            f"{_number(band.run.mu_over_sigma)}{_interval(band)}."
-            for verb, band in extremes
-        ]
-    return lines
 
 
 def _row(band: Band, name: str) -> list[str]:
@@ -298,7 +283,3 @@ def _pair(kept: float | None, destroyed: float | None) -> str:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.3g} %" if share < 1 else f"{100 * share:.0f} %"
-
-
-def _count(n: int, one: str, many: str | None = None) -> str:
-    return f"{n:,} {one if n == 1 else many or one + 's'}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,37 +33,14 @@ class Errors:
     Attributes:
         image_id: `(n,)`, text.
         label: True classes. `(n,)`.
-        errors: Of every class and trial, NaN where it was not evaluated. `(n, k, t)`, float32.
+        errors: Of every class and trial, NaN where it was not evaluated. `(n, k, t)`.
         timesteps: Timestep of every trial, -1 where none was evaluated. `(n, t)`.
     """
 
     image_id: npt.NDArray[np.str_]
     label: npt.NDArray[np.int64]
-    errors: npt.NDArray[np.float32]
+    errors: npt.NDArray[np.floating[Any]]
     timesteps: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class SharedErrors:
-    """Errors of two runs side by side, on the trials in which both evaluated every class.
-
-    Attributes:
-        label: True class of each image. `(n,)`.
-        first: Errors of the first run; meaningless outside `trials`. `(n, k, t)`, float64.
-        second: Errors of the second run. `(n, k, t)`, float64.
-        timesteps: `(n, t)`.
-        trials: Which trials of which image both runs share over all classes. `(n, t)`, bool.
-    """
-
-    label: npt.NDArray[np.int64]
-    first: Floats
-    second: Floats
-    timesteps: npt.NDArray[np.int64]
-    trials: npt.NDArray[np.bool_]
-
-    def band(self, low: float, high: float) -> npt.NDArray[np.bool_]:
-        """Return the shared trials with timesteps in [low, high). `(n, t)`."""
-        return self.trials & (self.timesteps >= low) & (self.timesteps < high)
 
 
 def read_errors(run: Run) -> Errors:
@@ -83,24 +61,27 @@ def read_errors(run: Run) -> Errors:
     return Errors(image_id, label, errors, timesteps.astype(np.int64, copy=False))
 
 
-def share(first: Errors, second: Errors, names: tuple[str, str]) -> SharedErrors:
-    """Put two runs side by side, on the images that both have; `names` are their directories, for messages.
+def share(first: Errors, second: Errors, names: tuple[str, str]) -> tuple[Errors, Errors, npt.NDArray[np.bool_]]:
+    """Return two runs on the m images that both have, and the trials in which both evaluated every class. `(m, t)`.
+
+    Errors, now float64, mean nothing outside these trials. `names` are the directories of the runs, for messages.
 
     Raises:
         InputError: If they have different classes, or no image and trial in which both evaluated every class.
     """
     if first.errors.shape[1] != second.errors.shape[1]:
         raise InputError(f"{names[0]} and {names[1]} have {first.errors.shape[1]} and {second.errors.shape[1]} classes")
-    mine, theirs = shared_images(first.image_id, second.image_id)
+    both = shared_images(first.image_id, second.image_id)
     t = min(first.timesteps.shape[1], second.timesteps.shape[1])
-    times = first.timesteps[mine, :t]
-    a, b = first.errors[mine, :, :t], second.errors[theirs, :, :t]
-    trials = np.isfinite(a).all(1) & np.isfinite(b).all(1) & (times == second.timesteps[theirs, :t])
+    parts = [(of.errors[rows, :, :t], of.timesteps[rows, :t]) for of, rows in zip((first, second), both, strict=True)]
+    (a, times), (b, other_times) = parts
+    trials = np.isfinite(a).all(1) & np.isfinite(b).all(1) & (times == other_times)
     used = trials.any(0)
     if not used.any():
         raise InputError(f"{names[0]} and {names[1]} share no trial in which both evaluated every class")
-    a, b = a[:, :, used], b[:, :, used]
-    return SharedErrors(first.label[mine], a.astype(np.float64), b.astype(np.float64), times[:, used], trials[:, used])
+    ids, label = first.image_id[both[0]], first.label[both[0]]
+    mine, theirs = (Errors(ids, label, of[:, :, used].astype(np.float64), times[:, used]) for of in (a, b))
+    return mine, theirs, trials[:, used]
 
 
 @dataclass(frozen=True)
@@ -174,7 +155,9 @@ def cantelli(mu: float, sigma: float) -> float:
     return sigma**2 / (mu**2 + sigma**2) if mu > 0 else 1.0
 
 
-def margins(errors: Floats, label: npt.NDArray[np.int64], trials: npt.NDArray[np.bool_]) -> Margins | None:
+def margins(
+    errors: npt.NDArray[np.floating[Any]], label: npt.NDArray[np.int64], trials: npt.NDArray[np.bool_]
+) -> Margins | None:
     """Return margins of the true class to its best rival: the wrong class with the lowest mean error over the trials.
 
     Args:
