@@ -183,6 +183,7 @@ def _read_list(path: Path) -> dict[str, str]:
     """
     known = wnids()
     lines = [line for _, line in read_lines(path, _FORMS)]
+    official = [f"ILSVRC2012_val_{i:08d}" for i in range(1, len(lines) + 1)]
     if not lines:
         raise InputError(f"ground-truth list {path} is empty; {_FORMS}")
     if lines[0].lower().startswith("imageid,"):
@@ -190,26 +191,21 @@ def _read_list(path: Path) -> dict[str, str]:
         pairs = [(row[0], (" ".join(row[1:2]).split() or [""])[0]) for row in csv.reader(lines[1:]) if row]
     elif all(is_number(line) for line in lines):
         wnid_of = _devkit_classes(path.with_name("meta.mat"), path)
-        pairs = _numbered([wnid_of.get(int(line), f"number {line}") for line in lines])
+        pairs = [(name, wnid_of.get(int(line), f"number {line}")) for name, line in zip(official, lines, strict=True)]
     elif set(lines) <= set(known):
-        pairs = _numbered(lines)
+        pairs = list(zip(official, lines, strict=True))
     else:
         pairs = [(line.split()[0], line.split()[-1]) for line in lines]
     labels: dict[str, str] = {}
-    allowed = set(known)
+    index = {wnid: wnid for wnid in known} | {str(i): wnid for i, wnid in enumerate(known)}
     for name, label in pairs:
         stem = stem_of(name)
         if stem in labels:
             raise InputError(f"ground-truth list {path} names {stem} twice")
-        wnid = known[int(label)] if is_number(label) and int(label) < len(known) else label
-        if wnid not in allowed:
+        if label not in index:
             raise InputError(f"{path} gives {name} the class {label!r}, which ImageNet-1K does not have; {_FORMS}")
-        labels[stem] = wnid
+        labels[stem] = index[label]
     return labels
-
-
-def _numbered(labels: list[str]) -> list[tuple[str, str]]:
-    return [(f"ILSVRC2012_val_{i:08d}", label) for i, label in enumerate(labels, 1)]
 
 
 def _devkit_classes(meta: Path, path: Path) -> dict[int, str]:

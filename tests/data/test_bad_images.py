@@ -3,13 +3,11 @@
 import random
 import re
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
-from bigain.data import ImageFolder, ImageNet1K
+from bigain.data import ImageFolder
 from bigain.errors import InputError
 
 # Two processes on one core, and processes that fork with threads around, are fine here.
@@ -51,10 +49,6 @@ def damage(root, *numbers):
     return ids
 
 
-def batches(data):
-    return list(data.predict_dataloader())
-
-
 def prepared(root, on_bad_image="skip", num_workers=0, batch_size=4):
     data = ImageFolder(
         str(root), image_size=6, batch_size=batch_size, num_workers=num_workers, on_bad_image=on_bad_image
@@ -82,11 +76,11 @@ def test_stop_names_the_file_from_a_worker_process(tree):
 @pytest.mark.parametrize(("workers", "batch_size"), [(0, 1), (0, 10), pytest.param(2, 4, marks=quiet_workers)])
 def test_skip_changes_nothing_else(tree, workers, batch_size):
     whole = {}
-    for batch in batches(prepared(tree)):
+    for batch in prepared(tree).predict_dataloader():
         whole.update(zip(batch["image_id"], zip(batch["image"], batch["labels"], strict=True), strict=True))
     data, bad = opened(tree, 1, 4, 5, 9, num_workers=workers, batch_size=batch_size)
     seen, failed = {}, {}
-    for batch in batches(data):
+    for batch in list(data.predict_dataloader()):
         assert len(batch["image"]) == len(batch["image_id"]) == len(batch["labels"]) == len(batch["digests"])
         assert not set(batch["image_id"]) & set(batch["failed"])
         seen.update(zip(batch["image_id"], zip(batch["image"], batch["labels"], strict=True), strict=True))
@@ -100,7 +94,7 @@ def test_skip_changes_nothing_else(tree, workers, batch_size):
 
 def test_skip_reports_the_reason(tree):
     data, bad = opened(tree, 0, 1, 2, 3)
-    batch, second, _ = batches(data)
+    batch, second, _ = list(data.predict_dataloader())
     assert list(batch["failed"]) == bad
     assert batch["image_id"] == batch["labels"] == batch["digests"] == []
     assert (len(batch["image"]), batch["image"].dtype) == (0, torch.uint8)
@@ -114,29 +108,6 @@ def test_skip_reports_the_reason(tree):
 def test_finished_images_are_not_opened_but_failed_ones_are(tree):
     data, bad = opened(tree, 0, 1, batch_size=10)
     data.finished = frozenset({bad[0], "bee/7.png"})
-    (batch,) = batches(data)
+    (batch,) = list(data.predict_dataloader())
     assert list(batch["failed"]) == [bad[1]]
     assert len(batch["image_id"]) == 7
-
-
-def test_parquet(tmp_path):
-    """Rows without bytes, with garbage, and without an image."""
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    path = tmp_path / "good.png"
-    image(0).save(path)
-    good = path.read_bytes()
-    rows = [{"bytes": content, "path": f"{i}.png"} for i, content in enumerate([good, None, b"garbage", b"", good])]
-    table = pa.table({"image": pa.array([*rows, None], kind), "label": pa.array(range(6), pa.int64())})
-    pq.write_table(table, tmp_path / "validation-00000-of-00001.parquet", row_group_size=4)
-    data = ImageNet1K(str(tmp_path), image_size=6, num_workers=0, on_bad_image="skip")
-    data.setup("predict")
-    (batch,) = batches(data)
-    assert (batch["image_id"], batch["labels"]) == (["0", "4"], [(0,), (4,)])
-    *named, unnamed = batch["failed"].items()
-    for (image_id, reason), expected, words in zip(
-        named, "123", ("no bytes", "cannot be decoded", "cannot be decoded"), strict=True
-    ):
-        assert image_id == expected
-        assert words in reason
-        assert f"validation-00000-of-00001.parquet, row group 0, row {expected} ({expected})" in reason
-    assert "row group 1, row 1" in unnamed[1]

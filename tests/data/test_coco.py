@@ -101,21 +101,12 @@ def test_opening_decodes_nothing_and_needs_no_captions(tree):
     captions_file(tree).unlink()
     for file in (tree / "val2017").iterdir():
         file.write_bytes(b"garbage")
+    (tree / "val2017" / "000000000001.jpg").write_bytes(b"unlisted")
     data = prepared(tree)
     assert len(data.items) == 5
     with pytest.raises(InputError, match="cannot be decoded") as caught:
         data.read_image(data.items[1])
     assert str(tree / "val2017" / "000000000139.jpg") in str(caught.value)
-
-
-def test_the_number_that_per_class_gives_is_unknown(tree):
-    assert prepared(tree, per_class=1).expected_images is None
-    assert prepared(tree).expected_images == 5000
-
-
-def test_unlisted_images_are_ignored(tree):
-    (tree / "val2017" / "000000000001.jpg").write_bytes(b"")
-    assert len(prepared(tree).items) == 5
 
 
 def test_missing_annotations(tree, tmp_path):
@@ -139,23 +130,20 @@ def test_missing_images(tree):
     assert "lists 5 of 5 images that are not in" in refusal(tree)
 
 
-NO_JSON = ["", '{"images": [', "[]", "3", "[" * 100_000, f'{{"images": [{{"id": {"9" * 5000}}}]}}']
+NO_JSON = ['{"images": [', "[]", "[" * 100_000, '{"images": [{"id": 1e999, "file_name": ""}]}']
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda c: c["annotations"][0].update(category_id=12), "the category 12, unknown to COCO-2017"),
-        (lambda c: c["annotations"][0].update(category_id="1"), "the category '1', unknown"),
-        (lambda c: c["annotations"][0].update(image_id=7), "annotates image 7, which it does not list"),
-        (lambda c: c["annotations"].append("x"), "an entry of annotations without image_id and category_id: x"),
+        (lambda c: c["annotations"][0].update(category_id=12), "gives image 397133 the category 12, one of which is"),
+        (lambda c: c["annotations"][0].update(image_id=7), "gives image 7 the category 13, one of which is unknown"),
+        (lambda c: c["annotations"].append("x"), "does not hold images and annotations and categories of COCO"),
         (lambda c: c["categories"][15].update(name="kitten"), "the category 17, 'kitten', unknown to COCO-2017"),
-        (lambda c: c["categories"][0].update(id={}), "has the category {}"),
-        (lambda c: c["images"].append(c["images"][1]), "lists image 139 twice"),
-        (lambda c: c["images"][0].update(id="139"), "lists image '139' twice, or its id is not an integer"),
-        (lambda c: c["images"][0].pop("file_name"), "an entry of images without id and file_name"),
-        (lambda c: c.pop("categories"), "has no list of categories"),
-        (lambda c: c.update(images={}), "has no list of images"),
+        (lambda c: c["categories"][0].update(id={}), "does not hold images and annotations and categories of COCO"),
+        (lambda c: c["images"].append(c["images"][1]), "lists an image twice"),
+        (lambda c: c["images"][0].pop("file_name"), "of COCO (KeyError('file_name')); unpack it again"),
+        (lambda c: c.pop("categories"), "of COCO (KeyError('categories'))"),
         (lambda c: [c.update({key: []}) for key in c], "COCO-2017 has no image to evaluate"),
     ],
 )
@@ -169,9 +157,7 @@ def test_invalid_instances(tree, change, words):
 @pytest.mark.parametrize("text", NO_JSON, ids=range(len(NO_JSON)))
 def test_files_that_are_not_the_json(tree, text):
     write(instances_file(tree), text)
-    message = refusal(tree)
-    assert "is not valid JSON" in message or "has no list of images" in message
-    assert str(instances_file(tree)) in message
+    assert f"{instances_file(tree)} does not hold images" in refusal(tree)
 
 
 @pytest.mark.parametrize(
@@ -180,9 +166,8 @@ def test_files_that_are_not_the_json(tree, text):
         ({"annotations": []}, "has no caption for 5 of 5 images, the first 25"),
         (captions([pair for pair in CAPTIONS if pair[0] != 785]), "has no caption for 1 of 5 images, the first 785"),
         (captions([(139, "  "), *CAPTIONS]), "has no caption for 1 of 5 images, the first 139"),
-        ({"annotations": [{"image_id": 139}]}, "an entry of annotations without image_id and caption"),
-        ({}, "has no list of annotations"),
-        ("{", "is not valid JSON"),
+        ({"annotations": [{"image_id": 139}]}, "does not hold annotations of COCO (KeyError('caption'))"),
+        ("{", "does not hold annotations of COCO"),
     ],
 )
 def test_invalid_captions(tree, content, words):

@@ -19,13 +19,11 @@ from torchvision.models import ResNet50_Weights
 
 from bigain.data import ImageNet1K, ImageNet100
 from bigain.data.class_names.imagenet import names, wnids
-from bigain.errors import InputError
 
 # Classes of the images 1, 2, ...; images of a class are neither neighbours nor in class order.
 LABELS = [657, 0, 999, 281, 0, 281, 657, 999, 0, 744, 281, 0]
 STEMS = [f"ILSVRC2012_val_{number:08d}" for number in range(1, len(LABELS) + 1)]
 TRUTH = dict(zip(STEMS, LABELS, strict=True))
-PARQUET_SHARDS = ((0, 1, 2, 3, 4), (5, 6, 7), (8, 9, 10, 11))
 
 
 @pytest.fixture(scope="module")
@@ -187,16 +185,6 @@ def test_a_subset_of_ids_or_paths(tree, tmp_path, form):
     assert ids(prepared(tree, subset=str(path))) == set(wanted)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_opening_reads_no_image(layout, tmp_path):
-    """Labels are known without decoding; only reading an image fails."""
-    LAYOUTS[layout](tmp_path, dict.fromkeys(STEMS, b"garbage"))
-    data = prepared(tmp_path)
-    assert {item.image_id: item.labels[0] for item in data.items} == TRUTH
-    with pytest.raises(InputError, match=f"{data.items[0].image_id}.*cannot be decoded"):
-        data.read_image(data.items[0])
-
-
 # Classes
 
 
@@ -209,20 +197,12 @@ def test_wnids_ascend_and_are_the_official_ones():
 
 def test_names_are_in_torchvisions_order():
     """Other names, the same classes: where both lists have a name once, it has the same index in both."""
+    assert [name for name in names() if names().count(name) > 1] == ["missile"] * 2 + ["sunglasses"] * 2
     theirs = [name.lower() for name in ResNet50_Weights.IMAGENET1K_V1.meta["categories"]]
     ours = [name.lower() for name in names()]
     shared = [name for name in ours if ours.count(name) == theirs.count(name) == 1]
     assert len(shared) > 650
     assert [ours.index(name) for name in shared] == [theirs.index(name) for name in shared]
-
-
-def test_exactly_two_names_occur_twice():
-    repeated = {name: [i for i, other in enumerate(names()) if other == name] for name in names()}
-    assert {name: where for name, where in repeated.items() if len(where) > 1} == {
-        "missile": [657, 744],
-        "sunglasses": [836, 837],
-    }
-    assert all(name and name == name.strip() for name in names())
 
 
 def test_class_space():
@@ -286,24 +266,14 @@ def test_ten_classes_by_name_or_wnid_keep_their_indices(tree, tmp_path):
 # Missing and invalid files
 
 
-def test_a_missing_root(tmp_path):
-    message = refusal(tmp_path / "none")
-    assert f"ImageNet-1K: no images found, {tmp_path / 'none'} does not exist" in message
-    assert "expected val/<wnid>/*.JPEG" in message
-    assert "data/validation-*.parquet" in message
-    assert "https://image-net.org/download-images" in message
-
-
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ([], "no images found, {root} is empty; expected val/<wnid>"),
+        ([], "ImageNet-1K: no images found, {root} is empty; expected val/<wnid>/*.JPEG"),
         (["val/readme"], "no images found, {root}/val holds readme; expected"),
         (["val/tench/1.JPEG", "val/n0144/1.JPEG"], "{root}/val holds n0144, tench; expected"),
-        ([f"part{i}.tar" for i in range(9)], "{root} holds part0.tar, part1.tar, part2.tar, part3.tar, part4.tar, "),
         ([f"val/{wnids()[0]}/readme"], "{root} has 0 images, none of the 1000 classes; expected"),
         ([f"val/{wnids()[0]}/1.JPEG", "val/n00001740/1.JPEG"], "have the same image id '1'; rename or remove one"),
-        ([f"val/{wnids()[0]}/1.JPEG", "val/n00001740/2.JPEG"], "{root}/val/n00001740 is not a class of ImageNet-1K"),
         ([f"val/{wnids()[0]}/1.JPEG", "val/other/2.JPEG"], "{root}/val/other is not a class of ImageNet-1K (1 such"),
         ([f"val/{wnids()[7]}/{i}.JPEG" for i in range(51)], f"has 51 images of class {wnids()[7]}, but the validation"),
         (["val/1.JPEG"], "{root} has images but no list of their classes: LOC_val_solution.csv, ILSVRC2012_validation"),
@@ -320,16 +290,6 @@ def test_no_image_of_the_hundred_classes(tmp_path):
     put(tmp_path / "val" / wnids()[outside[0]] / f"{STEMS[0]}.JPEG", b"")
     message = datasets_setup.refusal(ImageNet100, tmp_path)
     assert f"ImageNet-100: {tmp_path} has 1 image, none of the 100 classes" in message
-
-
-@pytest.mark.parametrize("name", [f"{STEMS[1]}.png", f"{STEMS[1]}_{wnids()[5]}.JPEG"])
-def test_one_id_in_two_class_folders(tmp_path, contents, name):
-    class_folders(tmp_path, contents)
-    put(tmp_path / "val" / wnids()[5] / name, contents[STEMS[0]])
-    message = refusal(tmp_path)
-    assert f"have the same image id '{STEMS[1]}'" in message
-    assert str(tmp_path / "val" / wnids()[5] / name) in message
-    assert str(tmp_path / "val" / wnids()[0] / f"{STEMS[1]}.JPEG") in message
 
 
 def test_hidden_and_other_files_are_ignored(tmp_path, contents):
@@ -383,13 +343,10 @@ def test_a_shorter_list_runs_with_both_counts(tmp_path, contents, caplog):
     [
         ("", "is empty; expected LOC_val_solution.csv"),
         (f"{STEMS[0]} 1000", f"gives {STEMS[0]} the class '1000', which ImageNet-1K does not have"),
-        (f"{STEMS[0]} n00001740", "the class 'n00001740'"),
         (f"{STEMS[0]} tench", "the class 'tench'"),
-        (f"{STEMS[0]}.JPEG", "the class"),
         (f"{STEMS[0]} 1\n{STEMS[0]}.JPEG 1", f"names {STEMS[0]} twice"),
         (f"ImageId,PredictionString\n{STEMS[0]},", "the class ''"),
         (f"ImageId,PredictionString\n{STEMS[0]},n00001740 1 2 3 4", "the class 'n00001740'"),
-        (b"\xff\xfe\x00", "is not UTF-8 text"),
     ],
 )
 def test_invalid_lists(tmp_path, contents, text, words):
@@ -408,7 +365,7 @@ def test_a_devkit_list_without_its_table(tmp_path, contents):
     assert f"copy that file to {tmp_path / 'meta.mat'}" in message
 
 
-@pytest.mark.parametrize("number", ["0", "1001", "1860", "9" * 18, "9" * 5000], ids=lambda number: number[:20])
+@pytest.mark.parametrize("number", ["0", "1001", "9" * 5000], ids=lambda number: number[:20])
 def test_a_devkit_number_without_a_class(tmp_path, contents, number):
     """Not even if it is an index: 0 is not tench."""
     devkit(tmp_path, contents, ".")
@@ -422,12 +379,10 @@ def test_a_devkit_number_without_a_class(tmp_path, contents, number):
     "content",
     [
         {"other": np.arange(3)},
-        {"synsets": np.arange(3)},
-        {"synsets": {"ILSVRC2012_ID": 1, "WNID": "n01440764"}},
         {"synsets": np.array([(1,), (2,)], dtype=[("ILSVRC2012_ID", object)])},
-        *(0.01, 0.3, 0.9),
+        0.3,
     ],
-    ids=["no synsets", "numbers", "one entry", "no WNID", "1 %", "30 %", "90 %"],
+    ids=["no synsets", "no WNID", "30 %"],
 )
 def test_an_invalid_or_truncated_table(tmp_path, contents, content):
     devkit(tmp_path, contents, ".")

@@ -55,30 +55,18 @@ def fill(tree, cache, numbers=range(6)):
             cache.write(digest, latent(int(image_id[2])))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_a_latent_comes_back(folder, dtype):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_latent_comes_back_and_takes_the_space_of_a_row(folder, dtype):
     cache = LatentCache(folder, 8, "encoder")
-    value = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
-    cache.write("ab", value)
+    assert cache.read("ab") is None
+    assert not folder.exists()
+    batch = torch.randn(8, 4, 16, 16, generator=torch.Generator().manual_seed(0)).to(dtype).transpose(2, 3)
+    cache.write("ab", batch[3].requires_grad_())
     stored = cache.read("ab")
     assert stored.dtype == torch.float32
-    assert torch.equal(stored, value.float())
-
-
-def test_a_row_of_a_batch_takes_the_space_of_a_row(folder):
-    cache = LatentCache(folder, 8, "encoder")
-    batch = torch.randn(8, 4, 16, 16).requires_grad_().transpose(2, 3)
-    cache.write("ab", batch[3])
-    assert torch.equal(cache.read("ab"), batch[3])
+    assert torch.equal(stored, batch[3].float())
     (file,) = folder.rglob("*.safetensors")
     assert file.stat().st_size < 4 * 16 * 16 * 4 + 400
-
-
-def test_nothing_is_created_before_the_first_write(tree, folder):
-    cache = LatentCache(folder, 4, "encoder")
-    assert cache.read("ab") is None
-    batch_of(tree, cache)
-    assert not folder.exists()
 
 
 def test_a_cached_image_is_not_decoded(tree, folder):
@@ -109,15 +97,6 @@ def test_rows_of_a_mixed_batch_keep_their_ids_and_labels(tree, folder, cached):
         assert torch.equal(stored, latent(int(image_id[2])))
 
 
-def test_a_mixed_batch_with_a_bad_image(tree, folder):
-    cache = LatentCache(folder, 4, "encoder")
-    fill(tree, cache, {1, 4})
-    (tree / "b" / "2.png").write_bytes(b"torn")
-    batch = batch_of(tree, cache, on_bad_image="skip")
-    assert [int(image_id[2]) for image_id in batch["image_id"]] == [0, 3, 5, 1, 4]
-    assert list(batch["failed"]) == ["b/2.png"]
-
-
 def test_changed_images_are_encoded_again_and_renamed_ones_are_not(tree, folder):
     cache = LatentCache(folder, 4, "encoder")
     fill(tree, cache)
@@ -136,38 +115,30 @@ def test_entries_depend_on_size_encoder_and_content(folder, other):
     moved = LatentCache(folder.rename(folder.with_name("moved")), 4, "encoder")
     assert torch.equal(moved.read("ab"), latent(1))
     assert moved.read("cd") is None
+    # The entry of another image under this one's name.
+    moved.write("cd", latent(2))
+    moved._path("cd").replace(moved._path("ab"))
+    assert moved.read("ab") is None
     assert LatentCache(moved.folder, *other).read("ab") is None
-
-
-def renamed(folder):
-    """The entry of another image."""
-    LatentCache(folder / "other", 4, "encoder").write("other", latent(5))
-    (other,) = folder.glob("other/*/*")
-    content = other.read_bytes()
-    other.unlink()
-    return content
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        lambda folder, whole: whole[: len(whole) // 2],
-        lambda folder, whole: b"<html>" * 40,
-        lambda folder, whole: whole[:-1] + bytes([whole[-1] ^ 1]),
-        lambda folder, whole: whole.replace(b"[4,2,2]", b"[2,4,2]"),
-        lambda folder, whole: whole.replace(b"F32", b"I32"),
-        lambda folder, whole: save({"latent": latent(2).bfloat16()}),
-        lambda folder, whole: whole.replace(b"latent", b"letter"),
-        lambda folder, whole: save({"latent": latent(2)}),
-        lambda folder, whole: renamed(folder),
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: whole[:-1] + bytes([whole[-1] ^ 1]),
+        lambda whole: whole.replace(b"[4,2,2]", b"[2,4,2]"),
+        lambda whole: whole.replace(b"F32", b"I32"),
+        lambda whole: whole.replace(b"latent", b"letter"),
+        lambda whole: save({"latent": latent(2)}),
     ],
-    ids=["truncated", "other text", "one bit", "shape", "type", "bfloat16", "name", "no metadata", "another image"],
+    ids=["truncated", "one bit", "shape", "type", "name", "no metadata"],
 )
 def test_a_wrong_entry_is_reported_and_replaced(tree, folder, content, caplog):
     cache = LatentCache(folder, 4, "encoder")
     fill(tree, cache, {2})
     (file,) = folder.rglob("*.safetensors")
-    changed = content(folder, file.read_bytes())
+    changed = content(file.read_bytes())
     assert changed != file.read_bytes()
     file.write_bytes(changed)
     assert len(batch_of(tree, cache)["image"]) == 6

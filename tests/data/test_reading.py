@@ -1,12 +1,14 @@
-"""The reader of image files: all modes that Pillow opens, no other format, no file that never ends."""
+"""The reader of image files: all modes that Pillow opens, no other format, and the resize and crop of PIL."""
 
 import io
 import os
+import random
 
 import numpy as np
 import pytest
 import torch
-from PIL import EpsImagePlugin, Image, ImageCms
+from PIL import EpsImagePlugin, Image, ImageCms, ImageOps, features
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from bigain.data import ImageFolder
 from bigain.data.images import read_images
@@ -134,3 +136,130 @@ def test_a_pipe_or_a_device_is_no_image(tmp_path):
             data.read_image(Item(name, (0,)))
         with pytest.raises(InputError, match=rf"cannot read {tmp_path / name}: not a regular file"):
             read_images([tmp_path / name])
+
+
+def read_image(path, size):
+    return decode_image(path.read_bytes(), str(path), size)
+
+
+def picture(width, height, mode="RGB", seed=0):
+    """Random colours with smooth structure."""
+    small = Image.frombytes("RGB", (4, 5), random.Random(seed).randbytes(60))
+    return small.resize((width, height), Image.Resampling.BILINEAR).convert(mode)
+
+
+def expected(image, size):
+    """RGB, shorter side to `size` (PIL's bicubic is antialiased), centre cropped: what the paper's loaders do."""
+    image = image.convert("RGB")
+    shorter, longer = sorted(image.size)
+    other = int(size * longer / shorter)
+    width, height = (size, other) if image.width <= image.height else (other, size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return pil_to_tensor(image.crop((left, top, left + size, top + size)))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "image.jpg"
+
+
+@pytest.mark.parametrize("size", [16, 33])
+@pytest.mark.parametrize(
+    "dimensions",
+    [(16, 16), (100, 75), (33, 90), (50, 49), (7, 40)],
+    ids=str,
+)
+def test_resize_and_crop_equal_pil(path, dimensions, size):
+    image = picture(*dimensions)
+    image.save(path, "PNG")
+    actual = read_image(path, size)
+    assert actual.dtype == torch.uint8
+    assert actual.shape == (3, size, size)
+    assert torch.equal(actual, expected(image, size))
+
+
+def test_a_palette_image_equals_its_rgb_image(path):
+    """Resizing the palette's indices would give nearest neighbours."""
+    image = picture(60, 41).quantize(16)
+    image.save(path, "PNG")
+    from_palette = read_image(path, 24)
+    image.convert("RGB").save(path, "PNG")
+    assert torch.equal(from_palette, read_image(path, 24))
+    assert len(from_palette.flatten(1).unique(dim=1)[0]) > 16
+
+
+@pytest.mark.parametrize("dimensions", [(1, 1), (1, 5), (5, 1)], ids=str)
+def test_one_pixel(path, dimensions):
+    Image.new("RGB", dimensions, (10, 200, 30)).save(path, "PNG")
+    actual = read_image(path, 12)
+    assert actual.shape == (3, 12, 12)
+    assert actual.flatten(1).unique(dim=1).flatten().tolist() == [10, 200, 30]
+
+
+@pytest.mark.parametrize(("format", "orientation"), [("PNG", 2), ("JPEG", 6)])
+def test_exif_orientation_is_ignored(path, format, orientation):
+    image = picture(60, 40)
+    image.save(path, format)
+    plain = read_image(path, 24)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(path, format, exif=exif)
+    with Image.open(path) as stored:
+        assert not torch.equal(expected(ImageOps.exif_transpose(stored), 24), plain)
+    assert torch.equal(read_image(path, 24), plain)
+
+
+@pytest.mark.parametrize(
+    ("mode", "format", "transparency"),
+    [
+        ("P", "PNG", 3),
+        ("P", "PNG", bytes([0, 128, 255, 7])),
+        ("P", "GIF", 2),
+        ("RGB", "PNG", (1, 2, 3)),
+    ],
+    ids=str,
+)
+def test_transparency_of_a_colour_is_dropped(path, mode, format, transparency):
+    image = picture(60, 41).quantize(16) if mode == "P" else picture(60, 41, mode)
+    image.save(path, format, transparency=transparency)
+    assert torch.equal(read_image(path, 24), expected(image.convert("RGB"), 24))
+
+
+@pytest.mark.parametrize(("length", "upright"), [(50, False), (51, True), (3000, True), (3001, False)])
+def test_a_strip_gives_its_centre(path, length, upright):
+    """As if all of it had been resized, which takes gigabytes for longer strips."""
+    image = picture(length, 1)
+    image = Image.frombytes("RGB", (1, length), image.tobytes()) if upright else image
+    image.save(path, "PNG")
+    assert torch.equal(read_image(path, 16), expected(image, 16))
+
+
+def test_a_long_strip_takes_little_memory(path):
+    """Resized to 512 px, all of it would take 90 gigabytes."""
+    Image.new("RGB", (120_000, 1), (9, 8, 7)).save(path, "PNG")
+    assert read_image(path, 512).flatten(1).unique(dim=1).flatten().tolist() == [9, 8, 7]
+
+
+def test_harmless_damage_gives_no_warning(path):
+    picture(20, 20).save(path, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0")
+    assert read_image(path, 16).shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("format", "old", "new"),
+    [
+        ("JPEG", b"\xff\xd9", b""),
+        # The offset of the first strip as a rational number.
+        ("TIFF", b"\x11\x01\x04\x00", b"\x11\x01\x05\x00"),
+        pytest.param(
+            *("AVIF", b"pitm", b"mtip"), marks=pytest.mark.skipif(not features.check("avif"), reason="no AVIF")
+        ),
+    ],
+)
+def test_a_damaged_file_is_an_error(path, format, old, new):
+    picture(20, 20).save(path, format)
+    path.write_bytes(path.read_bytes().replace(old, new))
+    with pytest.raises(InputError, match=r"cannot be decoded.* subset file") as caught:
+        read_image(path, 16)
+    assert str(path) in str(caught.value)
