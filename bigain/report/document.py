@@ -6,7 +6,7 @@ import base64
 import itertools
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -28,9 +28,7 @@ _TITLE = "Token compression of diffusion models"
 _FIGURE = re.compile(r"(curves|pareto|samples)-\d+-[a-z0-9-]+\.(png|svg|pdf)")
 _NONE = "-"
 _OMITTED_IN_LATEX = ("notes", "runs", "run")
-_ROWS_PER_PAGE = 40
-# At most as wide as the page.
-_FIT = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%"
+_FIT = r"\begin{adjustbox}{max width=\textwidth, max totalheight=0.8\textheight}"
 _LEFT = ("compressor", "setting", "metric", *_OMITTED_IN_LATEX)
 # The cells of a row, each with the header of its column.
 _Cells = list[tuple[str, str]]
@@ -295,27 +293,20 @@ def _bullets(texts: Sequence[str]) -> str:
 
 
 def _latex(remarks: Sequence[str], sections: Sequence[_Section], left_out: Sequence[str]) -> str:
-    r"""Return tables for `\input` into a paper, with booktabs; without columns of notes and directories."""
-    lines = [r"% In the preamble: \usepackage{booktabs,graphicx}", f"% {CONTROL.sub(' ', remarks[0])}"]
+    r"""Return tables for `\input` into a paper, scaled to the page; without columns of notes and directories."""
+    lines = [r"% In the preamble: \usepackage{booktabs,adjustbox}", f"% {CONTROL.sub(' ', remarks[0])}"]
     # Without line breaks the text cannot leave the comment.
     lines += [f"% left out: {CONTROL.sub(' ', reason)}" for reason in left_out]
     for section in sections:
         marks = [rf"\par\smallskip\footnotesize {latex_text(note)}" for note in section.notes if note.startswith("†")]
-        for page in itertools.chain.from_iterable(map(_pages, section.tables)):
-            marked = any("†" in cell for row in page.rows for cell in row)
-            lines += ["", r"\begin{table*}", r"\centering\footnotesize", rf"\caption{{{latex_text(page.caption)}}}"]
-            lines += [_FIT, page.latex() + "}", *(marks if marked else []), r"\end{table*}"]
+        for table in section.tables:
+            kept = [i for i, header in enumerate(table.headers) if header not in _OMITTED_IN_LATEX]
+            rows = [[row[i] for i in kept] for row in table.rows]
+            body = Table([table.headers[i] for i in kept], rows, "".join(table.align[i] for i in kept)).latex()
+            marked = any("†" in cell for row in rows for cell in row)
+            lines += ["", r"\begin{table*}", r"\centering\footnotesize", rf"\caption{{{latex_text(table.caption)}}}"]
+            lines += [_FIT, body, r"\end{adjustbox}", *(marks if marked else []), r"\end{table*}"]
     return "\n".join(lines) + "\n"
-
-
-def _pages(table: Table) -> Iterator[Table]:
-    """Yield parts of at most a page, because a float does not break, without the columns omitted in LaTeX."""
-    kept = [i for i, header in enumerate(table.headers) if header not in _OMITTED_IN_LATEX]
-    rows = [[row[i] for i in kept] for row in table.rows]
-    headers, align = [table.headers[i] for i in kept], "".join(table.align[i] for i in kept)
-    for start in range(0, len(rows), _ROWS_PER_PAGE):
-        caption = f"{table.caption} (continued)" if start else table.caption
-        yield Table(headers, rows[start : start + _ROWS_PER_PAGE], align, caption)
 
 
 def _runs(groups: Sequence[Group]) -> list[dict[str, Any]]:

@@ -204,6 +204,7 @@ def _circumstances(run: Run) -> dict[str, Any]:
     return model | {name: run.results["environment"].get(name) for name in _MINOR}
 
 
+@lru_cache(maxsize=1024)
 def images_of(run: Run) -> str:
     """Return the number of images, and a hash over their ids."""
     count = run.results["dataset"]["images"]

@@ -203,23 +203,19 @@ def _paired(classified: Sequence[Series], generated: Sequence[Series]) -> list[S
     First if one `bigain evaluate` made runs of both, then if they are of the same seed and images, then if they are the
     only ones of their seed.
     """
-    evaluations = [[_evaluations(runs) for _, runs in parts] for parts in (classified, generated)]
     seeds = [[_seed(runs[0]) for _, runs in parts] for parts in (classified, generated)]
-    images = [[images_of(runs[0]) for _, runs in parts] for parts in (classified, generated)]
-    kinds: list[Callable[[int, int], bool]] = [
-        lambda i, j: bool(evaluations[0][i] & evaluations[1][j]),
-        lambda i, j: (seeds[0][i], images[0][i]) == (seeds[1][j], images[1][j]),
-        lambda i, j: seeds[0][i] == seeds[1][j] and all(of.count(seeds[0][i]) == 1 for of in seeds),
+    kinds: list[Callable[[list[Run], list[Run]], object]] = [
+        lambda a, b: _evaluations(a) & _evaluations(b),
+        lambda a, b: (_seed(a[0]), images_of(a[0])) == (_seed(b[0]), images_of(b[0])),
+        lambda a, b: _seed(a[0]) == _seed(b[0]) and all(of.count(_seed(a[0])) == 1 for of in seeds),
     ]
-    partner: dict[int, int] = {}
-    for belong, i, j in itertools.product(kinds, range(len(classified)), range(len(generated))):
-        if i not in partner and j not in partner.values() and belong(i, j):
-            partner[i] = j
-    joined = [
-        (texts + generated[partner[i]][0], runs + generated[partner[i]][1]) if i in partner else (texts, runs)
-        for i, (texts, runs) in enumerate(classified)
-    ]
-    return joined + [part for j, part in enumerate(generated) if j not in partner.values()]
+    left, right, joined = [*classified], [*generated], []
+    for belong, a, b in itertools.product(kinds, classified, generated):
+        if a in left and b in right and belong(a[1], b[1]):
+            left.remove(a)
+            right.remove(b)
+            joined.append((a[0] + b[0], a[1] + b[1]))
+    return joined + left + right
 
 
 def _seed(run: Run) -> Any:
