@@ -50,6 +50,7 @@ class Backbone(nn.Module, ABC):
         safetensors_only: bool = True,
         compile: Compile = "none",
         channels_last: bool = False,
+        cuda_graph: bool = False,
         variant: str | None = None,
     ) -> None:
         """Store what to load; nothing is read yet.
@@ -63,12 +64,14 @@ class Backbone(nn.Module, ABC):
                 reads them where there are no safetensors, and runs no code from them.
             compile: What torch compiles of the denoiser: `none`, `whole`, or `regional`, each transformer block by
                 itself. Compiled code rounds differently.
+            cuda_graph: On a GPU, launch all kernels of a forward together: see `use_graphs`. Forwards are padded to
+                one size.
             channels_last: Store images and convolutions channels last, which GPUs with tensor cores prefer.
             variant: The `fp16` of weights named `diffusion_pytorch_model.fp16.safetensors`; null takes those without a
                 variant or, in a folder, the only variant that there is.
 
         Raises:
-            InputError: If `compile` is none of these.
+            InputError: If `compile` is none of these, or set together with `cuda_graph`.
         """
         super().__init__()
         check_choice("compile", compile, get_args(Compile))
@@ -78,6 +81,9 @@ class Backbone(nn.Module, ABC):
         self.safetensors_only = safetensors_only
         # nn.Module has a method `compile`.
         self.compilation = compile
+        if cuda_graph and compile != "none":
+            raise InputError(f"cuda_graph is true and compile is {compile}; set one of them")
+        self.cuda_graph = cuda_graph
         self.channels_last = channels_last
         self.variant = variant
         self.loaded = False

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from bigain.backbones.cuda_graphs import Graphs, forget_graphs
 from bigain.backbones.sites import layout_of
 
 Compile = Literal["none", "whole", "regional"]
@@ -45,7 +46,7 @@ def compiled(network: nn.Module) -> Compile:
 
 
 def forget_compiled() -> None:
-    """Discard all compiled code, which does not notice added or removed hooks; networks compile again when they run.
+    """Discard compiled code and graphs, which do not notice added or removed hooks; they are made again when needed.
 
     torch can only discard everything, and networks compiled by other code cannot be recognised. From then on
     compiled code also checks the hooks of the network it runs; otherwise it would be reused for every network of the
@@ -54,7 +55,10 @@ def forget_compiled() -> None:
     config: Any = torch._dynamo.config
     config.skip_nnmodule_hook_guards = False
     torch.compiler.reset()
+    forget_graphs()
 
 
 def _is_compiled(module: nn.Module) -> bool:
-    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+    return hasattr(module, "_orig_mod") or not isinstance(
+        getattr(module, "_compiled_call_impl", None), (Graphs, type(None))
+    )

@@ -17,6 +17,7 @@ import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 
+from bigain.backbones.cuda_graphs import forget_graphs
 from bigain.backbones.forward import Sharing, rows_now
 from bigain.backbones.sites import Layout, layout_of
 
@@ -51,6 +52,8 @@ def share(denoiser: nn.Module, conditions: Tensor | None = None) -> ExitStack:
             undo.callback(module.register_forward_hook(_expand, prepend=True).remove)
         if conditions is not None:
             undo.enter_context(PromptKeys(layout, conditions, next(denoiser.parameters()).dtype).install())
+        undo.callback(forget_graphs)
+        forget_graphs()
         _shared[denoiser] = hooks = undo.pop_all()
         return hooks
 

@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from bigain.backbones.compilation import forget_compiled
+from bigain.backbones.cuda_graphs import watch_for
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.marks import mark
 from bigain.backbones.sites import Layout, Site, layout_of
@@ -172,6 +173,7 @@ class Compressor(Callback, ABC):
         forget_compiled()
         with ExitStack() as undo:
             undo.callback(forget_compiled)
+            undo.callback(watch_for(denoiser, lambda: bool(self.onlookers)))
             for site in sites:
                 if site.block in _owners:
                     raise InputError(

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from bigain.backbones.compilation import compiled
+from bigain.backbones.cuda_graphs import graphs_note
 
 _CPUINFO = Path("/proc/cpuinfo")
 _PACKAGES = ("bigain", "torch", "lightning", "diffusers", "transformers", "torchmetrics", "torchvision", "numpy")
@@ -38,6 +39,7 @@ def environment(
         "network_dtype": str(next(denoiser.parameters()).dtype),
         "attention_backend": attention_backend(device, denoiser, kernels),
         "compile": compiled(denoiser),
+        "cuda_graph": graphs_note(denoiser),
         "git_commit": git_commit(),
     }
 

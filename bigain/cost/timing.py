@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from bigain.backbones.compilation import compiled
+from bigain.backbones.cuda_graphs import graphs_of
 from bigain.backbones.marks import PHASES, Mark, Network, marks_reported_to
 from bigain.cost.attention_kernels import kernels_seen
 from bigain.cost.memory import peak_memory, restart_peak
@@ -80,7 +81,9 @@ class Timing(Callback):
     def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         if self._spans.clock is not None:
             # Not earlier: a module may compile when prediction starts, after its callbacks.
-            self.measured.compiled = compiled(pl_module.backbone.denoiser)  # type: ignore[union-attr, arg-type]
+            module: Any = pl_module
+            self._denoiser = module.backbone.denoiser
+            self.measured.compiled = compiled(self._denoiser)
             self._open.enter_context(marks_reported_to(self._measure))
 
     def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
@@ -112,22 +115,25 @@ class Timing(Callback):
     @contextmanager
     def _forward(self, network: Network, rows: int) -> Iterator[None]:
         measured, first = self.measured, not self._begun[network]
+        graphs = graphs_of(self._denoiser) if network == "denoiser" else None
         eager_denoiser = network == "denoiser" and measured.compiled == "none"
         self._begun[network] += 1
         if self._begun[network] <= self.warmup:
             with kernels_seen() if first and eager_denoiser else nullcontext(measured.kernels) as measured.kernels:
                 yield
             return
-        ended, graphs = self._spans.ended, _graphs(measured.compiled)
-        # Compiled code has no phases.
-        self._observing = observed = eager_denoiser and measured.forwards[network] % _EVERY == 0
+        ended, before = self._spans.ended, _programs(measured.compiled)
+        replays = 0 if graphs is None else graphs.replays
+        # Compiled code has no phases, nor has a replay.
+        self._observing = observed = eager_denoiser and graphs is None and measured.forwards[network] % _EVERY == 0
         try:
             with self._spans.span("observed" if observed else network):
                 yield
         finally:
             self._observing = False
-        if _graphs(measured.compiled) != graphs:
-            # This forward compiled code, for different hooks or a different number of rows.
+        if _programs(measured.compiled) != before or (graphs is not None and graphs.replays == replays):
+            # This forward compiled code or recorded a graph, for different hooks or a different number of rows; or it
+            # ran without a graph, because an onlooker watched.
             self._spans.forget(ended)
             return
         measured.forwards[network] += 1
@@ -136,8 +142,8 @@ class Timing(Callback):
         measured.largest = max(measured.largest, rows if network == "denoiser" else 0)
 
 
-def _graphs(compiled: str) -> int:
-    """Return how many graphs torch has compiled in this process; 0 if the network is not compiled."""
+def _programs(compiled: str) -> int:
+    """Return how many programs torch has compiled in this process; 0 if the network is not compiled."""
     if compiled == "none":
         return 0
     from torch._dynamo.utils import counters

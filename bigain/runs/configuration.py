@@ -18,6 +18,7 @@ _WITHOUT_EFFECT = {
     "model.init_args.metrics",
     "model.init_args.backbone.init_args.local_files_only",
     "model.init_args.backbone.init_args.safetensors_only",
+    "model.init_args.backbone.init_args.cuda_graph",
     "model.init_args.rows_per_forward",
     "model.init_args.items_per_forward",
 }

@@ -25,7 +25,7 @@ class Forwards:
 
     Attributes:
         rows: Most rows of a forward.
-        equal: Pad the last forward on other devices, too: a compiled network would be compiled again for its size.
+        equal: Pad the last forward on other devices, too: a network would be compiled, or its graph recorded, again.
     """
 
     def __init__(self, rows: int | None, name: str, on_cpu: int = ROWS_ON_CPU) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bigain.backbones.base import Backbone
 from bigain.backbones.compilation import compile_denoiser
+from bigain.backbones.cuda_graphs import use_graphs
 from bigain.backbones.sharing import end_sharing, share
 from bigain.data.base import EvalDataModule
 from bigain.tasks.forwards import Forwards
@@ -66,7 +67,9 @@ class BackboneModule(LightningModule):
             # Lightning converts to half but never back: a model loaded in half would stay in half.
             self.backbone.float()
         compile_denoiser(self.backbone.denoiser, self.backbone.compilation)
-        self.forwards.equal = self.backbone.compilation != "none"
+        if self.backbone.cuda_graph:
+            use_graphs(self.backbone.denoiser)
+        self.forwards.equal = self.backbone.cuda_graph or self.backbone.compilation != "none"
 
     def begin_sharing(self, conditions: Tensor | None = None) -> None:
         """Start to compute once what rows have in common: see `share`. The hooks of compressors run first."""

@@ -22,9 +22,12 @@ def _laplacian(x: Tensor, grid: Grid) -> Tensor:
     b, n, c = x.shape
     # The permuted view is channels last in memory, so the depthwise convolution runs without a copy.
     maps = x.float().reshape(b, grid.h, grid.w, c).permute(0, 3, 1, 2)
-    # An explicit dtype: a half-precision Trainer changes torch's default.
-    weights = [[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]
-    stencil = torch.tensor(weights, device=x.device, dtype=torch.float32)
+    # Not from a list, which would be copied to a GPU at every site. An explicit dtype: a half-precision Trainer changes
+    # torch's default.
+    stencil = torch.zeros(3, 3, device=x.device, dtype=torch.float32)
+    stencil[1].fill_(1)
+    stencil[:, 1].fill_(1)
+    stencil[1, 1].fill_(-4)
     with without_autocast(x):
         response = F.conv2d(maps, stencil.expand(c, 1, 3, 3), padding=1, groups=c)
     return response.permute(0, 2, 3, 1).reshape(b, n, c)

@@ -10,10 +10,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor
+from graphs import on_cpu  # noqa: F401 -- a fixture
 from models import forward, inputs, save_dit, tiny_dit, tiny_unet
 
 from bigain.backbones import DiT
 from bigain.backbones.compilation import compile_denoiser, compiled
+from bigain.backbones.cuda_graphs import use_graphs
 from bigain.backbones.marks import mark, marks_reported_to
 from bigain.commands.main import main
 from bigain.compressors import IEKVD, LGTM, Where
@@ -130,9 +132,13 @@ def test_a_run_tells_its_times_and_a_resumed_one_its_own():
     # One image is: the times are of this session's forwards, and it says how many those were.
     log = Path("out/predictions/rank-0.jsonl")
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:2]))
-    less = timing("--data.images", "4")
+    # A setting of speed, which does not change the identity of the run; there is no GPU.
+    less = timing("--data.images", "4", "--model.backbone.cuda_graph", "true")
     assert less["resumed_images"] == 2
     assert 0 < less["denoiser"]["forwards"] < denoiser["forwards"]
+    assert less["denoiser"]["matching_share"] > 0
+    kept = json.loads(Path("out/results.json").read_text())["environment"]
+    assert (environment["cuda_graph"], kept["cuda_graph"]) == ("none", "none: the network is on cpu")
 
 
 class Sleepy(Onlooker):
@@ -182,6 +188,30 @@ def test_a_forward_that_compiles_does_not_count():
     torch.compiler.reset()
     assert counts == [0, 1, 1, 2]
     assert measured.measured.rows["denoiser"] == 6
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_replays_count_and_have_no_phases():
+    network, given = tiny_dit(num_layers=1), inputs("dit")
+    owner = SimpleNamespace(device=CPU, backbone=SimpleNamespace(denoiser=network))
+    measured, compressor, counts = timing_module.Timing(warmup=0), LGTM(ratio=0.5), []
+    use_graphs(network)
+    with compressor.applied_to(network):
+        measured.on_predict_start(None, owner)
+        # A recording and forwards that run Python for an onlooker take longer.
+        for rows, onlookers in ((3, []), (3, [Onlooker()]), (3, []), (2, [])):
+            compressor.onlookers = onlookers
+            measured.on_predict_batch_start(None, owner)
+            for _ in range(2):
+                with mark("denoiser", rows), torch.inference_mode():
+                    network(**{name: value[:rows] for name, value in given.items()}, return_dict=False)
+            measured.on_predict_batch_end()
+            counts.append(measured.measured.forwards["denoiser"])
+    assert counts == [1, 1, 3, 4]
+    assert measured.measured.rows["denoiser"] == 3 * 3 + 2
+    assert measured.measured.seconds["denoiser"] > 0
+    denoiser = timing_section([measured.measured])["denoiser"]
+    assert (denoiser["observed_forwards"], denoiser["matching_share"]) == (0, None)
 
 
 def test_marks_are_reported_inside_the_block_only():

@@ -4,11 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from graphs import on_cpu  # noqa: F401 -- a fixture
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
 from bigain.backbones import DiT, StableDiffusion
+from bigain.backbones.cuda_graphs import graphs_of
 from bigain.compressors import LGTM, SiTo, ToMe
+from bigain.compressors.base import Onlooker
 from bigain.data import ShapeTextures
 from bigain.diffusion.racing import Race
 from bigain.diffusion.trials import keys_of_trials, random_order, trial_grid, trial_keys, trial_noise
@@ -242,6 +245,33 @@ def test_options_of_speed_change_no_prediction(kind, model, option, monkeypatch)
     assert {key: record.prediction for key, record in actual.items()} == {
         key: record.prediction for key, record in expected.items()
     }
+
+
+@pytest.mark.usefixtures("on_cpu")
+@pytest.mark.parametrize(("kind", "model", "runs"), [(DiT, "shapes_dit", 2), (StableDiffusion, "shapes_unet", 1)])
+def test_graphs_change_nothing(kind, model, runs):
+    """Classes are dropped, so the groups of rows change; one image is watched, and a second run records anew."""
+    settings = {"trials": (1, 2), "keep": (4, 1), "data": ShapeTextures(images=3, batch_size=1)}
+    expected = run(LGTM(ratio=0.5), backbone=kind(model), **settings)
+
+    class Watcher(Callback, Onlooker):
+        def on_predict_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+            self.replays = graphs_of(pl_module.backbone.denoiser).replays
+            lgtm.onlookers = [self] if batch_idx == 1 else []
+
+        def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+            replayed[batch_idx] = graphs_of(pl_module.backbone.denoiser).replays - self.replays
+
+    backbone = kind(model, cuda_graph=True)
+    for _ in range(runs):
+        lgtm, replayed = LGTM(ratio=0.5), {}
+        actual = run(lgtm, Watcher(), backbone=backbone, **settings)
+        for image_id, record in expected.items():
+            assert actual[image_id].errors == record.errors
+            assert actual[image_id].survivors == record.survivors
+        assert replayed[0] > 0
+        assert replayed[1] == 0
+        assert replayed[2] > replayed[0]
 
 
 def test_predictions_are_returned_as_lightning_does_by_default():

@@ -1,0 +1,238 @@
+"""CUDA graphs of a denoiser with hooks: the kernels of a forward, recorded once and then launched together.
+
+Small networks and small batches are bound by launches from Python. The first forward of each kind (shapes, dtypes,
+what names the rows) is recorded with all hooks; later ones copy their inputs to where the recorded kernels read them.
+No Python runs in a replay: hooks see the copies that `rows_now()` returned while recording.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
+
+import torch
+from torch import Tensor, nn
+
+from bigain.backbones.forward import Sharing, row_keys, rows_now
+from bigain.backbones.marks import marks_reported_to
+from bigain.errors import out_of_memory
+
+_log = logging.getLogger(__name__)
+
+# Forwards before a recording: libraries choose kernels, Triton compiles, `PromptKeys` computes what it keeps.
+_WARM_UP = 2
+
+_all: WeakSet[Graphs] = WeakSet()
+# By network, functions that return whether somebody watches its forwards, which takes Python.
+_watched: WeakKeyDictionary[nn.Module, list[Callable[[], bool]]] = WeakKeyDictionary()
+
+
+def use_graphs(denoiser: nn.Module) -> None:
+    """Replay the forwards of a network from CUDA graphs, in place, from the next one on.
+
+    Forwards run as before where that is impossible, which is logged, and while an onlooker watches.
+
+    Args:
+        denoiser: A network that is not compiled. Its outputs are tuples of tensors.
+    """
+    # The place that `nn.Module.compile` uses; copies of a network do not inherit it.
+    denoiser._compiled_call_impl = Graphs(denoiser)
+
+
+def graphs_of(denoiser: nn.Module) -> Graphs | None:
+    """Return the graphs of a network that replays its forwards; None if every forward runs Python."""
+    call = getattr(denoiser, "_compiled_call_impl", None)
+    used = isinstance(call, Graphs) and not call.refuses(next(denoiser.parameters()).device)
+    return call if used else None
+
+
+def graphs_note(denoiser: nn.Module) -> str:
+    """Describe how a network runs for `results.json`: `none`, `3 recorded`, or why there are none."""
+    call = getattr(denoiser, "_compiled_call_impl", None)
+    return call.note if isinstance(call, Graphs) else "none"
+
+
+def watch_for(denoiser: nn.Module, watched: Callable[[], bool]) -> Callable[[], None]:
+    """Let forwards of a network run Python while `watched()` is true; the result ends this."""
+    functions = _watched.setdefault(denoiser, [])
+    functions.append(watched)
+    return lambda: functions.remove(watched)
+
+
+def forget_graphs() -> None:
+    """Discard all graphs, which do not notice added or removed hooks; they are recorded again when networks run."""
+    for graphs in _all:
+        graphs.forget()
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """A recorded forward: `replay` reads the inputs and overwrites the output.
+
+    The weight is the first of the network; while it is held, no other has its address.
+    """
+
+    weight: Tensor
+    inputs: list[Tensor]
+    replay: Callable[[], None]
+    output: Sequence[Tensor]
+
+
+class Graphs:
+    """Calls one network: see `use_graphs`.
+
+    Attributes:
+        replays: Forwards that were replayed.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.replays = 0
+        self._network = network
+        self._graphs: dict[Any, _Graph] = {}
+        self._recorder: Any = None
+        self._refusal: str | None = None
+        _all.add(self)
+
+    @property
+    def note(self) -> str:
+        """How many forwards are recorded, or why none is."""
+        return f"{len(self._graphs)} recorded" if self._refusal is None else f"none: {self._refusal}"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        weight = next(self._network.parameters())
+        if torch.is_grad_enabled() and self._refusal is None:
+            self._refuse("gradients are enabled")
+        if self.refuses(weight.device) or any(watched() for watched in _watched.get(self._network, ())):
+            return self._network._call_impl(*args, **kwargs)
+        given = (*args, *kwargs.values(), *_identity())
+        autocast = torch.is_autocast_enabled(weight.device.type) and torch.get_autocast_dtype(weight.device.type)
+        # A network that was moved or converted is recorded again.
+        state = (weight.data_ptr(), weight.dtype, torch.is_inference_mode_enabled(), autocast)
+        kind = (*state, len(args), *kwargs, *map(_kind, given))
+        if (graph := self._graphs.get(kind)) is not None:
+            self.replays += 1
+        elif (graph := self._record(weight.detach(), given, len(args), tuple(kwargs))) is None:
+            return self._network._call_impl(*args, **kwargs)
+        self._graphs[kind] = graph
+        torch._foreach_copy_(graph.inputs, _tensors(given))
+        graph.replay()
+        # The next replay overwrites the output.
+        return tuple(part.clone() for part in graph.output)
+
+    def refuses(self, device: torch.device) -> bool:
+        """Return whether forwards run as before because they cannot be replayed; the first time, say why.
+
+        Args:
+            device: Of the network.
+        """
+        if self._refusal is None and device.type not in _RECORDERS:
+            self._refuse(f"the network is on {device}")
+        return self._refusal is not None
+
+    def forget(self) -> None:
+        """Discard what is recorded, with its memory, and try again what was refused."""
+        self._graphs.clear()
+        self._recorder = self._refusal = None
+
+    def _refuse(self, reason: str) -> None:
+        self.forget()
+        self._refusal = reason
+        _log.warning(f"warning: no CUDA graphs: {reason}")
+
+    def _record(self, weight: Tensor, given: Sequence[Any], positional: int, names: Sequence[str]) -> _Graph | None:
+        """Record a forward with these arguments and row keys; None if that is impossible."""
+        copies = [value.clone() if isinstance(value, Tensor) else value for value in given]
+        named = positional + len(names)
+
+        def run() -> Any:
+            arguments = dict(zip(names, copies[positional:named], strict=True))
+            # Parts of a recording cannot be timed.
+            with marks_reported_to(lambda name, rows: nullcontext()), _named(*copies[named:]):
+                return self._network._call_impl(*copies[:positional], **arguments)
+
+        inputs, recording = _tensors(copies), False
+        try:
+            self._recorder = self._recorder or _RECORDERS[weight.device.type](weight.device)
+            for _ in range(_WARM_UP):
+                self._recorder.run(run)
+            recording = True
+            return _Graph(weight, inputs, *self._recorder.record(run))
+        except Exception as error:
+            causes = [error]
+            while isinstance(cause := causes[-1].__context__, Exception):
+                causes.append(cause)
+            if (memory := next(filter(out_of_memory, causes), None)) is not None:
+                # Smaller forwards will be tried, for which there must be room.
+                self.forget()
+                raise memory from None
+            if not recording:
+                raise
+            # What was raised first says what cannot be recorded.
+            self._refuse(" ".join(str(causes[-1]).split())[:300])
+            return None
+
+
+class _CudaRecorder:
+    """Records on a stream of its own, into memory that all graphs of a network share: they run one after the other."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        with torch.cuda.device(device):
+            self._stream = torch.cuda.Stream()
+            self._memory = torch.cuda.graph_pool_handle()
+
+    def run(self, forward: Callable[[], Any]) -> Any:
+        with torch.cuda.device(self._device):
+            outside = torch.cuda.current_stream()
+            self._stream.wait_stream(outside)
+            # Also restores the stream if a recording fails, which `torch.cuda.graph` does not.
+            with torch.cuda.stream(self._stream):
+                result = forward()
+            outside.wait_stream(self._stream)
+        return result
+
+    def record(self, forward: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        """Return what replays a forward, and its output."""
+        graph = torch.cuda.CUDAGraph()
+
+        def record() -> Any:
+            # Other threads may pin memory meanwhile, as those of data loaders do.
+            mode = "thread_local"
+            with torch.cuda.graph(graph, self._memory, self._stream, capture_error_mode=mode):
+                return forward()
+
+        return graph.replay, self.run(record)
+
+
+_RECORDERS: dict[str, type[Any]] = {"cuda": _CudaRecorder}
+
+
+def _identity() -> tuple[Tensor | None, ...]:
+    """Return keys, classes and sharing of the rows as flat tensors; empty without `row_keys`."""
+    if (rows := rows_now()) is None:
+        return ()
+    sharing = (None, None) if rows.sharing is None else (rows.sharing.first, rows.sharing.group)
+    return (rows.keys, rows.classes, *sharing)
+
+
+def _named(*identity: Any) -> AbstractContextManager[None]:
+    """Name the rows with what `_identity` returned, copied."""
+    if not identity:
+        return nullcontext()
+    keys, classes, first, group = identity
+    # A new object each time, because a forward may change it.
+    return row_keys(keys, classes, None if first is None else Sharing(first, group))
+
+
+def _kind(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return value.shape, value.stride(), value.dtype, value.device
+
+
+def _tensors(values: Sequence[Any]) -> list[Tensor]:
+    return [value for value in values if isinstance(value, Tensor)]
