@@ -1,6 +1,7 @@
-"""Diffusers folders: what is read from good ones, and what is said about bad ones."""
+"""Diffusers folders: what is read of good ones; what loading, and inspection without weights, say about bad ones."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -9,8 +10,10 @@ from models import save_dit, save_stable_diffusion, tiny_dit, tiny_text_encoder,
 from safetensors.torch import load_file, save_file
 
 from bigain.backbones import DiT, StableDiffusion
+from bigain.backbones.geometry import build_on_meta
 from bigain.backbones.inspection import inspect_model
 from bigain.backbones.loading import find_model
+from bigain.compressors import ToMe
 from bigain.errors import InputError
 
 KINDS = {"unet": StableDiffusion, "transformer": DiT}
@@ -46,6 +49,11 @@ def broken(folders, tmp_path):
                 self.kind(str(self.path)).load()
             assert str(self.path) in str(error.value)
             return str(error.value)
+
+        def wrong(self):
+            """The single finding that is not ok."""
+            [finding] = [finding for finding in inspect_model(self.kind(str(self.path))) if not finding.ok]
+            return finding
 
     return Broken
 
@@ -245,55 +253,62 @@ def test_a_configuration_cannot_choose_kernels_or_files(broken, monkeypatch):
     assert "has transformers_weights" in copy.error()
 
 
-@both
-def test_a_missing_component(broken, component):
-    copy = broken(component)
-    shutil.rmtree(copy.path / component)
-    assert f"cannot read {component}/config.json of {copy.path}: no such file; expected a diffusers" in copy.error()
+def cut(left):
+    def damage(weights):
+        data = weights.read_bytes()
+        weights.write_bytes(data[: int(left * len(data))])
+
+    return damage
 
 
-@both
-def test_no_weights(broken, component):
-    copy = broken(component)
-    (copy.path / component / WEIGHTS).unlink()
-    assert "holds no weights; expected a .safetensors file" in copy.error()
+def first_weight(value=None):
+    """Replace the first weight by name, or leave it out."""
+
+    def damage(weights):
+        tensors = load_file(weights)
+        name = min(tensors)
+        del tensors[name]
+        save_file(tensors if value is None else {**tensors, name: value}, weights, metadata={"format": "pt"})
+
+    return damage
 
 
-@pytest.mark.parametrize("name", ["diffusion_pytorch_model.bin", "model.ckpt"])
-@both
-def test_pickles_are_not_read(broken, component, name):
-    copy = broken(component)
-    weights = copy.path / component / WEIGHTS
-    torch.save(load_file(weights), weights.with_name(name))
-    weights.unlink()
-    message = copy.error()
-    assert f"holds {name}, a pickle, which can run code when loaded; expected safetensors" in message
-    assert "safe_serialization=True" in message
+def as_pickle(name):
+    def damage(weights):
+        torch.save(load_file(weights), weights.with_name(name))
+        weights.unlink()
+
+    return damage
+
+
+# What loading says, and what is said without reading weights, which may be gigabytes.
+DAMAGE = {
+    "no folder": (lambda weights: shutil.rmtree(weights.parent), "cannot read", "not in the folder"),
+    "no weights": (lambda weights: weights.unlink(), "holds no weights; expected a .safetensors", "not in the folder"),
+    "empty": (cut(0), "cannot load", "is damaged"),
+    "half": (cut(0.5), "cannot load", "is damaged"),
+    "git-lfs": (lambda weights: weights.write_bytes(b"version https://git-lfs"), "cannot load", "is damaged"),
+    "other size": (first_weight(torch.zeros(5, 7)), "cannot load", "has shape [5, 7], but config.json gives it"),
+    # The libraries would put random numbers there.
+    "incomplete": (first_weight(), "lacks 1 weight of a", "weights that config.json asks for"),
+    "bin": (as_pickle("model.bin"), "holds model.bin, a pickle, which can run code", "safetensors_only to false"),
+    "ckpt": (as_pickle("model.ckpt"), "holds model.ckpt, a pickle, which can run code", "safe_serialization=True"),
+}
 
 
 @pytest.mark.parametrize("part", ["unet", "text_encoder", "vae", "transformer"])
-@pytest.mark.parametrize("left", [0.5, 0.0])
-def test_truncated_weights(broken, part, left):
-    copy = broken("transformer" if part == "transformer" else "unet")
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damaged_components(broken, part, kind):
+    copy, (damage, loading, inspected) = broken("transformer" if part == "transformer" else "unet"), DAMAGE[kind]
     [weights] = (copy.path / part).glob("*.safetensors")
-    data = weights.read_bytes()
-    weights.write_bytes(data[: int(len(data) * left)])
-    assert f"cannot load {part} of" in copy.error()
-
-
-@pytest.mark.parametrize("part", ["unet", "text_encoder", "vae", "transformer"])
-def test_incomplete_weights(broken, part):
-    """The libraries would put random numbers there."""
-    copy = broken("transformer" if part == "transformer" else "unet")
-    [weights] = (copy.path / part).glob("*.safetensors")
-    tensors = load_file(weights)
-    name = sorted(tensors)[0]
-    del tensors[name]
-    save_file(tensors, weights, metadata={"format": "pt"})
-    message = copy.error()
-    assert f"{part} of" in message
-    assert "lacks 1 weight of" in message
-    assert name.removeprefix("text_model.") in message
+    damage(weights)
+    assert re.search(rf"{loading} .*{part}|{part}.* {loading} ", copy.error())
+    finding = copy.wrong()
+    assert finding.component == part
+    assert inspected in finding.message
+    assert finding.absent == kind.startswith("no ")
+    if finding.absent or inspected == "is damaged":
+        assert finding.fix.startswith(f"copy {part}/")
 
 
 FILES = {
@@ -315,6 +330,77 @@ def test_files_that_are_missing_or_not_json(broken, file):
     assert FILES[file].format(file) in copy.error()
     (copy.path / file).unlink()
     assert MISSING.get(file.removeprefix("tokenizer/"), f"cannot read {file} of") in copy.error()
+    finding = copy.wrong()
+    assert finding.component == file.partition("/")[0]
+    assert finding.message.endswith("not in the folder") or "no such file" in finding.message
+
+
+def test_a_good_folder(folders):
+    backbone = StableDiffusion(str(folders["unet"]))
+    findings = inspect_model(backbone)
+    parts = ["unet", "text_encoder", "tokenizer", "vae", "scheduler"]
+    assert [finding.component for finding in findings] == ["model_index.json", *parts]
+    assert all(finding.ok and not finding.fix for finding in findings)
+    assert not backbone.loaded
+    assert not list(backbone.parameters())
+
+
+@pytest.mark.parametrize("model", [DiT("shapes_dit"), StableDiffusion("shapes_unet")], ids=lambda model: model.model)
+def test_embedded_models(model):
+    findings = inspect_model(model)
+    assert all(finding.ok for finding in findings)
+    assert "vae" not in {finding.component for finding in findings}
+
+
+def test_weights_that_cannot_be_read(folders, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("bigain.backbones.inspection.safe_open", refuse)
+    findings = inspect_model(StableDiffusion(str(folders["unet"])))
+    assert sum("Permission denied" in finding.message for finding in findings) == 3
+
+
+def test_shards(broken):
+    copy = broken("unet")
+    (copy.path / "unet" / WEIGHTS).unlink()
+    tiny_unet(sample_size=8).save_pretrained(copy.path / "unet", max_shard_size="10KB")
+    assert all(finding.ok for finding in inspect_model(StableDiffusion(str(copy.path))))
+    load(StableDiffusion, copy.path)
+    shards = sorted((copy.path / "unet").glob("*-of-*.safetensors"))
+    assert len(shards) > 1
+    shards[-1].unlink()
+    assert f"unet/{shards[-1].name} of {copy.path} not in the folder" in copy.wrong().message
+    (copy.path / "unet" / f"{WEIGHTS}.index.json").write_text("{}")
+    assert "does not list the shards" in copy.wrong().message
+
+
+def test_a_model_that_is_not_there_or_of_another_kind(folders, tmp_path):
+    for folder, words in ((tmp_path / "nothing", "is not a folder here"), (folders["unet"], "is not a DiT model")):
+        [finding] = inspect_model(DiT(str(folder)))
+        assert (finding.component, finding.ok) == ("model_index.json", False)
+        assert words in finding.message
+
+
+@both
+def test_the_denoiser_on_the_meta_device(broken, component):
+    """From configurations alone, and good enough to install a compressor on."""
+    copy = broken(component)
+    for weights in copy.path.glob("*/*.safetensors"):
+        weights.unlink()
+    backbone = copy.kind(str(copy.path))
+    build_on_meta(backbone)
+    denoiser = backbone.denoiser
+    expected = tiny_unet(sample_size=8) if component == "unet" else tiny_dit()
+    shapes = {name: value.shape for name, value in denoiser.named_parameters()}
+    assert shapes == {name: value.shape for name, value in expected.named_parameters()}
+    assert {parameter.device for parameter in denoiser.parameters()} == {torch.device("meta")}
+    assert not denoiser.training
+    with ToMe(ratio=0.5).applied_to(denoiser):
+        pass
+    (copy.path / component / "config.json").unlink()
+    with pytest.raises(InputError, match="no such file"):
+        build_on_meta(copy.kind(str(copy.path)))
 
 
 def test_after_an_error_loading_can_go_on(broken):

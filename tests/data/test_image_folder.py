@@ -139,10 +139,5 @@ def test_invalid_names_files(tree, names, text, words):
     assert path in message
 
 
-def test_a_missing_names_file(tree, tmp_path):
-    path = tmp_path / "none.txt"
-    assert f"cannot read {path}: No such file or directory; expected" in refusal(tree, class_names=str(path))
-
-
 def test_a_prompt_without_a_place_for_the_name(tree):
     assert "prompt needs a {} where the class name goes" in refusal(tree, prompt="a photo of a {name}")

@@ -55,9 +55,10 @@ def all_breeds(tmp_path_factory):
 
 
 @pytest.mark.parametrize("split", ["test", "trainval"])
-def test_classes_and_labels_are_those_of_torchvision(all_breeds, split):
+def test_classes_and_labels_are_those_of_torchvision(all_breeds, split, monkeypatch):
     reference = OxfordIIITPet(all_breeds, split=split, target_types=["category", "binary-category"])
-    data = prepared(all_breeds, split=split)
+    monkeypatch.setenv("HOME", str(all_breeds))
+    data = prepared("~", split=split)
     assert list(data.class_space.names) == reference.classes
     species = data.class_space.factors["species"]
     assert len(data.items) == len(reference) == 74
@@ -79,22 +80,8 @@ def test_prompts(preset):
     for name, prompt, dog in zip(space.names, space.prompts, space.factors["species"], strict=True):
         species = {"paper": "", "released": " dog" if dog else " cat"}[preset]
         assert prompt == f"a photo of a {name}{species}, a type of pet."
-
-
-def test_the_prompts_of_the_paper_are_the_default():
-    assert OxfordPets("none").class_space.prompts[0] == "a photo of a Abyssinian, a type of pet."
-    assert (
-        OxfordPets(prompts="released").class_space.prompts[36] == "a photo of a Yorkshire Terrier dog, a type of pet."
-    )
     with pytest.raises(InputError, match="prompts must be paper or released, split test or trainval, not 'paper' and"):
         OxfordPets(split="train")
-
-
-def test_home_is_expanded(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    plant(tmp_path / "mine", [entry(0)])
-    assert len(prepared("~/mine").items) == 1
 
 
 def test_comments_blank_lines_and_unlisted_images_are_ignored(tmp_path):
@@ -124,11 +111,8 @@ def test_missing_images_are_counted_and_the_first_is_named(tmp_path):
     "line",
     [
         "Abyssinian_1 1 1",
-        "Abyssinian_1 1 1 1 1",
         "Abyssinian_1 0 1 1",
         "yorkshire_terrier_1 38 2 25",
-        "Abyssinian_1 -1 1 1",
-        "Abyssinian_1 one 1 1",
         "Abyssinian_1 \u00b9 1 1",
         f"Abyssinian_1 {'9' * 5000} 1 1",
     ],
@@ -143,16 +127,10 @@ def test_malformed_lines_are_named(tmp_path, line):
     )
 
 
-@pytest.mark.parametrize("shift", [1, -1], ids=str)
-def test_shifted_labels_are_errors(tmp_path, shift):
+@pytest.mark.parametrize(
+    ("name", "number"), [("boxer_1", 8), ("boxer_1", 10), ("boxer", 9), ("_1", 9), ("box_er_1", 9)]
+)
+def test_names_that_contradict_the_class(tmp_path, name, number):
     """Class ids from 0, or a different order of names, would silently make all results wrong."""
-    name, _, species, breed = entry(8).split()
-    shifted = (8 + shift) % 37
-    plant(tmp_path, [entry(0), f"{name} {shifted + 1} {species} {breed}"])
-    assert f"line 2: boxer_1 is listed as class {shifted + 1}, {BREEDS[shifted]}" in refusal(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["boxer", "_1", "box_er_1"])
-def test_names_that_contradict_the_class(tmp_path, name):
-    plant(tmp_path, [f"{name} 9 2 5"])
-    assert "listed as class 9, Boxer" in refusal(tmp_path)
+    plant(tmp_path, [entry(0), f"{name} {number} 2 5"])
+    assert f"line 2: {name} is listed as class {number}, {BREEDS[number - 1]}" in refusal(tmp_path)

@@ -59,16 +59,6 @@ def test_other_images_of_the_batch_do_not_change_pixels():
     torch.testing.assert_close(backwards.flip(0), together, rtol=0, atol=1e-6)
 
 
-def test_batch_size_limit_and_count_do_not_change_pixels():
-    images, labels, names = loaded(images=32, batch_size=32)
-    by_name = dict(zip(names, images, strict=True))
-    for settings in ({"images": 32, "batch_size": 5}, {"images": 40, "limit": 16, "seed": 3}):
-        others, _, their_names = loaded(**settings)
-        for name, image in zip(their_names, others, strict=True):
-            assert name not in by_name or torch.equal(by_name[name], image)
-    assert labels.tolist() == [i % 16 for i in range(32)]
-
-
 def test_the_data_module_and_the_renderer_draw_the_same():
     images, labels, names = loaded(images=20, split="val")
     drawn, classes = render_shapes(torch.arange(20), "val")
@@ -109,14 +99,6 @@ def test_splits_are_disjoint():
     for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
         assert (images[first].float() - images[second].float()).abs().mean((1, 2, 3)).min() > 5
     assert not set(loaded(images=3, split="val")[2]) & set(loaded(images=3, split="test")[2])
-
-
-@pytest.mark.parametrize(("images", "limit"), [(128, None), (160, 16), (100, 40)])
-def test_classes_are_balanced(images, limit):
-    counts = torch.bincount(torch.tensor([item.labels[0] for item in prepared(images=images, limit=limit).items]))
-    assert len(counts) == 16
-    assert counts.max() - counts.min() <= 1
-    assert counts.sum() == (limit or images)
 
 
 def test_names_prompts_and_factors_agree():
