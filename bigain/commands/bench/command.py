@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from json import dumps
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bigain.commands.parsing import Outcome
 from bigain.errors import InputError
 from bigain.runs.numbers import with_interval
+
+if TYPE_CHECKING:
+    from bigain.commands.bench.subject import Subject
+    from bigain.compressors import Compressor
 
 # Fewer repetitions are warned about.
 _ENOUGH = 5
@@ -23,13 +27,14 @@ def bench(
     *options: str,
     model: str = "sd2",
     image_size: int | None = None,
-    batch: int = 2,
+    batch: int | None = None,
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
     device: str | None = None,
     threads: int | None = None,
     repetitions: int = 5,
     compile: Literal["none", "whole", "regional"] = "none",
     channels_last: bool = False,
+    tune: bool = False,
     json: bool = False,
 ) -> Outcome:
     """Time one forward of a network without compression and with each of several compressors, in turns.
@@ -44,13 +49,15 @@ def bench(
         model: sd2, dit_xl_2_512, a shipped configuration (sd21, shapes_dit, ...), a diffusers folder or a hub id. A
             folder with weights is loaded; otherwise weights are random, and only sizes are downloaded.
         image_size: Side of the images in px; by default what the model was trained on.
-        batch: Rows of a forward.
+        batch: Rows of a forward; 2 if left out. With --tune the fewest, 8 if left out.
         dtype: Of weights and activations.
         device: cpu, cuda, cuda:1, ...; by default a GPU if there is one.
         threads: Of a CPU; by default torch's.
         repetitions: Measured rounds; in each, every method runs in turn, in changing order.
         compile: whole: the network as one graph; regional: each transformer block separately.
         channels_last: Use this memory format for convolutions.
+        tune: Find the fastest settings instead, with one compressor or, if left out, without compression: rows of a
+            forward, memory format, compilation. Prints a configuration.
         json: Print one JSON object instead of text; progress goes to stderr.
 
     Returns:
@@ -71,7 +78,10 @@ def bench(
     from bigain.cost.environment import device_name
 
     silence_libraries()
-    compressors, place = compressors_of(options), find_device(device)
+    compressors, place = [] if tune and not options else compressors_of(options), find_device(device)
+    if tune and (len(compressors) > 1 or compile != "none" or channels_last or json):
+        raise InputError("--tune takes one --compressor or none, and neither --compile, --channels-last nor --json")
+    batch = batch or (8 if tune else 2)
     counted = CountedModel.of(model, image_size)
     # Refuses what cannot work before any weights exist.
     flops = [counted.baseline, *(counted.count(compressor) for compressor in compressors)]
@@ -82,6 +92,8 @@ def bench(
         torch.set_num_threads(threads or torch.get_num_threads())
         subject = Subject.of(counted, batch, getattr(torch, dtype), place, channels_last)
         backend, finite = subject.check(f"{model} cannot run with batch {batch} on {place}")
+        if tune:
+            return Outcome(_fastest(subject, compressors, repetitions, f"{model} on {device_name(place)} in {dtype}"))
         entrants = measure(subject, compressors, repetitions, compile)
         rows = [entrant.row(count, counted.baseline) for entrant, count in zip(entrants, flops, strict=True)]
         result = {
@@ -143,6 +155,25 @@ def _text(result: Mapping[str, Any]) -> str:
         if row[key] is not None
     ]
     return "\n".join([Table((), facts).plain(), "", Table(_HEAD, rows).plain(), *failed]) + "\n"
+
+
+def _fastest(subject: Subject, compressors: Sequence[Compressor], repetitions: int, what: str) -> str:
+    """Return the fastest settings as a configuration, with all that were tried in its comments."""
+    from bigain.commands.bench.tune import tune
+    from bigain.report.tables import Table
+    from bigain.runs.summary import compressor_text
+
+    name = ", ".join(compressor_text(compressor.description()) for compressor in compressors) or "no compression"
+    trials = tune(subject, compressors[0] if compressors else None, repetitions)
+    speeds = ["-" if trial.rows_per_second is None else f"{trial.rows_per_second:.4g}" for trial in trials]
+    tried = [[speed, str(trial.settings), trial.note] for speed, trial in zip(speeds, trials, strict=True)]
+    comments = [
+        f"The fastest settings found for {what}, {name}, torch {version('torch')}:",
+        *Table(("rows/s", "settings", ""), tried, "r").plain().splitlines(),
+        "bigain predict --config YOURS.yaml --config THIS.yaml",
+    ]
+    fastest = [trial for trial in trials if not trial.note][-1].settings
+    return "".join(f"# {line.rstrip()}\n" for line in comments) + fastest.yaml()
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -120,16 +120,16 @@ class Entrant:
         if self.error is None:
             row["milliseconds"] = asdict(Spread.of(self.seconds, 1e3))
             row["ratio"] = asdict(Spread.of(self.ratios))
-            row["realised_percent"] = self.saved_of(promised)
+            row["realised_percent"] = self._saved_of(promised)
             if self.limit is not None and self.limit.error is None:
                 limit = Spread.of(self.limit.ratios)
                 row["limit_ratio"] = asdict(limit)
-                row["of_limit_percent"] = self.saved_of(limit.median) if limit.median < _SAVES else None
+                row["of_limit_percent"] = self._saved_of(limit.median) if limit.median < _SAVES else None
             if self.phases is not None:
                 row["overhead_milliseconds"] = {name: 1e3 * seconds for name, seconds in self.phases.items()}
         return row | (self.compressor.description() if self.compressor else {})
 
-    def saved_of(self, possible: float) -> dict[str, float] | None:
+    def _saved_of(self, possible: float) -> dict[str, float] | None:
         """Return the saving in percent of that of a possible ratio; None if that saves nothing."""
         if possible >= 1:
             return None
@@ -182,7 +182,7 @@ def measure(subject: Subject, compressors: Sequence[Compressor], repetitions: in
     measured: list[Entrant] = []
     for group in groups:
         with ExitStack() as undo:
-            undo.enter_context(_compiling(how))
+            undo.enter_context(compiling(how))
             # Before compiling: hooks that come after the first compiled call are never called.
             entrants, limits = enter(subject, group, undo)
             racing = [*entrants, *limits]
@@ -294,7 +294,7 @@ def _observe(entrant: Entrant, how: Compile) -> None:
 
 
 @contextmanager
-def _compiling(how: Compile) -> Iterator[None]:
+def compiling(how: Compile) -> Iterator[None]:
     """Drop compiled code at the end of this block; exceeding the recompile limit is an error instead of slow."""
     if how == "none":
         yield

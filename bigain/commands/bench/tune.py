@@ -1,0 +1,170 @@
+"""`bigain bench --tune`: the fastest settings of a network on one device, found one option at a time."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stderr
+from dataclasses import dataclass, replace
+from io import StringIO
+from typing import Any
+
+import torch
+
+from bigain.backbones.compilation import Compile, compile_denoiser
+from bigain.backbones.geometry import with_denoiser
+from bigain.commands.bench.measure import Entrant, compiling, race
+from bigain.commands.bench.subject import Subject
+from bigain.compressors import Compressor
+from bigain.errors import InputError
+
+# A setting that is faster by less is not taken.
+GAIN = 1.02
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is tried.
+
+    Attributes:
+        rows: Of a forward.
+        channels_last: Memory format of convolutions.
+        compile: What torch compiles.
+    """
+
+    rows: int
+    channels_last: bool = False
+    compile: Compile = "none"
+
+    def __str__(self) -> str:
+        layout = ", channels_last" if self.channels_last else ""
+        return f"{self.rows} rows{layout}{'' if self.compile == 'none' else f', compile {self.compile}'}"
+
+    def yaml(self) -> str:
+        """Return them as a configuration that is given after another one."""
+        return (
+            "model:\n"
+            "  backbone:\n"
+            f"    channels_last: {str(self.channels_last).lower()}  # changes last digits\n"
+            f"    compile: {self.compile}  # changes last digits\n"
+            f"  rows_per_forward: {self.rows}  # changes last digits on a GPU; items_per_forward in generation\n"
+        )
+
+
+@dataclass
+class Trial:
+    """Settings and what came of them.
+
+    Attributes:
+        settings: The settings.
+        rows_per_second: Median over rounds; None if they could not run.
+        note: Why they were not taken; empty if they were.
+    """
+
+    settings: Settings
+    rows_per_second: float | None = None
+    note: str = ""
+
+
+class _Runner:
+    """A network that runs with some settings.
+
+    Attributes:
+        trial: The settings.
+        base: Network and inputs, without hooks and not compiled.
+        subject: A copy with hooks and compiled code.
+        undo: Removes its hooks.
+    """
+
+    def __init__(self, settings: Settings, base: Subject, compressor: Compressor | None) -> None:
+        self.trial, self.base, self.subject, self.undo = Trial(settings), base, base.twin(), ExitStack()
+        if compressor is not None:
+            self.undo.enter_context(compressor.applied_to(self.subject.backbone.denoiser))
+        compile_denoiser(self.subject.backbone.denoiser, settings.compile)
+
+
+@torch.inference_mode()
+def tune(subject: Subject, compressor: Compressor | None, repetitions: int) -> list[Trial]:
+    """Find the fastest settings; progress goes to stderr.
+
+    Rows are doubled until memory runs out or rows/s do not grow; then each further option is tried with the best
+    settings so far, in turns with them.
+
+    Args:
+        subject: Network and inputs with the fewest rows that are tried, contiguous; not changed.
+        compressor: Not installed; None without compression.
+        repetitions: Rounds of each comparison.
+
+    Returns:
+        All trials in order; the last one without a note is the fastest.
+
+    Raises:
+        InputError: If the network cannot run with the fewest rows.
+    """
+    trials: list[Trial] = []
+    with compiling("whole"), ExitStack() as undo:
+
+        def tried(runner: _Runner, *against: _Runner) -> bool:
+            """Run it in turns with the best so far, and return whether it is faster."""
+            trial = runner.trial
+            trials.append(trial)
+            try:
+                seconds = _race([*against, runner], repetitions)
+            except RuntimeError as error:
+                # Out of memory, or torch cannot compile it.
+                trial.note = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            else:
+                trial.rows_per_second = trial.settings.rows / statistics.median(seconds[-1])
+                for other in against:
+                    per_row = trial.settings.rows / other.trial.settings.rows
+                    gain = statistics.median(per_row * a / b for a, b in zip(*seconds, strict=True))
+                    if gain < GAIN:
+                        trial.note = f"{gain:.3f} of the rows/s of {other.trial.settings}: not taken"
+            speed = "" if trial.rows_per_second is None else f"{trial.rows_per_second:.4g} rows/s"
+            sys.stderr.write(f"{trial.settings}: {', '.join(filter(None, (speed, trial.note)))}\n")
+            return not trial.note
+
+        def improved(best: _Runner, base: Subject, **changes: Any) -> _Runner:
+            runner = _Runner(replace(best.trial.settings, **changes), base, compressor)
+            winner, loser = (runner, best) if tried(runner, best) else (best, runner)
+            loser.undo.close()
+            undo.callback(winner.undo.close)
+            return winner
+
+        best = _Runner(Settings(len(subject.noisy)), subject, compressor)
+        undo.callback(best.undo.close)
+        if not tried(best):
+            raise InputError(f"the network cannot run: {best.trial.note}")
+        before = None
+        while best is not before:
+            before, best = best, improved(best, _doubled(best.base), rows=2 * best.trial.settings.rows)
+        best = improved(best, _channels_last(best.base), channels_last=True)
+        for how in ("regional", "whole"):
+            best = improved(best, best.base, compile=how)
+    return trials
+
+
+def _race(runners: Sequence[_Runner], repetitions: int) -> list[list[float]]:
+    """Return the seconds of a forward of each in every round."""
+    entrants = [Entrant(runner.subject) for runner in runners]
+    for entrant in entrants:
+        entrant.subject.forward()
+    with redirect_stderr(StringIO()):
+        race(entrants, repetitions)
+    return [entrant.seconds for entrant in entrants]
+
+
+def _doubled(subject: Subject) -> Subject:
+    noisy, timesteps, condition = (
+        torch.cat([rows, rows]) for rows in (subject.noisy, subject.timesteps, subject.condition)
+    )
+    return replace(subject, noisy=noisy, timesteps=timesteps, condition=condition)
+
+
+def _channels_last(subject: Subject) -> Subject:
+    denoiser = copy.deepcopy(subject.backbone.denoiser)
+    denoiser.to(memory_format=torch.channels_last)
+    noisy = subject.noisy.contiguous(memory_format=torch.channels_last)
+    return replace(subject, backbone=with_denoiser(subject.backbone, denoiser), noisy=noisy)
