@@ -122,7 +122,8 @@ def test_the_output_is_a_configuration(capsys, timed, tmp_path):
     assert yaml.safe_load(output.out) == {"model": fastest}
     tuned = tmp_path / "tuned.yaml"
     tuned.write_text(output.out)
-    assert main(["predict", "--config", "demo_lgtm.yaml", "--config", str(tuned), "--print_config"]) == 0
+    with pytest.raises(SystemExit, match="0"):
+        main(["predict", "--config", "demo_lgtm.yaml", "--config", str(tuned), "--print_config"])
     printed = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
     assert printed["rows_per_forward"] == 1
     assert fastest["backbone"].items() <= printed["backbone"]["init_args"].items()
