@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from lightning.pytorch import Trainer
@@ -18,7 +18,7 @@ from lightning.pytorch import Trainer
 from bigain.backbones.base import Backbone
 from bigain.backbones.geometry import build_on_meta
 from bigain.backbones.inspection import inspect_model
-from bigain.commands.lightning_cli import Prepared
+from bigain.commands.lightning_cli import WithoutTrainer
 from bigain.commands.predict import silence_libraries
 from bigain.compressors import Compressor
 from bigain.cost.sites import site_table
@@ -56,23 +56,10 @@ class Check:
     fix: str = ""
 
 
-class _WithoutTrainer(Prepared):
-    """Remembers why no trainer can be created, instead of raising it."""
-
-    trainer_error = ""
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        try:
-            return super().instantiate_trainer(**kwargs)
-        except InputError as error:
-            self.trainer_error = str(error)
-            return None  # type: ignore[return-value]
-
-
 def run_checks(options: Sequence[str]) -> list[Check]:
     """Check a configuration; `options` are those of `bigain predict`."""
     silence_libraries()
-    cli = _WithoutTrainer(["predict", *options])
+    cli = WithoutTrainer(["predict", *options])
     logger = logging.getLogger("bigain")
     before = logger.level
     # What would be logged is a check already.
@@ -87,7 +74,7 @@ def run_checks(options: Sequence[str]) -> list[Check]:
         logger.setLevel(before)
 
 
-def _checks(cli: _WithoutTrainer) -> Iterator[Check]:
+def _checks(cli: WithoutTrainer) -> Iterator[Check]:
     module, data = cli.model, cli.datamodule
     assert isinstance(data, EvalDataModule)
     if not isinstance(module, (DiffusionClassifier, DiffusionSampler)):
@@ -118,7 +105,7 @@ def _until_refused(name: str, check: Callable[[], Iterator[Check]]) -> Iterator[
         yield Check(name, "problem", str(error))
 
 
-def _directory(cli: _WithoutTrainer) -> Iterator[Check]:
+def _directory(cli: WithoutTrainer) -> Iterator[Check]:
     config = cli.config[cli.subcommand]
     check_directory(cli.output, config)
     done = 0 if config.overwrite else len(finished_images(cli.output / "predictions"))

@@ -300,3 +300,16 @@ class Prepared(BiGainCLI):
         callbacks = config.trainer.callbacks or []
         listed = callbacks if isinstance(callbacks, list) else [callbacks]
         return [callback for callback in [*listed, config.compressor] if isinstance(callback, Compressor)]
+
+
+class WithoutTrainer(Prepared):
+    """Keeps why this machine has no trainer for the settings, instead of raising it."""
+
+    trainer_error = ""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except InputError as error:
+            self.trainer_error = str(error)
+            return None  # type: ignore[return-value]

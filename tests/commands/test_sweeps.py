@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from bigain.commands.configs import find_config, shipped_configs
+from bigain.commands.configs import find_config, load_yaml, shipped_configs
 from bigain.commands.lightning_cli import BiGainCLI
 from bigain.commands.sweep.tables import Cell, load_table
 from bigain.errors import InputError
@@ -50,17 +50,18 @@ def test_a_table_has_every_cell_once(name):
     else:
         number = int(name.removeprefix("table"))
         assert (tasks["classification"], tasks["generation"]) == CELLS[number]
-        assert {run.table for run in runs} == {number}
+        assert load_yaml(shipped_configs() / f"tables/{name}.yaml")["table"] == number
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_runs_of_a_table_parse_and_are_what_they_say(name, parser):
+    backbone = load_yaml(shipped_configs() / f"tables/{name}.yaml")["backbone"]
     # The last run of each configuration and set of options.
     for run in {(run.config, *run.overrides): run for run in load_table(name)}.values():
         config = parser.parse_args(find_config(["predict", *run.arguments()])).predict
         assert config.model.class_path.endswith(MODULES[run.task])
         assert config.data.class_path.endswith(f".{DATA[run.dataset]}")
-        assert config.model.init_args.backbone.init_args.model == MODELS.get(run.backbone, run.backbone)
+        assert config.model.init_args.backbone.init_args.model == MODELS.get(backbone, backbone)
         method = run.method.partition("[")[0].partition("-")[0]
         compressor = config.compressor
         assert method == (compressor.class_path.rpartition(".")[2] if compressor else "none")
@@ -87,7 +88,7 @@ def test_the_modules_of_table_6():
 
 def test_arguments_are_a_command_line():
     overrides = {"compressor.modules": ["self_attn", "mlp"], "compressor.mode": "prune", "compressor.ratio": 0.7}
-    run = Cell(0, "pets_lgtm.yaml", overrides, 6, "sd2", "pets", "LGTM")
+    run = Cell(0, "pets_lgtm.yaml", overrides, "pets", "LGTM")
     assert run.arguments() == [
         *("--config", "pets_lgtm.yaml", "--compressor.modules", '["self_attn", "mlp"]'),
         *("--compressor.mode", "prune", "--compressor.ratio", "0.7"),
@@ -113,10 +114,8 @@ def table(run, head="table: 4\nbackbone: sd2\n"):
         (table(f"{RUN}, values: [1]"), ["run 1", "unknown key values", "vary"]),
         (table(RUN.replace("tome", "nope")), ["run 1", "config: pets_nope.yaml"]),
         (table(f"{RUN}, vary: {{compressor.ratio: [a]}}"), ["runs[0].vary.compressor.ratio[0] is 'a'"]),
-        (table(f"{RUN}, vary: {{a: [1], b: [2]}}"), ["vary: expected one option"]),
-        (table(f"{RUN}, {VARY}, set: {{compressor.ratio: 0.5}}"), ["vary: compressor.ratio is also in set"]),
-        (table(f"{RUN}, {VARY}, setting: {{ratio: 0.5}}"), ["setting: give either"]),
-        (table(f"{RUN}, setting: {{ratio: 0.5, factor: 2}}"), ["setting: expected one name"]),
+        (table(f"{RUN}, vary: {{a: [1], b: [2]}}"), ["vary, setting: expected one option"]),
+        (table(f"{RUN}, {VARY}, setting: {{ratio: 0.5}}"), ["vary, setting: expected one option"]),
         (table(f"{RUN}, set: {{seed: 3, seed: 4}}"), ["not valid YAML", "seed is given twice", "line 4"]),
         (table(f"{RUN}, set: {{output: there}}"), ["run 1", "set: output cannot be set"]),
         (table(f"{RUN}, task: both"), ["task is 'both'", "'classification' or 'generation'"]),

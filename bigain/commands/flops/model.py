@@ -6,11 +6,9 @@ from contextlib import ExitStack
 from json import dumps
 from pathlib import Path
 
-import yaml
-
 from bigain.backbones.base import Backbone
 from bigain.backbones.geometry import backbone_without_weights, build_on_meta, geometry_of, shipped_geometries
-from bigain.commands.configs import shipped_configs
+from bigain.commands.configs import load_yaml, shipped_configs
 from bigain.commands.parsing import create
 from bigain.compressors import Compressor
 from bigain.cost.flops import Flops, count_flops, reduction_percent
@@ -34,22 +32,14 @@ class CountedModel:
     """
 
     def __init__(self, name: str, backbone: Backbone, image_size: int | None) -> None:
-        """Count a model without compression.
-
-        Args:
-            name: For messages.
-            backbone: With its networks on the meta device.
-            image_size: Side of the images in px; None for the size that the model was trained on.
-
-        Raises:
-            InputError: If the model does not support this size.
-        """
+        """Count a model, with its networks on the meta device, at an image size or the one that it was trained on."""
         self.source = backbone.model
         self.condition = backbone.blank_condition()
         # For messages: the folder of shipped sizes means nothing to the user.
         self.name = backbone.model = name
         self.backbone = backbone
         self.latent = backbone.latent_shape if image_size is None else backbone.latents_of(image_size)
+        self.grid = Grid(*self.latent[1:])
         self.baseline = count_flops(backbone, self.latent, self.condition)
 
     @classmethod
@@ -69,21 +59,12 @@ class CountedModel:
 
     @classmethod
     def of_backbone(cls, backbone: Backbone, image_size: int) -> CountedModel:
-        """Count the model of a configuration.
-
-        Args:
-            backbone: Not loaded; it gets its networks on the meta device and can no longer compute.
-            image_size: Side of the images in px.
+        """Count the model of a configuration, which gets its networks on the meta device and can no longer compute.
 
         Raises:
             InputError: If its sizes cannot be read, or it does not support this image size.
         """
         return cls(backbone.model, _without_weights(backbone), image_size)
-
-    @property
-    def grid(self) -> Grid:
-        """The size of the latents."""
-        return Grid(*self.latent[1:])
 
     def count(self, *compressors: Compressor) -> Flops:
         """Return the FLOPs with compressors on disjoint sites.
@@ -94,13 +75,14 @@ class CountedModel:
         with ExitStack() as installed:
             for compressor in compressors:
                 refuse_without_effect(compressor, self.backbone.denoiser, self.grid)
-                installed.enter_context(compressor.applied_to(self.backbone.denoiser))
+                installed.enter_context(compressor.install(self.backbone.denoiser))
             return count_flops(self.backbone, self.latent, self.condition)
 
 
 def _find(name: str) -> Backbone:
+    models = shipped_configs() / "models"
     if name not in shipped_geometries() and not Path(name).is_dir():
-        for file in (Path(name), shipped_configs() / name, shipped_configs() / "models" / f"{name}.yaml"):
+        for file in (Path(name), shipped_configs() / name, models / f"{name}.yaml"):
             if file.suffix == ".yaml" and file.is_file():
                 return _configured(file)
     try:
@@ -108,18 +90,19 @@ def _find(name: str) -> Backbone:
     except InputError as error:
         if "/" in name or Path(name).is_dir():
             raise
-        configs = sorted(path.stem for path in (shipped_configs() / "models").glob("*.yaml"))
-        known = ", ".join(dict.fromkeys([*shipped_geometries(), *configs]))
-        raise InputError(f"no model {name!r}: expected {known}, a diffusers folder or a hub id owner/name") from error
+        known = dict.fromkeys([*shipped_geometries(), *sorted(path.stem for path in models.glob("*.yaml"))])
+        raise InputError(
+            f"no model {name!r}: expected {', '.join(known)}, a diffusers folder or a hub id owner/name"
+        ) from error
 
 
 def _configured(file: Path) -> Backbone:
     """Return the backbone of a model configuration."""
     try:
-        section = yaml.safe_load(file.read_text(encoding="utf-8"))["init_args"]["backbone"]
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"{file} is no model configuration ({error!r}); expected init_args with a backbone") from error
-    backbone = create(Backbone, "backbone", ["--backbone", dumps(section)], "bigain flops")  # type: ignore[type-abstract]
+        section = dumps(load_yaml(file)["init_args"]["backbone"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{file} is no model configuration; expected init_args with a backbone") from error
+    backbone = create(Backbone, "backbone", ["--backbone", section], "bigain flops")  # type: ignore[type-abstract]
     if backbone is None:
         raise InputError(f"{file} has no backbone")
     return _without_weights(backbone)
@@ -155,8 +138,7 @@ def count_text(model: CountedModel, compressor: Compressor | None, as_json: bool
         total += f", {reduction_percent(counted, baseline):.2f} % less than {baseline.total / 1e9:.3f}"
         head.append("without")
         categories = [[*row, f"{baseline.gflops[row[0]]:.3f}"] for row in categories]
-    facts.append(("GFLOPs", total))
-    tables = [Table((), facts), Table(head, categories, "lrr")]
+    tables = [Table((), [*facts, ("GFLOPs", total)]), Table(head, categories, "lrr")]
     if sites:
         rows = [(site["name"], f"{site['tokens_in']} -> {site['tokens_out']}") for site in sites]
         tables.append(Table(("site", "tokens"), rows))

@@ -63,13 +63,15 @@ def sweep(
     _tell(f"{name}: {len(chosen)} of {counted(len(cells), 'cell')}, in {folder}; checking their configurations")
     from tqdm import tqdm
 
-    from bigain.commands.sweep.costs import WithoutTrainer, cost_report
+    from bigain.commands.lightning_cli import Prepared, WithoutTrainer
+    from bigain.commands.sweep.costs import cost_report
     from bigain.commands.sweep.plans import Plan
 
     silence_libraries()
-    kind = [WithoutTrainer] if dry_run else []
+    # Costs do not depend on the devices of this machine.
+    kind = WithoutTrainer if dry_run else Prepared
     plans = [
-        Plan(cell, folder, marked_options(cell, cells, options), *kind)
+        Plan(cell, folder, marked_options(cell, cells, options), kind)
         for cell in tqdm(chosen, "cells", leave=False, disable=None)
     ]
     if plans and not any(plan.prepared for plan in plans):
@@ -113,12 +115,7 @@ def _run(plan: Plan, prefix: str, waiting: bool = False) -> bool:
 
 
 def _add_fidelities(plans: Sequence[Plan], unvaried: Sequence[Path]) -> None:
-    """Compare generated images with those of the uncompressed cell, where both exist and were not yet compared.
-
-    Args:
-        plans: The cells of this command.
-        unvaried: Directories of the cells that may be uncompressed, also of different shards.
-    """
+    """Compare images with those of the uncompressed cell, among `unvaried`, where both exist and are not compared."""
     from bigain.commands.sweep.plans import reason_of
     from bigain.runs.results import Run, load_run
     from bigain.tasks.scoring import add_fidelity
@@ -132,12 +129,7 @@ def _add_fidelities(plans: Sequence[Plan], unvaried: Sequence[Path]) -> None:
             baselines.append(load_run(directory))
     for plan in plans:
         run = plan.run
-        if (
-            run is None
-            or run.task != "generation"
-            or not run.compressors
-            or run.results["protocol"]["images"] == "none"
-        ):
+        if not run or run.task != "generation" or not run.compressors or run.results["protocol"]["images"] == "none":
             continue
         baseline = next((b for b in baselines if not b.compressors and settings(b) == settings(run)), None)
         if baseline is None or run.metrics.get("ssim", {"n": 0})["n"] == run.results["dataset"]["images"]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
-from lightning.pytorch import Trainer
 from tqdm import tqdm
 
 from bigain.commands.flops.model import CountedModel
@@ -22,38 +21,31 @@ from bigain.report.tables import Table
 from bigain.runs.numbers import counted
 from bigain.tasks.progress import duration
 
+T = TypeVar("T")
 _HEAD = ("directory", "state", "images", "evaluations", "GFLOPs", "PFLOPs")
-
-
-class WithoutTrainer(Prepared):
-    """Costs do not depend on the devices of this machine."""
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        return None  # type: ignore[return-value]
 
 
 class Costs:
     """Counts cells. They have datasets, models and compressors in common, each of which is counted once."""
 
     def __init__(self) -> None:
-        self._models: dict[str, CountedModel] = {}
-        self._gflops: dict[str, float] = {}
-        self._images: dict[str, tuple[int, bool]] = {}
+        self._counted: dict[str, Any] = {}
+
+    def _once(self, key: str, count: Callable[[], T]) -> T:
+        if key not in self._counted:
+            self._counted[key] = count()
+        result: T = self._counted[key]
+        return result
 
     def count(self, prepared: Prepared) -> tuple[tuple[str, ...], float]:
         """Return images, evaluations per image, GFLOPs and PFLOPs of a cell as text, and its PFLOPs."""
         data, model, config = prepared.datamodule, prepared.model, prepared.config.predict
-        dataset = repr(config.data)
-        if dataset not in self._images:
-            self._images[dataset] = _images(data)
+        images, official = self._once(f"{config.data}", lambda: _images(data))
         network = f"{config.model.init_args.backbone} {data.image_size}"
-        if network not in self._models:
-            self._models[network] = CountedModel.of_backbone(model.backbone, data.image_size)
+        counted = self._once(network, lambda: CountedModel.of_backbone(model.backbone, data.image_size))
         compressors = prepared.compressors()
         compressed = network + json.dumps([compressor.description() for compressor in compressors])
-        if compressed not in self._gflops:
-            self._gflops[compressed] = self._models[network].count(*compressors).total / 1e9
-        (images, official), gflops = self._images[dataset], self._gflops[compressed]
+        gflops = self._once(compressed, lambda: counted.count(*compressors).total / 1e9)
         evaluations = model.evaluations_per_image(len(data.class_space))
         at_most = "<=" if isinstance(model, DiffusionClassifier) and model.race is not None else ""
         pflops = images * evaluations * gflops / 1e6
@@ -62,11 +54,7 @@ class Costs:
 
 
 def cost_report(plans: Sequence[Plan]) -> Outcome:
-    """Return state and cost of cells; complete if all could be counted and none is refused.
-
-    Raises:
-        InputError: If none could be counted.
-    """
+    """Return state and cost of cells, complete if all could be counted; raise an InputError if none could be."""
     costs, rows, pflops, left = Costs(), [], [], []
     speeds: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
     uncounted, reasons = [], []

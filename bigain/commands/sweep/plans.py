@@ -22,10 +22,9 @@ from bigain.runs.results import Run, has_results, load_run
 
 
 class Plan:
-    """A cell that is to run.
+    """A cell that is to run, with the options that the command line has for it.
 
     Attributes:
-        cell: The cell.
         directory: Its run directory.
         log: Output of its last attempt, in this process of the launcher.
         prepared: Its objects; nothing is loaded. None if it is refused.
@@ -34,22 +33,16 @@ class Plan:
         run: Its results, where there are any.
     """
 
-    def __init__(self, cell: Cell, folder: Path, options: Sequence[str], kind: type[Prepared] = Prepared) -> None:
-        """Create the objects of a cell and read its state.
+    prepared: Prepared | None = None
+    status: Literal["pending", "finished", "incomplete", "failed", "refused"] = "refused"
+    reason: str | None = None
+    run: Run | None = None
 
-        Args:
-            cell: The cell.
-            folder: Folder of the run directories.
-            options: Options of this cell, without marks.
-            kind: Creates the objects.
-        """
+    def __init__(self, cell: Cell, folder: Path, options: Sequence[str], kind: type[Prepared] = Prepared) -> None:
+        """Create the objects of a cell with `kind`, and read its state."""
         self.cell, self.directory = cell, folder / cell.name
         suffix = f"-rank-{launched_rank()}" if launched_rank() else ""
         self.log = folder / "logs" / f"{cell.name}{suffix}.log"
-        self.prepared: Prepared | None = None
-        self.status: Literal["pending", "finished", "incomplete", "failed", "refused"] = "refused"
-        self.reason: str | None = None
-        self.run: Run | None = None
         self._command = ["predict", *cell.arguments(), *options, "--output", str(self.directory)]
         try:
             prepared = kind.of(cell.task, self._command)
@@ -91,14 +84,12 @@ class Plan:
     @property
     def metric(self) -> str:
         """`top1 81.2 % (78.6 to 83.5)`; empty without results."""
-        name = self.run.main_metric if self.run else None
-        if not self.run or not name:
+        if not self.run or not (name := self.run.main_metric):
             return ""
         estimate = self.run.metrics[name]
         return f"{name} {with_interval(*scaled(estimate), estimate['unit'])}"
 
     def __str__(self) -> str:
-        """Return status, main metric and reason on one line."""
         return "  ".join(filter(None, (self.status, self.metric, self.reason)))
 
 

@@ -25,7 +25,7 @@ def run_in_subprocess(command: Sequence[str], log: Path, number: int, show: Call
 
     Args:
         command: Arguments after `bigain`.
-        log: File for the output of the command.
+        log: File for its output.
         number: Position of the run among those that this launcher starts, for its port.
         show: Called now and then with the last line of the output.
 
@@ -59,12 +59,7 @@ def run_in_subprocess(command: Sequence[str], log: Path, number: int, show: Call
 
 @contextlib.contextmanager
 def claimed(directory: Path, log: Path) -> Iterator[bool]:
-    """Hold a cell against other commands; yields whether it is free.
-
-    Args:
-        directory: Its run directory.
-        log: Its log, in a folder that all sweeps into this output have in common.
-    """
+    """Hold a cell, by its log, against other commands that sweep into the same folder; yields whether it is free."""
     # The processes of one launcher do every cell together.
     if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) > 1:
         yield True

@@ -1,13 +1,12 @@
 """The tables of `configs/tables/`, and your own: their cells, and which of them a command line selects."""
 
-from __future__ import annotations
-
+# Without postponed annotations: with them, TypedDict does not see which keys are required.
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from bigain.commands.configs import load_yaml, options_for, shipped_configs
 from bigain.errors import InputError
@@ -19,30 +18,24 @@ _NOT_SET = ("config", "output", "baseline")
 _SECTIONS = {"model", "data", "compressor", "trainer", "seed", "config"}
 
 
-class _Entry(TypedDict):
+class Entry(TypedDict):
+    """`set` has fixed options, `vary` gives a run per value, `setting` names a fixed setting of the paper's table."""
+
     config: str
     dataset: str
     method: str
+    task: NotRequired[Task]
+    set: NotRequired[dict[str, Any]]
+    vary: NotRequired[dict[str, list[float]]]
+    setting: NotRequired[dict[str, float]]
 
 
-class Entry(_Entry, total=False):
-    """`set` has fixed options, `vary` gives a run per value, `setting` names a fixed setting of the paper's table."""
-
-    task: Task
-    set: dict[str, Any]
-    vary: dict[str, list[float]]
-    setting: dict[str, float]
-
-
-class _TableFile(TypedDict):
-    backbone: str
-    runs: list[Entry]
-
-
-class TableFile(_TableFile, total=False):
+class TableFile(TypedDict):
     """Content of a table file; only a table of the paper has a number."""
 
-    table: int
+    table: NotRequired[int]
+    backbone: str
+    runs: list[Entry]
 
 
 @dataclass(frozen=True)
@@ -53,8 +46,6 @@ class Cell:
         number: Position in the table, from 0; the same in all shards and processes.
         config: Configuration file, as after `--config`.
         overrides: Options that differ from that file, by dotted name.
-        table: Number of the paper's table; None for any other table.
-        backbone: In the paper `sd2` or `dit_xl_2_512`.
         dataset: In the paper `pets`, `imagenet100`, `imagenet1k` or `coco`.
         method: Name of the row.
         task: `classification` or `generation`.
@@ -65,8 +56,6 @@ class Cell:
     number: int
     config: str
     overrides: Mapping[str, Any]
-    table: int | None
-    backbone: str
     dataset: str
     method: str
     task: str = TASKS[0]
@@ -113,13 +102,7 @@ def load_table(path_or_name: str | Path) -> list[Cell]:
     cells: dict[str, Cell] = {}
     for number, entry in enumerate(content["runs"], 1):
         _check_entry(f"{path}, run {number}", entry)
-        row = (
-            content.get("table"),
-            content["backbone"],
-            entry["dataset"],
-            entry["method"],
-            entry.get("task", TASKS[0]),
-        )
+        row = entry["dataset"], entry["method"], entry.get("task", TASKS[0])
         for options, name, value in _settings(entry):
             cell = Cell(len(cells), entry["config"], options, *row, name, value)
             if cells.setdefault(cell.name, cell) is not cell:
@@ -145,20 +128,12 @@ def _check_keys(place: str, content: Mapping[str, Any], expected: type) -> None:
 
 def _check_entry(place: str, entry: Entry) -> None:
     _check_keys(place, entry, Entry)
-    fixed, vary, setting = entry.get("set", {}), entry.get("vary"), entry.get("setting")
-    for option in _NOT_SET:
-        if option in fixed:
-            raise InputError(f"{place}: set: {option} cannot be set by a table; leave it out")
+    for option in entry.get("set", {}).keys() & {*_NOT_SET}:
+        raise InputError(f"{place}: set: {option} cannot be set by a table; leave it out")
     if not Path(entry["config"]).expanduser().is_file() and not (shipped_configs() / entry["config"]).is_file():
         raise InputError(f"{place}: config: {entry['config']} is neither a file nor a shipped configuration")
-    if vary is not None and setting is not None:
-        raise InputError(f"{place}: setting: give either vary or setting, not both")
-    if vary is not None and (len(vary) != 1 or not all(vary.values())):
-        raise InputError(f"{place}: vary: expected one option with a list of numbers, not {vary}")
-    if setting is not None and len(setting) != 1:
-        raise InputError(f"{place}: setting: expected one name with a number, not {setting}")
-    for key in {*(vary or {})} & {*fixed}:
-        raise InputError(f"{place}: vary: {key} is also in set")
+    if len(entry.get("vary", {})) + len(entry.get("setting", {})) > 1:
+        raise InputError(f"{place}: vary, setting: expected one option that varies, or one setting, not several")
 
 
 def marked_options(cell: Cell, cells: Sequence[Cell], options: Sequence[str]) -> list[str]:
@@ -184,9 +159,7 @@ def choose(cells: Sequence[Cell], methods: Sequence[str] | None, shard: str | No
             raise InputError(f"--only: the table has no method {method!r}; it has {', '.join(known.values())}")
     wanted = known if methods is None else {method.lower() for method in methods}
     chosen = [cell for cell in cells if cell.method.lower() in wanted]
-    if shard is None:
-        return chosen
-    match = re.fullmatch(r"(\d+)/(\d+)", shard.strip())
+    match = re.fullmatch(r"(\d+)/(\d+)", (shard or "1/1").strip())
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise InputError(f"--shard: expected I/N with I from 1 to N, such as 3/16, not {shard!r}")
     return chosen[int(match[1]) - 1 :: int(match[2])]
