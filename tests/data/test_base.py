@@ -241,12 +241,6 @@ def test_a_partial_dataset_is_reported_unless_a_part_was_selected(monkeypatch, c
     assert not caplog.records
 
 
-def test_prompts_follow_the_items():
-    data = Numbers(labels=(2, 0, 2))
-    data.setup("predict")
-    assert data.generation_prompts() == ["a c", "an a", "a c"]
-
-
 def test_a_data_module_can_be_pickled():
     """Spawned workers receive it pickled, while the trainer holds a network with hooks."""
     data = Numbers()

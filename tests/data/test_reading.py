@@ -179,16 +179,6 @@ def test_resize_and_crop_equal_pil(path, dimensions, size):
     assert torch.equal(actual, expected(image, size))
 
 
-def test_a_palette_image_equals_its_rgb_image(path):
-    """Resizing the palette's indices would give nearest neighbours."""
-    image = picture(60, 41).quantize(16)
-    image.save(path, "PNG")
-    from_palette = read_image(path, 24)
-    image.convert("RGB").save(path, "PNG")
-    assert torch.equal(from_palette, read_image(path, 24))
-    assert len(from_palette.flatten(1).unique(dim=1)[0]) > 16
-
-
 @pytest.mark.parametrize("dimensions", [(1, 1), (1, 5), (5, 1)], ids=str)
 def test_one_pixel(path, dimensions):
     Image.new("RGB", dimensions, (10, 200, 30)).save(path, "PNG")

@@ -88,13 +88,6 @@ def test_every_image_and_trial_is_asked_for_once_with_the_classes_alive(classes,
     assert calls == [rows for rows in expected if rows]
 
 
-def test_ties_go_to_the_lower_class_also_after_a_class_between_fell_out():
-    table = torch.tensor([[[2.0, 2.0], [1.0, 3.0], [9.0, 0.0], [1.0, 3.0]]])
-    result, _ = run(table, [[0], [1]], [2, 1])
-    assert [stage.tolist() for stage in result.survivors] == [[[1, 3]], [[1]]]
-    assert result.prediction.tolist() == [1]
-
-
 def test_a_diverged_class_falls_out():
     result, _ = run(torch.tensor([[[math.inf, 0.0], [1e30, 1e30], [2e30, 0.0]]]), [[0], [1]], [2, 1])
     assert result.survivors[0].tolist() == [[1, 2]]
@@ -104,8 +97,3 @@ def test_mean_errors_are_taken_in_float64():
     """In float32 both sums round to 1."""
     small = torch.tensor([[[1.0, 2.0**-30], [1.0, 0.0]]])
     assert mean_errors(small)[0, 0] > mean_errors(small)[0, 1]
-
-
-def test_each_stage_needs_its_keep():
-    with pytest.raises(ValueError, match="zip"):
-        run(torch.zeros(1, 3, 2), [[0], [1]], [1])

@@ -58,17 +58,6 @@ def test_the_grid(trials, timesteps):
     assert trial_grid(trials) == timesteps
 
 
-@pytest.mark.parametrize(("budget", "totals"), [("cumulative", [5, 20, 100]), ("released", [5, 25, 100])])
-def test_imagenet_budgets(budget, totals):
-    stages = stage_trials([5, 20, 100], budget)
-    assert [sum(map(len, stages[: i + 1])) for i in range(3)] == totals
-    assert stages[0] == [10, 30, 50, 70, 90]
-    # The 20 candidates share none of the first five, so the release adds all of them.
-    candidates = list(range(2, 100, 5))
-    assert set(stages[1]) <= set(candidates)
-    assert (stages[1] == candidates) == (budget == "released")
-
-
 @every_budget
 @pytest.mark.parametrize("budget", ["cumulative", "released"])
 def test_stages_equal_the_protocol(budgets, budget):
