@@ -5,34 +5,25 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from program import bigain
+from program import Forked, bigain
 
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 QUICK = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false"]
-QUICK += ["--trainer.logger", "false", "--data.num_workers", "0"]
+QUICK += ["--trainer.logger", "false", "--data.num_workers", "0", "--inspect", "0"]
 CLASSIFY = ["--config", "demo_tome.yaml", "--model.trials", "[1,2]", "--model.keep", "[2,1]", *QUICK]
 GENERATE = ["--config", "demo_lgtm_generation.yaml", "--model.steps", "1", *QUICK]
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
-def started(*args):
-    command = [sys.executable, "-m", "bigain", "predict", *args]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, start_new_session=True, **pipes)
-
-
-def predict(*args, status=0):
-    process = started(*args)
-    text, _ = process.communicate(timeout=300)
-    assert process.returncode == status, text
+def predict(*args):
+    status, text = Forked("predict", *args).wait()
+    assert status == 0, text
     return text
 
 
@@ -117,17 +108,15 @@ def test_two_processes_make_the_images_of_one():
         assert results("two")["metrics"][name]["value"] == pytest.approx(estimate["value"], rel=1e-6, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_run_at_once_and_keeps_what_is_finished(number, status):
-    process = started(*CLASSIFY, "--data.images", "500", "--data.batch_size", "1", "--output", "out")
+    process = Forked("predict", *CLASSIFY, "--data.images", "500", "--data.batch_size", "1", "--output", "out")
     log = Path("out/predictions/rank-0.jsonl")
     while process.poll() is None and not (log.is_file() and log.read_text().count("\n")):
         time.sleep(0.1)
     os.kill(process.pid, number)
-    text, _ = process.communicate(timeout=60)
-    assert process.returncode == status, text
+    ended, text = process.wait()
+    assert ended == status, text
     assert f"bigain: stopped by {number.name}; what is finished is kept, run the command again" in text
     assert len(by_image("out")) >= 1
     assert not Path("out/results.json").exists()
@@ -139,14 +128,14 @@ def test_a_run_that_is_killed_four_times_is_the_run_that_was_not():
     predict_here(*command, "--output", "whole")
     draw, done = random.Random(0), [0]
     for _ in range(4):
-        process = started(*command, "--output", "killed")
+        process = Forked("predict", *command, "--output", "killed")
         # Most of a short run is its start: wait until images are being done.
         wanted = done[-1] + draw.randrange(1, 6)
         while process.poll() is None and len(by_image("killed")) < wanted:
             time.sleep(0.02)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, draw.choice((signal.SIGKILL, signal.SIGTERM)))
-        process.communicate(timeout=60)
+        process.wait()
         done.append(len(by_image("killed")))
     assert done == sorted(done), "a finished image was lost"
     assert any(0 < count < 24 for count in done), "no kill came in the middle"
