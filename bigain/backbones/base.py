@@ -94,13 +94,10 @@ class Backbone(nn.Module, ABC):
         return "text_encoder" in self.parts
 
     def find(self, local_files_only: bool | None = None) -> ModelFiles:
-        """Find the model and its components from its model_index.json.
-
-        Args:
-            local_files_only: Never ask the hub; None is the backbone's setting.
+        """Find the model and its components; `local_files_only` None is the backbone's setting.
 
         Raises:
-            InputError: If the model cannot be found or its index lists another kind of model.
+            InputError: If the model cannot be found or its model_index.json lists another kind of model.
         """
         local = self.local_files_only if local_files_only is None else local_files_only
         source = find_model(self.model)
@@ -191,10 +188,8 @@ class Backbone(nn.Module, ABC):
     def check_classes(self, indices: Sequence[int] | None, number: int) -> None:
         """Raise an InputError if the model does not have these classes; needs no weights but the denoiser's.
 
-        Args:
-            indices: Index of each class in ImageNet; None if the labels of the dataset mean something only to a model
-                trained on exactly its classes.
-            number: Number of all classes of the dataset, of which these may be some.
+        `indices` are those of the classes in ImageNet, None if the labels of the dataset, which has `number` classes in
+        all, mean something only to a model trained on exactly them.
         """
 
     def check_prompts(self, prompts: Sequence[str], distinct: bool) -> str:
@@ -256,16 +251,7 @@ class Backbone(nn.Module, ABC):
         return self._alpha_bar[timesteps]
 
     def predict_noise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        """Predict the noise in `noisy` for either parametrisation.
-
-        Args:
-            noisy: Noised latents. `(b, c, h, w)`, float32.
-            timesteps: `(b,)`, int64 in 0..999.
-            condition: Rows of `conditions`. `(b, ...)`.
-
-        Returns:
-            Predicted noise in float32. `(b, c, h, w)`.
-        """
+        """Predict the noise in `noisy` for either parametrisation; `timesteps` are int64, else as `predict`."""
         output = self.predict(noisy, timesteps, condition)
         if self.prediction_type == "v_prediction":
             return epsilon_from_velocity(output, noisy, self.alpha_bar(timesteps))
@@ -274,13 +260,8 @@ class Backbone(nn.Module, ABC):
     def predict(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
         """Return the network's output in its own `prediction_type`; learned variances are dropped.
 
-        Args:
-            noisy: Noised latents. `(b, c, h, w)`, float32.
-            timesteps: Values in [0, 999], possibly fractional. `(b,)`.
-            condition: Rows of `conditions`. `(b, ...)`.
-
-        Returns:
-            `(b, c, h, w)`, float32.
+        Latents `(b, c, h, w)`, timesteps in [0, 999], possibly fractional, `(b,)`, and rows of `conditions`, `(b, ...)`
+        -> `(b, c, h, w)`, float32.
         """
         parameter = next(self.denoiser.parameters())
         layout = torch.channels_last if self.channels_last else torch.preserve_format

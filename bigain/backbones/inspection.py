@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
@@ -14,20 +14,9 @@ from bigain.backbones.geometry import on_meta
 from bigain.backbones.loading import STEM, STEMS, WEIGHTS, ModelFiles, find_weights
 from bigain.errors import InputError
 
-_VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 
-
-@dataclass(frozen=True)
-class Finding:
-    """The result of checking one component.
-
-    Attributes:
-        component: Folder name, or `model_index.json`.
-        ok: Whether it can be loaded, as far as the files show without reading weights.
-        message: Its size or kind, or what is wrong.
-        fix: What to do; empty if nothing is wrong or the message says it.
-        absent: Whether a file is missing; of a hub model it may not be downloaded yet.
-    """
+class Finding(NamedTuple):
+    """The result of checking one component; an absent file of a hub model may not be downloaded yet."""
 
     component: str
     ok: bool
@@ -63,9 +52,10 @@ def _inspect(backbone: Backbone, files: ModelFiles, name: str) -> Finding:
     if name == "scheduler":
         return Finding(name, True, f"predicts {files.load_scheduler()[1].config['prediction_type']}")
     if name == "tokenizer":
-        if any(all(_local(source, f"{name}/{file}") for file in form) for form in _VOCABULARIES):
+        older = ["vocab.json", "merges.txt"]
+        if _local(source, f"{name}/tokenizer.json") or all(_local(source, f"{name}/{file}") for file in older):
             return Finding(name, True, "has a vocabulary")
-        return _missing(source, name, list(_VOCABULARIES[1]))
+        return _missing(source, name, older)
     # Reads the VAE's configuration, too; if that is missing, the VAE has its own finding.
     if name == backbone.component and ("vae" not in files.parts or _local(source, "vae/config.json")):
         backbone.denoiser_config(files)

@@ -204,9 +204,6 @@ class ModelFiles:
 
     def load_tokenizer(self) -> Any:
         """Load the tokenizer; raise an InputError if it is missing, incomplete or damaged."""
-        settings = Path(self.source) / "tokenizer" / "tokenizer_config.json"
-        if Path(self.source).is_dir() and not settings.is_file():
-            raise InputError(f"{settings} is missing; expected a diffusers folder with a tokenizer")
         try:
             tokenizer = self.parts["tokenizer"].from_pretrained(
                 self.source, subfolder="tokenizer", local_files_only=self.local_files_only

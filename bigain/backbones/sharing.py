@@ -34,14 +34,9 @@ _shared: WeakKeyDictionary[nn.Module, ExitStack] = WeakKeyDictionary()
 def share(denoiser: nn.Module, conditions: Tensor | None = None) -> ExitStack:
     """Hook a network to compute shared work once per group of rows that `row_keys` declares.
 
-    Install compressors first: their hooks on the shared attention see all rows.
-
-    Args:
-        denoiser: A network whose transformer blocks are known.
-        conditions: Conditions of all classes, if rows have classes: keys and values of prompts are kept as well.
-
-    Returns:
-        Closing it removes the hooks; so does calling `share` again.
+    Install compressors first: their hooks on the shared attention see all rows. With the conditions of all classes, if
+    rows have classes, keys and values of prompts are kept as well. Closing the result removes the hooks; so does
+    calling `share` again.
     """
     end_sharing(denoiser)
     layout = layout_of(denoiser)

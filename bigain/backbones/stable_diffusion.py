@@ -61,8 +61,8 @@ class StableDiffusion(Backbone):
         # Two mark start and end.
         if not whole or not 2 < tokens <= positions or known > words:
             raise InputError(
-                f"the tokenizer of {self.model} gives {tokens!r} tokens of {known}, but its text encoder reads "
-                f"{positions} of {words}: copy the model's own tokenizer, with its tokenizer_config.json"
+                f"the tokenizer of {self.model} has model_max_length {tokens!r} and {known} tokens, but its text "
+                f"encoder {positions} and {words}: copy the model's own tokenizer, with its tokenizer_config.json"
             )
         return config
 

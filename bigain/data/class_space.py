@@ -74,7 +74,7 @@ class ClassSpace:
         for number, line in read_lines(file, "expected one class per line"):
             if line not in known:
                 near = get_close_matches(line, known, n=3) or [*self.names[:3]]
-                raise InputError(f"{file}, line {number}: {dataset} has no class {line!r}; near are {', '.join(near)}")
+                raise InputError(f"{file}, line {number}: {dataset} has no class {line!r}; similar: {', '.join(near)}")
             if len(known[line]) > 1 and self.ids:
                 ids = ", ".join(self.ids[label] for label in known[line])
                 raise InputError(f"{file}, line {number}: {line!r} is the name of several classes; use one of {ids}")

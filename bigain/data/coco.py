@@ -71,7 +71,8 @@ class Coco2017(EvalDataModule):
         labels: dict[str, set[int]] = {image_id: set() for image_id in names}
         for number, category in annotations:
             if str(number) not in labels or category not in label_of:
-                raise InputError(f"{path} gives image {number} the category {category}, one of which is unknown")
+                unknown = "has no such category" if str(number) in labels else "lists no such image"
+                raise InputError(f"{path} has category {category} for image {number}, but {unknown}")
             labels[str(number)].add(label_of[category])
         return [Item(image_id, tuple(sorted(categories))) for image_id, categories in labels.items()]
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from bigain.errors import InputError
+from bigain.runs.numbers import counted
 
 _SUFFIXES: tuple[str, ...] = (".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _SUFFIXES += (".gif", ".ppm", ".pgm", ".jp2", ".avif")
@@ -87,9 +88,9 @@ def listed_files(folder: Path, names: Mapping[str, str], source: Path, remedy: s
     present = set(os.listdir(folder)) if folder.is_dir() else set()
     absent = [name for name in names.values() if name not in present]
     if absent:
+        number = counted(len(names), "image")
         raise InputError(
-            f"{source} lists {len(absent)} of {len(names)} images that are not in {folder}, the first {absent[0]}; "
-            + remedy
+            f"{folder} lacks {len(absent)} of {number} that {source} lists, the first {absent[0]}; {remedy}"
         )
     return {image_id: folder / name for image_id, name in names.items()}
 

@@ -89,21 +89,13 @@ def read_rgb(file: Path | bytes) -> Image.Image:
 
 
 def decode_image(content: bytes, name: str, size: int) -> Tensor:
-    """Decode one image with the paper's preprocessing.
+    """Decode one image with the paper's preprocessing. `(3, size, size)`, uint8 in [0, 255].
 
-    Converts to RGB (see `read_rgb`), resizes the shorter side to `size` (bicubic, antialiased), crops the centre.
+    Converts to RGB (see `read_rgb`), resizes the shorter side to `size` px (bicubic, antialiased), crops the centre.
     EXIF orientation is ignored, as in the paper's loaders.
 
-    Args:
-        content: Encoded image.
-        name: Location of the image, for messages.
-        size: Side of the result in px.
-
-    Returns:
-        `(3, size, size)`, uint8 in [0, 255].
-
     Raises:
-        InputError: If it is truncated or not an image.
+        InputError: If it is truncated or not an image; the message gives its `name`.
     """
     try:
         image = read_rgb(content)

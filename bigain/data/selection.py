@@ -28,16 +28,10 @@ class Item:
 
 
 def read_subset(items: Sequence[Item], path: Path, name: str, id_of: Callable[[str], str] = str) -> list[Item]:
-    """Return the items that a text file lists, one image id per line, in dataset order.
-
-    Args:
-        items: All items.
-        path: The file.
-        name: Name of the dataset, for messages.
-        id_of: Converts a line to an image id.
+    """Return the items that a text file lists, one per line, which `id_of` makes an image id, in dataset order.
 
     Raises:
-        InputError: If the file cannot be read, lists an id that the dataset does not have, or lists one twice.
+        InputError: If the file cannot be read, lists an id that the dataset `name` does not have, or lists one twice.
     """
     wanted = Counter(id_of(id_in(line)) for _, line in read_lines(path, "expected one image id per line"))
     absent = wanted.keys() - {item.image_id for item in items}

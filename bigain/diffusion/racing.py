@@ -84,7 +84,7 @@ def race_elimination(error_function: ErrorFunction, order: Tensor, classes: int,
         error_function: See `staged_elimination`.
         order: Trials of each image in evaluation order, drawn uniformly at random. `(b, t)`, int64.
         classes: Number of classes k.
-        race: The rule.
+        race: When a class is dropped.
 
     Returns:
         Errors; survivors after each look, of the images that took part in it; predictions: the only survivor, or after
@@ -187,12 +187,7 @@ def _listed(alive: Tensor, running: Tensor) -> Tensor:
 
 @lru_cache(maxsize=4096)
 def student_quantile(level: float, freedom: int) -> float:
-    """Return the value that Student's t exceeds with probability `level`.
-
-    Args:
-        level: In (0, 0.5].
-        freedom: Degrees of freedom, an integer of at least 1.
-    """
+    """Return the value that Student's t of `freedom` degrees, at least 1, exceeds with probability `level` <= 0.5."""
     low, high = 0.0, math.pi / 2
     # The tail probability falls with the angle: bisect down to neighbouring floats.
     while low < (middle := (low + high) / 2) < high:

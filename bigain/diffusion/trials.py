@@ -37,9 +37,6 @@ def stage_trials(budgets: Sequence[int], budget: Budget = "cumulative") -> list[
         budget: `cumulative`: a survivor of stage i has `budgets[i]` trials in total (Table 10 of the paper);
             `released`: every candidate is evaluated.
 
-    Returns:
-        Disjoint index lists, one per stage.
-
     Raises:
         ValueError: If the budgets are not ascending positive integers of at most 1000.
     """

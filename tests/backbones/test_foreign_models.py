@@ -92,8 +92,8 @@ def test_a_network_in_pixels_has_three_channels(tmp_path):
 @pytest.mark.parametrize(
     ("length", "words"),
     [
-        *[(None, "its text encoder reads 8 of 54"), (9, "gives 9 tokens"), ("8", "gives '8' tokens")],
-        *[(2.5, "gives 2.5 tokens"), (2, "gives 2 tokens")],
+        *[(None, "and 54 tokens, but its text encoder 8 and 54"), (9, "has model_max_length 9 and")],
+        *[("8", "has model_max_length '8' and"), (2.5, "model_max_length 2.5 and"), (2, "model_max_length 2 and")],
     ],
 )
 def test_a_tokenizer_of_another_model(sd, length, words):

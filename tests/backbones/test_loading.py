@@ -309,7 +309,10 @@ FILES = {
     "tokenizer/tokenizer.json": "cannot load the tokenizer of",
 }
 # transformers would continue with an empty vocabulary.
-MISSING = {"tokenizer_config.json": "is missing", "tokenizer.json": "has no vocabulary; expected tokenizer.json"}
+MISSING = {
+    "tokenizer_config.json": "with its tokenizer_config.json",
+    "tokenizer.json": "has no vocabulary; expected tokenizer.json",
+}
 
 
 @pytest.mark.parametrize("file", FILES)
