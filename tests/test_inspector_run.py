@@ -40,6 +40,13 @@ pytestmark = [
 ]
 
 
+@pytest.fixture
+def quick_curves(monkeypatch):
+    """Curves in no time: drawing them takes half of a small run."""
+    for name in ("error", "class", "survival", "confusion"):
+        monkeypatch.setattr(f"bigain.inspector.board.{name}_figure", lambda *args: Image.new("RGB", (200, 100)))
+
+
 def predict(config, *args, output="out", quick=CLASSIFY):
     # Few generated images have no distance, which is status 1.
     assert main(["predict", "--config", config, *quick, "--output", output, *args]) in (0, 1)
@@ -127,8 +134,8 @@ def test_the_board_has_the_numbers_pictures_and_settings_of_a_classification():
     assert hparams(events, metadata.SESSION_END_INFO_TAG).session_end_info.status
 
 
-def test_no_number_changes():
-    small = ["--model.trials", "[1,2]", "--model.keep", "[2,1]", "--data.images", "2", "--data.batch_size", "1"]
+def test_no_number_changes(quick_curves):
+    small = ["--model.trials", "[1]", "--model.keep", "[1]", "--data.images", "1"]
     predict("demo_unet_iekvd.yaml", *small, output="with")
     predict("demo_unet_iekvd.yaml", *small, "--inspect", "0", output="without")
     assert logged("with") == logged("without")
@@ -155,8 +162,8 @@ def test_no_image_changes_and_generations_are_followed_by_step():
 
 
 def test_without_a_compressor_or_a_logger_there_are_curves_and_images():
-    race = ["--model.race", "{}", "--trainer.logger", "false"]
-    predict("demo_none.yaml", "--data.per_class", "1", "--inspect", "2", *race)
+    race = ["--model.race.error_level", "0.5", "--data.images", "2"]
+    predict("demo_none.yaml", "--inspect", "2", "--trainer.logger", "false", *race)
     # A race has no stages.
     names = {path.name for path in Path("out/pictures").iterdir()}
     assert names == {
@@ -164,20 +171,21 @@ def test_without_a_compressor_or_a_logger_there_are_curves_and_images():
     }
     assert not Path("out/tensorboard").exists()
     Path("out/pictures/mine.png").write_text("kept")
-    predict("demo_none.yaml", "--inspect", "1", "--overwrite", "true")
-    predict("demo_none.yaml", "--inspect", "0", "--overwrite", "true")
+    few = ["--overwrite", "true", "--data.images", "1", "--model.trials", "[1]", "--model.keep", "[1]"]
+    predict("demo_none.yaml", "--inspect", "0", *few)
     assert [path.name for path in Path("out/pictures").iterdir()] == ["mine.png"]
 
 
-def test_a_resumed_run_shows_all_images(caplog):
-    predict("demo_abm.yaml", "--data.batch_size", "5")
+def test_a_resumed_run_shows_all_images(caplog, quick_curves):
+    few = ["--data.images", "3", "--inspect", "2", "--data.batch_size"]
+    predict("demo_abm.yaml", *few, "3")
     complete = pictures()
-    assert len(complete) == 14
+    assert len(complete) == 10
     # Two images are done again, in different batches; then none.
     log = Path("out/predictions/rank-0.jsonl")
-    log.write_text("".join(log.read_text().splitlines(keepends=True)[:3]))
-    for batch_size, resumed in ((1, 3), (2, 5)):
-        predict("demo_abm.yaml", "--data.batch_size", str(batch_size))
+    log.write_text(log.read_text().splitlines(keepends=True)[0])
+    for batch_size, resumed in (("1", 1), ("2", 3)):
+        predict("demo_abm.yaml", *few, batch_size)
         assert results()["timing"]["resumed_images"] == resumed
         assert pictures() == complete
     assert len(board().Images("2 tokens/image_0")) == 1
@@ -185,16 +193,17 @@ def test_a_resumed_run_shows_all_images(caplog):
     assert "no token maps" not in caplog.text
 
 
-def test_images_done_without_the_inspector_and_pictures_that_cannot_be_written_are_reported(caplog):
-    predict("demo_tome.yaml", "--inspect", "0")
-    predict("demo_tome.yaml")
+def test_images_done_without_the_inspector_and_pictures_that_cannot_be_written_are_reported(caplog, quick_curves):
+    two = ["--data.images", "2"]
+    predict("demo_tome.yaml", *two, "--inspect", "0")
+    predict("demo_tome.yaml", *two)
     assert "no token maps of test/000000, test/000001" in caplog.text
     assert image_tags(board()) == CURVES | {"images/followed"}
     shutil.rmtree("out/pictures")
     Path("out/pictures").write_text("a file in place of the folder")
-    predict("demo_tome.yaml")
+    predict("demo_tome.yaml", *two)
     assert "pictures could not be drawn" in caplog.text
-    assert results()["metrics"]["top1"]["n"] == 5
+    assert results()["metrics"]["top1"]["n"] == 2
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), InputError("No space left"), MemoryError()])

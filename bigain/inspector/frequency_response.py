@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -63,7 +62,7 @@ class FrequencyResponse(Watcher):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._measured = 0
         self._images = 0
-        self._sites: dict[tuple[int, str], _Sums] = {}
+        self._sites: dict[_Module, _Sums] = {}
         self._unknown: set[str] = set()
         self._gather = ProcessGather(trainer)
 
@@ -84,13 +83,15 @@ class FrequencyResponse(Watcher):
         if restored is None:
             self._unknown.add(f"{observation.site.name}, {observation.module}")
             return
-        key = (observation.site.index, observation.module)
-        sums = _measure(observation, restored, self.bands, self.timestep_bands)
-        self._sites[key] = self._sites[key] + sums if key in self._sites else sums
+        site, before = observation.site, observation.before
+        grid = site.grid(observation.context.latent)
+        module = _Module(site.index, observation.module, site.name, grid, before.shape[2])
+        sums = _measure(before, restored, grid, observation.context.timesteps, self.bands, self.timestep_bands)
+        self._sites[module] = _total([self._sites[module], sums]) if module in self._sites else sums
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Objects, not tensors: a process without images left has no sites.
-        sites = {key: sums.cpu() for key, sums in self._sites.items()}
+        sites = {module: tuple(part.cpu().double() for part in sums) for module, sums in self._sites.items()}
         parts = self._gather.gathered((self._measured, self._images, sites, self._unknown))
         if not trainer.is_global_zero:
             return
@@ -104,65 +105,61 @@ class FrequencyResponse(Watcher):
         if path.is_file() and read_json(path, ResponseFile)["images"] >= images:
             # The run was resumed and had measured as many images before.
             return
-        total: dict[tuple[int, str], _Sums] = {}
-        for _, _, sites, _ in parts:
-            total |= {key: total[key] + sums if key in total else sums for key, sums in sites.items()}
+        measured = [part[2] for part in parts]
+        modules = sorted({module for of_process in measured for module in of_process})
+        total = {module: _total([of[module] for of in measured if module in of]) for module in modules}
         content = {
             "schema_version": RESPONSE_VERSION,
             "bands": [k / self.bands for k in range(self.bands + 1)],
             "timesteps": [_TIME * k / self.timestep_bands for k in range(self.timestep_bands + 1)],
             "batches": batches,
             "images": images,
-            "sites": [total[key].description(self.bands) for key in sorted(total)],
+            "sites": [_description(module, sums, self.bands) for module, sums in total.items()],
             "not_measured": sorted(set().union(*(part[3] for part in parts))),
         }
         write_json(path, content)
 
 
-@dataclass(frozen=True)
-class _Sums:
-    """Energies at one compressed module, summed over rows.
+class _Module(NamedTuple):
+    """A compressed module, sorted by its site."""
 
-    Attributes:
-        about: Name, index, module, grid and channels.
-        energy: By band of timesteps, kind and radial band. `(t, 3, 1 + bands)`.
-        rows: Number of rows by band of timesteps. `(t,)`.
-        left_out: Number of rows that are not finite. `()`.
-    """
-
-    about: dict[str, Any]
-    energy: Tensor
-    rows: Tensor
-    left_out: Tensor
-
-    def __add__(self, other: _Sums) -> _Sums:
-        energy, rows = self.energy + other.energy, self.rows + other.rows
-        return _Sums(self.about, energy, rows, self.left_out + other.left_out)
-
-    def cpu(self) -> _Sums:
-        """Return the sums in float64 on the CPU."""
-        return _Sums(self.about, self.energy.cpu().double(), self.rows.cpu().double(), self.left_out.cpu())
-
-    def description(self, bands: int) -> dict[str, Any]:
-        """Return energies per row, and the shares kept and destroyed over all timesteps, as plain values."""
-        modes = radial_bands(Grid(*self.about["grid"]), bands).flatten().bincount(minlength=bands + 1)
-        means = self.energy / self.rows.clamp(min=1)[:, None, None]
-        original, compressed, error = (self.energy[:, i].contiguous().sum(0).tolist() for i in range(3))
-        return {
-            **self.about,
-            "modes": modes.tolist(),
-            "rows": self.rows.int().tolist(),
-            "rows_left_out": int(self.left_out),
-            **{kind: means[:, i].tolist() for i, kind in enumerate(KINDS)},
-            "kept": [part / whole if whole else None for part, whole in zip(compressed, original, strict=True)],
-            "destroyed": [part / whole if whole else None for part, whole in zip(error, original, strict=True)],
-        }
+    site: int
+    module: str
+    name: str
+    grid: Grid
+    channels: int
 
 
-def _measure(observation: Observation, restored: Tensor, bands: int, timestep_bands: int) -> _Sums:
-    """Sum the energies of one forward over its rows."""
-    site, before, context = observation.site, observation.before, observation.context
-    grid, wide = site.grid(context.latent), widest_float(before.device)
+# Sums over rows: energies by band of timesteps, kind and radial band `(t, 3, 1 + bands)`, the number of rows by band of
+# timesteps `(t,)`, and the number of rows that are not finite `()`.
+_Sums = tuple[Tensor, ...]
+
+
+def _total(sums: Sequence[_Sums]) -> _Sums:
+    return tuple(sum(parts[1:], start=parts[0]) for parts in zip(*sums, strict=True))
+
+
+def _description(module: _Module, sums: _Sums, bands: int) -> dict[str, Any]:
+    """Return energies per row, and the shares kept and destroyed over all timesteps, as plain values."""
+    energy, rows, left_out = sums
+    modes = radial_bands(module.grid, bands).flatten().bincount(minlength=bands + 1)
+    means = energy / rows.clamp(min=1)[:, None, None]
+    original, compressed, error = (energy[:, i].contiguous().sum(0).tolist() for i in range(3))
+    return {
+        **{"name": module.name, "index": module.site, "module": module.module},
+        **{"grid": list(module.grid), "channels": module.channels},
+        "modes": modes.tolist(),
+        "rows": rows.int().tolist(),
+        "rows_left_out": int(left_out),
+        **{kind: means[:, i].tolist() for i, kind in enumerate(KINDS)},
+        "kept": [part / whole if whole else None for part, whole in zip(compressed, original, strict=True)],
+        "destroyed": [part / whole if whole else None for part, whole in zip(error, original, strict=True)],
+    }
+
+
+def _measure(before: Tensor, restored: Tensor, grid: Grid, timesteps: Tensor, bands: int, timestep_bands: int) -> _Sums:
+    """Sum the energies of one forward over its rows. Tokens `(r, n, c)`, timesteps `(r,)`."""
+    wide = widest_float(before.device)
     rows, blocks = max(1, _BLOCK // before[0].numel()), []
     for x, y in zip(before.split(rows), restored.split(rows), strict=True):
         x, y = x.to(wide), y.to(wide)
@@ -172,9 +169,7 @@ def _measure(observation: Observation, restored: Tensor, bands: int, timestep_ba
     energy = energy.masked_fill(~finite[:, None, None], 0)
     # Compared with edges, because a product rounds some timesteps to the band below.
     edges = torch.arange(1, timestep_bands, device=energy.device) * _TIME / timestep_bands
-    time = torch.bucketize(context.timesteps.to(edges).contiguous(), edges, right=True)
+    time = torch.bucketize(timesteps.to(edges).contiguous(), edges, right=True)
     # A matrix product adds in the same order every time.
     member = torch.nn.functional.one_hot(time, timestep_bands).to(energy.dtype) * finite[:, None]
-    about = {"name": site.name, "index": site.index, "module": observation.module}
-    about |= {"grid": list(grid), "channels": before.shape[2]}
-    return _Sums(about, torch.einsum("rt,rkb->tkb", member, energy), member.sum(0), (~finite).sum())
+    return torch.einsum("rt,rkb->tkb", member, energy), member.sum(0), (~finite).sum()

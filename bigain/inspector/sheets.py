@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from bigain.data.images import text_font
 from bigain.inspector.maps import SiteMap, evenly
+from bigain.runs.numbers import counted
 from bigain.tokens.grid import Grid
 
 Picture = npt.NDArray[np.uint8]
@@ -82,7 +83,7 @@ def score_sheet(subject: Subject, maps: Sequence[SiteMap]) -> Image.Image | None
 def salience_sheet(subjects: Sequence[Subject], maps: Sequence[Sequence[SiteMap]]) -> Image.Image:
     """Draw the Laplacian salience of every image by site, averaged over noise draws."""
     draws = max(len(site.timesteps) for sites in maps for site in sites)
-    title = [*subjects[0].lines[1:], f"Laplacian salience (Eq. 7), mean of {draws} noise draws, by site"]
+    title = [*subjects[0].lines[1:], f"Laplacian salience (Eq. 7), mean of {counted(draws, 'noise draw')}, by site"]
     rows = []
     for subject, sites in zip(subjects, maps, strict=True):
         heats = [(f"site {site.index}", heat(site.salience.mean(0), site.grid)) for site in sites]

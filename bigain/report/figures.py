@@ -36,8 +36,6 @@ _METHODS = {
     "FrequencyKV": "#999933",
 }
 COLOURS = (*_METHODS.values(),)
-# Of further variants of these methods, and of other methods.
-_FURTHER = ("#332288", "#117733", "#aa4499", "#661100", "#44aa99", "#ddcc77")
 MARKERS = "os^Dv<>PX*"
 KINDS = ("png", "svg", "pdf")
 PLAIN: Look = {"color": GREY, "marker": "s", "markerfacecolor": "none"}
@@ -81,9 +79,8 @@ class Plot(NamedTuple):
 def draw(groups: Sequence[Group], folder: Path) -> list[list[Plot]]:
     """Draw the figures of every group into a folder.
 
-    Returns:
-        For each group: the curves if any run has a strength, the Pareto front if two rows have the same metric, and
-        samples if there are generated images.
+    For each group these are the curves if any run has a strength, the Pareto front if two rows have the same metric,
+    and samples if there are generated images.
     """
     plots: list[list[Plot]] = [[] for _ in groups]
     styles = looks(row.method for group in groups for row in group.rows)
@@ -137,17 +134,13 @@ def looks(methods: Iterable[str]) -> dict[str, Look]:
 
     names = sorted({*methods} - {"none"})
     # The colour of a method is that of its first variant, such as `IEKVD[alpha 0.1]`.
-    variants = {colour: [name for name in names if name.split("[")[0] == own] for own, colour in _METHODS.items()}
-    colours = {of_method[0]: colour for colour, of_method in variants.items() if of_method}
+    first = {name.split("[")[0]: name for name in reversed(names)}
+    colours = {first[own]: colour for own, colour in _METHODS.items() if own in first}
     others = [name for name in names if name not in colours]
     # Steps of the golden ratio around the circle of hues keep far from each other.
-    hues = (0.618 * number % 1 for number in range(len(others)))
-    further = itertools.chain(_FURTHER, (to_hex(tuple(hsv_to_rgb((hue, 0.8, 0.6)))) for hue in hues))
-    colours |= zip(others, further, strict=False)
-    markers = {
-        colour: MARKERS[number % len(MARKERS)]
-        for number, colour in enumerate([*COLOURS, *(colours[name] for name in others)])
-    }
+    further = [to_hex(tuple(hsv_to_rgb((0.618 * number % 1, 0.8, 0.6)))) for number in range(len(others))]
+    colours |= zip(others, further, strict=True)
+    markers = dict(zip([*COLOURS, *further], itertools.cycle(MARKERS), strict=False))
     return {"none": PLAIN, **{name: {"color": colour, "marker": markers[colour]} for name, colour in colours.items()}}
 
 

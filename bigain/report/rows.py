@@ -24,14 +24,11 @@ _FIDELITY = ("psnr", "ssim", "lpips")
 
 @dataclass(frozen=True)
 class Measured:
-    """A metric of a run, in the unit of the tables: percent for proportions.
+    """A metric of a run over n images, in the unit of the tables: percent for proportions.
 
     Attributes:
         value: None if it could not be computed.
         low: Lower end of the 95 % interval to `high`; None without one.
-        n: Number of images behind it.
-        unit: `%` for proportions.
-        better: Whether higher or lower is better.
         main: Whether this is the main metric of the run.
         paper: The paper's value, where the settings match.
     """
@@ -59,13 +56,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class Row:
-    """A compressor with its results in each task.
+    """A compressor with its run, its metrics, the main one first, and remarks in each task.
 
-    Attributes:
-        runs: The run of each task.
-        metrics: All metrics of each run, the main one first.
-        paper_costs: What the paper prints as `gflops` and `gflops_reduction`.
-        notes: Remarks, for example that the run has fewer images than the paper's.
+    `paper_costs` is what the paper prints as `gflops` and `gflops_reduction`.
     """
 
     runs: Mapping[str, Run]
@@ -108,7 +101,6 @@ class Group:
     """Runs of one dataset and model, and in each task of the same images and settings besides the compressor.
 
     Attributes:
-        model: Hub id or folder of the model.
         settings: What distinguishes the group from others of its dataset and model; empty if there is none.
         plain: Runs without compression of that dataset and model.
         comparisons: Runs against the base run of their task, image by image.

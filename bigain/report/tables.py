@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tabulate import LATEX_ESCAPE_RULES, DataRow, Line, TableFormat, tabulate
+from tabulate import LATEX_ESCAPE_RULES, tabulate
 
-# tabulate's own booktabs format escapes fewer characters and leaves space beside the rules.
-_ROW = DataRow("", " & ", r" \\")
-_BOOKTABS = TableFormat(
-    lineabove=Line(r"\toprule", "", "", ""),
-    linebelowheader=Line(r"\midrule", "", "", ""),
-    linebetweenrows=None,
-    linebelow=Line(r"\bottomrule", "", "", ""),
-    headerrow=_ROW,
-    datarow=_ROW,
-    padding=0,
-    with_header_hide=None,
-)
 _LATEX = {**LATEX_ESCAPE_RULES, "|": r"\textbar{}", "†": r"\textdagger{}", "±": r"\(\pm\)"}
 CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]+")
 
@@ -53,17 +41,19 @@ class Table:
 
     def markdown(self) -> str:
         """Return a GitHub Markdown table with every cell escaped."""
-        return self._text(*self._escaped(markdown_text), "pipe")
+        return self._text(
+            [list(map(markdown_text, row)) for row in self.rows], list(map(markdown_text, self.headers)), "pipe"
+        )
 
     def latex(self) -> str:
         """Return a LaTeX `tabular` with booktabs rules and every cell escaped."""
-        body, columns = self._text(*self._escaped(latex_text), _BOOKTABS), "".join(side[0] for side in self.sides)
-        return rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}" + f"\n{body}\n" + r"\end{tabular}"
+        # tabulate's own booktabs format escapes fewer characters and leaves space beside the rules.
+        columns = "".join(side[0] for side in self.sides)
+        header, *rows = (" & ".join(map(latex_text, row)) + r" \\" for row in (self.headers, *self.rows))
+        begin = rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}"
+        return "\n".join([begin, r"\toprule", header, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"])
 
-    def _escaped(self, escape: Callable[[str], str]) -> tuple[list[list[str]], list[str]]:
-        return [list(map(escape, row)) for row in self.rows], list(map(escape, self.headers))
-
-    def _text(self, rows: Sequence[Sequence[str]], headers: Sequence[str], style: str | TableFormat) -> str:
+    def _text(self, rows: Sequence[Sequence[str]], headers: Sequence[str], style: str) -> str:
         return tabulate(rows, headers, style, colalign=self.sides, disable_numparse=True)
 
 
