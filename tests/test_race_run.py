@@ -12,8 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from bigain.commands.main import main
 
-QUICK = ["--data.images", "5", "--data.batch_size", "5", "--model.trials", "[2,4]", "--model.keep", "[2,1]"]
-QUICK += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+QUICK = ["--data.images", "3", "--data.batch_size", "3", "--model.trials", "[2,4]", "--model.keep", "[2,1]"]
+QUICK += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--inspect", "0"]
 RACE = ["--model.race.error_level", "0.5"]
 
 
@@ -49,7 +49,7 @@ def records(run="race"):
 
 def test_results_have_the_evaluations_that_were_made():
     content, lines = results(), records()
-    mean = sum(len(line["errors"]) for line in lines) / 5
+    mean = sum(len(line["errors"]) for line in lines) / 3
     assert 32 <= mean < 64
     evaluations = content["evaluations"]
     assert (evaluations["per_image"], evaluations["planned_per_image"]) == (mean, 64)
@@ -76,7 +76,7 @@ def test_a_race_continues_as_the_same_race_only(capsys):
     assert predict(*RACE, "--output", "race") == 0
     text = capsys.readouterr().out
     assert f"{results()['evaluations']['per_image']:.4g} per image in a race, at most 64" in text
-    assert "5 images already done" in text
+    assert "3 images already done" in text
     for options, named in (([], "model.init_args.race"), (["--model.race.look_every", "2"], "race.error_level")):
         assert predict(*options, "--output", "race") == 2
         assert named in capsys.readouterr().err
@@ -86,7 +86,7 @@ def test_a_race_is_not_compared_with_stages_unless_asked_and_named_in_a_report(c
     assert main(["compare", "race", "stages"]) == 2
     assert "protocol race" in capsys.readouterr().err
     assert main(["compare", "race", "stages", "--allow-differences"]) == 0
-    assert "n = 5" in capsys.readouterr().out
+    assert "n = 3" in capsys.readouterr().out
     assert main(["report", "race", "stages", "--formats", "md", "--output", "report"]) == 0
     capsys.readouterr()
     text = Path("report/report.md").read_text()
@@ -99,7 +99,7 @@ def test_margins_are_explained_over_the_trials_that_all_classes_have(capsys):
     trials = sum(count == 16 for each in shared for count in each.values())
     shutil.copytree("race", "again")
     assert main(["explain", "again", "--baseline", "race", "--bands", "1"]) == 0
-    assert f"(n = 5 images, {trials} trials, {trials / 5:.3g} per image)" in capsys.readouterr().out
+    assert f"(n = 3 images, {trials} trials, {trials / 3:.3g} per image)" in capsys.readouterr().out
 
 
 def test_a_dry_run_shows_the_upper_limit_of_a_race(capsys):

@@ -1,8 +1,7 @@
 """Callbacks that write predictions, images, results and measurements."""
 
 from bigain.inspector.frequency_response import FrequencyResponse
-from bigain.tasks.prediction_writer import PredictionWriter
+from bigain.tasks.prediction_writer import PredictionWriter, SampleWriter
 from bigain.tasks.results_writer import GenerationResults, ResultsWriter
-from bigain.tasks.sample_writer import SampleWriter
 
 __all__ = ["FrequencyResponse", "GenerationResults", "PredictionWriter", "ResultsWriter", "SampleWriter"]

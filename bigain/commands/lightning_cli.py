@@ -45,12 +45,12 @@ from bigain.runs.configuration import fingerprint
 from bigain.runs.directory import Extension, run_directory
 from bigain.runs.files import write_text
 from bigain.tasks.progress import Progress
-from bigain.tasks.run_results import RunResults
+from bigain.tasks.results_writer import RunResults
 
 if TYPE_CHECKING:
     from typing import Self
 
-_WRITERS: dict[type[LightningModule], tuple[type[PredictionWriter], type[RunResults[Any]]]] = {
+_WRITERS: dict[type[LightningModule], tuple[type[PredictionWriter], type[RunResults]]] = {
     DiffusionClassifier: (PredictionWriter, ResultsWriter),
     DiffusionSampler: (SampleWriter, GenerationResults),
 }

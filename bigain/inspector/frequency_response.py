@@ -16,7 +16,7 @@ from bigain.errors import InputError
 from bigain.inspector.watcher import Watcher, compressors_of
 from bigain.runs.files import read_json, write_json
 from bigain.runs.schema import RESPONSE_FILE, RESPONSE_VERSION, ResponseFile
-from bigain.tasks.gather import ProcessGather
+from bigain.tasks.results_writer import ProcessGather
 from bigain.tokens.frequency import band_energy, radial_bands
 from bigain.tokens.grid import Grid
 from bigain.tokens.precision import widest_float

@@ -56,12 +56,7 @@ class ShapeFeatures(FeatureExtractor):
     """Features for distances between sets of ShapeTextures images, and the classifier they come from.
 
     `bigain/assets/README.md` describes its training and what the distance reacts to. It means nothing on other images,
-    and its values do not compare with those of other protocols.
-
-    Attributes:
-        protocol: See `FeatureExtractor`.
-        dimension: See `FeatureExtractor`.
-        class_names: See `FeatureExtractor`. After `load`.
+    and its values do not compare with those of other protocols. `class_names` are known after `load`.
     """
 
     protocol = "shapes-features"
@@ -77,11 +72,12 @@ class ShapeFeatures(FeatureExtractor):
         return features
 
     def check(self, images: Tensor) -> None:
-        expected = (3, IMAGE_SIZE, IMAGE_SIZE)
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != expected:
+        super().check(images)
+        height, width = images.shape[-2:]
+        if (height, width) != (IMAGE_SIZE, IMAGE_SIZE):
             raise InputError(
-                f"{self.protocol} needs uint8 images of shape (b, 3, 32, 32), not {images.dtype} of shape "
-                f"{tuple(images.shape)}; it knows only ShapeTextures; for other images choose another extractor"
+                f"{self.protocol} knows only ShapeTextures, images of {IMAGE_SIZE} x {IMAGE_SIZE} px, not of {width} x "
+                f"{height} px; choose another extractor"
             )
 
     def classes_of(self, features: Tensor) -> Tensor:

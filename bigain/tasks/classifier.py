@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -158,20 +157,37 @@ class DiffusionClassifier(BackboneModule):
         if not batch["image_id"]:
             return []
         start = time.perf_counter()
-        result, timesteps = self.classify(self._latents(batch), batch["image_id"])
-        labels = [list(of_image) if self.multilabel else of_image[0] for of_image in batch["labels"]]
-        timesteps = timesteps.cpu()
-        records = image_records(batch["image_id"], labels, result, timesteps, start)
-        names, failed = self.data.class_space.names, batch["failed"]
-        for record, row, digest in zip(records, timesteps.tolist(), batch["digests"], strict=True):
-            record.digest = digest
-            if (first := not_finite(record, self.stages_of(record.image_id), len(names))) is not None:
-                label, trial, error = first
-                failed[record.image_id] = (
-                    f"the network's error for class {names[label]!r} at timestep {row[trial]} is "
-                    f"{error} {self.at_precision('other weights')}"
+        not_finite: dict[int, tuple[int, int, float]] = {}
+        result, timesteps = self.classify(self._latents(batch), batch["image_id"], not_finite)
+        errors, timesteps, predictions = result.errors.cpu(), timesteps.cpu(), result.prediction.tolist()
+        survivors = [stage.tolist() for stage in result.survivors]
+        seconds = (time.perf_counter() - start) / len(batch["image_id"])
+        records = []
+        for i, image_id in enumerate(batch["image_id"]):
+            if i in not_finite:
+                label, trial, error = not_finite[i]
+                batch["failed"][image_id] = (
+                    f"the network's error for class {self.data.class_space.names[label]!r} at timestep "
+                    f"{timesteps[i, trial]} is {error} {self.at_precision('other weights')}"
                 )
-        return [record for record in records if record.image_id not in failed]
+                continue
+            classes, trials = (~errors[i].isnan()).nonzero(as_tuple=True)
+            labels = batch["labels"][i]
+            records.append(
+                ImageRecord(
+                    image_id=image_id,
+                    label=list(labels) if self.multilabel else labels[0],
+                    prediction=predictions[i],
+                    classes=classes.tolist(),
+                    trials=trials.tolist(),
+                    timesteps=timesteps[i, trials].tolist(),
+                    errors=errors[i, classes, trials].tolist(),
+                    survivors=[alive for stage in survivors if (alive := [label for label in stage[i] if label >= 0])],
+                    seconds=seconds,
+                    digest=batch["digests"][i],
+                )
+            )
+        return records
 
     def stages_of(self, image_id: str) -> Sequence[Sequence[int]]:
         """Return the new trials of each stage of an image, or of each look of its race."""
@@ -193,16 +209,20 @@ class DiffusionClassifier(BackboneModule):
                     self.data.latents.write(str(digest), latent)
         return torch.cat(parts)
 
-    def classify(self, latents: Tensor, image_ids: Sequence[str]) -> tuple[Elimination, Tensor]:
+    def classify(
+        self, latents: Tensor, image_ids: Sequence[str], not_finite: dict[int, tuple[int, int, float]] | None = None
+    ) -> tuple[Elimination, Tensor]:
         """Run the staged elimination, or the race, on latents.
 
         Args:
             latents: `(b, c, h, w)`, float32.
             image_ids: b stable ids; the noise is a function of them.
+            not_finite: Gets class, trial and value of an image's first error that is infinite or NaN, by its index.
 
         Returns:
             The elimination, and the timestep of each image's trials, `(b, t)` int64.
         """
+        first = {} if not_finite is None else not_finite
         device = latents.device
         keys = keys_of_trials(image_ids, self.grid_size, self.seed, device)
         if self.timesteps == "uniform":
@@ -212,7 +232,10 @@ class DiffusionClassifier(BackboneModule):
             timesteps = grid_timesteps(trials, self.grid_size).expand(len(latents), -1)
 
         def errors_of(image: Tensor, trial: Tensor, label: Tensor) -> Tensor:
-            return self._errors(latents[image], keys[image, trial], timesteps[image, trial], label)
+            errors = self._errors(latents[image], keys[image, trial], timesteps[image, trial], label)
+            for i, j in (~errors.isfinite()).nonzero().tolist():
+                first.setdefault(int(image[i]), (int(label[i, j]), int(trial[i]), float(errors[i, j])))
+            return errors
 
         classes = len(self.conditions)
         if self.race is not None:
@@ -249,53 +272,7 @@ class DiffusionClassifier(BackboneModule):
         return self.forwards.run(compute, labels.numel(), labels.device).view_as(labels)
 
 
-def image_records(
-    ids: Sequence[str], labels: Sequence[int | list[int]], result: Elimination, timesteps: Tensor, start: float
-) -> list[ImageRecord]:
-    """Return the records of a batch that started at `start`, by `time.perf_counter`; timesteps are `(b, t)`, int64."""
-    errors = result.errors.cpu()
-    survivors = [stage.tolist() for stage in result.survivors]
-    predictions = result.prediction.tolist()
-    seconds = (time.perf_counter() - start) / len(ids)
-    records = []
-    for i, image_id in enumerate(ids):
-        classes, trials = (~errors[i].isnan()).nonzero(as_tuple=True)
-        records.append(
-            ImageRecord(
-                image_id=image_id,
-                label=labels[i],
-                prediction=predictions[i],
-                classes=classes.tolist(),
-                trials=trials.tolist(),
-                timesteps=timesteps[i, trials].tolist(),
-                errors=errors[i, classes, trials].tolist(),
-                survivors=[alive for stage in survivors if (alive := [label for label in stage[i] if label >= 0])],
-                seconds=seconds,
-            )
-        )
-    return records
-
-
 def check_answers(space: ClassSpace) -> None:
     """Raise an InputError if there is nothing to choose from."""
     if len(space) < 2:
         raise InputError(f"a classification needs at least two classes, but {', '.join(space.names)} is the only one")
-
-
-def not_finite(record: ImageRecord, stages: Sequence[Sequence[int]], classes: int) -> tuple[int, int, float] | None:
-    """Return class, trial and value of the first error of an image that is infinite or NaN; None if there is none.
-
-    Args:
-        record: The image. A pair that should have been evaluated and is missing had a NaN.
-        stages: New trials of each stage; an image may be done before the last.
-        classes: Number of classes.
-    """
-    errors = dict(zip(zip(record.classes, record.trials, strict=True), record.errors, strict=True))
-    alive: Sequence[int] = range(classes)
-    for trials, survivors in zip(stages, record.survivors, strict=False):
-        for pair in ((label, trial) for trial in trials for label in alive):
-            error = errors.get(pair, math.nan)
-            if not math.isfinite(error):
-                return *pair, error
-        alive = survivors
-    return None

@@ -32,12 +32,9 @@ class Forwards:
         """Set the size.
 
         Args:
-            rows: Most rows of a forward; None for all of them, except on a CPU.
+            rows: Most rows of a forward; None for all of them, except on a CPU. At least 1.
             name: Name of the setting, for messages.
             on_cpu: Rows of a forward on a CPU, unless `rows` is less.
-
-        Raises:
-            InputError: If `rows` is not positive.
         """
         if rows is not None and rows < 1:
             raise InputError(f"{name} must be at least 1, not {rows}")
@@ -64,44 +61,32 @@ class Forwards:
         parts: list[Tensor] = []
         start = 0
         while start < count:
-            size = self._size(count, device)
+            size = self.rows_on(device) or count
+            if not (self.equal or device.type == "cpu"):
+                size = min(size, count - start)
             stop = min(start + size, count)
-            end = start + size if self.equal or device.type == "cpu" else stop
-            part = self._attempt(compute, torch.arange(start, end, device=device).clamp_(max=stop - 1), start, stop - 1)
-            if part is None:
-                self._halve(size)
+            indices = torch.arange(start, start + size, device=device).clamp_(max=stop - 1)
+            try:
+                parts.append(compute(indices, start, stop - 1)[: stop - start])
+                start = stop
                 continue
-            parts.append(part[: stop - start])
-            start = stop
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                if size == 1:
+                    raise InputError(
+                        f"memory ran out with {self._name}: 1; use a smaller image_size or a half precision, or free "
+                        f"memory: {error}"
+                    ) from error
+            # After the exception, which holds the tensors of the failed forward.
+            self._halve(size)
         return torch.cat(parts)
-
-    def _attempt(
-        self, compute: Callable[[Tensor, int, int], Tensor], rows: Tensor, first: int, last: int
-    ) -> Tensor | None:
-        """Return the rows of one forward; None if memory ran out, with all tensors of the forward released."""
-        try:
-            return compute(rows, first, last)
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            if len(rows) == 1:
-                raise InputError(
-                    f"memory ran out with {self._name}: 1; use a smaller image_size or a half precision, or free "
-                    f"memory: {error}"
-                ) from error
-            return None
 
     def rows_on(self, device: torch.device) -> int | None:
         """Return the most rows of a forward on a device; None for all of them."""
         if device.type != "cpu":
             return self.rows
         return self._on_cpu if self.rows is None else min(self._on_cpu, self.rows)
-
-    def _size(self, count: int, device: torch.device) -> int:
-        rows = self.rows_on(device)
-        if rows is None:
-            return count
-        return rows if self.equal or device.type == "cpu" else min(rows, count)
 
     def _halve(self, size: int) -> None:
         self.rows = size // 2

@@ -1,4 +1,4 @@
-"""Append-only logs: every image that was finished before a kill stays readable."""
+"""Append-only logs and generated images on disk: every image that was finished before a kill stays readable."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from filelock import BaseFileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torchvision.utils import make_grid
 
 from bigain.backbones.loading import module_digest
 from bigain.cost.environment import session
 from bigain.data.base import EvalDataModule, digest_of
 from bigain.data.class_space import ClassSpace
 from bigain.errors import InputError
-from bigain.runs.files import TEMPORARY_FILES, read_json, sync_folder, write_json
+from bigain.runs.files import TEMPORARY_FILES, read_json, replacing, sync_folder, write_json
 from bigain.runs.lock import check_no_stale_process, lock
 from bigain.runs.logs import Place, drop_incomplete_line, finished_images, record_at
-from bigain.runs.records import Record
+from bigain.runs.records import Record, SampleRecord
+from bigain.runs.samples import FOLDER, sample_path
+from bigain.tasks.sampler import DiffusionSampler, Generated
 
 # The file that identifies the weights with which a run began.
 MODEL = "model.json"
@@ -40,11 +45,7 @@ class PredictionWriter(Callback):
     """
 
     def __init__(self, resume: bool = False) -> None:
-        """Set the writer up.
-
-        Args:
-            resume: Continue from existing predictions; otherwise a directory that has some is refused.
-        """
+        """Set the writer up; without `resume`, a directory with predictions is refused."""
         self.resume = resume
         self._lock: BaseFileLock | None = None
 
@@ -148,16 +149,65 @@ class PredictionWriter(Callback):
         skipped = [{"image_id": image_id, "reason": reason} for image_id, reason in batch["failed"].items()]
         _append(self._skipped, [json.dumps(entry) for entry in skipped])
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._release()
-
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._release()
+        self.teardown(trainer, pl_module, "predict")
 
-    def _release(self) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+
+class SampleWriter(PredictionWriter):
+    """Writes generated images to `samples/<id>.png` and then their lines to the log: see `PredictionWriter`.
+
+    A line in the log means that the image exists: a run that was killed in between generates the image again.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, DiffusionSampler)
+        self._format = pl_module.images
+        self._folder = Path(trainer.default_root_dir) / FOLDER
+        super().setup(trainer, pl_module, stage)
+        if self._format == "none" or not trainer.is_global_zero:
+            return
+        # An extended run has images that are no longer chosen.
+        done = finished_images(predictions_folder(trainer))
+        image_ids = {*done, *(item.image_id for item in trainer.datamodule.items)}  # type: ignore[attr-defined]
+        # Names of the lock file, which exists: some file systems ignore case.
+        if (self._folder.parent / ".LOCK-0").exists():
+            ids = {str(sample_path(self._folder, i, self._format)).lower(): i for i in image_ids}
+            if same := image_ids.difference(ids.values()):
+                raise InputError(
+                    f"the image of {min(same)!r} and another one differ only in upper and lower case, which the file "
+                    f"system of {self._folder.parent} ignores; choose another --output, or leave one out with "
+                    "--data.subset"
+                )
+        # After a kill, there can be images that are not in the log yet, and temporary files.
+        own = {sample_path(self._folder, i, self._format) for i in (image_ids if self.resume else ())}
+        files = (path for path in self._folder.rglob("*") if path.is_file() and path.suffix != ".tmp")
+        other = next((path for path in files if path not in own), None)
+        if other is not None:
+            raise InputError(f"{self._folder} holds other images, such as {other}; choose another --output")
+
+    def still_there(self, trainer: Trainer, finished: Mapping[str, Place]) -> frozenset[str]:
+        if self._format == "none":
+            return frozenset(finished)
+        # A deleted image is generated again.
+        return frozenset(i for i in finished if sample_path(self._folder, i, self._format).is_file())
+
+    def records_of(self, trainer: Trainer, outputs: Generated) -> Sequence[SampleRecord]:
+        if outputs.files:
+            paths = [sample_path(self._folder, record.image_id, self._format) for record in outputs.records]
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(_write, paths, outputs.files))
+        if outputs.trajectory is not None:
+            # The first images on their way from noise to image, one row per image.
+            grid = make_grid(outputs.trajectory.transpose(0, 1).flatten(0, 1), nrow=len(outputs.trajectory))
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_image("1 samples/from_noise_to_image", grid, 0)
+        return outputs.records
 
 
 def read_sessions(folder: Path) -> list[dict[str, Any]]:
@@ -198,3 +248,8 @@ def _append(path: Path, lines: Sequence[str]) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise InputError(f"cannot write {path}: {error}; what is finished is kept, run the command again") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    with replacing(path) as file:
+        file.write(content)

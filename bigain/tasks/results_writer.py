@@ -1,29 +1,45 @@
-"""The results of a classification and of a generation run."""
+"""The results of a run, from the logs of all its processes: `results.json`, scalars, columns, contact sheet."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from lightning.pytorch import Trainer
+import torch.distributed
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image, ImageDraw
 
+from bigain.compressors.base import Compressor
+from bigain.cost.environment import environment
+from bigain.cost.flops import flops_per_evaluation, reduction_percent
+from bigain.cost.sites import refuse_without_effect, site_table
+from bigain.cost.timing import MEASURED, measured_by, timing_section
 from bigain.data.images import read_images, text_font
+from bigain.errors import InputError
 from bigain.metrics.accuracy import Accuracy, confusion_matrix
 from bigain.metrics.base import Metric, evaluate
 from bigain.metrics.multilabel import MeanAveragePrecision, Top1Precision
 from bigain.runs.columns import write_columns
-from bigain.runs.files import replacing
+from bigain.runs.files import read_json, replacing
+from bigain.runs.logs import read_records, read_skipped
 from bigain.runs.records import ImageRecord, SampleRecord
+from bigain.runs.results import read_results, write_ids, write_results
 from bigain.runs.samples import FOLDER, sample_path
+from bigain.runs.schema import RESULTS_VERSION, Results
 from bigain.tasks.classifier import DiffusionClassifier
-from bigain.tasks.run_results import RunResults
+from bigain.tasks.prediction_writer import MODEL, predictions_folder, read_sessions
 from bigain.tasks.sampler import DiffusionSampler
 from bigain.tasks.scheduling import scheduler_settings
+from bigain.tokens.grid import Grid
+
+T = TypeVar("T")
 
 # With more classes no confusion matrix is written: nobody can read it in a file.
 _MOST_CLASSES = 200
@@ -33,7 +49,195 @@ _SHEET, _COLUMNS = 64, 8
 _TILE, _TEXT, _GAP = 128, 18, 4
 
 
-class ResultsWriter(RunResults[ImageRecord]):
+class ProcessGather:
+    """Gathers objects over all processes of a run. Unlike the trainer's own group, it waits more than half an hour."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        """Create the process group; all processes call this together."""
+        self._processes = trainer.world_size
+        self._group: Any = None
+        if self._processes > 1:
+            self._group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=365))
+
+    def gathered(self, value: T) -> list[T]:
+        """Return the value of every process in the order of ranks; all processes call this.
+
+        Raises:
+            InputError: If a process ended early.
+        """
+        if self._group is None:
+            return [value]
+        values: list[Any] = [None] * self._processes
+        try:
+            torch.distributed.all_gather_object(values, value, self._group)
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(
+                f"a process of this run ended early; what is finished is kept, run the command again ({reason})"
+            ) from error
+        return values
+
+
+class RunResults(Callback, ABC):
+    """Writes the results of a run from its logs. Subclasses add the results of their task.
+
+    The module needs `data`, `backbone` and `example_condition`.
+
+    Attributes:
+        task: `classification` or `generation`.
+        record: Type of the records in the log.
+        fingerprint: Identity of the configuration, stored with the results.
+    """
+
+    task: str
+    record: type[Any]
+
+    def __init__(self, fingerprint: str | None = None) -> None:
+        self.fingerprint = fingerprint
+
+    def write_files(self, trainer: Trainer, module: Any, records: Sequence[Any]) -> None:
+        """Write the other files of the task. Results are written last: with them a run counts as finished."""
+
+    @abstractmethod
+    def task_results(self, trainer: Trainer, module: Any, records: Sequence[Any]) -> dict[str, Any]:
+        """Return the sections of `results.json` of the task: at least `metrics`, `protocol` and `evaluations`."""
+
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start = time.perf_counter()
+        module: Any = pl_module
+        data, backbone = module.data, module.backbone
+        shape = backbone.latents_of(data.image_size)
+        compressors = [callback for callback in trainer.callbacks if isinstance(callback, Compressor)]  # type: ignore[attr-defined]
+        # A compressor that cannot work raises its error here, before the first image.
+        self._flops, self._baseline = flops_per_evaluation(backbone, shape, module.example_condition, compressors)
+        latent = Grid(*shape[1:])
+        self._sites = [row for compressor in compressors for row in site_table(compressor, backbone.denoiser, latent)]
+        for compressor in compressors:
+            refuse_without_effect(compressor, backbone.denoiser, latent)
+        self._compressors = [compressor.description() for compressor in compressors]
+        if trainer.is_global_zero:
+            write_ids(Path(trainer.default_root_dir), [item.image_id for item in data.items])
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._gather = ProcessGather(trainer)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._measured = self._gather.gathered(measured_by(trainer))
+        failure: Exception | None = None
+        if trainer.is_global_zero:
+            try:
+                self._write(trainer, pl_module)
+            except Exception as error:  # noqa: BLE001 -- the other processes must not wait for this one
+                failure = error
+        # No process leaves before the files are written.
+        message, *_ = self._gather.gathered(None if failure is None else str(failure))
+        if failure is not None:
+            raise failure
+        if message is not None:
+            raise InputError(message)
+
+    def _write(self, trainer: Trainer, module: Any) -> None:
+        folder = predictions_folder(trainer)
+        finished, items = read_records(folder, self.record), module.data.items
+        done = [item for item in items if item.image_id in finished]
+        if not done:
+            reason = next(iter(read_skipped(folder).values()), f"none of them is in the log of {folder}")
+            raise InputError(f"none of the {len(items)} images could be evaluated: {reason}")
+        records = [finished[item.image_id] for item in done]
+        pairs = zip(done, records, strict=True)
+        if relabelled := [item.image_id for item, record in pairs if tuple(record.labels) != item.labels]:
+            raise InputError(
+                f"the label of {relabelled[0]} changed since it was evaluated ({len(relabelled)} such images in "
+                f"{folder}); choose another --output, or --overwrite true to delete the finished images"
+            )
+        results = self._results(trainer, module, records)
+        self.write_files(trainer, module, records)
+        write_results(Path(trainer.default_root_dir), results)
+        scalars = {f"metrics/{name}": estimate["value"] for name, estimate in results["metrics"].items()}
+        scalars["flops/gflops_per_evaluation"] = results["flops"]["gflops_per_evaluation"]
+        scalars["evaluations/per_image"] = results["evaluations"]["per_image"]
+        scalars["timing/seconds_per_image"] = results["timing"]["seconds_per_image"]
+        if (rate := results["timing"]["denoiser"]["rows_per_second"]) is not None:
+            scalars["timing/rows_per_second"] = rate
+        for logger in trainer.loggers:
+            logger.log_metrics(scalars, step=len(records))
+
+    def _results(self, trainer: Trainer, module: Any, records: Sequence[Any]) -> Results:
+        data, folder = module.data, predictions_folder(trainer)
+        finished, skipped = {record.image_id for record in records}, read_skipped(folder)
+        kernels = {kernel for process in self._measured for kernel in process.kernels}
+        results: Any = {
+            "schema_version": RESULTS_VERSION,
+            "task": self.task,
+            "dataset": {
+                "name": data.name,
+                "images": len(records),
+                "asked": len(data.items),
+                "official": data.official_images,
+                "classes": len(data.class_space),
+                "image_size": data.image_size,
+                "unlabelled": sum(not record.labels for record in records),
+                "skipped": [
+                    {"image_id": item.image_id, "reason": skipped[item.image_id]}
+                    for item in data.items
+                    if item.image_id in skipped.keys() - finished
+                ],
+            },
+            "model": {
+                "backbone": type(module.backbone).__name__,
+                "name": module.backbone.model,
+                **read_json(folder / MODEL, dict[str, str]),
+            },
+            "compressors": self._compressors,
+            "sites": self._sites,
+            "flops": {
+                "gflops_per_evaluation": self._flops.total / 1e9,
+                "baseline_gflops": self._baseline.total / 1e9,
+                "reduction_percent": reduction_percent(self._flops, self._baseline),
+                "by_category": self._flops.gflops,
+                "by_operation": {operation: flops / 1e9 for operation, flops in self._flops.by_operation.items()},
+            },
+            "timing": {
+                "seconds": time.perf_counter() - self._start,
+                "seconds_per_image": sum(record.seconds for record in records) / len(records),
+                "resumed_images": sum(record.image_id in data.finished for record in records),
+                **timing_section(self._measured),
+            },
+            **self.task_results(trainer, module, records),
+            "environment": {
+                **environment(trainer, module.device, module.backbone.denoiser, kernels),
+                "sessions": read_sessions(folder),
+            },
+            "fingerprint": self.fingerprint,
+        }
+        if not (results["timing"]["denoiser"]["forwards"] and kernels):
+            _keep_measured(results, folder.parent, kernels)
+        return results
+
+
+def _keep_measured(results: Any, folder: Path, kernels: Collection[str]) -> None:
+    """Take what this session did not measure, since no image was left, from the results of earlier commands."""
+    try:
+        earlier = read_results(folder)
+    except InputError:
+        return
+    if not results["timing"]["denoiser"]["forwards"]:
+        results["timing"] |= {key: value for key, value in earlier["timing"].items() if key in MEASURED}
+        if earlier["dataset"]["images"] == results["dataset"]["images"]:
+            # `bigain score` may have added metrics, or taken a different reference.
+            old, new = earlier["protocol"], results["protocol"]
+            rescored = any(old.get(name) != new.get(name) for name in ("extractor", "reference_file"))
+            for section in ("metrics", "protocol"):
+                measured = {name: value for name, value in results[section].items() if value is not None}
+                results[section] |= {**earlier[section], **({} if rescored else measured)}
+            for key, value in earlier.items():
+                if key not in results or (key.endswith("_missing") and value is None):
+                    results[key] = value
+    if not kernels and "attention_backend" in earlier["environment"]:
+        results["environment"]["attention_backend"] = earlier["environment"]["attention_backend"]
+
+
+class ResultsWriter(RunResults):
     """Writes `results.json` and `predictions/predictions.npz` of a classification: see `RunResults`."""
 
     task = "classification"
@@ -79,14 +283,39 @@ class ResultsWriter(RunResults[ImageRecord]):
         }
 
 
-class GenerationResults(RunResults[SampleRecord]):
+class GenerationResults(RunResults):
     """Writes `results.json` and `contact_sheet.png` of a generation: see `RunResults`."""
 
     task = "generation"
     record = SampleRecord
 
     def write_files(self, trainer: Trainer, module: DiffusionSampler, records: Sequence[SampleRecord]) -> None:
-        _contact_sheet(trainer, module, records)
+        """Write the first images with their classes side by side, to a file and to TensorBoard."""
+        if module.images == "none":
+            return
+        root, records = Path(trainer.default_root_dir), records[:_SHEET]
+        images = read_images([sample_path(root / FOLDER, record.image_id, module.images) for record in records])
+        # About 128 px each, by whole factors.
+        largest = max(images.shape[-2:])
+        step, factor = max(1, largest // _TILE), max(1, _TILE // largest)
+        tiles = images[..., ::step, ::step].repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+        height, width = tiles.shape[-2] + _TEXT, tiles.shape[-1] + _GAP
+        columns = min(_COLUMNS, len(tiles))
+        sheet = Image.new("RGB", (columns * width + _GAP, -(-len(tiles) // columns) * height + _GAP), "white")
+        draw, font = ImageDraw.Draw(sheet), text_font(11)
+        for number, (record, tile) in enumerate(zip(records, tiles, strict=True)):
+            x, y = _GAP + number % columns * width, _GAP + number // columns * height
+            sheet.paste(Image.fromarray(tile.permute(1, 2, 0).contiguous().numpy()), (x, y))
+            names = [module.data.class_space.names[label] for label in record.labels]
+            text = " ".join((", ".join(names) or record.prompt or record.image_id).split())
+            cut = (f"{text[:length]}..." for length in range(len(text) - 1, 0, -1))
+            shown = next((line for line in (text, *cut) if font.getlength(line) <= width - _GAP), "")
+            draw.text((x, y + tile.shape[-2] + 2), shown, "black", font)
+        with replacing(root / "contact_sheet.png") as file:
+            sheet.save(file, "PNG")
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("1 samples/contact_sheet", np.asarray(sheet), 0, dataformats="HWC")
 
     def task_results(
         self, trainer: Trainer, module: DiffusionSampler, records: Sequence[SampleRecord]
@@ -113,32 +342,3 @@ class GenerationResults(RunResults[SampleRecord]):
                 "seed": module.seed,
             },
         }
-
-
-def _contact_sheet(trainer: Trainer, module: DiffusionSampler, records: Sequence[SampleRecord]) -> None:
-    """Write the first images with their classes side by side, to a file and to TensorBoard."""
-    if module.images == "none":
-        return
-    root, records = Path(trainer.default_root_dir), records[:_SHEET]
-    images = read_images([sample_path(root / FOLDER, record.image_id, module.images) for record in records])
-    # About 128 px each, by whole factors.
-    largest = max(images.shape[-2:])
-    step, factor = max(1, largest // _TILE), max(1, _TILE // largest)
-    tiles = images[..., ::step, ::step].repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    height, width = tiles.shape[-2] + _TEXT, tiles.shape[-1] + _GAP
-    columns = min(_COLUMNS, len(tiles))
-    sheet = Image.new("RGB", (columns * width + _GAP, -(-len(tiles) // columns) * height + _GAP), "white")
-    draw, font = ImageDraw.Draw(sheet), text_font(11)
-    for number, (record, tile) in enumerate(zip(records, tiles, strict=True)):
-        x, y = _GAP + number % columns * width, _GAP + number // columns * height
-        sheet.paste(Image.fromarray(tile.permute(1, 2, 0).contiguous().numpy()), (x, y))
-        names = [module.data.class_space.names[label] for label in record.labels]
-        text = " ".join((", ".join(names) or record.prompt or record.image_id).split())
-        cut = (f"{text[:length]}..." for length in range(len(text) - 1, 0, -1))
-        shown = next((line for line in (text, *cut) if font.getlength(line) <= width - _GAP), "")
-        draw.text((x, y + tile.shape[-2] + 2), shown, "black", font)
-    with replacing(root / "contact_sheet.png") as file:
-        sheet.save(file, "PNG")
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image("1 samples/contact_sheet", np.asarray(sheet), 0, dataformats="HWC")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any, get_args
 
 import torch
 from diffusers import SchedulerMixin
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from bigain.backbones.base import Backbone
@@ -18,18 +20,22 @@ from bigain.data.images import ImageFormat, decode_files, encode_images, quantis
 from bigain.data.loader import Batch
 from bigain.diffusion.sampling import Trajectory, item_keys, sample, step_keys
 from bigain.errors import InputError, check_choice
+from bigain.metrics.agreement import Agreement
 from bigain.metrics.base import Images, Metric
 from bigain.metrics.clip_score import ClipScore
 from bigain.metrics.extractors import FeatureExtractor
+from bigain.metrics.reference import ReferenceStatistics
 from bigain.runs.records import SampleRecord
 from bigain.tasks.forwards import ROWS_ON_CPU, Forwards
-from bigain.tasks.measuring import Measuring, prepare_measuring
+from bigain.tasks.measuring import Measuring, distances, find_reference
 from bigain.tasks.preparing import BackboneModule
 from bigain.tasks.scheduling import count_steps, make_scheduler
 from bigain.tokens.randomness import stable_hash
 
 # Items of the first batch, and points on their way from noise to image, that TensorBoard shows.
 _SHOWN_ITEMS, _SHOWN_STEPS = 4, 5
+
+_warn = rank_zero_only(logging.getLogger(__name__).warning)
 
 
 @dataclass
@@ -138,8 +144,46 @@ class DiffusionSampler(BackboneModule):
         self.measuring = self.prepare_measuring()
 
     def prepare_measuring(self) -> Measuring:
-        """Load the extractor and the reference, and choose the metrics: see `prepare_measuring`."""
-        return prepare_measuring(self.extractor, self.reference, self.metrics, self.images != "none")
+        """Load the extractor and the reference, and find out which metrics can be computed.
+
+        Images are worth generating without metrics, so what is missing is a warning; a wrong file is an error.
+
+        Raises:
+            InputError: If a reference has a different protocol, or nothing at all would be kept of the images.
+        """
+        missing: dict[str, str] = {}
+        chosen: list[Metric] = []
+        loaded, statistics = None, None
+        if self.extractor is None:
+            missing["distance"] = "no extractor was asked for"
+        else:
+            try:
+                self.extractor.load()
+                loaded = self.extractor
+            except InputError as error:
+                if self.images == "none":
+                    raise
+                missing["distance"] = str(error)
+            if self.reference is None:
+                missing.setdefault("distance", "no reference statistics were given")
+            elif not (path := find_reference(self.reference)).is_file():
+                missing.setdefault("distance", f"reference {path} does not exist")
+            else:
+                digest, d = "" if loaded is None else loaded.digest(), self.extractor.dimension
+                statistics = ReferenceStatistics.load(path, self.extractor.protocol, d, digest)
+                chosen += distances(statistics) if loaded is not None else []
+            chosen += [Agreement(loaded)] if loaded is not None else []
+            if "distance" in missing:
+                kept = "Features are kept" if self.images == "none" else "Images are kept for `bigain score`"
+                _warn(f"warning: no distance will be computed: {missing['distance']}. {kept}")
+        for metric in self.metrics:
+            if (reason := metric.unavailable()) is None:
+                chosen.append(metric)
+            else:
+                missing[metric.name] = reason
+                kept = f". Images are kept for `{metric.later}`" if metric.later else ""
+                _warn(f"warning: no {metric.title or metric.name} will be computed: {reason}{kept}")
+        return Measuring(chosen, loaded, statistics, missing)
 
     def bytes_per_image(self, classes: int, image_size: int) -> int:
         """Return about how much disk space one image takes in a run directory, with its features. Bytes."""

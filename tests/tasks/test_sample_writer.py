@@ -3,6 +3,7 @@
 import json
 import os
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -18,7 +19,11 @@ from bigain.data import ShapeTextures
 from bigain.data.images import read_images, text_font
 from bigain.data.selection import Item
 from bigain.errors import InputError
+from bigain.metrics import ShapeFeatures
+from bigain.metrics.reference import Moments, ReferenceStatistics
 from bigain.modules import DiffusionSampler
+from bigain.runs.results import read_results
+from bigain.tasks.scoring import add_metrics
 
 IDS = [f"test/{i:06d}" for i in range(4)]
 
@@ -178,6 +183,21 @@ def test_contact_sheet_and_both_pictures_in_tensorboard(tmp_path, run):
     (way,) = events.Images("1 samples/from_noise_to_image")
     # One step, the two items of the first batch.
     assert (way.width, way.height) == (36, 2 * 34 + 2)
+
+
+def test_a_finished_run_keeps_the_reference_and_the_metrics_that_score_took(tmp_path, run):
+    """Repeated, it has no image left to measure."""
+    run(extractor=ShapeFeatures(), reference="shapes_features")
+    real = np.random.default_rng(0).standard_normal((80, 64)).astype(np.float32)
+    ReferenceStatistics(Moments.of([real]), "shapes-features", source="mine").save(tmp_path / "mine.npz")
+    before = read_results(tmp_path)
+    scored = add_metrics(tmp_path, reference=str(tmp_path / "mine.npz"))
+    assert scored["metrics"]["frechet[shapes-features]"] != before["metrics"]["frechet[shapes-features]"]
+    assert scored["protocol"]["reference"]["source"] == "mine"
+    assert run(extractor=ShapeFeatures(), reference="shapes_features") == []
+    again = read_results(tmp_path)
+    assert again["timing"]["resumed_images"] == 4
+    assert (again["metrics"], again["protocol"]) == (scored["metrics"], scored["protocol"])
 
 
 def test_an_image_that_was_broken_since_is_named(tmp_path, run):
