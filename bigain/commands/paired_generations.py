@@ -12,10 +12,9 @@ import torch
 from bigain.errors import InputError
 from bigain.metrics import ShapeFeatures
 from bigain.metrics.base import ImageMetric, jackknife_error
-from bigain.metrics.fidelity import Psnr
+from bigain.metrics.fidelity import Lpips, Psnr
 from bigain.metrics.frechet import frechet_leave_one_out
 from bigain.metrics.kernel import kernel_leave_one_out
-from bigain.metrics.lpips import Lpips
 from bigain.metrics.reference import Array, ReferenceStatistics
 from bigain.report.comparison import Measure, PairedMetric
 from bigain.report.pairing import Correct, Ids

@@ -34,10 +34,9 @@ from bigain.inspector.sheets import Picture, Subject, image_sheet, salience_shee
 from bigain.report.figures import plain_style
 from bigain.report.tables import Table
 from bigain.runs.columns import column_blocks, read_columns
-from bigain.runs.files import RUN_FILES, replacing
+from bigain.runs.files import RUN_FILES, replacing, sample_path
 from bigain.runs.names import label, method, strength
 from bigain.runs.results import read_results
-from bigain.runs.samples import FOLDER, sample_path
 from bigain.runs.schema import Protocol, Results
 from bigain.runs.summary import compressor_text, summary
 
@@ -265,7 +264,7 @@ def _subject(
         image_format = results["protocol"]["images"]
         if image_format == "none":
             return Subject(grey, [title, run])
-        path = sample_path(folder / FOLDER, item.image_id, image_format)
+        path = sample_path(folder, item.image_id, image_format)
         return Subject(_pixels(read_images([path])[0]), [title, run]) if path.is_file() else None
     if item.image_id not in predictions:
         return None

@@ -90,10 +90,8 @@ class Metric(ABC):
     def estimates(self, records: Sequence[Any], space: ClassSpace) -> Mapping[str, Estimate]:
         """Return estimates by name.
 
-        Args:
-            records: All images of the run in the order of their ids, at least one: `ImageRecord` of a classification,
-                `SampleRecord` of a generation, with `features` and with `measured` by the metric's `name`.
-            space: The classes.
+        Records are those of all images of the run in the order of their ids, at least one: `ImageRecord` of a
+        classification, `SampleRecord` of a generation, with `features` and with `measured` by the metric's `name`.
         """
 
 
@@ -133,11 +131,7 @@ class FeatureMetric(Metric):
 def evaluate(
     metrics: Sequence[Metric], records: Sequence[Any], space: ClassSpace
 ) -> tuple[dict[str, Estimate], dict[str, str]]:
-    """Evaluate metrics on the records of a run.
-
-    Returns:
-        The estimates by name, and why metrics have none, by the metrics' `name`.
-    """
+    """Return the estimates of metrics by name, and why metrics have none, by the metrics' `name`."""
     estimates: dict[str, Estimate] = {}
     missing: dict[str, str] = {}
     # The last digits of sums over images depend on their order.
@@ -152,15 +146,7 @@ def evaluate(
 
 
 def around(value: float, error: float, n: int, low: float = -math.inf, high: float = math.inf) -> Estimate:
-    """Return an estimate with the interval of 1.96 standard errors.
-
-    Args:
-        value: The estimate.
-        error: Its standard error.
-        n: Number of images.
-        low: Smallest possible value.
-        high: Largest possible value.
-    """
+    """Return an estimate over n images with the interval of 1.96 standard errors, within the possible values."""
     return Estimate(value=value, low=max(low, value - Z95 * error), high=min(high, value + Z95 * error), n=n)
 
 
@@ -177,12 +163,7 @@ def mean_estimate(values: Sequence[float]) -> Estimate:
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval of a proportion.
-
-    Args:
-        correct: Successes.
-        n: Trials, at least 1.
-    """
+    """Return the 95 % Wilson score interval of a proportion of at least one trial."""
     p = correct / n
     centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
     half = Z95 / (1 + Z95**2 / n) * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n))

@@ -77,21 +77,13 @@ class MeanAveragePrecision(Metric):
 
 
 def shared_scores(record: ImageRecord, classes: int) -> Array:
-    """Score every class by how far its error lies below the mean of the classes, on the trials that all classes share.
+    """Score k classes by how far their errors lie below the mean of the classes, on the trials that all classes share.
 
     Subtracting the mean makes scores comparable across images, whose errors differ more than those of their classes.
-
-    Args:
-        record: A classified image; its first stage has evaluated every class.
-        classes: Number of classes.
-
-    Returns:
-        `(k,)`, larger is more likely.
+    `(k,)`, larger is more likely.
     """
-    trials = np.asarray(record.trials)
-    width = int(trials.max()) + 1
-    errors = np.full((classes, width), np.nan)
-    errors[np.asarray(record.classes), trials] = np.asarray(record.errors, np.float64)
+    errors = np.full((classes, record.width), np.nan)
+    errors[np.asarray(record.classes), np.asarray(record.trials)] = np.asarray(record.errors, np.float64)
     mean = errors[:, ~np.isnan(errors).any(axis=0)].mean(axis=1)
     return mean.mean() - mean
 

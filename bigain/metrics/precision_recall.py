@@ -50,7 +50,7 @@ def precision_recall(real: Features, generated: Features, k: int = 3, block: int
         real: `(n, d)`.
         generated: `(m, d)`.
         k: Which neighbour; less than n and m.
-        block: Number of rows whose distances are in memory at once.
+        block: Rows whose distances are in memory at once.
 
     Raises:
         InputError: If a set has no k-th neighbour.

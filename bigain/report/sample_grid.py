@@ -14,10 +14,10 @@ from PIL import Image
 
 from bigain.errors import InputError
 from bigain.report.rows import Row
+from bigain.runs.files import sample_path
 from bigain.runs.logs import iterate_records
 from bigain.runs.records import SampleRecord
 from bigain.runs.results import Run, read_ids
-from bigain.runs.samples import FOLDER, sample_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +65,7 @@ def _items(runs: Sequence[Run]) -> Iterator[tuple[str, list[Pixels]]]:
 
 
 def _image(run: Run, image_id: str) -> Pixels:
-    path = sample_path(run.path / FOLDER, image_id, run.results["protocol"]["images"])
+    path = sample_path(run.path, image_id, run.results["protocol"]["images"])
     with Image.open(path, formats=("PNG", "JPEG")) as image:
         return np.asarray(image.convert("RGB"))
 

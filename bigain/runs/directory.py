@@ -12,11 +12,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from bigain.errors import InputError
 from bigain.runs.configuration import fingerprinted
-from bigain.runs.files import RUN_FILES, TEMPORARY_FILES, read_json, write_json
+from bigain.runs.files import RUN_FILES, SUFFIXES, TEMPORARY_FILES, read_json, sample_path, write_json
 from bigain.runs.lock import lock
 from bigain.runs.logs import finished_images
 from bigain.runs.results import has_results, read_ids
-from bigain.runs.samples import FOLDER, SUFFIXES, sample_path
 from bigain.runs.schema import CHOOSE_IMAGES
 
 # Folder inside a run directory, until the run that overwrites it has an image.
@@ -98,7 +97,7 @@ def own_files(output: Path) -> list[Path]:
         # Damaged files are deleted, too.
         with suppress(InputError):
             ids.update(read())
-    images = [sample_path(output / FOLDER, image_id, kind) for image_id in ids for kind in SUFFIXES]
+    images = [sample_path(output, image_id, kind) for image_id in ids for kind in SUFFIXES]
     listed = [path for pattern in (*RUN_FILES, *TEMPORARY_FILES) for path in output.glob(pattern)]
     return [*listed, *(path for path in images if path.is_file())]
 

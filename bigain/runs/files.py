@@ -1,8 +1,9 @@
-"""The files of a run directory, and how files are written and read."""
+"""The files of a run directory: their names, and how they are written and read."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 from bigain.errors import InputError
 from bigain.runs.schema import check
@@ -40,9 +42,33 @@ RUN_FILES = (
     "tensorboard/events.out.tfevents.*",
     "tensorboard/hparams.yaml",
 )
+# Of generated images, by format.
+SUFFIXES = {"png": ".png", "jpeg100_truncate": ".jpg"}
+# File systems allow names of 255 bytes, including the suffix and that of a temporary file.
+_LONGEST = 200
+_KEPT = 160
 # Files that a killed process was writing: see `replacing`.
 _TEMPORARY = ".*.[0-9]*.tmp"
 TEMPORARY_FILES = (_TEMPORARY, f"predictions/{_TEMPORARY}", f"samples/**/{_TEMPORARY}", f"pictures/{_TEMPORARY}")
+
+
+def sample_path(run: Path, image_id: str, image_format: str) -> Path:
+    """Return the path of an item's generated image: folders as in its id, parts that would leave `samples` quoted."""
+    suffix = SUFFIXES[image_format]
+    *folders, name = [_safe(part) for part in image_id.split("/")]
+    # No folder may have the name of an image or of its temporary file.
+    folders = [part.replace(".", "%2E") if part.endswith((suffix, ".tmp")) else part for part in folders]
+    return run.joinpath("samples", *folders, name + suffix)
+
+
+def _safe(part: str) -> str:
+    """Return a file name for part of an id. `quote` never writes `%2E` or a bare `%`: distinct parts stay distinct."""
+    quoted = quote(part, safe=" ")
+    if quoted.strip(". ") == "":
+        quoted = quoted.replace(".", "%2E") or "%"
+    if len(quoted) <= _LONGEST:
+        return quoted
+    return f"{quoted[:_KEPT]}%-{hashlib.blake2b(part.encode(), digest_size=8).hexdigest()}"
 
 
 @contextmanager

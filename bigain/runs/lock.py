@@ -12,7 +12,6 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from bigain.errors import InputError
 from bigain.runs.files import RUN_FILES
-from bigain.runs.samples import FOLDER
 
 # Data loading processes of a killed run end within 5 s.
 _PATIENCE_S = 10
@@ -50,7 +49,7 @@ def lock(folder: Path, rank: int) -> BaseFileLock:
 
 def _refuse_links(folder: Path) -> None:
     """Raise an InputError if logs would be appended, or files deleted, through a symbolic link."""
-    own = [folder / name for name in {pattern.partition("/")[0] for pattern in RUN_FILES} | {FOLDER}]
+    own = [folder / name for name in {pattern.partition("/")[0] for pattern in RUN_FILES} | {"samples"}]
     inside = (Path(top, name) for path in own for top, *names in os.walk(path) for name in chain(*names))
     link = next((path for path in chain(own, inside) if path.is_symlink()), None)
     if link is not None:

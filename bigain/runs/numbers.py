@@ -33,15 +33,7 @@ def scaled(estimate: Estimate) -> tuple[float | None, float | None, float | None
 def with_interval(
     value: float | None, low: float | None = None, high: float | None = None, unit: str = "", name: str = ""
 ) -> str:
-    """Format a number and its interval: `0.00432 (0.00391 to 0.00473)`; `-` if there is none.
-
-    Args:
-        value: The number.
-        low: Lower end of its interval; None without one.
-        high: Upper end.
-        unit: Follows the value.
-        name: Stands before the interval, in the brackets.
-    """
+    """Format a number, with its unit and its named interval: `0.12 dB (95 % interval 0.10 to 0.14)`; `-` for None."""
     if value is None:
         return "-"
     digits = decimals(value, low, high)

@@ -17,13 +17,7 @@ _MAIN = ("ratio", "tau", "factor", "alpha", "destination", "keep", "inner")
 
 
 def summary(results: Results, folder: Path, baseline: Results | None = None) -> str:
-    """Return a list of names and values for a terminal.
-
-    Args:
-        results: Content of `results.json`.
-        folder: Run directory.
-        baseline: Results of the same run without compression.
-    """
+    """Return a list of names and values for a terminal; `baseline` are results of the same run without compression."""
     dataset, timing = results["dataset"], results["timing"]
     images = f"{dataset['name']}, {counted(dataset['images'], 'image')}, {counted(dataset['classes'], 'class')}"
     if dataset["images"] < dataset["asked"]:

@@ -20,11 +20,10 @@ from bigain.cost.environment import session
 from bigain.data.base import EvalDataModule, digest_of
 from bigain.data.class_space import ClassSpace
 from bigain.errors import InputError
-from bigain.runs.files import TEMPORARY_FILES, read_json, replacing, sync_folder, write_json
+from bigain.runs.files import TEMPORARY_FILES, read_json, replacing, sample_path, sync_folder, write_json
 from bigain.runs.lock import check_no_stale_process, lock
 from bigain.runs.logs import Place, drop_incomplete_line, finished_images, record_at
 from bigain.runs.records import Record, SampleRecord
-from bigain.runs.samples import FOLDER, sample_path
 from bigain.tasks.sampler import DiffusionSampler, Generated
 
 # The file that identifies the weights with which a run began.
@@ -167,7 +166,7 @@ class SampleWriter(PredictionWriter):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         assert isinstance(pl_module, DiffusionSampler)
         self._format = pl_module.images
-        self._folder = Path(trainer.default_root_dir) / FOLDER
+        self._run = Path(trainer.default_root_dir)
         super().setup(trainer, pl_module, stage)
         if self._format == "none" or not trainer.is_global_zero:
             return
@@ -175,30 +174,30 @@ class SampleWriter(PredictionWriter):
         done = finished_images(predictions_folder(trainer))
         image_ids = {*done, *(item.image_id for item in trainer.datamodule.items)}  # type: ignore[attr-defined]
         # Names of the lock file, which exists: some file systems ignore case.
-        if (self._folder.parent / ".LOCK-0").exists():
-            ids = {str(sample_path(self._folder, i, self._format)).lower(): i for i in image_ids}
+        if (self._run / ".LOCK-0").exists():
+            ids = {str(sample_path(self._run, i, self._format)).lower(): i for i in image_ids}
             if same := image_ids.difference(ids.values()):
                 raise InputError(
                     f"the image of {min(same)!r} and another one differ only in upper and lower case, which the file "
-                    f"system of {self._folder.parent} ignores; choose another --output, or leave one out with "
+                    f"system of {self._run} ignores; choose another --output, or leave one out with "
                     "--data.subset"
                 )
         # After a kill, there can be images that are not in the log yet, and temporary files.
-        own = {sample_path(self._folder, i, self._format) for i in (image_ids if self.resume else ())}
-        files = (path for path in self._folder.rglob("*") if path.is_file() and path.suffix != ".tmp")
+        own = {sample_path(self._run, i, self._format) for i in (image_ids if self.resume else ())}
+        files = (path for path in (self._run / "samples").rglob("*") if path.is_file() and path.suffix != ".tmp")
         other = next((path for path in files if path not in own), None)
         if other is not None:
-            raise InputError(f"{self._folder} holds other images, such as {other}; choose another --output")
+            raise InputError(f"{self._run / 'samples'} holds other images, such as {other}; choose another --output")
 
     def still_there(self, trainer: Trainer, finished: Mapping[str, Place]) -> frozenset[str]:
         if self._format == "none":
             return frozenset(finished)
         # A deleted image is generated again.
-        return frozenset(i for i in finished if sample_path(self._folder, i, self._format).is_file())
+        return frozenset(i for i in finished if sample_path(self._run, i, self._format).is_file())
 
     def records_of(self, trainer: Trainer, outputs: Generated) -> Sequence[SampleRecord]:
         if outputs.files:
-            paths = [sample_path(self._folder, record.image_id, self._format) for record in outputs.records]
+            paths = [sample_path(self._run, record.image_id, self._format) for record in outputs.records]
             with ThreadPoolExecutor(8) as pool:
                 list(pool.map(_write, paths, outputs.files))
         if outputs.trajectory is not None:

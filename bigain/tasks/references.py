@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -30,30 +31,24 @@ def _images_below(folder: Path) -> list[Path]:
 
 def _size_of(path: Path) -> tuple[int, int]:
     """Return width and height, without decoding."""
+    with _naming(path), opened(path) as image:
+        return image.size
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
     try:
-        with opened(path) as image:
-            return image.size
+        yield
     except ValueError as error:
-        raise _unreadable(path, error) from error
-
-
-def _read(path: Path) -> Tensor:
-    """Return an image. `(3, h, w)`, uint8."""
-    try:
-        return pil_to_tensor(read_rgb(path))
-    except ValueError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(f"image {path} cannot be read ({error}); replace or remove it")
+        raise InputError(f"image {path} cannot be read ({error}); replace or remove it") from error
 
 
 def _batches(paths: list[Path], size: int) -> Iterator[Tensor]:
     """Yield images in order; a batch ends where the size changes."""
     waiting: list[Tensor] = []
     for path in paths:
-        image = _read(path)
+        with _naming(path):
+            image = pil_to_tensor(read_rgb(path))
         if waiting and (len(waiting) == size or image.shape != waiting[0].shape):
             yield torch.stack(waiting)
             waiting = []
@@ -68,7 +63,7 @@ def reference_of(folder: Path, extractor: FeatureExtractor, batch_size: int, fea
         folder: All images in it and in folders below, at their native size.
         extractor: Of features, loaded or not.
         batch_size: Images per batch.
-        features: Images, drawn at random, whose features are kept.
+        features: Number of images, drawn at random, whose features are kept.
 
     Raises:
         InputError: If there are none, one cannot be read, or the extractor's weights are missing.

@@ -27,11 +27,10 @@ from bigain.metrics.accuracy import Accuracy, confusion_matrix
 from bigain.metrics.base import Metric, evaluate
 from bigain.metrics.multilabel import MeanAveragePrecision, Top1Precision
 from bigain.runs.columns import write_columns
-from bigain.runs.files import read_json, replacing
+from bigain.runs.files import read_json, replacing, sample_path
 from bigain.runs.logs import read_records, read_skipped
 from bigain.runs.records import ImageRecord, SampleRecord
 from bigain.runs.results import read_results, write_ids, write_results
-from bigain.runs.samples import FOLDER, sample_path
 from bigain.runs.schema import RESULTS_VERSION, Results
 from bigain.tasks.classifier import DiffusionClassifier
 from bigain.tasks.prediction_writer import MODEL, predictions_folder, read_sessions
@@ -294,7 +293,7 @@ class GenerationResults(RunResults):
         if module.images == "none":
             return
         root, records = Path(trainer.default_root_dir), records[:_SHEET]
-        images = read_images([sample_path(root / FOLDER, record.image_id, module.images) for record in records])
+        images = read_images([sample_path(root, record.image_id, module.images) for record in records])
         # About 128 px each, by whole factors.
         largest = max(images.shape[-2:])
         step, factor = max(1, largest // _TILE), max(1, _TILE // largest)

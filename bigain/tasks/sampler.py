@@ -20,7 +20,7 @@ from bigain.data.images import ImageFormat, decode_files, encode_images, quantis
 from bigain.data.loader import Batch
 from bigain.diffusion.sampling import Trajectory, item_keys, sample, step_keys
 from bigain.errors import InputError, check_choice
-from bigain.metrics.agreement import Agreement
+from bigain.metrics.accuracy import Agreement
 from bigain.metrics.base import Images, Metric
 from bigain.metrics.clip_score import ClipScore
 from bigain.metrics.extractors import FeatureExtractor

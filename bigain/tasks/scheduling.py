@@ -21,16 +21,10 @@ _NOISE_SCHEDULE = ("beta_", "trained_betas", "num_train_timesteps", "rescale_bet
 
 
 def make_scheduler(backbone: Backbone, kind: type[SchedulerMixin], options: Mapping[str, Any], steps: int) -> Any:
-    """Create a scheduler with the settings in the model's folder, as `from_config` does.
-
-    Args:
-        backbone: A loaded backbone.
-        kind: Class of the scheduler.
-        options: Its settings, where they differ from those in the model's folder.
-        steps: Denoising steps.
+    """Create a scheduler with the settings in the model's folder, as `from_config` does, and `options` after them.
 
     Raises:
-        InputError: If it cannot sample from this model.
+        InputError: If it cannot sample from this model, which is loaded.
     """
     known = inspect.signature(kind.__init__).parameters
     if "prediction_type" not in known:
@@ -60,21 +54,15 @@ def scheduler_settings(scheduler: Any) -> dict[str, Any]:
 def count_steps(kind: type[SchedulerMixin], options: Mapping[str, Any], steps: int) -> int:
     """Return how many timesteps a scheduler visits; a second-order one visits more than `steps`.
 
-    Args:
-        kind: Class of the scheduler.
-        options: Its settings, where they differ from the class's own.
-        steps: Denoising steps.
-
     Raises:
-        InputError: If it cannot be created.
+        InputError: If it cannot be created with these options.
     """
     return len(_created(kind, {}, options, steps).timesteps)
 
 
 def _created(kind: type[SchedulerMixin], folder: Mapping[str, Any], options: Mapping[str, Any], steps: int) -> Any:
     known = set(inspect.signature(kind.__init__).parameters) - {"self"}
-    unknown = sorted(set(options) - known)
-    if unknown:
+    if unknown := sorted(set(options) - known):
         raise InputError(f"{kind.__name__} has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
     if options.get("num_train_timesteps", TIMESTEPS) != TIMESTEPS:
         raise InputError(f"num_train_timesteps must be {TIMESTEPS}, not {options['num_train_timesteps']}")
@@ -86,7 +74,6 @@ def _created(kind: type[SchedulerMixin], folder: Mapping[str, Any], options: Map
 
 @contextmanager
 def _refusals(kind: type[SchedulerMixin], options: Mapping[str, Any], steps: int) -> Iterator[None]:
-    """Turn whatever a scheduler raises into an InputError that names its settings."""
     try:
         yield
     except Exception as error:

@@ -16,14 +16,13 @@ from bigain.metrics import Inception, ShapeFeatures
 from bigain.metrics.base import Images, Metric, evaluate
 from bigain.metrics.clip_score import ClipScore
 from bigain.metrics.extractors import FeatureExtractor
-from bigain.metrics.fidelity import Psnr, Ssim
-from bigain.metrics.lpips import Lpips
+from bigain.metrics.fidelity import Lpips, Psnr, Ssim
 from bigain.metrics.reference import ReferenceStatistics
+from bigain.runs.files import sample_path
 from bigain.runs.lock import lock
 from bigain.runs.logs import read_records
 from bigain.runs.records import SampleRecord
 from bigain.runs.results import read_generation, read_ids, write_results
-from bigain.runs.samples import FOLDER, sample_path
 from bigain.runs.schema import Estimate, LpipsNetwork, Protocol, Results
 from bigain.tasks.measuring import Measuring, distances, find_reference
 
@@ -194,7 +193,7 @@ def _image_paths(run: Path) -> dict[str, Path]:
     image_format, images = results["protocol"]["images"], results["dataset"]["images"]
     if image_format == "none":
         raise InputError(f"{run} kept no images; generate with images: png")
-    paths = {image_id: sample_path(run / FOLDER, image_id, image_format) for image_id in read_ids(run)}
+    paths = {image_id: sample_path(run, image_id, image_format) for image_id in read_ids(run)}
     existing = {image_id: path for image_id, path in paths.items() if path.is_file()}
     if len(existing) < images:
         raise InputError(f"{run} has {len(existing)} of its {images} images; generate them again")

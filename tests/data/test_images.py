@@ -10,7 +10,7 @@ from PIL import Image
 
 from bigain.data.images import decode_files, encode_images, quantise, read_images
 from bigain.errors import InputError
-from bigain.runs.samples import sample_path
+from bigain.runs.files import sample_path
 
 IDS = ["a", "a/b", "../../x", "..", ".", "...", "/abs", "//abs", "a/../../b", "a/../b", "b", "", "/", "a//b", "a/"]
 IDS += ["a/%", "%", "%2E", "%2E%2E", "C:/x", "x\x00y", "x\ny", "~/x", " ", ". ", "a.", "é", "e\u0301", "CON", "\u2028"]
@@ -48,8 +48,8 @@ def test_jpeg_has_quality_100(noise):
 @pytest.mark.parametrize("image_format", ["png", "jpeg100_truncate"])
 def test_plain_ids_are_unchanged_and_distinct_ids_have_distinct_paths(image_format):
     for image_id in ("test/000001", "images/Abyssinian_7.jpg", "000000397133", "a b/c-d_e~f"):
-        assert sample_path(Path("s"), image_id, "png") == Path("s") / f"{image_id}.png"
-    paths = {image_id: sample_path(Path("samples"), image_id, image_format) for image_id in IDS}
+        assert sample_path(Path("run"), image_id, "png") == Path("run/samples") / f"{image_id}.png"
+    paths = {image_id: sample_path(Path("run"), image_id, image_format) for image_id in IDS}
     for first, second in combinations(IDS, 2):
         assert paths[first] != paths[second], (first, second)
         assert paths[first] not in paths[second].parents, (first, second)

@@ -1,14 +1,18 @@
-"""Wilson intervals against published numbers and a search for their definition; accuracies against counting."""
+"""Wilson intervals against published numbers and a search for their definition; accuracies and agreement."""
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
+import torch
 
 from bigain.data.class_space import ClassSpace
-from bigain.metrics.accuracy import Accuracy, accuracies, confusion_matrix
-from bigain.metrics.base import proportion, wilson_interval
-from bigain.runs.records import ImageRecord
+from bigain.data.shape_renderer import CLASS_NAMES, render_shapes
+from bigain.metrics import Inception, ShapeFeatures
+from bigain.metrics.accuracy import Accuracy, Agreement, accuracies, confusion_matrix
+from bigain.metrics.base import evaluate, proportion, wilson_interval
+from bigain.runs.records import ImageRecord, SampleRecord
 
 Z = 1.959963984540054
 COUNTS = [(k, n) for n in (1, 2, 7, 20, 263) for k in sorted({0, 1, n // 3, n // 2, n - 1, n})]
@@ -84,3 +88,39 @@ def test_confusion_equals_counting(classes):
     assert all(type(count) is int for row in matrix for count in row)
     top1 = accuracies(labels, predictions, {})["top1"]["value"]
     assert sum(matrix[c][c] for c in range(classes)) / 80 == top1
+
+
+@pytest.fixture(scope="module")
+def extractor():
+    return ShapeFeatures()
+
+
+@pytest.fixture(scope="module")
+def records(extractor):
+    """One image of each class."""
+    images, _ = render_shapes(torch.arange(16), "test")
+    rows = extractor((images * 255).round().to(torch.uint8)).numpy()
+    return [SampleRecord(f"{i}", [i], "", 0.1, row) for i, row in enumerate(rows)]
+
+
+def test_agreement_is_of_classes_and_of_their_factors(extractor, records):
+    space = ClassSpace(CLASS_NAMES, CLASS_NAMES, None, {"fill": [label % 4 for label in range(16)]})
+    # Three images show a different class than the one asked for, one of them also a different fill.
+    wrong = [replace(record, labels=[label]) for record, label in zip(records, (4, 5, 3), strict=False)]
+    estimates, _ = evaluate([Agreement(extractor)], [*wrong, *records[3:]], space)
+    assert list(estimates) == ["agreement[shapes-features]", "agreement_fill[shapes-features]"]
+    assert [estimate["value"] for estimate in estimates.values()] == [13 / 16, 15 / 16]
+    assert all(estimate["low"] < estimate["value"] < estimate["high"] for estimate in estimates.values())
+    assert all(estimate["n"] == 16 for estimate in estimates.values())
+
+
+def test_there_is_no_agreement_on_different_classes(extractor, records):
+    space = ClassSpace(CLASS_NAMES, CLASS_NAMES, None)
+    assert Agreement(extractor).estimates(records, ClassSpace(CLASS_NAMES[::-1], CLASS_NAMES, None)) == {}
+    assert Agreement(Inception("pytorch-fid")).estimates(records, space) == {}
+    assert Agreement(extractor).estimates([replace(records[0], labels=[0, 1]), *records[1:]], space) == {}
+    reason = "1 image without features; run bigain score"
+    assert evaluate([Agreement(extractor)], [replace(records[0], features=None), *records[1:]], space) == (
+        {},
+        {"distance": reason},
+    )

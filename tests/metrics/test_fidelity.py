@@ -15,8 +15,7 @@ from transformers import CLIPImageProcessor, CLIPModel
 from bigain.errors import InputError
 from bigain.metrics.base import Images, evaluate
 from bigain.metrics.clip_score import ClipScore
-from bigain.metrics.fidelity import Psnr, Ssim
-from bigain.metrics.lpips import Lpips
+from bigain.metrics.fidelity import Lpips, Psnr, Ssim
 from bigain.runs.records import SampleRecord
 
 
