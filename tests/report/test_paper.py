@@ -69,14 +69,15 @@ def describe_config():
 
 def planned(sweep_run, compressors):
     """The finished run of a sweep."""
+    backbone = "dit_xl_2_512" if "_dit_" in sweep_run.config else "sd2"
     if sweep_run.task == "classification":
-        return run(sweep_run.dataset, sweep_run.backbone, compressors)
+        return run(sweep_run.dataset, backbone, compressors)
     model = yaml.safe_load((shipped_configs() / sweep_run.config).read_text())["model"]
     settings = yaml.safe_load((shipped_configs() / model).read_text())["init_args"]
     sampled = {name: settings[name] for name in ("steps", "guidance")}
     sampled["scheduler"] = settings["scheduler"].rpartition(".")[2]
     images = 50_000 if sweep_run.dataset == "imagenet1k" else None
-    return run(sweep_run.dataset, sweep_run.backbone, compressors, sweep_run.task, images, **sampled)
+    return run(sweep_run.dataset, backbone, compressors, sweep_run.task, images, **sampled)
 
 
 @pytest.mark.parametrize("table", [1, 2, 3, 4, 5, 6, 8, 12])
