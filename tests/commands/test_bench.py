@@ -8,6 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from graphs import on_cpu  # noqa: F401 -- a fixture
 from models import tiny_dit
 from program import message_of
 from torch import nn
@@ -315,3 +316,37 @@ def test_a_time_limit_ends_a_race(monkeypatch):
     with torch.inference_mode():
         race([entrant], 50, most_seconds=0)
     assert len(entrant.seconds) == 3
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_graphs_are_timed_and_what_cannot_be_recorded_is_reported(capsys, monkeypatch):
+    monkeypatch.setattr(bigain.commands.bench.measure, "_LONG_ENOUGH", 1e-9)
+    args = ["--model", "shapes_dit", *QUICK, *LGTM_AND_IEKVD, "--cuda-graph", "--json"]
+    assert main(["bench", *args]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["cuda_graph"]
+    for row in (result["baseline"], *result["methods"]):
+        assert row["ratio"]["median"] > 0
+        assert row["overhead_milliseconds"] is None
+
+    downsample = IEKVD.downsample
+
+    def reads_a_number(self, x, site, context):
+        assert x.is_meta or x.sum().item() < 1e9
+        return downsample(self, x, site, context)
+
+    monkeypatch.setattr(IEKVD, "downsample", reads_a_number)
+    assert main(["bench", *args]) == 1
+    methods = json.loads(capsys.readouterr().out)["methods"]
+    assert methods[0]["error"] is None
+    assert methods[1]["error"].startswith(
+        "RuntimeError: CUDA graphs: none: operation not permitted when stream is capturing"
+    )
+
+
+def test_graphs_need_a_gpu_and_code_that_is_not_compiled(refused):
+    small = ["--model", "shapes_dit", *QUICK, "--cuda-graph"]
+    assert refused(*small).endswith("cannot run: RuntimeError: CUDA graphs: none: the network is on cpu")
+    assert refused(*small, "--compile", "whole").endswith(
+        "--cuda-graph is true and --compile is whole; set one of them"
+    )

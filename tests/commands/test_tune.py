@@ -3,6 +3,7 @@
 import pytest
 import torch
 import yaml
+from graphs import on_cpu  # noqa: F401 -- a fixture
 from models import tiny_dit
 from program import message_of
 from torch import nn
@@ -10,6 +11,7 @@ from torch import nn
 import bigain.commands.bench.tune
 from bigain.backbones import DiT
 from bigain.backbones.compilation import compiled
+from bigain.backbones.cuda_graphs import graphs_note
 from bigain.backbones.geometry import with_denoiser
 from bigain.commands.bench.subject import Subject
 from bigain.commands.bench.tune import Settings, tune
@@ -17,7 +19,7 @@ from bigain.commands.main import main
 from bigain.compressors import LGTM
 from bigain.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("elsewhere")
+pytestmark = pytest.mark.usefixtures("elsewhere", "on_cpu")
 
 
 @pytest.fixture
@@ -41,7 +43,9 @@ def timed(monkeypatch):
                 output = runner.subject.forward()
                 assert len(output) == len(runner.subject.noisy) == settings.rows
                 assert runner.subject.noisy.is_contiguous() != settings.channels_last
-                assert compiled(runner.subject.backbone.denoiser) == settings.compile
+                denoiser = runner.subject.backbone.denoiser
+                assert compiled(denoiser) == settings.compile
+                assert (graphs_note(denoiser) == "1 recorded") == settings.cuda_graph
                 seen.append((settings, output))
             return [[r.trial.settings.rows / rows_per_second(r.trial.settings)] * repetitions for r in runners]
 
@@ -54,7 +58,8 @@ def timed(monkeypatch):
 def test_each_option_is_kept_if_it_is_faster(subject, timed):
     def speed(settings):
         of_compile = {"none": 1, "regional": 1.01, "whole": 1.25}[settings.compile]
-        return 10 * min(settings.rows, 8) * (0.85 if settings.channels_last else 1) * of_compile
+        of_graph = 1.1 if settings.cuda_graph else 1
+        return 10 * min(settings.rows, 8) * (0.85 if settings.channels_last else 1) * of_graph * of_compile
 
     seen = timed(speed)
     before = torch.get_rng_state()
@@ -66,11 +71,12 @@ def test_each_option_is_kept_if_it_is_faster(subject, timed):
         "8 rows",
         "16 rows",
         "8 rows, channels_last",
+        "8 rows, cuda_graph",
         "8 rows, compile regional",
         "8 rows, compile whole",
     ]
-    assert [trial.rows_per_second for trial in trials] == pytest.approx([20, 40, 80, 80, 68, 80.8, 100])
-    assert [trial.note.partition(" ")[0] for trial in trials] == ["", "", "", "1.000", "0.850", "1.010", ""]
+    assert [trial.rows_per_second for trial in trials] == pytest.approx([20, 40, 80, 80, 68, 88, 80.8, 100])
+    assert [trial.note.partition(" ")[0] for trial in trials] == ["", "", "", "1.000", "0.850", "", "0.918", ""]
     # Every forward computed the same, with the compressor.
     with torch.inference_mode():
         plain = subject.forward()
@@ -96,6 +102,7 @@ def test_what_does_not_fit_or_compile_is_left_out(subject, timed):
         "",
         "OutOfMemoryError: tried to allocate 10 GiB",
         "1.000 of the rows/s of 2 rows: not taken",
+        "1.000 of the rows/s of 2 rows: not taken",
         "RuntimeError: no compiler",
         "RuntimeError: no compiler",
     ]
@@ -118,7 +125,7 @@ def test_the_output_is_a_configuration(capsys, timed, tmp_path):
     assert "LGTM(ratio=0.7" in output.out
     assert "#     10  2 rows " in output.out
     assert "compile: none  # changes last digits" in output.out
-    fastest = {"backbone": {"channels_last": True, "compile": "none"}, "rows_per_forward": 1}
+    fastest = {"backbone": {"channels_last": True, "cuda_graph": False, "compile": "none"}, "rows_per_forward": 1}
     assert yaml.safe_load(output.out) == {"model": fastest}
     tuned = tmp_path / "tuned.yaml"
     tuned.write_text(output.out)
@@ -131,7 +138,13 @@ def test_the_output_is_a_configuration(capsys, timed, tmp_path):
 
 @pytest.mark.parametrize(
     "further",
-    [["--json"], ["--channels-last"], ["--compile", "whole"], ["--compressor", "ABM", "--compressor.ratio=0.5"]],
+    [
+        ["--json"],
+        ["--channels-last"],
+        ["--cuda-graph"],
+        ["--compile", "whole"],
+        ["--compressor", "ABM", "--compressor.ratio=0.5"],
+    ],
 )
 def test_refusals(capsys, further):
     args = ["--model", "shapes_dit", "--tune", "--compressor", "ToDo", "--compressor.factor", "2", *further]

@@ -34,6 +34,7 @@ def bench(
     repetitions: int = 5,
     compile: Literal["none", "whole", "regional"] = "none",
     channels_last: bool = False,
+    cuda_graph: bool = False,
     tune: bool = False,
     json: bool = False,
 ) -> Outcome:
@@ -56,8 +57,9 @@ def bench(
         repetitions: Measured rounds; in each, every method runs in turn, in changing order.
         compile: whole: the network as one graph; regional: each transformer block separately.
         channels_last: Use this memory format for convolutions.
+        cuda_graph: Launch all kernels of a forward together, on a GPU.
         tune: Find the fastest settings instead, with one compressor or, if left out, without compression: rows of a
-            forward, memory format, compilation. Prints a configuration.
+            forward, memory format, CUDA graphs, compilation. Prints a configuration.
         json: Print one JSON object instead of text; progress goes to stderr.
 
     Returns:
@@ -69,6 +71,8 @@ def bench(
     for name, value in (("batch", batch), ("threads", threads), ("repetitions", repetitions)):
         if value is not None and value < 1:
             raise InputError(f"{name} must be at least 1, not {value}")
+    if cuda_graph and compile != "none":
+        raise InputError(f"--cuda-graph is true and --compile is {compile}; set one of them")
     import torch
 
     from bigain.commands.bench.measure import compressors_of, measure
@@ -79,8 +83,10 @@ def bench(
 
     silence_libraries()
     compressors, place = [] if tune and not options else compressors_of(options), find_device(device)
-    if tune and (len(compressors) > 1 or compile != "none" or channels_last or json):
-        raise InputError("--tune takes one --compressor or none, and neither --compile, --channels-last nor --json")
+    if tune and (len(compressors) > 1 or compile != "none" or channels_last or cuda_graph or json):
+        raise InputError(
+            "--tune takes one --compressor or none, and no --compile, --channels-last, --cuda-graph or --json"
+        )
     batch = batch or (8 if tune else 2)
     counted = CountedModel.of(model, image_size)
     # Refuses what cannot work before any weights exist.
@@ -90,7 +96,7 @@ def bench(
     with ExitStack() as undo:
         undo.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(threads or torch.get_num_threads())
-        subject = Subject.of(counted, batch, getattr(torch, dtype), place, channels_last)
+        subject = Subject.of(counted, batch, getattr(torch, dtype), place, channels_last, cuda_graph)
         backend, finite = subject.check(f"{model} cannot run with batch {batch} on {place}")
         if tune:
             return Outcome(_fastest(subject, compressors, repetitions, f"{model} on {device_name(place)} in {dtype}"))
@@ -110,6 +116,7 @@ def bench(
             "finite": finite,
             "compile": compile,
             "channels_last": channels_last,
+            "cuda_graph": cuda_graph,
             "repetitions": repetitions,
             "packages": {package: version(package) for package in _PACKAGES},
             "forwards_per_round": entrants[0].forwards,
@@ -132,7 +139,7 @@ def _text(result: Mapping[str, Any]) -> str:
         (
             "forward",
             f"{result['batch']} rows, {result['dtype']}, {layout}, {result['attention_backend']}, compile: "
-            f"{result['compile']}",
+            f"{result['compile']}{', in CUDA graphs' if result['cuda_graph'] else ''}",
         ),
         (
             "device",

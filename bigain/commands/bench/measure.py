@@ -65,7 +65,7 @@ class Entrant:
         reference: Without compression, in the same rounds.
         limit: The same number of tokens kept by a decision that costs nothing, in the same rounds; None without
             compression, or for a compressor of a family of its own.
-        phases: Median seconds of the compressor's own work by phase; None for compiled code.
+        phases: Median seconds of the compressor's own work by phase; None for compiled code and graphs.
         peak_memory: Bytes, of torch's tensors on a GPU and of the process on a CPU; None where unknown.
         forwards: In a round, one after the other.
         error: Why it could not be measured; None if it was.
@@ -225,7 +225,7 @@ def warm_up(entrants: Sequence[Entrant]) -> None:
     """Run the first forwards, and check that every compressor changes the output."""
     plain = None
     for entrant in entrants:
-        output = _forward(entrant)
+        output = _forward(entrant, first=True)
         if plain is None:
             plain = output
         elif output is not None and torch.equal(output, plain):
@@ -233,10 +233,10 @@ def warm_up(entrants: Sequence[Entrant]) -> None:
         sys.stderr.write(f"warm-up: {entrant.name}\n")
 
 
-def _forward(entrant: Entrant) -> Tensor | None:
+def _forward(entrant: Entrant, first: bool = False) -> Tensor | None:
     """Run one forward; if it fails, keep the error and return None. Without compression, a failure is fatal."""
     try:
-        return entrant.subject.forward()
+        return entrant.subject.first_forward() if first else entrant.subject.forward()
     except RuntimeError as error:
         # Out of memory, or torch cannot compile it; other methods may still run.
         entrant.error = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -279,15 +279,16 @@ def race(entrants: Sequence[Entrant], repetitions: int, most_seconds: float = ma
 def _observe(entrant: Entrant, how: Compile) -> None:
     device = entrant.subject.noisy.device
     spans, seconds = Spans(device), []
+    inside = how == "none" and not entrant.subject.cuda_graph
     for _ in range(1 if entrant.compressor is None else _OBSERVED):
         restarted = restart_peak(device)
         with ExitStack() as listening:
-            if how == "none":
+            if inside:
                 listening.enter_context(marks_reported_to(lambda name, rows: spans.span(name)))
             entrant.subject.forward()
         seconds.append(spans.settle())
         entrant.peak_memory = peak_memory(device) if restarted else None
-    if how == "none":
+    if inside:
         entrant.phases = {
             phase: statistics.median(by_phase.get(phase, 0.0) for by_phase in seconds) for phase in PHASES
         }

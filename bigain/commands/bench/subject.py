@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from bigain.backbones.base import Backbone
+from bigain.backbones.cuda_graphs import graphs_note, graphs_of, use_graphs
 from bigain.backbones.geometry import with_denoiser
 from bigain.backbones.loading import ModelFiles, find_model
 from bigain.commands.flops.model import CountedModel
@@ -31,6 +32,7 @@ class Subject:
         noisy: `(b, c, h, w)`, float32.
         timesteps: `(b,)`.
         condition: `(b, ...)`.
+        cuda_graph: Whether the copies that `twin` makes are replayed from CUDA graphs.
     """
 
     backbone: Backbone
@@ -38,10 +40,17 @@ class Subject:
     noisy: Tensor
     timesteps: Tensor
     condition: Tensor
+    cuda_graph: bool = False
 
     @classmethod
     def of(
-        cls, model: CountedModel, batch: int, dtype: torch.dtype, device: torch.device, channels_last: bool
+        cls,
+        model: CountedModel,
+        batch: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        channels_last: bool,
+        cuda_graph: bool = False,
     ) -> Subject:
         """Create the network and its inputs, the same ones every time.
 
@@ -51,6 +60,7 @@ class Subject:
             dtype: Of weights and activations.
             device: Where it runs.
             channels_last: Memory format of weights and latents.
+            cuda_graph: See the attributes.
 
         Raises:
             InputError: If weights cannot be loaded, or memory runs out.
@@ -77,18 +87,28 @@ class Subject:
         else:
             condition = torch.arange(batch) % int(denoiser.config["num_embeds_ada_norm"])
         backbone = with_denoiser(model.backbone, denoiser)
-        return cls(backbone, "loaded" if loaded else "random", noisy, timesteps, condition.to(device))
+        weights = "loaded" if loaded else "random"
+        return cls(backbone, weights, noisy, timesteps, condition.to(device), cuda_graph)
 
     def twin(self) -> Subject:
         """Return a copy with separate modules, for separate hooks and compiled code, that shares the weights."""
         original = self.backbone.denoiser
         shared = {id(tensor): tensor for tensor in (*original.parameters(), *original.buffers())}
         backbone = with_denoiser(self.backbone, copy.deepcopy(original, shared))
-        return Subject(backbone, self.weights, self.noisy, self.timesteps, self.condition)
+        if self.cuda_graph:
+            use_graphs(backbone.denoiser)
+        return replace(self, backbone=backbone)
 
     def forward(self) -> Tensor:
         """Run one forward. `(b, c, h, w)`, float32."""
         return self.backbone.predict(self.noisy, self.timesteps, self.condition)
+
+    def first_forward(self) -> Tensor:
+        """Run a forward; raise a RuntimeError if it should be replayed from a CUDA graph and cannot be."""
+        output, denoiser = self.forward(), self.backbone.denoiser
+        if self.cuda_graph and graphs_of(denoiser) is None:
+            raise RuntimeError(f"CUDA graphs: {graphs_note(denoiser)}")
+        return output
 
     @torch.inference_mode()
     def check(self, problem: str) -> tuple[str, bool]:

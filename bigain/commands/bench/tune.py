@@ -31,16 +31,18 @@ class Settings:
     Attributes:
         rows: Of a forward.
         channels_last: Memory format of convolutions.
+        cuda_graph: Whether forwards are replayed from CUDA graphs.
         compile: What torch compiles.
     """
 
     rows: int
     channels_last: bool = False
+    cuda_graph: bool = False
     compile: Compile = "none"
 
     def __str__(self) -> str:
-        layout = ", channels_last" if self.channels_last else ""
-        return f"{self.rows} rows{layout}{'' if self.compile == 'none' else f', compile {self.compile}'}"
+        options = "".join(f", {name}" for name in ("channels_last", "cuda_graph") if getattr(self, name))
+        return f"{self.rows} rows{options}{'' if self.compile == 'none' else f', compile {self.compile}'}"
 
     def yaml(self) -> str:
         """Return them as a configuration that is given after another one."""
@@ -48,6 +50,7 @@ class Settings:
             "model:\n"
             "  backbone:\n"
             f"    channels_last: {str(self.channels_last).lower()}  # changes last digits\n"
+            f"    cuda_graph: {str(self.cuda_graph).lower()}\n"
             f"    compile: {self.compile}  # changes last digits\n"
             f"  rows_per_forward: {self.rows}  # changes last digits on a GPU; items_per_forward in generation\n"
         )
@@ -113,7 +116,7 @@ def tune(subject: Subject, compressor: Compressor | None, repetitions: int) -> l
             try:
                 seconds = _race([*against, runner], repetitions)
             except RuntimeError as error:
-                # Out of memory, or torch cannot compile it.
+                # Out of memory, or torch cannot compile or record it.
                 trial.note = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             else:
                 trial.rows_per_second = trial.settings.rows / statistics.median(seconds[-1])
@@ -141,8 +144,9 @@ def tune(subject: Subject, compressor: Compressor | None, repetitions: int) -> l
         while best is not before:
             before, best = best, improved(best, _doubled(best.base), rows=2 * best.trial.settings.rows)
         best = improved(best, _channels_last(best.base), channels_last=True)
+        best = improved(best, replace(best.base, cuda_graph=True), cuda_graph=True)
         for how in ("regional", "whole"):
-            best = improved(best, best.base, compile=how)
+            best = improved(best, replace(best.base, cuda_graph=False), cuda_graph=False, compile=how)
     return trials
 
 
@@ -150,7 +154,7 @@ def _race(runners: Sequence[_Runner], repetitions: int) -> list[list[float]]:
     """Return the seconds of a forward of each in every round."""
     entrants = [Entrant(runner.subject) for runner in runners]
     for entrant in entrants:
-        entrant.subject.forward()
+        entrant.subject.first_forward()
     with redirect_stderr(StringIO()):
         race(entrants, repetitions)
     return [entrant.seconds for entrant in entrants]
