@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.sites import Site
+from bigain.commands.bench.limit import free_plan
 from bigain.commands.bench.measure import Entrant, enter, race
 from bigain.commands.bench.subject import Subject
 from bigain.commands.flops.model import CountedModel
@@ -304,6 +305,11 @@ def operators(page: Page, sizes: Sizes) -> None:
         for name, (queries, keys) in references.items():
             run = partial(nn.functional.scaled_dot_product_attention, queries, keys, keys)
             rows.append([name, "", "", "", "", time_of(run, sizes.repetitions), in_graph(run, sizes.repetitions)])
+        free = free_plan(side * side, round(0.3 * side * side), DEVICE)
+        both = partial(lambda plan, x: plan.unmerge(plan.merge(x)), free, x)
+        copies = (partial(free.merge, x), partial(free.unmerge, free.merge(x)), both)
+        times = [time_of(run, sizes.repetitions) for run in copies]
+        rows.append(["limit: every k-th token", "", "", *times, in_graph(both, sizes.repetitions)])
         for name, how in itertools.product(OPERATORS, ("auto", "torch")):
             with kernels(how):
                 try:

@@ -194,9 +194,8 @@ def read_lengths(denoiser, undo):
 @torch.inference_mode()
 def test_a_free_plan_restores_the_rows_that_it_keeps():
     own, x = subject(batch=1), torch.randn(3, 256, 5)
-    limit = limit_of(LGTM(ratio=0.7), own.backbone.denoiser, Grid(32, 32))
-    with limit.applied_to(own.backbone.denoiser):
-        plan = limit.plan(x, layout_of(own.backbone.denoiser).sites[0], None)
+    _, limit = limit_of(LGTM(ratio=0.7), own.backbone.denoiser, Grid(32, 32))
+    plan = limit.plan(x, layout_of(own.backbone.denoiser).sites[0], None)
     short = plan.merge(x)
     assert short.shape == (3, 77, 5)
     full = plan.unmerge(short)

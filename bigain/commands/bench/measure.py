@@ -215,7 +215,7 @@ def enter(subject: Subject, compressors: Sequence[Compressor], undo: ExitStack) 
         assert entrant.compressor is not None
         limit = limit_of(entrant.compressor, subject.backbone.denoiser, Grid(*subject.noisy.shape[-2:]))
         if limit is not None:
-            entrant.limit = limits.setdefault(limit.key, Entrant(subject.twin(), limit))
+            entrant.limit = limits.setdefault(limit[0], Entrant(subject.twin(), limit[1]))
     for entrant in (*entrants[1:], *limits.values()):
         undo.enter_context(entrant.compressor.applied_to(entrant.subject.backbone.denoiser))  # type: ignore[union-attr]
     return entrants, list(limits.values())
