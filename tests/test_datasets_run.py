@@ -104,7 +104,7 @@ def errors():
 
 
 def test_imagenet100_on_a_dit_is_asked_for_imagenet_indices(dit, imagenet):
-    assert predict("imagenet100_dit_lgtm.yaml", dit(1000)) == 0
+    assert predict("imagenet100_dit_lgtm.yaml", dit(1000), "--model.trials", "[1]", "--model.keep", "[1]") == 0
     content = results()
     assert content["dataset"] == {
         "name": "ImageNet-100",
@@ -121,13 +121,12 @@ def test_imagenet100_on_a_dit_is_asked_for_imagenet_indices(dit, imagenet):
 
 
 def test_imagenet1k_on_sd_with_options_before_the_configuration(stand_in, imagenet):
-    """One image: a thousand classes take long."""
-    args = [*QUICK, "--model.trials", "[1]", "--model.keep", "[1]", "--data.limit", "1", "--output", "out"]
-    args += ["--model.backbone.model", str(stand_in)]
+    """Of few classes: a thousand take long. Both missiles are among them."""
+    Path("classes.txt").write_text("".join(f"{wnids()[index]}\n" for index in (0, 1, 657, 744)))
+    args = [*QUICK, "--model.backbone.model", str(stand_in), "--data.classes", "classes.txt", "--output", "out"]
     assert main(["predict", *args, "--config", "imagenet1k_tome.yaml"]) == 0
-    assert set(records()) < {f"ILSVRC2012_val_{number:08d}" for number in (1, 2, 3)}
-    assert results()["dataset"]["classes"] == 1000
-    assert results()["dataset"]["asked"] == 1
+    assert set(records()) == {"ILSVRC2012_val_00000003"}
+    assert results()["class_names"] == ["tench", "goldfish", "missile", "missile"]
     assert set(results()["metrics"]) == {"top1", "top1_merged"}
 
 
@@ -161,14 +160,16 @@ def test_items_without_a_class_are_not_generated_as_the_first_one(dit, coco, cap
     model = ["--model", "models/dit_xl_512_generation.yaml", "--model.backbone.model", str(dit(80))]
     quick = ["--trainer.precision", "32-true", "--trainer.accelerator", "cpu", "--data.image_size", "32"]
     assert main(["predict", "--config", "coco_lgtm_generation.yaml", *model, *quick, "--output", "out"]) == 2
-    assert "generates images of classes, and 1 items have none, such as 9" in capsys.readouterr().err
+    assert "generates images of classes; 1 item without one, such as 9" in capsys.readouterr().err
 
 
 def test_a_bad_image_can_be_skipped_and_is_tried_again(stand_in, pets, capsys):
     broken = pets / "images" / "American_Bulldog_7.jpg"
     whole = broken.read_bytes()
     broken.write_bytes(whole[:200])
-    assert predict("pets_lgtm.yaml", stand_in) == 2
+    assert predict("pets_lgtm.yaml", stand_in, "--data.batch_size", "1") == 2
+    assert "American_Bulldog_7.jpg" in capsys.readouterr().err
+    assert list(errors()) == ["images/Abyssinian_7.jpg"]
     # Skipping changes no number, so the same run goes on.
     assert predict("pets_lgtm.yaml", stand_in, "--data.on_bad_image", "skip") == 1
     content = results()
@@ -179,13 +180,33 @@ def test_a_bad_image_can_be_skipped_and_is_tried_again(stand_in, pets, capsys):
     assert predict("pets_lgtm.yaml", stand_in) == 0
     assert results()["dataset"]["skipped"] == []
     assert results()["dataset"]["images"] == 3
-
-
-def test_nothing_but_bad_images(stand_in, pets, capsys):
     for path in (pets / "images").glob("*.jpg"):
         path.write_bytes(b"")
-    assert predict("pets_lgtm.yaml", stand_in, "--data.on_bad_image", "skip") == 2
+    skipping = ["--data.on_bad_image", "skip", "--overwrite", "true"]
+    assert predict("pets_lgtm.yaml", stand_in, *skipping) == 2
     assert "none of the 3 images" in capsys.readouterr().err
+
+
+def test_the_example_of_the_readme(stand_in, pets, capsys):
+    """The tokens follow the image size; the trainer's precision overrides the dtype of loading."""
+    args = ["--data.image_size", "24", "--model.backbone.dtype", "float16", "--data.num_workers", "1"]
+    assert predict("pets_lgtm.yaml", stand_in, *args) == 0
+    output = capsys.readouterr().out
+    for words in ("Oxford-IIIT Pets, 3 images, 37 classes", "tokens 144 -> 72", "species"):
+        assert words in output
+    assert [record["label"] for record in records().values()] == [0, 1, 36]
+    assert all(len(record["errors"]) == 37 + 2 for record in records().values())
+    content = results()
+    assert content["environment"]["network_dtype"] == "torch.float32"
+    assert content["flops"]["gflops_per_evaluation"] == pytest.approx(sum(content["flops"]["by_operation"].values()))
+
+
+def test_a_truncated_image_in_a_worker_process_gives_the_same_message(stand_in, pets, capfd):
+    (pets / "images" / "Abyssinian_7.jpg").write_bytes(b"not an image")
+    assert predict("pets_lgtm.yaml", stand_in, "--data.num_workers", "1") == 2
+    messages = [line for line in capfd.readouterr().err.splitlines() if line.startswith("bigain: error:")]
+    assert len(messages) == 1
+    assert messages[0].startswith("bigain: error: image")
 
 
 def test_cached_latents_give_the_same_numbers_without_reading_images(stand_in, pets, tmp_path, monkeypatch):

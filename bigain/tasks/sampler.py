@@ -25,6 +25,7 @@ from bigain.metrics.base import Images, Metric
 from bigain.metrics.clip_score import ClipScore
 from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.reference import ReferenceStatistics
+from bigain.runs.numbers import counted
 from bigain.runs.records import SampleRecord
 from bigain.tasks.forwards import ROWS_ON_CPU, Forwards
 from bigain.tasks.measuring import Measuring, distances, find_reference
@@ -131,8 +132,8 @@ class DiffusionSampler(BackboneModule):
         unlabelled = [item.image_id for item in data.items if not item.labels]
         if unlabelled and not self.backbone.takes_text:
             raise InputError(
-                f"{self.backbone.model} generates images of classes, and {len(unlabelled)} items have none, such as "
-                f"{unlabelled[0]}; choose a text-conditional model, or leave them out with --data.subset"
+                f"{self.backbone.model} generates images of classes; {counted(len(unlabelled), 'item')} without one, "
+                f"such as {unlabelled[0]}; choose a text-conditional model, or leave them out with --data.subset"
             )
         return super().check_fit(data)
 
