@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -169,9 +169,9 @@ def paper_value(cell: Cell, metric: str) -> PaperValue | None:
     if not printed:
         return None
     values: dict[float, int] = {}
-    for value, table in sorted(printed, key=lambda pair: pair[1]):
+    for value, table, _ in sorted(printed, key=lambda line: line[1]):
         values.setdefault(value, table)
-    notes = [note for _, table in printed for note in _inconsistencies(cell, name, table)]
+    notes = [note for *_, note in printed if note]
     if len(values) > 1:
         notes.insert(0, " and ".join(f"Table {table} prints {value:.2f}" for value, table in values.items()))
     digits = 1 if name == "flops_reduction_percent" else 2
@@ -184,12 +184,13 @@ def expected_images(run: Run) -> int | None:
 
 
 @cache
-def _cells() -> Mapping[tuple[Cell, str], Sequence[tuple[float, int]]]:
-    """Return value and table of every printed number, by cell and metric."""
-    cells: dict[tuple[Cell, str], list[tuple[float, int]]] = {}
+def _cells() -> Mapping[tuple[Cell, str], Sequence[tuple[float, int, str | None]]]:
+    """Return value, table and known inconsistency of every printed number, by cell and metric."""
+    cells: dict[tuple[Cell, str], list[tuple[float, int, str | None]]] = {}
     with Path(__file__).with_name("paper_results.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            cells.setdefault((_cell(row), row["metric"]), []).append((float(row["value"]), int(row["table"])))
+            line = float(row["value"]), int(row["table"]), row["note"]
+            cells.setdefault((_cell(row), row["metric"]), []).append(line)
     return cells
 
 
@@ -207,20 +208,3 @@ def _cell(row: Mapping[str, str]) -> Cell:
     elif inside.startswith("factor="):
         strength_ = ("factor", float(inside.partition("=")[2]))
     return Cell(row["backbone"], row["dataset"], method, modules, strength_)
-
-
-def _inconsistencies(cell: Cell, metric: str, table: int) -> Iterator[str]:
-    """Yield the known inconsistencies of a printed number."""
-    where = (table, cell.dataset, metric)
-    if where == (1, "pets", "flops_reduction_percent") and cell.strength == ("factor", 3.0):
-        yield "14.2 % is factor 8 (14.17 %), the accuracies are factor 3 (12.84 %)"
-    if where == (1, "pets", "flops_reduction_percent") and cell.method == "SiTo":
-        yield "Table 1 does not print that its 7 % of SiTo is ratio 0.7"
-    if where in ((2, "imagenet100", "fid"), (4, "imagenet100", "fid")):
-        yield "the uncompressed distance is 17.64 in Table 2 and 41.37 in Table 4"
-    if where == (5, "imagenet100", "fid") and cell.method != "none":
-        yield "Table 5's distances of DiT repeat Table 4's of SD 2.0"
-    if where == (4, "imagenet1k", "fid") and cell.strength == ("ratio", 0.7):
-        yield "LGTM minus ToMe is -0.34 here, -0.56 in one abstract"
-    if table == 11:
-        yield "Table 11 is headed batch size 4; its FLOPs are batch 1"
