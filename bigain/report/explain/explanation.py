@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from bigain.errors import InputError
 from bigain.report.comparison import Comparison, compare
-from bigain.report.explain.frequency import Response, load_response, mean_shares
+from bigain.report.explain.frequency import Response, load_response, mean_over_modules
 from bigain.report.explain.margins import TIME, Margins, change_intervals, margins, read_errors, share
 from bigain.report.statistics import ENOUGH
 from bigain.report.tables import Table
@@ -191,20 +193,24 @@ def _frequencies(explanation: Explanation) -> list[str]:
     lines = [f"Not measured, since the compressor cannot report it: {name}." for name in response.not_measured]
     if not response.sites:
         return lines or ["The stored frequency response has no site."]
-    sites = response.by_band
-    headers = ["frequency, 1 is the highest", *(f"{a:.2g}-{b:.2g}" for a, b in itertools.pairwise(response.bands))]
-    shown = [*sites, mean_shares(sites)] if len(sites) > 1 else sites
-    rows = [[site.name, *map(_pair, site.kept, site.destroyed)] for site in shown]
+    names, shares, bands = response.names, response.shares("bands"), [*itertools.pairwise(response.bands)]
+    if len(names) > 1:
+        names, shares = [*names, "mean of these"], np.append(shares, mean_over_modules(shares)[:, None], 1)
+    headers = ["frequency, 1 is the highest", *(f"{low:.2g}-{high:.2g}" for low, high in bands)]
+    rows = [[name, *map(_pair, *of)] for name, of in zip(names, shares.swapaxes(0, 1), strict=True)]
     measured = f"{counted(response.images, 'image')}, {counted(response.batches, 'batch')}"
     lines.append(f"Energy kept / destroyed, in percent of the energy of each band of frequencies ({measured}):")
     omitted, total = response.left_out
     if omitted:
         lines.append(f"Left out: up to {omitted:,} of {total:,} rows of a site, whose values were not finite.")
-    shares = mean_shares(response.over(response.highest, by_time=True)).destroyed
     by_time = [
         f"{_percent(share)} at timesteps {low:.0f}-{high - 1:.0f}"
-        for (low, high), share in zip(itertools.pairwise(response.timesteps), shares, strict=True)
-        if share is not None
+        for (low, high), share in zip(
+            itertools.pairwise(response.timesteps),
+            mean_over_modules(response.shares("timesteps", response.highest))[1],
+            strict=True,
+        )
+        if not math.isnan(share)
     ]
     lines += [_table(headers, rows), _extremes(comparison.names[0], response)]
     return [*lines, f"That error by timestep: {', '.join(by_time)}."]
@@ -212,16 +218,16 @@ def _frequencies(explanation: Explanation) -> list[str]:
 
 def _extremes(name: str, response: Response) -> str:
     """Return what is left of the highest and of the lowest frequencies, in words."""
-    sites = response.over(response.highest)
-    worst = max(sites, key=lambda site: site.destroyed[0] or 0.0)
-    where = f"on average over {len(sites)} modules; most at {worst.name}" if len(sites) > 1 else f"at {worst.name}"
-    detail = f" of it ({where}, {_percent(worst.destroyed[0])})"
+    errors = response.shares("", response.highest)[1]
+    worst = int(np.nan_to_num(errors).argmax())
+    where = f"on average over {len(errors)} modules; most at" if len(errors) > 1 else "at"
+    detail = f" of it ({where} {response.names[worst]}, {_percent(errors[worst])})"
     parts = []
     for bands in (response.highest, response.lowest):
-        mean = mean_shares(response.over(bands))
+        kept, destroyed = mean_over_modules(response.shares("", bands))
         parts.append(
-            f"keeps {_percent(mean.kept[0])} of the energy at frequencies {response.bands[bands[0]]:.2g}-"
-            f"{response.bands[bands[-1] + 1]:.2g}, with an error of {_percent(mean.destroyed[0])}"
+            f"keeps {_percent(kept)} of the energy at frequencies {response.bands[bands.start]:.2g}-"
+            f"{response.bands[bands.stop]:.2g}, with an error of {_percent(destroyed)}"
         )
     return f"{name} {parts[0]}{detail}; it {parts[1]}."
 
@@ -277,9 +283,9 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-def _pair(kept: float | None, destroyed: float | None) -> str:
-    return "-" if kept is None or destroyed is None else f"{100 * kept:.0f}/{100 * destroyed:.0f}"
+def _pair(kept: float, destroyed: float) -> str:
+    return "-" if math.isnan(kept) else f"{100 * kept:.0f}/{100 * destroyed:.0f}"
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.3g} %" if share < 1 else f"{100 * share:.0f} %"
+def _percent(share: float) -> str:
+    return "-" if math.isnan(share) else f"{100 * share:.3g} %" if share < 1 else f"{100 * share:.0f} %"

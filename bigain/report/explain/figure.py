@@ -11,7 +11,7 @@ import numpy as np
 
 from bigain.errors import InputError
 from bigain.report.explain.explanation import Band, Explanation
-from bigain.report.explain.frequency import mean_shares
+from bigain.report.explain.frequency import mean_over_modules
 from bigain.report.explain.margins import TIME, Margins
 from bigain.report.figures import KINDS, MARKERS, PLAIN, Look, add_legend, looks, panels, plain_style, plain_ticks, save
 from bigain.runs.names import method
@@ -94,12 +94,10 @@ def draw(explanations: Sequence[Explanation]) -> Figure:
     for panel in frequencies:
         for style, response in zip(styles[1:], responses, strict=True):
             if response is not None:
-                middles, shares = (
-                    [sum(ends) / 2 for ends in itertools.pairwise(response.bands)],
-                    mean_shares(response.by_band),
-                )
-                _plot(panel, middles, [share and 100 * share for share in shares.kept], {**style, **_BOUND})
-                _plot(panel, middles, [share and 100 * share for share in shares.destroyed], {**style, **_OBSERVED})
+                middles = [sum(ends) / 2 for ends in itertools.pairwise(response.bands)]
+                kept, destroyed = 100 * mean_over_modules(response.shares("bands"))
+                _plot(panel, middles, kept, {**style, **_BOUND})
+                _plot(panel, middles, destroyed, {**style, **_OBSERVED})
         panel.set_xlim(0, 1)
         panel.set_ylim(bottom=0)
         panel.set_xlabel("spatial frequency, 1 is the highest")

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from bigain.errors import InputError
 from bigain.runs.files import read_json
 from bigain.runs.schema import RESPONSE_FILE, RESPONSE_VERSION, ResponseFile, ResponseSite
 
+Floats = npt.NDArray[np.float64]
 _QUARTER = 0.25
-
-
-@dataclass(frozen=True)
-class Shares:
-    """Shares of energy, by band of spatial frequencies or of timesteps.
-
-    Attributes:
-        name: Site and module.
-        kept: Energy after compression over energy before; None where there was none.
-        destroyed: Energy of the difference over energy before: 0 is untouched, 1 as much error as there was signal.
-    """
-
-    name: str
-    kept: Sequence[float | None]
-    destroyed: Sequence[float | None]
+_ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -43,9 +32,9 @@ class Response:
     not_measured: Sequence[str]
 
     @property
-    def by_band(self) -> list[Shares]:
-        """Shares of every module by radial band, without the mean of the tokens."""
-        return [Shares(_name(site), site["kept"][1:], site["destroyed"][1:]) for site in self.sites]
+    def names(self) -> list[str]:
+        """Site and module of each compressed module."""
+        return [f"{site['name']}, {site['module']}" for site in self.sites]
 
     @property
     def left_out(self) -> tuple[int, int]:
@@ -54,60 +43,63 @@ class Response:
         return max(counts, default=(0, 0))
 
     @property
-    def lowest(self) -> range:
+    def lowest(self) -> slice:
         """Radial bands of the lowest quarter; at least the first."""
-        return range(max(1, sum(edge <= _QUARTER for edge in self.bands[1:])))
+        return slice(0, max(1, sum(edge <= _QUARTER for edge in self.bands[1:])))
 
     @property
-    def highest(self) -> range:
+    def highest(self) -> slice:
         """Radial bands of the highest quarter; at least the last."""
         count = len(self.bands) - 1
-        return range(count - max(1, sum(edge >= 1 - _QUARTER for edge in self.bands[:-1])), count)
+        return slice(count - max(1, sum(edge >= 1 - _QUARTER for edge in self.bands[:-1])), count)
 
-    def over(self, bands: range, by_time: bool = False) -> list[Shares]:
-        """Return shares of every module over some radial bands together: a single one, or one per band of timesteps."""
-        times = range(len(self.timesteps) - 1)
-        parts = [range(time, time + 1) for time in times] if by_time else [times]
-        return [_shares(site, bands, parts) for site in self.sites]
+    def shares(self, by: Literal["bands", "timesteps", ""], bands: slice = _ALL) -> Floats:
+        """Return the energies after compression, and of the difference, over those before; NaN where there was none.
+
+        The second is 0 where tokens are untouched, and 1 where there is as much error as there was signal.
+
+        Args:
+            by: A share of each radial band, of each band of timesteps, or one of all.
+            bands: Radial bands to include, without the mean of the tokens.
+
+        Returns:
+            `(2, modules, x)`, or `(2, modules)` of all.
+        """
+        if not self.sites:
+            return np.zeros((2, 0, 0))
+        kinds = [(site["original"], site["compressed"], site["error"]) for site in self.sites]
+        rows = np.array([site["rows"] for site in self.sites], np.float64)[:, None, :, None]
+        # Stored energies are means over rows; the first one is that of the mean of the tokens.
+        energies = (np.array(kinds, np.float64)[..., 1:] * rows)[..., bands]
+        before, *after = energies.sum({"bands": (2,), "timesteps": (3,), "": (2, 3)}[by]).swapaxes(0, 1)
+        return np.divide(after, before, out=np.full((2, *before.shape), np.nan), where=before > 0)
 
     def row(self) -> dict[str, Any]:
         """Return plain values for a file."""
-        sites, mean = self.by_band, mean_shares(self.by_band)
+        shares = self.shares("bands")
+        kept, destroyed = map(plain, mean_over_modules(shares))
         return {
             **{name: getattr(self, name) for name in ("bands", "timesteps", "batches", "images")},
-            "sites": [vars(site) for site in sites],
-            "kept": mean.kept,
-            "destroyed": mean.destroyed,
-            "highest_destroyed_by_timestep": mean_shares(self.over(self.highest, by_time=True)).destroyed,
+            "sites": [
+                {"name": name, "kept": plain(kept), "destroyed": plain(destroyed)}
+                for name, kept, destroyed in zip(self.names, *shares, strict=True)
+            ],
+            "kept": kept,
+            "destroyed": destroyed,
+            "highest_destroyed_by_timestep": plain(mean_over_modules(self.shares("timesteps", self.highest))[1]),
             "not_measured": self.not_measured,
         }
 
 
-def mean_shares(sites: Sequence[Shares]) -> Shares:
-    """Return the mean over modules of each share, over those that have one."""
-
-    def mean(shares: Sequence[Sequence[float | None]]) -> list[float | None]:
-        columns = [[share for share in column if share is not None] for column in zip(*shares, strict=True)]
-        return [math.fsum(column) / len(column) if column else None for column in columns]
-
-    return Shares("mean of these", mean([site.kept for site in sites]), mean([site.destroyed for site in sites]))
+def mean_over_modules(shares: Floats) -> Floats:
+    """Return the mean over modules of each share, over those that have one. `(2, modules, ...)` -> `(2, ...)`."""
+    mean: Floats = np.ma.masked_invalid(shares).mean(1).filled(np.nan)
+    return mean
 
 
-def _shares(site: ResponseSite, bands: range, times: Sequence[range]) -> Shares:
-    def energy(means: Sequence[Sequence[float]], over: range) -> float:
-        # Stored energies are means over rows; the first one is that of the mean of the tokens.
-        return sum(site["rows"][time] * means[time][1 + band] for time in over for band in bands)
-
-    before = [energy(site["original"], over) for over in times]
-    kept, destroyed = (
-        [energy(means, over) / whole if whole else None for over, whole in zip(times, before, strict=True)]
-        for means in (site["compressed"], site["error"])
-    )
-    return Shares(_name(site), kept, destroyed)
-
-
-def _name(site: ResponseSite) -> str:
-    return f"{site['name']}, {site['module']}"
+def plain(shares: Floats) -> list[float | None]:
+    """Return shares for a file, None for NaN."""
+    return [None if np.isnan(share) else float(share) for share in shares]
 
 
 def load_response(run: Path) -> Response | None:
