@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from lightning.pytorch import Trainer
@@ -39,16 +37,8 @@ _GIB = 2**30
 _PRECISION = "--trainer.precision bf16-true, or 32-true, and the same for --model.backbone.dtype"
 
 
-@dataclass(frozen=True)
-class Check:
-    """The result for one thing that a run needs.
-
-    Attributes:
-        name: What was checked.
-        status: A run works despite warnings, not despite problems.
-        message: The finding.
-        fix: What to do about it; empty where the message says it.
-    """
+class Check(NamedTuple):
+    """The result for one thing that a run needs, which works despite warnings, and what to do about it."""
 
     name: str
     status: Status
@@ -64,43 +54,43 @@ def run_checks(options: Sequence[str]) -> list[Check]:
     before = logger.level
     # What would be logged is a check already.
     logger.setLevel(logging.ERROR)
+    found: dict[str, Check] = {}
     try:
-        found: dict[str, Check] = {}
         for check in _checks(cli):
             # One cause may stop several checks.
             found.setdefault(check.message if check.status == "problem" else f"{check.name}: {check.message}", check)
-        return list(found.values())
     finally:
         logger.setLevel(before)
+    return list(found.values())
 
 
 def _checks(cli: WithoutTrainer) -> Iterator[Check]:
     module, data = cli.model, cli.datamodule
-    assert isinstance(data, EvalDataModule)
-    if not isinstance(module, (DiffusionClassifier, DiffusionSampler)):
+    if not isinstance(module, Task):
         raise InputError(f"doctor checks the modules of bigain, not {type(module).__name__}")
-    weights = list(_weights(module.backbone))
+    backbone = module.backbone
+    weights = list(_until_refused("weights", _weights(backbone)))
     yield from weights
-    yield from _until_refused("data", lambda: _dataset(module, data))
-    yield from _until_refused("data/images", lambda: _images(data))
+    yield from _until_refused("data", _dataset(module, data))
+    yield from _until_refused("data/images", _images(data))
     if len(weights) > 1:
-        yield from _until_refused("network", lambda: _network(module.backbone, data))
+        yield from _until_refused("network", _network(backbone, data))
         if hasattr(data, "items") and all(check.status != "problem" for check in weights):
-            yield from _until_refused("fit", lambda: _fit(module, data))
+            yield from _until_refused("fit", _fit(module, data))
         with ExitStack() as installed:
-            for compressor in cli.compressors():
-                check = partial(_compression, compressor, module.backbone, data, installed)
-                yield from _until_refused(f"compressor/{type(compressor).__name__}", check)
-    yield from _until_refused("reference", lambda: _reference(module))
-    yield from _until_refused("run directory", lambda: _directory(cli))
+            for compressor in cli.compressors() if hasattr(backbone, "denoiser") else ():
+                name = f"compressor/{type(compressor).__name__}"
+                yield from _until_refused(name, _compression(name, compressor, backbone, data, installed))
+    yield from _until_refused("reference", _reference(module))
+    yield from _until_refused("run directory", _directory(cli))
     yield from _disk(cli.output, module, data)
-    yield from _device(cli.trainer, cli.trainer_error, module.backbone)
+    yield from _device(cli.trainer, cli.trainer_error, backbone)
 
 
-def _until_refused(name: str, check: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+def _until_refused(name: str, checks: Iterator[Check]) -> Iterator[Check]:
     """Yield checks up to the first InputError, which becomes a problem."""
     try:
-        yield from check()
+        yield from checks
     except InputError as error:
         yield Check(name, "problem", str(error))
 
@@ -114,12 +104,8 @@ def _directory(cli: WithoutTrainer) -> Iterator[Check]:
 
 
 def _weights(backbone: Backbone) -> Iterator[Check]:
-    """Check every component's files; yields a single problem if the model cannot be found."""
-    try:
-        source = backbone.find().source
-    except InputError as error:
-        yield Check("weights", "problem", str(error))
-        return
+    """Check every component's files; a model that cannot be found is refused."""
+    source = backbone.find().source
     # What a model of the hub lacks is downloaded by the first run.
     fetched = not Path(source).is_dir() and not backbone.local_files_only
     for finding in inspect_model(backbone):
@@ -143,12 +129,9 @@ def _fit(module: Task, data: EvalDataModule) -> Iterator[Check]:
 
 
 def _compression(
-    compressor: Compressor, backbone: Backbone, data: EvalDataModule, installed: ExitStack
+    name: str, compressor: Compressor, backbone: Backbone, data: EvalDataModule, installed: ExitStack
 ) -> Iterator[Check]:
     """Install a compressor on the network that `_network` built, beside the compressors that `installed` holds."""
-    name = f"compressor/{type(compressor).__name__}"
-    if not hasattr(backbone, "denoiser"):
-        return
     latent = Grid(*backbone.latents_of(data.image_size)[1:])
     installed.enter_context(compressor.install(backbone.denoiser))
     rows = site_table(compressor, backbone.denoiser, latent)
@@ -218,13 +201,12 @@ def _disk(output: Path, module: Task, data: EvalDataModule) -> Iterator[Check]:
     for path, need in needs.items():
         there = next(folder for folder in [path.absolute(), *path.absolute().parents] if folder.is_dir())
         free = shutil.disk_usage(there).free
-        message = f"{there}: {free / _GIB:,.1f} GiB free, about {need / _GIB:.2f} GiB needed"
+        message, other = f"{there}: {free / _GIB:,.1f} GiB free, about {need / _GIB:.2f} GiB needed", ""
         if not os.access(there, os.W_OK):
-            yield Check("disk", "problem", f"{there} cannot be written", "choose another --output or latent_cache")
+            message, other = f"{there} cannot be written", "choose another --output or latent_cache"
         elif free < need:
-            yield Check("disk", "problem", message, "free some, or choose another --output or latent_cache")
-        else:
-            yield Check("disk", "ok", message)
+            other = "free some, or choose another --output or latent_cache"
+        yield Check("disk", "problem" if other else "ok", message, other)
 
 
 def _device(trainer: Trainer | None, error: str, backbone: Backbone) -> Iterator[Check]:

@@ -50,9 +50,10 @@ from bigain.tasks.results_writer import RunResults
 if TYPE_CHECKING:
     from typing import Self
 
-_WRITERS: dict[type[LightningModule], tuple[type[PredictionWriter], type[RunResults]]] = {
-    DiffusionClassifier: (PredictionWriter, ResultsWriter),
-    DiffusionSampler: (SampleWriter, GenerationResults),
+# Module, log and results of each task.
+_TASKS: dict[str, tuple[type[LightningModule], type[PredictionWriter], type[RunResults]]] = {
+    "classification": (DiffusionClassifier, PredictionWriter, ResultsWriter),
+    "generation": (DiffusionSampler, SampleWriter, GenerationResults),
 }
 
 
@@ -60,15 +61,7 @@ class BiGainCLI(LightningCLI):
     """LightningCLI with a `compressor`, one `seed`, and a run directory."""
 
     def __init__(self, args: Sequence[str], uncompressed_into: Path | None = None) -> None:
-        """Parse and run.
-
-        Args:
-            args: Command line from `predict` on; files and class names may stand behind the options that override them.
-            uncompressed_into: Run without any compressor, into this directory, instead.
-
-        Raises:
-            InputError: If the command line is wrong, or the run refuses it.
-        """
+        """Parse and run a command line from `predict` on, or the same without any compressor into a directory."""
         self.uncompressed_into = uncompressed_into
         with input_errors("bigain predict"):
             super().__init__(
@@ -122,13 +115,11 @@ class BiGainCLI(LightningCLI):
         if self.uncompressed_into is not None:
             config.compressor = None
         self.fingerprint = fingerprint(config)
-        if self.uncompressed_into is not None:
-            self.output = self.uncompressed_into
-        else:
-            chosen = config.output or config.trainer.default_root_dir
-            if config.extend and not chosen:
-                raise InputError("--extend true continues an existing run; name its directory with --output")
-            self.output = Path(chosen or f"runs/{_stem(config)}-{self.fingerprint[:8]}").expanduser()
+        chosen = self.uncompressed_into or config.output or config.trainer.default_root_dir
+        if config.extend and not chosen:
+            raise InputError("--extend true continues an existing run; name its directory with --output")
+        stem = "+".join(Path(str(path)).stem for path in config.get("config") or ["predict"])
+        self.output = Path(chosen or f"runs/{stem}-{self.fingerprint[:8]}").expanduser()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         if self.config[self.subcommand].trainer.logger is None:
@@ -162,21 +153,20 @@ class BiGainCLI(LightningCLI):
             raise InputError(f"cannot create the classes with these settings: {readable(str(error))}") from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        given = config.get("callbacks") or []
-        # `compressor: null` arrives as a callback that is None.
         if config.get("enable_progress_bar") is None:
             # In a file, a bar is one endless line.
             config["enable_progress_bar"] = sys.stdout.isatty()
         config["callbacks"] = [
             callback
-            for callback in [Progress(), *(given if isinstance(given, list) else [given]), *callbacks]
+            for callback in [Progress(), *_listed(config.get("callbacks")), *callbacks]
+            # `compressor: null` arrives as a callback that is None.
             if callback is not None and not (self.uncompressed_into and isinstance(callback, Compressor))
         ]
         return super()._instantiate_trainer(config, self._own_callbacks())
 
     def _own_callbacks(self) -> list[Callback]:
         """Return the callbacks that write the run directory, by the module's task."""
-        for module, (writer, results) in _WRITERS.items():
+        for module, writer, results in _TASKS.values():
             if isinstance(self.model, module):
                 config = self.config[self.subcommand]
                 # First: its pictures are on disk before an image counts as finished.
@@ -185,7 +175,7 @@ class BiGainCLI(LightningCLI):
                 signals = LambdaCallback(on_predict_start=lambda *_: end_at_signals())
                 extension = [Extension(config)] if config.extend else []
                 return [*first, writer(resume=True), *extension, results(self.fingerprint), Timing(), signals]
-        known = ", ".join(module.__name__ for module in _WRITERS)
+        known = ", ".join(module.__name__ for module, *_ in _TASKS.values())
         raise InputError(f"bigain predict runs {known} and their subclasses, not {type(self.model).__name__}")
 
     def predict(self, **kwargs: Any) -> None:
@@ -199,6 +189,10 @@ class BiGainCLI(LightningCLI):
                     section.init_args.pop("seed", None)
                 write_text(self.output / "config.yaml", self._parser(self.subcommand).dump(merged, skip_unset=False))
             self.trainer.predict(self.model, datamodule=self.datamodule, return_predictions=False)
+
+
+def _listed(callbacks: Any) -> list[Callback]:
+    return callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
 
 
 def _as_mapping(args: Sequence[str], message: str) -> list[str] | None:
@@ -241,13 +235,12 @@ def _check_arguments(args: Sequence[str], config: Namespace) -> None:
         if config[name] is None and "None" not in str(kind):
             raise InputError(f"{name} is null; leave it out for its default")
     given = dict(settings_of(args))
-    ignored = [name for name, value in given.items() if value == {}]
-    if "trainer.callbacks" in ignored:
+    if given.get("trainer.callbacks") == {}:
         raise InputError("trainer.callbacks is {}; expected a class, or a list of classes")
     for path, section in [*_classes("", config), ("trainer", config.trainer), ("", config)]:
-        arguments = vars(section.get("init_args", section))
-        for name in (name.removeprefix(f"{path}.") for name in ignored if name.startswith(f"{path}.") or not path):
-            if name.partition(".")[0] not in arguments:
+        for name in (name.removeprefix(f"{path}.") for name, value in given.items() if value == {}):
+            known = name.partition(".")[0] in section.get("init_args", section)
+            if (not path or f"{path}.{name}" in given) and not known:
                 if "class_path" in section:
                     raise unknown_argument(path, section.class_path, name)
                 raise InputError(f"{path or 'the configuration'} has no setting {name}")
@@ -265,29 +258,14 @@ def _check_arguments(args: Sequence[str], config: Namespace) -> None:
             )
 
 
-def _stem(config: Namespace) -> str:
-    return "+".join(Path(str(path)).stem for path in config.get("config") or ["predict"])
-
-
-MODULES: dict[str, type[LightningModule]] = {"classification": DiffusionClassifier, "generation": DiffusionSampler}
-
-
 class Prepared(BiGainCLI):
     """The classes of a configuration, created but not run: nothing is loaded or written."""
 
     @classmethod
     def of(cls, task: str, command: Sequence[str]) -> Self:
-        """Create them.
-
-        Args:
-            task: What the model has to do, `classification` or `generation`.
-            command: `["predict", "--config", "pets_lgtm.yaml", ...]`.
-
-        Raises:
-            InputError: If the configuration is wrong, or its model does something else.
-        """
+        """Create them of `["predict", "--config", "pets_lgtm.yaml", ...]`, which has to be of this task."""
         prepared = cls(command)
-        if not isinstance(prepared.model, MODULES[task]):
+        if not isinstance(prepared.model, _TASKS[task][0]):
             raise InputError(f"{command[2]} is for {task}, but its model is a {type(prepared.model).__name__}")
         return prepared
 
@@ -297,8 +275,7 @@ class Prepared(BiGainCLI):
     def compressors(self) -> list[Compressor]:
         """Return the compressors, from both places that can name them."""
         config = self.config_init[self.subcommand]
-        callbacks = config.trainer.callbacks or []
-        listed = callbacks if isinstance(callbacks, list) else [callbacks]
+        listed = _listed(config.trainer.callbacks)
         return [callback for callback in [*listed, config.compressor] if isinstance(callback, Compressor)]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bigain.commands.parsing import Outcome
-from bigain.runs.results import read_generation
+from bigain.runs.lock import lock
+from bigain.runs.results import read_generation, write_results
 from bigain.runs.schema import LpipsNetwork, Protocol
 from bigain.runs.summary import summary
 
@@ -40,6 +41,18 @@ def score(
     # Before torch is imported.
     for folder in filter(None, (run, against)):
         read_generation(folder)
-    from bigain.tasks.scoring import add_metrics
+    from bigain.tasks.scoring import update_clip_score, update_distances, update_fidelity
 
-    return Outcome(summary(add_metrics(run, protocol, weights, reference, against, lpips, clip_model), run))
+    held = lock(run, 0)
+    try:
+        results = read_generation(run)
+        if protocol or reference or weights or (against is None and clip_model is None):
+            update_distances(run, results, protocol, weights, reference)
+        if against is not None:
+            update_fidelity(run, results, against, lpips)
+        if clip_model is not None:
+            update_clip_score(run, results, clip_model)
+        write_results(run, results)
+    finally:
+        held.release()
+    return Outcome(summary(results, run))

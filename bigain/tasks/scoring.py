@@ -19,7 +19,6 @@ from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.fidelity import Lpips, Psnr, Ssim
 from bigain.metrics.reference import ReferenceStatistics
 from bigain.runs.files import sample_path
-from bigain.runs.lock import lock
 from bigain.runs.logs import read_records
 from bigain.runs.records import SampleRecord
 from bigain.runs.results import read_generation, read_ids, write_results
@@ -32,43 +31,24 @@ _FIDELITY = ("psnr", "ssim", "lpips")
 _SAMPLING = ("scheduler", "scheduler_options", "steps", "guidance", "seed", "images")
 
 
-def add_metrics(
-    run: Path,
-    protocol: Protocol | None = None,
-    weights: str | None = None,
-    reference: str | None = None,
-    against: Path | None = None,
-    lpips: LpipsNetwork | None = None,
-    clip_model: str | None = None,
-) -> Results:
-    """Add metrics to the `results.json` of a run and return it; the arguments are those of `bigain score`."""
-    held = lock(run, 0)
-    try:
-        results = read_generation(run)
-        if protocol or reference or weights or (against is None and clip_model is None):
-            _add_distances(run, results, protocol, weights, reference)
-        if against is not None:
-            _add_fidelity(run, results, against, lpips)
-        if clip_model is not None:
-            results["metrics"].update(_measured(run, [ClipScore(clip_model)]))
-            results["clip_score_missing"] = None
-            results["protocol"]["clip_model"] = clip_model
-        write_results(run, results)
-        return results
-    finally:
-        held.release()
+def update_clip_score(run: Path, results: Results, clip_model: str) -> None:
+    """Replace the similarity of images and prompts."""
+    results["metrics"].update(_measured(run, [ClipScore(clip_model)]))
+    results["clip_score_missing"] = None
+    results["protocol"]["clip_model"] = clip_model
 
 
 def add_fidelity(run: Path, other: Path) -> None:
     """Add the fidelity to the images of another run to a run's `results.json`."""
     results = read_generation(run)
-    _add_fidelity(run, results, other)
+    update_fidelity(run, results, other)
     write_results(run, results)
 
 
-def _add_distances(
+def update_distances(
     run: Path, results: Results, protocol: str | None, weights: str | None, reference: str | None
 ) -> None:
+    """Replace the distances, and the reference that they are measured to; by default those that the run names."""
     settings = results["protocol"]
     protocol, reference = protocol or settings["extractor"], reference or settings.get("reference_file")
     if protocol is None or reference is None:
@@ -92,7 +72,7 @@ def _add_distances(
     settings |= {"extractor": protocol, "reference_file": reference, "reference": statistics.described()}
 
 
-def _add_fidelity(run: Path, results: Results, other: Path, network: LpipsNetwork | None = None) -> None:
+def update_fidelity(run: Path, results: Results, other: Path, network: LpipsNetwork | None = None) -> None:
     """Replace the fidelity metrics, and the name of the run that they compare with."""
     theirs = read_generation(other)
     if other.samefile(run):
