@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Trainer
 
 from bigain.backbones import Backbone, DiT, StableDiffusion
 from bigain.compressors import LGTM, Compressor, SiTo, ToMe
@@ -55,24 +55,6 @@ WAYS = [
 ]
 
 
-class Keep(Callback):
-    """Collects records."""
-
-    def __init__(self) -> None:
-        self.records: dict[str, ImageRecord] = {}
-
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self.records.update({record.image_id: record for record in outputs})
-
-
 class Shuffled(ShapeTextures):
     """The same items in a different order."""
 
@@ -84,14 +66,13 @@ class Shuffled(ShapeTextures):
 def run(backbone: Backbone, compressors: Sequence[Compressor], precision: Any, images: int, way: Way) -> dict[str, Any]:
     """Return records by image."""
     torch.set_num_threads(way.threads)
-    keep, module = Keep(), DiffusionClassifier(backbone, trials=[1, 2], keep=[3, 1], rows_per_forward=way.rows)
+    module = DiffusionClassifier(backbone, trials=[1, 2], keep=[3, 1], rows_per_forward=way.rows)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     trainer = Trainer(
-        accelerator="cpu", precision=precision, callbacks=[keep, *compressors], enable_model_summary=False, **quiet
+        accelerator="cpu", precision=precision, callbacks=[*compressors], enable_model_summary=False, **quiet
     )
     data = (Shuffled if way.shuffled else ShapeTextures)(images=images, batch_size=way.batch, num_workers=0)
-    trainer.predict(module, datamodule=data, return_predictions=False)
-    return keep.records
+    return {record.image_id: record for batch in trainer.predict(module, datamodule=data) for record in batch}
 
 
 def compare(records: dict[str, ImageRecord], reference: dict[str, ImageRecord]) -> str:

@@ -86,13 +86,7 @@ BENCHMARKS = (
         ["--repetitions", "20"],
         [],
     ),
-    Benchmark(
-        "growth",
-        "cost with tokens and with classes",
-        ["growth.py"],
-        ["--picture", "{results}/growth.png"],
-        markdown=True,
-    ),
+    Benchmark("growth", "cost with classes, and memory with images", ["growth.py"], markdown=True),
     Benchmark(
         "classifier", "evaluations and images per second compared with the plain way", ["classifier.py"], markdown=True
     ),
