@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchvision.transforms.v2.functional import pil_to_tensor
+from trainers import quiet_trainer
 
 from bigain.backbones import DiT
 from bigain.callbacks import GenerationResults, SampleWriter
@@ -47,14 +47,11 @@ def run(tmp_path, backbone):
 
     def start(resume=True, data=None, logger=False, **settings):
         module = Counted(backbone, DDIMScheduler, steps=1, guidance=1.0, **settings)
-        trainer = Trainer(
-            accelerator="cpu",
+        trainer = quiet_trainer(
+            SampleWriter(resume=resume),
+            GenerationResults(),
             logger=TensorBoardLogger(tmp_path, name="tensorboard", version="") if logger else False,
-            enable_progress_bar=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
             default_root_dir=tmp_path,
-            callbacks=[SampleWriter(resume=resume), GenerationResults()],
         )
         data = data or ShapeTextures(images=4, batch_size=2)
         trainer.predict(module, datamodule=data, return_predictions=False)

@@ -16,9 +16,9 @@ from diffusers import (
     HeunDiscreteScheduler,
     UnCLIPScheduler,
 )
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import nn
+from trainers import quiet_trainer
 
 from bigain.backbones import DiT, StableDiffusion
 from bigain.compressors import IEKVD, LGTM, ToMe
@@ -75,16 +75,8 @@ class Keep(Callback):
 
 def run(sampler, *callbacks, images=2, batch_size=2, precision="32-true", data=None):
     keep = Keep()
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        precision=precision,
-        callbacks=[keep, *callbacks],
-    )
     data = data or ShapeTextures(images=images, batch_size=batch_size)
+    trainer = quiet_trainer(keep, *callbacks, precision=precision)
     trainer.predict(sampler, datamodule=data, return_predictions=False)
     return keep
 
@@ -269,7 +261,7 @@ def test_records_hold_prompt_labels_and_features_of_what_is_on_disk(dit, images,
 
 def test_the_way_of_the_first_items_is_shown(dit):
     for kind in (DDIMScheduler, HeunDiscreteScheduler):
-        keep = run(sampler(dit, kind, steps=6), images=5, batch_size=4)
+        keep = run(sampler(dit, kind, steps=6, guidance=1.0), images=5, batch_size=4)
         (trajectory,) = keep.trajectories
         assert trajectory.shape == (5, 4, 3, 32, 32)
         last = torch.stack([keep.images[image_id] for image_id in IDS[:4]])
