@@ -15,15 +15,10 @@ T = TypeVar("T")
 
 
 def prompts(template: str, names: Sequence[str]) -> list[str]:
-    """Return the template with `{}` replaced by each name."""
-    return [template.replace("{}", name) for name in names]
-
-
-def check_template(template: str) -> str:
-    """Return a prompt template; raise an InputError if it has no `{}` for the name."""
+    """Return the template with `{}` replaced by each name; raise an InputError if it has none."""
     if "{}" not in template:
         raise InputError(f"prompt needs a {{}} where the class name goes, not {template!r}")
-    return template
+    return [template.replace("{}", name) for name in names]
 
 
 @dataclass(frozen=True)

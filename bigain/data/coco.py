@@ -8,7 +8,7 @@ from typing import Any
 
 from bigain.data.base import EvalDataModule
 from bigain.data.class_names.coco import CATEGORIES
-from bigain.data.class_space import ClassSpace, check_template, prompts
+from bigain.data.class_space import ClassSpace, prompts
 from bigain.data.folders import is_number, listed_files, listing, stem_of
 from bigain.data.selection import Item
 from bigain.errors import InputError
@@ -38,7 +38,7 @@ class Coco2017(EvalDataModule):
         """
         super().__init__(**kwargs)
         self.root = Path(root).expanduser()
-        self.prompt = check_template(prompt)
+        self.prompt = prompt
 
     @property
     def all_classes(self) -> ClassSpace:

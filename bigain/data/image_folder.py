@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bigain.data.base import EvalDataModule
-from bigain.data.class_space import ClassSpace, check_template, prompts
+from bigain.data.class_space import ClassSpace, prompts
 from bigain.data.folders import listing, read_lines, scan, scan_classes, shortened
 from bigain.data.selection import Item
 from bigain.errors import InputError
@@ -41,7 +41,7 @@ class ImageFolder(EvalDataModule):
         super().__init__(**kwargs)
         self.root = Path(root).expanduser()
         self.class_names = class_names
-        self.prompt = check_template(prompt)
+        self.prompt = prompt
 
     @cached_property
     def _folders(self) -> list[str]:

@@ -15,7 +15,7 @@ from scipy.io.matlab import MatReadError
 
 from bigain.data.base import EvalDataModule
 from bigain.data.class_names.imagenet import imagenet100_indices, names, wnids
-from bigain.data.class_space import ClassSpace, check_template, prompts
+from bigain.data.class_space import ClassSpace, prompts
 from bigain.data.folders import by_stem, is_number, listing, read_lines, scan, scan_classes, shortened, stem_of
 from bigain.data.parquet import read_rows
 from bigain.data.selection import Item
@@ -73,7 +73,7 @@ class ImageNet1K(EvalDataModule):
         """
         super().__init__(**kwargs)
         self.root = Path(root).expanduser()
-        self.prompt = check_template(prompt)
+        self.prompt = prompt
         self.ground_truth = ground_truth
 
     @property

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from bigain.data.base import EvalDataModule
 from bigain.data.class_names.pets import BREEDS, CATS
 from bigain.data.class_space import ClassSpace
 from bigain.data.folders import is_number, listed_files, read_lines
 from bigain.data.selection import Item
-from bigain.errors import InputError
+from bigain.errors import InputError, check_choice
 
 Prompts = Literal["paper", "released"]
 
@@ -46,10 +46,8 @@ class OxfordPets(EvalDataModule):
             **kwargs: Arguments of every dataset.
         """
         super().__init__(**kwargs)
-        if prompts not in ("paper", "released") or split not in _OFFICIAL:
-            raise InputError(
-                f"prompts must be paper or released, split test or trainval, not {prompts!r} and {split!r}"
-            )
+        check_choice("prompts", prompts, get_args(Prompts))
+        check_choice("split", split, [*_OFFICIAL])
         self.folder = Path(root).expanduser() / "oxford-iiit-pet"
         self.split = split
         self.prompts: Prompts = prompts

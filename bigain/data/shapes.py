@@ -9,7 +9,7 @@ import torch
 from torchvision.transforms.v2.functional import to_pil_image
 
 from bigain.data.base import EvalDataModule
-from bigain.data.class_space import ClassSpace, check_template, prompts
+from bigain.data.class_space import ClassSpace, prompts
 from bigain.data.selection import Item
 from bigain.data.shape_renderer import CLASS_NAMES, IMAGE_SIZE, Split, render_shapes
 from bigain.errors import InputError, check_choice
@@ -54,7 +54,7 @@ class ShapeTextures(EvalDataModule):
             raise InputError(f"images must be 1 to {_MOST_IMAGES:,}, not {images}")
         self.images = images
         self.split: Split = split
-        self.prompt = check_template(prompt)
+        self.prompt = prompt
 
     @property
     def all_classes(self) -> ClassSpace:

@@ -147,18 +147,18 @@ def test_a_model_that_is_not_there_names_those_that_are(hub):
     assert all(mirror in message for mirror in MIRRORS)
 
 
-@pytest.mark.parametrize("status", [401, 403])
-def test_a_gated_model(hub, status):
-    hub.refusals["owner/gated"] = (status, "GatedRepo")
-    message = refusal(DiT, "owner/gated")
-    assert "licence; accept it on https://huggingface.co/owner/gated and run `hf auth login`" in message
-    assert MIRRORS[0] not in message
-
-
-def test_a_token_that_is_not_allowed(hub):
-    hub.refusals["owner/secret"] = (401, None)
-    message = refusal(DiT, "owner/secret")
-    assert "refuses access to this account or token; run `hf auth login`" in message
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (401, "GatedRepo", "licence; accept it on https://huggingface.co/owner/model and run `hf auth login`"),
+        (403, "GatedRepo", "licence; accept it on https://huggingface.co/owner/model and run `hf auth login`"),
+        (401, None, "refuses access to this account or token; run `hf auth login`"),
+    ],
+)
+def test_refusals(hub, status, code, words):
+    hub.refusals["owner/model"] = (status, code)
+    message = refusal(DiT, "owner/model")
+    assert words in message
     assert MIRRORS[0] not in message
 
 

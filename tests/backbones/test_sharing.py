@@ -136,19 +136,12 @@ def test_keys_of_very_many_prompts_are_not_kept(conditions, monkeypatch):
     assert PromptKeys(layout, conditions, torch.float32).bytes == 0
 
 
-def test_a_dit_has_nothing_to_share():
-    assert layout_of(fresh("dit")).prefix == ()
-
-
-def test_a_second_condition_comes_before_everything():
-    assert layout_of(tiny_unet(num_class_embeds=3)).prefix == ()
-
-
-def test_a_first_level_without_attention_shares_what_is_before():
-    kinds = {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D")}
-    layout = layout_of(tiny_unet(**kinds))
-    assert len(layout.prefix) == 2
-    assert not any(site.unconditional for site in layout.sites)
+def test_what_is_before_the_first_condition():
+    """A second condition enters with the timestep, before everything; a DiT's enters in its first block."""
+    without_attention = tiny_unet(down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"))
+    networks = (fresh("dit"), tiny_unet(num_class_embeds=3), without_attention)
+    assert [len(layout_of(network).prefix) for network in networks] == [0, 0, 2]
+    assert not any(site.unconditional for site in layout_of(without_attention).sites)
 
 
 def test_layers_with_hooks_of_others_are_left_alone(conditions):

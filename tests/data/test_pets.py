@@ -80,7 +80,7 @@ def test_prompts(preset):
     for name, prompt, dog in zip(space.names, space.prompts, space.factors["species"], strict=True):
         species = {"paper": "", "released": " dog" if dog else " cat"}[preset]
         assert prompt == f"a photo of a {name}{species}, a type of pet."
-    with pytest.raises(InputError, match="prompts must be paper or released, split test or trainval, not 'paper' and"):
+    with pytest.raises(InputError, match="split must be one of test, trainval, not 'train'"):
         OxfordPets(split="train")
 
 

@@ -1,10 +1,13 @@
-"""The forward process against diffusers, and errors against loops."""
+"""The forward process against diffusers, errors against loops, and schedules of the timestep."""
+
+from fractions import Fraction
 
 import pytest
 import torch
 from diffusers import DDPMScheduler
 
 from bigain.diffusion.noising import add_noise, epsilon_from_velocity, prediction_error
+from bigain.diffusion.schedules import Linear
 
 SCHEDULER = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
 TIMESTEPS = torch.tensor([0, 25, 500, 975, 999])
@@ -69,3 +72,18 @@ def test_errors_are_reduced_in_float32(loss, dtype):
     actual = prediction_error(predicted, noise, loss)
     assert actual.dtype == torch.float32
     assert torch.equal(actual, prediction_error(predicted.float(), noise, loss))
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.8, 1.2), (1.0, 0.0), (0.0, 1.0), (-1.5, 2.5)])
+def test_linear_is_a_line_through_both_ends(start, end):
+    timesteps = [0, 1, 25, 499, 500, 975, 998, 999]
+    expected = [float(Fraction(end) + (Fraction(start) - Fraction(end)) * Fraction(t, 999)) for t in timesteps]
+    actual = Linear(start, end)(torch.tensor(timesteps))
+    assert actual.tolist() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.float32, torch.bfloat16])
+def test_linear_answers_in_float32(dtype):
+    values = Linear(0.0, 1.0)(torch.tensor([0, 500, 960], dtype=dtype))
+    assert values.dtype == torch.float32
+    assert values.tolist() == pytest.approx([1 - t / 999 for t in (0, 500, 960)])
