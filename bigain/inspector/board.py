@@ -43,6 +43,8 @@ from bigain.runs.summary import compressor_text, summary
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Folder in the run directory.
+PICTURES = "pictures"
 # Suffix of the event file, which distinguishes it from the logger's own.
 SUFFIX = ".inspector"
 # TensorBoard sorts pictures by tag, so each starts with a number: 1 for samples, then what is looked at most.
@@ -67,12 +69,9 @@ class Board:
     """Writes pictures to a folder and to TensorBoard, and numbers and text to TensorBoard."""
 
     def __init__(self, folder: Path, logs: Sequence[Path], step: int) -> None:
-        """Replace what an earlier end of the run has written.
+        """Replace what an earlier end of the run has written to the folders of pictures and of event files.
 
-        Args:
-            folder: Folder of the pictures.
-            logs: Folders of event files.
-            step: Step of pictures and text: the number of finished images.
+        `step`, of pictures and text, is the number of finished images.
         """
         folder.mkdir(parents=True, exist_ok=True)
         drawn = [path for path in map(Path, RUN_FILES) if path.match("pictures/*.png")]
@@ -163,17 +162,12 @@ def settings_of(results: Results) -> dict[str, Any]:
 
 
 def draw_run(
-    folder: Path,
-    pictures: Path,
-    loggers: Sequence[Logger],
-    data: EvalDataModule,
-    maps: Mapping[Item, Sequence[SiteMap]],
+    folder: Path, loggers: Sequence[Logger], data: EvalDataModule, maps: Mapping[Item, Sequence[SiteMap]]
 ) -> None:
     """Draw a finished run.
 
     Args:
         folder: Run directory.
-        pictures: Folder for the pictures.
         loggers: The trainer's; the TensorBoard loggers among them get an event file.
         data: The dataset, set up.
         maps: Token maps of each followed image, by site; may be empty.
@@ -182,7 +176,7 @@ def draw_run(
     import matplotlib
 
     logs = [Path(logger.log_dir) for logger in loggers if isinstance(logger, TensorBoardLogger)]
-    board = Board(pictures, logs, results["dataset"]["images"])
+    board = Board(folder / PICTURES, logs, results["dataset"]["images"])
     try:
         with plain_style(), matplotlib.rc_context({"axes.titlelocation": "left", "axes.titlesize": "medium"}):
             _draw_numbers(board, results, folder)

@@ -109,12 +109,9 @@ def _places(timesteps: Array, counted: npt.NDArray[np.bool_]) -> tuple[Array, Fl
 
 
 def survival(stage: Array, truth: npt.NDArray[np.bool_], stages: int) -> Floats:
-    """Return the share of true classes left after each stage, preceded by 1. `(1 + stages,)`.
+    """Return the share of true classes `(n, k)` left after each stage, preceded by 1. `(1 + stages,)`.
 
-    Args:
-        stage: Number of stages each class survived. `(n, k)`.
-        truth: Which classes are true. `(n, k)`.
-        stages: Number of stages.
+    `stage` is the number of stages that each class survived. `(n, k)`.
     """
     return np.array([(stage[truth] >= s).mean() for s in range(1 + stages)])
 

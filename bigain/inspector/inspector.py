@@ -13,14 +13,13 @@ from bigain.compressors.base import Decision
 from bigain.data.base import EvalDataModule
 from bigain.data.selection import Item, first_of_classes
 from bigain.errors import InputError
-from bigain.inspector.board import draw_run
+from bigain.inspector.board import PICTURES, draw_run
 from bigain.inspector.maps import Collector, evenly, read_maps, rows_of, write_maps
 from bigain.inspector.watcher import Watcher, compressors_of
 from bigain.runs.logs import finished_images
 from bigain.runs.results import has_results
 from bigain.tasks.prediction_writer import predictions_folder
 
-FOLDER = "pictures"
 # Most noise draws (steps) of an image, and sites, that are kept.
 _DRAWS = 8
 _SITES = 6
@@ -75,7 +74,7 @@ class Inspector(Watcher):
         # Before the predictions are written: a finished image has its maps.
         assert self._collector is not None
         for image_id, maps in self._collector.maps().items():
-            write_maps(Path(trainer.default_root_dir) / FOLDER, image_id, maps)
+            write_maps(Path(trainer.default_root_dir) / PICTURES, image_id, maps)
         self._collector = None
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -85,7 +84,7 @@ class Inspector(Watcher):
         folder = Path(trainer.default_root_dir)
         if not has_results(folder):
             raise InputError(f"the inspector needs the results of {folder}; add a ResultsWriter after it")
-        maps = {item: read_maps(folder / FOLDER, item.image_id) for item in self._items}
+        maps = {item: read_maps(folder / PICTURES, item.image_id) for item in self._items}
         if self._sites and not all(maps.values()):
             done = finished_images(predictions_folder(trainer))
             missing = [item.image_id for item, sites in maps.items() if not sites and item.image_id in done]
@@ -95,7 +94,7 @@ class Inspector(Watcher):
                     "a different --output to draw them"
                 )
         try:
-            draw_run(folder, folder / FOLDER, trainer.loggers, EvalDataModule.of(pl_module), maps)
+            draw_run(folder, trainer.loggers, EvalDataModule.of(pl_module), maps)
         except (InputError, OSError, MemoryError) as error:
             # The results are complete; a long run must not fail because of a picture.
             _log.warning(f"warning: pictures could not be drawn ({error!r}); run the command again to draw them")

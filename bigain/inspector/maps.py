@@ -42,9 +42,6 @@ class SiteMap:
     """One image at one site, under d noise draws in the order of timesteps; n tokens.
 
     Attributes:
-        name: Name of the site.
-        index: Index of the site.
-        grid: Size of the token map.
         timesteps: `(d,)`, float32.
         salience: Laplacian score (Eq. 7) of the tokens that the compressor saw. `(d, n)`, float32.
         scores: The score behind the decision; None if there was none. `(d, n)`, float32.
@@ -68,13 +65,7 @@ class Collector:
     """Collects the decisions about some images in one batch; they stay on the device until they are read."""
 
     def __init__(self, rows: Mapping[str, RowKeys], sites: Collection[int], device: torch.device) -> None:
-        """Prepare the collection.
-
-        Args:
-            rows: The rows to follow, by image id.
-            sites: Indices of the sites to follow.
-            device: Device of the forwards.
-        """
+        """Follow rows, by image id, at sites, by index, in forwards on a device."""
         self._sites = sites
         self._draws = [(image_id, draw) for image_id, keys in rows.items() for draw in range(len(keys.keys))]
         classes = [keys.classes for keys in rows.values() if keys.classes is not None]
@@ -114,15 +105,7 @@ class Collector:
 
 
 def rows_of(module: LightningModule, item: Item, draws: int) -> RowKeys:
-    """Return rows of the forwards that every run computes for an image.
-
-    Args:
-        module: Attached to a trainer.
-        item: The image.
-        draws: Most noise draws in classification, most steps in generation.
-
-    Returns:
-        Keys `(d,)`, and classes in classification.
+    """Return rows `(d,)` of the forwards that every run computes for an image: at most as many noise draws, or steps.
 
     Raises:
         InputError: If the module is neither a classifier nor a sampler.
@@ -154,10 +137,6 @@ def matches(context: ForwardContext, wanted: RowKeys) -> tuple[Tensor, list[int]
 
     Of several rows with the same key the last one counts: of a guided pair the one with its condition.
 
-    Args:
-        context: The forward.
-        wanted: The rows to find, on the device of the forward. `(m,)`.
-
     Returns:
         Row numbers `(r,)`, int64 on the device, and the position of each in `wanted`.
     """
@@ -171,15 +150,7 @@ def matches(context: ForwardContext, wanted: RowKeys) -> tuple[Tensor, list[int]
 
 
 def parts_of(decision: Decision, rows: Tensor) -> Part:
-    """Return the arrays of `SiteMap` for some rows of a decision.
-
-    Args:
-        decision: A decision about b rows.
-        rows: The rows to keep. `(r,)`, int64.
-
-    Returns:
-        The arrays that exist, `(r, ...)` each, on the device.
-    """
+    """Return the arrays of `SiteMap` that exist, `(r, ...)` each, for some rows of a decision. `(r,)`, int64."""
     site, tokens, context = decision.site, decision.tokens[rows], decision.context.of_rows(rows)
     parts: dict[str, Tensor | None] = {
         "timesteps": context.timesteps,
@@ -201,11 +172,7 @@ def maps_file(folder: Path, image_id: str) -> Path:
 
 
 def write_maps(folder: Path, image_id: str, maps: Sequence[SiteMap]) -> None:
-    """Store the maps of an image.
-
-    Raises:
-        InputError: If the file cannot be written.
-    """
+    """Store the maps of an image; raises `InputError` if it cannot."""
     sites = [{"name": site.name, "index": site.index, "grid": list(site.grid)} for site in maps]
     header = np.array(json.dumps({"image_id": image_id, "sites": sites}))
     arrays = {

@@ -6,8 +6,7 @@ Drawn with Pillow, because matplotlib takes twice as long for the same picture.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,14 +38,8 @@ _GAP, _LINE, _MARGIN, _LETTER = 6, 18, 10, 6
 _LONGEST = 110
 
 
-@dataclass(frozen=True)
-class Subject:
-    """The image of a sheet.
-
-    Attributes:
-        picture: `(h, w, 3)`.
-        lines: Text about the image and the run.
-    """
+class Subject(NamedTuple):
+    """The image of a sheet, `(h, w, 3)`, and text about it and the run."""
 
     picture: Picture
     lines: Sequence[str]
@@ -109,14 +102,7 @@ def image_sheet(subjects: Sequence[Subject]) -> Image.Image:
 def sheet(
     title: Sequence[str], rows: Sequence[Row], legend: Sequence[tuple[Colour, str]] = (), picture: Picture | None = None
 ) -> Image.Image:
-    """Draw rows of pictures, unscaled, below a heading.
-
-    Args:
-        title: Lines of the heading.
-        rows: Pictures `(h, w, 3)`.
-        legend: Colours 0..255 and their meanings, below the title.
-        picture: Drawn to the left of the heading. `(h, w, 3)`.
-    """
+    """Draw rows of pictures `(h, w, 3)`, unscaled, below a title and a legend with a picture to their left."""
     font = text_font(12)
     indent = _MARGIN if picture is None else 2 * _MARGIN + picture.shape[1]
     lines = [(None, text) for text in title] + list(legend)

@@ -20,13 +20,7 @@ ENOUGH = 10
 
 @dataclass(frozen=True)
 class Paired:
-    """Two classifiers on the same images.
-
-    Attributes:
-        n: Number of images.
-        first: Images that only the first gets right.
-        second: Images that only the second gets right.
-    """
+    """Numbers of images: all, those that only the first classifier gets right, and those that only the second does."""
 
     n: int
     first: int
@@ -63,12 +57,7 @@ def bootstrap_interval(pair: Paired, level: float = ALPHA, seed: int = 0) -> tup
     """Return the percentile interval of the accuracy difference over resampled images.
 
     Drawing n images with replacement and counting the discordant ones is one multinomial draw, so the time does not
-    depend on n.
-
-    Args:
-        pair: The counts.
-        level: One minus the confidence.
-        seed: The interval is a function of the counts and the seed.
+    depend on n. The interval is a function of the counts, the level, which is one minus the confidence, and the seed.
     """
     chances = np.array([pair.first, pair.second, pair.n - pair.discordant]) / pair.n
     counts = np.random.default_rng(seed).multinomial(pair.n, chances, size=DRAWS)
@@ -120,13 +109,8 @@ def exact_interval(pair: Paired, level: float = ALPHA) -> tuple[float, float]:
 def difference_interval(pair: Paired, level: float = ALPHA) -> tuple[float, float, str]:
     """Return an interval of the accuracy difference that contains 0 exactly if `mcnemar(pair)` is not below the level.
 
-    Args:
-        pair: The counts.
-        level: One minus the confidence.
-
-    Returns:
-        Its ends and its kind: `bootstrap`, or `score` with few discordant images; `exact` where that one and the
-        exact test contradict each other.
+    The kind after its ends is `bootstrap`, or `score` with few discordant images; `exact` where that one and the exact
+    test contradict each other.
     """
     kind = "bootstrap" if pair.discordant >= ENOUGH else "score"
     low, high = bootstrap_interval(pair, level) if kind == "bootstrap" else score_interval(pair, level)

@@ -88,11 +88,7 @@ def share(first: Errors, second: Errors, names: tuple[str, str]) -> tuple[Errors
 class Margins:
     """Margins of the m images that have at least one of the chosen trials.
 
-    Attributes:
-        image: Index of each image. `(m,)`.
-        mean: Mean margin of each image over its trials. `(m,)`.
-        square: Mean squared margin of each image. `(m,)`.
-        trials: Number of trials of each image. `(m,)`.
+    Index of each image, means of the margin and of its square over the image's trials, and their number. `(m,)` each.
     """
 
     image: npt.NDArray[np.int64]
@@ -160,13 +156,7 @@ def margins(
 ) -> Margins | None:
     """Return margins of the true class to its best rival: the wrong class with the lowest mean error over the trials.
 
-    Args:
-        errors: Errors of one run. `(n, k, t)`.
-        label: True class. `(n,)`.
-        trials: Which trials count. `(n, t)`, bool.
-
-    Returns:
-        Margins of the images with at least one such trial; None if there is no image.
+    Errors `(n, k, t)`, true classes `(n,)`, and which trials count `(n, t)`. None if no image has such a trial.
     """
     kept = trials.any(1)
     if not kept.any():
