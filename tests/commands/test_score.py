@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torchvision.models import squeezenet1_1
 
 from bigain.commands.main import main
-from bigain.metrics.inception import VARIABLE, pooling_layers
+from bigain.metrics import Inception, inception
+from bigain.metrics.inception import VARIABLE
 from bigain.metrics.reference import Moments, ReferenceStatistics
 from bigain.tasks.measuring import find_reference
 
@@ -34,7 +35,8 @@ def made(tmp_path_factory):
         patch.setattr(sys, "argv", ["bigain"])
         patch.setenv("TORCH_HOME", str(root / "torch"))
         patch.delenv(VARIABLE, raising=False)
-        real = np.random.default_rng(0).standard_normal((8, 2048)).astype(np.float32)
+        patch.setattr(Inception, "dimension", 16)
+        real = np.random.default_rng(0).standard_normal((8, 16)).astype(np.float32)
         ReferenceStatistics(Moments.of([real]), "pytorch-fid").save("real.npz")
         assert predict("demo_lgtm_generation.yaml", "scored", "--model.items_per_forward", "2") == 0
         assert predict("demo_none_generation.yaml", "plain") == 0
@@ -64,26 +66,23 @@ def refused(capsys, *args):
     return message_of(capsys, lambda: main(["score", *args]))
 
 
-def random_state():
-    """Weights that keep activations of order 1."""
-    draw = torch.Generator().manual_seed(0)
-    state = {}
-    for name, tensor in pooling_layers().state_dict().items():
-        if tensor.ndim == 4:
-            state[name] = torch.randn(tensor.shape, generator=draw) * (2 / tensor[0].numel()) ** 0.5
-        else:
-            state[name] = torch.full(tensor.shape, float(name.endswith(("bn.weight", "running_var"))))
-    return state
+def few_layers():
+    """In place of Inception's, without weights."""
+    with torch.device("meta"):
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 16, 32, 32), torch.nn.AdaptiveAvgPool2d(1))
 
 
-def test_a_run_without_weights_keeps_its_images_and_gets_its_distance_later(capsys):
+def test_a_run_without_weights_keeps_its_images_and_gets_its_distance_later(capsys, monkeypatch):
+    monkeypatch.setattr(inception, "pooling_layers", few_layers)
+    monkeypatch.setattr(Inception, "dimension", 16)
     stored = results("unscored")
     assert stored["metrics"] == {}
     assert stored["distance_missing"].startswith("the Inception weights weights-inception-2015-12-05-6726825d.pth")
     assert len(list(Path("unscored/samples").rglob("*.png"))) == 4
     assert "looked for" in refused(capsys, "unscored")
     assert results("unscored") == stored
-    save_file(random_state(), "mine.safetensors")
+    weights = few_layers().to_empty(device="cpu").state_dict()
+    save_file({name: torch.full_like(tensor, 0.01) for name, tensor in weights.items()}, "mine.safetensors")
     assert main(["score", "unscored", "--weights", "mine.safetensors"]) == 0
     Path("mine.safetensors").unlink()
     assert "frechet[pytorch-fid]" in capsys.readouterr().out
