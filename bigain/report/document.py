@@ -6,7 +6,7 @@ import base64
 import itertools
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -78,7 +78,10 @@ def write_report(output: Path, groups: Sequence[Group], left_out: Sequence[str],
             written += [output / "runs.csv", output / "comparisons.csv"]
             lines = _runs(groups)
             write_csv(output / "runs.csv", list(lines[0]), lines)
-            write_csv(output / "comparisons.csv", list(COLUMNS), _comparisons(groups))
+            compared = [comparison.row() for group in groups for comparison in group.comparisons]
+            lists = [{key: "; ".join(row[key]) for key in ("differs", "also_differs")} for row in compared]
+            compared = [row | texts for row, texts in zip(compared, lists, strict=True)]
+            write_csv(output / "comparisons.csv", list(COLUMNS), compared)
         drawn = [figures / f"{plot.name}.{kind}" for of_group in plots for plot in of_group for kind in KINDS]
         # With all formats written again, no file shows the figures of an earlier report.
         if len(chosen) == len(FORMATS):
@@ -227,10 +230,11 @@ def _remarks(groups: Sequence[Group]) -> list[str]:
         "device": (environment.get("device_name") or environment.get("device") for environment in environments),
         "seed": (run.results["protocol"].get("seed") for run in runs),
     }
-    known = {
-        name: dict.fromkeys(str(value) for value in values if value not in ("", None)) for name, values in facts.items()
-    }
-    described = (f"{name} {_listed(values)}" for name, values in known.items() if values)
+    described = []
+    for name, values in facts.items():
+        known = [*dict.fromkeys(str(value) for value in values if value not in ("", None))]
+        more = f" and {len(known) - 3} more" if len(known) > 3 else ""
+        described += [f"{name} {' / '.join(known[:3])}{more}"] if known else []
     remarks = [
         f"Written on {date.today().isoformat()} by bigain {version('bigain')}. Runs of {', '.join(described)}.",
         "Accuracies have 95 % Wilson intervals over images; distances have one where it could be computed.",
@@ -252,12 +256,6 @@ def _remarks(groups: Sequence[Group]) -> list[str]:
             "Runs with other settings have no paper value. † marks values known to be inconsistent."
         )
     return remarks
-
-
-def _listed(values: Collection[str]) -> str:
-    """Join values, and count those after the third."""
-    first, rest = list(values)[:3], len(values) - 3
-    return " / ".join(first) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _page(remarks: Sequence[str], sections: Sequence[_Section], left_out: Sequence[str], figures: Path) -> str:
@@ -320,24 +318,10 @@ def _runs(groups: Sequence[Group]) -> list[dict[str, Any]]:
             line: dict[str, Any] = {"run": str(run.path), "task": task, "dataset": run.dataset, "model": run.model}
             line |= {"compressor": row.method, "strength_name": name, "strength": value}
             line |= {key: getattr(measured, key) for key in ("metric", "value", "low", "high", "n")}
-            line |= _paper_columns(measured)
+            (printed, table), *others = measured.paper.values if measured.paper else [(None, None)]
+            line |= {"paper": printed, "paper_table": table, "paper_other": " ".join(f"{of:g}" for of, _ in others)}
+            line["difference"] = None if printed is None or measured.value is None else measured.value - printed
+            line["paper_note"] = measured.paper.note if measured.paper else None
             line |= {"gflops": run.gflops, "gflops_less_percent": row.run.reduction, "seconds_per_image": run.seconds}
             lines.append({**line, "settings": json.dumps(run.compressors), "notes": "; ".join(row.notes)})
     return lines
-
-
-def _paper_columns(measured: Measured) -> dict[str, Any]:
-    """Return the first value that the paper prints, and the others that it prints for the same cell."""
-    columns = ("paper", "paper_table", "paper_other", "difference", "paper_note")
-    if measured.paper is None:
-        return dict.fromkeys(columns)
-    (value, table), *others = measured.paper.values
-    difference = None if measured.value is None else measured.value - value
-    other = " ".join(f"{value:g}" for value, _ in others)
-    return dict(zip(columns, (value, table, other, difference, measured.paper.note), strict=True))
-
-
-def _comparisons(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Return a line per comparison, in points."""
-    rows = [comparison.row() for group in groups for comparison in group.comparisons]
-    return [{**row, **{key: "; ".join(row[key]) for key in ("differs", "also_differs")}} for row in rows]

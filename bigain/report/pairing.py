@@ -115,12 +115,12 @@ def differences(a: Run, b: Run, a_ids: Ids, b_ids: Ids) -> tuple[list[str], list
     if all(seeds) and "None" not in seeds[0] + seeds[1] and {*seeds[0]} != {*seeds[1]}:
         blocking.append(f"seed of the compressor {seeds[0][0]} and {seeds[1][0]}")
     with_settings = bool(a.settings and b.settings)
-    blocking += _unlike(_conditions(a, with_settings), _conditions(b, with_settings))
-    return blocking, _unlike(_circumstances(a), _circumstances(b))
-
-
-def _unlike(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    return [f"{name} {_short(first)} and {_short(second)}" for name, (first, second) in _varying([a, b]).items()]
+    described = [[_conditions(run, with_settings) for run in (a, b)], [_circumstances(run) for run in (a, b)]]
+    conditions, minor = (
+        [f"{name} {_short(first)} and {_short(second)}" for name, (first, second) in _varying(pair).items()]
+        for pair in described
+    )
+    return blocking + conditions, minor
 
 
 def series(runs: Sequence[Run]) -> list[Series]:

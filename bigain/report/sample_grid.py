@@ -56,18 +56,13 @@ def _items(runs: Sequence[Run]) -> Iterator[tuple[str, list[Pixels]]]:
         return
     for image_id in ids:
         try:
-            images = [_image(run, image_id) for run in runs]
+            paths = [sample_path(run.path, image_id, run.results["protocol"]["images"]) for run in runs]
+            images = [np.asarray(Image.open(path, formats=("PNG", "JPEG")).convert("RGB")) for path in paths]
         except (OSError, KeyError, Image.DecompressionBombError):
             # It kept no images, or they were moved.
             continue
         if len({image.shape for image in images}) == 1:
             yield image_id, images
-
-
-def _image(run: Run, image_id: str) -> Pixels:
-    path = sample_path(run.path, image_id, run.results["protocol"]["images"])
-    with Image.open(path, formats=("PNG", "JPEG")) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 def _prompts(run: Run, ids: Collection[str]) -> list[str]:

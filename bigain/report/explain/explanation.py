@@ -203,14 +203,11 @@ def _frequencies(explanation: Explanation) -> list[str]:
     omitted, total = response.left_out
     if omitted:
         lines.append(f"Left out: up to {omitted:,} of {total:,} rows of a site, whose values were not finite.")
+    errors = mean_over_modules(response.shares("timesteps", response.highest))[1]
     by_time = [
-        f"{_percent(share)} at timesteps {low:.0f}-{high - 1:.0f}"
-        for (low, high), share in zip(
-            itertools.pairwise(response.timesteps),
-            mean_over_modules(response.shares("timesteps", response.highest))[1],
-            strict=True,
-        )
-        if not math.isnan(share)
+        f"{_percent(error)} at timesteps {low:.0f}-{high - 1:.0f}"
+        for (low, high), error in zip(itertools.pairwise(response.timesteps), errors, strict=True)
+        if not math.isnan(error)
     ]
     lines += [_table(headers, rows), _extremes(comparison.names[0], response)]
     return [*lines, f"That error by timestep: {', '.join(by_time)}."]
