@@ -20,13 +20,12 @@ from safetensors import SafetensorError
 from torch import nn
 
 from bigain.backbones.hub import no_such_file, read_json, reason
+from bigain.diffusion.trials import TIMESTEPS
 from bigain.errors import InputError
 from bigain.runs.numbers import counted
 
 _log = logging.getLogger(__name__)
 
-# Trials, grids and schedules are defined on so many.
-TIMESTEPS = 1000
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 WEIGHTS = (".safetensors", *_PICKLES)
 _CONVERT = "Convert it with save_pretrained(..., safe_serialization=True) in an environment you trust"

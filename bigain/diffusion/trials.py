@@ -13,6 +13,7 @@ from torch import Tensor
 from bigain.tokens.randomness import mix, random_integers, random_normal, stable_hash
 
 Budget = Literal["cumulative", "released"]
+# Of every model; trials, grids and schedules are defined on so many.
 TIMESTEPS = 1000
 
 # Separate random streams of one (seed, image, trial).

@@ -13,8 +13,8 @@ import torch
 from diffusers import SchedulerMixin
 
 from bigain.backbones.base import Backbone
-from bigain.backbones.loading import TIMESTEPS
 from bigain.diffusion.sampling import sample
+from bigain.diffusion.trials import TIMESTEPS
 from bigain.errors import InputError
 
 _NOISE_SCHEDULE = ("beta_", "trained_betas", "num_train_timesteps", "rescale_betas")

@@ -38,48 +38,29 @@ class Hub(BaseHTTPRequestHandler):
     refusals: ClassVar[dict] = {}
     requests: ClassVar[list] = []
 
-    def do_HEAD(self):
-        self.answer(send=False)
-
     def do_GET(self):
-        self.answer(send=True)
-
-    def answer(self, send):
-        model, file = self.split()
+        # huggingface_hub also asks for things that are none of ours.
+        match = re.match(r"/api/models/([^/]+/[^/?]+)|/([^/]+/[^/]+)/resolve/[^/]+/(.+)", self.path)
+        model, file = (match[1] or match[2], match[3]) if match else (None, None)
         if model:
             self.requests.append(self.path)
-        folder = self.models.get(model)
+        path = self.models[model] / (file or "") if model in self.models else None
+        status, code, content = 404, "EntryNotFound" if path else "RepoNotFound", b""
         if model in self.refusals:
-            self.refuse(*self.refusals[model])
-        elif folder is None:
-            self.refuse(404, "RepoNotFound")
-        elif file is None or not (folder / file).is_file():
-            self.refuse(404, "EntryNotFound")
-        else:
-            content = (folder / file).read_bytes()
-            self.send_response(200)
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("ETag", f'"{file.replace("/", "-")}"')
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            if send:
-                self.wfile.write(content)
-
-    def split(self):
-        match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", self.path)
-        if match:
-            return match.groups()
-        match = re.match(r"/api/models/([^/]+/[^/?]+)", self.path)
-        # huggingface_hub also asks for things that are none of ours.
-        return (match and match[1], None)
-
-    def refuse(self, status, code):
+            status, code = self.refusals[model]
+        elif path and path.is_file():
+            status, code, content = 200, None, path.read_bytes()
         self.send_response(status)
         if code:
             self.send_header("X-Error-Code", code)
         self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("Content-Length", "0")
+        self.send_header("ETag", f'"{str(file).replace("/", "-")}"')
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    do_HEAD = do_GET
 
     def log_message(self, *args):
         pass
