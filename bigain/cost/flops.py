@@ -24,8 +24,8 @@ Category = Literal[
 ]  # fmt: skip
 CATEGORIES: tuple[Category, ...] = get_args(Category)
 
-# Counts of uncompressed networks.
-_counted: dict[str, Flops] = {}
+# See `_counted_once`.
+_counted: dict[Any, Flops] = {}
 
 
 @dataclass(frozen=True)
@@ -64,39 +64,38 @@ def flops_per_evaluation(
     condition: torch.Tensor,
     compressors: Sequence[Compressor] = (),
 ) -> tuple[Flops, Flops]:
-    """Count one denoiser row with compressors and without.
+    """Return the FLOPs of one denoiser row with compressors and without.
 
     Both are counted on a copy without weights, built from the denoiser's configuration: no attention kernel hides
     FLOPs from the count there, and the network itself is not touched.
 
     Args:
         backbone: A backbone with its denoiser.
-        latent: (channels, height, width) of a latent.
+        latent: (channels, height, width).
         condition: One row of its conditions. `(1, ...)`.
-        compressors: Compressors to install, on disjoint sites.
-
-    Returns:
-        FLOPs with and without the compressors.
+        compressors: On disjoint sites.
 
     Raises:
         InputError: If a compressor cannot work on this network and latent.
     """
     twin = without_weights(backbone)
-    baseline = _uncompressed(twin, latent, condition)
-    if not compressors:
-        return baseline, baseline
-    with ExitStack() as installed:
-        for compressor in compressors:
-            installed.enter_context(compressor.install(twin.denoiser))
-        return count_flops(twin, latent, condition), baseline
+    return _counted_once(twin, latent, condition, compressors), _counted_once(twin, latent, condition, ())
 
 
-def _uncompressed(twin: Backbone, latent: tuple[int, int, int], condition: torch.Tensor) -> Flops:
-    """Count an uncompressed network, once per configuration and process."""
-    config = sorted(twin.denoiser.config.items())
-    key = repr((type(twin), type(twin.denoiser), config, latent, condition.shape, condition.dtype))
+def _counted_once(
+    twin: Backbone, latent: tuple[int, int, int], condition: torch.Tensor, compressors: Sequence[Compressor]
+) -> Flops:
+    """Count a network on the meta device, once per process, configuration and settings of compressors."""
+    network = (type(twin), type(twin.denoiser), sorted(twin.denoiser.config.items()))
+    # A description has the name of a function only.
+    functions = [[repr(value) for value in c.settings().values() if callable(value)] for c in compressors]
+    methods = [(type(c), repr((c.description(), f))) for c, f in zip(compressors, functions, strict=True)]
+    key = (repr((*network, latent, condition.shape, condition.dtype)), *methods)
     if key not in _counted:
-        _counted[key] = count_flops(twin, latent, condition)
+        with ExitStack() as installed:
+            for compressor in compressors:
+                installed.enter_context(compressor.install(twin.denoiser))
+            _counted[key] = count_flops(twin, latent, condition)
     return _counted[key]
 
 
@@ -106,8 +105,8 @@ def count_flops(backbone: Backbone, latent: tuple[int, int, int], condition: tor
     """Count one denoiser row with the hooks that are installed now.
 
     Args:
-        backbone: A backbone whose denoiser is on the meta device.
-        latent: (channels, height, width) of a latent.
+        backbone: Its denoiser is on the meta device.
+        latent: (channels, height, width).
         condition: One row of its conditions, on any device. `(1, ...)`.
     """
     noisy = torch.empty(1, *latent, device="meta")

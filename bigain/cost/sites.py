@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,8 +28,11 @@ def site_table(compressor: Compressor, denoiser: torch.nn.Module, latent: Grid) 
     ]
 
 
-def refuse_without_effect(compressor: Compressor, denoiser: torch.nn.Module, latent: Grid) -> None:
-    """Raise an InputError if a compressor removes no token at one of its sites."""
-    for row in site_table(compressor, denoiser, latent):
-        if row["tokens_out"] >= row["tokens_in"]:
-            raise InputError(f"{type(compressor).__name__} changes nothing at {row['name']}: {row['tokens_in']} tokens")
+def refuse_without_effect(sites: Sequence[Mapping[str, Any]]) -> None:
+    """Raise an InputError if a compressor removes no token at one of its sites, which `site_table` lists."""
+    for site in sites:
+        if site["tokens_out"] >= site["tokens_in"]:
+            raise InputError(
+                f"{site['compressor']} changes nothing at {site['name']}: {site['tokens_in']} tokens; choose other "
+                "sites or a stronger setting"
+            )

@@ -111,8 +111,7 @@ class RunResults(Callback, ABC):
         self._flops, self._baseline = flops_per_evaluation(backbone, shape, module.example_condition, compressors)
         latent = Grid(*shape[1:])
         self._sites = [row for compressor in compressors for row in site_table(compressor, backbone.denoiser, latent)]
-        for compressor in compressors:
-            refuse_without_effect(compressor, backbone.denoiser, latent)
+        refuse_without_effect(self._sites)
         self._compressors = [compressor.description() for compressor in compressors]
         if trainer.is_global_zero:
             write_ids(Path(trainer.default_root_dir), [item.image_id for item in data.items])

@@ -52,6 +52,13 @@ def test_operations_do_not_depend_on_inference_mode(saved, network):
         assert count_flops(*given) == outside
 
 
+def test_equal_compressors_are_counted_once(saved):
+    (first, _), (again, _) = (count(saved["dit"], CAM(inner=ToMe(ratio=0.25))) for _ in range(2))
+    assert again is first
+    for other in (CAM(inner=ToMe(ratio=0.5)), CAM(inner=LGTM(ratio=0.25)), ToMe(ratio=0.25)):
+        assert count(saved["dit"], other)[0] is not first
+
+
 @every_case
 def test_the_categories_are_what_torch_counts_on_the_real_network(case, network, saved):
     model, given = shared(network), rows(inputs(network), slice(0, 1))

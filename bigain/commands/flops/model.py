@@ -74,7 +74,7 @@ class CountedModel:
         """
         with ExitStack() as installed:
             for compressor in compressors:
-                refuse_without_effect(compressor, self.backbone.denoiser, self.grid)
+                refuse_without_effect(site_table(compressor, self.backbone.denoiser, self.grid))
                 installed.enter_context(compressor.install(self.backbone.denoiser))
             return count_flops(self.backbone, self.latent, self.condition)
 
