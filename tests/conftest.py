@@ -1,7 +1,8 @@
 """Shared fixtures: a stand-in model in the format of SD 2.0, and a small tree of photographs.
 
 Every test process and what it starts use one thread and the CPU: the tensors are small, so threads only wait for each
-other, and results are the same where a GPU is visible. tests/gpu sees it with BIGAIN_GPU_TESTS=1.
+other, and results are the same where a GPU is visible. Triton interprets its kernels. With BIGAIN_GPU_TESTS=1 tests see
+the GPU and kernels run there: `BIGAIN_GPU_TESTS=1 pytest -n 0 tests/gpu tests/tokens/test_kernels.py`.
 """
 
 import json
@@ -11,7 +12,7 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 if "BIGAIN_GPU_TESTS" not in os.environ:
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "1"}
 
 import pytest
 import torch

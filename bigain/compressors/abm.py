@@ -12,6 +12,7 @@ from bigain.backbones.sites import Site
 from bigain.compressors.merging import CellMerger
 from bigain.errors import InputError
 from bigain.tokens.block_merging import Aggregate, block_merging
+from bigain.tokens.dispatch import kernels_serve
 from bigain.tokens.grid import Grid, cell_count
 from bigain.tokens.matching import MergePlan
 from bigain.tokens.scores import laplacian_l1
@@ -46,10 +47,16 @@ class ABM(CellMerger):
         self.aggregate: Aggregate = aggregate
 
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
-        grid = site.grid(context.latent)
+        grid, x = site.grid(context.latent), x.detach()
+        blocks = self._blocks(grid, site)
+        if kernels_serve(x):
+            from bigain.tokens.kernels import plans
+
+            tables = plans.blocks(x, grid, self.cell, blocks, self.aggregate)
+            return plans.KernelPlan(tables, grid.n - blocks * (self.cell.area - 1), "mean")
         with mark("scoring"):
             score = laplacian_l1(x, grid)
-        return block_merging(score, grid, self.cell, self._blocks(grid, site), self.aggregate)
+        return block_merging(score, grid, self.cell, blocks, self.aggregate)
 
     def token_scores(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
         return laplacian_l1(x, site.grid(context.latent))

@@ -11,6 +11,7 @@ from bigain.backbones.marks import mark
 from bigain.backbones.sites import Site
 from bigain.compressors.kv import KVDownsampler
 from bigain.errors import InputError
+from bigain.tokens.dispatch import kernels_serve
 from bigain.tokens.downsampling import Keep, frequency_selection, nearest_selected, selected_tokens
 from bigain.tokens.precision import without_autocast
 from bigain.tokens.scores import laplacian_l1
@@ -44,6 +45,10 @@ class FrequencyKV(KVDownsampler):
         count = int(grid.n * (1 - self.ratio))
         if not 1 <= count < grid.n:
             raise InputError(f"FrequencyKV with ratio {self.ratio} keeps {count} of {grid.n} keys at {site.name}")
+        if kernels_serve(x):
+            from bigain.tokens.kernels.plans import frequency
+
+            return frequency(x, grid, count, self.keep)
         with mark("scoring"):
             score = laplacian_l1(x, grid)
         return frequency_selection(x, score, count, self.keep)

@@ -13,6 +13,7 @@ from bigain.backbones.sites import Site
 from bigain.compressors.merging import BipartiteMerger
 from bigain.errors import InputError, check_choice
 from bigain.tokens.destinations import cell_destinations, released_destinations
+from bigain.tokens.dispatch import needs_torch
 from bigain.tokens.grid import Grid
 from bigain.tokens.scores import laplacian_l1
 
@@ -48,15 +49,27 @@ class LGTM(BipartiteMerger):
         grid = site.grid(context.latent)
         if self.destination not in ("cell", "released"):
             return super().destinations(x, site, context)
+        self._check_width(grid, site)
+        with mark("scoring"):
+            score = self.score(x, grid)
+        choose = cell_destinations if self.destination == "cell" else released_destinations
+        return choose(score, grid, self.cell)
+
+    def kernel_rule(self, x: Tensor, site: Site, context: ForwardContext) -> tuple[str, Tensor | None]:
+        if self.destination not in ("cell", "released"):
+            return super().kernel_rule(x, site, context)
+        if self.score is not laplacian_l1:
+            needs_torch(f"the score {getattr(self.score, '__name__', self.score)}")
+            return "given", self.destinations(x, site, context)
+        self._check_width(site.grid(context.latent), site)
+        return ("flattest" if self.destination == "cell" else "released"), None
+
+    def _check_width(self, grid: Grid, site: Site) -> None:
         if self.destination == "released" and grid.w % self.cell.w:
             raise InputError(
                 f"destination released needs a token map width divisible by {self.cell.w}, not {grid.w} "
                 f"({site.name}); use destination cell"
             )
-        with mark("scoring"):
-            score = self.score(x, grid)
-        choose = cell_destinations if self.destination == "cell" else released_destinations
-        return choose(score, grid, self.cell)
 
     def token_scores(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor | None:
         scored = self.destination in ("cell", "released")

@@ -16,6 +16,7 @@ from bigain.compressors.base import Compressor, ContextGetter, meta_input, own
 from bigain.compressors.where import Where
 from bigain.errors import InputError, check_choice
 from bigain.tokens.destinations import first_destinations, random_destinations
+from bigain.tokens.dispatch import kernels_serve
 from bigain.tokens.grid import Cell, Grid, cell_count
 from bigain.tokens.matching import MergePlan, Mode, bipartite_matching
 from bigain.tokens.precision import without_autocast
@@ -218,6 +219,21 @@ class BipartiteMerger(CellMerger):
         keys = site_keys(context, self.seed, site)
         return random_destinations(mix(keys, context.classes) if self.depends_on_class else keys, grid, self.cell)
 
+    def kernel_rule(self, x: Tensor, site: Site, context: ForwardContext) -> tuple[str, Tensor | None]:
+        """Return how kernels choose destinations, and the destinations if they are `given`; see `kernels.plans`."""
+        if self.destination in ("random", "redrawn"):
+            return "drawn", None
+        return ("first", None) if self.destination == "first" else ("given", self.destinations(x, site, context))
+
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
-        removed = self.removed(site.grid(context.latent), site)
-        return bipartite_matching(x, self.destinations(x, site, context), removed, self.mode)
+        grid, x = site.grid(context.latent), x.detach()
+        removed = self.removed(grid, site)
+        if not kernels_serve(x):
+            return bipartite_matching(x, self.destinations(x, site, context), removed, self.mode)
+        from bigain.tokens.kernels.plans import KernelPlan, bipartite
+
+        rule, given = self.kernel_rule(x, site, context)
+        classes = context.classes if self.depends_on_class else None
+        draw = (context.keys, classes, self.seed, site.index)
+        tables = bipartite(x, grid, self.cell, removed, rule, given, *draw)
+        return KernelPlan(tables, grid.n - removed, self.mode)

@@ -10,6 +10,7 @@ from bigain.backbones.forward import ForwardContext
 from bigain.backbones.sites import Site
 from bigain.compressors.merging import CellMerger, site_keys
 from bigain.errors import InputError
+from bigain.tokens.dispatch import kernels_serve
 from bigain.tokens.matching import MergePlan
 from bigain.tokens.randomness import random_normal
 from bigain.tokens.similarity_pruning import similarity_pruning
@@ -44,6 +45,13 @@ class SiTo(CellMerger):
         self.seed = seed
 
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
-        grid = site.grid(context.latent)
+        grid, x = site.grid(context.latent), x.detach()
+        removed = self.removed(grid, site)
+        if kernels_serve(x):
+            from bigain.tokens.kernels.plans import KernelPlan, similar
+
+            draw = (context.keys, self.seed, site.index)
+            tables = similar(x, grid, self.cell, removed, *draw, self.noise_alpha, self.sim_beta)
+            return KernelPlan(tables, grid.n - removed, "prune")
         noise = random_normal(site_keys(context, self.seed, site), grid.n)
-        return similarity_pruning(x, noise, grid, self.cell, self.removed(grid, site), self.noise_alpha, self.sim_beta)
+        return similarity_pruning(x, noise, grid, self.cell, removed, self.noise_alpha, self.sim_beta)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bigain.tokens.dispatch import kernels_serve
 from bigain.tokens.grid import Grid
 
 Keep = Literal["high", "low"]
@@ -44,6 +45,10 @@ def nearest_tokens(grid: Grid, factor: int, device: torch.device | None = None) 
 def downsample_nearest(x: Tensor, grid: Grid, factor: int) -> Tensor:
     """Select the token nearest to each new centre (ToDo). `(b, n, c)` -> `(b, n', c)`; factor 2 takes 1, 3, 5, ..."""
     grid.check(x)
+    if kernels_serve(x):
+        from bigain.tokens.kernels.plans import downsample
+
+        return downsample(x, grid, factor, "nearest")
     return x.index_select(1, nearest_tokens(grid, factor, x.device))
 
 
@@ -54,6 +59,10 @@ def downsample_average(x: Tensor, grid: Grid, factor: int) -> Tensor:
     """
     grid.check(x)
     small = downsampled_grid(grid, factor)
+    if kernels_serve(x):
+        from bigain.tokens.kernels.plans import downsample
+
+        return downsample(x, grid, factor, "average")
     maps = x.reshape(len(x), grid.h, grid.w, -1).permute(0, 3, 1, 2)
     pooled = F.avg_pool2d(maps, (grid.h // small.h, grid.w // small.w))
     return pooled.permute(0, 2, 3, 1).flatten(1, 2)
@@ -75,6 +84,12 @@ def interextrapolate(x: Tensor, grid: Grid, factor: int, alpha: float | Tensor) 
         Tokens on the `(h // factor, w // factor)` grid, in the dtype of `x`. Nearest and average are rounded to that
         dtype; they are blended in float32.
     """
+    if kernels_serve(x):
+        from bigain.tokens.kernels.plans import downsample
+
+        if isinstance(alpha, Tensor):
+            return downsample(x, grid, factor, "blend", 1.0, alpha.float())
+        return downsample(x, grid, factor, "blend", alpha)
     weight = alpha.float().view(-1, 1, 1) if isinstance(alpha, Tensor) else alpha
     nearest = downsample_nearest(x, grid, factor).float()
     average = downsample_average(x, grid, factor).float()

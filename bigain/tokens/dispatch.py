@@ -1,0 +1,80 @@
+"""Decide whether torch or a Triton kernel computes an operator.
+
+The environment variable `BIGAIN_KERNELS` is `auto` (kernels on CUDA where triton is installed, torch elsewhere),
+`torch`, or `triton` (kernels on CUDA, and on a CPU with `TRITON_INTERPRET=1`).
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from bigain.errors import InputError
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# One program holds a row's keys.
+_MOST_TOKENS = 2**16
+
+_INSTALLED = find_spec("triton") is not None
+
+# Whether kernels ran in this process, and what torch computed in their place.
+_served: set[str] = set()
+_by_torch: set[str] = set()
+
+
+def kernels_serve(x: Tensor) -> bool:
+    """Return whether kernels compute with these tokens; where torch has to step in, `kernels_note` says so.
+
+    Args:
+        x: Tokens. `(b, n, c)`.
+
+    Raises:
+        InputError: If `BIGAIN_KERNELS` is invalid or asks for kernels where there are none.
+    """
+    return _serve(x.device.type, x.dtype, x.shape[1], x.requires_grad and torch.is_grad_enabled())
+
+
+# Compiled code takes the answer, and notes, from when it is traced.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _serve(device: str, dtype: torch.dtype, tokens: int, gradients: bool) -> bool:
+    if device == "meta" or not _switched_on(device):
+        return False
+    if gradients:
+        needs_torch("gradients")
+    elif dtype not in _DTYPES:
+        needs_torch(str(dtype).removeprefix("torch."))
+    elif tokens > _MOST_TOKENS:
+        needs_torch(f"{tokens} tokens")
+    else:
+        _served.add("triton")
+        return True
+    return False
+
+
+def needs_torch(reason: str) -> None:
+    """Note that torch computes this although kernels are on."""
+    _by_torch.add(reason)
+
+
+def kernels_note() -> str:
+    """Return what computed the operators in this process: `torch`, `triton` or `triton; torch for ...`."""
+    note = "triton" if _served else "torch"
+    return f"{note}; torch for {', '.join(sorted(_by_torch))}" if _by_torch else note
+
+
+def _switched_on(device: str) -> bool:
+    switch = os.environ.get("BIGAIN_KERNELS", "auto")
+    if switch not in ("auto", "torch", "triton"):
+        raise InputError(f"the environment variable BIGAIN_KERNELS must be auto, torch or triton, not {switch!r}")
+    if switch == "auto" and device == "cuda" and not _INSTALLED:
+        needs_torch("everything, as triton is not installed")
+    if switch != "triton":
+        return switch == "auto" and device == "cuda" and _INSTALLED
+    interpreted = device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    if not _INSTALLED or not (device == "cuda" or interpreted):
+        advice = "on a CPU set TRITON_INTERPRET=1 as well (slow, for tests)" if _INSTALLED else "install triton"
+        raise InputError(f"BIGAIN_KERNELS=triton, but there are no kernels on {device}; {advice}")
+    return True
