@@ -34,7 +34,7 @@ def _factor(x, row, inside_row, channel, inside_channel, WIDEN: tl.constexpr):
 @triton.jit
 def match(x, tables, batch, n, m, AGAIN: tl.constexpr, NAN_KEY: tl.constexpr, C: tl.constexpr,
           C1: tl.constexpr, C2: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
-          PRECISION: tl.constexpr, WIDEN: tl.constexpr):  # fmt: skip
+          PRECISION: tl.constexpr, WIDEN: tl.constexpr, LANES: tl.constexpr = False):  # fmt: skip
     """The first destination with the highest cosine to each source, and that cosine as an ordered positive integer.
 
     With AGAIN the removed tokens look for the most similar kept one instead, and read back its row. With CHANNELS of 0
@@ -57,8 +57,8 @@ def match(x, tables, batch, n, m, AGAIN: tl.constexpr, NAN_KEY: tl.constexpr, C:
         a1 = _factor(x, own, mine_rows, c1[None, :], (c1 < C)[None, :], WIDEN)
         if C1 < C:
             a2 = _factor(x, own, mine_rows, c2[None, :], (c2 < C)[None, :], WIDEN)
-    best = tl.full([ROWS], float("-inf"), tl.float32)
-    at = tl.zeros([ROWS], tl.int32)
+    best = tl.full([ROWS, COLUMNS] if LANES else [ROWS], float("-inf"), tl.float32)
+    at = tl.zeros([ROWS, COLUMNS] if LANES else [ROWS], tl.int32)
     broken = tl.full([COLUMNS], FAR, tl.int32)
     for start in range(0, m, COLUMNS):
         column = start + tl.arange(0, COLUMNS)
@@ -83,10 +83,18 @@ def match(x, tables, batch, n, m, AGAIN: tl.constexpr, NAN_KEY: tl.constexpr, C:
                 dots = tl.dot(left, right, dots, input_precision=PRECISION)
         # Columns that are not there get minus infinity by the same multiply-add.
         cosine = dots * tl.where(whole, scale, 0.0)[None, :] + tl.where(whole, 0.0, float("-inf"))[None, :]
-        top = tl.max(cosine, axis=1)
-        first_top = tl.min(tl.where(cosine == top[:, None], column[None, :], FAR), axis=1)
-        better = top > best
-        best, at = tl.where(better, top, best), tl.where(better, first_top, at)
+        if LANES:
+            better = cosine > best
+            best, at = tl.where(better, cosine, best), tl.where(better, start, at)
+        else:
+            top = tl.max(cosine, axis=1)
+            first_top = tl.min(tl.where(cosine == top[:, None], column[None, :], FAR), axis=1)
+            better = top > best
+            best, at = tl.where(better, top, best), tl.where(better, first_top, at)
+    if LANES:
+        top = tl.max(best, axis=1)
+        at = tl.min(tl.where(best == top[:, None], at + tl.arange(0, COLUMNS)[None, :], FAR), axis=1)
+        best = top
     # A maximum over anything with NaN is NaN, found at the first of them.
     hole = tl.min(broken, axis=0)
     scale = tl.load(inverses + token, mask=mine, other=0).to(tl.float32, bitcast=True)

@@ -48,7 +48,7 @@ def highest(key, count):
     # The largest number that `count` keys reach, two bits at a time; the three counts of a step share one sum.
     least = 0
     for i in tl.static_range(16):
-        step: tl.constexpr = 1 << (30 - 2 * i)
+        step = 1 << (30 - 2 * i)
         reached = (key >= (least | step)).to(tl.int64)
         if i > 0:
             reached += (key >= (least | 2 * step)).to(tl.int64) << 20
