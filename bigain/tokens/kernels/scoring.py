@@ -19,22 +19,22 @@ from bigain.tokens.kernels.tables import (
 
 
 @triton.jit
-def _tokens(strip, j, w, CH: tl.constexpr, CW: tl.constexpr, AREA: tl.constexpr):
+def _tokens(strip, j, CH: tl.constexpr, CW: tl.constexpr, AREA: tl.constexpr):
     """Row and column of the tokens of a strip in the order of their cells, `AREA` places each."""
     place = j % AREA
     return strip * CH + place // CW, (j // AREA) * CW + place % CW
 
 
 @triton.jit
-def _laplacian(x, token, y, column, inside, centre, c, h, w, C: tl.constexpr):
+def _laplacian(x, token, y, column, inside, centre, c, H: tl.constexpr, W: tl.constexpr, C: tl.constexpr):
     """4-neighbour Laplacian, zero padded. Differences come first, so that equal tokens give exactly 0.
 
     NaN reaches 4 neighbours; in torch's convolution, which multiplies the corners by 0, it reaches 8.
     """
-    up = rows_of(x, (token - w) * C, inside & (y > 0), c, C)
-    down = rows_of(x, (token + w) * C, inside & (y + 1 < h), c, C)
+    up = rows_of(x, (token - W) * C, inside & (y > 0), c, C)
+    down = rows_of(x, (token + W) * C, inside & (y + 1 < H), c, C)
     before = rows_of(x, (token - 1) * C, inside & (column > 0), c, C)
-    after = rows_of(x, (token + 1) * C, inside & (column + 1 < w), c, C)
+    after = rows_of(x, (token + 1) * C, inside & (column + 1 < W), c, C)
     return ((up - centre) + (down - centre)) + ((before - centre) + (after - centre))
 
 
@@ -50,8 +50,8 @@ def _noise(key, token, n):
 
 
 @triton.jit(do_not_specialize=["given_stride", "seed", "site", "alpha", "beta"])
-def choose(x, tables, given, given_stride, keys, classes, seed, site, total, alpha, beta, batch, h, w,
-           RULE: tl.constexpr, CH: tl.constexpr, CW: tl.constexpr, C: tl.constexpr, CELLS: tl.constexpr,
+def choose(x, tables, given, given_stride, keys, classes, seed: tl.int64, site, total, alpha, beta, RULE: tl.constexpr,
+           H: tl.constexpr, W: tl.constexpr, CH: tl.constexpr, CW: tl.constexpr, C: tl.constexpr, CELLS: tl.constexpr,
            AREA: tl.constexpr, BLOCK_C: tl.constexpr):  # fmt: skip
     """A strip of cells: norms of its tokens, the destination of each cell, and the list of sources.
 
@@ -60,19 +60,20 @@ def choose(x, tables, given, given_stride, keys, classes, seed, site, total, alp
     `similar`: the highest similarity to all tokens, plus noise (SiTo).
     """
     strip, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    n, across = h * w, w // CW
+    N: tl.constexpr = H * W
     area: tl.constexpr = CH * CW
-    x += row * n * C
+    across: tl.constexpr = W // CW
+    x += row * N * C
     j = tl.arange(0, CELLS * AREA)
     if RULE == "released":
         # Runs of `area` tokens in row-major order instead of cells.
         t = (j // AREA) * area + j % AREA
-        y, column = strip * CH + t // w, t % w
-        inside = (j % AREA < area) & (t < CH * w) & (y < h)
+        y, column = strip * CH + t // W, t % W
+        inside = (j % AREA < area) & (t < CH * W) & (y < H)
     else:
-        y, column = _tokens(strip, j, w, CH, CW, AREA)
-        inside = (j % AREA < area) & (y < h) & (column < w)
-    token = y * w + column
+        y, column = _tokens(strip, j, CH, CW, AREA)
+        inside = (j % AREA < area) & (y < H) & (column < W)
+    token = y * W + column
     squares = tl.zeros([CELLS * AREA], tl.float32)
     score = tl.zeros([CELLS * AREA], tl.float32)
     for start in range(0, C, BLOCK_C):
@@ -80,16 +81,16 @@ def choose(x, tables, given, given_stride, keys, classes, seed, site, total, alp
         centre = rows_of(x, token * C, inside, c, C)
         squares += tl.sum(centre * centre, axis=1)
         if RULE == "flattest" or RULE == "released":
-            score += tl.sum(tl.abs(_laplacian(x, token, y, column, inside, centre, c, h, w, C)), axis=1)
+            score += tl.sum(tl.abs(_laplacian(x, token, y, column, inside, centre, c, H, W, C)), axis=1)
         if RULE == "similar":
             score += tl.sum(centre * tl.load(total + row * C + c, mask=c < C, other=0.0)[None, :], axis=1)
     norm = tl.sqrt_rn(squares)
     inverse = tl.div_rn(tl.full([CELLS * AREA], 1.0, tl.float32), tl.where(norm < 1e-12, 1e-12, norm))
-    tl.store(table(tables, INVERSE, batch, row, n) + token, inverse.to(tl.int32, bitcast=True), mask=inside)
-    tl.store(table(tables, CHAIN, batch, row, n) + token, tl.full([CELLS * AREA], -1, tl.int32), mask=inside)
+    tl.store(table(tables, INVERSE, row, N) + token, inverse.to(tl.int32, bitcast=True), mask=inside)
+    tl.store(table(tables, CHAIN, row, N) + token, tl.full([CELLS * AREA], -1, tl.int32), mask=inside)
 
     cell, place = tl.arange(0, CELLS), tl.arange(0, AREA)
-    complete = (cell < across) & (strip * CH + CH <= h)
+    complete = (cell < across) & (strip * CH + CH <= H)
     if RULE == "drawn":
         key = row_key(keys, classes, seed, site, row)
         position = (random_bits(key, strip * across + cell) % area).to(tl.int32)
@@ -97,10 +98,10 @@ def choose(x, tables, given, given_stride, keys, classes, seed, site, total, alp
         position = cell * 0
     elif RULE == "given":
         named = tl.load(given + row * given_stride + strip * across + cell, mask=complete, other=0).to(tl.int32)
-        position = (named // w - strip * CH) * CW + named % w - cell * CW
+        position = (named // W - strip * CH) * CW + named % W - cell * CW
     else:
         if RULE == "similar":
-            score = -(beta * (score * inverse) + alpha * _noise(row_key(keys, classes, seed, site, row), token, n))
+            score = -(beta * (score * inverse) + alpha * _noise(row_key(keys, classes, seed, site, row), token, N))
         # NaN counts as the lowest, as in torch's argmin and argmax.
         score = tl.reshape(tl.where(score == score, score, float("-inf")), [CELLS, AREA])
         score = tl.where((place < area)[None, :], score, float("inf"))
@@ -108,40 +109,42 @@ def choose(x, tables, given, given_stride, keys, classes, seed, site, total, alp
     position = tl.where(complete, position, -1)
 
     # The sources of each cell; behind them the last columns, if they make no cells. The last rows may make none either.
-    y, column = _tokens(strip, j, w, CH, CW, AREA)
-    inside = (j % AREA < area) & (y < h) & (column < w)
+    y, column = _tokens(strip, j, CH, CW, AREA)
+    inside = (j % AREA < area) & (y < H) & (column < W)
     taken = tl.reshape(tl.broadcast_to(position[:, None], [CELLS, AREA]), [CELLS * AREA])
-    rest = w - across * CW
+    rest: tl.constexpr = W - across * CW
     spare = across * (area - 1) + (y - strip * CH) * rest + column - across * CW
-    spare = tl.where(strip * CH + CH <= h, spare, (y - strip * CH) * w + column)
+    spare = tl.where(strip * CH + CH <= H, spare, (y - strip * CH) * W + column)
     slot = tl.where(taken >= 0, (area - 1) * (j // AREA) + j % AREA - (taken < j % AREA).to(tl.int32), spare)
     slot += strip * (across * (area - 1) + rest * CH)
-    tl.store(table(tables, SOURCE, batch, row, n) + slot, y * w + column, mask=inside & (taken != j % AREA))
+    tl.store(table(tables, SOURCE, row, N) + slot, y * W + column, mask=inside & (taken != j % AREA))
 
     # Ascending token ids: by row inside the strip, then by cell.
     height = tl.where(complete, position // CW, CH) * CELLS + cell
     rank = tl.sum((height[None, :] < height[:, None]).to(tl.int32), axis=1) + strip * across
-    chosen = (strip * CH + position // CW) * w + cell * CW + position % CW
-    tl.store(table(tables, DESTINATION, batch, row, n) + rank, chosen, mask=complete)
-    tl.store(table(tables, KEY, batch, row, n) + chosen, tl.zeros([CELLS], tl.int32), mask=complete)
+    chosen = (strip * CH + position // CW) * W + cell * CW + position % CW
+    tl.store(table(tables, DESTINATION, row, N) + rank, chosen, mask=complete)
+    tl.store(table(tables, KEY, row, N) + chosen, tl.zeros([CELLS], tl.int32), mask=complete)
 
 
 @triton.jit
-def levels(x, tables, batch, h, w, SIGN: tl.constexpr, AGGREGATE: tl.constexpr, CH: tl.constexpr, CW: tl.constexpr,
-           C: tl.constexpr, CELLS: tl.constexpr, AREA: tl.constexpr, BLOCK_C: tl.constexpr):  # fmt: skip
+def levels(x, tables, SIGN: tl.constexpr, AGGREGATE: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
+           CH: tl.constexpr, CW: tl.constexpr, C: tl.constexpr, CELLS: tl.constexpr, AREA: tl.constexpr,
+           BLOCK_C: tl.constexpr):  # fmt: skip
     """A strip of complete cells: `SIGN` times the `max`, `sum` or `mean` of their Laplacian scores, as ordered keys."""
     strip, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    n, across = h * w, w // CW
-    x += row * n * C
+    N: tl.constexpr = H * W
+    across: tl.constexpr = W // CW
+    x += row * N * C
     j = tl.arange(0, CELLS * AREA)
-    y, column = _tokens(strip, j, w, CH, CW, AREA)
+    y, column = _tokens(strip, j, CH, CW, AREA)
     inside = (j % AREA < CH * CW) & (column < across * CW)
-    token = y * w + column
+    token = y * W + column
     score = tl.zeros([CELLS * AREA], tl.float32)
     for start in range(0, C, BLOCK_C):
         c = start + tl.arange(0, BLOCK_C)
         centre = rows_of(x, token * C, inside, c, C)
-        score += tl.sum(tl.abs(_laplacian(x, token, y, column, inside, centre, c, h, w, C)), axis=1)
+        score += tl.sum(tl.abs(_laplacian(x, token, y, column, inside, centre, c, H, W, C)), axis=1)
     score = tl.reshape(score, [CELLS, AREA])
     broken = tl.max((score != score).to(tl.int32), axis=1) > 0
     level = tl.max(score, axis=1) if AGGREGATE == "max" else tl.sum(score, axis=1)
@@ -149,16 +152,16 @@ def levels(x, tables, batch, h, w, SIGN: tl.constexpr, AGGREGATE: tl.constexpr, 
     key = tl.where(broken, 0x7F800001, level.to(tl.int32, bitcast=True))
     key = key + 1 if SIGN > 0 else 0x7F800002 - key
     cell = tl.arange(0, CELLS)
-    tl.store(table(tables, KEY, batch, row, n) + strip * across + cell, key, mask=cell < across)
+    tl.store(table(tables, KEY, row, N) + strip * across + cell, key, mask=cell < across)
 
 
 @triton.jit
-def unit_sums(x, sums, n, C: tl.constexpr, TOKENS: tl.constexpr, BLOCK_C: tl.constexpr):
+def unit_sums(x, sums, N: tl.constexpr, C: tl.constexpr, TOKENS: tl.constexpr, BLOCK_C: tl.constexpr):
     """Sum of the tokens of a block, each scaled to unit length. `sums` is `(b, blocks, c)`, float32."""
     block, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    x += row * n * C
+    x += row * N * C
     token = block * TOKENS + tl.arange(0, TOKENS)
-    inside = token < n
+    inside = token < N
     squares = tl.zeros([TOKENS], tl.float32)
     for start in range(0, C, BLOCK_C):
         tile = rows_of(x, token * C, inside, start + tl.arange(0, BLOCK_C), C)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Rows of `tables`, `(9, b, n)`, int32. The first three are the plan.
+# Rows of `tables`, `(b, 9, n)`, int32. The first three are the plan.
 CHAIN = tl.constexpr(0)  # token -> the removed token that follows it in the sum of its merged row, or -1
 RESTORE = tl.constexpr(1)  # token -> merged row that it reads back
 ORDER = tl.constexpr(2)  # the kept tokens, then the removed ones, both ascending
@@ -17,15 +17,15 @@ DESTINATION = tl.constexpr(7)  # list of destinations, ascending
 INVERSE = tl.constexpr(
     8
 )  # token -> bits of the reciprocal of its norm, a float32; 0 or NaN if it holds infinity or NaN
-COUNT = 9
+TABLES = tl.constexpr(9)
 
 FAR = tl.constexpr(2**30)  # above every position
 
 
 @triton.jit
-def table(tables, which: tl.constexpr, batch, row, n):
+def table(tables, which: tl.constexpr, row, N: tl.constexpr):
     """Pointer to one table of one sequence."""
-    return tables + (which * batch + row) * n
+    return tables + (row * TABLES + which) * N
 
 
 @triton.jit
