@@ -87,7 +87,7 @@ def test_a_race_is_not_compared_with_stages_unless_asked_and_named_in_a_report(c
     assert "protocol race" in capsys.readouterr().err
     assert main(["compare", "race", "stages", "--allow-differences"]) == 0
     assert "n = 3" in capsys.readouterr().out
-    assert main(["report", "race", "stages", "--formats", "md", "--output", "report"]) == 0
+    assert main(["report", "race", "stages", "--output", "report"]) == 0
     capsys.readouterr()
     text = Path("report/report.md").read_text()
     assert f"A race at error level 0.5, {results()['evaluations']['per_image']:.4g} evaluations per image" in text

@@ -7,7 +7,7 @@ from pathlib import Path
 from bigain.commands.compare import measure_of
 from bigain.commands.parsing import Outcome
 from bigain.errors import InputError
-from bigain.report.document import FORMATS, write_report
+from bigain.report.document import write_report
 from bigain.report.rows import group_runs
 from bigain.runs.numbers import counted
 from bigain.runs.results import classification_in, find_runs, load_run
@@ -17,7 +17,6 @@ def report(
     runs: list[Path],
     *,
     output: Path = Path("report"),
-    formats: str = ",".join(FORMATS),
     base: Path | None = None,
     allow_differences: bool = False,
     partial: bool = False,
@@ -31,7 +30,6 @@ def report(
     Args:
         runs: Run directories, or folders of run directories.
         output: Folder to write to.
-        formats: Which of html,md,tex,csv to write. Figures are always drawn, as PNG, SVG and PDF.
         base: Run directory that all runs of its task are compared with, image by image.
         allow_differences: Compare runs whose images, seed, protocol or versions differ, on the images that both have.
         partial: Include runs that have not finished all their images.
@@ -49,7 +47,7 @@ def report(
     reference = load_run(classification_in(base), partial) if base else None
     groups = group_runs(finished)
     refused = [reason for group in groups for reason in group.compare(reference, measure_of, allow_differences)]
-    written = write_report(output, groups, left_out, formats)
+    written = write_report(output, groups, left_out)
     lines = [f"left out: {reason}" for reason in left_out]
     lines += [f"not compared: {reason}" for reason in refused]
     others = sum(len(group.refused) for group in groups) - len(refused)

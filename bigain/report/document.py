@@ -23,7 +23,6 @@ from bigain.runs.names import method, metric_title, strength
 from bigain.runs.numbers import signed, with_interval
 from bigain.runs.schema import TASKS, Better
 
-FORMATS = ("html", "md", "tex", "csv")
 _TITLE = "Token compression of diffusion models"
 _FIGURE = re.compile(r"(curves|pareto|samples)-\d+-[a-z0-9-]+\.(png|svg|pdf)")
 _NONE = "-"
@@ -44,49 +43,37 @@ class _Section(NamedTuple):
     plots: Sequence[Plot]
 
 
-def write_report(output: Path, groups: Sequence[Group], left_out: Sequence[str], formats: str) -> list[Path]:
+def write_report(output: Path, groups: Sequence[Group], left_out: Sequence[str]) -> list[Path]:
     """Write a report and its figures, and return its files.
 
     Args:
         output: Folder to write to.
         groups: The runs.
         left_out: A line for each directory that is not in the report, with the reason.
-        formats: Which of `FORMATS` to write, separated by commas.
 
     Raises:
-        InputError: If a format is unknown, or a file cannot be written.
+        InputError: If a file cannot be written.
     """
-    chosen = set(formats.split(","))
-    unknown = chosen - set(FORMATS)
-    if unknown:
-        raise InputError(f"--formats: {', '.join(sorted(unknown))} is none of {', '.join(FORMATS)}")
     figures = output / "figures"
+    names = ("report.html", "report.md", "report.tex", "runs.csv", "comparisons.csv")
+    page, markdown, latex, runs, comparisons = written = [output / name for name in names]
     try:
         figures.mkdir(parents=True, exist_ok=True)
         plots = draw(groups, figures)
         sections = [_section(group, of_group) for group, of_group in zip(groups, plots, strict=True)]
         remarks = _remarks(groups)
-        pages = {
-            "html": lambda: _page(remarks, sections, left_out, figures),
-            "md": lambda: _markdown(remarks, sections, left_out),
-            "tex": lambda: _latex(remarks, sections, left_out),
-        }
-        written = [output / f"report.{kind}" for kind in pages if kind in chosen]
-        for path in written:
-            write_text(path, pages[path.suffix[1:]]())
-        if "csv" in chosen:
-            written += [output / "runs.csv", output / "comparisons.csv"]
-            lines = _runs(groups)
-            write_csv(output / "runs.csv", list(lines[0]), lines)
-            compared = [comparison.row() for group in groups for comparison in group.comparisons]
-            lists = [{key: "; ".join(row[key]) for key in ("differs", "also_differs")} for row in compared]
-            compared = [row | texts for row, texts in zip(compared, lists, strict=True)]
-            write_csv(output / "comparisons.csv", list(COLUMNS), compared)
+        write_text(page, _page(remarks, sections, left_out, figures))
+        write_text(markdown, _markdown(remarks, sections, left_out))
+        write_text(latex, _latex(remarks, sections, left_out))
+        lines = _runs(groups)
+        write_csv(runs, list(lines[0]), lines)
+        compared = [comparison.row() for group in groups for comparison in group.comparisons]
+        lists = [{key: "; ".join(row[key]) for key in ("differs", "also_differs")} for row in compared]
+        write_csv(comparisons, list(COLUMNS), [row | texts for row, texts in zip(compared, lists, strict=True)])
         drawn = [figures / f"{plot.name}.{kind}" for of_group in plots for plot in of_group for kind in KINDS]
-        # With all formats written again, no file shows the figures of an earlier report.
-        if len(chosen) == len(FORMATS):
-            for path in {path for path in figures.iterdir() if _FIGURE.fullmatch(path.name)} - {*drawn}:
-                path.unlink()
+        # Of an earlier report.
+        for path in {path for path in figures.iterdir() if _FIGURE.fullmatch(path.name)} - {*drawn}:
+            path.unlink()
     except OSError as error:
         raise InputError(f"cannot write the report to {output}: {error}; choose another --output") from error
     return [*written, *drawn]

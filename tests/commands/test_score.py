@@ -170,7 +170,7 @@ def test_fidelity_to_another_run_replaces_all_of_it_and_is_named():
     assert results("scored")["psnr_missing"] == "all images equal those of copy"
     assert results("scored")["metrics"]["ssim"]["value"] == pytest.approx(1)
     assert results("scored")["fidelity_to"]["compressors"] == ["LGTM"]
-    assert main(["report", "scored", "plain", "--formats", "md", "--output", "report"]) == 0
+    assert main(["report", "scored", "plain", "--output", "report"]) == 0
     text = Path("report/report.md").read_text()
     assert "ts fidelity is to a compressed run (copy)" in text
     assert "SSIM" not in text

@@ -331,12 +331,9 @@ def test_nothing_to_report_is_an_error(capsys):
     Path("file").write_text("")
     assert "nothing to report: nowhere does not exist" in refused(capsys, "nowhere")
     assert not Path("report").exists()
-    assert "pdf" in refused(capsys, "runs", "--formats", "pdf,md")
     assert "cannot write the report to file" in refused(capsys, "runs", "--output", "file")
     assert "nowhere does not exist" in refused(capsys, "runs", "--base", "nowhere")
     assert "runs is not a run directory" in refused(capsys, "runs", "--base", "runs")
-    assert report("runs", "--formats", "md", "--output", "only") == 0
-    assert [path.name for path in Path("only").iterdir() if path.is_file()] == ["report.md"]
 
 
 def test_runs_that_differ_are_named_and_not_compared(capsys):
@@ -450,8 +447,6 @@ def test_tables_of_latex():
 def test_figures_of_an_earlier_report_are_deleted(named):
     report("runs")
     Path("report/figures/curves-2024 Mine.png").write_bytes(b"kept")
-    report("runs/none", "runs/none_made", "--formats", "csv")
-    # The page and the Markdown still show them.
     assert len(list(Path("report/figures").iterdir())) == 7
     report("runs/none", "runs/none_made")
     assert [path.name for path in Path("report/figures").iterdir()] == ["curves-2024 Mine.png"]
@@ -462,7 +457,7 @@ def test_runs_without_numbers_or_predictions_keep_their_row(capsys):
     change("runs/none_made", **{"metrics__frechet[pytorch-fid]__value": float("nan")})
     change("runs/iekvd_made", **{"metrics__frechet[pytorch-fid]__bias": 9.0})
     shutil.rmtree("runs/lgtm/predictions")
-    assert report("runs", "--formats", "md,csv") == 1
+    assert report("runs") == 1
     assert "not compared: runs/lgtm/predictions/predictions.npz does not exist" in capsys.readouterr().out
     assert "Not compared image by image: runs/lgtm/predictions/predictions.npz does not exist" in text()
     assert line("runs/lgtm")["value"]
