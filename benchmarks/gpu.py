@@ -516,8 +516,8 @@ def demo(page: Page, sizes: Sizes) -> None:
             timing = results["timing"]
             of = timing["denoiser"]
             numbers = (f"{of['seconds']:.3f}", str(of["forwards"]), f"{of['rows_per_second']:.0f}")
-            rows.append([config, graph, *numbers, f"{timing['seconds']:.2f}"])
-    head = ("configuration", "cuda_graph", "denoiser, s", "forwards", "rows/s", "run, s")
+            rows.append([config, results["environment"]["cuda_graph"], *numbers, f"{timing['seconds']:.2f}"])
+    head = ("configuration", "graphs", "denoiser, s", "forwards", "rows/s", "run, s")
     page.add(f"{sizes.images} images of the embedded demo, 64 rows per forward; forwards of the warm-up do not count.")
     page.add(Table(head, rows, "llrrrr").markdown())
 
