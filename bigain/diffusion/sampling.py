@@ -20,24 +20,6 @@ _INITIAL, _STEP, _GENERATOR = 3, 4, 5
 Denoise = Callable[[Tensor, Tensor, int], Tensor]
 
 
-class Trajectory:
-    """Records latents of the first items after some steps; pass it to `sample` as `watch`.
-
-    Attributes:
-        latents: `(items, c, h, w)` each, in order of the steps.
-    """
-
-    def __init__(self, steps: int, points: int, items: int) -> None:
-        """Record `points` evenly spaced steps of `steps`, including the last; none if `items` is 0."""
-        self._watched = {round((i + 1) * steps / points) - 1 for i in range(points if items else 0)}
-        self._items = items
-        self.latents: list[Tensor] = []
-
-    def __call__(self, step: int, latents: Tensor) -> None:
-        if step in self._watched:
-            self.latents.append(latents[: self._items])
-
-
 def item_keys(image_keys: Tensor, seed: int) -> Tensor:
     """Return the keys of (seed, item). `(b,)` -> `(b,)`, int64."""
     return mix(image_keys, seed, _INITIAL)
@@ -59,7 +41,6 @@ def sample(
     shape: Sequence[int],
     scheduler: Any,
     steps: int,
-    watch: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Run a diffusers scheduler from noise to latents, in float32.
 
@@ -69,7 +50,6 @@ def sample(
         shape: (channels, height, width) of a latent.
         scheduler: Any diffusers scheduler; a copy is used, because schedulers have state.
         steps: Denoising steps.
-        watch: Called with the step and the latents after it.
 
     Returns:
         `(b, c, h, w)`, float32.
@@ -85,6 +65,4 @@ def sample(
     for step, timestep in enumerate(scheduler.timesteps):
         output = denoise(scheduler.scale_model_input(x, timestep), timestep, step)
         x = scheduler.step(output, timestep, x, **options)[0].float()
-        if watch is not None:
-            watch(step, x)
     return x

@@ -12,8 +12,6 @@ from typing import Any
 
 from filelock import BaseFileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
-from torchvision.utils import make_grid
 
 from bigain.backbones.loading import module_digest
 from bigain.cost.environment import session
@@ -200,12 +198,6 @@ class SampleWriter(PredictionWriter):
             paths = [sample_path(self._run, record.image_id, self._format) for record in outputs.records]
             with ThreadPoolExecutor(8) as pool:
                 list(pool.map(_write, paths, outputs.files))
-        if outputs.trajectory is not None:
-            # The first images on their way from noise to image, one row per image.
-            grid = make_grid(outputs.trajectory.transpose(0, 1).flatten(0, 1), nrow=len(outputs.trajectory))
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_image("1 samples/from_noise_to_image", grid, 0)
         return outputs.records
 
 

@@ -18,7 +18,7 @@ from bigain.backbones.forward import Sharing, row_keys
 from bigain.data.base import EvalDataModule
 from bigain.data.images import ImageFormat, decode_files, encode_images, quantise
 from bigain.data.loader import Batch
-from bigain.diffusion.sampling import Trajectory, item_keys, sample, step_keys
+from bigain.diffusion.sampling import item_keys, sample, step_keys
 from bigain.errors import InputError, check_choice
 from bigain.metrics.accuracy import Agreement
 from bigain.metrics.base import Images, Metric
@@ -33,9 +33,6 @@ from bigain.tasks.preparing import BackboneModule
 from bigain.tasks.scheduling import count_steps, make_scheduler
 from bigain.tokens.randomness import stable_hash
 
-# Items of the first batch, and points on their way from noise to image, that TensorBoard shows.
-_SHOWN_ITEMS, _SHOWN_STEPS = 4, 5
-
 _warn = rank_zero_only(logging.getLogger(__name__).warning)
 
 
@@ -46,13 +43,10 @@ class Generated:
     Attributes:
         files: Encoded images; empty if images are not kept.
         records: b records.
-        trajectory: Decoded latents of the first items after some of the steps, `(steps, items, 3, s, s)` uint8; None
-            except for the first batch.
     """
 
     files: Sequence[bytes]
     records: Sequence[SampleRecord]
-    trajectory: Tensor | None = None
 
 
 class DiffusionSampler(BackboneModule):
@@ -215,11 +209,8 @@ class DiffusionSampler(BackboneModule):
             return Generated((), ())
         start = time.perf_counter()
         prompts = [self.prompts[image_id] for image_id in batch["image_id"]]
-        # A second-order scheduler takes more steps than were asked for.
-        steps, items = len(self.scheduler.timesteps), len(prompts)
-        shown = Trajectory(steps, _SHOWN_STEPS, min(_SHOWN_ITEMS, items) if batch_idx == 0 else 0)
-        latents = self.generate(batch["image_id"], self._conditions(prompts, batch["labels"]), shown)
-        pixels = self.decoding.run(lambda i, first, last: self.backbone.decode(latents[i]), items, self.device)
+        latents = self.generate(batch["image_id"], self._conditions(prompts, batch["labels"]))
+        pixels = self.decoding.run(lambda i, first, last: self.backbone.decode(latents[i]), len(latents), self.device)
         finite = pixels.isfinite().flatten(1).all(1).nonzero().flatten().tolist()
         reason = (
             f"{self.scheduler_class.__name__} and {self.backbone.model} gave numbers that are not finite "
@@ -235,23 +226,19 @@ class DiffusionSampler(BackboneModule):
             images = decode_files(files).to(images.device)
         prompts = [prompts[i] for i in finite]
         features, measured = self.measuring.measure(Images(images, prompts))
-        seconds = (time.perf_counter() - start) / items
+        seconds = (time.perf_counter() - start) / len(latents)
         records = [
             SampleRecord(batch["image_id"][i], list(batch["labels"][i]), prompt, seconds, feature, values)
             for i, prompt, feature, values in zip(finite, prompts, features, measured, strict=True)
         ]
-        # A failed image has no trajectory to show.
-        steps_shown = shown.latents if len(finite) == items else []
-        trajectory = [quantise(self.backbone.decode(latents), "png") for latents in steps_shown]
-        return Generated(files, records, torch.stack(trajectory).cpu() if trajectory else None)
+        return Generated(files, records)
 
-    def generate(self, image_ids: Sequence[str], condition: Tensor, watch: Any = None) -> Tensor:
+    def generate(self, image_ids: Sequence[str], condition: Tensor) -> Tensor:
         """Sample latents.
 
         Args:
             image_ids: b stable ids; the initial noise is a function of them.
             condition: Rows of `Backbone.conditions`. `(b, ...)`.
-            watch: Called with each step and the latents after it.
 
         Returns:
             `(b, c, h, w)`, float32.
@@ -263,7 +250,7 @@ class DiffusionSampler(BackboneModule):
             rows = step_keys(keys, step)
             return self._per_item(lambda i: self._guided(x[i], condition[i], rows[i], timestep), len(x))
 
-        return sample(denoise, keys, self.shape, self.scheduler, self.steps, watch)
+        return sample(denoise, keys, self.shape, self.scheduler, self.steps)
 
     def _guided(self, x: Tensor, condition: Tensor, rows: Tensor, timestep: Tensor) -> Tensor:
         """Return the guided network output of items `(b, c, h, w)` with keys `(b,)`, from one forward of 2b rows."""

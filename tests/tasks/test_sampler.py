@@ -43,8 +43,8 @@ IDS = [f"test/{i:06d}" for i in range(32)]
 class Recorded(DiffusionSampler):
     """Keeps latents by id."""
 
-    def generate(self, image_ids, condition, watch=None):
-        latents = super().generate(image_ids, condition, watch)
+    def generate(self, image_ids, condition):
+        latents = super().generate(image_ids, condition)
         self.__dict__.setdefault("latents", {}).update(zip(image_ids, latents, strict=True))
         return latents
 
@@ -53,7 +53,7 @@ class Keep(Callback):
     """Collects what predict_step returns, and the rows of every forward of the denoiser."""
 
     def __init__(self):
-        self.images, self.records, self.rows, self.trajectories = {}, {}, [], []
+        self.images, self.records, self.rows = {}, {}, []
 
     def on_predict_start(self, trainer, pl_module):
         denoiser = pl_module.backbone.denoiser
@@ -63,8 +63,6 @@ class Keep(Callback):
         self.records.update({record.image_id: record for record in outputs.records})
         for record, file in zip(outputs.records, outputs.files, strict=bool(outputs.files)):
             self.images[record.image_id] = decode_files([file])[0]
-        if outputs.trajectory is not None:
-            self.trajectories.append(outputs.trajectory)
 
     def on_predict_end(self, trainer, pl_module):
         self.handle.remove()
@@ -257,15 +255,6 @@ def test_records_hold_prompt_labels_and_features_of_what_is_on_disk(dit, images,
     # As `bigain score` computes them, bit for bit, whatever the memory layout and the forwards of the run.
     expected, _ = Measuring(extractor=module.extractor).measure(Images(keep.stacked()))
     assert np.array_equal(record.features, expected[1])
-
-
-def test_the_way_of_the_first_items_is_shown(dit):
-    for kind in (DDIMScheduler, HeunDiscreteScheduler):
-        keep = run(sampler(dit, kind, steps=6, guidance=1.0), images=5, batch_size=4)
-        (trajectory,) = keep.trajectories
-        assert trajectory.shape == (5, 4, 3, 32, 32)
-        last = torch.stack([keep.images[image_id] for image_id in IDS[:4]])
-        assert torch.equal(trajectory[-1], last)
 
 
 class Failed(Callback):
