@@ -87,13 +87,6 @@ def test_noise_that_a_scheduler_adds_belongs_to_item_and_seed():
         assert abs(torch.corrcoef(torch.stack((noise[0].flatten(), other.flatten())))[0, 1]) < 0.99
 
 
-def test_every_step_is_watched():
-    seen = []
-    last = sample(network, keys_of(1, 2), SHAPE, prepared(DDIMScheduler), 4, lambda step, x: seen.append((step, x)))
-    assert [step for step, _ in seen] == [0, 1, 2, 3]
-    assert torch.equal(seen[-1][1], last)
-
-
 def test_a_second_order_scheduler_asks_more_often():
     steps = []
 
