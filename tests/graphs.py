@@ -13,7 +13,18 @@ SIZES = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecuti
 COPIES = {"lift_fresh", "lift_fresh_copy"}
 
 
-class Recorder(TorchDispatchMode):
+class Refusing(TorchDispatchMode):
+    """Refuses what waits for a GPU."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        masks = name in ("index", "index_put_") and any(index.dtype == torch.bool for index in tensors(args[1]))
+        if name in READING | SIZES | COPIES or masks or str(function) == "aten.repeat_interleave.Tensor":
+            raise RuntimeError(f"operation not permitted when stream is capturing: {function}")
+        return function(*args, **(kwargs or {}))
+
+
+class Recorder(Refusing):
     """Records what a forward does to memory. As in a graph, a replay reads and writes the same addresses."""
 
     def __init__(self, device):
@@ -38,11 +49,7 @@ class Recorder(TorchDispatchMode):
         return replay, output
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.overloadpacket.__name__
-        masks = name in ("index", "index_put_") and any(index.dtype == torch.bool for index in tensors(args[1]))
-        if name in READING | SIZES | COPIES or masks or str(function) == "aten.repeat_interleave.Tensor":
-            raise RuntimeError(f"operation not permitted when stream is capturing: {function}")
-        results = function(*args, **(kwargs or {}))
+        results = super().__torch_dispatch__(function, types, args, kwargs)
         self.calls.append((function, args, kwargs or {}, tensors(results)))
         return results
 

@@ -177,6 +177,9 @@ class Backbone(nn.Module, ABC):
     def conditions(self, prompts: Sequence[str], labels: Sequence[int]) -> Tensor:
         """Compute the condition of each class or item from its text, or its label in the model. `(b, ...)`."""
 
+    def finish_conditions(self) -> None:
+        """Free the device of what only `conditions` needs; further calls are slow."""
+
     @abstractmethod
     def null_condition(self) -> Tensor:
         """Return the unconditional condition for guidance, `(1, ...)`, or raise an InputError if there is none."""

@@ -70,7 +70,10 @@ class StableDiffusion(Backbone):
         """Last hidden states of the text encoder, padded to the tokenizer's length. `(k, 77, d)` on SD."""
         ids = self._tokens(prompts).to(next(self.text_encoder.parameters()).device)
         states = [self.text_encoder(part).last_hidden_state for part in ids.split(_PROMPTS_PER_FORWARD)]
-        return torch.cat(states)
+        return torch.cat(states).to(next(self.denoiser.parameters()).device)
+
+    def finish_conditions(self) -> None:
+        self.text_encoder.to("cpu")
 
     def _tokens(self, prompts: Sequence[str]) -> Tensor:
         """Cut or padded to the tokenizer's length. `(k, 77)` on SD, int64."""

@@ -150,6 +150,7 @@ class DiffusionClassifier(BackboneModule):
         space = self.data.class_space
         self.multilabel = space.multilabel
         self.conditions = self.backbone.conditions(space.prompts, space.model_labels)
+        self.backbone.finish_conditions()
         self.begin_sharing(self.conditions)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[ImageRecord]:

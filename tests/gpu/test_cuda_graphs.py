@@ -24,6 +24,8 @@ class Keep(Callback):
         self.errors = getattr(self, "errors", []) + [record.errors for record in outputs]
         graphs = graphs_of(pl_module.backbone.denoiser)
         self.replays = graphs and graphs.replays
+        text = getattr(pl_module.backbone, "text_encoder", None)
+        assert text is None or text.device.type == "cpu"
 
 
 def classified(backbone, compressor, precision):

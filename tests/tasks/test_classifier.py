@@ -261,11 +261,14 @@ class Fails(Callback):
         raise RuntimeError("on purpose")
 
 
-def test_a_run_that_fails_leaves_no_hooks_behind():
-    backbone = StableDiffusion("shapes_unet")
+def test_a_run_that_fails_leaves_no_hooks_behind(monkeypatch):
+    backbone, moved = StableDiffusion("shapes_unet"), []
     backbone.load()
+    monkeypatch.setattr(backbone.text_encoder, "to", moved.append)
     settings = {"images": 1, "trials": (1, 2), "keep": (2, 1), "backbone": backbone}
     with pytest.raises(RuntimeError, match="on purpose"):
         run(Fails(), **settings)
     modules = list(backbone.denoiser.modules())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    # Once the prompts are encoded, a GPU has room for other things.
+    assert moved == ["cpu"]

@@ -1,0 +1,77 @@
+"""No forward of a run waits for a GPU: nothing is read from it and nothing copied to it between two forwards.
+
+On the meta device a tensor of the processor beside those of the device gives a copy away, and numbers cannot be read.
+"""
+
+import pytest
+import torch
+from cases import build, every_case, every_network
+from diffusers import DDIMScheduler, DDPMScheduler
+from graphs import Refusing, tensors
+from models import LATENTS, PROMPT_TOKENS, WIDTH, fresh
+
+from bigain.backbones import DiT, StableDiffusion
+from bigain.backbones.geometry import with_denoiser
+from bigain.backbones.sharing import share
+from bigain.compressors import LGTM
+from bigain.modules import DiffusionClassifier, DiffusionSampler
+
+META = torch.device("meta")
+
+
+class OnDevice(Refusing):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        results = super().__torch_dispatch__(function, types, args, kwargs)
+        for value in tensors((args, kwargs, results)):
+            # A single number travels with the kernel.
+            assert value.device == META or not value.ndim, f"{function} with a tensor of the processor"
+        return results
+
+
+def backbone_of(network):
+    backbone = with_denoiser((StableDiffusion if network == "unet" else DiT)("tiny"), fresh(network).to(META))
+    backbone.set_schedule(DDPMScheduler(prediction_type="v_prediction"))
+    return backbone
+
+
+def conditions_of(network, number):
+    size = (number, PROMPT_TOKENS, WIDTH) if network == "unet" else (number,)
+    return torch.empty(size, device=META, dtype=torch.float32 if network == "unet" else torch.int64)
+
+
+@every_case
+def test_forwards_of_a_classification(case, network):
+    """Three pairs of an image and a trial under five classes, in two forwards."""
+    module = DiffusionClassifier(backbone_of(network), rows_per_forward=8)
+    module.conditions, denoiser = conditions_of(network, 5), module.backbone.denoiser
+    labels = torch.empty(3, 5, device=META, dtype=torch.int64)
+    pairs = torch.empty(3, *LATENTS[network], device=META), labels[:, 0], labels[:, 0], labels
+    with build(case).applied_to(denoiser), share(denoiser, module.conditions), torch.inference_mode():
+        module._errors(*pairs)  # keeps the noise schedule and the keys of prompts
+        with OnDevice():
+            assert module._errors(*pairs).shape == (3, 5)
+
+
+@every_network
+@pytest.mark.parametrize("guidance", [1, 4])
+def test_forwards_of_a_generation(network, guidance):
+    module = DiffusionSampler(backbone_of(network), scheduler=DDIMScheduler, guidance=guidance)
+    module.null, denoiser = conditions_of(network, 1), module.backbone.denoiser
+    items = torch.empty(3, *LATENTS[network], device=META), conditions_of(network, 3)
+    keys, timestep = torch.empty(3, device=META, dtype=torch.int64), torch.empty((), device=META)
+    with LGTM(ratio=0.5).applied_to(denoiser), share(denoiser), torch.inference_mode(), OnDevice():
+        assert module._guided(*items, keys, timestep).shape == items[0].shape
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x[x > 0],
+        lambda x: torch.arange(2).to(x.device),
+        lambda x: torch.tensor([2, 3], device=x.device),
+    ],
+)
+def test_what_waits_is_found(wait):
+    with pytest.raises((AssertionError, RuntimeError)), OnDevice(), torch.inference_mode():
+        wait(torch.empty(2, device=META))
