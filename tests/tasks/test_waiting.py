@@ -9,6 +9,7 @@ from cases import build, every_case, every_network
 from diffusers import DDIMScheduler, DDPMScheduler
 from graphs import Refusing, tensors
 from models import LATENTS, PROMPT_TOKENS, WIDTH, fresh
+from torch.overrides import TorchFunctionMode
 
 from bigain.backbones import DiT, StableDiffusion
 from bigain.backbones.geometry import with_denoiser
@@ -17,6 +18,14 @@ from bigain.compressors import LGTM
 from bigain.modules import DiffusionClassifier, DiffusionSampler
 
 META = torch.device("meta")
+
+
+class NoLists(TorchFunctionMode):
+    """Refuses tensors of numbers from Python, which come to a GPU as copies; those of the meta device just appear."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        assert function not in (torch.tensor, torch.as_tensor) or isinstance(args[0], torch.Tensor)
+        return function(*args, **(kwargs or {}))
 
 
 class OnDevice(Refusing):
@@ -48,7 +57,7 @@ def test_forwards_of_a_classification(case, network):
     pairs = torch.empty(3, *LATENTS[network], device=META), labels[:, 0], labels[:, 0], labels
     with build(case).applied_to(denoiser), share(denoiser, module.conditions), torch.inference_mode():
         module._errors(*pairs)  # keeps the noise schedule and the keys of prompts
-        with OnDevice():
+        with NoLists(), OnDevice():
             assert module._errors(*pairs).shape == (3, 5)
 
 
@@ -59,7 +68,7 @@ def test_forwards_of_a_generation(network, guidance):
     module.null, denoiser = conditions_of(network, 1), module.backbone.denoiser
     items = torch.empty(3, *LATENTS[network], device=META), conditions_of(network, 3)
     keys, timestep = torch.empty(3, device=META, dtype=torch.int64), torch.empty((), device=META)
-    with LGTM(ratio=0.5).applied_to(denoiser), share(denoiser), torch.inference_mode(), OnDevice():
+    with LGTM(ratio=0.5).applied_to(denoiser), share(denoiser), torch.inference_mode(), NoLists(), OnDevice():
         assert module._guided(*items, keys, timestep).shape == items[0].shape
 
 
@@ -73,5 +82,5 @@ def test_forwards_of_a_generation(network, guidance):
     ],
 )
 def test_what_waits_is_found(wait):
-    with pytest.raises((AssertionError, RuntimeError)), OnDevice(), torch.inference_mode():
+    with pytest.raises((AssertionError, RuntimeError)), NoLists(), OnDevice(), torch.inference_mode():
         wait(torch.empty(2, device=META))
