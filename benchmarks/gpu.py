@@ -47,6 +47,7 @@ from bigain.compressors.kv import KVDownsampler
 from bigain.compressors.merging import TokenMerger
 from bigain.compressors.where import Where
 from bigain.report.tables import Table
+from bigain.tokens.dispatch import kernels_note
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SWITCH = "BIGAIN_KERNELS"
@@ -150,15 +151,6 @@ def reason(error: BaseException) -> str:
     while isinstance(error.__context__, Exception) and "capture" in str(error):
         error = error.__context__
     return f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
-
-
-def kernels_note() -> str:
-    """What served this process: kernels, torch, or why not kernels."""
-    try:
-        from bigain.tokens.dispatch import kernels_note as note
-    except ImportError:
-        return "torch"
-    return note()
 
 
 @contextmanager
@@ -305,7 +297,7 @@ def operators(page: Page, sizes: Sizes) -> None:
         for name, (queries, keys) in references.items():
             run = partial(nn.functional.scaled_dot_product_attention, queries, keys, keys)
             rows.append([name, "", "", "", "", time_of(run, sizes.repetitions), in_graph(run, sizes.repetitions)])
-        free = free_plan(side * side, round(0.3 * side * side), DEVICE)
+        free = free_plan(x, round(0.3 * side * side))
         both = partial(lambda plan, x: plan.unmerge(plan.merge(x)), free, x)
         copies = (partial(free.merge, x), partial(free.unmerge, free.merge(x)), both)
         times = [time_of(run, sizes.repetitions) for run in copies]

@@ -15,6 +15,7 @@ from lightning.pytorch import Trainer
 
 from bigain.backbones.compilation import compiled
 from bigain.backbones.cuda_graphs import graphs_note
+from bigain.tokens.dispatch import kernels_note
 
 _CPUINFO = Path("/proc/cpuinfo")
 _PACKAGES = ("bigain", "torch", "lightning", "diffusers", "transformers", "torchmetrics", "torchvision", "numpy")
@@ -38,6 +39,7 @@ def environment(
         "precision": str(trainer.precision),
         "network_dtype": str(next(denoiser.parameters()).dtype),
         "attention_backend": attention_backend(device, denoiser, kernels),
+        "kernels": kernels_note(),
         "compile": compiled(denoiser),
         "cuda_graph": graphs_note(denoiser),
         "git_commit": git_commit(),

@@ -16,8 +16,7 @@ from torch import nn
 import bigain.commands.bench.measure
 from bigain.backbones import DiT
 from bigain.backbones.geometry import with_denoiser
-from bigain.backbones.sites import layout_of
-from bigain.commands.bench.limit import limit_of
+from bigain.commands.bench.limit import FreePlan, free_plan, limit_of
 from bigain.commands.bench.measure import Entrant, compressors_of, enter, measure, race
 from bigain.commands.bench.subject import Subject
 from bigain.commands.flops.model import CountedModel
@@ -26,7 +25,7 @@ from bigain.compressors import ABM, CAM, IEKVD, LGTM, Compressor, SiTo, ToDo, To
 from bigain.compressors.lgtm import LGTM as LGTMClass
 from bigain.cost.flops import Flops
 from bigain.errors import InputError
-from bigain.tokens.grid import Grid
+from bigain.tokens.dispatch import kernels_note
 
 CPU = torch.device("cpu")
 QUICK = ["--device", "cpu", "--repetitions", "2"]
@@ -55,6 +54,7 @@ def test_json_of_the_embedded_model(capsys, monkeypatch):
     assert result["weights"] == "loaded"
     assert (result["batch"], result["dtype"], result["compile"], result["threads"]) == (2, "bfloat16", "none", 2)
     assert result["attention_backend"].startswith("AttnProcessor2_0: ")
+    assert result["kernels"] == kernels_note()
     assert result["finite"]
     assert result["forwards_per_round"] == 1
     base, (lgtm, iekvd) = result["baseline"], result["methods"]
@@ -191,16 +191,19 @@ def read_lengths(denoiser, undo):
     return lengths
 
 
-@torch.inference_mode()
-def test_a_free_plan_restores_the_rows_that_it_keeps():
-    own, x = subject(batch=1), torch.randn(3, 256, 5)
-    _, limit = limit_of(LGTM(ratio=0.7), own.backbone.denoiser, Grid(32, 32))
-    plan = limit.plan(x, layout_of(own.backbone.denoiser).sites[0], None)
+@pytest.mark.parametrize("kernels", ["torch", "triton"])
+def test_a_free_plan_restores_the_rows_that_it_keeps(kernels, monkeypatch):
+    if kernels == "triton":
+        pytest.importorskip("triton")
+    monkeypatch.setenv("BIGAIN_KERNELS", kernels)
+    x = torch.randn(3, 60, 16)
+    plan = free_plan(x, 17)
     short = plan.merge(x)
-    assert short.shape == (3, 77, 5)
-    full = plan.unmerge(short)
-    assert torch.equal(full[:, plan.kept[0]], x[:, plan.kept[0]])
-    assert plan.restore[0].bincount().tolist() == plan.kept[0].diff(append=torch.tensor([256])).tolist()
+    assert short.shape == (3, 17, 16)
+    full, kept = plan.unmerge(short), plan.kept[0]
+    assert torch.equal(full[:, kept], x[:, kept])
+    assert plan.restore[0].bincount().tolist() == kept.diff(append=torch.tensor([60])).tolist()
+    assert isinstance(plan, FreePlan) == (kernels == "torch")
 
 
 def test_methods_that_keep_as_many_tokens_share_a_limit_and_others_have_none():
@@ -212,7 +215,7 @@ def test_methods_that_keep_as_many_tokens_share_a_limit_and_others_have_none():
         assert tome is sito is limits[0]
         assert (lgtm, todo) == (limits[1], limits[2])
         assert todo is iekvd
-    assert limit_of(Mock(spec=Compressor, sites_of=lambda _: ()), own.backbone.denoiser, Grid(32, 32)) is None
+    assert limit_of(Mock(spec=Compressor, sites_of=lambda _: ()), own.backbone.denoiser, own.noisy) is None
 
 
 def test_a_method_without_effect_or_that_fails_is_reported(capsys, monkeypatch):

@@ -26,6 +26,7 @@ from bigain.cost.attention_kernels import kernels_seen
 from bigain.cost.memory import peak_memory, restart_peak
 from bigain.cost.spans import Spans
 from bigain.cost.timing import Measured, timing_section
+from bigain.tokens.dispatch import kernels_note
 
 QUICK = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false"]
 QUICK += ["--model.trials", "[1,2]", "--model.keep", "[2,1]", "--data.num_workers", "0"]
@@ -121,6 +122,8 @@ def test_a_run_tells_its_times_and_a_resumed_one_its_own():
     environment = json.loads(Path("out/results.json").read_text())["environment"]
     assert environment["compile"] == "none"
     assert environment["attention_backend"].startswith("AttnProcessor2_0: ")
+    # Of the process, in which other tests may have used kernels.
+    assert environment["kernels"] == kernels_note()
 
     # Nothing is left to do: what was measured stays.
     again = timing("--data.images", "4")
@@ -128,6 +131,7 @@ def test_a_run_tells_its_times_and_a_resumed_one_its_own():
     assert again["denoiser"] == denoiser
     kept = json.loads(Path("out/results.json").read_text())["environment"]
     assert kept["attention_backend"] == environment["attention_backend"]
+    assert kept["kernels"] == environment["kernels"]
 
     # One image is: the times are of this session's forwards, and it says how many those were.
     log = Path("out/predictions/rank-0.jsonl")

@@ -80,6 +80,7 @@ def bench(
     from bigain.commands.flops.model import CountedModel
     from bigain.commands.predict import silence_libraries
     from bigain.cost.environment import device_name
+    from bigain.tokens.dispatch import kernels_note
 
     silence_libraries()
     compressors, place = [] if tune and not options else compressors_of(options), find_device(device)
@@ -113,6 +114,7 @@ def bench(
             "device_name": device_name(place),
             "threads": torch.get_num_threads(),
             "attention_backend": backend,
+            "kernels": kernels_note(),
             "finite": finite,
             "compile": compile,
             "channels_last": channels_last,
@@ -144,7 +146,7 @@ def _text(result: Mapping[str, Any]) -> str:
         (
             "device",
             f"{result['device']} ({result['device_name']}), {result['threads']} CPU threads, torch "
-            f"{result['packages']['torch']}",
+            f"{result['packages']['torch']}, kernels: {result['kernels']}",
         ),
         (
             "rounds",

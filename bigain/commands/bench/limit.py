@@ -13,6 +13,7 @@ from bigain.backbones.sites import Site
 from bigain.compressors import Compressor
 from bigain.compressors.kv import KVDownsampler
 from bigain.compressors.merging import TokenMerger
+from bigain.tokens.dispatch import kernels_serve
 from bigain.tokens.grid import Grid
 from bigain.tokens.matching import MergePlan
 
@@ -28,10 +29,23 @@ class FreePlan(MergePlan):
         return y.index_select(1, self.restore[0])
 
 
-def free_plan(n: int, kept: int, device: torch.device) -> FreePlan:
-    """Keep the first of each of `kept` equally long stretches of `n` tokens, which stands for all of them."""
-    token = torch.arange(n, device=device)
+def free_plan(x: Tensor, kept: int) -> MergePlan:
+    """Keep the first of each of `kept` equally long stretches of tokens, which stands for all of them.
+
+    Args:
+        x: Sequences that it is for; only its shape, dtype and device count. `(b, n, c)`.
+        kept: Tokens of each.
+    """
+    b, n, _ = x.shape
+    token = torch.arange(n, device=x.device)
     chosen, restore = -(-token[:kept] * n // kept), token * kept // n
+    if kernels_serve(x):
+        from bigain.tokens.kernels.plans import KernelPlan
+        from bigain.tokens.kernels.tables import ORDER, RESTORE, TABLES
+
+        tables = torch.zeros(b, TABLES.value, n, dtype=torch.int32, device=x.device)
+        tables[:, ORDER.value, :kept], tables[:, RESTORE.value] = chosen, restore
+        return KernelPlan(tables, kept, "prune")
     # Nothing reads the removed tokens.
     return FreePlan(chosen[None], chosen[None, :0], chosen[None, :0], restore[None], "prune")
 
@@ -60,24 +74,26 @@ class FreeKeys(KVDownsampler):
         return self._plans[site.index].merge(x)
 
 
-def limit_of(compressor: Compressor, denoiser: nn.Module, latent: Grid) -> tuple[object, Compressor] | None:
+def limit_of(compressor: Compressor, denoiser: nn.Module, noisy: Tensor) -> tuple[object, Compressor] | None:
     """Return what a decision of a compressor would take if it cost nothing.
 
     Args:
         compressor: Any; it is not installed.
         denoiser: The network.
-        latent: Size of the latents.
+        noisy: Its input. `(b, c, h, w)`.
 
     Returns:
         What is equal for compressors with the same limit, and the limit, not installed; None for a compressor that is
         neither a merger nor a downsampler of keys.
     """
-    kept = {site: compressor.tokens_out(site, latent) for site in compressor.sites_of(denoiser)}
-    device = next(denoiser.parameters()).device
-    plans = {site.index: free_plan(site.grid(latent).n, count, device) for site, count in kept.items()}
-    counts = tuple((site.index, count) for site, count in kept.items())
+    latent, weight = Grid(*noisy.shape[-2:]), next(denoiser.parameters())
+    counts = {site.index: compressor.tokens_out(site, latent) for site in compressor.sites_of(denoiser)}
+    plans = {
+        site.index: free_plan(weight.new_empty(len(noisy), site.grid(latent).n, 0), counts[site.index])
+        for site in compressor.sites_of(denoiser)
+    }
     if isinstance(compressor, TokenMerger):
-        return (compressor.modules, counts), FreeMerger(compressor, plans)
+        return (compressor.modules, *counts.items()), FreeMerger(compressor, plans)
     if isinstance(compressor, KVDownsampler):
-        return counts, FreeKeys(compressor, plans)
+        return tuple(counts.items()), FreeKeys(compressor, plans)
     return None

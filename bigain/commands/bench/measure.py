@@ -27,7 +27,6 @@ from bigain.cost.memory import peak_memory, restart_peak
 from bigain.cost.spans import Spans
 from bigain.errors import InputError
 from bigain.runs.summary import compressor_text
-from bigain.tokens.grid import Grid
 
 # Forwards that measure a compressor's phases and memory; their time does not count.
 _OBSERVED = 3
@@ -213,7 +212,7 @@ def enter(subject: Subject, compressors: Sequence[Compressor], undo: ExitStack) 
     limits: dict[Any, Entrant] = {}
     for entrant in entrants[1:]:
         assert entrant.compressor is not None
-        limit = limit_of(entrant.compressor, subject.backbone.denoiser, Grid(*subject.noisy.shape[-2:]))
+        limit = limit_of(entrant.compressor, subject.backbone.denoiser, subject.noisy)
         if limit is not None:
             entrant.limit = limits.setdefault(limit[0], Entrant(subject.twin(), limit[1]))
     for entrant in (*entrants[1:], *limits.values()):
