@@ -80,12 +80,9 @@ def _flat(name: str, value: Any, folder: Path) -> Iterator[tuple[str, Any]]:
 
 
 def options_for(options: Sequence[str], own: Collection[str], marks: Collection[str]) -> list[str]:
-    """Return the options of one part of a command without their marks, as in `--generation.data.limit 100`.
+    """Return the options for a part of a command, without the marks of `--generation.data.limit 100`.
 
-    Args:
-        options: Command line of options and their values.
-        own: The marks of this part; an option with a different mark is left out.
-        marks: All marks.
+    Of all `marks`, only `own` ones are of this part.
     """
     kept: list[str] = []
     for option, *values in options_of(options)[1]:
@@ -97,14 +94,10 @@ def options_for(options: Sequence[str], own: Collection[str], marks: Collection[
 
 
 def locate(name: str, is_file: bool = True) -> str:
-    """Return the path of the shipped file of this name unless there is one here; a file has to be valid YAML.
-
-    Args:
-        name: Path, or name of a shipped file.
-        is_file: Whether a name without a suffix is one, too, not a class.
+    """Return the path of the shipped file of this name unless there is one here.
 
     Raises:
-        InputError: If it is not YAML, or there is no such file.
+        InputError: If it is not YAML, or there is no such file and `is_file` or the suffix says that it is one.
     """
     shipped = shipped_configs() / name
     path = shipped if shipped.is_file() and not Path(name).exists() else Path(name).expanduser()
@@ -136,11 +129,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):  # type: ignore[misc]
 
 
 def load_yaml(path: Path) -> Any:
-    """Load a YAML file.
-
-    Raises:
-        InputError: If it is not YAML or repeats a key.
-    """
+    """Load a YAML file; raise an InputError if it is not YAML or repeats a key."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
         # Refuses an alias inside its own anchor, on which the parser would never end.

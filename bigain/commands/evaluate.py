@@ -91,23 +91,19 @@ def _check_compressors(name: str, a: Sequence[Mapping[str, Any]], b: Sequence[Ma
 
 
 def joint_row(name: str, classification: Results, generation: Results) -> dict[str, Any]:
-    """What one compressor costs and keeps, on both tasks.
-
-    Raises:
-        InputError: If the two runs were compressed differently.
-    """
+    """Return what one compressor costs and keeps; raise an InputError if the runs were compressed differently."""
     _check_compressors(name, classification["compressors"], generation["compressors"])
     compressors = classification["compressors"]
-    accuracy = next(iter(classification["metrics"].items()))
+    top, accuracy = next(iter(classification["metrics"].items()))
     row: dict[str, Any] = {
         "name": name,
         "model": classification["model"]["name"],
         "dataset": classification["dataset"]["name"],
         "compressor": "+".join(one["class"] for one in compressors) or "none",
         "settings": json.dumps([one["settings"] for one in compressors]),
-        f"{accuracy[0]}": accuracy[1]["value"],
-        f"{accuracy[0]}_low": accuracy[1]["low"],
-        f"{accuracy[0]}_high": accuracy[1]["high"],
+        top: accuracy["value"],
+        f"{top}_low": accuracy["low"],
+        f"{top}_high": accuracy["high"],
         "images_classified": classification["dataset"]["images"],
         "gflops_per_evaluation": classification["flops"]["gflops_per_evaluation"],
         "flops_reduction_percent": classification["flops"].get("reduction_percent"),
@@ -115,9 +111,7 @@ def joint_row(name: str, classification: Results, generation: Results) -> dict[s
         "seconds_per_sample": generation["timing"]["seconds_per_image"],
         "images_generated": generation["dataset"]["images"],
     }
-    for metric, estimate in generation["metrics"].items():
-        row[metric] = estimate["value"]
-    return row
+    return row | {metric: estimate["value"] for metric, estimate in generation["metrics"].items()}
 
 
 def _without_alpha(compressor: Mapping[str, Any]) -> dict[str, Any]:

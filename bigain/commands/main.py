@@ -85,15 +85,7 @@ def program() -> NoReturn:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        args: Command line without the program name; None reads `sys.argv`.
-
-    Returns:
-        The exit status: 0 done, 1 done except for what was reported (unreadable images, problems that `doctor`
-        found), 2 bad input.
-    """
+    """Run one command, of `sys.argv` without arguments, and return the exit status: see `_HELP`."""
     args = list(sys.argv[1:] if args is None else args)
     if args == ["--version"]:
         print(f"bigain {bigain.__version__}")

@@ -57,24 +57,14 @@ _PACKAGES = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command did.
-
-    Attributes:
-        text: Printed to stdout.
-        complete: Whether nothing that was asked for is missing.
-    """
+    """The text that a command prints to stdout, and whether nothing that was asked for is missing."""
 
     text: str = ""
     complete: bool = True
 
 
 def run(function: Callable[..., Outcome], command: str, args: Sequence[str]) -> Outcome:
-    """Call a command's function with the arguments of its command line; `--help` returns its help instead.
-
-    Args:
-        function: Typed, with a docstring.
-        command: `bigain report`.
-        args: Command line after it.
+    """Call a typed, documented function with the command line after `bigain report`; `--help` returns its help instead.
 
     Raises:
         InputError: If the arguments are wrong, or the function refuses them.
@@ -176,13 +166,7 @@ def _most(hint: Any) -> int:
 
 
 def create(base: type[T], name: str, options: Sequence[str], command: str) -> T | None:
-    """Create the object that `--name CLASS --name.argument value` describes; None without such options.
-
-    Args:
-        base: The class, or a base of it.
-        name: Of the option.
-        options: These and no others.
-        command: `bigain flops`, for messages.
+    """Create the object of a class or base that `--name CLASS --name.argument value` describes; None without these.
 
     Raises:
         InputError: If there is no such class, or it refuses its arguments.
@@ -197,9 +181,7 @@ def create(base: type[T], name: str, options: Sequence[str], command: str) -> T 
 def input_errors(command: str, known: Collection[str] = ()) -> Iterator[None]:
     """Turn a parsing error of jsonargparse into one InputError, and let out an InputError that it wrapped.
 
-    Args:
-        command: `bigain flops`, for messages.
-        known: All options, of which the nearest to an unknown one is proposed.
+    Of the `known` options, those nearest to an unknown one are proposed.
     """
     try:
         yield
@@ -255,13 +237,7 @@ def guess(near: Sequence[str]) -> str:
 
 
 def unknown_argument(section: str, class_path: str, name: str) -> InputError:
-    """Return the error for an argument that a class does not have.
-
-    Args:
-        section: Where the class stands, such as `model.backbone`.
-        class_path: Its import path.
-        name: The argument.
-    """
+    """Return the error for an argument that a class, in a section such as `model.backbone`, does not have."""
     from bigain.compressors.base import constructor_parameters
 
     kind = class_path.rpartition(".")[2]

@@ -54,10 +54,7 @@ Examples:
 
 
 def predict(args: Sequence[str]) -> Outcome:
-    """Run one configuration, and the same without compression if `--baseline true` is given.
-
-    Args:
-        args: Command line from `predict` on.
+    """Run the command line from `predict` on, and the same without compression if `--baseline true` is given.
 
     Returns:
         The summary, empty on all but the first process; complete if nothing that was asked for is missing.

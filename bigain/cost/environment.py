@@ -24,14 +24,7 @@ _PACKAGES = ("bigain", "torch", "lightning", "diffusers", "transformers", "torch
 def environment(
     trainer: Trainer, device: torch.device, denoiser: torch.nn.Module, kernels: Collection[str]
 ) -> dict[str, object]:
-    """Describe device, precision, versions and git commit of a run.
-
-    Args:
-        trainer: The run's trainer.
-        device: Device of the denoiser.
-        denoiser: The network.
-        kernels: Attention kernels that were seen; may be empty.
-    """
+    """Describe device, precision, versions and git commit of a run, and the attention kernels that were seen."""
     return {
         "device": str(device),
         **session(device),

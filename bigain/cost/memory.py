@@ -25,11 +25,7 @@ def restart_peak(device: torch.device) -> bool:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Return the peak since `restart_peak`, or of the whole process, in bytes; None if it is unknown.
-
-    Args:
-        device: A GPU, for torch's own tensors, or the CPU, for everything in the process.
-    """
+    """Return the peak since `restart_peak`, or of the whole process, in bytes; None if it is unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if device.type != "cpu":

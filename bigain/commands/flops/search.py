@@ -49,12 +49,7 @@ def with_starting_values(options: Sequence[str]) -> list[str]:
 
 
 def find_match(model: CountedModel, compressor: Compressor, percent: float) -> dict[str, Any]:
-    """Find the setting of one method for a reduction.
-
-    Args:
-        model: The model to count.
-        compressor: The method with all of its other settings.
-        percent: Reduction to reach, in (0, 100).
+    """Find the setting of a method, with all of its other settings, for a reduction by `percent`.
 
     Returns:
         A row of `--json`: `method`; `setting`, which is `ratio`, `tau` or `factor`; `value`, the smallest ratio in
