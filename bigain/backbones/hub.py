@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ CHECKPOINTS = (
 _SECONDS = 5
 # Endpoints that did not answer.
 _silent: set[str] = set()
+NO_SUCH_FILE = "the hub has no such file there"
 
 
 def read_json(source: str, file: str, local_files_only: bool) -> dict[str, Any]:
@@ -56,12 +56,15 @@ def _answers() -> bool:
     return not constants.HF_HUB_OFFLINE
 
 
-def reason(error: BaseException, source: str, local_files_only: bool) -> str:
+def reason(error: BaseException, source: str, local_files_only: bool, no_such_file: str = NO_SUCH_FILE) -> str:
     """Explain why the hub did not return a file and what to do, from an error that a library may have wrapped.
 
     One sentence without its full stop; for an error not from the hub, its first line.
     """
-    chain = list(_chain(error))
+    chain = [error]
+    # diffusers raises some errors without setting the hub's error as their cause.
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
     if any(isinstance(link, GatedRepoError) for link in chain):
         return (
             f"the hub requires that you accept its licence; accept it on https://huggingface.co/{source} and "
@@ -73,20 +76,13 @@ def reason(error: BaseException, source: str, local_files_only: bool) -> str:
         return "the hub refuses access to this account or token; run `hf auth login` with one that may read it"
     if any(isinstance(link, LocalEntryNotFoundError) for link in chain):
         return _not_cached(source, local_files_only)
-    if any(isinstance(link, EntryNotFoundError) for link in chain):
-        return "the hub has no such file there"
+    # transformers reports it only in the message.
+    reported = "a file named" in str(error) and not Path(source).is_dir()
+    if reported or any(isinstance(link, EntryNotFoundError) for link in chain):
+        return no_such_file
     # Torch's errors about state dicts give the details in the second line, after a colon.
     lines = [line.strip().rstrip(".") for line in str(error).strip().splitlines()]
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1]) if lines else type(error).__name__
-
-
-def no_such_file(error: BaseException) -> bool:
-    """Return whether an error says that a repository lacks a file."""
-    missing = [link for link in _chain(error) if isinstance(link, EntryNotFoundError)]
-    if any(isinstance(link, LocalEntryNotFoundError) for link in missing):
-        return False
-    # transformers reports it only in the message.
-    return bool(missing) or "a file named" in str(error)
 
 
 def _not_cached(source: str, local_files_only: bool) -> str:
@@ -99,10 +95,3 @@ def _not_cached(source: str, local_files_only: bool) -> str:
         f"it is not in the cache and {constants.ENDPOINT} does not answer; check the connection, or run {fetch} "
         f"elsewhere and copy {constants.HF_HUB_CACHE}"
     )
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        # diffusers raises some errors without setting the hub's error as their cause.
-        error = error.__cause__ or error.__context__

@@ -19,7 +19,7 @@ from huggingface_hub.errors import EntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
-from bigain.backbones.hub import no_such_file, read_json, reason
+from bigain.backbones.hub import NO_SUCH_FILE, read_json, reason
 from bigain.diffusion.trials import TIMESTEPS
 from bigain.errors import InputError
 from bigain.runs.numbers import counted
@@ -141,9 +141,9 @@ class ModelFiles:
                 **options,
             )
         except UNLOADABLE as error:
-            message = reason(error, self.source, self.local_files_only)
-            if self.safetensors_only and not local and no_such_file(error):
-                message = f"the repository has no safetensors there. Set the backbone's variant if it has one. {_BIN}"
+            absent = f"the repository has no safetensors there. Set the backbone's variant if it has one. {_BIN}"
+            absent = absent if self.safetensors_only else NO_SUCH_FILE
+            message = reason(error, self.source, self.local_files_only, absent)
             raise InputError(f"cannot load {name} of {self.source} as {kind.__name__}: {message}") from error
         missing, surplus = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
         if missing:
