@@ -45,15 +45,15 @@ def scan(folder: Path) -> tuple[list[str], list[str], list[str]]:
     return folders, images, others
 
 
-def scan_classes(root: Path, folders: Iterable[str]) -> tuple[list[Path], list[str]]:
-    """Return the images in class folders, and the names below `root` of everything else, which is not read."""
+def scan_classes(root: Path, folders: Iterable[str], expected: str) -> tuple[list[Path], list[str]]:
+    """Return the images in class folders, and a note of everything else below `root`, if there is any."""
     _, images, others = scan(root)
     files, ignored = [], [*images, *others]
     for folder in folders:
         nested, images, others = scan(root / folder)
         files += [root / folder / name for name in images]
         ignored += [f"{folder}/{name}" for name in [*(f"{name}/" for name in nested), *others]]
-    return files, ignored
+    return files, [f"{root}: ignored {shortened(ignored)}; {expected}"] if ignored else []
 
 
 def stem_of(name: str) -> str:

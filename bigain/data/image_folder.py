@@ -82,16 +82,14 @@ class ImageFolder(EvalDataModule):
                 f"{self.class_names} and the folders of {self.root} differ in {counted(len(odd), 'class')}, "
                 f"such as {odd[0]!r}"
             )
-        files, ignored = scan_classes(self.root, self._folders)
+        files, self.notes = scan_classes(self.root, self._folders, _HELP)
         self.files = {f"{path.parent.name}/{path.name}": path for path in files}
-        unread = f"{self.root}: not read are {shortened(ignored)}; {_HELP}" if ignored else ""
-        self.notes = [unread] if ignored else []
         if empty := sorted(set(self.class_space.ids) - {path.parent.name for path in files}):
             found = f"{self.root} has {counted(len(empty), 'class folder')} without an image: {shortened(empty)}"
             if self.class_names is None or not files:
                 raise InputError(
                     f"{found}; each is a possible answer, so remove it, name it in class_names or leave it out of "
-                    f"classes; {unread or _HELP}"
+                    f"classes; {''.join(self.notes) or _HELP}"
                 )
             self.notes.append(f"{found}; possible answers nevertheless")
         return [Item(image_id, (label[image_id.partition("/")[0]],)) for image_id in self.files]

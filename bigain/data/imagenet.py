@@ -133,8 +133,7 @@ class ImageNet1K(EvalDataModule):
         raise InputError(f"{self.name}: no images found, {listing(nearest)}; {_HELP}")
 
     def _class_folders(self, folder: Path, classes: list[str]) -> Mapping[str, str]:
-        paths, ignored = scan_classes(folder, classes)
-        self.notes = [f"{folder}: not read are {shortened(ignored)}; expected <wnid>/*.JPEG"] if ignored else []
+        paths, self.notes = scan_classes(folder, classes, "expected <wnid>/*.JPEG")
         self.files = files = by_stem(paths)
         wnid_of = {image_id: path.parent.name for image_id, path in files.items()}
         unknown = sorted(set(wnid_of.values()) - set(wnids()))

@@ -128,7 +128,7 @@ def test_a_folder_of_a_single_class_with_stray_files(tmp_path):
     checks = dataset_checks(DiffusionClassifier(DiT("shapes_dit")), ImageFolder(str(tmp_path)))
     assert next(checks).message == "ImageFolder: 1 image, 1 class"
     note = next(checks)
-    assert (note.status, note.message.partition(";")[0]) == ("warning", f"{tmp_path}: not read are __MACOSX, cat/more/")
+    assert (note.status, note.message.partition(";")[0]) == ("warning", f"{tmp_path}: ignored __MACOSX, cat/more/")
     with pytest.raises(InputError, match="at least two classes, but cat is the only one"):
         next(checks)
 

@@ -84,7 +84,7 @@ def test_what_is_not_read_is_named(tree, caplog):
     named = "1.png, .thumbnails, __MACOSX, loop, ant/more/, ant/@eaDir and 1 more"
     assert [record.message for record in caplog.records] == [f"warning: {note}" for note in data.notes]
     (note,) = data.notes
-    assert note.startswith(f"{tree}: not read are {named}; expected <root>/<class>/<image>")
+    assert note.startswith(f"{tree}: ignored {named}; expected <root>/<class>/<image>")
 
 
 def test_a_class_folder_without_images(tree, names, caplog):
@@ -92,7 +92,7 @@ def test_a_class_folder_without_images(tree, names, caplog):
     (tree / "again").symlink_to(tree)
     message = refusal(tree)
     assert f"{tree} has 2 class folders without an image: again, bee; each is a possible answer" in message
-    assert "not read are again/" in message
+    assert "ignored again/" in message
     text = "".join(f"{folder}\t{folder}\n" for folder in ("zebra", "again", "bee", "ant", "Bald_Eagle"))
     data = prepared(tree, class_names=names(text))
     assert len(data.class_space) == 5

@@ -296,7 +296,7 @@ def test_hidden_and_other_files_are_ignored(tmp_path, contents):
     data = prepared(tmp_path)
     assert ids(data) == set(STEMS)
     (note,) = data.notes
-    assert note.startswith(f"{tmp_path / 'val'}: not read are __MACOSX, {wnids()[0]}/more/; expected")
+    assert note.startswith(f"{tmp_path / 'val'}: ignored __MACOSX, {wnids()[0]}/more/; expected")
 
 
 def test_an_image_beside_parquet_files_is_ignored(tmp_path, contents):
