@@ -192,10 +192,11 @@ def _copy(x: Tensor, tables: Tensor, kept: int, first: int, mean: bool) -> Tenso
     """Copy, or average with their chains, `kept` tokens of the list `ORDER` from position `first`."""
     b, n, c = x.shape
     out = x.new_empty(b, kept, c)
-    block = _power(c)
-    sizes = (("MEAN", mean), ("N", n), ("C", c), ("ROWS", 1), ("BLOCK_C", block))
+    # One row per program is the fastest; the interpreter pays for every program.
+    block, rows = _power(c), 16 if _INTERPRETED else 1
+    sizes = (("MEAN", mean), ("N", n), ("C", c), ("ROWS", rows), ("BLOCK_C", block))
     warps = ("num_warps", max(1, min(8, block // 256)))
-    _launch(sequences.merge, (kept, b), (x, tables, out, kept, first), (*sizes, warps))
+    _launch(sequences.merge, (-(-kept // rows), b), (x, tables, out, kept, first), (*sizes, warps))
     return out
 
 
