@@ -30,7 +30,7 @@ from bigain.commands.bench.subject import random_denoiser
 from bigain.commands.flops.model import CountedModel
 from bigain.compressors import LGTM, Compressor
 from bigain.data import ShapeTextures
-from bigain.data.shape_renderer import render_shapes
+from bigain.data.shapes import render_shapes
 from bigain.diffusion.elimination import Elimination, staged_elimination
 from bigain.diffusion.noising import add_noise, prediction_error
 from bigain.diffusion.trials import trial_grid, trial_keys, trial_noise

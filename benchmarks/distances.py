@@ -17,7 +17,7 @@ import torch
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from bigain.data.images import quantise
-from bigain.data.shape_renderer import Split, render_shapes
+from bigain.data.shapes import Split, render_shapes
 from bigain.metrics.base import Z95, jackknife_error
 from bigain.metrics.frechet import frechet_distance, frechet_leave_one_out
 from bigain.metrics.kernel import kernel_leave_one_out

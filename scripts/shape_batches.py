@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from bigain.data.shape_renderer import render_shapes
+from bigain.data.shapes import render_shapes
 
 
 class ShapeBatches(Dataset[tuple[Tensor, Tensor]]):

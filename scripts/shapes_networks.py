@@ -12,7 +12,7 @@ from diffusers import DiTTransformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from bigain.data.shape_renderer import CLASS_NAMES, IMAGE_SIZE
+from bigain.data.shapes import CLASS_NAMES, IMAGE_SIZE
 
 PROMPTS = [f"a photo of a {name}" for name in CLASS_NAMES] + [""]
 MAX_TOKENS = 16

@@ -25,7 +25,7 @@ from shape_batches import ShapeBatches
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from bigain.data.shape_renderer import CLASS_NAMES, FILLS, Split, render_shapes
+from bigain.data.shapes import CLASS_NAMES, FILLS, Split, render_shapes
 from bigain.metrics.accuracy import accuracies
 from bigain.metrics.frechet import frechet_distance
 from bigain.metrics.reference import Moments

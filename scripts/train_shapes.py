@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from bigain.data.shape_renderer import CLASS_NAMES
+from bigain.data.shapes import CLASS_NAMES
 
 NULL_CLASS = len(CLASS_NAMES)
 

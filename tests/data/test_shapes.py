@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bigain.data import ShapeTextures
-from bigain.data.shape_renderer import CLASS_NAMES, FILLS, SHAPES, render_shapes
+from bigain.data.shapes import CLASS_NAMES, FILLS, SHAPES, render_shapes
 from bigain.errors import InputError
 
 SPLITS = ("train", "val", "test")

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import binomtest
 
 from bigain.data.class_space import ClassSpace
-from bigain.data.shape_renderer import CLASS_NAMES, render_shapes
+from bigain.data.shapes import CLASS_NAMES, render_shapes
 from bigain.metrics import Inception, ShapeFeatures
 from bigain.metrics.accuracy import Accuracy, Agreement, accuracies, confusion_matrix
 from bigain.metrics.base import evaluate, proportion, wilson_interval

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bigain.data.shape_renderer import CLASS_NAMES, IMAGE_SIZE, render_shapes
+from bigain.data.shapes import CLASS_NAMES, IMAGE_SIZE, render_shapes
 from bigain.errors import InputError
 from bigain.metrics import shape_features
 from bigain.metrics.shape_features import CONFIG, WEIGHTS, ShapeFeatures, ShapeNetwork, read_network
