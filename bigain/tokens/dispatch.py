@@ -34,14 +34,14 @@ def kernels_serve(x: Tensor) -> bool:
     Raises:
         InputError: If `BIGAIN_KERNELS` is invalid or asks for kernels where there are none.
     """
-    return _serve(x.device.type, x.dtype, x.shape[1], x.requires_grad and torch.is_grad_enabled())
-
-
-# Compiled code takes the answer, and notes, from when it is traced.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _serve(device: str, dtype: torch.dtype, tokens: int, gradients: bool) -> bool:
-    if device == "meta" or not _switched_on(device):
+    if not _switched_on(x.device.type):
         return False
+    return _serve(x.dtype, x.shape[1], x.requires_grad and torch.is_grad_enabled())
+
+
+# Compiled code takes the answers, and notes, from when it is traced.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _serve(dtype: torch.dtype, tokens: int, gradients: bool) -> bool:
     if gradients:
         needs_torch("gradients")
     elif dtype not in _DTYPES:
@@ -65,8 +65,11 @@ def kernels_note() -> str:
     return f"{note}; torch for {', '.join(sorted(_by_torch))}" if _by_torch else note
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _switched_on(device: str) -> bool:
     switch = os.environ.get("BIGAIN_KERNELS", "auto")
+    if device == "meta" or (switch == "auto" and device == "cpu"):
+        return False
     if switch not in ("auto", "torch", "triton"):
         raise InputError(f"the environment variable BIGAIN_KERNELS must be auto, torch or triton, not {switch!r}")
     if switch == "auto" and device == "cuda" and not _INSTALLED:

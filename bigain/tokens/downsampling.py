@@ -49,6 +49,10 @@ def downsample_nearest(x: Tensor, grid: Grid, factor: int) -> Tensor:
         from bigain.tokens.kernels.plans import downsample
 
         return downsample(x, grid, factor, "nearest")
+    return _nearest(x, grid, factor)
+
+
+def _nearest(x: Tensor, grid: Grid, factor: int) -> Tensor:
     return x.index_select(1, nearest_tokens(grid, factor, x.device))
 
 
@@ -63,6 +67,10 @@ def downsample_average(x: Tensor, grid: Grid, factor: int) -> Tensor:
         from bigain.tokens.kernels.plans import downsample
 
         return downsample(x, grid, factor, "average")
+    return _average(x, grid, small)
+
+
+def _average(x: Tensor, grid: Grid, small: Grid) -> Tensor:
     maps = x.reshape(len(x), grid.h, grid.w, -1).permute(0, 3, 1, 2)
     pooled = F.avg_pool2d(maps, (grid.h // small.h, grid.w // small.w))
     return pooled.permute(0, 2, 3, 1).flatten(1, 2)
@@ -84,6 +92,8 @@ def interextrapolate(x: Tensor, grid: Grid, factor: int, alpha: float | Tensor) 
         Tokens on the `(h // factor, w // factor)` grid, in the dtype of `x`. Nearest and average are rounded to that
         dtype; they are blended in float32.
     """
+    grid.check(x)
+    small = downsampled_grid(grid, factor)
     if kernels_serve(x):
         from bigain.tokens.kernels.plans import downsample
 
@@ -91,8 +101,8 @@ def interextrapolate(x: Tensor, grid: Grid, factor: int, alpha: float | Tensor) 
             return downsample(x, grid, factor, "blend", 1.0, alpha.float())
         return downsample(x, grid, factor, "blend", alpha)
     weight = alpha.float().view(-1, 1, 1) if isinstance(alpha, Tensor) else alpha
-    nearest = downsample_nearest(x, grid, factor).float()
-    average = downsample_average(x, grid, factor).float()
+    nearest = _nearest(x, grid, factor).float()
+    average = _average(x, grid, small).float()
     return (weight * nearest + (1 - weight) * average).to(x.dtype)
 
 
