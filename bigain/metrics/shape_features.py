@@ -17,7 +17,7 @@ from bigain.metrics.extractors import FeatureExtractor, exact_float32, load_weig
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 IMAGE_SIZE = 32
 DIMENSION = 64
-_FIX = "reinstall bigain, or write it again with scripts/train_shape_features.py"
+_FIX = "reinstall bigain"
 
 
 class ShapeNetwork(nn.Module):

@@ -29,7 +29,7 @@ from bigain.runs.schema import Better
 # Explains the numbers wherever comparisons are printed.
 INTERVALS = (
     f"+- is half the interval. Of shares of images: paired bootstrap, with fewer than {ENOUGH} discordant images the "
-    "score interval of a paired difference, or an exact one where these contradict the exact two-sided McNemar test. "
+    "score interval of a paired difference; exact next to 0 where these contradict the exact two-sided McNemar test. "
     "Of other metrics: normal, from the error of the difference of the same images. It is a 95 % interval; of several "
     "runs each has the level at which Holm's method tests it. It excludes 0 exactly if the difference is significant."
 )
@@ -188,7 +188,7 @@ class Comparison:
             text = f"{names[0]} is {size} {side} {names[1]}, which is no significant difference"
         text = text if self.run.task == "classification" else f"{metric_title(metric.name)}: {text}"
         interval = "interval" if kind in ("bootstrap", "normal") else f"{kind} interval"
-        text += f" ({self.confidence:g} % {interval} {low:.{digits}f} to {high:.{digits}f}, n = {metric.n:,}"
+        text += f" ({self.confidence:g} % {interval} {low:z.{digits}f} to {high:z.{digits}f}, n = {metric.n:,}"
         tests = f", p = {p_text(self.p_corrected)} with correction for {self.tests} tests" if self.tests > 1 else ""
         text += f"; {'McNemar' if counts else 'paired'} p = {p_text(metric.p)}{tests})"
         if counts is None:

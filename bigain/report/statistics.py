@@ -110,12 +110,14 @@ def difference_interval(pair: Paired, level: float = ALPHA) -> tuple[float, floa
     """Return an interval of the accuracy difference that contains 0 exactly if `mcnemar(pair)` is not below the level.
 
     The kind after its ends is `bootstrap`, or `score` with few discordant images; `exact` where that one and the exact
-    test contradict each other.
+    test contradict each other: then the end next to 0 is that of `exact_interval`, whose other end may be the measured
+    difference.
     """
     kind = "bootstrap" if pair.discordant >= ENOUGH else "score"
     low, high = bootstrap_interval(pair, level) if kind == "bootstrap" else score_interval(pair, level)
     if (low <= 0 <= high) == (mcnemar(pair) < level):
-        return *exact_interval(pair, level), "exact"
+        exact = exact_interval(pair, level)
+        return (exact[0], high, "exact") if pair.difference > 0 else (low, exact[1], "exact")
     return low, high, kind
 
 

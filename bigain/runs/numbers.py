@@ -37,8 +37,8 @@ def with_interval(
     if value is None:
         return "-"
     digits = decimals(value, low, high)
-    text = f"{value:.{digits}f}" + (f" {unit}" if unit else "")
-    return text if low is None or high is None else f"{text} ({name}{low:.{digits}f} to {high:.{digits}f})"
+    text = f"{value:z.{digits}f}" + (f" {unit}" if unit else "")
+    return text if low is None or high is None else f"{text} ({name}{low:z.{digits}f} to {high:z.{digits}f})"
 
 
 def bias_text(estimate: Estimate) -> str:

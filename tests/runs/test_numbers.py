@@ -16,6 +16,8 @@ from bigain.runs.numbers import bias_text, counted, scaled, with_interval
         ((12.34567, None, None), "12.35"),
         ((16.0, 16.0, 16.0), "16.00 (16.00 to 16.00)"),
         ((0.0, None, None), "0"),
+        ((-0.03, -1.0, -0.01), "-0.03 (-1.00 to -0.01)"),
+        ((-0.03, -1.2, 1.1), "0.0 (-1.2 to 1.1)"),
         ((None, None, None), "-"),
     ],
 )
