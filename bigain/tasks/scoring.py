@@ -81,8 +81,8 @@ def update_fidelity(run: Path, results: Results, other: Path, network: LpipsNetw
     for name, (a, b) in {"model": (results["model"]["name"], theirs["model"]["name"]), **pairs}.items():
         if a != b:
             raise InputError(
-                f"{run} and {other} were sampled with a different {name} ({a} and {b}), so their images do not start "
-                "from the same noise; compare runs that differ in the compressor"
+                f"{run} and {other} differ in {name} ({a} and {b}); fidelity is between runs that differ in the "
+                "compressor only"
             )
     lpips = Lpips(network or "alex")
     perceptual = [lpips] if network is not None or lpips.unavailable() is None else []

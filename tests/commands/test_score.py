@@ -182,7 +182,7 @@ def test_fidelity_to_images_of_other_noise_is_refused(capsys):
     content["protocol"]["seed"] = 7
     path.write_text(json.dumps(content))
     message = refused(capsys, "scored", "--against", "plain")
-    assert "scored and plain were sampled with a different seed (0 and 7)" in message
+    assert "scored and plain differ in seed (0 and 7)" in message
 
 
 @pytest.mark.parametrize(
