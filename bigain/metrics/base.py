@@ -162,16 +162,10 @@ def mean_estimate(values: Sequence[float]) -> Estimate:
     return around(float(column.mean()), error, len(values))
 
 
-def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval of a proportion of at least one trial."""
+def proportion(correct: int, n: int) -> Estimate:
+    """Return the proportion of `correct` among `n`, at least 1, with its 95 % Wilson score interval."""
     p = correct / n
     centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
     half = Z95 / (1 + Z95**2 / n) * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n))
     # Rounding must not move the estimate out of its own interval at 0 and n.
-    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
-
-
-def proportion(correct: int, n: int) -> Estimate:
-    """Return the proportion of `correct` among `n` with its Wilson interval."""
-    low, high = wilson_interval(correct, n)
-    return Estimate(value=correct / n, low=low, high=high, n=n)
+    return Estimate(value=p, low=max(0.0, min(p, centre - half)), high=min(1.0, max(p, centre + half)), n=n)

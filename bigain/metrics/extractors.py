@@ -67,13 +67,9 @@ class FeatureExtractor(nn.Module, ABC):
             self.network = network.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute the features of images; loads the network first if necessary.
+        """Compute the features of RGB images in [0, 255]; loads the network first if necessary.
 
-        Args:
-            images: RGB in [0, 255]. `(b, 3, h, w)`, uint8.
-
-        Returns:
-            `(b, d)`, float32.
+        `(b, 3, h, w)`, uint8 -> `(b, d)`, float32.
         """
         self.check(images)
         if self.network is None:
@@ -88,14 +84,7 @@ class FeatureExtractor(nn.Module, ABC):
         return self._digest
 
     def classes_of(self, features: Tensor) -> Tensor:
-        """Return the most likely class of each feature, an index into `class_names`.
-
-        Args:
-            features: As returned by `forward`. `(b, d)`.
-
-        Returns:
-            `(b,)`, int64.
-        """
+        """Return the most likely class of each feature, an index into `class_names`. `(b, d)` -> `(b,)`, int64."""
         raise NotImplementedError(f"{type(self).__name__} is no classifier")
 
     def train(self, mode: bool = True) -> FeatureExtractor:
@@ -124,7 +113,7 @@ def load_weights(network: nn.Module, path: Path, sha256: str | None, fix: str) -
             effect.
         path: `.safetensors`, or a pickled state dict, which is read without running code.
         sha256: Of the file, in hex; None accepts any.
-        fix: What to do about a bad file, for messages.
+        fix: What to do about a bad file.
 
     Returns:
         The sha256 of the file, in hex.

@@ -86,11 +86,7 @@ class Lpips(ImageMetric):
         return None if path.is_file() else f"{path} does not exist; get it with `curl -L --create-dirs -o {path} {url}`"
 
     def measure(self, images: Images) -> Tensor:
-        """Compute the distance of each pair. `(b,)`, float32; smaller is closer, 0 for equal images.
-
-        Raises:
-            InputError: If the weights are missing or the sizes differ.
-        """
+        """Compute the distance of each pair. `(b,)`, float32; smaller is closer, 0 for equal images."""
         x, y = ((pixels / 127.5 - 1).float() for pixels in image_pairs(images))
         if self._metric is None:
             # Without this check torchvision would download them.
@@ -107,9 +103,6 @@ def image_pairs(images: Images) -> tuple[Tensor, Tensor]:
     """Return the images and those of the other run, `(b, 3, h, w)`, as float64.
 
     Next to squares of 255, float32 has few digits for the variance of smooth regions.
-
-    Raises:
-        InputError: If there is no other run or the sizes differ.
     """
     a, b = images.pixels, images.others
     if b is None:

@@ -29,10 +29,8 @@ class ShapeNetwork(nn.Module):
     def __init__(self, widths: Sequence[int], classes: int) -> None:
         """Build the network with random weights.
 
-        Args:
-            widths: Channels of each block, divisible by 8; every block but the first and the last halves the grid.
-                The last is the length of a feature.
-            classes: Outputs of the head.
+        `widths` are the channels of each block, divisible by 8; the last is the length of a feature. Every block but
+        the first and the last halves the grid.
         """
         super().__init__()
         blocks = []
@@ -88,13 +86,7 @@ class ShapeFeatures(FeatureExtractor):
 
 
 def read_network(folder: Path) -> tuple[ShapeNetwork, tuple[str, ...], str]:
-    """Read a trained network, frozen and in float32.
-
-    Args:
-        folder: Holds the configuration and the weights, as `scripts/train_shape_features.py` writes them.
-
-    Returns:
-        The network, its class names, and the sha256 of its weights in hex.
+    """Return the network that `scripts/train_shape_features.py` wrote, frozen, its class names and its sha256 in hex.
 
     Raises:
         InputError: If a file is missing or damaged, or the weights are not those that the configuration names.

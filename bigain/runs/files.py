@@ -73,11 +73,7 @@ def _safe(part: str) -> str:
 
 @contextmanager
 def replacing(path: Path, advice: str = "what is finished is kept, run the command again") -> Iterator[BinaryIO]:
-    """Open a file that takes the place of `path` when the block ends without an error.
-
-    Args:
-        path: The file to write; its folder is created.
-        advice: What to do if it cannot be written.
+    """Open a file that takes the place of `path` when the block ends without an error; its folder is created.
 
     Raises:
         InputError: If it cannot be written, for example because the disk is full.
@@ -138,12 +134,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, An
 
 
 def read_json(path: Path, expected: Any, advice: str = "run the command that wrote it again") -> Any:
-    """Load a JSON file and check its content.
-
-    Args:
-        path: The file, which exists.
-        expected: Type of the content: see `bigain.runs.schema.check`.
-        advice: What to do about a damaged file.
+    """Load a JSON file that exists and check its content: see `bigain.runs.schema.check`.
 
     Raises:
         InputError: If it cannot be read, is not JSON or has content of another type.

@@ -130,8 +130,6 @@ def read_results(run: Path) -> Results:
         raise InputError(f"{run} is not a run directory of bigain")
     content = read_json(file, dict[str, Any])
     version = content.get("schema_version")
-    if version is None:
-        raise InputError(f"{file} is not of bigain: it has no schema_version")
     if version != RESULTS_VERSION:
         raise InputError(f"{file} has schema_version {version}; this bigain reads {RESULTS_VERSION}")
     check(file, content, Results)
@@ -142,11 +140,7 @@ def read_results(run: Path) -> Results:
 
 
 def read_generation(run: Path) -> Results:
-    """Return the results of a generation run.
-
-    Raises:
-        InputError: If there are none.
-    """
+    """Return the results of a run that has to be a generation: see `read_results`."""
     results = read_results(run)
     if results["task"] != "generation":
         raise InputError(f"{run} is a run of {results['task']}; expected a generation run")

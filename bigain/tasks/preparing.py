@@ -42,13 +42,9 @@ class BackboneModule(LightningModule):
         raise NotImplementedError
 
     def check_fit(self, data: EvalDataModule) -> str:
-        """Check that the images, classes and prompts of a dataset fit the model; needs settings, but no weights.
+        """Check that images, classes and prompts of a dataset fit the model, whose weights are not needed.
 
-        Returns:
-            A warning, or nothing.
-
-        Raises:
-            InputError: If they do not fit.
+        Returns a warning, or nothing; raises an InputError if they do not fit.
         """
         self.backbone.latents_of(data.image_size)
         space = data.class_space

@@ -57,13 +57,9 @@ def _batches(paths: list[Path], size: int) -> Iterator[Tensor]:
 
 
 def reference_of(folder: Path, extractor: FeatureExtractor, batch_size: int, features: int) -> ReferenceStatistics:
-    """Compute the statistics of all images below a folder.
+    """Compute the statistics of all images in a folder and below, at their native size.
 
-    Args:
-        folder: All images in it and in folders below, at their native size.
-        extractor: Of features, loaded or not.
-        batch_size: Images per batch.
-        features: Number of images, drawn at random, whose features are kept.
+    The features of `features` images, drawn at random, are kept.
 
     Raises:
         InputError: If there are none, one cannot be read, or the extractor's weights are missing.

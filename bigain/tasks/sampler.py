@@ -186,11 +186,7 @@ class DiffusionSampler(BackboneModule):
         return image + 6 * (0 if self.extractor is None else self.extractor.dimension)
 
     def evaluations_per_image(self, classes: int) -> int:
-        """Return the denoiser rows per image, two per step with guidance, whatever the classes; needs no model.
-
-        Raises:
-            InputError: If the scheduler cannot be created.
-        """
+        """Return the denoiser rows per image, two per step with guidance, whatever the classes; needs no model."""
         return count_steps(self.scheduler_class, self.scheduler_options, self.steps) * (1 if self.guidance == 1 else 2)
 
     @torch.inference_mode()

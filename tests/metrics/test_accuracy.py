@@ -11,11 +11,17 @@ from bigain.data.class_space import ClassSpace
 from bigain.data.shapes import CLASS_NAMES, render_shapes
 from bigain.metrics import Inception, ShapeFeatures
 from bigain.metrics.accuracy import Accuracy, Agreement, accuracies, confusion_matrix
-from bigain.metrics.base import evaluate, proportion, wilson_interval
+from bigain.metrics.base import evaluate, proportion
 from bigain.runs.records import ImageRecord, SampleRecord
 
 COUNTS = [(k, n) for n in (1, 2, 7, 20, 263) for k in sorted({0, 1, n // 3, n // 2, n - 1, n})]
 FACTORS = {"shape": [0, 0, 1, 1], "fill": [0, 1, 0, 1]}
+
+
+def wilson_interval(correct, n):
+    estimate = proportion(correct, n)
+    assert (estimate["value"], estimate["n"]) == (correct / n, n)
+    return estimate["low"], estimate["high"]
 
 
 @pytest.mark.parametrize(
