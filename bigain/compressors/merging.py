@@ -16,7 +16,7 @@ from bigain.compressors.base import Compressor, ContextGetter, meta_input, own
 from bigain.compressors.where import Where
 from bigain.errors import InputError, check_choice
 from bigain.tokens.destinations import first_destinations, random_destinations
-from bigain.tokens.dispatch import kernels_serve
+from bigain.tokens.dispatch import kernels_serve, needs_torch
 from bigain.tokens.grid import Cell, Grid, cell_count
 from bigain.tokens.matching import MergePlan, Mode, bipartite_matching
 from bigain.tokens.precision import without_autocast
@@ -225,10 +225,17 @@ class BipartiteMerger(CellMerger):
             return "drawn", None
         return ("first", None) if self.destination == "first" else ("given", self.destinations(x, site, context))
 
+    def _chooses_itself(self) -> bool:
+        """Whether a subclass outside this package chooses destinations, which kernels do not know."""
+        if type(self).destinations.__module__.startswith("bigain.compressors."):
+            return False
+        needs_torch(f"destinations of {type(self).__name__}")
+        return True
+
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
         grid, x = site.grid(context.latent), x.detach()
         removed = self.removed(grid, site)
-        if not kernels_serve(x):
+        if not kernels_serve(x) or self._chooses_itself():
             return bipartite_matching(x, self.destinations(x, site, context), removed, self.mode)
         from bigain.tokens.kernels.plans import KernelPlan, bipartite
 

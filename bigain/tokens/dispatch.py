@@ -15,8 +15,8 @@ from torch import Tensor
 from bigain.errors import InputError
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# One program holds a row's keys.
-_MOST_TOKENS = 2**16
+# One program holds a row's keys; more take minutes to compile, or do not fit into shared memory.
+_MOST_TOKENS = 2**14
 
 _INSTALLED = find_spec("triton") is not None
 
@@ -36,18 +36,20 @@ def kernels_serve(x: Tensor) -> bool:
     """
     if not _switched_on(x.device.type):
         return False
-    return _serve(x.dtype, x.shape[1], x.requires_grad and torch.is_grad_enabled())
+    # A branch rather than a number: compiled code may not know the number of tokens.
+    many = True if x.shape[1] > _MOST_TOKENS else False  # noqa: SIM210
+    return _serve(x.dtype, many, x.requires_grad and torch.is_grad_enabled())
 
 
 # Compiled code takes the answers, and notes, from when it is traced.
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _serve(dtype: torch.dtype, tokens: int, gradients: bool) -> bool:
+def _serve(dtype: torch.dtype, many: bool, gradients: bool) -> bool:
     if gradients:
         needs_torch("gradients")
     elif dtype not in _DTYPES:
         needs_torch(str(dtype).removeprefix("torch."))
-    elif tokens > _MOST_TOKENS:
-        needs_torch(f"{tokens} tokens")
+    elif many:
+        needs_torch(f"more than {_MOST_TOKENS} tokens")
     else:
         _served.add("triton")
         return True

@@ -98,7 +98,7 @@ def interextrapolate(x: Tensor, grid: Grid, factor: int, alpha: float | Tensor) 
         from bigain.tokens.kernels.plans import downsample
 
         if isinstance(alpha, Tensor):
-            return downsample(x, grid, factor, "blend", 1.0, alpha.float())
+            return downsample(x, grid, factor, "blend", 1.0, alpha.float().reshape(-1))
         return downsample(x, grid, factor, "blend", alpha)
     weight = alpha.float().view(-1, 1, 1) if isinstance(alpha, Tensor) else alpha
     nearest = _nearest(x, grid, factor).float()

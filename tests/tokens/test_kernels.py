@@ -244,3 +244,49 @@ def test_all_kernels_compile():
     environment.pop("TRITON_INTERPRET", None)
     finished = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, timeout=600)
     assert finished.stdout == "compiled 10 kernels\n", finished.stderr[-2000:]
+
+
+def test_arguments_of_one_row_count_for_all():
+    """Kernels read by address: neither expanded nor strided tensors may mislead them."""
+    grid, cell = Grid(4, 4), Cell(2, 2)
+    x, row = tokens(grid, 16, torch.float32), torch.tensor([5], device=DEVICE)
+    calls = [("drawn", None, keys) for keys in (row, row.expand(2), row.repeat(2))]
+    first = first_destinations(grid, cell, DEVICE)
+    calls += [("given", destinations, None) for destinations in (first, first.expand(2, -1), first.repeat(2, 1))]
+    plans = [kernels.bipartite(x, grid, cell, 7, *call, None, 3, 1)[:, :3] for call in calls]
+    assert all(torch.equal(plan, plans[0]) for plan in plans[:3])
+    assert all(torch.equal(plan, plans[3]) for plan in plans[3:])
+    alpha = torch.tensor([0.8], device=DEVICE)
+    blends = [interextrapolate(x, grid, 2, weight) for weight in (alpha, alpha.expand(2), alpha[0], alpha.repeat(2))]
+    assert all(torch.equal(blend, blends[0]) for blend in blends)
+
+
+def test_shapes_are_checked_before_addresses():
+    grid, cell = Grid(4, 4), Cell(2, 2)
+    x = tokens(grid, 16, torch.float32)
+    with pytest.raises(ValueError, match="do not fill a 5x4 grid"):
+        kernels.blocks(x, Grid(5, 4), cell, 2, "max")
+    plan = kernels.KernelPlan(kernels.blocks(x, grid, cell, 2, "max"), 10, "mean")
+    with pytest.raises(ValueError, match="the plan is for 2 x 16 tokens"):
+        plan.merge(x[:, :12])
+
+
+def test_compiled_blocks_of_two_sizes():
+    whole = torch.compile(lambda x, grid: downsample_nearest(x, grid, 2), fullgraph=True, backend="eager")
+    for grid in (Grid(4, 4), Grid(6, 6), Grid(8, 4)):
+        x = tokens(grid, 8, torch.float32)
+        assert torch.equal(whole(x, grid), downsample_nearest(x, grid, 2))
+
+
+def test_destinations_of_a_subclass_are_used(monkeypatch):
+    class Last(ToMe):
+        def destinations(self, x, site, context):
+            return super().destinations(x, site, context).flip(0)
+
+    monkeypatch.setattr(dispatch, "_by_torch", set())
+    model, given = fresh("dit").to(DEVICE), {name: value.to(DEVICE) for name, value in inputs("dit").items()}
+    with Last(ratio=0.5, where=Where(blocks=[0])).applied_to(model):
+        by_kernels = forward(model, given)
+        assert dispatch.kernels_note() == "triton; torch for destinations of Last"
+        monkeypatch.setenv("BIGAIN_KERNELS", "torch")
+        torch.testing.assert_close(by_kernels, forward(model, given), rtol=1e-4, atol=1e-4)

@@ -69,6 +69,11 @@ def _operator(shape: Callable[..., Tensor]) -> Callable[[Any], Any]:
     return register
 
 
+def _per_row(values: Tensor | None, b: int) -> Tensor | None:
+    """Values for each of `b` rows, contiguous; a single row counts for all. Kernels read them by address."""
+    return None if values is None else values.expand(b, *values.shape[1:]).contiguous()
+
+
 def _tables_like(x: Tensor, *_: Any) -> Tensor:
     return x.new_empty(x.shape[0], TABLES.value, x.shape[1], dtype=torch.int32)
 
@@ -140,7 +145,9 @@ def bipartite(
 ) -> Tensor:
     """Tables of the plan of `bipartite_matching`; `rule`, `keys` to `site`: see `scoring.choose` and `row_key`."""
     x, grid, cell, tables = x.contiguous(), Grid(*grid), Cell(*cell), _tables_like(x)
-    stride = 0 if given is None or len(given) == 1 else given.shape[1]
+    grid.check(x)
+    given, keys, classes = _per_row(given, len(x)), _per_row(keys, len(x)), _per_row(classes, len(x))
+    stride = 0 if given is None else given.shape[1]
     choose(x, tables, grid, cell, rule, (given, stride, keys, classes, seed, site, None, 0.0, 0.0))
     match(x, tables, cell_count(grid, cell))
     select(tables, removed)
@@ -162,11 +169,12 @@ def similar(
 ) -> Tensor:
     """Tables of the plan of `similarity_pruning`, without a graph of all pairs."""
     x, grid, cell, tables = x.contiguous(), Grid(*grid), Cell(*cell), _tables_like(x)
+    grid.check(x)
     b, n, c = x.shape
     sums = x.new_empty(b, -(-n // 64), c, dtype=torch.float32)
     sizes = (("N", n), ("C", c), ("TOKENS", 64), ("BLOCK_C", max(16, min(_power(c), 128))))
     _launch(scoring.unit_sums, (sums.shape[1], b), (x, sums), sizes)
-    arguments = (None, 0, keys, None, seed, site, sums.sum(1), noise_alpha, sim_beta)
+    arguments = (None, 0, _per_row(keys, b), None, seed, site, sums.sum(1), noise_alpha, sim_beta)
     choose(x, tables, grid, cell, "similar", arguments)
     # torch sorts NaN first.
     match(x, tables, cell_count(grid, cell), nan_key=2**31 - 1)
@@ -179,6 +187,7 @@ def similar(
 def blocks(x: Tensor, grid: Sequence[int], cell: Sequence[int], count: int, aggregate: str) -> Tensor:
     """Tables of the plan of `block_merging` on the Laplacian score."""
     x, grid, cell, tables = x.contiguous(), Grid(*grid), Cell(*cell), _tables_like(x)
+    grid.check(x)
     sizes = _strips(x.shape[2], grid, cell, SIGN=-1, AGGREGATE=aggregate)
     _launch(scoring.levels, (grid.h // cell.h, len(x)), (x, tables), sizes)
     tokens, cells = _power(grid.n), _power(cell_count(grid, cell))
@@ -222,6 +231,7 @@ def unmerge(y: Tensor, tables: Tensor) -> Tensor:
 def frequency(x: Tensor, grid: Sequence[int], count: int, keep: str) -> Tensor:
     """`frequency_selection` on the Laplacian score. `(b, n, c)` -> `(b, count, c)`."""
     x, grid, tables = x.contiguous(), Grid(*grid), _tables_like(x)
+    grid.check(x)
     sizes = _strips(x.shape[2], grid, Cell(1, 1), SIGN=1 if keep == "high" else -1, AGGREGATE="max")
     _launch(scoring.levels, (grid.h, len(x)), (x, tables), sizes)
     # The tokens to keep are the ones that `select` removes.
@@ -247,7 +257,8 @@ def downsample(
     sizes = (("KIND", kind), ("H_IN", grid[0]), ("W_IN", grid[1]), ("H", h), ("W", w), ("C", c))
     windows = (("WINDOW_H", grid[0] // h), ("WINDOW_W", grid[1] // w), ("TOKENS", 16), ("BLOCK_C", block))
     programs = (-(-h * w // 16), len(x), -(-c // block))
-    _launch(sequences.downsample, programs, (x.contiguous(), out, alphas, float(alpha)), sizes + windows)
+    arguments = (x.contiguous(), out, _per_row(alphas, len(x)), float(alpha))
+    _launch(sequences.downsample, programs, arguments, sizes + windows)
     return out
 
 
@@ -272,6 +283,10 @@ class KernelPlan(MergePlan):
     def merge(self, x: Tensor) -> Tensor:
         if not kernels_serve(x):
             return super().merge(x)
+        if x.shape[:2] != (self.tables.shape[0], self.tables.shape[2]):
+            raise ValueError(
+                f"the plan is for {self.tables.shape[0]} x {self.tables.shape[2]} tokens, not {x.shape[:2]}"
+            )
         return merge(x, self.tables, self.count, self.mode == "mean")
 
     def unmerge(self, y: Tensor) -> Tensor:
