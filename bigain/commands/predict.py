@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import logging
 import re
+import sys
 import warnings
 from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
+import bigain
 from bigain.commands.configs import find_config
 from bigain.commands.parsing import Outcome, input_errors, options_of
+from bigain.commands.termination import launched_rank
 from bigain.errors import InputError
 from bigain.runs.numbers import counted
 from bigain.runs.results import read_results
@@ -66,6 +69,9 @@ def predict(args: Sequence[str]) -> Outcome:
         lines = [f"  --{f'{name} {name.upper()}':<20}{text}" for name, _, _, text in OPTIONS]
         return Outcome(_HELP.format("\n".join(lines)))
     args = ["predict", "--help"] if "--trainer.help" in args else checked(args)
+    if not launched_rank() and not any(arg.startswith("--print_config") or ".help" in arg for arg in args):
+        # Imports take seconds.
+        sys.stderr.write(f"bigain {bigain.__version__}\n")
     from bigain.commands.lightning_cli import BiGainCLI
     from bigain.tasks.scoring import add_fidelity
 

@@ -11,7 +11,6 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tabulate import tabulate
 
-import bigain
 from bigain.compressors.base import Compressor
 from bigain.runs.numbers import counted
 from bigain.runs.summary import compressor_text
@@ -27,7 +26,7 @@ class Progress(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         module: Any = pl_module
-        _tell(trainer, f"bigain {bigain.__version__}, loading {module.backbone.model}")
+        _tell(trainer, f"loading {module.backbone.model}")
 
     # After everything that can refuse a run.
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
