@@ -5,7 +5,7 @@ On the meta device a tensor of the processor beside those of the device gives a 
 
 import pytest
 import torch
-from cases import build, every_case, every_network
+from cases import CASES, build, every_network
 from diffusers import DDIMScheduler, DDPMScheduler
 from graphs import Refusing, tensors
 from models import LATENTS, PROMPT_TOKENS, WIDTH, fresh
@@ -48,9 +48,12 @@ def conditions_of(network, number):
     return torch.empty(size, device=META, dtype=torch.float32 if network == "unet" else torch.int64)
 
 
-@every_case
-def test_forwards_of_a_classification(case, network):
-    """Three pairs of an image and a trial under five classes, in two forwards."""
+@pytest.mark.parametrize(
+    "case", {case["class"]: case for case in CASES}.values(), ids=lambda case: case["class"].__name__
+)
+def test_forwards_of_a_classification(case):
+    """Three pairs of an image and a trial under five classes, in two forwards; one case of each method."""
+    network = "unet"
     module = DiffusionClassifier(backbone_of(network), rows_per_forward=8)
     module.conditions, denoiser = conditions_of(network, 5), module.backbone.denoiser
     labels = torch.empty(3, 5, device=META, dtype=torch.int64)
