@@ -182,8 +182,10 @@ class ModelFiles:
         saved = f"{file} of {self.source} ({config.get('_class_name')})"
         steps = config.get("num_train_timesteps", TIMESTEPS)
         # Schedulers of flow matching, EDM and consistency models have no betas; continuous timesteps are noise levels.
-        if not (config.get("beta_schedule") or config.get("trained_betas")) or config.get("use_flow_sigmas"):
-            raise InputError(f"{saved} has no beta_schedule: a model of flow matching or EDM; {_DDPM}")
+        # `from_config` and `save_pretrained` keep the betas of the scheduler before.
+        other = str(config.get("_class_name")).startswith(("FlowMatch", "EDM")) or config.get("use_flow_sigmas")
+        if other or not (config.get("beta_schedule") or config.get("trained_betas")):
+            raise InputError(f"{saved} uses no beta_schedule: a model of flow matching or EDM; {_DDPM}")
         if config.get("timestep_type", "discrete") != "discrete":
             raise InputError(f"{saved} has timestep_type {config['timestep_type']!r}; {_DDPM}")
         if steps != TIMESTEPS:
@@ -296,6 +298,8 @@ def shards(index: Mapping[str, Any], source: str | Path, suffix: str = "safetens
     # The libraries unpickle a shard with another ending.
     if other := [name for name in names if not name.endswith(f".{suffix}")]:
         raise InputError(f"{source} lists {other[0]} as a shard; expected .{suffix} files. {_BIN}")
+    if other := [name for name in names if re.search(r"[/\\]", name)]:
+        raise InputError(f"{source} lists {other[0]} as a shard; expected files beside it")
     return names
 
 

@@ -105,6 +105,9 @@ def test_a_tokenizer_of_another_model(sd, length, words):
     ("settings", "names"),
     [
         ({"_class_name": "FlowMatchEulerDiscreteScheduler", "beta_schedule": None}, "a model of flow matching or EDM"),
+        # What `FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)` saves.
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "a model of flow matching or EDM"),
+        ({"_class_name": "EDMEulerScheduler"}, "a model of flow matching or EDM"),
         ({"use_flow_sigmas": True}, "a model of flow matching or EDM"),
         ({"timestep_type": "continuous"}, "has timestep_type 'continuous'"),
         ({"prediction_type": "sample"}, "predicts 'sample'; expected epsilon or v_prediction"),

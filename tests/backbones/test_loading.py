@@ -361,9 +361,14 @@ def test_shards(broken):
     load(StableDiffusion, copy.path)
     shards = sorted((copy.path / "unet").glob("*-of-*.safetensors"))
     assert len(shards) > 1
+    index = copy.path / "unet" / f"{WEIGHTS}.index.json"
+    whole = index.read_text()
+    index.write_text(whole.replace(shards[-1].name, f"../unet/{shards[-1].name}"))
+    assert "expected files beside it" in copy.wrong().message
+    index.write_text(whole)
     shards[-1].unlink()
     assert f"unet/{shards[-1].name} of {copy.path} not in the folder" in copy.wrong().message
-    (copy.path / "unet" / f"{WEIGHTS}.index.json").write_text("{}")
+    index.write_text("{}")
     assert "does not list the shards" in copy.wrong().message
 
 
