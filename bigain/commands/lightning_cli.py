@@ -19,7 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 
 from bigain.backbones.loading import UNLOADABLE
 from bigain.callbacks import GenerationResults, PredictionWriter, ResultsWriter, SampleWriter
@@ -126,11 +126,16 @@ class BiGainCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(self.output, name="tensorboard", version="")
         try:
             trainer = super().instantiate_trainer(default_root_dir=str(self.output), **kwargs)
+            launcher = trainer.strategy.launcher
+            if isinstance(launcher, _SubprocessScriptLauncher):
+                # It would ask only when it starts.
+                cluster = launcher.cluster_environment
+                cluster.validate_settings(num_devices=launcher.num_processes, num_nodes=launcher.num_nodes)
         except InputError:
             raise
         except (MisconfigurationException, *UNLOADABLE) as error:
             raise InputError(f"cannot create a Trainer with these settings: {error}") from error
-        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        if isinstance(launcher, _MultiProcessingLauncher):
             raise InputError(
                 f"--trainer.strategy {self.config[self.subcommand].trainer.strategy} copies this process; use "
                 "--trainer.strategy ddp, which starts one program per device"

@@ -360,6 +360,17 @@ def test_bad_input_ends_with_one_message(capsys, args, words):
         assert word in message
 
 
+def test_a_slurm_allocation_that_does_not_fit(capsys, monkeypatch):
+    for name in ("NTASKS", "JOB_ID", "PROCID", "LOCALID", "NODEID", "NNODES"):
+        monkeypatch.setenv(f"SLURM_{name}", "1" if name in ("NTASKS", "JOB_ID", "NNODES") else "0")
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
+    assert "Set `devices=4`" in refused(capsys, "--trainer.devices", "2")
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "2")
+    monkeypatch.setenv("SLURM_NNODES", "3")
+    assert "Set `num_nodes=3`" in refused(capsys, "--trainer.devices", "2")
+    assert not Path("runs").exists()
+
+
 @pytest.fixture
 def model(tmp_path):
     """A private copy of the embedded DiT folder."""
