@@ -130,6 +130,8 @@ def read_results(run: Path) -> Results:
         raise InputError(f"{run} is not a run directory of bigain")
     content = read_json(file, dict[str, Any])
     version = content.get("schema_version")
+    if version is None:
+        raise InputError(f"{file} is not of bigain: it has no schema_version")
     if version != RESULTS_VERSION:
         raise InputError(f"{file} has schema_version {version}; this bigain reads {RESULTS_VERSION}")
     check(file, content, Results)
