@@ -8,6 +8,7 @@ No Python runs in a replay: hooks see the copies that `rows_now()` returned whil
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ _watched: WeakKeyDictionary[nn.Module, list[Callable[[], bool]]] = WeakKeyDictio
 def use_graphs(denoiser: nn.Module) -> None:
     """Replay the forwards of a network from CUDA graphs, in place, from the next one on.
 
-    Forwards run as before where that is impossible, which is logged, and while an onlooker watches.
+    Forwards run as before where that is impossible, which is logged, and while an onlooker watches. Recorded forwards
+    do not notice weights that are replaced or hooks that are not a compressor's: call this again after changing them.
 
     Args:
         denoiser: A network that is not compiled. Its outputs are tuples of tensors.
@@ -94,6 +96,7 @@ class Graphs:
         self._network = network
         self._graphs: dict[Any, _Graph] = {}
         self._recorder: Any = None
+        self._lock = threading.Lock()
         self._refusal: str | None = None
         _all.add(self)
 
@@ -113,15 +116,22 @@ class Graphs:
         # A network that was moved or converted is recorded again.
         state = (weight.data_ptr(), weight.dtype, torch.is_inference_mode_enabled(), autocast)
         kind = (*state, len(args), *kwargs, *map(_kind, given))
-        if (graph := self._graphs.get(kind)) is not None:
-            self.replays += 1
-        elif (graph := self._record(weight.detach(), given, len(args), tuple(kwargs))) is None:
-            return self._network._call_impl(*args, **kwargs)
-        self._graphs[kind] = graph
-        torch._foreach_copy_(graph.inputs, _tensors(given))
-        graph.replay()
-        # The next replay overwrites the output.
-        return tuple(part.clone() for part in graph.output)
+        # Threads would overwrite the inputs and outputs of each other.
+        with self._lock:
+            try:
+                graph = self._graphs.get(kind)
+            except TypeError as error:
+                self._refuse(f"an argument is neither a tensor nor hashable ({error})")
+                return self._network._call_impl(*args, **kwargs)
+            if graph is not None:
+                self.replays += 1
+            elif (graph := self._record(weight.detach(), given, len(args), tuple(kwargs))) is None:
+                return self._network._call_impl(*args, **kwargs)
+            self._graphs[kind] = graph
+            torch._foreach_copy_(graph.inputs, _tensors(given))
+            graph.replay()
+            # The next replay overwrites the output.
+            return tuple(part.clone() for part in graph.output)
 
     def refuses(self, device: torch.device) -> bool:
         """Return whether forwards run as before because they cannot be replayed; the first time, say why.
@@ -160,7 +170,10 @@ class Graphs:
             for _ in range(_WARM_UP):
                 self._recorder.run(run)
             recording = True
-            return _Graph(weight, inputs, *self._recorder.record(run))
+            graph = _Graph(weight, inputs, *self._recorder.record(run))
+            if type(graph.output) is not tuple:
+                raise TypeError(f"the network returns a {type(graph.output).__name__}, not a tuple (return_dict=False)")
+            return graph
         except Exception as error:
             causes = [error]
             while isinstance(cause := causes[-1].__context__, Exception):

@@ -16,6 +16,7 @@ from bigain.backbones.marks import PHASES, Mark, Network, marks_reported_to
 from bigain.cost.attention_kernels import kernels_seen
 from bigain.cost.memory import peak_memory, restart_peak
 from bigain.cost.spans import Spans
+from bigain.tokens.dispatch import forget_notes
 
 # Phases are measured in one forward of this many: on a GPU each phase costs two events.
 _EVERY = 8
@@ -76,6 +77,7 @@ class Timing(Callback):
         self.measured = Measured(self._spans.clock)
         self._begun: Counter[str] = Counter()
         self._observing = False
+        forget_notes()
         restart_peak(self._device)
 
     def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:

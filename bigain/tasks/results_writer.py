@@ -231,9 +231,9 @@ def _keep_measured(results: Any, folder: Path, kernels: Collection[str]) -> None
             for key, value in earlier.items():
                 if key not in results or (key.endswith("_missing") and value is None):
                     results[key] = value
-    if not kernels:
-        seen = ("attention_backend", "kernels")
-        results["environment"] |= {name: value for name, value in earlier["environment"].items() if name in seen}
+        results["environment"]["kernels"] = earlier["environment"].get("kernels", "torch")
+    if not kernels and "attention_backend" in earlier["environment"]:
+        results["environment"]["attention_backend"] = earlier["environment"]["attention_backend"]
 
 
 class ResultsWriter(RunResults):

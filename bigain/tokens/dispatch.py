@@ -1,13 +1,15 @@
 """Decide whether torch or a Triton kernel computes an operator.
 
-The environment variable `BIGAIN_KERNELS` is `auto` (kernels on CUDA where triton is installed, torch elsewhere),
-`torch`, or `triton` (kernels on CUDA, and on a CPU with `TRITON_INTERPRET=1`).
+The environment variable `BIGAIN_KERNELS` is `auto` (kernels on CUDA where Triton can compile for the GPU, torch
+elsewhere), `torch`, or `triton` (kernels on CUDA, and on a CPU with `TRITON_INTERPRET=1`).
 """
 
 from __future__ import annotations
 
 import os
+from functools import cache
 from importlib.util import find_spec
+from shutil import which
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ _MOST_TOKENS = 2**14
 
 _INSTALLED = find_spec("triton") is not None
 
-# Whether kernels ran in this process, and what torch computed in their place.
+# Whether kernels ran since `forget_notes`, and what torch computed in their place.
 _served: set[str] = set()
 _by_torch: set[str] = set()
 
@@ -62,9 +64,27 @@ def needs_torch(reason: str) -> None:
 
 
 def kernels_note() -> str:
-    """Return what computed the operators in this process: `torch`, `triton` or `triton; torch for ...`."""
+    """Return what computed the operators since `forget_notes`: `torch`, `triton` or `triton; torch for ...`."""
     note = "triton" if _served else "torch"
     return f"{note}; torch for {', '.join(sorted(_by_torch))}" if _by_torch else note
+
+
+def forget_notes() -> None:
+    """Begin the notes of a new run."""
+    _served.clear()
+    _by_torch.clear()
+
+
+@cache
+def _lacking() -> str:
+    """Return what Triton lacks to compile for the current GPU; empty if nothing."""
+    if not _INSTALLED:
+        return "triton is not installed"
+    if torch.cuda.get_device_capability() < (8, 0):
+        return "the GPU is older than compute capability 8.0"
+    # It builds the launcher of each kernel.
+    found = any(which(program) for program in (os.environ.get("CC", ""), "cc", "gcc", "clang"))
+    return "" if found else "there is no C compiler"
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -74,10 +94,10 @@ def _switched_on(device: str) -> bool:
         return False
     if switch not in ("auto", "torch", "triton"):
         raise InputError(f"the environment variable BIGAIN_KERNELS must be auto, torch or triton, not {switch!r}")
-    if switch == "auto" and device == "cuda" and not _INSTALLED:
-        needs_torch("everything, as triton is not installed")
+    if switch == "auto" and device == "cuda" and _lacking():
+        needs_torch(f"everything, as {_lacking()}")
     if switch != "triton":
-        return switch == "auto" and device == "cuda" and _INSTALLED
+        return switch == "auto" and device == "cuda" and not _lacking()
     interpreted = device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
     if not _INSTALLED or not (device == "cuda" or interpreted):
         advice = "on a CPU set TRITON_INTERPRET=1 as well (slow, for tests)" if _INSTALLED else "install triton"

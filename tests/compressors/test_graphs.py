@@ -3,6 +3,8 @@
 A stand-in records operators on the CPU and runs them again without Python; tests/gpu has the real thing.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from cases import Seen, build, every_case
@@ -175,6 +177,30 @@ def test_no_gpu_and_gradients_are_reasons(caplog, monkeypatch):
     assert torch.equal(run(model, given), expected)
     assert graphs_note(model) == "none: the network is on cpu"
     assert len(caplog.records) == 2
+
+
+def test_other_arguments_and_outputs_run_as_before():
+    model, given = tiny_dit(num_layers=1), inputs("dit")
+    expected = run(model, given)
+    use_graphs(model)
+    with torch.inference_mode():
+        assert torch.equal(model(**given).sample, expected)
+    assert graphs_note(model) == "none: the network returns a Transformer2DModelOutput, not a tuple (return_dict=False)"
+    use_graphs(model)
+    with torch.inference_mode():
+        output = model(**given, cross_attention_kwargs={"scale": 1.0}, return_dict=False)[0]
+    assert torch.equal(output, expected)
+    assert graphs_note(model).startswith("none: an argument is neither a tensor nor hashable")
+
+
+def test_threads_do_not_share_a_replay():
+    model, calls = tiny_dit(num_layers=1), [inputs("dit", seed=seed) for seed in range(4)]
+    expected = [run(model, call) for call in calls]
+    use_graphs(model)
+    run(model, calls[0])
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            assert all(map(torch.equal, pool.map(lambda call: run(model, call), calls), expected))
 
 
 def test_without_memory_for_a_recording_there_is_room_for_a_smaller_one(monkeypatch):

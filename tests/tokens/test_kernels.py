@@ -172,10 +172,12 @@ def test_zero_tokens_and_nan():
 
 def test_a_plan_does_not_depend_on_its_neighbours():
     grid, cell = Grid(6, 6), Cell(2, 2)
-    x = draw(3, grid.n, 16).to(DEVICE)
-    whole = kernels.bipartite(x, grid, cell, 20, "flattest", None, None, None, 0, 0)
-    alone = kernels.bipartite(x[1:2], grid, cell, 20, "flattest", None, None, None, 0, 0)
-    assert torch.equal(whole[1:2, :3], alone[:, :3])
+    x, keys = draw(3, grid.n, 16).to(DEVICE), torch.arange(3, device=DEVICE)
+    for plan in (
+        lambda rows: kernels.bipartite(x[rows], grid, cell, 20, "flattest", None, None, None, 0, 0),
+        lambda rows: kernels.similar(x[rows], grid, cell, 20, keys[rows], 0, 0, 0.1, 1.0),
+    ):
+        assert torch.equal(plan(slice(None))[1:2, :3], plan(slice(1, 2))[:, :3])
 
 
 @pytest.mark.parametrize(

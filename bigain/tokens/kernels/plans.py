@@ -105,7 +105,7 @@ def _match_sizes(dtype: torch.dtype, device: torch.device, n: int, m: int, c: in
 
 def choose(x: Tensor, tables: Tensor, grid: Grid, cell: Cell, rule: str, arguments: Sequence[Any]) -> None:
     """Find destinations, norms and sources; `arguments` are those of the kernel from `given` to `beta`."""
-    sizes = _strips(x.shape[2], grid, cell, RULE=rule)
+    sizes = _strips(x.shape[2], grid, cell, RULE=rule, PARTS=_power(-(-grid.n // 64)))
     _launch(scoring.choose, (-(-grid.h // cell.h), len(x)), (x, tables, *arguments), sizes)
 
 
@@ -172,9 +172,10 @@ def similar(
     grid.check(x)
     b, n, c = x.shape
     sums = x.new_empty(b, -(-n // 64), c, dtype=torch.float32)
+    parts = sums.shape[1]
     sizes = (("N", n), ("C", c), ("TOKENS", 64), ("BLOCK_C", max(16, min(_power(c), 128))))
-    _launch(scoring.unit_sums, (sums.shape[1], b), (x, sums), sizes)
-    arguments = (None, 0, _per_row(keys, b), None, seed, site, sums.sum(1), noise_alpha, sim_beta)
+    _launch(scoring.unit_sums, (parts, b), (x, sums), sizes)
+    arguments = (None, 0, _per_row(keys, b), None, seed, site, sums, noise_alpha, sim_beta)
     choose(x, tables, grid, cell, "similar", arguments)
     # torch sorts NaN first.
     match(x, tables, cell_count(grid, cell), nan_key=2**31 - 1)

@@ -50,9 +50,9 @@ def _noise(key, token, n):
 
 
 @triton.jit(do_not_specialize=["given_stride", "seed", "site", "alpha", "beta"])
-def choose(x, tables, given, given_stride, keys, classes, seed: tl.int64, site, total, alpha, beta, RULE: tl.constexpr,
+def choose(x, tables, given, given_stride, keys, classes, seed: tl.int64, site, sums, alpha, beta, RULE: tl.constexpr,
            H: tl.constexpr, W: tl.constexpr, CH: tl.constexpr, CW: tl.constexpr, C: tl.constexpr, CELLS: tl.constexpr,
-           AREA: tl.constexpr, BLOCK_C: tl.constexpr):  # fmt: skip
+           AREA: tl.constexpr, BLOCK_C: tl.constexpr, PARTS: tl.constexpr):  # fmt: skip
     """A strip of cells: norms of its tokens, the destination of each cell, and the list of sources.
 
     RULE says how the destination is found: `flattest`: the lowest Laplacian score; `released`: the same, with scores in
@@ -83,7 +83,11 @@ def choose(x, tables, given, given_stride, keys, classes, seed: tl.int64, site, 
         if RULE == "flattest" or RULE == "released":
             score += tl.sum(tl.abs(_laplacian(x, token, y, column, inside, centre, c, H, W, C)), axis=1)
         if RULE == "similar":
-            score += tl.sum(centre * tl.load(total + row * C + c, mask=c < C, other=0.0)[None, :], axis=1)
+            # Added here: torch's sum would take its order from the number of rows.
+            part = tl.arange(0, PARTS)
+            own = sums + (row * tl.cdiv(N, 64) + part[:, None]) * C + c[None, :]
+            total = tl.sum(tl.load(own, mask=(part < tl.cdiv(N, 64))[:, None] & (c < C)[None, :], other=0.0), axis=0)
+            score += tl.sum(centre * total[None, :], axis=1)
     norm = tl.sqrt_rn(squares)
     inverse = tl.div_rn(tl.full([CELLS * AREA], 1.0, tl.float32), tl.where(norm < 1e-12, 1e-12, norm))
     tl.store(table(tables, INVERSE, row, N) + token, inverse.to(tl.int32, bitcast=True), mask=inside)
