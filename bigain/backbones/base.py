@@ -30,6 +30,7 @@ class Backbone(nn.Module, ABC):
     Attributes:
         component: Folder of the denoiser.
         parts: Class to load by folder, except the VAE and the scheduler, which are the same for all models.
+        pipelines: Pipelines whose models are loaded, if parts of the same classes are not enough to tell.
         denoiser: The network that compressors hook; available after `load`.
         vae: None for a pixel-space model.
         scheduler_config: Settings of the sampler that the model was saved with, including its noise schedule.
@@ -39,6 +40,7 @@ class Backbone(nn.Module, ABC):
 
     component: ClassVar[str]
     parts: ClassVar[dict[str, Any]]
+    pipelines: ClassVar[tuple[str, ...]] = ()
     denoiser: ModelMixin
     vae: AutoencoderKL | None
 
@@ -91,7 +93,7 @@ class Backbone(nn.Module, ABC):
     @property
     def takes_text(self) -> bool:
         """Whether conditions are made from text; otherwise from classes."""
-        return "text_encoder" in self.parts
+        return any(name.startswith("text_encoder") for name in self.parts)
 
     def find(self, local_files_only: bool | None = None) -> ModelFiles:
         """Find the model and its components; `local_files_only` None is the backbone's setting.
@@ -103,8 +105,8 @@ class Backbone(nn.Module, ABC):
         source = find_model(self.model)
         index = read_json(source, "model_index.json", local)
         parts = self.parts if listed_class(index, "vae") is None else {**self.parts, "vae": AutoencoderKL}
-        files = ModelFiles(source, parts, local, self.safetensors_only, self.variant)
-        files.check_index(index, type(self).__name__)
+        files = ModelFiles(source, parts, local, self.safetensors_only, self.variant, index)
+        files.check_index(type(self).__name__, self.pipelines)
         return files
 
     def denoiser_config(self, files: ModelFiles) -> dict[str, Any]:
@@ -144,8 +146,9 @@ class Backbone(nn.Module, ABC):
         self.load_settings(files)
         self.vae = files.load("vae", self.dtype) if "vae" in files.parts else None
         self.denoiser = files.load(self.component, self.dtype)
-        if self.takes_text:
-            self.text_encoder = files.load("text_encoder", self.dtype)
+        for name in self.parts:
+            if name.startswith("text_encoder"):
+                setattr(self, name, files.load(name, self.dtype))
         self.requires_grad_(False)
         self.eval()
         if self.channels_last:

@@ -52,7 +52,8 @@ def backbone_without_weights(model: str) -> Backbone:
         source = find_model(geometry_of(model))
     index = read_json(source, "model_index.json", False)
     for kind in _KINDS:
-        if listed_class(index, kind.component) is not None:
+        listed = listed_class(index, kind.component) is not None
+        if index.get("_class_name") in kind.pipelines if kind.pipelines else listed:
             backbone = kind(source)
             build_on_meta(backbone)
             return backbone

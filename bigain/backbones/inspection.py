@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
+from transformers import T5Tokenizer
 
 from bigain.backbones.base import Backbone
 from bigain.backbones.geometry import on_meta
@@ -45,14 +46,15 @@ def inspect_model(backbone: Backbone) -> list[Finding]:
 
 def _inspect(backbone: Backbone, files: ModelFiles, name: str) -> Finding:
     source = files.source
-    needed = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}.get(name, "config.json")
+    kind = "tokenizer" if name.startswith("tokenizer") else name
+    needed = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}.get(kind, "config.json")
     config = _local(source, f"{name}/{needed}")
     if config is None:
         return _missing(source, name, [needed])
     if name == "scheduler":
         return Finding(name, True, f"predicts {files.load_scheduler()[1].config['prediction_type']}")
-    if name == "tokenizer":
-        older = ["vocab.json", "merges.txt"]
+    if kind == "tokenizer":
+        older = ["spiece.model"] if files.parts[name] is T5Tokenizer else ["vocab.json", "merges.txt"]
         if _local(source, f"{name}/tokenizer.json") or all(_local(source, f"{name}/{file}") for file in older):
             return Finding(name, True, "has a vocabulary")
         return _missing(source, name, older)

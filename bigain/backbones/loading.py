@@ -6,8 +6,8 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from pickle import UnpicklingError
@@ -31,17 +31,27 @@ WEIGHTS = (".safetensors", *_PICKLES)
 _CONVERT = "Convert it with save_pretrained(..., safe_serialization=True) in an environment you trust"
 _BIN = f"{_CONVERT}, or set the backbone's safetensors_only to false, which reads .bin files without running code"
 # Names of a component's weights without their endings, in either format; others have those of diffusers.
-STEMS = {"text_encoder": {"safetensors": "model", "bin": "pytorch_model"}}
+STEMS = {f"text_encoder{i}": {"safetensors": "model", "bin": "pytorch_model"} for i in ("", "_2", "_3")}
 STEM = {"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_model"}
 # Other names of the same class: facebook's DiT repositories use the name from before diffusers 0.28.
-_SAME = {"DiTTransformer2DModel": ("Transformer2DModel",), "CLIPTokenizer": ("CLIPTokenizerFast",)}
+_SAME = {
+    "DiTTransformer2DModel": ("Transformer2DModel",),
+    "PixArtTransformer2DModel": ("Transformer2DModel",),
+    "CLIPTokenizer": ("CLIPTokenizerFast",),
+    "T5Tokenizer": ("T5TokenizerFast",),
+}
 # What the libraries raise on damaged files and unexpected settings.
 UNLOADABLE = (
     *(OSError, ValueError, RuntimeError, EOFError, SafetensorError, UnpicklingError),
     *(ImportError, TypeError, LookupError, AttributeError, ArithmeticError, UnboundLocalError, StrictDataclassError),
 )
 _DDPM = f"expected a DDPM noise schedule of {TIMESTEPS} timesteps, as Stable Diffusion 1.x and 2.x and DiT have"
-_WHY = {"PixArtTransformer2DModel": ": PixArt is conditioned on a text, a DiT on a class index"}
+# Why networks are refused.
+WHY = {
+    "PixArtTransformer2DModel": "PixArt is conditioned on a text, a DiT on a class index: use bigain.backbones.PixArt",
+    "SanaTransformer2DModel": "Sana's linear attention has no score per key and its feed-forward is a convolution over "
+    "the full grid, so neither tokens nor keys can be left out",
+}
 
 
 def find_model(model: str) -> str:
@@ -70,6 +80,7 @@ class ModelFiles:
         local_files_only: Never ask the hub.
         safetensors_only: Refuse `.bin` weights; otherwise the libraries read them with torch's weights-only loader.
         variant: See `find_weights`.
+        index: model_index.json.
     """
 
     source: str
@@ -77,13 +88,18 @@ class ModelFiles:
     local_files_only: bool = True
     safetensors_only: bool = True
     variant: str | None = None
+    index: Mapping[str, Any] = field(default_factory=dict)
 
-    def check_index(self, index: Mapping[str, Any], wanted: str) -> None:
+    def check_index(self, wanted: str, pipelines: Sequence[str] = ()) -> None:
         """Raise an InputError if model_index.json does not list what a backbone of the class `wanted` loads."""
+        if pipelines and (named := self.index.get("_class_name")) not in pipelines:
+            raise InputError(
+                f"model_index.json of {self.source} names {named}; {wanted} loads {' and '.join(pipelines)}"
+            )
         for name in self.parts:
-            listed = listed_class(index, name)
+            listed = listed_class(self.index, name)
             if listed is None:
-                others = ", ".join(sorted(other for other in index if listed_class(index, other)))
+                others = ", ".join(sorted(other for other in self.index if listed_class(self.index, other)))
                 raise InputError(f"{self.source} is not a {wanted} model: it has no {name} (it has {others})")
             self._check_class("model_index.json", name, listed)
 
@@ -106,7 +122,8 @@ class ModelFiles:
         wanted = self.parts[name].__name__
         if saved != wanted and saved not in _SAME.get(wanted, ()):
             raise InputError(
-                f"{file} of {self.source} gives {saved} for {name}; expected {wanted}{_WHY.get(saved, '')}"
+                f"{file} of {self.source} gives {saved} for {name}; expected {wanted}"
+                f"{': ' + WHY[saved] if saved in WHY else ''}"
             )
 
     def load(self, name: str, dtype: torch.dtype | None = None) -> Any:
@@ -203,23 +220,23 @@ class ModelFiles:
             raise InputError(f"the betas of {saved} are not {TIMESTEPS} numbers in [0, 1]; {_DDPM}")
         return config, scheduler
 
-    def load_tokenizer(self) -> Any:
-        """Load the tokenizer; raise an InputError if it is missing, incomplete or damaged."""
+    def load_tokenizer(self, name: str = "tokenizer") -> Any:
+        """Load a tokenizer; raise an InputError if it is missing, incomplete or damaged."""
         try:
-            tokenizer = self.parts["tokenizer"].from_pretrained(
-                self.source, subfolder="tokenizer", local_files_only=self.local_files_only
+            tokenizer = self.parts[name].from_pretrained(
+                self.source, subfolder=name, local_files_only=self.local_files_only
             )
         except Exception as error:
             # The tokenizers library raises bare exceptions.
             if type(error) is not Exception and not isinstance(error, UNLOADABLE):
                 raise
             message = reason(error, self.source, self.local_files_only)
-            raise InputError(f"cannot load the tokenizer of {self.source}: {message}") from error
+            raise InputError(f"cannot load the {name} of {self.source}: {message}") from error
         if len(tokenizer) <= len(tokenizer.all_special_ids):
             # transformers would create an empty one, which gives every prompt the same tokens.
             raise InputError(
-                f"the tokenizer of {self.source} has no vocabulary; expected tokenizer.json, or vocab.json and "
-                "merges.txt"
+                f"the {name} of {self.source} has no vocabulary; expected tokenizer.json, or vocab.json and "
+                "merges.txt, or spiece.model"
             )
         return tokenizer
 

@@ -10,6 +10,7 @@ from typing import Literal
 from diffusers import DiTTransformer2DModel, UNet2DConditionModel
 from torch import nn
 
+from bigain.backbones.loading import WHY
 from bigain.errors import InputError
 from bigain.tokens.grid import Grid
 
@@ -74,9 +75,12 @@ def layout_of(denoiser: nn.Module) -> Layout:
     Raises:
         InputError: If the network's class is unknown.
     """
+    name, known = type(denoiser).__name__, [kind.__name__ for kind in layout_of.registry if kind is not object]
+    if name in WHY:
+        raise InputError(f"{name} is not supported: {WHY[name]}")
     raise InputError(
-        f"{type(denoiser).__name__} is not a network whose transformer blocks are known; expected a diffusers "
-        "UNet2DConditionModel or DiTTransformer2DModel (for a pipeline pass pipe.unet or pipe.transformer)"
+        f"{name} is not a network whose transformer blocks are known; expected a diffusers {' or '.join(known)} "
+        "(for a pipeline pass pipe.unet or pipe.transformer)"
     )
 
 

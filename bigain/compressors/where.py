@@ -20,7 +20,8 @@ class Where:
     """Selects sites; all conditions must hold.
 
     Attributes:
-        max_stride: Largest stride; the paper compresses the highest resolution only.
+        max_stride: Largest stride; the paper compresses the highest resolution only. If the network has no site at so
+            small a stride, as SDXL has none at 1, its smallest one.
         min_stride: Smallest stride.
         part: `down`, `mid` or `up` of a U-Net; None is all.
         blocks: Site indices from 0, or the preset `first_12` or `released`; None is all.
@@ -52,10 +53,11 @@ class Where:
                 f"blocks={self.blocks!r} contains site {unknown[0]}, but {layout.model} has sites 0 to "
                 f"{len(layout.sites) - 1}"
             )
+        largest = max(self.max_stride, min((site.stride for site in layout.sites), default=1))
         chosen = tuple(
             site
             for site in layout.sites
-            if self.min_stride <= site.stride <= self.max_stride
+            if self.min_stride <= site.stride <= largest
             and self.part in (None, site.part)
             and (blocks is None or site.index in blocks)
         )

@@ -1,0 +1,146 @@
+"""Backbones that read prompts with one or more text encoders."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from bigain.backbones.base import Backbone
+from bigain.backbones.loading import ModelFiles
+from bigain.errors import InputError
+
+_PROMPTS_PER_FORWARD = 64
+# Tokenizers saved without a length say 1e30.
+_LONGEST_PROMPT = 100_000
+
+
+class TextBackbone(Backbone):
+    """A backbone conditioned on a prompt.
+
+    Text encoders and tokenizers among its parts come in pairs with the same suffix: `text_encoder_2`, `tokenizer_2`.
+
+    Attributes:
+        cuts_prompts: Whether a prompt longer than an encoder takes is cut, with a warning; otherwise it is refused.
+    """
+
+    cuts_prompts: ClassVar[bool] = False
+
+    @property
+    def suffixes(self) -> list[str]:
+        """Suffix of each text encoder and its tokenizer."""
+        return [name.removeprefix("tokenizer") for name in self.parts if name.startswith("tokenizer")]
+
+    @abstractmethod
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Compute the conditions of a few prompts on the device of the text encoders. `(k, ...)`."""
+
+    def prompt_tokens(self, files: ModelFiles, suffix: str, saved: Any) -> Any:
+        """Return how many tokens of a prompt are read; `saved` is the `model_max_length` of the tokenizer's files."""
+        return saved
+
+    def load_tokenizers(self, files: ModelFiles) -> None:
+        """Load every tokenizer, and check that it is its encoder's.
+
+        Raises:
+            InputError: If one is missing or damaged, or has more tokens than its encoder.
+        """
+        for suffix in self.suffixes:
+            text = files.config(f"text_encoder{suffix}")
+            tokenizer = files.load_tokenizer(f"tokenizer{suffix}")
+            tokens = tokenizer.model_max_length = self.prompt_tokens(files, suffix, tokenizer.model_max_length)
+            # T5 has no positions.
+            positions = text.get("max_position_embeddings", _LONGEST_PROMPT if "d_model" in text else 77)
+            known, words = len(tokenizer), text.get("vocab_size", 49408)
+            whole = all(isinstance(number, int) for number in (tokens, positions, words))
+            # Two mark start and end.
+            if not whole or not 2 < tokens <= positions or known > words:
+                raise InputError(
+                    f"the tokenizer{suffix} of {self.model} has model_max_length {tokens!r} and {known} tokens, but "
+                    f"its text encoder {positions} and {words}: copy the model's own tokenizer, with its "
+                    "tokenizer_config.json"
+                )
+            setattr(self, f"tokenizer{suffix}", tokenizer)
+
+    def saved_prompt_tokens(self) -> int:
+        """Return how many tokens of a prompt are read; of the tokenizer, only its configuration is needed.
+
+        Raises:
+            InputError: If it does not say.
+        """
+        file, files = "tokenizer/tokenizer_config.json", self.find()
+        tokens = self.prompt_tokens(files, "", files.json(file).get("model_max_length"))
+        if not isinstance(tokens, int) or not 1 <= tokens <= _LONGEST_PROMPT:
+            raise InputError(f"{file} of {files.source} gives model_max_length {tokens!r}; expected a number of tokens")
+        return tokens
+
+    def check_width(self, config: Mapping[str, Any], setting: str, width: int) -> None:
+        """Raise an InputError if a setting of the denoiser, 1280 by default, is not the width of the text states."""
+        takes = config.get(setting, 1280)
+        if any(value != width for value in (takes if isinstance(takes, list) else [takes])):
+            raise InputError(
+                f"{self.component}/config.json of {self.model} has {setting} {takes}, but its text encoder gives "
+                f"states of width {width}: they are not of one model"
+            )
+
+    def conditions(self, prompts: Sequence[str], labels: Sequence[int]) -> Tensor:
+        """See `encode_prompts`; on the denoiser's device. `(k, ...)`."""
+        starts = range(0, len(prompts), _PROMPTS_PER_FORWARD)
+        parts = [self.encode_prompts(prompts[start : start + _PROMPTS_PER_FORWARD]) for start in starts]
+        return torch.cat(parts).to(next(self.denoiser.parameters()).device)
+
+    def finish_conditions(self) -> None:
+        for suffix in self.suffixes:
+            getattr(self, f"text_encoder{suffix}").to("cpu")
+
+    def null_condition(self) -> Tensor:
+        return self.conditions([""], [0])
+
+    def tokens(self, prompts: Sequence[str], suffix: str = "", **options: Any) -> Any:
+        """Call a tokenizer; without options, cut or pad to its length. Its `input_ids` are then `(k, t)`, int64."""
+        tokenizer = getattr(self, f"tokenizer{suffix}")
+        length = {"padding": "max_length", "max_length": tokenizer.model_max_length, "truncation": True}
+        return tokenizer(list(prompts), **(options or {**length, "return_tensors": "pt"}))
+
+    def encoded(self, prompts: Sequence[str], suffix: str = "", mask: bool = False, **options: Any) -> Any:
+        """Return the output of a text encoder; with `mask` it does not see the padding."""
+        encoder, tokens = getattr(self, f"text_encoder{suffix}"), self.tokens(prompts, suffix)
+        given = {"input_ids": tokens.input_ids} | ({"attention_mask": tokens.attention_mask} if mask else {})
+        device = next(encoder.parameters()).device
+        return encoder(**{name: value.to(device) for name, value in given.items()}, **options)
+
+    def check_prompts(self, prompts: Sequence[str], distinct: bool) -> str:
+        unique = list(dict.fromkeys(prompts))
+        lengths = [getattr(self, f"tokenizer{suffix}").model_max_length for suffix in self.suffixes]
+        if distinct:
+            first: dict[tuple[int, ...], str] = {}
+            read = torch.cat([self.tokens(unique, suffix).input_ids for suffix in self.suffixes], 1)
+            for prompt, ids in zip(unique, read.tolist(), strict=True):
+                if (other := first.setdefault(tuple(ids), prompt)) != prompt:
+                    raise InputError(
+                        f"{self.model} cannot tell {other!r} and {prompt!r} apart: it reads {max(lengths)} tokens, "
+                        "without regard to case, and they are the same; change the names or the prompt, or give both "
+                        "classes one name: top1_merged counts them as one"
+                    )
+        for suffix, length in zip(self.suffixes, lengths, strict=True):
+            # By default, transformers warns of their length, too.
+            whole = self.tokens(unique, suffix, verbose=False).input_ids
+            if cut := [prompt for prompt, ids in zip(unique, whole, strict=True) if len(ids) > length]:
+                text = f"prompts cut after {length} tokens: {len(cut)} of {len(unique)}, such as {cut[0]!r}"
+                if not self.cuts_prompts:
+                    raise InputError(f"{self.model}: {text}; shorten them, or leave the items out with --data.subset")
+                return text
+        return ""
+
+
+def pack(vector: Tensor, states: Tensor) -> Tensor:
+    """Join two tensors of a condition to one row each. `(k, v)`, `(k, t, d)` -> `(k, v + t * d)`."""
+    return torch.cat((vector, states.flatten(1)), 1)
+
+
+def unpack(condition: Tensor, vector: int, width: int) -> tuple[Tensor, Tensor]:
+    """Undo `pack`, without a copy. `(b, vector + t * width)` -> `(b, vector)`, `(b, t, width)`."""
+    return condition[:, :vector], condition[:, vector:].unflatten(1, (-1, width))
