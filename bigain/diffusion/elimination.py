@@ -22,11 +22,13 @@ class Elimination:
         survivors: Classes left after each stage, ascending, `(b, s)` int64 each; padded with -1 for images with fewer,
             and -1 throughout for images that were finished earlier.
         prediction: The last survivor. `(b,)`, int64.
+        bands: Errors by frequency, if they were asked for. `(b, k, t, 1 + bands)`, float32.
     """
 
     errors: Tensor
     survivors: tuple[Tensor, ...]
     prediction: Tensor
+    bands: Tensor | None = None
 
 
 def mean_errors(errors: Tensor) -> Tensor:

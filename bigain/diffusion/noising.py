@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bigain.tokens.frequency import band_energy
+from bigain.tokens.grid import Grid
+
 Loss = Literal["l2", "l1", "huber"]
 
 
@@ -36,3 +39,19 @@ def prediction_error(predicted: Tensor, noise: Tensor, loss: Loss) -> Tensor:
     else:
         error = F.huber_loss(predicted, noise, reduction="none")
     return torch.flatten(error, 1).mean(1)
+
+
+def band_errors(predicted: Tensor, noise: Tensor, bands: int) -> Tensor:
+    """Split the squared error of each row by the radial frequency of the orthonormal DCT; by Parseval, parts add up.
+
+    Args:
+        predicted: `(b, c, h, w)`.
+        noise: `(b, c, h, w)`.
+        bands: Bands of equal width; the mean of each channel is a band before them: see `radial_bands`.
+
+    Returns:
+        `(b, 1 + bands)`, float32.
+    """
+    residual = (predicted.float() - noise.float()).flatten(2).mT.contiguous()
+    grid = Grid(*noise.shape[2:])
+    return (band_energy(residual, grid, bands) / grid.n).float()

@@ -20,6 +20,7 @@ TIMESTEPS = 1000
 _NOISE = 1
 _TIMESTEP = 2
 _ORDER = 3
+_REPEAT = 4
 
 
 def trial_grid(trials: int) -> list[int]:
@@ -69,6 +70,15 @@ def keys_of_trials(image_ids: Sequence[str], trials: int, seed: int, device: tor
     """Return the keys of the first trials of images by id. `(b, t)`, int64."""
     image_keys = torch.tensor([stable_hash(image_id) for image_id in image_ids], device=device)
     return trial_keys(image_keys[:, None], torch.arange(trials, device=device)[None], seed)
+
+
+def with_repeats(keys: Tensor, noises: int) -> Tensor:
+    """Append the keys of further noises at the same timesteps: trial `j * t + i` is noise j of trial i.
+
+    `(b, t)` -> `(b, noises * t)`, int64.
+    """
+    repeats = torch.arange(1, noises, device=keys.device)[:, None]
+    return torch.cat([keys, mix(keys[:, None], _REPEAT, repeats).flatten(1)], 1)
 
 
 def trial_noise(keys: Tensor, shape: Sequence[int]) -> Tensor:

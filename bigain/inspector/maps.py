@@ -20,7 +20,6 @@ from bigain.compressors.base import Decision
 from bigain.compressors.kv import KVDownsampler
 from bigain.data.selection import Item
 from bigain.diffusion.sampling import item_keys, step_keys
-from bigain.diffusion.trials import trial_keys
 from bigain.errors import InputError
 from bigain.runs.columns import read_arrays
 from bigain.runs.files import replacing
@@ -110,13 +109,13 @@ def rows_of(module: LightningModule, item: Item, draws: int) -> RowKeys:
     Raises:
         InputError: If the module is neither a classifier nor a sampler.
     """
-    image = torch.tensor([stable_hash(item.image_id)])
     if isinstance(module, DiffusionClassifier):
         # Every class is evaluated in the first stage or before the first look of a race, so the true one is, too.
         trials = torch.tensor(evenly(module.stages_of(item.image_id)[0], draws))
-        keys = trial_keys(image, trials, module.seed)
+        keys = module.keys_of([item.image_id])[0, trials]
         return RowKeys(keys, torch.full_like(keys, next(iter(item.labels), 0)))
     if isinstance(module, DiffusionSampler):
+        image = torch.tensor([stable_hash(item.image_id)])
         key, steps = item_keys(image, module.seed), evenly(range(len(module.scheduler.timesteps)), draws)
         return RowKeys(torch.cat([step_keys(key, step) for step in steps]))
     raise InputError(

@@ -73,25 +73,29 @@ def write_columns(run: Path, records: Sequence[ImageRecord], classes: int) -> No
 
     `image_id`, `label`, `prediction`, `seconds` of shape `(n,)`, in a multi-label dataset `label` `(n, k)` bool;
     `errors` `(n, k, t)` float32, NaN where a pair was not evaluated; `timesteps` `(n, t)` int16, -1 where no class was
-    tried; `stage` `(n, k)` int16: stages, or looks of a race, that each class survived.
+    tried; `stage` `(n, k)` int16: stages, or looks of a race, that each class survived; with bands, `bands`
+    `(n, k, t, 1 + bands)` float32, the parts of each error.
 
     Errors are written image by image: together they take 20 GB for 50,000 images of ImageNet-1K.
     """
     n, trials = len(records), max((record.width for record in records), default=1)
     timesteps, stage = np.full((n, trials), -1, np.int16), np.zeros((n, classes), np.int16)
     with replacing(run / _COLUMNS) as opened, ZipFile(opened, "w", ZIP_DEFLATED) as archive:
-        with archive.open("errors.npy", "w", force_zip64=True) as file:
-            header = {"descr": "<f4", "fortran_order": False, "shape": (n, classes, trials)}
-            np.lib.format.write_array_header_1_0(file, header)
-            # Each record is read from the log once.
-            for i, record in enumerate(records):
-                tried = np.asarray(record.trials, np.intp)
-                errors = np.full((classes, trials), math.nan, "<f4")
-                errors[np.asarray(record.classes, np.intp), tried] = record.errors
-                file.write(errors.tobytes())
-                timesteps[i, tried] = record.timesteps
-                for alive in record.survivors:
-                    stage[i, alive] += 1
+        parts = np.shape(records[0].bands)[1:] if records else ()
+        for name, shape in {"errors": (), **({"bands": parts} if parts else {})}.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                header = {"descr": "<f4", "fortran_order": False, "shape": (n, classes, trials, *shape)}
+                np.lib.format.write_array_header_1_0(file, header)
+                # Each record is read from the log once per column.
+                for i, record in enumerate(records):
+                    tried = np.asarray(record.trials, np.intp)
+                    values = np.full((classes, trials, *shape), math.nan, "<f4")
+                    values[np.asarray(record.classes, np.intp), tried] = getattr(record, name)
+                    file.write(values.tobytes())
+                    timesteps[i, tried] = record.timesteps
+                    stage[i] = 0
+                    for alive in record.survivors:
+                        stage[i, alive] += 1
         columns = {
             "image_id": np.array([record.image_id for record in records], dtype=np.str_),
             "label": _labels(records, classes),

@@ -23,7 +23,12 @@ _WITHOUT_EFFECT = {
     "model.init_args.items_per_forward",
 }
 # Settings that were added later: left out at this value, so that earlier runs keep their identity.
-_LATER = {"model.init_args.backbone.init_args.variant": None, "data.init_args.classes": None}
+_LATER = {
+    "model.init_args.backbone.init_args.variant": None,
+    "model.init_args.noises": 1,
+    "model.init_args.bands": None,
+    "data.init_args.classes": None,
+}
 # Numbers depend on these sections; of the trainer only on two settings.
 _SECTIONS = ("seed", "model", "data", "compressor", "trainer.precision", "trainer.callbacks")
 

@@ -16,7 +16,7 @@ from bigain.runs.records import ImageRecord, SampleRecord
 _ID = '{"image_id": '
 _DECODER = json.JSONDecoder()
 # What `LoggedRecord` does not hold.
-_READ_AGAIN = {"classes", "trials", "timesteps", "errors", "survivors"}
+_READ_AGAIN = {"classes", "trials", "timesteps", "errors", "survivors", "bands"}
 _BLOCK = 2**20
 
 # A log, and where in it a line begins, in bytes.

@@ -30,6 +30,7 @@ class ImageRecord:
         survivors: Classes left after each stage.
         seconds: Wall time of the batch divided by its images.
         digest: Hash of the image file; None if it is unknown.
+        bands: Float32 parts of each error by frequency; empty if they were not asked for.
     """
 
     image_id: str
@@ -42,6 +43,7 @@ class ImageRecord:
     survivors: Sequence[Sequence[int]]
     seconds: float
     digest: str | None = None
+    bands: Sequence[Sequence[float]] | npt.NDArray[np.float32] = field(default_factory=tuple)
 
     @cached_property
     def evaluations(self) -> int:
@@ -62,8 +64,8 @@ class ImageRecord:
         """Return one line; errors have the fewest digits that read back to the same float32."""
         line = {name: getattr(self, name) for name in self.__dataclass_fields__}
         pairs = {name: list(line[name]) for name in ("classes", "trials", "timesteps")}
-        errors = [float(str(np.float32(error))) for error in self.errors]
-        return json.dumps({**line, **pairs, "errors": errors})
+        line |= {**pairs, "errors": _shortest(self.errors), "bands": [_shortest(parts) for parts in self.bands]}
+        return json.dumps({name: value for name, value in line.items() if name != "bands" or value})
 
     @classmethod
     def from_json(cls, line: str) -> ImageRecord:
@@ -77,9 +79,14 @@ class ImageRecord:
             pairs = (record.classes, record.trials, record.timesteps)
             record.classes, record.trials, record.timesteps = (array("i", values) for values in pairs)
             record.errors = array("f", record.errors)
+            record.bands = np.array(record.bands, np.float32) if record.bands else ()
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"not a prediction record: {line[:80]!r}") from error
         return record
+
+
+def _shortest(values: Sequence[float]) -> list[float]:
+    return [float(str(np.float32(value))) for value in values]
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -18,7 +19,7 @@ from bigain.data.class_space import ClassSpace
 from bigain.data.latent_cache import LatentCache
 from bigain.data.loader import Batch
 from bigain.diffusion.elimination import Elimination, staged_elimination
-from bigain.diffusion.noising import Loss, add_noise, prediction_error
+from bigain.diffusion.noising import Loss, add_noise, band_errors, prediction_error
 from bigain.diffusion.racing import Race, race_elimination
 from bigain.diffusion.trials import (
     Budget,
@@ -28,6 +29,7 @@ from bigain.diffusion.trials import (
     stage_trials,
     trial_noise,
     uniform_timesteps,
+    with_repeats,
 )
 from bigain.errors import InputError, check_choice
 from bigain.metrics.base import Metric
@@ -54,7 +56,9 @@ class DiffusionClassifier(BackboneModule):
         budget: Budget = "cumulative",
         race: Race | None = None,
         timesteps: Timesteps = "grid",
+        noises: int = 1,
         loss: Loss = "l2",
+        bands: int | None = None,
         rows_per_forward: int = 64,
         share: bool = True,
         latent_cache: str | None = None,
@@ -65,14 +69,18 @@ class DiffusionClassifier(BackboneModule):
 
         Args:
             backbone: The diffusion model.
-            trials: Trials per class by the end of each stage, ascending; `[5, 20, 100]` for ImageNet-1K.
+            trials: Trials per class by the end of each stage, ascending; `[5, 20, 100]` for ImageNet-1K. With `noises`,
+                timesteps.
             keep: Classes left after each stage, ending in 1; null evaluates every class at every trial.
             budget: `cumulative`: survivors of stage i have `trials[i]` trials in total (paper); `released`: the
                 release's larger later stages. The same for `[5, 20]`.
             race: Instead of stages, drop each class as soon as a test finds that it cannot win: see `Race`. Only the
                 last of `trials` is used then; `keep` and `budget` are ignored. `{}` is the default race.
             timesteps: `grid`: evenly spaced; `uniform`: drawn from 0..999 per (seed, image, trial) (Algorithm 1).
+            noises: Noises at each timestep: with 4, `[5, 20]` is 20 and 80 trials. The first are those of 1.
             loss: Error of a noise prediction: `l2`, `l1` or `huber`.
+            bands: Store each error by frequency, too, for `bigain explain`: the number of bands, such as 8, besides the
+                mean. No other number changes.
             rows_per_forward: Most rows (image, trial, class) per denoiser call, across the images of a batch. On a CPU
                 at most 8; halved when memory runs out: see `Forwards`.
             share: Compute once what rows of one (image, trial) have in common, on a U-Net: see `share`.
@@ -91,19 +99,30 @@ class DiffusionClassifier(BackboneModule):
         check_choice("budget", budget, get_args(Budget))
         check_choice("timesteps", timesteps, get_args(Timesteps))
         check_choice("loss", loss, get_args(Loss))
+        for name, value in (("noises", noises), ("bands", bands)):
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, not {value}")
+        if bands and loss != "l2":
+            raise InputError(f"bands are parts of a squared error; use loss: l2 with them, not {loss}")
         self.backbone = backbone
         try:
             stages = stage_trials(trials, budget)
         except ValueError as error:
             raise InputError(str(error)) from error
         # Without elimination there is one stage: every class at every trial.
-        self.stages = stages if keep is not None else [sorted(trial for stage in stages for trial in stage)]
+        stages = stages if keep is not None else [sorted(trial for stage in stages for trial in stage)]
+        self.grid_size, self.trial_count = max(trials), max(trials) * noises
+        self.stages = [
+            [trial + first for first in range(0, self.trial_count, self.grid_size) for trial in stage]
+            for stage in stages
+        ]
         self.keep = list(keep) if keep is not None else [1]
         self.race = race
-        self.grid_size = max(trials)
         self.budget = budget
         self.timesteps = timesteps
+        self.noises = noises
         self.loss: Loss = loss
+        self.bands = bands
         self.forwards = Forwards(rows_per_forward, "rows_per_forward")
         self.seed = seed
         self.share = share
@@ -136,12 +155,12 @@ class DiffusionClassifier(BackboneModule):
 
     def bytes_per_image(self, classes: int, image_size: int) -> int:
         """Return about how much disk space one image takes in a run directory, log and columns. Bytes."""
-        return 60 * self.evaluations_per_image(classes)
+        return (60 + 16 * (1 + self.bands if self.bands else 0)) * self.evaluations_per_image(classes)
 
     def evaluations_per_image(self, classes: int) -> int:
         """Return the denoiser rows per image: 5k + 75 for `[5, 20]`/`[5, 1]`. With a race, the most possible."""
         if self.race is not None:
-            return classes * self.grid_size
+            return classes * self.trial_count
         alive = [classes, *(min(classes, left) for left in self.keep)]
         return sum(left * len(stage) for left, stage in zip(alive, self.stages, strict=False))
 
@@ -162,6 +181,7 @@ class DiffusionClassifier(BackboneModule):
         result, timesteps = self.classify(self._latents(batch), batch["image_id"], not_finite)
         errors, timesteps, predictions = result.errors.cpu(), timesteps.cpu(), result.prediction.tolist()
         survivors = [stage.tolist() for stage in result.survivors]
+        bands = None if result.bands is None else result.bands.cpu()
         seconds = (time.perf_counter() - start) / len(batch["image_id"])
         records = []
         for i, image_id in enumerate(batch["image_id"]):
@@ -186,6 +206,7 @@ class DiffusionClassifier(BackboneModule):
                     survivors=[alive for stage in survivors if (alive := [label for label in stage[i] if label >= 0])],
                     seconds=seconds,
                     digest=batch["digests"][i],
+                    bands=() if bands is None else bands[i, classes, trials].tolist(),
                 )
             )
         return records
@@ -194,8 +215,12 @@ class DiffusionClassifier(BackboneModule):
         """Return the new trials of each stage of an image, or of each look of its race."""
         if self.race is None:
             return self.stages
-        (order,) = random_order(keys_of_trials([image_id], self.grid_size, self.seed)).tolist()
+        (order,) = random_order(self.keys_of([image_id])).tolist()
         return self.race.stages(order)
+
+    def keys_of(self, image_ids: Sequence[str], device: torch.device | None = None) -> Tensor:
+        """Return the keys of all trials of images. `(b, t)`, int64."""
+        return with_repeats(keys_of_trials(image_ids, self.grid_size, self.seed, device), self.noises)
 
     def _latents(self, batch: Batch) -> Tensor:
         """Return the latents of a batch: encoded (and written to the cache, if there is one) or read from the cache."""
@@ -225,24 +250,32 @@ class DiffusionClassifier(BackboneModule):
         """
         first = {} if not_finite is None else not_finite
         device = latents.device
-        keys = keys_of_trials(image_ids, self.grid_size, self.seed, device)
+        keys, classes = self.keys_of(image_ids, device), len(self.conditions)
         if self.timesteps == "uniform":
-            timesteps = uniform_timesteps(keys)
+            timesteps = uniform_timesteps(keys[:, : self.grid_size])
         else:
             trials = torch.arange(self.grid_size, device=device)
             timesteps = grid_timesteps(trials, self.grid_size).expand(len(latents), -1)
+        timesteps = timesteps.repeat(1, self.noises)
+        bands = None
+        if self.bands is not None:
+            bands = latents.new_full((len(latents), classes, self.trial_count, 1 + self.bands), torch.nan)
 
         def errors_of(image: Tensor, trial: Tensor, label: Tensor) -> Tensor:
             errors = self._errors(latents[image], keys[image, trial], timesteps[image, trial], label)
+            if bands is not None:
+                bands[image[:, None], label, trial[:, None]] = errors[..., 1:]
+                errors = errors[..., 0]
             for i, j in (~errors.isfinite()).nonzero().tolist():
                 first.setdefault(int(image[i]), (int(label[i, j]), int(trial[i]), float(errors[i, j])))
             return errors
 
-        classes = len(self.conditions)
         if self.race is not None:
-            return race_elimination(errors_of, random_order(keys), classes, self.race), timesteps
-        keep = [min(classes, left) for left in self.keep]
-        return staged_elimination(errors_of, len(latents), classes, self.stages, keep, device), timesteps
+            result = race_elimination(errors_of, random_order(keys), classes, self.race)
+        else:
+            keep = [min(classes, left) for left in self.keep]
+            result = staged_elimination(errors_of, len(latents), classes, self.stages, keep, device)
+        return replace(result, bands=bands), timesteps
 
     def _errors(self, latents: Tensor, keys: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
         """Compute the errors of p (image, trial) pairs under s classes each.
@@ -254,7 +287,7 @@ class DiffusionClassifier(BackboneModule):
             labels: `(p, s)`, int64.
 
         Returns:
-            `(p, s)`, float32.
+            `(p, s)`, float32; with `bands` `(p, s, 2 + bands)`, each error before its parts.
         """
         classes, labels_of = labels.shape[1], labels.flatten()
 
@@ -268,9 +301,13 @@ class DiffusionClassifier(BackboneModule):
             sharing = pair_sharing(len(rows), first, last, classes, rows.device) if self.share else None
             with row_keys(key[pair], label, sharing):
                 predicted = self.backbone.predict_noise(noisy[pair], t[pair], self.conditions[label])
-            return prediction_error(predicted, noise[pair], self.loss)
+            error = prediction_error(predicted, noise[pair], self.loss)
+            if self.bands is None:
+                return error
+            return torch.cat([error[:, None], band_errors(predicted, noise[pair], self.bands)], 1)
 
-        return self.forwards.run(compute, labels.numel(), labels.device).view_as(labels)
+        errors = self.forwards.run(compute, labels.numel(), labels.device)
+        return errors.view(*labels.shape, *errors.shape[1:])
 
 
 def check_answers(space: ClassSpace) -> None:

@@ -257,7 +257,7 @@ class ResultsWriter(RunResults):
             per_class = [{"correct": row[label], "n": sum(row)} for label, row in enumerate(matrix)]
         evaluations = sum(record.evaluations for record in records)
         busy = sum(record.seconds for record in records)
-        race = module.race
+        race, latent = module.race, module.backbone.latents_of(module.data.image_size)[1:]
         return {
             "metrics": evaluate([*shipped, *module.metrics], records, space)[0],
             "per_class": per_class,
@@ -274,10 +274,13 @@ class ResultsWriter(RunResults):
                 "stages": None if race else [[int(trial) for trial in stage] for stage in module.stages],
                 "keep": None if race else module.keep,
                 "budget": None if race else module.budget,
-                "race": {**asdict(race), "trials": module.grid_size} if race else None,
+                "race": {**asdict(race), "trials": module.trial_count} if race else None,
                 "timesteps": module.timesteps,
                 "loss": module.loss,
                 "seed": module.seed,
+                # Only where they were asked for: earlier runs stay comparable.
+                **({"noises": module.noises} if module.noises > 1 else {}),
+                **({"bands": {"count": module.bands, "grid": [*latent]}} if module.bands else {}),
             },
         }
 

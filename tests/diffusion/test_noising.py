@@ -5,8 +5,9 @@ from fractions import Fraction
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from scipy.fft import dctn
 
-from bigain.diffusion.noising import add_noise, epsilon_from_velocity, prediction_error
+from bigain.diffusion.noising import add_noise, band_errors, epsilon_from_velocity, prediction_error
 from bigain.diffusion.schedules import Linear
 
 SCHEDULER = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
@@ -34,6 +35,20 @@ def test_velocity_gives_the_noise_back():
     velocity = SCHEDULER.get_velocity(x, noise, TIMESTEPS)
     actual = epsilon_from_velocity(velocity, add_noise(x, noise, abar), abar)
     torch.testing.assert_close(actual, noise, rtol=1e-5, atol=1e-5)
+
+
+def test_parts_of_an_error_by_frequency_against_scipy_and_parseval():
+    predicted, noise = normal(3, 2, 6, 8, seed=1), normal(3, 2, 6, 8, seed=2)
+    parts = band_errors(predicted.half(), noise, 4)
+    energy = dctn((predicted.half().double() - noise.double()).numpy(), axes=(2, 3), norm="ortho") ** 2
+    expected = torch.zeros(3, 5, dtype=torch.float64)
+    for u in range(6):
+        for v in range(8):
+            radius = Fraction(u, 6) ** 2 + Fraction(v, 8) ** 2
+            band = 0 if radius == 0 else 1 + int(sum(radius >= 2 * Fraction(edge, 4) ** 2 for edge in (1, 2, 3)))
+            expected[:, band] += torch.tensor(energy[:, :, u, v].sum(1)) / (2 * 6 * 8)
+    torch.testing.assert_close(parts.double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(parts.sum(1), prediction_error(predicted.half(), noise, "l2"), rtol=1e-5, atol=0)
 
 
 def test_alpha_bar_one_is_the_image_and_zero_the_noise():

@@ -3,6 +3,7 @@
 import math
 import random
 import tracemalloc
+from dataclasses import replace
 from zipfile import ZipFile
 
 import numpy as np
@@ -67,6 +68,20 @@ def test_columns_equal_a_loop(to_columns):
         assert written["timesteps"][i].tolist() == [times.get(j, -1) for j in range(5)]
         for name in ("image_id", "label", "prediction", "seconds"):
             assert written[name][i] == getattr(one, name)
+
+
+def test_parts_of_the_errors_are_a_column_of_their_own(to_columns):
+    draw, make = random.Random(1), np.random.default_rng(1)
+    records = [random_record(draw, f"n/{i}", 4, 3) for i in range(2)]
+    for one in records:
+        one.bands = make.random((len(one.errors), 5)).astype(np.float32).tolist()
+    written = to_columns([read_back(value) for value in records], 4)
+    assert written["bands"].shape == (2, 4, 3, 5)
+    for i, one in enumerate(records):
+        np.testing.assert_array_equal(written["bands"][i, one.classes, one.trials], np.float32(one.bands))
+    assert np.array_equal(np.isnan(written["bands"]).all(3), np.isnan(written["errors"]))
+    plain = to_columns([replace(one, bands=()) for one in records], 4)
+    assert all(np.array_equal(plain[name], written[name], equal_nan=plain[name].dtype.kind == "f") for name in plain)
 
 
 def test_column_types(to_columns):

@@ -102,8 +102,14 @@ RACE = {"trials": [4], "keep": [1], "race": Race(0.5)}
 
 @pytest.mark.parametrize(
     ("settings", "compressor"),
-    [(STAGES, None), (STAGES, ToMe(ratio=0.5)), (STAGES, SiTo(ratio=0.5)), (RACE, LGTM(ratio=0.5))],
-    ids=["stages", "tome", "sito", "race-lgtm"],
+    [
+        (STAGES, None),
+        (STAGES, ToMe(ratio=0.5)),
+        (STAGES, SiTo(ratio=0.5)),
+        (RACE, LGTM(ratio=0.5)),
+        ({**STAGES, "bands": 3}, None),
+    ],
+    ids=["stages", "tome", "sito", "race-lgtm", "bands"],
 )
 def test_numbers_do_not_depend_on_batching_or_order(settings, compressor):
     callbacks = [compressor] if compressor else []
@@ -112,7 +118,7 @@ def test_numbers_do_not_depend_on_batching_or_order(settings, compressor):
     all_at_once = run(*callbacks, images=2, batch_size=2, rows_per_forward=64, **settings)
     fewer = run(*callbacks, images=2, batch_size=2, rows_per_forward=5, **settings)
     for image_id, record in alone.items():
-        for field in ("prediction", "errors", "survivors"):
+        for field in ("prediction", "errors", "survivors", "bands"):
             assert getattr(record, field) == getattr(all_at_once[image_id], field)
         # Forwards of other sizes round differently.
         assert record.errors == pytest.approx(fewer[image_id].errors, rel=1e-3)
@@ -132,6 +138,30 @@ def test_a_race_is_played_with_the_errors_of_the_exhaustive_run():
         assert all(errors[c, j] == e for c, j, e in zip(record.classes, record.trials, record.errors, strict=True))
         assert record.timesteps == [trial_grid(4)[j] for j in record.trials]
         assert record.survivors[-1] == [record.prediction]
+
+
+@pytest.mark.parametrize("settings", [STAGES, {**STAGES, "keep": None, "timesteps": "uniform"}, RACE])
+def test_further_noises_and_bands_leave_the_first_as_it_is(settings):
+    settings = {**settings, "images": 1, "seed": 2}
+    full = run(**{**settings, "keep": None, "race": None})
+    for image_id, record in run(**settings, noises=2, bands=3).items():
+        size, known, errors = max(settings["trials"]), errors_by_pair(full[image_id]), errors_by_pair(record)
+        first = {pair: error for pair, error in errors.items() if pair[1] < size}
+        assert first
+        assert all(known[pair] == error for pair, error in first.items())
+        # Further ones have their own noise at the same timesteps.
+        times = dict(zip(record.trials, record.timesteps, strict=True))
+        repeated = {(label, trial): error for (label, trial), error in errors.items() if trial >= size}
+        assert repeated
+        for (label, trial), error in repeated.items():
+            assert error != errors.get((label, trial - size))
+            assert times[trial] == times.get(trial - size, times[trial])
+        # By Parseval.
+        assert [sum(parts) for parts in record.bands] == pytest.approx(record.errors, rel=1e-5)
+    if settings.get("race") is None:
+        stages = 2 if settings["keep"] else 1
+        assert len(record.survivors) == stages
+        assert len(errors) == 2 * (16 * 1 + 2 * 1 if stages == 2 else 16 * 2)
 
 
 def test_uniform_timesteps_differ_per_image_and_seeds_differ():
@@ -163,6 +193,8 @@ def test_errors_are_float32_when_the_network_is_bf16():
         ({"loss": "l3"}, "l2, l1, huber"),
         ({"timesteps": "odd"}, "grid, uniform"),
         ({"budget": "half"}, "cumulative, released"),
+        ({"noises": 0}, "noises must be at least 1"),
+        ({"bands": 8, "loss": "l1"}, "use loss: l2"),
     ],
 )
 def test_bad_settings_are_refused(settings, words):

@@ -54,14 +54,14 @@ def conditions_of(network, number):
 def test_forwards_of_a_classification(case):
     """Three pairs of an image and a trial under five classes, in two forwards; one case of each method."""
     network = "unet"
-    module = DiffusionClassifier(backbone_of(network), rows_per_forward=8)
+    module = DiffusionClassifier(backbone_of(network), rows_per_forward=8, bands=4)
     module.conditions, denoiser = conditions_of(network, 5), module.backbone.denoiser
     labels = torch.empty(3, 5, device=META, dtype=torch.int64)
     pairs = torch.empty(3, *LATENTS[network], device=META), labels[:, 0], labels[:, 0], labels
     with build(case).applied_to(denoiser), share(denoiser, module.conditions), torch.inference_mode():
         module._errors(*pairs)  # keeps the noise schedule and the keys of prompts
         with NoLists(), OnDevice():
-            assert module._errors(*pairs).shape == (3, 5)
+            assert module._errors(*pairs).shape == (3, 5, 6)
 
 
 @every_network
