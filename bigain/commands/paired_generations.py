@@ -19,10 +19,10 @@ from bigain.metrics.reference import Array, ReferenceStatistics
 from bigain.report.comparison import Measure, PairedMetric
 from bigain.report.pairing import Correct, Ids
 from bigain.report.statistics import ENOUGH
+from bigain.runs.files import find_reference
 from bigain.runs.logs import finished_images, read_records
 from bigain.runs.records import SampleRecord
 from bigain.runs.results import Run, read_ids
-from bigain.tasks.measuring import find_reference
 from bigain.tasks.scoring import measured_images
 
 # Features of a GPU and of a CPU differ in the last digits.

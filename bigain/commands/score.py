@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bigain.commands.parsing import Outcome
+from bigain.errors import InputError
+from bigain.runs.files import find_reference
 from bigain.runs.lock import lock
 from bigain.runs.results import read_generation, write_results
 from bigain.runs.schema import LpipsNetwork, Protocol
@@ -41,6 +43,8 @@ def score(
     # Before torch is imported.
     for folder in filter(None, (run, against)):
         read_generation(folder)
+    if reference is not None and not find_reference(reference).is_file():
+        raise InputError(f"{reference} does not exist; `bigain reference IMAGES {reference}` computes it")
     from bigain.tasks.scoring import update_clip_score, update_distances, update_fidelity
 
     held = lock(run, 0)

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
@@ -145,3 +146,9 @@ def read_json(path: Path, expected: Any, advice: str = "run the command that wro
         raise InputError(f"{path} is damaged ({error}); {advice}") from error
     check(path, content, expected, advice)
     return content
+
+
+def find_reference(reference: str) -> Path:
+    """Return the path of a reference file, or of the reference of the embedded extractor with this name."""
+    embedded = Path(str(resources.files("bigain"))) / "assets" / reference / "reference.npz"
+    return embedded if embedded.is_file() else Path(reference).expanduser()

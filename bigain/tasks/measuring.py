@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -64,9 +62,3 @@ class Measuring:
 def distances(reference: ReferenceStatistics) -> list[Metric]:
     """Return the metrics of all features against a reference."""
     return [FrechetDistance(reference), KernelDistance(reference), PrecisionRecall(reference)]
-
-
-def find_reference(reference: str) -> Path:
-    """Return the path of a reference file, or of the reference of the embedded extractor with this name."""
-    embedded = Path(str(resources.files("bigain"))) / "assets" / reference / "reference.npz"
-    return embedded if embedded.is_file() else Path(reference).expanduser()

@@ -14,25 +14,24 @@ import numpy as np
 import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from PIL import Image, ImageDraw
 
 from bigain.compressors.base import Compressor
 from bigain.cost.environment import environment
 from bigain.cost.flops import flops_per_evaluation, reduction_percent
 from bigain.cost.sites import refuse_without_effect, site_table
 from bigain.cost.timing import MEASURED, measured_by, timing_section
-from bigain.data.images import read_images, text_font
 from bigain.errors import InputError
 from bigain.metrics.accuracy import Accuracy, confusion_matrix
 from bigain.metrics.base import Metric, evaluate
 from bigain.metrics.multilabel import MeanAveragePrecision, Top1Precision
 from bigain.runs.columns import write_columns
-from bigain.runs.files import read_json, replacing, sample_path
+from bigain.runs.files import read_json
 from bigain.runs.logs import read_records, read_skipped
 from bigain.runs.records import ImageRecord, SampleRecord
 from bigain.runs.results import read_results, write_ids, write_results
 from bigain.runs.schema import RESULTS_VERSION, Results
 from bigain.tasks.classifier import DiffusionClassifier
+from bigain.tasks.contact_sheet import write_contact_sheet
 from bigain.tasks.prediction_writer import MODEL, predictions_folder, read_sessions
 from bigain.tasks.sampler import DiffusionSampler
 from bigain.tasks.scheduling import scheduler_settings
@@ -42,10 +41,6 @@ T = TypeVar("T")
 
 # With more classes no confusion matrix is written: nobody can read it in a file.
 _MOST_CLASSES = 200
-# Most images of a contact sheet, and of its rows.
-_SHEET, _COLUMNS = 64, 8
-# Largest side of an image, line of text and gap, in px.
-_TILE, _TEXT, _GAP = 128, 18, 4
 
 
 class ProcessGather:
@@ -295,26 +290,7 @@ class GenerationResults(RunResults):
         """Write the first images with their classes side by side, to a file and to TensorBoard."""
         if module.images == "none":
             return
-        root, records = Path(trainer.default_root_dir), records[:_SHEET]
-        images = read_images([sample_path(root, record.image_id, module.images) for record in records])
-        # About 128 px each, by whole factors.
-        largest = max(images.shape[-2:])
-        step, factor = max(1, largest // _TILE), max(1, _TILE // largest)
-        tiles = images[..., ::step, ::step].repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-        height, width = tiles.shape[-2] + _TEXT, tiles.shape[-1] + _GAP
-        columns = min(_COLUMNS, len(tiles))
-        sheet = Image.new("RGB", (columns * width + _GAP, -(-len(tiles) // columns) * height + _GAP), "white")
-        draw, font = ImageDraw.Draw(sheet), text_font(11)
-        for number, (record, tile) in enumerate(zip(records, tiles, strict=True)):
-            x, y = _GAP + number % columns * width, _GAP + number // columns * height
-            sheet.paste(Image.fromarray(tile.permute(1, 2, 0).contiguous().numpy()), (x, y))
-            names = [module.data.class_space.names[label] for label in record.labels]
-            text = " ".join((", ".join(names) or record.prompt or record.image_id).split())
-            cut = (f"{text[:length]}..." for length in range(len(text) - 1, 0, -1))
-            shown = next((line for line in (text, *cut) if font.getlength(line) <= width - _GAP), "")
-            draw.text((x, y + tile.shape[-2] + 2), shown, "black", font)
-        with replacing(root / "contact_sheet.png") as file:
-            sheet.save(file, "PNG")
+        sheet = write_contact_sheet(Path(trainer.default_root_dir), records, module.images)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("1 samples/contact_sheet", np.asarray(sheet), 0, dataformats="HWC")

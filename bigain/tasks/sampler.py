@@ -25,10 +25,11 @@ from bigain.metrics.base import Images, Metric
 from bigain.metrics.clip_score import ClipScore
 from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.reference import ReferenceStatistics
+from bigain.runs.files import find_reference
 from bigain.runs.numbers import counted
 from bigain.runs.records import SampleRecord
 from bigain.tasks.forwards import ROWS_ON_CPU, Forwards
-from bigain.tasks.measuring import Measuring, distances, find_reference
+from bigain.tasks.measuring import Measuring, distances
 from bigain.tasks.preparing import BackboneModule
 from bigain.tasks.scheduling import count_steps, make_scheduler
 from bigain.tokens.randomness import stable_hash

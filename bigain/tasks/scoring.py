@@ -18,12 +18,13 @@ from bigain.metrics.clip_score import ClipScore
 from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.fidelity import Lpips, Psnr, Ssim
 from bigain.metrics.reference import ReferenceStatistics
-from bigain.runs.files import sample_path
+from bigain.runs.files import find_reference, sample_path
 from bigain.runs.logs import read_records
 from bigain.runs.records import SampleRecord
 from bigain.runs.results import read_generation, read_ids, write_results
 from bigain.runs.schema import Estimate, LpipsNetwork, Protocol, Results
-from bigain.tasks.measuring import Measuring, distances, find_reference
+from bigain.tasks.contact_sheet import write_contact_sheet
+from bigain.tasks.measuring import Measuring, distances
 
 _BATCH = 32
 _FIDELITY = ("psnr", "ssim", "lpips")
@@ -38,10 +39,17 @@ def update_clip_score(run: Path, results: Results, clip_model: str) -> None:
     results["protocol"]["clip_model"] = clip_model
 
 
-def add_fidelity(run: Path, other: Path) -> None:
-    """Add the fidelity to the images of another run to a run's `results.json`."""
+def add_baseline(run: Path, baseline: Path) -> None:
+    """Add the fidelity to a run's own baseline to its `results.json`, and the baseline's images to its contact sheet.
+
+    Raises:
+        InputError: If images or records are missing.
+    """
     results = read_generation(run)
-    update_fidelity(run, results, other)
+    update_fidelity(run, results, baseline)
+    log, both = read_records(run / "predictions", SampleRecord), _image_paths(run).keys() & _image_paths(baseline)
+    records = [log[image_id] for image_id in read_ids(run) if image_id in both]
+    write_contact_sheet(run, records, results["protocol"]["images"], baseline)
     write_results(run, results)
 
 

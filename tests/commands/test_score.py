@@ -18,7 +18,7 @@ from bigain.commands.main import main
 from bigain.metrics import Inception, inception
 from bigain.metrics.inception import VARIABLE
 from bigain.metrics.reference import Moments, ReferenceStatistics
-from bigain.tasks.measuring import find_reference
+from bigain.runs.files import find_reference
 
 QUICK = ["--model.steps", "1", "--model.guidance", "1", "--trainer.accelerator", "cpu", "--data.images", "4"]
 QUICK += ["--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false", "--trainer.logger", "false"]

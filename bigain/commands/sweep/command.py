@@ -118,7 +118,7 @@ def _add_fidelities(plans: Sequence[Plan], unvaried: Sequence[Path]) -> None:
     """Compare images with those of the uncompressed cell, among `unvaried`, where both exist and are not compared."""
     from bigain.commands.sweep.plans import reason_of
     from bigain.runs.results import Run, load_run
-    from bigain.tasks.scoring import add_fidelity
+    from bigain.tasks.scoring import add_baseline
 
     def settings(run: Run) -> dict[str, Any]:
         return {key: value for key, value in run.settings.items() if not key.startswith("compressor")}
@@ -135,7 +135,7 @@ def _add_fidelities(plans: Sequence[Plan], unvaried: Sequence[Path]) -> None:
         if baseline is None or run.metrics.get("ssim", {"n": 0})["n"] == run.results["dataset"]["images"]:
             continue
         try:
-            add_fidelity(run.path, baseline.path)
+            add_baseline(run.path, baseline.path)
             _tell(f"added the fidelity of {plan.cell.name} to {baseline.path.name}")
         except Exception as error:  # noqa: BLE001 -- as for a cell
             plan.status, plan.reason = "incomplete", f"no fidelity: {reason_of(error)}"

@@ -1,0 +1,63 @@
+"""The first images of a generation side by side, with their classes or prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw
+
+from bigain.data.images import read_images, text_font
+from bigain.runs.files import read_json, replacing, sample_path
+from bigain.runs.records import SampleRecord
+
+# Most images of a contact sheet, and pictures of its rows.
+_SHEET, _COLUMNS = 64, 8
+# Largest side of an image, line of text and gap, in px.
+_TILE, _TEXT, _GAP = 128, 18, 4
+
+
+def write_contact_sheet(
+    run: Path, records: Sequence[SampleRecord], image_format: str, baseline: Path | None = None
+) -> Image.Image:
+    """Write `contact_sheet.png` of a run.
+
+    Args:
+        run: Directory of the generation.
+        records: Its images; the first 64 are drawn.
+        image_format: Of both runs.
+        baseline: Directory of a generation of the same images, drawn to the right of each.
+
+    Raises:
+        InputError: If an image or the names of the classes cannot be read.
+    """
+    records = records[:_SHEET]
+    runs = [run] if baseline is None else [run, baseline]
+    images = torch.cat(
+        [read_images([sample_path(of, one.image_id, image_format) for one in records]) for of in runs], -1
+    )
+    # About 128 px each, by whole factors.
+    largest = max(images.shape[-2], images.shape[-1] // len(runs))
+    step, factor = max(1, largest // _TILE), max(1, _TILE // largest)
+    tiles = images[..., ::step, ::step].repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    height, width = tiles.shape[-2] + _TEXT, tiles.shape[-1] + _GAP
+    columns = min(_COLUMNS // len(runs), len(tiles))
+    header = 0 if baseline is None else _TEXT
+    sheet = Image.new("RGB", (columns * width + _GAP, header - (-len(tiles) // columns) * height + _GAP), "white")
+    draw, font = ImageDraw.Draw(sheet), text_font(11)
+    if baseline is not None:
+        draw.text((_GAP, 2), "left: compressed, right: without compression", "black", font)
+    names = read_json(run / "predictions/classes.json", dict[str, Any], "run its command again")["names"]
+    for number, (record, tile) in enumerate(zip(records, tiles, strict=True)):
+        x, y = _GAP + number % columns * width, header + _GAP + number // columns * height
+        sheet.paste(Image.fromarray(tile.permute(1, 2, 0).contiguous().numpy()), (x, y))
+        title = ", ".join(names[label] for label in record.labels) or record.prompt or record.image_id
+        text = " ".join(title.split())
+        cut = (f"{text[:length]}..." for length in range(len(text) - 1, 0, -1))
+        shown = next((line for line in (text, *cut) if font.getlength(line) <= width - _GAP), "")
+        draw.text((x, y + tile.shape[-2] + 2), shown, "black", font)
+    with replacing(run / "contact_sheet.png") as file:
+        sheet.save(file, "PNG")
+    return sheet
