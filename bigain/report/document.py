@@ -24,7 +24,7 @@ from bigain.runs.numbers import signed, with_interval
 from bigain.runs.schema import TASKS, Better
 
 _TITLE = "Token compression of diffusion models"
-_FIGURE = re.compile(r"(curves|pareto|samples)-\d+-[a-z0-9-]+\.(png|svg|pdf)")
+_FIGURE = re.compile(r"(curves|changes|pareto|samples(-ratio|-factor)?)-\d+-[a-z0-9-]+\.(png|svg|pdf)")
 _NONE = "-"
 _OMITTED_IN_LATEX = ("notes", "runs", "run")
 _FIT = r"\begin{adjustbox}{max width=\textwidth, max totalheight=0.8\textheight}"

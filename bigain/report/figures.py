@@ -8,11 +8,14 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bigain.report.rows import Group, Measured, Row, main_metrics
-from bigain.report.sample_grid import SAMPLES, sample_grid
+from bigain.report.sample_grid import SAMPLES, SAMPLES_BY_STRENGTH, sample_grid, strength_grid
+from bigain.runs.names import metric_title
+from bigain.runs.results import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,10 +61,15 @@ _CURVES = (
     "Accuracy and distance against compression: {}. Error bars: 95 % intervals; hollow markers: the paper's values; "
     "dashed line: without compression."
 )
+_CHANGES = (
+    "Percent change from no compression of accuracy and of minus the distance, so that higher is better: {}. Error "
+    "bars: intervals of the paired differences, as in the table; hollow markers: the paper's values."
+)
 _PARETO = (
     "Cost, accuracy and distance: {}. Line: the Pareto front. In panels of accuracy and distance, the area of a "
     "marker is proportional to the cost, and the Pareto front of all three is outlined in black."
 )
+_OF_GENERATIONS = (SAMPLES, SAMPLES_BY_STRENGTH)
 _MOST_TICKS = 8
 # Characters in a line of the legend, and inches of its columns and lines.
 _WIDTH, _COLUMN, _LINE = 32, 2.4, 0.17
@@ -79,8 +87,8 @@ class Plot(NamedTuple):
 def draw(groups: Sequence[Group], folder: Path) -> list[list[Plot]]:
     """Draw the figures of every group into a folder.
 
-    For each group these are the curves if any run has a strength, the Pareto front if two rows have the same metric,
-    and samples if there are generated images.
+    For each group these are the curves if any run has a strength, the same as changes if there is one run without
+    compression, the Pareto front if two rows have the same metric, and samples if there are generated images.
     """
     plots: list[list[Plot]] = [[] for _ in groups]
     styles = looks(row.method for group in groups for row in group.rows)
@@ -89,12 +97,19 @@ def draw(groups: Sequence[Group], folder: Path) -> list[list[Plot]]:
             stem = f"{number}-{_slug(group.dataset)}-{_slug(group.model)}"
             figures = [
                 ("curves", _CURVES, _curves(group.rows, styles)),
+                ("changes", _CHANGES, _curves(_changes(group), styles)),
                 ("pareto", _PARETO, _pareto(group.rows, styles)),
                 ("samples", SAMPLES, sample_grid(group.rows)),
+                *(
+                    (f"samples-{kind}", SAMPLES_BY_STRENGTH, strength_grid(group.rows, kind))
+                    for kind in ("ratio", "factor")
+                ),
             ]
             for kind, caption, figure in figures:
                 if figure is not None:
-                    plots[number - 1].append(Plot(f"{kind}-{stem}", caption.format(group.title)))
+                    runs = [run for run in group.runs if run.task == "generation" or caption not in _OF_GENERATIONS]
+                    text = f"{caption.format(group.title)} {_sources(runs)}"
+                    plots[number - 1].append(Plot(f"{kind}-{stem}", text))
                     save(figure, folder / plots[number - 1][-1].name)
     return plots
 
@@ -186,6 +201,37 @@ def _curves(rows: Sequence[Row], styles: Mapping[str, Look]) -> Figure | None:
         row[0].set_ylabel(_axis_title(measured))
     _legend(figure, rows, styles, "-", any(measured.paper for row in varied for measured in row.main.values()))
     return figure
+
+
+def _changes(group: Group) -> list[Row]:
+    """Return rows with main metrics as percent changes from the only row without compression; higher is better."""
+    intervals = {(c.run.path, c.base.path, c.metric.name): c.interval[:2] for c in group.comparisons}
+    rows = []
+    for row in group.rows:
+        changed: dict[str, list[Measured]] = {}
+        for task, run in row.runs.items():
+            plain = [other for other in group.rows if other.method == "none" and task in other.runs]
+            for metric in row.metrics[task] if len(plain) == 1 else ():
+                base = plain[0].main.get(metric.metric)
+                if metric.main and metric.value is not None and base is not None and base.value:
+                    interval = intervals.get((run.path, plain[0].runs[task].path, metric.metric))
+                    changed.setdefault(task, []).append(_change(metric, base, interval))
+        rows.append(replace(row, metrics=changed))
+    return rows
+
+
+def _change(metric: Measured, base: Measured, interval: Sequence[float] | None) -> Measured:
+    """Return a metric relative to that of a base run, with the interval of their difference."""
+    sign, minus = (-100, "\N{MINUS SIGN}") if metric.better == "lower" else (100, "")
+    value, of_base = metric.value or 0.0, base.value or 1.0
+    low, high = sorted(sign * end / of_base for end in interval) if interval else (None, None)
+    paper = None
+    if metric.paper and base.paper:
+        printed = base.paper.values[0][0]
+        paper = replace(metric.paper, values=tuple((sign * (v / printed - 1), t) for v, t in metric.paper.values))
+    change = sign * (value / of_base - 1)
+    name = f"change of {minus}{metric_title(metric.metric, '%')}"
+    return Measured(name, change, low, high, metric.n, "", "higher", True, paper)
 
 
 def _against_strength(axes: Axes, rows: Sequence[Row], kind: str, metric: str, styles: Mapping[str, Look]) -> None:
@@ -293,6 +339,17 @@ def _legend(
     if paper:
         lines.append(("the paper", {**PLAIN, "marker": "o", "linestyle": ":", "linewidth": 0.8, "markersize": 6}))
     add_legend(figure, lines)
+
+
+def _sources(runs: Sequence[Run]) -> str:
+    """Return the number of images by task, and the runs by folder."""
+    counts: dict[str, dict[str, None]] = {}
+    folders: dict[Path, list[str]] = {}
+    for run in runs:
+        counts.setdefault(run.task, {})[f"{run.results['dataset']['images']:,}"] = None
+        folders.setdefault(run.path.parent, []).append(run.path.name)
+    numbers = ", ".join(f"n = {' / '.join(of_task)} ({task})" for task, of_task in counts.items())
+    return f"{numbers}. Runs: {'; '.join(f'in {folder}: ' + ', '.join(names) for folder, names in folders.items())}."
 
 
 def _axis_title(metric: Measured) -> str:

@@ -28,7 +28,13 @@ SAMPLES = (
     "Images of the same initial noise: {}. Below each compressed one, if there is one without compression: their "
     "absolute difference, averaged over the channels."
 )
+SAMPLES_BY_STRENGTH = (
+    "Images of the same initial noise against the strength of compression: {}. Outwards from the image without "
+    "compression, more is compressed."
+)
 _MOST_ITEMS, _MOST_RUNS = 4, 8
+# The methods on the left and on the right in the paper, for grids of two out of several methods.
+_LEFT, _RIGHT = ("LGTM", "IEKVD"), ("ToMe", "ToDo")
 # Inches of an image, and the most pixels of its sides.
 _INCHES, _PIXELS = 1.3, 512
 # Characters in a line of the prompt.
@@ -43,9 +49,33 @@ def sample_grid(rows: Sequence[Row]) -> Figure | None:
     columns = [row for row in rows if "generation" in row.runs]
     if len(columns) > _MOST_RUNS:
         columns = list({row.method: row for row in columns}.values())[:_MOST_RUNS]
-    runs = [row.runs["generation"] for row in columns]
-    items = dict(itertools.islice(_items(runs), _MOST_ITEMS)) if len(runs) > 1 else {}
-    return _draw(columns, [*items.values()], _prompts(runs[0], items)) if items else None
+    return _grid(columns, True) if len(columns) > 1 else None
+
+
+def strength_grid(rows: Sequence[Row], kind: str) -> Figure | None:
+    """Draw images of two methods over their ratios or factors, one to the left and one to the right of those without.
+
+    Of more than two methods, those of the paper. None unless a method has generations of several strengths.
+    """
+    columns = [row for row in rows if "generation" in row.runs]
+    methods: dict[str, dict[float, Row]] = {}
+    for row in columns:
+        if row.strength and row.strength[0] == kind:
+            methods.setdefault(row.method, {})[row.strength[1]] = row
+    if all(len(of_method) < 2 for of_method in methods.values()):
+        return None
+    left = min(methods, key=lambda name: (name.startswith(_RIGHT), not name.startswith(_LEFT), name))
+    right = min({*methods} - {left}, key=lambda name: (not name.startswith(_RIGHT), name), default="")
+    outwards = [[row for _, row in sorted(methods.get(name, {}).items())] for name in (left, right)]
+    plain = [row for row in columns if row.method == "none"][:1]
+    return _grid([*reversed(outwards[0]), *plain, *outwards[1]], False)
+
+
+def _grid(rows: Sequence[Row], differences: bool) -> Figure | None:
+    """Draw the first images that generations have in common; None if there are none."""
+    runs = [row.runs["generation"] for row in rows]
+    items = dict(itertools.islice(_items(runs), _MOST_ITEMS))
+    return _draw(rows, [*items.values()], _prompts(runs[0], items), differences) if items else None
 
 
 def _items(runs: Sequence[Run]) -> Iterator[tuple[str, list[Pixels]]]:
@@ -77,11 +107,11 @@ def _prompts(run: Run, ids: Collection[str]) -> list[str]:
     return [prompts.get(image_id) or image_id for image_id in ids]
 
 
-def _draw(rows: Sequence[Row], items: Sequence[Sequence[Pixels]], prompts: Sequence[str]) -> Figure:
-    """Draw images by item and row; below them differences from the first row without compression, if there is one."""
+def _draw(rows: Sequence[Row], items: Sequence[Sequence[Pixels]], prompts: Sequence[str], differences: bool) -> Figure:
+    """Draw images by item and row; below them, if asked for, `differences` from the first row without compression."""
     from matplotlib.figure import Figure
 
-    plain = next((i for i, row in enumerate(rows) if row.method == "none"), None)
+    plain = next((i for i, row in enumerate(rows) if row.method == "none" and differences), None)
     lines = 1 if plain is None else 2
     figure = Figure(figsize=(1.2 + _INCHES * len(rows), 0.3 + _INCHES * lines * len(items)), layout="constrained")
     axes = figure.subplots(lines * len(items), len(rows), squeeze=False)
@@ -97,11 +127,9 @@ def _draw(rows: Sequence[Row], items: Sequence[Sequence[Pixels]], prompts: Seque
         for panel, image in zip(line, images, strict=True):
             panel.imshow(_small(image), interpolation="nearest")
     if plain is not None:
-        differences = [
-            [np.abs(image.astype(float) - images[plain]).mean(axis=2) for image in images] for images in items
-        ]
-        most = max(1.0, *(difference.max() for of_item in differences for difference in of_item))
-        for line, of_item in zip(axes[1::2], differences, strict=True):
+        changes = [[np.abs(image.astype(float) - images[plain]).mean(axis=2) for image in images] for images in items]
+        most = max(1.0, *(difference.max() for of_item in changes for difference in of_item))
+        for line, of_item in zip(axes[1::2], changes, strict=True):
             for panel, difference in zip(line, of_item, strict=True):
                 drawn = panel.imshow(_small(difference), cmap="magma", vmin=0, vmax=most, interpolation="nearest")
             line[plain].set_visible(False)

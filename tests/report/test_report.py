@@ -16,10 +16,11 @@ from scipy.stats import binomtest
 from synthetic_runs import change, classification, error_line, generation, iekvd, lgtm, tome
 
 from bigain.commands.main import main
+from bigain.compressors import ABM
 from bigain.diffusion.schedules import Linear
 from bigain.report.figures import KINDS, draw, looks
 from bigain.report.rows import group_runs
-from bigain.report.sample_grid import sample_grid
+from bigain.report.sample_grid import sample_grid, strength_grid
 from bigain.runs.results import find_runs, write_ids
 
 N = 3669
@@ -121,7 +122,7 @@ def test_all_files_are_written_and_the_same_each_time(capsys, drawn):
     # The page needs no other file.
     page = Page(text("report.html"))
     images = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
-    assert len(images) == 2
+    assert len(images) == 3
     for image in images:
         assert b"<svg" in base64.b64decode(image.removeprefix("data:image/svg+xml;base64,"))
     assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe")]
@@ -262,6 +263,57 @@ def test_samples_stand_side_by_side():
     assert axes[4].images[0].get_array().max() == pytest.approx(20 / 3)
     shutil.rmtree("runs/none_made/samples")
     assert sample_grid(group.rows) is None
+
+
+def test_samples_stand_by_strength_on_both_sides_of_none():
+    """LGTM to the left and ToMe to the right, although a third method comes first by name."""
+    for ratio in (0.3, 0.7):
+        for name, compressors in (
+            ("lgtm", lgtm(ratio)),
+            ("tome", tome(ratio)),
+            ("abm", [ABM(ratio=ratio).description()]),
+        ):
+            generation(f"more/{name}{ratio}", 30.0, compressors)
+    generation("more/lgtm0.5", 30.0, lgtm(0.5))
+    generation("more/none", 30.0)
+    shown = [*("lgtm0.7", "lgtm0.5", "lgtm0.3", "none"), *("tome0.3", "tome0.7")]
+    for number, name in enumerate([*shown, "abm0.3", "abm0.7"]):
+        write_ids(Path(f"more/{name}"), ["a"])
+        Path(f"more/{name}/samples").mkdir()
+        Image.new("RGB", (6, 6), (10 * number, 0, 0)).save(f"more/{name}/samples/a.png")
+    (group,) = group_runs(find_runs([Path("more")])[0])
+    axes = strength_grid(group.rows, "ratio").axes
+    assert [panel.images[0].get_array().max() for panel in axes] == [0, 10, 20, 30, 40, 50]
+    assert [panel.get_title().split() for panel in axes[2:5]] == [
+        ["LGTM", "ratio", "0.3"],
+        ["none"],
+        ["ToMe", "ratio", "0.3"],
+    ]
+    assert strength_grid(group.rows, "factor") is None
+    # A single strength of each stands in `samples`.
+    assert strength_grid([row for row in group.rows if not row.strength or row.strength[1] == 0.3], "ratio") is None
+
+
+def test_changes_are_relative_to_the_run_without_compression(named):
+    report("runs")
+    (figure,) = [figure for name, figure in named.items() if name.startswith("changes")]
+    labels = ["change of Top-1 accuracy (%)", "", "change of \N{MINUS SIGN}FD (pytorch-fid, %)", ""]
+    assert [axes.get_ylabel() for axes in figure.axes] == labels
+    (points, _, bars), *_ = figure.axes[0].containers
+    # 2,970 right without, 2,850 and 2,710 with LGTM.
+    assert points.get_ydata() == pytest.approx([-100 * 120 / 2970, -100 * 260 / 2970])
+    half = [(low, high) for (_, low), (_, high) in bars[0].get_segments()]
+    comparison = next(row for row in lines("comparisons.csv") if row["run"] == "runs/lgtm")
+    ends = [100 * float(comparison[end]) / (100 * 2970 / N) for end in ("low", "high")]
+    assert half[0] == pytest.approx(ends)
+    assert figure.axes[2].containers[0][0].get_ydata() == pytest.approx([-100 * (36.4 / 35.2 - 1)])
+    caption = next(row for row in text().splitlines() if row.startswith("![Percent change"))
+    assert "n = 3,669 (classification), n = 3,669 (generation). Runs: in runs: none, none_made," in caption
+    # Two runs without compression: neither is the base.
+    classification("runs/none2", right(2970))
+    report("runs")
+    (figure,) = [figure for name, figure in named.items() if name.startswith("changes")]
+    assert len(figure.axes) == 2
 
 
 def test_several_compressors_and_own_ones_are_rows():
@@ -447,7 +499,7 @@ def test_tables_of_latex():
 def test_figures_of_an_earlier_report_are_deleted(named):
     report("runs")
     Path("report/figures/curves-2024 Mine.png").write_bytes(b"kept")
-    assert len(list(Path("report/figures").iterdir())) == 7
+    assert len(list(Path("report/figures").iterdir())) == 10
     report("runs/none", "runs/none_made")
     assert [path.name for path in Path("report/figures").iterdir()] == ["curves-2024 Mine.png"]
 
