@@ -16,6 +16,8 @@ from bigain.commands.parsing import guess, options_of
 from bigain.errors import InputError
 from bigain.runs.schema import TASKS
 
+# Folders of the shipped files for options that take a class.
+_FOLDERS = {"--model": "models", "--data": "data", "--compressor": "compressors"}
 _SUFFIXES = (".yaml", ".yml")
 # PyYAML raises these, also in its constructors of dates, numbers and tagged values.
 _NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
@@ -31,17 +33,17 @@ def shipped_configs() -> Path:
 def find_config(args: Sequence[str]) -> list[str]:
     """Move files and class names to the front, so that options override them, and locate the shipped files.
 
-    A name without a file here means the shipped file, also for `--model models/dit_xl_512.yaml`.
+    A name without a file here means the shipped file: `--model dit_xl_512.yaml`, or `models/dit_xl_512.yaml`.
     """
     values, options = options_of(args)
-    order = {"--config": 0, "-c": 0, "--model": 1, "--data": 1, "--compressor": 1}
+    order = {"--config": 0, "-c": 0} | dict.fromkeys(_FOLDERS, 1)
     placed: list[tuple[int, list[str]]] = []
     for option, *following in options:
         name, equals, value = option.partition("=")
         if name in order and (name == "--config" or not equals):
             # An option without a value is left to the parser.
             files = [value, *following] if equals else following
-            located = [locate(file, is_file=order[name] == 0) for file in files[:1]]
+            located = [locate(file, order[name] == 0, _FOLDERS.get(name, "")) for file in files[:1]]
             if order[name] == 0 and located:
                 _check_config(files[0], load_yaml(Path(located[0])))
             placed.append((order[name], [name, *located, *files[1:]]))
@@ -93,14 +95,14 @@ def options_for(options: Sequence[str], own: Collection[str], marks: Collection[
     return kept
 
 
-def locate(name: str, is_file: bool = True) -> str:
-    """Return the path of the shipped file of this name unless there is one here.
+def locate(name: str, is_file: bool = True, folder: str = "") -> str:
+    """Return the path of the shipped file of this name, also in a folder of these, unless there is one here.
 
     Raises:
         InputError: If it is not YAML, or there is no such file and `is_file` or the suffix says that it is one.
     """
-    shipped = shipped_configs() / name
-    path = shipped if shipped.is_file() and not Path(name).exists() else Path(name).expanduser()
+    shipped = [file for file in (shipped_configs() / name, shipped_configs() / folder / name) if file.is_file()]
+    path = shipped[0] if shipped and not Path(name).exists() else Path(name).expanduser()
     if path.is_file():
         # The message of the argument parser does not name the file.
         load_yaml(path)

@@ -1,18 +1,19 @@
-"""`bigain reference`: statistics of a folder of real images. What imports torch is imported when it runs."""
+"""`bigain reference`: statistics of real images. What imports torch is imported when it runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from bigain.commands.parsing import Outcome
+from bigain.commands.configs import find_config
+from bigain.commands.parsing import Outcome, create
 from bigain.errors import InputError
 from bigain.runs.schema import Protocol
 
 
 def reference(
-    folder: Path,
-    output: Path,
-    *,
+    paths: list[Path],
+    *options: str,
+    split: str | None = None,
     protocol: Protocol = "pytorch-fid",
     weights: str | None = None,
     batch_size: int = 32,
@@ -20,11 +21,14 @@ def reference(
 ) -> Outcome:
     """Write statistics of real images, to which the distances of generated ones are measured.
 
-    All images below the folder are taken at their native size, uncropped, in RGB. pytorch-fid can read the file, too.
+    Images are taken at their native size, uncropped, in RGB. pytorch-fid can read the file, too.
 
     Args:
-        folder: Images, also in folders below.
-        output: File to write, .npz.
+        paths: A folder, of which all images count, also in folders below, and the file to write, .npz. The file alone
+            with --data.
+        *options: Take the images that a run on a dataset evaluates: --data imagenet100.yaml --data.root /data,
+            or a class and its arguments. All arguments: --data.help ImageNet100
+        split: Split of this dataset, the same as --data.split.
         protocol: How features are extracted; distances of different protocols do not compare.
         weights: Inception weights; by default from the environment and torch's cache.
         batch_size: Images per batch; statistics do not depend on it.
@@ -38,14 +42,27 @@ def reference(
     """
     if batch_size < 1 or features < 0:
         raise InputError(f"--batch-size must be at least 1 and --features at least 0, not {batch_size} and {features}")
+    *folders, output = paths
+    options = (*options, *([f"--data.split={split}"] if split else []))
+    if len(folders) != (not options):
+        given = " ".join(map(str, [*paths, *options]))
+        raise InputError(f"give FOLDER OUT.npz, or OUT.npz --data with a file or class, not {given}")
     if output.suffix != ".npz":
         raise InputError(f"{output} must end in .npz")
-    if not folder.is_dir():
+    if folders and not folders[0].is_dir():
         # Before torch is imported.
-        raise InputError(f"no folder {folder}")
-    from bigain.tasks.references import reference_of
+        raise InputError(f"no folder {folders[0]}")
+    from bigain.data import EvalDataModule
+    from bigain.tasks.references import images_below, images_of, reference_of
     from bigain.tasks.scoring import extractor_of
 
-    made = reference_of(folder, extractor_of(protocol, weights), batch_size, features)
+    if folders:
+        images, source = images_below(folders[0]), folders[0].resolve().name
+    else:
+        data = create(EvalDataModule, "data", find_config(options), "bigain reference")  # type: ignore[type-abstract]
+        if data is None:
+            raise InputError(f"{' '.join(options)} names no dataset; add --data with a file or class")
+        images, source = images_of(data), " ".join(filter(None, (data.name, getattr(data, "split", ""))))
+    made = reference_of(images, source, extractor_of(protocol, weights), batch_size, features)
     made.save(output)
     return Outcome(f"{output}: n = {made.moments.n}, {made.protocol}, weights sha256 {made.sha256}\n")

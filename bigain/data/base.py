@@ -249,11 +249,13 @@ class EvalDataModule(LightningDataModule, ABC):
                 f"warning: {self.name} has only {len(items):,} of {self.expected_images:,} images; a partial run"
             )
 
+    def in_file_order(self, items: Sequence[Item]) -> list[Item]:
+        """Return items in the order of parquet files, whose neighbours are read together; others keep their order."""
+        return sorted(items, key=lambda item: getattr(self.files.get(item.image_id), "position", ()))
+
     def predict_dataloader(self) -> RankLoader:
         """Return the batches of this process's part of the unfinished items."""
-        items = [item for item in self.items if item.image_id not in self.finished]
-        # In the order of parquet files: neighbours are read together.
-        items.sort(key=lambda item: getattr(self.files.get(item.image_id), "position", ()))
+        items = self.in_file_order([item for item in self.items if item.image_id not in self.finished])
         trainer = self.trainer
         ranks = (0, 1, 1) if trainer is None else (trainer.global_rank, trainer.world_size, trainer.num_devices)
         return RankLoader(items, self.load, self.batch_size, self.num_workers, *ranks)

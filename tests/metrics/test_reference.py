@@ -1,18 +1,25 @@
 """Reference statistics: what is kept, what is refused, and the command that makes them."""
 
+import io
+import json
 from zipfile import ZipFile
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 from program import bigain
 
+from bigain.commands.reference import reference
+from bigain.data import ImageNet1K, ShapeTextures
+from bigain.data.parquet import _read_images
 from bigain.errors import InputError
 from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.frechet import frechet_distance
 from bigain.metrics.reference import Moments, ReferenceStatistics
-from bigain.tasks.references import reference_of
+from bigain.tasks.references import images_below, images_of, reference_of
 
 X = np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32)
 
@@ -194,29 +201,29 @@ def photos(tmp_path):
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
 def test_statistics_of_a_folder(photos, batch_size):
     folder, means = photos
-    reference = reference_of(folder, Means(), batch_size, features=6)
+    reference = reference_of(images_below(folder), "photos", Means(), batch_size, features=6)
     assert reference.moments.n == 11
     np.testing.assert_allclose(reference.moments.mean, means.mean(0), rtol=1e-6)
     np.testing.assert_allclose(reference.moments.covariance, np.cov(means, rowvar=False), rtol=1e-5)
     assert (reference.protocol, reference.sha256) == ("means", "ef" * 32)
     assert reference.source == "photos, 11 images"
     # The same six of them, whatever the batches.
-    whole = reference_of(folder, Means(), 3, features=100).features
+    whole = reference_of(images_below(folder), "", Means(), 3, features=100).features
     assert whole.shape == (11, 3)
     np.testing.assert_allclose(np.sort(whole, 0), np.sort(means, 0), rtol=1e-6)
     chosen = np.sort(np.random.default_rng(0).permutation(11)[:6])
     np.testing.assert_allclose(reference.features, whole[chosen], rtol=1e-6)
-    assert reference_of(folder, Means(), 3, features=0).features is None
+    assert reference_of(images_below(folder), "", Means(), 3, features=0).features is None
 
 
 def test_images_that_cannot_be_read(photos, tmp_path):
     folder, _ = photos
     (folder / "torn.png").write_bytes((folder / "0.png").read_bytes()[:60])
     with pytest.raises(InputError, match=r"torn.png cannot be read"):
-        reference_of(folder, Means(), 4, features=0)
+        reference_of(images_below(folder), "", Means(), 4, features=0)
     (tmp_path / "empty" / "class").mkdir(parents=True)
     with pytest.raises(InputError, match="no images"):
-        reference_of(tmp_path / "empty", Means(), 4, features=0)
+        images_below(tmp_path / "empty")
 
 
 def test_the_command_writes_a_file_or_says_what_is_wrong(photos, tmp_path):
@@ -238,3 +245,52 @@ def test_the_command_writes_a_file_or_says_what_is_wrong(photos, tmp_path):
     assert ended.returncode == 0, ended.stderr
     assert f"{out}: n = 11, shapes-features, weights sha256 " in ended.stdout
     assert ReferenceStatistics.load(out, "shapes-features").moments.n == 11
+
+
+def test_images_of_a_dataset_in_parquet_files(photos, tmp_path):
+    """Those that the selection names, at their native size, whatever the order of the rows."""
+    folder, means = photos
+    files = {i: next(folder.rglob(f"{i}.png")).read_bytes() for i in range(11)}
+    order = [7, 3, 10, 0, 5, 1, 9, 2, 8, 4, 6]
+    rows = [{"bytes": files[i], "path": f"ILSVRC2012_val_{i + 1:08d}.JPEG"} for i in order]
+    features = {"image": {"_type": "Image"}, "label": {"names": ImageNet1K().class_space.names, "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({"image": pa.array(rows, kind), "label": order}, metadata=metadata)
+    pq.write_table(table, tmp_path / "validation-00000-of-00001.parquet", row_group_size=4)
+    data = ImageNet1K(root=str(tmp_path), limit=8)
+    images = images_of(data)
+    chosen = [item.labels[0] for item in data.items]
+    assert len(images) == len(chosen) == 8
+    found = reference_of(images, "ImageNet", Means(), 3, features=0)
+    assert (found.source, found.moments.n) == ("ImageNet, 8 images", 8)
+    np.testing.assert_allclose(found.moments.mean, means[chosen].mean(0), rtol=1e-6)
+    np.testing.assert_allclose(found.moments.covariance, np.cov(means[chosen], rowvar=False), rtol=1e-5)
+    rows[order.index(chosen[0])]["bytes"] = b"no image"
+    damaged = pa.table({"image": pa.array(rows, kind), "label": order}, metadata=metadata)
+    _read_images.cache_clear()
+    pq.write_table(damaged, tmp_path / "validation-00000-of-00001.parquet", row_group_size=4)
+    with pytest.raises(InputError, match=r"image .*row group 0, row \d .*cannot be read \(not an image"):
+        reference_of(images_of(data), "ImageNet", Means(), 3, features=0)
+
+
+def test_the_command_takes_a_dataset_and_its_split(tmp_path, monkeypatch):
+    monkeypatch.setattr("bigain.tasks.scoring.extractor_of", lambda protocol, weights: Means())
+    out = tmp_path / "out.npz"
+    options = ("--data", "shapes.yaml", "--data.images", "21")
+    assert f"{out}: n = 21, means" in reference([out], *options, split="val").text
+    found = ReferenceStatistics.load(out, "means")
+    assert found.source == "ShapeTextures val, 21 images"
+    data = ShapeTextures(images=21, split="val")
+    data.setup("predict")
+    pixels = [np.asarray(Image.open(io.BytesIO(data.read_bytes(item))), np.float64) for item in data.items]
+    np.testing.assert_allclose(found.moments.mean, np.mean([image.mean((0, 1)) for image in pixels], 0), rtol=1e-6)
+    for paths, given, message in (
+        ([out], (), "give FOLDER OUT.npz, or OUT.npz --data"),
+        ([tmp_path, out], options, "give FOLDER OUT.npz, or OUT.npz --data"),
+        ([tmp_path, out, out], (), "give FOLDER OUT.npz"),
+        ([out], ("--data", "ImageNet1K", "--data.split=val"), "ImageNet1K has no argument 'split'"),
+        ([out], ("--data", "OxfordPets", "--data.root", str(tmp_path)), "cannot read .*test.txt"),
+    ):
+        with pytest.raises(InputError, match=message):
+            reference(paths, *given)
