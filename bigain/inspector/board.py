@@ -55,7 +55,7 @@ _NUMBERS = ("factor", "images", "ratio", "seed", "tau")
 # Columns that are visible at first.
 _VISIBLE = ("dataset", "factor", "method", "model", "ratio")
 _METRICS = (
-    *("top1", "top1_precision", "map_macro", "map_sample"),
+    *("top1", "top1_precision", "map_macro", "map_sample", "map_released"),
     *(f"{name}[{protocol}]" for protocol in get_args(Protocol) for name in ("frechet", "kid", "agreement")),
     *("clip_score", "psnr"),
 )

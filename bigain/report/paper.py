@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,12 @@ _REAL_IMAGES = {"pets": (7390,), "imagenet100": (5000, 50_000), "imagenet1k": (5
 _TABLE_1 = {"ToMe": ("ratio", 0.5), "LGTM": ("ratio", 0.5), "SiTo": ("ratio", 0.7)} | dict.fromkeys(
     ("ToDo", "IEKVD"), ("factor", 3.0)
 )
+_SECONDS = "seconds_per_batch_of_4"
+_MIXED = "the paper's mAP ranks means of 5 trials among means of 20, as map_released does and map_sample does not"
 _MODULES = {"SA": "self_attn", "CA": "cross_attn", "MLP": "mlp"}
-# `map_sample` is what the release computed, and it counted images without labels as wrong.
-_METRICS = {"top1": "acc1", "top1_precision_all": "acc1", "top1_precision": "acc1", "map_sample": "map"}
+# The release counted images without labels as wrong.
+_METRICS = {"top1": "acc1", "top1_precision_all": "acc1", "top1_precision": "acc1"}
+_METRICS |= {"map_released": "map", "map_sample": "map", _SECONDS: "seconds_per_batch_of_4_rtx4090"}
 _METRICS |= {"frechet[pytorch-fid]": "fid", "gflops": "gflops", "gflops_reduction": "flops_reduction_percent"}
 
 
@@ -63,6 +66,7 @@ class Cell:
         method: Class of the compressor, with `[low]` or `[high]` for FrequencyKV; `none` without.
         modules: Modules that see merged tokens, sorted; self-attention alone in all tables but Table 6.
         strength: `("ratio", 0.5)` or `("factor", 2.0)`.
+        reading: `code` or `text`, where the released code and the text of the paper differ; else empty.
     """
 
     backbone: str
@@ -70,6 +74,7 @@ class Cell:
     method: str
     modules: tuple[str, ...] = ("self_attn",)
     strength: tuple[str, float] | None = None
+    reading: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -80,24 +85,30 @@ class PaperValue:
         values: Value and table, ascending by table; tables that repeat a value are left out.
         note: Known inconsistencies, or None.
         digits: Decimals that the paper prints.
+        reading: That of its cell.
     """
 
     values: tuple[tuple[float, int], ...]
     note: str | None
     digits: int = 2
+    reading: str = ""
 
     @property
     def text(self) -> str:
-        """`79.90 / 79.91†`; the dagger marks an inconsistent value."""
-        return " / ".join(f"{value:.{self.digits}f}" for value, _ in self.values) + ("†" if self.note else "")
+        """`79.90 / 79.91†`, `78.38 (code)`; the dagger marks an inconsistent value."""
+        values = " / ".join(f"{value:.{self.digits}f}" for value, _ in self.values)
+        return values + ("†" if self.note else "") + (f" ({self.reading})" if self.reading else "")
 
     def differences(self, mine: float, digits: int) -> str:
         """Format the measured number minus each value."""
         return " / ".join(signed(mine - value, digits) for value, _ in self.values) + ("†" if self.note else "")
 
 
-def cell_of(run: Run) -> Cell | str:
-    """Return the cell with the settings of a run, or the reason why there is none."""
+def cell_of(run: Run, costs: bool = False) -> Cell | str:
+    """Return the cell with the settings of a run, or the reason why there is none.
+
+    Costs depend neither on the number of images nor on what differs between the text and the code of the paper.
+    """
     if run.model in ("shapes_dit", "shapes_unet") or run.dataset == "ShapeTextures":
         return EMBEDDED
     backbone, dataset = _MODELS.get(Path(run.model).name.lower()), _DATASETS.get(run.dataset)
@@ -107,26 +118,41 @@ def cell_of(run: Run) -> Cell | str:
         return f"dataset {run.dataset} is not in the paper"
     if len(run.compressors) > 1:
         return "several compressors at once are not in the paper"
-    method, modules, unusual = "none", ["self_attn"], {}
+    method, modules, reading, unusual = "none", ["self_attn"], "", {}
     expected: dict[str, Any] = {}
     for compressor in run.compressors:
         method, unusual = str(compressor["class"]), variant(compressor)
         modules = unusual.pop("modules", modules)
         expected |= {"where": {"blocks": "released"}} if backbone == "dit_xl_2_512" else {}
         expected |= {"alpha": _ALPHAS[backbone, run.task]} if method == "IEKVD" else {}
+        setting, usual, readings = _readings(method, run.task, backbone)
+        value = unusual.pop(setting, usual)
+        if value in readings or costs:
+            reading = readings.get(value, "")
+        elif readings:
+            unusual[setting], expected[setting] = value, (*readings,)
         if method == "FrequencyKV":
             method = f"FrequencyKV[{unusual.pop('keep', None)}]"
-        # The text's destination is `cell`; the release's produced the numbers.
-        if method == "LGTM" and unusual.get("destination") == "released":
-            del unusual["destination"]
-    difference = _difference(*_protocols(run, backbone, dataset)) or _difference(unusual, expected)
+    difference = _difference(*_protocols(run, backbone, dataset, costs)) or _difference(unusual, expected)
     if difference:
         return difference
     modules = modules if isinstance(modules, list) else [modules]
-    return Cell(backbone, dataset, method, tuple(sorted(map(str, modules))), strength(run.compressors))
+    return Cell(backbone, dataset, method, tuple(sorted(map(str, modules))), strength(run.compressors), reading)
 
 
-def _protocols(run: Run, backbone: str, dataset: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _readings(method: str, task: str, backbone: str) -> tuple[str, Any, Mapping[Any, str]]:
+    """Return a setting in which the paper's code and text differ, our default, and whose each value is."""
+    if method in ("LGTM", "CAM"):
+        return "destination", "cell", {"cell": "text", "released": "code"}
+    if method == "ToMe" and task == "classification":
+        # Our default, shared by the classes, is neither's.
+        return "destination", "random", {"redrawn": "code"}
+    if task == "generation" and backbone == "sd2" and method in ("ToDo", "AveragePool", "IEKVD", "FrequencyKV"):
+        return "skip_zero", False, {False: "text", True: "code"}
+    return "", None, {}
+
+
+def _protocols(run: Run, backbone: str, dataset: str, costs: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings of a run without its compressor, and those of the paper."""
     protocol = run.results["protocol"]
     size = run.results["dataset"].get("image_size", run.settings.get("data.init_args.image_size", 512))
@@ -136,7 +162,8 @@ def _protocols(run: Run, backbone: str, dataset: str) -> tuple[dict[str, Any], d
         reference = protocol.get("reference")
         real = (isinstance(reference, Mapping) and reference.get("n")) or _REAL_IMAGES[dataset][0]
         run_settings = {**protocol, "number of images": run.results["dataset"]["images"], "number of real images": real}
-        expected |= {"number of images": expected_images(run), "number of real images": _REAL_IMAGES[dataset]}
+        if not costs:
+            expected |= {"number of images": expected_images(run), "number of real images": _REAL_IMAGES[dataset]}
     else:
         expected = {"image size": 512, **_CLASSIFICATION, **(_IMAGENET_1K if dataset == "imagenet1k" else {})}
         trials = list(itertools.accumulate(map(len, protocol.get("stages") or [])))
@@ -161,9 +188,19 @@ def _setting(name: str, settings: Mapping[str, Any]) -> str:
 
 
 def paper_value(cell: Cell, metric: str) -> PaperValue | None:
-    """Return what the paper prints for a cell and a metric of `results.json`, `gflops` or `gflops_reduction`."""
+    """Return what the paper prints for a cell.
+
+    Args:
+        cell: The cell.
+        metric: A metric of `results.json`, or a cost: `gflops`, `gflops_reduction`, `seconds_per_batch_of_4`, or
+            `acceleration`, the quotient of two such seconds.
+    """
+    if metric == "acceleration":
+        plain, own = (paper_value(of, _SECONDS) for of in (replace(cell, method="none", strength=None), cell))
+        quotient = plain and own and ((plain.values[0][0] / own.values[0][0], own.values[0][1]),)
+        return PaperValue(quotient, own.note) if quotient and own else None
     name = _METRICS.get(metric, "")
-    if name == "gflops":
+    if name in ("gflops", _METRICS[_SECONDS]):
         cell = replace(cell, dataset="")
     printed = _cells().get((cell, name), ())
     if not printed:
@@ -174,8 +211,11 @@ def paper_value(cell: Cell, metric: str) -> PaperValue | None:
     notes = [note for *_, note in printed if note]
     if len(values) > 1:
         notes.insert(0, " and ".join(f"Table {table} prints {value:.2f}" for value, table in values.items()))
+    if metric == "map_sample":
+        notes.append(_MIXED)
     digits = 1 if name == "flops_reduction_percent" else 2
-    return PaperValue(tuple(values.items()), "; ".join(dict.fromkeys(notes)) or None, digits)
+    reading = cell.reading if name in ("acc1", "map", "fid") else ""
+    return PaperValue(tuple(values.items()), "; ".join(dict.fromkeys(notes)) or None, digits, reading)
 
 
 def expected_images(run: Run) -> int | None:

@@ -19,6 +19,7 @@ from bigain.runs.numbers import bias_text, counted, decimals, scaled
 from bigain.runs.results import Run
 from bigain.runs.schema import TASKS, Better
 
+_COSTS = ("gflops", "gflops_reduction", "seconds_per_batch_of_4", "acceleration")
 _FIDELITY = ("psnr", "ssim", "lpips")
 
 
@@ -58,7 +59,7 @@ class Measured:
 class Row:
     """A compressor with its run, its metrics, the main one first, and remarks in each task.
 
-    `paper_costs` is what the paper prints as `gflops` and `gflops_reduction`.
+    `paper_costs` is what the paper prints as `gflops`, `gflops_reduction`, `seconds_per_batch_of_4`, `acceleration`.
     """
 
     runs: Mapping[str, Run]
@@ -80,6 +81,16 @@ class Row:
     def strength(self) -> tuple[str, float] | None:
         """`("ratio", 0.5)`; None without compression."""
         return strength(self.run.compressors)
+
+    @property
+    def seconds_per_batch(self) -> float | None:
+        """Seconds of the denoiser for 4 images at once; None if images were not generated so."""
+        run = self.runs.get("generation")
+        denoiser = run and run.results["timing"].get("denoiser")
+        # With guidance each image is two rows.
+        if not run or not denoiser or denoiser["rows_per_forward"] != 8 or not denoiser["seconds_per_row"]:
+            return None
+        return 4 * float(denoiser["seconds_per_row"] * run.results["evaluations"]["per_image"])
 
     @property
     def all_metrics(self) -> list[Measured]:
@@ -247,8 +258,8 @@ def _without(settings: Any, names: Sequence[str]) -> Any:
 def _row(runs: Mapping[str, Run]) -> Row:
     cells = {task: cell_of(run) for task, run in runs.items()}
     metrics = {task: _metrics(run, cells[task]) for task, run in runs.items()}
-    cell = next((cell for cell in cells.values() if isinstance(cell, Cell)), None)
-    costs = {name: value for name in ("gflops", "gflops_reduction") if cell and (value := paper_value(cell, name))}
+    cell = next((cell for run in runs.values() if isinstance(cell := cell_of(run, costs=True), Cell)), None)
+    costs = {name: value for name in _COSTS if cell and (value := paper_value(cell, name))}
     by_note: dict[str, list[str]] = {}
     for task, run in runs.items():
         for note in _notes(run, cells[task]):

