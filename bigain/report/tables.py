@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,6 +56,11 @@ class Table:
 
     def _text(self, rows: Sequence[Sequence[str]], headers: Sequence[str], style: str) -> str:
         return tabulate(rows, headers, style, colalign=self.sides, disable_numparse=True)
+
+
+def indented(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return an indented table for a terminal: names in the first column, numbers in the others."""
+    return textwrap.indent(Table(headers, rows, "l" + "r" * (len(headers) - 1)).plain(), "  ")
 
 
 def markdown_text(text: str) -> str:

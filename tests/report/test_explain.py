@@ -280,3 +280,70 @@ def test_runs_without_margins_are_refused(capsys):
     assert "has several labels per image" in refused(capsys, "coco", "--baseline", "coco0")
     classification("bare", np.arange(400) < 300, lgtm(0.3), label=np.zeros(400, int), prediction=np.arange(400) // 300)
     assert "bare/predictions/predictions.npz is damaged" in refused(capsys, "bare", "--baseline", "none")
+
+
+# Bands of margins: most of the mean below, most of the variance above; and energies that are kept of them.
+MU, SIGMA, GAIN = (
+    np.array(values) for values in ([0.1, 0.4, 0.2, 0.05, 0.05], [0.02, 0.1, 0.1, 0.2, 0.3], [1, 1, 0.9, 0.5, 0.25])
+)
+
+
+def planted(mu, sigma, seed=0):
+    """Parts of errors of two classes at 4 timesteps with 3 noises each; the first class is true."""
+    margin = mu + sigma * np.random.default_rng(seed).standard_normal((60, 12, 5))
+    return np.stack([np.full_like(margin, 0.5), 0.5 + margin], 1)
+
+
+def run_by_frequency(path, bands, compressors=(), **changes):
+    errors, label = bands.sum(3), np.zeros(len(bands), np.int64)
+    prediction = errors.mean(2).argmin(1)
+    columns = {
+        "errors": errors,
+        "bands": bands,
+        "timesteps": np.tile(np.repeat([125, 375, 625, 875], 3), (len(bands), 1)).astype(np.int16),
+    }
+    columns = {name: column.astype(np.float32) if column.dtype == float else column for name, column in columns.items()}
+    protocol = {"protocol__noises": 3, "protocol__bands": {"count": bands.shape[3] - 1, "grid": [8, 8]}}
+    return classification(
+        path,
+        prediction == label,
+        compressors,
+        label=label,
+        prediction=prediction,
+        columns=columns,
+        **protocol,
+        **changes,
+    )
+
+
+def test_the_prediction_and_the_verdicts(capsys):
+    bands = planted(MU, SIGMA)
+    run_by_frequency("plain", bands)
+    run_by_frequency("merged", 0.5 + (bands - 0.5) * GAIN, tome())
+    response("merged", site("blocks.0", GAIN.tolist(), [0] * 5))
+    (of_run,) = numbers("merged", "--baseline", "plain")
+    found = of_run["margins_by_frequency"]
+    assert found["gain"] == pytest.approx(GAIN)
+    # Every band was scaled by its gain, which is what the theorem assumes.
+    np.testing.assert_allclose(found["predicted"]["mu"], found["run"]["mu"], rtol=1e-4)
+    np.testing.assert_allclose(found["predicted"]["covariance"], found["run"]["covariance"], atol=1e-6)
+    holds = {"low_margin": True, "high_variance": True, "mean_correlation": True}
+    assert found["statements"][0] == holds
+    text = output(capsys, "merged", "--baseline", "plain")
+    assert "and 1/r to rise from 1.99 to 3.8: which is right. Measured: margin 0.79 to 0.71, " in text
+    assert 'no compression: "low bands dominate the margin" holds, the lower half has 88.5 % (95 % ' in text
+    assert "over noises at one timestep of one image (n = 60 images)" in text
+    assert "over noise: the theorem's deviation" in text
+    # The other way round, and bands that move together.
+    other = planted(MU[::-1], SIGMA[::-1] / 20)
+    shared = 0.3 * np.random.default_rng(1).standard_normal((60, 12, 1))
+    other[:, 1] += shared * np.linspace(1, 0.2, 5)
+    run_by_frequency("odd", other, tome(0.3))
+    (of_run,) = numbers("odd", "--baseline", "plain")
+    assert of_run["margins_by_frequency"]["statements"][1] == dict.fromkeys(holds, False)
+    assert of_run["margins_by_frequency"]["predicted"] is None
+    run_by_frequency("few", bands[:5], tome(0.7))
+    (of_run,) = numbers("few", "--baseline", "plain", "--allow-differences")
+    assert of_run["margins_by_frequency"]["statements"][1] == dict.fromkeys(holds)
+    run_by_frequency("coarse", bands[..., :3], tome(0.1))
+    assert "store 4 and 2 bands" in error_line(capsys, "explain", "coarse", "--baseline", "plain")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +14,9 @@ from bigain.errors import InputError
 from bigain.report.comparison import Comparison, compare
 from bigain.report.explain.frequency import Response, load_response, mean_over_modules
 from bigain.report.explain.margins import TIME, Margins, change_intervals, margins, read_errors, share
+from bigain.report.explain.spectrum import Spectra, spectrum
 from bigain.report.statistics import ENOUGH
-from bigain.report.tables import Table
+from bigain.report.tables import indented
 from bigain.runs.numbers import counted, decimals, signed
 from bigain.runs.results import Run
 
@@ -37,6 +37,11 @@ _NOTES = (
     "bound: Cantelli's, from the spread of the images' mean margins; the wrong share never exceeds it.",
     "wrong: images whose mean margin on these trials alone is not positive.",
 )
+_ONE_NOISE = (
+    "With one noise per timestep, the deviation in a band of timesteps is between images, not the theorem's, which is "
+    "over noise at one timestep: run with --model.noises 4."
+)
+_OVER_NOISE = "over noise: the theorem's deviation, over the noises at one timestep of one image."
 _HEADERS = ("margin", "deviation", "r", "theorem", "bound", "wrong")
 
 
@@ -108,6 +113,7 @@ class Explanation:
         whole: Margins over all shared trials.
         bands: Margins by timestep, without bands that have no shared trial.
         response: The frequency response that the run stored.
+        spectra: Margins by frequency, if both runs stored them.
     """
 
     comparison: Comparison
@@ -115,6 +121,7 @@ class Explanation:
     whole: Band
     bands: Sequence[Band]
     response: Response | None
+    spectra: Spectra | None
 
     def row(self) -> dict[str, Any]:
         """Return plain values for a file."""
@@ -123,6 +130,7 @@ class Explanation:
             "classes": self.classes,
             "margins": self.whole.row(),
             "margins_by_timestep": [band.row() for band in self.bands],
+            "margins_by_frequency": self.spectra and self.spectra.row(),
             "frequencies": self.response and self.response.row(),
         }
 
@@ -159,12 +167,19 @@ def explain(
         measured = []
         for low, high in ((0, TIME), *itertools.pairwise(edges)):
             inside = trials & (first.timesteps >= low) & (first.timesteps < high)
-            before, after = (margins(of.errors, of.label, inside) for of in (first, second))
+            before, after = (margins(of.errors, of.label, inside, of.timesteps) for of in (first, second))
             if before is not None and after is not None:
                 measured.append((low, high, before, after))
         intervals = change_intervals([each[2:] for each in measured], len(first.label), title=comparison.names[0])
         whole, *parts = [Band(*each, interval) for each, interval in zip(measured, intervals, strict=True)]
-        explanations.append(Explanation(comparison, first.errors.shape[1], whole, parts, response))
+        of_base, of_run = spectrum(first, trials), spectrum(second, trials)
+        spectra = None
+        if of_base and of_run:
+            stored = comparison.run.results["protocol"]["bands"]
+            spectra = Spectra(
+                of_base, of_run, None if response is None else response.gain(stored["grid"], stored["count"])
+            )
+        explanations.append(Explanation(comparison, first.errors.shape[1], whole, parts, response, spectra))
     return explanations, refused
 
 
@@ -179,11 +194,11 @@ def explanation_lines(explanations: Sequence[Explanation]) -> list[str]:
             lines += [f"baseline: {comparison.titles[1]}", ""]
         lines += [comparison.titles[0], "", *_frequencies(explanation), ""]
         lines += [*_margins(explanation), "", comparison.sentence(), _verdict(explanation), *comparison.remarks, ""]
-    return [*lines, *_NOTES]
-
-
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return textwrap.indent(Table(headers, rows, "l" + "r" * (len(headers) - 1)).plain(), "  ")
+        if explanation.spectra:
+            change = signed(comparison.metric.difference, comparison.digits)
+            lines += [*explanation.spectra.lines(comparison.names, change), ""]
+    noises = any(explanation.whole.run.noise is not None for explanation in explanations)
+    return [*lines, *_NOTES, _OVER_NOISE if noises else _ONE_NOISE]
 
 
 def _frequencies(explanation: Explanation) -> list[str]:
@@ -209,7 +224,7 @@ def _frequencies(explanation: Explanation) -> list[str]:
         for (low, high), error in zip(itertools.pairwise(response.timesteps), errors, strict=True)
         if not math.isnan(error)
     ]
-    lines += [_table(headers, rows), _extremes(comparison.names[0], response)]
+    lines += [indented(headers, rows), _extremes(comparison.names[0], response)]
     return [*lines, f"That error by timestep: {', '.join(by_time)}."]
 
 
@@ -232,11 +247,14 @@ def _extremes(name: str, response: Response) -> str:
 def _margins(explanation: Explanation) -> list[str]:
     whole, bands = explanation.whole, explanation.bands
     images, trials = len(whole.run.mean), int(whole.run.trials.sum())
-    headers = ["timesteps", "trials", *(header for name in _HEADERS for header in (name, "->"))]
+    names = [*_HEADERS, *(["over noise"] if whole.run.noise is not None else [])]
+    headers = ["timesteps", "trials", *(header for name in names for header in (name, "->"))]
     return [
         f"Margins of the true class to the best of {explanation.classes - 1} wrong ones, on the trials in which both "
         f"runs evaluated every class (n = {counted(images, 'image')}, {trials:,} trials, {whole.run.n:.3g} per image):",
-        _table(headers, [*(_row(band, band.name) for band in bands), _row(whole, "all")]),
+        indented(
+            headers, [row[: len(headers)] for row in (*(_row(band, band.name) for band in bands), _row(whole, "all"))]
+        ),
     ]
 
 
@@ -244,6 +262,7 @@ def _row(band: Band, name: str) -> list[str]:
     sides = [
         [f"{side.mu:.4g}", f"{side.sigma:.4g}", _number(side.r)]
         + [_percent(share) for share in (side.theorem_bound, side.cantelli_bound, side.error)]
+        + [_number(side.sigma_over_noise)]
         for side in (band.base, band.run)
     ]
     return [name, f"{band.run.n:.3g}", *itertools.chain(*zip(*sides, strict=True))]

@@ -74,6 +74,20 @@ class Response:
         before, *after = energies.sum({"bands": (2,), "timesteps": (3,), "": (2, 3)}[by]).swapaxes(0, 1)
         return np.divide(after, before, out=np.full((2, *before.shape), np.nan), where=before > 0)
 
+    def gain(self, grid: Sequence[int], bands: int) -> Floats | None:
+        """Return the energy kept of each band of a latent of this grid, the mean first, as a mean over modules.
+
+        Tokens of patches or strides see the latent's highest frequencies folded back. `(1 + bands,)`; None if no module
+        was measured.
+        """
+        own, centres = (np.arange(count) / count + 0.5 / count for count in (len(self.bands) - 1, bands))
+        gains = []
+        for site in self.sites:
+            mean, *kept = np.array(site["kept"], np.float64)
+            seen = np.abs((centres * grid[0] / site["grid"][0] + 1) % 2 - 1)
+            gains.append([mean, *np.interp(seen, own, kept)])
+        return np.mean(gains, 0) if gains else None
+
     def row(self) -> dict[str, Any]:
         """Return plain values for a file."""
         shares = self.shares("bands")

@@ -21,7 +21,8 @@ Floats = npt.NDArray[np.float64]
 # The end of diffusion time.
 TIME = 1000
 DRAWS = 2000
-_IN_FILES = ("mu", "sigma", "r", "mu_over_sigma", "theorem_bound", "sigma_of_means", "cantelli_bound", "error")
+_SIZES = ("mu", "sigma", "sigma_over_noise", "r", "mu_over_sigma")
+_IN_FILES = (*_SIZES, "theorem_bound", "sigma_of_means", "cantelli_bound", "error")
 # Resampled images at a time, in elements.
 _BLOCK = 2**22
 
@@ -35,12 +36,14 @@ class Errors:
         label: True classes. `(n,)`.
         errors: Of every class and trial, NaN where it was not evaluated. `(n, k, t)`.
         timesteps: Timestep of every trial, -1 where none was evaluated. `(n, t)`.
+        bands: Parts of the errors by frequency, if the run stored them. `(n, k, t, b)`.
     """
 
     image_id: npt.NDArray[np.str_]
     label: npt.NDArray[np.int64]
     errors: npt.NDArray[np.floating[Any]]
     timesteps: npt.NDArray[np.int64]
+    bands: npt.NDArray[np.floating[Any]] | None = None
 
 
 def read_errors(run: Run) -> Errors:
@@ -57,8 +60,9 @@ def read_errors(run: Run) -> Errors:
             f"{run.path} has several labels per image; a margin is between one true class and the others; explain runs "
             "on a dataset with one label per image"
         )
-    image_id, errors, timesteps = read_columns(run.path, "image_id", "errors", "timesteps")
-    return Errors(image_id, label, errors, timesteps.astype(np.int64, copy=False))
+    names = ("image_id", "errors", "timesteps", *(["bands"] if "bands" in run.results["protocol"] else []))
+    image_id, errors, timesteps, *bands = read_columns(run.path, *names)
+    return Errors(image_id, label, errors, timesteps.astype(np.int64, copy=False), *bands)
 
 
 def share(first: Errors, second: Errors, names: tuple[str, str]) -> tuple[Errors, Errors, npt.NDArray[np.bool_]]:
@@ -72,15 +76,28 @@ def share(first: Errors, second: Errors, names: tuple[str, str]) -> tuple[Errors
     if first.errors.shape[1] != second.errors.shape[1]:
         raise InputError(f"{names[0]} and {names[1]} have {first.errors.shape[1]} and {second.errors.shape[1]} classes")
     both = shared_images(first.image_id, second.image_id)
+    counts = [of.bands.shape[3] - 1 for of in (first, second) if of.bands is not None]
+    if len({*counts}) > 1:
+        raise InputError(
+            f"{names[0]} and {names[1]} store {counts[0]} and {counts[1]} bands; give both the same `bands`"
+        )
     t = min(first.timesteps.shape[1], second.timesteps.shape[1])
-    parts = [(of.errors[rows, :, :t], of.timesteps[rows, :t]) for of, rows in zip((first, second), both, strict=True)]
-    (a, times), (b, other_times) = parts
+    parts = [
+        (of.errors[rows, :, :t], of.timesteps[rows, :t], None if of.bands is None else of.bands[rows, :, :t])
+        for of, rows in zip((first, second), both, strict=True)
+    ]
+    (a, times, _), (b, other_times, _) = parts
     trials = np.isfinite(a).all(1) & np.isfinite(b).all(1) & (times == other_times)
     used = trials.any(0)
     if not used.any():
         raise InputError(f"{names[0]} and {names[1]} share no trial in which both evaluated every class")
     ids, label = first.image_id[both[0]], first.label[both[0]]
-    mine, theirs = (Errors(ids, label, of[:, :, used].astype(np.float64), times[:, used]) for of in (a, b))
+    mine, theirs = (
+        Errors(
+            ids, label, of[:, :, used].astype(np.float64), times[:, used], bands if bands is None else bands[:, :, used]
+        )
+        for of, _, bands in parts
+    )
     return mine, theirs, trials[:, used]
 
 
@@ -89,12 +106,14 @@ class Margins:
     """Margins of the m images that have at least one of the chosen trials.
 
     Index of each image, means of the margin and of its square over the image's trials, and their number. `(m,)` each.
+    Mean variance over the noises of a timestep of the image, too; None with one noise per timestep.
     """
 
     image: npt.NDArray[np.int64]
     mean: Floats
     square: Floats
     trials: npt.NDArray[np.int64]
+    noise: Floats | None = None
 
     @property
     def mu(self) -> float:
@@ -105,6 +124,11 @@ class Margins:
     def sigma(self) -> float:
         """Deviation of single margins around `mu`, over images and trials."""
         return float(np.sqrt(max(0.0, float(self.square.mean()) - self.mu**2)))
+
+    @property
+    def sigma_over_noise(self) -> float | None:
+        """The theorem's deviation, over noises at one timestep of one image; None with one noise per timestep."""
+        return None if self.noise is None else float(np.sqrt(self.noise.mean()))
 
     @property
     def sigma_of_means(self) -> float:
@@ -152,22 +176,48 @@ def cantelli(mu: float, sigma: float) -> float:
 
 
 def margins(
-    errors: npt.NDArray[np.floating[Any]], label: npt.NDArray[np.int64], trials: npt.NDArray[np.bool_]
+    errors: npt.NDArray[np.floating[Any]],
+    label: npt.NDArray[np.int64],
+    trials: npt.NDArray[np.bool_],
+    timesteps: npt.NDArray[np.int64],
 ) -> Margins | None:
     """Return margins of the true class to its best rival: the wrong class with the lowest mean error over the trials.
 
-    Errors `(n, k, t)`, true classes `(n,)`, and which trials count `(n, t)`. None if no image has such a trial.
+    Errors `(n, k, t)`, true classes `(n,)`, which trials count and their timesteps `(n, t)`. None if no image has one.
     """
     kept = trials.any(1)
     if not kept.any():
         return None
     errors, label, trials = errors[kept], label[kept], trials[kept]
-    count = trials.sum(1)
-    image = np.arange(len(label))
-    means = np.where(trials[:, None], errors, 0).sum(2) / count[:, None]
-    means[image, label] = np.inf
-    margin = np.where(trials, errors[image, means.argmin(1)] - errors[image, label], 0)
-    return Margins(np.flatnonzero(kept), margin.sum(1) / count, (margin**2).sum(1) / count, count)
+    count, image = trials.sum(1), np.arange(len(label))
+    margin = np.where(trials, errors[image, rivals(errors, label, trials)] - errors[image, label], 0)
+    around = around_timesteps(margin[..., None], timesteps[kept], trials)
+    noise = None if around is None else (around[..., 0] ** 2).sum(1) / count
+    return Margins(np.flatnonzero(kept), margin.sum(1) / count, (margin**2).sum(1) / count, count, noise)
+
+
+def rivals(
+    errors: npt.NDArray[np.floating[Any]], label: npt.NDArray[np.int64], trials: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.intp]:
+    """Return the wrong class with the lowest mean error over the trials, at least one of each image. `(n,)`."""
+    means = np.where(trials[:, None], errors, 0).sum(2) / trials.sum(1)[:, None]
+    means[np.arange(len(label)), label] = np.inf
+    return means.argmin(1)
+
+
+def around_timesteps(values: Floats, timesteps: npt.NDArray[np.int64], trials: npt.NDArray[np.bool_]) -> Floats | None:
+    """Return values `(n, t, b)` minus their mean over the J noises of an image and timestep, 0 where no trial counts.
+
+    They are scaled by `sqrt(J / (J - 1))`, so that means of products are (co)variances. None if a J is 1.
+    """
+    place = np.where(trials, np.arange(len(trials))[:, None] * TIME + timesteps, -1)
+    _, group, count = np.unique(place, return_inverse=True, return_counts=True)
+    group = group.reshape(place.shape)
+    size, sums = count[group][..., None], np.zeros((len(count), values.shape[2]))
+    if (size[trials] < 2).any():
+        return None
+    np.add.at(sums, group, values)
+    return np.where(trials[..., None], (values - sums[group] / size) * np.sqrt(size / np.maximum(1, size - 1)), 0)
 
 
 def change_intervals(
@@ -190,7 +240,20 @@ def change_intervals(
     for place, (first, second) in enumerate(pairs):
         sums = (first.mean, first.square, second.mean, second.square, np.ones(len(first.mean)))
         columns[first.image, place] = np.stack(sums, axis=1)
-    generator, changes = np.random.default_rng(seed), np.empty((DRAWS, len(pairs)))
+    totals = resampled(columns, seed, title)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        means = totals[..., :4] / totals[..., 4:]
+    changes = (_separation(*means[..., 2:].T) - _separation(*means[..., :2].T)).T
+    ends = np.quantile(changes, [ALPHA / 2, 1 - ALPHA / 2], axis=0).T.tolist()
+    return [
+        (low, high) if len(first.mean) >= ENOUGH and np.isfinite(column).all() else None
+        for (first, _), (low, high), column in zip(pairs, ends, changes.T, strict=True)
+    ]
+
+
+def resampled(columns: Floats, seed: int = 0, title: str = "resampling") -> Floats:
+    """Return the sums of columns over the images of each draw with replacement. `(n, ...)` -> `(draws, ...)`."""
+    images, generator, parts = len(columns), np.random.default_rng(seed), []
     block = max(1, _BLOCK // images)
     with tqdm(total=DRAWS, desc=title, unit="draw", disable=None, leave=False, delay=1) as progress:
         for start in range(0, DRAWS, block):
@@ -198,17 +261,9 @@ def change_intervals(
             drawn = generator.integers(images, size=(rows, images), dtype=np.int32)
             drawn += np.arange(0, rows * images, images, dtype=np.int32)[:, None]
             weights = np.bincount(drawn.ravel(), minlength=rows * images).reshape(rows, images).astype(np.float64)
-            totals = (weights @ columns.reshape(images, -1)).reshape(rows, *columns.shape[1:])
-            with np.errstate(divide="ignore", invalid="ignore"):
-                means = totals[..., :4] / totals[..., 4:]
-            before, after = _separation(*means[..., :2].T), _separation(*means[..., 2:].T)
-            changes[start : start + rows] = (after - before).T
+            parts.append((weights @ columns.reshape(images, -1)).reshape(rows, *columns.shape[1:]))
             progress.update(rows)
-    ends = np.quantile(changes, [ALPHA / 2, 1 - ALPHA / 2], axis=0).T.tolist()
-    return [
-        (low, high) if len(first.mean) >= ENOUGH and np.isfinite(column).all() else None
-        for (first, _), (low, high), column in zip(pairs, ends, changes.T, strict=True)
-    ]
+    return np.concatenate(parts)
 
 
 def _separation(mean: Floats, square: Floats) -> Floats:
