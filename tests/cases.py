@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 import pytest
-from models import NETWORKS
+from models import JOINT, NETWORKS
 
 from bigain.compressors import ABM, CAM, IEKVD, LGTM, AveragePool, Compressor, FrequencyKV, SiTo, ToDo, ToMe, Where
 from bigain.compressors.base import Decision, Observation, Onlooker
@@ -97,6 +97,9 @@ def _fits(case: dict[str, Any], network: str) -> bool:
     return network == "unet" or "cross_attn" not in case["kwargs"].get("modules", ())
 
 
+# One row per mechanism for the networks with attention over text and image.
+_ROWS = ("LGTM-0.5-self_attn+mlp-attn_input", "CAM-ToMe-0.5-attn_input", "IEKVD-3-Linear")
+
 every_case = pytest.mark.parametrize(
     ("case", "network"),
     [
@@ -106,4 +109,13 @@ every_case = pytest.mark.parametrize(
         if _fits(case, network)
     ],
 )
+_joint = [
+    pytest.param(case, network, id=f"{_name(case)}-{network}")
+    for case in CASES
+    for network in JOINT
+    if _name(case).startswith(_ROWS)
+]
+_everywhere = [*every_case.args[1], *_joint]
+every_case_and_architecture = pytest.mark.parametrize(("case", "network"), _everywhere)
+every_architecture = pytest.mark.parametrize("network", [*NETWORKS, *JOINT])
 every_network = pytest.mark.parametrize("network", NETWORKS)

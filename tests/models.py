@@ -11,20 +11,34 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDPMScheduler, DiTTransformer2DModel, UNet2DConditionModel
-from diffusers.models.attention import BasicTransformerBlock
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    DiTTransformer2DModel,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
+from diffusers.models.attention import BasicTransformerBlock, JointTransformerBlock
+from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import bigain
+from bigain.backbones.flux import image_ids
+from bigain.tokens.grid import Grid
 
 TOKENIZER = Path(bigain.__file__).parent / "assets" / "shapes_unet" / "tokenizer"
 NETWORKS = ("unet", "dit")
-# The U-Net's map is not square, to detect swapped height and width; a DiT's map is always square.
-LATENTS = {"unet": (4, 8, 12), "dit": (4, 16, 16)}
-TOKENS = {"unet": 96, "dit": 64}
+# With attention over text and image.
+JOINT = ("sd3", "flux")
+# Maps are not square, to detect swapped height and width; a DiT's map is always square.
+LATENTS = {"unet": (4, 8, 12), "dit": (4, 16, 16), "sd3": (4, 16, 24), "flux": (4, 16, 24)}
+TOKENS = {"unet": 96, "dit": 64, "sd3": 96, "flux": 96}
 WIDTH = 8  # of the text states
+JOINT_WIDTH = 24  # of the text states of SD 3 and FLUX
 PROMPT_TOKENS = 8
+CPU = torch.device("cpu")
 
 SD_2_0 = {
     "sample_size": 64,
@@ -44,6 +58,9 @@ DIT_XL_2_512 = {
 }
 
 
+_BLOCKS = (BasicTransformerBlock, JointTransformerBlock, FluxTransformerBlock, FluxSingleTransformerBlock)
+
+
 class Call(NamedTuple):
     """Input and output of a module, after its hooks changed the input and before all hooks saw the output."""
 
@@ -58,7 +75,7 @@ def _seeded(kind: Any, *, seed: int = 0, **config: Any) -> Any:
         torch.manual_seed(seed)
         model = kind(**config)
         for module in model.modules():
-            if isinstance(module, BasicTransformerBlock):
+            if isinstance(module, _BLOCKS):
                 # New attention is nearly uniform; larger weights make wrong tokens visible.
                 for weight in module.parameters():
                     weight.data *= 1.5 if weight.ndim == 2 else 1
@@ -95,8 +112,44 @@ def tiny_dit(**changes: Any) -> DiTTransformer2DModel:
     return _seeded(DiTTransformer2DModel, **{**config, **changes})
 
 
+def tiny_sd3(**changes: Any) -> SD3Transformer2DModel:
+    """Four blocks as in SD 3.5 medium: normalised queries and keys, two blocks with a second attention."""
+    config = {
+        "sample_size": 16,
+        "patch_size": 2,
+        "in_channels": 4,
+        "num_layers": 4,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "joint_attention_dim": JOINT_WIDTH,
+        "caption_projection_dim": 16,
+        "pooled_projection_dim": 2 * WIDTH,
+        "out_channels": 4,
+        "pos_embed_max_size": 12,
+        "dual_attention_layers": (0, 1),
+        "qk_norm": "rms_norm",
+    }
+    return _seeded(SD3Transformer2DModel, **{**config, **changes})
+
+
+def tiny_flux(**changes: Any) -> FluxTransformer2DModel:
+    """Two double and two single blocks, with distilled guidance as in FLUX.1-dev."""
+    config = {
+        "in_channels": 16,
+        "num_layers": 2,
+        "num_single_layers": 2,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "joint_attention_dim": JOINT_WIDTH,
+        "pooled_projection_dim": WIDTH,
+        "guidance_embeds": True,
+        "axes_dims_rope": (2, 2, 4),
+    }
+    return _seeded(FluxTransformer2DModel, **{**config, **changes})
+
+
 def fresh(network: str) -> nn.Module:
-    return tiny_unet() if network == "unet" else tiny_dit()
+    return {"unet": tiny_unet, "dit": tiny_dit, "sd3": tiny_sd3, "flux": tiny_flux}[network]()
 
 
 @cache
@@ -118,14 +171,42 @@ def inputs(network: str, b: int = 3, *, seed: int = 1, dtype: torch.dtype = torc
         return torch.randn(shape, generator=generator, dtype=torch.float32).to(dtype)
 
     timestep = torch.tensor([10, 400, 990])[torch.arange(b) % 3]
+    c, h, w = LATENTS[network]
+    texts = {"sd3": 2 * WIDTH, "flux": WIDTH}
+    if network in texts:
+        shape = (c, h, w) if network == "sd3" else (h * w // 4, 4 * c)
+        tokens = {"hidden_states": noise(b, *shape), "encoder_hidden_states": noise(b, PROMPT_TOKENS, JOINT_WIDTH)}
+        given = {**tokens, "pooled_projections": noise(b, texts[network]), "timestep": timestep}
+        if network == "sd3":
+            return given
+        ids = {
+            "img_ids": image_ids(Grid(h // 2, w // 2), CPU),
+            "txt_ids": torch.zeros(PROMPT_TOKENS, 3, dtype=torch.float32),
+        }
+        return {
+            **given,
+            "timestep": (timestep.float() / 1000).to(dtype),
+            **ids,
+            "guidance": torch.full((b,), 3.5, dtype=dtype),
+        }
     if network == "unet":
         states = noise(b, PROMPT_TOKENS, WIDTH)
         return {"sample": noise(b, *LATENTS[network]), "timestep": timestep, "encoder_hidden_states": states}
     return {"hidden_states": noise(b, *LATENTS[network]), "timestep": timestep, "class_labels": torch.arange(b) % 10}
 
 
+def attention(block: nn.Module) -> Any:
+    """The self-attention of a block of any network."""
+    return block.attn if hasattr(block, "attn") else block.attn1
+
+
+def mlp(block: nn.Module) -> Any:
+    """The MLP of a block of any network, or its first layer."""
+    return block.ff if hasattr(block, "ff") else block.proj_mlp
+
+
 def rows(given: dict[str, Any], index: slice) -> dict[str, Any]:
-    return {name: value[index] for name, value in given.items()}
+    return {name: value if name.endswith("_ids") else value[index] for name, value in given.items()}
 
 
 def forward(model: nn.Module, given: dict[str, Any]) -> Tensor:

@@ -1,8 +1,9 @@
 """Diffusion models behind one interface, and the sites where they can be compressed."""
 
+from bigain.backbones import flux, stable_diffusion_3
 from bigain.backbones.base import Backbone
 from bigain.backbones.dit import DiT
 from bigain.backbones.forward import row_keys
 from bigain.backbones.stable_diffusion import StableDiffusion
 
-__all__ = ["Backbone", "DiT", "StableDiffusion", "row_keys"]
+__all__ = ["Backbone", "DiT", "StableDiffusion", "flux", "row_keys", "stable_diffusion_3"]

@@ -99,8 +99,15 @@ class ForwardContext:
     sharing: Sharing | None = None
 
     @classmethod
-    def of(cls, latents: Tensor, timestep: Tensor | float | int, class_labels: Tensor | None) -> ForwardContext:
-        """Read the arguments of a denoiser call.
+    def of(
+        cls,
+        latents: Tensor,
+        timestep: Tensor | float | int,
+        class_labels: Tensor | None,
+        latent: Grid | None = None,
+        steps: float = 1,
+    ) -> ForwardContext:
+        """Read the arguments of a denoiser call; `latent` and `steps` are those of a `Layout`.
 
         Without `row_keys`, the key of a row is the value of its timestep: an int, a 0-d, a 1-element or a `(b,)`
         tensor of the same value give the same key.
@@ -108,13 +115,14 @@ class ForwardContext:
         b = latents.shape[0]
         # An explicit dtype: a half-precision Trainer changes torch's default, which would round a Python float.
         value = torch.as_tensor(timestep, dtype=torch.float32, device=latents.device).reshape(-1).expand(b)
+        value = value if steps == 1 else value * steps
         named = _row_keys.get()
         keys = value.contiguous().view(torch.int32).to(torch.int64) if named is None else named.keys
         classes = class_labels if named is None or named.classes is None else named.classes
         if classes is None:
             classes = torch.zeros(b, dtype=torch.int64, device=latents.device)
         sharing = None if named is None else named.sharing
-        return cls(Grid(*latents.shape[-2:]), value, keys, classes, sharing=sharing)
+        return cls(latent or Grid(*latents.shape[-2:]), value, keys, classes, sharing=sharing)
 
     def of_rows(self, rows: Tensor) -> ForwardContext:
         """Return the context of some rows, with the cache of the whole forward. `(r,)`, int64."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import Literal
+from typing import Any, Literal
 
 from diffusers import DiTTransformer2DModel, UNet2DConditionModel
-from torch import nn
+from torch import Tensor, nn
 
 from bigain.backbones.loading import WHY
 from bigain.errors import InputError
@@ -16,6 +16,7 @@ from bigain.tokens.grid import Grid
 
 Part = Literal["down", "mid", "up"]
 Metric = Literal["block_input", "attn_input"]
+Module = Literal["self_attn", "cross_attn", "mlp"]
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,18 @@ class Site:
         index: Position in execution order, from 0.
         part: U-Net part; None for a transformer without resolution levels.
         stride: Downsampling relative to the first level: 1, 2, 4, ...
-        block: The block, a diffusers `BasicTransformerBlock`.
+        block: The block, a diffusers `BasicTransformerBlock` or one of another network's layout.
         patch: Latent pixels per token and side at stride 1.
         unconditional: Whether its input is independent of the condition.
+        self_attn: Attributes of the block that are attentions over image tokens; those that are None do not count.
+        cross_attn: Attributes of attentions to the text alone.
+        mlp: Attributes of MLPs on image tokens.
+        attn_input: Attribute of the module that is called first with the input of the self-attention; None if that is
+            the attention itself.
+        text_first: Whether these modules take text tokens and then image tokens in one sequence.
+        processor: Class of attention processor that hooks inside the self-attentions are written for; None if
+            compressors need no such hooks.
+        token_dim: Dimension of tokens where that processor normalises queries and keys, of four.
     """
 
     name: str
@@ -39,6 +49,26 @@ class Site:
     block: nn.Module
     patch: int = 1
     unconditional: bool = False
+    self_attn: tuple[str, ...] = ("attn1",)
+    cross_attn: tuple[str, ...] = ("attn2",)
+    mlp: tuple[str, ...] = ("ff",)
+    attn_input: str | None = None
+    text_first: bool = False
+    processor: type | None = None
+    token_dim: int = 1
+
+    def modules(self, kind: Module) -> tuple[nn.Module, ...]:
+        """Return the modules of one kind in execution order."""
+        # The `attn1` of such a U-Net's block attends to the text.
+        if kind == "self_attn" and getattr(self.block, "only_cross_attention", False):
+            return ()
+        named = [getattr(self.block, name, None) for name in getattr(self, kind)]
+        return tuple(module for module in named if module is not None)
+
+    def split(self, x: Tensor, n: int) -> tuple[Tensor | None, Tensor]:
+        """Return the text tokens of a sequence, None if they are kept apart, and the `n` image tokens."""
+        text = x.shape[1] - n
+        return (x[:, :text], x[:, text:]) if self.text_first else (None, x)
 
     def grid(self, latent: Grid) -> Grid:
         """Return the token map of this site for a latent size.
@@ -59,6 +89,11 @@ class Layout:
         metric: Default tensor for similarities and scores.
         prefix: Modules whose inputs do not depend on the condition, in execution order; an attention among them
             belongs to the first site.
+        latent_of: Returns the latent size of a forward from its arguments; None if it is that of the latents.
+        steps: Timestep value, in [0, 1000], of a timestep argument of 1.
+        rotary: Returns cosines and sines, `(m, d)` each, of the rotary embedding at fractional positions (y, x) of the
+            token map, `(m, 2)`; None if positions enter otherwise. Attentions take the cosines and sines of all tokens,
+            text first, as `image_rotary_emb`.
     """
 
     model: str
@@ -66,6 +101,9 @@ class Layout:
     latents: str
     metric: Metric
     prefix: tuple[nn.Module, ...] = ()
+    latent_of: Callable[[Mapping[str, Any]], Grid] | None = None
+    steps: float = 1
+    rotary: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
 
 @singledispatch

@@ -52,11 +52,11 @@ class Decision:
 
 @dataclass(frozen=True)
 class Observation:
-    """The input of a compressed module, before and after compression.
+    """The image tokens that a compressed module takes, before and after compression.
 
     Attributes:
         site: The site.
-        module: `self_attn`, `cross_attn` or `mlp`.
+        module: `self_attn`, `cross_attn` or `mlp`; of two self-attentions of a block, the first.
         before: The uncompressed tokens. `(b, n, c)`.
         restored: Computes the compressed tokens at full length, `(b, n, c)`: merged and unmerged, or for keys the
             nearest key of each place. Returns None if the compressor does not know which key is nearest.
@@ -255,8 +255,9 @@ def _watch_forward(denoiser: nn.Module, layout: Layout, undo: ExitStack) -> Cont
         arguments = signature.bind(*args, **kwargs).arguments
         if arguments.get("timestep") is None:
             raise InputError(f"{layout.model} was called without a timestep, which a compressor needs")
+        latent = None if layout.latent_of is None else layout.latent_of(arguments)
         current.context = ForwardContext.of(
-            arguments[layout.latents], arguments["timestep"], arguments.get("class_labels")
+            arguments[layout.latents], arguments["timestep"], arguments.get("class_labels"), latent, layout.steps
         )
 
     def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

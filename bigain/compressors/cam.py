@@ -31,7 +31,7 @@ class CAM(TokenMerger):
         """
         if not isinstance(inner, TokenMerger):
             raise InputError(f"CAM caches the plans of a merger, such as LGTM, not of {type(inner).__name__}")
-        super().__init__(inner.where, inner.modules, inner.metric)
+        super().__init__(inner.where, inner.modules, inner.metric, inner.position)
         self.inner = inner
 
     @property

@@ -12,6 +12,7 @@ from bigain.backbones.forward import ForwardContext
 from bigain.backbones.marks import mark
 from bigain.backbones.sites import Layout, Site
 from bigain.compressors.base import Compressor, ContextGetter, meta_input, own
+from bigain.compressors.joint import join, refuse_unknown, rotate_after_norms, take_rotary
 from bigain.errors import InputError
 from bigain.tokens.downsampling import upsampling_indices
 from bigain.tokens.grid import Grid
@@ -23,6 +24,11 @@ class KVDownsampler(Compressor):
 
     The weights of the downsampling sum to one, so this equals downsampling K and V and saves their projections.
     Subclasses implement `downsample`.
+
+    Where keys are normalised or rotated after their projection (SD 3.5, FLUX), they are downsampled after that. This is
+    the paper's `D(K)`, Eq. 8, which is then no longer equal to `D(X) W`. Values are neither normalised nor rotated, so
+    theirs still are: `D(V) = D(X) W`. In attentions over text and image, keys and values of the text are left as they
+    are.
     """
 
     @abstractmethod
@@ -59,7 +65,26 @@ class KVDownsampler(Compressor):
         """
         return None
 
+    def shorten(self, states: Tensor, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
+        """Shorten normalised keys as `downsample` shortens the attention input that they are of.
+
+        Copies the tokens of `key_tokens`; blends must not depend on what they blend.
+
+        Args:
+            states: Keys of all heads. `(b, n, c)`.
+            x: The attention input. `(b, n, c)`.
+            site: The site.
+            context: The forward.
+        """
+        if (tokens := self.key_tokens(x, site, context)) is None:
+            return self.downsample(states, site, context)
+        return states.gather(1, tokens.expand(len(states), -1)[..., None].expand(-1, -1, states.shape[2]))
+
     def hook_site(self, layout: Layout, site: Site, context: ContextGetter, undo: ExitStack) -> None:
+        if site.processor is not None:
+            for inside in site.modules("self_attn"):
+                self._hook_inside(layout, site, inside, context, undo)
+            return
         attention = site.block.attn1
         assert isinstance(attention, nn.Module)
         _refuse_unsuitable(attention, site)
@@ -84,6 +109,56 @@ class KVDownsampler(Compressor):
 
         own(attention.register_forward_pre_hook(shorten_keys, with_kwargs=True), undo)
 
+    def _hook_inside(self, layout: Layout, site: Site, attention: Any, context: ContextGetter, undo: ExitStack) -> None:
+        """Hook the projections and norms of one attention, whose input does not tell keys from queries."""
+        key, rotary_key = (id(self), id(attention)), (id(self), id(attention), "rotary")
+        _refuse_fused(attention, site)
+        refuse_unknown(attention, site)
+        is_first = attention is site.modules("self_attn")[0]
+
+        def downsample_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            _refuse_fused(module, site)
+            refuse_unknown(module, site)
+            if kwargs.get("attention_mask") is not None:
+                raise InputError(f"{site.name} is called with an attention mask, which does not fit downsampled keys")
+            forward = context()
+            n = site.grid(forward.latent).n
+            _, x = site.split(args[0] if args else kwargs["hidden_states"], n)
+            with without_autocast(x), mark("matching"):
+                keys = self.downsample(x, site, forward)
+                if is_first:
+                    self.show_decision(site, x, None, forward)
+            if not 1 <= keys.shape[1] < n:
+                raise InputError(f"{type(self).__name__} leaves {keys.shape[1]} of {n} keys at {site.name}")
+            if is_first:
+                self.show_compressed(
+                    site, "self_attn", x, lambda: _read_back(keys, self.token_keys(x, site, forward)), forward
+                )
+            forward.cache[key] = (x, keys)
+            kwargs, forward.cache[rotary_key] = take_rotary(kwargs, site, n, lambda table: table)
+            return args, kwargs
+
+        def project_fewer(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            x, keys = context().cache[key]
+            return (join(site.split(args[0], x.shape[1])[0], keys), *args[1:])
+
+        def shorten_keys(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+            forward = context()
+            x, _ = forward.cache[key]
+            text, states = site.split(output.transpose(1, site.token_dim), x.shape[1])
+            with without_autocast(x), mark("matching"):
+                short = self.shorten(states.flatten(2), x, site, forward).unflatten(2, states.shape[2:])
+            return join(text, short).transpose(1, site.token_dim)
+
+        own(attention.register_forward_pre_hook(downsample_input, with_kwargs=True), undo)
+        own(attention.to_v.register_forward_pre_hook(project_fewer), undo)
+        if layout.rotary is not None:
+            rotate_after_norms(attention, site, context, rotary_key, undo)
+        if (norm := getattr(attention, "norm_k", None)) is not None:
+            own(norm.register_forward_hook(shorten_keys), undo)
+        else:
+            own(attention.to_k.register_forward_pre_hook(project_fewer), undo)
+
     def tokens_out(self, site: Site, latent: Grid) -> int:
         return self.downsample(*meta_input(site, latent)).shape[1]
 
@@ -99,14 +174,18 @@ def _refuse_unsuitable(attention: nn.Module, site: Site) -> None:
     """Raise an InputError if downsampling the input is impossible or differs from downsampling K and V."""
     if getattr(site.block, "only_cross_attention", False):
         raise InputError(f"{site.name} has no self-attention whose keys could be downsampled")
+    _refuse_fused(attention, site)
+    if getattr(attention, "norm_q", None) is not None or getattr(attention, "norm_k", None) is not None:
+        raise InputError(f"{site.name} normalises queries and keys, so downsampling before the projection differs")
+
+
+def _refuse_fused(attention: nn.Module, site: Site) -> None:
     if getattr(attention, "fused_projections", False):
         # diffusers' unfuse_qkv_projections() does not reset this attribute of the attention.
         raise InputError(
             f"{site.name} has fused QKV projections; call unfuse_qkv_projections() on the network and then "
-            "fuse_projections(fuse=False) on the block's attn1"
+            f"fuse_projections(fuse=False) on the block's {site.self_attn[0]}"
         )
-    if getattr(attention, "norm_q", None) is not None or getattr(attention, "norm_k", None) is not None:
-        raise InputError(f"{site.name} normalises queries and keys, so downsampling before the projection differs")
 
 
 def check_factor(name: str, factor: int) -> int:

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.marks import mark
-from bigain.backbones.sites import Layout, Metric, Site
+from bigain.backbones.sites import Layout, Metric, Module, Site
 from bigain.compressors.base import Compressor, ContextGetter, meta_input, own
+from bigain.compressors.joint import Table, join, refuse_unknown, rotate_after_norms, take_rotary
 from bigain.compressors.where import Where
 from bigain.errors import InputError, check_choice
 from bigain.tokens.destinations import first_destinations, random_destinations
@@ -22,9 +24,7 @@ from bigain.tokens.matching import MergePlan, Mode, bipartite_matching
 from bigain.tokens.precision import without_autocast
 from bigain.tokens.randomness import mix
 
-Module = Literal["self_attn", "cross_attn", "mlp"]
-
-_ATTRIBUTES: dict[Module, str] = {"self_attn": "attn1", "cross_attn": "attn2", "mlp": "ff"}
+Position = Literal["destination", "mean"]
 
 
 class TokenMerger(Compressor):
@@ -36,6 +36,8 @@ class TokenMerger(Compressor):
         modules: Any of `self_attn`, `cross_attn` (queries only), `mlp`; the paper's default is self-attention.
         metric: Tensor that similarities and scores are computed on: `block_input` (before norm1; default on a U-Net)
             or `attn_input` (after it; default on a DiT); null is the network's default.
+        position: Where rotary embeddings place a merged row: at its `destination`, the token that stays, or at the
+            `mean` of the positions of its tokens. Text tokens are never merged.
     """
 
     def __init__(
@@ -43,15 +45,18 @@ class TokenMerger(Compressor):
         where: Where = Where(),  # noqa: B008 - frozen
         modules: Sequence[Module] = ("self_attn",),
         metric: Metric | None = None,
+        position: Position = "destination",
     ) -> None:
         super().__init__(where)
-        unknown = [module for module in modules if module not in _ATTRIBUTES]
+        unknown = [module for module in modules if module not in get_args(Module)]
         if unknown or not modules or len(set(modules)) < len(modules):
-            raise InputError(f"modules must be distinct names of {', '.join(_ATTRIBUTES)}, not {list(modules)}")
+            raise InputError(f"modules must be distinct names of {', '.join(get_args(Module))}, not {list(modules)}")
         if metric not in (None, "block_input", "attn_input"):
             raise InputError(f"metric must be block_input, attn_input or null, not {metric!r}")
+        check_choice("position", position, get_args(Position))
         self.modules = tuple(modules)
         self.metric = metric
+        self.position: Position = position
 
     @abstractmethod
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
@@ -84,47 +89,79 @@ class TokenMerger(Compressor):
         return plan.of_rows(sharing.group)
 
     def hook_site(self, layout: Layout, site: Site, context: ContextGetter, undo: ExitStack) -> None:
-        targets = {_module_of(site, module): module for module in self.modules}
-        key = (id(self), site.index)
+        targets = {target: module for module in self.modules for target in _modules_of(site, module)}
+        key, rotary_key = (id(self), site.index), (id(self), site.index, "rotary")
+        if self.position == "mean" and layout.rotary is None:
+            raise InputError(f"position is mean, but {layout.model} has no rotary embeddings; leave it at destination")
 
         def plan_on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x, forward = args[0] if args else kwargs["hidden_states"], context()
+            if module is not site.block:
+                _, x = site.split(x, site.grid(forward.latent).n)
             with without_autocast(x), mark("matching"):
                 plan = forward.cache[key] = self.plan_of(x, site, forward)
                 self.show_decision(site, x, plan, forward)
 
         def merge(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if kwargs.get("attention_mask") is not None and module is site.block.attn1:
+            if kwargs.get("attention_mask") is not None and targets[module] == "self_attn":
                 raise InputError(f"{site.name} is called with an attention mask, which does not fit merged tokens")
             forward = context()
             plan: MergePlan = forward.cache[key]
-            x = args[0] if args else kwargs["hidden_states"]
+            grid = site.grid(forward.latent)
+            text, x = site.split(args[0] if args else kwargs["hidden_states"], grid.n)
             with mark("merging"):
                 merged = plan.merge(x)
-            self.show_compressed(site, targets[module], x, lambda: plan.unmerge(merged), forward)
-            return ((merged, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": merged})
+                tokens = join(text, merged)
+            if module is site.modules(targets[module])[0]:
+                self.show_compressed(site, targets[module], x, lambda: plan.unmerge(merged), forward)
+            if layout.rotary is not None and targets[module] == "self_attn":
+                refuse_unknown(module, site)
+                kwargs, tables = take_rotary(kwargs, site, grid.n, lambda table: self._moved(table, plan, grid, layout))
+                forward.cache[rotary_key] = tables
+            return ((tokens, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": tokens})
 
-        def unmerge(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        def unmerge(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
             plan: MergePlan = context().cache[key]
+            # Joint attentions return the image tokens, then those of the text.
+            first = output[0] if isinstance(output, tuple) else output
             with mark("merging"):
-                return plan.unmerge(output)
+                text, y = site.split(first, plan.kept.shape[1]) if site.text_first else (None, first)
+                restored = join(text, plan.unmerge(y))
+            return (restored, *output[1:]) if isinstance(output, tuple) else restored
 
         on_block = (self.metric or layout.metric) == "block_input"
-        planner = site.block if on_block else _module_of(site, "self_attn")
+        if on_block:
+            planner = site.block
+        elif site.attn_input is not None:
+            planner = site.block.get_submodule(site.attn_input)
+        else:
+            planner = _modules_of(site, "self_attn")[0]
         own(planner.register_forward_pre_hook(plan_on_input, with_kwargs=True), undo)
         for target in targets:
+            if layout.rotary is not None and targets[target] == "self_attn":
+                rotate_after_norms(target, site, context, rotary_key, undo)
             own(target.register_forward_pre_hook(merge, with_kwargs=True), undo)
             own(target.register_forward_hook(unmerge), undo)
+
+    def _moved(self, table: Table, plan: MergePlan, grid: Grid, layout: Layout) -> Table:
+        """Return the rotary embeddings of merged rows. `(n, d)` each -> `(b, k, d)`."""
+        kept = plan.kept
+        if self.position == "destination" or layout.rotary is None:
+            return table[0][kept], table[1][kept]
+        token = torch.arange(grid.n, device=kept.device)
+        positions = torch.stack((token // grid.w, token % grid.w), dim=1).float()
+        mean = MergePlan.merge(plan, positions.expand(len(kept), -1, -1))
+        cos, sin = layout.rotary(mean.flatten(0, 1))
+        return cos.unflatten(0, kept.shape), sin.unflatten(0, kept.shape)
 
     def tokens_out(self, site: Site, latent: Grid) -> int:
         return self.plan(*meta_input(site, latent)).kept.shape[1]
 
 
-def _module_of(site: Site, module: Module) -> nn.Module:
-    network: nn.Module | None = getattr(site.block, _ATTRIBUTES[module], None)
-    if network is None or (module == "self_attn" and getattr(site.block, "only_cross_attention", False)):
+def _modules_of(site: Site, module: Module) -> tuple[nn.Module, ...]:
+    if not (found := site.modules(module)):
         raise InputError(f"{site.name} has no {module} to merge tokens around")
-    return network
+    return found
 
 
 def check_ratio(ratio: float, cell: Sequence[int]) -> Cell:

@@ -28,6 +28,8 @@ _LATER = {
     "model.init_args.noises": 1,
     "model.init_args.bands": None,
     "data.init_args.classes": None,
+    "compressor.init_args.position": "destination",
+    "compressor.init_args.inner.init_args.position": "destination",
 }
 # Numbers depend on these sections; of the trainer only on two settings.
 _SECTIONS = ("seed", "model", "data", "compressor", "trainer.precision", "trainer.callbacks")

@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch._dynamo
 from cases import CASES, build
-from models import forward, inputs, tiny_dit, tiny_unet
+from models import JOINT, forward, fresh, inputs, tiny_dit, tiny_unet
 
 from bigain.backbones import DiT, row_keys
 from bigain.backbones.compilation import compile_denoiser, compiled
-from bigain.compressors import LGTM, ToMe
+from bigain.compressors import IEKVD, LGTM, ToMe
 from bigain.errors import InputError
 
 HOW = ("whole", "regional")
@@ -49,6 +49,17 @@ def test_blocks_compile_and_compute_the_same(case):
 @every_method
 def test_whole_networks_are_one_graph_and_compute_the_same(case):
     check_equal(case, "unet", "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", JOINT)
+@pytest.mark.parametrize("compressor", [LGTM(ratio=0.5), IEKVD(factor=2)])
+def test_attention_over_text_and_image_is_one_graph(network, compressor):
+    model, given = fresh(network), inputs(network)
+    with compressor.applied_to(model):
+        expected = forward(model, given)
+        compile_eagerly(model, "whole")
+        assert torch.equal(forward(model, given), expected)
 
 
 def check_equal(case, network, how):

@@ -1,17 +1,36 @@
-"""The contract of every compressor, on a U-Net and on a DiT."""
+"""The contract of every compressor on a U-Net and a DiT, and of each mechanism on every network."""
 
 import random
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from copy import deepcopy
+from functools import partial
 from threading import Barrier
 
 import numpy as np
 import pytest
 import torch
-from cases import build, every_case, every_network
-from models import LATENTS, NETWORKS, TOKENS, forward, fresh, inputs, rows, shared, snapshot, tiny_dit, tiny_unet
+from cases import build, every_architecture, every_case_and_architecture
+from models import (
+    JOINT,
+    LATENTS,
+    NETWORKS,
+    PROMPT_TOKENS,
+    TOKENS,
+    attention,
+    forward,
+    fresh,
+    inputs,
+    mlp,
+    rows,
+    shared,
+    snapshot,
+    tiny_dit,
+    tiny_unet,
+)
 
 from bigain.backbones import row_keys
+from bigain.backbones.flux import image_ids
 from bigain.backbones.sites import layout_of
 from bigain.compressors import IEKVD, ToDo, ToMe, Where
 from bigain.compressors.base import _owners
@@ -36,14 +55,14 @@ def fail(*_):
 
 @pytest.fixture(scope="module")
 def untouched():
-    return {network: forward(shared(network), inputs(network)) for network in NETWORKS}
+    return {network: forward(shared(network), inputs(network)) for network in (*NETWORKS, *JOINT)}
 
 
 def blocks_of(network):
     return [site.block for site in layout_of(shared(network)).sites]
 
 
-@every_case
+@every_case_and_architecture
 def test_acts_while_installed_and_leaves_nothing(case, network, untouched):
     model, given = shared(network), inputs(network)
     before = snapshot(model)
@@ -60,7 +79,7 @@ def test_acts_while_installed_and_leaves_nothing(case, network, untouched):
     assert torch.equal(forward(model, given), untouched[network])
 
 
-@every_case
+@every_case_and_architecture
 def test_repeats_itself(case, network):
     model, given = shared(network), inputs(network)
     compressor = build(case)
@@ -77,36 +96,36 @@ def test_repeats_itself(case, network):
             assert torch.equal(forward(model, given), first)
 
 
-@every_case
+@every_case_and_architecture
 def test_survives_exceptions_in_a_forward(case, network, untouched):
     model, given, small = shared(network), inputs(network), inputs(network, 2)
     last, compressor = blocks_of(network)[-1], build(case)
     with compressor.applied_to(model):
         expected = forward(model, small)
-        with last.ff.register_forward_pre_hook(fail), pytest.raises(Boom):
+        with mlp(last).register_forward_pre_hook(fail), pytest.raises(Boom):
             forward(model, given)
         # Another batch size: a plan that had survived would not fit.
         assert torch.equal(forward(model, small), expected)
-    with last.attn1.to_out[0].register_forward_pre_hook(fail), pytest.raises(Boom), compressor.applied_to(model):
+    with attention(last).register_forward_pre_hook(fail), pytest.raises(Boom), compressor.applied_to(model):
         forward(model, given)
     assert torch.equal(forward(model, given), untouched[network])
 
 
-@every_network
+@every_architecture
 def test_an_exception_drops_the_context(network):
     """A block that runs by itself has no forward to belong to, also after one that broke off."""
     model = shared(network)
     block = blocks_of(network)[0]
-    tokens = torch.zeros(1, TOKENS[network], block.attn1.to_q.in_features)
+    tokens = torch.zeros(1, TOKENS[network], attention(block).to_q.in_features)
     with ToMe(ratio=0.5, metric="block_input").applied_to(model):
         for _ in range(2):
             with pytest.raises(RuntimeError, match="outside a forward of the whole network"):
                 block(tokens)
-            with block.attn1.register_forward_hook(fail), pytest.raises(Boom):
+            with attention(block).register_forward_hook(fail), pytest.raises(Boom):
                 forward(model, inputs(network))
 
 
-@every_network
+@every_architecture
 @pytest.mark.parametrize("compressor", [ToMe(ratio=0.5), IEKVD(factor=2, alpha=Linear(0.5, 1.5))])
 def test_threads_do_not_share_the_context(compressor, network):
     model, calls = shared(network), [inputs(network, 2), inputs(network, 3)]
@@ -122,7 +141,7 @@ def test_threads_do_not_share_the_context(compressor, network):
     assert all(map(torch.equal, outputs, expected))
 
 
-@every_network
+@every_architecture
 @pytest.mark.parametrize("compressor", [ToMe(ratio=0.5), ToDo(factor=2)])
 def test_a_copy_of_a_compressed_network_is_refused(compressor, network):
     with compressor.applied_to(shared(network)):
@@ -131,7 +150,7 @@ def test_a_copy_of_a_compressed_network_is_refused(compressor, network):
         forward(twin, inputs(network))
 
 
-@every_network
+@every_architecture
 def test_gradient_checkpointing_is_refused_where_gradients_are_computed(network):
     model = fresh(network)
     model.enable_gradient_checkpointing()
@@ -141,11 +160,11 @@ def test_gradient_checkpointing_is_refused_where_gradients_are_computed(network)
             model(**inputs(network))
 
 
-@every_case
+@every_case_and_architecture
 def test_keeps_the_users_hooks(case, network):
     model, given = shared(network), inputs(network, 2)
     block = blocks_of(network)[0]
-    watched = [model, block, block.attn1, block.ff, block.attn1.to_q]
+    watched = [model, block, attention(block), mlp(block), attention(block).to_q]
     calls = []
     handles = []
     for i, module in enumerate(watched):
@@ -167,7 +186,7 @@ def test_keeps_the_users_hooks(case, network):
             handle.remove()
 
 
-@every_case
+@every_case_and_architecture
 def test_one_owner_per_site(case, network):
     model, given = shared(network), inputs(network, 2)
     with build(case, EARLY).applied_to(model):
@@ -181,7 +200,7 @@ def test_one_owner_per_site(case, network):
         assert torch.equal(forward(model, given), alone)
 
 
-@every_case
+@every_case_and_architecture
 def test_composes_on_disjoint_sites(case, network):
     model, given = shared(network), inputs(network, 2)
     late = LATE if network == "unet" else LATE_DIT
@@ -196,7 +215,7 @@ def test_composes_on_disjoint_sites(case, network):
     assert not torch.allclose(alone, forward(model, given), atol=1e-4)
 
 
-@every_case
+@every_case_and_architecture
 def test_rows_do_not_depend_on_their_batch(case, network):
     """On two of three inputs: matrix products round by batch, and on some processor some near tie falls otherwise."""
     agreeing = [rows_agree(case, network, seed) for seed in (1, 2, 3)]
@@ -217,7 +236,7 @@ def rows_agree(case, network, seed):
     return all(torch.allclose(one, batch[part], atol=2e-5, rtol=0) for part, one in zip(parts, alone, strict=True))
 
 
-@every_case
+@every_case_and_architecture
 def test_leaves_the_global_generators_alone(case, network):
     model, given = shared(network), inputs(network, 2)
     states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
@@ -241,24 +260,27 @@ def meta():
         "attention_head_dim": (1, 2),
     }
     with torch.device("meta"):
-        return {"unet": tiny_unet(**small), "dit": tiny_dit()}
+        return {"unet": tiny_unet(**small), "dit": tiny_dit(), **{network: fresh(network) for network in JOINT}}
 
 
-@every_case
+@every_case_and_architecture
 def test_runs_on_the_meta_device(case, network, meta):
     given = {name: value.to("meta") for name, value in inputs(network).items()}
+    if network == "flux":
+        given["img_ids"] = image_ids(Grid(8, 12), torch.device("meta"))
     with build(case).applied_to(meta[network]):
         output = forward(meta[network], given)
     assert output.device.type == "meta"
-    assert output.shape == (3, {"unet": 4, "dit": 8}[network], *LATENTS[network][1:])
+    shapes = {"unet": (4, 8, 12), "dit": (8, 16, 16), "sd3": (4, 16, 24), "flux": (96, 16)}
+    assert output.shape == (3, *shapes[network])
 
 
 @pytest.fixture(scope="module")
 def half():
-    return {"unet": tiny_unet().to(torch.bfloat16), "dit": tiny_dit().to(torch.bfloat16)}
+    return {network: fresh(network).to(torch.bfloat16) for network in (*NETWORKS, *JOINT)}
 
 
-@every_case
+@every_case_and_architecture
 def test_runs_in_half_precision(case, network, half):
     model, given = half[network], inputs(network, dtype=torch.bfloat16)
     plain = forward(model, given)
@@ -269,7 +291,9 @@ def test_runs_in_half_precision(case, network, half):
     assert not torch.equal(output, plain)
 
 
-@every_case
+# Of FLUX without compressors, too.
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
+@every_case_and_architecture
 def test_runs_under_autocast(case, network, untouched):
     model, given = shared(network), inputs(network)
     with torch.autocast("cpu", torch.bfloat16), build(case).applied_to(model):
@@ -278,12 +302,12 @@ def test_runs_under_autocast(case, network, untouched):
     assert not torch.allclose(output.float(), untouched[network], atol=0.05)
 
 
-@every_network
+@every_architecture
 def test_the_networks_ignore_the_default_dtype(network, untouched, bfloat16_by_default):
     assert torch.equal(forward(shared(network), inputs(network)), untouched[network])
 
 
-@every_case
+@every_case_and_architecture
 def test_ignores_the_default_dtype(case, network, request):
     """Lightning's bf16-true changes torch's default; the numbers of a float32 network must not move."""
     model, given = shared(network), inputs(network)
@@ -295,7 +319,7 @@ def test_ignores_the_default_dtype(case, network, request):
         assert torch.equal(forward(model, given), expected)
 
 
-@every_case
+@every_case_and_architecture
 def test_tells_how_many_tokens_are_left(case, network):
     model = shared(network)
     compressor = build(case)
@@ -305,27 +329,28 @@ def test_tells_how_many_tokens_are_left(case, network):
     assert 0 < left < n
     modules = compressor.modules if isinstance(compressor, TokenMerger) else ("keys",)
     block = site.block
+    # Normalised keys are downsampled after their projection.
+    shorter_keys = {"self_attn", "keys"} if network in NETWORKS else {"self_attn"}
     expected = {
-        "queries": (block.attn1.to_q, left if "self_attn" in modules else n),
-        "keys": (block.attn1.to_k, left if {"self_attn", "keys"} & set(modules) else n),
-        "values": (block.attn1.to_v, left if {"self_attn", "keys"} & set(modules) else n),
-        "mlp": (block.ff.net[0], left if "mlp" in modules else n),
+        "queries": (attention(block).to_q, left if "self_attn" in modules else n),
+        "keys": (attention(block).to_k, left if shorter_keys & set(modules) else n),
+        "values": (attention(block).to_v, left if {"self_attn", "keys"} & set(modules) else n),
+        "mlp": (block.ff.net[0] if hasattr(block, "ff") else block.proj_mlp, left if "mlp" in modules else n),
     }
+    text = PROMPT_TOKENS if site.text_first else 0
+    expected = {name: (module, text + tokens) for name, (module, tokens) in expected.items()}
     if network == "unet":
         expected["text queries"] = (block.attn2.to_q, left if "cross_attn" in modules else n)
     seen = {}
-    handles = [
-        module.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0].shape[1]}))
-        for name, (module, _) in expected.items()
-    ]
-    with compressor.applied_to(model):
+    with compressor.applied_to(model), ExitStack() as handles:
+        for name, (module, _) in expected.items():
+            see = partial(lambda name, _, args: seen.update({name: args[0].shape[1]}), name)
+            handles.enter_context(module.register_forward_pre_hook(see))
         forward(model, inputs(network, 2))
-    for handle in handles:
-        handle.remove()
     assert seen == {name: tokens for name, (_, tokens) in expected.items()}
 
 
-@every_case
+@every_case_and_architecture
 def test_settings_are_the_arguments(case, network):
     settings = build(case).settings()
     for name, value in case["kwargs"].items():
@@ -333,7 +358,7 @@ def test_settings_are_the_arguments(case, network):
             assert settings[name] == (tuple(value) if isinstance(value, list) else value)
 
 
-@every_case
+@every_case_and_architecture
 def test_channels_last_computes_the_same(case, network):
     model, given = fresh(network), inputs(network)
     with build(case).applied_to(model):

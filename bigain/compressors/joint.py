@@ -1,0 +1,95 @@
+"""Attentions over text and image: sequences that hold both, and rotary embeddings in hooks.
+
+Such an attention normalises queries and keys, joins those of text and image, and rotates them with one table for all
+rows of the batch. Merged rows keep different tokens, so here each token is rotated in hooks on the norms, with the
+table of its row, and the attention is called without one. Rotations are by token, so the order does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from diffusers.models.embeddings import apply_rotary_emb
+from torch import Tensor, nn
+
+from bigain.backbones.sites import Site
+from bigain.compressors.base import ContextGetter, own
+from bigain.errors import InputError
+
+ROTARY = "image_rotary_emb"
+
+# Cosines and sines. `(n, d)` or, by row, `(b, n, d)`, float32.
+Table = tuple[Tensor, Tensor]
+
+
+def join(text: Tensor | None, image: Tensor) -> Tensor:
+    """Undo `Site.split`."""
+    return image if text is None else torch.cat((text, image), dim=1)
+
+
+def refuse_unknown(attention: nn.Module, site: Site) -> None:
+    """Raise an InputError if hooks inside an attention would not do what they should."""
+    processor = type(getattr(attention, "processor", None))
+    if site.processor is not None and processor is not site.processor:
+        raise InputError(
+            f"{site.name} computes attention with {processor.__name__}; hooks inside it are known to work with "
+            f"{site.processor.__name__} only: call set_attn_processor({site.processor.__name__}()) on the network"
+        )
+
+
+def rotate_after_norms(attention: nn.Module, site: Site, context: ContextGetter, key: Any, undo: ExitStack) -> None:
+    """Rotate queries and keys with the tables that `take_rotary` keeps in the cache of a forward."""
+    refuse_unknown(attention, site)
+
+    def rotate_with(table: int) -> Callable[..., Tensor | None]:
+        def rotate(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+            tables = context().cache.get(key)
+            return None if tables is None else _rotated(output, tables[table])
+
+        return rotate
+
+    for name, table in (("norm_added_q", 0), ("norm_added_k", 0), ("norm_q", 1), ("norm_k", 1)):
+        if (norm := getattr(attention, name, None)) is not None:
+            own(norm.register_forward_hook(rotate_with(table)), undo)
+
+
+def take_rotary(
+    kwargs: dict[str, Any], site: Site, n: int, rows: Callable[[Table], Table]
+) -> tuple[dict[str, Any], tuple[Table, Table] | None]:
+    """Take the rotary embedding out of the arguments of an attention.
+
+    Args:
+        kwargs: The arguments.
+        site: The site.
+        n: Image tokens.
+        rows: Returns the table of the image tokens that are left.
+
+    Returns:
+        The other arguments, and the tables for the norms of text and of the attention's own input; None without one.
+    """
+    if (whole := kwargs.get(ROTARY)) is None:
+        return kwargs, None
+    cos, sin = whole
+    text = cos.shape[0] - n
+    of_text, of_input = (cos[:text], sin[:text]), rows((cos[text:], sin[text:]))
+    if site.text_first:
+        b = of_input[0].shape[:-2]
+        joined = [torch.cat((a.expand(*b, -1, -1), z), dim=-2) for a, z in zip(of_text, of_input, strict=True)]
+        of_input = (joined[0], joined[1])
+    return {**kwargs, ROTARY: None}, (of_text, of_input)
+
+
+def _rotated(x: Tensor, table: Table) -> Tensor:
+    """`(b, n, heads, d)` -> the same shape and dtype."""
+    cos, sin = table
+    if x.shape[1] == 0:
+        # No text. The library's function cannot reshape it.
+        return x
+    if cos.ndim == 2:
+        return apply_rotary_emb(x, table, sequence_dim=1)
+    # The library's function takes one table for all rows: one long row.
+    long = apply_rotary_emb(x.flatten(0, 1)[None], (cos.flatten(0, 1), sin.flatten(0, 1)), sequence_dim=1)
+    return long.view_as(x)
