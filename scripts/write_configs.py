@@ -465,6 +465,8 @@ def cell(
 def outputs() -> dict[Path, str]:
     """Return the content of every file that this script writes, by its path."""
     entries = {f"{name}.yaml": text for name, text in (*paper_entries(), *embedded_entries())}
+    # Written by hand; listed with the others.
+    entries["as_released.yaml"] = (CONFIGS / "as_released.yaml").read_text(encoding="utf-8")
     files = {CONFIGS / name: text for name, text in entries.items()}
     tables = [*((f"table{number}", paper_table(number)) for number in PAPER_TABLES), *embedded_tables()]
     files |= {CONFIGS / "tables" / f"{name}.yaml": text for name, text in tables}

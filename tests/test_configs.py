@@ -18,11 +18,12 @@ from bigain.commands.lightning_cli import BiGainCLI
 from bigain.compressors import IEKVD, methods
 from bigain.data import Coco2017, ImageNet1K, ImageNet100, OxfordPets, ShapeTextures
 from bigain.diffusion.schedules import Linear
+from bigain.errors import InputError
 from bigain.modules import DiffusionClassifier, DiffusionSampler
 from bigain.tokens.grid import Grid
 
 JOINT = sorted(path for path in shipped_configs().glob("*_joint.yaml"))
-ENTRIES = sorted(path.stem for path in {*shipped_configs().glob("*.yaml")} - {*JOINT})
+ENTRIES = sorted(path.stem for path in {*shipped_configs().glob("[!a]*.yaml")} - {*JOINT})
 HAND_WRITTEN = [path for folder in ("models", "data", "compressors") for path in shipped_configs().glob(f"{folder}/*")]
 DATA = {
     "demo": ShapeTextures,
@@ -154,3 +155,70 @@ def test_imagenet_1k_takes_the_papers_protocol_and_only_that_differs(build):
     assert thousand.model.keep == [50, 10, 1]
     assert thousand.datamodule.per_class == 2
     assert thousand.config.predict.model.init_args.backbone == hundred.config.predict.model.init_args.backbone
+
+
+KEYS = ("ToDo", "AveragePool", "IEKVD", "FrequencyKV")
+# Every method, both tasks, both kinds of networks.
+OVERLAID = [f"pets_{method}" for method in ("none", "tome", "abm", "sito", "average_pool", "frequency_kv")]
+OVERLAID += [f"pets_{method}_generation" for method in ("tome", "lgtm", "todo", "iekvd")]
+OVERLAID += ["imagenet1k_cam", "imagenet100_dit_lgtm", "imagenet100_dit_iekvd_generation"]
+
+
+def test_the_overlay_sets_what_the_release_does_and_only_arguments_that_exist(build):
+    parser, methods_seen = build("pets_none").parser, set()
+    for entry in OVERLAID:
+        before = build(entry).config.predict.clone()
+        after = parser.parse_args(arguments(entry, "--config", "as_released.yaml")).predict
+        kind = after.compressor.class_path.rpartition(".")[2] if after.compressor else "none"
+        methods_seen.add(kind)
+        generates, pets = entry.endswith("_generation"), entry.startswith("pets")
+        expected = {"model.init_args": {"images": "jpeg100_truncate"} if generates else {"budget": "released"}}
+        expected["data.init_args"] = {"prompts": "released"} if pets else {}
+        if kind in ("LGTM", "CAM"):
+            expected[f"compressor.init_args{'.inner.init_args' * (kind == 'CAM')}"] = {"destination": "released"}
+        if kind == "ToMe" and not generates:
+            expected["compressor.init_args"] = {"destination": "redrawn"}
+        if kind in KEYS and generates and pets:
+            expected["compressor.init_args"] = {"skip_zero": True}
+        for section, settings in expected.items():
+            for name, value in settings.items():
+                before[f"{section}.{name}"] = value
+        assert after == before, entry
+        assert after.config == before.config
+    assert methods_seen == {"none", *methods()}
+
+
+def test_the_overlay_depends_on_what_is_run_and_options_come_after_it():
+    def options(*args):
+        located = find_config(["predict", *args, "--config", "as_released.yaml"])
+        return " ".join(located[located.index("--config") + 2 :])
+
+    assert options("--config", "pets_lgtm.yaml", "--compressor.destination", "first") == (
+        "--compressor.destination released --model.budget released --data.prompts released "
+        "--compressor.destination first"
+    )
+    assert options("--config", "demo_cam.yaml", "--compressor", "ToDo", "--compressor.factor", "2") == (
+        "--compressor ToDo --model.budget released --compressor.factor 2"
+    )
+    assert options("--config", "demo_lgtm.yaml", "--compressor", "null") == (
+        "--compressor null --model.budget released"
+    )
+    assert "--compressor.inner.where.blocks released" in options(
+        *("--config", "imagenet100_dit_none.yaml", "--model.backbone.model", "/mine/DiT-XL-2-256"),
+        *("--compressor", "CAM", "--compressor.inner", "ToMe"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("overlay: {}", "is not an overlay: overlay is {}, expected list"),
+        ("overlay: [{set: {seed: 3}}]", "is not an overlay: overlay[0].if is missing"),
+        ("overlay: []\nseed: 3", "has nothing but rules; move seed"),
+    ],
+)
+def test_a_bad_overlay_is_refused(tmp_path, text, words):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=re.escape(words)):
+        find_config(["predict", "--config", "demo_none.yaml", "--config", str(path)])

@@ -37,20 +37,24 @@ class RowKeys:
         keys: One per row: (image, trial) in classification, (image, step) in generation. `(b,)`, int64.
         classes: Class of each row, for computations that depend on it deliberately. `(b,)`, int64.
         sharing: Groups of rows that differ only in their condition; their keys must be equal.
+        zero: Whether all rows are at timestep 0.
     """
 
     keys: Tensor
     classes: Tensor | None = None
     sharing: Sharing | None = None
+    zero: bool = False
 
 
 _row_keys: ContextVar[RowKeys | None] = ContextVar("bigain_row_keys", default=None)
 
 
 @contextmanager
-def row_keys(keys: Tensor, classes: Tensor | None = None, sharing: Sharing | None = None) -> Iterator[None]:
+def row_keys(
+    keys: Tensor, classes: Tensor | None = None, sharing: Sharing | None = None, zero: bool = False
+) -> Iterator[None]:
     """Set the identity of the rows of denoiser forwards inside this block: see `RowKeys`."""
-    token = _row_keys.set(RowKeys(keys, classes, sharing))
+    token = _row_keys.set(RowKeys(keys, classes, sharing, zero))
     try:
         yield
     finally:
@@ -97,6 +101,14 @@ class ForwardContext:
     classes: Tensor
     cache: dict[Any, Any] = field(default_factory=dict)
     sharing: Sharing | None = None
+
+    @property
+    def at_zero(self) -> bool:
+        """Whether all rows are at timestep 0; without `row_keys` this waits for the device."""
+        # Read here, not in `of`: compiled code would depend on it.
+        if (named := rows_now()) is not None:
+            return named.zero
+        return not self.timesteps.is_meta and not bool(self.timesteps.any())
 
     @classmethod
     def of(

@@ -7,20 +7,27 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 
 from bigain.commands.parsing import guess, options_of
 from bigain.errors import InputError
-from bigain.runs.schema import TASKS
+from bigain.runs.schema import TASKS, check
 
 # Folders of the shipped files for options that take a class.
 _FOLDERS = {"--model": "models", "--data": "data", "--compressor": "compressors"}
 _SUFFIXES = (".yaml", ".yml")
 # PyYAML raises these, also in its constructors of dates, numbers and tagged values.
 _NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
+
+_Rule = TypedDict("_Rule", {"if": dict[str, str | list[str]], "set": dict[str, Any]})
+
+
+class _Overlay(TypedDict):
+    overlay: list[_Rule]
 
 
 def shipped_configs() -> Path:
@@ -33,11 +40,13 @@ def shipped_configs() -> Path:
 def find_config(args: Sequence[str]) -> list[str]:
     """Move files and class names to the front, so that options override them, and locate the shipped files.
 
-    A name without a file here means the shipped file: `--model dit_xl_512.yaml`, or `models/dit_xl_512.yaml`.
+    A name without a file here means the shipped file: `--model dit_xl_512.yaml`, or `models/dit_xl_512.yaml`. In place
+    of an overlay, `--config as_released.yaml`, are the options that it sets, before those of the command line.
     """
     values, options = options_of(args)
     order = {"--config": 0, "-c": 0} | dict.fromkeys(_FOLDERS, 1)
     placed: list[tuple[int, list[str]]] = []
+    rules: list[_Rule] = []
     for option, *following in options:
         name, equals, value = option.partition("=")
         if name in order and (name == "--config" or not equals):
@@ -45,11 +54,50 @@ def find_config(args: Sequence[str]) -> list[str]:
             files = [value, *following] if equals else following
             located = [locate(file, order[name] == 0, _FOLDERS.get(name, "")) for file in files[:1]]
             if order[name] == 0 and located:
-                _check_config(files[0], load_yaml(Path(located[0])))
+                content = load_yaml(Path(located[0]))
+                if isinstance(content, dict) and "overlay" in content:
+                    rules += _rules(located[0], content)
+                    continue
+                _check_config(files[0], content)
             placed.append((order[name], [name, *located, *files[1:]]))
         else:
             placed.append((2, [option, *following]))
-    return [*values, *itertools.chain.from_iterable(words for _, words in sorted(placed, key=lambda item: item[0]))]
+    ordered = [words for _, words in sorted(placed, key=lambda item: item[0])]
+    first = sum(place < 2 for place, _ in placed)
+    given = _classes_and_values([*itertools.chain.from_iterable(ordered)]) if rules else {}
+    applied = [rule["set"] for rule in rules if all(_holds(given.get(key), of) for key, of in rule["if"].items())]
+    options = [option_of(key, value) for settings in applied for key, value in settings.items()]
+    return [*values, *itertools.chain.from_iterable([*ordered[:first], *options, *ordered[first:]])]
+
+
+def option_of(key: str, value: Any) -> list[str]:
+    """Return a setting as on the command line: `["--compressor.ratio", "0.7"]`."""
+    return [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+
+
+def _rules(path: str, content: dict[str, Any]) -> list[_Rule]:
+    check(Path(path), content, _Overlay, "see configs/as_released.yaml", "is not an overlay")
+    if further := content.keys() - {"overlay"}:
+        raise InputError(f"{path} is an overlay, which has nothing but rules; move {min(further)} to another file")
+    rules: list[_Rule] = content["overlay"]
+    return rules
+
+
+def _classes_and_values(args: Sequence[str]) -> dict[str, str]:
+    """Return the settings of a command line by dotted name, the last value of each; a class is that of its section."""
+    given: dict[str, str] = {}
+    for path, value in settings_of(args):
+        name = path.removesuffix(".class_path")
+        if given.get(name, str(value)) != str(value):
+            given = {key: item for key, item in given.items() if not key.startswith(f"{name}.")}
+        given[name] = str(value)
+    return given
+
+
+def _holds(value: str | None, patterns: str | list[str]) -> bool:
+    """Return whether a value, or the last part of an import path or folder, is one of these; a `*` is any text."""
+    names = patterns if isinstance(patterns, list) else [patterns]
+    return value is not None and any(fnmatchcase(value, form) for name in names for form in (name, f"*[./]{name}"))
 
 
 def _check_config(name: str, content: Any) -> None:

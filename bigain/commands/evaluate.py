@@ -85,8 +85,8 @@ def _check_alike(name: str, a: Prepared, b: Prepared) -> None:
 
 
 def _check_compressors(name: str, a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> None:
-    # IE-KVD's alpha differs between the tasks in the paper, too; nothing else may.
-    if a != b and [_without_alpha(compressor) for compressor in a] != [_without_alpha(compressor) for compressor in b]:
+    # In the paper, too, these differ between the tasks; nothing else may.
+    if a != b and [_common(compressor) for compressor in a] != [_common(compressor) for compressor in b]:
         raise InputError(f"{name}: the two configurations have different compressors; a joint row needs one")
 
 
@@ -114,6 +114,8 @@ def joint_row(name: str, classification: Results, generation: Results) -> dict[s
     return row | {metric: estimate["value"] for metric, estimate in generation["metrics"].items()}
 
 
-def _without_alpha(compressor: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in compressor["settings"].items() if key != "alpha"}
+def _common(compressor: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a compressor without alpha and `skip_zero`; for images, which have one class, redrawn is random."""
+    kept = {key: value for key, value in compressor["settings"].items() if key not in ("alpha", "skip_zero")}
+    kept |= {"destination": "random"} if kept.get("destination") == "redrawn" else {}
     return {"class": compressor["class"], "settings": kept}

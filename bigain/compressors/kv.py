@@ -13,6 +13,7 @@ from bigain.backbones.marks import mark
 from bigain.backbones.sites import Layout, Site
 from bigain.compressors.base import Compressor, ContextGetter, meta_input, own
 from bigain.compressors.joint import join, refuse_unknown, rotate_after_norms, take_rotary
+from bigain.compressors.where import Where
 from bigain.errors import InputError
 from bigain.tokens.downsampling import upsampling_indices
 from bigain.tokens.grid import Grid
@@ -29,7 +30,15 @@ class KVDownsampler(Compressor):
     the paper's `D(K)`, Eq. 8, which is then no longer equal to `D(X) W`. Values are neither normalised nor rotated, so
     theirs still are: `D(V) = D(X) W`. In attentions over text and image, keys and values of the text are left as they
     are.
+
+    Attributes:
+        skip_zero: Leave forwards of a generation at timestep 0 uncompressed, as the paper's release does on Stable
+            Diffusion.
     """
+
+    def __init__(self, where: Where = Where(), skip_zero: bool = False) -> None:  # noqa: B008 - frozen
+        super().__init__(where)
+        self.skip_zero = skip_zero
 
     @abstractmethod
     def downsample(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
@@ -82,6 +91,8 @@ class KVDownsampler(Compressor):
 
     def hook_site(self, layout: Layout, site: Site, context: ContextGetter, undo: ExitStack) -> None:
         if site.processor is not None:
+            if self.skip_zero:
+                raise InputError(f"skip_zero: {layout.model} is never sampled at timestep 0; leave it out")
             for inside in site.modules("self_attn"):
                 self._hook_inside(layout, site, inside, context, undo)
             return
@@ -90,12 +101,14 @@ class KVDownsampler(Compressor):
         _refuse_unsuitable(attention, site)
 
         def shorten_keys(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            forward = context()
+            if self.skip_zero and forward.at_zero:
+                return None
             _refuse_unsuitable(module, site)
             if kwargs.get("attention_mask") is not None:
                 raise InputError(f"{site.name} is called with an attention mask, which does not fit downsampled keys")
             x = args[0] if args else kwargs["hidden_states"]
             with without_autocast(x), mark("matching"):
-                forward = context()
                 keys = self.downsample(x, site, forward)
                 self.show_decision(site, x, None, forward)
             if not 1 <= keys.shape[1] < x.shape[1]:

@@ -239,8 +239,10 @@ def _joined(runs: Sequence[Run]) -> list[dict[str, Run]]:
     """Join both tasks of a compressor: the runs of one `bigain evaluate`, or the only run of each task."""
     by_key: dict[tuple[frozenset[Path], str], list[Run]] = {}
     for run in runs:
-        # In the paper IE-KVD's alpha differs between the tasks.
-        compressors = [[part["class"], _without(part["settings"], ("alpha", "seed"))] for part in run.compressors]
+        # In the paper these differ between the tasks.
+        compressors = [
+            [part["class"], _without(part["settings"], ("alpha", "seed", "skip_zero"))] for part in run.compressors
+        ]
         by_key.setdefault((_evaluations([run]), json.dumps(compressors, sort_keys=True)), []).append(run)
     joined: list[dict[str, Run]] = []
     for members in by_key.values():

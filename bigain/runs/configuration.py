@@ -31,6 +31,8 @@ _LATER = {
     "compressor.init_args.position": "destination",
     "compressor.init_args.inner.init_args.position": "destination",
 }
+# The same for arguments of compressors, wherever these are named.
+_LATER_ARGUMENTS = (("skip_zero", False),)
 # Numbers depend on these sections; of the trainer only on two settings.
 _SECTIONS = ("seed", "model", "data", "compressor", "trainer.precision", "trainer.callbacks")
 
@@ -52,9 +54,9 @@ def fingerprint(config: Namespace) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Namespace):
-        return {key: _plain(item) for key, item in vars(value).items() if not key.startswith("__")}
+        return _plain({key: item for key, item in vars(value).items() if not key.startswith("__")})
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item) for key, item in value.items() if (key, item) not in _LATER_ARGUMENTS}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):

@@ -245,19 +245,24 @@ class DiffusionSampler(BackboneModule):
 
         def denoise(x: Tensor, timestep: Tensor, step: int) -> Tensor:
             rows = step_keys(keys, step)
-            return self._per_item(lambda i: self._guided(x[i], condition[i], rows[i], timestep), len(x))
+            # Not `timestep`, which may be on a device that would have to be waited for.
+            zero = bool(self.scheduler.timesteps[step] == 0)
+            return self._per_item(lambda i: self._guided(x[i], condition[i], rows[i], timestep, zero), len(x))
 
         return sample(denoise, keys, self.shape, self.scheduler, self.steps)
 
-    def _guided(self, x: Tensor, condition: Tensor, rows: Tensor, timestep: Tensor) -> Tensor:
-        """Return the guided network output of items `(b, c, h, w)` with keys `(b,)`, from one forward of 2b rows."""
+    def _guided(self, x: Tensor, condition: Tensor, rows: Tensor, timestep: Tensor, zero: bool = False) -> Tensor:
+        """Return the guided network output of items `(b, c, h, w)` with keys `(b,)`, from one forward of 2b rows.
+
+        `zero` says that the timestep is 0.
+        """
         if self.guidance == 1:
-            with row_keys(rows):
+            with row_keys(rows, zero=zero):
                 return self.backbone.predict(x, timestep.expand(len(x)), condition)
         conditions = torch.cat((self.null.expand_as(condition), condition))
         items = torch.arange(len(x), device=x.device)
         sharing = Sharing(items, items.repeat(2)) if self.share else None
-        with row_keys(rows.repeat(2), sharing=sharing):
+        with row_keys(rows.repeat(2), sharing=sharing, zero=zero):
             output = self.backbone.predict(x.repeat(2, 1, 1, 1), timestep.expand(2 * len(x)), conditions)
         without, with_condition = output.chunk(2)
         return without + self.guidance * (with_condition - without)

@@ -222,13 +222,17 @@ class Seen(Schedule):
         return 0.8 * timesteps / 999 + 1.2 * (1 - timesteps / 999)
 
 
-def test_a_schedule_of_alpha_follows_the_timestep_of_every_row(unet):
+@pytest.mark.parametrize("skip_zero", [False, True])
+def test_a_schedule_of_alpha_follows_the_timestep_of_every_row(unet, skip_zero):
     alpha, module = Seen(), sampler(unet, EulerDiscreteScheduler, steps=3, items_per_forward=2)
-    run(module, IEKVD(factor=2, alpha=alpha))
+    run(module, IEKVD(factor=2, alpha=alpha, skip_zero=skip_zero))
     actual = torch.stack(alpha.timesteps)
-    sites = len(actual) // 3
-    assert actual.shape == (3 * sites, 4)
-    expected = module.scheduler.timesteps.float().repeat_interleave(sites)
+    compressed = module.scheduler.timesteps.float()
+    assert compressed[-1] == 0
+    compressed = compressed[: 2 if skip_zero else 3]
+    sites = len(actual) // len(compressed)
+    assert actual.shape == (len(compressed) * sites, 4)
+    expected = compressed.repeat_interleave(sites)
     torch.testing.assert_close(actual, expected[:, None].expand(-1, 4))
 
 

@@ -1,14 +1,14 @@
 """The tables of `configs/tables/`, and your own: their cells, and which of them a command line selects."""
 
 # Without postponed annotations: with them, TypedDict does not see which keys are required.
-import json
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from bigain.commands.configs import load_yaml, options_for, shipped_configs
+from bigain.commands.configs import load_yaml, option_of, options_for, shipped_configs
 from bigain.errors import InputError
 from bigain.runs.schema import TASKS, Task, check
 
@@ -73,10 +73,8 @@ class Cell:
 
     def arguments(self) -> list[str]:
         """Return the command line: `["--config", "pets_lgtm.yaml", "--compressor.ratio", "0.7"]`."""
-        arguments = ["--config", self.config]
-        for key, value in self.overrides.items():
-            arguments += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
-        return arguments
+        options = (option_of(key, value) for key, value in self.overrides.items())
+        return ["--config", self.config, *itertools.chain.from_iterable(options)]
 
 
 def load_table(path_or_name: str | Path) -> list[Cell]:
