@@ -15,6 +15,7 @@ from diffusers import (
     AutoencoderKL,
     DDPMScheduler,
     DiTTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
     FluxTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
@@ -303,7 +304,10 @@ def save_dit(folder: Path, *, prediction_type: str = "epsilon", vae: bool = True
 
 
 def _save(folder: Path, pipeline: str, parts: dict[str, Any], prediction_type: str, vae: bool) -> Path:
-    parts = {**parts, "scheduler": DDPMScheduler(beta_schedule="scaled_linear", prediction_type=prediction_type)}
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    if prediction_type != "flow":
+        scheduler = DDPMScheduler(beta_schedule="scaled_linear", prediction_type=prediction_type)
+    parts = {**parts, "scheduler": scheduler}
     parts = {**parts, "vae": tiny_vae()} if vae else parts
     for name, part in parts.items():
         part.save_pretrained(folder / name)

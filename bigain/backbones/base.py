@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin
+from diffusers import AutoencoderKL, DDPMScheduler, FlowMatchEulerDiscreteScheduler, ModelMixin
 from torch import Tensor, nn
 
 from bigain.backbones.compilation import Compile
 from bigain.backbones.hub import read_json
 from bigain.backbones.loading import ModelFiles, find_model, listed_class
 from bigain.backbones.marks import mark
-from bigain.diffusion.noising import epsilon_from_velocity
+from bigain.diffusion.parametrisation import Diffusion, Flow, Parametrisation, Target, resolution_shift
 from bigain.errors import InputError, check_choice
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -33,14 +33,17 @@ class Backbone(nn.Module, ABC):
         pipelines: Pipelines whose models are loaded, if parts of the same classes are not enough to tell.
         denoiser: The network that compressors hook; available after `load`.
         vae: None for a pixel-space model.
+        kinds: Kinds of diffusion that networks of this class are trained for: `Diffusion`, `Flow` or both.
         scheduler_config: Settings of the sampler that the model was saved with, including its noise schedule.
         training_schedule: The noise schedule that the model was trained with.
-        prediction_type: `epsilon` or `v_prediction`.
+        parametrisation: Its noise levels, and what the network predicts.
     """
 
     component: ClassVar[str]
     parts: ClassVar[dict[str, Any]]
     pipelines: ClassVar[tuple[str, ...]] = ()
+    kinds: ClassVar[tuple[type[Parametrisation], ...]] = (Diffusion,)
+    parametrisation: Parametrisation
     denoiser: ModelMixin
     vae: AutoencoderKL | None
 
@@ -162,16 +165,19 @@ class Backbone(nn.Module, ABC):
             InputError: If something cannot be read, is of another kind of model, or the components do not fit together.
         """
         config = self.denoiser_config(files)
-        self.scheduler_config, scheduler = files.load_scheduler()
+        self.scheduler_config, scheduler = files.load_scheduler(self.kinds)
         self.set_schedule(scheduler)
         return config
 
-    def set_schedule(self, scheduler: DDPMScheduler) -> None:
+    def set_schedule(self, scheduler: DDPMScheduler | FlowMatchEulerDiscreteScheduler) -> None:
         """Take the noise schedule and the parametrisation from a scheduler."""
         self.training_schedule = scheduler
-        self.prediction_type: str = scheduler.config["prediction_type"]
-        # Not a buffer: a half-precision trainer would round it, with relative errors above 1e-2 at its small end.
-        self._alpha_bar = scheduler.alphas_cumprod.float()
+        if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+            self.parametrisation = Flow("velocity", scheduler.config)
+        else:
+            predicts: Target = "velocity" if scheduler.config["prediction_type"] == "v_prediction" else "epsilon"
+            # Not a buffer: a half-precision trainer would round it, with relative errors above 1e-2 at its small end.
+            self.parametrisation = Diffusion(predicts, scheduler.alphas_cumprod.float())
 
     def _check(self, config: Mapping[str, Any]) -> None:
         """Raise an InputError if this class cannot call a denoiser of this configuration."""
@@ -250,24 +256,30 @@ class Backbone(nn.Module, ABC):
             pixels: Tensor = self.vae.decode(scaled, return_dict=False)[0]
         return pixels.float()
 
-    def alpha_bar(self, timesteps: Tensor) -> Tensor:
-        """Cumulative signal variance at integer timesteps. `(b,)` -> `(b,)`, float32."""
-        if self._alpha_bar.device != timesteps.device:
-            self._alpha_bar = self._alpha_bar.to(timesteps.device)
-        return self._alpha_bar[timesteps]
+    def tokens_of(self, height: int, width: int) -> int:
+        """Return the number of image tokens of latents of this size, on which resolution-dependent shifts depend."""
+        patch = self.denoiser.config.get("patch_size") or 1
+        return (height // patch) * (width // patch)
 
-    def predict_noise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        """Predict the noise in `noisy` for either parametrisation; `timesteps` are int64, else as `predict`."""
-        output = self.predict(noisy, timesteps, condition)
-        if self.prediction_type == "v_prediction":
-            return epsilon_from_velocity(output, noisy, self.alpha_bar(timesteps))
-        return output
+    def timestep_options(
+        self, settings: Mapping[str, Any], steps: int, latents: tuple[int, int, int]
+    ) -> dict[str, Any]:
+        """Return further arguments of `set_timesteps` of a scheduler with these settings, as the model's pipeline does.
+
+        `latents` are (channels, height, width).
+        """
+        mu = resolution_shift(settings, self.tokens_of(*latents[1:]))
+        return {} if mu is None else {"mu": mu}
+
+    def predict_target(self, noisy: Tensor, timesteps: Tensor, condition: Tensor, target: Target) -> Tensor:
+        """Estimate the noise, the velocity or the clean latents; `timesteps` are those of trials, else as `predict`."""
+        return self.parametrisation.convert(self.predict(noisy, timesteps, condition), noisy, timesteps, target)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        """Return the network's output in its own `prediction_type`; learned variances are dropped.
+        """Return the network's output in its own parametrisation; learned variances are dropped.
 
-        Latents `(b, c, h, w)`, timesteps in [0, 999], possibly fractional, `(b,)`, and rows of `conditions`, `(b, ...)`
-        -> `(b, c, h, w)`, float32.
+        Latents `(b, c, h, w)`, timesteps in [0, 1000], possibly fractional, `(b,)`, and rows of `conditions`,
+        `(b, ...)` -> `(b, c, h, w)`, float32.
         """
         parameter = next(self.denoiser.parameters())
         layout = torch.channels_last if self.channels_last else torch.preserve_format

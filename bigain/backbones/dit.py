@@ -10,16 +10,21 @@ from diffusers import DiTTransformer2DModel
 from torch import Tensor
 
 from bigain.backbones.base import Backbone
+from bigain.diffusion.parametrisation import Diffusion, Flow, Parametrisation
 from bigain.errors import InputError
 
 _IMAGENET = 1000
 
 
 class DiT(Backbone):
-    """DiT-XL/2 and relatives (Peebles and Xie, 2023), conditioned on a class index, without guidance."""
+    """DiT-XL/2 and relatives (Peebles and Xie, 2023), conditioned on a class index, without guidance.
+
+    With a scheduler of flow matching, the network predicts the velocity, as SiT (Ma et al., 2024) does.
+    """
 
     component = "transformer"
     parts: ClassVar[dict[str, Any]] = {"transformer": DiTTransformer2DModel}
+    kinds: ClassVar[tuple[type[Parametrisation], ...]] = (Diffusion, Flow)
 
     def _check(self, config: Mapping[str, Any]) -> None:
         # In the class name used before diffusers 0.28, PixArt differs only in this.

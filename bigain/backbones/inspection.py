@@ -52,7 +52,8 @@ def _inspect(backbone: Backbone, files: ModelFiles, name: str) -> Finding:
     if config is None:
         return _missing(source, name, [needed])
     if name == "scheduler":
-        return Finding(name, True, f"predicts {files.load_scheduler()[1].config['prediction_type']}")
+        settings = files.load_scheduler(backbone.kinds)[1].config
+        return Finding(name, True, f"predicts {settings.get('prediction_type', 'a velocity of flow matching')}")
     if kind == "tokenizer":
         older = ["spiece.model"] if files.parts[name] is T5Tokenizer else ["vocab.json", "merges.txt"]
         if _local(source, f"{name}/tokenizer.json") or all(_local(source, f"{name}/{file}") for file in older):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,7 @@ def sample(
     shape: Sequence[int],
     scheduler: Any,
     steps: int,
+    timestep_options: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """Run a diffusers scheduler from noise to latents, in float32.
 
@@ -50,19 +51,22 @@ def sample(
         shape: (channels, height, width) of a latent.
         scheduler: Any diffusers scheduler; a copy is used, because schedulers have state.
         steps: Denoising steps.
+        timestep_options: Further arguments of the scheduler's `set_timesteps`.
 
     Returns:
         `(b, c, h, w)`, float32.
     """
     scheduler = copy.deepcopy(scheduler)
-    scheduler.set_timesteps(steps, device=keys.device)
+    scheduler.set_timesteps(steps, device=keys.device, **(timestep_options or {}))
     options: dict[str, Any] = {"return_dict": False}
     if "generator" in inspect.signature(scheduler.step).parameters:
         # For schedulers that add noise: one generator per item, so that items do not share a stream.
         seeds = (mix(keys, _GENERATOR) & (2**63 - 1)).tolist()
         options["generator"] = [torch.Generator().manual_seed(seed) for seed in seeds]
-    x = initial_noise(keys, shape) * scheduler.init_noise_sigma
+    # Schedulers of flow matching scale neither.
+    x = initial_noise(keys, shape) * getattr(scheduler, "init_noise_sigma", 1)
+    scale = getattr(scheduler, "scale_model_input", lambda x, timestep: x)
     for step, timestep in enumerate(scheduler.timesteps):
-        output = denoise(scheduler.scale_model_input(x, timestep), timestep, step)
+        output = denoise(scale(x, timestep), timestep, step)
         x = scheduler.step(output, timestep, x, **options)[0].float()
     return x

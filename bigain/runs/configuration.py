@@ -27,6 +27,7 @@ _LATER = {
     "model.init_args.backbone.init_args.variant": None,
     "model.init_args.noises": 1,
     "model.init_args.bands": None,
+    "model.init_args.weights": "uniform",
     "data.init_args.classes": None,
     "compressor.init_args.position": "destination",
     "compressor.init_args.inner.init_args.position": "destination",

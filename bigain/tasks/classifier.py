@@ -1,7 +1,8 @@
-"""The diffusion classifier: the class whose condition best predicts the added noise."""
+"""The diffusion classifier: the class whose condition best predicts the noise, the velocity or the clean image."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +20,8 @@ from bigain.data.class_space import ClassSpace
 from bigain.data.latent_cache import LatentCache
 from bigain.data.loader import Batch
 from bigain.diffusion.elimination import Elimination, staged_elimination
-from bigain.diffusion.noising import Loss, add_noise, band_errors, prediction_error
+from bigain.diffusion.noising import Loss, band_errors, prediction_error
+from bigain.diffusion.parametrisation import Target
 from bigain.diffusion.racing import Race, race_elimination
 from bigain.diffusion.trials import (
     Budget,
@@ -58,6 +60,7 @@ class DiffusionClassifier(BackboneModule):
         timesteps: Timesteps = "grid",
         noises: int = 1,
         loss: Loss = "l2",
+        weights: Literal["uniform", "snr"] | Sequence[float] = "uniform",
         bands: int | None = None,
         rows_per_forward: int = 64,
         share: bool = True,
@@ -78,7 +81,11 @@ class DiffusionClassifier(BackboneModule):
                 last of `trials` is used then; `keep` and `budget` are ignored. `{}` is the default race.
             timesteps: `grid`: evenly spaced; `uniform`: drawn from 0..999 per (seed, image, trial) (Algorithm 1).
             noises: Noises at each timestep: with 4, `[5, 20]` is 20 and 80 trials. The first are those of 1.
-            loss: Error of a noise prediction: `l2`, `l1` or `huber`.
+            loss: Error of a prediction. `epsilon`, `velocity`, `x0`: squared, of the noise, the velocity or the clean
+                latents that the network's output implies. `l2`, `l1`, `huber`: of the noise; of the velocity for models
+                of flow matching, where the noise is all but known at high noise.
+            weights: What the error of each trial is multiplied by, before it is stored: `uniform`, 1; `snr`, the ratio
+                of signal to noise; or a list of as many numbers as the last of `trials`, from low noise to high.
             bands: Store each error by frequency, too, for `bigain explain`: the number of bands, such as 8, besides the
                 mean. No other number changes.
             rows_per_forward: Most rows (image, trial, class) per denoiser call, across the images of a batch. On a CPU
@@ -102,8 +109,17 @@ class DiffusionClassifier(BackboneModule):
         for name, value in (("noises", noises), ("bands", bands)):
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, not {value}")
-        if bands and loss != "l2":
+        if bands and loss in ("l1", "huber"):
             raise InputError(f"bands are parts of a squared error; use loss: l2 with them, not {loss}")
+        if isinstance(weights, str):
+            check_choice("weights", weights, ("uniform", "snr"))
+        elif (
+            len(weights) != max(trials) or not all(0 <= weight < math.inf for weight in weights) or timesteps != "grid"
+        ):
+            raise InputError(
+                f"weights must be uniform, snr or {max(trials)} numbers of at least 0, one for each trial of "
+                f"timesteps: grid, not {list(weights)} with timesteps: {timesteps}"
+            )
         self.backbone = backbone
         try:
             stages = stage_trials(trials, budget)
@@ -123,6 +139,7 @@ class DiffusionClassifier(BackboneModule):
         self.noises = noises
         self.loss: Loss = loss
         self.bands = bands
+        self.weights = weights
         self.forwards = Forwards(rows_per_forward, "rows_per_forward")
         self.seed = seed
         self.share = share
@@ -156,6 +173,14 @@ class DiffusionClassifier(BackboneModule):
     def bytes_per_image(self, classes: int, image_size: int) -> int:
         """Return about how much disk space one image takes in a run directory, log and columns. Bytes."""
         return (60 + 16 * (1 + self.bands if self.bands else 0)) * self.evaluations_per_image(classes)
+
+    @property
+    def target(self) -> Target:
+        """What errors are measured in; the backbone is loaded."""
+        match self.loss:
+            case "epsilon" | "velocity" | "x0":
+                return self.loss
+        return self.backbone.parametrisation.default_target
 
     def evaluations_per_image(self, classes: int) -> int:
         """Return the denoiser rows per image: 5k + 75 for `[5, 20]`/`[5, 1]`. With a race, the most possible."""
@@ -246,7 +271,7 @@ class DiffusionClassifier(BackboneModule):
             not_finite: Gets class, trial and value of an image's first error that is infinite or NaN, by its index.
 
         Returns:
-            The elimination, and the timestep of each image's trials, `(b, t)` int64.
+            The elimination, and the timestep of each image's trials, rounded, `(b, t)` int64.
         """
         first = {} if not_finite is None else not_finite
         device = latents.device
@@ -256,13 +281,16 @@ class DiffusionClassifier(BackboneModule):
         else:
             trials = torch.arange(self.grid_size, device=device)
             timesteps = grid_timesteps(trials, self.grid_size).expand(len(latents), -1)
+        timesteps = self.backbone.parametrisation.place(timesteps, self.backbone.tokens_of(*latents.shape[2:]))
         timesteps = timesteps.repeat(1, self.noises)
-        bands = None
+        weights, bands = self._weights(timesteps), None
         if self.bands is not None:
             bands = latents.new_full((len(latents), classes, self.trial_count, 1 + self.bands), torch.nan)
 
         def errors_of(image: Tensor, trial: Tensor, label: Tensor) -> Tensor:
             errors = self._errors(latents[image], keys[image, trial], timesteps[image, trial], label)
+            if weights is not None:
+                errors *= weights[image, trial].view(-1, *[1] * (errors.ndim - 1))
             if bands is not None:
                 bands[image[:, None], label, trial[:, None]] = errors[..., 1:]
                 errors = errors[..., 0]
@@ -275,7 +303,15 @@ class DiffusionClassifier(BackboneModule):
         else:
             keep = [min(classes, left) for left in self.keep]
             result = staged_elimination(errors_of, len(latents), classes, self.stages, keep, device)
-        return replace(result, bands=bands), timesteps
+        return replace(result, bands=bands), timesteps.round().long()
+
+    def _weights(self, timesteps: Tensor) -> Tensor | None:
+        """Return the weights of trials at these timesteps, None if they are equal. `(b, t)`, float32."""
+        if self.weights == "uniform":
+            return None
+        if self.weights == "snr":
+            return self.backbone.parametrisation.snr(timesteps)
+        return torch.tensor(self.weights, device=timesteps.device).repeat(self.noises).expand_as(timesteps)
 
     def _errors(self, latents: Tensor, keys: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
         """Compute the errors of p (image, trial) pairs under s classes each.
@@ -283,13 +319,13 @@ class DiffusionClassifier(BackboneModule):
         Args:
             latents: Of each pair. `(p, c, h, w)`.
             keys: `(p,)`, int64.
-            timesteps: `(p,)`, int64.
+            timesteps: `(p,)`.
             labels: `(p, s)`, int64.
 
         Returns:
             `(p, s)`, float32; with `bands` `(p, s, 2 + bands)`, each error before its parts.
         """
-        classes, labels_of = labels.shape[1], labels.flatten()
+        classes, labels_of, parametrisation = labels.shape[1], labels.flatten(), self.backbone.parametrisation
 
         def compute(rows: Tensor, first: int, last: int) -> Tensor:
             pairs = slice(first // classes, last // classes + 1)
@@ -297,14 +333,15 @@ class DiffusionClassifier(BackboneModule):
             pair, label = rows // classes - pairs.start, labels_of[rows]
             # Drawn once per pair: all classes see the same noise.
             noise = trial_noise(key, x.shape[1:])
-            noisy = add_noise(x, noise, self.backbone.alpha_bar(t))
+            noisy = parametrisation.add_noise(x, noise, t)
+            truth = parametrisation.target(self.target, x, noise, t)
             sharing = pair_sharing(len(rows), first, last, classes, rows.device) if self.share else None
             with row_keys(key[pair], label, sharing):
-                predicted = self.backbone.predict_noise(noisy[pair], t[pair], self.conditions[label])
-            error = prediction_error(predicted, noise[pair], self.loss)
+                predicted = self.backbone.predict_target(noisy[pair], t[pair], self.conditions[label], self.target)
+            error = prediction_error(predicted, truth[pair], self.loss)
             if self.bands is None:
                 return error
-            return torch.cat([error[:, None], band_errors(predicted, noise[pair], self.bands)], 1)
+            return torch.cat([error[:, None], band_errors(predicted, truth[pair], self.bands)], 1)
 
         errors = self.forwards.run(compute, labels.numel(), labels.device)
         return errors.view(*labels.shape, *errors.shape[1:])

@@ -276,6 +276,7 @@ class ResultsWriter(RunResults):
                 # Only where they were asked for: earlier runs stay comparable.
                 **({"noises": module.noises} if module.noises > 1 else {}),
                 **({"bands": {"count": module.bands, "grid": [*latent]}} if module.bands else {}),
+                **({"weights": module.weights} if module.weights != "uniform" else {}),
             },
         }
 

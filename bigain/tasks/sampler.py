@@ -123,7 +123,10 @@ class DiffusionSampler(BackboneModule):
 
     def check_fit(self, data: EvalDataModule) -> str:
         """Check the scheduler, too."""
-        self.scheduler = make_scheduler(self.backbone, self.scheduler_class, self.scheduler_options, self.steps)
+        latents = self.backbone.latents_of(data.image_size)
+        self.scheduler, self.timestep_options = make_scheduler(
+            self.backbone, self.scheduler_class, self.scheduler_options, self.steps, latents
+        )
         unlabelled = [item.image_id for item in data.items if not item.labels]
         if unlabelled and not self.backbone.takes_text:
             raise InputError(
@@ -249,7 +252,7 @@ class DiffusionSampler(BackboneModule):
             zero = bool(self.scheduler.timesteps[step] == 0)
             return self._per_item(lambda i: self._guided(x[i], condition[i], rows[i], timestep, zero), len(x))
 
-        return sample(denoise, keys, self.shape, self.scheduler, self.steps)
+        return sample(denoise, keys, self.shape, self.scheduler, self.steps, self.timestep_options)
 
     def _guided(self, x: Tensor, condition: Tensor, rows: Tensor, timestep: Tensor, zero: bool = False) -> Tensor:
         """Return the guided network output of items `(b, c, h, w)` with keys `(b,)`, from one forward of 2b rows.

@@ -5,42 +5,71 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from diffusers import SchedulerMixin
+from torch import Tensor
 
 from bigain.backbones.base import Backbone
+from bigain.diffusion.parametrisation import Diffusion
 from bigain.diffusion.sampling import sample
 from bigain.diffusion.trials import TIMESTEPS
 from bigain.errors import InputError
 
 _NOISE_SCHEDULE = ("beta_", "trained_betas", "num_train_timesteps", "rescale_betas")
+_FLOW = "FlowMatchEulerDiscreteScheduler, or one with use_flow_sigmas, such as DPMSolverMultistepScheduler"
 
 
-def make_scheduler(backbone: Backbone, kind: type[SchedulerMixin], options: Mapping[str, Any], steps: int) -> Any:
+def make_scheduler(
+    backbone: Backbone,
+    kind: type[SchedulerMixin],
+    options: Mapping[str, Any],
+    steps: int,
+    latents: tuple[int, int, int],
+) -> tuple[Any, dict[str, Any]]:
     """Create a scheduler with the settings in the model's folder, as `from_config` does, and `options` after them.
+
+    Returns it with further arguments of its `set_timesteps` for latents of this shape, (channels, height, width).
 
     Raises:
         InputError: If it cannot sample from this model, which is loaded.
     """
-    known = inspect.signature(kind.__init__).parameters
-    if "prediction_type" not in known:
+    known, predicts = inspect.signature(kind.__init__).parameters, backbone.parametrisation.prediction_type
+    flow = predicts == "flow"
+    foreign = f"{kind.__name__} does not sample from models of flow matching, such as {backbone.model}; use {_FLOW}"
+    if flow and known.keys().isdisjoint(("shift", "use_flow_sigmas")):
+        raise InputError(foreign)
+    if not flow and "prediction_type" not in known:
         raise InputError(
-            f"{kind.__name__} has no prediction type, but {backbone.model} predicts {backbone.prediction_type}; "
-            "choose another scheduler"
+            f"{kind.__name__} has no prediction type, but {backbone.model} predicts {predicts}; choose another"
         )
     # In latent space there is nothing to clip to, but the default of several classes is to clip.
     settings: dict[str, Any] = {"clip_sample": False} if "clip_sample" in known else {}
-    settings |= {**backbone.scheduler_config, "prediction_type": backbone.prediction_type}
-    scheduler = _created(kind, settings, options, steps)
-    _check_noise_levels(scheduler, backbone, options)
+    settings |= {**backbone.scheduler_config, "prediction_type": "flow_prediction" if flow else predicts}
+    if flow:
+        # The shift has two names.
+        shift = backbone.training_schedule.config["shift"]
+        settings |= {"shift": shift, "flow_shift": shift, "use_flow_sigmas": True}
+    scheduler, spacing = _created(
+        kind, settings, options, steps, lambda config: backbone.timestep_options(config, steps, latents)
+    )
+    if not flow:
+        _check_noise_levels(scheduler, backbone, options)
+
+    def denoise(x: Tensor, timestep: Tensor, step: int) -> Tensor:
+        # Of a flow, the velocity from an image of ones.
+        return (x - 1) * TIMESTEPS / timestep.clamp_min(1) if flow else x
+
     with _refusals(kind, options, steps):
         # Some settings fail at one of the steps only.
-        sample(lambda x, timestep, step: x, torch.zeros(1, dtype=torch.int64), (1, 1, 1), scheduler, steps)
-    return scheduler
+        key = torch.zeros(1, dtype=torch.int64)
+        end = sample(denoise, key, (1, 1, 1), scheduler, steps, spacing)
+    if flow and not torch.allclose(end, torch.ones(1), atol=0.02):
+        raise InputError(foreign)
+    return scheduler, spacing
 
 
 def scheduler_settings(scheduler: Any) -> dict[str, Any]:
@@ -57,10 +86,21 @@ def count_steps(kind: type[SchedulerMixin], options: Mapping[str, Any], steps: i
     Raises:
         InputError: If it cannot be created with these options.
     """
-    return len(_created(kind, {}, options, steps).timesteps)
+    # Any resolution will do.
+    scheduler, _ = _created(
+        kind, {}, options, steps, lambda config: {"mu": 1} if config.get("use_dynamic_shifting") else {}
+    )
+    return len(scheduler.timesteps)
 
 
-def _created(kind: type[SchedulerMixin], folder: Mapping[str, Any], options: Mapping[str, Any], steps: int) -> Any:
+def _created(
+    kind: type[SchedulerMixin],
+    folder: Mapping[str, Any],
+    options: Mapping[str, Any],
+    steps: int,
+    spacing_of: Callable[[Mapping[str, Any]], dict[str, Any]],
+) -> tuple[Any, dict[str, Any]]:
+    """Return a scheduler whose timesteps are set, and the further arguments that this took."""
     known = set(inspect.signature(kind.__init__).parameters) - {"self"}
     if unknown := sorted(set(options) - known):
         raise InputError(f"{kind.__name__} has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
@@ -68,8 +108,9 @@ def _created(kind: type[SchedulerMixin], folder: Mapping[str, Any], options: Map
         raise InputError(f"num_train_timesteps must be {TIMESTEPS}, not {options['num_train_timesteps']}")
     with _refusals(kind, options, steps):
         scheduler: Any = kind.from_config(dict(folder), **options)
-        scheduler.set_timesteps(steps)
-        return scheduler
+        spacing = spacing_of(scheduler.config)
+        scheduler.set_timesteps(steps, **spacing)
+        return scheduler, spacing
 
 
 @contextmanager
@@ -82,8 +123,10 @@ def _refusals(kind: type[SchedulerMixin], options: Mapping[str, Any], steps: int
 
 def _check_noise_levels(scheduler: Any, backbone: Backbone, options: Mapping[str, Any]) -> None:
     """Raise an InputError if the noise levels are not those of the model and no option asks for others."""
-    name = type(scheduler).__name__
+    name, model = type(scheduler).__name__, backbone.parametrisation
     own = getattr(scheduler, "alphas_cumprod", None)
+    if scheduler.config.get("use_flow_sigmas"):
+        raise InputError(f"use_flow_sigmas is for models of flow matching; {backbone.model} is none: leave it out")
     if own is None:
         raise InputError(
             f"{name} defines its own noise levels, and {backbone.model} was trained on those of DDPM; choose another "
@@ -91,6 +134,7 @@ def _check_noise_levels(scheduler: Any, backbone: Backbone, options: Mapping[str
         )
     if any(option.startswith(_NOISE_SCHEDULE) for option in options):
         return
-    expected = backbone.alpha_bar(torch.arange(TIMESTEPS))
+    assert isinstance(model, Diffusion)
+    expected = model.alpha_bar(torch.arange(TIMESTEPS))
     if len(own) != len(expected) or not torch.allclose(torch.as_tensor(own).float(), expected, rtol=1e-3):
         raise InputError(f"{name} changes the noise levels that {backbone.model} was trained on; choose another")

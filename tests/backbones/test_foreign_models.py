@@ -10,6 +10,7 @@ from models import save_dit, save_stable_diffusion, tiny_dit
 from safetensors.torch import load_file
 
 from bigain.backbones import DiT, StableDiffusion
+from bigain.diffusion.parametrisation import Flow
 from bigain.errors import InputError
 
 
@@ -104,11 +105,12 @@ def test_a_tokenizer_of_another_model(sd, length, words):
 @pytest.mark.parametrize(
     ("settings", "names"),
     [
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "beta_schedule": None}, "a model of flow matching or EDM"),
         # What `FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)` saves.
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "a model of flow matching or EDM"),
-        ({"_class_name": "EDMEulerScheduler"}, "a model of flow matching or EDM"),
-        ({"use_flow_sigmas": True}, "a model of flow matching or EDM"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "has the beta_schedule of another scheduler; delete"),
+        ({"_class_name": "EDMEulerScheduler"}, "a model of EDM or consistency; expected .* or a scheduler of flow"),
+        ({"use_flow_sigmas": True, "flow_shift": -2}, "the noise levels of .* are not 1000 numbers"),
+        ({"use_flow_sigmas": True, "use_dynamic_shifting": True, "base_shift": []}, "cannot make the schedule"),
+        ({"use_flow_sigmas": True, "invert_sigmas": True}, "has invert_sigmas"),
         ({"timestep_type": "continuous"}, "has timestep_type 'continuous'"),
         ({"prediction_type": "sample"}, "predicts 'sample'; expected epsilon or v_prediction"),
         ({"num_train_timesteps": 4000}, "num_train_timesteps 4000; expected .* 1000 timesteps"),
@@ -120,6 +122,14 @@ def test_a_tokenizer_of_another_model(sd, length, words):
 def test_other_kinds_of_diffusion(dit, settings, names):
     change(dit / "scheduler/scheduler_config.json", **settings)
     assert re.search(names, refusal(DiT, dit))
+
+
+def test_a_flow_is_refused_where_no_network_of_the_class_has_one(sd, monkeypatch):
+    change(sd / "scheduler/scheduler_config.json", use_flow_sigmas=True)
+    assert re.search("a model of flow matching; expected a DDPM noise schedule", refusal(StableDiffusion, sd))
+    monkeypatch.setattr(StableDiffusion, "kinds", (Flow,))
+    change(sd / "scheduler/scheduler_config.json", use_flow_sigmas=False)
+    assert re.search("is not of flow matching; expected a scheduler of flow", refusal(StableDiffusion, sd))
 
 
 def test_pixart(dit):

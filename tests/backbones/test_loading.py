@@ -99,9 +99,9 @@ def test_precision(folders, component, dtype):
     backbone = load(KINDS[component], folders[component], dtype=dtype)
     assert {parameter.dtype for parameter in backbone.parameters()} == {getattr(torch, dtype)}
     noisy = noise(2, *backbone.latent_shape)
-    output = backbone.predict_noise(noisy, torch.tensor([5, 900]), condition_of(backbone, 2))
+    output = backbone.predict_target(noisy, torch.tensor([5, 900]), condition_of(backbone, 2), "epsilon")
     exact = load(KINDS[component], folders[component])
-    expected = exact.predict_noise(noisy, torch.tensor([5, 900]), condition_of(exact, 2))
+    expected = exact.predict_target(noisy, torch.tensor([5, 900]), condition_of(exact, 2), "epsilon")
     assert output.dtype == torch.float32
     torch.testing.assert_close(output, expected, atol=0.1 if dtype == "bfloat16" else 0.02, rtol=0)
     assert backbone.encode(torch.zeros(1, 3, 16, 16, dtype=torch.uint8)).dtype == torch.float32
@@ -112,10 +112,10 @@ def test_the_noise_schedule_stays_in_float32(folders, component):
     backbone = load(KINDS[component], folders[component]).to(torch.bfloat16)
     betas = torch.linspace(0.0001**0.5, 0.02**0.5, 1000, dtype=torch.float64) ** 2
     expected = (1 - betas).cumprod(0).float()
-    actual = backbone.alpha_bar(torch.arange(1000))
+    actual = backbone.parametrisation.alpha_bar(torch.arange(1000))
     assert actual.dtype == torch.float32
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=0)
-    assert backbone.alpha_bar(torch.tensor([7, 7, 0])).shape == (3,)
+    assert backbone.parametrisation.alpha_bar(torch.tensor([7, 7, 0])).shape == (3,)
 
 
 @both
@@ -150,13 +150,13 @@ def test_noise_is_the_output_or_converted_from_a_velocity(folders, component, fo
     condition = condition_of(backbone, 3)
     name = "class_labels" if component == "transformer" else "encoder_hidden_states"
     output = backbone.denoiser(noisy, timestep=t, **{name: condition}).sample[:, : noisy.shape[1]]
-    predicted = backbone.predict_noise(noisy, t, condition)
+    predicted = backbone.predict_target(noisy, t, condition, "epsilon")
     if not folder:
-        assert backbone.prediction_type == "epsilon"
+        assert backbone.parametrisation.prediction_type == "epsilon"
         assert torch.equal(predicted, output)
         return
-    assert backbone.prediction_type == "v_prediction"
-    alpha_bar = backbone.alpha_bar(t).view(-1, 1, 1, 1)
+    assert backbone.parametrisation.prediction_type == "v_prediction"
+    alpha_bar = backbone.parametrisation.alpha_bar(t).view(-1, 1, 1, 1)
     expected = alpha_bar.sqrt() * output + (1 - alpha_bar).sqrt() * noisy
     torch.testing.assert_close(predicted, expected, atol=1e-5, rtol=0)
 

@@ -242,7 +242,7 @@ def test_networks_are_marked_with_their_rows(tmp_path):
 
     with torch.no_grad(), marks_reported_to(listener):
         latents = backbone.encode(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
-        backbone.predict_noise(latents, torch.tensor([5, 900]), backbone.conditions(["", ""], [0, 1]))
+        backbone.predict(latents, torch.tensor([5, 900]), backbone.conditions(["", ""], [0, 1]))
         backbone.decode(latents[:1])
     assert seen == [("encoder", 2), ("denoiser", 2), ("decoder", 1)]
 

@@ -35,11 +35,11 @@ def exhaustive(backbone, image_id, image, trials, seed, classes=16):
     for j, t in enumerate(trial_grid(trials)):
         key = trial_keys(torch.tensor([stable_hash(image_id)]), torch.tensor([j]), seed)
         noise = trial_noise(key, latents.shape[1:])
-        abar = backbone.alpha_bar(torch.tensor([t]))
+        abar = backbone.parametrisation.alpha_bar(torch.tensor([t]))
         noisy = abar.sqrt() * latents + (1 - abar).sqrt() * noise
         for label in range(classes):
-            predicted = backbone.predict_noise(
-                noisy, torch.tensor([t]), backbone.conditions([""] * 16, range(16))[[label]]
+            predicted = backbone.predict_target(
+                noisy, torch.tensor([t]), backbone.conditions([""] * 16, range(16))[[label]], "epsilon"
             )
             table[label, j] = (noise - predicted).square().mean()
     return table
@@ -220,7 +220,7 @@ def test_an_image_whose_errors_are_not_finite_fails_alone(value, settings, call)
             self.failed = {}
 
         def on_predict_start(self, trainer, pl_module):
-            predict, calls = pl_module.backbone.predict_noise, iter(range(1000))
+            predict, calls = pl_module.backbone.predict, iter(range(1000))
 
             def broken(noisy, timesteps, condition):
                 output = predict(noisy, timesteps, condition)
@@ -228,7 +228,7 @@ def test_an_image_whose_errors_are_not_finite_fails_alone(value, settings, call)
                     output[5] = value
                 return output
 
-            pl_module.backbone.predict_noise = broken
+            pl_module.backbone.predict = broken
 
         def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
             self.failed.update(batch["failed"])

@@ -151,11 +151,13 @@ def test_settings_of_the_scheduler_come_from_the_folder(dit):
     for kind in (DDIMScheduler, EulerDiscreteScheduler):
         expected = kind.from_config(twin.scheduler_config)
         expected.set_timesteps(10)
-        made = make_scheduler(twin, kind, {}, 10)
+        made, spacing = make_scheduler(twin, kind, {}, 10, (3, 32, 32))
         assert made.config == expected.config
+        assert spacing == {}
         assert made.timesteps.tolist() == expected.timesteps.tolist()
     assert expected.timesteps.tolist() == list(range(901, 0, -100))
-    spaced = make_scheduler(twin, DDIMScheduler, {"timestep_spacing": "trailing", "set_alpha_to_one": True}, 10)
+    options = {"timestep_spacing": "trailing", "set_alpha_to_one": True}
+    spaced, _ = make_scheduler(twin, DDIMScheduler, options, 10, (3, 32, 32))
     assert spaced.timesteps.tolist() == list(range(999, 0, -100))
     assert spaced.final_alpha_cumprod == 1
     stored = scheduler_settings(spaced)
@@ -163,7 +165,7 @@ def test_settings_of_the_scheduler_come_from_the_folder(dit):
     expected |= {"steps_offset": 1, "set_alpha_to_one": True, "timestep_spacing": "trailing", "thresholding": False}
     assert {name: stored.get(name) for name in expected} == expected
     assert "variance_type" not in stored
-    solver = make_scheduler(twin, DPMSolverMultistepScheduler, {}, 10)
+    solver, _ = make_scheduler(twin, DPMSolverMultistepScheduler, {}, 10, (3, 32, 32))
     assert scheduler_settings(solver)["lambda_min_clipped"] == "-inf"
 
 
@@ -290,6 +292,7 @@ def test_numbers_that_are_not_finite_are_no_image(dit):
     [
         (FlowMatchEulerDiscreteScheduler, {}, "has no prediction type, but shapes_dit predicts epsilon"),
         (EDMEulerScheduler, {}, "defines its own noise levels"),
+        (DPMSolverMultistepScheduler, {"use_flow_sigmas": True}, "shapes_dit is none: leave it out"),
         (CogVideoXDDIMScheduler, {}, "changes the noise levels that shapes_dit was trained on"),
         (CogVideoXDDIMScheduler, {"timestep_spacing": "trailing"}, "changes the noise levels"),
         (DDIMScheduler, {"etta": 1}, "DDIMScheduler has no option 'etta'; it has beta_end"),
