@@ -32,7 +32,7 @@ from bigain.compressors import LGTM, Compressor
 from bigain.data import ShapeTextures
 from bigain.data.shapes import render_shapes
 from bigain.diffusion.elimination import Elimination, staged_elimination
-from bigain.diffusion.noising import add_noise, prediction_error
+from bigain.diffusion.noising import prediction_error
 from bigain.diffusion.trials import trial_grid, trial_keys, trial_noise
 from bigain.modules import DiffusionClassifier
 from bigain.tokens.randomness import stable_hash
@@ -82,13 +82,13 @@ def plain(case: Case) -> Elimination:
         def one_trial(x: Tensor, name: str, trial: int, classes: Tensor) -> Tensor:
             key = trial_keys(torch.tensor([stable_hash(name)]), torch.tensor([trial]), 0)
             t, noise = torch.tensor([grid[trial]]), trial_noise(key, x.shape)
-            noisy = add_noise(x[None], noise, case.backbone.alpha_bar(t))
+            noisy = case.backbone.parametrisation.add_noise(x[None], noise, t)
             errors = []
             for block in classes.split(case.rows):
                 n = len(block)
                 with row_keys(key.expand(n), block):
-                    predicted = case.backbone.predict_noise(
-                        noisy.expand(n, -1, -1, -1), t.expand(n), case.conditions[block]
+                    predicted = case.backbone.predict_target(
+                        noisy.expand(n, -1, -1, -1), t.expand(n), case.conditions[block], "epsilon"
                     )
                 errors.append(prediction_error(predicted, noise.expand(n, -1, -1, -1), "l2"))
             return torch.cat(errors)
