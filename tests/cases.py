@@ -1,8 +1,9 @@
-"""One row per compressor and option; every contract test crosses the rows with the networks."""
+"""One row per compressor and option, for the contract tests on all networks."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
@@ -97,25 +98,24 @@ def _fits(case: dict[str, Any], network: str) -> bool:
     return network == "unet" or "cross_attn" not in case["kwargs"].get("modules", ())
 
 
+def _crossed(cases: Iterable[dict[str, Any]], networks: Iterable[str]) -> list[Any]:
+    fitting = ((case, network) for case in cases for network in networks if _fits(case, network))
+    return [pytest.param(case, network, id=f"{_name(case)}-{network}") for case, network in fitting]
+
+
+def _pairs(parameters: list[Any]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("case", "network"), parameters)
+
+
+# The first row of each class, for what its options cannot change.
+METHODS = list({case["class"]: case for case in reversed(CASES)}.values())[::-1]
 # One row per mechanism for the networks with attention over text and image.
 _ROWS = ("LGTM-0.5-self_attn+mlp-attn_input", "CAM-ToMe-0.5-attn_input", "IEKVD-3-Linear")
+_joint = _crossed((case for case in CASES if _name(case).startswith(_ROWS)), JOINT)
 
-every_case = pytest.mark.parametrize(
-    ("case", "network"),
-    [
-        pytest.param(case, network, id=f"{_name(case)}-{network}")
-        for case in CASES
-        for network in NETWORKS
-        if _fits(case, network)
-    ],
-)
-_joint = [
-    pytest.param(case, network, id=f"{_name(case)}-{network}")
-    for case in CASES
-    for network in JOINT
-    if _name(case).startswith(_ROWS)
-]
-_everywhere = [*every_case.args[1], *_joint]
-every_case_and_architecture = pytest.mark.parametrize(("case", "network"), _everywhere)
+every_method = _pairs(_crossed(METHODS, NETWORKS))
+every_method_and_architecture = _pairs([*_crossed(METHODS, NETWORKS), *_joint])
+every_case = _pairs(_crossed(CASES, NETWORKS))
+every_case_and_architecture = _pairs([*_crossed(CASES, NETWORKS), *_joint])
 every_architecture = pytest.mark.parametrize("network", [*NETWORKS, *JOINT])
 every_network = pytest.mark.parametrize("network", NETWORKS)

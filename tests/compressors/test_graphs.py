@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from cases import Seen, build, every_case
+from cases import Seen, build, every_method
 from graphs import Recorder, on_cpu  # noqa: F401 -- a fixture
 from models import PROMPT_TOKENS, WIDTH, forward, fresh, inputs, tiny_dit, tiny_unet
 
@@ -38,7 +38,7 @@ def calls(network):
     return [(inputs(network, seed=seed), keys) for seed, keys in zip((1, 2), KEYS, strict=True)]
 
 
-@every_case
+@every_method
 def test_replays_compute_the_same(case, network):
     model = fresh(network)
     with build(case).applied_to(model):

@@ -1,7 +1,7 @@
 """What onlookers of a compressor are shown, and that they change nothing."""
 
 import torch
-from cases import Seen, build, every_case
+from cases import Seen, build, every_method
 from models import LATENTS, forward, inputs, shared
 
 from bigain.compressors import CAM, LGTM, ToDo
@@ -9,7 +9,7 @@ from bigain.compressors.kv import KVDownsampler
 from bigain.tokens.grid import Grid
 
 
-@every_case
+@every_method
 def test_onlookers_see_what_is_left_of_every_token_and_change_nothing(case, network):
     model, given = shared(network), inputs(network)
     compressor = build(case)

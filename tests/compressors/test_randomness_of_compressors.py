@@ -89,28 +89,6 @@ def test_seeds_and_sites_choose_differently(make, drawn):
 
 
 @every_random
-@pytest.mark.parametrize("value", [500, 500.0, 0, 999, 500.5, 0.1], ids=str)
-def test_without_keys_the_value_of_the_timestep_counts(make, value, drawn):
-    """Whether it comes as a number or as a tensor of any shape; 0.1 is no float32 number."""
-    given = inputs("unet", 2)
-    exact = torch.float64 if isinstance(value, float) else torch.int64
-    forms = [
-        value,
-        torch.tensor(value),
-        torch.tensor(value, dtype=exact),
-        torch.tensor([value], dtype=torch.float32),
-        torch.tensor([value, value]),
-    ]
-    outputs = [choose(make(), {**given, "timestep": form}) for form in forms]
-    tables = [drawn[i : i + 3] for i in range(0, 15, 3)]
-    for table in tables[1:]:
-        assert all(map(torch.equal, table, tables[0]))
-    for output in outputs[1:]:
-        torch.testing.assert_close(output, outputs[0], atol=1e-5, rtol=0)
-    assert torch.equal(tables[0][0][0], tables[0][0][1])
-
-
-@every_random
 def test_guided_pairs_choose_alike(make, drawn):
     """Both halves carry one key, or one timestep; the text differs."""
     given = inputs("unet", 2)

@@ -5,7 +5,7 @@ On the meta device a tensor of the processor beside those of the device gives a 
 
 import pytest
 import torch
-from cases import CASES, build, every_network
+from cases import METHODS, build, every_network
 from diffusers import DDIMScheduler, DDPMScheduler
 from graphs import Refusing, tensors
 from models import LATENTS, PROMPT_TOKENS, WIDTH, fresh
@@ -48,9 +48,7 @@ def conditions_of(network, number):
     return torch.empty(size, device=META, dtype=torch.float32 if network == "unet" else torch.int64)
 
 
-@pytest.mark.parametrize(
-    "case", {case["class"]: case for case in CASES}.values(), ids=lambda case: case["class"].__name__
-)
+@pytest.mark.parametrize("case", METHODS, ids=lambda case: case["class"].__name__)
 def test_forwards_of_a_classification(case):
     """Three pairs of an image and a trial under five classes, in two forwards; one case of each method."""
     network = "unet"

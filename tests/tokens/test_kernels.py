@@ -35,14 +35,15 @@ from bigain.tokens.similarity_pruning import similarity_pruning
 kernels = pytest.importorskip("bigain.tokens.kernels.plans", reason="triton is not installed")
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-SHAPES = [
-    (Grid(4, 6), Cell(2, 2), 64, torch.float32),
-    (Grid(5, 7), Cell(2, 2), 64, torch.float16),
-    (Grid(4, 6), Cell(2, 3), 64, torch.bfloat16),
-    (Grid(7, 4), Cell(4, 2), 80, torch.float32),
-    (Grid(3, 8), Cell(1, 2), 16, torch.float16),
-]
-every_shape = pytest.mark.parametrize(("grid", "cell", "c", "dtype"), SHAPES)
+every_shape = pytest.mark.parametrize(
+    ("grid", "cell", "c", "dtype"),
+    [
+        (Grid(4, 6), Cell(2, 2), 64, torch.float32),
+        # Strips that no cell holds; sizes that are no power of two.
+        (Grid(5, 5), Cell(2, 2), 64, torch.float16),
+        (Grid(4, 6), Cell(1, 3), 80, torch.bfloat16),
+    ],
+)
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +96,11 @@ def rules(x, grid, cell):
 def test_matching(grid, cell, c, dtype):
     # Norms of 8 are exact, and so are all ties.
     x, most = tokens(grid, c, dtype, "ties" if c == 64 else "smooth"), grid.n - cell_count(grid, cell)
-    for number, (name, (arguments, destination)) in enumerate(rules(x, grid, cell).items()):
+    cases = rules(x, grid, cell)
+    if dtype != torch.float32:
+        # Scores and similarities depend on the type, what is drawn or given does not.
+        cases = {name: cases[name] for name in ("flattest", "redrawn")}
+    for number, (name, (arguments, destination)) in enumerate(cases.items()):
         removed = most if number % 3 == 0 else 1 if number % 3 == 1 else most // 2
         defaults = ("", None, None, None, 0, 0)
         tables = kernels.bipartite(x, grid, cell, removed, *arguments, *defaults[len(arguments) :])
@@ -132,15 +137,12 @@ def test_block_merging(grid, cell, c, dtype):
 def test_keys(grid, cell, c, dtype, monkeypatch):
     x = tokens(grid, c, dtype)
     alphas = torch.tensor([0.8, 1.2], device=DEVICE)
+    factor = 3 if c == 80 else 2
     calls = [
-        lambda factor=factor, call=call: call(factor)
-        for factor in range(2, min(grid.h, 3) + 1)
-        for call in (
-            lambda factor: downsample_nearest(x, grid, factor),
-            lambda factor: downsample_average(x, grid, factor),
-            lambda factor: interextrapolate(x, grid, factor, 0.9),
-            lambda factor: interextrapolate(x, grid, factor, alphas),
-        )
+        lambda: downsample_nearest(x, grid, factor),
+        lambda: downsample_average(x, grid, factor),
+        lambda: interextrapolate(x, grid, factor, 0.9),
+        lambda: interextrapolate(x, grid, factor, alphas),
     ]
     by_kernels = [call() for call in calls]
     selected = [kernels.frequency(x, grid, grid.n // 3, keep) for keep in ("high", "low")]
@@ -171,11 +173,11 @@ def test_zero_tokens_and_nan():
 
 
 def test_a_plan_does_not_depend_on_its_neighbours():
-    grid, cell = Grid(6, 6), Cell(2, 2)
-    x, keys = draw(3, grid.n, 16).to(DEVICE), torch.arange(3, device=DEVICE)
+    grid, cell = Grid(4, 4), Cell(2, 2)
+    x, keys = draw(2, grid.n, 16).to(DEVICE), torch.arange(2, device=DEVICE)
     for plan in (
-        lambda rows: kernels.bipartite(x[rows], grid, cell, 20, "flattest", None, None, None, 0, 0),
-        lambda rows: kernels.similar(x[rows], grid, cell, 20, keys[rows], 0, 0, 0.1, 1.0),
+        lambda rows: kernels.bipartite(x[rows], grid, cell, 9, "flattest", None, None, None, 0, 0),
+        lambda rows: kernels.similar(x[rows], grid, cell, 9, keys[rows], 0, 0, 0.1, 1.0),
     ):
         assert torch.equal(plan(slice(None))[1:2, :3], plan(slice(1, 2))[:, :3])
 
@@ -194,8 +196,9 @@ def test_a_plan_does_not_depend_on_its_neighbours():
     ids=lambda compressor: type(compressor).__name__,
 )
 def test_in_a_network(compressor, monkeypatch):
-    compressor.where = getattr(compressor, "inner", compressor).where = Where(blocks=[0, 1])
-    model, given = fresh("dit").to(DEVICE), {name: value.to(DEVICE) for name, value in inputs("dit").items()}
+    blocks = [0, 1] if isinstance(compressor, CAM) else [0]
+    compressor.where = getattr(compressor, "inner", compressor).where = Where(blocks=blocks)
+    model, given = fresh("dit").to(DEVICE), {name: value.to(DEVICE) for name, value in inputs("dit", 2).items()}
     with compressor.applied_to(model):
         by_kernels = forward(model, given)
         monkeypatch.setenv("BIGAIN_KERNELS", "torch")
@@ -252,12 +255,12 @@ def test_arguments_of_one_row_count_for_all():
     """Kernels read by address: neither expanded nor strided tensors may mislead them."""
     grid, cell = Grid(4, 4), Cell(2, 2)
     x, row = tokens(grid, 16, torch.float32), torch.tensor([5], device=DEVICE)
-    calls = [("drawn", None, keys) for keys in (row, row.expand(2), row.repeat(2))]
     first = first_destinations(grid, cell, DEVICE)
-    calls += [("given", destinations, None) for destinations in (first, first.expand(2, -1), first.repeat(2, 1))]
+    calls = [("drawn", None, keys) for keys in (row.expand(2), row.repeat(2))]
+    calls += [("given", destinations, None) for destinations in (first, first.repeat(2, 1))]
     plans = [kernels.bipartite(x, grid, cell, 7, *call, None, 3, 1)[:, :3] for call in calls]
-    assert all(torch.equal(plan, plans[0]) for plan in plans[:3])
-    assert all(torch.equal(plan, plans[3]) for plan in plans[3:])
+    assert torch.equal(plans[0], plans[1])
+    assert torch.equal(plans[2], plans[3])
     alpha = torch.tensor([0.8], device=DEVICE)
     blends = [interextrapolate(x, grid, 2, weight) for weight in (alpha, alpha.expand(2), alpha[0], alpha.repeat(2))]
     assert all(torch.equal(blend, blends[0]) for blend in blends)
