@@ -172,12 +172,7 @@ class Backbone(nn.Module, ABC):
     def set_schedule(self, scheduler: DDPMScheduler | FlowMatchEulerDiscreteScheduler) -> None:
         """Take the noise schedule and the parametrisation from a scheduler."""
         self.training_schedule = scheduler
-        if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
-            self.parametrisation = Flow("velocity", scheduler.config)
-        else:
-            predicts: Target = "velocity" if scheduler.config["prediction_type"] == "v_prediction" else "epsilon"
-            # Not a buffer: a half-precision trainer would round it, with relative errors above 1e-2 at its small end.
-            self.parametrisation = Diffusion(predicts, scheduler.alphas_cumprod.float())
+        self.parametrisation = parametrisation_of(scheduler)
 
     def _check(self, config: Mapping[str, Any]) -> None:
         """Raise an InputError if this class cannot call a denoiser of this configuration."""
@@ -287,3 +282,12 @@ class Backbone(nn.Module, ABC):
             output = self._denoise(noisy.to(parameter.dtype, memory_format=layout), timesteps, condition)
         # A network with learned variance appends it to the noise.
         return output[:, : noisy.shape[1]].float()
+
+
+def parametrisation_of(scheduler: DDPMScheduler | FlowMatchEulerDiscreteScheduler) -> Parametrisation:
+    """Return the noise levels of a scheduler, and what networks that were trained with it predict."""
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        return Flow("velocity", scheduler.config)
+    predicts: Target = "velocity" if scheduler.config["prediction_type"] == "v_prediction" else "epsilon"
+    # Not a buffer: a half-precision trainer would round it, with relative errors above 1e-2 at its small end.
+    return Diffusion(predicts, scheduler.alphas_cumprod.float())

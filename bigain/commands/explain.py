@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from bigain.commands.parsing import Outcome
 from bigain.errors import InputError
 from bigain.report.explain.explanation import Explanation, explain, explanation_lines
 from bigain.report.explain.figure import draw_explanations
 from bigain.report.explain.margins import TIME
+from bigain.report.explain.weights import try_weights
 from bigain.runs.files import write_json
 from bigain.runs.results import Run, classification_in, find_runs, load_run
 
@@ -22,6 +26,7 @@ def explain_runs(
     output: Path | None = None,
     allow_differences: bool = False,
     partial: bool = False,
+    weights: list[str] | None = None,
 ) -> Outcome:
     """Explain from their stored errors why classification runs differ from a baseline.
 
@@ -37,6 +42,8 @@ def explain_runs(
         output: Folder to draw the figure into, as PNG, SVG and PDF.
         allow_differences: Explain runs whose images, seed, protocol or versions differ, on the images that both have.
         partial: Include runs that have not finished all their images.
+        weights: Instead, try weights over timesteps on the errors of runs with `keep: null`: uniform, snr, fitted (to
+            other images), JSON files with one weight per timestep.
 
     Returns:
         The explanations; complete if all given runs were explained.
@@ -50,8 +57,14 @@ def explain_runs(
     # In the output of `bigain evaluate`, the classification is meant; a folder of all runs contains the baseline, too.
     members = [run for run in members if run.task == "classification" or run.path in runs]
     by_base: dict[Path, list[Run]] = {}
-    orphans = []
+    orphans, tried = [], []
     for run in members:
+        if weights:
+            try:
+                tried.append(try_weights(run, weights, _snr))
+            except InputError as error:
+                missing.append(str(error))
+            continue
         of_run = classification_in(baseline) if baseline else run.path / "baseline"
         if baseline or of_run.is_dir():
             by_base.setdefault(of_run, []).append(run)
@@ -74,12 +87,26 @@ def explain_runs(
         explanations += explained
         missing += map(str, refused)
     left_out = unfinished + missing
-    if not explanations:
+    if not (explanations or tried):
         raise InputError("; ".join(left_out) or f"there is nothing to compare {', '.join(map(str, by_base))} with")
     if json is not None:
-        rows = [explanation.row() for explanation in explanations]
+        rows = [explanation.row() for explanation in explanations] + [row for row, _ in tried]
         write_json(json, {"explanations": rows, "left_out": left_out}, "give --json another file")
-    lines = explanation_lines(explanations) + [f"left out: {reason}" for reason in left_out]
-    if output is not None:
+    lines = [line for _, text in tried for line in text] if tried else explanation_lines(explanations)
+    lines += [f"left out: {reason}" for reason in left_out]
+    if explanations and output is not None:
         lines += map(str, draw_explanations(explanations, output))
     return Outcome("\n".join(lines) + "\n", not missing)
+
+
+def _snr(run: Run, timesteps: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return the signal-to-noise ratios of a run's noise schedule. `(t,)`."""
+    import diffusers
+    import torch
+
+    from bigain.backbones.base import parametrisation_of
+
+    settings = dict(run.results["scheduler"])
+    scheduler = getattr(diffusers, settings.pop("class")).from_config(settings)
+    ratios: npt.NDArray[np.float64] = parametrisation_of(scheduler).snr(torch.from_numpy(timesteps)).double().numpy()
+    return ratios

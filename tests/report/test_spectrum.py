@@ -27,15 +27,15 @@ def test_moments_of_planted_bands_are_over_noise_or_over_everything():
     every = np.ones((IMAGES, len(TIMES)), bool)
     measured = spectrum(of, every)
     assert measured.over_noise
-    assert measured.moments.mu == pytest.approx(margin.mean((0, 1)))
+    assert measured.mu == pytest.approx(margin.mean((0, 1)))
     groups = margin.reshape(IMAGES, 4, 3, 5)
     expected = np.mean([np.cov(groups[i, t].T) for i in range(IMAGES) for t in range(4)], axis=0)
-    np.testing.assert_allclose(measured.moments.covariance, expected, atol=1e-12)
+    np.testing.assert_allclose(measured.covariance, expected, atol=1e-12)
     # What images have in common is no noise: without repeated timesteps it counts.
     single = np.tile(np.arange(3) == 1, (IMAGES, 4))
     once = spectrum(of, single)
     assert not once.over_noise
-    np.testing.assert_allclose(once.moments.covariance, np.cov(margin[single].T, bias=True), atol=1e-12)
+    np.testing.assert_allclose(once.covariance, np.cov(margin[single].T, bias=True), atol=1e-12)
     whole = margins(of.errors, of.label, every, of.timesteps)
     assert whole.sigma_over_noise**2 == pytest.approx(expected.sum())
     assert margins(of.errors, of.label, single, of.timesteps).sigma_over_noise is None

@@ -13,8 +13,8 @@ import numpy as np
 from bigain.errors import InputError
 from bigain.report.comparison import Comparison, compare
 from bigain.report.explain.frequency import Response, load_response, mean_over_modules
-from bigain.report.explain.margins import TIME, Margins, change_intervals, margins, read_errors, share
-from bigain.report.explain.spectrum import Spectra, spectrum
+from bigain.report.explain.margins import TIME, Floats, Margins, change_intervals, margins, read_errors, share
+from bigain.report.explain.spectrum import Spectrum, spectra_lines, spectra_row, spectrum
 from bigain.report.statistics import ENOUGH
 from bigain.report.tables import indented
 from bigain.runs.numbers import counted, decimals, signed
@@ -113,7 +113,7 @@ class Explanation:
         whole: Margins over all shared trials.
         bands: Margins by timestep, without bands that have no shared trial.
         response: The frequency response that the run stored.
-        spectra: Margins by frequency, if both runs stored them.
+        spectra: Margins by frequency of both, and `|H_P|^2` if it was measured; None unless both runs stored them.
     """
 
     comparison: Comparison
@@ -121,7 +121,7 @@ class Explanation:
     whole: Band
     bands: Sequence[Band]
     response: Response | None
-    spectra: Spectra | None
+    spectra: tuple[Spectrum, Spectrum, Floats | None] | None
 
     def row(self) -> dict[str, Any]:
         """Return plain values for a file."""
@@ -130,7 +130,7 @@ class Explanation:
             "classes": self.classes,
             "margins": self.whole.row(),
             "margins_by_timestep": [band.row() for band in self.bands],
-            "margins_by_frequency": self.spectra and self.spectra.row(),
+            "margins_by_frequency": self.spectra and spectra_row(*self.spectra),
             "frequencies": self.response and self.response.row(),
         }
 
@@ -172,13 +172,10 @@ def explain(
                 measured.append((low, high, before, after))
         intervals = change_intervals([each[2:] for each in measured], len(first.label), title=comparison.names[0])
         whole, *parts = [Band(*each, interval) for each, interval in zip(measured, intervals, strict=True)]
-        of_base, of_run = spectrum(first, trials), spectrum(second, trials)
-        spectra = None
+        of_base, of_run, spectra = spectrum(first, trials), spectrum(second, trials), None
         if of_base and of_run:
             stored = comparison.run.results["protocol"]["bands"]
-            spectra = Spectra(
-                of_base, of_run, None if response is None else response.gain(stored["grid"], stored["count"])
-            )
+            spectra = of_base, of_run, None if response is None else response.gain(stored["grid"], stored["count"])
         explanations.append(Explanation(comparison, first.errors.shape[1], whole, parts, response, spectra))
     return explanations, refused
 
@@ -196,7 +193,7 @@ def explanation_lines(explanations: Sequence[Explanation]) -> list[str]:
         lines += [*_margins(explanation), "", comparison.sentence(), _verdict(explanation), *comparison.remarks, ""]
         if explanation.spectra:
             change = signed(comparison.metric.difference, comparison.digits)
-            lines += [*explanation.spectra.lines(comparison.names, change), ""]
+            lines += [*spectra_lines(*explanation.spectra, comparison.names, change), ""]
     noises = any(explanation.whole.run.noise is not None for explanation in explanations)
     return [*lines, *_NOTES, _OVER_NOISE if noises else _ONE_NOISE]
 

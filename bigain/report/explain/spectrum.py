@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,8 @@ from bigain.report.statistics import ALPHA, ENOUGH
 from bigain.report.tables import indented
 from bigain.runs.numbers import counted, with_interval
 
-# Statements of the paper: a number of `Moments`, its edge, whether it should lie above, scale and unit, words. What
-# is weak is less than a medium correlation (Cohen, Statistical Power Analysis, 1988).
+# Statements of the paper: a name in `numbers`, an edge, whether it should lie above, scale and unit, words. Weak is
+# less than a medium correlation (Cohen, Statistical Power Analysis, 1988).
 _STATEMENTS = (
     ("low_margin", 0.5, True, 100, "%", "low bands dominate the margin", "the lower half has"),
     ("high_variance", 0.5, True, 100, "%", "high bands dominate the variance", "the upper half has"),
@@ -26,105 +25,67 @@ _VERDICTS = {True: "holds", False: "does not hold", None: "is undecided"}
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Means and covariances of the margins of b bands, `(..., b)` and `(..., b, b)`, and what follows from them."""
+class Spectrum:
+    """Margins by frequency, of b bands, over m images.
+
+    Attributes:
+        mu: `(b,)`.
+        covariance: `(b, b)`.
+        images: m.
+        over_noise: Whether variances are the theorem's, over noises at one timestep, not over images and trials.
+        draws: `numbers` of bootstrap draws of images, which are the same for runs of as many images.
+    """
 
     mu: Floats
     covariance: Floats
-
-    @property
-    def variances(self) -> Floats:
-        """Of single bands. `(..., b)`."""
-        return np.diagonal(self.covariance, axis1=-2, axis2=-1)
-
-    @property
-    def correlation(self) -> Floats:
-        """`(..., b, b)`."""
-        return _ratio(self.covariance, np.sqrt(self.variances[..., None] * self.variances[..., None, :]))
-
-    @property
-    def independent(self) -> Floats:
-        """`mu / sigma` of the margin if bands are independent, as Theorem 1 has it."""
-        return _ratio(self.mu.sum(-1), np.sqrt(self.variances.sum(-1)))
-
-    @property
-    def separation(self) -> Floats:
-        """`mu / sigma` of the margin, 1 / r."""
-        return _ratio(self.mu.sum(-1), np.sqrt(self.covariance.sum((-2, -1))))
-
-    @property
-    def low_margin(self) -> Floats:
-        """Share of the mean and the lower half of the bands in the margin."""
-        return _ratio(self.mu[..., : (self.mu.shape[-1] + 1) // 2].sum(-1), self.mu.sum(-1))
-
-    @property
-    def high_variance(self) -> Floats:
-        """Share of the upper half of the bands in the sum of their variances."""
-        return _ratio(self.variances[..., (self.mu.shape[-1] + 1) // 2 :].sum(-1), self.variances.sum(-1))
-
-    @property
-    def mean_correlation(self) -> Floats:
-        """Mean absolute correlation of two bands."""
-        return np.abs(self.correlation[..., *np.triu_indices(self.mu.shape[-1], 1)]).mean(-1)
-
-    @property
-    def shared_variance(self) -> Floats:
-        """Share of covariances in the variance of the margin."""
-        return 1 - _ratio(self.variances.sum(-1), self.covariance.sum((-2, -1)))
-
-
-@dataclass(frozen=True)
-class Spectrum:
-    """Margins by frequency of m images: means over the trials of each.
-
-    Attributes:
-        mean: `(m, b)`.
-        product: Of two bands; with several noises per timestep, of their deviations from its mean. `(m, b, b)`.
-        over_noise: Whether variances are the theorem's, over noises at one timestep, not over images and trials.
-    """
-
-    mean: Floats
-    product: Floats
+    images: int
     over_noise: bool
-
-    def _moments(self, mean: Floats, product: Floats) -> Moments:
-        return Moments(mean, product if self.over_noise else product - mean[..., None] * mean[..., None, :])
-
-    @cached_property
-    def moments(self) -> Moments:
-        """Of all images."""
-        return self._moments(self.mean.mean(0), self.product.mean(0))
-
-    @cached_property
-    def draws(self) -> Moments:
-        """Of each bootstrap draw of images, the same draws for runs of as many images."""
-        images, bands = self.mean.shape
-        means = resampled(np.concatenate([self.mean, self.product.reshape(images, -1)], 1)) / images
-        return self._moments(means[:, :bands], means[:, bands:].reshape(-1, bands, bands))
+    draws: Mapping[str, Floats]
 
     def interval(self, name: str, base: Spectrum | None = None) -> tuple[float, float] | None:
-        """Return the 95 % interval of a number of the moments, or of its change; None if there is none."""
-        values = getattr(self.draws, name) - (getattr(base.draws, name) if base else 0)
-        if len(self.mean) < ENOUGH or not np.isfinite(values).all():
+        """Return the 95 % interval of one of `numbers`, or of its change; None if there is none."""
+        values = self.draws[name] - (base.draws[name] if base else 0)
+        if self.images < ENOUGH or not np.isfinite(values).all():
             return None
         low, high = np.quantile(values, [ALPHA / 2, 1 - ALPHA / 2])
         return float(low), float(high)
 
-    def verdicts(self) -> dict[str, bool | None]:
-        """Return whether each statement of the paper holds; None if too few images tell."""
-        above = {name: _above(self.interval(name), edge) for name, edge, *_ in _STATEMENTS}
-        return {name: above[name] if above[name] is None else above[name] == more for name, _, more, *_ in _STATEMENTS}
-
-    def statements(self, name: str) -> str:
-        """Return whether the statements of the paper hold of the run of this name, with the numbers."""
-        verdicts, parts = self.verdicts(), []
-        for share, _, _, scale, unit, statement, subject in _STATEMENTS:
-            ends = self.interval(share)
+    def statements(self) -> tuple[list[bool | None], str]:
+        """Return whether each statement of the paper holds, None if too few images tell, and all of it in words."""
+        holds, parts, values = [], [], numbers(self.mu, self.covariance)
+        for name, edge, more, scale, unit, statement, subject in _STATEMENTS:
+            ends = self.interval(name)
+            above = _above(ends, edge)
+            holds.append(None if above is None else above == more)
             low, high = (None, None) if ends is None else (scale * ends[0], scale * ends[1])
-            number = with_interval(scale * float(getattr(self.moments, share)), low, high, unit, "95 % interval ")
-            parts.append(f'"{statement}" {_VERDICTS[verdicts[share]]}, {subject} {number}')
-        shared = 100 * float(self.moments.shared_variance)
-        return f"{name}: {'; '.join(parts)}, and covariances are {shared:.2g} % of the variance of the margin."
+            number = with_interval(scale * float(values[name]), low, high, unit, "95 % interval ")
+            parts.append(f'"{statement}" {_VERDICTS[holds[-1]]}, {subject} {number}')
+        shared = 100 - 100 * np.trace(self.covariance) / self.covariance.sum()
+        return holds, f"{'; '.join(parts)}, and covariances are {shared:.2g} % of the variance of the margin."
+
+
+def numbers(mu: Floats, covariance: Floats) -> dict[str, Floats]:
+    """Return what follows from moments `(..., b)` and `(..., b, b)`, `(...)` each; not finite where nothing does.
+
+    The share of the mean and the lower half of the bands in the margin, that of the upper half in the bands' variances,
+    the mean absolute correlation of two bands, and `mu / sigma` of the margin, also as if bands were independent.
+    """
+    variances, half = np.diagonal(covariance, axis1=-2, axis2=-1), (mu.shape[-1] + 1) // 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pairs = correlation(covariance)[..., *np.triu_indices(mu.shape[-1], 1)]
+        return {
+            "low_margin": np.where(mu.sum(-1) > 0, mu[..., :half].sum(-1) / mu.sum(-1), np.nan),
+            "high_variance": variances[..., half:].sum(-1) / variances.sum(-1),
+            "mean_correlation": np.abs(pairs).mean(-1),
+            "mu_over_sigma": mu.sum(-1) / np.sqrt(covariance.sum((-2, -1))),
+            "independent": mu.sum(-1) / np.sqrt(variances.sum(-1)),
+        }
+
+
+def correlation(covariance: Floats) -> Floats:
+    """Return the correlations of covariances `(..., b, b)`."""
+    sigma = np.sqrt(np.diagonal(covariance, axis1=-2, axis2=-1))
+    return covariance / (sigma[..., None] * sigma[..., None, :])
 
 
 def spectrum(errors: Errors, trials: npt.NDArray[np.bool_]) -> Spectrum | None:
@@ -135,84 +96,69 @@ def spectrum(errors: Errors, trials: npt.NDArray[np.bool_]) -> Spectrum | None:
     trials, label, bands = trials[kept], errors.label[kept], errors.bands[kept]
     image, rival, count = np.arange(len(label)), rivals(errors.errors[kept], label, trials), trials.sum(1)
     margin = np.where(trials[..., None], bands[image, rival].astype(np.float64) - bands[image, label], 0)
-    around = around_timesteps(margin, errors.timesteps[kept], trials)
+    around, b = around_timesteps(margin, errors.timesteps[kept], trials), margin.shape[2]
     spread = margin if around is None else around
-    product = np.einsum("ntb,ntc->nbc", spread, spread) / count[:, None, None]
-    return Spectrum(margin.sum(1) / count[:, None], product, around is not None)
+    products = np.einsum("ntb,ntc->nbc", spread, spread).reshape(len(label), -1)
+    columns = np.concatenate([margin.sum(1), products], 1) / count[:, None]
+
+    def moments(means: Floats) -> tuple[Floats, Floats]:
+        mu, product = means[..., :b], means[..., b:].reshape(*means.shape[:-1], b, b)
+        return mu, product - (mu[..., None] * mu[..., None, :] if around is None else 0)
+
+    draws = numbers(*moments(resampled(columns) / len(label)))
+    return Spectrum(*moments(columns.mean(0)), len(label), around is not None, draws)
 
 
-@dataclass(frozen=True)
-class Spectra:
-    """Margins by frequency of the baseline and the run, and `|H_P|^2` of each band, None if it was not measured."""
-
-    base: Spectrum
-    run: Spectrum
-    gain: Floats | None
-
-    @property
-    def predicted(self) -> Moments | None:
-        """By Theorem 1: margins are energies, scaled by the gain."""
-        of, gain = self.base.moments, self.gain
-        return None if gain is None else Moments(gain * of.mu, gain[:, None] * gain * of.covariance)
-
-    def row(self) -> dict[str, Any]:
-        """Return plain values for a file."""
-        sides = {"base": self.base.moments, "run": self.run.moments, "predicted": self.predicted}
-        return {
-            **{side: of and {"mu": of.mu.tolist(), "covariance": of.covariance.tolist()} for side, of in sides.items()},
-            "gain": None if self.gain is None else self.gain.tolist(),
-            "over_noise": self.base.over_noise,
-            "statements": [of.verdicts() for of in (self.base, self.run)],
-        }
-
-    def lines(self, names: Sequence[str], accuracy: str) -> list[str]:
-        """Return tables and sentences; `names` of the run and the baseline, `accuracy` is its change."""
-        base, run, predicted = self.base.moments, self.run.moments, self.predicted
-        count, extra = len(base.mu) - 1, [] if predicted is None else ["predicted"]
-        sides = [base, run, *([] if predicted is None else [predicted])]
-        columns = [*(of.mu for of in sides), *(np.sqrt(of.variances) for of in sides)]
-        headers = ["frequency", "margin", "->", *extra, "deviation", "->", *extra]
-        if self.gain is not None:
-            headers, columns = [*headers, "|H_P|^2"], [*columns, self.gain]
-        bands = ["mean", *(f"{k / count:.2g}-{(k + 1) / count:.2g}" for k in range(count))]
-        both = np.tril(base.correlation, -1) + np.triu(run.correlation)
-        over = "noises at one timestep of one image" if self.base.over_noise else "images and trials"
-        return [
-            f"Margins by frequency of the residual, 1 is the highest, and deviations over {over} "
-            f"(n = {counted(len(self.base.mean), 'image')}):",
-            _numbers(headers, bands, np.transpose(columns), ".3g"),
-            "Correlation between bands, of the baseline below the diagonal, of the run above it:",
-            _numbers(["", *bands], bands, both, ".2f"),
-            *([] if predicted is None else [self._prediction(predicted, accuracy)]),
-            self.base.statements(names[1]),
-            self.run.statements(names[0]),
-        ]
-
-    def _prediction(self, predicted: Moments, accuracy: str) -> str:
-        base, run = self.base.moments, self.run.moments
-        rises = bool(predicted.independent > base.independent)
-        rose = _above(self.run.interval("separation", self.base), 0)
-        outcome = "too few images to tell" if rose is None else "which is right" if rose == rises else "which is wrong"
-        mu, sigma2 = base.mu.sum(), base.variances.sum()
-        return (
-            f"By |H_P|^2 and with independent bands, Theorem 1 predicts the margin to go from {mu:.3g} to "
-            f"{predicted.mu.sum():.3g}, sigma^2 from {sigma2:.3g} to {predicted.variances.sum():.3g}, and 1/r to "
-            f"{'rise' if rises else 'fall'} from {base.independent:.3g} to {predicted.independent:.3g}: {outcome}. "
-            f"Measured: margin {mu:.3g} to {run.mu.sum():.3g}, sigma^2 {base.covariance.sum():.3g} to "
-            f"{run.covariance.sum():.3g}, 1/r {base.separation:.3g} to {run.separation:.3g}; accuracy changed by "
-            f"{accuracy} points."
-        )
+def spectra_row(base: Spectrum, run: Spectrum, gain: Floats | None) -> dict[str, Any]:
+    """Return plain values for a file."""
+    sides = {
+        side: {"mu": of.mu.tolist(), "covariance": of.covariance.tolist(), "statements": of.statements()[0]}
+        for side, of in (("base", base), ("run", run))
+    }
+    return {**sides, "over_noise": base.over_noise, "gain": None if gain is None else gain.tolist()}
 
 
-def _numbers(headers: Sequence[str], names: Sequence[str], rows: Floats, style: str) -> str:
-    return indented(
-        headers, [[name, *(f"{value:{style}}" for value in row)] for name, row in zip(names, rows, strict=True)]
+def spectra_lines(base: Spectrum, run: Spectrum, gain: Floats | None, names: Sequence[str], accuracy: str) -> list[str]:
+    """Return tables and sentences. `gain`: `|H_P|^2` by band; `names`: of run and baseline; `accuracy`: its change."""
+    count, sides = len(base.mu) - 1, [(base.mu, base.covariance), (run.mu, run.covariance)]
+    if gain is not None:
+        # Margins are energies: the gain scales them and their deviations.
+        sides.append((gain * base.mu, gain[:, None] * gain * base.covariance))
+    heads = ["", "->", "predicted"][: len(sides)]
+    columns = [*(mu for mu, _ in sides), *(np.sqrt(np.diagonal(covariance)) for _, covariance in sides)]
+    bands = ["mean", *(f"{k / count:.2g}-{(k + 1) / count:.2g}" for k in range(count))]
+    both = np.tril(correlation(base.covariance), -1) + np.triu(correlation(run.covariance))
+    over = "noises at one timestep of one image" if base.over_noise else "images and trials"
+    return [
+        f"Margins by frequency of the residual, 1 is the highest, and deviations over {over} "
+        f"(n = {counted(base.images, 'image')}):",
+        _table(["frequency", *(head or of for of in ("margin", "deviation") for head in heads)], bands, columns, ".3g"),
+        "Correlation between bands, of the baseline below the diagonal, of the run above it:",
+        _table(["", *bands], bands, both.T, ".2f"),
+        *([] if gain is None else ["|H_P|^2 by band: " + ", ".join(f"{value:.3g}" for value in gain) + "."]),
+        *([] if gain is None else [_prediction(sides, run.interval("mu_over_sigma", base), accuracy)]),
+        *(f"{name}: {of.statements()[1]}" for name, of in zip(names, (run, base), strict=True)),
+    ]
+
+
+def _table(headers: Sequence[str], names: Sequence[str], columns: Sequence[Floats] | Floats, style: str) -> str:
+    cells = [[f"{value:{style}}" for value in row] for row in np.transpose(columns)]
+    return indented(headers, [[name, *row] for name, row in zip(names, cells, strict=True)])
+
+
+def _prediction(sides: Sequence[tuple[Floats, Floats]], change: tuple[float, float] | None, accuracy: str) -> str:
+    """Return what Theorem 1 predicts of margin, variance and their ratio, and what was measured."""
+    before, after, predicted = (numbers(*side) for side in sides)
+    rises, rose = bool(predicted["independent"] > before["independent"]), _above(change, 0)
+    outcome = "too few images to tell" if rose is None else "which is right" if rose == rises else "which is wrong"
+    mu, variance, sigma2 = zip(*((mu.sum(), np.trace(of), of.sum()) for mu, of in sides), strict=True)
+    return (
+        f"By |H_P|^2 and with independent bands, Theorem 1 predicts the margin to go from {mu[0]:.3g} to {mu[2]:.3g}, "
+        f"sigma^2 from {variance[0]:.3g} to {variance[2]:.3g}, and 1/r to {'rise' if rises else 'fall'} from "
+        f"{before['independent']:.3g} to {predicted['independent']:.3g}: {outcome}. Measured: margin {mu[0]:.3g} to "
+        f"{mu[1]:.3g}, sigma^2 {sigma2[0]:.3g} to {sigma2[1]:.3g}, 1/r {before['mu_over_sigma']:.3g} to "
+        f"{after['mu_over_sigma']:.3g}; accuracy changed by {accuracy} points."
     )
-
-
-def _ratio(part: Floats, whole: Floats) -> Floats:
-    """Return a quotient, NaN where the whole is not positive."""
-    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
 
 
 def _above(interval: tuple[float, float] | None, edge: float) -> bool | None:

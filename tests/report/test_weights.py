@@ -1,0 +1,100 @@
+"""Weights over timesteps on planted errors: one timestep tells the classes apart, the others are noise."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_runs import classification, error_line
+
+from bigain.commands.main import main
+from bigain.report.explain.weights import fit
+
+IMAGES, CLASSES, TIMES = 200, 4, [100, 300, 500, 700, 900]
+SCHEDULER = {"class": "DDPMScheduler", "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
+
+
+def planted(seed=0, informative=2):
+    make = np.random.default_rng(seed)
+    errors, label = make.normal(1, 0.5, (IMAGES, CLASSES, 5)), make.integers(0, CLASSES, IMAGES)
+    errors[..., informative] = make.normal(0.1, 0.01, (IMAGES, CLASSES))
+    errors[np.arange(IMAGES), label, informative] -= 0.03
+    return errors, label
+
+
+def run(path, errors, label, times=TIMES, **changes):
+    timesteps = np.tile(np.int16(times), (len(label), 1))
+    prediction = errors.mean(2).argmin(1)
+    columns = {"errors": errors.astype(np.float32), "timesteps": timesteps}
+    return classification(path, prediction == label, label=label, prediction=prediction, columns=columns, **changes)
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("full", *planted(), scheduler=SCHEDULER)
+
+
+def test_the_informative_timestep_is_found():
+    errors, label = planted()
+    weights = fit(errors, label)
+    assert weights.mean() == pytest.approx(1)
+    assert (weights >= 0).all()
+    assert weights[2] > 4.5
+    # At the minimum of the convex loss no weight can improve it: against coarse steps in the scale of the data.
+    assert (errors @ weights).argmin(1).tolist() == pytest.approx(errors[..., 2].argmin(1).tolist(), abs=3)
+
+
+def test_accuracies_are_of_images_that_were_not_fitted_to(capsys):
+    Path("one.json").write_text("[0, 0, 1, 0, 0]")
+    names = ["uniform", "snr", "fitted", "one.json"]
+    assert main(["explain", "full", "--weights", *names, "--json", "out.json"]) == 0
+    text = capsys.readouterr().out
+    assert "the difference to uniform ones on the same 200 images in points" in text
+    uniform, snr, fitted, one = json.loads(Path("out.json").read_text())["explanations"][0]["weights"]
+    errors, label = planted()
+    assert uniform["accuracy"] == pytest.approx(100 * (errors.mean(2).argmin(1) == label).mean())
+    assert (uniform["difference"], uniform["p"]) == (0, 1)
+    assert one["accuracy"] == pytest.approx(100 * (errors[..., 2].argmin(1) == label).mean())
+    assert fitted["accuracy"] > 95
+    assert fitted["low"] > 0
+    assert fitted["p"] < 0.01
+    levels = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[TIMES]
+    assert snr["by_timestep"] == pytest.approx(levels / (1 - levels) / (levels / (1 - levels)).mean(), rel=1e-4)
+    run("flow", *planted(), scheduler={"class": "FlowMatchEulerDiscreteScheduler"})
+    assert main(["explain", "flow", "--weights", "snr", "--json", "out.json"]) == 0
+    (snr,) = json.loads(Path("out.json").read_text())["explanations"][0]["weights"]
+    ratios = np.array([(9 / 1) ** 2, (7 / 3) ** 2, 1, (3 / 7) ** 2, (1 / 9) ** 2])
+    assert snr["by_timestep"] == pytest.approx(ratios / ratios.mean(), rel=1e-4)
+    # Labels without relation to the errors: what is fitted to some images is worth nothing on others.
+    errors, label = planted(1)
+    run("random", errors[:30], np.random.default_rng(2).integers(0, CLASSES, 30))
+    assert main(["explain", "random", "--weights", "fitted", "--json", "out.json"]) == 0
+    (chance,) = json.loads(Path("out.json").read_text())["explanations"][0]["weights"]
+    assert chance["accuracy"] < 50
+
+
+def test_noises_of_a_timestep_are_averaged():
+    errors, label = planted()
+    run("noises", np.repeat(errors, 2, 2) + [0.001, -0.001] * 5, label, np.repeat(TIMES, 2))
+    for name in ("full", "noises"):
+        assert main(["explain", name, "--weights", "fitted", "--json", f"{name}.json"]) == 0
+    one, two = (json.loads(Path(f"{name}.json").read_text())["explanations"][0] for name in ("full", "noises"))
+    assert two["timesteps"] == one["timesteps"] == TIMES
+    assert two["weights"][0]["by_timestep"] == pytest.approx(one["weights"][0]["by_timestep"], rel=1e-2, abs=1e-3)
+
+
+def test_what_has_no_weights_is_refused(capsys):
+    errors, label = planted()
+    pruned = errors.copy()
+    pruned[0, 1, 3] = np.nan
+    run("pruned", pruned, label)
+    run("weighted", errors, label, protocol__weights="snr")
+    Path("short.json").write_text("[1, 2]")
+    for name, weights, words in (
+        ("pruned", "fitted", "run with keep: null and a grid"),
+        ("weighted", "fitted", "run with weights: uniform"),
+        ("full", "short.json", "short.json must be 5 weights"),
+        ("full", "cosine", "must be uniform, snr, fitted or JSON files; there is no file cosine"),
+    ):
+        assert words in error_line(capsys, "explain", name, "--weights", weights)
