@@ -30,6 +30,7 @@ COMMANDS = (
         "explain:explain_runs",
         "which frequencies were lost, and did it matter? Margins of Theorem 1",
     ),
+    ("maps --config X", "maps:maps", "draw salience and merged tokens at one site, averaged over noises"),
     ("doctor --config X", "doctor:doctor", "check that everything a run needs is available"),
     ("flops", "flops.command:flops", "count what a compressor costs, without weights"),
     ("bench", "bench.command:bench", "time it: how much of what the FLOPs promise is real"),

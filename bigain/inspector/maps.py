@@ -184,6 +184,21 @@ def write_maps(folder: Path, image_id: str, maps: Sequence[SiteMap]) -> None:
         np.savez_compressed(file, header=header, **arrays)
 
 
+def write_site(path: Path, maps: Mapping[str, SiteMap]) -> None:
+    """Store the maps of several images, by id, at one site; token maps as `(images, draws, h, w)`.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
+    sites = list(maps.values())
+    known = [name for name in _ARRAYS if getattr(sites[0], name) is not None]
+    arrays: dict[str, Any] = {name: np.stack([getattr(site, name) for site in sites]) for name in known}
+    for name in {*known} - {"timesteps", "copied"}:
+        arrays[name] = arrays[name].reshape(len(sites), -1, *sites[0].grid)
+    with replacing(path) as file:
+        np.savez_compressed(file, image_id=np.array([*maps]), site=np.array(sites[0].name), **arrays)
+
+
 def read_maps(folder: Path, image_id: str) -> list[SiteMap]:
     """Load the maps of an image; empty if they do not exist or are damaged."""
     try:

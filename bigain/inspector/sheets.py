@@ -47,6 +47,38 @@ class Subject(NamedTuple):
 
 def token_sheet(subject: Subject, maps: Sequence[SiteMap]) -> Image.Image:
     """Draw which tokens of an image are merged or used as keys, by site and timestep."""
+    rows = [(_about(site), _token_pictures(subject.picture, site)) for site in maps]
+    return sheet(subject.lines, rows, _token_legend(maps), fitted(subject.picture, maps[0].grid))
+
+
+def noise_sheet(subjects: Sequence[Subject], maps: Sequence[SiteMap]) -> Image.Image:
+    """Draw salience and decisions at one site over the noises of one timestep: averaged, and of the first noise."""
+    rows = []
+    for subject, site in zip(subjects, maps, strict=True):
+        salience = site.salience.mean(0)
+        tiles = [("image", fitted(subject.picture, site.grid))]
+        tiles.append((f"salience: {salience.min():.2g} to {salience.max():.2g}", heat(salience, site.grid)))
+        if (gone := _gone(site)) is not None:
+            what = "not a key" if site.leader is None else "merged"
+            tiles.append((f"{what}: {100 * gone.min():.0f} to {100 * gone.max():.0f} %", heat(gone, site.grid)))
+        rows.append((subject.lines[0], [*tiles, ("the first noise", token_picture(subject.picture, site, 0))]))
+    about = f"timestep {maps[0].timesteps[0]:.0f}, {counted(len(maps[0].timesteps), 'noise')}, no class prompt"
+    about += ": mean Laplacian salience (Eq. 7), and how often a token is removed"
+    title = [*subjects[0].lines[1:], _about(maps[0]), about]
+    return sheet(title, rows, [*_heat_legend(""), *_token_legend(maps)])
+
+
+def _gone(site: SiteMap) -> Array | None:
+    """Return how often each token is merged away or is not a key, in [0, 1]; None if keys are blends. `(n,)`."""
+    if site.leader is not None:
+        return (site.leader != np.arange(site.grid.n)).mean(0)
+    if site.copied is not None:
+        return 1 - np.bincount(site.copied.ravel(), minlength=site.grid.n) / len(site.copied)
+    return None
+
+
+def _token_legend(maps: Sequence[SiteMap]) -> list[tuple[Colour, str]]:
+    """Return the colours of `token_picture` with their meaning."""
     legend: list[tuple[Colour, str]] = []
     if any(site.leader is not None for site in maps):
         legend = [(DESTINATION, "destination: stays and represents others")]
@@ -55,8 +87,7 @@ def token_sheet(subject: Subject, maps: Sequence[SiteMap]) -> Image.Image:
         legend.append((DIMMED, "dimmed: not a key; the others are keys, unchanged"))
     elif any(site.keys is not None for site in maps):
         legend.append((LINE, "between lines: tokens nearest to the same key, which is a blend"))
-    rows = [(_about(site), _token_pictures(subject.picture, site)) for site in maps]
-    return sheet(subject.lines, rows, legend, fitted(subject.picture, maps[0].grid))
+    return legend
 
 
 def score_sheet(subject: Subject, maps: Sequence[SiteMap]) -> Image.Image | None:
@@ -84,11 +115,11 @@ def salience_sheet(subjects: Sequence[Subject], maps: Sequence[Sequence[SiteMap]
     return sheet(title, rows, _heat_legend())
 
 
-def _heat_legend() -> list[tuple[Colour, str]]:
+def _heat_legend(most: str = ": most detail") -> list[tuple[Colour, str]]:
     """Return a few colours of `heat` with their meaning."""
     import matplotlib
 
-    texts = ("lowest value of each map", "half way", "highest value of each map: most detail")
+    texts = ("lowest value of each map", "half way", f"highest value of each map{most}")
     colours = matplotlib.colormaps["inferno"]((0.0, 0.5, 1.0), bytes=True)[:, :3].tolist()
     return list(zip(map(tuple, colours), texts, strict=True))
 

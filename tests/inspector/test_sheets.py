@@ -11,6 +11,7 @@ from bigain.inspector.sheets import (
     Subject,
     fitted,
     heat,
+    noise_sheet,
     salience_sheet,
     score_sheet,
     sheet,
@@ -110,3 +111,28 @@ def test_the_settings_distinguish_a_race_from_stages():
     run |= {"compressors": [], "environment": {"precision": "32-true"}}
     texts = [settings_of({**run, "protocol": protocol})["protocol"] for protocol in (stages, race)]
     assert texts == ["stages [[0, 1]], keep [1], budget cumulative, loss l2", "race {'error_level': 0.1}, loss l2"]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "share", "caption"),
+    [
+        # 1 goes into 0 under both noises, 7 into 6 under the second.
+        ({"leader": [[0, 0, 2, 3, 4, 5, 6, 7], [0, 0, 2, 3, 4, 5, 6, 6]]}, [0, 1, 0, 0, 0, 0, 0, 0.5], "merged"),
+        ({"copied": [[0, 6], [0, 7]]}, [0, 1, 1, 1, 1, 1, 0.5, 0.5], "not a key"),
+        ({"keys": [[0, 0, 0, 0, 1, 1, 1, 1]] * 2}, None, None),
+    ],
+)
+def test_how_often_tokens_are_gone(monkeypatch, arrays, share, caption):
+    rows = []
+    monkeypatch.setattr("bigain.inspector.sheets.sheet", lambda title, tiles, legend: rows.extend([title, *tiles]))
+    site = site_map(2, **{name: np.array(values) for name, values in arrays.items()})
+    noise_sheet([SUBJECT], [site])
+    title, (_, tiles) = rows
+    assert title[-1].startswith("timestep 10, 2 noises, no class prompt")
+    pictures = dict(tiles)
+    salience = site.salience.mean(0)
+    assert (pictures[f"salience: {salience.min():.2g} to {salience.max():.2g}"] == heat(salience, GRID)).all()
+    if share is None:
+        assert list(pictures) == ["image", list(pictures)[1], "the first noise"]
+    else:
+        assert (pictures[f"{caption}: 0 to 100 %"] == heat(np.array(share), GRID)).all()

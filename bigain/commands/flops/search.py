@@ -59,7 +59,7 @@ def find_match(model: CountedModel, compressor: Compressor, percent: float) -> d
     Raises:
         InputError: If the compressor has neither ratio nor factor, or cannot work on the model.
     """
-    settings = _innermost(compressor).settings()
+    settings = innermost(compressor).settings()
     setting = next((name for name in ("tau", "ratio", "factor") if settings.get(name) is not None), None)
     if setting is None:
         raise InputError(f"{type(compressor).__name__} has neither ratio nor factor to search for")
@@ -69,8 +69,8 @@ def find_match(model: CountedModel, compressor: Compressor, percent: float) -> d
     @cache
     def reduction(step: int) -> float:
         try:
-            changed = _changed(compressor, setting, step if unit == 1 else step / unit)
-            return reduction_percent(model.count(changed), model.baseline)
+            other = changed(compressor, **{setting: step if unit == 1 else step / unit})
+            return reduction_percent(model.count(other), model.baseline)
         except InputError:
             # A small value may remove nothing; an error of the largest one concerns all.
             if step == high:
@@ -108,17 +108,18 @@ def match_text(model: CountedModel, matches: Sequence[dict[str, Any]], percent: 
     return f"{model.name}: {total:.3f} GFLOPs per evaluation, {goal}\n\n{table}\n"
 
 
-def _innermost(compressor: Compressor) -> Compressor:
+def innermost(compressor: Compressor) -> Compressor:
+    """Return the compressor that one wraps, such as that of CAM, or the compressor itself."""
     inner = getattr(compressor, "inner", None)
-    return compressor if inner is None else _innermost(inner)
+    return compressor if inner is None else innermost(inner)
 
 
-def _changed(compressor: Compressor, setting: str, value: float) -> Compressor:
-    """Return the same method with a different value."""
+def changed(compressor: Compressor, **changes: Any) -> Compressor:
+    """Return the same method with other settings, those of the innermost compressor."""
     settings: dict[str, Any] = compressor.settings()
     if "inner" in settings:
-        return type(compressor)(**{**settings, "inner": _changed(settings["inner"], setting, value)})
-    return type(compressor)(**{**settings, setting: value})
+        return type(compressor)(**{**settings, "inner": changed(settings["inner"], **changes)})
+    return type(compressor)(**{**settings, **changes})
 
 
 def _range(model: CountedModel, compressor: Compressor, setting: str) -> tuple[int, int]:
@@ -128,7 +129,7 @@ def _range(model: CountedModel, compressor: Compressor, setting: str) -> tuple[i
         return 2, min(min(grid) for grid in grids)
     if setting == "tau":
         return 1, _STEPS
-    cell = getattr(_innermost(compressor), "cell", None)
+    cell = getattr(innermost(compressor), "cell", None)
     # At least one token remains, in each cell or in the whole sequence.
     largest = 1 - 1 / (cell.area if cell is not None else min(grid.n for grid in grids))
     return 1, math.floor(_STEPS * largest)

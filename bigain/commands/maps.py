@@ -1,0 +1,124 @@
+"""`bigain maps`: salience and merged tokens of one site, averaged over noises; imports torch when it runs."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bigain.commands.parsing import Outcome
+from bigain.commands.predict import checked, silence_libraries
+from bigain.errors import InputError
+from bigain.runs.numbers import counted
+
+if TYPE_CHECKING:
+    from bigain.backbones.sites import Site
+    from bigain.compressors import Compressor
+
+# A run directory is neither read nor written, and one process draws everything.
+_ALONE = ("--trainer.logger", "false", "--trainer.devices", "1")
+
+
+def maps(
+    *options: str,
+    site: int | None = None,
+    timestep: int = 200,
+    draws: int = 100,
+    ratio: float | None = None,
+    images: int = 4,
+    output: Path = Path("maps"),
+) -> Outcome:
+    """Draw the Laplacian salience of the tokens at one site and which of them a compressor merges or keeps as keys.
+
+    Both are averaged over noises of one timestep, without a class prompt. The compressor acts at this site only, so the
+    tokens are those of the uncompressed network. Writes maps.png, and maps.npz with the arrays of every noise.
+
+    Args:
+        *options: As for `bigain predict`: --config demo_lgtm.yaml --data.limit 8
+        site: Index of the transformer block; by default the last one of the highest resolution, of a U-Net in its last
+            up block.
+        timestep: From 0, almost no noise, to 999.
+        draws: Noises of each image.
+        ratio: Fraction of tokens to remove; by default that of the configuration. Cells get larger if it needs that.
+        images: Images to draw, the first of each class.
+        output: Folder to write to.
+
+    Raises:
+        InputError: If the configuration does not have exactly one compressor, or an argument cannot work.
+    """
+    command = checked(["predict", *options, *_ALONE])
+    from bigain.backbones.sites import layout_of
+    from bigain.commands.flops.search import changed
+    from bigain.commands.lightning_cli import Prepared
+    from bigain.compressors.where import Where
+    from bigain.inspector.maps import write_site
+    from bigain.inspector.noise_maps import NoiseMaps
+    from bigain.inspector.sheets import Subject, noise_sheet
+    from bigain.runs.files import replacing
+    from bigain.runs.summary import compressor_text
+    from bigain.tasks.preparing import BackboneModule
+
+    silence_libraries()
+    cli = Prepared(command)
+    module, compressors, data = cli.model, cli.compressors(), cli.datamodule
+    if not isinstance(module, BackboneModule) or len(compressors) != 1:
+        raise InputError(f"maps needs a model of bigain and one compressor, not {len(compressors)}; see --compressor")
+    module.backbone.load()
+    chosen = _site(layout_of(module.backbone.denoiser).sites, site)
+    where = Where(chosen.stride, chosen.stride, blocks=(chosen.index,))
+    settings, note = ({}, "") if ratio is None else _for_ratio(compressors[0], ratio)
+    compressor = changed(compressors[0], where=where, **settings)
+    watcher = NoiseMaps(
+        module.backbone,
+        site=chosen.index,
+        timestep=timestep,
+        draws=draws,
+        images=images,
+        rows_per_forward=module.forwards.rows or 64,
+        seed=cli.config.predict.seed,
+    )
+    compressor.onlookers.append(watcher)
+    cli.trainer.callbacks = [compressor]  # type: ignore[attr-defined]
+    cli.trainer.predict(watcher, datamodule=data, return_predictions=False)
+    if not watcher.maps:
+        raise InputError(f"{data.name}: none of the images could be read")
+    written = output / "maps.png", output / "maps.npz"
+    write_site(written[1], {item.image_id: found for item, found in watcher.maps.items()})
+    about = f"{compressor_text(compressor.description())}, {module.backbone.model}, {data.name}"
+    names = data.class_space.names
+    subjects = []
+    for item in watcher.maps:
+        title = f"{item.image_id}: {', '.join(names[label] for label in item.labels) or 'no class'}"
+        subjects.append(Subject(data.read_image(item).permute(1, 2, 0).numpy(), [title, about]))
+    with replacing(written[0]) as file:
+        noise_sheet(subjects, list(watcher.maps.values())).save(file, "PNG")
+    facts = f"{counted(len(subjects), 'image')}, {counted(draws, 'noise')} at timestep {timestep}"
+    lines = [compressor_text(compressor.description()), f"site {chosen.index}, {chosen.name}; {facts}"]
+    return Outcome("\n".join([*lines, *([note] if note else []), *map(str, written)]) + "\n")
+
+
+def _site(sites: tuple[Site, ...], index: int | None) -> Site:
+    """Return the site with an index, by default the last one of the highest resolution."""
+    if index is None:
+        return max(sites, key=lambda site: (-site.stride, site.index))
+    if not 0 <= index < len(sites):
+        known = ", ".join(f"{site.index} ({site.name})" for site in sites)
+        raise InputError(f"there is no site {index}; expected one of {known}")
+    return sites[index]
+
+
+def _for_ratio(compressor: Compressor, ratio: float) -> tuple[dict[str, Any], str]:
+    """Return the settings for a ratio, and a remark if cells have to be larger than they are."""
+    from bigain.commands.flops.search import innermost
+
+    settings = innermost(compressor).settings()
+    if "ratio" not in settings:
+        raise InputError(f"{type(compressor).__name__} has no ratio; leave --ratio out")
+    cell = settings.get("cell")
+    if cell is None or not 1 - 1 / cell.area < ratio < 1:
+        return {"ratio": ratio}, ""
+    side = math.ceil(math.sqrt(round(1 / (1 - ratio), 9)))
+    largest = f"{cell.h}x{cell.w} cells remove at most {100 * (1 - 1 / cell.area):g} %"
+    return {"ratio": ratio, "cell": (side, side)}, (
+        f"cells of {side}x{side} tokens: one token of each cell stays, so {largest}"
+    )
