@@ -12,7 +12,6 @@ from bigain.commands.main import main
 from bigain.commands.maps import _for_ratio, _site
 from bigain.compressors import ABM, CAM, LGTM, FrequencyKV, ToDo
 from bigain.data import ShapeTextures
-from bigain.diffusion.noising import add_noise
 from bigain.diffusion.trials import keys_of_trials, trial_noise
 from bigain.errors import InputError
 from bigain.tokens.grid import Grid
@@ -31,7 +30,8 @@ def tokens_of(backbone, site, image_id, image, timestep):
     place.register_forward_pre_hook(lambda module, args, kwargs: seen.append(args[0]), with_kwargs=True)
     noise = trial_noise(keys_of_trials([image_id], 3, 0)[0], (3, 32, 32))
     times = torch.full((3,), timestep)
-    noisy = add_noise(image[None].float() / 127.5 - 1, noise, backbone.alpha_bar(times))
+    signal = backbone.training_schedule.alphas_cumprod[timestep]
+    noisy = signal.sqrt() * (image[None].float() / 127.5 - 1) + (1 - signal).sqrt() * noise
     with torch.inference_mode():
         condition = backbone.null_condition()
         backbone.predict(noisy, times, condition.expand(3, *condition.shape[1:]))
