@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 import pytest
-from models import JOINT, NETWORKS
+from models import JOINT, NETWORKS, TODAY
 
 from bigain.compressors import ABM, CAM, IEKVD, LGTM, AveragePool, Compressor, FrequencyKV, SiTo, ToDo, ToMe, Where
 from bigain.compressors.base import Decision, Observation, Onlooker
@@ -117,5 +117,10 @@ every_method = _pairs(_crossed(METHODS, NETWORKS))
 every_method_and_architecture = _pairs([*_crossed(METHODS, NETWORKS), *_joint])
 every_case = _pairs(_crossed(CASES, NETWORKS))
 every_case_and_architecture = _pairs([*_crossed(CASES, NETWORKS), *_joint])
+# The main points also on networks whose blocks are those of a U-Net and a DiT, by method and by kind of method.
+every_case_and_network = _pairs([*_crossed(CASES, NETWORKS), *_joint, *_crossed(METHODS, TODAY)])
+_kinds = [case for case in METHODS if case["class"] in (LGTM, IEKVD)]
+every_case_and_kind = _pairs([*_crossed(CASES, NETWORKS), *_joint, *_crossed(_kinds, TODAY)])
+every_method_and_network = _pairs([*_crossed(METHODS, NETWORKS), *_joint, *_crossed(_kinds, TODAY)])
 every_architecture = pytest.mark.parametrize("network", [*NETWORKS, *JOINT])
 every_network = pytest.mark.parametrize("network", NETWORKS)

@@ -17,13 +17,25 @@ from diffusers import (
     DiTTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
     FluxTransformer2DModel,
+    PixArtTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
 )
 from diffusers.models.attention import BasicTransformerBlock, JointTransformerBlock
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 import bigain
 from bigain.backbones.flux import image_ids
@@ -33,9 +45,12 @@ TOKENIZER = Path(bigain.__file__).parent / "assets" / "shapes_unet" / "tokenizer
 NETWORKS = ("unet", "dit")
 # With attention over text and image.
 JOINT = ("sd3", "flux")
+# Further networks whose blocks are those of a U-Net and a DiT.
+TODAY = ("pixart", "sdxl")
 # Maps are not square, to detect swapped height and width; a DiT's map is always square.
 LATENTS = {"unet": (4, 8, 12), "dit": (4, 16, 16), "sd3": (4, 16, 24), "flux": (4, 16, 24)}
-TOKENS = {"unet": 96, "dit": 64, "sd3": 96, "flux": 96}
+LATENTS |= {"pixart": (4, 12, 16), "sdxl": (4, 12, 16)}
+TOKENS = {"unet": 96, "dit": 64, "sd3": 96, "flux": 96, "pixart": 48, "sdxl": 48}
 WIDTH = 8  # of the text states
 JOINT_WIDTH = 24  # of the text states of SD 3 and FLUX
 PROMPT_TOKENS = 8
@@ -149,8 +164,41 @@ def tiny_flux(**changes: Any) -> FluxTransformer2DModel:
     return _seeded(FluxTransformer2DModel, **{**config, **changes})
 
 
+def tiny_pixart(**changes: Any) -> PixArtTransformer2DModel:
+    """Three blocks on a 6x8 token map, with learned sigma."""
+    config = {
+        # The embeddings of a large model's image size are thirds of the width, those of positions fourths.
+        "num_attention_heads": 2,
+        "attention_head_dim": 12,
+        "cross_attention_dim": 24,
+        "caption_channels": WIDTH,
+        "num_layers": 3,
+        "sample_size": 16,
+    }
+    return _seeded(PixArtTransformer2DModel, **{**config, **changes})
+
+
+def tiny_sdxl(**changes: Any) -> UNet2DConditionModel:
+    """As SDXL, no blocks at stride 1; at stride 2 (1 down, 2 up) and 4 (2 in the middle)."""
+    config = {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 1, 2),
+        "cross_attention_dim": 2 * WIDTH,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 4,
+        "projection_class_embeddings_input_dim": WIDTH + 6 * 4,
+        "sample_size": 16,
+    }
+    return tiny_unet(**{**config, **changes})
+
+
+BUILDERS = {"unet": tiny_unet, "dit": tiny_dit, "sd3": tiny_sd3, "flux": tiny_flux}
+BUILDERS |= {"pixart": tiny_pixart, "sdxl": tiny_sdxl}
+
+
 def fresh(network: str) -> nn.Module:
-    return {"unet": tiny_unet, "dit": tiny_dit, "sd3": tiny_sd3, "flux": tiny_flux}[network]()
+    return BUILDERS[network]()
 
 
 @cache
@@ -193,6 +241,24 @@ def inputs(network: str, b: int = 3, *, seed: int = 1, dtype: torch.dtype = torc
     if network == "unet":
         states = noise(b, PROMPT_TOKENS, WIDTH)
         return {"sample": noise(b, *LATENTS[network]), "timestep": timestep, "encoder_hidden_states": states}
+    if network == "pixart":
+        mask = (torch.arange(PROMPT_TOKENS) < 3 + torch.arange(b)[:, None]).to(dtype)
+        return {
+            "hidden_states": noise(b, *LATENTS[network]),
+            "encoder_hidden_states": noise(b, PROMPT_TOKENS, WIDTH),
+            "timestep": timestep,
+            **dict.fromkeys(("added_cond_kwargs", "cross_attention_kwargs", "attention_mask")),
+            "encoder_attention_mask": mask,
+        }
+    if network == "sdxl":
+        added = {"text_embeds": noise(b, WIDTH), "time_ids": torch.tensor([[24, 32, 0, 0, 24, 32]]).expand(b, 6)}
+        return {
+            "sample": noise(b, *LATENTS[network]),
+            "timestep": timestep,
+            "encoder_hidden_states": noise(b, PROMPT_TOKENS, 2 * WIDTH),
+            **dict.fromkeys(("class_labels", "timestep_cond", "attention_mask", "cross_attention_kwargs")),
+            "added_cond_kwargs": added,
+        }
     return {"hidden_states": noise(b, *LATENTS[network]), "timestep": timestep, "class_labels": torch.arange(b) % 10}
 
 
@@ -207,7 +273,12 @@ def mlp(block: nn.Module) -> Any:
 
 
 def rows(given: dict[str, Any], index: slice) -> dict[str, Any]:
-    return {name: value if name.endswith("_ids") else value[index] for name, value in given.items()}
+    def select(name: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return rows(value, index)
+        return value if name in ("txt_ids", "img_ids") or value is None else value[index]
+
+    return {name: select(name, value) for name, value in given.items()}
 
 
 def forward(model: nn.Module, given: dict[str, Any]) -> Tensor:
@@ -265,7 +336,7 @@ def tiny_vae() -> AutoencoderKL:
     )
 
 
-def tiny_text_encoder() -> CLIPTextModel:
+def tiny_text_encoder(kind: Any = CLIPTextModel) -> Any:
     config = CLIPTextConfig(
         vocab_size=54,
         hidden_size=WIDTH,
@@ -276,8 +347,9 @@ def tiny_text_encoder() -> CLIPTextModel:
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=1,
+        projection_dim=WIDTH,
     )
-    return _seeded(CLIPTextModel, config=config)
+    return _seeded(kind, config=config)
 
 
 def tiny_tokenizer() -> CLIPTokenizer:
@@ -286,6 +358,40 @@ def tiny_tokenizer() -> CLIPTokenizer:
     tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
     vocab = {token: index for index, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=PROMPT_TOKENS)
+
+
+def tiny_t5() -> T5EncoderModel:
+    config = T5Config(vocab_size=32, d_model=WIDTH, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+    return _seeded(T5EncoderModel, config=config)
+
+
+def tiny_t5_tokenizer() -> T5Tokenizer:
+    """Letters and spaces, without the file of SentencePiece."""
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), ("\u2581", -2.0), *((letter, -3.0) for letter in letters)]
+    return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=PROMPT_TOKENS)
+
+
+def sdxl_parts() -> dict[str, Any]:
+    """All components of an SDXL pipeline but its VAE and scheduler."""
+    second = tiny_text_encoder(CLIPTextModelWithProjection)
+    texts = {"text_encoder": tiny_text_encoder(), "tokenizer": tiny_tokenizer()}
+    return {"unet": tiny_sdxl(), **texts, "text_encoder_2": second, "tokenizer_2": tiny_tokenizer()}
+
+
+def pixart_parts(**changes: Any) -> dict[str, Any]:
+    """All components of a PixArt pipeline but its VAE and scheduler."""
+    return {"transformer": tiny_pixart(**changes), "text_encoder": tiny_t5(), "tokenizer": tiny_t5_tokenizer()}
+
+
+def save_sdxl(folder: Path) -> Path:
+    """A diffusers folder with an SDXL on 16x16 latents."""
+    return _save(folder, "StableDiffusionXLPipeline", sdxl_parts(), "epsilon", True)
+
+
+def save_pixart(folder: Path, pipeline: str = "PixArtAlphaPipeline", **changes: Any) -> Path:
+    """A diffusers folder with a PixArt on 16x16 latents."""
+    return _save(folder, pipeline, pixart_parts(**changes), "epsilon", True)
 
 
 def save_stable_diffusion(folder: Path, *, prediction_type: str = "epsilon", vae: bool = True) -> Path:
@@ -311,7 +417,7 @@ def _save(folder: Path, pipeline: str, parts: dict[str, Any], prediction_type: s
     parts = {**parts, "vae": tiny_vae()} if vae else parts
     for name, part in parts.items():
         part.save_pretrained(folder / name)
-    library = {"text_encoder": "transformers", "tokenizer": "transformers"}
+    library = {name: "transformers" for name in parts if name.startswith(("text_encoder", "tokenizer"))}
     index = {name: [library.get(name, "diffusers"), type(part).__name__] for name, part in parts.items()}
     missing = {} if vae else {"vae": [None, None]}
     text = json.dumps({"_class_name": pipeline, "_diffusers_version": "0.35.0", **index, **missing})

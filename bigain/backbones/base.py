@@ -219,9 +219,14 @@ class Backbone(nn.Module, ABC):
         height, width = size if isinstance(size, (list, tuple)) else (size, size)
         return config["in_channels"], height, width
 
+    @property
+    def pixels_per_latent(self) -> int:
+        """Pixels per latent and side."""
+        return 1 if self.vae is None else 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+
     def latents_of(self, image_size: int) -> tuple[int, int, int]:
         """(channels, height, width) of the latents of square images; raises an InputError if the network takes none."""
-        factor = 1 if self.vae is None else 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+        factor = self.pixels_per_latent
         side = image_size // factor
         if side < 1:
             raise InputError(f"images of {image_size} px are too small for the VAE of {self.model}")

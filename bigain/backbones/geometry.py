@@ -13,12 +13,14 @@ from bigain.backbones.base import Backbone
 from bigain.backbones.dit import DiT
 from bigain.backbones.hub import read_json
 from bigain.backbones.loading import UNLOADABLE, find_model, listed_class
+from bigain.backbones.pixart import PixArt
 from bigain.backbones.stable_diffusion import StableDiffusion
+from bigain.backbones.stable_diffusion_xl import StableDiffusionXL
 from bigain.errors import InputError
 
 # One folder per model in the diffusers format, with its sizes and no weights.
 _FOLDER = Path(__file__).parent / "geometries"
-_KINDS: tuple[type[Backbone], ...] = (StableDiffusion, DiT)
+_KINDS: tuple[type[Backbone], ...] = (PixArt, StableDiffusionXL, StableDiffusion, DiT)
 
 
 def shipped_geometries() -> dict[str, str]:
@@ -37,8 +39,8 @@ def backbone_without_weights(model: str) -> Backbone:
     """Build a model on the meta device.
 
     Args:
-        model: `sd2` or `dit_xl_2_512`, whose sizes are shipped; a diffusers folder, which may lack its weights; the
-            name of an embedded model; or a hub id.
+        model: Name of shipped sizes, such as `sd2`; a diffusers folder, which may lack its weights; the name of an
+            embedded model; or a hub id.
 
     Raises:
         InputError: If there is no such model, or its kind is unknown.
@@ -77,10 +79,10 @@ def without_weights(backbone: Backbone) -> Backbone:
 
 
 def with_denoiser(backbone: Backbone, denoiser: ModelMixin) -> Backbone:
-    """Copy a backbone with a different denoiser and none of its other networks."""
+    """Copy a backbone with a different denoiser and, of its other networks, only the VAE."""
     twin = copy.copy(backbone)
     # Otherwise the copy would share the table of modules.
-    twin.__dict__["_modules"] = {}
+    twin.__dict__["_modules"] = {name: part for name, part in backbone.named_children() if name == "vae"}
     twin.denoiser = denoiser
     return twin
 

@@ -79,9 +79,18 @@ def test_the_shipped_sizes_are_those_of_the_models(name, kind, config, parameter
     result = sum(value.numel() for value in backbone.denoiser.parameters())
     assert result == parameters or parameters is None
     assert backbone.latent_shape == backbone.latents_of(512) == (4, 64, 64)
-    with pytest.raises(AttributeError):
-        _ = without_weights(backbone).vae
-    assert set(shipped_geometries()) == {"sd2", "dit_xl_2_512"}
+    assert without_weights(backbone).vae is backbone.vae
+
+
+# Hugging Face gives these numbers for the weights of both models.
+@pytest.mark.parametrize(
+    ("name", "parameters", "side"), [("pixart_512", 610_856_096, 64), ("sdxl", 2_567_463_684, 128)]
+)
+def test_the_shipped_sizes_have_the_parameters_of_the_models(name, parameters, side):
+    backbone = backbone_without_weights(name)
+    assert sum(value.numel() for value in backbone.denoiser.parameters()) == parameters
+    assert backbone.latent_shape == backbone.latents_of(8 * side) == (4, side, side)
+    assert {"sd2", "dit_xl_2_512", "pixart_512", "sdxl"} <= set(shipped_geometries())
 
 
 def test_every_argument_of_a_method_can_be_set(count):
@@ -234,4 +243,4 @@ def test_a_folder_that_is_no_known_model(refused, stand_in, tmp_path):
     index = json.loads((folder / "model_index.json").read_text())
     del index["unet"]
     (folder / "model_index.json").write_text(json.dumps(index))
-    assert "lists no unet (StableDiffusion) or transformer (DiT)" in refused("--model", "model")
+    assert "unet (StableDiffusion) or transformer (DiT); expected a model" in refused("--model", "model")

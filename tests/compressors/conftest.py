@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models import JOINT, NETWORKS, shared
+from models import JOINT, NETWORKS, TODAY, shared
 
 from bigain.compressors.base import _owners
 
@@ -11,7 +11,7 @@ from bigain.compressors.base import _owners
 def _nothing_left():
     yield
     owned = len(_owners)
-    modules = [module for network in (*NETWORKS, *JOINT) for module in shared(network).modules()]
+    modules = [module for network in (*NETWORKS, *JOINT, *TODAY) for module in shared(network).modules()]
     hooked = [module for module in modules if module._forward_hooks or module._forward_pre_hooks]
     if owned or hooked:
         # Do not let later tests fail as well.

@@ -11,12 +11,21 @@ from threading import Barrier
 import numpy as np
 import pytest
 import torch
-from cases import build, every_architecture, every_case_and_architecture, every_method_and_architecture
+from cases import (
+    build,
+    every_architecture,
+    every_case_and_architecture,
+    every_case_and_kind,
+    every_case_and_network,
+    every_method_and_architecture,
+    every_method_and_network,
+)
 from models import (
     JOINT,
     LATENTS,
     NETWORKS,
     PROMPT_TOKENS,
+    TODAY,
     TOKENS,
     attention,
     forward,
@@ -42,8 +51,7 @@ from bigain.tokens.grid import Grid
 
 EVERYWHERE = Where(max_stride=4)
 EARLY = Where(blocks=[0])
-LATE = Where(blocks=[5, 6])
-LATE_DIT = Where(blocks=[2, 3])
+LATE = {"unet": [5, 6], "dit": [2, 3], "sd3": [2, 3], "flux": [2, 3], "pixart": [1, 2], "sdxl": [3, 4]}
 
 
 class Boom(Exception):
@@ -56,14 +64,14 @@ def fail(*_):
 
 @pytest.fixture(scope="module")
 def untouched():
-    return {network: forward(shared(network), inputs(network)) for network in (*NETWORKS, *JOINT)}
+    return {network: forward(shared(network), inputs(network)) for network in (*NETWORKS, *JOINT, *TODAY)}
 
 
 def blocks_of(network):
     return [site.block for site in layout_of(shared(network)).sites]
 
 
-@every_case_and_architecture
+@every_case_and_network
 def test_acts_while_installed_and_leaves_nothing(case, network, untouched):
     model, given = shared(network), inputs(network)
     before = snapshot(model)
@@ -102,7 +110,7 @@ def test_repeats_itself(case, network, request):
         assert torch.equal(forward(model, given), first)
 
 
-@every_case_and_architecture
+@every_case_and_kind
 def test_rows_do_not_depend_on_their_batch(case, network):
     """On two of three inputs: matrix products round by batch, and on some processor some near tie falls otherwise."""
     agreeing = (seed for seed in (1, 2, 3) if rows_agree(case, network, seed))
@@ -123,7 +131,7 @@ def rows_agree(case, network, seed):
     return all(torch.allclose(one, batch[part], atol=2e-5, rtol=0) for part, one in zip(parts, alone, strict=True))
 
 
-@every_method_and_architecture
+@every_method_and_network
 def test_survives_exceptions_in_a_forward(case, network, untouched):
     model, given, small = shared(network), inputs(network), inputs(network, 2)
     last, compressor = blocks_of(network)[-1], build(case)
@@ -227,10 +235,10 @@ def test_one_owner_per_site(case, network):
         assert torch.equal(forward(model, given), alone)
 
 
-@every_method_and_architecture
+@every_method_and_network
 def test_composes_on_disjoint_sites(case, network):
     model, given = shared(network), inputs(network, 2)
-    late = LATE if network == "unet" else LATE_DIT
+    late = Where(blocks=LATE[network])
     first, second = build(case, EARLY).install(model), ToDo(factor=2, where=late).install(model)
     both = forward(model, given)
     first.close()
@@ -299,7 +307,7 @@ def test_the_networks_ignore_the_default_dtype(network, untouched, bfloat16_by_d
     assert torch.equal(forward(shared(network), inputs(network)), untouched[network])
 
 
-@every_case_and_architecture
+@every_case_and_network
 def test_tells_how_many_tokens_are_left(case, network):
     model = shared(network)
     compressor = build(case)
@@ -310,7 +318,7 @@ def test_tells_how_many_tokens_are_left(case, network):
     modules = compressor.modules if isinstance(compressor, TokenMerger) else ("keys",)
     block = site.block
     # Normalised keys are downsampled after their projection.
-    shorter_keys = {"self_attn", "keys"} if network in NETWORKS else {"self_attn"}
+    shorter_keys = {"self_attn", "keys"} if network not in JOINT else {"self_attn"}
     expected = {
         "queries": (attention(block).to_q, left if "self_attn" in modules else n),
         "keys": (attention(block).to_k, left if shorter_keys & set(modules) else n),
@@ -319,7 +327,7 @@ def test_tells_how_many_tokens_are_left(case, network):
     }
     text = PROMPT_TOKENS if site.text_first else 0
     expected = {name: (module, text + tokens) for name, (module, tokens) in expected.items()}
-    if network == "unet":
+    if network not in JOINT and block.attn2 is not None:
         expected["text queries"] = (block.attn2.to_q, left if "cross_attn" in modules else n)
     seen = {}
     with compressor.applied_to(model), ExitStack() as handles:

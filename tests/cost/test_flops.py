@@ -19,9 +19,13 @@ from bigain.tokens.grid import Grid
 SAVE = {"unet": save_stable_diffusion, "dit": save_dit}
 
 
-@pytest.fixture(scope="module", params=["sd2", "dit_xl_2_512"])
+# Tokens and width of the text that cross-attentions read.
+TEXTS = {"sd2": (77, 1024), "dit_xl_2_512": (0, 0), "pixart_512": (120, 1152), "sdxl": (77, 2048)}
+
+
+@pytest.fixture(scope="module", params=[*list(TEXTS)[:3], pytest.param("sdxl", marks=pytest.mark.slow)])
 def full_size(request):
-    return backbone_without_weights(request.param)
+    return request.param, backbone_without_weights(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -79,24 +83,24 @@ def test_the_categories_are_what_torch_counts_on_the_real_network(case, network,
 
 def test_the_baselines_categories_follow_from_the_sizes(full_size):
     """Tokens, channels and the text of each block, by hand."""
-    flops, baseline = count(full_size)
+    name, backbone = full_size
+    flops, baseline = count(backbone)
     assert flops is baseline
-    latent = Grid(*full_size.latent_shape[1:])
+    latent, (tokens, width) = Grid(*backbone.latent_shape[1:]), TEXTS[name]
     attention = projections = cross = mlp = 0
-    for site in layout_of(full_size.denoiser).sites:
+    for site in layout_of(backbone.denoiser).sites:
         n, c = site.grid(latent).n, site.block.attn1.to_q.in_features
         attention += 4 * n * n * c
         projections += 8 * n * c * c
         if site.block.attn2 is not None:
-            cross += 4 * n * c * c + 4 * 77 * 1024 * c + 4 * n * 77 * c
-            # The first layer of GEGLU is twice as wide; a linear layer leads into and one out of the block.
-            mlp += 24 * n * c * c
+            cross += 4 * n * c * c + 4 * tokens * width * c + 4 * n * tokens * c
+        # In a U-Net, the first layer of GEGLU is twice as wide; a linear layer leads into each transformer, one out.
+        mlp += (16 if site.part is None else 24) * n * c * c
+        if site.part is not None and site.name.endswith(".transformer_blocks.0"):
             projections += 4 * n * c * c
-        else:
-            mlp += 16 * n * c * c
     counted = baseline.by_category
     assert (counted["self_attention"], counted["cross_attention"], counted["mlp"]) == (attention, cross, mlp)
-    # The rest: embeddings of time and class, one row each.
+    # The rest: embeddings of time and class, one row each; of the text, of 120 tokens.
     assert projections < counted["projections"] < 1.01 * projections
     assert counted["matching"] == counted["scoring"] == 0
 
