@@ -12,6 +12,7 @@ import pytest
 import torch
 from models import forward, inputs, save_stable_diffusion, tiny_dit
 from PIL import Image
+from synthetic_runs import classification
 
 from bigain.commands.main import main
 from bigain.compressors import LGTM
@@ -129,6 +130,21 @@ def test_methods_from_elsewhere_take_the_contract_tests():
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert int(re.search(r"(\d+) passed", ended.stdout)[1]) >= 24
+
+
+def test_groups_are_tested_on_the_same_images(capsys):
+    for name, wrong in (("none", ()), ("lgtm", range(20))):
+        label = np.arange(60) % 2
+        prediction = np.where(np.isin(np.arange(60), wrong) & (label == 1), 0, label)
+        classification(f"runs/{name}", prediction == label, label=label, prediction=prediction)
+    (block,) = blocks("fairness.md", "python")
+    exec(compile(block, "fairness.md", "exec"), {})
+    _, unchanged, changed, gap = capsys.readouterr().out.splitlines()
+    assert unchanged.split()[:4] == ["0", "30", "100.0%", "100.0%"]
+    # Ten of thirty are lost: p = 2 * 0.5^10, twice for two groups.
+    assert changed.split()[:5] == ["1", "30", "100.0%", "66.7%", "-33.3%"]
+    assert float(changed.split()[-1]) == pytest.approx(4 * 0.5**10, rel=0.01)
+    assert gap.endswith("0.0% before, 33.3% after")
 
 
 def test_reading_predictions(capsys):
