@@ -49,7 +49,7 @@ _KINDS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "configs": ("bigain predict --config NAME; *_joint.yaml: bigain evaluate --config NAME", lambda: _files("")),
     "tables": ("bigain sweep NAME", lambda: _files("tables")),
     "scores": (
-        "--compressor.score bigain.tokens.scores.NAME, of LGTM",
+        "--compressor.score bigain.tokens.scores.NAME, of LGTM and ABM",
         lambda: [*shipped_functions("bigain.tokens.scores").items()],
     ),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from bigain.backbones.forward import ForwardContext
@@ -13,9 +15,21 @@ from bigain.tokens.grid import Grid
 class AveragePool(FactorDownsampler):
     """Keys and values averaged over windows.
 
-    Source: BiGain (CVPR 2026), Eq. 8 with alpha 0.
+    Source: BiGain (CVPR 2026), Eq. 8 with alpha 0; its tables print it as a method of its own.
     Cost: none in matrix products.
     """
 
+    def __init__(self, *, factor: int, aligned: bool = False, **kwargs: Any) -> None:
+        """Set the method up.
+
+        Args:
+            factor: Stride per side, at least 2; factor 2 keeps a quarter of the keys.
+            aligned: Where the map is no multiple of the smaller one, let windows cover it evenly; the paper's release
+                does not, and leaves its last rows and columns out. See `tokens.downsampling.downsample_average`.
+            kwargs: See the base class.
+        """
+        super().__init__(factor=factor, **kwargs)
+        self.aligned = aligned
+
     def resample(self, x: Tensor, grid: Grid, context: ForwardContext) -> Tensor:
-        return downsample_average(x, grid, self.factor)
+        return downsample_average(x, grid, self.factor, self.aligned)

@@ -89,10 +89,12 @@ class Compressor(Callback, ABC):
     Attributes:
         where: Selected sites; by default every stride-1 block.
         onlookers: Notified of every decision and every compressed module. An empty list costs nothing.
+        pads: Whether merged sequences keep their length, padded, since the data decide how many tokens leave.
     """
 
     where: Where
     onlookers: list[Onlooker]
+    pads: bool = False
 
     def __init__(self, where: Where = Where()) -> None:  # noqa: B008 - frozen
         self.where = where

@@ -33,6 +33,7 @@ class CAM(TokenMerger):
             raise InputError(f"CAM caches the plans of a merger, such as LGTM, not of {type(inner).__name__}")
         super().__init__(inner.where, inner.modules, inner.metric, inner.position)
         self.inner = inner
+        self.pads = inner.pads
 
     @property
     def depends_on_class(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from torch import Tensor
@@ -14,10 +13,9 @@ from bigain.compressors.merging import BipartiteMerger
 from bigain.errors import InputError, check_choice
 from bigain.tokens.destinations import cell_destinations, released_destinations
 from bigain.tokens.dispatch import needs_torch
-from bigain.tokens.grid import Grid
-from bigain.tokens.scores import laplacian_l1
+from bigain.tokens.grid import Grid, cell_count
+from bigain.tokens.scores import Score, laplacian_l1
 
-Score = Callable[[Tensor, Grid], Tensor]
 Destination = Literal["cell", "released", "first", "random", "redrawn"]
 
 
@@ -30,7 +28,13 @@ class LGTM(BipartiteMerger):
     """
 
     def __init__(
-        self, *, ratio: float, destination: Destination = "cell", score: Score = laplacian_l1, **kwargs: Any
+        self,
+        *,
+        ratio: float,
+        destination: Destination = "cell",
+        score: Score = laplacian_l1,
+        source_quantile: float | None = None,
+        **kwargs: Any,
     ) -> None:
         """Set the method up.
 
@@ -39,21 +43,44 @@ class LGTM(BipartiteMerger):
             destination: `cell`: argmin of the score inside each cell (paper); `released`: the released code's
                 scrambled choice; `first`, `random`, `redrawn`: controls without a score, see `ToMe`.
             score: Import path or function `(b, n, c), Grid -> (b, n)`, larger = more detail.
+            source_quantile: Let only this fraction of the sources merge, in (0, 1], those of lowest score ("restrict
+                merging to low-frequency tokens only", Section 4.5). Null, as Algorithm 2: let all.
             kwargs: See the base classes.
         """
         check_choice("destination", destination, get_args(Destination))
         super().__init__(ratio=ratio, destination=destination, **kwargs)
+        if source_quantile is not None and not 0 < source_quantile <= 1:
+            raise InputError(f"source_quantile must be above 0 and at most 1, or null, not {source_quantile}")
         self.score = score
+        self.source_quantile = source_quantile
 
     def destinations(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
         grid = site.grid(context.latent)
         if self.destination not in ("cell", "released"):
             return super().destinations(x, site, context)
         self._check_width(grid, site)
-        with mark("scoring"):
-            score = self.score(x, grid)
+        # The gate has scored them already.
+        score = context.cache.pop((id(self), "score"), None)
+        if score is None:
+            with mark("scoring"):
+                score = self.score(x, grid)
         choose = cell_destinations if self.destination == "cell" else released_destinations
         return choose(score, grid, self.cell)
+
+    def gate(self, x: Tensor, site: Site, context: ForwardContext) -> tuple[Tensor, int] | None:
+        if self.source_quantile is None:
+            return None
+        grid = site.grid(context.latent)
+        sources = grid.n - cell_count(grid, self.cell)
+        low, removed = int(self.source_quantile * sources), self.removed(grid, site)
+        if low < removed:
+            raise InputError(
+                f"LGTM with ratio {self.ratio} merges {removed} tokens at {site.name}, but source_quantile "
+                f"{self.source_quantile} lets {low} of its {sources} sources; lower the one or raise the other"
+            )
+        with mark("scoring"):
+            score = context.cache[(id(self), "score")] = self.score(x, grid)
+        return score, low
 
     def kernel_rule(self, x: Tensor, site: Site, context: ForwardContext) -> tuple[str, Tensor | None]:
         if self.destination not in ("cell", "released"):
@@ -72,5 +99,5 @@ class LGTM(BipartiteMerger):
             )
 
     def token_scores(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor | None:
-        scored = self.destination in ("cell", "released")
+        scored = self.destination in ("cell", "released") or self.source_quantile is not None
         return self.score(x, site.grid(context.latent)) if scored else None

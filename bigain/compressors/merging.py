@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any, Literal, get_args
 
 import torch
+from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor, nn
 
 from bigain.backbones.forward import ForwardContext
@@ -93,6 +94,8 @@ class TokenMerger(Compressor):
         key, rotary_key = (id(self), site.index), (id(self), site.index, "rotary")
         if self.position == "mean" and layout.rotary is None:
             raise InputError(f"position is mean, but {layout.model} has no rotary embeddings; leave it at destination")
+        if self.pads and not isinstance(site.block, BasicTransformerBlock):
+            raise InputError(f"{type(self).__name__} pads sequences, but the attention of {site.name} takes no mask")
 
         def plan_on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x, forward = args[0] if args else kwargs["hidden_states"], context()
@@ -118,6 +121,8 @@ class TokenMerger(Compressor):
                 refuse_unknown(module, site)
                 kwargs, tables = take_rotary(kwargs, site, grid.n, lambda table: self._moved(table, plan, grid, layout))
                 forward.cache[rotary_key] = tables
+            if plan.present is not None and targets[module] == "self_attn":
+                kwargs = {**kwargs, "attention_mask": plan.key_mask(merged)}
             return ((tokens, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": tokens})
 
         def unmerge(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
@@ -262,6 +267,10 @@ class BipartiteMerger(CellMerger):
             return "drawn", None
         return ("first", None) if self.destination == "first" else ("given", self.destinations(x, site, context))
 
+    def gate(self, x: Tensor, site: Site, context: ForwardContext) -> tuple[Tensor, int] | None:
+        """Return which sources may merge, see `bipartite_matching`; None, the default, if all may."""
+        return None
+
     def _chooses_itself(self) -> bool:
         """Whether a subclass outside this package chooses destinations, which kernels do not know."""
         if type(self).destinations.__module__.startswith("bigain.compressors."):
@@ -272,8 +281,9 @@ class BipartiteMerger(CellMerger):
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
         grid, x = site.grid(context.latent), x.detach()
         removed = self.removed(grid, site)
-        if not kernels_serve(x) or self._chooses_itself():
-            return bipartite_matching(x, self.destinations(x, site, context), removed, self.mode)
+        gate = self.gate(x, site, context)
+        if not kernels_serve(x, "gated sources" if gate else "") or self._chooses_itself():
+            return bipartite_matching(x, self.destinations(x, site, context), removed, self.mode, gate)
         from bigain.tokens.kernels.plans import KernelPlan, bipartite
 
         rule, given = self.kernel_rule(x, site, context)

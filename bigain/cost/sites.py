@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +12,12 @@ from bigain.tokens.grid import Grid
 
 
 def site_table(compressor: Compressor, denoiser: torch.nn.Module, latent: Grid) -> list[dict[str, Any]]:
-    """List name, position, and tokens in and out of every site of a compressor."""
-    return [
+    """List name, position, and tokens in and out of every site of a compressor.
+
+    Raises:
+        InputError: If it removes no token at one of them, unless it pads sequences.
+    """
+    sites: list[dict[str, Any]] = [
         {
             "name": site.name,
             "index": site.index,
@@ -26,13 +29,10 @@ def site_table(compressor: Compressor, denoiser: torch.nn.Module, latent: Grid) 
         }
         for site in compressor.sites_of(denoiser)
     ]
-
-
-def refuse_without_effect(sites: Sequence[Mapping[str, Any]]) -> None:
-    """Raise an InputError if a compressor removes no token at one of its sites, which `site_table` lists."""
     for site in sites:
-        if site["tokens_out"] >= site["tokens_in"]:
+        if site["tokens_out"] >= site["tokens_in"] and not compressor.pads:
             raise InputError(
                 f"{site['compressor']} changes nothing at {site['name']}: {site['tokens_in']} tokens; choose other "
                 "sites or a stronger setting"
             )
+    return sites

@@ -33,7 +33,9 @@ _LATER = {
     "compressor.init_args.inner.init_args.position": "destination",
 }
 # The same for arguments of compressors, wherever these are named.
-_LATER_ARGUMENTS = (("skip_zero", False),)
+_LATER_ARGUMENTS = (("skip_zero", False), ("quantile_of", "cells"), ("source_quantile", None), ("aligned", False))
+# ABM had no score, others had.
+_ABM_SCORE = "bigain.tokens.scores.laplacian_l1"
 # Numbers depend on these sections; of the trainer only on two settings.
 _SECTIONS = ("seed", "model", "data", "compressor", "trainer.precision", "trainer.callbacks")
 
@@ -57,7 +59,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Namespace):
         return _plain({key: item for key, item in vars(value).items() if not key.startswith("__")})
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items() if (key, item) not in _LATER_ARGUMENTS}
+        plain = {str(key): _plain(item) for key, item in value.items() if (key, item) not in _LATER_ARGUMENTS}
+        arguments: Any = plain.get("init_args")
+        if str(plain.get("class_path")).endswith(".ABM") and arguments.get("score") == _ABM_SCORE:
+            del arguments["score"]
+        return plain
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):

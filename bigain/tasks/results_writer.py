@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from bigain.compressors.base import Compressor
 from bigain.cost.environment import environment
 from bigain.cost.flops import flops_per_evaluation, reduction_percent
-from bigain.cost.sites import refuse_without_effect, site_table
+from bigain.cost.sites import site_table
 from bigain.cost.timing import MEASURED, measured_by, timing_section
 from bigain.errors import InputError
 from bigain.metrics.accuracy import Accuracy, confusion_matrix
@@ -106,7 +106,6 @@ class RunResults(Callback, ABC):
         self._flops, self._baseline = flops_per_evaluation(backbone, shape, module.example_condition, compressors)
         latent = Grid(*shape[1:])
         self._sites = [row for compressor in compressors for row in site_table(compressor, backbone.denoiser, latent)]
-        refuse_without_effect(self._sites)
         self._compressors = [compressor.description() for compressor in compressors]
         if trainer.is_global_zero:
             write_ids(Path(trainer.default_root_dir), [item.image_id for item in data.items])

@@ -1,4 +1,4 @@
-"""Adaptive block merging (ABM, Algorithm 3): flat cells become one token each, without matching."""
+"""Adaptive block merging (ABM, Algorithm 3 of BiGain): flat cells become one token each, without matching."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from torch import Tensor
 from bigain.tokens.grid import Cell, Grid, cell_count, cell_tokens, to_cells
 from bigain.tokens.matching import MergePlan
 
-Aggregate = Literal["max", "sum", "mean"]
+Aggregate = Literal["max", "sum", "mean", "min", "std"]
 
 _AGGREGATES: dict[Aggregate, Callable[[Tensor], Tensor]] = {
     "max": lambda cells: cells.amax(2),
     "sum": lambda cells: cells.sum(2),
     "mean": lambda cells: cells.mean(2),
+    "min": lambda cells: cells.amin(2),
+    "std": lambda cells: cells.std(2, correction=0),
 }
 
 
@@ -46,3 +48,25 @@ def block_merging(score: Tensor, grid: Grid, cell: Cell, blocks: int, aggregate:
     leader = torch.arange(n, device=score.device).repeat(b, 1)
     leader.scatter_(1, members.flatten(1), members[..., :1].expand_as(members).flatten(1))
     return MergePlan.from_leaders(leader, blocks * (cell.area - 1))
+
+
+def low_block_merging(score: Tensor, grid: Grid, cell: Cell, low: int) -> MergePlan:
+    """Plan to replace every cell whose tokens are all among those of lowest score by their mean.
+
+    Args:
+        score: Detail per token. `(b, n)`, float32.
+        grid: `(h, w)` with `h * w == n`.
+        cell: Cell size; leftover strips are always kept.
+        low: Number of tokens of lowest score, in 1..n; ties go to the lower index.
+
+    Returns:
+        A padded plan of n rows: the number of cells depends on the scores, and differs between sequences.
+    """
+    b, n = score.shape
+    lowest = score.argsort(dim=1, stable=True)[:, :low]
+    is_low = torch.zeros(b, n, dtype=torch.bool, device=score.device).scatter_(1, lowest, True)
+    members = cell_tokens(grid, cell, score.device)
+    flat = to_cells(is_low, grid, cell).all(2, keepdim=True)
+    leaders = torch.where(flat, members[..., :1], members)
+    leader = torch.arange(n, device=score.device).repeat(b, 1)
+    return MergePlan.padded(leader.scatter_(1, members.flatten(1).expand(b, -1), leaders.flatten(1)))

@@ -16,7 +16,7 @@ def _at_position(position: Tensor, grid: Grid, cell: Cell) -> Tensor:
 
 
 def cell_destinations(score: Tensor, grid: Grid, cell: Cell) -> Tensor:
-    """Choose the lowest score of each cell, the first on ties (Eq. 8 of LGTM). `(b, n)` -> `(b, cells)`."""
+    """Choose the lowest score of each cell, the first on ties (Algorithm 2 of BiGain). `(b, n)` -> `(b, cells)`."""
     return _at_position(to_cells(score, grid, cell).argmin(2), grid, cell)
 
 

@@ -27,11 +27,12 @@ _served: set[str] = set()
 _by_torch: set[str] = set()
 
 
-def kernels_serve(x: Tensor) -> bool:
+def kernels_serve(x: Tensor, lacking: str = "") -> bool:
     """Return whether kernels compute with these tokens; where torch has to step in, `kernels_note` says so.
 
     Args:
         x: Tokens. `(b, n, c)`.
+        lacking: What is asked for that no kernel does, in words; empty if nothing.
 
     Raises:
         InputError: If `BIGAIN_KERNELS` is invalid or asks for kernels where there are none.
@@ -40,13 +41,15 @@ def kernels_serve(x: Tensor) -> bool:
         return False
     # A branch rather than a number: compiled code may not know the number of tokens.
     many = True if x.shape[1] > _MOST_TOKENS else False  # noqa: SIM210
-    return _serve(x.dtype, many, x.requires_grad and torch.is_grad_enabled())
+    return _serve(x.dtype, many, x.requires_grad and torch.is_grad_enabled(), lacking)
 
 
 # Compiled code takes the answers, and notes, from when it is traced.
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _serve(dtype: torch.dtype, many: bool, gradients: bool) -> bool:
-    if gradients:
+def _serve(dtype: torch.dtype, many: bool, gradients: bool, lacking: str) -> bool:
+    if lacking:
+        needs_torch(lacking)
+    elif gradients:
         needs_torch("gradients")
     elif dtype not in _DTYPES:
         needs_torch(str(dtype).removeprefix("torch."))

@@ -56,37 +56,40 @@ def _nearest(x: Tensor, grid: Grid, factor: int) -> Tensor:
     return x.index_select(1, nearest_tokens(grid, factor, x.device))
 
 
-def downsample_average(x: Tensor, grid: Grid, factor: int) -> Tensor:
+def downsample_average(x: Tensor, grid: Grid, factor: int, aligned: bool = False) -> Tensor:
     """Average windows of `n_in // n_out` per side, unpadded. `(b, n, c)` -> `(b, n', c)`.
 
-    If the factor does not divide a side, the last rows or columns may be in no window.
+    If n_out does not divide a side, the last rows or columns are in no window, and windows drift from the tokens of
+    `downsample_nearest`. With `aligned`, window i is [floor(i * n_in / n_out), ceil((i + 1) * n_in / n_out)): windows
+    cover the map, hold these tokens, and may share a row or column.
     """
     grid.check(x)
     small = downsampled_grid(grid, factor)
-    if kernels_serve(x):
+    if kernels_serve(x, "aligned windows" if aligned else ""):
         from bigain.tokens.kernels.plans import downsample
 
         return downsample(x, grid, factor, "average")
-    return _average(x, grid, small)
+    return _average(x, grid, small, aligned)
 
 
-def _average(x: Tensor, grid: Grid, small: Grid) -> Tensor:
+def _average(x: Tensor, grid: Grid, small: Grid, aligned: bool) -> Tensor:
     maps = x.reshape(len(x), grid.h, grid.w, -1).permute(0, 3, 1, 2)
-    pooled = F.avg_pool2d(maps, (grid.h // small.h, grid.w // small.w))
+    window = grid.h // small.h, grid.w // small.w
+    pooled = F.adaptive_avg_pool2d(maps, (small.h, small.w)) if aligned else F.avg_pool2d(maps, window)
     return pooled.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def interextrapolate(x: Tensor, grid: Grid, factor: int, alpha: float | Tensor) -> Tensor:
-    """Blend nearest and average downsampling: `alpha * nearest + (1 - alpha) * average` (Eq. 8, IE-KVD).
+def interextrapolate(x: Tensor, grid: Grid, factor: int, alpha: float | Tensor, aligned: bool = False) -> Tensor:
+    """Blend nearest and average downsampling: `alpha * nearest + (1 - alpha) * average` (Eq. 8 of BiGain, IE-KVD).
 
-    `alpha` below 1 interpolates and keeps low frequencies; above 1 it extrapolates and sharpens. If the factor does
-    not divide a side, the two sampling grids are misaligned, as in the paper's release.
+    `alpha` below 1 interpolates and keeps low frequencies; above 1 it extrapolates and sharpens.
 
     Args:
         x: Attention input. `(b, n, c)`, any float dtype.
         grid: `(h, w)` with `h * w == n`.
         factor: Stride per side, at least 2; factor 2 keeps a quarter of the tokens.
         alpha: A number, or one per row. `(b,)`.
+        aligned: Place windows around the nearest tokens, see `downsample_average`; the paper's release does not.
 
     Returns:
         Tokens on the `(h // factor, w // factor)` grid, in the dtype of `x`. Nearest and average are rounded to that
@@ -94,7 +97,7 @@ def interextrapolate(x: Tensor, grid: Grid, factor: int, alpha: float | Tensor) 
     """
     grid.check(x)
     small = downsampled_grid(grid, factor)
-    if kernels_serve(x):
+    if kernels_serve(x, "aligned windows" if aligned else ""):
         from bigain.tokens.kernels.plans import downsample
 
         if isinstance(alpha, Tensor):
@@ -102,7 +105,7 @@ def interextrapolate(x: Tensor, grid: Grid, factor: int, alpha: float | Tensor) 
         return downsample(x, grid, factor, "blend", alpha)
     weight = alpha.float().view(-1, 1, 1) if isinstance(alpha, Tensor) else alpha
     nearest = _nearest(x, grid, factor).float()
-    average = _average(x, grid, small).float()
+    average = _average(x, grid, small, aligned).float()
     return (weight * nearest + (1 - weight) * average).to(x.dtype)
 
 

@@ -31,6 +31,7 @@ class MergePlan:
         target: Merged row that each removed token goes into. `(b, n - k)`, int64.
         restore: Merged row that each token reads back. `(b, n)`, int64.
         mode: `mean`: a row is the mean of its own token and all merged into it; `prune`: its own token.
+        present: Rows of a padded plan that are not padding; None if the plan is not padded. `(b, n)`, bool.
     """
 
     kept: Tensor
@@ -38,6 +39,7 @@ class MergePlan:
     target: Tensor
     restore: Tensor
     mode: Mode = "mean"
+    present: Tensor | None = None
 
     @classmethod
     def from_leaders(cls, leader: Tensor, removed: int, mode: Mode = "mean") -> MergePlan:
@@ -59,9 +61,25 @@ class MergePlan:
         gone = order[:, n - removed :]
         return cls(order[:, : n - removed], gone, restore.gather(1, gone), restore, mode)
 
+    @classmethod
+    def padded(cls, leader: Tensor) -> MergePlan:
+        """Build a plan of n rows in mode `mean`, for sequences that lose unlike numbers of tokens; see `from_leaders`.
+
+        The row of a token that leaves is padding, which attention ignores by `key_mask`; `removed` holds all tokens.
+        """
+        token = torch.arange(leader.shape[1], device=leader.device).expand_as(leader)
+        return cls(token, token, leader, leader, "mean", leader == token)
+
+    def key_mask(self, x: Tensor) -> Tensor:
+        """Return what a padded plan adds to attention logits of merged `x`: minus infinity at padding. `(b, 1, n)`."""
+        assert self.present is not None
+        return x.new_zeros(self.present.shape).masked_fill(~self.present, -torch.inf)[:, None]
+
     def of_rows(self, rows: Tensor) -> MergePlan:
         """Return the plans of some sequences, possibly repeated. `(r,)`, int64."""
-        return MergePlan(self.kept[rows], self.removed[rows], self.target[rows], self.restore[rows], self.mode)
+        present = None if self.present is None else self.present[rows]
+        indices = self.kept[rows], self.removed[rows], self.target[rows], self.restore[rows]
+        return MergePlan(*indices, self.mode, present)
 
     def merge(self, x: Tensor) -> Tensor:
         """Shorten a sequence. `(b, n, c)` -> `(b, k, c)`, same dtype; sums are taken in float32."""
@@ -71,10 +89,14 @@ class MergePlan:
         b, k, c = kept.shape
         # Rows of all sequences in one matrix: torch's fast scatter path wants dimension 0.
         row = torch.arange(b, device=x.device)[:, None] * k + self.target
-        total = kept.float().view(b * k, c)
-        total = total.scatter_add(0, row.view(-1, 1).expand(-1, c), _take(x, self.removed).float().view(-1, c))
+        total, joining = kept.float().view(b * k, c), _take(x, self.removed).float().view(-1, c)
         ones = torch.ones(b * k + row.numel(), device=x.device, dtype=torch.float32)
-        count = ones[: b * k].scatter_add(0, row.flatten(), ones[b * k :])
+        weight = ones[b * k :]
+        if self.present is not None:
+            joining = joining.masked_fill(self.present.view(-1, 1), 0)
+            weight = weight.masked_fill(self.present.flatten(), 0)
+        total = total.scatter_add(0, row.view(-1, 1).expand(-1, c), joining)
+        count = ones[: b * k].scatter_add(0, row.flatten(), weight)
         return (total / count[:, None]).view(b, k, c).to(x.dtype)
 
     def unmerge(self, y: Tensor) -> Tensor:
@@ -140,7 +162,9 @@ def _highest(values: Tensor, count: int) -> Tensor:
     return above | (equal & (equal.cumsum(1) <= room))
 
 
-def bipartite_matching(metric: Tensor, destination: Tensor, removed: int, mode: Mode = "mean") -> MergePlan:
+def bipartite_matching(
+    metric: Tensor, destination: Tensor, removed: int, mode: Mode = "mean", gate: tuple[Tensor, int] | None = None
+) -> MergePlan:
     """Merge the sources most similar to their best destination (Algorithm 1 of ToMe for SD; Algorithm 2 of BiGain).
 
     Args:
@@ -148,23 +172,26 @@ def bipartite_matching(metric: Tensor, destination: Tensor, removed: int, mode: 
         destination: Token ids, distinct in each row. `(b, m)` or `(1, m)`, int64.
         removed: Number of sources to merge, at most `n - m`.
         mode: See `MergePlan`.
+        gate: Detail per token, `(b, n)`, and the number of sources, those of lowest detail, that may merge.
 
     Returns:
         The plan. Equal similarities go to the lower destination and the lower source index.
 
     Raises:
-        ValueError: If `removed` is not in 1..n - m.
+        ValueError: If `removed` is not in 1..n - m, or more than the gate lets through.
     """
     b, n, _ = metric.shape
     # Ascending, so that the first maximum is the lowest token.
     destination = destination.sort(dim=1).values.expand(b, -1)
     m = destination.shape[1]
-    if not 1 <= removed <= n - m:
+    if not 1 <= removed <= (n - m if gate is None else min(gate[1], n - m)):
         raise ValueError(f"cannot merge {removed} of {n - m} source tokens")
     source = sources_of(destination, n)
     # Plans are indices and have no gradients.
     with without_autocast(metric), torch.no_grad():
         best, choice = _most_similar(metric, source, destination)
+    if gate is not None:
+        best = best.masked_fill(~_highest(-gate[0].gather(1, source), gate[1]), -torch.inf)
     merged_into = torch.where(_highest(best, removed), destination.gather(1, choice), source)
     leader = torch.arange(n, device=metric.device).repeat(b, 1).scatter_(1, source, merged_into)
     return MergePlan.from_leaders(leader, removed, mode)

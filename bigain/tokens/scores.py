@@ -11,6 +11,9 @@ from torch import Tensor
 from bigain.tokens.grid import Grid
 from bigain.tokens.precision import without_autocast
 
+# A score of tokens: `(b, n, c), Grid -> (b, n)`.
+Score = Callable[[Tensor, Grid], Tensor]
+
 _NORM_FLOOR = 1e-12
 
 # Elements processed at a time on a CPU, so that they stay in the cache: fresh pages cost more than the sums.
@@ -94,7 +97,7 @@ def dft_amplitude(x: Tensor, grid: Grid, *, include_dc: bool = False) -> Tensor:
     Args:
         x: Tokens. `(b, n, c)`.
         grid: `(h, w)` with `h * w == n`.
-        include_dc: Include bin 0, as the paper's formula does; the default excludes the channel mean.
+        include_dc: Include bin 0, as `dft_amplitude_with_dc`; the default excludes the channel mean.
     """
     grid.check(x)
     c = x.shape[-1]
@@ -106,12 +109,27 @@ def dft_amplitude(x: Tensor, grid: Grid, *, include_dc: bool = False) -> Tensor:
     return total if include_dc else total - amplitude[..., 0]
 
 
+def dft_amplitude_with_dc(x: Tensor, grid: Grid) -> Tensor:
+    """Score tokens by the summed amplitude of all DFT bins, the mean included: Table 13 to the letter. `(b, n)`."""
+    return dft_amplitude(x, grid, include_dc=True)
+
+
 def dft_centroid(x: Tensor, grid: Grid) -> Tensor:
     """Score tokens by the centroid of their channel spectrum, over rfft bins 0..c//2 (Table 13). `(b, n)`, in bins."""
     grid.check(x)
     amplitude = torch.fft.rfft(x.float(), dim=-1).abs()
     bins = torch.arange(amplitude.shape[-1], device=x.device, dtype=torch.float32)
     return (amplitude * bins).sum(-1) / (amplitude.sum(-1) + 1e-7)
+
+
+def dft_centroid_full(x: Tensor, grid: Grid) -> Tensor:
+    """Score tokens by the centroid of all c DFT bins: Table 13 to the letter. `(b, n)`, in bins.
+
+    Bins k and c - k have equal amplitudes, so all it measures is the share of bin 0: it is c / 2 without any, 0 for a
+    token whose channels are equal.
+    """
+    total = dft_amplitude(x, grid, include_dc=True)
+    return x.shape[-1] / 2 * (total - x.float().sum(-1).abs()) / (total + 1e-7)
 
 
 def neighbour_cosine(x: Tensor, grid: Grid) -> Tensor:

@@ -3,6 +3,8 @@
 The backend `eager` runs the captured graph as it is, so results must be equal bit for bit.
 """
 
+from contextlib import ExitStack
+
 import pytest
 import torch
 import torch._dynamo
@@ -11,7 +13,7 @@ from models import JOINT, forward, fresh, inputs, tiny_dit, tiny_unet
 
 from bigain.backbones import DiT, row_keys
 from bigain.backbones.compilation import compile_denoiser, compiled
-from bigain.compressors import CAM, IEKVD, LGTM, ToMe
+from bigain.compressors import CAM, IEKVD, LGTM, ToMe, Where
 from bigain.errors import InputError
 
 HOW = ("whole", "regional")
@@ -68,6 +70,18 @@ def check_equal(case, network, how):
         compile_eagerly(model, how)
         assert torch.equal(forward(model, given), expected)
         assert torch.equal(forward(model, given), expected)
+
+
+def test_plans_of_other_options_compile_and_compute_the_same():
+    model, given = tiny_dit(num_layers=3), inputs("dit")
+    options = [case for case in CASES if {"source_quantile", "quantile_of", "aligned"} & case["kwargs"].keys()]
+    with ExitStack() as installed:
+        for number, case in enumerate(options):
+            installed.enter_context(build(case, Where(blocks=[number])).applied_to(model))
+        expected = forward(model, given)
+        compile_eagerly(model, "regional")
+        assert torch.equal(forward(model, given), expected)
+    assert len(options) == 3
 
 
 @pytest.mark.parametrize("how", HOW)

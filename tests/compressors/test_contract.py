@@ -314,7 +314,7 @@ def test_tells_how_many_tokens_are_left(case, network):
     site = compressor.sites_of(model)[-1]
     n = TOKENS[network]
     left = compressor.tokens_out(site, Grid(*LATENTS[network][1:]))
-    assert 0 < left < n
+    assert left == n if compressor.pads else 0 < left < n
     modules = compressor.modules if isinstance(compressor, TokenMerger) else ("keys",)
     block = site.block
     # Normalised keys are downsampled after their projection.

@@ -4,7 +4,7 @@ import pytest
 import torch
 from cases import ALL_MODULES, every_network
 from diffusers.models.attention_processor import AttnProcessor2_0
-from models import TOKENS, forward, fresh, inputs, shared, watch
+from models import TOKENS, forward, fresh, inputs, rows, shared, watch
 
 from bigain.backbones import row_keys
 from bigain.backbones.sites import layout_of
@@ -17,7 +17,7 @@ from bigain.tokens.destinations import (
     released_destinations,
 )
 from bigain.tokens.grid import Cell, Grid
-from bigain.tokens.matching import bipartite_matching
+from bigain.tokens.matching import MergePlan, bipartite_matching
 from bigain.tokens.randomness import mix
 from bigain.tokens.scores import l2_norm, laplacian_l1
 from bigain.tokens.similarity_pruning import similarity_pruning
@@ -60,7 +60,24 @@ PLANS = [
         id="LGTM-released",
     ),
     pytest.param(
+        LGTM,
+        {"score": l2_norm, "source_quantile": 0.7},
+        lambda x, grid, _: bipartite_matching(
+            x,
+            cell_destinations(l2_norm(x, grid), grid, CELL),
+            grid.n // 2,
+            gate=(l2_norm(x, grid), int(0.7 * grid.n * 3 / 4)),
+        ),
+        id="LGTM-gate",
+    ),
+    pytest.param(
         ABM, {}, lambda x, grid, _: block_merging(laplacian_l1(x, grid), grid, CELL, grid.n // 6, "max"), id="ABM"
+    ),
+    pytest.param(
+        ABM,
+        {"score": l2_norm, "aggregate": "std"},
+        lambda x, grid, _: block_merging(l2_norm(x, grid), grid, CELL, grid.n // 6, "std"),
+        id="ABM-score",
     ),
     pytest.param(
         SiTo,
@@ -117,6 +134,33 @@ def test_equals_the_formula(network, metric, kind, kwargs, planner):
         network, block, seen.x, given, lambda x: planner(x, grid, index), metric or default, modules
     )
     torch.testing.assert_close(seen.output, expected, atol=2e-5, rtol=0)
+
+
+@every_network
+def test_a_padded_sequence_is_the_short_one_of_each_row(network):
+    """Every row by itself, with the tokens that its cells really leave: keys are masked, not only zero."""
+    model, given, index, grid = shared(network), inputs(network, 3), SITES[network], GRIDS[network]
+    block, lengths = layout_of(model).sites[index].block, set()
+
+    def shortened(x):
+        score, leader = laplacian_l1(x, grid)[0], list(range(grid.n))
+        low = sorted(range(grid.n), key=lambda t: (score[t].item(), t))[: int(0.8 * grid.n)]
+        for first in (y * grid.w + x for y in range(0, grid.h, 2) for x in range(0, grid.w, 2)):
+            cell = [first, first + 1, first + grid.w, first + grid.w + 1]
+            if set(cell) <= set(low):
+                leader[first + 1] = leader[first + grid.w] = leader[first + grid.w + 1] = first
+        lengths.add(len(set(leader)))
+        return MergePlan.from_leaders(torch.tensor([leader]), grid.n - len(set(leader)))
+
+    modules = [name for name in ALL_MODULES if network == "unet" or name != "cross_attn"]
+    with ABM(tau=0.8, quantile_of="tokens", modules=modules, metric="block_input").applied_to(model):
+        seen = watch(model, given, block=block)["block"]
+    for b in range(3):
+        one = slice(b, b + 1)
+        expected = block_by_hand(network, block, seen.x[one], rows(given, one), shortened, "block_input", modules)
+        torch.testing.assert_close(seen.output[one], expected, atol=2e-5, rtol=0)
+    assert len(lengths) > 1
+    assert max(lengths) < grid.n
 
 
 @every_network

@@ -32,7 +32,7 @@ def test_onlookers_see_what_is_left_of_every_token_and_change_nothing(case, netw
         assert one.context.timesteps.tolist() == [10, 400, 990]
         left = compressor.tokens_out(one.site, Grid(*LATENTS[network][1:]))
         for row in one.restored():
-            assert len(row.unique(dim=0)) == left
+            assert len(row.unique(dim=0)) < left if compressor.pads else len(row.unique(dim=0)) == left
 
 
 def test_merged_tokens_are_the_mean_of_those_they_stand_for():

@@ -23,6 +23,20 @@ def test_a_setting_that_was_added_changes_no_hash_while_it_is_null():
     assert fingerprint(Namespace(data=Namespace(init_args=Namespace(classes="a.txt")))) != fingerprint(configs[0])
 
 
+@pytest.mark.parametrize("place", [lambda one: {"compressor": one}, lambda one: {"trainer": {"callbacks": [one]}}])
+def test_an_argument_that_was_added_to_a_class_changes_no_hash_at_its_default(place):
+    def hashed(kind, **arguments):
+        class_path, settings = f"bigain.compressors.{kind}", Namespace(ratio=0.5, **arguments)
+        config = place(Namespace(class_path=class_path, init_args=settings))
+        return fingerprint(Namespace({key: Namespace(v) if isinstance(v, dict) else v for key, v in config.items()}))
+
+    score = "bigain.tokens.scores.laplacian_l1"
+    assert hashed("ABM") == hashed("ABM", score=score, quantile_of="cells") != hashed("ABM", score=f"{score}2")
+    assert hashed("LGTM") == hashed("LGTM", source_quantile=None) != hashed("LGTM", source_quantile=0.9)
+    assert hashed("LGTM") != hashed("LGTM", score=score)
+    assert hashed("IEKVD") == hashed("IEKVD", aligned=False) != hashed("IEKVD", aligned=True)
+
+
 @pytest.fixture
 def run(tmp_path):
     """A directory with one finished image of a generation, one that a kill left without its line, and others' files."""

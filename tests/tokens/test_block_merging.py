@@ -1,12 +1,14 @@
 """Adaptive block merging, against loops over cells."""
 
+import statistics
+
 import pytest
 import torch
 
-from bigain.tokens.block_merging import block_merging
+from bigain.tokens.block_merging import block_merging, low_block_merging
 from bigain.tokens.grid import Cell, Grid, cell_count
 
-AGGREGATES = {"max": max, "sum": sum, "mean": lambda values: sum(values) / len(values)}
+AGGREGATES = {"max": max, "sum": sum, "mean": statistics.fmean, "min": min, "std": statistics.pstdev}
 DIVISIONS = [
     pytest.param(Grid(h, w), Cell(ch, cw), id=f"{h}x{w}-{ch}x{cw}")
     for h, w, ch, cw in [
@@ -75,7 +77,9 @@ def test_matches_loop(grid, cell, aggregate, b):
         check(plan, x, [flat_cells(row, grid, cell, blocks, aggregate) for row in score.double().tolist()])
 
 
-@pytest.mark.parametrize(("aggregate", "merged"), [(None, 1), ("max", 1), ("sum", 0), ("mean", 0)])
+@pytest.mark.parametrize(
+    ("aggregate", "merged"), [(None, 1), ("max", 1), ("sum", 0), ("mean", 0), ("min", 0), ("std", 1)]
+)
 def test_aggregates_differ(aggregate, merged):
     """One sharp token makes cell 0 detailed by its maximum (the default), but not by its sum."""
     score = torch.tensor([[0.0, 0.0, 3.0, 3.0, 0.0, 10.0, 3.0, 3.0]])
@@ -129,3 +133,42 @@ def test_halves(dtype):
 def test_impossible_numbers_of_cells_are_refused(grid, cell, blocks, device):
     with pytest.raises(ValueError, match=f"{blocks} of {cell_count(grid, cell)} cells"):
         block_merging(torch.zeros(1, grid.n, device=device), grid, cell, blocks)
+
+
+def low_cells(score, grid, cell, low):
+    lowest = sorted(range(grid.n), key=lambda t: (score[t], t))[:low]
+    return [inside for inside in cells(grid, cell) if set(inside) <= set(lowest)]
+
+
+@pytest.mark.parametrize(("grid", "cell"), DIVISIONS)
+@pytest.mark.parametrize("tied", [False, True])
+def test_cells_of_low_tokens_match_loop(grid, cell, tied):
+    """The paper's rule: rows merge unlike numbers of cells, of which `block_merging` by maximum merges the first."""
+    score, x, counts = scores_of(6, grid), tokens(6, grid.n, 3), set()
+    score = score.round() if tied else score
+    for low in (1, int(0.5 * grid.n), int(0.8 * grid.n), grid.n):
+        plan = low_block_merging(score, grid, cell, low)
+        y = plan.merge(x)
+        outputs = tokens(*y.shape, seed=9)
+        restored, home = plan.unmerge(y), plan.unmerge(outputs)
+        assert plan.kept.shape == (6, grid.n)
+        assert torch.equal(plan.key_mask(x)[:, 0] == 0, plan.present)
+        for b, row in enumerate(score.double().tolist()):
+            flat = low_cells(row, grid, cell, low)
+            counts.add(len(flat))
+            expected, reads = x[b].double().clone(), list(range(grid.n))
+            for inside in flat:
+                expected[inside] = x[b, inside].double().mean(0)
+                for t in inside:
+                    reads[t] = inside[0]
+            torch.testing.assert_close(restored[b].double(), expected, rtol=1e-5, atol=1e-6)
+            assert torch.equal(home[b], outputs[b, reads])
+            # A row of every group is a key, once.
+            assert plan.present[b].nonzero().flatten().tolist() == sorted(set(reads))
+            ours = flat_cells(row, grid, cell, len(flat), "max")
+            assert tied or sorted(flat) == sorted(ours)
+            assert len(flat) <= low // cell.area
+        part = plan.of_rows(torch.tensor([4, 4, 0]))
+        assert torch.equal(part.merge(x[[4, 4, 0]]), y[[4, 4, 0]])
+        assert torch.equal(part.present, plan.present[[4, 4, 0]])
+    assert {0, cell_count(grid, cell)} < counts

@@ -55,7 +55,23 @@ def average_by_loop(rows, grid, factor):
     return means
 
 
-def blend_by_loop(rows, grid, factor, alpha):
+def aligned_by_loop(rows, grid, factor):
+    """Windows that touch the places of a new token, if both maps are stretched to one size."""
+    h, w = grid.h // factor, grid.w // factor
+
+    def touched(i, n_in, n_out):
+        return [k for k in range(n_in) if k * n_out < (i + 1) * n_in and (k + 1) * n_out > i * n_in]
+
+    means = []
+    for i in range(h):
+        for j in range(w):
+            window = [rows[y * grid.w + x] for y in touched(i, grid.h, h) for x in touched(j, grid.w, w)]
+            assert rows[nearest_index(i, grid.h, h) * grid.w + nearest_index(j, grid.w, w)] in window
+            means.append([sum(column) / len(window) for column in zip(*window, strict=True)])
+    return means
+
+
+def blend_by_loop(rows, grid, factor, alpha, average_by_loop=average_by_loop):
     pairs = zip(nearest_by_loop(rows, grid, factor), average_by_loop(rows, grid, factor), strict=True)
     return [[alpha * a + (1 - alpha) * b for a, b in zip(near, mean, strict=True)] for near, mean in pairs]
 
@@ -134,6 +150,19 @@ def test_nearest_matches_loop(grid, factor, b):
 def test_average_matches_loop(grid, factor, b):
     x = tokens(b, grid.n, 3)
     close(downsample_average(x, grid, factor), per_row(average_by_loop, x, grid, factor))
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_aligned_windows_match_loop(grid, factor, dtype):
+    x, alphas = tokens(2, grid.n, 3, dtype=dtype), torch.tensor([0.8, 1.2])
+    close(downsample_average(x, grid, factor, aligned=True), per_row(aligned_by_loop, x, grid, factor), dtype)
+    blend = interextrapolate(x, grid, factor, alphas, aligned=True)
+    for b, alpha in enumerate(alphas.tolist()):
+        close(blend[b : b + 1], per_row(blend_by_loop, x[b : b + 1], grid, factor, alpha, aligned_by_loop), dtype)
+    divides = grid.h % (grid.h // factor) == grid.w % (grid.w // factor) == 0
+    released = downsample_average(x, grid, factor).double()
+    assert torch.allclose(downsample_average(x, grid, factor, aligned=True).double(), released, atol=0.01) == divides
 
 
 @every_case

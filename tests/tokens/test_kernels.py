@@ -9,7 +9,7 @@ import pytest
 import torch
 from models import forward, fresh, inputs
 
-from bigain.compressors import ABM, CAM, IEKVD, LGTM, FrequencyKV, SiTo, ToMe, Where
+from bigain.compressors import ABM, CAM, IEKVD, LGTM, AveragePool, FrequencyKV, SiTo, ToMe, Where
 from bigain.diffusion.schedules import Linear
 from bigain.errors import InputError
 from bigain.tokens import dispatch
@@ -218,6 +218,30 @@ def test_gradients_and_unknown_types_go_to_torch(monkeypatch):
     assert dispatch.kernels_note() == "torch; torch for float64, gradients"
     downsample_average(x.detach(), grid, 2)
     assert dispatch.kernels_note() == "triton; torch for float64, gradients"
+
+
+@pytest.mark.parametrize(
+    ("compressor", "reason"),
+    [
+        (ABM(tau=0.5, score=l2_norm), "other scores, aggregates and quantiles of ABM"),
+        (ABM(ratio=0.5, aggregate="std"), "other scores, aggregates and quantiles of ABM"),
+        (ABM(tau=0.8, quantile_of="tokens"), "other scores, aggregates and quantiles of ABM"),
+        (LGTM(ratio=0.5, source_quantile=0.8), "gated sources"),
+        (IEKVD(factor=2, aligned=True), "aligned windows"),
+        (AveragePool(factor=2, aligned=True), "aligned windows"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_no_kernel_does_goes_to_torch(compressor, reason, monkeypatch):
+    monkeypatch.setattr(dispatch, "_served", set())
+    monkeypatch.setattr(dispatch, "_by_torch", set())
+    compressor.where = Where(blocks=[0])
+    model, given = fresh("dit").to(DEVICE), {name: value.to(DEVICE) for name, value in inputs("dit").items()}
+    with compressor.applied_to(model):
+        with_kernels = forward(model, given)
+        assert dispatch.kernels_note() == f"torch; torch for {reason}"
+        monkeypatch.setenv("BIGAIN_KERNELS", "torch")
+        assert torch.equal(with_kernels, forward(model, given))
 
 
 def test_the_switch_is_checked(monkeypatch):

@@ -31,11 +31,12 @@ def unit(v):
     return [a / length for a in v]
 
 
-def matching_by_loop(metric, destinations, removed):
-    """`{source: destination}` of the merged sources of one row."""
+def matching_by_loop(metric, destinations, removed, detail=None, low=None):
+    """`{source: destination}` of the merged sources of one row; only the `low` of least detail may merge."""
     units = [unit(v) for v in metric]
     matches = []
-    for s in sorted(set(range(len(units))) - set(destinations)):
+    sources = sorted(set(range(len(units))) - set(destinations))
+    for s in sources if low is None else sorted(sources, key=lambda t: (detail[t], t))[:low]:
         best, choice = -math.inf, None
         for d in destinations:
             similarity = sum(a * b for a, b in zip(units[s], units[d], strict=True))
@@ -194,3 +195,21 @@ def test_restored_output_equals_tomesd(h, w, share, b):
     assert theirs.shape == ours.shape
     torch.testing.assert_close(plan.unmerge(ours), unmerge(theirs), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(ours.sum(1), theirs.sum(1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("grid", "cell"), DIVISIONS)
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_gate_matches_loop(grid, cell, tied):
+    """Sources of high detail stay, however similar; with as many as merge, detail alone decides."""
+    metric, x, detail = tokens(3, grid.n, 6), tokens(3, grid.n, 3, seed=1), tokens(3, grid.n, 1, seed=2)[..., 0]
+    detail = detail.round() if tied else detail
+    destination = cell_destinations(detail, grid, cell)
+    sources = grid.n - cell_count(grid, cell)
+    removed, ungated = sources // 2, bipartite_matching(metric, destination, sources // 2)
+    for low in (removed, (removed + sources) // 2, sources):
+        plan = bipartite_matching(metric, destination, removed, gate=(detail, low))
+        parts = zip(metric.double().tolist(), destination.tolist(), detail.tolist(), strict=True)
+        check_plan(plan, x, [matching_by_loop(m, d, removed, s, low) for m, d, s in parts], "mean")
+        assert torch.equal(plan.kept, ungated.kept) == (low == sources)
+    with pytest.raises(ValueError, match=f"cannot merge {removed} of {sources}"):
+        bipartite_matching(metric, destination, removed, gate=(detail, removed - 1))
