@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 import torch
 import torch._dynamo
-from cases import METHODS, build
+from cases import CASES, METHODS, build
 from models import JOINT, forward, fresh, inputs, tiny_dit, tiny_unet
 
 from bigain.backbones import DiT, row_keys
