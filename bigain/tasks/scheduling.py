@@ -48,11 +48,12 @@ def make_scheduler(
         )
     # In latent space there is nothing to clip to, but the default of several classes is to clip.
     settings: dict[str, Any] = {"clip_sample": False} if "clip_sample" in known else {}
-    settings |= {**backbone.scheduler_config, "prediction_type": "flow_prediction" if flow else predicts}
+    needed: dict[str, Any] = {"prediction_type": "flow_prediction" if flow else predicts}
     if flow:
         # The shift has two names.
         shift = backbone.training_schedule.config["shift"]
-        settings |= {"shift": shift, "flow_shift": shift, "use_flow_sigmas": True}
+        needed |= {"shift": shift, "flow_shift": shift, "use_flow_sigmas": True}
+    settings |= {**backbone.scheduler_config, **{name: value for name, value in needed.items() if name in known}}
     scheduler, spacing = _created(
         kind, settings, options, steps, lambda config: backbone.timestep_options(config, steps, latents)
     )
