@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bigain.report.rows import Group, Measured, Row, main_metrics
-from bigain.report.sample_grid import SAMPLES, SAMPLES_BY_STRENGTH, sample_grid, strength_grid
+from bigain.report.sample_grid import SAMPLES, SAMPLES_BY_STRENGTH, sample_columns, sample_grid, strength_columns
 from bigain.runs.names import metric_title
 from bigain.runs.results import Run
 
@@ -69,7 +69,6 @@ _PARETO = (
     "Cost, accuracy and distance: {}. Line: the Pareto front. In panels of accuracy and distance, the area of a "
     "marker is proportional to the cost, and the Pareto front of all three is outlined in black."
 )
-_OF_GENERATIONS = (SAMPLES, SAMPLES_BY_STRENGTH)
 _MOST_TICKS = 8
 # Characters in a line of the legend, and inches of its columns and lines.
 _WIDTH, _COLUMN, _LINE = 32, 2.4, 0.17
@@ -95,19 +94,21 @@ def draw(groups: Sequence[Group], folder: Path) -> list[list[Plot]]:
     with plain_style():
         for number, group in enumerate(groups, 1):
             stem = f"{number}-{_slug(group.dataset)}-{_slug(group.model)}"
-            figures = [
-                ("curves", _CURVES, _curves(group.rows, styles)),
-                ("changes", _CHANGES, _curves(_changes(group), styles)),
-                ("pareto", _PARETO, _pareto(group.rows, styles)),
-                ("samples", SAMPLES, sample_grid(group.rows)),
-                *(
-                    (f"samples-{kind}", SAMPLES_BY_STRENGTH, strength_grid(group.rows, kind))
-                    for kind in ("ratio", "factor")
-                ),
+            rows = group.rows
+            grids = [("samples", SAMPLES, sample_columns(rows))]
+            grids += [
+                (f"samples-{kind}", SAMPLES_BY_STRENGTH, strength_columns(rows, kind)) for kind in ("ratio", "factor")
             ]
-            for kind, caption, figure in figures:
+            figures = [
+                ("curves", _CURVES, group.runs, _curves(rows, styles)),
+                ("changes", _CHANGES, group.runs, _curves(_changes(group), styles)),
+                ("pareto", _PARETO, group.runs, _pareto(rows, styles)),
+            ]
+            for kind, caption, columns in grids:
+                runs = [row.runs["generation"] for row in columns]
+                figures.append((kind, caption, runs, sample_grid(columns, kind == "samples")))
+            for kind, caption, runs, figure in figures:
                 if figure is not None:
-                    runs = [run for run in group.runs if run.task == "generation" or caption not in _OF_GENERATIONS]
                     text = f"{caption.format(group.title)} {_sources(runs)}"
                     plots[number - 1].append(Plot(f"{kind}-{stem}", text))
                     save(figure, folder / plots[number - 1][-1].name)

@@ -41,21 +41,18 @@ _INCHES, _PIXELS = 1.3, 512
 _WIDTH = 20
 
 
-def sample_grid(rows: Sequence[Row]) -> Figure | None:
-    """Draw the first images that the generations of several rows have in common; None if there are none.
-
-    Of many runs, the cheapest of each method.
-    """
+def sample_columns(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows with generations to show side by side; of many, the cheapest of each method."""
     columns = [row for row in rows if "generation" in row.runs]
     if len(columns) > _MOST_RUNS:
         columns = list({row.method: row for row in columns}.values())[:_MOST_RUNS]
-    return _grid(columns, True) if len(columns) > 1 else None
+    return columns
 
 
-def strength_grid(rows: Sequence[Row], kind: str) -> Figure | None:
-    """Draw images of two methods over their ratios or factors, one to the left and one to the right of those without.
+def strength_columns(rows: Sequence[Row], kind: str) -> list[Row]:
+    """Return generations of two methods by ratio or factor, one to the left and one to the right of that without.
 
-    Of more than two methods, those of the paper. None unless a method has generations of several strengths.
+    Of more than two methods, those of the paper. Empty unless a method has generations of several strengths.
     """
     columns = [row for row in rows if "generation" in row.runs]
     methods: dict[str, dict[float, Row]] = {}
@@ -63,18 +60,20 @@ def strength_grid(rows: Sequence[Row], kind: str) -> Figure | None:
         if row.strength and row.strength[0] == kind:
             methods.setdefault(row.method, {})[row.strength[1]] = row
     if all(len(of_method) < 2 for of_method in methods.values()):
-        return None
+        return []
     left = min(methods, key=lambda name: (name.startswith(_RIGHT), not name.startswith(_LEFT), name))
     right = min({*methods} - {left}, key=lambda name: (not name.startswith(_RIGHT), name), default="")
     outwards = [[row for _, row in sorted(methods.get(name, {}).items())] for name in (left, right)]
-    plain = [row for row in columns if row.method == "none"][:1]
-    return _grid([*reversed(outwards[0]), *plain, *outwards[1]], False)
+    return [*reversed(outwards[0]), *[row for row in columns if row.method == "none"][:1], *outwards[1]]
 
 
-def _grid(rows: Sequence[Row], differences: bool) -> Figure | None:
-    """Draw the first images that generations have in common; None if there are none."""
+def sample_grid(rows: Sequence[Row], differences: bool) -> Figure | None:
+    """Draw the first images that several generations have in common, a column for each; None if there are none.
+
+    With `differences`, those from the first row without compression stand below, if there is one.
+    """
     runs = [row.runs["generation"] for row in rows]
-    items = dict(itertools.islice(_items(runs), _MOST_ITEMS))
+    items = dict(itertools.islice(_items(runs), _MOST_ITEMS)) if len(runs) > 1 else {}
     return _draw(rows, [*items.values()], _prompts(runs[0], items), differences) if items else None
 
 
@@ -108,12 +107,13 @@ def _prompts(run: Run, ids: Collection[str]) -> list[str]:
 
 
 def _draw(rows: Sequence[Row], items: Sequence[Sequence[Pixels]], prompts: Sequence[str], differences: bool) -> Figure:
-    """Draw images by item and row; below them, if asked for, `differences` from the first row without compression."""
+    """Draw images by item and row, and differences: see `sample_grid`."""
     from matplotlib.figure import Figure
 
     plain = next((i for i, row in enumerate(rows) if row.method == "none" and differences), None)
     lines = 1 if plain is None else 2
-    figure = Figure(figsize=(1.2 + _INCHES * len(rows), 0.3 + _INCHES * lines * len(items)), layout="constrained")
+    width, height = (1.2, 0.3) if differences else (0.5, 0.6)
+    figure = Figure(figsize=(width + _INCHES * len(rows), height + _INCHES * lines * len(items)), layout="constrained")
     axes = figure.subplots(lines * len(items), len(rows), squeeze=False)
     for panel in axes.flat:
         panel.set(xticks=[], yticks=[])

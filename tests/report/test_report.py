@@ -20,7 +20,7 @@ from bigain.compressors import ABM
 from bigain.diffusion.schedules import Linear
 from bigain.report.figures import KINDS, draw, looks
 from bigain.report.rows import group_runs
-from bigain.report.sample_grid import sample_grid, strength_grid
+from bigain.report.sample_grid import sample_columns, sample_grid, strength_columns
 from bigain.runs.results import find_runs, write_ids
 
 N = 3669
@@ -257,12 +257,12 @@ def test_samples_stand_side_by_side():
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (6, 6), (10 * i, 0, 0)).save(path)
     (group,) = group_runs(find_runs([Path("runs")])[0])
-    axes = [axes for axes in sample_grid(group.rows).axes if axes.images]
+    axes = [axes for axes in sample_grid(sample_columns(group.rows), True).axes if axes.images]
     # Two items in three runs, and two differences below each; the last is the colour bar.
     assert len([axes for axes in axes if axes.get_visible()]) == 2 * (3 + 2)
     assert axes[4].images[0].get_array().max() == pytest.approx(20 / 3)
     shutil.rmtree("runs/none_made/samples")
-    assert sample_grid(group.rows) is None
+    assert sample_grid(sample_columns(group.rows), True) is None
 
 
 def test_samples_stand_by_strength_on_both_sides_of_none():
@@ -282,16 +282,16 @@ def test_samples_stand_by_strength_on_both_sides_of_none():
         Path(f"more/{name}/samples").mkdir()
         Image.new("RGB", (6, 6), (10 * number, 0, 0)).save(f"more/{name}/samples/a.png")
     (group,) = group_runs(find_runs([Path("more")])[0])
-    axes = strength_grid(group.rows, "ratio").axes
+    axes = sample_grid(strength_columns(group.rows, "ratio"), False).axes
     assert [panel.images[0].get_array().max() for panel in axes] == [0, 10, 20, 30, 40, 50]
     assert [panel.get_title().split() for panel in axes[2:5]] == [
         ["LGTM", "ratio", "0.3"],
         ["none"],
         ["ToMe", "ratio", "0.3"],
     ]
-    assert strength_grid(group.rows, "factor") is None
+    assert strength_columns(group.rows, "factor") == []
     # A single strength of each stands in `samples`.
-    assert strength_grid([row for row in group.rows if not row.strength or row.strength[1] == 0.3], "ratio") is None
+    assert strength_columns([row for row in group.rows if not row.strength or row.strength[1] == 0.3], "ratio") == []
 
 
 def test_changes_are_relative_to_the_run_without_compression(named):
