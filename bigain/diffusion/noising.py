@@ -27,15 +27,9 @@ def prediction_error(predicted: Tensor, target: Tensor, loss: Loss) -> Tensor:
 
 
 def band_errors(predicted: Tensor, noise: Tensor, bands: int) -> Tensor:
-    """Split the squared error of each row by the radial frequency of the orthonormal DCT; by Parseval, parts add up.
+    """Split the squared error by radial frequency of the orthonormal DCT: see `band_energy`. By Parseval, parts add up.
 
-    Args:
-        predicted: `(b, c, h, w)`.
-        noise: `(b, c, h, w)`.
-        bands: Bands of equal width; the mean of each channel is a band before them: see `radial_bands`.
-
-    Returns:
-        `(b, 1 + bands)`, float32.
+    `(b, c, h, w)` twice -> `(b, 1 + bands)`, float32.
     """
     residual = (predicted.float() - noise.float()).flatten(2).mT.contiguous()
     grid = Grid(*noise.shape[2:])

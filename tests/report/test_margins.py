@@ -8,9 +8,10 @@ import pytest
 from bigain.report.explain.margins import Errors, change_intervals, margins, share
 
 
-def times(trials):
-    """A timestep of its own for each trial. `(n, t)`."""
-    return np.tile(np.arange(np.shape(trials)[1]), (len(trials), 1))
+def over(errors, label, trials):
+    """Margins over trials of different timesteps."""
+    timesteps = np.tile(np.arange(trials.shape[1]), (len(trials), 1))
+    return margins(Errors(None, label, errors, timesteps, np.zeros((*errors.shape, 0))), trials)
 
 
 def two_classes(margin):
@@ -21,7 +22,7 @@ def two_classes(margin):
 
 def of(margin):
     errors, label = two_classes(margin)
-    return margins(errors, label, np.ones((len(label), errors.shape[2]), bool), times(margin))
+    return over(errors, label, np.ones((len(label), errors.shape[2]), bool))
 
 
 def test_gaussian_margins_have_the_known_bound():
@@ -45,7 +46,7 @@ def test_the_observed_error_never_exceeds_the_bound():
         errors = generator.gamma(2, size=(20, 4, 3))
         label = generator.integers(0, 4, 20)
         errors[np.arange(20), label] *= 0.6
-        result = margins(errors, label, np.ones((20, 3), bool), times(errors[:, 0]))
+        result = over(errors, label, np.ones((20, 3), bool))
         assert result.error <= result.cantelli_bound + 1e-12
         right = errors.mean(2).argmin(1) == label
         assert result.error == pytest.approx(1 - right.mean())
@@ -71,7 +72,7 @@ def test_margins_over_some_trials_against_a_loop():
     errors, label = generator.random((12, 5, 6)), generator.integers(0, 5, 12)
     trials = generator.random((12, 6)) < 0.4
     trials[4] = False
-    result = margins(errors, label, trials, times(trials))
+    result = over(errors, label, trials)
     means, squares = [], []
     for i in range(12):
         chosen = [j for j in range(6) if trials[i, j]]
@@ -85,14 +86,14 @@ def test_margins_over_some_trials_against_a_loop():
     assert result.mean.tolist() == pytest.approx(means)
     assert result.square.tolist() == pytest.approx(squares)
     assert result.trials.sum() == trials.sum()
-    assert margins(errors, label, np.zeros((12, 6), bool), times(trials)) is None
+    assert over(errors, label, np.zeros((12, 6), bool)) is None
 
 
 def stored(ids, errors, label=None, timesteps=None):
     n, _, t = errors.shape
     label = np.zeros(n, np.int64) if label is None else label
     timesteps = np.tile(np.arange(t) * 100 + 50, (n, 1)) if timesteps is None else timesteps
-    return Errors(np.array(list(ids)), label, errors.astype(np.float32), timesteps)
+    return Errors(np.array(list(ids)), label, errors.astype(np.float32), timesteps, np.zeros((*errors.shape, 0)))
 
 
 def test_only_trials_in_which_both_runs_evaluated_every_class_are_shared():
@@ -134,10 +135,7 @@ def test_all_pairs_are_resampled_together():
     errors, label = two_classes(0.3 + noise)
     others, _ = two_classes(0.5 - noise)
     some = np.random.default_rng(7).random((40, 3)) < 0.5
-    pairs = [
-        (margins(errors, label, trials, times(trials)), margins(others, label, trials, times(trials)))
-        for trials in (some | True, some)
-    ]
+    pairs = [(over(errors, label, trials), over(others, label, trials)) for trials in (some | True, some)]
     assert len(pairs[1][0].mean) < 40
     intervals = change_intervals(pairs, 40)
     assert intervals == change_intervals(pairs, 40)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bigain.report.explain.frequency import Response
-from bigain.report.explain.margins import Errors, around_timesteps, margins
+from bigain.report.explain.margins import Errors, margins
 from bigain.report.explain.spectrum import spectrum
 
 IMAGES, TIMES = 60, np.repeat([125, 375, 625, 875], 3)
@@ -36,12 +36,12 @@ def test_moments_of_planted_bands_are_over_noise_or_over_everything():
     once = spectrum(of, single)
     assert not once.over_noise
     np.testing.assert_allclose(once.covariance, np.cov(margin[single].T, bias=True), atol=1e-12)
-    whole = margins(of.errors, of.label, every, of.timesteps)
+    whole = margins(of, every)
     assert whole.sigma_over_noise**2 == pytest.approx(expected.sum())
-    assert margins(of.errors, of.label, single, of.timesteps).sigma_over_noise is None
+    assert margins(of, single).sigma_over_noise is None
     # One lonely trial is enough: nothing is known of its noise.
     every[0, :2] = False
-    assert around_timesteps(margin, of.timesteps, every) is None
+    assert not spectrum(of, every).over_noise
 
 
 def test_tokens_of_patches_see_the_highest_frequencies_folded():

@@ -50,7 +50,7 @@ def test_accuracies_are_of_images_that_were_not_fitted_to(capsys):
     names = ["uniform", "snr", "fitted", "one.json"]
     assert main(["explain", "full", "--weights", *names, "--json", "out.json"]) == 0
     text = capsys.readouterr().out
-    assert "the difference to uniform ones on the same 200 images in points" in text
+    assert "its difference to uniform ones on the same 200 images in points" in text
     uniform, snr, fitted, one = json.loads(Path("out.json").read_text())["explanations"][0]["weights"]
     errors, label = planted()
     assert uniform["accuracy"] == pytest.approx(100 * (errors.mean(2).argmin(1) == label).mean())
@@ -92,9 +92,9 @@ def test_what_has_no_weights_is_refused(capsys):
     run("weighted", errors, label, protocol__weights="snr")
     Path("short.json").write_text("[1, 2]")
     for name, weights, words in (
-        ("pruned", "fitted", "run with keep: null and a grid"),
-        ("weighted", "fitted", "run with weights: uniform"),
-        ("full", "short.json", "short.json must be 5 weights"),
-        ("full", "cosine", "must be uniform, snr, fitted or JSON files; there is no file cosine"),
+        ("pruned", "fitted", "run with keep: null, timesteps: grid"),
+        ("weighted", "fitted", "and weights: uniform"),
+        ("full", "short.json", "short.json must hold 5 weights"),
+        ("full", "cosine", "--weights must be uniform, snr, fitted or JSON files"),
     ):
         assert words in error_line(capsys, "explain", name, "--weights", weights)

@@ -167,7 +167,7 @@ def explain(
         measured = []
         for low, high in ((0, TIME), *itertools.pairwise(edges)):
             inside = trials & (first.timesteps >= low) & (first.timesteps < high)
-            before, after = (margins(of.errors, of.label, inside, of.timesteps) for of in (first, second))
+            before, after = (margins(of, inside) for of in (first, second))
             if before is not None and after is not None:
                 measured.append((low, high, before, after))
         intervals = change_intervals([each[2:] for each in measured], len(first.label), title=comparison.names[0])

@@ -36,14 +36,14 @@ class Errors:
         label: True classes. `(n,)`.
         errors: Of every class and trial, NaN where it was not evaluated. `(n, k, t)`.
         timesteps: Timestep of every trial, -1 where none was evaluated. `(n, t)`.
-        bands: Parts of the errors by frequency, if the run stored them. `(n, k, t, b)`.
+        bands: Parts of the errors by frequency, b = 0 if the run stored none. `(n, k, t, b)`.
     """
 
     image_id: npt.NDArray[np.str_]
     label: npt.NDArray[np.int64]
     errors: npt.NDArray[np.floating[Any]]
     timesteps: npt.NDArray[np.int64]
-    bands: npt.NDArray[np.floating[Any]] | None = None
+    bands: npt.NDArray[np.floating[Any]]
 
 
 def read_errors(run: Run) -> Errors:
@@ -60,9 +60,10 @@ def read_errors(run: Run) -> Errors:
             f"{run.path} has several labels per image; a margin is between one true class and the others; explain runs "
             "on a dataset with one label per image"
         )
-    names = ("image_id", "errors", "timesteps", *(["bands"] if "bands" in run.results["protocol"] else []))
-    image_id, errors, timesteps, *bands = read_columns(run.path, *names)
-    return Errors(image_id, label, errors, timesteps.astype(np.int64, copy=False), *bands)
+    image_id, errors, timesteps = read_columns(run.path, "image_id", "errors", "timesteps")
+    by_frequency = "bands" in run.results["protocol"]
+    bands = read_columns(run.path, "bands")[0] if by_frequency else np.zeros((*errors.shape, 0), np.float32)
+    return Errors(image_id, label, errors, timesteps.astype(np.int64, copy=False), bands)
 
 
 def share(first: Errors, second: Errors, names: tuple[str, str]) -> tuple[Errors, Errors, npt.NDArray[np.bool_]]:
@@ -76,27 +77,22 @@ def share(first: Errors, second: Errors, names: tuple[str, str]) -> tuple[Errors
     if first.errors.shape[1] != second.errors.shape[1]:
         raise InputError(f"{names[0]} and {names[1]} have {first.errors.shape[1]} and {second.errors.shape[1]} classes")
     both = shared_images(first.image_id, second.image_id)
-    counts = [of.bands.shape[3] - 1 for of in (first, second) if of.bands is not None]
-    if len({*counts}) > 1:
-        raise InputError(
-            f"{names[0]} and {names[1]} store {counts[0]} and {counts[1]} bands; give both the same `bands`"
-        )
+    if 0 not in (bands := [of.bands.shape[3] for of in (first, second)]) and bands[0] != bands[1]:
+        raise InputError(f"{names[0]} and {names[1]} store {bands[0] - 1} and {bands[1] - 1} bands; give both the same")
     t = min(first.timesteps.shape[1], second.timesteps.shape[1])
-    parts = [
-        (of.errors[rows, :, :t], of.timesteps[rows, :t], None if of.bands is None else of.bands[rows, :, :t])
+    columns = [
+        (of.errors[rows, :, :t], of.timesteps[rows, :t], of.bands[rows, :, :t])
         for of, rows in zip((first, second), both, strict=True)
     ]
-    (a, times, _), (b, other_times, _) = parts
+    (a, times, _), (b, other_times, _) = columns
     trials = np.isfinite(a).all(1) & np.isfinite(b).all(1) & (times == other_times)
     used = trials.any(0)
     if not used.any():
         raise InputError(f"{names[0]} and {names[1]} share no trial in which both evaluated every class")
     ids, label = first.image_id[both[0]], first.label[both[0]]
     mine, theirs = (
-        Errors(
-            ids, label, of[:, :, used].astype(np.float64), times[:, used], bands if bands is None else bands[:, :, used]
-        )
-        for of, _, bands in parts
+        Errors(ids, label, of[:, :, used].astype(np.float64), times[:, used], parts[:, :, used])
+        for of, _, parts in columns
     )
     return mine, theirs, trials[:, used]
 
@@ -175,49 +171,48 @@ def cantelli(mu: float, sigma: float) -> float:
     return sigma**2 / (mu**2 + sigma**2) if mu > 0 else 1.0
 
 
-def margins(
-    errors: npt.NDArray[np.floating[Any]],
-    label: npt.NDArray[np.int64],
-    trials: npt.NDArray[np.bool_],
-    timesteps: npt.NDArray[np.int64],
-) -> Margins | None:
-    """Return margins of the true class to its best rival: the wrong class with the lowest mean error over the trials.
-
-    Errors `(n, k, t)`, true classes `(n,)`, which trials count and their timesteps `(n, t)`. None if no image has one.
-    """
+def margins(of: Errors, trials: npt.NDArray[np.bool_]) -> Margins | None:
+    """Return margins over the trials that count `(n, t)`; None if no image has one: see `trial_margins`."""
     kept = trials.any(1)
     if not kept.any():
         return None
-    errors, label, trials = errors[kept], label[kept], trials[kept]
-    count, image = trials.sum(1), np.arange(len(label))
-    margin = np.where(trials, errors[image, rivals(errors, label, trials)] - errors[image, label], 0)
-    around = around_timesteps(margin[..., None], timesteps[kept], trials)
-    noise = None if around is None else (around[..., 0] ** 2).sum(1) / count
+    values, around, count = trial_margins(of, trials, of.errors[..., None])
+    margin, noise = values[..., 0], None if around is None else (around[..., 0] ** 2).sum(1) / count
     return Margins(np.flatnonzero(kept), margin.sum(1) / count, (margin**2).sum(1) / count, count, noise)
 
 
-def rivals(
-    errors: npt.NDArray[np.floating[Any]], label: npt.NDArray[np.int64], trials: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.intp]:
-    """Return the wrong class with the lowest mean error over the trials, at least one of each image. `(n,)`."""
-    means = np.where(trials[:, None], errors, 0).sum(2) / trials.sum(1)[:, None]
-    means[np.arange(len(label)), label] = np.inf
-    return means.argmin(1)
+def trial_margins(
+    of: Errors, trials: npt.NDArray[np.bool_], values: npt.NDArray[np.floating[Any]]
+) -> tuple[Floats, Floats | None, npt.NDArray[np.int64]]:
+    """Return the margins of the m images that have a trial that counts, 0 where one does not.
 
+    The rival of the true class is the wrong class with the lowest mean error over the trials.
 
-def around_timesteps(values: Floats, timesteps: npt.NDArray[np.int64], trials: npt.NDArray[np.bool_]) -> Floats | None:
-    """Return values `(n, t, b)` minus their mean over the J noises of an image and timestep, 0 where no trial counts.
+    Args:
+        of: Stored errors.
+        trials: Which trials count. `(n, t)`.
+        values: Errors, or parts of them, whose differences are taken. `(n, k, t, b)`.
 
-    They are scaled by `sqrt(J / (J - 1))`, so that means of products are (co)variances. None if a J is 1.
+    Returns:
+        The margins `(m, t, b)`; the same around their means over the J noises of an image and timestep, scaled by
+        `sqrt(J / (J - 1))` so that means of products are (co)variances, None if a J is 1; the numbers of trials `(m,)`.
     """
-    place = np.where(trials, np.arange(len(trials))[:, None] * TIME + timesteps, -1)
-    _, group, count = np.unique(place, return_inverse=True, return_counts=True)
+    kept = trials.any(1)
+    trials, label, timesteps = trials[kept], of.label[kept], of.timesteps[kept]
+    count, image = trials.sum(1), np.arange(len(label))
+    means = np.where(trials[:, None], of.errors[kept], 0).sum(2) / count[:, None]
+    means[image, label] = np.inf
+    chosen = values[kept]
+    margin = np.where(trials[..., None], chosen[image, means.argmin(1)].astype(np.float64) - chosen[image, label], 0)
+    place = np.where(trials, image[:, None] * TIME + timesteps, -1)
+    _, group, noises = np.unique(place, return_inverse=True, return_counts=True)
     group = group.reshape(place.shape)
-    size, sums = count[group][..., None], np.zeros((len(count), values.shape[2]))
+    size, sums = noises[group][..., None], np.zeros((len(noises), margin.shape[2]))
     if (size[trials] < 2).any():
-        return None
-    np.add.at(sums, group, values)
-    return np.where(trials[..., None], (values - sums[group] / size) * np.sqrt(size / np.maximum(1, size - 1)), 0)
+        return margin, None, count
+    np.add.at(sums, group, margin)
+    around = (margin - sums[group] / size) * np.sqrt(size / np.maximum(1, size - 1))
+    return margin, np.where(trials[..., None], around, 0), count
 
 
 def change_intervals(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bigain.report.explain.margins import Errors, Floats, around_timesteps, resampled, rivals
+from bigain.report.explain.margins import Errors, Floats, resampled, trial_margins
 from bigain.report.statistics import ALPHA, ENOUGH
 from bigain.report.tables import indented
 from bigain.runs.numbers import counted, with_interval
@@ -26,14 +26,10 @@ _VERDICTS = {True: "holds", False: "does not hold", None: "is undecided"}
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Margins by frequency, of b bands, over m images.
+    """Margins by frequency: mean `(b,)` and covariance `(b, b)` of b bands.
 
-    Attributes:
-        mu: `(b,)`.
-        covariance: `(b, b)`.
-        images: m.
-        over_noise: Whether variances are the theorem's, over noises at one timestep, not over images and trials.
-        draws: `numbers` of bootstrap draws of images, which are the same for runs of as many images.
+    Covariances are `over_noise`, at one timestep of one image, as the theorem's, or over images and trials. `draws` are
+    the `numbers` of bootstrap draws of images, which are the same for runs of as many images.
     """
 
     mu: Floats
@@ -88,25 +84,21 @@ def correlation(covariance: Floats) -> Floats:
     return covariance / (sigma[..., None] * sigma[..., None, :])
 
 
-def spectrum(errors: Errors, trials: npt.NDArray[np.bool_]) -> Spectrum | None:
+def spectrum(of: Errors, trials: npt.NDArray[np.bool_]) -> Spectrum | None:
     """Return margins by frequency over the trials that count `(n, t)`; None if the run stored no such errors."""
-    if errors.bands is None:
+    if not of.bands.shape[3]:
         return None
-    kept = trials.any(1)
-    trials, label, bands = trials[kept], errors.label[kept], errors.bands[kept]
-    image, rival, count = np.arange(len(label)), rivals(errors.errors[kept], label, trials), trials.sum(1)
-    margin = np.where(trials[..., None], bands[image, rival].astype(np.float64) - bands[image, label], 0)
-    around, b = around_timesteps(margin, errors.timesteps[kept], trials), margin.shape[2]
-    spread = margin if around is None else around
-    products = np.einsum("ntb,ntc->nbc", spread, spread).reshape(len(label), -1)
+    margin, around, count = trial_margins(of, trials, of.bands)
+    spread, b = margin if around is None else around, margin.shape[2]
+    products = np.einsum("ntb,ntc->nbc", spread, spread).reshape(len(count), -1)
     columns = np.concatenate([margin.sum(1), products], 1) / count[:, None]
 
     def moments(means: Floats) -> tuple[Floats, Floats]:
         mu, product = means[..., :b], means[..., b:].reshape(*means.shape[:-1], b, b)
         return mu, product - (mu[..., None] * mu[..., None, :] if around is None else 0)
 
-    draws = numbers(*moments(resampled(columns) / len(label)))
-    return Spectrum(*moments(columns.mean(0)), len(label), around is not None, draws)
+    draws = numbers(*moments(resampled(columns) / len(count)))
+    return Spectrum(*moments(columns.mean(0)), len(count), around is not None, draws)
 
 
 def spectra_row(base: Spectrum, run: Spectrum, gain: Floats | None) -> dict[str, Any]:
@@ -135,8 +127,7 @@ def spectra_lines(base: Spectrum, run: Spectrum, gain: Floats | None, names: Seq
         _table(["frequency", *(head or of for of in ("margin", "deviation") for head in heads)], bands, columns, ".3g"),
         "Correlation between bands, of the baseline below the diagonal, of the run above it:",
         _table(["", *bands], bands, both.T, ".2f"),
-        *([] if gain is None else ["|H_P|^2 by band: " + ", ".join(f"{value:.3g}" for value in gain) + "."]),
-        *([] if gain is None else [_prediction(sides, run.interval("mu_over_sigma", base), accuracy)]),
+        *([] if gain is None else [_prediction(gain, sides, run.interval("mu_over_sigma", base), accuracy)]),
         *(f"{name}: {of.statements()[1]}" for name, of in zip(names, (run, base), strict=True)),
     ]
 
@@ -146,18 +137,20 @@ def _table(headers: Sequence[str], names: Sequence[str], columns: Sequence[Float
     return indented(headers, [[name, *row] for name, row in zip(names, cells, strict=True)])
 
 
-def _prediction(sides: Sequence[tuple[Floats, Floats]], change: tuple[float, float] | None, accuracy: str) -> str:
+def _prediction(
+    gain: Floats, sides: Sequence[tuple[Floats, Floats]], change: tuple[float, float] | None, accuracy: str
+) -> str:
     """Return what Theorem 1 predicts of margin, variance and their ratio, and what was measured."""
     before, after, predicted = (numbers(*side) for side in sides)
     rises, rose = bool(predicted["independent"] > before["independent"]), _above(change, 0)
     outcome = "too few images to tell" if rose is None else "which is right" if rose == rises else "which is wrong"
     mu, variance, sigma2 = zip(*((mu.sum(), np.trace(of), of.sum()) for mu, of in sides), strict=True)
     return (
-        f"By |H_P|^2 and with independent bands, Theorem 1 predicts the margin to go from {mu[0]:.3g} to {mu[2]:.3g}, "
-        f"sigma^2 from {variance[0]:.3g} to {variance[2]:.3g}, and 1/r to {'rise' if rises else 'fall'} from "
-        f"{before['independent']:.3g} to {predicted['independent']:.3g}: {outcome}. Measured: margin {mu[0]:.3g} to "
-        f"{mu[1]:.3g}, sigma^2 {sigma2[0]:.3g} to {sigma2[1]:.3g}, 1/r {before['mu_over_sigma']:.3g} to "
-        f"{after['mu_over_sigma']:.3g}; accuracy changed by {accuracy} points."
+        f"By |H_P|^2 ({', '.join(f'{value:.3g}' for value in gain)}) and with independent bands, Theorem 1 predicts "
+        f"the margin to go from {mu[0]:.3g} to {mu[2]:.3g}, sigma^2 from {variance[0]:.3g} to {variance[2]:.3g}, and "
+        f"1/r to {'rise' if rises else 'fall'} from {before['independent']:.3g} to {predicted['independent']:.3g}: "
+        f"{outcome}. Measured: margin {mu[0]:.3g} to {mu[1]:.3g}, sigma^2 {sigma2[0]:.3g} to {sigma2[1]:.3g}, 1/r "
+        f"{before['mu_over_sigma']:.3g} to {after['mu_over_sigma']:.3g}; accuracy changed by {accuracy} points."
     )
 
 

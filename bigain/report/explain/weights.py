@@ -22,67 +22,60 @@ FOLDS = 5
 _RIDGE = 1e-3
 
 
-def try_weights(
-    run: Run, names: Sequence[str], snr: Callable[[Run, npt.NDArray[np.int64]], Floats]
-) -> tuple[dict[str, Any], list[str]]:
+def try_weights(run: Run, names: Sequence[str], snr: Callable[[Run, Any], Floats]) -> tuple[dict[str, Any], list[str]]:
     """Classify the images of a run with weights over timesteps, and compare with equal weights on the same images.
 
     Args:
         run: A classification with `keep: null`.
-        names: `uniform`, `snr`, `fitted`, or files with a list of one weight per timestep. Fitted weights are judged on
-            images that they were not fitted to, in five folds.
-        snr: Returns the signal-to-noise ratios at timesteps of a run.
+        names: `uniform`, `snr`, `fitted`, which is judged on images that it was not fitted to, or JSON files.
+        snr: Returns the signal-to-noise ratios at timesteps of a run. `(t,)`.
 
     Returns:
         Plain values for a file, and lines of text.
 
     Raises:
-        InputError: If not every class was evaluated at the same timesteps, errors are weighted already, or there are no
-            such weights.
+        InputError: If classes were evaluated at different timesteps, errors are weighted, or there are no such weights.
     """
-    stored = read_errors(run)
-    if not np.isfinite(stored.errors).all() or (stored.timesteps != stored.timesteps[0]).any():
-        raise InputError(f"{run.path}: weights need all classes at the same timesteps; run with keep: null and a grid")
-    if "weights" in run.results["protocol"]:
-        raise InputError(f"{run.path} stores errors that are weighted already; run with weights: uniform")
+    stored, protocol = read_errors(run), run.results["protocol"]
+    if not np.isfinite(stored.errors).all() or (stored.timesteps != stored.timesteps[0]).any() or "weights" in protocol:
+        raise InputError(
+            f"{run.path}: weights need unweighted errors of all classes at the same timesteps; run with keep: null, "
+            "timesteps: grid and weights: uniform"
+        )
     times, place = np.unique(stored.timesteps[0], return_inverse=True)
     noises = [stored.errors[:, :, place == i].mean(2, dtype=np.float64) for i in range(len(times))]
-    errors, labels, rows = np.stack(noises, 2), stored.label, []
-    uniform = errors.mean(2).argmin(1) == labels
+    errors, labels, rows, ones = np.stack(noises, 2), stored.label, [], np.ones(len(times))
+    uniform = (errors @ ones).argmin(1) == labels
     for name in names:
-        of_image = weights = np.ones(len(times))
-        if name == "snr":
-            of_image = weights = snr(run, times)
-        elif name == "fitted":
+        if name == "fitted":
             fold = np.random.default_rng(0).permutation(len(labels)) % FOLDS
             of_image = np.stack([fit(errors[fold != k], labels[fold != k]) for k in range(FOLDS)])[fold, :, None]
             weights = fit(errors, labels)
-        elif name != "uniform":
-            if not Path(name).is_file():
-                raise InputError(f"--weights must be uniform, snr, fitted or JSON files; there is no file {name}")
-            of_image = weights = np.array(
-                read_json(Path(name), list[float], "give one weight per timestep"), np.float64
-            )
+        else:
+            weights = ones if name == "uniform" else snr(run, times) if name == "snr" else _read(name)
             if weights.shape != times.shape or not (weights >= 0).all() or not weights.any():
-                raise InputError(f"{name} must be {len(times)} weights of at least 0, not all 0, for {run.path}")
-        right = (errors @ of_image).reshape(errors.shape[:2]).argmin(1) == labels
-        pair = Paired.of(right, uniform)
+                raise InputError(f"{name} must hold {len(times)} weights of at least 0, one per timestep, not all 0")
+            of_image = weights[:, None]
+        pair = Paired.of((errors @ of_image)[..., 0].argmin(1) == labels, uniform)
         low, high, _ = difference_interval(pair)
-        changes = {"difference": 100 * pair.difference, "low": 100 * low, "high": 100 * high, "p": mcnemar(pair)}
-        of_times = (weights / weights.mean()).tolist()
-        rows.append({"weights": name, "accuracy": 100 * float(right.mean()), **changes, "by_timestep": of_times})
-    headers = [*rows[0]][:-1]
-    lines = [
-        f"{label(run.compressors)}, {run.path}: weights over timesteps, and the difference to uniform ones on the same "
-        f"{len(labels):,} images in points, with its 95 % interval; fitted weights are judged on other images:",
-        indented(headers, [[row["weights"], *(f"{row[name]:.3g}" for name in headers[1:])] for row in rows]),
-        "Weights by timestep, 1 on average; fitted to all images:",
-        indented(
-            ["weights", *map(str, times)],
-            [[row["weights"], *(f"{value:.2g}" for value in row["by_timestep"])] for row in rows],
-        ),
+        shown = (uniform.mean() + pair.difference, pair.difference, low, high)
+        row = dict(zip(("accuracy", "difference", "low", "high"), (100 * float(value) for value in shown), strict=True))
+        rows.append({"weights": name, **row, "p": mcnemar(pair), "by_timestep": (weights / weights.mean()).tolist()})
+    columns = [*rows[0]][:-1]
+    values = [[*(row[name] for name in columns[1:]), *row["by_timestep"]] for row in rows]
+    cells = [[name, *(f"{value:.3g}" for value in of)] for name, of in zip(names, values, strict=True)]
+    return {"run": str(run.path), "timesteps": times.tolist(), "weights": rows}, [
+        f"{label(run.compressors)}, {run.path}: accuracy with weights over timesteps, its difference to uniform ones "
+        f"on the same {len(labels):,} images in points with its 95 % interval, and the weights, 1 on average; fitted ones "
+        "are judged on images that they were not fitted to, and shown fitted to all:",
+        indented([*columns, *(f"t={time}" for time in times)], cells),
+        "",
     ]
-    return {"run": str(run.path), "timesteps": times.tolist(), "weights": rows}, [*lines, ""]
+
+
+def _read(file: str) -> Floats:
+    expected = "--weights must be uniform, snr, fitted or JSON files with a list of one weight per timestep"
+    return np.array(read_json(Path(file), list[float], expected), np.float64)
 
 
 def fit(errors: Floats, labels: npt.NDArray[np.int64]) -> Floats:
