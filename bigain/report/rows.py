@@ -237,18 +237,18 @@ def _order(row: Row) -> tuple[bool, float, str, str, float, list[Path]]:
 
 def _joined(runs: Sequence[Run]) -> list[dict[str, Run]]:
     """Join both tasks of a compressor: the runs of one `bigain evaluate`, or the only run of each task."""
-    by_key: dict[tuple[frozenset[Path], str], list[Run]] = {}
-    for run in runs:
-        # In the paper these differ between the tasks.
-        compressors = [
-            [part["class"], _without(part["settings"], ("alpha", "seed", "skip_zero"))] for part in run.compressors
-        ]
-        by_key.setdefault((_evaluations([run]), json.dumps(compressors, sort_keys=True)), []).append(run)
     joined: list[dict[str, Run]] = []
-    for members in by_key.values():
-        by_task = {run.task: run for run in sorted(members, key=lambda run: run.task)}
-        joined += [by_task] if len(by_task) == len(members) else [{run.task: run} for run in members]
-    return joined
+    left = list(runs)
+    # In the paper some settings differ between the tasks; runs with equal ones come first.
+    for ignored in (("seed",), ("seed", "alpha", "skip_zero")):
+        by_key: dict[tuple[frozenset[Path], str], list[Run]] = {}
+        for run in left:
+            compressors = [[part["class"], _without(part["settings"], ignored)] for part in run.compressors]
+            by_key.setdefault((_evaluations([run]), json.dumps(compressors, sort_keys=True)), []).append(run)
+        pairs = [members for members in by_key.values() if sorted(run.task for run in members) == [*TASKS]]
+        joined += [{run.task: run for run in sorted(pair, key=lambda run: run.task)} for pair in pairs]
+        left = [run for members in by_key.values() if members not in pairs for run in members]
+    return joined + [{run.task: run} for run in left]
 
 
 def _without(settings: Any, names: Sequence[str]) -> Any:

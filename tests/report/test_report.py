@@ -331,6 +331,39 @@ def test_several_compressors_and_own_ones_are_rows():
     assert line("runs/tome", "top1")["paper"] == "72.96"
 
 
+def test_equal_settings_of_both_tasks_share_a_row_also_where_alpha_varies():
+    for alpha in (0.0, 0.7):
+        classification(f"sweep/c{alpha}", right(2900), iekvd(2, alpha))
+        generation(f"sweep/g{alpha}", 33.0, iekvd(2, alpha))
+    classification("sweep/c", right(2900), iekvd(2, 0.9))
+    generation("sweep/g", 33.0, iekvd(2, Linear(0.8, 1.2), skip_zero=True))
+    assert report("sweep") == 0
+    rows = [row for row in text().splitlines() if row.startswith("| IEKVD")]
+    for pair in ("sweep/c0.0, sweep/g0.0", "sweep/c0.7, sweep/g0.7", "sweep/c, sweep/g"):
+        assert len([row for row in rows if pair in row]) == 1
+
+
+def test_seconds_of_a_batch_stand_beside_those_of_table_11():
+    def made(name, compressors, seconds, **changes):
+        denoiser = {"rows_per_forward": 8, "seconds_per_row": seconds / 400}
+        changes = {"evaluations__per_image": 100, "timing__denoiser": denoiser, **changes}
+        generation(f"speed/{name}", 30.0, compressors, n=40, dataset__asked=40, **changes)
+
+    made("none", [], 2.0)
+    made("tome", tome(0.7), 1.25)
+    made("lgtm", lgtm(0.7), 1.6, timing__denoiser={"rows_per_forward": 16, "seconds_per_row": 0.004})
+    assert report("speed") == 0
+    table = [[cell.strip() for cell in row.strip("|").split("|")] for row in text().splitlines() if " | " in row]
+    head = next(row for row in table if "s/batch of 4" in row)
+    start = head.index("s/batch of 4")
+    assert head[start : start + 4] == ["s/batch of 4", "paper's s/batch", "acceleration", "paper's acceleration"]
+    shown = {row[0]: row[start : start + 4] for row in table if row[0] in ("none", "ToMe", "LGTM") and len(row) > start}
+    assert shown["none"] == ["2.00", "11.98†", "1.00", "1.00†"]
+    assert shown["ToMe"] == ["1.25", "7.37†", "1.60", "1.63†"]
+    # Not in batches of 4.
+    assert shown["LGTM"] == ["-", "-", "-", "-"]
+
+
 def test_only_proportions_are_percent():
     # Runs from before metrics declared their unit.
     plain, percent = ("ssim", "lpips[alex]", "clip_score[vit]"), ("precision[x]", "agreement[x]")
@@ -540,7 +573,10 @@ def test_results_of_older_versions_are_reported():
     """They hold `where` as text and do not say which settings were changed."""
     for run in ("lgtm", "iekvd"):
         (compressor,) = json.loads(Path(f"runs/{run}/results.json").read_text())["compressors"]
-        settings = {**compressor["settings"], "where": "Where(max_stride=1)"}
+        # Without the arguments that did not exist.
+        old = ("factor", "alpha", "ratio", "destination", "score", "mode", "seed", "cell", "modules", "metric")
+        settings = {name: value for name, value in compressor["settings"].items() if name in old}
+        settings["where"] = "Where(max_stride=1)"
         change(f"runs/{run}", compressors=[{"class": compressor["class"], "settings": settings}])
     assert report("runs") == 0
     assert "where is Where(max_stride=1), in the paper the usual" in text()
