@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from bigain.backbones.sites import Site
     from bigain.compressors import Compressor
 
-# A run directory is neither read nor written, and one process draws everything.
-_ALONE = ("--trainer.logger", "false", "--trainer.devices", "1")
-
 
 def maps(
     *options: str,
@@ -46,7 +43,12 @@ def maps(
     Raises:
         InputError: If the configuration does not have exactly one compressor, or an argument cannot work.
     """
-    command = checked(["predict", *options, *_ALONE])
+    if not 0 <= timestep < 1000 or min(draws, images) < 1:
+        raise InputError(
+            f"--timestep must be in 0..999, --draws and --images at least 1, not {timestep}, {draws} and {images}"
+        )
+    # One process draws everything, and no run directory is written.
+    command = checked(["predict", *options, "--trainer.logger", "false", "--trainer.devices", "1"])
     from bigain.backbones.sites import layout_of
     from bigain.commands.flops.search import changed
     from bigain.commands.lightning_cli import Prepared
@@ -65,36 +67,26 @@ def maps(
         raise InputError(f"maps needs a model of bigain and one compressor, not {len(compressors)}; see --compressor")
     module.backbone.load()
     chosen = _site(layout_of(module.backbone.denoiser).sites, site)
-    where = Where(chosen.stride, chosen.stride, blocks=(chosen.index,))
     settings, note = ({}, "") if ratio is None else _for_ratio(compressors[0], ratio)
-    compressor = changed(compressors[0], where=where, **settings)
-    watcher = NoiseMaps(
-        module.backbone,
-        site=chosen.index,
-        timestep=timestep,
-        draws=draws,
-        images=images,
-        rows_per_forward=module.forwards.rows or 64,
-        seed=cli.config.predict.seed,
-    )
+    compressor = changed(compressors[0], where=Where(chosen.stride, chosen.stride, blocks=(chosen.index,)), **settings)
+    watcher = NoiseMaps(module, chosen.index, timestep, draws, images, cli.config.predict.seed)
     compressor.onlookers.append(watcher)
     cli.trainer.callbacks = [compressor]  # type: ignore[attr-defined]
     cli.trainer.predict(watcher, datamodule=data, return_predictions=False)
     if not watcher.maps:
         raise InputError(f"{data.name}: none of the images could be read")
     written = output / "maps.png", output / "maps.npz"
-    write_site(written[1], {item.image_id: found for item, found in watcher.maps.items()})
+    write_site(written[1], {item.image_id: site_map for item, site_map in watcher.maps.items()})
     about = f"{compressor_text(compressor.description())}, {module.backbone.model}, {data.name}"
-    names = data.class_space.names
-    subjects = []
+    names, subjects = data.class_space.names, []
     for item in watcher.maps:
         title = f"{item.image_id}: {', '.join(names[label] for label in item.labels) or 'no class'}"
         subjects.append(Subject(data.read_image(item).permute(1, 2, 0).numpy(), [title, about]))
     with replacing(written[0]) as file:
         noise_sheet(subjects, list(watcher.maps.values())).save(file, "PNG")
     facts = f"{counted(len(subjects), 'image')}, {counted(draws, 'noise')} at timestep {timestep}"
-    lines = [compressor_text(compressor.description()), f"site {chosen.index}, {chosen.name}; {facts}"]
-    return Outcome("\n".join([*lines, *([note] if note else []), *map(str, written)]) + "\n")
+    lines = [about, f"site {chosen.index}, {chosen.name}; {facts}", note, *map(str, written)]
+    return Outcome("".join(f"{line}\n" for line in lines if line))
 
 
 def _site(sites: tuple[Site, ...], index: int | None) -> Site:
@@ -118,7 +110,6 @@ def _for_ratio(compressor: Compressor, ratio: float) -> tuple[dict[str, Any], st
     if cell is None or not 1 - 1 / cell.area < ratio < 1:
         return {"ratio": ratio}, ""
     side = math.ceil(math.sqrt(round(1 / (1 - ratio), 9)))
-    largest = f"{cell.h}x{cell.w} cells remove at most {100 * (1 - 1 / cell.area):g} %"
-    return {"ratio": ratio, "cell": (side, side)}, (
-        f"cells of {side}x{side} tokens: one token of each cell stays, so {largest}"
-    )
+    limit = f"{cell.h}x{cell.w} cells remove at most {100 * (1 - 1 / cell.area):g} %"
+    note = f"cells of {side}x{side} tokens: one token of each cell stays, so {limit}"
+    return {"ratio": ratio, "cell": (side, side)}, note

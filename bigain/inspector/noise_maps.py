@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from bigain.backbones.base import Backbone
 from bigain.backbones.forward import RowKeys
 from bigain.compressors.base import Decision, Onlooker
 from bigain.data.loader import Batch
 from bigain.data.selection import Item, first_of_classes
-from bigain.diffusion.trials import TIMESTEPS, keys_of_trials
-from bigain.errors import InputError
+from bigain.diffusion.trials import keys_of_trials
 from bigain.inspector.maps import Collector, SiteMap
 from bigain.runs.records import ImageRecord
 from bigain.tasks.classifier import DiffusionClassifier
+from bigain.tasks.preparing import BackboneModule
 
 
 class NoiseMaps(DiffusionClassifier, Onlooker):
@@ -25,37 +24,18 @@ class NoiseMaps(DiffusionClassifier, Onlooker):
         maps: The map of each image that is done.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        *,
-        site: int,
-        timestep: int,
-        draws: int,
-        images: int,
-        rows_per_forward: int = 64,
-        seed: int = 0,
-    ) -> None:
-        """Set it up; nothing is loaded yet.
+    def __init__(self, module: BackboneModule, site: int, timestep: int, draws: int, images: int, seed: int) -> None:
+        """Take the backbone of a module and its rows per forward, 64 if it has no limit.
 
         Args:
-            backbone: The diffusion model.
+            module: Classifier or sampler; not changed.
             site: Index of the site.
             timestep: In 0..999.
             draws: Noises of each image.
             images: Images to look at: see `first_of_classes`.
-            rows_per_forward: Most noises per denoiser call.
             seed: Of the noises.
-
-        Raises:
-            InputError: If a number is out of range.
         """
-        super().__init__(backbone, rows_per_forward=rows_per_forward, share=False, seed=seed)
-        for name, value in (("draws", draws), ("images", images)):
-            if value < 1:
-                raise InputError(f"--{name} must be at least 1, not {value}")
-        if not 0 <= timestep < TIMESTEPS:
-            raise InputError(f"--timestep must be in 0..{TIMESTEPS - 1}, not {timestep}")
+        super().__init__(module.backbone, rows_per_forward=module.forwards.rows or 64, share=False, seed=seed)
         self.site = site
         self.timestep = timestep
         self.draws = draws
