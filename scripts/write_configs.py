@@ -14,6 +14,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,11 @@ OTHER_NETWORKS = {
     "sd15": ("SD 1.5", "sd15", "pets", "pets"),
     "sd21": ("SD 2.1", "sd21", "pets", "pets"),
     "dit256": ("DiT-XL/2-256", "dit_xl_256", "imagenet100", "imagenet100_256"),
+}
+# Networks after the paper: in words; model; ending of the data of their image size; files of compressors.
+LATER_NETWORKS: dict[str, tuple[str, str, str, dict[str, str]]] = {
+    "pixart": ("PixArt-alpha-512", "pixart_512", "", {"iekvd": "iekvd_dit"}),
+    "sdxl": ("SDXL", "sdxl", "_1024", {}),
 }
 
 PAPER_TABLES = {
@@ -293,6 +299,17 @@ def paper_entries() -> Iterator[tuple[str, str]]:
             text = f"{network} generating for {DATASETS[dataset]}{described(stem, file)}: not a cell of the paper."
             name = f"{dataset}_{part}_{stem}_generation"
             yield name, entry(text, f"{model}_generation", data, file, "16-true", "auto")
+
+
+def later_entries() -> Iterator[tuple[str, str]]:
+    """Yield name and content of the configurations of networks after the paper."""
+    for part, (network, model, size, files) in LATER_NETWORKS.items():
+        for dataset, stem, task in product(("pets", "imagenet100"), ("none", "lgtm", "iekvd"), TASKS):
+            end, on = ("_generation", "generating for") if task == "generation" else ("", "on")
+            file = files.get(stem) or compressor_of(stem, "sd2", task)
+            text = f"{network} {on} {DATASETS[dataset]}{described(stem, file)}: not a cell of the paper."
+            content = entry(text, f"{model}{end}", f"{dataset}{size}", file, "bf16-true", "auto")
+            yield f"{dataset}_{part}_{stem}{end}", content
 
 
 def joint(name: str, text: str) -> tuple[str, str]:
@@ -556,7 +573,7 @@ def cell(
 
 def outputs() -> dict[Path, str]:
     """Return the content of every file that this script writes, by its path."""
-    entries = {f"{name}.yaml": text for name, text in (*paper_entries(), *embedded_entries())}
+    entries = {f"{name}.yaml": text for name, text in (*paper_entries(), *later_entries(), *embedded_entries())}
     # Written by hand; listed with the others.
     entries["as_released.yaml"] = (CONFIGS / "as_released.yaml").read_text(encoding="utf-8")
     files = {CONFIGS / name: text for name, text in entries.items()}

