@@ -104,10 +104,10 @@ def test_configurations_have_to_be_of_their_task(capsys):
     assert "demo_lgtm_generation.yaml is for classification, but its model is a DiffusionSampler" in message
 
 
-def results(alpha, factor=2, kind="IEKVD", metrics=("top1",)):
+def results(alpha, factor=2, kind="IEKVD", metrics=("top1",), **settings):
     estimate = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 2}
     return {
-        "compressors": [{"class": kind, "settings": {"factor": factor, "alpha": alpha}}],
+        "compressors": [{"class": kind, "settings": {"factor": factor, "alpha": alpha, **settings}}],
         "metrics": dict.fromkeys(metrics, estimate),
         "model": {"name": "m"},
         "dataset": {"name": "d", "images": 2},
@@ -116,12 +116,17 @@ def results(alpha, factor=2, kind="IEKVD", metrics=("top1",)):
     }
 
 
-def test_alpha_of_iekvd_may_differ_and_nothing_else():
+def test_what_differs_between_the_tasks_in_the_paper_may_differ_and_nothing_else():
     row = joint_row("one", results(0.9), results("Linear(start=0.8, end=1.2)", metrics=("frechet[x]",)))
     assert (row["top1"], row["frechet[x]"], row["compressor"]) == (0.5, 0.5, "IEKVD")
-    for other in (results(0.9, factor=3), results(0.9, kind="ToDo")):
+    assert joint_row("one", results(0.9, skip_zero=False), results(0.9, skip_zero=True))
+    # Images have one class, so ToMe's random destinations are redrawn ones.
+    redrawn, random, first = (results(0.9, destination=name) for name in ("redrawn", "random", "first"))
+    assert joint_row("one", redrawn, random)
+    pairs = (results(0.9), results(0.9, factor=3)), (results(0.9), results(0.9, kind="ToDo")), (redrawn, first)
+    for one, other in pairs:
         with pytest.raises(InputError, match="different compressors"):
-            joint_row("one", results(0.9), other)
+            joint_row("one", one, other)
 
 
 @pytest.mark.parametrize(
