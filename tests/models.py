@@ -360,8 +360,8 @@ def tiny_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=PROMPT_TOKENS)
 
 
-def tiny_t5() -> T5EncoderModel:
-    config = T5Config(vocab_size=32, d_model=WIDTH, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+def tiny_t5(width: int = WIDTH) -> T5EncoderModel:
+    config = T5Config(vocab_size=32, d_model=width, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
     return _seeded(T5EncoderModel, config=config)
 
 
@@ -392,6 +392,24 @@ def save_sdxl(folder: Path) -> Path:
 def save_pixart(folder: Path, pipeline: str = "PixArtAlphaPipeline", **changes: Any) -> Path:
     """A diffusers folder with a PixArt on 16x16 latents."""
     return _save(folder, pipeline, pixart_parts(**changes), "epsilon", True)
+
+
+def save_sd3(folder: Path, *, t5: bool = True, **changes: Any) -> Path:
+    """A diffusers folder with an SD 3.5 on 16x16 latents, with or without T5."""
+    clip = CLIPTextModelWithProjection
+    parts = {"transformer": tiny_sd3(**changes)}
+    parts |= {"text_encoder": tiny_text_encoder(clip), "text_encoder_2": tiny_text_encoder(clip)}
+    parts |= {"tokenizer": tiny_tokenizer(), "tokenizer_2": tiny_tokenizer()}
+    if t5:
+        parts |= {"text_encoder_3": tiny_t5(JOINT_WIDTH), "tokenizer_3": tiny_t5_tokenizer()}
+    return _save(folder, "StableDiffusion3Pipeline", parts, "flow", True)
+
+
+def save_flux(folder: Path, **changes: Any) -> Path:
+    """A diffusers folder with a FLUX.1-dev, or with other settings a schnell."""
+    parts = {"transformer": tiny_flux(**changes), "text_encoder": tiny_text_encoder(), "tokenizer": tiny_tokenizer()}
+    parts |= {"text_encoder_2": tiny_t5(JOINT_WIDTH), "tokenizer_2": tiny_t5_tokenizer()}
+    return _save(folder, "FluxPipeline", parts, "flow", True)
 
 
 def save_stable_diffusion(folder: Path, *, prediction_type: str = "epsilon", vae: bool = True) -> Path:

@@ -30,6 +30,8 @@ class Backbone(nn.Module, ABC):
     Attributes:
         component: Folder of the denoiser.
         parts: Class to load by folder, except the VAE and the scheduler, which are the same for all models.
+        optional: Parts that a model may lack.
+        packing: Channels of the denoiser per channel of a latent: more than 1 if it takes patches.
         pipelines: Pipelines whose models are loaded, if parts of the same classes are not enough to tell.
         denoiser: The network that compressors hook; available after `load`.
         vae: None for a pixel-space model.
@@ -41,6 +43,8 @@ class Backbone(nn.Module, ABC):
 
     component: ClassVar[str]
     parts: ClassVar[dict[str, Any]]
+    optional: ClassVar[tuple[str, ...]] = ()
+    packing: ClassVar[int] = 1
     pipelines: ClassVar[tuple[str, ...]] = ()
     kinds: ClassVar[tuple[type[Parametrisation], ...]] = (Diffusion,)
     parametrisation: Parametrisation
@@ -107,7 +111,8 @@ class Backbone(nn.Module, ABC):
         local = self.local_files_only if local_files_only is None else local_files_only
         source = find_model(self.model)
         index = read_json(source, "model_index.json", local)
-        parts = self.parts if listed_class(index, "vae") is None else {**self.parts, "vae": AutoencoderKL}
+        absent = {name for name in (*self.optional, "vae") if listed_class(index, name) is None}
+        parts = {name: kind for name, kind in {**self.parts, "vae": AutoencoderKL}.items() if name not in absent}
         files = ModelFiles(source, parts, local, self.safetensors_only, self.variant, index)
         files.check_index(type(self).__name__, self.pipelines)
         return files
@@ -128,6 +133,8 @@ class Backbone(nn.Module, ABC):
                     f"the VAE of {self.model} has in_channels, out_channels {colours}; expected 3, for RGB"
                 )
             expected, origin = vae.get("latent_channels", 4), "as its VAE (more for inpainting, depth or editing)"
+            if isinstance(expected, int) and self.packing > 1:
+                expected, origin = self.packing * expected, f"{self.packing} per channel of its VAE"
         out = config.get("out_channels") or takes
         if takes != expected or not isinstance(takes, int) or out not in (takes, 2 * takes):
             raise InputError(
@@ -149,7 +156,7 @@ class Backbone(nn.Module, ABC):
         self.load_settings(files)
         self.vae = files.load("vae", self.dtype) if "vae" in files.parts else None
         self.denoiser = files.load(self.component, self.dtype)
-        for name in self.parts:
+        for name in files.parts:
             if name.startswith("text_encoder"):
                 setattr(self, name, files.load(name, self.dtype))
         self.requires_grad_(False)
@@ -234,8 +241,19 @@ class Backbone(nn.Module, ABC):
             raise InputError(f"images of {image_size} px are too large: at most {_LARGEST_LATENT * factor} px")
         return self.latent_shape[0], side, side
 
+    def patched_latents_of(self, image_size: int, patch: int, most: int = _LARGEST_LATENT) -> tuple[int, int, int]:
+        """As `latents_of`, for latents that are whole patches and have at most `most` pixels per side."""
+        channels, side, _ = Backbone.latents_of(self, image_size)
+        factor = self.pixels_per_latent
+        if image_size % (factor * patch) or side > most:
+            raise InputError(
+                f"{self.model} takes images of a multiple of {factor * patch} px, at most {factor * most}, not "
+                f"{image_size} px: its patches are {patch}x{patch} pixels of the latent; change the image size"
+            )
+        return channels, side, side
+
     def encode(self, images: Tensor) -> Tensor:
-        """Encode images: the posterior mean times the scaling factor, or the pixels themselves without a VAE.
+        """Encode images: the posterior mean, shifted and scaled, or the pixels themselves without a VAE.
 
         `(b, 3, s, s)`, uint8 in [0, 255] -> `(b, c, h, w)`, float32.
         """
@@ -244,14 +262,20 @@ class Backbone(nn.Module, ABC):
             return pixels
         with mark("encoder", len(images)):
             latents: Tensor = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mean
+        latents = latents.float()
+        if shift := self.vae.config.get("shift_factor"):
+            latents = latents - shift
         # The VAE may return channels-last memory; a latent read back from a cache must give the same results.
-        return (latents.float() * self.vae.config["scaling_factor"]).contiguous()
+        return (latents * self.vae.config["scaling_factor"]).contiguous()
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents, `(b, c, h, w)`, to images in [-1, 1] or a little outside, `(b, 3, s, s)`, all float32."""
         if self.vae is None:
             return latents
-        scaled = (latents / self.vae.config["scaling_factor"]).to(self.vae.dtype)
+        scaled = latents / self.vae.config["scaling_factor"]
+        if shift := self.vae.config.get("shift_factor"):
+            scaled = scaled + shift
+        scaled = scaled.to(self.vae.dtype)
         with mark("decoder", len(latents)):
             pixels: Tensor = self.vae.decode(scaled, return_dict=False)[0]
         return pixels.float()
@@ -261,14 +285,12 @@ class Backbone(nn.Module, ABC):
         patch = self.denoiser.config.get("patch_size") or 1
         return (height // patch) * (width // patch)
 
-    def timestep_options(
-        self, settings: Mapping[str, Any], steps: int, latents: tuple[int, int, int]
-    ) -> dict[str, Any]:
-        """Return further arguments of `set_timesteps` of a scheduler with these settings, as the model's pipeline does.
+    def timestep_options(self, scheduler: Any, steps: int, latents: tuple[int, int, int]) -> dict[str, Any]:
+        """Return further arguments of a scheduler's `set_timesteps`, as the model's pipeline passes them.
 
         `latents` are (channels, height, width).
         """
-        mu = resolution_shift(settings, self.tokens_of(*latents[1:]))
+        mu = resolution_shift(scheduler.config, self.tokens_of(*latents[1:]))
         return {} if mu is None else {"mu": mu}
 
     def predict_target(self, noisy: Tensor, timesteps: Tensor, condition: Tensor, target: Target) -> Tensor:

@@ -2,21 +2,131 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from diffusers import FluxTransformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
+from bigain.backbones.loading import ModelFiles
 from bigain.backbones.sites import Layout, Site, layout_of
+from bigain.backbones.text import TextBackbone, pack, unpack
+from bigain.diffusion.parametrisation import Flow
 from bigain.errors import InputError
 from bigain.tokens.grid import Grid
 
 # Latent pixels per token and side; a token is a patch of the latent.
 _PATCH = 2
+# Latent pixels per side that its pipeline generates unless told otherwise; the network's configuration has no size.
+_SIDE = 128
+# Tokens of a prompt that T5 reads in the pipelines of dev and schnell.
+_T5_TOKENS = {True: 512, False: 256}
+_USUAL_GUIDANCE = 3.5
+
+
+class Flux(TextBackbone):
+    """FLUX.1 dev and schnell (Black Forest Labs, 2024), conditioned on a prompt."""
+
+    component = "transformer"
+    pipelines = ("FluxPipeline",)
+    kinds = (Flow,)
+    packing = _PATCH**2
+    parts: ClassVar[dict[str, Any]] = {
+        "transformer": FluxTransformer2DModel,
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": T5EncoderModel,
+        "tokenizer": CLIPTokenizer,
+        "tokenizer_2": T5Tokenizer,
+    }
+
+    def __init__(self, model: str, distilled_guidance: float | None = None, **kwargs: Any) -> None:
+        """Store what to load; nothing is read yet.
+
+        Args:
+            model: Local diffusers folder or hub id.
+            distilled_guidance: The guidance that FLUX.1-dev is told to imitate, in one forward; null is 3.5, as in its
+                pipeline. FLUX.1-schnell takes none.
+            kwargs: See the base class.
+        """
+        super().__init__(model, **kwargs)
+        self.distilled_guidance = distilled_guidance
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        return self.denoiser.config["in_channels"] // self.packing, _SIDE, _SIDE
+
+    def _check(self, config: Mapping[str, Any]) -> None:
+        if self.distilled_guidance is not None and not config.get("guidance_embeds"):
+            raise InputError(
+                f"distilled_guidance is {self.distilled_guidance}, but {self.model} takes no guidance, as "
+                "FLUX.1-schnell; leave it out"
+            )
+
+    def load_settings(self, files: ModelFiles) -> dict[str, Any]:
+        config = super().load_settings(files)
+        self.check_width(config, "pooled_projection_dim", files.config("text_encoder").get("hidden_size", 512))
+        self.check_width(config, "joint_attention_dim", files.config("text_encoder_2").get("d_model", 512))
+        self.load_tokenizers(files)
+        return config
+
+    def prompt_tokens(self, files: ModelFiles, suffix: str, saved: Any) -> Any:
+        if suffix != "_2" or not isinstance(saved, int):
+            return saved
+        return min(saved, _T5_TOKENS[bool(files.config("transformer").get("guidance_embeds"))])
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """The pooled state of CLIP and the states of T5: see `pack`."""
+        pooled = self.encoded(prompts).pooler_output
+        return pack(pooled, self.encoded(prompts, "_2").last_hidden_state.to(pooled))
+
+    def null_condition(self) -> Tensor:
+        raise InputError(
+            f"{self.model} is guided in one forward, without an unconditional prompt; sample with guidance: 1 and set "
+            "the backbone's distilled_guidance, which FLUX.1-dev takes"
+        )
+
+    def blank_condition(self) -> Tensor:
+        config = self.denoiser.config
+        states = self.saved_prompt_tokens("_2") * config["joint_attention_dim"]
+        return torch.empty(1, config["pooled_projection_dim"] + states, device="meta")
+
+    def latents_of(self, image_size: int) -> tuple[int, int, int]:
+        return self.patched_latents_of(image_size, _PATCH)
+
+    def tokens_of(self, height: int, width: int) -> int:
+        return height * width // self.packing
+
+    def timestep_options(self, scheduler: Any, steps: int, latents: tuple[int, int, int]) -> dict[str, Any]:
+        options = super().timestep_options(scheduler, steps, latents)
+        if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+            # Without them, the last step would begin at the least noise of all.
+            options["sigmas"] = [1 - step / steps for step in range(steps)]
+        return options
+
+    def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+        config, device = self.denoiser.config, noisy.device
+        condition = condition.to(noisy.dtype)
+        pooled, states = unpack(condition, config["pooled_projection_dim"], config["joint_attention_dim"])
+        grid = Grid(noisy.shape[2] // _PATCH, noisy.shape[3] // _PATCH)
+        guidance = None
+        if config["guidance_embeds"]:
+            chosen = _USUAL_GUIDANCE if self.distilled_guidance is None else self.distilled_guidance
+            guidance = torch.full((len(noisy),), chosen, device=device, dtype=torch.float32)
+        output: Tensor = self.denoiser(
+            F.pixel_unshuffle(noisy, _PATCH).flatten(2).transpose(1, 2),
+            encoder_hidden_states=states,
+            pooled_projections=pooled,
+            timestep=timesteps / 1000,
+            img_ids=image_ids(grid, device),
+            txt_ids=torch.zeros(states.shape[1], 3, device=device, dtype=torch.float32),
+            guidance=guidance,
+            return_dict=False,
+        )[0]
+        return F.pixel_shuffle(output.transpose(1, 2).unflatten(2, grid), _PATCH)
 
 
 @layout_of.register

@@ -11,16 +11,18 @@ from diffusers import AutoencoderKL, ModelMixin
 
 from bigain.backbones.base import Backbone
 from bigain.backbones.dit import DiT
+from bigain.backbones.flux import Flux
 from bigain.backbones.hub import read_json
 from bigain.backbones.loading import UNLOADABLE, find_model, listed_class
 from bigain.backbones.pixart import PixArt
 from bigain.backbones.stable_diffusion import StableDiffusion
+from bigain.backbones.stable_diffusion_3 import StableDiffusion3
 from bigain.backbones.stable_diffusion_xl import StableDiffusionXL
 from bigain.errors import InputError
 
 # One folder per model in the diffusers format, with its sizes and no weights.
 _FOLDER = Path(__file__).parent / "geometries"
-_KINDS: tuple[type[Backbone], ...] = (PixArt, StableDiffusionXL, StableDiffusion, DiT)
+_KINDS: tuple[type[Backbone], ...] = (PixArt, StableDiffusionXL, StableDiffusion3, Flux, StableDiffusion, DiT)
 
 
 def shipped_geometries() -> dict[str, str]:

@@ -178,6 +178,10 @@ class ModelFiles:
                 f"warning: {name} of {self.source} holds {counted(len(surplus), 'weight')} that {kind.__name__} does "
                 f"not have, such as {surplus[0]}; not used"
             )
+        wanted = dtype or torch.float32
+        if name not in STEMS and any(parameter.dtype != wanted for parameter in component.parameters()):
+            # diffusers keeps the precision of the file if the first entry is a buffer, as of SD 3.
+            component = component.to(wanted)
         return component
 
     def _check_remote_index(self, name: str) -> None:

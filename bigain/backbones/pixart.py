@@ -50,13 +50,7 @@ class PixArt(TextBackbone):
         return _TOKENS[files.index["_class_name"]]
 
     def latents_of(self, image_size: int) -> tuple[int, int, int]:
-        latents, patch = super().latents_of(image_size), self.denoiser.config["patch_size"]
-        if latents[1] % patch:
-            raise InputError(
-                f"{self.model} takes patches of {patch}x{patch} latents, but images of {image_size} px give "
-                f"{latents[1]}x{latents[1]}; change the image size"
-            )
-        return latents
+        return self.patched_latents_of(image_size, self.denoiser.config["patch_size"])
 
     def tokens(self, prompts: Sequence[str], suffix: str = "", **options: Any) -> Any:
         return super().tokens([prompt.lower().strip() for prompt in prompts], suffix, **options)

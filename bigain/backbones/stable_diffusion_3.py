@@ -2,10 +2,93 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
 from diffusers import SD3Transformer2DModel
 from diffusers.models.attention_processor import JointAttnProcessor2_0
+from torch import Tensor
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
+from bigain.backbones.loading import ModelFiles
 from bigain.backbones.sites import Layout, Site, layout_of
+from bigain.backbones.text import TextBackbone, pack, unpack
+from bigain.diffusion.parametrisation import Flow
+
+# Tokens of a prompt that T5 reads in the pipeline.
+_T5_TOKENS = 256
+
+
+class StableDiffusion3(TextBackbone):
+    """Stable Diffusion 3 medium and 3.5 medium and large (Esser et al., 2024), conditioned on a prompt.
+
+    Without a T5 encoder in the model, its states are zeros, as in the pipeline.
+    """
+
+    component = "transformer"
+    pipelines = ("StableDiffusion3Pipeline",)
+    kinds = (Flow,)
+    optional = ("text_encoder_3", "tokenizer_3")
+    parts: ClassVar[dict[str, Any]] = {
+        "transformer": SD3Transformer2DModel,
+        "text_encoder": CLIPTextModelWithProjection,
+        "text_encoder_2": CLIPTextModelWithProjection,
+        "text_encoder_3": T5EncoderModel,
+        "tokenizer": CLIPTokenizer,
+        "tokenizer_2": CLIPTokenizer,
+        "tokenizer_3": T5Tokenizer,
+    }
+
+    def load_settings(self, files: ModelFiles) -> dict[str, Any]:
+        config = super().load_settings(files)
+        clips = [files.config(f"text_encoder{suffix}") for suffix in ("", "_2")]
+        self.check_width(config, "pooled_projection_dim", sum(clip.get("projection_dim", 512) for clip in clips))
+        if "text_encoder_3" in files.parts:
+            self.check_width(config, "joint_attention_dim", files.config("text_encoder_3").get("d_model", 512))
+        self.load_tokenizers(files)
+        return config
+
+    def prompt_tokens(self, files: ModelFiles, suffix: str, saved: Any) -> Any:
+        return min(saved, _T5_TOKENS) if suffix == "_3" and isinstance(saved, int) else saved
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Pooled states of both CLIPs, and their last states but one side by side, then those of T5: see `pack`."""
+        clips = [self.encoded(prompts, suffix, output_hidden_states=True) for suffix in ("", "_2")]
+        states = torch.cat([clip.hidden_states[-2] for clip in clips], dim=2)
+        width = self.denoiser.config["joint_attention_dim"]
+        states = F.pad(states, (0, width - states.shape[2]))
+        if "_3" in self.suffixes:
+            t5 = self.encoded(prompts, "_3").last_hidden_state.to(states)
+        else:
+            t5 = states.new_zeros(len(states), _T5_TOKENS, width)
+        return pack(torch.cat([clip.text_embeds for clip in clips], dim=1), torch.cat((states, t5), dim=1))
+
+    def blank_condition(self) -> Tensor:
+        config = self.denoiser.config
+        t5 = self.saved_prompt_tokens("_3") if "tokenizer_3" in self.find().parts else _T5_TOKENS
+        states = (self.saved_prompt_tokens() + t5) * config["joint_attention_dim"]
+        return torch.empty(1, config["pooled_projection_dim"] + states, device="meta")
+
+    def latents_of(self, image_size: int) -> tuple[int, int, int]:
+        config = self.denoiser.config
+        # Position embeddings are cropped from a map of this size.
+        most = config["patch_size"] * config["pos_embed_max_size"]
+        return self.patched_latents_of(image_size, config["patch_size"], most)
+
+    def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+        config = self.denoiser.config
+        condition = condition.to(noisy.dtype)
+        pooled, states = unpack(condition, config["pooled_projection_dim"], config["joint_attention_dim"])
+        output: Tensor = self.denoiser(
+            noisy,
+            encoder_hidden_states=states,
+            pooled_projections=pooled,
+            timestep=timesteps,
+            return_dict=False,
+        )[0]
+        return output
 
 
 @layout_of.register

@@ -31,8 +31,9 @@ class TextBackbone(Backbone):
 
     @property
     def suffixes(self) -> list[str]:
-        """Suffix of each text encoder and its tokenizer."""
-        return [name.removeprefix("tokenizer") for name in self.parts if name.startswith("tokenizer")]
+        """Suffix of each text encoder and its tokenizer; of optional ones, those that are loaded."""
+        named = [name for name in self.parts if name not in self.optional or name in vars(self)]
+        return [name.removeprefix("tokenizer") for name in named if name.startswith("tokenizer")]
 
     @abstractmethod
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
@@ -48,7 +49,7 @@ class TextBackbone(Backbone):
         Raises:
             InputError: If one is missing or damaged, or has more tokens than its encoder.
         """
-        for suffix in self.suffixes:
+        for suffix in [name.removeprefix("tokenizer") for name in files.parts if name.startswith("tokenizer")]:
             text = files.config(f"text_encoder{suffix}")
             tokenizer = files.load_tokenizer(f"tokenizer{suffix}")
             tokens = tokenizer.model_max_length = self.prompt_tokens(files, suffix, tokenizer.model_max_length)
@@ -65,14 +66,14 @@ class TextBackbone(Backbone):
                 )
             setattr(self, f"tokenizer{suffix}", tokenizer)
 
-    def saved_prompt_tokens(self) -> int:
-        """Return how many tokens of a prompt are read; of the tokenizer, only its configuration is needed.
+    def saved_prompt_tokens(self, suffix: str = "") -> int:
+        """Return how many tokens of a prompt an encoder reads; of the tokenizer, only its configuration is needed.
 
         Raises:
             InputError: If it does not say.
         """
-        file, files = "tokenizer/tokenizer_config.json", self.find()
-        tokens = self.prompt_tokens(files, "", files.json(file).get("model_max_length"))
+        file, files = f"tokenizer{suffix}/tokenizer_config.json", self.find()
+        tokens = self.prompt_tokens(files, suffix, files.json(file).get("model_max_length"))
         if not isinstance(tokens, int) or not 1 <= tokens <= _LONGEST_PROMPT:
             raise InputError(f"{file} of {files.source} gives model_max_length {tokens!r}; expected a number of tokens")
         return tokens

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from diffusers.models.attention import FeedForward
+from diffusers.models.attention import AttentionModuleMixin, FeedForward
 from diffusers.models.attention_processor import Attention
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bigain.backbones.base import Backbone
 from bigain.backbones.geometry import without_weights
 from bigain.backbones.marks import PHASES, Mark, marks_reported_to
+from bigain.backbones.sites import layout_of
 from bigain.compressors.base import Compressor, own
 
 Category = Literal[
@@ -113,7 +114,9 @@ def count_flops(backbone: Backbone, latent: tuple[int, int, int], condition: tor
     timesteps = torch.full((1,), 500, device="meta")
     with FlopCounterMode(display=False) as counter, ExitStack() as undo:
         ledger = _Ledger(counter)
-        for module, category in _categories(backbone.denoiser, None):
+        # Not all MLPs are of one class.
+        mlps = {part for site in layout_of(backbone.denoiser).sites for part in site.modules("mlp")}
+        for module, category in _categories(backbone.denoiser, None, mlps):
             own(module.register_forward_pre_hook(ledger.opening(category)), undo)
             own(module.register_forward_hook(ledger.close, always_call=True), undo)
         undo.enter_context(marks_reported_to(ledger.spending))
@@ -163,13 +166,15 @@ class _Ledger:
             self._open.pop()
 
 
-def _categories(module: nn.Module, inside: Category | None) -> Iterator[tuple[nn.Module, Category]]:
+def _categories(
+    module: nn.Module, inside: Category | None, mlps: Collection[nn.Module]
+) -> Iterator[tuple[nn.Module, Category]]:
     """Yield the modules at which the category changes, with the new category."""
-    category = _category(module, inside)
+    category = "mlp" if inside is None and module in mlps else _category(module, inside)
     if category is not None and category != inside:
         yield module, category
     for child in module.children():
-        yield from _categories(child, category or inside)
+        yield from _categories(child, category or inside, mlps)
 
 
 def _category(module: nn.Module, inside: Category | None) -> Category | None:
@@ -177,8 +182,8 @@ def _category(module: nn.Module, inside: Category | None) -> Category | None:
         return "projections" if isinstance(module, nn.Linear) else inside
     if inside is not None:
         return inside
-    if isinstance(module, Attention):
-        return "cross_attention" if module.is_cross_attention else "self_attention"
+    if isinstance(module, (Attention, AttentionModuleMixin)):
+        return "cross_attention" if getattr(module, "is_cross_attention", False) else "self_attention"
     if isinstance(module, FeedForward):
         return "mlp"
     return "convolution" if isinstance(module, _ConvNd) else None

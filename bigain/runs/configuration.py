@@ -29,11 +29,12 @@ _LATER = {
     "model.init_args.bands": None,
     "model.init_args.weights": "uniform",
     "data.init_args.classes": None,
-    "compressor.init_args.position": "destination",
-    "compressor.init_args.inner.init_args.position": "destination",
 }
 # The same for arguments of compressors, wherever these are named.
-_LATER_ARGUMENTS = (("skip_zero", False), ("quantile_of", "cells"), ("source_quantile", None), ("aligned", False))
+_LATER_ARGUMENTS = (
+    *(("skip_zero", False), ("quantile_of", "cells"), ("source_quantile", None), ("aligned", False)),
+    ("position", "destination"),
+)
 # ABM had no score, others had.
 _ABM_SCORE = "bigain.tokens.scores.laplacian_l1"
 # Numbers depend on these sections; of the trainer only on two settings.

@@ -55,7 +55,7 @@ def make_scheduler(
         needed |= {"shift": shift, "flow_shift": shift, "use_flow_sigmas": True}
     settings |= {**backbone.scheduler_config, **{name: value for name, value in needed.items() if name in known}}
     scheduler, spacing = _created(
-        kind, settings, options, steps, lambda config: backbone.timestep_options(config, steps, latents)
+        kind, settings, options, steps, lambda made: backbone.timestep_options(made, steps, latents)
     )
     if not flow:
         _check_noise_levels(scheduler, backbone, options)
@@ -89,7 +89,7 @@ def count_steps(kind: type[SchedulerMixin], options: Mapping[str, Any], steps: i
     """
     # Any resolution will do.
     scheduler, _ = _created(
-        kind, {}, options, steps, lambda config: {"mu": 1} if config.get("use_dynamic_shifting") else {}
+        kind, {}, options, steps, lambda made: {"mu": 1} if made.config.get("use_dynamic_shifting") else {}
     )
     return len(scheduler.timesteps)
 
@@ -99,7 +99,7 @@ def _created(
     folder: Mapping[str, Any],
     options: Mapping[str, Any],
     steps: int,
-    spacing_of: Callable[[Mapping[str, Any]], dict[str, Any]],
+    spacing_of: Callable[[Any], dict[str, Any]],
 ) -> tuple[Any, dict[str, Any]]:
     """Return a scheduler whose timesteps are set, and the further arguments that this took."""
     known = set(inspect.signature(kind.__init__).parameters) - {"self"}
@@ -109,7 +109,7 @@ def _created(
         raise InputError(f"num_train_timesteps must be {TIMESTEPS}, not {options['num_train_timesteps']}")
     with _refusals(kind, options, steps):
         scheduler: Any = kind.from_config(dict(folder), **options)
-        spacing = spacing_of(scheduler.config)
+        spacing = spacing_of(scheduler)
         scheduler.set_timesteps(steps, **spacing)
         return scheduler, spacing
 

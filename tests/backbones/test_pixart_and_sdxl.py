@@ -149,7 +149,7 @@ def test_prompts_longer_than_the_encoder_takes(folders):
 def test_images_that_are_no_whole_patches(folders):
     backbone = load("sigma", folders["sigma"])
     assert backbone.latents_of(36) == (4, 18, 18)
-    with pytest.raises(InputError, match="takes patches of 2x2 latents, but images of 34 px give 17x17"):
+    with pytest.raises(InputError, match=r"takes images of a multiple of 4 px, .* not 34 px: its patches are 2x2"):
         backbone.latents_of(34)
 
 

@@ -82,15 +82,27 @@ def test_the_shipped_sizes_are_those_of_the_models(name, kind, config, parameter
     assert without_weights(backbone).vae is backbone.vae
 
 
-# Hugging Face gives these numbers for the weights of both models.
+# Hugging Face gives these numbers for the weights of the models.
 @pytest.mark.parametrize(
-    ("name", "parameters", "side"), [("pixart_512", 610_856_096, 64), ("sdxl", 2_567_463_684, 128)]
+    ("name", "parameters", "side"),
+    [("pixart_512", 610_856_096, 64), ("sdxl", 2_567_463_684, 128), ("flux_dev", 11_901_408_320, 128)],
 )
 def test_the_shipped_sizes_have_the_parameters_of_the_models(name, parameters, side):
     backbone = backbone_without_weights(name)
     assert sum(value.numel() for value in backbone.denoiser.parameters()) == parameters
-    assert backbone.latent_shape == backbone.latents_of(8 * side) == (4, side, side)
-    assert {"sd2", "dit_xl_2_512", "pixart_512", "sdxl"} <= set(shipped_geometries())
+    assert backbone.latent_shape == backbone.latents_of(8 * side)
+    assert backbone.latent_shape[1:] == (side, side)
+    assert {"sd2", "dit_xl_2_512", "pixart_512", "sdxl", "sd3_medium", "flux_dev"} == set(shipped_geometries())
+
+
+@pytest.mark.slow
+def test_flux_takes_what_is_published(count):
+    """TaylorSeer (Liu et al., 2025) gives 3719.50 TFLOPs for 50 steps at 1024 px."""
+    result = count("--model", "flux_dev")
+    assert 50 * result["gflops"] == pytest.approx(3_719_500, rel=1e-4)
+    merged = count("--model", "flux_dev", "--compressor", "ToMe", "--compressor.ratio", "0.5")
+    assert {(site["tokens_in"], site["tokens_out"]) for site in merged["sites"]} == {(4096, 2048)}
+    assert len(merged["sites"]) == 57
 
 
 def test_every_argument_of_a_method_can_be_set(count):

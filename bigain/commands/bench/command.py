@@ -47,8 +47,9 @@ def bench(
         *options: --compressor NAME, the import path of a class, or a file; may be given several times, each followed by
             its arguments: --compressor LGTM --compressor.ratio 0.7 --compressor IEKVD --compressor.factor 2. Left out:
             LGTM and ABM at ratio 0.7 and IEKVD at factor 2.
-        model: sd2, dit_xl_2_512, pixart_512, sdxl, a shipped configuration (sd21, shapes_dit, ...), a diffusers folder
-            or a hub id. A folder with weights is loaded; otherwise weights are random, and only sizes are downloaded.
+        model: Name of shipped sizes (sd2, dit_xl_2_512, pixart_512, sdxl, sd3_medium, flux_dev), a shipped
+            configuration (sd21, shapes_dit, ...), a diffusers folder or a hub id. A folder with weights is loaded;
+            otherwise weights are random, and only sizes are downloaded.
         image_size: Side of the images in px; by default what the model was trained on.
         batch: Rows of a forward; 2 if left out. With --tune the fewest, 8 if left out.
         dtype: Of weights and activations.

@@ -18,8 +18,8 @@ def flops(
         *options: --compressor NAME, the import path of a class, or a file; left out, the model is counted without
             compression. Its arguments: --compressor.ratio 0.7, --compressor.where.blocks "[1,2,3]",
             --compressor.inner LGTM. All arguments of a class: --compressor.help NAME
-        model: sd2, dit_xl_2_512, pixart_512, sdxl, a shipped configuration (sd21, shapes_dit, ...), a diffusers folder
-            (weights are not needed) or a hub id.
+        model: Name of shipped sizes (sd2, dit_xl_2_512, pixart_512, sdxl, sd3_medium, flux_dev), a shipped
+            configuration (sd21, shapes_dit, ...), a diffusers folder (weights are not needed) or a hub id.
         image_size: Side of the images in px; by default what the model was trained on.
         match: Find the ratio or factor at which each method, or the given compressor, reduces FLOPs by this much: 10%
         json: Print one JSON object instead of text.

@@ -1,0 +1,176 @@
+"""Stable Diffusion 3 and FLUX: called and sampled as their pipelines do, and refused where a part does not fit."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, StableDiffusion3Pipeline
+from models import PROMPT_TOKENS, save_flux, save_sd3, snapshot
+from transformers import T5EncoderModel
+
+from bigain.backbones import Flux, StableDiffusion3
+from bigain.backbones.geometry import backbone_without_weights
+from bigain.backbones.inspection import inspect_model
+from bigain.compressors import ABM, CAM, IEKVD, LGTM, AveragePool, FrequencyKV, SiTo, ToDo, ToMe
+from bigain.diffusion.sampling import initial_noise, sample
+from bigain.errors import InputError
+from bigain.tasks.scheduling import make_scheduler
+
+KINDS = {"sd3": StableDiffusion3, "sd3_without_t5": StableDiffusion3, "dev": Flux, "schnell": Flux}
+PIPELINES = {StableDiffusion3: StableDiffusion3Pipeline, Flux: FluxPipeline}
+METHODS = [
+    *(ToMe(ratio=0.5), LGTM(ratio=0.5), CAM(LGTM(ratio=0.5)), ABM(ratio=0.5), SiTo()),
+    *(ToDo(factor=2), AveragePool(factor=2), IEKVD(factor=2), FrequencyKV(ratio=0.5, keep="high")),
+]
+every_model = pytest.mark.parametrize("model", KINDS)
+# diffusers converts tensors to arrays in a way that newer numpy deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    made = {
+        "sd3": save_sd3(root / "sd3"),
+        "sd3_without_t5": save_sd3(root / "sd3_without_t5", t5=False, qk_norm=None, dual_attention_layers=()),
+        "dev": save_flux(root / "dev"),
+        "schnell": save_flux(root / "schnell", guidance_embeds=False),
+    }
+    FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True).save_pretrained(made["dev"] / "scheduler")
+    for folder in made.values():
+        change(folder / "vae/config.json", shift_factor=0.4, scaling_factor=1.3)
+    index = made["sd3_without_t5"] / "model_index.json"
+    change(index, text_encoder_3=[None, None], tokenizer_3=[None, None])
+    return made
+
+
+def change(file, **settings):
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+
+
+@pytest.fixture
+def copy(folders, tmp_path):
+    """Copy a folder to change it."""
+    return lambda model: shutil.copytree(folders[model], tmp_path / model)
+
+
+def load(model, folder, **options):
+    backbone = KINDS[model](str(folder), **options)
+    backbone.load()
+    return backbone
+
+
+@torch.inference_mode()
+@every_model
+def test_samples_are_those_of_the_pipeline(folders, model):
+    """Text states, calls of the network, noise levels and the decoder, from the same initial noise."""
+    backbone, flux, shape = load(model, folders[model]), KINDS[model] is Flux, (4, 16, 16)
+    absent = {"text_encoder_3": None, "tokenizer_3": None} if model == "sd3_without_t5" else {}
+    pipe = PIPELINES[KINDS[model]].from_pretrained(folders[model], **absent)
+    pipe.set_progress_bar_config(disable=True)
+    prompt, guidance, keys = "a Cat", 3.5, torch.tensor([7])
+    scheduler, spacing = make_scheduler(backbone, FlowMatchEulerDiscreteScheduler, {}, 3, shape)
+    condition = backbone.conditions([prompt], [0])
+
+    def denoise(x, timestep, step):
+        if flux:
+            return backbone.predict(x, timestep[None], condition)
+        conditions = torch.cat((backbone.null_condition(), condition))
+        without, with_prompt = backbone.predict(x.repeat(2, 1, 1, 1), timestep.expand(2), conditions).chunk(2)
+        return without + guidance * (with_prompt - without)
+
+    images = backbone.decode(sample(denoise, keys, shape, scheduler, 3, spacing))
+    noise = initial_noise(keys, shape)
+    options = {"height": 32, "width": 32, "num_inference_steps": 3, "output_type": "pt", "guidance_scale": guidance}
+    # The pipelines ask T5 for more tokens than this tokenizer has.
+    options["max_sequence_length"] = 256 if model == "sd3_without_t5" else PROMPT_TOKENS
+    noise = FluxPipeline._pack_latents(noise, 1, *shape) if flux else noise
+    expected = pipe(prompt, latents=noise, **options).images
+    torch.testing.assert_close((images / 2 + 0.5).clamp(0, 1), expected, atol=1e-4, rtol=0)
+    assert expected.std() > 0.05
+    network, before = pipe.transformer, snapshot(pipe.transformer)
+    for compressor in METHODS if model in ("sd3", "dev") else METHODS[:1]:
+        with compressor.applied_to(network):
+            assert (pipe(prompt, latents=noise, **options).images - expected).abs().max() > 1e-4
+    assert torch.equal(pipe(prompt, latents=noise, **options).images, expected)
+    assert snapshot(network) == before
+
+
+@every_model
+def test_blank_conditions_have_the_shape_of_real_ones(folders, model):
+    backbone = load(model, folders[model])
+    expected = backbone.conditions(["a"], [0])
+    assert backbone_without_weights(str(folders[model])).blank_condition().shape == expected.shape
+    assert all(finding.ok for finding in inspect_model(backbone))
+    backbone.finish_conditions()
+
+
+@torch.inference_mode()
+def test_latents_are_shifted_and_scaled(folders):
+    backbone = load("dev", folders["dev"])
+    images = torch.randint(256, (1, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean = backbone.vae.encode(images / 127.5 - 1).latent_dist.mean
+    torch.testing.assert_close(backbone.encode(images), (mean - 0.4) * 1.3)
+
+
+def test_shards_of_a_variant(folders, copy):
+    folder = copy("sd3")
+    for weights in folder.glob("*/*.safetensors"):
+        weights.rename(weights.with_suffix(".fp16.safetensors"))
+    (folder / "text_encoder_3/model.fp16.safetensors").unlink()
+    text = T5EncoderModel.from_pretrained(folders["sd3"] / "text_encoder_3")
+    text.save_pretrained(folder / "text_encoder_3", variant="fp16", max_shard_size="1KB")
+    assert len(list((folder / "text_encoder_3").glob("*.safetensors"))) > 1
+    backbone, plain = (load("sd3", where, dtype="bfloat16") for where in (folder, folders["sd3"]))
+    assert {parameter.dtype for parameter in backbone.parameters()} == {torch.bfloat16}
+    assert torch.equal(backbone.conditions(["a cat"], [0]), plain.conditions(["a cat"], [0]))
+
+
+@pytest.mark.parametrize(
+    ("model", "file", "settings", "message"),
+    [
+        ("dev", "model_index.json", {"_class_name": "FluxFillPipeline"}, "names FluxFillPipeline; Flux loads FluxPipe"),
+        ("sd3", "model_index.json", {"text_encoder_2": [None, None]}, "is not a .*3 model: it has no text_encoder_2"),
+        ("dev", "model_index.json", {"text_encoder_2": [None, None]}, "is not a Flux model: it has no text_encoder_2"),
+        ("dev", "scheduler/scheduler_config.json", {"_class_name": "DDPMScheduler"}, "expected a scheduler of flow"),
+        ("dev", "transformer/config.json", {"in_channels": 64}, "in_channels 64 .*; expected 16 in, 4 per channel of"),
+        (
+            "sd3",
+            "text_encoder_3/config.json",
+            {"d_model": 8},
+            "joint_attention_dim 24, but its text .* width 8",
+        ),
+        ("sd3", "text_encoder_2/config.json", {"projection_dim": 4}, "pooled_projection_dim 16, but .* of width 12"),
+    ],
+)
+def test_folders_that_do_not_fit(copy, model, file, settings, message):
+    folder = copy(model)
+    change(folder / file, **settings)
+    with pytest.raises(InputError, match=message) as error:
+        load(model, folder)
+    assert str(folder) in str(error.value)
+
+
+def test_what_a_model_does_not_take(folders):
+    with pytest.raises(InputError, match=r"distilled_guidance is 3.5, but .*schnell takes no guidance"):
+        load("schnell", folders["schnell"], distilled_guidance=3.5)
+    backbone = load("dev", folders["dev"])
+    with pytest.raises(InputError, match="without an unconditional prompt; sample with guidance: 1 and set"):
+        backbone.null_condition()
+    with pytest.raises(InputError, match="prompts cut after 8 tokens: 1 of 1, such as 'a longer cat'"):
+        backbone.check_prompts(["a longer cat"], False)
+    with pytest.raises(InputError, match=r"takes images of a multiple of 4 px, .* not 34 px"):
+        backbone.latents_of(34)
+    with pytest.raises(InputError, match="takes images of a multiple of 4 px, at most 48, not 52 px"):
+        load("sd3", folders["sd3"]).latents_of(52)
+
+
+def test_more_distilled_guidance_changes_the_prediction(folders):
+    noisy, timesteps = torch.ones(1, 4, 16, 16), torch.tensor([500.0])
+    outputs = []
+    for guidance in (None, 3.5, 1.0):
+        backbone = load("dev", folders["dev"], distilled_guidance=guidance)
+        outputs.append(backbone.predict(noisy, timesteps, backbone.conditions(["a"], [0])))
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.allclose(outputs[1], outputs[2])
