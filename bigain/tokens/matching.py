@@ -165,7 +165,7 @@ def _highest(values: Tensor, count: int) -> Tensor:
 def bipartite_matching(
     metric: Tensor, destination: Tensor, removed: int, mode: Mode = "mean", gate: tuple[Tensor, int] | None = None
 ) -> MergePlan:
-    """Merge the sources most similar to their best destination (Algorithm 1 of ToMe for SD; Algorithm 2 of BiGain).
+    """Merge the sources most similar to their best destination (ToMe for SD; Algorithm 2 of BiGain).
 
     Args:
         metric: Tensor that cosine similarities are taken on, in float32. `(b, n, c)`, any float dtype.
