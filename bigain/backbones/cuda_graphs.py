@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from bigain.backbones.forward import Sharing, row_keys, rows_now
 from bigain.backbones.marks import marks_reported_to
@@ -111,11 +112,13 @@ class Graphs:
             self._refuse("gradients are enabled")
         if self.refuses(weight.device) or any(watched() for watched in _watched.get(self._network, ())):
             return self._network._call_impl(*args, **kwargs)
-        given = (*args, *kwargs.values(), *_identity())
+        # Some networks take a dictionary of tensors.
+        leaves, structure = tree_flatten((args, kwargs))
+        given = (*leaves, *_identity())
         autocast = torch.is_autocast_enabled(weight.device.type) and torch.get_autocast_dtype(weight.device.type)
         # A network that was moved or converted is recorded again.
         state = (weight.data_ptr(), weight.dtype, torch.is_inference_mode_enabled(), autocast)
-        kind = (*state, len(args), *kwargs, *map(_kind, given))
+        kind = (*state, structure, *map(_kind, given))
         # Threads would overwrite the inputs and outputs of each other.
         with self._lock:
             try:
@@ -125,7 +128,7 @@ class Graphs:
                 return self._network._call_impl(*args, **kwargs)
             if graph is not None:
                 self.replays += 1
-            elif (graph := self._record(weight.detach(), given, len(args), tuple(kwargs))) is None:
+            elif (graph := self._record(weight.detach(), given, structure)) is None:
                 return self._network._call_impl(*args, **kwargs)
             self._graphs[kind] = graph
             torch._foreach_copy_(graph.inputs, _tensors(given))
@@ -153,16 +156,16 @@ class Graphs:
         self._refusal = reason
         _log.warning(f"warning: no CUDA graphs: {reason}")
 
-    def _record(self, weight: Tensor, given: Sequence[Any], positional: int, names: Sequence[str]) -> _Graph | None:
-        """Record a forward with these arguments and row keys; None if that is impossible."""
+    def _record(self, weight: Tensor, given: Sequence[Any], structure: TreeSpec) -> _Graph | None:
+        """Record a forward with these arguments, flat, and row keys; None if that is impossible."""
         copies = [value.clone() if isinstance(value, Tensor) else value for value in given]
-        named = positional + len(names)
+        arguments = structure.num_leaves
 
         def run() -> Any:
-            arguments = dict(zip(names, copies[positional:named], strict=True))
+            args, kwargs = tree_unflatten(copies[:arguments], structure)
             # Parts of a recording cannot be timed.
-            with marks_reported_to(lambda name, rows: nullcontext()), _named(*copies[named:]):
-                return self._network._call_impl(*copies[:positional], **arguments)
+            with marks_reported_to(lambda name, rows: nullcontext()), _named(*copies[arguments:]):
+                return self._network._call_impl(*args, **kwargs)
 
         inputs, recording = _tensors(copies), False
         try:

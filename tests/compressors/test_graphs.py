@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from cases import Seen, build, every_method
+from cases import Seen, build, every_method_and_network
 from graphs import Recorder, on_cpu  # noqa: F401 -- a fixture
 from models import PROMPT_TOKENS, WIDTH, forward, fresh, inputs, tiny_dit, tiny_unet
+from torch.utils._pytree import tree_map_only
 
 from bigain.backbones import DiT, row_keys
 from bigain.backbones.compilation import compiled
@@ -26,7 +27,7 @@ KEYS = [torch.tensor([3, 4, 5]), torch.tensor([6, 7, 8])]
 
 def run(model, given, keys=None):
     """Each time from new tensors, as in a run; outputs must not change with the next forward."""
-    given = {name: value.clone() for name, value in given.items()}
+    given = tree_map_only(torch.Tensor, torch.clone, given)
     with torch.inference_mode():
         if keys is None:
             return model(**given, return_dict=False)[0]
@@ -38,7 +39,7 @@ def calls(network):
     return [(inputs(network, seed=seed), keys) for seed, keys in zip((1, 2), KEYS, strict=True)]
 
 
-@every_method
+@every_method_and_network
 def test_replays_compute_the_same(case, network):
     model = fresh(network)
     with build(case).applied_to(model):
@@ -188,7 +189,7 @@ def test_other_arguments_and_outputs_run_as_before():
     assert graphs_note(model) == "none: the network returns a Transformer2DModelOutput, not a tuple (return_dict=False)"
     use_graphs(model)
     with torch.inference_mode():
-        output = model(**given, cross_attention_kwargs={"scale": 1.0}, return_dict=False)[0]
+        output = model(**given, cross_attention_kwargs={"scale": {1.0}}, return_dict=False)[0]
     assert torch.equal(output, expected)
     assert graphs_note(model).startswith("none: an argument is neither a tensor nor hashable")
 
