@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch._dynamo
 from cases import CASES, METHODS, build
-from models import JOINT, forward, fresh, inputs, tiny_dit, tiny_unet
+from models import JOINT, TODAY, forward, fresh, inputs, tiny_dit, tiny_unet
 
 from bigain.backbones import DiT, row_keys
 from bigain.backbones.compilation import compile_denoiser, compiled
@@ -52,9 +52,9 @@ def test_whole_networks_are_one_graph_and_compute_the_same(case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", JOINT)
+@pytest.mark.parametrize("network", [*JOINT, *TODAY])
 @pytest.mark.parametrize("compressor", [LGTM(ratio=0.5), IEKVD(factor=2)])
-def test_attention_over_text_and_image_is_one_graph(network, compressor):
+def test_other_networks_are_one_graph(network, compressor):
     model, given = fresh(network), inputs(network)
     with compressor.applied_to(model):
         expected = forward(model, given)
