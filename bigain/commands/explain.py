@@ -53,6 +53,10 @@ def explain_runs(
     """
     if not 1 <= bands <= TIME:
         raise InputError(f"--bands must be in 1..{TIME}, not {bands}")
+    if weights and (baseline or output):
+        raise InputError(
+            "--weights compares with uniform weights and draws nothing; give no --baseline and no --output"
+        )
     members, unfinished, missing = find_runs(runs, partial)
     # In the output of `bigain evaluate`, the classification is meant; a folder of all runs contains the baseline, too.
     members = [run for run in members if run.task == "classification" or run.path in runs]

@@ -91,6 +91,7 @@ def test_what_has_no_weights_is_refused(capsys):
     run("pruned", pruned, label)
     run("weighted", errors, label, protocol__weights="snr")
     Path("short.json").write_text("[1, 2]")
+    assert "give no --baseline" in error_line(capsys, "explain", "full", "--weights", "snr", "--baseline", "full")
     for name, weights, words in (
         ("pruned", "fitted", "run with keep: null, timesteps: grid"),
         ("weighted", "fitted", "and weights: uniform"),

@@ -20,6 +20,11 @@ OVERWRITE = Namespace(seed=0, overwrite=True, extend=False)
 def test_a_setting_that_was_added_changes_no_hash_while_it_is_null():
     configs = [Namespace(data=Namespace(init_args=Namespace(**args))) for args in ({}, {"classes": None})]
     assert len({fingerprint(config) for config in configs}) == 1
+    first = {"noises": 1, "bands": None}
+    models = [
+        Namespace(model=Namespace(init_args=Namespace(**args))) for args in ({}, first, {"noises": 2}, {"bands": 8})
+    ]
+    assert len({fingerprint(config) for config in models}) == 3
     assert fingerprint(Namespace(data=Namespace(init_args=Namespace(classes="a.txt")))) != fingerprint(configs[0])
 
 
@@ -124,10 +129,11 @@ def test_a_run_that_is_refused_leaves_nothing_and_one_with_images_everything(tmp
 def test_settings_are_written_once_and_their_damage_does_not_advise_to_delete_images(tmp_path):
     with run_directory(tmp_path, CONFIG):
         pass
-    written = (tmp_path / "identity.json").stat()
+    # Not the time of access, which reading may change.
+    written = (tmp_path / "identity.json").stat().st_mtime_ns
     with run_directory(tmp_path, CONFIG):
         pass
-    assert (tmp_path / "identity.json").stat() == written
+    assert (tmp_path / "identity.json").stat().st_mtime_ns == written
     (tmp_path / "identity.json").write_text("")
     with pytest.raises(InputError, match=r"identity\.json is damaged") as caught, run_directory(tmp_path, CONFIG):
         pass

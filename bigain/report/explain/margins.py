@@ -197,13 +197,13 @@ def trial_margins(
         The margins `(m, t, b)`; the same around their means over the J noises of an image and timestep, scaled by
         `sqrt(J / (J - 1))` so that means of products are (co)variances, None if a J is 1; the numbers of trials `(m,)`.
     """
-    kept = trials.any(1)
-    trials, label, timesteps = trials[kept], of.label[kept], of.timesteps[kept]
-    count, image = trials.sum(1), np.arange(len(label))
-    means = np.where(trials[:, None], of.errors[kept], 0).sum(2) / count[:, None]
+    rows = np.flatnonzero(trials.any(1))
+    trials, label, timesteps, image = trials[rows], of.label[rows], of.timesteps[rows], np.arange(len(rows))
+    count = trials.sum(1)
+    means = np.where(trials[:, None], of.errors[rows], 0).sum(2) / count[:, None]
     means[image, label] = np.inf
-    chosen = values[kept]
-    margin = np.where(trials[..., None], chosen[image, means.argmin(1)].astype(np.float64) - chosen[image, label], 0)
+    margin = values[rows, means.argmin(1)].astype(np.float64) - values[rows, label]
+    margin = np.where(trials[..., None], margin, 0)
     place = np.where(trials, image[:, None] * TIME + timesteps, -1)
     _, group, noises = np.unique(place, return_inverse=True, return_counts=True)
     group = group.reshape(place.shape)
