@@ -58,6 +58,8 @@ OTHER_NETWORKS = {
 LATER_NETWORKS: dict[str, tuple[str, str, str, dict[str, str]]] = {
     "pixart": ("PixArt-alpha-512", "pixart_512", "", {"iekvd": "iekvd_dit"}),
     "sdxl": ("SDXL", "sdxl", "_1024", {}),
+    "sd3": ("SD 3 medium", "sd3", "_1024", {}),
+    "flux": ("FLUX.1-dev", "flux", "_1024", {}),
 }
 
 PAPER_TABLES = {

