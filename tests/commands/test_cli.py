@@ -34,6 +34,24 @@ def predict(*args, config="demo_lgtm.yaml"):
     return main(["predict", "--config", config, *QUICK, *args])
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with a finished run in `here`."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["bigain"])
+        assert predict("--output", "here", "--inspect", "0") == 0
+    return folder
+
+
+@pytest.fixture
+def here(finished, tmp_path):
+    """The finished run, in `here`, to be continued or changed."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    return Path("here")
+
+
 def run_directory():
     (folder,) = Path("runs").iterdir()
     return folder
@@ -87,49 +105,43 @@ def test_predict_writes_a_run_directory_and_a_summary_and_its_config_reproduces_
     assert Prepared(["predict", "--config", str(saved), "--seed", "5"]).datamodule.seed == 5
 
 
-def test_a_second_run_continues(capsys):
-    predict()
-    log = run_directory() / "predictions/rank-0.jsonl"
+def test_a_second_run_continues(here, capsys):
+    log = here / "predictions/rank-0.jsonl"
     whole = log.read_text()
     # A kill in the middle of the third image's line.
     log.write_text("".join(whole.splitlines(keepends=True)[:2]) + whole.splitlines()[2][:40])
-    capsys.readouterr()
-    assert predict("--data.batch_size", "1") == 0
+    assert predict("--data.batch_size", "1", "--output", "here") == 0
     assert "2 images already done" in capsys.readouterr().out
     ids = [json.loads(line)["image_id"] for line in log.read_text().splitlines()]
     assert sorted(ids) == [f"test/{i:06d}" for i in range(4)]
 
 
-def test_another_configuration_in_the_same_directory_is_refused_with_the_difference(capsys):
-    predict("--output", "here")
+def test_another_configuration_in_the_same_directory_is_refused_with_the_difference(here, capsys):
     message = refused(capsys, "--output", "here", "--compressor.ratio", "0.3")
     assert "compressor.init_args.ratio: 0.5 -> 0.3" in message
     assert predict("--output", "here", "--compressor.ratio", "0.3", "--overwrite", "true") == 0
-    assert results(Path("here"))["compressors"][0]["settings"]["ratio"] == 0.3
+    assert results(here)["compressors"][0]["settings"]["ratio"] == 0.3
 
 
-def test_a_run_extends_to_more_images_as_if_it_had_begun_with_them(capsys):
-    predict("--output", "whole")
+def test_a_run_extends_to_more_images_as_if_it_had_begun_with_them(here, capsys):
     predict("--output", "grown", "--data.images", "2")
     message = refused(capsys, "--output", "grown")
     assert "data.init_args.images: 2 -> 4" in message
     assert "--extend true" in message
     assert predict("--output", "grown", "--extend", "true") == 0
     assert "2 images already done" in capsys.readouterr().out
-    assert results(Path("grown"))["metrics"] == results(Path("whole"))["metrics"]
+    assert results(Path("grown"))["metrics"] == results(here)["metrics"]
     for name in ("images.txt", "identity.json"):
-        assert Path("grown", name).read_bytes() == Path("whole", name).read_bytes()
-    grown, whole = (np.load(Path(run, "predictions/predictions.npz")) for run in ("grown", "whole"))
+        assert Path("grown", name).read_bytes() == (here / name).read_bytes()
+    grown, whole = (np.load(Path(run, "predictions/predictions.npz")) for run in ("grown", "here"))
     for name in set(whole.files) - {"seconds"}:
         np.testing.assert_array_equal(grown[name], whole[name])
 
 
-def test_a_refused_extension_leaves_the_run_as_it_was(capsys):
-    predict("--output", "here")
+def test_a_refused_extension_leaves_the_run_as_it_was(here, capsys):
     before = Path("here/identity.json").read_bytes()
     assert "limit asks for 100 images" in refused(capsys, "--output", "here", "--data.limit", "100", "--extend", "true")
     assert Path("here/identity.json").read_bytes() == before
-    assert predict("--output", "here") == 0
     text = refused(capsys, "--output", "here", "--extend", "true", "--overwrite", "true")
     assert "give one of them" in text
     assert "name its directory with --output" in refused(capsys, "--extend", "true")
@@ -146,18 +158,18 @@ def test_results_come_last(monkeypatch, capsys):
 
     with monkeypatch.context() as patch:
         patch.setattr("bigain.tasks.results_writer.write_columns", broken)
-        assert "memory ran out" in refused(capsys, "--output", "here")
+        assert "memory ran out" in refused(capsys, "--output", "here", "--data.images", "1")
     assert not Path("here/results.json").exists()
-    assert predict("--output", "here") == 0
+    assert predict("--output", "here", "--data.images", "1") == 0
     assert Path("here/results.json").is_file()
     assert Path("here/predictions/predictions.npz").is_file()
 
 
 def test_an_extended_run_keeps_what_was_measured_of_more_images(capsys):
-    measured = ("--trainer.callbacks+=bigain.callbacks.FrequencyResponse", "--output", "here")
-    predict(*measured)
+    measured = ("--trainer.callbacks+=bigain.callbacks.FrequencyResponse", "--output", "here", "--data.images")
+    predict(*measured, "1")
     before = Path("here/frequency_response.json").read_bytes()
-    assert predict(*measured, "--data.images", "5", "--extend", "true") == 0
+    assert predict(*measured, "2", "--extend", "true") == 0
     assert Path("here/frequency_response.json").read_bytes() == before
 
 
@@ -169,20 +181,22 @@ def test_a_directory_with_other_files_is_refused_and_left_alone(capsys):
 
 
 def test_baseline_runs_the_same_without_compression_as_does_compressor_null(capsys):
-    assert predict("--baseline", "true") == 0
+    few = ("--data.images", "2")
+    assert predict("--baseline", "true", *few) == 0
     text = capsys.readouterr().out
     assert "top1 without" in text
     assert "% less" in text
     plain = results(run_directory() / "baseline")
     assert plain["compressors"] == []
     assert plain["flops"]["gflops_per_evaluation"] > results()["flops"]["gflops_per_evaluation"]
-    assert predict("--compressor", "null", "--output", "plain") == 0
+    assert predict("--compressor", "null", "--output", "plain", *few) == 0
     paths = [folder / "predictions/predictions.npz" for folder in (run_directory() / "baseline", Path("plain"))]
     assert np.array_equal(*(np.load(path)["errors"] for path in paths), equal_nan=True)
 
 
 def test_one_seed_reaches_module_and_the_inner_compressor():
-    predict("--compressor", "CAM", "--compressor.inner", "ToMe", "--compressor.inner.ratio", "0.5", "--seed", "7")
+    inner = ["--compressor.inner", "ToMe", "--compressor.inner.ratio", "0.5"]
+    predict("--compressor", "CAM", *inner, "--seed", "7", "--data.images", "1")
     assert results()["protocol"]["seed"] == 7
     assert results()["scheduler"]["class"] == "DDPMScheduler"
     assert results()["scheduler"]["beta_schedule"] == "squaredcos_cap_v2"
@@ -191,7 +205,7 @@ def test_one_seed_reaches_module_and_the_inner_compressor():
 
 def test_two_compressors_on_disjoint_sites():
     second = "--trainer.callbacks=[{class_path: bigain.compressors.ToDo, init_args: {factor: 2, where: {blocks: [2]}}}]"
-    assert predict("--compressor.where.blocks", "[0, 1]", second) == 0
+    assert predict("--compressor.where.blocks", "[0, 1]", second, "--data.images", "1") == 0
     assert [(s["index"], s["compressor"]) for s in results()["sites"]] == [(2, "ToDo"), (0, "LGTM"), (1, "LGTM")]
 
 
@@ -392,22 +406,21 @@ def test_a_config_is_needed(capsys):
     assert "no --config" in message_of(capsys, lambda: main(["predict"]))
 
 
-def test_a_directory_in_use_is_refused_before_anything_is_deleted(capsys, monkeypatch):
+def test_a_directory_in_use_is_refused_before_anything_is_deleted(here, capsys, monkeypatch):
     monkeypatch.setattr("bigain.runs.lock._PATIENCE_S", 0.1)
-    assert predict("--output", "out") == 0
-    before = Path("out/results.json").read_bytes()
-    hold = "import pathlib, bigain.runs.lock as l; held = l.lock(pathlib.Path('out'), 0); print(flush=True); input()"
+    before = Path("here/results.json").read_bytes()
+    hold = "import pathlib, bigain.runs.lock as l; held = l.lock(pathlib.Path('here'), 0); print(flush=True); input()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", hold], **pipes) as other:
         other.stdout.readline()
-        assert predict("--output", "out", "--overwrite", "true") == 2
+        assert predict("--output", "here", "--overwrite", "true") == 2
         other.communicate(b"\n")
-    assert "is in use: another process holds out/.lock-0" in capsys.readouterr().err
-    assert Path("out/results.json").read_bytes() == before
+    assert "is in use: another process holds here/.lock-0" in capsys.readouterr().err
+    assert Path("here/results.json").read_bytes() == before
 
 
 def test_weights_that_changed_since_are_refused(capsys, model):
-    options = ["--model.backbone.model", str(model), "--output", "out"]
+    options = ["--model.backbone.model", str(model), "--output", "out", "--data.images", "1"]
     assert predict(*options) == 0
     capsys.readouterr()
     weights = model / "transformer/diffusion_pytorch_model.safetensors"
@@ -447,7 +460,7 @@ def test_global_generators_are_neither_read_nor_moved():
         np.random.seed(seed)
         random.seed(seed)
         before = (torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate())
-        options = ["--data.num_workers", "1", "--data.images", "2", "--output", f"out{seed}"]
+        options = ["--data.num_workers", "1", "--data.images", "1", "--output", f"out{seed}"]
         assert predict(*options, config="demo_tome.yaml") == 0
         after = (torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate())
         assert after == before

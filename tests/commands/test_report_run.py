@@ -1,7 +1,6 @@
 """`bigain report`, `compare` and `explain` over runs that `bigain predict` and `bigain evaluate` made."""
 
 import csv
-import dataclasses
 import json
 import subprocess
 import sys
@@ -16,26 +15,25 @@ from bigain.runs.logs import read_records
 
 QUICK = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false"]
 TRIALS = ["--model.trials", "[2,4]", "--model.keep", "[3,1]"]
-FEW = [*TRIALS, "--data.images", "6", "--data.batch_size", "3"]
+FEW = [*TRIALS, "--data.images", "4", "--data.batch_size", "2"]
 MEASURED = ["--trainer.callbacks+=bigain.callbacks.FrequencyResponse"]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def made(tmp_path_factory):
-    """Runs without compression, of ToMe with and without measuring, of another seed on fewer images, of both tasks."""
+    """Runs without compression, of ToMe with measuring, of another seed on fewer images, of both tasks."""
     root = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr(sys, "argv", ["bigain"])
         for name, config, options in (
             ("none", "none", []),
-            ("plain", "tome", []),
             ("tome", "tome", [*MEASURED, "--trainer.callbacks.batches", "1"]),
-            ("seed", "tome", ["--seed", "3", "--data.images", "4"]),
+            ("seed", "tome", ["--seed", "3", "--data.images", "3"]),
         ):
             args = ["--config", f"demo_{config}.yaml", *QUICK, *FEW, *options, "--output", f"runs/{name}"]
             assert main(["predict", *args]) == 0
-        both = [option.replace("--", "--classification.") for option in [*TRIALS, "--data.images", "6"]]
+        both = [option.replace("--", "--classification.") for option in [*TRIALS, "--data.images", "4"]]
         both += ["--generation.model.steps", "1", "--generation.data.images", "5"]
         assert main(["evaluate", "--config", "demo_iekvd_joint.yaml", *QUICK, *both, "--output", "runs/joint"]) == 0
         yield root
@@ -62,18 +60,18 @@ def test_a_comparison_is_that_of_the_logs(tmp_path):
         assert row["run"] == f"runs/{run}"
         assert row["only_run_right"] == sum(mine[image] and not base[image] for image in base)
         assert row["only_base_right"] == sum(base[image] and not mine[image] for image in base)
-        assert row["n"] == 6
+        assert row["n"] == 4
 
 
 def test_runs_of_other_images_or_seeds_are_refused():
     result = bigain("compare", "runs/none", "runs/seed")
     assert result.returncode == 2
     assert len(result.stderr.strip().splitlines()) == 1
-    assert "images: 4 and 6, of which 4 are the same" in result.stderr
+    assert "images: 3 and 4, of which 3 are the same" in result.stderr
     assert "protocol seed 3 and 0" in result.stderr
     result = bigain("compare", "runs/none", "runs/seed", "--allow-differences")
     assert result.returncode == 0
-    assert "n = 4" in result.stdout
+    assert "n = 3" in result.stdout
 
 
 def test_a_report_of_all(tmp_path):
@@ -92,22 +90,13 @@ def test_a_report_of_all(tmp_path):
     assert {row["paper"] for row in rows} == {""}
 
 
-def test_measuring_changes_no_bit_of_a_run():
-    plain, measured = records("plain"), records("tome")
-    assert plain.keys() == measured.keys()
-    for image_id, record in plain.items():
-        for field in dataclasses.fields(record):
-            assert field.name == "seconds" or getattr(measured[image_id], field.name) == getattr(record, field.name)
-    assert not Path("runs/plain/frequency_response.json").exists()
-
-
 def test_the_stored_response_is_of_the_first_batch():
     response = json.loads(Path("runs/tome/frequency_response.json").read_text())
-    assert (response["batches"], response["images"]) == (1, 3)
+    assert (response["batches"], response["images"]) == (1, 2)
     assert [site["name"] for site in response["sites"]] == [f"transformer_blocks.{i}" for i in range(4)]
     for site in response["sites"]:
-        # 3 images, 2 trials of 16 classes and 2 more of 3: forwards of 8 rows, the last one of a stage filled up.
-        assert sum(site["rows"]) == 96 + 24
+        # 2 images, 2 trials of 16 classes and 2 more of 3: forwards of 8 rows, the last one of a stage filled up.
+        assert sum(site["rows"]) == 64 + 16
         assert sum(site["modes"]) == 256
         energy = {kind: np.array(site[kind]) for kind in ("original", "compressed", "error")}
         assert all(values.shape == (5, 9) for values in energy.values())
@@ -119,20 +108,19 @@ def test_the_stored_response_is_of_the_first_batch():
 
 
 def test_an_explanation_is_that_of_the_logs(tmp_path):
-    args = ["runs/tome", "runs/plain", "--baseline", "runs/none", "--output", str(tmp_path)]
+    args = ["runs/tome", "runs/joint", "--baseline", "runs/none", "--output", str(tmp_path)]
     result = bigain("explain", *args, "--json", str(tmp_path / "x.json"))
     assert (result.returncode, result.stderr) == (0, "")
     assert "ToMe at ratio 0.5 keeps " in result.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"x.json", "explain.png", "explain.svg", "explain.pdf"}
-    tome, plain = json.loads((tmp_path / "x.json").read_text())["explanations"]
-    assert tome["margins"] == plain["margins"]
-    assert plain["frequencies"] is None
+    tome, joint = json.loads((tmp_path / "x.json").read_text())["explanations"]
+    assert joint["frequencies"] is None
     for run, side in (("none", "base"), ("tome", "run")):
         margins = [_margins(record) for record in records(run).values()]
         assert tome["margins"][side]["mu"] == pytest.approx(np.mean(margins), rel=1e-9)
         assert tome["margins"][side]["sigma"] == pytest.approx(np.std(margins), rel=1e-9)
         assert tome["margins"][side]["error"] == pytest.approx(np.mean(np.mean(margins, axis=1) <= 0))
-    assert (tome["margins"]["images"], tome["margins"]["trials_per_image"]) == (6, 2)
+    assert (tome["margins"]["images"], tome["margins"]["trials_per_image"]) == (4, 2)
 
 
 def _margins(record):

@@ -51,19 +51,6 @@ def test_plans_once_per_stage_and_forward(network, where, sites, planned):
 
 
 @every_network
-def test_the_cache_dies_with_the_forward(network):
-    model, cam = shared(network), CAM(LGTM(ratio=0.5))
-    expected = []
-    for seed in (1, 2):
-        with cam.applied_to(model):
-            expected.append(forward(model, inputs(network, seed=seed)))
-    with cam.applied_to(model):
-        forward(model, inputs(network, 2, seed=3))
-        for seed in (1, 2, 1):
-            assert torch.equal(forward(model, inputs(network, seed=seed)), expected[seed - 1])
-
-
-@every_network
 def test_later_sites_use_the_plan_of_the_first(network, planned):
     """The formula with the first plan at every site, through a merger with given plans."""
     model, given = shared(network), inputs(network)

@@ -34,9 +34,8 @@ from models import (
     mlp,
     rows,
     shared,
+    small_unet,
     snapshot,
-    tiny_dit,
-    tiny_unet,
 )
 
 from bigain.backbones import row_keys
@@ -252,15 +251,8 @@ def test_composes_on_disjoint_sites(case, network):
 
 @pytest.fixture(scope="module")
 def meta():
-    small = {
-        "block_out_channels": (8, 16),
-        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "mid_block_type": None,
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-        "attention_head_dim": (1, 2),
-    }
     with torch.device("meta"):
-        return {"unet": tiny_unet(**small), "dit": tiny_dit(), **{network: fresh(network) for network in JOINT}}
+        return {"unet": small_unet(), **{network: fresh(network) for network in ("dit", *JOINT)}}
 
 
 @every_method_and_architecture

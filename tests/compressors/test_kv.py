@@ -120,24 +120,6 @@ def test_a_step_at_zero_may_stay_uncompressed(network):
     assert not torch.equal(classified, plain[0])
 
 
-def test_odd_latents():
-    model = shared("unet")
-    given = {**inputs("unet", 2), "sample": torch.randn(2, 4, 9, 13, generator=torch.Generator().manual_seed(0))}
-    keys = layout_of(model).sites[0].block.attn1.to_k
-    with IEKVD(factor=2).applied_to(model):
-        assert watch(model, given, keys=keys)["keys"].x.shape[1] == 4 * 6
-
-
-@every_network
-def test_alpha_goes_from_average_to_nearest(network):
-    model, given = shared(network), inputs(network)
-    for alpha, end in ((0.0, AveragePool(factor=2)), (1.0, ToDo(factor=2)), (1, ToDo(factor=2))):
-        with end.applied_to(model):
-            expected = forward(model, given)
-        with IEKVD(factor=2, alpha=alpha).applied_to(model):
-            torch.testing.assert_close(forward(model, given), expected, atol=1e-5, rtol=0)
-
-
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
 @every_network
 def test_alpha_follows_the_timestep_of_each_row(network, dtype):

@@ -163,28 +163,6 @@ def test_a_padded_sequence_is_the_short_one_of_each_row(network):
     assert max(lengths) < grid.n
 
 
-@every_network
-def test_the_metric_follows_the_network(network):
-    model, given = shared(network), inputs(network)
-    outputs = {}
-    for metric in ("block_input", "attn_input", None):
-        with LGTM(ratio=0.5, metric=metric).applied_to(model):
-            outputs[metric] = forward(model, given)
-    default, other = ("block_input", "attn_input") if network == "unet" else ("attn_input", "block_input")
-    assert torch.equal(outputs[None], outputs[default])
-    assert not torch.allclose(outputs[None], outputs[other], atol=1e-4)
-
-
-def test_cross_attention_merges_queries_only():
-    model, given = shared("unet"), inputs("unet")
-    block = layout_of(model).sites[0].block
-    with ToMe(ratio=0.5, modules=["cross_attn"]).applied_to(model):
-        seen = watch(model, given, queries=block.attn2.to_q, keys=block.attn2.to_k, own=block.attn1.to_q)
-    assert seen["queries"].x.shape[1] == 48
-    assert torch.equal(seen["keys"].x, given["encoder_hidden_states"])
-    assert seen["own"].x.shape[1] == 96
-
-
 @pytest.mark.parametrize("kind", [ToMe, LGTM, SiTo, ABM])
 @pytest.mark.parametrize("half", ["autocast", "weights"])
 def test_plans_are_made_in_float32(kind, half, monkeypatch):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from bigain.backbones import row_keys
-from bigain.compressors import CAM, IEKVD, LGTM, SiTo, ToDo, ToMe, Where
+from bigain.compressors import CAM, IEKVD, LGTM, SiTo, ToMe
 from bigain.compressors.base import _owners
 from bigain.diffusion.schedules import Linear
 
@@ -148,21 +148,3 @@ def test_lightning_undoes_after_an_exception():
     assert not hooked(module)
     module.fail = False
     assert all(map(torch.equal, trainer(compressor).predict(module, batches()), expected_of(compressor)))
-
-
-@few_workers
-def test_lightning_with_two_compressors():
-    first, second = LGTM(ratio=0.5, where=Where(part="down")), ToDo(factor=2, where=Where(part="up"))
-    predictions = trainer(first, second).predict(Denoising(), batches())
-    model = fresh("unet")
-    with first.applied_to(model), second.applied_to(model):
-        assert torch.equal(predictions[0], forward(model, inputs("unet", 2, seed=1)))
-
-
-@few_workers
-def test_lightning_refuses_two_on_one_site():
-    module = Denoising()
-    with pytest.raises(ValueError, match=r"ToDo cannot act on .*: LGTM is installed there"):
-        trainer(LGTM(ratio=0.5), ToDo(factor=2)).predict(module, batches())
-    assert not _owners
-    assert not hooked(module)

@@ -6,7 +6,6 @@ from models import DIT_XL_2_512, SD_2_0, on_meta
 
 from bigain.backbones.sites import layout_of
 from bigain.compressors import Where
-from bigain.compressors.where import PRESETS
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +56,6 @@ def test_selectors_on_stable_diffusion_2_0(where, expected, sd_2_0):
 )
 def test_selectors_on_dit_xl(where, expected, dit_xl):
     assert indices(where, dit_xl) == expected
-
-
-def test_presets():
-    assert set(PRESETS) == {"first_12", "released"}
-    assert len(PRESETS["released"]) == 10
 
 
 @pytest.mark.parametrize(

@@ -72,16 +72,6 @@ def test_a_timestep_on_an_edge_belongs_to_the_band_above(tmp_path):
     assert response["sites"][0]["rows"].index(1) == 27
 
 
-def test_a_constant_map_has_only_a_mean(tmp_path):
-    flat = torch.full((2, 64, 3), 2.0)
-    response, _ = measured(tmp_path, [(flat, flat)], timesteps=torch.tensor([0.0, 999.9]))
-    (site,) = response["sites"]
-    assert site["rows"] == [1, 0, 0, 0, 1]
-    assert site["original"][0][0] == pytest.approx(4 * 64)
-    assert site["destroyed"][0] == 0
-    assert max(site["original"][4][1:]) < 1e-12
-
-
 def test_only_the_first_batches_are_watched_and_finished_ones_do_not_count(tmp_path):
     x = mode(1, 1)
     response, watched = measured(tmp_path, [(None, None), (x, x), (x, x), (x, 0 * x), (x, 0 * x)], batches=2)

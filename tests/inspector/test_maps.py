@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from cases import Seen, build, every_case
+from cases import Seen, build, every_method
 from lightning.pytorch import LightningModule
 from models import LATENTS, forward, inputs, shared
 
@@ -32,7 +32,7 @@ def decisions(compressor, network):
     return onlooker.decisions
 
 
-@every_case
+@every_method
 def test_maps_hold_the_decisions(case, network):
     compressor = build(case)
     seen = decisions(compressor, network)

@@ -8,7 +8,7 @@ import torch
 from cases import METHODS, build, every_network
 from diffusers import DDIMScheduler, DDPMScheduler
 from graphs import Refusing, tensors
-from models import LATENTS, PROMPT_TOKENS, WIDTH, fresh
+from models import LATENTS, PROMPT_TOKENS, WIDTH, small_unet, tiny_dit
 from torch.overrides import TorchFunctionMode
 
 from bigain.backbones import DiT, StableDiffusion
@@ -38,7 +38,8 @@ class OnDevice(Refusing):
 
 
 def backbone_of(network):
-    backbone = with_denoiser((StableDiffusion if network == "unet" else DiT)("tiny"), fresh(network).to(META))
+    kind, denoiser = (StableDiffusion, small_unet) if network == "unet" else (DiT, tiny_dit)
+    backbone = with_denoiser(kind("tiny"), denoiser().to(META))
     backbone.set_schedule(DDPMScheduler(prediction_type="v_prediction"))
     return backbone
 

@@ -62,14 +62,13 @@ def check(plan, x, copies):
 
 @pytest.mark.parametrize(("grid", "cell"), DIVISIONS)
 @pytest.mark.parametrize(("noise_alpha", "sim_beta"), [(0.1, 1.0), (0.0, 1.0), (3.0, 0.5), (1.0, 0.0)])
-@pytest.mark.parametrize("b", [1, 3])
-def test_matches_loop(grid, cell, noise_alpha, sim_beta, b):
+def test_matches_loop(grid, cell, noise_alpha, sim_beta):
     """From one pruned token to all that are no base tokens; leftover strips hold no base tokens."""
-    metric, noise, x = draw(b, grid.n, 5), draw(b, grid.n, seed=1), draw(b, grid.n, 3, seed=2)
+    metric, noise, x = draw(3, grid.n, 5), draw(3, grid.n, seed=1), draw(3, grid.n, 3, seed=2)
     sources = grid.n - cell_count(grid, cell)
     for removed in (1, sources // 2, sources):
         plan = similarity_pruning(metric, noise, grid, cell, removed, noise_alpha, sim_beta)
-        assert plan.kept.shape == (b, grid.n - removed)
+        assert plan.kept.shape == (3, grid.n - removed)
         rows = zip(metric.double().tolist(), noise.double().tolist(), strict=True)
         check(plan, x, [pruning_by_loop(m, e, grid, cell, removed, noise_alpha, sim_beta) for m, e in rows])
 
@@ -93,12 +92,6 @@ def test_pruned_tokens_may_copy_tokens_that_are_no_base():
     noise[0, 0] = noise[0, 2] = 1.0
     plan = similarity_pruning(metric, noise, Grid(2, 4), Cell(2, 2), 2, 1.0, 0.0)
     check(plan, draw(1, 8, 3), [{3: 2, 1: 5}])
-
-
-def test_noise_weight_zero_ignores_the_noise():
-    metric = draw(2, 16, 5, seed=7)
-    plans = [similarity_pruning(metric, draw(2, 16, seed=s) * 100, Grid(4, 4), Cell(2, 2), 8, 0.0, 1.0) for s in (8, 9)]
-    assert torch.equal(plans[0].restore, plans[1].restore)
 
 
 def test_ties_go_to_lower_indices():
