@@ -87,7 +87,7 @@ def test_predict_writes_a_run_directory_and_a_summary_and_its_config_reproduces_
     assert found["evaluations"] == {"per_image": 18.0, "planned_per_image": 18}
     assert [site["tokens_out"] for site in found["sites"]] == [128] * 4
     settings = found["compressors"][0]["settings"]
-    assert list(settings) == ["ratio", "destination", "score", "mode", "seed", "cell", "where", "modules", "metric"]
+    assert {"ratio", "destination", "mode", "seed", "cell", "where", "modules", "metric"} < set(settings)
     assert settings["score"] == "laplacian_l1"
     lines = (run_directory() / "predictions/rank-0.jsonl").read_text().splitlines()
     assert [json.loads(line)["image_id"] for line in lines] == [f"test/{i:06d}" for i in range(4)]
