@@ -24,6 +24,9 @@ SAVE = {"unet": save_stable_diffusion, "dit": save_dit}
 TEXTS = {"sd2": (77, 1024), "dit_xl_2_512": (0, 0), "pixart_512": (120, 1152), "sdxl": (77, 2048)}
 
 
+PUBLISHED = {"sd2": 804.257, "dit_xl_2_512": 1049.167}
+
+
 @pytest.fixture(scope="module", params=[*list(TEXTS)[:3], pytest.param("sdxl", marks=pytest.mark.slow)])
 def full_size(request):
     return request.param, backbone_without_weights(request.param)
@@ -82,7 +85,7 @@ def test_the_categories_are_what_torch_counts_on_the_real_network(case, network,
         assert (counted.by_category[category] < baseline.by_category[category]) == (module in modules)
 
 
-def test_the_baselines_categories_follow_from_the_sizes(full_size):
+def test_the_baselines_categories_follow_from_the_sizes(full_size, request):
     """Tokens, channels and the text of each block, by hand."""
     name, backbone = full_size
     flops, baseline = count(backbone)
@@ -104,8 +107,8 @@ def test_the_baselines_categories_follow_from_the_sizes(full_size):
     # The rest: embeddings of time and class, one row each; of the text, of 120 tokens.
     assert projections < counted["projections"] < 1.01 * projections
     assert counted["matching"] == counted["scoring"] == 0
-    # As published.
-    assert flops.total / 1e9 == pytest.approx(804.257 if cross else 1049.167, abs=5e-4)
+    published = PUBLISHED.get(request.node.callspec.params["full_size"])
+    assert published is None or flops.total / 1e9 == pytest.approx(published, abs=5e-4)
 
 
 N, C, SITES = 4096, 320, 5
