@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cases import every_network
-from models import LATENTS, forward, inputs, shared, snapshot, tiny_unet
+from models import JOINT, LATENTS, forward, inputs, shared, snapshot, tiny_unet
 
 from bigain.backbones.sites import layout_of
 from bigain.compressors import ABM, CAM, LGTM, FrequencyKV, SiTo, ToDo, ToMe, Where, methods
@@ -122,6 +122,16 @@ def test_nothing_to_remove(compressor, names, network):
     assert torch.equal(forward(model, given), before)
     with pytest.raises(InputError, match=names):
         compressor.tokens_out(layout_of(model).sites[0], Grid(*LATENTS[network][1:]))
+
+
+@pytest.mark.parametrize("network", JOINT)
+@pytest.mark.parametrize("wrap", [lambda merger: merger, CAM], ids=["ABM", "CAM"])
+def test_padding_needs_an_attention_that_takes_a_mask(network, wrap):
+    model = shared(network)
+    before = snapshot(model)
+    with pytest.raises(InputError, match=r"(ABM|CAM) pads sequences, but the attention of .*0 takes no mask"):
+        wrap(ABM(tau=0.8, quantile_of="tokens")).install(model)
+    assert snapshot(model) == before
 
 
 def test_the_released_rule_needs_whole_cells_in_a_row():
