@@ -53,7 +53,8 @@ def test_maps_hold_the_decisions(case, network):
         ids = torch.arange(grid.n).expand(3, grid.n)
         expected = decision.plan.unmerge(ids.gather(1, decision.plan.kept)[..., None])[..., 0][rows]
         assert torch.equal(parts["leader"], expected)
-        assert all(len(row.unique()) == left for row in parts["leader"])
+        counts = [len(row.unique()) for row in parts["leader"]]
+        assert all(count < left if compressor.pads else count == left for count in counts)
 
 
 @pytest.mark.parametrize("compressor", [ToDo(factor=3), FrequencyKV(ratio=0.5, keep="high")], ids=["ToDo", "FKV"])
