@@ -21,7 +21,7 @@ from bigain.errors import InputError
 
 ROTARY = "image_rotary_emb"
 
-# Cosines and sines. `(n, d)` or, by row, `(b, n, d)`, float32.
+# Cosines and sines. `(n, d)` or, by row, `(b, n, d)` or `(1, n, d)`, float32.
 Table = tuple[Tensor, Tensor]
 
 
@@ -91,5 +91,5 @@ def _rotated(x: Tensor, table: Table) -> Tensor:
     if cos.ndim == 2:
         return apply_rotary_emb(x, table, sequence_dim=1)
     # The library's function takes one table for all rows: one long row.
-    long = apply_rotary_emb(x.flatten(0, 1)[None], (cos.flatten(0, 1), sin.flatten(0, 1)), sequence_dim=1)
-    return long.view_as(x)
+    cos, sin = (part.expand(len(x), -1, -1).flatten(0, 1) for part in table)
+    return apply_rotary_emb(x.flatten(0, 1)[None], (cos, sin), sequence_dim=1).view_as(x)
