@@ -262,6 +262,9 @@ class ModelFiles:
             if type(error) is not Exception and not isinstance(error, UNLOADABLE):
                 raise
             message = reason(error, self.source, self.local_files_only)
+            if "tiktoken" in message and self.parts[name].__name__ == "T5Tokenizer":
+                # The next thing that transformers tries.
+                message = "a spiece.model alone takes sentencepiece: pip install 'bigain[t5]'"
             raise InputError(f"cannot load the {name} of {self.source}: {message}") from error
         if len(tokenizer) <= len(tokenizer.all_special_ids):
             # transformers would create an empty one, which gives every prompt the same tokens.

@@ -196,11 +196,17 @@ class DiffusionSampler(BackboneModule):
     @torch.inference_mode()
     def on_predict_start(self) -> None:
         first = self.data.items[0]
+        self.encoded: dict[str, Tensor] = {}
         # One row of the conditions, for counting.
         self.example_condition = self._conditions([self.prompts[first.image_id]], [first.labels])
         # A model may have been trained without a null condition.
         self.null = self.backbone.null_condition() if self.guidance != 1 else self.example_condition
         self.shape = self.backbone.latents_of(self.data.image_size)
+        prompts = list(dict.fromkeys(self.prompts.values()))
+        if self.backbone.takes_text and len(prompts) <= len(self.data.class_space):
+            # Of classes, not captions: text encoders run once and leave the device.
+            self.encoded = dict(zip(prompts, self._conditions(prompts, [()] * len(prompts)), strict=True))
+            self.backbone.finish_conditions()
         self.begin_sharing()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Generated:
@@ -276,6 +282,8 @@ class DiffusionSampler(BackboneModule):
 
     def _conditions(self, prompts: Sequence[str], labels: Sequence[Sequence[int]]) -> Tensor:
         """Return the conditions of items. `(b, ...)`."""
+        if self.encoded:
+            return torch.stack([self.encoded[prompt] for prompt in prompts])
         known = self.data.class_space.model_labels
         classes = [known[of_item[0] if of_item else 0] for of_item in labels]
 

@@ -124,10 +124,16 @@ def test_a_dit_with_ddim_is_the_plain_loop(dit):
 
 
 @torch.no_grad()
-def test_a_v_predicting_unet_is_the_plain_loop(unet):
-    kind = EulerDiscreteScheduler
+def test_a_v_predicting_unet_is_the_plain_loop(unet, monkeypatch):
+    kind, texts = EulerDiscreteScheduler, []
     module = sampler(unet, kind, steps=4, guidance=3.0, items_per_forward=2, share=False)
-    run(module)
+    unet.load()
+    monkeypatch.setattr(unet, "finish_conditions", lambda: texts.append("finished"))
+    with unet.text_encoder.register_forward_hook(lambda *_: texts.append("encoded")):
+        run(module, batch_size=1)
+    # Prompts of classes are encoded before the first batch.
+    assert texts.count("encoded") > 1
+    assert texts.index("finished") == len(texts) - 1
     assert module.scheduler.config["prediction_type"] == "v_prediction"
     scheduler = kind.from_config(unet.scheduler_config)
     prompts = ShapeTextures().class_space.prompts[:2]
