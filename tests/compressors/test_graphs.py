@@ -18,20 +18,20 @@ from bigain.backbones.cuda_graphs import graphs_note, graphs_of, use_graphs
 from bigain.backbones.forward import pair_sharing
 from bigain.backbones.marks import marks_reported_to
 from bigain.backbones.sharing import share
-from bigain.compressors import LGTM, ToMe
+from bigain.compressors import LGTM, ToDo, ToMe
 from bigain.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 KEYS = [torch.tensor([3, 4, 5]), torch.tensor([6, 7, 8])]
 
 
-def run(model, given, keys=None):
+def run(model, given, keys=None, zero=False):
     """Each time from new tensors, as in a run; outputs must not change with the next forward."""
     given = tree_map_only(torch.Tensor, torch.clone, given)
     with torch.inference_mode():
         if keys is None:
             return model(**given, return_dict=False)[0]
-        with row_keys(keys.clone()):
+        with row_keys(keys.clone(), zero=zero):
             return model(**given, return_dict=False)[0]
 
 
@@ -49,6 +49,19 @@ def test_replays_compute_the_same(case, network):
         assert (graphs_note(model), graphs_of(model).replays) == ("1 recorded", 3)
     assert all(map(torch.equal, actual, 2 * expected))
     assert not torch.equal(*expected)
+
+
+def test_a_skipped_step_is_recorded_apart():
+    model, given = fresh("unet"), inputs("unet")
+    plain = run(model, given, KEYS[0])
+    with ToDo(factor=2, skip_zero=True).applied_to(model):
+        compressed = run(model, given, KEYS[0])
+        use_graphs(model)
+        for _ in range(2):
+            assert torch.equal(run(model, given, KEYS[0], zero=True), plain)
+            assert torch.equal(run(model, given, KEYS[0]), compressed)
+        assert (graphs_note(model), graphs_of(model).replays) == ("2 recorded", 2)
+    assert not torch.equal(plain, compressed)
 
 
 @pytest.fixture
