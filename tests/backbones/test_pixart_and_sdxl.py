@@ -46,9 +46,14 @@ def load(model, folder, **options):
     return backbone
 
 
+@pytest.fixture(scope="module")
+def backbones(folders):
+    return {model: load(model, folder) for model, folder in folders.items()}
+
+
 @every_model
-def test_networks_are_called_as_by_the_pipelines(folders, model):
-    pipe, backbone = PIPELINES[model].from_pretrained(folders[model]), load(model, folders[model])
+def test_networks_are_called_as_by_the_pipelines(folders, backbones, model):
+    pipe, backbone = PIPELINES[model].from_pretrained(folders[model]), backbones[model]
     pipe.set_progress_bar_config(disable=True)
     network, calls = getattr(pipe, backbone.component), []
 
@@ -77,14 +82,14 @@ def test_networks_are_called_as_by_the_pipelines(folders, model):
 
 
 @every_model
-def test_blank_conditions_have_the_shape_of_real_ones(folders, model):
-    backbone = load(model, folders[model])
+def test_blank_conditions_have_the_shape_of_real_ones(folders, backbones, model):
+    backbone = backbones[model]
     assert backbone_without_weights(str(folders[model])).blank_condition().shape == backbone.null_condition().shape
     assert all(finding.ok for finding in inspect_model(backbone))
     assert {"alpha": 120, "sigma": 300, "sdxl": PROMPT_TOKENS}[model] == backbone.tokenizer.model_max_length
 
 
-def test_shards_of_a_variant(folders, copy):
+def test_shards_of_a_variant(backbones, copy):
     folder = copy("sigma")
     for weights in folder.glob("*/*.safetensors"):
         weights.rename(weights.with_suffix(".fp16.safetensors"))
@@ -98,9 +103,8 @@ def test_shards_of_a_variant(folders, copy):
     backbone = load("sigma", folder, variant="fp16", dtype="bfloat16")
     assert {parameter.dtype for parameter in backbone.parameters()} == {torch.bfloat16}
     assert torch.equal(backbone.text_encoder.shared.weight, expected["shared.weight"].bfloat16())
-    plain = load("sigma", folders["sigma"], dtype="bfloat16")
-    condition = plain.conditions(["a cat"], [0])
-    assert torch.equal(backbone.conditions(["a cat"], [0]), condition)
+    condition = backbone.conditions(["a cat"], [0])
+    torch.testing.assert_close(condition.float(), backbones["sigma"].conditions(["a cat"], [0]), atol=0.05, rtol=0.05)
     assert condition.dtype == torch.bfloat16
     assert backbone.predict(torch.randn(1, 4, 16, 16), torch.tensor([500]), condition).isfinite().all()
 
@@ -137,17 +141,17 @@ def test_folders_that_do_not_fit(copy, model, file, change, message):
     assert str(folder) in str(error.value)
 
 
-def test_prompts_longer_than_the_encoder_takes(folders):
-    backbone = load("sdxl", folders["sdxl"])
+def test_prompts_longer_than_the_encoder_takes(backbones):
+    backbone = backbones["sdxl"]
     assert backbone.check_prompts(["a cat", "a dog"], True) == ""
     with pytest.raises(InputError, match=r"prompts cut after 8 tokens: 1 of 2, such as 'a longer cat'; shorten them"):
         backbone.check_prompts(["a longer cat", "a dog"], False)
     with pytest.raises(InputError, match="cannot tell 'a Cat' and 'a cat' apart"):
-        load("sigma", folders["sigma"]).check_prompts(["a Cat", "a cat"], True)
+        backbones["sigma"].check_prompts(["a Cat", "a cat"], True)
 
 
-def test_images_that_are_no_whole_patches(folders):
-    backbone = load("sigma", folders["sigma"])
+def test_images_that_are_no_whole_patches(backbones):
+    backbone = backbones["sigma"]
     assert backbone.latents_of(36) == (4, 18, 18)
     with pytest.raises(InputError, match=r"takes images of a multiple of 4 px, .* not 34 px: its patches are 2x2"):
         backbone.latents_of(34)
