@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from models import save_stable_diffusion
 from mutations import answer
-from synthetic_runs import change, classification, generation
+from synthetic_runs import classification
 
 from bigain.backbones import StableDiffusion
 from bigain.errors import InputError
@@ -77,21 +77,6 @@ def test_links_in_a_circle_are_left_out_of_a_report(tmp_path):
     assert f"left out: {loop}" in output
 
 
-def test_score_of_a_run_with_results_of_a_different_type(tmp_path):
-    run = generation(tmp_path / "run", 3.0)
-    change(run, timing__seconds=None)
-    assert f"{run}/results.json is damaged: timing.seconds is None, expected float" in refused("score", run)
-    (run / "results.json").write_text("3")
-    assert f"{run}/results.json is" in refused("score", run)
-
-
-def test_score_with_a_list_of_images_that_is_not_text(tmp_path):
-    run = generation(tmp_path / "run", 3.0, protocol__reference_file="shapes_features")
-    change(run, protocol__extractor="shapes-features")
-    (run / "images.txt").write_bytes(b"\xff\n")
-    assert f"{run}/images.txt cannot be read" in refused("score", run)
-
-
 @pytest.mark.parametrize("features", [np.full((5, 3), np.nan, np.float32), np.array([["x"] * 3] * 5)])
 def test_features_of_a_reference_that_are_not_numbers(tmp_path, features):
     path = tmp_path / "reference.npz"
@@ -115,17 +100,6 @@ def test_yaml_that_cannot_be_read(tmp_path, command, text):
     path.write_text(text)
     message = refused(command, "--config", path, "--output", tmp_path / "run")
     assert f"{path} is not valid YAML" in message
-
-
-def test_a_name_too_long_for_a_file(tmp_path):
-    (tmp_path / "mine.yaml").write_text(MODEL)
-    assert "name too long" in refused("predict", "--config", tmp_path / "mine.yaml", "--output", tmp_path / ("x" * 300))
-
-
-def test_a_setting_that_is_null(tmp_path):
-    path = tmp_path / "mine.yaml"
-    path.write_text(MODEL.replace("trials: [1]", "trials: null"))
-    assert "model.trials is null; expected Sequence[int]" in refused("predict", "--config", path, "--output", "run")
 
 
 @pytest.mark.parametrize(
