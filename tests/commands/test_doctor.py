@@ -164,7 +164,3 @@ def test_a_full_disk(examine, monkeypatch):
     status, findings, _ = examine()
     assert status == 1
     assert problems(findings) == ["disk"]
-
-
-def test_a_wrong_configuration_is_bad_input(examine):
-    assert examine("--compressor.ratioo", "0.5")[0] == 2

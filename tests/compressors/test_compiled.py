@@ -128,12 +128,6 @@ def test_more_blocks_than_torch_keeps_by_default():
             assert torch.equal(forward(model, given), expected)
 
 
-def test_nothing_is_compiled_unless_asked_for():
-    model = small("dit")
-    compile_denoiser(model, "none")
-    assert compiled(model) == "none"
-
-
 def test_unknown_way():
     with pytest.raises(InputError, match="compile must be one of none, whole, regional, not 'fast'"):
         DiT("tiny", compile="fast")
