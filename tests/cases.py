@@ -112,7 +112,7 @@ def _pairs(parameters: list[Any]) -> pytest.MarkDecorator:
 # The first row of each class, for what its options cannot change.
 METHODS = list({case["class"]: case for case in reversed(CASES)}.values())[::-1]
 # One row per mechanism for the networks with attention over text and image.
-_ROWS = ("LGTM-0.5-self_attn+mlp-attn_input", "CAM-ToMe-0.5-attn_input", "IEKVD-3-Linear")
+_ROWS = ("LGTM-0.5-self_attn+mlp-attn_input", "IEKVD-3-Linear")
 _joint = _crossed((case for case in CASES if _name(case).startswith(_ROWS)), JOINT)
 
 every_method = _pairs(_crossed(METHODS, NETWORKS))

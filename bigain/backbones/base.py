@@ -191,6 +191,9 @@ class Backbone(nn.Module, ABC):
     def finish_conditions(self) -> None:
         """Free the device of what only `conditions` needs; further calls are slow."""
 
+    def check_guidance(self) -> None:
+        """Raise an InputError if the model has no unconditional condition by its kind; needs no weights."""
+
     @abstractmethod
     def null_condition(self) -> Tensor:
         """Return the unconditional condition for guidance, `(1, ...)`, or raise an InputError if there is none."""

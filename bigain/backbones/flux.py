@@ -83,7 +83,7 @@ class Flux(TextBackbone):
         pooled = self.encoded(prompts).pooler_output
         return pack(pooled, self.encoded(prompts, "_2").last_hidden_state.to(pooled))
 
-    def null_condition(self) -> Tensor:
+    def check_guidance(self) -> None:
         raise InputError(
             f"{self.model} is guided in one forward, without an unconditional prompt; sample with guidance: 1 and set "
             "the backbone's distilled_guidance, which FLUX.1-dev takes"

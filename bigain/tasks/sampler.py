@@ -124,6 +124,8 @@ class DiffusionSampler(BackboneModule):
     def check_fit(self, data: EvalDataModule) -> str:
         """Check the scheduler, too."""
         latents = self.backbone.latents_of(data.image_size)
+        if self.guidance != 1:
+            self.backbone.check_guidance()
         self.scheduler, self.timestep_options = make_scheduler(
             self.backbone, self.scheduler_class, self.scheduler_options, self.steps, latents
         )
