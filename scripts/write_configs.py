@@ -35,7 +35,11 @@ DATASETS = {
 }
 NETWORKS = {"sd2": "SD 2.0", "dit_xl_2_512": "DiT-XL/2-512"}
 MODELS = {"sd2": "sd2", "dit_xl_2_512": "dit_xl_512"}
-EMBEDDED = {"demo": ("DiT", "shapes_dit", "about a minute"), "demo_unet": ("U-Net", "shapes_unet", "a few minutes")}
+EMBEDDED = {
+    "demo": ("DiT", "shapes_dit", "about a minute"),
+    "demo_unet": ("U-Net", "shapes_unet", "a few minutes"),
+    "demo_flow": ("flow-matching DiT", "shapes_flow", "about a minute"),
+}
 DESCRIPTIONS = {
     "average_pool": "average pooling",
     "cam": "CAM around LGTM",
@@ -106,6 +110,8 @@ EMBEDDED_TABLES = {
     "embedded_unet": "Methods on the embedded U-Net in classification, 512 images: mergers with every destination at "
     "three ratios, and downsampling of keys at two factors. At all strides, since compression at stride 1 alone does "
     f"not change its accuracy. {NO_TABLE} {SAME_CELLS}",
+    "embedded_flow": "Errors by methods on the embedded flow-matching DiT in classification, 512 images: squared "
+    f"errors of velocity, noise and clean image, mergers at ratio 0.5, keys by 2. {NO_TABLE}",
     "embedded_unet_pairs": "The comparison of `embedded_unet` whose interval is wider than +- 3 points on 512 images: "
     f"average pooling and nearest sampling of keys by 4, on 1,536 images. {NO_TABLE}",
 }
@@ -212,6 +218,7 @@ def compressor_of(stem: str, backbone: str, task: str) -> str | None:
     special = {
         ("iekvd", "sd2", "generation"): "iekvd_generation",
         ("iekvd", "shapes_dit", task): "iekvd_dit",
+        ("iekvd", "shapes_flow", task): "iekvd_dit",
         ("sito", "sd2", task): "sito_paper",
     }
     if stem == "none":
@@ -478,7 +485,18 @@ def embedded_tables() -> Iterator[tuple[str, str]]:
             cell("demo_unet", method, {**everywhere, "data.images": 1536}, [4]) for method in ("ToDo", "AveragePool")
         ],
     }
-    for model, tables in (("shapes_dit", dit), ("shapes_unet", unet)):
+    flows = {
+        "embedded_flow": [
+            cell("demo_flow", method, {**some, **strength, "model.loss": loss}, variant=loss)
+            for loss in ("velocity", "epsilon", "x0")
+            for method, strength in (
+                ("none", {}),
+                *((method, {"compressor.ratio": 0.5}) for method in ("ToMe", "LGTM", "SiTo")),
+                *((method, {"compressor.factor": 2}) for method in KEYS),
+            )
+        ]
+    }
+    for model, tables in (("shapes_dit", dit), ("shapes_unet", unet), ("shapes_flow", flows)):
         for name, runs in tables.items():
             yield name, table_file(EMBEDDED_TABLES[name], model, runs)
 

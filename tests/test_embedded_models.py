@@ -13,7 +13,7 @@ import bigain as package
 
 ASSETS = Path(package.__file__).parent / "assets"
 CARD = (ASSETS / "README.md").read_text(encoding="utf-8")
-CONFIGS = {"shapes_dit": "demo_none.yaml", "shapes_unet": "demo_unet_none.yaml"}
+CONFIGS = {"shapes_dit": "demo_none.yaml", "shapes_unet": "demo_unet_none.yaml", "shapes_flow": "demo_flow_none.yaml"}
 
 
 def test_weights_are_those_of_the_card():
@@ -29,7 +29,9 @@ def metrics_of(model, images, tmp_path, *options):
     return json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["metrics"]
 
 
-@pytest.mark.parametrize("model", ["shapes_dit", pytest.param("shapes_unet", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "model", ["shapes_dit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("shapes_unet", "shapes_flow"))]
+)
 def test_embedded_models_classify(model, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["bigain"])
     assert metrics_of(model, 4, tmp_path, "--model.trials", "[5]", "--model.keep", "[1]")["top1"]["value"] >= 3 / 4

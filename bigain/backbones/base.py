@@ -65,7 +65,7 @@ class Backbone(nn.Module, ABC):
         """Store what to load; nothing is read yet.
 
         Args:
-            model: Local diffusers folder, name of an embedded model (`shapes_dit`, `shapes_unet`) or hub id.
+            model: Local diffusers folder, name of an embedded model, such as `shapes_dit`, or hub id.
             dtype: Precision to load in. A true-half `trainer.precision` converts a float32 model later; loading in
                 half at once saves the memory of the float32 copy.
             local_files_only: Never ask the hub. `HF_HUB_OFFLINE=1` does the same for everything.

@@ -109,7 +109,7 @@ def cell_of(run: Run, costs: bool = False) -> Cell | str:
 
     Costs depend neither on the number of images nor on what differs between the text and the code of the paper.
     """
-    if run.model in ("shapes_dit", "shapes_unet") or run.dataset == "ShapeTextures":
+    if run.model in ("shapes_dit", "shapes_unet", "shapes_flow") or run.dataset == "ShapeTextures":
         return EMBEDDED
     backbone, dataset = _MODELS.get(Path(run.model).name.lower()), _DATASETS.get(run.dataset)
     if backbone is None:
