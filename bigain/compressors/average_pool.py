@@ -24,8 +24,8 @@ class AveragePool(FactorDownsampler):
 
         Args:
             factor: Stride per side, at least 2; factor 2 keeps a quarter of the keys.
-            aligned: Where the map is no multiple of the smaller one, let windows cover it evenly; the paper's release
-                does not, and leaves its last rows and columns out. See `tokens.downsampling.downsample_average`.
+            aligned: Where the map is no multiple of the smaller one, spread the windows evenly over it; in the paper's
+                release they lie side by side and leave its end out. See `tokens.downsampling.downsample_average`.
             kwargs: See the base class.
         """
         super().__init__(factor=factor, **kwargs)

@@ -60,8 +60,7 @@ def downsample_average(x: Tensor, grid: Grid, factor: int, aligned: bool = False
     """Average windows of `n_in // n_out` per side, unpadded. `(b, n, c)` -> `(b, n', c)`.
 
     If n_out does not divide a side, the last rows or columns are in no window, and windows drift from the tokens of
-    `downsample_nearest`. With `aligned`, window i is [floor(i * n_in / n_out), ceil((i + 1) * n_in / n_out)): windows
-    cover the map, hold these tokens, and may share a row or column.
+    `downsample_nearest`. With `aligned`, windows of the same size are centred on these tokens.
     """
     grid.check(x)
     small = downsampled_grid(grid, factor)
@@ -73,10 +72,18 @@ def downsample_average(x: Tensor, grid: Grid, factor: int, aligned: bool = False
 
 
 def _average(x: Tensor, grid: Grid, small: Grid, aligned: bool) -> Tensor:
-    maps = x.reshape(len(x), grid.h, grid.w, -1).permute(0, 3, 1, 2)
-    window = grid.h // small.h, grid.w // small.w
-    pooled = F.adaptive_avg_pool2d(maps, (small.h, small.w)) if aligned else F.avg_pool2d(maps, window)
+    maps = x.reshape(len(x), grid.h, grid.w, -1)
+    if aligned:
+        rows = _windows(grid.h, small.h, x.device)
+        maps = maps.index_select(1, rows).index_select(2, _windows(grid.w, small.w, x.device))
+    pooled = F.avg_pool2d(maps.permute(0, 3, 1, 2), (grid.h // small.h, grid.w // small.w))
     return pooled.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _windows(n_in: int, n_out: int, device: torch.device) -> Tensor:
+    """Return the indices of windows of `n_in // n_out` around those of nearest-exact sampling, one after another."""
+    size = n_in // n_out
+    return (nearest_indices(n_in, n_out, device)[:, None] - size // 2 + torch.arange(size, device=device)).flatten()
 
 
 def interextrapolate(x: Tensor, grid: Grid, factor: int, alpha: float | Tensor, aligned: bool = False) -> Tensor:
@@ -89,7 +96,7 @@ def interextrapolate(x: Tensor, grid: Grid, factor: int, alpha: float | Tensor, 
         grid: `(h, w)` with `h * w == n`.
         factor: Stride per side, at least 2; factor 2 keeps a quarter of the tokens.
         alpha: A number, or one per row. `(b,)`.
-        aligned: Place windows around the nearest tokens, see `downsample_average`; the paper's release does not.
+        aligned: Centre windows on the nearest tokens, see `downsample_average`; the paper's release does not.
 
     Returns:
         Tokens on the `(h // factor, w // factor)` grid, in the dtype of `x`. Nearest and average are rounded to that
