@@ -28,7 +28,7 @@ class IEKVD(FactorDownsampler):
             factor: Stride per side, at least 2; factor 2 keeps a quarter of the keys.
             alpha: Weight of the nearest token, any real, or a schedule over the timestep value. The paper: 0.9 for
                 classification on SD 2.0, `Linear(0.8, 1.2)` for generation there, 0.1 on DiT.
-            aligned: Where the map is no multiple of the smaller one, centre averaged windows on the nearest tokens; in the
+            aligned: Where the map is no multiple of the smaller one, centre averaged windows on nearest tokens; in the
                 paper's release the two grids drift apart. See `tokens.downsampling.downsample_average`.
             kwargs: See the base class.
         """
