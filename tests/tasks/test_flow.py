@@ -67,7 +67,7 @@ def velocity(backbone, x, timestep, label):
         ({"loss": "x0", "weights": "snr"}, lambda s: (1 - s) ** 2),
         ({"weights": [3.0, 0.5]}, lambda s: 3.0 if s < 0.5 else 0.5),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_errors_of_a_flow(dit, settings, scale):
     module = DiffusionClassifier(dit, trials=[2], keep=None, seed=3, **settings)
