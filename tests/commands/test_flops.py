@@ -52,7 +52,8 @@ def test_the_shipped_sizes_are_those_of_the_models(name, kind, config, parameter
     assert without_weights(backbone).vae is backbone.vae
 
 
-# Hugging Face gives these numbers for the weights of the models.
+# Others count the same: PixArt-Sigma, of the same layers, in github.com/FanBB2333/FakeGPU
+# (test_diffusion_estimator.py); SDXL and FLUX.1-dev in github.com/unslothai/unsloth (model-catalog.ts).
 @pytest.mark.parametrize(
     ("name", "parameters", "side"),
     [("pixart_512", 610_856_096, 64), ("sdxl", 2_567_463_684, 128), ("flux_dev", 11_901_408_320, 128)],
@@ -67,7 +68,7 @@ def test_the_shipped_sizes_have_the_parameters_of_the_models(name, parameters, s
 
 @pytest.mark.slow
 def test_flux_takes_what_is_published(count):
-    """TaylorSeer (Liu et al., 2025) gives 3719.50 TFLOPs for 50 steps at 1024 px."""
+    """3719.50 TFLOPs for 50 steps: Table 1 of AViTS (arXiv:2608.17995) and of LinCa (arXiv:2608.17973)."""
     result = count("--model", "flux_dev")
     assert 50 * result["gflops"] == pytest.approx(3_719_500, rel=1e-4)
     merged = count("--model", "flux_dev", "--compressor", "ToMe", "--compressor.ratio", "0.5")
