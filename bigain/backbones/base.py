@@ -192,7 +192,7 @@ class Backbone(nn.Module, ABC):
         """Free the device of what only `conditions` needs; further calls are slow."""
 
     def check_guidance(self) -> None:
-        """Raise an InputError if the model has no unconditional condition by its kind; needs no weights."""
+        """Raise an InputError if models of this kind have no null condition; needs no weights."""
 
     @abstractmethod
     def null_condition(self) -> Tensor:
@@ -231,7 +231,7 @@ class Backbone(nn.Module, ABC):
 
     @property
     def pixels_per_latent(self) -> int:
-        """Pixels per latent and side."""
+        """Image pixels per latent pixel, along one side."""
         return 1 if self.vae is None else 2 ** (len(self.vae.config["block_out_channels"]) - 1)
 
     def latents_of(self, image_size: int) -> tuple[int, int, int]:
@@ -245,7 +245,7 @@ class Backbone(nn.Module, ABC):
         return self.latent_shape[0], side, side
 
     def patched_latents_of(self, image_size: int, patch: int, most: int = _LARGEST_LATENT) -> tuple[int, int, int]:
-        """As `latents_of`, for latents that are whole patches and have at most `most` pixels per side."""
+        """As `latents_of`, but refuse latents of partial patches or of more than `most` pixels per side."""
         channels, side, _ = Backbone.latents_of(self, image_size)
         factor = self.pixels_per_latent
         if image_size % (factor * patch) or side > most:
@@ -297,7 +297,7 @@ class Backbone(nn.Module, ABC):
         return {} if mu is None else {"mu": mu}
 
     def predict_target(self, noisy: Tensor, timesteps: Tensor, condition: Tensor, target: Target) -> Tensor:
-        """Estimate the noise, the velocity or the clean latents; `timesteps` are those of trials, else as `predict`."""
+        """Estimate `target` from noisy latents. Arguments are those of `predict`; `timesteps` are those of trials."""
         return self.parametrisation.convert(self.predict(noisy, timesteps, condition), noisy, timesteps, target)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ class Flux(TextBackbone):
     def timestep_options(self, scheduler: Any, steps: int, latents: tuple[int, int, int]) -> dict[str, Any]:
         options = super().timestep_options(scheduler, steps, latents)
         if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
-            # Without them, the last step would begin at the least noise of all.
+            # By default, the last step would begin at the scheduler's lowest noise level.
             options["sigmas"] = [1 - step / steps for step in range(steps)]
         return options
 

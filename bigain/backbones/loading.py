@@ -180,7 +180,7 @@ class ModelFiles:
             )
         wanted = dtype or torch.float32
         if name not in STEMS and any(parameter.dtype != wanted for parameter in component.parameters()):
-            # diffusers keeps the precision of the file if the first entry is a buffer, as of SD 3.
+            # diffusers keeps the precision of the file if its first entry is a buffer, as in SD 3.
             component = component.to(wanted)
         return component
 
@@ -214,7 +214,7 @@ class ModelFiles:
         if flow and Flow not in kinds:
             raise InputError(f"{saved} uses no beta_schedule: a model of flow matching; {expected}")
         if name.startswith("FlowMatch") and betas:
-            # `from_config` and `save_pretrained` keep the betas of the scheduler before.
+            # `from_config` and `save_pretrained` keep the betas of the previous scheduler.
             raise InputError(
                 f"{saved} has the beta_schedule of another scheduler; delete its settings if the network predicts a "
                 "velocity, else restore the model's own file"
@@ -231,11 +231,11 @@ class ModelFiles:
             raise InputError(f"{saved} gives num_train_timesteps {steps!r}; {expected}")
         if config.get("invert_sigmas"):
             raise InputError(f"{saved} has invert_sigmas: its timesteps count from noise to images; {expected}")
-        # DPM-Solver and its like have a name of their own for the shift.
+        # DPM-Solver and similar schedulers call the shift `flow_shift`.
         shift = {"shift": config["flow_shift"]} if "flow_shift" in config else {}
         try:
             scheduler: Any = (FlowMatchEulerDiscreteScheduler if flow else DDPMScheduler).from_config(config, **shift)
-            # Those of a flow at some resolution.
+            # For a flow, those at one resolution; any will do.
             levels = (
                 Flow("velocity", scheduler.config).place(torch.arange(TIMESTEPS), 1024) / TIMESTEPS
                 if flow

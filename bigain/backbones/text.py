@@ -44,7 +44,7 @@ class TextBackbone(Backbone):
         return saved
 
     def load_tokenizers(self, files: ModelFiles) -> None:
-        """Load every tokenizer, and check that it is its encoder's.
+        """Load every tokenizer and check that it fits its encoder.
 
         Raises:
             InputError: If one is missing or damaged, or has more tokens than its encoder.
@@ -57,7 +57,7 @@ class TextBackbone(Backbone):
             positions = text.get("max_position_embeddings", _LONGEST_PROMPT if "d_model" in text else 77)
             known, words = len(tokenizer), text.get("vocab_size", 49408)
             whole = all(isinstance(number, int) for number in (tokens, positions, words))
-            # Two mark start and end.
+            # Two of them mark start and end.
             if not whole or not 2 < tokens <= positions or known > words:
                 raise InputError(
                     f"the tokenizer{suffix} of {self.model} has model_max_length {tokens!r} and {known} tokens, but "
@@ -67,7 +67,7 @@ class TextBackbone(Backbone):
             setattr(self, f"tokenizer{suffix}", tokenizer)
 
     def saved_prompt_tokens(self, suffix: str = "") -> int:
-        """Return how many tokens of a prompt an encoder reads; of the tokenizer, only its configuration is needed.
+        """Return how many tokens of a prompt an encoder reads; needs only the tokenizer's configuration.
 
         Raises:
             InputError: If it does not say.

@@ -85,7 +85,7 @@ def _check_alike(name: str, a: Prepared, b: Prepared) -> None:
 
 
 def _check_compressors(name: str, a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> None:
-    # In the paper, too, these differ between the tasks; nothing else may.
+    # The paper, too, sets these differently for the two tasks; nothing else may differ.
     if a != b and [_common(compressor) for compressor in a] != [_common(compressor) for compressor in b]:
         raise InputError(f"{name}: the two configurations have different compressors; a joint row needs one")
 

@@ -1,8 +1,8 @@
 """Attentions over text and image: sequences that hold both, and rotary embeddings in hooks.
 
 Such an attention normalises queries and keys, joins those of text and image, and rotates them with one table for all
-rows of the batch. Merged rows keep different tokens, so here each token is rotated in hooks on the norms, with the
-table of its row, and the attention is called without one. Rotations are by token, so the order does not matter.
+rows of the batch. Merged rows keep different tokens, so hooks on the norms rotate each row with its own table, and
+the attention is called without one. Rotations act on each token, so rotating before joining gives the same.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def join(text: Tensor | None, image: Tensor) -> Tensor:
 
 
 def refuse_unknown(attention: nn.Module, site: Site) -> None:
-    """Raise an InputError if hooks inside an attention would not do what they should."""
+    """Raise an InputError unless an attention has the processor that hooks inside it rely on."""
     processor = type(getattr(attention, "processor", None))
     if site.processor is not None and processor is not site.processor:
         raise InputError(
@@ -90,6 +90,6 @@ def _rotated(x: Tensor, table: Table) -> Tensor:
         return x
     if cos.ndim == 2:
         return apply_rotary_emb(x, table, sequence_dim=1)
-    # The library's function takes one table for all rows: one long row.
+    # The library's function takes one table for all rows, so the rows are joined to one.
     cos, sin = (part.expand(len(x), -1, -1).flatten(0, 1) for part in table)
     return apply_rotary_emb(x.flatten(0, 1)[None], (cos, sin), sequence_dim=1).view_as(x)

@@ -26,10 +26,9 @@ class KVDownsampler(Compressor):
     The weights of the downsampling sum to one, so this equals downsampling K and V and saves their projections.
     Subclasses implement `downsample`.
 
-    Where keys are normalised or rotated after their projection (SD 3.5, FLUX), they are downsampled after that. This is
-    the paper's `D(K)`, Eq. 8, which is then no longer equal to `D(X) W`. Values are neither normalised nor rotated, so
-    theirs still are: `D(V) = D(X) W`. In attentions over text and image, keys and values of the text are left as they
-    are.
+    Where keys are normalised or rotated after their projection (SD 3.5, FLUX), they are downsampled afterwards. This
+    is the paper's `D(K)`, Eq. 8, which then differs from `D(X) W`. Values are neither normalised nor rotated, so for
+    them `D(V) = D(X) W` still holds. In attentions over text and image, those of the text are not downsampled.
 
     Attributes:
         skip_zero: Leave forwards of a generation at timestep 0 uncompressed, as the paper's release does on Stable
@@ -75,9 +74,9 @@ class KVDownsampler(Compressor):
         return None
 
     def shorten(self, states: Tensor, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
-        """Shorten normalised keys as `downsample` shortens the attention input that they are of.
+        """Downsample normalised keys the way `downsample` does the attention input that they come from.
 
-        Copies the tokens of `key_tokens`; blends must not depend on what they blend.
+        Copies the tokens of `key_tokens`; without them it calls `downsample` on the keys.
 
         Args:
             states: Keys of all heads. `(b, n, c)`.
@@ -123,7 +122,7 @@ class KVDownsampler(Compressor):
         own(attention.register_forward_pre_hook(shorten_keys, with_kwargs=True), undo)
 
     def _hook_inside(self, layout: Layout, site: Site, attention: Any, context: ContextGetter, undo: ExitStack) -> None:
-        """Hook the projections and norms of one attention, whose input does not tell keys from queries."""
+        """Hook the projections and norms of one attention, whose queries and keys share their input."""
         key, rotary_key = (id(self), id(attention)), (id(self), id(attention), "rotary")
         _refuse_fused(attention, site)
         refuse_unknown(attention, site)

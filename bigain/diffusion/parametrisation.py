@@ -36,7 +36,7 @@ class Parametrisation(ABC):
     @property
     @abstractmethod
     def default_target(self) -> Target:
-        """What errors are measured in unless something else is asked for."""
+        """The default target of errors."""
 
     @abstractmethod
     def scales(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,7 +47,7 @@ class Parametrisation(ABC):
         """Return p and q of the velocity, for which `a q - b p` is 1."""
 
     def place(self, timesteps: Tensor, tokens: int) -> Tensor:
-        """Place evenly spaced timesteps in 0..999 on the model's schedule for latents of so many tokens. `(n,)`."""
+        """Map timesteps in 0..999 to those of the model's schedule, for latents with so many tokens. `(n,)`."""
         return timesteps
 
     def snr(self, timesteps: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class Diffusion(Parametrisation):
 class Flow(Parametrisation):
     """Rectified flow: `(1 - s) x0 + s eps`, velocity `eps - x0`, timestep `1000 s` (Liu et al., 2023).
 
-    At high noise the error of the implied noise, `(1 - s)^2 |v - v_hat|^2`, says little: the velocity is the default.
+    At high noise, the error of the implied noise, `(1 - s)^2 |v - v_hat|^2`, vanishes, so velocity is the default.
 
     Attributes:
         config: Settings of a `FlowMatchEulerDiscreteScheduler`, for its shift.
@@ -148,7 +148,7 @@ class Flow(Parametrisation):
         return -torch.ones_like(a), torch.ones_like(b)
 
     def place(self, timesteps: Tensor, tokens: int) -> Tensor:
-        """Shift noise levels as `FlowMatchEulerDiscreteScheduler` does; 0 counts as 1, its least timestep."""
+        """Shift noise levels as `FlowMatchEulerDiscreteScheduler` does; 0 counts as 1, its lowest timestep."""
         mu = resolution_shift(self.config, tokens)
         shift = self.config["shift"] if mu is None else mu
         if mu is not None and self.config["time_shift_type"] == "exponential":

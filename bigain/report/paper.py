@@ -145,7 +145,7 @@ def _readings(method: str, task: str, backbone: str) -> tuple[str, Any, Mapping[
     if method in ("LGTM", "CAM"):
         return "destination", "cell", {"cell": "text", "released": "code"}
     if method == "ToMe" and task == "classification":
-        # Our default, shared by the classes, is neither's.
+        # Our default, draws shared by the classes, is in neither.
         return "destination", "random", {"redrawn": "code"}
     if task == "generation" and backbone == "sd2" and method in ("ToDo", "AveragePool", "IEKVD", "FrequencyKV"):
         return "skip_zero", False, {False: "text", True: "code"}

@@ -239,7 +239,7 @@ def _joined(runs: Sequence[Run]) -> list[dict[str, Run]]:
     """Join both tasks of a compressor: the runs of one `bigain evaluate`, or the only run of each task."""
     joined: list[dict[str, Run]] = []
     left = list(runs)
-    # In the paper some settings differ between the tasks; runs with equal ones come first.
+    # In the paper, some settings differ between the tasks; pairs with equal settings come first.
     for ignored in (("seed",), ("seed", "alpha", "skip_zero")):
         by_key: dict[tuple[frozenset[Path], str], list[Run]] = {}
         for run in left:

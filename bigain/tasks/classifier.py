@@ -80,10 +80,10 @@ class DiffusionClassifier(BackboneModule):
             race: Instead of stages, drop each class as soon as a test finds that it cannot win: see `Race`. Only the
                 last of `trials` is used then; `keep` and `budget` are ignored. `{}` is the default race.
             timesteps: `grid`: evenly spaced; `uniform`: drawn from 0..999 per (seed, image, trial) (Algorithm 1).
-            noises: Noises at each timestep: with 4, `[5, 20]` is 20 and 80 trials. The first are those of 1.
+            noises: Noises at each timestep: with 4, `[5, 20]` is 20 and 80 trials. The first is that of `noises: 1`.
             loss: Error of a prediction. `epsilon`, `velocity`, `x0`: squared, of the noise, the velocity or the clean
                 latents that the network's output implies. `l2`, `l1`, `huber`: of the noise; of the velocity for models
-                of flow matching, where the noise is all but known at high noise.
+                of flow matching, whose noise is almost known at high noise.
             weights: What the error of each trial is multiplied by, before it is stored: `uniform`, 1; `snr`, the ratio
                 of signal to noise; or a list of as many numbers as the last of `trials`, from low noise to high.
             bands: Store each error by frequency, too, for `bigain explain`: the number of bands, such as 8, besides the
@@ -176,7 +176,7 @@ class DiffusionClassifier(BackboneModule):
 
     @property
     def target(self) -> Target:
-        """What errors are measured in; the backbone is loaded."""
+        """The target of the errors; needs the loaded backbone."""
         match self.loss:
             case "epsilon" | "velocity" | "x0":
                 return self.loss

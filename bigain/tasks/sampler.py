@@ -256,7 +256,7 @@ class DiffusionSampler(BackboneModule):
 
         def denoise(x: Tensor, timestep: Tensor, step: int) -> Tensor:
             rows = step_keys(keys, step)
-            # Not `timestep`, which may be on a device that would have to be waited for.
+            # Not `timestep`: if it is on a GPU, reading it waits.
             zero = bool(self.scheduler.timesteps[step] == 0)
             return self._per_item(lambda i: self._guided(x[i], condition[i], rows[i], timestep, zero), len(x))
 

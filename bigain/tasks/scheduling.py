@@ -32,7 +32,7 @@ def make_scheduler(
 ) -> tuple[Any, dict[str, Any]]:
     """Create a scheduler with the settings in the model's folder, as `from_config` does, and `options` after them.
 
-    Returns it with further arguments of its `set_timesteps` for latents of this shape, (channels, height, width).
+    Returns it with the further arguments of its `set_timesteps` for latents of this shape, (channels, height, width).
 
     Raises:
         InputError: If it cannot sample from this model, which is loaded.
@@ -50,7 +50,7 @@ def make_scheduler(
     settings: dict[str, Any] = {"clip_sample": False} if "clip_sample" in known else {}
     needed: dict[str, Any] = {"prediction_type": "flow_prediction" if flow else predicts}
     if flow:
-        # The shift has two names.
+        # Schedulers call the shift by either name.
         shift = backbone.training_schedule.config["shift"]
         needed |= {"shift": shift, "flow_shift": shift, "use_flow_sigmas": True}
     settings |= {**backbone.scheduler_config, **{name: value for name, value in needed.items() if name in known}}
@@ -61,7 +61,7 @@ def make_scheduler(
         _check_noise_levels(scheduler, backbone, options)
 
     def denoise(x: Tensor, timestep: Tensor, step: int) -> Tensor:
-        # Of a flow, the velocity from an image of ones.
+        # For a flow, the exact velocity if the image is all ones.
         return (x - 1) * TIMESTEPS / timestep.clamp_min(1) if flow else x
 
     with _refusals(kind, options, steps):
@@ -101,7 +101,7 @@ def _created(
     steps: int,
     spacing_of: Callable[[Any], dict[str, Any]],
 ) -> tuple[Any, dict[str, Any]]:
-    """Return a scheduler whose timesteps are set, and the further arguments that this took."""
+    """Return a scheduler with its timesteps set, and the further arguments used to set them."""
     known = set(inspect.signature(kind.__init__).parameters) - {"self"}
     if unknown := sorted(set(options) - known):
         raise InputError(f"{kind.__name__} has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")

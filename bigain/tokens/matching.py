@@ -63,7 +63,7 @@ class MergePlan:
 
     @classmethod
     def padded(cls, leader: Tensor) -> MergePlan:
-        """Build a plan of n rows in mode `mean`, for sequences that lose unlike numbers of tokens; see `from_leaders`.
+        """Build a plan of n rows in mode `mean`, for sequences that lose different numbers; see `from_leaders`.
 
         The row of a token that leaves is padding, which attention ignores by `key_mask`; `removed` holds all tokens.
         """

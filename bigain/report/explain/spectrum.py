@@ -61,7 +61,7 @@ class Spectrum:
 
 
 def numbers(mu: Floats, covariance: Floats) -> dict[str, Floats]:
-    """Return what follows from moments `(..., b)` and `(..., b, b)`, `(...)` each; not finite where nothing does.
+    """Return these numbers from moments `(..., b)` and `(..., b, b)`, `(...)` each; not finite where undefined.
 
     The share of the mean and the lower half of the bands in the margin, that of the upper half in the bands' variances,
     the mean absolute correlation of two bands, and `mu / sigma` of the margin, also as if bands were independent.
@@ -155,5 +155,5 @@ def _prediction(
 
 
 def _above(interval: tuple[float, float] | None, edge: float) -> bool | None:
-    """Return whether an interval lies above an edge; None if it contains it, or there is none."""
+    """Return whether an interval lies above an edge; None if it contains the edge, or without an interval."""
     return None if interval is None or interval[0] <= edge <= interval[1] else interval[0] > edge
