@@ -240,7 +240,7 @@ def test_the_overlay_depends_on_what_is_run_and_options_come_after_it():
     [
         ("overlay: {}", "is not an overlay: overlay is {}, expected list"),
         ("overlay: [{set: {seed: 3}}]", "is not an overlay: overlay[0].if is missing"),
-        ("overlay: []\nseed: 3", "has nothing but rules; move seed"),
+        ("overlay: []\nseed: 3", "may only have rules; move seed"),
     ],
 )
 def test_a_bad_overlay_is_refused(tmp_path, text, words):

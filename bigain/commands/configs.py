@@ -78,7 +78,7 @@ def option_of(key: str, value: Any) -> list[str]:
 def _rules(path: str, content: dict[str, Any]) -> list[_Rule]:
     check(Path(path), content, _Overlay, "see configs/as_released.yaml", "is not an overlay")
     if further := content.keys() - {"overlay"}:
-        raise InputError(f"{path} is an overlay, which has nothing but rules; move {min(further)} to another file")
+        raise InputError(f"{path} is an overlay, which may only have rules; move {min(further)} to another file")
     rules: list[_Rule] = content["overlay"]
     return rules
 

@@ -32,11 +32,11 @@ def maps(
 
     Args:
         *options: As for `bigain predict`: --config demo_lgtm.yaml --data.limit 8
-        site: Index of the transformer block; by default the last one of the highest resolution, of a U-Net in its last
-            up block.
+        site: Index of the transformer block; by default the last one of the highest resolution, which is in the last
+            up block of a U-Net.
         timestep: From 0, almost no noise, to 999.
         draws: Noises of each image.
-        ratio: Fraction of tokens to remove; by default that of the configuration. Cells get larger if it needs that.
+        ratio: Fraction of tokens to remove; by default that of the configuration. Cells are enlarged if needed.
         images: Images to draw, the first of each class.
         output: Folder to write to.
 

@@ -42,11 +42,11 @@ class ABM(CellMerger):
 
         Args:
             ratio: Fraction of all tokens removed, in (0, 1 - 1/area]; rounded down to whole cells.
-            tau: Quantile, in (0, 1], of what `quantile_of` says.
+            tau: Quantile in (0, 1], of cells or tokens: see `quantile_of`.
             quantile_of: `cells` (ours): the `int(tau * cells)` complete cells of lowest score are merged. `tokens` (the
                 paper's): a cell is merged if all its tokens are among the `int(tau * n)` of lowest score. These are
-                mostly fewer, and how many depends on the image, so sequences keep their length, padded and masked: it
-                shows what the rule does to results, and saves nothing.
+                mostly fewer, and their number depends on the image, so sequences keep their length, padded and masked.
+                This shows the rule's effect on results and saves nothing.
             score: Import path or function `(b, n, c), Grid -> (b, n)`, larger = more detail.
             aggregate: How token scores become a cell score; `max` is the paper's formula.
             kwargs: See the base classes.

@@ -76,7 +76,7 @@ class LGTM(BipartiteMerger):
         if low < removed:
             raise InputError(
                 f"LGTM with ratio {self.ratio} merges {removed} tokens at {site.name}, but source_quantile "
-                f"{self.source_quantile} lets {low} of its {sources} sources; lower the one or raise the other"
+                f"{self.source_quantile} allows only {low} of {sources} sources; lower ratio or raise source_quantile"
             )
         with mark("scoring"):
             score = context.cache[(id(self), "score")] = self.score(x, grid)

@@ -20,8 +20,8 @@ class Where:
     """Selects sites; all conditions must hold.
 
     Attributes:
-        max_stride: Largest stride; the paper compresses the highest resolution only. If the network has no site at so
-            small a stride, as SDXL has none at 1, its smallest one.
+        max_stride: Largest stride; the paper compresses the highest resolution only. If the network has no site up
+            to this stride, as SDXL has none at 1, the network's smallest stride.
         min_stride: Smallest stride.
         part: `down`, `mid` or `up` of a U-Net; None is all.
         blocks: Site indices from 0, or the preset `first_12` or `released`; None is all.

@@ -63,9 +63,10 @@ class MergePlan:
 
     @classmethod
     def padded(cls, leader: Tensor) -> MergePlan:
-        """Build a plan of n rows in mode `mean`, for sequences that lose different numbers; see `from_leaders`.
+        """Build a plan of n rows in mode `mean`, for sequences that lose different numbers of tokens.
 
-        The row of a token that leaves is padding, which attention ignores by `key_mask`; `removed` holds all tokens.
+        See `from_leaders`. Rows of removed tokens are padding, which `key_mask` hides from attention; `removed` holds
+        all tokens.
         """
         token = torch.arange(leader.shape[1], device=leader.device).expand_as(leader)
         return cls(token, token, leader, leader, "mean", leader == token)

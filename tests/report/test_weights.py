@@ -50,7 +50,7 @@ def test_accuracies_are_of_images_that_were_not_fitted_to(capsys):
     names = ["uniform", "snr", "fitted", "one.json"]
     assert main(["explain", "full", "--weights", *names, "--json", "out.json"]) == 0
     text = capsys.readouterr().out
-    assert "its difference to uniform ones on the same 200 images in points" in text
+    assert "its difference to uniform weights on the same 200 images, in points" in text
     uniform, snr, fitted, one = json.loads(Path("out.json").read_text())["explanations"][0]["weights"]
     errors, label = planted()
     assert uniform["accuracy"] == pytest.approx(100 * (errors.mean(2).argmin(1) == label).mean())

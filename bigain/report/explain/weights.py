@@ -65,9 +65,9 @@ def try_weights(run: Run, names: Sequence[str], snr: Callable[[Run, Any], Floats
     values = [[*(row[name] for name in columns[1:]), *row["by_timestep"]] for row in rows]
     cells = [[name, *(f"{value:.3g}" for value in of)] for name, of in zip(names, values, strict=True)]
     return {"run": str(run.path), "timesteps": times.tolist(), "weights": rows}, [
-        f"{label(run.compressors)}, {run.path}: accuracy with weights over timesteps, its difference to uniform ones "
-        f"on the same {len(labels):,} images in points with its 95 % interval, and the weights, 1 on average; fitted "
-        "ones are judged on images that they were not fitted to, and shown fitted to all:",
+        f"{label(run.compressors)}, {run.path}: accuracy with weights over timesteps, its difference to uniform "
+        f"weights on the same {len(labels):,} images, in points with its 95 % interval, and the weights, 1 on average. "
+        "Fitted weights are judged on images that they were not fitted to; shown are those fitted to all images:",
         indented([*columns, *(f"t={time}" for time in times)], cells),
         "",
     ]
