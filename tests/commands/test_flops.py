@@ -194,7 +194,7 @@ def test_match_takes_the_nearer_factor_and_the_largest_where_none_reaches(count)
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--model", "sd3"], ["'sd3'", "dit_xl_2_512", "shapes_unet"]),
+        (["--model", "sd99"], ["'sd99'", "dit_xl_2_512", "shapes_unet"]),
         (["--model", "."], ["model_index.json"]),
         (["--model", "broken.yaml"], ["broken.yaml", "backbone"]),
         (["--model", "dit_xl_2_512", "--image_size", "256"], ["dit_xl_2_512", "256 px"]),

@@ -406,7 +406,7 @@ def test_every_cell_has_its_own_port(launched, ports):
     ("args", "words"),
     [
         ([], ["required", "table"]),
-        (["table7"], ["no table table7", "demo_unet", "table12"]),
+        (["table99"], ["no table table99", "demo_unet", "table12"]),
         (["demo", "table4"], ["table4", "--help"]),
         (["demo", "--shard", "0/4"], ["--shard", "'0/4'", "3/16"]),
         (["demo", "--shard", "5/4"], ["'5/4'"]),
