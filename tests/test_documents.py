@@ -49,3 +49,8 @@ def test_the_site_names_what_it_does_not_hold():
     assert shown("See [`README.md`](../../README.md).") == "See `README.md`."
     for kept in ("[a](../flops.md)", "[a](../../NONE.md)", "![a](../../README.md)", "[a](https://a.b/c)", "[a](#b)"):
         assert shown(kept) == kept
+
+
+def test_every_page_is_in_the_menu_of_the_site():
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
+    assert pages == set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text()))
