@@ -14,6 +14,8 @@ from bigain.report.tables import Table
 Kind = Literal["compressors", "datasets", "models", "configs", "tables", "scores"]
 Rows = list[tuple[str, str]]
 
+_SCORES = "bigain.tokens.scores"
+
 
 def list_available(what: Kind | None = None) -> Outcome:
     """List what is shipped, with one line about each.
@@ -49,7 +51,7 @@ _KINDS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "configs": ("bigain predict --config NAME; *_joint.yaml: bigain evaluate --config NAME", lambda: _files("")),
     "tables": ("bigain sweep NAME", lambda: _files("tables")),
     "scores": (
-        "--compressor.score bigain.tokens.scores.NAME, of LGTM and ABM",
-        lambda: [*shipped_functions("bigain.tokens.scores").items()],
+        "--compressor.score NAME, of LGTM and ABM",
+        lambda: [(f"{_SCORES}.{name}", text) for name, text in shipped_functions(_SCORES).items()],
     ),
 }

@@ -107,7 +107,9 @@ def _for_ratio(compressor: Compressor, ratio: float) -> tuple[dict[str, Any], st
     if "ratio" not in settings:
         raise InputError(f"{type(compressor).__name__} has no ratio; leave --ratio out")
     cell = settings.get("cell")
-    if cell is None or not 1 - 1 / cell.area < ratio < 1:
+    if cell is not None and not 0 < ratio < 1:
+        raise InputError(f"--ratio must be above 0 and below 1, not {ratio:g}: one token of each cell stays")
+    if cell is None or ratio <= 1 - 1 / cell.area:
         return {"ratio": ratio}, ""
     side = math.ceil(math.sqrt(round(1 / (1 - ratio), 9)))
     limit = f"{cell.h}x{cell.w} cells remove at most {100 * (1 - 1 / cell.area):g} %"

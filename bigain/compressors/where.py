@@ -44,8 +44,10 @@ class Where:
         """Return the selected sites in execution order.
 
         Raises:
-            InputError: If an index does not exist, or nothing is selected.
+            InputError: If an index does not exist, a preset is of another kind of network, or nothing is selected.
         """
+        if isinstance(self.blocks, str) and any(site.part for site in layout.sites):
+            raise InputError(f"blocks: {self.blocks} is a range of DiT blocks; for {layout.model} give site indices")
         blocks = PRESETS[self.blocks] if isinstance(self.blocks, str) else self.blocks
         unknown = sorted(set(blocks or ()) - {site.index for site in layout.sites})
         if unknown:

@@ -29,8 +29,9 @@ _IGNORED = (
     *("bigain", "seed", "trainer.precision", "model.init_args.", "data.class_path"),
 )
 _SELECTION = CHOOSE_IMAGES | {"data.init_args.root", "data.init_args.seed"}
-# Entries of the protocol that change no number: the names of metrics, and a digest of the statistics, stand for them.
-_NO_CONDITION = ("clip_model", "reference_file", "bands")
+# Entries of the protocol that change no number, or that others stand for: the names of metrics, a digest of the
+# statistics, the trials of each stage.
+_NO_CONDITION = ("clip_model", "reference_file", "bands", "budget")
 # Entries of the environment that may change a number, and others.
 _NUMERIC = ("precision", "network_dtype")
 _MINOR = ("device", "device_name", "cpu_threads", "git_commit", "attention_backend", "compile", "world_size", "python")

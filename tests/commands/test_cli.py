@@ -307,7 +307,7 @@ def test_help_lists_and_wrong_options_need_no_torch():
         ("models", r"models/sd2.yaml +Stable Diffusion 2.0"),
         ("configs", r"pets_lgtm.yaml +\w"),
         ("tables", r"table4.yaml +Table 4: token merging"),
-        ("scores", r"laplacian_l1 +Score tokens by"),
+        ("scores", r"bigain.tokens.scores.laplacian_l1 +Score tokens by"),
         ("", r"compressors +--compressor NAME"),
     ],
 )

@@ -36,12 +36,15 @@ def indices(where, layout):
         (Where(blocks=[1, 13]), [1, 13]),
         (Where(blocks=(15, 0, 0)), [0, 15]),
         (Where(blocks=[0, 6], max_stride=8, part="mid"), [6]),
-        # Of the preset, those at stride 1.
-        (Where(blocks="first_12"), [0, 1]),
     ],
 )
 def test_selectors_on_stable_diffusion_2_0(where, expected, sd_2_0):
     assert indices(where, sd_2_0) == expected
+
+
+def test_ranges_of_dit_blocks_are_refused_on_a_unet(sd_2_0):
+    with pytest.raises(ValueError, match="blocks: released is a range of DiT blocks; for UNet2DConditionModel give"):
+        Where(blocks="released").select(sd_2_0)
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,8 @@ def test_cells_are_the_smallest_squares_that_the_ratio_allows(compressor, ratio,
     assert _for_ratio(FrequencyKV(ratio=0.5, keep="low"), 0.9) == ({"ratio": 0.9}, "")
     with pytest.raises(InputError, match="ToDo has no ratio"):
         _for_ratio(ToDo(factor=2), 0.9)
+    with pytest.raises(InputError, match="--ratio must be above 0 and below 1, not 1"):
+        _for_ratio(LGTM(ratio=0.5), 1.0)
 
 
 def test_a_run_without_compressor_is_refused(capsys):

@@ -171,6 +171,11 @@ def test_runs_that_differ_are_refused_unless_allowed(capsys, changes, words):
     assert "3.5 +- 1.0 points" in text
 
 
+def test_the_trials_of_stages_stand_for_the_budget():
+    change("lgtm", protocol__budget="released")
+    assert compare("tome", "lgtm") == 0
+
+
 def test_a_directory_stands_once_in_a_line(capsys):
     classification("again", flags(95, 25)[0], lgtm(), protocol__seed=1)
     assert compare("lgtm", "again", "--allow-differences") == 0
