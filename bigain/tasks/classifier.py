@@ -87,7 +87,7 @@ class DiffusionClassifier(BackboneModule):
             weights: What the error of each trial is multiplied by, before it is stored: `uniform`, 1; `snr`, the ratio
                 of signal to noise; or a list of as many numbers as the last of `trials`, from low noise to high.
             bands: Store each error by frequency, too, for `bigain explain`: the number of bands, such as 8, besides the
-                mean. No other number changes.
+                mean; at most the shorter side of the latents. No other number changes.
             rows_per_forward: Most rows (image, trial, class) per denoiser call, across the images of a batch. On a CPU
                 at most 8; halved when memory runs out: see `Forwards`.
             share: Compute once what rows of one (image, trial) have in common, on a U-Net: see `share`.
@@ -150,6 +150,13 @@ class DiffusionClassifier(BackboneModule):
 
     def prompts_of(self, data: EvalDataModule) -> tuple[Sequence[str], bool]:
         return data.class_space.prompts, True
+
+    def check_fit(self, data: EvalDataModule) -> str:
+        side = min(self.backbone.latents_of(data.image_size)[1:])
+        if self.bands is not None and self.bands > side:
+            # A band narrower than 1 / side may hold no frequency.
+            raise InputError(f"bands must be at most {side}, the shorter side of the latents, not {self.bands}")
+        return super().check_fit(data)
 
     def setup(self, stage: str) -> None:
         check_answers(self.data.class_space)

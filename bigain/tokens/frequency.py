@@ -24,7 +24,7 @@ def radial_bands(grid: Grid, bands: int, device: torch.device | None = None) -> 
     """Return the band of every mode (u, v): 0 is the mean, k holds radii in [(k - 1) / bands, k / bands).
 
     The radius is `sqrt(((u / h)^2 + (v / w)^2) / 2)`: 0 for the mean, 1 at the highest frequency of both directions,
-    which no mode reaches exactly.
+    which no mode reaches exactly. With at most as many bands as the shorter side has tokens, none is empty.
 
     Args:
         grid: The token map.

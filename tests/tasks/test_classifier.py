@@ -196,6 +196,12 @@ def test_bad_settings_are_refused(settings, words):
         DiffusionClassifier(DiT("shapes_dit"), **settings)
 
 
+def test_bands_that_the_latents_cannot_fill_are_refused_before_any_image():
+    for bands in (33, 5000):
+        with pytest.raises(InputError, match=f"bands must be at most 32, the shorter side of the latents, not {bands}"):
+            run(bands=bands)
+
+
 def test_evaluations_per_image_are_5k_plus_75():
     module = DiffusionClassifier(DiT("shapes_dit"))
     assert [module.evaluations_per_image(k) for k in (37, 80, 100)] == [260, 475, 575]

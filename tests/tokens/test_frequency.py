@@ -36,6 +36,13 @@ def test_a_mode_on_an_edge_belongs_above():
     assert radial_bands(Grid(16, 16), 8)[2, 2] == 2
 
 
+@pytest.mark.parametrize("grid", [*GRIDS, Grid(32, 32)])
+def test_no_band_is_empty_up_to_the_shorter_side(grid):
+    for bands in range(1, min(grid) + 1):
+        assert set(radial_bands(grid, bands).flatten().tolist()) == set(range(bands + 1))
+    assert 33 not in radial_bands(Grid(32, 32), 33)
+
+
 def test_a_constant_map_is_all_mean():
     energy = band_energy(torch.full((2, 35, 3), 2.0), Grid(5, 7), 8)
     assert torch.allclose(energy[:, 0], torch.tensor(4.0 * 35, dtype=torch.float64))
