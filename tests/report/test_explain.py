@@ -102,6 +102,7 @@ def test_the_sentences(capsys):
     text = output(capsys, "tome", "lgtm", "same", "--baseline", "none")
     assert "on the trials in which both runs evaluated every class (n = 400 images, 2,000 trials, 5 per image)" in text
     assert "r went from 1.0" in text
+    assert "With the deviation between images and trials, r went from 1.0" in text
     assert "by Theorem 1 compression should hurt." in text
     assert "by Theorem 1 compression should help." in text
     assert "no compression beats ToMe at ratio 0.5 by " in text
@@ -328,6 +329,18 @@ def test_the_prediction_and_the_verdicts(capsys):
     assert found["base"]["statements"] == holds
     text = output(capsys, "merged", "--baseline", "plain")
     assert "and 1/r to rise from 1.99 to 3.8: which is right. Measured: margin 0.79 to 0.71, " in text
+    assert "1/r 2 to 3.76, with the deviation over noises (95 % interval of the change +1.60 to +1.93)" in text
+    assert "With the deviation over noises, r went from 0.5 to 0.266 and 1/r from 2 to 3.76 (95 % " in text
+    assert "by Theorem 1 compression should help." in text
+    predicted = found["prediction"]
+    assert (predicted["rises"], predicted["verdict"]) == (True, "right")
+    assert predicted["mu_over_sigma"] == pytest.approx([1.99, 3.8], abs=0.01)
+    assert predicted["change_of_mu_over_sigma_interval"] == pytest.approx(
+        of_run["margins"]["change_of_mu_over_sigma_interval"], abs=1e-3
+    )
+    low, *_ = found["base"]["measured"]
+    assert (low["statement"], low["threshold"], low["holds"]) == ("low bands dominate the margin", 0.5, True)
+    assert low["interval"][0] < low["value"] < low["interval"][1]
     assert 'no compression: "low bands dominate the margin" holds, the lower half has 88.5 % (95 % ' in text
     assert "over noises at one timestep of one image (n = 60 images)" in text
     assert "0.75-1 0.0542 0.0136 0.0136 0.31 0.0776 0.0776" in " ".join(text.split())
@@ -343,5 +356,25 @@ def test_the_prediction_and_the_verdicts(capsys):
     run_by_frequency("few", bands[:5], tome(0.7))
     (of_run,) = numbers("few", "--baseline", "plain", "--allow-differences")
     assert of_run["margins_by_frequency"]["run"]["statements"] == [None] * 3
+    text = output(capsys, "few", "--baseline", "plain", "--allow-differences")
+    assert '"low bands dominate the margin" is undecided, the lower half has ' in text
+    assert "% (too few images: no interval)" in text
     run_by_frequency("coarse", bands[..., :3], tome(0.1))
     assert "store 4 and 2 bands" in error_line(capsys, "explain", "coarse", "--baseline", "plain")
+
+
+def test_a_margin_that_may_be_lost_leaves_low_bands_undecided_and_says_why(capsys):
+    for name, compressors in (("plain", ()), ("merged", tome())):
+        run_by_frequency(name, planted(0.001 * MU, SIGMA), compressors)
+    text = output(capsys, "merged", "--baseline", "plain")
+    assert '"low bands dominate the margin" is undecided' in text
+    assert "(the margin is not positive in some resamples: no interval)" in text
+
+
+def test_bands_without_a_frequency_in_earlier_runs_are_named_and_not_used(capsys):
+    for name, compressors in (("plain", ()), ("merged", tome())):
+        run_by_frequency(name, planted(MU, SIGMA), compressors)
+        change(name, protocol__bands={"count": 4, "grid": [3, 3]})
+    text = output(capsys, "merged", "--baseline", "plain")
+    assert "of 4 bands, some hold no frequency of the 3x3 latents; run both again with at most --model.bands 3." in text
+    assert "nan" not in text

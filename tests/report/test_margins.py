@@ -148,6 +148,27 @@ def test_all_pairs_are_resampled_together():
         assert interval == pytest.approx(np.quantile(slow, [0.025, 0.975]), abs=0.06)
 
 
+def test_several_noises_give_the_theorem_its_deviation():
+    """Images differ ten times as much as the noises of one: only those count in r, bound and interval."""
+    make = np.random.default_rng(10)
+    noise, images = make.standard_normal((200, 4)), 10 * make.standard_normal((200, 1))
+    errors, label = two_classes(0.5 + images + noise)
+    others, _ = two_classes(0.2 + images + noise)
+    timesteps, every = np.tile([100, 100, 300, 300], (200, 1)), np.ones((200, 4), bool)
+    sides = [margins(Errors(None, label, of, timesteps, of[..., :0]), every) for of in (errors, others)]
+    for side in sides:
+        assert side.theorem_sigma == side.sigma_over_noise < side.sigma / 5
+        assert side.mu_over_sigma == pytest.approx(side.mu / side.sigma_over_noise)
+        assert side.theorem_bound == (1 if side.mu <= 0 else pytest.approx(1 / (1 + 4 * side.mu_over_sigma**2)))
+    (interval,) = change_intervals([sides], 200)
+    draw, slow = np.random.default_rng(11), []
+    for _ in range(2000):
+        i = draw.integers(200, size=200)
+        values = [m.mean[i].mean() / np.sqrt(m.noise[i].mean()) for m in sides]
+        slow.append(values[1] - values[0])
+    assert interval == pytest.approx(np.quantile(slow, [0.025, 0.975]), abs=0.02)
+
+
 def test_few_images_have_no_interval():
     noise = np.random.default_rng(9).standard_normal((10, 5))
     for n in (1, 9, 10):

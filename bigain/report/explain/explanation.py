@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,10 @@ from bigain.errors import InputError
 from bigain.report.comparison import Comparison, compare
 from bigain.report.explain.frequency import Response, load_response, mean_over_modules
 from bigain.report.explain.margins import TIME, Floats, Margins, change_intervals, margins, read_errors, share
-from bigain.report.explain.spectrum import Spectrum, spectra_lines, spectra_row, spectrum
+from bigain.report.explain.spectrum import DEVIATIONS, Spectrum, change_text, spectra_lines, spectra_row, spectrum
 from bigain.report.statistics import ENOUGH
 from bigain.report.tables import indented
-from bigain.runs.numbers import counted, decimals, signed
+from bigain.runs.numbers import counted, signed
 from bigain.runs.results import Run
 
 _HOW_TO_STORE = (
@@ -32,7 +32,8 @@ _EXPECTED = {
 }
 _NOTES = (
     "margin: mean of error(best wrong class) - error(true class); deviation: of single margins over images and trials.",
-    "r: deviation / margin, - where the margin is not positive. -> is the run.",
+    "r: deviation / margin (over noise / margin where there is that column), - where the margin is not positive.",
+    "->: the run.",
     "theorem: Theorem 1's bound on the error of the mean of this many trials, if they were drawn independently.",
     "bound: Cantelli's, from the spread of the images' mean margins; the wrong share never exceeds it.",
     "wrong: images whose mean margin on these trials alone is not positive.",
@@ -41,7 +42,7 @@ _ONE_NOISE = (
     "With one noise per timestep, the deviation in a band of timesteps is between images, not the theorem's, which is "
     "over noise at one timestep: run with --model.noises 4."
 )
-_OVER_NOISE = "over noise: the theorem's deviation, over the noises at one timestep of one image."
+_OVER_NOISE = "over noise: the theorem's deviation, over the noises at one timestep of one image; r and theorem use it."
 _HEADERS = ("margin", "deviation", "r", "theorem", "bound", "wrong")
 
 
@@ -99,6 +100,7 @@ class Band:
             "run": self.run.row(),
             "change_of_mu_over_sigma": self.change,
             "change_of_mu_over_sigma_interval": self.interval,
+            "over_noise": self.run.noise is not None,
             "theorem": self.criterion,
         }
 
@@ -122,6 +124,11 @@ class Explanation:
     bands: Sequence[Band]
     response: Response | None
     spectra: tuple[Spectrum, Spectrum, Floats | None] | None
+
+    @property
+    def too_narrow(self) -> str:
+        """Why the stored bands of frequencies cannot be used, empty if they can: runs of before this was refused."""
+        return _too_narrow(self.comparison.run)
 
     def row(self) -> dict[str, Any]:
         """Return plain values for a file."""
@@ -164,16 +171,23 @@ def explain(
         except InputError as error:
             refused.append(error)
             continue
-        measured = []
+        measured: list[tuple[float, float, Margins, Margins]] = []
         for low, high in ((0, TIME), *itertools.pairwise(edges)):
             inside = trials & (first.timesteps >= low) & (first.timesteps < high)
             before, after = (margins(of, inside) for of in (first, second))
             if before is not None and after is not None:
+                if measured and measured[0][2].noise is None:
+                    # One deviation for all rows.
+                    before, after = replace(before, noise=None), replace(after, noise=None)
                 measured.append((low, high, before, after))
         intervals = change_intervals([each[2:] for each in measured], len(first.label), title=comparison.names[0])
         whole, *parts = [Band(*each, interval) for each, interval in zip(measured, intervals, strict=True)]
-        of_base, of_run, spectra = spectrum(first, trials), spectrum(second, trials), None
-        if of_base and of_run:
+        spectra = None
+        if (
+            not _too_narrow(comparison.run)
+            and (of_base := spectrum(first, trials))
+            and (of_run := spectrum(second, trials))
+        ):
             stored = comparison.run.results["protocol"]["bands"]
             spectra = of_base, of_run, None if response is None else response.gain(stored["grid"], stored["count"])
         explanations.append(Explanation(comparison, first.errors.shape[1], whole, parts, response, spectra))
@@ -194,6 +208,8 @@ def explanation_lines(explanations: Sequence[Explanation]) -> list[str]:
         if explanation.spectra:
             change = signed(comparison.metric.difference, comparison.digits)
             lines += [*spectra_lines(*explanation.spectra, comparison.names, change), ""]
+        elif explanation.too_narrow:
+            lines += [explanation.too_narrow, ""]
     noises = any(explanation.whole.run.noise is not None for explanation in explanations)
     return [*lines, *_NOTES, _OVER_NOISE if noises else _ONE_NOISE]
 
@@ -276,20 +292,24 @@ def _verdict(explanation: Explanation) -> str:
     if whole.too_few:
         expected = f"a verdict takes {ENOUGH} images"
     return (
-        f"The margin {moved} from {before.mu:.4g} to {after.mu:.4g}, r went from {_number(before.r)} to "
+        f"The margin {moved} from {before.mu:.4g} to {after.mu:.4g}. With the deviation "
+        f"{DEVIATIONS[before.noise is not None]}, r went from {_number(before.r)} to "
         f"{_number(after.r)} and 1/r from {_number(before.mu_over_sigma)} to {_number(after.mu_over_sigma)}"
-        f"{_interval(whole)}: {expected}. Its bound went from "
+        f" ({change_text(whole.interval, len(after.mean))}): {expected}. Its bound went from "
         f"{_percent(before.theorem_bound)} to {_percent(after.theorem_bound)}, the share that is wrong on these trials "
         f"from {_percent(before.error)} to {_percent(after.error)}; with all trials accuracy changed by "
         f"{signed(comparison.metric.difference, comparison.digits)} points."
     )
 
 
-def _interval(band: Band) -> str:
-    if band.interval is None:
-        return " (too few images for an interval)"
-    digits = decimals(0.0, *band.interval)
-    return f" (95 % interval of the change {' to '.join(signed(end, digits) for end in band.interval)})"
+def _too_narrow(run: Run) -> str:
+    stored = run.results["protocol"].get("bands")
+    if stored is None or stored["count"] <= (most := min(stored["grid"])):
+        return ""
+    return (
+        f"No margins by frequency: of {stored['count']} bands, some hold no frequency of the "
+        f"{'x'.join(map(str, stored['grid']))} latents; run both again with at most --model.bands {most}."
+    )
 
 
 def _number(value: float | None) -> str:

@@ -75,10 +75,11 @@ def draw(explanations: Sequence[Explanation]) -> Figure:
                 down, up = after - (before + band.interval[0]), before + band.interval[1] - after
                 ends = [[max(0.0, down)], [max(0.0, up)]]
                 ratio.errorbar([x], [after], yerr=ends, capsize=2, elinewidth=0.8, color=style["color"])
+    deviation = "deviation" if first.whole.base.noise is None else "deviation over noise"
     intervals = any(band.interval for one in explanations for band in one.bands)
     for panel, title in (
         (mean, "margin, +- one deviation"),
-        (ratio, "1 / r = margin / deviation" + (", interval of its change" if intervals else "")),
+        (ratio, f"1 / r = margin / {deviation}" + (", interval of its change" if intervals else "")),
         (errors, "error (%): bound, observed"),
     ):
         panel.set_xlim(0, TIME)

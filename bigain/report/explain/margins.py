@@ -127,6 +127,11 @@ class Margins:
         return None if self.noise is None else float(np.sqrt(self.noise.mean()))
 
     @property
+    def theorem_sigma(self) -> float:
+        """The deviation in `r` and Theorem 1's bound: over noises where there are several, otherwise `sigma`."""
+        return self.sigma if self.sigma_over_noise is None else self.sigma_over_noise
+
+    @property
     def sigma_of_means(self) -> float:
         """Deviation of the images' mean margins around `mu`."""
         return float(self.mean.std())
@@ -138,18 +143,18 @@ class Margins:
 
     @property
     def r(self) -> float | None:
-        """`sigma / mu`; None if the mean margin is not positive."""
-        return self.sigma / self.mu if self.mu > 0 else None
+        """`theorem_sigma / mu`; None if the mean margin is not positive."""
+        return self.theorem_sigma / self.mu if self.mu > 0 else None
 
     @property
     def mu_over_sigma(self) -> float | None:
-        """`mu / sigma`, which is 1 / r and exists below 0, too; None if all margins are the same."""
-        return self.mu / self.sigma if self.sigma > 0 else None
+        """`mu / theorem_sigma`, which is 1 / r and exists below 0, too; None if all margins are the same."""
+        return self.mu / self.theorem_sigma if self.theorem_sigma > 0 else None
 
     @property
     def theorem_bound(self) -> float:
-        """Theorem 1's bound on the error, `(sigma^2 / n) / (mu^2 + sigma^2 / n)`; 1 if `mu` is not positive."""
-        return cantelli(self.mu, self.sigma / self.n**0.5)
+        """Theorem 1's bound, `(sigma^2 / n) / (mu^2 + sigma^2 / n)` with `theorem_sigma`; 1 if `mu` is not positive."""
+        return cantelli(self.mu, self.theorem_sigma / self.n**0.5)
 
     @property
     def cantelli_bound(self) -> float:
@@ -232,13 +237,16 @@ def change_intervals(
         The ends of each interval; None with fewer than 10 images, or if all margins are equal in some draw.
     """
     columns = np.zeros((images, len(pairs), 5))
-    for place, (first, second) in enumerate(pairs):
-        sums = (first.mean, first.square, second.mean, second.square, np.ones(len(first.mean)))
-        columns[first.image, place] = np.stack(sums, axis=1)
+    for place, pair in enumerate(pairs):
+        # Variances over noises are means over images as they are; those over images are around the mean of a draw.
+        sums = [each for of in pair for each in (of.mean, of.square if of.noise is None else of.noise)]
+        columns[pair[0].image, place] = np.stack([*sums, np.ones(len(pair[0].mean))], axis=1)
     totals = resampled(columns, seed, title)
     with np.errstate(divide="ignore", invalid="ignore"):
         means = totals[..., :4] / totals[..., 4:]
-    changes = (_separation(*means[..., 2:].T) - _separation(*means[..., :2].T)).T
+    around = np.array([[of.noise is None for of in pair] for pair in pairs]).T[..., None]
+    before, after = (_separation(means[..., 2 * k].T, means[..., 2 * k + 1].T, around[k]) for k in (0, 1))
+    changes = (after - before).T
     ends = np.quantile(changes, [ALPHA / 2, 1 - ALPHA / 2], axis=0).T.tolist()
     return [
         (low, high) if len(first.mean) >= ENOUGH and np.isfinite(column).all() else None
@@ -261,7 +269,7 @@ def resampled(columns: Floats, seed: int = 0, title: str = "resampling") -> Floa
     return np.concatenate(parts)
 
 
-def _separation(mean: Floats, square: Floats) -> Floats:
-    """Return `mu / sigma` of each draw, NaN where sigma is 0."""
-    sigma = np.sqrt(np.maximum(0, square - mean**2))
+def _separation(mean: Floats, square: Floats, around: npt.NDArray[np.bool_]) -> Floats:
+    """Return `mu / sigma` of each draw, NaN where sigma is 0. `around`: whether squares are not yet around the mean."""
+    sigma = np.sqrt(np.maximum(0, square - around * mean**2))
     return np.divide(mean, sigma, out=np.full(mean.shape, np.nan), where=sigma > 0)

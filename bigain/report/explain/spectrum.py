@@ -12,7 +12,7 @@ import numpy.typing as npt
 from bigain.report.explain.margins import Errors, Floats, resampled, trial_margins
 from bigain.report.statistics import ALPHA, ENOUGH
 from bigain.report.tables import indented
-from bigain.runs.numbers import counted, with_interval
+from bigain.runs.numbers import counted, decimals, signed, with_interval
 
 # Statements of the paper: a name in `numbers`, an edge, whether it should lie above, scale and unit, words. Weak is
 # less than a medium correlation (Cohen, Statistical Power Analysis, 1988).
@@ -22,6 +22,8 @@ _STATEMENTS = (
     ("mean_correlation", 0.3, False, 1, "", "cross-band correlation is weak", "it is on average"),
 )
 _VERDICTS = {True: "holds", False: "does not hold", None: "is undecided"}
+_OUTCOMES = {"right": "which is right", "wrong": "which is wrong", None: "too few images to tell"}
+DEVIATIONS = {True: "over noises", False: "between images and trials"}
 
 
 @dataclass(frozen=True)
@@ -46,18 +48,29 @@ class Spectrum:
         low, high = np.quantile(values, [ALPHA / 2, 1 - ALPHA / 2])
         return float(low), float(high)
 
-    def statements(self) -> tuple[list[bool | None], str]:
-        """Return whether each statement of the paper holds, None if too few images tell, and all of it in words."""
-        holds, parts, values = [], [], numbers(self.mu, self.covariance)
-        for name, edge, more, scale, unit, statement, subject in _STATEMENTS:
+    def statements(self) -> list[dict[str, Any]]:
+        """Return for each statement of the paper what was measured and whether it holds, None if that is undecided."""
+        values, rows = numbers(self.mu, self.covariance), []
+        for name, edge, more, *_, statement, _ in _STATEMENTS:
             ends = self.interval(name)
             above = _above(ends, edge)
-            holds.append(None if above is None else above == more)
-            low, high = (None, None) if ends is None else (scale * ends[0], scale * ends[1])
-            number = with_interval(scale * float(values[name]), low, high, unit, "95 % interval ")
-            parts.append(f'"{statement}" {_VERDICTS[holds[-1]]}, {subject} {number}')
+            row = {"statement": statement, "measure": name, "value": _plain(values[name]), "interval": ends}
+            rows.append({**row, "threshold": edge, "holds": None if above is None else above == more})
+        return rows
+
+    def sentence(self) -> str:
+        """Return the statements in words."""
+        parts = []
+        for row, (name, _, _, scale, unit, statement, subject) in zip(self.statements(), _STATEMENTS, strict=True):
+            ends = row["value"], *(row["interval"] or (None, None))
+            value, low, high = (None if end is None else scale * end for end in ends)
+            number = with_interval(value, low, high, unit, "95 % interval ")
+            if row["interval"] is None:
+                why = "the margin is not positive" if name == "low_margin" else "a margin does not vary"
+                number += f" ({'too few images' if self.images < ENOUGH else f'{why} in some resamples'}: no interval)"
+            parts.append(f'"{statement}" {_VERDICTS[row["holds"]]}, {subject} {number}')
         shared = 100 - 100 * np.trace(self.covariance) / self.covariance.sum()
-        return holds, f"{'; '.join(parts)}, and covariances are {shared:.2g} % of the variance of the margin."
+        return f"{'; '.join(parts)}, and covariances are {shared:.2g} % of the variance of the margin."
 
 
 def numbers(mu: Floats, covariance: Floats) -> dict[str, Floats]:
@@ -104,10 +117,48 @@ def spectrum(of: Errors, trials: npt.NDArray[np.bool_]) -> Spectrum | None:
 def spectra_row(base: Spectrum, run: Spectrum, gain: Floats | None) -> dict[str, Any]:
     """Return plain values for a file."""
     sides = {
-        side: {"mu": of.mu.tolist(), "covariance": of.covariance.tolist(), "statements": of.statements()[0]}
+        side: {
+            "mu": of.mu.tolist(),
+            "covariance": of.covariance.tolist(),
+            "statements": [row["holds"] for row in of.statements()],
+            "measured": of.statements(),
+        }
         for side, of in (("base", base), ("run", run))
     }
-    return {**sides, "over_noise": base.over_noise, "gain": None if gain is None else gain.tolist()}
+    gains = {} if gain is None else {"gain": gain.tolist(), "prediction": prediction(base, run, gain)}
+    return {**sides, "over_noise": base.over_noise, "gain": None, "prediction": None, **gains}
+
+
+def prediction(base: Spectrum, run: Spectrum, gain: Floats) -> dict[str, Any]:
+    """Return what Theorem 1 predicts of margin, variance and 1 / r by `|H_P|^2`, and what was measured.
+
+    Predictions are of independent bands, as is the first number each of variance and 1 / r.
+    """
+    scaled = gain * base.mu, gain[:, None] * gain * base.covariance
+    sides = (base.mu, base.covariance), (run.mu, run.covariance), scaled
+    before, after, predicted = (numbers(*side) for side in sides)
+    change = run.interval("mu_over_sigma", base)
+    rises, rose = bool(predicted["independent"] > before["independent"]), _above(change, 0)
+    return {
+        "margin": [float(base.mu.sum()), float(scaled[0].sum())],
+        "variance": [float(np.trace(of)) for of in (base.covariance, scaled[1])],
+        "mu_over_sigma": [_plain(of["independent"]) for of in (before, predicted)],
+        "rises": rises,
+        "measured_margin": [float(of.mu.sum()) for of in (base, run)],
+        "measured_variance": [float(of.covariance.sum()) for of in (base, run)],
+        "measured_mu_over_sigma": [_plain(of["mu_over_sigma"]) for of in (before, after)],
+        "change_of_mu_over_sigma_interval": change,
+        "verdict": None if rose is None else "right" if rose == rises else "wrong",
+    }
+
+
+def change_text(interval: tuple[float, float] | None, images: int) -> str:
+    """Return the interval of a change of 1 / r in words, or why there is none."""
+    if interval is None:
+        few = images < ENOUGH
+        return "too few images for an interval" if few else "no interval: margins do not vary in some resamples"
+    digits = decimals(0.0, *interval)
+    return f"95 % interval of the change {' to '.join(signed(end, digits) for end in interval)}"
 
 
 def spectra_lines(base: Spectrum, run: Spectrum, gain: Floats | None, names: Sequence[str], accuracy: str) -> list[str]:
@@ -127,8 +178,8 @@ def spectra_lines(base: Spectrum, run: Spectrum, gain: Floats | None, names: Seq
         _table(["frequency", *(head or of for of in ("margin", "deviation") for head in heads)], bands, columns, ".3g"),
         "Correlation between bands, of the baseline below the diagonal, of the run above it:",
         _table(["", *bands], bands, both.T, ".2f"),
-        *([] if gain is None else [_prediction(gain, sides, run.interval("mu_over_sigma", base), accuracy)]),
-        *(f"{name}: {of.statements()[1]}" for name, of in zip(names, (run, base), strict=True)),
+        *([] if gain is None else [_prediction(base, run, gain, accuracy)]),
+        *(f"{name}: {of.sentence()}" for name, of in zip(names, (run, base), strict=True)),
     ]
 
 
@@ -137,21 +188,25 @@ def _table(headers: Sequence[str], names: Sequence[str], columns: Sequence[Float
     return indented(headers, [[name, *row] for name, row in zip(names, cells, strict=True)])
 
 
-def _prediction(
-    gain: Floats, sides: Sequence[tuple[Floats, Floats]], change: tuple[float, float] | None, accuracy: str
-) -> str:
-    """Return what Theorem 1 predicts of margin, variance and their ratio, and what was measured."""
-    before, after, predicted = (numbers(*side) for side in sides)
-    rises, rose = bool(predicted["independent"] > before["independent"]), _above(change, 0)
-    outcome = "too few images to tell" if rose is None else "which is right" if rose == rises else "which is wrong"
-    mu, variance, sigma2 = zip(*((mu.sum(), np.trace(of), of.sum()) for mu, of in sides), strict=True)
+def _prediction(base: Spectrum, run: Spectrum, gain: Floats, accuracy: str) -> str:
+    """Return the prediction of Theorem 1 and what was measured, in words."""
+    of = prediction(base, run, gain)
+
+    def change(name: str) -> str:
+        return " to ".join("-" if value is None else f"{value:.3g}" for value in of[name])
+
     return (
         f"By |H_P|^2 ({', '.join(f'{value:.3g}' for value in gain)}) and with independent bands, Theorem 1 predicts "
-        f"the margin to go from {mu[0]:.3g} to {mu[2]:.3g}, sigma^2 from {variance[0]:.3g} to {variance[2]:.3g}, and "
-        f"1/r to {'rise' if rises else 'fall'} from {before['independent']:.3g} to {predicted['independent']:.3g}: "
-        f"{outcome}. Measured: margin {mu[0]:.3g} to {mu[1]:.3g}, sigma^2 {sigma2[0]:.3g} to {sigma2[1]:.3g}, 1/r "
-        f"{before['mu_over_sigma']:.3g} to {after['mu_over_sigma']:.3g}; accuracy changed by {accuracy} points."
+        f"the margin to go from {change('margin')}, sigma^2 from {change('variance')}, and "
+        f"1/r to {'rise' if of['rises'] else 'fall'} from {change('mu_over_sigma')}: {_OUTCOMES[of['verdict']]}. "
+        f"Measured: margin {change('measured_margin')}, sigma^2 {change('measured_variance')}, 1/r "
+        f"{change('measured_mu_over_sigma')}, with the deviation {DEVIATIONS[base.over_noise]} "
+        f"({change_text(of['change_of_mu_over_sigma_interval'], base.images)}); accuracy changed by {accuracy} points."
     )
+
+
+def _plain(value: Floats) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _above(interval: tuple[float, float] | None, edge: float) -> bool | None:
