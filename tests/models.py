@@ -38,6 +38,7 @@ from transformers import (
 )
 
 import bigain
+from bigain.backbones.base import Backbone
 from bigain.backbones.flux import image_ids
 from bigain.tokens.grid import Grid
 
@@ -137,6 +138,13 @@ def tiny_dit(**changes: Any) -> DiTTransformer2DModel:
         "num_embeds_ada_norm": 10,
     }
     return _seeded(DiTTransformer2DModel, **{**config, **changes})
+
+
+def loaded(kind: type[Backbone], folder: Path, **options: Any) -> Any:
+    """A backbone with its weights."""
+    backbone = kind(str(folder), **options)
+    backbone.load()
+    return backbone
 
 
 def tiny_sd3(**changes: Any) -> SD3Transformer2DModel:

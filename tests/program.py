@@ -4,10 +4,12 @@ import os
 import sys
 import tempfile
 import warnings
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from io import StringIO
 from typing import NamedTuple
+
+import pytest
 
 from bigain.commands.main import main, program
 
@@ -23,6 +25,15 @@ def bigain(*args):
     with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
         status = main(list(args))
     return Ended(status, out.getvalue(), err.getvalue())
+
+
+@contextmanager
+def program_in(folder):
+    """Let `bigain` run in a folder, for fixtures of whole modules; yields the patch that is undone in the end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["bigain"])
+        yield patch
 
 
 class Forked:

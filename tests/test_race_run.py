@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from program import program_in
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bigain.commands.main import main
@@ -21,9 +22,7 @@ RACE = ["--model.race.error_level", "0.5"]
 def finished(tmp_path_factory):
     """A race and the stages on the same images."""
     folder = tmp_path_factory.mktemp("race")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["bigain"])
+    with program_in(folder):
         assert predict(*RACE, "--output", "race") == 0
         assert predict("--output", "stages") == 0
     return folder

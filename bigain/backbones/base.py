@@ -14,7 +14,8 @@ from bigain.backbones.compilation import Compile
 from bigain.backbones.hub import read_json
 from bigain.backbones.loading import ModelFiles, find_model, listed_class
 from bigain.backbones.marks import mark
-from bigain.diffusion.parametrisation import Diffusion, Flow, Parametrisation, Target, resolution_shift
+from bigain.backbones.noise_schedule import load_schedule, parametrisation_of
+from bigain.diffusion.parametrisation import Diffusion, Parametrisation, Target, resolution_shift
 from bigain.errors import InputError, check_choice
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -172,7 +173,7 @@ class Backbone(nn.Module, ABC):
             InputError: If something cannot be read, is of another kind of model, or the components do not fit together.
         """
         config = self.denoiser_config(files)
-        self.scheduler_config, scheduler = files.load_scheduler(self.kinds)
+        self.scheduler_config, scheduler = load_schedule(files, self.kinds)
         self.set_schedule(scheduler)
         return config
 
@@ -312,12 +313,3 @@ class Backbone(nn.Module, ABC):
             output = self._denoise(noisy.to(parameter.dtype, memory_format=layout), timesteps, condition)
         # A network with learned variance appends it to the noise.
         return output[:, : noisy.shape[1]].float()
-
-
-def parametrisation_of(scheduler: DDPMScheduler | FlowMatchEulerDiscreteScheduler) -> Parametrisation:
-    """Return the noise levels of a scheduler, and what networks that were trained with it predict."""
-    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
-        return Flow("velocity", scheduler.config)
-    predicts: Target = "velocity" if scheduler.config["prediction_type"] == "v_prediction" else "epsilon"
-    # Not a buffer: a half-precision trainer would round it, with relative errors above 1e-2 at its small end.
-    return Diffusion(predicts, scheduler.alphas_cumprod.float())

@@ -13,6 +13,7 @@ from transformers import T5Tokenizer
 from bigain.backbones.base import Backbone
 from bigain.backbones.geometry import on_meta
 from bigain.backbones.loading import STEM, STEMS, WEIGHTS, ModelFiles, find_weights
+from bigain.backbones.noise_schedule import load_schedule
 from bigain.errors import InputError
 
 
@@ -52,7 +53,7 @@ def _inspect(backbone: Backbone, files: ModelFiles, name: str) -> Finding:
     if config is None:
         return _missing(source, name, [needed])
     if name == "scheduler":
-        settings = files.load_scheduler(backbone.kinds)[1].config
+        settings = load_schedule(files, backbone.kinds)[1].config
         return Finding(name, True, f"predicts {settings.get('prediction_type', 'a velocity of flow matching')}")
     if kind == "tokenizer":
         older = ["spiece.model"] if files.parts[name] is T5Tokenizer else ["vocab.json", "merges.txt"]

@@ -14,14 +14,11 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from huggingface_hub.errors import EntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
 from bigain.backbones.hub import NO_SUCH_FILE, read_json, reason
-from bigain.diffusion.parametrisation import Diffusion, Flow, Parametrisation
-from bigain.diffusion.trials import TIMESTEPS
 from bigain.errors import InputError
 from bigain.runs.numbers import counted
 
@@ -46,10 +43,6 @@ UNLOADABLE = (
     *(OSError, ValueError, RuntimeError, EOFError, SafetensorError, UnpicklingError),
     *(ImportError, TypeError, LookupError, AttributeError, ArithmeticError, UnboundLocalError, StrictDataclassError),
 )
-_EXPECTED = {
-    Diffusion: f"a DDPM noise schedule of {TIMESTEPS} timesteps, as Stable Diffusion 1.x and 2.x and DiT have",
-    Flow: f"a scheduler of flow matching with {TIMESTEPS} timesteps, as SiT, Stable Diffusion 3 and FLUX have",
-}
 # Why networks are refused.
 WHY = {
     "PixArtTransformer2DModel": "PixArt is conditioned on a text, a DiT on a class index: use bigain.backbones.PixArt",
@@ -195,61 +188,6 @@ class ModelFiles:
                 return
             raise
         shards(index, f"{file} of {self.source}")
-
-    def load_scheduler(
-        self, kinds: Sequence[type[Parametrisation]]
-    ) -> tuple[dict[str, Any], DDPMScheduler | FlowMatchEulerDiscreteScheduler]:
-        """Read the settings of the sampler that a model was saved with, and the noise schedule that they define.
-
-        Raises:
-            InputError: If there are none, or they are those of another kind of diffusion than `kinds`.
-        """
-        file = "scheduler/scheduler_config.json"
-        config = self.json(file)
-        saved = f"{file} of {self.source} ({config.get('_class_name')})"
-        steps = config.get("num_train_timesteps", TIMESTEPS)
-        expected = f"expected {' or '.join(_EXPECTED[kind] for kind in kinds)}"
-        name, betas = str(config.get("_class_name")), config.get("beta_schedule") or config.get("trained_betas")
-        flow = name.startswith("FlowMatch") or bool(config.get("use_flow_sigmas"))
-        if flow and Flow not in kinds:
-            raise InputError(f"{saved} uses no beta_schedule: a model of flow matching; {expected}")
-        if name.startswith("FlowMatch") and betas:
-            # `from_config` and `save_pretrained` keep the betas of the previous scheduler.
-            raise InputError(
-                f"{saved} has the beta_schedule of another scheduler; delete its settings if the network predicts a "
-                "velocity, else restore the model's own file"
-            )
-        # Schedulers of EDM and consistency models have no betas; continuous timesteps are noise levels.
-        if not flow and (name.startswith("EDM") or not betas):
-            raise InputError(f"{saved} uses no beta_schedule: a model of EDM or consistency; {expected}")
-        if not flow and Diffusion not in kinds:
-            raise InputError(f"{saved} is not of flow matching; {expected}")
-        if config.get("timestep_type", "discrete") != "discrete":
-            raise InputError(f"{saved} has timestep_type {config['timestep_type']!r}; {expected}")
-        if steps != TIMESTEPS:
-            # Before the schedule is computed, which takes as many numbers.
-            raise InputError(f"{saved} gives num_train_timesteps {steps!r}; {expected}")
-        if config.get("invert_sigmas"):
-            raise InputError(f"{saved} has invert_sigmas: its timesteps count from noise to images; {expected}")
-        # DPM-Solver and similar schedulers call the shift `flow_shift`.
-        shift = {"shift": config["flow_shift"]} if "flow_shift" in config else {}
-        try:
-            scheduler: Any = (FlowMatchEulerDiscreteScheduler if flow else DDPMScheduler).from_config(config, **shift)
-            # For a flow, those at one resolution; any will do.
-            levels = (
-                Flow("velocity", scheduler.config).place(torch.arange(TIMESTEPS), 1024) / TIMESTEPS
-                if flow
-                else scheduler.betas
-            )
-        except UNLOADABLE as error:
-            message = reason(error, self.source, self.local_files_only)
-            raise InputError(f"cannot make the schedule of {file} of {self.source}: {message}") from error
-        if not flow and (kind := scheduler.config["prediction_type"]) not in ("epsilon", "v_prediction"):
-            raise InputError(f"{self.source} predicts {kind!r}; expected epsilon or v_prediction")
-        if len(levels) != TIMESTEPS or not ((levels >= 0) & (levels <= 1)).all() or not levels.any():
-            names = "noise levels" if flow else "betas"
-            raise InputError(f"the {names} of {saved} are not {TIMESTEPS} numbers in [0, 1]; {expected}")
-        return config, scheduler
 
     def load_tokenizer(self, name: str = "tokenizer") -> Any:
         """Load a tokenizer; raise an InputError if it is missing, incomplete or damaged."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import T5EncoderModel, T5Tokenizer
 
 from bigain.backbones.loading import ModelFiles
-from bigain.backbones.sites import Layout, Site, layout_of
+from bigain.backbones.sites import layout_of, transformer_layout
 from bigain.backbones.text import TextBackbone, pack, unpack
 from bigain.errors import InputError
 
@@ -85,9 +85,4 @@ class PixArt(TextBackbone):
         return output
 
 
-@layout_of.register
-def _(denoiser: PixArtTransformer2DModel) -> Layout:
-    patch = denoiser.config["patch_size"]
-    blocks = enumerate(denoiser.transformer_blocks)
-    sites = tuple(Site(f"transformer_blocks.{i}", i, None, 1, block, patch) for i, block in blocks)
-    return Layout(type(denoiser).__name__, sites, "hidden_states", "attn_input")
+layout_of.register(PixArtTransformer2DModel, transformer_layout)

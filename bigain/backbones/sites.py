@@ -133,8 +133,9 @@ def _(denoiser: UNet2DConditionModel) -> Layout:
     return Layout(type(denoiser).__name__, sites, "sample", "block_input", prefix)
 
 
-@layout_of.register
-def _(denoiser: DiTTransformer2DModel) -> Layout:
+@layout_of.register(DiTTransformer2DModel)
+def transformer_layout(denoiser: Any) -> Layout:
+    """Describe a transformer of `BasicTransformerBlock`s on one token map."""
     patch = denoiser.config["patch_size"]
     blocks = enumerate(denoiser.transformer_blocks)
     sites = tuple(Site(f"transformer_blocks.{i}", i, None, 1, block, patch) for i, block in blocks)

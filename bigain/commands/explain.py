@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -60,15 +62,11 @@ def explain_runs(
     members, unfinished, missing = find_runs(runs, partial)
     # In the output of `bigain evaluate`, the classification is meant; a folder of all runs contains the baseline, too.
     members = [run for run in members if run.task == "classification" or run.path in runs]
+    if weights:
+        return _with_weights(members, weights, json, unfinished, missing)
     by_base: dict[Path, list[Run]] = {}
-    orphans, tried = [], []
+    orphans = []
     for run in members:
-        if weights:
-            try:
-                tried.append(try_weights(run, weights, _snr))
-            except InputError as error:
-                missing.append(str(error))
-            continue
         of_run = classification_in(baseline) if baseline else run.path / "baseline"
         if baseline or of_run.is_dir():
             by_base.setdefault(of_run, []).append(run)
@@ -91,16 +89,37 @@ def explain_runs(
         explanations += explained
         missing += map(str, refused)
     left_out = unfinished + missing
-    if not (explanations or tried):
+    if not explanations:
         raise InputError("; ".join(left_out) or f"there is nothing to compare {', '.join(map(str, by_base))} with")
     if json is not None:
-        rows = [explanation.row() for explanation in explanations] + [row for row, _ in tried]
-        write_json(json, {"explanations": rows, "left_out": left_out}, "give --json another file")
-    lines = [line for _, text in tried for line in text] if tried else explanation_lines(explanations)
-    lines += [f"left out: {reason}" for reason in left_out]
-    if explanations and output is not None:
+        _write(json, [explanation.row() for explanation in explanations], left_out)
+    lines = explanation_lines(explanations) + [f"left out: {reason}" for reason in left_out]
+    if output is not None:
         lines += map(str, draw_explanations(explanations, output))
     return Outcome("\n".join(lines) + "\n", not missing)
+
+
+def _with_weights(
+    runs: Sequence[Run], weights: Sequence[str], json: Path | None, unfinished: Sequence[str], missing: Sequence[str]
+) -> Outcome:
+    """Try weights on runs; `unfinished` and `missing` are reasons why others are left out."""
+    tried, missing = [], [*missing]
+    for run in runs:
+        try:
+            tried.append(try_weights(run, weights, _snr))
+        except InputError as error:
+            missing.append(str(error))
+    left_out = [*unfinished, *missing]
+    if not tried:
+        raise InputError("; ".join(left_out) or "there is no classification to try weights on")
+    if json is not None:
+        _write(json, [row for row, _ in tried], left_out)
+    lines = [*(line for _, text in tried for line in text), *(f"left out: {reason}" for reason in left_out)]
+    return Outcome("\n".join(lines) + "\n", not missing)
+
+
+def _write(json: Path, rows: Sequence[Mapping[str, Any]], left_out: Sequence[str]) -> None:
+    write_json(json, {"explanations": rows, "left_out": left_out}, "give --json another file")
 
 
 def _snr(run: Run, timesteps: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -108,8 +127,10 @@ def _snr(run: Run, timesteps: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     import diffusers
     import torch
 
-    from bigain.backbones.base import parametrisation_of
+    from bigain.backbones.noise_schedule import parametrisation_of
 
+    if "scheduler" not in run.results:
+        raise InputError(f"{run.path}: results.json does not name the noise schedule; run its command again")
     settings = dict(run.results["scheduler"])
     scheduler = getattr(diffusers, settings.pop("class")).from_config(settings)
     ratios: npt.NDArray[np.float64] = parametrisation_of(scheduler).snr(torch.from_numpy(timesteps)).double().numpy()

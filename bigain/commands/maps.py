@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ from bigain.runs.numbers import counted
 if TYPE_CHECKING:
     from bigain.backbones.sites import Site
     from bigain.compressors import Compressor
+    from bigain.data import EvalDataModule
+    from bigain.data.selection import Item
+    from bigain.inspector.maps import SiteMap
 
 
 def maps(
@@ -53,10 +57,7 @@ def maps(
     from bigain.commands.flops.search import changed
     from bigain.commands.lightning_cli import Prepared
     from bigain.compressors.where import Where
-    from bigain.inspector.maps import write_site
     from bigain.inspector.noise_maps import NoiseMaps
-    from bigain.inspector.sheets import Subject, noise_sheet
-    from bigain.runs.files import replacing
     from bigain.runs.summary import compressor_text
     from bigain.tasks.preparing import BackboneModule
 
@@ -75,18 +76,28 @@ def maps(
     cli.trainer.predict(watcher, datamodule=data, return_predictions=False)
     if not watcher.maps:
         raise InputError(f"{data.name}: none of the images could be read")
-    written = output / "maps.png", output / "maps.npz"
-    write_site(written[1], {item.image_id: site_map for item, site_map in watcher.maps.items()})
     about = f"{compressor_text(compressor.description())}, {module.backbone.model}, {data.name}"
-    names, subjects = data.class_space.names, []
-    for item in watcher.maps:
-        title = f"{item.image_id}: {', '.join(names[label] for label in item.labels) or 'no class'}"
-        subjects.append(Subject(data.read_image(item).permute(1, 2, 0).numpy(), [title, about]))
-    with replacing(written[0]) as file:
-        noise_sheet(subjects, list(watcher.maps.values())).save(file, "PNG")
-    facts = f"{counted(len(subjects), 'image')}, {counted(draws, 'noise')} at timestep {timestep}"
+    written = _write(output, watcher.maps, data, about)
+    facts = f"{counted(len(watcher.maps), 'image')}, {counted(draws, 'noise')} at timestep {timestep}"
     lines = [about, f"site {chosen.index}, {chosen.name}; {facts}", note, *map(str, written)]
     return Outcome("".join(f"{line}\n" for line in lines if line))
+
+
+def _write(folder: Path, maps: Mapping[Item, SiteMap], data: EvalDataModule, about: str) -> tuple[Path, Path]:
+    """Write maps.npz, and maps.png with this title; return both paths."""
+    from bigain.inspector.maps import write_site
+    from bigain.inspector.sheets import Subject, noise_sheet
+    from bigain.runs.files import replacing
+
+    picture, arrays = folder / "maps.png", folder / "maps.npz"
+    write_site(arrays, {item.image_id: site_map for item, site_map in maps.items()})
+    names, subjects = data.class_space.names, []
+    for item in maps:
+        title = f"{item.image_id}: {', '.join(names[label] for label in item.labels) or 'no class'}"
+        subjects.append(Subject(data.read_image(item).permute(1, 2, 0).numpy(), [title, about]))
+    with replacing(picture) as file:
+        noise_sheet(subjects, list(maps.values())).save(file, "PNG")
+    return picture, arrays
 
 
 def _site(sites: tuple[Site, ...], index: int | None) -> Site:

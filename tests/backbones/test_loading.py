@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from models import save_dit, save_stable_diffusion, tiny_dit, tiny_text_encoder, tiny_unet, tiny_vae
+from models import loaded, save_dit, save_stable_diffusion, tiny_dit, tiny_text_encoder, tiny_unet, tiny_vae
 from safetensors.torch import load_file, save_file
 
 from bigain.backbones import DiT, StableDiffusion
@@ -59,12 +59,6 @@ def broken(folders, tmp_path):
     return Broken
 
 
-def load(kind, folder, **kwargs):
-    backbone = kind(str(folder), **kwargs)
-    backbone.load()
-    return backbone
-
-
 def noise(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
@@ -77,7 +71,7 @@ def condition_of(backbone, b):
 
 @both
 def test_load_reads_the_weights_once(folders, component):
-    backbone = load(KINDS[component], folders[component])
+    backbone = loaded(KINDS[component], folders[component])
     expected = tiny_unet(sample_size=8) if component == "unet" else tiny_dit()
     assert all(map(torch.equal, backbone.denoiser.state_dict().values(), expected.state_dict().values()))
     assert all(map(torch.equal, backbone.vae.state_dict().values(), tiny_vae().state_dict().values()))
@@ -97,11 +91,11 @@ def test_load_reads_the_weights_once(folders, component):
 @both
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_precision(folders, component, dtype):
-    backbone = load(KINDS[component], folders[component], dtype=dtype)
+    backbone = loaded(KINDS[component], folders[component], dtype=dtype)
     assert {parameter.dtype for parameter in backbone.parameters()} == {getattr(torch, dtype)}
     noisy = noise(2, *backbone.latent_shape)
     output = backbone.predict_target(noisy, torch.tensor([5, 900]), condition_of(backbone, 2), "epsilon")
-    exact = load(KINDS[component], folders[component])
+    exact = loaded(KINDS[component], folders[component])
     expected = exact.predict_target(noisy, torch.tensor([5, 900]), condition_of(exact, 2), "epsilon")
     assert output.dtype == torch.float32
     torch.testing.assert_close(output, expected, atol=0.1 if dtype == "bfloat16" else 0.02, rtol=0)
@@ -110,7 +104,7 @@ def test_precision(folders, component, dtype):
 
 @both
 def test_the_noise_schedule_stays_in_float32(folders, component):
-    backbone = load(KINDS[component], folders[component]).to(torch.bfloat16)
+    backbone = loaded(KINDS[component], folders[component]).to(torch.bfloat16)
     betas = torch.linspace(0.0001**0.5, 0.02**0.5, 1000, dtype=torch.float64) ** 2
     expected = (1 - betas).cumprod(0).float()
     actual = backbone.parametrisation.alpha_bar(torch.arange(1000))
@@ -122,18 +116,18 @@ def test_the_noise_schedule_stays_in_float32(folders, component):
 @both
 def test_sizes(folders, component):
     side = {"unet": 8, "transformer": 16}[component]
-    backbone = load(KINDS[component], folders[component])
+    backbone = loaded(KINDS[component], folders[component])
     assert backbone.latent_shape == (4, side, side)
     assert backbone.latents_of(2 * side)[1:] == (side, side)
     with pytest.raises(InputError, match="images of 1000000 px are too large"):
         backbone.latents_of(1_000_000)
-    pixels = load(KINDS[component], folders[f"{component} in pixels"])
+    pixels = loaded(KINDS[component], folders[f"{component} in pixels"])
     assert pixels.vae is None
     assert pixels.latents_of(side)[1:] == (side, side)
 
 
 def test_encode_is_the_posterior_mean_times_the_scaling_factor(folders):
-    backbone = load(StableDiffusion, folders["unet"])
+    backbone = loaded(StableDiffusion, folders["unet"])
     images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     latents = backbone.encode(images)
     moments = backbone.vae.quant_conv(backbone.vae.encoder(images.float() / 127.5 - 1))
@@ -146,7 +140,7 @@ def test_encode_is_the_posterior_mean_times_the_scaling_factor(folders):
 @pytest.mark.parametrize("folder", ["", " in pixels"])
 def test_noise_is_the_output_or_converted_from_a_velocity(folders, component, folder):
     """Of a learned sigma, the first half."""
-    backbone = load(KINDS[component], folders[component + folder])
+    backbone = loaded(KINDS[component], folders[component + folder])
     noisy, t = noise(3, *backbone.latent_shape), torch.tensor([0, 500, 999])
     condition = condition_of(backbone, 3)
     name = "class_labels" if component == "transformer" else "encoder_hidden_states"
@@ -191,18 +185,20 @@ def test_weights_of_a_variant(broken):
     copy = broken("unet")
     for weights in copy.path.glob("*/*.safetensors"):
         as_variant(weights, "fp16")
-    found = load(StableDiffusion, copy.path).state_dict()
+    found = loaded(StableDiffusion, copy.path).state_dict()
     assert all(finding.ok for finding in inspect_model(StableDiffusion(str(copy.path))))
     for weights in copy.path.glob("*/*.fp16.safetensors"):
         other = weights.with_name(weights.name.replace("fp16", "bf16"))
         save_file({name: 2 * value for name, value in load_file(weights).items()}, other, metadata={"format": "pt"})
     assert "has no weights without a variant, but" in copy.error()
     assert "diffusion_pytorch_model.bf16.safetensors, diffusion_pytorch_model.fp16.safetensors; set" in copy.error()
-    assert all(map(torch.equal, load(StableDiffusion, copy.path, variant="fp16").state_dict().values(), found.values()))
-    other = load(StableDiffusion, copy.path, variant="bf16").denoiser.conv_in.weight
+    assert all(
+        map(torch.equal, loaded(StableDiffusion, copy.path, variant="fp16").state_dict().values(), found.values())
+    )
+    other = loaded(StableDiffusion, copy.path, variant="bf16").denoiser.conv_in.weight
     assert torch.equal(other, 2 * found["denoiser.conv_in.weight"])
     with pytest.raises(InputError, match="no weights of variant int8"):
-        load(StableDiffusion, copy.path, variant="int8")
+        loaded(StableDiffusion, copy.path, variant="int8")
 
 
 @pytest.mark.parametrize(("part", "network"), [("unet", tiny_unet), ("text_encoder", tiny_text_encoder)])
@@ -224,7 +220,7 @@ def test_surplus_weights_are_named(broken, caplog):
     copy = broken("unet")
     weights = copy.path / "unet" / WEIGHTS
     save_file({**load_file(weights), "lora.weight": torch.zeros(2)}, weights, metadata={"format": "pt"})
-    load(StableDiffusion, copy.path)
+    loaded(StableDiffusion, copy.path)
     [record] = [record for record in caplog.records if record.name.startswith("bigain")]
     assert "unet of" in record.message
     assert "holds 1 weight that UNet2DConditionModel does not have, such as lora.weight" in record.message
@@ -238,7 +234,7 @@ def test_a_configuration_cannot_choose_kernels_or_files(broken, monkeypatch):
         json.dumps({**config, "attn_implementation": "owner/kernel", "_attn_implementation": "owner/kernel"})
     )
     monkeypatch.setattr("transformers.modeling_utils.lazy_import_flash_attention", None)
-    assert load(StableDiffusion, copy.path).text_encoder.config._attn_implementation == "sdpa"
+    assert loaded(StableDiffusion, copy.path).text_encoder.config._attn_implementation == "sdpa"
     path.write_text(json.dumps({**config, "transformers_weights": "other.safetensors"}))
     assert "has transformers_weights" in copy.error()
 
@@ -362,7 +358,7 @@ def test_shards(broken):
     (copy.path / "unet" / WEIGHTS).unlink()
     tiny_unet(sample_size=8).save_pretrained(copy.path / "unet", max_shard_size="10KB")
     assert all(finding.ok for finding in inspect_model(StableDiffusion(str(copy.path))))
-    load(StableDiffusion, copy.path)
+    loaded(StableDiffusion, copy.path)
     shards = sorted((copy.path / "unet").glob("*-of-*.safetensors"))
     assert len(shards) > 1
     index = copy.path / "unet" / f"{WEIGHTS}.index.json"

@@ -1,12 +1,11 @@
 """PixArt and Stable Diffusion XL: called as their pipelines call them, and refused where a part does not fit."""
 
 import json
-import shutil
 
 import pytest
 import torch
 from diffusers import PixArtAlphaPipeline, PixArtSigmaPipeline, SanaTransformer2DModel, StableDiffusionXLPipeline
-from models import PROMPT_TOKENS, on_meta, save_dit, save_pixart, save_sdxl, snapshot
+from models import PROMPT_TOKENS, loaded, on_meta, save_dit, save_pixart, save_sdxl, snapshot
 from safetensors.torch import load_file
 from transformers import T5EncoderModel
 
@@ -34,21 +33,9 @@ def folders(tmp_path_factory):
     }
 
 
-@pytest.fixture
-def copy(folders, tmp_path):
-    """Copy a folder to change it."""
-    return lambda model: shutil.copytree(folders[model], tmp_path / model)
-
-
-def load(model, folder, **options):
-    backbone = KINDS[model](str(folder), **options)
-    backbone.load()
-    return backbone
-
-
 @pytest.fixture(scope="module")
 def backbones(folders):
-    return {model: load(model, folder) for model, folder in folders.items()}
+    return {model: loaded(KINDS[model], folder) for model, folder in folders.items()}
 
 
 @every_model
@@ -100,7 +87,7 @@ def test_shards_of_a_variant(backbones, copy):
     (folder / "text_encoder/model.safetensors").unlink()
     text.save_pretrained(folder / "text_encoder", variant="fp16", max_shard_size="1KB")
     assert len(list((folder / "text_encoder").glob("*.safetensors"))) > 1
-    backbone = load("sigma", folder, variant="fp16", dtype="bfloat16")
+    backbone = loaded(KINDS["sigma"], folder, variant="fp16", dtype="bfloat16")
     assert {parameter.dtype for parameter in backbone.parameters()} == {torch.bfloat16}
     assert torch.equal(backbone.text_encoder.shared.weight, expected["shared.weight"].bfloat16())
     condition = backbone.conditions(["a cat"], [0])
@@ -137,7 +124,7 @@ def test_folders_that_do_not_fit(copy, model, file, change, message):
     folder = copy(model)
     (folder / file).write_text(json.dumps({**json.loads((folder / file).read_text()), **change}))
     with pytest.raises(InputError, match=message) as error:
-        load(model, folder)
+        loaded(KINDS[model], folder)
     assert str(folder) in str(error.value)
 
 

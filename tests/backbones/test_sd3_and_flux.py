@@ -1,12 +1,11 @@
 """Stable Diffusion 3 and FLUX: called and sampled as their pipelines do, and refused where a part does not fit."""
 
 import json
-import shutil
 
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, StableDiffusion3Pipeline
-from models import PROMPT_TOKENS, save_flux, save_sd3, snapshot
+from models import PROMPT_TOKENS, loaded, save_flux, save_sd3, snapshot
 from transformers import T5EncoderModel
 
 from bigain.backbones import Flux, StableDiffusion3
@@ -49,23 +48,11 @@ def change(file, **settings):
     file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
 
 
-@pytest.fixture
-def copy(folders, tmp_path):
-    """Copy a folder to change it."""
-    return lambda model: shutil.copytree(folders[model], tmp_path / model)
-
-
-def load(model, folder, **options):
-    backbone = KINDS[model](str(folder), **options)
-    backbone.load()
-    return backbone
-
-
 @torch.inference_mode()
 @every_model
 def test_samples_are_those_of_the_pipeline(folders, model):
     """Text states, calls of the network, noise levels and the decoder, from the same initial noise."""
-    backbone, flux, shape = load(model, folders[model]), KINDS[model] is Flux, (4, 16, 16)
+    backbone, flux, shape = loaded(KINDS[model], folders[model]), KINDS[model] is Flux, (4, 16, 16)
     absent = {"text_encoder_3": None, "tokenizer_3": None} if model == "sd3_without_t5" else {}
     pipe = PIPELINES[KINDS[model]].from_pretrained(folders[model], **absent)
     pipe.set_progress_bar_config(disable=True)
@@ -101,7 +88,7 @@ def test_samples_are_those_of_the_pipeline(folders, model):
 
 @every_model
 def test_blank_conditions_have_the_shape_of_real_ones(folders, model):
-    backbone = load(model, folders[model])
+    backbone = loaded(KINDS[model], folders[model])
     expected = backbone.conditions(["a"], [0])
     assert backbone_without_weights(str(folders[model])).blank_condition().shape == expected.shape
     assert all(finding.ok for finding in inspect_model(backbone))
@@ -110,7 +97,7 @@ def test_blank_conditions_have_the_shape_of_real_ones(folders, model):
 
 @torch.inference_mode()
 def test_latents_are_shifted_and_scaled(folders):
-    backbone = load("dev", folders["dev"])
+    backbone = loaded(KINDS["dev"], folders["dev"])
     images = torch.randint(256, (1, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     mean = backbone.vae.encode(images / 127.5 - 1).latent_dist.mean
     torch.testing.assert_close(backbone.encode(images), (mean - 0.4) * 1.3)
@@ -124,7 +111,7 @@ def test_shards_of_a_variant(folders, copy):
     text = T5EncoderModel.from_pretrained(folders["sd3"] / "text_encoder_3")
     text.save_pretrained(folder / "text_encoder_3", variant="fp16", max_shard_size="1KB")
     assert len(list((folder / "text_encoder_3").glob("*.safetensors"))) > 1
-    backbone, plain = (load("sd3", where, dtype="bfloat16") for where in (folder, folders["sd3"]))
+    backbone, plain = (loaded(KINDS["sd3"], where, dtype="bfloat16") for where in (folder, folders["sd3"]))
     assert {parameter.dtype for parameter in backbone.parameters()} == {torch.bfloat16}
     assert torch.equal(backbone.conditions(["a cat"], [0]), plain.conditions(["a cat"], [0]))
 
@@ -150,14 +137,14 @@ def test_folders_that_do_not_fit(copy, model, file, settings, message):
     folder = copy(model)
     change(folder / file, **settings)
     with pytest.raises(InputError, match=message) as error:
-        load(model, folder)
+        loaded(KINDS[model], folder)
     assert str(folder) in str(error.value)
 
 
 def test_what_a_model_does_not_take(folders):
     with pytest.raises(InputError, match=r"distilled_guidance is 3.5, but .*schnell takes no guidance"):
-        load("schnell", folders["schnell"], distilled_guidance=3.5)
-    backbone = load("dev", folders["dev"])
+        loaded(KINDS["schnell"], folders["schnell"], distilled_guidance=3.5)
+    backbone = loaded(KINDS["dev"], folders["dev"])
     with pytest.raises(InputError, match="without an unconditional prompt; sample with guidance: 1 and set"):
         backbone.check_guidance()
     with pytest.raises(InputError, match="prompts cut after 8 tokens: 1 of 1, such as 'a longer cat'"):
@@ -165,14 +152,14 @@ def test_what_a_model_does_not_take(folders):
     with pytest.raises(InputError, match=r"takes images of a multiple of 4 px, .* not 34 px"):
         backbone.latents_of(34)
     with pytest.raises(InputError, match="takes images of a multiple of 4 px, at most 48, not 52 px"):
-        load("sd3", folders["sd3"]).latents_of(52)
+        loaded(KINDS["sd3"], folders["sd3"]).latents_of(52)
 
 
 def test_more_distilled_guidance_changes_the_prediction(folders):
     noisy, timesteps = torch.ones(1, 4, 16, 16), torch.tensor([500.0])
     outputs = []
     for guidance in (None, 3.5, 1.0):
-        backbone = load("dev", folders["dev"], distilled_guidance=guidance)
+        backbone = loaded(KINDS["dev"], folders["dev"], distilled_guidance=guidance)
         outputs.append(backbone.predict(noisy, timesteps, backbone.conditions(["a"], [0])))
     assert torch.equal(outputs[0], outputs[1])
     assert not torch.allclose(outputs[1], outputs[2])

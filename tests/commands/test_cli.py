@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import LightningModule
-from program import message_of
+from program import message_of, program_in
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -38,9 +38,7 @@ def predict(*args, config="demo_lgtm.yaml"):
 def finished(tmp_path_factory):
     """A folder with a finished run in `here`."""
     folder = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["bigain"])
+    with program_in(folder):
         assert predict("--output", "here", "--inspect", "0") == 0
     return folder
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from program import bigain
+from program import bigain, program_in
 
 from bigain.commands.main import main
 from bigain.runs.logs import read_records
@@ -23,9 +23,7 @@ MEASURED = ["--trainer.callbacks+=bigain.callbacks.FrequencyResponse"]
 def made(tmp_path_factory):
     """Runs without compression, of ToMe with measuring, of another seed on fewer images, of both tasks."""
     root = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        patch.setattr(sys, "argv", ["bigain"])
+    with program_in(root):
         for name, config, options in (
             ("none", "none", []),
             ("tome", "tome", [*MEASURED, "--trainer.callbacks.batches", "1"]),

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 import torch
 from models import save_clip
 from PIL import Image
-from program import message_of
+from program import message_of, program_in
 from safetensors.torch import save_file
 from torchvision.models import squeezenet1_1
 
@@ -30,9 +29,7 @@ INCEPTION = ["--model.extractor", "Inception", "--model.reference", "real.npz"]
 def made(tmp_path_factory):
     """Runs to score: `scored`, `plain` without compression, `unscored` whose Inception weights were not there."""
     root = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        patch.setattr(sys, "argv", ["bigain"])
+    with program_in(root) as patch:
         patch.setenv("TORCH_HOME", str(root / "torch"))
         patch.delenv(VARIABLE, raising=False)
         patch.setattr(Inception, "dimension", 16)

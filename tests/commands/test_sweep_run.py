@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 from PIL import Image
+from program import program_in
 
 import bigain.commands.sweep.command
 from bigain.commands.configs import options_for
@@ -88,9 +89,7 @@ def quick_cells(monkeypatch):
 def finished(tmp_path_factory):
     """A finished sweep of four cells."""
     folder = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["bigain"])
+    with program_in(folder) as patch:
         patch.setattr(bigain.commands.sweep.command, "run_in_subprocess", run_in_this_process)
         assert sweep(table(*FEW)) == 0
     return folder

@@ -90,12 +90,15 @@ def test_what_has_no_weights_is_refused(capsys):
     pruned[0, 1, 3] = np.nan
     run("pruned", pruned, label)
     run("weighted", errors, label, protocol__weights="snr")
+    run("older", errors, label)
     Path("short.json").write_text("[1, 2]")
     assert "give no --baseline" in error_line(capsys, "explain", "full", "--weights", "snr", "--baseline", "full")
     for name, weights, words in (
         ("pruned", "fitted", "run with keep: null, timesteps: grid"),
         ("weighted", "fitted", "and weights: uniform"),
-        ("full", "short.json", "short.json must hold 5 weights"),
+        ("full", "short.json", "short.json holds 2 weights; expected 5, one per timestep"),
+        ("full", "absent.json", "no file absent.json; --weights must be"),
+        ("older", "snr", "older: results.json does not name the noise schedule"),
         ("full", "cosine", "--weights must be uniform, snr, fitted or JSON files"),
     ):
         assert words in error_line(capsys, "explain", name, "--weights", weights)

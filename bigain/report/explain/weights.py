@@ -54,7 +54,10 @@ def try_weights(run: Run, names: Sequence[str], snr: Callable[[Run, Any], Floats
         else:
             weights = ones if name == "uniform" else snr(run, times) if name == "snr" else _read(name)
             if weights.shape != times.shape or not (weights >= 0).all() or not weights.any():
-                raise InputError(f"{name} must hold {len(times)} weights of at least 0, one per timestep, not all 0")
+                raise InputError(
+                    f"{name} holds {weights.size} weights; expected {len(times)}, one per timestep, none below 0 and "
+                    "not all 0"
+                )
             of_image = weights[:, None]
         pair = Paired.of((errors @ of_image)[..., 0].argmin(1) == labels, uniform)
         low, high, _ = difference_interval(pair)
@@ -75,6 +78,8 @@ def try_weights(run: Run, names: Sequence[str], snr: Callable[[Run, Any], Floats
 
 def _read(file: str) -> Floats:
     expected = "--weights must be uniform, snr, fitted or JSON files with a list of one weight per timestep"
+    if not Path(file).is_file():
+        raise InputError(f"no file {file}; {expected}")
     return np.array(read_json(Path(file), list[float], expected), np.float64)
 
 

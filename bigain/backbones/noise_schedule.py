@@ -1,0 +1,85 @@
+"""The noise schedule that a model was trained with, from the settings of its sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+
+from bigain.backbones.hub import reason
+from bigain.backbones.loading import UNLOADABLE, ModelFiles
+from bigain.diffusion.parametrisation import Diffusion, Flow, Parametrisation, Target
+from bigain.diffusion.trials import TIMESTEPS
+from bigain.errors import InputError
+
+_EXPECTED = {
+    Diffusion: f"a DDPM noise schedule of {TIMESTEPS} timesteps, as Stable Diffusion 1.x and 2.x and DiT have",
+    Flow: f"a scheduler of flow matching with {TIMESTEPS} timesteps, as SiT, Stable Diffusion 3 and FLUX have",
+}
+
+
+def load_schedule(
+    files: ModelFiles, kinds: Sequence[type[Parametrisation]]
+) -> tuple[dict[str, Any], DDPMScheduler | FlowMatchEulerDiscreteScheduler]:
+    """Read the settings of the sampler that a model was saved with, and the noise schedule that they define.
+
+    Raises:
+        InputError: If there are none, or they are those of another kind of diffusion than `kinds`.
+    """
+    file = "scheduler/scheduler_config.json"
+    config = files.json(file)
+    saved = f"{file} of {files.source} ({config.get('_class_name')})"
+    steps = config.get("num_train_timesteps", TIMESTEPS)
+    expected = f"expected {' or '.join(_EXPECTED[kind] for kind in kinds)}"
+    name, betas = str(config.get("_class_name")), config.get("beta_schedule") or config.get("trained_betas")
+    flow = name.startswith("FlowMatch") or bool(config.get("use_flow_sigmas"))
+    if flow and Flow not in kinds:
+        raise InputError(f"{saved} uses no beta_schedule: a model of flow matching; {expected}")
+    if name.startswith("FlowMatch") and betas:
+        # `from_config` and `save_pretrained` keep the betas of the previous scheduler.
+        raise InputError(
+            f"{saved} has the beta_schedule of another scheduler; delete its settings if the network predicts a "
+            "velocity, else restore the model's own file"
+        )
+    # Schedulers of EDM and consistency models have no betas; continuous timesteps are noise levels.
+    if not flow and (name.startswith("EDM") or not betas):
+        raise InputError(f"{saved} uses no beta_schedule: a model of EDM or consistency; {expected}")
+    if not flow and Diffusion not in kinds:
+        raise InputError(f"{saved} is not of flow matching; {expected}")
+    if config.get("timestep_type", "discrete") != "discrete":
+        raise InputError(f"{saved} has timestep_type {config['timestep_type']!r}; {expected}")
+    if steps != TIMESTEPS:
+        # Before the schedule is computed, which takes as many numbers.
+        raise InputError(f"{saved} gives num_train_timesteps {steps!r}; {expected}")
+    if config.get("invert_sigmas"):
+        raise InputError(f"{saved} has invert_sigmas: its timesteps count from noise to images; {expected}")
+    # DPM-Solver and similar schedulers call the shift `flow_shift`.
+    shift = {"shift": config["flow_shift"]} if "flow_shift" in config else {}
+    try:
+        scheduler: Any = (FlowMatchEulerDiscreteScheduler if flow else DDPMScheduler).from_config(config, **shift)
+        # For a flow, those at one resolution; any will do.
+        levels = (
+            Flow("velocity", scheduler.config).place(torch.arange(TIMESTEPS), 1024) / TIMESTEPS
+            if flow
+            else scheduler.betas
+        )
+    except UNLOADABLE as error:
+        message = reason(error, files.source, files.local_files_only)
+        raise InputError(f"cannot make the schedule of {file} of {files.source}: {message}") from error
+    if not flow and (kind := scheduler.config["prediction_type"]) not in ("epsilon", "v_prediction"):
+        raise InputError(f"{files.source} predicts {kind!r}; expected epsilon or v_prediction")
+    if len(levels) != TIMESTEPS or not ((levels >= 0) & (levels <= 1)).all() or not levels.any():
+        names = "noise levels" if flow else "betas"
+        raise InputError(f"the {names} of {saved} are not {TIMESTEPS} numbers in [0, 1]; {expected}")
+    return config, scheduler
+
+
+def parametrisation_of(scheduler: DDPMScheduler | FlowMatchEulerDiscreteScheduler) -> Parametrisation:
+    """Return the noise levels of a scheduler, and what networks that were trained with it predict."""
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        return Flow("velocity", scheduler.config)
+    predicts: Target = "velocity" if scheduler.config["prediction_type"] == "v_prediction" else "epsilon"
+    # Not a buffer: a half-precision trainer would round it, with relative errors above 1e-2 at its small end.
+    return Diffusion(predicts, scheduler.alphas_cumprod.float())
