@@ -43,12 +43,22 @@ def cell_count(grid: Grid, cell: Cell) -> int:
 
 
 def to_cells(values: Tensor, grid: Grid, cell: Cell) -> Tensor:
-    """Group per-token values by complete cell, row-major inside and between cells. `(b, n)` -> `(b, cells, area)`."""
+    """Group per-token values by complete cell, row-major inside and between cells.
+
+    `(b, n, ...)` -> `(b, cells, area, ...)`.
+    """
     hs, ws = grid.h // cell.h, grid.w // cell.w
-    b = len(values)
-    tiles = values.reshape(b, grid.h, grid.w)[:, : hs * cell.h, : ws * cell.w]
-    tiles = tiles.reshape(b, hs, cell.h, ws, cell.w).transpose(2, 3)
-    return tiles.reshape(b, hs * ws, cell.area)
+    b, rest = len(values), values.shape[2:]
+    tiles = values.reshape(b, grid.h, grid.w, *rest)[:, : hs * cell.h, : ws * cell.w]
+    tiles = tiles.reshape(b, hs, cell.h, ws, cell.w, *rest).transpose(2, 3)
+    return tiles.reshape(b, hs * ws, cell.area, *rest)
+
+
+def from_cells(values: Tensor, grid: Grid, cell: Cell) -> Tensor:
+    """Undo `to_cells` of a grid without leftover strips. `(b, cells, area, ...)` -> `(b, n, ...)`."""
+    hs, ws = grid.h // cell.h, grid.w // cell.w
+    b, rest = len(values), values.shape[3:]
+    return values.reshape(b, hs, ws, cell.h, cell.w, *rest).transpose(2, 3).reshape(b, grid.n, *rest)
 
 
 def cell_tokens(grid: Grid, cell: Cell, device: torch.device) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,7 +23,8 @@ _BLOCK = 2**28
 class MergePlan:
     """Tokens that leave a sequence and the rows that replace them: **M** and **U** of Eq. 6 as data.
 
-    The `k` rows of the merged sequence are the remaining tokens in their original order.
+    The `k` rows of the merged sequence are the remaining tokens in their original order. Plans whose rows or restored
+    tokens are weighted sums are subclasses, in `weighted.py`.
 
     Attributes:
         kept: Token id of every merged row. `(b, k)`, int64.
@@ -78,9 +79,9 @@ class MergePlan:
 
     def of_rows(self, rows: Tensor) -> MergePlan:
         """Return the plans of some sequences, possibly repeated. `(r,)`, int64."""
-        present = None if self.present is None else self.present[rows]
-        indices = self.kept[rows], self.removed[rows], self.target[rows], self.restore[rows]
-        return MergePlan(*indices, self.mode, present)
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        of_rows: dict[str, Any] = {name: part[rows] for name, part in parts.items() if isinstance(part, Tensor)}
+        return replace(self, **of_rows)
 
     def merge(self, x: Tensor) -> Tensor:
         """Shorten a sequence. `(b, n, c)` -> `(b, k, c)`, same dtype; sums are taken in float32."""
