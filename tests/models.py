@@ -32,6 +32,8 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Dinov2Config,
+    Dinov2Model,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -459,6 +461,14 @@ def _save(folder: Path, pipeline: str, parts: dict[str, Any], prediction_type: s
     missing = {} if vae else {"vae": [None, None]}
     text = json.dumps({"_class_name": pipeline, "_diffusers_version": "0.35.0", **index, **missing})
     (folder / "model_index.json").write_text(text)
+    return folder
+
+
+def save_dino(folder):
+    """A tiny random DINOv2, as transformers saves it."""
+    torch.manual_seed(0)
+    size = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2}
+    Dinov2Model(Dinov2Config(**size, image_size=70, patch_size=14, initializer_range=0.4)).save_pretrained(folder)
     return folder
 
 

@@ -11,7 +11,7 @@ from bigain.commands.configs import shipped_configs
 from bigain.commands.parsing import Outcome, shipped_classes, shipped_functions
 from bigain.report.tables import Table
 
-Kind = Literal["compressors", "datasets", "models", "configs", "tables", "scores"]
+Kind = Literal["compressors", "datasets", "models", "configs", "tables", "scores", "metrics"]
 Rows = list[tuple[str, str]]
 
 _SCORES = "bigain.tokens.scores"
@@ -21,7 +21,7 @@ def list_available(what: Kind | None = None) -> Outcome:
     """List what is shipped, with one line about each.
 
     Args:
-        what: compressors, datasets, models, configs, tables or scores; left out: where each is used.
+        what: compressors, datasets, models, configs, tables, scores or metrics; left out: where each is used.
     """
     if what is None:
         rows = [(name, usage) for name, (usage, _) in _KINDS.items()]
@@ -53,5 +53,9 @@ _KINDS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "scores": (
         "--compressor.score NAME, of LGTM and ABM",
         lambda: [(f"{_SCORES}.{name}", text) for name, text in shipped_functions(_SCORES).items()],
+    ),
+    "metrics": (
+        "bigain score RUN --metric NAME, or --model.metrics; those of features: --model.extractor NAME",
+        lambda: [*shipped_classes("metric").items()],
     ),
 }

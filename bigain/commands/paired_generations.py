@@ -12,6 +12,8 @@ import torch
 from bigain.errors import InputError
 from bigain.metrics import ShapeFeatures
 from bigain.metrics.base import ImageMetric, jackknife_error
+from bigain.metrics.clip_features import ClipFeatures
+from bigain.metrics.cmmd import cmmd_leave_one_out
 from bigain.metrics.fidelity import Lpips, Psnr
 from bigain.metrics.frechet import frechet_leave_one_out
 from bigain.metrics.kernel import kernel_leave_one_out
@@ -90,6 +92,8 @@ def _leave_one_out(run: Run, ids: tuple[str, ...]) -> _Distances:
     distances = {name: frechet}
     if reference.features is not None:
         distances[f"kid[{protocol}]"] = kernel_leave_one_out(features, reference.features)[:2]
+        if protocol == ClipFeatures.protocol:
+            distances[f"cmmd[{protocol}]"] = cmmd_leave_one_out(features, reference.features)[:2]
     if f"agreement[{ShapeFeatures.protocol}]" not in run.metrics or protocol != ShapeFeatures.protocol:
         return distances, None
     extractor = ShapeFeatures()

@@ -52,6 +52,7 @@ _PACKAGES = {
     "data": "data",
     "inner": "compressors",
     "backbone": "backbones",
+    "metric": "metrics",
 }
 
 
@@ -263,7 +264,11 @@ def shipped_classes(section: str) -> dict[str, str]:
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("bigain."):
             names = {alias.name for alias in node.names}
             classes |= {k.name: k for k in _source(str(node.module)) if isinstance(k, ast.ClassDef) and k.name in names}
-    abstract = {name for name, kind in classes.items() if not kind.bases or "ABC" in map(ast.unparse, kind.bases)}
+    abstract = {
+        name
+        for name, kind in classes.items()
+        if not kind.bases or {"ABC", "TypedDict"} & {*map(ast.unparse, kind.bases)}
+    }
     return {name: _first_line(classes[name]) for name in sorted(classes.keys() - abstract)}
 
 

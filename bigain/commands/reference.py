@@ -30,7 +30,8 @@ def reference(
             or a class and its arguments. All arguments: --data.help ImageNet100
         split: Split of this dataset, the same as --data.split.
         protocol: How features are extracted; distances of different protocols do not compare.
-        weights: Inception weights; by default from the environment and torch's cache.
+        weights: Inception weights, by default from the environment and torch's cache; for dinov2 and clip, the folder
+            of the model.
         batch_size: Images per batch; statistics do not depend on it.
         features: Images, drawn at random, whose features are kept for kernel distance, precision and recall.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bigain.commands.parsing import Outcome
+from bigain.commands.parsing import Outcome, create
 from bigain.errors import InputError
 from bigain.runs.files import find_reference
 from bigain.runs.lock import lock
@@ -15,7 +15,7 @@ from bigain.runs.summary import summary
 
 def score(
     run: Path,
-    *,
+    *options: str,
     protocol: Protocol | None = None,
     weights: str | None = None,
     reference: str | None = None,
@@ -27,8 +27,11 @@ def score(
 
     Args:
         run: Run directory of a generation.
+        *options: A metric of single images: --metric PickScore --metric.folder FOLDER, or with --against, --metric
+            DinoSimilarity --metric.weights FOLDER. All metrics: bigain list metrics
         protocol: How features are extracted; by default as the run's results say.
-        weights: Inception weights; by default from the environment and torch's cache.
+        weights: Inception weights, by default from the environment and torch's cache; for dinov2 and clip, the folder
+            of the model.
         reference: Statistics of real images (.npz); by default as the run's results say.
         against: Another run, usually uncompressed: measures the fidelity to its images.
         lpips: Network of LPIPS; by default alex, where its weights are available.
@@ -45,17 +48,25 @@ def score(
         read_generation(folder)
     if reference is not None and not find_reference(reference).is_file():
         raise InputError(f"{reference} does not exist; `bigain reference IMAGES {reference}` computes it")
-    from bigain.tasks.scoring import update_clip_score, update_distances, update_fidelity
+    from bigain.metrics import ClipScore, ImageMetric
+    from bigain.tasks.scoring import update_distances, update_fidelity, update_metric
 
+    metrics: list[ImageMetric] = [] if clip_model is None else [ClipScore(clip_model)]
+    if (further := create(ImageMetric, "metric", options, "bigain score")) is not None:  # type: ignore[type-abstract]
+        metrics.append(further)
+    pairs = [metric for metric in metrics if "other images" in metric.needs]
+    if pairs and against is None:
+        raise InputError(f"{pairs[0].title or pairs[0].name} compares the images of two runs; add --against OTHER")
     held = lock(run, 0)
     try:
         results = read_generation(run)
-        if protocol or reference or weights or (against is None and clip_model is None):
+        if protocol or reference or weights or (against is None and not metrics):
             update_distances(run, results, protocol, weights, reference)
         if against is not None:
-            update_fidelity(run, results, against, lpips)
-        if clip_model is not None:
-            update_clip_score(run, results, clip_model)
+            update_fidelity(run, results, against, lpips, pairs)
+        for metric in metrics:
+            if metric not in pairs:
+                update_metric(run, results, metric)
         write_results(run, results)
     finally:
         held.release()

@@ -95,7 +95,7 @@ class Metric(ABC):
         """
 
 
-class ImageMetric(Metric):
+class ImageMetric(Metric, ABC):
     """A metric with one value per generated image, averaged over images."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"images"})

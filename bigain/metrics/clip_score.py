@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
-from bigain.backbones.loading import UNLOADABLE, find_weights
+from bigain.backbones.loading import UNLOADABLE
 from bigain.errors import InputError
 from bigain.metrics.base import ImageMetric, Images
+from bigain.metrics.pretrained import load_pretrained, missing_from
 from bigain.tokens.precision import without_autocast
 
 
@@ -25,6 +26,7 @@ class ClipScore(ImageMetric):
     title = "CLIP score"
     needs = frozenset({"images", "prompts"})
     later = "bigain score --clip-model"
+    published = "openai/clip-vit-large-patch14"
 
     def __init__(self, folder: str) -> None:
         """Set the metric up.
@@ -35,55 +37,45 @@ class ClipScore(ImageMetric):
         """
         self.folder = Path(folder).expanduser()
         self._model: CLIPModel | None = None
+        self._digest = ""
 
     @property
     def label(self) -> str:
         return f"clip_score[{self.folder.name}]"
 
     def unavailable(self) -> str | None:
-        for name in ("config.json", "preprocessor_config.json", "tokenizer_config.json"):
-            if not (self.folder / name).is_file():
-                return f"{self.folder / name} does not exist; expected a CLIP model as transformers saves it"
-        try:
-            find_weights(self.folder, "text_encoder")
-        except InputError as error:
-            return str(error)
-        return None
+        files = ("config.json", "preprocessor_config.json", "tokenizer_config.json")
+        reason = missing_from(self.folder, files, "a CLIP model as transformers saves it")
+        return reason and f"{reason}; get one with `hf download {self.published} --local-dir FOLDER`"
 
-    def _load(self) -> CLIPModel:
+    def model(self) -> CLIPModel:
+        """Return the model; loads it first if necessary.
+
+        Raises:
+            InputError: If it is missing, incomplete or damaged.
+        """
         if self._model is None:
             if reason := self.unavailable():
-                raise InputError(f"the CLIP score cannot be computed: {reason}")
+                raise InputError(f"the {self.title} cannot be computed: {reason}")
             try:
                 self._tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
                 self._processor = CLIPImageProcessor.from_pretrained(self.folder, local_files_only=True)
-                model, info = CLIPModel.from_pretrained(
-                    self.folder,
-                    local_files_only=True,
-                    use_safetensors=True,
-                    variant=find_weights(self.folder, "text_encoder")[0],
-                    output_loading_info=True,
-                    # The configuration could name a kernel on the hub, which is code.
-                    attn_implementation="sdpa",
-                )
             except UNLOADABLE as error:
                 raise InputError(f"cannot load the CLIP model {self.folder}: {' '.join(str(error).split())}") from error
-            # Transformers fills missing weights with random numbers.
-            if absent := sorted(info["missing_keys"]):
-                raise InputError(f"{self.folder} lacks {len(absent)} weights, such as {absent[0]}")
-            self._model = model.float().eval()
+            self._model, self._digest = load_pretrained(CLIPModel, self.folder, "CLIP model")
         return self._model
 
-    def measure(self, images: Images) -> Tensor:
-        """Compute the score of each image with its prompt. `(b,)` in [0, 100], float32.
+    def digest(self) -> str:
+        """Return the sha256 of the weights, in hex; loads the model first if necessary."""
+        self.model()
+        return self._digest
 
-        Raises:
-            InputError: If the model cannot be loaded.
-        """
+    def cosines(self, images: Images) -> Tensor:
+        """Compute the cosine of the embeddings of each image and its prompt. `(b,)`, float32."""
         pixels, prompts = images.pixels, list(images.prompts)
         if len(pixels) != len(prompts):
             raise ValueError(f"{len(pixels)} images and {len(prompts)} prompts")
-        model = self._load().to(pixels.device)
+        model = self.model().to(pixels.device)
         length = model.config.text_config.max_position_embeddings
         text = self._tokenizer(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
         processed = self._processor(images=list(pixels.cpu()), return_tensors="pt")["pixel_values"]
@@ -94,5 +86,13 @@ class ClipScore(ImageMetric):
                 pixel_values=processed.to(pixels.device),
             )
         # Both embeddings have unit length.
-        scores: Tensor = 100 * (result.image_embeds * result.text_embeds).sum(dim=-1)
-        return scores.clamp(min=0)
+        cosines: Tensor = (result.image_embeds * result.text_embeds).sum(dim=-1)
+        return cosines
+
+    def measure(self, images: Images) -> Tensor:
+        """Compute the score of each image with its prompt. `(b,)` in [0, 100], float32.
+
+        Raises:
+            InputError: If the model cannot be loaded.
+        """
+        return (100 * self.cosines(images)).clamp(min=0)

@@ -105,7 +105,7 @@ def exact_float32(images: Tensor) -> Iterator[None]:
         yield
 
 
-def load_weights(network: nn.Module, path: Path, sha256: str | None, fix: str) -> str:
+def load_weights(network: nn.Module, path: Path, sha256: str | None, fix: str, part: str = "") -> str:
     """Fill a network that was built on the meta device from a file, in float32.
 
     Args:
@@ -114,6 +114,7 @@ def load_weights(network: nn.Module, path: Path, sha256: str | None, fix: str) -
         path: `.safetensors`, or a pickled state dict, which is read without running code.
         sha256: Of the file, in hex; None accepts any.
         fix: What to do about a bad file.
+        part: `fc.` loads Inception's classifier alone; empty loads everything else.
 
     Returns:
         The sha256 of the file, in hex.
@@ -131,8 +132,11 @@ def load_weights(network: nn.Module, path: Path, sha256: str | None, fix: str) -
             )
         safe = path.suffix == ".safetensors"
         state = load(data) if safe else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        # Inception's classifier `fc` comes after the features.
-        kept = {name: tensor.float() for name, tensor in state.items() if not name.startswith("fc.")}
+        kept = {
+            name.removeprefix(part): tensor.float()
+            for name, tensor in state.items()
+            if name.startswith("fc.") == bool(part)
+        }
         network.load_state_dict(kept, assign=True)
     except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -71,6 +71,16 @@ class Inception(FeatureExtractor):
         fix = f"get {NAMES[0]} from {URL}, or give a copy you converted yourself as .safetensors"
         return network, load_weights(network, path, sha256, fix)
 
+    def classifier(self) -> Tensor | None:
+        """Return the weights of the classifier behind the features, `(1008, 2048)`; None if the file has none."""
+        with torch.device("meta"):
+            layer = nn.Linear(2048, 1008)
+        try:
+            load_weights(layer, find_weights(self.weights), None, "", "fc.")
+        except InputError:
+            return None
+        return layer.weight.detach()
+
     def features(self, images: Tensor) -> Tensor:
         features: Tensor = self.network(self.prepared(images)).flatten(1)
         return features

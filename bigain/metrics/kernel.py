@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from bigain.runs.schema import Estimate
 
 # Rows and columns of the kernel that are in memory at once.
 _TILE = 2048
+# From rows `(n, d)` and `(m, d)` to their kernel `(n, m)`.
+Kernel = Callable[[Array, Array], Array]
 
 
 class KernelDistance(Distance):
@@ -28,10 +30,17 @@ class KernelDistance(Distance):
         return {self.label("kid"): {**around(value, error, len(records)), "standard_error": error}}
 
 
-def kernel_leave_one_out(x: Features, y: Features) -> tuple[float, Array, Array]:
+def cubic(a: Array, b: Array) -> Array:
+    """Return the kernel of KID, `(a . b / d + 1)^3`, of all pairs of rows."""
+    base = a @ b.T / a.shape[1] + 1
+    kernel: Array = base * base * base
+    return kernel
+
+
+def kernel_leave_one_out(x: Features, y: Features, kernel: Kernel = cubic) -> tuple[float, Array, Array]:
     """Compute the kernel distance (KID; Binkowski et al., 2018) of two sets, and that without each of their images.
 
-    The unbiased squared maximum mean discrepancy under `(a . b / d + 1)^3`, over all pairs of images: 0 on average for
+    The unbiased squared maximum mean discrepancy under a kernel, over all pairs of images: 0 on average for
     two sets of one distribution at any size, so it can be negative. A pair of equal images within a set counts as any
     other pair.
 
@@ -44,6 +53,7 @@ def kernel_leave_one_out(x: Features, y: Features) -> tuple[float, Array, Array]
     Args:
         x: Features of one set. `(n_x, d)`.
         y: Features of the other. `(n_y, d)`.
+        kernel: That of KID by default.
 
     Returns:
         The distance, the distances without each image of `x`, `(n_x,)`, and without each image of `y`, `(n_y,)`.
@@ -54,8 +64,8 @@ def kernel_leave_one_out(x: Features, y: Features) -> tuple[float, Array, Array]
     n, m = len(x), len(y)
     if min(n, m) < 3:
         raise InputError(f"a kernel distance needs at least 3 images in each set, not {min(n, m)}")
-    in_x, in_y = np.add(*_kernel_sums(x, x)), np.add(*_kernel_sums(y, y))
-    x_to_y, y_to_x = _kernel_sums(x, y)
+    in_x, in_y = np.add(*_kernel_sums(x, x, kernel)), np.add(*_kernel_sums(y, y, kernel))
+    x_to_y, y_to_x = _kernel_sums(x, y, kernel)
     within_x, within_y, between = in_x.sum() / (n * (n - 1)), in_y.sum() / (m * (m - 1)), x_to_y.mean() / m
     without_x = (in_x.sum() - 2 * in_x) / ((n - 1) * (n - 2)) + within_y
     without_x -= 2 * (x_to_y.sum() - x_to_y) / ((n - 1) * m)
@@ -64,7 +74,7 @@ def kernel_leave_one_out(x: Features, y: Features) -> tuple[float, Array, Array]
     return float(within_x + within_y - 2 * between), without_x, without_y
 
 
-def _kernel_sums(x: Features, y: Features) -> tuple[Array, Array]:
+def _kernel_sums(x: Features, y: Features, kernel: Kernel) -> tuple[Array, Array]:
     """Return the kernel summed over `y` for each `x`, and over `x` for each `y`.
 
     If both are one set, every pair is computed once and no image meets itself; the two sums together are over the set.
@@ -73,11 +83,10 @@ def _kernel_sums(x: Features, y: Features) -> tuple[Array, Array]:
     for i in range(0, len(x), _TILE):
         rows = np.asarray(x[i : i + _TILE], np.float64)
         for j in range(i if y is x else 0, len(y), _TILE):
-            base = rows @ np.asarray(y[j : j + _TILE], np.float64).T / rows.shape[1] + 1
-            kernel = base * base * base
+            tile = kernel(rows, np.asarray(y[j : j + _TILE], np.float64))
             if y is x and i == j:
-                np.fill_diagonal(kernel, 0)
+                np.fill_diagonal(tile, 0)
             else:
-                of_y[j : j + _TILE] += kernel.sum(axis=0)
-            of_x[i : i + _TILE] += kernel.sum(axis=1)
+                of_y[j : j + _TILE] += tile.sum(axis=0)
+            of_x[i : i + _TILE] += tile.sum(axis=1)
     return of_x, of_y

@@ -20,7 +20,7 @@ from bigain.runs.results import Run
 from bigain.runs.schema import TASKS, Better
 
 _COSTS = ("gflops", "gflops_reduction", "seconds_per_batch_of_4", "acceleration")
-_FIDELITY = ("psnr", "ssim", "lpips")
+_FIDELITY = ("psnr", "ssim", "lpips", "dino_similarity")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ RESPONSE_VERSION = 1
 RESPONSE_FILE = "frequency_response.json"
 
 Task = Literal["classification", "generation"]
-Protocol = Literal["pytorch-fid", "torch-fidelity", "torchmetrics", "shapes-features"]
+Protocol = Literal["pytorch-fid", "torch-fidelity", "torchmetrics", "shapes-features", "dinov2", "clip"]
 LpipsNetwork = Literal["alex", "vgg", "squeeze"]
 Better = Literal["higher", "lower"]
 TASKS = get_args(Task)
@@ -34,6 +34,7 @@ class Estimate(TypedDict):
     high: float | None
     n: int
     standard_error: NotRequired[float]
+    standard_deviation: NotRequired[float]
     bias: NotRequired[float | None]
     unit: NotRequired[str]
     better: NotRequired[Better | None]

@@ -12,11 +12,12 @@ from tqdm import tqdm
 from bigain.data.class_space import ClassSpace
 from bigain.data.images import read_images
 from bigain.errors import InputError
-from bigain.metrics import Inception, ShapeFeatures
+from bigain.metrics import ClipFeatures, DinoV2, Inception, ShapeFeatures
 from bigain.metrics.base import Images, Metric, evaluate
 from bigain.metrics.clip_score import ClipScore
 from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.fidelity import Lpips, Psnr, Ssim
+from bigain.metrics.inception_score import InceptionScore
 from bigain.metrics.reference import ReferenceStatistics
 from bigain.runs.files import find_reference, sample_path
 from bigain.runs.logs import read_records
@@ -27,16 +28,17 @@ from bigain.tasks.contact_sheet import write_contact_sheet
 from bigain.tasks.measuring import Measuring, distances
 
 _BATCH = 32
-_FIDELITY = ("psnr", "ssim", "lpips")
+_FIDELITY = ("psnr", "ssim", "lpips", "dino_similarity")
 # What two runs must share for their images to start from the same noise.
 _SAMPLING = ("scheduler", "scheduler_options", "steps", "guidance", "seed", "images")
 
 
-def update_clip_score(run: Path, results: Results, clip_model: str) -> None:
-    """Replace the similarity of images and prompts."""
-    results["metrics"].update(_measured(run, [ClipScore(clip_model)]))
-    results["clip_score_missing"] = None
-    results["protocol"]["clip_model"] = clip_model
+def update_metric(run: Path, results: Results, metric: Metric) -> None:
+    """Replace a metric of single images, such as the similarity of images and prompts."""
+    results["metrics"].update(_measured(run, [metric]))
+    results[f"{metric.name}_missing"] = None  # type: ignore[literal-required]
+    if isinstance(metric, ClipScore) and metric.name == ClipScore.name:
+        results["protocol"]["clip_model"] = str(metric.folder)
 
 
 def add_baseline(run: Path, baseline: Path) -> None:
@@ -68,7 +70,7 @@ def update_distances(
         extractor = extractor_of(protocol, weights)  # type: ignore[arg-type]
         extractor.load()
         statistics = ReferenceStatistics.load(path, protocol, extractor.dimension, extractor.digest())
-        estimates = _measured(run, distances(statistics), extractor)
+        estimates = _measured(run, [*distances(statistics), InceptionScore(extractor)], extractor)
     elif weights:
         raise InputError(f"{run} has features of {protocol}, which --weights does not fit; give --protocol, too")
     else:
@@ -76,12 +78,19 @@ def update_distances(
         statistics = ReferenceStatistics.load(path, protocol)
         estimates = _estimates(distances(statistics), _logged(run, results))
     results["metrics"].update(estimates)
+    described = {"reference_file": reference, "reference": statistics.described()}
+    if settings["extractor"] in (None, protocol) or results.get("distance_missing"):
+        settings |= {"extractor": protocol, **described}
+    else:
+        # The log has features of the run's own extractor, which comparisons use.
+        settings["further_references"] = {**settings.get("further_references", {}), protocol: described}
     results["distance_missing"] = None
-    settings |= {"extractor": protocol, "reference_file": reference, "reference": statistics.described()}
 
 
-def update_fidelity(run: Path, results: Results, other: Path, network: LpipsNetwork | None = None) -> None:
-    """Replace the fidelity metrics, and the name of the run that they compare with."""
+def update_fidelity(
+    run: Path, results: Results, other: Path, network: LpipsNetwork | None = None, further: Sequence[Metric] = ()
+) -> None:
+    """Replace the fidelity metrics, `further` ones included, and the name of the run that they compare with."""
     theirs = read_generation(other)
     if other.samefile(run):
         raise InputError(f"{run} is compared with itself; give a run over the same items, usually without compression")
@@ -94,7 +103,7 @@ def update_fidelity(run: Path, results: Results, other: Path, network: LpipsNetw
             )
     lpips = Lpips(network or "alex")
     perceptual = [lpips] if network is not None or lpips.unavailable() is None else []
-    estimates = _measured(run, [Psnr(), Ssim(), *perceptual], other=other)
+    estimates = _measured(run, [Psnr(), Ssim(), *perceptual, *further], other=other)
     kept = {name: value for name, value in results["metrics"].items() if not name.startswith(_FIDELITY)}
     results["metrics"] = {**kept, **estimates}
     # Of equal images there is no ratio of signal to noise.
@@ -189,5 +198,9 @@ def _image_paths(run: Path) -> dict[str, Path]:
 
 
 def extractor_of(protocol: Protocol, weights: str | None) -> FeatureExtractor:
-    """Return the extractor of a protocol, not loaded; `weights` are those of an Inception network."""
-    return ShapeFeatures() if protocol == "shapes-features" else Inception(protocol, weights)
+    """Return the extractor of a protocol, not loaded; `weights` are a file of Inception's or a folder of the others."""
+    if protocol == "shapes-features":
+        return ShapeFeatures()
+    if protocol == "dinov2":
+        return DinoV2(weights)
+    return ClipFeatures(weights) if protocol == "clip" else Inception(protocol, weights)

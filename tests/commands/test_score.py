@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import save_clip
+from models import save_clip, save_dino
 from PIL import Image
 from program import message_of, program_in
 from safetensors.torch import save_file
@@ -139,6 +139,28 @@ def test_clip_score_of_a_run_and_during_a_run(capsys, tmp_path):
     assert main(["score", "later", "--clip-model", clip]) == 0
     assert results("later")["clip_score_missing"] is None
     assert results("later")["metrics"]["clip_score[tiny-clip]"] == stored
+
+
+def test_metrics_by_name_and_distances_of_a_second_protocol(capsys, tmp_path):
+    dino, clip, before = str(save_dino(tmp_path / "dino")), str(save_clip(tmp_path / "tiny")), results("scored")
+    similarity = ["--metric", "DinoSimilarity", "--metric.weights", dino]
+    assert "add --against OTHER" in refused(capsys, "scored", *similarity)
+    assert main(["score", "scored", "--against", "plain", *similarity]) == 0
+    assert main(["score", "scored", "--metric", "PickScore", "--metric.folder", clip]) == 0
+    assert "hf download facebook/dinov2-large" in refused(capsys, "scored", "--protocol", "dinov2")
+    assert main(["reference", "plain/samples", "dino.npz", "--protocol", "dinov2", "--weights", dino]) == 0
+    assert main(["score", "scored", "--protocol", "dinov2", "--weights", dino, "--reference", "dino.npz"]) == 0
+    after = results("scored")
+    new = {name.partition("[")[0] for name in after["metrics"].keys() - before["metrics"].keys()}
+    assert {"psnr", "ssim", "dino_similarity", "pick_score", "frechet", "kid"} <= new
+    (similar,) = [value for name, value in after["metrics"].items() if name.startswith("dino_similarity[dinov2-")]
+    assert -1 <= similar["low"] < similar["value"] < similar["high"] < 1
+    # The log and what compares it keep the run's own extractor.
+    assert after["protocol"]["extractor"] == before["protocol"]["extractor"] == "shapes-features"
+    assert after["protocol"]["reference"] == before["protocol"]["reference"]
+    second = after["protocol"]["further_references"]["dinov2"]
+    assert (second["reference_file"], second["reference"]["n"]) == ("dino.npz", 4)
+    assert len(second["reference"]["sha256"]) == 64
 
 
 def test_a_clip_score_is_of_all_images(capsys, tmp_path):

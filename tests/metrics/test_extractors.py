@@ -98,6 +98,14 @@ def test_constructing_reads_nothing_and_weights_load_once(weights):
     assert extractor.network is network
 
 
+def test_the_classifier_of_the_inception_score_is_in_the_same_file(tmp_path, monkeypatch):
+    state = {"fc.weight": torch.rand(1008, 2048), "fc.bias": torch.zeros(1008), "other": torch.zeros(1)}
+    save_file(state, tmp_path / "all.safetensors")
+    torch.testing.assert_close(Inception(weights=str(tmp_path / "all.safetensors")).classifier(), state["fc.weight"])
+    save_file({"other": torch.zeros(1)}, tmp_path / "features.safetensors")
+    assert Inception(weights=str(tmp_path / "features.safetensors")).classifier() is None
+
+
 def test_absent_weights_are_described(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.delenv(inception.VARIABLE, raising=False)

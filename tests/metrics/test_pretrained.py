@@ -1,0 +1,163 @@
+"""DINOv2, CLIP, CMMD, PickScore and the Inception score, on tiny folders of the true format, computed independently."""
+
+import hashlib
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from models import save_clip, save_dino
+from PIL import Image
+from torch_fidelity.metric_isc import isc_features_to_metric
+from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel, Dinov2Model
+
+from bigain.data.class_space import ClassSpace
+from bigain.errors import InputError
+from bigain.metrics import ClipFeatures, DinoSimilarity, DinoV2, Images, Inception, PickScore
+from bigain.metrics.base import evaluate, jackknife_error
+from bigain.metrics.cmmd import cmmd_leave_one_out
+from bigain.metrics.inception_score import InceptionScore
+from bigain.metrics.reference import Moments, ReferenceStatistics
+from bigain.runs.records import SampleRecord
+from bigain.tasks.measuring import distances
+
+NO_CLASSES = ClassSpace((), (), None)
+
+
+@pytest.fixture(scope="module")
+def dino(tmp_path_factory):
+    return save_dino(tmp_path_factory.mktemp("dino"))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return save_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Noise, neither square nor of a size that any network takes."""
+    return torch.randint(256, (3, 3, 90, 300), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+
+def records_of(features):
+    return [SampleRecord(f"{i:04}", [], "", 0.0, row) for i, row in enumerate(features)]
+
+
+def resized(image, side, mean, deviation):
+    """Pillow's bicubic resize of every channel in floating point."""
+    channels = [Image.fromarray(channel.numpy().astype(np.float32)) for channel in image]
+    x = np.stack([np.asarray(channel.resize((side, side), Image.Resampling.BICUBIC)) for channel in channels])
+    x = (x / 255).clip(0, 1)
+    return torch.from_numpy((x - np.array(mean)[:, None, None]) / np.array(deviation)[:, None, None]).float()[None]
+
+
+def test_dino_features_are_the_class_token_at_224(dino, images):
+    extractor, model = DinoV2(str(dino)), Dinov2Model.from_pretrained(dino).eval()
+    features = extractor(images)
+    assert (extractor.dimension, features.dtype) == (24, torch.float32)
+    assert extractor.digest() == hashlib.sha256((dino / "model.safetensors").read_bytes()).hexdigest()
+    for image, row in zip(images, features, strict=True):
+        with torch.no_grad():
+            x = resized(image, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+            expected = model(pixel_values=x).last_hidden_state[0, 0]
+        torch.testing.assert_close(row, expected, rtol=1e-3, atol=1e-3)
+    assert (features[0] - features[1]).abs().max() > 0.1
+
+
+def test_clip_features_have_unit_length_at_the_models_size(clip, images):
+    model, processor = CLIPModel.from_pretrained(clip).eval(), CLIPImageProcessor.from_pretrained(clip)
+    features = ClipFeatures(str(clip))(images)
+    for image, row in zip(images, features, strict=True):
+        with torch.no_grad():
+            x = resized(image, 32, processor.image_mean, processor.image_std)
+            embedding = model.visual_projection(model.vision_model(pixel_values=x).pooler_output)[0]
+        torch.testing.assert_close(row, embedding / embedding.norm(), rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="expected uint8"):
+        ClipFeatures(str(clip))(images.float())
+
+
+def test_similarity_is_the_cosine_of_the_features(dino, images):
+    metric, extractor = DinoSimilarity(str(dino)), DinoV2(str(dino))
+    others = images.flip(3)
+    a, b = extractor(images).double(), extractor(others).double()
+    expected = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+    torch.testing.assert_close(metric.measure(Images(images, (), others)).double(), expected, rtol=1e-4, atol=1e-5)
+    assert expected.max() < 0.999
+    torch.testing.assert_close(metric.measure(Images(images, (), images)), torch.ones(3))
+    assert metric.label == f"dino_similarity[dinov2-{extractor.digest()[:8]}]"
+    with pytest.raises(InputError, match="--against OTHER"):
+        metric.measure(Images(images))
+
+
+def test_cmmd_is_the_mean_of_its_kernel_over_pairs():
+    draw = np.random.default_rng(0)
+    x, y = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (draw.normal(size=(9, 6)), draw.normal(size=(7, 6))))
+
+    def kernel(a, b):
+        return np.exp(-sum((p - q) ** 2 for p, q in zip(a, b, strict=True)) / 200)
+
+    def cmmd(x, y):
+        within = [np.mean([kernel(a, b) for i, a in enumerate(s) for j, b in enumerate(s) if i != j]) for s in (x, y)]
+        return 1000 * (sum(within) - 2 * np.mean([kernel(a, b) for a in x for b in y]))
+
+    value, without_x, without_y = cmmd_leave_one_out(x, y)
+    assert value == pytest.approx(cmmd(x, y), abs=1e-9)
+    assert without_x[2] == pytest.approx(cmmd(np.delete(x, 2, 0), y), abs=1e-9)
+    assert without_y[-1] == pytest.approx(cmmd(x, y[:-1]), abs=1e-9)
+    for protocol in ("clip", "dinov2"):
+        reference = ReferenceStatistics(Moments.of([y]), protocol, features=y.astype(np.float32))
+        found, _ = evaluate(distances(reference), records_of(x), NO_CLASSES)
+        assert ("cmmd[clip]" in found) == (protocol == "clip")
+        assert f"frechet[{protocol}]" in found
+        if protocol == "clip":
+            assert found["cmmd[clip]"]["value"] == pytest.approx(value, abs=1e-3)
+            assert found["cmmd[clip]"]["standard_error"] == pytest.approx(jackknife_error(without_x), abs=1e-3)
+
+
+def test_pick_score_is_the_models_logit(clip, images):
+    prompts = ["a red square", "a circle", "a blue triangle " * 30]
+    tokens = AutoTokenizer.from_pretrained(clip)(
+        prompts, padding="max_length", truncation=True, max_length=16, return_tensors="pt"
+    )
+    pixels = CLIPImageProcessor.from_pretrained(clip)(images=list(images), return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        expected = CLIPModel.from_pretrained(clip).eval()(**tokens, pixel_values=pixels).logits_per_text.diag()
+    metric = PickScore(str(clip))
+    torch.testing.assert_close(metric.measure(Images(images, prompts)), expected, rtol=1e-4, atol=1e-4)
+    # Not cut at 0, as the CLIP score is.
+    assert expected.min() < 0 < expected.abs().min()
+    assert metric.label == f"pick_score[{clip.name}-{metric.digest()[:8]}]"
+
+
+@pytest.mark.parametrize("n", [20, 57])
+def test_inception_score_is_torch_fidelitys(n, monkeypatch):
+    draw = np.random.default_rng(3)
+    features, classifier = draw.normal(size=(n, 12)).astype(np.float32), draw.normal(size=(30, 12)).astype(np.float32)
+    extractor = Inception("pytorch-fid", "unused")
+    monkeypatch.setattr(extractor, "classifier", lambda: torch.from_numpy(classifier))
+    logits = torch.from_numpy(features.astype(np.float64) @ classifier.T)
+    parts = [isc_features_to_metric(logits[i::10], splits=1, shuffle=False)["inception_score_mean"] for i in range(10)]
+    found = InceptionScore(extractor).estimates(records_of(features), NO_CLASSES)["inception_score[pytorch-fid]"]
+    assert found["value"] == pytest.approx(np.mean(parts), rel=1e-6)
+    assert found["standard_deviation"] == pytest.approx(np.std(parts, ddof=1), rel=1e-5)
+    assert found["low"] < found["value"] < found["high"]
+    assert InceptionScore(extractor).estimates(records_of(features[:19]), NO_CLASSES) == {}
+    assert InceptionScore(DinoV2()).estimates(records_of(features), NO_CLASSES) == {}
+
+
+def test_what_is_missing_and_what_to_fetch(dino, clip, tmp_path):
+    for extractor in (DinoV2, ClipFeatures):
+        fetch = f"hf download {extractor.published} --local-dir FOLDER"
+        for folder in (None, str(tmp_path / "nowhere")):
+            with pytest.raises(InputError, match="config.json does not exist" if folder else "as `weights`") as error:
+                extractor(folder).load()
+            assert fetch in str(error.value)
+    assert "yuvalkirstain/PickScore_v1" in PickScore(str(tmp_path / "nowhere")).unavailable()
+    assert "facebook/dinov2-large" in DinoSimilarity(str(tmp_path / "nowhere")).unavailable()
+    # The weights of another model would leave all of its own random.
+    mixed = tmp_path / "mixed"
+    shutil.copytree(dino, mixed)
+    shutil.copy(clip / "model.safetensors", mixed)
+    with pytest.raises(InputError, match=r"mixed lacks \d+ weights"):
+        DinoV2(str(mixed)).load()
