@@ -38,12 +38,15 @@ class RowKeys:
         classes: Class of each row, for computations that depend on it deliberately. `(b,)`, int64.
         sharing: Groups of rows that differ only in their condition; their keys must be equal.
         zero: Whether all rows are at timestep 0.
+        timestep: A timestep, in 0..999, at which compressors do what they do for all of these rows: see
+            `Compressor.shared_value`; None if that is the same at all timesteps.
     """
 
     keys: Tensor
     classes: Tensor | None = None
     sharing: Sharing | None = None
     zero: bool = False
+    timestep: int | None = None
 
 
 _row_keys: ContextVar[RowKeys | None] = ContextVar("bigain_row_keys", default=None)
@@ -51,10 +54,14 @@ _row_keys: ContextVar[RowKeys | None] = ContextVar("bigain_row_keys", default=No
 
 @contextmanager
 def row_keys(
-    keys: Tensor, classes: Tensor | None = None, sharing: Sharing | None = None, zero: bool = False
+    keys: Tensor,
+    classes: Tensor | None = None,
+    sharing: Sharing | None = None,
+    zero: bool = False,
+    timestep: int | None = None,
 ) -> Iterator[None]:
     """Set the identity of the rows of denoiser forwards inside this block: see `RowKeys`."""
-    token = _row_keys.set(RowKeys(keys, classes, sharing, zero))
+    token = _row_keys.set(RowKeys(keys, classes, sharing, zero, timestep))
     try:
         yield
     finally:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,15 +18,19 @@ from torch import Tensor, nn
 
 from bigain.backbones.compilation import forget_compiled
 from bigain.backbones.cuda_graphs import watch_for
-from bigain.backbones.forward import ForwardContext
+from bigain.backbones.forward import ForwardContext, rows_now
 from bigain.backbones.marks import mark
 from bigain.backbones.sites import Layout, Site, layout_of
 from bigain.compressors.where import Where
+from bigain.diffusion.trials import TIMESTEPS
 from bigain.errors import InputError
 from bigain.tokens.grid import Grid
 from bigain.tokens.matching import MergePlan
 
 ContextGetter = Callable[[], ForwardContext]
+
+# Values of a compressor over the timesteps. Each is counted, and a CUDA graph may be recorded for each.
+_MOST_VALUES = 50
 
 # The compressor installed on each block, across all callers; entries vanish with the hooks.
 _owners: WeakKeyDictionary[nn.Module, Compressor] = WeakKeyDictionary()
@@ -88,16 +93,22 @@ class Compressor(Callback, ABC):
 
     Attributes:
         where: Selected sites; by default every stride-1 block.
+        during: First and last timestep, in 0..999 with more noise at higher ones, of the forwards that are compressed;
+            null for all.
         onlookers: Notified of every decision and every compressed module. An empty list costs nothing.
         pads: Whether merged sequences keep their length, padded, since the data decide how many tokens leave.
     """
 
     where: Where
+    during: tuple[int, int] | None
     onlookers: list[Onlooker]
     pads: bool = False
 
-    def __init__(self, where: Where = Where()) -> None:  # noqa: B008 - frozen
+    def __init__(self, where: Where = Where(), during: Sequence[int] | None = None) -> None:  # noqa: B008 - frozen
         self.where = where
+        if during is not None and (len(during) != 2 or not 0 <= during[0] <= during[1] < TIMESTEPS):
+            raise InputError(f"during must be the first and the last timestep, such as [0, 499], not {list(during)}")
+        self.during = None if during is None else (during[0], during[1])
         self.onlookers = []
         self._installed = ExitStack()
 
@@ -108,6 +119,49 @@ class Compressor(Callback, ABC):
     @abstractmethod
     def tokens_out(self, site: Site, latent: Grid) -> int:
         """Return the number of tokens (of a merged sequence, or keys) left at a site for a latent size."""
+
+    def shared_value(self, timestep: int) -> Hashable:
+        """Return what all rows of a forward must have in common, by timestep in 0..999; false if it is not compressed.
+
+        Tasks cut their forwards by it, costs are counted once for each value, and hooks read it with `value_in`. The
+        default is whether the timestep is one of `during`.
+        """
+        return self.during is None or self.during[0] <= timestep <= self.during[1]
+
+    @cached_property
+    def shared_values(self) -> tuple[Hashable, ...]:
+        """`shared_value` of all timesteps; one value if they are equal.
+
+        Raises:
+            InputError: If there are too many.
+        """
+        values = tuple(map(self.shared_value, range(TIMESTEPS)))
+        if (different := len(set(values))) > _MOST_VALUES:
+            raise InputError(
+                f"{type(self).__name__} has {different} different values over the timesteps; a forward has one, so at "
+                f"most {_MOST_VALUES} are possible: use a schedule of steps"
+            )
+        return values if different > 1 else values[:1]
+
+    def value_in(self, context: ForwardContext) -> Any:
+        """Return the value that the rows of a forward share. On the meta device, without `row_keys`: the largest.
+
+        Raises:
+            InputError: If its rows do not share one.
+        """
+        if len(self.shared_values) == 1:
+            return self.shared_values[0]
+        if (named := rows_now()) is not None and named.timestep is not None:
+            return self.shared_values[named.timestep]
+        if context.timesteps.is_meta:
+            return max(self.shared_values)  # type: ignore[type-var]
+        values = {self.shared_values[step] for step in nearest_timesteps(context.timesteps)}
+        if len(values) > 1:
+            raise InputError(
+                f"{type(self).__name__} treats the rows of a forward alike, but has {len(values)} values for the "
+                f"timesteps of this one; give each forward timesteps of one value"
+            )
+        return values.pop()
 
     def sites_of(self, denoiser: nn.Module) -> tuple[Site, ...]:
         """Return the sites of a network that this compressor acts on."""
@@ -172,6 +226,8 @@ class Compressor(Callback, ABC):
         """
         layout = layout_of(denoiser)
         sites = self.where.select(layout)
+        # Too many are refused here.
+        len(self.shared_values)
         forget_compiled()
         with ExitStack() as undo:
             undo.callback(forget_compiled)
@@ -207,6 +263,28 @@ class Compressor(Callback, ABC):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         # Lightning calls this instead of teardown.
         self._installed.close()
+
+
+def nearest_timesteps(timesteps: Tensor) -> list[int]:
+    """Return the nearest timestep in 0..999 of each row, on the host. `(b,)`."""
+    steps: list[int] = timesteps.round().clamp(0, TIMESTEPS - 1).int().tolist()
+    return steps
+
+
+def installed_on(denoiser: nn.Module) -> list[Compressor]:
+    """Return the compressors installed on a network."""
+    owners = (_owners.get(site.block) for site in layout_of(denoiser).sites)
+    return list(dict.fromkeys(owner for owner in owners if owner is not None))
+
+
+def first_timesteps(compressors: Iterable[Compressor]) -> Sequence[int] | None:
+    """Return for each timestep the first at which compressors do the same; None if they do so at all timesteps.
+
+    A forward may have rows of one of these.
+    """
+    varying = [compressor.shared_values for compressor in compressors if len(compressor.shared_values) > 1]
+    first: dict[Any, int] = {}
+    return [first.setdefault(values, step) for step, values in enumerate(zip(*varying, strict=True))] or None
 
 
 def constructor_parameters(kind: type) -> dict[str, inspect.Parameter]:

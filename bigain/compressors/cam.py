@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from torch import Tensor
 
 from bigain.backbones.forward import ForwardContext
@@ -24,16 +26,19 @@ class CAM(TokenMerger):
         """Wrap a merger.
 
         Args:
-            inner: Any merger; its `where`, `modules`, `metric` and `seed` apply.
+            inner: Any merger; its `where`, `modules`, `metric`, `during` and `seed` apply.
 
         Raises:
             InputError: If it is not a merger.
         """
         if not isinstance(inner, TokenMerger):
             raise InputError(f"CAM caches the plans of a merger, such as LGTM, not of {type(inner).__name__}")
-        super().__init__(inner.where, inner.modules, inner.metric, inner.position)
+        super().__init__(inner.where, inner.modules, inner.metric, inner.position, inner.during)
         self.inner = inner
         self.pads = inner.pads
+
+    def shared_value(self, timestep: int) -> Hashable:
+        return self.inner.shared_value(timestep)
 
     @property
     def depends_on_class(self) -> bool:

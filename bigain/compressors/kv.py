@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -33,10 +34,16 @@ class KVDownsampler(Compressor):
     Attributes:
         skip_zero: Leave forwards of a generation at timestep 0 uncompressed, as the paper's release does on Stable
             Diffusion.
+        during: See the base class.
     """
 
-    def __init__(self, where: Where = Where(), skip_zero: bool = False) -> None:  # noqa: B008 - frozen
-        super().__init__(where)
+    def __init__(
+        self,
+        where: Where = Where(),  # noqa: B008 - frozen
+        skip_zero: bool = False,
+        during: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(where, during)
         self.skip_zero = skip_zero
 
     @abstractmethod
@@ -101,7 +108,7 @@ class KVDownsampler(Compressor):
 
         def shorten_keys(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             forward = context()
-            if self.skip_zero and forward.at_zero:
+            if (self.skip_zero and forward.at_zero) or not self.value_in(forward):
                 return None
             _refuse_unsuitable(module, site)
             if kwargs.get("attention_mask") is not None:
@@ -134,6 +141,8 @@ class KVDownsampler(Compressor):
             if kwargs.get("attention_mask") is not None:
                 raise InputError(f"{site.name} is called with an attention mask, which does not fit downsampled keys")
             forward = context()
+            if not self.value_in(forward):
+                return None
             n = site.grid(forward.latent).n
             _, x = site.split(args[0] if args else kwargs["hidden_states"], n)
             with without_autocast(x), mark("matching"):
@@ -150,13 +159,17 @@ class KVDownsampler(Compressor):
             kwargs, forward.cache[rotary_key] = take_rotary(kwargs, site, n, lambda table: table)
             return args, kwargs
 
-        def project_fewer(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            x, keys = context().cache[key]
+        def project_fewer(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            if (shortened := context().cache.get(key)) is None:
+                return None
+            x, keys = shortened
             return (join(site.split(args[0], x.shape[1])[0], keys), *args[1:])
 
-        def shorten_keys(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        def shorten_keys(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
             forward = context()
-            x, _ = forward.cache[key]
+            if (shortened := forward.cache.get(key)) is None:
+                return None
+            x, _ = shortened
             text, states = site.split(output.transpose(1, site.token_dim), x.shape[1])
             with without_autocast(x), mark("matching"):
                 short = self.shorten(states.flatten(2), x, site, forward).unflatten(2, states.shape[2:])

@@ -39,6 +39,7 @@ class TokenMerger(Compressor):
             or `attn_input` (after it; default on a DiT); null is the network's default.
         position: Where rotary embeddings place a merged row: at its `destination`, the token that stays, or at the
             `mean` of the positions of its tokens. Text tokens are never merged.
+        during: See the base class.
     """
 
     def __init__(
@@ -47,8 +48,9 @@ class TokenMerger(Compressor):
         modules: Sequence[Module] = ("self_attn",),
         metric: Metric | None = None,
         position: Position = "destination",
+        during: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(where)
+        super().__init__(where, during)
         unknown = [module for module in modules if module not in get_args(Module)]
         if unknown or not modules or len(set(modules)) < len(modules):
             raise InputError(f"modules must be distinct names of {', '.join(get_args(Module))}, not {list(modules)}")
@@ -99,6 +101,8 @@ class TokenMerger(Compressor):
 
         def plan_on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x, forward = args[0] if args else kwargs["hidden_states"], context()
+            if not self.value_in(forward):
+                return
             if module is not site.block:
                 _, x = site.split(x, site.grid(forward.latent).n)
             with without_autocast(x), mark("matching"):
@@ -106,10 +110,12 @@ class TokenMerger(Compressor):
                 self.show_decision(site, x, plan, forward)
 
         def merge(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            forward = context()
+            plan: MergePlan | None = forward.cache.get(key)
+            if plan is None:
+                return None
             if kwargs.get("attention_mask") is not None and targets[module] == "self_attn":
                 raise InputError(f"{site.name} is called with an attention mask, which does not fit merged tokens")
-            forward = context()
-            plan: MergePlan = forward.cache[key]
             grid = site.grid(forward.latent)
             text, x = site.split(args[0] if args else kwargs["hidden_states"], grid.n)
             with mark("merging"):
@@ -126,7 +132,9 @@ class TokenMerger(Compressor):
             return ((tokens, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": tokens})
 
         def unmerge(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            plan: MergePlan = context().cache[key]
+            plan: MergePlan | None = context().cache.get(key)
+            if plan is None:
+                return None
             # Joint attentions return the image tokens, then those of the text.
             first = output[0] if isinstance(output, tuple) else output
             with mark("merging"):

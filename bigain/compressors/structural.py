@@ -17,7 +17,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from bigain.backbones.forward import ForwardContext
 from bigain.backbones.sites import Layout, Module, Site
 from bigain.compressors.base import Compressor, ContextGetter
 from bigain.compressors.where import Where
@@ -90,19 +89,6 @@ class StructuralPruner(Compressor):
     def shared_value(self, timestep: int) -> int:
         """Return the stage of a timestep: rows of a forward share it."""
         return bisect_right(self.boundaries, timestep)
-
-    def value_in(self, context: ForwardContext) -> int:
-        """Return the stage of a forward; on the meta device the last.
-
-        Raises:
-            InputError: If its rows are of several stages.
-        """
-        if context.timesteps.is_meta:
-            return len(self.boundaries)
-        stages = {self.shared_value(step) for step in context.timesteps.round().int().tolist()}
-        if len(stages) > 1:
-            raise InputError(f"{type(self).__name__} needs forwards whose timesteps are of one stage")
-        return stages.pop()
 
     def tokens_out(self, site: Site, latent: Grid) -> int:
         return site.grid(latent).n

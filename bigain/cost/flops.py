@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -15,10 +16,12 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
 from bigain.backbones.base import Backbone
+from bigain.backbones.forward import row_keys
 from bigain.backbones.geometry import without_weights
 from bigain.backbones.marks import PHASES, Mark, marks_reported_to
 from bigain.backbones.sites import layout_of
-from bigain.compressors.base import Compressor, own
+from bigain.compressors.base import Compressor, first_timesteps, own
+from bigain.diffusion.trials import TIMESTEPS
 
 Category = Literal[
     "self_attention", "projections", "cross_attention", "mlp", "convolution", "matching", "scoring"
@@ -64,8 +67,9 @@ def flops_per_evaluation(
     latent: tuple[int, int, int],
     condition: torch.Tensor,
     compressors: Sequence[Compressor] = (),
+    evaluations: Mapping[int, int] | None = None,
 ) -> tuple[Flops, Flops]:
-    """Return the FLOPs of one denoiser row with compressors and without.
+    """Return the FLOPs of one denoiser row with compressors and without, the mean over all evaluations.
 
     Both are counted on a copy without weights, built from the denoiser's configuration: no attention kernel hides
     FLOPs from the count there, and the network itself is not touched.
@@ -75,43 +79,81 @@ def flops_per_evaluation(
         latent: (channels, height, width).
         condition: One row of its conditions. `(1, ...)`.
         compressors: On disjoint sites.
+        evaluations: See `mean_flops`.
 
     Raises:
         InputError: If a compressor cannot work on this network and latent.
     """
     twin = without_weights(backbone)
-    return _counted_once(twin, latent, condition, compressors), _counted_once(twin, latent, condition, ())
+    compressed = mean_flops(
+        lambda timestep: _counted_once(twin, latent, condition, compressors, timestep), compressors, evaluations
+    )
+    return compressed, _counted_once(twin, latent, condition, (), None)
+
+
+def mean_flops(
+    count: Callable[[int | None], Flops],
+    compressors: Sequence[Compressor],
+    evaluations: Mapping[int, int] | None = None,
+) -> Flops:
+    """Return the mean FLOPs of evaluations with compressors that need not do the same at all timesteps.
+
+    Args:
+        count: Counts at a timestep; None if it does not matter.
+        compressors: Installed together.
+        evaluations: Number of evaluations by timestep, in 0..999; None or none: one at each.
+    """
+    if (first := first_timesteps(compressors)) is None:
+        return count(None)
+    rows: Counter[int] = Counter()
+    for timestep, number in (evaluations or dict.fromkeys(range(TIMESTEPS), 1)).items():
+        rows[first[timestep]] += number
+    parts = [(number, count(timestep)) for timestep, number in sorted(rows.items())]
+
+    def mean(of: Callable[[Flops], Mapping[Any, int]]) -> dict[Any, int]:
+        names = dict.fromkeys(name for _, flops in parts for name in of(flops))
+        return {name: round(sum(n * of(flops).get(name, 0) for n, flops in parts) / rows.total()) for name in names}
+
+    return Flops(mean(lambda flops: flops.by_category), mean(lambda flops: flops.by_operation))
 
 
 def _counted_once(
-    twin: Backbone, latent: tuple[int, int, int], condition: torch.Tensor, compressors: Sequence[Compressor]
+    twin: Backbone,
+    latent: tuple[int, int, int],
+    condition: torch.Tensor,
+    compressors: Sequence[Compressor],
+    timestep: int | None,
 ) -> Flops:
     """Count a network on the meta device, once per process, configuration and settings of compressors."""
     network = (type(twin), type(twin.denoiser), sorted(twin.denoiser.config.items()))
     # A description has the name of a function only.
     functions = [[repr(value) for value in c.settings().values() if callable(value)] for c in compressors]
     methods = [(type(c), repr((c.description(), f))) for c, f in zip(compressors, functions, strict=True)]
-    key = (repr((*network, latent, condition.shape, condition.dtype)), *methods)
+    key = (repr((*network, latent, condition.shape, condition.dtype, timestep)), *methods)
     if key not in _counted:
         with ExitStack() as installed:
             for compressor in compressors:
                 installed.enter_context(compressor.install(twin.denoiser))
-            _counted[key] = count_flops(twin, latent, condition)
+            _counted[key] = count_flops(twin, latent, condition, timestep)
     return _counted[key]
 
 
 # As the only process of a run: without inference mode, torch takes other operations for the same products.
 @torch.inference_mode()
-def count_flops(backbone: Backbone, latent: tuple[int, int, int], condition: torch.Tensor) -> Flops:
+def count_flops(
+    backbone: Backbone, latent: tuple[int, int, int], condition: torch.Tensor, timestep: int | None = None
+) -> Flops:
     """Count one denoiser row with the hooks that are installed now.
 
     Args:
         backbone: Its denoiser is on the meta device.
         latent: (channels, height, width).
         condition: One row of its conditions, on any device. `(1, ...)`.
+        timestep: In 0..999, where compressors do not do the same at all of them.
     """
     noisy = torch.empty(1, *latent, device="meta")
     timesteps = torch.full((1,), 500, device="meta")
+    named = nullcontext() if timestep is None else row_keys(timesteps, timestep=timestep)
     with FlopCounterMode(display=False) as counter, ExitStack() as undo:
         ledger = _Ledger(counter)
         # Not all MLPs are of one class.
@@ -120,6 +162,7 @@ def count_flops(backbone: Backbone, latent: tuple[int, int, int], condition: tor
             own(module.register_forward_pre_hook(ledger.opening(category)), undo)
             own(module.register_forward_hook(ledger.close, always_call=True), undo)
         undo.enter_context(marks_reported_to(ledger.spending))
+        undo.enter_context(named)
         backbone.predict(noisy, timesteps, condition.to("meta"))
         ledger.settle()
     by_operation = {str(operation): int(flops) for operation, flops in counter.get_flop_counts()["Global"].items()}

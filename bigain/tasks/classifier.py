@@ -332,6 +332,21 @@ class DiffusionClassifier(BackboneModule):
         Returns:
             `(p, s)`, float32; with `bands` `(p, s, 2 + bands)`, each error before its parts.
         """
+        alike = self.timesteps_alike(timesteps)
+        if alike is None:
+            return self._errors_alike(latents, keys, timesteps, labels)
+        groups = {step: [i for i, other in enumerate(alike) if other == step] for step in sorted(set(alike))}
+        pairs = [torch.tensor(group, device=labels.device) for group in groups.values()]
+        parts = [
+            self._errors_alike(latents[pair], keys[pair], timesteps[pair], labels[pair], step)
+            for step, pair in zip(groups, pairs, strict=True)
+        ]
+        return torch.cat(parts)[torch.cat(pairs).argsort()]
+
+    def _errors_alike(
+        self, latents: Tensor, keys: Tensor, timesteps: Tensor, labels: Tensor, alike: int | None = None
+    ) -> Tensor:
+        """Compute the errors of pairs whose rows may share a forward: `alike` is the timestep of `row_keys`."""
         classes, labels_of, parametrisation = labels.shape[1], labels.flatten(), self.backbone.parametrisation
 
         def compute(rows: Tensor, first: int, last: int) -> Tensor:
@@ -343,7 +358,7 @@ class DiffusionClassifier(BackboneModule):
             noisy = parametrisation.add_noise(x, noise, t)
             truth = parametrisation.target(self.target, x, noise, t)
             sharing = pair_sharing(len(rows), first, last, classes, rows.device) if self.share else None
-            with row_keys(key[pair], label, sharing):
+            with row_keys(key[pair], label, sharing, timestep=alike):
                 predicted = self.backbone.predict_target(noisy[pair], t[pair], self.conditions[label], self.target)
             error = prediction_error(predicted, truth[pair], self.loss)
             if self.bands is None:

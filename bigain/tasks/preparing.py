@@ -13,6 +13,7 @@ from bigain.backbones.base import Backbone
 from bigain.backbones.compilation import compile_denoiser
 from bigain.backbones.cuda_graphs import use_graphs
 from bigain.backbones.sharing import end_sharing, share
+from bigain.compressors.base import first_timesteps, installed_on, nearest_timesteps
 from bigain.data.base import EvalDataModule
 from bigain.tasks.forwards import Forwards
 
@@ -31,6 +32,7 @@ class BackboneModule(LightningModule):
     backbone: Backbone
     forwards: Forwards
     share: bool
+    _first_timesteps: Sequence[int] | None = None
 
     @property
     def data(self) -> EvalDataModule:
@@ -70,8 +72,15 @@ class BackboneModule(LightningModule):
     def begin_sharing(self, conditions: Tensor | None = None) -> None:
         """Start to compute once what rows have in common: see `share`. The hooks of compressors run first."""
         end_sharing(self.backbone.denoiser)
+        self._first_timesteps = first_timesteps(installed_on(self.backbone.denoiser))
         if self.share:
             share(self.backbone.denoiser, conditions)
+
+    def timesteps_alike(self, timesteps: Tensor) -> list[int] | None:
+        """Return one timestep for all at which compressors do the same, by row; None if they always do. `(b,)`."""
+        if self._first_timesteps is None:
+            return None
+        return [self._first_timesteps[step] for step in nearest_timesteps(timesteps)]
 
     def at_precision(self, instead: str) -> str:
         """Return the end of a message on numbers that are not finite; `instead` helps beside a higher precision."""

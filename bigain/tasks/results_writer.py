@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -15,11 +16,12 @@ import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from bigain.compressors.base import Compressor
+from bigain.compressors.base import Compressor, first_timesteps, nearest_timesteps
 from bigain.cost.environment import environment
 from bigain.cost.flops import flops_per_evaluation, reduction_percent
 from bigain.cost.sites import site_table
 from bigain.cost.timing import MEASURED, measured_by, timing_section
+from bigain.diffusion.trials import TIMESTEPS
 from bigain.errors import InputError
 from bigain.metrics.accuracy import Accuracy, confusion_matrix
 from bigain.metrics.base import Metric, evaluate
@@ -96,19 +98,27 @@ class RunResults(Callback, ABC):
     def task_results(self, trainer: Trainer, module: Any, records: Sequence[Any]) -> dict[str, Any]:
         """Return the sections of `results.json` of the task: at least `metrics`, `protocol` and `evaluations`."""
 
+    @abstractmethod
+    def timesteps(self, module: Any, records: Sequence[Any]) -> Mapping[int, int]:
+        """Return the number of evaluations by timestep, in 0..999."""
+
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = time.perf_counter()
         module: Any = pl_module
         data, backbone = module.data, module.backbone
-        shape = backbone.latents_of(data.image_size)
-        compressors = [callback for callback in trainer.callbacks if isinstance(callback, Compressor)]  # type: ignore[attr-defined]
+        compressors = _compressors(trainer)
         # A compressor that cannot work raises its error here, before the first image.
-        self._flops, self._baseline = flops_per_evaluation(backbone, shape, module.example_condition, compressors)
-        latent = Grid(*shape[1:])
+        self._count_flops(module, compressors)
+        latent = Grid(*backbone.latents_of(data.image_size)[1:])
         self._sites = [row for compressor in compressors for row in site_table(compressor, backbone.denoiser, latent)]
         self._compressors = [compressor.description() for compressor in compressors]
         if trainer.is_global_zero:
             write_ids(Path(trainer.default_root_dir), [item.image_id for item in data.items])
+
+    def _count_flops(self, module: Any, compressors: Sequence[Compressor], records: Sequence[Any] = ()) -> None:
+        shape, timesteps = module.backbone.latents_of(module.data.image_size), self.timesteps(module, records)
+        given = module.backbone, shape, module.example_condition, compressors, timesteps
+        self._flops, self._baseline = flops_per_evaluation(*given)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._gather = ProcessGather(trainer)
@@ -142,6 +152,8 @@ class RunResults(Callback, ABC):
                 f"the label of {relabelled[0]} changed since it was evaluated ({len(relabelled)} such images in "
                 f"{folder}); choose another --output, or --overwrite true to delete the finished images"
             )
+        if first_timesteps(compressors := _compressors(trainer)) is not None:
+            self._count_flops(module, compressors, records)
         results = self._results(trainer, module, records)
         self.write_files(trainer, module, records)
         write_results(Path(trainer.default_root_dir), results)
@@ -207,6 +219,10 @@ class RunResults(Callback, ABC):
         return results
 
 
+def _compressors(trainer: Trainer) -> list[Compressor]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, Compressor)]  # type: ignore[attr-defined]
+
+
 def _keep_measured(results: Any, folder: Path, kernels: Collection[str]) -> None:
     """Take what this session did not measure, since no image was left, from the results of earlier commands."""
     try:
@@ -235,6 +251,12 @@ class ResultsWriter(RunResults):
 
     task = "classification"
     record = ImageRecord
+
+    def timesteps(self, module: DiffusionClassifier, records: Sequence[ImageRecord]) -> Mapping[int, int]:
+        counts = np.zeros(TIMESTEPS, np.int64)
+        for record in records:
+            counts += np.bincount(np.minimum(record.timesteps, TIMESTEPS - 1), minlength=TIMESTEPS)
+        return {step: int(count) for step, count in enumerate(counts) if count}
 
     def write_files(self, trainer: Trainer, module: DiffusionClassifier, records: Sequence[ImageRecord]) -> None:
         write_columns(Path(trainer.default_root_dir), records, len(module.data.class_space))
@@ -285,6 +307,9 @@ class GenerationResults(RunResults):
 
     task = "generation"
     record = SampleRecord
+
+    def timesteps(self, module: DiffusionSampler, records: Sequence[SampleRecord]) -> Mapping[int, int]:
+        return Counter(nearest_timesteps(module.scheduler.timesteps))
 
     def write_files(self, trainer: Trainer, module: DiffusionSampler, records: Sequence[SampleRecord]) -> None:
         """Write the first images with their classes side by side, to a file and to TensorBoard."""

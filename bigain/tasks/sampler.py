@@ -258,23 +258,25 @@ class DiffusionSampler(BackboneModule):
         def denoise(x: Tensor, timestep: Tensor, step: int) -> Tensor:
             rows = step_keys(keys, step)
             # Not `timestep`: if it is on a GPU, reading it waits.
-            zero = bool(self.scheduler.timesteps[step] == 0)
-            return self._per_item(lambda i: self._guided(x[i], condition[i], rows[i], timestep, zero), len(x))
+            on_host = self.scheduler.timesteps[step : step + 1]
+            alike = self.timesteps_alike(on_host)
+            shared = {"zero": bool(on_host == 0), "timestep": alike[0] if alike else None}
+            return self._per_item(lambda i: self._guided(x[i], condition[i], rows[i], timestep, **shared), len(x))
 
         return sample(denoise, keys, self.shape, self.scheduler, self.steps, self.timestep_options)
 
-    def _guided(self, x: Tensor, condition: Tensor, rows: Tensor, timestep: Tensor, zero: bool = False) -> Tensor:
+    def _guided(self, x: Tensor, condition: Tensor, rows: Tensor, timestep: Tensor, /, **shared: Any) -> Tensor:
         """Return the guided network output of items `(b, c, h, w)` with keys `(b,)`, from one forward of 2b rows.
 
-        `zero` says that the timestep is 0.
+        `shared` are arguments of `row_keys`, what is known of the timestep on the host.
         """
         if self.guidance == 1:
-            with row_keys(rows, zero=zero):
+            with row_keys(rows, **shared):
                 return self.backbone.predict(x, timestep.expand(len(x)), condition)
         conditions = torch.cat((self.null.expand_as(condition), condition))
         items = torch.arange(len(x), device=x.device)
         sharing = Sharing(items, items.repeat(2)) if self.share else None
-        with row_keys(rows.repeat(2), sharing=sharing, zero=zero):
+        with row_keys(rows.repeat(2), sharing=sharing, **shared):
             output = self.backbone.predict(x.repeat(2, 1, 1, 1), timestep.expand(2 * len(x)), conditions)
         without, with_condition = output.chunk(2)
         return without + self.guidance * (with_condition - without)

@@ -67,6 +67,17 @@ def test_equal_compressors_are_counted_once(saved):
         assert count(saved["dit"], other)[0] is not first
 
 
+def test_flops_are_the_mean_over_the_evaluations(saved):
+    backbone, during = saved["dit"], [250, 999]
+    given = backbone, backbone.latent_shape, backbone.blank_condition()
+    (always, never), (sometimes, baseline) = (count(backbone, ToMe(ratio=0.5, during=d)) for d in (None, during))
+    assert never.total == baseline.total
+    assert sometimes.total == pytest.approx(0.75 * always.total + 0.25 * never.total, rel=1e-6)
+    assert sum(sometimes.by_category.values()) == pytest.approx(sometimes.total, abs=9)
+    few, _ = flops_per_evaluation(*given, [ToMe(ratio=0.5, during=during)], {10: 3, 249: 1, 250: 4})
+    assert few.by_category["matching"] == always.by_category["matching"] / 2 > 0
+
+
 @pytest.mark.parametrize(("case", "network"), [*every_method.args[1], *((case, "unet") for case in AROUND_ALL)])
 def test_the_categories_are_what_torch_counts_on_the_real_network(case, network, saved):
     model, given = shared(network), rows(inputs(network), slice(0, 1))

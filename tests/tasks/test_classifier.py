@@ -11,7 +11,7 @@ from trainers import quiet_trainer
 from bigain.backbones import DiT, StableDiffusion
 from bigain.backbones.compilation import compiled
 from bigain.backbones.cuda_graphs import graphs_of
-from bigain.compressors import LGTM, ToMe
+from bigain.compressors import IEKVD, LGTM, ToMe
 from bigain.compressors.base import Onlooker
 from bigain.data import ShapeTextures
 from bigain.diffusion.racing import Race
@@ -95,6 +95,21 @@ def test_staged_pruning_evaluates_what_the_protocol_says():
             trial_grid(4)[1],
             trial_grid(4)[3],
         }
+
+
+@pytest.mark.parametrize("compressor", [ToMe, IEKVD])
+def test_forwards_hold_rows_of_timesteps_that_are_compressed_alike(compressor):
+    """Bit for bit: each error is that of a run that is compressed at all timesteps, or at none."""
+    strength = {"ratio": 0.5} if compressor is ToMe else {"factor": 2}
+    settings = {"trials": [5], "keep": None, "images": 2}
+    never, always = run(**settings), run(compressor(**strength), **settings)
+    for batch_size in (1, 2):
+        sometimes = run(compressor(**strength, during=[200, 699]), batch_size=batch_size, **settings)
+        for image_id, record in sometimes.items():
+            pairs = [(records[image_id].errors, records[image_id].timesteps) for records in (never, always)]
+            assert pairs[0][1] == pairs[1][1] == record.timesteps
+            expected = [pairs[200 <= step <= 699][0][i] for i, step in enumerate(record.timesteps)]
+            assert list(record.errors) == expected != list(pairs[0][0])
 
 
 STAGES = {"trials": [1, 2], "keep": [2, 1]}

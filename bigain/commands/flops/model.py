@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from json import dumps
 from pathlib import Path
@@ -11,7 +12,7 @@ from bigain.backbones.geometry import backbone_without_weights, build_on_meta, g
 from bigain.commands.configs import load_yaml, shipped_configs
 from bigain.commands.parsing import create
 from bigain.compressors import Compressor
-from bigain.cost.flops import Flops, count_flops, reduction_percent
+from bigain.cost.flops import Flops, count_flops, mean_flops, reduction_percent
 from bigain.cost.sites import site_table
 from bigain.errors import InputError
 from bigain.report.tables import Table
@@ -66,8 +67,8 @@ class CountedModel:
         """
         return cls(backbone.model, _without_weights(backbone), image_size)
 
-    def count(self, *compressors: Compressor) -> Flops:
-        """Return the FLOPs with compressors on disjoint sites.
+    def count(self, *compressors: Compressor, evaluations: Mapping[int, int] | None = None) -> Flops:
+        """Return the FLOPs with compressors on disjoint sites; for `evaluations` see `mean_flops`.
 
         Raises:
             InputError: If one cannot work here, or removes no token at a site.
@@ -77,7 +78,11 @@ class CountedModel:
                 # Refuses a compressor that removes nothing.
                 site_table(compressor, self.backbone.denoiser, self.grid)
                 installed.enter_context(compressor.install(self.backbone.denoiser))
-            return count_flops(self.backbone, self.latent, self.condition)
+            return mean_flops(
+                lambda timestep: count_flops(self.backbone, self.latent, self.condition, timestep),
+                compressors,
+                evaluations,
+            )
 
 
 def _find(name: str) -> Backbone:
