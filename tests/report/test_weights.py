@@ -62,10 +62,16 @@ def test_accuracies_are_of_images_that_were_not_fitted_to(capsys):
     levels = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[TIMES]
     assert snr["by_timestep"] == pytest.approx(levels / (1 - levels) / (levels / (1 - levels)).mean(), rel=1e-4)
     run("flow", *planted(), scheduler={"class": "FlowMatchEulerDiscreteScheduler"})
-    assert main(["explain", "flow", "--weights", "snr", "--json", "out.json"]) == 0
-    (snr,) = json.loads(Path("out.json").read_text())["explanations"][0]["weights"]
-    ratios = np.array([(9 / 1) ** 2, (7 / 3) ** 2, 1, (3 / 7) ** 2, (1 / 9) ** 2])
-    assert snr["by_timestep"] == pytest.approx(ratios / ratios.mean(), rel=1e-4)
+    run("noise", *planted(), scheduler={"class": "FlowMatchEulerDiscreteScheduler"}, protocol__loss="epsilon")
+    a, b, names = np.array([9, 7, 5, 3, 1]), np.array([1, 3, 5, 7, 9]), ["snr", "velocity", "epsilon", "x0"]
+    for path, kinds in (
+        ("flow", (a**2 / b**2, a**0, a**2, b**2)),
+        ("noise", (a**2 / b**2, 1 / a**2, a**0, b**2 / a**2)),
+    ):
+        assert main(["explain", path, "--weights", *names, "--json", "out.json"]) == 0
+        rows = json.loads(Path("out.json").read_text())["explanations"][0]["weights"]
+        for row, expected in zip(rows, kinds, strict=True):
+            assert row["by_timestep"] == pytest.approx(expected / expected.mean(), rel=1e-4)
     # Labels without relation to the errors: what is fitted to some images is worth nothing on others.
     errors, label = planted(1)
     run("random", errors[:30], np.random.default_rng(2).integers(0, CLASSES, 30))
@@ -91,6 +97,7 @@ def test_what_has_no_weights_is_refused(capsys):
     run("pruned", pruned, label)
     run("weighted", errors, label, protocol__weights="snr")
     run("older", errors, label)
+    run("huber", errors, label, scheduler=SCHEDULER, protocol__loss="huber")
     Path("short.json").write_text("[1, 2]")
     assert "give no --baseline" in error_line(capsys, "explain", "full", "--weights", "snr", "--baseline", "full")
     for name, weights, words in (
@@ -99,6 +106,7 @@ def test_what_has_no_weights_is_refused(capsys):
         ("full", "short.json", "short.json holds 2 weights; expected 5, one per timestep"),
         ("full", "absent.json", "no file absent.json; --weights must be"),
         ("older", "snr", "older: results.json does not name the noise schedule"),
-        ("full", "cosine", "--weights must be uniform, snr, fitted or JSON files"),
+        ("huber", "x0", "huber: weights of x0 need squared errors, not loss: huber"),
+        ("full", "cosine", "--weights must be uniform, fitted, snr, epsilon, velocity, x0 or JSON files"),
     ):
         assert words in error_line(capsys, "explain", name, "--weights", weights)

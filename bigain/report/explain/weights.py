@@ -18,17 +18,21 @@ from bigain.runs.names import label
 from bigain.runs.results import Run
 
 FOLDS = 5
+# Weights that follow from the noise schedule.
+SCHEDULE_WEIGHTS = ("snr", "epsilon", "velocity", "x0")
 # Of the squared weights of standardised errors: those of perfectly separated images would grow for ever.
 _RIDGE = 1e-3
 
 
-def try_weights(run: Run, names: Sequence[str], snr: Callable[[Run, Any], Floats]) -> tuple[dict[str, Any], list[str]]:
+def try_weights(
+    run: Run, names: Sequence[str], of_schedule: Callable[[Run, str, Any], Floats]
+) -> tuple[dict[str, Any], list[str]]:
     """Classify the images of a run with weights over timesteps, and compare with equal weights on the same images.
 
     Args:
         run: A classification with `keep: null`.
-        names: `uniform`, `snr`, `fitted`, which is judged on images that it was not fitted to, or JSON files.
-        snr: Returns the signal-to-noise ratios at timesteps of a run. `(t,)`.
+        names: `uniform`; those of `SCHEDULE_WEIGHTS`; `fitted`, judged on images that it was not fitted to; JSON files.
+        of_schedule: Returns the weights of such a name at timesteps of a run. `(t,)`.
 
     Returns:
         Plain values for a file, and lines of text.
@@ -52,7 +56,8 @@ def try_weights(run: Run, names: Sequence[str], snr: Callable[[Run, Any], Floats
             of_image = np.stack([fit(errors[fold != k], labels[fold != k]) for k in range(FOLDS)])[fold, :, None]
             weights = fit(errors, labels)
         else:
-            weights = ones if name == "uniform" else snr(run, times) if name == "snr" else _read(name)
+            given = name in SCHEDULE_WEIGHTS
+            weights = ones if name == "uniform" else of_schedule(run, name, times) if given else _read(name)
             if weights.shape != times.shape or not (weights >= 0).all() or not weights.any():
                 raise InputError(
                     f"{name} holds {weights.size} weights; expected {len(times)}, one per timestep, none below 0 and "
@@ -77,7 +82,8 @@ def try_weights(run: Run, names: Sequence[str], snr: Callable[[Run, Any], Floats
 
 
 def _read(file: str) -> Floats:
-    expected = "--weights must be uniform, snr, fitted or JSON files with a list of one weight per timestep"
+    known = ", ".join(("uniform", "fitted", *SCHEDULE_WEIGHTS))
+    expected = f"--weights must be {known} or JSON files with a list of one weight per timestep"
     if not Path(file).is_file():
         raise InputError(f"no file {file}; {expected}")
     return np.array(read_json(Path(file), list[float], expected), np.float64)
