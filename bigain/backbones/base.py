@@ -31,7 +31,7 @@ class Backbone(nn.Module, ABC):
     Attributes:
         component: Folder of the denoiser.
         parts: Class to load by folder, except the VAE and the scheduler, which are the same for all models.
-        optional: Parts that a model may lack.
+        optional: Parts that a model may lack; a text encoder lacks its tokenizer, too.
         packing: Channels of the denoiser per channel of a latent: more than 1 if it takes patches.
         pipelines: Pipelines whose models are loaded, if parts of the same classes are not enough to tell.
         denoiser: The network that compressors hook; available after `load`.
@@ -113,6 +113,8 @@ class Backbone(nn.Module, ABC):
         source = find_model(self.model)
         index = read_json(source, "model_index.json", local)
         absent = {name for name in (*self.optional, "vae") if listed_class(index, name) is None}
+        # Without its encoder, a tokenizer that pipelines still save has no use.
+        absent |= {name.replace("text_encoder", "tokenizer") for name in absent}
         parts = {name: kind for name, kind in {**self.parts, "vae": AutoencoderKL}.items() if name not in absent}
         files = ModelFiles(source, parts, local, self.safetensors_only, self.variant, index)
         files.check_index(type(self).__name__, self.pipelines)
@@ -250,9 +252,10 @@ class Backbone(nn.Module, ABC):
         channels, side, _ = Backbone.latents_of(self, image_size)
         factor = self.pixels_per_latent
         if image_size % (factor * patch) or side > most:
+            why = f": its patches are {patch}x{patch} pixels of the latent" if patch > 1 else ""
             raise InputError(
                 f"{self.model} takes images of a multiple of {factor * patch} px, at most {factor * most}, not "
-                f"{image_size} px: its patches are {patch}x{patch} pixels of the latent; change the image size"
+                f"{image_size} px{why}; change the image size"
             )
         return channels, side, side
 

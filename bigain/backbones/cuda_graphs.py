@@ -7,9 +7,10 @@ No Python runs in a replay: hooks see the copies that `rows_now()` returned whil
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,9 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from bigain.backbones.forward import Sharing, row_keys, rows_now
 from bigain.backbones.marks import marks_reported_to
-from bigain.errors import out_of_memory
+from bigain.backbones.sites import layout_of
+from bigain.errors import InputError, out_of_memory
+from bigain.tokens.grid import Grid
 
 _log = logging.getLogger(__name__)
 
@@ -95,6 +98,7 @@ class Graphs:
     def __init__(self, network: nn.Module) -> None:
         self.replays = 0
         self._network = network
+        self._latent_of = layout_of(network).latent_of
         self._graphs: dict[Any, _Graph] = {}
         self._recorder: Any = None
         self._lock = threading.Lock()
@@ -118,7 +122,7 @@ class Graphs:
         autocast = torch.is_autocast_enabled(weight.device.type) and torch.get_autocast_dtype(weight.device.type)
         # A network that was moved or converted is recorded again.
         state = (weight.data_ptr(), weight.dtype, torch.is_inference_mode_enabled(), autocast)
-        kind = (*state, structure, *map(_kind, given))
+        kind = (*state, self._latent(args, kwargs), structure, *map(_kind, given))
         # Threads would overwrite the inputs and outputs of each other.
         with self._lock:
             try:
@@ -135,6 +139,16 @@ class Graphs:
             graph.replay()
             # The next replay overwrites the output.
             return tuple(part.clone() for part in graph.output)
+
+    def _latent(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Grid | None:
+        """Return the latent size, which hooks read, if it follows from numbers in tensors rather than their shapes."""
+        if self._latent_of is None:
+            return None
+        try:
+            return self._latent_of(inspect.signature(self._network.forward).bind(*args, **kwargs).arguments)
+        except InputError:
+            # Compressors raise it in the forward.
+            return None
 
     def refuses(self, device: torch.device) -> bool:
         """Return whether forwards run as before because they cannot be replayed; the first time, say why.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,22 @@ def backbone_without_weights(model: str) -> Backbone:
         source = find_model(geometry_of(model))
     index = read_json(source, "model_index.json", False)
     for kind in _KINDS:
-        listed = listed_class(index, kind.component) is not None
-        if index.get("_class_name") in kind.pipelines if kind.pipelines else listed:
+        if _fits(kind, index):
             backbone = kind(source)
             build_on_meta(backbone)
             return backbone
     wanted = " or ".join(f"{kind.component} ({kind.__name__})" for kind in _KINDS)
     raise InputError(f"model_index.json of {model} lists no {wanted}; expected a model of one of these kinds")
+
+
+def _fits(kind: type[Backbone], index: Mapping[str, Any]) -> bool:
+    """Return whether a model is of a kind, or made of the same parts for a pipeline that the class refuses by name."""
+    network = listed_class(index, kind.component)
+    if not kind.pipelines:
+        return network is not None
+    needed = [name for name in kind.parts if name not in kind.optional and not name.startswith("tokenizer")]
+    same = network == kind.parts[kind.component].__name__ and all(listed_class(index, name) for name in needed)
+    return same or index.get("_class_name") in kind.pipelines
 
 
 def build_on_meta(backbone: Backbone) -> None:

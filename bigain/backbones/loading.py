@@ -204,8 +204,9 @@ class ModelFiles:
                 # The next thing that transformers tries.
                 message = "a spiece.model alone takes sentencepiece: pip install 'bigain[t5]'"
             raise InputError(f"cannot load the {name} of {self.source}: {message}") from error
-        if len(tokenizer) <= len(tokenizer.all_special_ids):
-            # transformers would create an empty one, which gives every prompt the same tokens.
+        letters = tokenizer(["a", "b"], truncation=True, max_length=8).input_ids
+        if letters[0] == letters[1]:
+            # transformers creates an empty one where files are missing.
             raise InputError(
                 f"the {name} of {self.source} has no vocabulary; expected tokenizer.json, or vocab.json and "
                 "merges.txt, or spiece.model"

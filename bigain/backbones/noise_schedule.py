@@ -15,8 +15,8 @@ from bigain.diffusion.trials import TIMESTEPS
 from bigain.errors import InputError
 
 _EXPECTED = {
-    Diffusion: f"a DDPM noise schedule of {TIMESTEPS} timesteps, as Stable Diffusion 1.x and 2.x and DiT have",
-    Flow: f"a scheduler of flow matching with {TIMESTEPS} timesteps, as SiT, Stable Diffusion 3 and FLUX have",
+    Diffusion: f"a DDPM noise schedule of {TIMESTEPS} timesteps",
+    Flow: f"a scheduler of flow matching with {TIMESTEPS} timesteps",
 }
 
 

@@ -16,6 +16,7 @@ from bigain.backbones.loading import ModelFiles
 from bigain.backbones.sites import Layout, Site, layout_of
 from bigain.backbones.text import TextBackbone, pack, unpack
 from bigain.diffusion.parametrisation import Flow
+from bigain.errors import InputError
 
 # Tokens of a prompt that T5 reads in the pipeline.
 _T5_TOKENS = 256
@@ -30,7 +31,7 @@ class StableDiffusion3(TextBackbone):
     component = "transformer"
     pipelines = ("StableDiffusion3Pipeline",)
     kinds = (Flow,)
-    optional = ("text_encoder_3", "tokenizer_3")
+    optional = ("text_encoder_3",)
     parts: ClassVar[dict[str, Any]] = {
         "transformer": SD3Transformer2DModel,
         "text_encoder": CLIPTextModelWithProjection,
@@ -47,7 +48,14 @@ class StableDiffusion3(TextBackbone):
         self.check_width(config, "pooled_projection_dim", sum(clip.get("projection_dim", 512) for clip in clips))
         if "text_encoder_3" in files.parts:
             self.check_width(config, "joint_attention_dim", files.config("text_encoder_3").get("d_model", 512))
+        width, most = sum(clip.get("hidden_size", 512) for clip in clips), config.get("joint_attention_dim", 4096)
+        if width > most:
+            raise InputError(
+                f"transformer/config.json of {self.model} has joint_attention_dim {most}, but its first two text "
+                f"encoders give states of width {width} side by side: they are not of one model"
+            )
         self.load_tokenizers(files)
+        self.check_equal_lengths()
         return config
 
     def prompt_tokens(self, files: ModelFiles, suffix: str, saved: Any) -> Any:

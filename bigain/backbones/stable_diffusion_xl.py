@@ -43,7 +43,7 @@ class StableDiffusionXL(TextBackbone):
 
     def load_settings(self, files: ModelFiles) -> dict[str, Any]:
         config = super().load_settings(files)
-        encoders = [files.config(f"text_encoder{suffix}") for suffix in self.suffixes]
+        encoders = [files.config(f"text_encoder{suffix}") for suffix in ("", "_2")]
         self.check_width(config, "cross_attention_dim", sum(text.get("hidden_size", 512) for text in encoders))
         pooled, projected = _pooled_width(config), encoders[1].get("projection_dim", 512)
         if pooled != projected:
@@ -52,11 +52,12 @@ class StableDiffusionXL(TextBackbone):
                 f"but its text_encoder_2 gives {projected}: they are not of one model"
             )
         self.load_tokenizers(files)
-        lengths = [getattr(self, f"tokenizer{suffix}").model_max_length for suffix in self.suffixes]
-        if len({*lengths}) > 1:
-            raise InputError(f"the tokenizers of {self.model} have model_max_length {lengths}; expected two equal ones")
+        self.check_equal_lengths()
         self._zero_null = bool(files.index.get("force_zeros_for_empty_prompt", True))
         return config
+
+    def latents_of(self, image_size: int) -> tuple[int, int, int]:
+        return self.patched_latents_of(image_size, 1)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Pooled state, and the last but one hidden states of both text encoders. `(k, 1280 + 77 * 2048)`."""

@@ -31,9 +31,8 @@ class TextBackbone(Backbone):
 
     @property
     def suffixes(self) -> list[str]:
-        """Suffix of each text encoder and its tokenizer; of optional ones, those that are loaded."""
-        named = [name for name in self.parts if name not in self.optional or name in vars(self)]
-        return [name.removeprefix("tokenizer") for name in named if name.startswith("tokenizer")]
+        """Suffix of each text encoder and its tokenizer, after `load_tokenizers`."""
+        return [name.removeprefix("tokenizer") for name in self.parts if name in vars(self)]
 
     @abstractmethod
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
@@ -65,6 +64,15 @@ class TextBackbone(Backbone):
                     "tokenizer_config.json"
                 )
             setattr(self, f"tokenizer{suffix}", tokenizer)
+
+    def check_equal_lengths(self) -> None:
+        """Raise an InputError if the first two encoders, whose states are put side by side, read different lengths."""
+        lengths = [getattr(self, f"tokenizer{suffix}").model_max_length for suffix in ("", "_2")]
+        if lengths[0] != lengths[1]:
+            raise InputError(
+                f"tokenizer and tokenizer_2 of {self.model} have model_max_length {lengths[0]} and {lengths[1]}; "
+                "expected the same: their states are put side by side"
+            )
 
     def saved_prompt_tokens(self, suffix: str = "") -> int:
         """Return how many tokens of a prompt an encoder reads; needs only the tokenizer's configuration.

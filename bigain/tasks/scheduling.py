@@ -110,6 +110,8 @@ def _created(
     with _refusals(kind, options, steps):
         scheduler: Any = kind.from_config(dict(folder), **options)
         spacing = spacing_of(scheduler)
+        if "mu" in spacing.keys() - inspect.signature(scheduler.set_timesteps).parameters:
+            raise InputError("it cannot shift noise levels by the resolution, as this model needs; choose another")
         scheduler.set_timesteps(steps, **spacing)
         return scheduler, spacing
 

@@ -142,6 +142,8 @@ def test_images_that_are_no_whole_patches(backbones):
     assert backbone.latents_of(36) == (4, 18, 18)
     with pytest.raises(InputError, match=r"takes images of a multiple of 4 px, .* not 34 px: its patches are 2x2"):
         backbone.latents_of(34)
+    with pytest.raises(InputError, match=r"takes images of a multiple of 2 px, .* not 33 px; change the image size"):
+        backbones["sdxl"].latents_of(33)
 
 
 def test_sana_is_refused_with_the_reason(tmp_path):

@@ -1,10 +1,16 @@
 """Stable Diffusion 3 and FLUX: called and sampled as their pipelines do, and refused where a part does not fit."""
 
 import json
+import shutil
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, StableDiffusion3Pipeline
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    FluxPipeline,
+    StableDiffusion3Pipeline,
+)
 from models import PROMPT_TOKENS, loaded, save_flux, save_sd3, snapshot
 from transformers import T5EncoderModel
 
@@ -39,8 +45,9 @@ def folders(tmp_path_factory):
     FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True).save_pretrained(made["dev"] / "scheduler")
     for folder in made.values():
         change(folder / "vae/config.json", shift_factor=0.4, scaling_factor=1.3)
-    index = made["sd3_without_t5"] / "model_index.json"
-    change(index, text_encoder_3=[None, None], tokenizer_3=[None, None])
+    # As saved by a pipeline that was loaded with `text_encoder_3=None` alone.
+    tokenizer = ["transformers", "T5TokenizerFast"]
+    change(made["sd3_without_t5"] / "model_index.json", text_encoder_3=[None, None], tokenizer_3=tokenizer)
     return made
 
 
@@ -131,6 +138,14 @@ def test_shards_of_a_variant(folders, copy):
             "joint_attention_dim 24, but its text .* width 8",
         ),
         ("sd3", "text_encoder_2/config.json", {"projection_dim": 4}, "pooled_projection_dim 16, but .* of width 12"),
+        ("sd3", "model_index.json", {"tokenizer_3": [None, None]}, "is not a .*3 model: it has no tokenizer_3"),
+        ("sd3_without_t5", "transformer/config.json", {"joint_attention_dim": 8}, "joint_attention_dim 8, .* width 16"),
+        (
+            "sd3",
+            "tokenizer_2/tokenizer_config.json",
+            {"model_max_length": 6},
+            "tokenizer and tokenizer_2 of .* have model_max_length 8 and 6; expected the same",
+        ),
     ],
 )
 def test_folders_that_do_not_fit(copy, model, file, settings, message):
@@ -139,6 +154,29 @@ def test_folders_that_do_not_fit(copy, model, file, settings, message):
     with pytest.raises(InputError, match=message) as error:
         loaded(KINDS[model], folder)
     assert str(folder) in str(error.value)
+
+
+def test_a_tokenizer_without_files(copy):
+    folder = copy("dev")
+    shutil.rmtree(folder / "tokenizer_2")
+    change(folder / "text_encoder_2/config.json", vocab_size=32_128)
+    with pytest.raises(InputError, match=r"the tokenizer_2 of .* has no vocabulary; expected tokenizer.json"):
+        loaded(Flux, folder)
+
+
+def test_networks_of_other_pipelines_without_weights(copy):
+    folder = copy("dev")
+    change(folder / "model_index.json", _class_name="FluxFillPipeline")
+    with pytest.raises(InputError, match="names FluxFillPipeline; Flux loads FluxPipeline"):
+        backbone_without_weights(str(folder))
+
+
+def test_a_scheduler_that_cannot_shift_by_resolution(folders):
+    backbone = loaded(Flux, folders["dev"])
+    with pytest.raises(
+        InputError, match=r"cannot use .*Heun.* with 3 steps .*: it cannot shift noise levels by the res"
+    ):
+        make_scheduler(backbone, FlowMatchHeunDiscreteScheduler, {}, 3, (4, 16, 16))
 
 
 def test_what_a_model_does_not_take(folders):

@@ -9,17 +9,19 @@ import pytest
 import torch
 from cases import Seen, build, every_method_and_network
 from graphs import Recorder, on_cpu  # noqa: F401 -- a fixture
-from models import PROMPT_TOKENS, WIDTH, forward, fresh, inputs, tiny_dit, tiny_unet
+from models import CPU, PROMPT_TOKENS, WIDTH, forward, fresh, inputs, tiny_dit, tiny_unet
 from torch.utils._pytree import tree_map_only
 
 from bigain.backbones import DiT, row_keys
 from bigain.backbones.compilation import compiled
 from bigain.backbones.cuda_graphs import graphs_note, graphs_of, use_graphs
+from bigain.backbones.flux import image_ids
 from bigain.backbones.forward import pair_sharing
 from bigain.backbones.marks import marks_reported_to
 from bigain.backbones.sharing import share
 from bigain.compressors import LGTM, ToDo, ToMe
 from bigain.errors import InputError
+from bigain.tokens.grid import Grid
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 KEYS = [torch.tensor([3, 4, 5]), torch.tensor([6, 7, 8])]
@@ -150,6 +152,17 @@ def test_forwards_that_are_watched_run_python():
         outputs.append(run(model, given))
         assert graphs_of(model).replays == 2
     assert all(torch.equal(output, outputs[0]) for output in outputs)
+
+
+def test_maps_of_equal_size_and_other_sides_are_recorded_apart():
+    model, given = fresh("flux"), inputs("flux")
+    maps = [{**given, "img_ids": image_ids(Grid(*sides), CPU)} for sides in ((8, 12), (12, 8))]
+    with LGTM(ratio=0.5).applied_to(model):
+        expected = [run(model, call) for call in maps]
+        use_graphs(model)
+        actual = [run(model, call) for _ in range(2) for call in maps]
+        assert (graphs_note(model), graphs_of(model).replays) == ("2 recorded", 2)
+    assert all(map(torch.equal, actual, 2 * expected))
 
 
 def test_marks_inside_are_silent():
