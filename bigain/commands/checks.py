@@ -160,6 +160,9 @@ def _dataset(module: Task, data: EvalDataModule) -> Iterator[Check]:
 def _images(data: EvalDataModule) -> Iterator[Check]:
     """Decode the first, the middle and the last image."""
     items = getattr(data, "items", [])
+    if items and not len(data.class_space):
+        # Prompts alone.
+        return
     for item in dict.fromkeys(items[i] for i in (0, len(items) // 2, -1) if items):
         try:
             data.read_image(item)

@@ -22,6 +22,8 @@ def score(
     against: Path | None = None,
     lpips: LpipsNetwork | None = None,
     clip_model: str | None = None,
+    geneval: Path | None = None,
+    vqascore: Path | None = None,
 ) -> Outcome:
     """Measure distances and fidelity of the images of a finished run, and add them to its `results.json`.
 
@@ -36,6 +38,8 @@ def score(
         against: Another run, usually uncompressed: measures the fidelity to its images.
         lpips: Network of LPIPS; by default alex, where its weights are available.
         clip_model: Folder of a CLIP model: measures the similarity of images and prompts.
+        geneval: New folder to write the images to, as GenEval reads them.
+        vqascore: New folder to write the images to, one per prompt, as VQAScore's benchmark reads them.
 
     Returns:
         The new summary.
@@ -49,6 +53,7 @@ def score(
     if reference is not None and not find_reference(reference).is_file():
         raise InputError(f"{reference} does not exist; `bigain reference IMAGES {reference}` computes it")
     from bigain.metrics import ClipScore, ImageMetric
+    from bigain.tasks.exporting import export_geneval, export_vqascore
     from bigain.tasks.scoring import update_distances, update_fidelity, update_metric
 
     metrics: list[ImageMetric] = [] if clip_model is None else [ClipScore(clip_model)]
@@ -60,7 +65,7 @@ def score(
     held = lock(run, 0)
     try:
         results = read_generation(run)
-        if protocol or reference or weights or (against is None and not metrics):
+        if protocol or reference or weights or not (against or metrics or geneval or vqascore):
             update_distances(run, results, protocol, weights, reference)
         if against is not None:
             update_fidelity(run, results, against, lpips, pairs)
@@ -68,6 +73,8 @@ def score(
             if metric not in pairs:
                 update_metric(run, results, metric)
         write_results(run, results)
+        exported = export_geneval(run, geneval) if geneval else ""
+        exported += export_vqascore(run, vqascore) if vqascore else ""
     finally:
         held.release()
-    return Outcome(summary(results, run))
+    return Outcome(summary(results, run) + exported)

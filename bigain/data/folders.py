@@ -108,18 +108,23 @@ def shortened(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def read_lines(path: Path, expected: str) -> list[tuple[int, str]]:
-    """Return number (from 1) and content of the lines of a UTF-8 text file that are not blank, stripped.
+def read_text(path: Path, expected: str) -> str:
+    """Return the content of a UTF-8 text file.
 
     Raises:
         InputError: If the file cannot be read or is not UTF-8; the message ends with `expected`, the expected content.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; {expected}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); {expected}") from error
+
+
+def read_lines(path: Path, expected: str) -> list[tuple[int, str]]:
+    """Return number (from 1) and content of the lines of a text file that are not blank, stripped: see `read_text`."""
+    lines = read_text(path, expected).splitlines()
     return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
 
 

@@ -33,7 +33,7 @@ def summary(results: Results, folder: Path, baseline: Results | None = None) -> 
     if dataset["skipped"]:
         first = dataset["skipped"][0]
         rows.append(("skipped", f"{counted(len(dataset['skipped']), 'image')}, the first: {first['reason']}"))
-    if dataset["unlabelled"]:
+    if dataset["unlabelled"] and dataset["classes"]:
         rows.append(("unlabelled", f"{counted(dataset['unlabelled'], 'image')}, left out of the metrics"))
     for name, estimate in results["metrics"].items():
         rows.append((name, _estimate(estimate)))

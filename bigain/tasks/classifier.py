@@ -152,6 +152,7 @@ class DiffusionClassifier(BackboneModule):
         return data.class_space.prompts, True
 
     def check_fit(self, data: EvalDataModule) -> str:
+        check_answers(data.class_space)
         side = min(self.backbone.latents_of(data.image_size)[1:])
         if self.bands is not None and self.bands > side:
             # A band narrower than 1 / side may hold no frequency.
@@ -371,5 +372,7 @@ class DiffusionClassifier(BackboneModule):
 
 def check_answers(space: ClassSpace) -> None:
     """Raise an InputError if there is nothing to choose from."""
+    if not len(space):
+        raise InputError("a classification needs classes, but this dataset has prompts alone; generate from them")
     if len(space) < 2:
         raise InputError(f"a classification needs at least two classes, but {', '.join(space.names)} is the only one")

@@ -290,7 +290,7 @@ class DiffusionSampler(BackboneModule):
         if self.encoded:
             return torch.stack([self.encoded[prompt] for prompt in prompts])
         known = self.data.class_space.model_labels
-        classes = [known[of_item[0] if of_item else 0] for of_item in labels]
+        classes = [known[of_item[0]] if of_item else 0 for of_item in labels]
 
         def compute(items: Tensor) -> Tensor:
             chosen = items.tolist()

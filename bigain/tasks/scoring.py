@@ -49,7 +49,7 @@ def add_baseline(run: Path, baseline: Path) -> None:
     """
     results = read_generation(run)
     update_fidelity(run, results, baseline)
-    log, both = read_records(run / "predictions", SampleRecord), _image_paths(run).keys() & _image_paths(baseline)
+    log, both = read_records(run / "predictions", SampleRecord), image_paths(run).keys() & image_paths(baseline)
     records = [log[image_id] for image_id in read_ids(run) if image_id in both]
     write_contact_sheet(run, records, results["protocol"]["images"], baseline)
     write_results(run, results)
@@ -133,7 +133,7 @@ def measured_images(
     Raises:
         InputError: If images are missing, or the two runs have none in common.
     """
-    paths, others = _image_paths(run), {} if other is None else _image_paths(other)
+    paths, others = image_paths(run), {} if other is None else image_paths(other)
     if other is not None:
         paths = {image_id: path for image_id, path in paths.items() if image_id in others}
         if not paths:
@@ -184,7 +184,7 @@ def _estimates(metrics: Sequence[Metric], records: Sequence[SampleRecord]) -> Ma
     return estimates
 
 
-def _image_paths(run: Path) -> dict[str, Path]:
+def image_paths(run: Path) -> dict[str, Path]:
     """Return the files of all images of a run by id."""
     results = read_generation(run)
     image_format, images = results["protocol"]["images"], results["dataset"]["images"]
