@@ -65,6 +65,8 @@ LATER_NETWORKS: dict[str, tuple[str, str, str, dict[str, str]]] = {
     "sd3": ("SD 3 medium", "sd3", "_1024", {}),
     "flux": ("FLUX.1-dev", "flux", "_1024", {}),
 }
+# Methods of other papers, by their file: on SD 2.0 and Pets, and on DiT-XL/2-512 and ImageNet-100.
+LATER_METHODS = ("coredit", "toma")
 
 PAPER_TABLES = {
     1: "Table 1: methods on Oxford-IIIT Pets, each at one setting that the table does not print. DiP-GO and MosaicDiff "
@@ -227,6 +229,8 @@ def compressor_of(stem: str, backbone: str, task: str) -> str | None:
     }
     if stem == "none":
         return None
+    if stem in LATER_METHODS:
+        return stem
     return f"dit_xl_{stem}" if backbone == "dit_xl_2_512" else special.get((stem, backbone, task), stem)
 
 
@@ -324,6 +328,18 @@ def later_entries() -> Iterator[tuple[str, str]]:
             text = f"{network} {on} {DATASETS[dataset]}{described(stem, file)}: not a cell of the paper."
             content = entry(text, f"{model}{end}", f"{dataset}{size}", file, "bf16-true", "auto")
             yield f"{dataset}_{part}_{stem}{end}", content
+
+
+def later_method_entries() -> Iterator[tuple[str, str]]:
+    """Yield name and content of the configurations of methods of other papers."""
+    places = ("pets", "pets", "sd2"), ("imagenet100_dit", "imagenet100", "dit_xl_2_512")
+    for stem, (part, dataset, backbone) in product(LATER_METHODS, places):
+        name, network, of = f"{part}_{stem}", NETWORKS[backbone], DATASETS[dataset]
+        for task, end, on in ((TASKS[0], "", "on"), (TASKS[1], "_generation", "generating for")):
+            file = compressor_of(stem, backbone, task)
+            text = f"{network} {on} {of}{described(stem, file)}: not a cell of the paper."
+            yield f"{name}{end}", entry(text, f"{MODELS[backbone]}{end}", dataset, file, "16-true", "auto")
+        yield joint(name, f"{network} on {of}, on both tasks{described(stem, stem)}")
 
 
 def joint(name: str, text: str) -> tuple[str, str]:
@@ -599,7 +615,10 @@ def cell(
 
 def outputs() -> dict[Path, str]:
     """Return the content of every file that this script writes, by its path."""
-    entries = {f"{name}.yaml": text for name, text in (*paper_entries(), *later_entries(), *embedded_entries())}
+    entries = {
+        f"{name}.yaml": text
+        for name, text in (*paper_entries(), *later_entries(), *later_method_entries(), *embedded_entries())
+    }
     # Written by hand; listed with the others.
     entries["as_released.yaml"] = (CONFIGS / "as_released.yaml").read_text(encoding="utf-8")
     files = {CONFIGS / name: text for name, text in entries.items()}

@@ -10,7 +10,21 @@ from typing import Any
 import pytest
 from models import JOINT, NETWORKS, TODAY
 
-from bigain.compressors import ABM, CAM, IEKVD, LGTM, AveragePool, Compressor, FrequencyKV, SiTo, ToDo, ToMe, Where
+from bigain.compressors import (
+    ABM,
+    CAM,
+    IEKVD,
+    LGTM,
+    AveragePool,
+    Compressor,
+    CoReDiT,
+    FrequencyKV,
+    SiTo,
+    ToDo,
+    ToMA,
+    ToMe,
+    Where,
+)
 from bigain.compressors.base import Decision, Observation, Onlooker
 from bigain.diffusion.schedules import Linear
 from bigain.tokens import scores
@@ -47,6 +61,10 @@ CASES: list[dict[str, Any]] = [
     {"class": ABM, "kwargs": {"tau": 1.0, "aggregate": "mean"}},
     {"class": SiTo, "kwargs": {}},
     {"class": SiTo, "kwargs": {"ratio": 0.7, "noise_alpha": 0.0}},
+    {"class": ToMA, "kwargs": {"ratio": 0.5, "cell": [4, 4]}},
+    {"class": ToMA, "kwargs": {"ratio": 0.3, "temperature": 0.25, "restore": "inverse"}},
+    {"class": CoReDiT, "kwargs": {"ratio": 0.4, "windows": [6, 3]}},
+    {"class": CoReDiT, "kwargs": {"ratio": 0.5, "cell": [3, 4], "modules": ["mlp"]}},
     {"class": ToDo, "kwargs": {"factor": 2}},
     {"class": ToDo, "kwargs": {"factor": 3}},
     {"class": AveragePool, "kwargs": {"factor": 2}},

@@ -9,11 +9,13 @@ from bigain.compressors.average_pool import AveragePool as AveragePool
 from bigain.compressors.base import Compressor as Compressor
 from bigain.compressors.base import Onlooker as Onlooker
 from bigain.compressors.cam import CAM as CAM
+from bigain.compressors.coredit import CoReDiT as CoReDiT
 from bigain.compressors.frequency_kv import FrequencyKV as FrequencyKV
 from bigain.compressors.iekvd import IEKVD as IEKVD
 from bigain.compressors.lgtm import LGTM as LGTM
 from bigain.compressors.sito import SiTo as SiTo
 from bigain.compressors.todo import ToDo as ToDo
+from bigain.compressors.toma import ToMA as ToMA
 from bigain.compressors.tome import ToMe as ToMe
 from bigain.compressors.where import Where as Where
 

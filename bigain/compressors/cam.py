@@ -49,11 +49,7 @@ class CAM(TokenMerger):
         return self.plan(x, site, context)
 
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
-        stage = (id(self), "stage", site.part, site.stride)
-        if stage not in context.cache:
-            context.cache[stage] = (site.index, self.inner.plan_of(x, site, context))
-        plan: MergePlan = context.cache[stage][1]
-        return plan
+        return self.plan_of_stage(x, site, context, self.inner.plan_of)
 
     def token_scores(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor | None:
         planned_at, _ = context.cache[(id(self), "stage", site.part, site.stride)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, get_args
 
@@ -90,6 +90,16 @@ class TokenMerger(Compressor):
             return self.plan(x, site, context)
         plan = self.plan(x.index_select(0, sharing.first), site, context.of_rows(sharing.first))
         return plan.of_rows(sharing.group)
+
+    def plan_of_stage(
+        self, x: Tensor, site: Site, context: ForwardContext, plan_of: Callable[..., MergePlan]
+    ) -> MergePlan:
+        """Call `plan_of` at the first site of each stage (down, mid, up by stride; a transformer is one stage) only."""
+        stage = (id(self), "stage", site.part, site.stride)
+        if stage not in context.cache:
+            context.cache[stage] = (site.index, plan_of(x, site, context))
+        plan: MergePlan = context.cache[stage][1]
+        return plan
 
     def hook_site(self, layout: Layout, site: Site, context: ContextGetter, undo: ExitStack) -> None:
         targets = {target: module for module in self.modules for target in _modules_of(site, module)}

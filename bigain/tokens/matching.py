@@ -154,7 +154,7 @@ def _even(count: int, most: int) -> int:
     return -(-count // -(-count // max(1, most)))
 
 
-def _highest(values: Tensor, count: int) -> Tensor:
+def highest(values: Tensor, count: int) -> Tensor:
     """Mark the `count` highest values of each row, the first on ties. `(b, s)` -> `(b, s)`, bool."""
     # Comparisons with NaN are false, which would mark too few.
     values = values.nan_to_num(nan=-torch.inf)
@@ -193,7 +193,7 @@ def bipartite_matching(
     with without_autocast(metric), torch.no_grad():
         best, choice = _most_similar(metric, source, destination)
     if gate is not None:
-        best = best.masked_fill(~_highest(-gate[0].gather(1, source), gate[1]), -torch.inf)
-    merged_into = torch.where(_highest(best, removed), destination.gather(1, choice), source)
+        best = best.masked_fill(~highest(-gate[0].gather(1, source), gate[1]), -torch.inf)
+    merged_into = torch.where(highest(best, removed), destination.gather(1, choice), source)
     leader = torch.arange(n, device=metric.device).repeat(b, 1).scatter_(1, source, merged_into)
     return MergePlan.from_leaders(leader, removed, mode)

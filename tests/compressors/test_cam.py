@@ -5,7 +5,7 @@ import torch
 from cases import every_network
 from models import forward, inputs, shared
 
-from bigain.compressors import CAM, LGTM, ToDo, ToMe, Where
+from bigain.compressors import CAM, LGTM, ToDo, ToMA, ToMe, Where
 from bigain.errors import InputError
 
 
@@ -38,16 +38,29 @@ STAGES = [
 ]
 
 
+@pytest.mark.parametrize("kind", [LGTM, ToMA])
 @pytest.mark.parametrize(("network", "where", "sites"), STAGES)
-def test_plans_once_per_stage_and_forward(network, where, sites, planned):
+def test_plans_once_per_stage_and_forward(network, where, sites, kind, planned):
     model = shared(network)
-    cam = CAM(LGTM(ratio=0.5, where=where))
-    calls = planned(cam.inner)
+    merger = kind(ratio=0.5, where=where)
+    cam = CAM(merger) if kind is LGTM else merger
+    calls = planned(merger)
     with cam.applied_to(model):
         forward(model, inputs(network))
         assert [index for index, _ in calls] == sites
         forward(model, inputs(network))
         assert [index for index, _ in calls] == sites * 2
+
+
+@every_network
+def test_toma_shares_plans_as_cam_does(network):
+    model, given = shared(network), inputs(network)
+    outputs = []
+    for merger in (ToMA(), CAM(ToMA(shared=False)), ToMA(shared=False)):
+        with merger.applied_to(model):
+            outputs.append(forward(model, given))
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.allclose(outputs[0], outputs[2], atol=1e-4)
 
 
 @every_network

@@ -8,7 +8,7 @@ from models import TOKENS, forward, fresh, inputs, rows, shared, watch
 
 from bigain.backbones import row_keys
 from bigain.backbones.sites import layout_of
-from bigain.compressors import ABM, LGTM, SiTo, ToMe, Where
+from bigain.compressors import ABM, LGTM, CoReDiT, SiTo, ToMA, ToMe, Where
 from bigain.tokens.block_merging import block_merging
 from bigain.tokens.destinations import (
     cell_destinations,
@@ -163,7 +163,7 @@ def test_a_padded_sequence_is_the_short_one_of_each_row(network):
     assert max(lengths) < grid.n
 
 
-@pytest.mark.parametrize("kind", [ToMe, LGTM, SiTo, ABM])
+@pytest.mark.parametrize("kind", [ToMe, LGTM, SiTo, ABM, ToMA, CoReDiT])
 @pytest.mark.parametrize("half", ["autocast", "weights"])
 def test_plans_are_made_in_float32(kind, half, monkeypatch):
     """A bf16 tensor gives the plan of the same numbers in float32."""

@@ -4,7 +4,7 @@ import torch
 from cases import Seen, build, every_method
 from models import LATENTS, forward, inputs, shared
 
-from bigain.compressors import CAM, LGTM, ToDo
+from bigain.compressors import CAM, LGTM, CoReDiT, ToDo, ToMA
 from bigain.compressors.kv import KVDownsampler
 from bigain.tokens.grid import Grid
 
@@ -31,6 +31,10 @@ def test_onlookers_see_what_is_left_of_every_token_and_change_nothing(case, netw
         assert one.before.shape == one.restored().shape == (3, grid.n, one.before.shape[2])
         assert one.context.timesteps.tolist() == [10, 400, 990]
         left = compressor.tokens_out(one.site, Grid(*LATENTS[network][1:]))
+        if isinstance(compressor, (ToMA, CoReDiT)):
+            # Restored tokens are weighted sums of what is left.
+            assert torch.linalg.matrix_rank(one.restored()).max() <= left
+            continue
         for row in one.restored():
             assert len(row.unique(dim=0)) < left if compressor.pads else len(row.unique(dim=0)) == left
 

@@ -6,7 +6,7 @@ from cases import every_network
 from models import JOINT, LATENTS, forward, inputs, shared, snapshot, tiny_unet
 
 from bigain.backbones.sites import layout_of
-from bigain.compressors import ABM, CAM, LGTM, FrequencyKV, SiTo, ToDo, ToMe, Where, methods
+from bigain.compressors import ABM, CAM, LGTM, CoReDiT, FrequencyKV, SiTo, ToDo, ToMA, ToMe, Where, methods
 from bigain.compressors.kv import FactorDownsampler
 from bigain.compressors.merging import CellMerger
 from bigain.errors import InputError
@@ -50,6 +50,12 @@ def test_ratios_and_cells(kind, ratio, cell, names):
         (lambda: ToMe(ratio=0.5, modules=["mlp", "mlp"]), "distinct"),
         (lambda: SiTo(metric="keys"), "block_input, attn_input or null, not 'keys'"),
         (lambda: SiTo(noise_alpha=-0.1), "at least 0, not -0.1"),
+        (lambda: ToMA(temperature=0), "temperature must be above 0, not 0"),
+        (lambda: ToMA(restore="copy"), "restore must be one of transpose, inverse, not 'copy'"),
+        (lambda: CoReDiT(ratio=0.67), r"cell \[3, 3\] allows 0.667, not 0.67"),
+        (lambda: CoReDiT(cell=(1, 4)), r"cell \[1, 4\] allows 0, not 0.4"),
+        (lambda: CoReDiT(windows=[]), r"at least 2 tokens, not \[\]"),
+        (lambda: CoReDiT(windows=[16, 1]), r"not \[16, 1\]"),
         (lambda: ABM(), "exactly one of ratio and tau, got ratio=None and tau=None"),
         (lambda: ABM(ratio=0.5, tau=0.5), "exactly one of ratio and tau, got ratio=0.5 and tau=0.5"),
         (lambda: ABM(tau=0), "tau must be above 0 and at most 1, not 0"),

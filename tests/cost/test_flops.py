@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bigain.backbones.geometry import backbone_without_weights
 from bigain.backbones.marks import mark
 from bigain.backbones.sites import layout_of
-from bigain.compressors import ABM, CAM, IEKVD, LGTM, FrequencyKV, SiTo, ToDo, ToMe
+from bigain.compressors import ABM, CAM, IEKVD, LGTM, FrequencyKV, SiTo, ToDo, ToMA, ToMe
 from bigain.cost.flops import CATEGORIES, count_flops, flops_per_evaluation
 from bigain.tokens.grid import Grid
 
@@ -137,6 +137,8 @@ LAPLACIAN = 2 * 9 * N * C
         # The release scores twice, which costs 0.118 more: 695.08 in print.
         (ABM(ratio=0.7), 0, 5 * LAPLACIAN, 695.0825 - 0.118),
         (SiTo(ratio=0.7), 5 * 2 * N * N * C, 0, 748.494),
+        # Two plans in tiles of 64 tokens, 20 of which stay; five sites merge and restore.
+        (ToMA(ratio=0.7), 2 * N * 64 * C * 2 + 5 * 2 * 2 * N * 20 * C, 0, None),
         (ToDo(factor=3), 0, 0, None),
         (IEKVD(factor=3), 0, 0, None),
         (FrequencyKV(ratio=0.75, keep="low"), 0, 5 * LAPLACIAN, None),

@@ -1,0 +1,83 @@
+"""ToMA: merge into tokens that cover their tile best, by products as in attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+from torch import Tensor
+
+from bigain.backbones.forward import ForwardContext
+from bigain.backbones.sites import Site
+from bigain.compressors.merging import CellMerger, removed_tokens
+from bigain.errors import InputError, check_choice
+from bigain.tokens.dispatch import kernels_serve
+from bigain.tokens.facility_location import soft_merging
+from bigain.tokens.grid import Cell, Grid
+from bigain.tokens.matching import MergePlan
+
+Restore = Literal["transpose", "inverse"]
+
+
+class ToMA(CellMerger):
+    """Token merging with attention, in tiles.
+
+    Destinations are chosen by greedy facility location on cosines. Tokens are merged by the weights of an attention
+    between them and the destinations, and restored by the transpose or the pseudo-inverse of that matrix. By default
+    all sites of a stage (as in CAM) use the plan of its first.
+
+    Source: Lu et al., ToMA: Token Merge with Attention for Diffusion Models (ICML 2025): objective and greedy choice,
+    merging as a linear map, restoration, tiles, plans shared by layers. Ours, where the text at hand is silent: cosines
+    times sqrt(c) as logits, the softmax over destinations, rows normalised after it, the transpose taken before. Left
+    out: plans shared by timesteps, with which an error would depend on other forwards than its own.
+    Cost: `2 * n * t * c` FLOPs per stage for the similarities in tiles of t tokens, and per module
+    `2 * (1 - ratio) * n * t * c` each for merging and restoring, all counted; the greedy choice is `(1 - ratio) * t`
+    steps of `n * t` comparisons, which are not.
+    """
+
+    def __init__(
+        self,
+        *,
+        ratio: float = 0.5,
+        cell: Sequence[int] = (8, 8),
+        temperature: float = 1.0,
+        restore: Restore = "transpose",
+        shared: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Set the method up.
+
+        Args:
+            ratio: Fraction of the tokens of each tile removed, in (0, 1 - 1/area].
+            cell: Largest height and width of the tiles. The sides used are the largest divisors of the token map's: an
+                8x12 map has tiles of 8x6 tokens. The whole map, if both are at least as large.
+            temperature: Of the softmax, positive. Lower is harder.
+            restore: `transpose`: a token is the mean of rows by the shares in which it was merged; `inverse`: by the
+                pseudo-inverse of merging, which amplifies rounding at high temperature.
+            shared: Whether the sites of a stage use the plan of its first.
+            kwargs: See the base classes.
+        """
+        super().__init__(ratio=ratio, cell=cell, **kwargs)
+        if temperature <= 0:
+            raise InputError(f"temperature must be above 0, not {temperature}")
+        check_choice("restore", restore, get_args(Restore))
+        self.temperature = temperature
+        self.restore: Restore = restore
+        self.shared = shared
+
+    def plan_of(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
+        return (
+            self.plan_of_stage(x, site, context, super().plan_of) if self.shared else super().plan_of(x, site, context)
+        )
+
+    def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
+        grid, x = site.grid(context.latent), x.detach()
+        tile = Cell(_divisor(grid.h, self.cell.h), _divisor(grid.w, self.cell.w))
+        assert self.ratio is not None
+        removed = removed_tokens("ToMA", self.ratio, Grid(*tile), tile, site)
+        kernels_serve(x, "ToMA")
+        return soft_merging(x, grid, tile, tile.area - removed, self.temperature, self.restore == "inverse")
+
+
+def _divisor(side: int, largest: int) -> int:
+    return next(size for size in range(min(side, largest), 0, -1) if side % size == 0)

@@ -1,0 +1,80 @@
+"""Skip tokens that resemble their surroundings and restore them from neighbours: CoReDiT."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bigain.tokens.directions import unit_tokens
+from bigain.tokens.grid import Cell, Grid
+from bigain.tokens.matching import MergePlan, highest
+from bigain.tokens.weighted import RestoringPlan
+
+# Least weight of a neighbour; coherences may be negative.
+_LEAST_WEIGHT = 1e-6
+
+
+def coherence(x: Tensor, grid: Grid, window: int) -> Tensor:
+    """Score tokens by their mean cosine to the tokens of their window, themselves included.
+
+    It is the product of the unit token and the mean of the window's unit tokens, so linear in the number of tokens.
+
+    Args:
+        x: Tokens. `(b, n, c)`, any float dtype.
+        grid: `(h, w)` with `h * w == n`.
+        window: Side of the windows, which start at the top left; those at the border may be smaller.
+
+    Returns:
+        Larger means more redundant. `(b, n)`, float32.
+    """
+    grid.check(x)
+    h, w = min(window, grid.h), min(window, grid.w)
+    maps = unit_tokens(x).unflatten(1, grid).permute(0, 3, 1, 2)
+    means = F.avg_pool2d(maps, (h, w), ceil_mode=True)
+    around = means.repeat_interleave(h, 2)[:, :, : grid.h].repeat_interleave(w, 3)[..., : grid.w]
+    return (maps * around).sum(1).flatten(1)
+
+
+def always_kept(grid: Grid, cell: Cell, offset: int, device: torch.device) -> Tensor:
+    """Mark the tokens (y, x) with `(y + x - offset) % min(cell) == 0`, and the last: at least one in each cell.
+
+    Cells start at the top left; those at the border may be smaller. `(n,)`, bool.
+    """
+    token = torch.arange(grid.n, device=device)
+    return ((token // grid.w + token % grid.w - offset) % min(cell) == 0) | (token == grid.n - 1)
+
+
+def most_skipped(grid: Grid, cell: Cell, offset: int) -> int:
+    """Return the number of tokens that `always_kept` does not mark."""
+    m = min(cell)
+    rows, columns = ([len(range(first, side, m)) for first in range(m)] for side in grid)
+    kept = sum(rows[first] * columns[(offset - first) % m] for first in range(m))
+    return grid.n - kept - ((grid.h + grid.w - 2 - offset) % m != 0)
+
+
+def coherence_plan(score: Tensor, grid: Grid, cell: Cell, skipped: int, offset: int) -> RestoringPlan:
+    """Skip the most coherent tokens; restore them as the mean of the other tokens of their cell, by coherence.
+
+    Args:
+        score: Coherence. `(b, n)`, float32.
+        grid: `(h, w)` with `h * w == n`.
+        cell: Neighbours are the tokens of a cell; the cells at the border may be smaller.
+        skipped: Number of tokens to skip, at most `most_skipped`.
+        offset: See `always_kept`.
+    """
+    token = torch.arange(grid.n, device=score.device)
+    score = score.nan_to_num(nan=-1)
+    gone = highest(score.masked_fill(always_kept(grid, cell, offset, score.device), -torch.inf), skipped)
+    place = torch.arange(cell.area, device=score.device)
+    y = (token // grid.w // cell.h * cell.h)[:, None] + place // cell.w
+    x = (token % grid.w // cell.w * cell.w)[:, None] + place % cell.w
+    inside = (y < grid.h) & (x < grid.w)
+    near = torch.where(inside, y * grid.w + x, token[:, None])
+    weight = score.clamp(min=_LEAST_WEIGHT).masked_fill(gone, 0)[:, near] * inside
+    # The others are restored from themselves.
+    weight = torch.where(gone[..., None], weight, (near == token[:, None]) & inside)
+    weight = weight / weight.sum(2, keepdim=True)
+    leader = near.expand(len(score), -1, -1).gather(2, weight.max(2, keepdim=True).indices).squeeze(2)
+    plan = MergePlan.from_leaders(leader, skipped, "prune")
+    return RestoringPlan(**vars(plan), near=plan.restore[:, near], weight=weight)
