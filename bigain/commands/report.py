@@ -10,7 +10,7 @@ from bigain.errors import InputError
 from bigain.report.document import write_report
 from bigain.report.rows import group_runs
 from bigain.runs.numbers import counted
-from bigain.runs.results import classification_in, find_runs, load_run
+from bigain.runs.results import classification_in, find_runs, load_run, read_ids
 
 
 def report(
@@ -20,6 +20,7 @@ def report(
     base: Path | None = None,
     allow_differences: bool = False,
     partial: bool = False,
+    samples: list[str] | None = None,
 ) -> Outcome:
     """Write tables and plots of finished runs: accuracy, distance and cost.
 
@@ -33,6 +34,7 @@ def report(
         base: Run directory that all runs of its task are compared with, image by image.
         allow_differences: Compare runs whose images, seed, protocol or versions differ, on the images that both have.
         partial: Include runs that have not finished all their images.
+        samples: Ids of the generated images to show side by side, with their differences; by default the first ones.
 
     Returns:
         The report's files and what was left out of it; complete if nothing was but unfinished runs in folders.
@@ -44,10 +46,13 @@ def report(
     left_out = unfinished + missing
     if not finished:
         raise InputError(f"nothing to report: {'; '.join(left_out)}")
+    known = {image_id for run in finished if samples and run.task == "generation" for image_id in read_ids(run.path)}
+    if unknown := [image_id for image_id in samples or () if image_id not in known]:
+        raise InputError(f"--samples {unknown[0]}: no generation here has this image; ids are in each run's images.txt")
     reference = load_run(classification_in(base), partial) if base else None
     groups = group_runs(finished)
     refused = [reason for group in groups for reason in group.compare(reference, measure_of, allow_differences)]
-    written = write_report(output, groups, left_out)
+    written = write_report(output, groups, left_out, samples or ())
     lines = [f"left out: {reason}" for reason in left_out]
     lines += [f"not compared: {reason}" for reason in refused]
     others = sum(len(group.refused) for group in groups) - len(refused)

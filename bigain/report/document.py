@@ -43,13 +43,16 @@ class _Section(NamedTuple):
     plots: Sequence[Plot]
 
 
-def write_report(output: Path, groups: Sequence[Group], left_out: Sequence[str]) -> list[Path]:
+def write_report(
+    output: Path, groups: Sequence[Group], left_out: Sequence[str], samples: Sequence[str] = ()
+) -> list[Path]:
     """Write a report and its figures, and return its files.
 
     Args:
         output: Folder to write to.
         groups: The runs.
         left_out: A line for each directory that is not in the report, with the reason.
+        samples: Ids of the generated images to show; empty shows the first ones.
 
     Raises:
         InputError: If a file cannot be written.
@@ -59,7 +62,7 @@ def write_report(output: Path, groups: Sequence[Group], left_out: Sequence[str])
     page, markdown, latex, runs, comparisons = written = [output / name for name in names]
     try:
         figures.mkdir(parents=True, exist_ok=True)
-        plots = draw(groups, figures)
+        plots = draw(groups, figures, samples)
         sections = [_section(group, of_group) for group, of_group in zip(groups, plots, strict=True)]
         remarks = _remarks(groups)
         write_text(page, _page(remarks, sections, left_out, figures))

@@ -83,8 +83,8 @@ class Plot(NamedTuple):
     caption: str
 
 
-def draw(groups: Sequence[Group], folder: Path) -> list[list[Plot]]:
-    """Draw the figures of every group into a folder.
+def draw(groups: Sequence[Group], folder: Path, samples: Sequence[str] = ()) -> list[list[Plot]]:
+    """Draw the figures of every group into a folder; `samples` are the ids of the images to show, or the first ones.
 
     For each group these are the curves if any run has a strength, the same as changes if there is one run without
     compression, the Pareto front if two rows have the same metric, and samples if there are generated images.
@@ -106,7 +106,7 @@ def draw(groups: Sequence[Group], folder: Path) -> list[list[Plot]]:
             ]
             for kind, caption, columns in grids:
                 runs = [row.runs["generation"] for row in columns]
-                figures.append((kind, caption, runs, sample_grid(columns, kind == "samples")))
+                figures.append((kind, caption, runs, sample_grid(columns, kind == "samples", samples)))
             for kind, caption, runs, figure in figures:
                 if figure is not None:
                     text = f"{caption.format(group.title)} {_sources(runs)}"

@@ -67,20 +67,22 @@ def strength_columns(rows: Sequence[Row], kind: str) -> list[Row]:
     return [*reversed(outwards[0]), *[row for row in columns if row.method == "none"][:1], *outwards[1]]
 
 
-def sample_grid(rows: Sequence[Row], differences: bool) -> Figure | None:
-    """Draw the first images that several generations have in common, a column for each; None if there are none.
+def sample_grid(rows: Sequence[Row], differences: bool, ids: Sequence[str] = ()) -> Figure | None:
+    """Draw images that several generations have in common, a column for each; None if there are none.
 
-    With `differences`, those from the first row without compression stand below, if there is one.
+    With `differences`, those from the first row without compression stand below, if there is one. Without `ids`, the
+    first four images.
     """
     runs = [row.runs["generation"] for row in rows]
-    items = dict(itertools.islice(_items(runs), _MOST_ITEMS)) if len(runs) > 1 else {}
+    most = len(ids) or _MOST_ITEMS
+    items = dict(itertools.islice(_items(runs, ids), most)) if len(runs) > 1 else {}
     return _draw(rows, [*items.values()], _prompts(runs[0], items), differences) if items else None
 
 
-def _items(runs: Sequence[Run]) -> Iterator[tuple[str, list[Pixels]]]:
+def _items(runs: Sequence[Run], ids: Sequence[str]) -> Iterator[tuple[str, list[Pixels]]]:
     """Yield ids with their images `(h, w, 3)` in all runs, without those that a run lacks or has at another size."""
     try:
-        ids = read_ids(runs[0].path)
+        ids = ids or read_ids(runs[0].path)
     except InputError:
         return
     for image_id in ids:

@@ -15,9 +15,11 @@ from PIL import Image
 from scipy.stats import binomtest
 from synthetic_runs import change, classification, error_line, generation, iekvd, lgtm, tome
 
+from bigain.commands import report as reporting
 from bigain.commands.main import main
 from bigain.compressors import ABM
 from bigain.diffusion.schedules import Linear
+from bigain.errors import InputError
 from bigain.report.figures import KINDS, draw, looks
 from bigain.report.rows import group_runs
 from bigain.report.sample_grid import sample_columns, sample_grid, strength_columns
@@ -54,7 +56,7 @@ def named(drawn, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def runs(tmp_path, monkeypatch):
-    monkeypatch.setattr("bigain.report.document.draw", lambda groups, folder: [[] for _ in groups])
+    monkeypatch.setattr("bigain.report.document.draw", lambda groups, folder, samples: [[] for _ in groups])
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()
     classification("runs/none", right(2970))
@@ -261,6 +263,11 @@ def test_samples_stand_side_by_side():
     # Two items in three runs, and two differences below each; the last is the colour bar.
     assert len([axes for axes in axes if axes.get_visible()]) == 2 * (3 + 2)
     assert axes[4].images[0].get_array().max() == pytest.approx(20 / 3)
+    chosen = sample_grid(sample_columns(group.rows), True, ["b"])
+    assert chosen.axes[0].get_ylabel() == "b"
+    assert len([axes for axes in chosen.axes if axes.images and axes.get_visible()]) == 3 + 2
+    with pytest.raises(InputError, match="--samples c: no generation here has this image"):
+        reporting.report([Path("runs")], samples=["b", "c"])
     shutil.rmtree("runs/none_made/samples")
     assert sample_grid(sample_columns(group.rows), True) is None
 
