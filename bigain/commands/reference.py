@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from bigain.commands.configs import find_config
@@ -64,6 +65,8 @@ def reference(
         if data is None:
             raise InputError(f"{' '.join(options)} names no dataset; add --data with a file or class")
         images, source = images_of(data), " ".join(filter(None, (data.name, getattr(data, "split", ""))))
+    if output.exists():
+        sys.stderr.write(f"warning: {output} exists and will be replaced\n")
     made = reference_of(images, source, extractor_of(protocol, weights), batch_size, features)
     made.save(output)
     return Outcome(f"{output}: n = {made.moments.n}, {made.protocol}, weights sha256 {made.sha256}\n")

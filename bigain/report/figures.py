@@ -66,9 +66,11 @@ _CHANGES = (
     "bars: intervals of the paired differences, as in the table; hollow markers: the paper's values."
 )
 _PARETO = (
-    "Cost, accuracy and distance: {}. Line: the Pareto front. In panels of accuracy and distance, the area of a "
+    "Cost, accuracy and distance: {}. In panels of accuracy and distance, the area of a "
     "marker is proportional to the cost, and the Pareto front of all three is outlined in black."
 )
+# Over the markers, which may hide all of it.
+_FRONT: Look = {"color": "#333333", "linewidth": 0.8, "zorder": 3}
 _MOST_TICKS = 8
 # Characters in a line of the legend, and inches of its columns and lines.
 _WIDTH, _COLUMN, _LINE = 32, 2.4, 0.17
@@ -274,12 +276,11 @@ def _pareto(rows: Sequence[Row], styles: Mapping[str, Look]) -> Figure | None:
     pairs = [pair for pair in itertools.product(high, low) if len(_with(rows, *(metric.metric for metric in pair))) > 1]
     figure, axes = panels(len(metrics) + len(pairs), 1)
     panel_of = dict(zip(metrics, axes[0], strict=False))
-    for name, metric in metrics.items():
-        _against_cost(panel_of[name], _with(rows, name), metric, styles)
+    joined = [_against_cost(panel_of[name], _with(rows, name), metric, styles) for name, metric in metrics.items()]
     for panel, (accuracy, distance) in zip(axes[0][len(metrics) :], pairs, strict=True):
         panel.sharey(panel_of[distance.metric])
         _against_each_other(panel, _with(rows, accuracy.metric, distance.metric), accuracy, distance, styles)
-    _legend(figure, rows, styles, "")
+    _legend(figure, rows, styles, "", front=any(joined))
     return figure
 
 
@@ -291,7 +292,8 @@ def pareto_front(points: Sequence[Point]) -> list[bool]:
     ]
 
 
-def _against_cost(axes: Axes, rows: Sequence[Row], metric: Measured, styles: Mapping[str, Look]) -> None:
+def _against_cost(axes: Axes, rows: Sequence[Row], metric: Measured, styles: Mapping[str, Look]) -> bool:
+    """Draw a metric against the cost, and return whether the Pareto front is a line."""
     for name, style in styles.items():
         points = [(row.run.gflops, row.main[metric.metric]) for row in rows if row.method == name]
         if points:
@@ -299,9 +301,10 @@ def _against_cost(axes: Axes, rows: Sequence[Row], metric: Measured, styles: Map
     sign = 1.0 if metric.better == "lower" else -1.0
     costs = [(row.run.gflops, sign * row.value(metric.metric)) for row in rows]
     front = sorted({point for point, on_front in zip(costs, pareto_front(costs), strict=True) if on_front})
-    axes.plot([x for x, _ in front], [sign * y for _, y in front], color="#999999", linewidth=1, zorder=0)
+    axes.plot([x for x, _ in front], [sign * y for _, y in front], **_FRONT)
     axes.set_xlabel("GFLOPs per evaluation")
     axes.set_ylabel(_axis_title(metric))
+    return len(front) > 1
 
 
 def _against_each_other(
@@ -330,13 +333,20 @@ def _errorbar(axes: Axes, points: Sequence[tuple[float, Measured]], **style: Any
 
 
 def _legend(
-    figure: Figure, rows: Sequence[Row], styles: Mapping[str, Look], linestyle: str, paper: bool = False
+    figure: Figure,
+    rows: Sequence[Row],
+    styles: Mapping[str, Look],
+    linestyle: str,
+    paper: bool = False,
+    front: bool = False,
 ) -> None:
     drawn = {row.method for row in rows}
     lines = [(name, {"linestyle": linestyle, **styles[name]}) for name in styles if name in drawn - {"none"}]
     if "none" in drawn:
         dashed = {"linestyle": "--", "marker": ""} if linestyle else {"linestyle": ""}
         lines.insert(0, ("without compression", {**PLAIN, **dashed}))
+    if front:
+        lines.append(("the Pareto front", {**_FRONT}))
     if paper:
         lines.append(("the paper", {**PLAIN, "marker": "o", "linestyle": ":", "linewidth": 0.8, "markersize": 6}))
     add_legend(figure, lines)

@@ -208,6 +208,7 @@ def test_match_takes_the_nearer_factor_and_the_largest_where_none_reaches(count)
         (["--match", "ten"], ["'ten'", "10%"]),
         (["--match", "100%"], ["100%"]),
         (["--nonsense", "1"], ["nonsense"]),
+        (["--config", "as_released.yaml"], ["as_released.yaml sets arguments of a compressor; add --compressor"]),
     ],
     ids=lambda value: " ".join(value)[:50],
 )  # fmt: skip

@@ -274,11 +274,13 @@ def test_images_of_a_dataset_in_parquet_files(photos, tmp_path):
         reference_of(images_of(data), "ImageNet", Means(), 3, features=0)
 
 
-def test_the_command_takes_a_dataset_and_its_split(tmp_path, monkeypatch):
+def test_the_command_takes_a_dataset_and_its_split(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("bigain.tasks.scoring.extractor_of", lambda protocol, weights: Means())
     out = tmp_path / "out.npz"
     options = ("--data", "shapes.yaml", "--data.images", "21")
-    assert f"{out}: n = 21, means" in reference([out], *options, split="val").text
+    for warning in ("", f"warning: {out} exists and will be replaced\n"):
+        assert f"{out}: n = 21, means" in reference([out], *options, split="val").text
+        assert warning in capsys.readouterr().err
     found = ReferenceStatistics.load(out, "means")
     assert found.source == "ShapeTextures val, 21 images"
     data = ShapeTextures(images=21, split="val")

@@ -192,6 +192,9 @@ def test_distances_of_two_protocols_do_not_mix(named):
     labels = [axes.get_ylabel() for axes in pareto.axes]
     assert labels[:2] == ["Top-1 accuracy (%)", "FD (pytorch-fid), lower is better"]
     assert not [label for label in labels if "torchmetrics" in label]
+    assert "the Pareto front" in [entry.get_text() for entry in pareto.legends[0].get_texts()]
+    # The line is drawn after the markers.
+    assert max(pareto.axes[0].lines, key=lambda line: line.zorder).get_marker() == "None"
 
 
 def test_distances_of_other_steps_or_images_are_a_series_of_their_own(named):
