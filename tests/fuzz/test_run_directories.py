@@ -65,7 +65,7 @@ def test_reports_and_comparisons(runs, copy, data):
     before = logs(folder)
     output = folder.parent / "report"
     # Figures take most of the time of a report.
-    with patch("bigain.report.document.draw", lambda groups, folder: [[] for _ in groups]):
+    with patch("bigain.report.document.draw", lambda groups, folder, samples: [[] for _ in groups]):
         status, told = answer("report", folder, runs / "b", "--output", output)
     assert status in (0, 1)
     assert str(runs / "b") in (output / "runs.csv").read_text()

@@ -105,7 +105,7 @@ def test_the_reverse_names_the_same_winner_and_several_are_corrected(capsys):
 
 
 def test_a_report_compares_generations(monkeypatch):
-    monkeypatch.setattr("bigain.report.document.draw", lambda groups, folder: [[] for _ in groups])
+    monkeypatch.setattr("bigain.report.document.draw", lambda groups, folder, samples: [[] for _ in groups])
     assert main(["report", "none", "lgtm", "tome"]) == 0
     with Path("report/comparisons.csv").open(newline="") as file:
         rows = {(row["run"], row["metric"]): row for row in csv.DictReader(file)}
