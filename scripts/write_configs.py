@@ -238,7 +238,10 @@ def described(stem: str, file: str | None) -> str:
     """Return method and settings: `, ToMe at ratio 0.5`."""
     if file is None:
         return " without compression"
-    name, (setting, value), settings = method_name(stem), strength_of(file), init_args(file)
+    name, settings = method_name(stem), init_args(file)
+    if "cache" in settings:
+        return f", {name} with {settings['cache']}"
+    setting, value = strength_of(file)
     alpha = settings.get("alpha")
     if isinstance(alpha, dict):
         alpha = "from {start} to {end}".format(**alpha["init_args"])
@@ -247,7 +250,12 @@ def described(stem: str, file: str | None) -> str:
 
 def method_name(stem: str) -> str:
     """Return the name of a method for readers."""
-    return DESCRIPTIONS.get(stem) or next((name for name, known in stems().items() if known == stem), stem)
+    return DESCRIPTIONS.get(stem) or class_of(stem) or stem
+
+
+def class_of(stem: str) -> str | None:
+    """Return the class of a method; None for `none` and for variants of a method."""
+    return next((name for name, known in stems().items() if known == stem), None)
 
 
 @cache
@@ -328,6 +336,9 @@ def later_entries() -> Iterator[tuple[str, str]]:
             text = f"{network} {on} {DATASETS[dataset]}{described(stem, file)}: not a cell of the paper."
             content = entry(text, f"{model}{end}", f"{dataset}{size}", file, "bf16-true", "auto")
             yield f"{dataset}_{part}_{stem}{end}", content
+    text = f"FLUX.1-dev generating for {DATASETS['pets']}{described('feature_cache', 'feature_cache')}: not a cell of "
+    content = entry(f"{text}the paper.", "flux_generation", "pets_1024", "feature_cache", "bf16-true", "auto")
+    yield "pets_flux_feature_cache_generation", content
 
 
 def later_method_entries() -> Iterator[tuple[str, str]]:
@@ -397,11 +408,14 @@ def embedded_entries() -> Iterator[tuple[str, str]]:
             file = compressor_of(stem, model, "classification")
             time = "" if file is None else f": {minutes} on two CPU cores"
             text = f"Embedded {network} on ShapeTextures{described(stem, file)}{time}."
-            yield name, entry(text, model, "shapes", file, "bf16-true", 1)
+            classifies = stem == "none" or not methods()[class_of(stem) or ""].generation_only
+            if classifies:
+                yield name, entry(text, model, "shapes", file, "bf16-true", 1)
             text = f"500 samples of the embedded {network}{described(stem, file)}."
             generating = entry(text, f"{model}_generation", "shapes_generation", file, "bf16-true", 1)
             yield f"{name}_generation", generating
-            yield joint(name, f"The embedded {network} on both tasks{described(stem, file)}")
+            if classifies:
+                yield joint(name, f"The embedded {network} on both tasks{described(stem, file)}")
 
 
 def destinations(row: Published) -> dict[str, str | None]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +29,13 @@ class Sharing:
     active: bool = True
 
 
+class Step(NamedTuple):
+    """A step of a sampler: its position, from 0, and its timestep."""
+
+    number: int
+    timestep: float
+
+
 @dataclass(frozen=True)
 class RowKeys:
     """Identity of the rows of a forward; rows with equal keys make equal random choices.
@@ -40,6 +47,7 @@ class RowKeys:
         zero: Whether all rows are at timestep 0.
         timestep: A timestep, in 0..999, at which compressors do what they do for all of these rows: see
             `Compressor.shared_value`; None if that is the same at all timesteps.
+        step: In generation, the step. Forwards of one network with steps 0, 1, 2, ... are of the same rows.
     """
 
     keys: Tensor
@@ -47,6 +55,7 @@ class RowKeys:
     sharing: Sharing | None = None
     zero: bool = False
     timestep: int | None = None
+    step: Step | None = None
 
 
 _row_keys: ContextVar[RowKeys | None] = ContextVar("bigain_row_keys", default=None)
@@ -59,9 +68,10 @@ def row_keys(
     sharing: Sharing | None = None,
     zero: bool = False,
     timestep: int | None = None,
+    step: Step | None = None,
 ) -> Iterator[None]:
     """Set the identity of the rows of denoiser forwards inside this block: see `RowKeys`."""
-    token = _row_keys.set(RowKeys(keys, classes, sharing, zero, timestep))
+    token = _row_keys.set(RowKeys(keys, classes, sharing, zero, timestep, step))
     try:
         yield
     finally:

@@ -80,7 +80,7 @@ def _checks(cli: WithoutTrainer) -> Iterator[Check]:
         with ExitStack() as installed:
             for compressor in cli.compressors() if hasattr(backbone, "denoiser") else ():
                 name = f"compressor/{type(compressor).__name__}"
-                yield from _until_refused(name, _compression(name, compressor, backbone, data, installed))
+                yield from _until_refused(name, _compression(name, compressor, module, data, installed))
     yield from _until_refused("reference", _reference(module))
     yield from _until_refused("run directory", _directory(cli))
     yield from _disk(cli.output, module, data)
@@ -129,9 +129,11 @@ def _fit(module: Task, data: EvalDataModule) -> Iterator[Check]:
 
 
 def _compression(
-    name: str, compressor: Compressor, backbone: Backbone, data: EvalDataModule, installed: ExitStack
+    name: str, compressor: Compressor, module: Task, data: EvalDataModule, installed: ExitStack
 ) -> Iterator[Check]:
     """Install a compressor on the network that `_network` built, beside the compressors that `installed` holds."""
+    backbone = module.backbone
+    compressor.check_module(module)
     latent = Grid(*backbone.latents_of(data.image_size)[1:])
     installed.enter_context(compressor.install(backbone.denoiser))
     rows = site_table(compressor, backbone.denoiser, latent)

@@ -13,6 +13,7 @@ from bigain.commands.parsing import Outcome
 from bigain.commands.predict import checked, predict, silence_libraries
 from bigain.errors import InputError
 from bigain.runs.files import write_csv, write_json
+from bigain.runs.names import NOT_OF_ONE_STEP
 from bigain.runs.results import read_results
 from bigain.runs.schema import TASKS, Results
 
@@ -49,12 +50,14 @@ def evaluate(*options: str, config: Path, output: Path | None = None) -> Outcome
     from bigain.commands.lightning_cli import Prepared
 
     silence_libraries()
-    _check_alike(path.stem, *(Prepared.of(task, command) for task, command in commands.items()))
-    outcomes = [predict(command) for command in commands.values()]
+    prepared = {task: Prepared.of(task, command) for task, command in commands.items()}
+    _check_alike(path.stem, *prepared.values())
+    outcomes = [predict(command) for task, command in commands.items() if not prepared[task].not_applicable]
     complete = all(outcome.complete for outcome in outcomes)
     if not any(outcome.text for outcome in outcomes):
         return Outcome("", complete)
-    row = joint_row(path.stem, *(read_results(folder / task) for task in TASKS))
+    classified = None if prepared["classification"].not_applicable else read_results(folder / "classification")
+    row = joint_row(path.stem, classified, read_results(folder / "generation"))
     write_json(folder / "joint.json", row)
     write_csv(folder / "joint.csv", list(row), [row])
     summaries = "".join(outcome.text for outcome in outcomes)
@@ -90,24 +93,28 @@ def _check_compressors(name: str, a: Sequence[Mapping[str, Any]], b: Sequence[Ma
         raise InputError(f"{name}: the two configurations have different compressors; a joint row needs one")
 
 
-def joint_row(name: str, classification: Results, generation: Results) -> dict[str, Any]:
-    """Return what one compressor costs and keeps; raise an InputError if the runs were compressed differently."""
-    _check_compressors(name, classification["compressors"], generation["compressors"])
-    compressors = classification["compressors"]
-    top, accuracy = next(iter(classification["metrics"].items()))
+def joint_row(name: str, classification: Results | None, generation: Results) -> dict[str, Any]:
+    """Return what one compressor costs and keeps; raise an InputError if the runs were compressed differently.
+
+    Without a classification, because the compressor is `generation_only`, the costs are those of the generation.
+    """
+    costs = classification or generation
+    _check_compressors(name, costs["compressors"], generation["compressors"])
+    compressors = costs["compressors"]
+    top, accuracy = next(iter(classification["metrics"].items())) if classification else ("top1", None)
     row: dict[str, Any] = {
         "name": name,
-        "model": classification["model"]["name"],
-        "dataset": classification["dataset"]["name"],
+        "model": costs["model"]["name"],
+        "dataset": costs["dataset"]["name"],
         "compressor": "+".join(one["class"] for one in compressors) or "none",
         "settings": json.dumps([one["settings"] for one in compressors]),
-        top: accuracy["value"],
-        f"{top}_low": accuracy["low"],
-        f"{top}_high": accuracy["high"],
-        "images_classified": classification["dataset"]["images"],
-        "gflops_per_evaluation": classification["flops"]["gflops_per_evaluation"],
-        "flops_reduction_percent": classification["flops"].get("reduction_percent"),
-        "seconds_per_classification": classification["timing"]["seconds_per_image"],
+        top: accuracy["value"] if accuracy else NOT_OF_ONE_STEP,
+        f"{top}_low": accuracy and accuracy["low"],
+        f"{top}_high": accuracy and accuracy["high"],
+        "images_classified": classification["dataset"]["images"] if classification else 0,
+        "gflops_per_evaluation": costs["flops"]["gflops_per_evaluation"],
+        "flops_reduction_percent": costs["flops"].get("reduction_percent"),
+        "seconds_per_classification": classification and classification["timing"]["seconds_per_image"],
         "seconds_per_sample": generation["timing"]["seconds_per_image"],
         "images_generated": generation["dataset"]["images"],
     }

@@ -186,6 +186,9 @@ class BiGainCLI(LightningCLI):
     def predict(self, **kwargs: Any) -> None:
         """Run the trainer's predict loop; predictions go to disk, not into memory."""
         config = self.config[self.subcommand]
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Compressor):
+                callback.check_module(self.model)
         with run_directory(self.output, config) if self.trainer.is_global_zero else nullcontext():
             if self.trainer.is_global_zero:
                 # The merged configuration, without the seeds that `seed` sets.
@@ -282,6 +285,12 @@ class Prepared(BiGainCLI):
         config = self.config_init[self.subcommand]
         listed = _listed(config.trainer.callbacks)
         return [callback for callback in [*listed, config.compressor] if isinstance(callback, Compressor)]
+
+    @property
+    def not_applicable(self) -> str:
+        """Why a compressor cannot do the task; empty if all can."""
+        only = [compressor.generation_only for compressor in self.compressors()]
+        return "" if self.model.generates else next(filter(None, only), "")
 
 
 class WithoutTrainer(Prepared):

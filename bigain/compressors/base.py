@@ -97,12 +97,16 @@ class Compressor(Callback, ABC):
             null for all.
         onlookers: Notified of every decision and every compressed module. An empty list costs nothing.
         pads: Whether merged sequences keep their length, padded, since the data decide how many tokens leave.
+        generation_only: Why it cannot classify; empty if it can.
+        steps_differ: Whether the steps of a sampler cost different FLOPs.
     """
 
     where: Where
     during: tuple[int, int] | None
     onlookers: list[Onlooker]
     pads: bool = False
+    generation_only: str = ""
+    steps_differ: bool = False
 
     def __init__(self, where: Where = Where(), during: Sequence[int] | None = None) -> None:  # noqa: B008 - frozen
         self.where = where
@@ -200,7 +204,7 @@ class Compressor(Callback, ABC):
         return {name: getattr(self, name) for name in constructor_parameters(type(self)) if hasattr(self, name)}
 
     def description(self) -> dict[str, Any]:
-        """Return `class`, `settings` and `changed` as plain values for JSON.
+        """Return `class`, `settings` and `changed` as plain values for JSON, and `generation_only` if there is any.
 
         `changed` holds the settings that differ from the constructor's defaults; of `where` only those fields.
         """
@@ -214,7 +218,20 @@ class Compressor(Callback, ABC):
                 default = {}
             if value != default:
                 changed[name] = value
-        return {"class": type(self).__name__, "settings": settings, "changed": changed}
+        only = {"generation_only": self.generation_only} if self.generation_only else {}
+        return {"class": type(self).__name__, "settings": settings, "changed": changed, **only}
+
+    def check_module(self, module: Any) -> None:
+        """Check a task module, whose weights are not needed.
+
+        Raises:
+            InputError: If this compressor cannot do the task.
+        """
+        if self.generation_only and not module.generates:
+            raise InputError(
+                f"{type(self).__name__} cannot classify: {self.generation_only}; generate images with it, or choose "
+                "another compressor"
+            )
 
     def install(self, denoiser: nn.Module) -> ExitStack:
         """Hook every selected site. Closing the result restores the network exactly.
@@ -252,6 +269,7 @@ class Compressor(Callback, ABC):
             yield denoiser
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.check_module(pl_module)
         # Callbacks are set up before the module, so the network may not be loaded yet.
         pl_module.backbone.load()  # type: ignore[operator,union-attr]
         self._installed.close()

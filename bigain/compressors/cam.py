@@ -36,6 +36,7 @@ class CAM(TokenMerger):
         super().__init__(inner.where, inner.modules, inner.metric, inner.position, inner.during)
         self.inner = inner
         self.pads = inner.pads
+        self.generation_only = inner.generation_only
 
     def shared_value(self, timestep: int) -> Hashable:
         return self.inner.shared_value(timestep)

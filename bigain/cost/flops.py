@@ -16,12 +16,13 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
 from bigain.backbones.base import Backbone
-from bigain.backbones.forward import row_keys
+from bigain.backbones.forward import Step, row_keys
 from bigain.backbones.geometry import without_weights
 from bigain.backbones.marks import PHASES, Mark, marks_reported_to
 from bigain.backbones.sites import layout_of
 from bigain.compressors.base import Compressor, first_timesteps, own
 from bigain.diffusion.trials import TIMESTEPS
+from bigain.errors import InputError
 
 Category = Literal[
     "self_attention", "projections", "cross_attention", "mlp", "convolution", "matching", "scoring"
@@ -68,6 +69,7 @@ def flops_per_evaluation(
     condition: torch.Tensor,
     compressors: Sequence[Compressor] = (),
     evaluations: Mapping[int, int] | None = None,
+    steps: Sequence[Step] = (),
 ) -> tuple[Flops, Flops]:
     """Return the FLOPs of one denoiser row with compressors and without, the mean over all evaluations.
 
@@ -80,15 +82,22 @@ def flops_per_evaluation(
         condition: One row of its conditions. `(1, ...)`.
         compressors: On disjoint sites.
         evaluations: See `mean_flops`.
+        steps: All steps of the sampler, which are counted one by one if they cost different FLOPs.
 
     Raises:
-        InputError: If a compressor cannot work on this network and latent.
+        InputError: If a compressor cannot work on this network and latent, or reuses nothing in these steps.
     """
     twin = without_weights(backbone)
+    steps = steps if any(compressor.steps_differ for compressor in compressors) else ()
     compressed = mean_flops(
-        lambda timestep: _counted_once(twin, latent, condition, compressors, timestep), compressors, evaluations
+        lambda timestep: _counted_once(twin, latent, condition, compressors, timestep, steps), compressors, evaluations
     )
-    return compressed, _counted_once(twin, latent, condition, (), None)
+    baseline = _counted_once(twin, latent, condition, (), None)
+    if steps and compressed.total >= baseline.total:
+        raise InputError(
+            f"{type(compressors[0]).__name__} saves nothing in {len(steps)} steps; reuse features earlier or for longer"
+        )
+    return compressed, baseline
 
 
 def mean_flops(
@@ -123,25 +132,30 @@ def _counted_once(
     condition: torch.Tensor,
     compressors: Sequence[Compressor],
     timestep: int | None,
+    steps: Sequence[Step] = (),
 ) -> Flops:
     """Count a network on the meta device, once per process, configuration and settings of compressors."""
     network = (type(twin), type(twin.denoiser), sorted(twin.denoiser.config.items()))
     # A description has the name of a function only.
     functions = [[repr(value) for value in c.settings().values() if callable(value)] for c in compressors]
     methods = [(type(c), repr((c.description(), f))) for c, f in zip(compressors, functions, strict=True)]
-    key = (repr((*network, latent, condition.shape, condition.dtype, timestep)), *methods)
+    key = (repr((*network, latent, condition.shape, condition.dtype, timestep, *steps)), *methods)
     if key not in _counted:
         with ExitStack() as installed:
             for compressor in compressors:
                 installed.enter_context(compressor.install(twin.denoiser))
-            _counted[key] = count_flops(twin, latent, condition, timestep)
+            _counted[key] = count_flops(twin, latent, condition, timestep, steps)
     return _counted[key]
 
 
 # As the only process of a run: without inference mode, torch takes other operations for the same products.
 @torch.inference_mode()
 def count_flops(
-    backbone: Backbone, latent: tuple[int, int, int], condition: torch.Tensor, timestep: int | None = None
+    backbone: Backbone,
+    latent: tuple[int, int, int],
+    condition: torch.Tensor,
+    timestep: int | None = None,
+    steps: Sequence[Step] = (),
 ) -> Flops:
     """Count one denoiser row with the hooks that are installed now.
 
@@ -150,10 +164,10 @@ def count_flops(
         latent: (channels, height, width).
         condition: One row of its conditions, on any device. `(1, ...)`.
         timestep: In 0..999, where compressors do not do the same at all of them.
+        steps: All steps of a sampler, in order, of which the mean is returned, rounded down.
     """
     noisy = torch.empty(1, *latent, device="meta")
     timesteps = torch.full((1,), 500, device="meta")
-    named = nullcontext() if timestep is None else row_keys(timesteps, timestep=timestep)
     with FlopCounterMode(display=False) as counter, ExitStack() as undo:
         ledger = _Ledger(counter)
         # Not all MLPs are of one class.
@@ -162,11 +176,14 @@ def count_flops(
             own(module.register_forward_pre_hook(ledger.opening(category)), undo)
             own(module.register_forward_hook(ledger.close, always_call=True), undo)
         undo.enter_context(marks_reported_to(ledger.spending))
-        undo.enter_context(named)
-        backbone.predict(noisy, timesteps, condition.to("meta"))
+        for step in steps or (None,):
+            unnamed = timestep is None and step is None
+            with nullcontext() if unnamed else row_keys(timesteps, timestep=timestep, step=step):
+                backbone.predict(noisy, timesteps, condition.to("meta"))
         ledger.settle()
-    by_operation = {str(operation): int(flops) for operation, flops in counter.get_flop_counts()["Global"].items()}
-    return Flops(ledger.spent, by_operation)
+    counted, forwards = counter.get_flop_counts()["Global"], len(steps) or 1
+    by_category = {category: flops // forwards for category, flops in ledger.spent.items()}
+    return Flops(by_category, {str(operation): int(flops) // forwards for operation, flops in counted.items()})
 
 
 class _Ledger:

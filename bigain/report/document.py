@@ -144,7 +144,10 @@ def _result(
     """Return a row of results; `plain` are the seconds of a batch without compression."""
     cells = _compressor(row.method, row.strength)
     for name, measured in metrics.items():
-        cells += _cells(measured.title, row.main.get(name), best if row.run.compressors else {})
+        of_row = _cells(measured.title, row.main.get(name), best if row.run.compressors else {})
+        if measured.better == "higher" and row.accuracy_missing:
+            of_row[0] = (measured.title, row.accuracy_missing)
+        cells += of_row
     less = row.run.reduction
     cells += [
         ("GFLOPs", f"{row.run.gflops:#.4g}" if row.run.gflops < 1000 else f"{row.run.gflops:.1f}"),

@@ -14,7 +14,7 @@ from bigain.errors import InputError
 from bigain.report.comparison import Comparison, Measure, UnlikeError, compare
 from bigain.report.pairing import Series, differing, images_of, series
 from bigain.report.paper import Cell, PaperValue, cell_of, expected_images, paper_value
-from bigain.runs.names import method, metric_title, strength
+from bigain.runs.names import NOT_OF_ONE_STEP, method, metric_title, strength
 from bigain.runs.numbers import bias_text, counted, decimals, scaled
 from bigain.runs.results import Run
 from bigain.runs.schema import TASKS, Better
@@ -91,6 +91,12 @@ class Row:
         if not run or not denoiser or denoiser["rows_per_forward"] != 8 or not denoiser["seconds_per_row"]:
             return None
         return 4 * float(denoiser["seconds_per_row"] * run.results["evaluations"]["per_image"])
+
+    @property
+    def accuracy_missing(self) -> str:
+        """Why there is no accuracy; empty if it was only not measured."""
+        classifies = not any(compressor.get("generation_only") for compressor in self.run.compressors)
+        return "" if classifies else NOT_OF_ONE_STEP
 
     @property
     def all_metrics(self) -> list[Measured]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import ClassVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
@@ -12,6 +13,7 @@ from torch import Tensor
 from bigain.backbones.base import Backbone
 from bigain.backbones.compilation import compile_denoiser
 from bigain.backbones.cuda_graphs import use_graphs
+from bigain.backbones.forward import Step
 from bigain.backbones.sharing import end_sharing, share
 from bigain.compressors.base import first_timesteps, installed_on, nearest_timesteps
 from bigain.data.base import EvalDataModule
@@ -24,15 +26,22 @@ class BackboneModule(LightningModule):
     """A module around a backbone.
 
     Attributes:
+        generates: Whether it generates images.
         backbone: The diffusion model.
         forwards: Splits its rows over forwards.
         share: Whether to compute once what rows have in common.
     """
 
+    generates: ClassVar[bool] = False
     backbone: Backbone
     forwards: Forwards
     share: bool
     _first_timesteps: Sequence[int] | None = None
+
+    @property
+    def sampling_steps(self) -> Sequence[Step]:
+        """The steps that every image is generated in, the same for all; none in classification."""
+        return ()
 
     @property
     def data(self) -> EvalDataModule:

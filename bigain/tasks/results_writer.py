@@ -118,7 +118,7 @@ class RunResults(Callback, ABC):
     def _count_flops(self, module: Any, compressors: Sequence[Compressor], records: Sequence[Any] = ()) -> None:
         shape, timesteps = module.backbone.latents_of(module.data.image_size), self.timesteps(module, records)
         given = module.backbone, shape, module.example_condition, compressors, timesteps
-        self._flops, self._baseline = flops_per_evaluation(*given)
+        self._flops, self._baseline = flops_per_evaluation(*given, module.sampling_steps)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._gather = ProcessGather(trainer)

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from bigain.backbones.base import Backbone
-from bigain.backbones.forward import Sharing, row_keys
+from bigain.backbones.forward import Sharing, Step, row_keys
 from bigain.data.base import EvalDataModule
 from bigain.data.images import ImageFormat, decode_files, encode_images, quantise
 from bigain.data.loader import Batch
@@ -56,6 +56,8 @@ class DiffusionSampler(BackboneModule):
 
     Every image is a function of (seed, image id), independent of batch size, order and number of processes.
     """
+
+    generates = True
 
     def __init__(
         self,
@@ -254,16 +256,26 @@ class DiffusionSampler(BackboneModule):
         """
         device = condition.device
         keys = item_keys(torch.tensor([stable_hash(image_id) for image_id in image_ids], device=device), self.seed)
+        # All steps of some items, then of the next: compressors may keep features from step to step.
+        return self._per_item(lambda i: self._sample(keys[i], condition[i]), len(keys))
+
+    def _sample(self, keys: Tensor, condition: Tensor) -> Tensor:
+        """Sample the items of one forward. `(b,)`, `(b, ...)` -> `(b, c, h, w)`, float32."""
 
         def denoise(x: Tensor, timestep: Tensor, step: int) -> Tensor:
-            rows = step_keys(keys, step)
             # Not `timestep`: if it is on a GPU, reading it waits.
             on_host = self.scheduler.timesteps[step : step + 1]
             alike = self.timesteps_alike(on_host)
             shared = {"zero": bool(on_host == 0), "timestep": alike[0] if alike else None}
-            return self._per_item(lambda i: self._guided(x[i], condition[i], rows[i], timestep, **shared), len(x))
+            return self._guided(
+                x, condition, step_keys(keys, step), timestep, **shared, step=Step(step, float(on_host))
+            )
 
         return sample(denoise, keys, self.shape, self.scheduler, self.steps, self.timestep_options)
+
+    @property
+    def sampling_steps(self) -> Sequence[Step]:
+        return [Step(number, timestep) for number, timestep in enumerate(self.scheduler.timesteps.tolist())]
 
     def _guided(self, x: Tensor, condition: Tensor, rows: Tensor, timestep: Tensor, /, **shared: Any) -> Tensor:
         """Return the guided network output of items `(b, c, h, w)` with keys `(b,)`, from one forward of 2b rows.

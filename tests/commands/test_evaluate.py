@@ -129,6 +129,21 @@ def test_what_differs_between_the_tasks_in_the_paper_may_differ_and_nothing_else
             joint_row("one", one, other)
 
 
+def test_a_method_that_cannot_classify_has_a_row_without_an_accuracy(capsys):
+    row = joint_row("one", None, results(0.9, metrics=("frechet[x]",)))
+    assert (row["top1"], row["top1_low"], row["images_classified"]) == ("n/a: not a function of one step", None, 0)
+    assert (row["frechet[x]"], row["gflops_per_evaluation"], row["seconds_per_sample"]) == (0.5, 1.0, 2.0)
+    args = ["--compressor", "compressors/feature_cache.yaml", "--generation.model.steps", "3"]
+    assert evaluate("demo_none_joint.yaml", *args) == 0
+    assert not Path("out/classification").exists()
+    row = json.loads(Path("out/joint.json").read_text())
+    assert (row["top1"], row["compressor"]) == ("n/a: not a function of one step", "FeatureCache")
+    assert row["flops_reduction_percent"] > 10
+    message = message_of(capsys, lambda: main(["predict", "--config", "demo_none.yaml", *args[:2], "--output", "one"]))
+    assert "FeatureCache cannot classify" in message
+    assert not Path("one").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

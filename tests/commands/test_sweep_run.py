@@ -206,6 +206,13 @@ def test_no_cell_at_all_is_bad_input(capsys):
     assert not Path("out").exists()
 
 
+def test_a_cell_that_is_not_applicable_is_not_run_and_nothing_is_missing(capsys):
+    options = "set: {compressor: compressors/feature_cache.yaml}"
+    assert sweep(table(f"config: demo_none.yaml, dataset: shapes, method: FeatureCache, {options}")) == 0
+    assert re.search(r"FeatureCache +n/a .*n/a: not a function of one step: it reuses", capsys.readouterr().out)
+    assert not Path("out/classification-shapes-FeatureCache").exists()
+
+
 @pytest.mark.parametrize("name", ["table4", "demo"])
 def test_shards_share_the_cells(name):
     cells = load_table(name)

@@ -17,7 +17,7 @@ from synthetic_runs import change, classification, error_line, generation, iekvd
 
 from bigain.commands import report as reporting
 from bigain.commands.main import main
-from bigain.compressors import ABM
+from bigain.compressors import ABM, FeatureCache
 from bigain.diffusion.schedules import Linear
 from bigain.errors import InputError
 from bigain.report.figures import KINDS, draw, looks
@@ -103,6 +103,16 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.text += data
+
+
+def test_a_method_that_cannot_classify_shows_why_in_place_of_the_accuracy():
+    cache = FeatureCache(cache="PyramidAttentionBroadcastConfig")
+    generation("runs/cache_made", 33.3, [cache.description()])
+    assert report("runs") == 0
+    marked = [line for line in text().splitlines() if "| n/a: not a function of one step |" in line]
+    assert [line.split("[")[0] for line in marked] == ["| FeatureCache"]
+    assert "| FeatureCache[cache PyramidAttentionBroadcastConfig] | - | n/a:" in marked[0]
+    assert " 33.3" in marked[0]
 
 
 def test_all_files_are_written_and_the_same_each_time(capsys, drawn):

@@ -21,7 +21,7 @@ from torch import nn
 from trainers import quiet_trainer
 
 from bigain.backbones import DiT, StableDiffusion
-from bigain.compressors import IEKVD, LGTM, ToMe
+from bigain.compressors import IEKVD, LGTM, FeatureCache, ToMe
 from bigain.data import ShapeTextures
 from bigain.data.images import decode_files
 from bigain.diffusion.sampling import initial_noise, item_keys
@@ -201,6 +201,15 @@ def test_images_do_not_depend_on_the_batch(backbone, request):
     for batch_size in (1, 2):
         module = sampler(backbone, kind, scheduler_options=options)
         assert torch.equal(run(module, compressor, images=3, batch_size=batch_size).stacked(), whole)
+
+
+def test_features_of_earlier_steps_are_those_of_the_same_images(dit):
+    """In two forwards of a batch, each of which keeps its own."""
+    options = {"spatial_attention_block_skip_range": 2, "spatial_attention_timestep_skip_range": [-1, 1000]}
+    compressor = FeatureCache(cache="PyramidAttentionBroadcastConfig", options=options)
+    whole = run(sampler(dit, items_per_forward=2), compressor, images=3, batch_size=3).stacked()
+    assert torch.equal(run(sampler(dit, items_per_forward=2), compressor, images=3, batch_size=1).stacked(), whole)
+    assert not torch.equal(run(sampler(dit, items_per_forward=2), images=3, batch_size=3).stacked(), whole)
 
 
 @pytest.mark.parametrize("compressor", [LGTM(ratio=0.5), IEKVD(factor=2)], ids=["lgtm", "iekvd"])

@@ -50,7 +50,7 @@ def sweep(
         only: Only these methods, as the table names them; `none` is the model without compression.
 
     Returns:
-        Complete if every cell is finished; for a dry run, if every cell could be counted.
+        Complete if every cell is finished or not applicable; for a dry run, if these could be counted.
 
     Raises:
         InputError: If the table or the command line is wrong, or no cell can run at all.
@@ -74,7 +74,7 @@ def sweep(
         Plan(cell, folder, marked_options(cell, cells, options), kind)
         for cell in tqdm(chosen, "cells", leave=False, disable=None)
     ]
-    if plans and not any(plan.prepared for plan in plans):
+    if plans and all(plan.status == "refused" for plan in plans):
         raise InputError(f"no cell of {name} can run; {plans[0].cell.name}: {plans[0].reason}")
     if dry_run:
         return cost_report(plans)
@@ -155,7 +155,7 @@ def _conclude(plans: Sequence[Plan], folder: Path) -> Outcome:
     _tell(f"cells: {', '.join(f'{count} {status}' for status, count in counts.items()) or 'none in this share'}")
     if any(plan.run for plan in plans):
         _tell(f"tables and figures: bigain report {folder}")
-    return Outcome(complete=counts["finished"] == len(plans))
+    return Outcome(complete=counts["finished"] + counts["n/a"] == len(plans))
 
 
 def _tell(line: str) -> None:

@@ -89,7 +89,7 @@ def cost_report(plans: Sequence[Plan]) -> Outcome:
         lines.append("<= is the most that a race can need; results.json has the number that it needed")
     if any(images.endswith("*") for _, _, images, _, _, _ in rows):
         lines.append("* the dataset cannot be read here: its official number, or the number in the settings")
-    complete = not uncounted and all(plan.prepared for plan in plans)
+    complete = not uncounted and all(plan.prepared or plan.status == "n/a" for plan in plans)
     return Outcome("".join(f"{line}\n" for line in [*lines, *uncounted, *reasons]), complete)
 
 

@@ -17,6 +17,7 @@ from bigain.commands.sweep.tables import Cell
 from bigain.commands.termination import launched_rank
 from bigain.errors import InputError, message_of
 from bigain.runs.directory import check_directory
+from bigain.runs.names import NOT_OF_ONE_STEP
 from bigain.runs.numbers import scaled, with_interval
 from bigain.runs.results import Run, has_results, load_run
 
@@ -27,14 +28,15 @@ class Plan:
     Attributes:
         directory: Its run directory.
         log: Output of its last attempt, in this process of the launcher.
-        prepared: Its objects; nothing is loaded. None if it is refused.
-        status: `refused` if its configuration or directory does not fit, `incomplete` if something is missing.
+        prepared: Its objects; nothing is loaded. None if it is refused or not applicable.
+        status: `refused` if its configuration or directory does not fit, `incomplete` if something is missing, `n/a` if
+            its compressor cannot do the task.
         reason: What failed or is missing; None if nothing.
         run: Its results, where there are any.
     """
 
     prepared: Prepared | None = None
-    status: Literal["pending", "finished", "incomplete", "failed", "refused"] = "refused"
+    status: Literal["pending", "finished", "incomplete", "failed", "refused", "n/a"] = "refused"
     reason: str | None = None
     run: Run | None = None
 
@@ -51,6 +53,9 @@ class Plan:
             check_directory(self.directory, prepared.config.predict)
         except Exception as error:  # noqa: BLE001 -- a configuration may name the user's own classes
             self.reason = reason_of(error)
+            return
+        if prepared.not_applicable:
+            self.status, self.reason = "n/a", f"{NOT_OF_ONE_STEP}: {prepared.not_applicable}"
         else:
             self.prepared = prepared
             self.read_state()

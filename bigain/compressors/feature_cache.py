@@ -1,0 +1,155 @@
+"""FeatureCache: reuse features of earlier steps, through the caches of diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import fields
+from typing import Any
+
+import torch
+from diffusers import CacheMixin, hooks
+from torch import nn
+
+from bigain.backbones.cuda_graphs import watch_for
+from bigain.backbones.forward import rows_now
+from bigain.backbones.sites import Layout, Site
+from bigain.compressors.base import Compressor, ContextGetter, own
+from bigain.compressors.where import Where
+from bigain.errors import InputError, check_choice
+from bigain.tokens.grid import Grid
+
+_APPLY = {
+    "PyramidAttentionBroadcastConfig": hooks.apply_pyramid_attention_broadcast,
+    "TaylorSeerCacheConfig": hooks.apply_taylorseer_cache,
+}
+_DATA_DECIDE = "decides from the features of a whole forward, so that an image would depend on its batch"
+_REFUSED = {
+    **dict.fromkeys(("FirstBlockCacheConfig", "SeaCacheConfig"), _DATA_DECIDE),
+    "FasterCacheConfig": "leaves out the unconditional rows of a guided forward",
+    "MagCacheConfig": "needs ratios that were calibrated for the model",
+    "TextKVCacheConfig": "is for one model that is not supported",
+}
+# What diffusers adds to modules.
+_ADDED = ("forward", "_diffusers_hook", "_cache_config")
+
+
+class FeatureCache(Compressor):
+    """Reuses outputs of modules from earlier sampling steps instead of computing them.
+
+    Networks that have `enable_cache` (of those here FLUX) get it; on the others, which diffusers gives no such method,
+    the same hooks of diffusers are applied. No tokens leave. FLOPs are the mean over all steps of the sampler.
+
+    Source: Pyramid Attention Broadcast (arXiv 2408.12588) and TaylorSeer (ICCV 2025, arXiv 2503.06923), as implemented
+    in diffusers. Its other caches are refused: `FirstBlockCacheConfig` and `SeaCacheConfig` would make an image depend
+    on its batch.
+    Cost: none in matrix products; the outputs that are kept take memory.
+    """
+
+    generation_only = "it reuses features of earlier steps, and an evaluation of a classifier has none before it"
+    steps_differ = True
+
+    def __init__(self, *, cache: str, options: Mapping[str, Any] | None = None) -> None:
+        """Set the method up.
+
+        Args:
+            cache: `PyramidAttentionBroadcastConfig` or `TaylorSeerCacheConfig`, the configuration's class in diffusers.
+            options: Its fields, e.g. `spatial_attention_block_skip_range: 2`, or `cache_interval: 3` and
+                `cache_identifiers: ['transformer_blocks.*(attn1|ff)']`; a dtype by its name.
+        """
+        super().__init__(Where(max_stride=2**31))
+        if cache in _REFUSED:
+            raise InputError(f"cache: {cache} {_REFUSED[cache]}; choose {' or '.join(_APPLY)}")
+        check_choice("cache", cache, [*_APPLY])
+        self.cache = cache
+        self.options = options and dict(options)
+        self._timestep = 0.0
+        self._configuration()
+
+    def _configuration(self) -> Any:
+        """Create the configuration of diffusers, or raise an InputError."""
+        kind: Any = getattr(hooks, self.cache)
+        timed = {"current_timestep_callback"} & {field.name for field in fields(kind)}
+        known = sorted({field.name for field in fields(kind)} - timed)
+        options = dict(self.options or {})
+        for name, value in options.items():
+            if name not in known:
+                raise InputError(f"{self.cache} has no option {name!r}; it has {', '.join(known)}")
+            if name.endswith(("block_skip_range", "interval")) and not (isinstance(value, int) and value > 1):
+                raise InputError(f"options: {name} must be a whole number of at least 2 steps, not {value!r}")
+            if name.endswith("dtype"):
+                options[name] = getattr(torch, str(value), None)
+                if not isinstance(options[name], torch.dtype):
+                    raise InputError(f"options: {name} must be a dtype such as float32, not {value!r}")
+        return kind(**options, **dict.fromkeys(timed, lambda: self._timestep))
+
+    def check_module(self, module: Any) -> None:
+        super().check_module(module)
+        if module.backbone.compilation != "none":
+            raise InputError("FeatureCache changes what a forward computes from step to step; use compile: none")
+
+    def hook_site(self, layout: Layout, site: Site, context: ContextGetter, undo: ExitStack) -> None:
+        """Do nothing: diffusers finds the modules. Their blocks are taken, because plans do not fit old features."""
+
+    def sites_of(self, denoiser: nn.Module) -> tuple[Site, ...]:
+        return ()
+
+    def tokens_out(self, site: Site, latent: Grid) -> int:
+        return site.grid(latent).n
+
+    def install(self, denoiser: nn.Module) -> ExitStack:
+        with ExitStack() as undo:
+            undo.enter_context(super().install(denoiser))
+            # Graphs replay what was recorded at one step.
+            undo.callback(watch_for(denoiser, lambda: True))
+            for module in denoiser.modules():
+                _take_hooks(module, undo)
+            apply: Any = denoiser.enable_cache if isinstance(denoiser, CacheMixin) else None
+            apply(self._configuration()) if apply else _APPLY[self.cache](denoiser, self._configuration())
+            if not any("forward" in vars(module) for module in denoiser.modules()):
+                raise InputError(
+                    f"{self.cache} with options {self.options} finds no module to cache in {type(denoiser).__name__}; "
+                    "name modules with the identifiers among its options"
+                )
+            registry = hooks.HookRegistry.check_if_exists_or_initialize(denoiser)
+            entered = ExitStack()
+
+            def begin(module: nn.Module, args: Any) -> None:
+                rows = rows_now()
+                if rows is None or rows.step is None:
+                    raise InputError(
+                        "FeatureCache follows the steps of DiffusionSampler, and this forward is of no step: its FLOPs "
+                        "are counted by `bigain predict`; in a pipeline of diffusers, call enable_cache"
+                    )
+                if rows.step.number == 0:
+                    # Other images, of which nothing may be reused.
+                    registry.reset_stateful_hooks()
+                self._timestep = rows.step.timestep
+                entered.enter_context(CacheMixin.cache_context(denoiser, "rows"))
+
+            def end(module: nn.Module, args: Any, output: Any) -> None:
+                entered.close()
+
+            own(denoiser.register_forward_pre_hook(begin), undo)
+            own(denoiser.register_forward_hook(end, always_call=True), undo)
+            return undo.pop_all()
+
+
+def _take_hooks(module: nn.Module, undo: ExitStack) -> None:
+    """Note what diffusers may have added to a module, and put it back when `undo` closes.
+
+    Raises:
+        InputError: If there are hooks already.
+    """
+    state = vars(module)
+    kept = {name: state[name] for name in _ADDED if name in state}
+    if "_diffusers_hook" in kept and kept["_diffusers_hook"].hooks:
+        raise InputError(f"{type(module).__name__} has hooks of diffusers already; call disable_cache() first")
+    state.pop("_diffusers_hook", None)
+
+    def restore() -> None:
+        for name in _ADDED:
+            state.pop(name, None)
+        state.update(kept)
+
+    undo.callback(restore)
