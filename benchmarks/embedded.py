@@ -24,7 +24,9 @@ from bigain.commands.main import main as bigain
 CONTROL = "classification-shapes-ToMe-proportional-ratio-0.5"
 CONTROL_OPTIONS = [
     "--compressor",
-    "controls.proportional.ProportionalToMe",
+    "ToMe",
+    "--compressor.proportional",
+    "true",
     "--compressor.ratio",
     "0.5",
     "--compressor.where.max_stride",

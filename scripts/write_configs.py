@@ -66,7 +66,7 @@ LATER_NETWORKS: dict[str, tuple[str, str, str, dict[str, str]]] = {
     "flux": ("FLUX.1-dev", "flux", "_1024", {}),
 }
 # Methods of other papers, by their file: on SD 2.0 and Pets, and on DiT-XL/2-512 and ImageNet-100.
-LATER_METHODS = ("coredit", "toma")
+LATER_METHODS = ("coredit", "toma", "tofu")
 
 PAPER_TABLES = {
     1: "Table 1: methods on Oxford-IIIT Pets, each at one setting that the table does not print. DiP-GO and MosaicDiff "
@@ -229,7 +229,7 @@ def compressor_of(stem: str, backbone: str, task: str) -> str | None:
     }
     if stem == "none":
         return None
-    if stem in LATER_METHODS:
+    if stem in LATER_METHODS and (stem, backbone) != ("tofu", "dit_xl_2_512"):
         return stem
     return f"dit_xl_{stem}" if backbone == "dit_xl_2_512" else special.get((stem, backbone, task), stem)
 
@@ -350,7 +350,7 @@ def later_method_entries() -> Iterator[tuple[str, str]]:
             file = compressor_of(stem, backbone, task)
             text = f"{network} {on} {of}{described(stem, file)}: not a cell of the paper."
             yield f"{name}{end}", entry(text, f"{MODELS[backbone]}{end}", dataset, file, "16-true", "auto")
-        yield joint(name, f"{network} on {of}, on both tasks{described(stem, stem)}")
+        yield joint(name, f"{network} on {of}, on both tasks{described(stem, file)}")
 
 
 def joint(name: str, text: str) -> tuple[str, str]:

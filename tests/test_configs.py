@@ -195,7 +195,7 @@ KEYS = ("ToDo", "AveragePool", "IEKVD", "FrequencyKV")
 CACHED = "compressor.init_args.inner.init_args.destination"
 # Every method, both tasks, both kinds of networks.
 OVERLAID = [f"pets_{method}" for method in ("none", "tome", "abm", "sito", "average_pool", "frequency_kv")]
-OVERLAID += [f"pets_{method}_generation" for method in ("tome", "lgtm", "todo", "iekvd")]
+OVERLAID += [f"pets_{method}_generation" for method in ("tome", "lgtm", "todo", "iekvd", "tofu", "toma", "coredit")]
 OVERLAID += [
     "imagenet1k_cam",
     "imagenet100_dit_lgtm",
@@ -217,7 +217,7 @@ def test_the_overlay_sets_what_the_release_does_and_only_arguments_that_exist(bu
         expected += ["released"] if pets else []
         expected += [True] if kind in KEYS and generates and pets else [False] if kind in KEYS else []
         expected += {"LGTM": ["released"], "CAM": ["released"]}.get(kind, [])
-        expected += [] if kind != "ToMe" else ["random" if generates else "redrawn"]
+        expected += ["redrawn" if kind == "ToMe" and not generates else "random"] if kind in ("ToMe", "ToFu") else []
         assert [config[name] for name in settings if name in config] == expected, entry
     assert seen == {"none", *methods()}
 

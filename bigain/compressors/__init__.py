@@ -16,6 +16,7 @@ from bigain.compressors.iekvd import IEKVD as IEKVD
 from bigain.compressors.lgtm import LGTM as LGTM
 from bigain.compressors.sito import SiTo as SiTo
 from bigain.compressors.todo import ToDo as ToDo
+from bigain.compressors.tofu import ToFu as ToFu
 from bigain.compressors.toma import ToMA as ToMA
 from bigain.compressors.tome import ToMe as ToMe
 from bigain.compressors.where import Where as Where

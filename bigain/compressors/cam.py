@@ -33,7 +33,7 @@ class CAM(TokenMerger):
         """
         if not isinstance(inner, TokenMerger):
             raise InputError(f"CAM caches the plans of a merger, such as LGTM, not of {type(inner).__name__}")
-        super().__init__(inner.where, inner.modules, inner.metric, inner.position, inner.during)
+        super().__init__(inner.where, inner.modules, inner.metric, inner.position, inner.during, inner.proportional)
         self.inner = inner
         self.pads = inner.pads
         self.generation_only = inner.generation_only

@@ -33,7 +33,7 @@ _LATER = {
 # The same for arguments of compressors, wherever these are named.
 _LATER_ARGUMENTS = (
     *(("skip_zero", False), ("quantile_of", "cells"), ("source_quantile", None), ("aligned", False)),
-    *(("position", "destination"), ("during", None)),
+    *(("position", "destination"), ("during", None), ("proportional", False)),
 )
 # ABM had no score, others had.
 _ABM_SCORE = "bigain.tokens.scores.laplacian_l1"

@@ -11,7 +11,7 @@ from torch import Tensor
 from bigain.tokens.directions import Directions
 from bigain.tokens.precision import without_autocast
 
-Mode = Literal["mean", "prune"]
+Mode = Literal["mean", "prune", "mlerp"]
 
 # Similarities computed at a time, in elements. On a CPU one block of memory is reused, because fresh pages cost more
 # than the maximum over them; a GPU only needs a bound.
@@ -31,7 +31,8 @@ class MergePlan:
         removed: Token ids that leave. `(b, n - k)`, int64.
         target: Merged row that each removed token goes into. `(b, n - k)`, int64.
         restore: Merged row that each token reads back. `(b, n)`, int64.
-        mode: `mean`: a row is the mean of its own token and all merged into it; `prune`: its own token.
+        mode: `mean`: a row is the mean of its own token and all merged into it; `prune`: its own token; `mlerp`: the
+            mean, lengthened to the largest norm of these tokens.
         present: Rows of a padded plan that are not padding; None if the plan is not padded. `(b, n)`, bool.
     """
 
@@ -72,9 +73,15 @@ class MergePlan:
         token = torch.arange(leader.shape[1], device=leader.device).expand_as(leader)
         return cls(token, token, leader, leader, "mean", leader == token)
 
-    def key_mask(self, x: Tensor) -> Tensor:
-        """Return what a padded plan adds to attention logits of merged `x`: minus infinity at padding. `(b, 1, n)`."""
-        assert self.present is not None
+    def key_mask(self, x: Tensor, proportional: bool = False) -> Tensor | None:
+        """Return what is added to the attention logits of merged `x`: minus infinity at padding. `(b, 1, k)`.
+
+        With `proportional` the logarithm of `sizes`; None if there is nothing to add.
+        """
+        if proportional:
+            return self.sizes().log().to(x.dtype)[:, None]
+        if self.present is None:
+            return None
         return x.new_zeros(self.present.shape).masked_fill(~self.present, -torch.inf)[:, None]
 
     def of_rows(self, rows: Tensor) -> MergePlan:
@@ -85,9 +92,18 @@ class MergePlan:
 
     def merge(self, x: Tensor) -> Tensor:
         """Shorten a sequence. `(b, n, c)` -> `(b, k, c)`, same dtype; sums are taken in float32."""
-        kept = _take(x, self.kept)
         if self.mode == "prune":
-            return kept
+            return _take(x, self.kept)
+        mean = self.average(x)
+        if self.mode == "mlerp":
+            norm = torch.linalg.vector_norm(x.float(), dim=2)
+            largest = norm.gather(1, self.kept).scatter_reduce(1, self.target, norm.gather(1, self.removed), "amax")
+            mean = mean * (largest / torch.linalg.vector_norm(mean, dim=2).clamp_min(1e-12))[..., None]
+        return mean.to(x.dtype)
+
+    def average(self, x: Tensor) -> Tensor:
+        """Return the mean of the tokens of each row. `(b, n, c)` -> `(b, k, c)`, float32."""
+        kept = _take(x, self.kept)
         b, k, c = kept.shape
         # Rows of all sequences in one matrix: torch's fast scatter path wants dimension 0.
         row = torch.arange(b, device=x.device)[:, None] * k + self.target
@@ -99,7 +115,12 @@ class MergePlan:
             weight = weight.masked_fill(self.present.flatten(), 0)
         total = total.scatter_add(0, row.view(-1, 1).expand(-1, c), joining)
         count = ones[: b * k].scatter_add(0, row.flatten(), weight)
-        return (total / count[:, None]).view(b, k, c).to(x.dtype)
+        return (total / count[:, None]).view(b, k, c)
+
+    def sizes(self) -> Tensor:
+        """Return how many tokens each merged row stands for; 0 where a row is padding. `(b, k)`, float32."""
+        ones = torch.ones(self.restore.shape, device=self.restore.device, dtype=torch.float32)
+        return ones.new_zeros(self.kept.shape).scatter_add(1, self.restore, ones)
 
     def unmerge(self, y: Tensor) -> Tensor:
         """Copy merged rows back to every token they stand for. `(b, k, c)` -> `(b, n, c)`."""

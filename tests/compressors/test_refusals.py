@@ -6,7 +6,7 @@ from cases import every_network
 from models import JOINT, LATENTS, forward, inputs, shared, snapshot, tiny_unet
 
 from bigain.backbones.sites import layout_of
-from bigain.compressors import ABM, CAM, LGTM, CoReDiT, FrequencyKV, SiTo, ToDo, ToMA, ToMe, Where, methods
+from bigain.compressors import ABM, CAM, LGTM, CoReDiT, FrequencyKV, SiTo, ToDo, ToFu, ToMA, ToMe, Where, methods
 from bigain.compressors.kv import FactorDownsampler
 from bigain.compressors.merging import CellMerger
 from bigain.errors import InputError
@@ -43,8 +43,9 @@ def test_ratios_and_cells(kind, ratio, cell, names):
     [
         (lambda: ToMe(ratio=0.5, destination="released"), "one of random, first, redrawn, not 'released'"),
         (lambda: LGTM(ratio=0.5, destination="argmax"), "one of cell, released, .*, not 'argmax'"),
-        (lambda: ToMe(ratio=0.5, mode="max"), "mode must be one of mean, prune, not 'max'"),
-        (lambda: LGTM(ratio=0.5, mode="max"), "mode must be one of mean, prune, not 'max'"),
+        (lambda: ToMe(ratio=0.5, mode="max"), "mode must be one of mean, prune, mlerp, not 'max'"),
+        (lambda: LGTM(ratio=0.5, mode="max"), "mode must be one of mean, prune, mlerp, not 'max'"),
+        (lambda: ToFu(ratio=0.5, prune_below=-1), "prune_below must be at least 0, not -1"),
         (lambda: ToMe(ratio=0.5, modules=[]), r"self_attn, cross_attn, mlp, not \[\]"),
         (lambda: ToMe(ratio=0.5, modules=["attn1"]), r"not \['attn1'\]"),
         (lambda: ToMe(ratio=0.5, modules=["mlp", "mlp"]), "distinct"),

@@ -244,6 +244,15 @@ def test_what_no_kernel_does_goes_to_torch(compressor, reason, monkeypatch):
         assert torch.equal(with_kernels, forward(model, given))
 
 
+def test_kernels_match_and_torch_keeps_norms(monkeypatch):
+    monkeypatch.setattr(dispatch, "_by_torch", set())
+    x = tokens(Grid(4, 6), 64, torch.float32)
+    tables = kernels.bipartite(x, Grid(4, 6), Cell(2, 2), 9, "first", None, None, None, 0, 0)
+    expected = bipartite_matching(x, first_destinations(Grid(4, 6), Cell(2, 2), DEVICE), 9, "mlerp")
+    assert torch.equal(same(tables, expected).merge(x), expected.merge(x))
+    assert dispatch.kernels_note() == "triton; torch for norms of mode mlerp"
+
+
 def test_the_switch_is_checked(monkeypatch):
     x = torch.zeros(1, 4, 8)
     monkeypatch.setenv("BIGAIN_KERNELS", "cuda")

@@ -12,7 +12,7 @@ from bigain.tokens.matching import MergePlan, bipartite_matching
 from bigain.tokens.scores import laplacian_l1
 
 CPU = torch.device("cpu")
-MODES = ["mean", "prune"]
+MODES = ["mean", "prune", "mlerp"]
 DIVISIONS = [
     pytest.param(Grid(h, w), Cell(ch, cw), id=f"{h}x{w}-{ch}x{cw}")
     for h, w, ch, cw in [
@@ -49,8 +49,10 @@ def merged_by_loop(x, merged, mode):
     """`{token: row}` of one merged sequence."""
     rows = {}
     for t in sorted(set(range(len(x))) - set(merged)):
-        group = [x[t]] + [x[s] for s, d in merged.items() if d == t and mode == "mean"]
+        group = [x[t]] + [x[s] for s, d in merged.items() if d == t and mode != "prune"]
         rows[t] = [sum(column) / len(group) for column in zip(*group, strict=True)]
+        if mode == "mlerp":
+            rows[t] = [value * max(map(math.hypot, *zip(*group, strict=True))) for value in unit(rows[t])]
     return rows
 
 

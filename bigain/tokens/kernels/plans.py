@@ -282,7 +282,7 @@ class KernelPlan(MergePlan):
         return KernelPlan(self.tables.index_select(0, rows), self.count, self.mode)
 
     def merge(self, x: Tensor) -> Tensor:
-        if not kernels_serve(x):
+        if not kernels_serve(x, "norms of mode mlerp" if self.mode == "mlerp" else ""):
             return super().merge(x)
         if x.shape[:2] != (self.tables.shape[0], self.tables.shape[2]):
             raise ValueError(
