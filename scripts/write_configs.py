@@ -48,6 +48,11 @@ DESCRIPTIONS = {
     "iekvd": "IE-KVD (BiGain_TD)",
     "lgtm": "LGTM (BiGain_TM)",
 }
+# The tasks of the paper.
+JOINT = TASKS[:2]
+# Families with configurations for features, with the model's part and the data: of real models a few methods only.
+PROBED = {"pets": ("sd2", "pets"), "imagenet100_dit": ("dit_xl_512", "imagenet100")}
+PROBED |= {"demo": ("shapes_dit", "shapes_features"), "demo_unet": ("shapes_unet", "shapes_features")}
 # The settings that Table 1 does not print.
 TABLE_1 = {"ToMe": ("ratio", 0.5), "LGTM": ("ratio", 0.5), "SiTo": ("ratio", 0.7)}
 TABLE_1 |= {"ToDo": ("factor", 3), "IEKVD": ("factor", 3)}
@@ -114,6 +119,9 @@ EMBEDDED_TABLES = {
     f"not change its accuracy. {NO_TABLE} {SAME_CELLS}",
     "embedded_flow": "Methods on the embedded flow-matching DiT in classification, 512 images: mergers at ratio 0.7, "
     f"keys by 4; six trials of every class, so that `bigain explain --weights` gives the other errors. {NO_TABLE}",
+    "embedded_features": "Features of the embedded DiT by methods, at three ratios or two factors, 512 images: nearest "
+    f"neighbours, similarity to the features without compression. {NO_TABLE}",
+    "embedded_unet_features": f"As `embedded_features`, on the embedded U-Net at all strides. {NO_TABLE}",
     "embedded_unet_pairs": "The comparison of `embedded_unet` whose interval is wider than +- 3 points on 512 images: "
     f"average pooling and nearest sampling of keys by 4, on 1,536 images. {NO_TABLE}",
 }
@@ -330,7 +338,7 @@ def paper_entries() -> Iterator[tuple[str, str]]:
 def later_entries() -> Iterator[tuple[str, str]]:
     """Yield name and content of the configurations of networks after the paper."""
     for part, (network, model, size, files) in LATER_NETWORKS.items():
-        for dataset, stem, task in product(("pets", "imagenet100"), ("none", "lgtm", "iekvd"), TASKS):
+        for dataset, stem, task in product(("pets", "imagenet100"), ("none", "lgtm", "iekvd"), JOINT):
             end, on = ("_generation", "generating for") if task == "generation" else ("", "on")
             file = files.get(stem) or compressor_of(stem, "sd2", task)
             text = f"{network} {on} {DATASETS[dataset]}{described(stem, file)}: not a cell of the paper."
@@ -357,6 +365,29 @@ def joint(name: str, text: str) -> tuple[str, str]:
     """Return name and content of a configuration of both tasks."""
     content = f"classification: {name}.yaml\ngeneration: {name}_generation.yaml\n"
     return f"{name}_joint", comment(f"{text}; for `bigain evaluate`.") + content
+
+
+def feature_entries() -> Iterator[tuple[str, str]]:
+    """Yield name and content of the configurations of features, and of those of all three tasks."""
+    for family, (model, data) in PROBED.items():
+        embedded = family in EMBEDDED
+        network = f"Embedded {EMBEDDED[family][0]}" if embedded else NETWORKS[backbone_of(family)]
+        on = "ShapeTextures" if embedded else DATASETS[data]
+        classifying = [stem for name, stem in stems().items() if not methods()[name].generation_only]
+        for stem in ("none", *classifying) if embedded else ("none", "lgtm", "iekvd"):
+            name = f"{family}_{stem}"
+            file = compressor_of(stem, model if embedded else backbone_of(family), TASKS[0])
+            text = f"Features of the {network[:1].lower()}{network[1:]}" if embedded else f"Features of {network}"
+            text += f" on {on}{described(stem, file)}" + ("." if embedded else ": not a cell of the paper.")
+            precision, devices = ("bf16-true", 1) if embedded else ("16-true", "auto")
+            yield f"{name}_features", entry(text, f"{model}_features", data, file, precision, devices)
+            joint_name, content = joint(name, f"{network} on {on}, on all three tasks{described(stem, file)}")
+            yield joint_name.replace("_joint", "_features_joint"), f"{content}features: {name}_features.yaml\n"
+
+
+def backbone_of(family: str) -> str:
+    """Return the network of the paper behind a family of configurations."""
+    return "dit_xl_2_512" if family.endswith("_dit") else "sd2"
 
 
 def paper_entry(row: Published, text: str) -> str:
@@ -481,7 +512,7 @@ def flow(value: Any) -> str:
 def embedded_tables() -> Iterator[tuple[str, str]]:
     """Yield name and content of the tables of the embedded models."""
     for family, (_, model, _) in EMBEDDED.items():
-        yield family, table_file(EMBEDDED_TABLES[family], model, [run for task in TASKS for run in demo(family, task)])
+        yield family, table_file(EMBEDDED_TABLES[family], model, [run for task in JOINT for run in demo(family, task)])
     variants = [("LGTM", score, {"compressor.score": f"bigain.tokens.scores.{score}"}) for score in SCORES]
     variants += [("LGTM", "sa-mlp", {"compressor.modules": ["self_attn", "mlp"]})]
     variants += [("LGTM", "mlp", {"compressor.modules": ["mlp"]})]
@@ -529,6 +560,14 @@ def embedded_tables() -> Iterator[tuple[str, str]]:
             )
         ]
     }
+    for name, family, fixed in (
+        ("embedded_features", "demo", {}),
+        ("embedded_unet_features", "demo_unet", {"compressor.where.max_stride": 4}),
+    ):
+        runs = [cell(family, "none", task="features")]
+        runs += [cell(family, method, fixed, RATIOS, task="features") for method in ("ToMe", "LGTM", "SiTo")]
+        runs += [cell(family, method, fixed, FACTORS, task="features") for method in KEYS]
+        yield name, table_file(EMBEDDED_TABLES[name], EMBEDDED[family][1], runs)
     for model, tables in (("shapes_dit", dit), ("shapes_unet", unet), ("shapes_flow", flows)):
         for name, runs in tables.items():
             yield name, table_file(EMBEDDED_TABLES[name], model, runs)
@@ -575,7 +614,7 @@ def speeds(family: str, fixed: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def alphas(family: str, plain: dict[str, Any], fixed: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield IE-KVD with every alpha."""
     values = FEW_ALPHAS if family in EMBEDDED else ALPHAS
-    for task in TASKS:
+    for task in JOINT:
         quick = QUICK[task] if family == "demo_unet" else {}
         yield cell(family, "none", {**plain, **quick}, task=task)
         yield cell(family, "IEKVD", {**fixed, **quick}, task=task) | {"vary": {"compressor.alpha": values}}
@@ -583,7 +622,7 @@ def alphas(family: str, plain: dict[str, Any], fixed: dict[str, Any]) -> Iterato
 
 def blocks(family: str, fixed: dict[str, Any], ranges: dict[str, Any], factor: int) -> Iterator[dict[str, Any]]:
     """Yield a merger and a downsampler on each range of blocks."""
-    for task in TASKS:
+    for task in JOINT:
         yield cell(family, "none", fixed, task=task)
         for method, strength in (("LGTM", 0.7), ("IEKVD", factor)):
             for name, chosen in ranges.items():
@@ -617,7 +656,7 @@ def cell(
 ) -> dict[str, Any]:
     """Return the runs of a method on a model and dataset, one per value of its ratio or factor."""
     stem = stems().get(method, method)
-    name = f"{family}_{stem}{'_generation' if task == 'generation' else ''}.yaml"
+    name = f"{family}_{stem}{f'_{task}' if task != TASKS[0] else ''}.yaml"
     dataset = "shapes" if family in EMBEDDED else family.removesuffix("_dit")
     run = {"config": name, "task": task, "dataset": dataset, "method": f"{method}-{variant}" if variant else method}
     run |= {"set": fixed} if fixed else {}
@@ -631,7 +670,8 @@ def outputs() -> dict[Path, str]:
     """Return the content of every file that this script writes, by its path."""
     entries = {
         f"{name}.yaml": text
-        for name, text in (*paper_entries(), *later_entries(), *later_method_entries(), *embedded_entries())
+        for kind in (paper_entries, later_entries, later_method_entries, embedded_entries, feature_entries)
+        for name, text in kind()
     }
     # Written by hand; listed with the others.
     entries["as_released.yaml"] = (CONFIGS / "as_released.yaml").read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ from bigain.compressors import IEKVD, FeatureCache, methods
 from bigain.data import Coco2017, ImageNet1K, ImageNet100, OxfordPets, ShapeTextures
 from bigain.diffusion.schedules import Linear
 from bigain.errors import InputError
-from bigain.modules import DiffusionClassifier, DiffusionSampler
+from bigain.modules import DiffusionClassifier, DiffusionSampler, FeatureProbe
 from bigain.tokens.grid import Grid
 
 JOINT = sorted(path for path in shipped_configs().glob("*_joint.yaml"))
@@ -119,19 +119,21 @@ def test_every_part_opens_with_a_comment():
 
 
 @pytest.mark.parametrize("path", JOINT, ids=lambda path: path.stem)
-def test_a_joint_file_names_two_entries_of_its_method(path):
-    stem = path.stem.removesuffix("_joint")
+def test_a_joint_file_names_the_entries_of_its_method(path):
+    stem = path.stem.removesuffix("_joint").removesuffix("_features")
     named = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert named == {"classification": f"{stem}.yaml", "generation": f"{stem}_generation.yaml"}
+    third = {"features": f"{stem}_features.yaml"} if path.stem.endswith("_features_joint") else {}
+    assert named == {"classification": f"{stem}.yaml", "generation": f"{stem}_generation.yaml", **third}
     assert {Path(name).stem for name in named.values()} <= set(ENTRIES)
 
 
 @each(ENTRIES)
 def test_an_entry_builds_what_its_name_says(build, entry):
     cli = build(entry)
-    parts = rf"([^_]+)_(dit_|dit256_|unet_|sd15_|sd21_|{'_|'.join(LATER)}_)?(.+?)(_generation)?"
+    parts = rf"([^_]+)_(dit_|dit256_|unet_|sd15_|sd21_|{'_|'.join(LATER)}_)?(.+?)(_generation|_features)?"
     dataset, network, method, task = re.fullmatch(parts, entry).groups()
-    assert type(cli.model) is (DiffusionSampler if task else DiffusionClassifier)
+    kinds = {"_generation": DiffusionSampler, "_features": FeatureProbe, None: DiffusionClassifier}
+    assert type(cli.model) is kinds[task]
     compressor = cli.config_init.predict.compressor
     assert type(cli.datamodule) is DATA[dataset]
     assert type(compressor) is METHODS[re.sub(r"_(low|high)$", "", method).replace("_", "")]

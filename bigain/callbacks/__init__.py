@@ -2,6 +2,13 @@
 
 from bigain.inspector.frequency_response import FrequencyResponse
 from bigain.tasks.prediction_writer import PredictionWriter, SampleWriter
-from bigain.tasks.results_writer import GenerationResults, ResultsWriter
+from bigain.tasks.results_writer import FeatureResults, GenerationResults, ResultsWriter
 
-__all__ = ["FrequencyResponse", "GenerationResults", "PredictionWriter", "ResultsWriter", "SampleWriter"]
+__all__ = [
+    "FeatureResults",
+    "FrequencyResponse",
+    "GenerationResults",
+    "PredictionWriter",
+    "ResultsWriter",
+    "SampleWriter",
+]

@@ -22,14 +22,14 @@ from bigain.compressors import Compressor
 from bigain.cost.sites import site_table
 from bigain.data import EvalDataModule
 from bigain.errors import InputError
-from bigain.modules import DiffusionClassifier, DiffusionSampler
+from bigain.modules import DiffusionClassifier, DiffusionSampler, FeatureProbe
 from bigain.runs.directory import check_directory
 from bigain.runs.logs import finished_images
 from bigain.runs.numbers import counted
 from bigain.tasks.classifier import check_answers
 from bigain.tokens.grid import Grid
 
-Task = DiffusionClassifier | DiffusionSampler
+Task = DiffusionClassifier | DiffusionSampler | FeatureProbe
 Status = Literal["ok", "warning", "problem"]
 
 _BYTES_PER_LATENT = 70_000
@@ -178,7 +178,7 @@ def _images(data: EvalDataModule) -> Iterator[Check]:
 def _reference(module: Task) -> Iterator[Check]:
     """Check extractor and reference statistics of a generation."""
     if not isinstance(module, DiffusionSampler):
-        yield Check("reference", "ok", "none needed: this configuration classifies")
+        yield Check("reference", "ok", "none needed: this configuration generates nothing")
         return
     measuring = module.prepare_measuring()
     reference = measuring.reference

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bigain.commands.parsing import Outcome
 from bigain.errors import InputError
-from bigain.report.comparison import ACCURACY, INTERVALS, Measure, compare
+from bigain.report.comparison import ACCURACY, INTERVALS, PROBES, Measure, compare
 from bigain.runs.files import write_json
 from bigain.runs.results import classification_in, find_runs, load_run
 
@@ -24,8 +24,9 @@ def compare_runs(
 
     Classifications: exact McNemar test, paired interval of the accuracy difference, and the smallest difference that so
     many images could show. Generations: distances, PSNR and LPIPS with the errors of paired differences, and the share
-    of images with the right class, as for classifications. P-values of several runs are corrected (Holm). Runs whose
-    images, seed, protocol or versions differ are refused, with the differences.
+    of images with the right class, as for classifications. Features: accuracies of the linear probe and of nearest
+    neighbours, as for classifications. P-values of several runs are corrected (Holm). Runs whose images, seed, protocol
+    or versions differ are refused, with the differences.
 
     Args:
         base: Run directory that the others are compared with.
@@ -68,8 +69,8 @@ def compare_runs(
 
 def measure_of(task: str) -> Measure:
     """Return how runs of a task are compared."""
-    if task == "classification":
-        return ACCURACY
+    if task != "generation":
+        return ACCURACY if task == "classification" else PROBES
     # Imports torch.
     from bigain.commands.paired_generations import GENERATIONS
 

@@ -102,7 +102,7 @@ def _holds(value: str | None, patterns: str | list[str]) -> bool:
 
 def _check_config(name: str, content: Any) -> None:
     """Raise an InputError for a file of another kind than a configuration of `bigain predict`."""
-    if isinstance(content, dict) and set(content) == set(TASKS):
+    if isinstance(content, dict) and content and set(content) <= set(TASKS):
         raise InputError(f"{name} is a joint configuration; use bigain evaluate --config {name}")
     if isinstance(content, dict) and "class_path" in content:
         raise InputError(f"{name} describes one class; pass it with --model, --data or --compressor")

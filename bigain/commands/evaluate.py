@@ -1,4 +1,4 @@
-"""`bigain evaluate`: one compressor on both tasks, and one row for it."""
+"""`bigain evaluate`: one compressor on two or three tasks, and one row for it."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ from bigain.runs.schema import TASKS, Results
 if TYPE_CHECKING:
     from bigain.commands.lightning_cli import Prepared
 
-_EXPECTED = "expected a file that names a configuration for `classification` and one for `generation`"
+_EXPECTED = "expected a file that names a configuration for `classification`, one for `generation` and, if wanted, one "
+_EXPECTED += "for `features`"
 
 
 def evaluate(*options: str, config: Path, output: Path | None = None) -> Outcome:
     """Classify and generate with one compressor, and write one row for it to joint.csv and joint.json.
 
     Args:
-        *options: Passed on to `bigain predict` for both tasks, or for one: --generation.data.limit 100
-        config: File that names a configuration for `classification` and one for `generation`.
-        output: Folder of both runs and the row; by default runs/<config>-<hash>.
+        *options: Passed on to `bigain predict` for all tasks, or for one: --generation.data.limit 100
+        config: File that names a configuration for `classification`, one for `generation` and, if wanted, one for
+            `features`.
+        output: Folder of the runs and the row; by default runs/<config>-<hash>.
 
     Returns:
-        Both summaries and the row, empty on all but the first process; complete if nothing is missing.
+        The summaries and the row, empty on all but the first process; complete if nothing is missing.
 
     Raises:
         InputError: If the configurations are wrong, or do not belong together.
@@ -51,13 +53,15 @@ def evaluate(*options: str, config: Path, output: Path | None = None) -> Outcome
 
     silence_libraries()
     prepared = {task: Prepared.of(task, command) for task, command in commands.items()}
-    _check_alike(path.stem, *prepared.values())
-    outcomes = [predict(command) for task, command in commands.items() if not prepared[task].not_applicable]
+    first, *others = prepared.values()
+    for other in others:
+        _check_alike(path.stem, first, other)
+    done = [task for task in commands if not prepared[task].not_applicable]
+    outcomes = [predict(commands[task]) for task in done]
     complete = all(outcome.complete for outcome in outcomes)
     if not any(outcome.text for outcome in outcomes):
         return Outcome("", complete)
-    classified = None if prepared["classification"].not_applicable else read_results(folder / "classification")
-    row = joint_row(path.stem, classified, read_results(folder / "generation"))
+    row = joint_row(path.stem, *(read_results(folder / task) if task in done else None for task in TASKS))
     write_json(folder / "joint.json", row)
     write_csv(folder / "joint.csv", list(row), [row])
     summaries = "".join(outcome.text for outcome in outcomes)
@@ -70,9 +74,9 @@ def _read(config: Path) -> tuple[Path, dict[str, str]]:
     if not path.is_file():
         raise InputError(f"no configuration {path}; {_EXPECTED}")
     configs = load_yaml(path)
-    if not isinstance(configs, dict) or set(configs) != set(TASKS):
+    if not isinstance(configs, dict) or not set(TASKS[:2]) <= set(configs) <= set(TASKS):
         raise InputError(f"{path}: {_EXPECTED}")
-    beside = {task: path.parent / str(configs[task]) for task in TASKS}
+    beside = {task: path.parent / str(configs[task]) for task in TASKS if task in configs}
     return path, {task: str(file if file.is_file() else configs[task]) for task, file in beside.items()}
 
 
@@ -93,13 +97,17 @@ def _check_compressors(name: str, a: Sequence[Mapping[str, Any]], b: Sequence[Ma
         raise InputError(f"{name}: the two configurations have different compressors; a joint row needs one")
 
 
-def joint_row(name: str, classification: Results | None, generation: Results) -> dict[str, Any]:
+def joint_row(
+    name: str, classification: Results | None, generation: Results | None, features: Results | None = None
+) -> dict[str, Any]:
     """Return what one compressor costs and keeps; raise an InputError if the runs were compressed differently.
 
     Without a classification, because the compressor is `generation_only`, the costs are those of the generation.
     """
+    assert generation is not None
     costs = classification or generation
-    _check_compressors(name, costs["compressors"], generation["compressors"])
+    for other in (generation, features or generation):
+        _check_compressors(name, costs["compressors"], other["compressors"])
     compressors = costs["compressors"]
     top, accuracy = next(iter(classification["metrics"].items())) if classification else ("top1", None)
     row: dict[str, Any] = {
@@ -118,7 +126,16 @@ def joint_row(name: str, classification: Results | None, generation: Results) ->
         "seconds_per_sample": generation["timing"]["seconds_per_image"],
         "images_generated": generation["dataset"]["images"],
     }
-    return row | {metric: estimate["value"] for metric, estimate in generation["metrics"].items()}
+    row |= {metric: estimate["value"] for metric, estimate in generation["metrics"].items()}
+    if features is not None:
+        row |= {
+            "seconds_per_probe": features["timing"]["seconds_per_image"],
+            "images_probed": features["dataset"]["images"],
+        }
+        for metric, estimate in features["metrics"].items():
+            if "@" not in metric:
+                row |= {metric: estimate["value"], f"{metric}_low": estimate["low"], f"{metric}_high": estimate["high"]}
+    return row
 
 
 def _common(compressor: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 
 from bigain.backbones.loading import UNLOADABLE
-from bigain.callbacks import GenerationResults, PredictionWriter, ResultsWriter, SampleWriter
+from bigain.callbacks import FeatureResults, GenerationResults, PredictionWriter, ResultsWriter, SampleWriter
 from bigain.commands.configs import find_config, settings_of
 from bigain.commands.parsing import (
     import_class,
@@ -40,7 +40,7 @@ from bigain.cost.timing import Timing
 from bigain.data import EvalDataModule
 from bigain.errors import InputError
 from bigain.inspector import Inspector
-from bigain.modules import DiffusionClassifier, DiffusionSampler
+from bigain.modules import DiffusionClassifier, DiffusionSampler, FeatureProbe
 from bigain.runs.configuration import fingerprint
 from bigain.runs.directory import Extension, run_directory
 from bigain.runs.files import write_text
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 _TASKS: dict[str, tuple[type[LightningModule], type[PredictionWriter], type[RunResults]]] = {
     "classification": (DiffusionClassifier, PredictionWriter, ResultsWriter),
     "generation": (DiffusionSampler, SampleWriter, GenerationResults),
+    "features": (FeatureProbe, PredictionWriter, FeatureResults),
 }
 
 

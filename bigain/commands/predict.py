@@ -73,7 +73,7 @@ def predict(args: Sequence[str]) -> Outcome:
         # Imports take seconds.
         sys.stderr.write(f"bigain {bigain.__version__}\n")
     from bigain.commands.lightning_cli import BiGainCLI
-    from bigain.tasks.scoring import add_baseline
+    from bigain.tasks.scoring import add_baseline, has_baseline
 
     silence_libraries()
     cli = BiGainCLI(args)
@@ -84,7 +84,7 @@ def predict(args: Sequence[str]) -> Outcome:
         return Outcome()
     if cli.config.predict.baseline:
         baseline = read_results(folder)
-        if baseline["task"] == "generation" and baseline["protocol"]["images"] != "none":
+        if has_baseline(baseline):
             add_baseline(cli.output, folder)
     results = read_results(cli.output)
     return Outcome(summary(results, cli.output, baseline), missing_parts(results) is None)

@@ -1,4 +1,4 @@
-"""`bigain score RUN`: metrics of the images of a finished generation run."""
+"""`bigain score RUN`: metrics of the images of a finished generation run, or of features beside another run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bigain.commands.parsing import Outcome, create
 from bigain.errors import InputError
 from bigain.runs.files import find_reference
 from bigain.runs.lock import lock
-from bigain.runs.results import read_generation, write_results
+from bigain.runs.results import read_generation, read_results, write_results
 from bigain.runs.schema import LpipsNetwork, Protocol
 from bigain.runs.summary import summary
 
@@ -28,14 +28,15 @@ def score(
     """Measure distances and fidelity of the images of a finished run, and add them to its `results.json`.
 
     Args:
-        run: Run directory of a generation.
+        run: Run directory of a generation; with --against alone, also one of features.
         *options: A metric of single images: --metric PickScore --metric.folder FOLDER, or with --against, --metric
             DinoSimilarity --metric.weights FOLDER. All metrics: bigain list metrics
         protocol: How features are extracted; by default as the run's results say.
         weights: Inception weights, by default from the environment and torch's cache; for dinov2 and clip, the folder
             of the model.
         reference: Statistics of real images (.npz); by default as the run's results say.
-        against: Another run, usually uncompressed: measures the fidelity to its images.
+        against: Another run, usually uncompressed: measures the fidelity to its images, or the similarity to its
+            features.
         lpips: Network of LPIPS; by default alex, where its weights are available.
         clip_model: Folder of a CLIP model: measures the similarity of images and prompts.
         geneval: New folder to write the images to, as GenEval reads them.
@@ -48,13 +49,18 @@ def score(
         InputError: If the run, its images or the reference are missing or do not fit.
     """
     # Before torch is imported.
-    for folder in filter(None, (run, against)):
-        read_generation(folder)
+    if features := read_results(run)["task"] == "features":
+        if against is None or any((options, protocol, weights, reference, lpips, clip_model, geneval, vqascore)):
+            raise InputError(f"{run} is a run of features; give it --against OTHER alone, for their similarity")
+        read_results(against)
+    else:
+        for folder in filter(None, (run, against)):
+            read_generation(folder)
     if reference is not None and not find_reference(reference).is_file():
         raise InputError(f"{reference} does not exist; `bigain reference IMAGES {reference}` computes it")
     from bigain.metrics import ClipScore, ImageMetric
     from bigain.tasks.exporting import export_geneval, export_vqascore
-    from bigain.tasks.scoring import update_distances, update_fidelity, update_metric
+    from bigain.tasks.scoring import add_baseline, update_distances, update_fidelity, update_metric
 
     metrics: list[ImageMetric] = [] if clip_model is None else [ClipScore(clip_model)]
     if (further := create(ImageMetric, "metric", options, "bigain score")) is not None:  # type: ignore[type-abstract]
@@ -64,6 +70,9 @@ def score(
         raise InputError(f"{pairs[0].title or pairs[0].name} compares the images of two runs; add --against OTHER")
     held = lock(run, 0)
     try:
+        if features and against is not None:
+            add_baseline(run, against)
+            return Outcome(summary(read_results(run), run))
         results = read_generation(run)
         if protocol or reference or weights or not (against or metrics or geneval or vqascore):
             update_distances(run, results, protocol, weights, reference)

@@ -260,16 +260,17 @@ def _subject(
             return Subject(grey, [title, run])
         path = sample_path(folder, item.image_id, image_format)
         return Subject(_pixels(read_images([path])[0]), [title, run]) if path.is_file() else None
-    if item.image_id not in predictions:
+    prediction = predictions.get(item.image_id)
+    if results["task"] == "classification" and prediction is None:
         return None
-    prediction = predictions[item.image_id]
     try:
         picture = _pixels(data.read_image(item))
     except InputError:
         # Its latent was cached and the image is gone; the maps are still useful.
         picture, title = grey, f"{title}, which can no longer be read"
-    right = "right" if prediction in item.labels else "wrong"
-    return Subject(picture, [f"{title}; predicted {names[prediction]} ({right})", run])
+    if prediction is not None:
+        title += f"; predicted {names[prediction]} ({'right' if prediction in item.labels else 'wrong'})"
+    return Subject(picture, [title, run])
 
 
 def _pixels(image: torch.Tensor) -> Picture:

@@ -24,6 +24,7 @@ from bigain.errors import InputError
 from bigain.runs.columns import read_arrays
 from bigain.runs.files import replacing
 from bigain.tasks.classifier import DiffusionClassifier
+from bigain.tasks.probe import FeatureProbe
 from bigain.tasks.sampler import DiffusionSampler
 from bigain.tokens.grid import Grid
 from bigain.tokens.randomness import stable_hash
@@ -107,7 +108,7 @@ def rows_of(module: LightningModule, item: Item, draws: int) -> RowKeys:
     """Return rows `(d,)` of the forwards that every run computes for an image: at most as many noise draws, or steps.
 
     Raises:
-        InputError: If the module is neither a classifier nor a sampler.
+        InputError: If the module is none of these.
     """
     if isinstance(module, DiffusionClassifier):
         # Every class is evaluated in the first stage or before the first look of a race, so the true one is, too.
@@ -118,9 +119,11 @@ def rows_of(module: LightningModule, item: Item, draws: int) -> RowKeys:
         image = torch.tensor([stable_hash(item.image_id)])
         key, steps = item_keys(image, module.seed), evenly(range(len(module.scheduler.timesteps)), draws)
         return RowKeys(torch.cat([step_keys(key, step) for step in steps]))
+    if isinstance(module, FeatureProbe):
+        return RowKeys(torch.stack(evenly(module.keys_of([item.image_id])[0].unbind(), draws)))
     raise InputError(
-        f"the inspector cannot follow the images of {type(module).__name__}; expected DiffusionClassifier or "
-        "DiffusionSampler; --inspect 0 disables the inspector"
+        f"the inspector cannot follow the images of {type(module).__name__}; expected DiffusionClassifier, "
+        "DiffusionSampler or FeatureProbe; --inspect 0 disables the inspector"
     )
 
 

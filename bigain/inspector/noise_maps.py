@@ -59,7 +59,7 @@ class NoiseMaps(DiffusionClassifier, Onlooker):
         self._collector = Collector(dict(zip(ids, map(RowKeys, keys), strict=True)), {self.site}, self.device)
         rows = keys.flatten()
         timesteps = torch.full_like(rows, self.timestep)
-        latents = self._latents(batch).repeat_interleave(self.draws, 0)
+        latents = self.encode_batch(batch).repeat_interleave(self.draws, 0)
         self._errors(latents, rows, timesteps, torch.zeros_like(rows)[:, None])
         maps = self._collector.maps()
         self.maps |= {

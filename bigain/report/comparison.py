@@ -21,6 +21,7 @@ from bigain.report.statistics import (
     mcnemar,
     smallest_detectable,
 )
+from bigain.runs.columns import read_features
 from bigain.runs.names import label, metric_title
 from bigain.runs.numbers import counted, decimals
 from bigain.runs.results import Run
@@ -95,7 +96,17 @@ def _accuracy(run: Run, base: Run, ids: Ids) -> tuple[list[PairedMetric], list[I
     return [PairedMetric.share(run.main_metric or "", *columns)], []
 
 
+def _probes(run: Run, base: Run, ids: Ids) -> tuple[list[PairedMetric], list[InputError]]:
+    names = [name for name in ("linear_probe", "knn") if name in run.metrics and name in base.metrics]
+    if not names:
+        raise InputError(f"{run.path} and {base.path} have no accuracy of features in common; their images need labels")
+    paths = str(run.path), str(base.path)
+    columns = {name: pair(outcomes(run, name), outcomes(base, name), paths) for name in names}
+    return [PairedMetric.share(name, *both) for name, both in columns.items()], []
+
+
 ACCURACY = Measure(lambda run: outcomes(run).image_id, _accuracy)
+PROBES = Measure(lambda run: read_features(run.path, "image_id")[0], _probes)
 
 
 @dataclass(frozen=True)

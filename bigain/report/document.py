@@ -155,8 +155,8 @@ def _result(
         ("less (%)", _NONE if less is None else f"{less:.1f}"),
         ("paper's less (%)", _paper(row.paper_costs.get("gflops_reduction"))),
     ]
-    for task, header in (("classification", "s/image classified"), ("generation", "s/image generated")):
-        cells.append((header, f"{row.runs[task].seconds:#.3g}" if task in row.runs else _NONE))
+    for task, done in zip(TASKS, ("classified", "generated", "probed"), strict=True):
+        cells.append((f"s/image {done}", f"{row.runs[task].seconds:#.3g}" if task in row.runs else _NONE))
     seconds = row.seconds_per_batch
     paper_costs = row.paper_costs if seconds else {}
     cells += [

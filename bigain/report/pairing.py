@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bigain.errors import InputError
-from bigain.runs.columns import read_columns
+from bigain.runs.columns import read_columns, read_features
 from bigain.runs.names import inner
 from bigain.runs.results import Run, read_ids
 from bigain.runs.schema import CHOOSE_IMAGES, TASKS
@@ -56,22 +56,25 @@ class Outcomes:
 
 # Of a base run, which is compared with many, and of the other one.
 @lru_cache(maxsize=2)
-def outcomes(run: Run) -> Outcomes:
-    """Load which images a classification got right.
+def outcomes(run: Run, metric: str | None = None) -> Outcomes:
+    """Load which images a classification got right, or a classifier on features, by the name of its accuracy.
 
     Raises:
         InputError: If its file is missing, damaged or does not match the results.
     """
-    ids, label, prediction = read_columns(run.path, "image_id", "label", "prediction")
+    if run.task == "features":
+        ids, label, prediction = read_features(run.path, "image_id", "label", f"prediction/{metric}")
+    else:
+        ids, label, prediction = read_columns(run.path, "image_id", "label", "prediction")
     right = label == prediction if label.ndim == 1 else label[np.arange(len(label)), prediction]
     labelled = np.ones(len(ids), np.bool_) if label.ndim == 1 else label.any(axis=1)
     result = Outcomes(ids[labelled], label[labelled], right[labelled])
-    name = run.main_metric
+    name = metric or run.main_metric
     accuracy = run.metrics[name]["value"] if name else None
     # `not <=` is also true of NaN.
     if not len(result.correct) or accuracy is None or not abs(float(result.correct.mean()) - accuracy) <= 1e-9:
         raise InputError(
-            f"{run.path}/predictions/predictions.npz does not give the {name} of results.json, {accuracy}; "
+            f"{run.path / 'predictions'} does not give the {name} of results.json, {accuracy}; "
             f"run the command that made {run.path} again"
         )
     return result

@@ -1,4 +1,4 @@
-"""Runs as rows of tables: grouped by dataset and model, both tasks of a compressor side by side."""
+"""Runs as rows of tables: grouped by dataset and model, the tasks of a compressor side by side."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from bigain.runs.results import Run
 from bigain.runs.schema import TASKS, Better
 
 _COSTS = ("gflops", "gflops_reduction", "seconds_per_batch_of_4", "acceleration")
-_FIDELITY = ("psnr", "ssim", "lpips", "dino_similarity")
+_FIDELITY = ("psnr", "ssim", "lpips", "dino_similarity", "cka", "cosine")
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Group runs by dataset, model and settings, and make the rows of each group, the most expensive first.
 
     Numbers of different images, seeds, steps or protocols never share a group. A series of classifications and one of
-    generations share a group if they belong together: see `_paired`.
+    generations or features share a group if they belong together: see `_paired`.
     """
     by_name: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
@@ -197,7 +197,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     groups = []
     for (dataset, model), members in sorted(by_name.items()):
         plain = [run for run in members if not run.compressors]
-        parts = _paired(*(series([run for run in members if run.task == task]) for task in TASKS))
+        parts = reduce(_paired, (series([run for run in members if run.task == task]) for task in TASKS))
         several = len({_seed(run) for run in members}) > 1
         for texts, of_group in parts:
             seed = [f"seed {_seed(of_group[0])}"] if several else []
@@ -206,20 +206,20 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     return groups
 
 
-def _paired(classified: Sequence[Series], generated: Sequence[Series]) -> list[Series]:
-    """Join series of both tasks that belong together; the others stay as they are.
+def _paired(earlier: Sequence[Series], later: Sequence[Series]) -> list[Series]:
+    """Join series of a task to those of earlier tasks that belong together; the others stay as they are.
 
-    First if one `bigain evaluate` made runs of both, then if they are of the same seed and images, then if they are the
+    First if one `bigain evaluate` made runs of each, then if they are of the same seed and images, then if they are the
     only ones of their seed.
     """
-    seeds = [[_seed(runs[0]) for _, runs in parts] for parts in (classified, generated)]
+    seeds = [[_seed(runs[0]) for _, runs in parts] for parts in (earlier, later)]
     kinds: list[Callable[[list[Run], list[Run]], object]] = [
         lambda a, b: _evaluations(a) & _evaluations(b),
         lambda a, b: (_seed(a[0]), images_of(a[0])) == (_seed(b[0]), images_of(b[0])),
         lambda a, b: _seed(a[0]) == _seed(b[0]) and all(of.count(_seed(a[0])) == 1 for of in seeds),
     ]
-    left, right, joined = [*classified], [*generated], []
-    for belong, a, b in itertools.product(kinds, classified, generated):
+    left, right, joined = [*earlier], [*later], []
+    for belong, a, b in itertools.product(kinds, earlier, later):
         if a in left and b in right and belong(a[1], b[1]):
             left.remove(a)
             right.remove(b)
@@ -242,18 +242,18 @@ def _order(row: Row) -> tuple[bool, float, str, str, float, list[Path]]:
 
 
 def _joined(runs: Sequence[Run]) -> list[dict[str, Run]]:
-    """Join both tasks of a compressor: the runs of one `bigain evaluate`, or the only run of each task."""
+    """Join the tasks of a compressor: the runs of one `bigain evaluate`, or the only run of each task."""
     joined: list[dict[str, Run]] = []
     left = list(runs)
-    # In the paper, some settings differ between the tasks; pairs with equal settings come first.
-    for ignored in (("seed",), ("seed", "alpha", "skip_zero")):
+    # In the paper, some settings differ between the tasks; most tasks come first, then those with equal settings.
+    for count, ignored in itertools.product((3, 2), (("seed",), ("seed", "alpha", "skip_zero"))):
         by_key: dict[tuple[frozenset[Path], str], list[Run]] = {}
         for run in left:
             compressors = [[part["class"], _without(part["settings"], ignored)] for part in run.compressors]
             by_key.setdefault((_evaluations([run]), json.dumps(compressors, sort_keys=True)), []).append(run)
-        pairs = [members for members in by_key.values() if sorted(run.task for run in members) == [*TASKS]]
-        joined += [{run.task: run for run in sorted(pair, key=lambda run: run.task)} for pair in pairs]
-        left = [run for members in by_key.values() if members not in pairs for run in members]
+        rows = [members for members in by_key.values() if len(members) == len({run.task for run in members}) == count]
+        joined += [{run.task: run for run in sorted(row, key=lambda run: TASKS.index(run.task))} for row in rows]
+        left = [run for members in by_key.values() if members not in rows for run in members]
     return joined + [{run.task: run} for run in left]
 
 

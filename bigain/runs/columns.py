@@ -1,23 +1,27 @@
-"""All classified images of a run as arrays, in `predictions.npz`."""
+"""All images of a run as arrays, in `predictions.npz` or `features.safetensors`."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from bigain.errors import InputError
 from bigain.runs.files import replacing
-from bigain.runs.records import ImageRecord
+from bigain.runs.records import FeatureRecord, ImageRecord
 
 Array = npt.NDArray[Any]
 
 _COLUMNS = Path("predictions", "predictions.npz")
+_FEATURES = Path("predictions", "features.safetensors")
 # Numbers that are in memory at a time.
 _BLOCK = 2**22
 
@@ -107,6 +111,39 @@ def write_columns(run: Path, records: Sequence[ImageRecord], classes: int) -> No
         for name, column in columns.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, column, allow_pickle=False)
+
+
+def write_features(run: Path, records: Sequence[FeatureRecord], predictions: Mapping[str, Array]) -> None:
+    """Write `predictions/features.safetensors`, a row per image.
+
+    `features/2@100` `(n, d)` and `high_frequency/2@100` `(n,)`, float32, of every site and timestep; `label` `(n,)`,
+    -1 where an image has not exactly one; `prediction/knn` and others, `(n,)`. The ids are a JSON list in the metadata,
+    `image_id`.
+    """
+    labels = [record.labels[0] if len(record.labels) == 1 else -1 for record in records]
+    columns: dict[str, Array] = {"label": np.array(labels, np.int64)}
+    for name in records[0].features:
+        columns[f"features/{name}"] = np.array([record.features[name] for record in records], np.float32)
+        columns[f"high_frequency/{name}"] = np.array([record.high_frequency[name] for record in records], np.float32)
+    columns |= {f"prediction/{name}": column for name, column in predictions.items()}
+    ids = json.dumps([record.image_id for record in records])
+    with replacing(run / _FEATURES) as opened:
+        opened.write(save(columns, metadata={"image_id": ids}))
+
+
+def read_features(run: Path, *names: str) -> list[Array]:
+    """Load columns of the `features.safetensors` of a run, `image_id` among them: see `write_features`.
+
+    Raises:
+        InputError: If the file is missing or damaged.
+    """
+    file = run / _FEATURES
+    try:
+        with safe_open(file, "np") as opened:
+            ids = np.array(json.loads(opened.metadata()["image_id"]), np.str_)
+            return [ids if name == "image_id" else opened.get_tensor(name) for name in names]
+    except (OSError, SafetensorError, TypeError, LookupError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}); run the command that made {run} again") from error
 
 
 def _labels(records: Sequence[ImageRecord], classes: int) -> Array:

@@ -28,6 +28,7 @@ RUN_FILES = (
     "predictions/rank-*.jsonl",
     "predictions/skipped-*.jsonl",
     "predictions/predictions.npz",
+    "predictions/features.safetensors",
     "predictions/classes.json",
     "predictions/model.json",
     "predictions/sessions.json",

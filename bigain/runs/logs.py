@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from bigain.errors import InputError
-from bigain.runs.records import ImageRecord, SampleRecord
+from bigain.runs.records import FeatureRecord, ImageRecord, SampleRecord
 
 # How every line begins.
 _ID = '{"image_id": '
@@ -21,7 +21,7 @@ _BLOCK = 2**20
 
 # A log, and where in it a line begins, in bytes.
 Place: TypeAlias = tuple[Path, int]
-R = TypeVar("R", ImageRecord, SampleRecord)
+R = TypeVar("R", ImageRecord, SampleRecord, FeatureRecord)
 T = TypeVar("T")
 
 
@@ -73,6 +73,13 @@ def record_at(path: Path, offset: int) -> ImageRecord:
     with path.open("rb") as file:
         file.seek(offset)
         return ImageRecord.from_json(file.readline().decode())
+
+
+def digest_at(path: Path, offset: int) -> Any:
+    """Read the hash of an image file from the line that begins at an offset in bytes; raise a ValueError if damaged."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        return json.loads(file.readline()).get("digest")
 
 
 def finished_images(folder: Path) -> dict[str, Place]:

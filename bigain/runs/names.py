@@ -21,6 +21,9 @@ _TITLES = {
     "frechet": "FD",
     **dict.fromkeys(("kid", "kernel"), "KID"),
     "clip_score": "CLIP score",
+    "knn": "kNN accuracy",
+    "linear_probe": "Linear probe",
+    "cka": "CKA",
     **{name: name.upper() for name in ("psnr", "ssim", "lpips")},
 }
 

@@ -1,4 +1,4 @@
-"""Records of classified and generated images, one JSON line each."""
+"""Records of classified and generated images and of features, one JSON line each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -111,9 +111,7 @@ class SampleRecord:
 
     def to_json(self) -> str:
         """Return one line; features are base64 of little-endian float32."""
-        features = None
-        if self.features is not None:
-            features = base64.b64encode(np.asarray(self.features, "<f4").tobytes()).decode()
+        features = None if self.features is None else _packed(self.features)
         line = {name: value for name, value in vars(self).items() if name != "measured"}
         return json.dumps({**line, "features": features, **self.measured})
 
@@ -127,11 +125,58 @@ class SampleRecord:
         try:
             fields = json.loads(line)
             if fields["features"] is not None:
-                fields["features"] = np.frombuffer(base64.b64decode(fields["features"], validate=True), "<f4")
+                fields["features"] = _unpacked(fields["features"])
             own = {name: fields.pop(name) for name in ("image_id", "labels", "prompt", "seconds", "features")}
             return cls(**own, measured=fields)
         except (TypeError, KeyError, ValueError, RecursionError) as error:
             raise ValueError(f"not a sample record: {line[:80]!r}") from error
 
 
-Record: TypeAlias = ImageRecord | SampleRecord
+@dataclass
+class FeatureRecord:
+    """The features of one image.
+
+    Attributes:
+        image_id: Stable id.
+        labels: All true classes.
+        seconds: Wall time of the batch divided by its images.
+        features: Pooled features `(d,)`, float32, by site and timestep, such as `2@100`.
+        high_frequency: Share of their energy in high spatial frequencies, by the same names.
+        digest: Hash of the image file; None if it is unknown.
+    """
+
+    image_id: str
+    labels: Sequence[int]
+    seconds: float
+    features: Mapping[str, npt.NDArray[np.float32]]
+    high_frequency: Mapping[str, float]
+    digest: str | None = None
+
+    def to_json(self) -> str:
+        """Return one line; features are base64 of little-endian float32."""
+        return json.dumps({**vars(self), "features": {name: _packed(x) for name, x in self.features.items()}})
+
+    @classmethod
+    def from_json(cls, line: str) -> FeatureRecord:
+        """Parse one line.
+
+        Raises:
+            ValueError: If it is no such line.
+        """
+        try:
+            record = cls(**json.loads(line))
+            record.features = {name: _unpacked(text) for name, text in record.features.items()}
+            return record
+        except (TypeError, AttributeError, ValueError, RecursionError) as error:
+            raise ValueError(f"not a feature record: {line[:80]!r}") from error
+
+
+def _packed(features: Sequence[float] | npt.NDArray[np.float32]) -> str:
+    return base64.b64encode(np.asarray(features, "<f4").tobytes()).decode()
+
+
+def _unpacked(text: Any) -> npt.NDArray[np.float32]:
+    return np.frombuffer(base64.b64decode(text, validate=True), "<f4")
+
+
+Record: TypeAlias = ImageRecord | SampleRecord | FeatureRecord

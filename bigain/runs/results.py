@@ -14,6 +14,8 @@ from bigain.errors import InputError
 from bigain.runs.files import read_json, write_json, write_text
 from bigain.runs.schema import RESULTS_VERSION, Better, Compressor, Estimate, Results, check
 
+# In the order in which results have them.
+_ACCURACIES = ("top1", "top1_precision", "linear_probe", "knn")
 _USUAL_DISTANCE = "frechet[pytorch-fid]"
 # Metrics of runs from before metrics declared their unit; all others were proportions, of which more is better.
 _OLD_UNITS: Mapping[str, tuple[str, Better | None]] = {
@@ -46,7 +48,7 @@ class Run:
 
     @property
     def task(self) -> str:
-        """`classification` or `generation`."""
+        """`classification`, `generation` or `features`."""
         return self.results["task"]
 
     @property
@@ -88,7 +90,7 @@ class Run:
     @property
     def main_metric(self) -> str | None:
         """Name of the accuracy or the Frechet distance, the paper's if there are several; None if neither is there."""
-        names = [name for name in self.metrics if name in ("top1", "top1_precision") or name.startswith("frechet[")]
+        names = [name for name in self.metrics if name in _ACCURACIES or name.startswith("frechet[")]
         return _USUAL_DISTANCE if _USUAL_DISTANCE in names else names[0] if names else None
 
 

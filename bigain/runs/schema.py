@@ -12,7 +12,7 @@ RESULTS_VERSION = 1
 RESPONSE_VERSION = 1
 RESPONSE_FILE = "frequency_response.json"
 
-Task = Literal["classification", "generation"]
+Task = Literal["classification", "generation", "features"]
 Protocol = Literal["pytorch-fid", "torch-fidelity", "torchmetrics", "shapes-features", "dinov2", "clip"]
 LpipsNetwork = Literal["alex", "vgg", "squeeze"]
 Better = Literal["higher", "lower"]
@@ -113,6 +113,7 @@ class Results(TypedDict):
     distance_missing: NotRequired[str | None]
     clip_score_missing: NotRequired[str | None]
     psnr_missing: NotRequired[str | None]
+    linear_probe_missing: NotRequired[str | None]
     fidelity_to: NotRequired[dict[str, Any]]
 
 

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -14,10 +13,8 @@ from torch import Tensor
 
 from bigain.backbones.base import Backbone
 from bigain.backbones.forward import pair_sharing, row_keys
-from bigain.backbones.loading import module_digest
 from bigain.data.base import EvalDataModule
 from bigain.data.class_space import ClassSpace
-from bigain.data.latent_cache import LatentCache
 from bigain.data.loader import Batch
 from bigain.diffusion.elimination import Elimination, staged_elimination
 from bigain.diffusion.noising import Loss, band_errors, prediction_error
@@ -162,16 +159,7 @@ class DiffusionClassifier(BackboneModule):
     def setup(self, stage: str) -> None:
         check_answers(self.data.class_space)
         self.prepare_backbone()
-        self.data.latents = None if self.latent_cache is None else self._cache(Path(self.latent_cache).expanduser())
-
-    def _cache(self, folder: Path) -> LatentCache:
-        if self.backbone.vae is None:
-            raise InputError(
-                f"latent_cache: {self.backbone.model} has no VAE, so images are their own latents; leave it out"
-            )
-        # The same weights round differently at a different precision or on a different kind of device.
-        run = f"{self.trainer.precision} {self.trainer.strategy.root_device.type}"
-        return LatentCache(folder, self.data.image_size, f"{module_digest(self.backbone.vae)} {run}")
+        self.open_latent_cache(self.latent_cache)
 
     @property
     def example_condition(self) -> Tensor:
@@ -211,7 +199,7 @@ class DiffusionClassifier(BackboneModule):
             return []
         start = time.perf_counter()
         not_finite: dict[int, tuple[int, int, float]] = {}
-        result, timesteps = self.classify(self._latents(batch), batch["image_id"], not_finite)
+        result, timesteps = self.classify(self.encode_batch(batch), batch["image_id"], not_finite)
         errors, timesteps, predictions = result.errors.cpu(), timesteps.cpu(), result.prediction.tolist()
         survivors = [stage.tolist() for stage in result.survivors]
         bands = None if result.bands is None else result.bands.cpu()
@@ -254,19 +242,6 @@ class DiffusionClassifier(BackboneModule):
     def keys_of(self, image_ids: Sequence[str], device: torch.device | None = None) -> Tensor:
         """Return the keys of all trials of images. `(b, t)`, int64."""
         return with_repeats(keys_of_trials(image_ids, self.grid_size, self.seed, device), self.noises)
-
-    def _latents(self, batch: Batch) -> Tensor:
-        """Return the latents of a batch: encoded (and written to the cache, if there is one) or read from the cache."""
-        parts = [batch["latent"].view(torch.float32)] if len(batch["latent"]) else []
-        if len(batch["image"]):
-            # One by one on a CPU: see `Forwards`.
-            at_once = 1 if self.device.type == "cpu" else len(batch["image"])
-            encoded = torch.cat([self.backbone.encode(images) for images in batch["image"].split(at_once)])
-            parts.insert(0, encoded)
-            if self.data.latents is not None:
-                for digest, latent in zip(batch["digests"], encoded.cpu(), strict=False):
-                    self.data.latents.write(str(digest), latent)
-        return torch.cat(parts)
 
     def classify(
         self, latents: Tensor, image_ids: Sequence[str], not_finite: dict[int, tuple[int, int, float]] | None = None

@@ -1,11 +1,13 @@
-"""The base of classifier and sampler: prepares the backbone before a run."""
+"""The base of the tasks: prepares the backbone before a run, and encodes its images."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
@@ -14,9 +16,13 @@ from bigain.backbones.base import Backbone
 from bigain.backbones.compilation import compile_denoiser
 from bigain.backbones.cuda_graphs import use_graphs
 from bigain.backbones.forward import Step
+from bigain.backbones.loading import module_digest
 from bigain.backbones.sharing import end_sharing, share
 from bigain.compressors.base import first_timesteps, installed_on, nearest_timesteps
 from bigain.data.base import EvalDataModule
+from bigain.data.latent_cache import LatentCache
+from bigain.data.loader import Batch
+from bigain.errors import InputError
 from bigain.tasks.forwards import Forwards
 
 _log = logging.getLogger(__name__)
@@ -77,6 +83,32 @@ class BackboneModule(LightningModule):
         if self.backbone.cuda_graph:
             use_graphs(self.backbone.denoiser)
         self.forwards.equal = self.backbone.cuda_graph or self.backbone.compilation != "none"
+
+    def open_latent_cache(self, folder: str | None) -> None:
+        """Keep encoded images in a folder; None encodes each time."""
+        self.data.latents = None
+        if folder is None:
+            return
+        if self.backbone.vae is None:
+            raise InputError(
+                f"latent_cache: {self.backbone.model} has no VAE, so images are their own latents; leave it out"
+            )
+        # The same weights round differently at a different precision or on a different kind of device.
+        run = f"{module_digest(self.backbone.vae)} {self.trainer.precision} {self.trainer.strategy.root_device.type}"
+        self.data.latents = LatentCache(Path(folder).expanduser(), self.data.image_size, run)
+
+    def encode_batch(self, batch: Batch) -> Tensor:
+        """Return the latents of a batch: encoded (and written to the cache, if there is one) or read from the cache."""
+        parts = [batch["latent"].view(torch.float32)] if len(batch["latent"]) else []
+        if len(batch["image"]):
+            # One by one on a CPU: see `Forwards`.
+            at_once = 1 if self.device.type == "cpu" else len(batch["image"])
+            encoded = torch.cat([self.backbone.encode(images) for images in batch["image"].split(at_once)])
+            parts.insert(0, encoded)
+            if self.data.latents is not None:
+                for digest, latent in zip(batch["digests"], encoded.cpu(), strict=False):
+                    self.data.latents.write(str(digest), latent)
+        return torch.cat(parts)
 
     def begin_sharing(self, conditions: Tensor | None = None) -> None:
         """Start to compute once what rows have in common: see `share`. The hooks of compressors run first."""

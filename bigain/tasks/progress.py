@@ -13,6 +13,7 @@ from tabulate import tabulate
 
 from bigain.compressors.base import Compressor
 from bigain.runs.numbers import counted
+from bigain.runs.records import FeatureRecord
 from bigain.runs.summary import compressor_text
 
 _SECONDS_BETWEEN_LINES = 30
@@ -56,8 +57,9 @@ class Progress(Callback):
     ) -> None:
         self._done += len(batch["image_id"])
         for record in outputs if isinstance(outputs, list) else ():
-            self._labelled += bool(record.labels)
-            self._correct += record.prediction in record.labels
+            if not isinstance(record, FeatureRecord):
+                self._labelled += bool(record.labels)
+                self._correct += record.prediction in record.labels
         if time.monotonic() >= self._next:
             self.on_predict_epoch_end(trainer, pl_module)
 

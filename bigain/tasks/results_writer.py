@@ -25,16 +25,21 @@ from bigain.diffusion.trials import TIMESTEPS
 from bigain.errors import InputError
 from bigain.metrics.accuracy import Accuracy, confusion_matrix
 from bigain.metrics.base import Metric, evaluate
+from bigain.metrics.effective_rank import EffectiveRank
+from bigain.metrics.high_frequency import HighFrequency
 from bigain.metrics.multilabel import MeanAveragePrecision, Top1Precision
-from bigain.runs.columns import write_columns
+from bigain.metrics.nearest_neighbours import NearestNeighbours
+from bigain.metrics.representation import RepresentationClassifier
+from bigain.runs.columns import write_columns, write_features
 from bigain.runs.files import read_json
 from bigain.runs.logs import read_records, read_skipped
-from bigain.runs.records import ImageRecord, SampleRecord
+from bigain.runs.records import FeatureRecord, ImageRecord, SampleRecord
 from bigain.runs.results import read_results, write_ids, write_results
 from bigain.runs.schema import RESULTS_VERSION, Results
 from bigain.tasks.classifier import DiffusionClassifier
 from bigain.tasks.contact_sheet import write_contact_sheet
 from bigain.tasks.prediction_writer import MODEL, predictions_folder, read_sessions
+from bigain.tasks.probe import FeatureProbe
 from bigain.tasks.sampler import DiffusionSampler
 from bigain.tasks.scheduling import scheduler_settings
 from bigain.tokens.grid import Grid
@@ -80,7 +85,7 @@ class RunResults(Callback, ABC):
     The module needs `data`, `backbone` and `example_condition`.
 
     Attributes:
-        task: `classification` or `generation`.
+        task: `classification`, `generation` or `features`.
         record: Type of the records in the log.
         fingerprint: Identity of the configuration, stored with the results.
     """
@@ -342,6 +347,38 @@ class GenerationResults(RunResults):
                 "reference_file": module.reference,
                 "clip_model": module.clip_model,
                 "reference": None if measuring.reference is None else measuring.reference.described(),
+                "seed": module.seed,
+            },
+        }
+
+
+class FeatureResults(RunResults):
+    """Writes `results.json` and `predictions/features.safetensors` of a feature probe: see `RunResults`."""
+
+    task = "features"
+    record = FeatureRecord
+
+    def timesteps(self, module: FeatureProbe, records: Sequence[FeatureRecord]) -> Mapping[int, int]:
+        return Counter(nearest_timesteps(module.places))
+
+    def write_files(self, trainer: Trainer, module: FeatureProbe, records: Sequence[FeatureRecord]) -> None:
+        in_order = sorted(records, key=lambda record: record.image_id)
+        write_features(Path(trainer.default_root_dir), in_order, self._predictions)
+
+    def task_results(self, trainer: Trainer, module: FeatureProbe, records: Sequence[FeatureRecord]) -> dict[str, Any]:
+        metrics: list[Metric] = [NearestNeighbours(), EffectiveRank(), HighFrequency(), *module.metrics]
+        estimates, missing = evaluate(metrics, records, module.data.class_space)
+        classifiers = [metric for metric in metrics if isinstance(metric, RepresentationClassifier)]
+        self._predictions = {name: column for metric in classifiers for name, column in metric.predictions.items()}
+        return {
+            "metrics": estimates,
+            **{f"{name}_missing": reason for name, reason in missing.items()},
+            "evaluations": {"per_image": len(module.timesteps)},
+            "scheduler": scheduler_settings(module.backbone.training_schedule),
+            "protocol": {
+                "sites": {str(site.index): site.name for site in module.blocks},
+                "timesteps": module.timesteps,
+                "pool": module.pool,
                 "seed": module.seed,
             },
         }

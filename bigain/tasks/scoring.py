@@ -1,10 +1,10 @@
-"""Metrics of the images of a finished generation run."""
+"""Metrics of the images of a finished generation run, or of its features, beside another run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from tqdm import tqdm
@@ -19,10 +19,11 @@ from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.fidelity import Lpips, Psnr, Ssim
 from bigain.metrics.inception_score import InceptionScore
 from bigain.metrics.reference import ReferenceStatistics
+from bigain.metrics.similarity import Cka, Cosine
 from bigain.runs.files import find_reference, sample_path
 from bigain.runs.logs import read_records
-from bigain.runs.records import SampleRecord
-from bigain.runs.results import read_generation, read_ids, write_results
+from bigain.runs.records import FeatureRecord, SampleRecord
+from bigain.runs.results import read_generation, read_ids, read_results, write_results
 from bigain.runs.schema import Estimate, LpipsNetwork, Protocol, Results
 from bigain.tasks.contact_sheet import write_contact_sheet
 from bigain.tasks.measuring import Measuring, distances
@@ -31,6 +32,8 @@ _BATCH = 32
 _FIDELITY = ("psnr", "ssim", "lpips", "dino_similarity")
 # What two runs must share for their images to start from the same noise.
 _SAMPLING = ("scheduler", "scheduler_options", "steps", "guidance", "seed", "images")
+# The same for features.
+_PROBING = ("sites", "timesteps", "pool", "seed")
 
 
 def update_metric(run: Path, results: Results, metric: Metric) -> None:
@@ -41,13 +44,24 @@ def update_metric(run: Path, results: Results, metric: Metric) -> None:
         results["protocol"]["clip_model"] = str(metric.folder)
 
 
+def has_baseline(results: Results) -> bool:
+    """Whether `add_baseline` can compare such a run."""
+    return results["task"] == "features" or results["protocol"].get("images", "none") != "none"
+
+
 def add_baseline(run: Path, baseline: Path) -> None:
-    """Add the fidelity to a run's own baseline to its `results.json`, and the baseline's images to its contact sheet.
+    """Add the fidelity, or the similarity of features, to a run's own baseline to its `results.json`.
+
+    Images of a generation's baseline are added to its contact sheet.
 
     Raises:
         InputError: If images or records are missing.
     """
-    results = read_generation(run)
+    results = read_results(run)
+    if results["task"] == "features":
+        update_similarity(run, results, baseline)
+        write_results(run, results)
+        return
     update_fidelity(run, results, baseline)
     log, both = read_records(run / "predictions", SampleRecord), image_paths(run).keys() & image_paths(baseline)
     records = [log[image_id] for image_id in read_ids(run) if image_id in both]
@@ -91,16 +105,7 @@ def update_fidelity(
     run: Path, results: Results, other: Path, network: LpipsNetwork | None = None, further: Sequence[Metric] = ()
 ) -> None:
     """Replace the fidelity metrics, `further` ones included, and the name of the run that they compare with."""
-    theirs = read_generation(other)
-    if other.samefile(run):
-        raise InputError(f"{run} is compared with itself; give a run over the same items, usually without compression")
-    pairs = {name: (results["protocol"][name], theirs["protocol"][name]) for name in _SAMPLING}
-    for name, (a, b) in {"model": (results["model"]["name"], theirs["model"]["name"]), **pairs}.items():
-        if a != b:
-            raise InputError(
-                f"{run} and {other} differ in {name} ({a} and {b}); fidelity is between runs that differ in the "
-                "compressor only"
-            )
+    theirs = _alike(run, results, other, _SAMPLING)
     lpips = Lpips(network or "alex")
     perceptual = [lpips] if network is not None or lpips.unavailable() is None else []
     estimates = _measured(run, [Psnr(), Ssim(), *perceptual, *further], other=other)
@@ -108,8 +113,44 @@ def update_fidelity(
     results["metrics"] = {**kept, **estimates}
     # Of equal images there is no ratio of signal to noise.
     results["psnr_missing"] = None if "psnr" in estimates else f"all images equal those of {other}"
+    results["fidelity_to"] = _named(other, theirs)
+
+
+def update_similarity(run: Path, results: Results, other: Path) -> None:
+    """Replace the similarity of features to those of another run, and the name of that run.
+
+    Raises:
+        InputError: If the two runs differ in more than the compressor, or have fewer than two images in common.
+    """
+    theirs = _alike(run, results, other, _PROBING)
+    log, others = (read_records(of / "predictions", FeatureRecord) for of in (run, other))
+    records = [log[image_id] for image_id in read_ids(run) if image_id in log.keys() & others]
+    if len(records) < 2:
+        raise InputError(f"{run} and {other} have {len(records)} images in common; compare runs over the same images")
+    results["metrics"].update(_estimates([Cka(others), Cosine(others)], records))
+    results["fidelity_to"] = _named(other, theirs)
+
+
+def _named(other: Path, theirs: Results) -> dict[str, Any]:
     compressors = [compressor["class"] for compressor in theirs["compressors"]]
-    results["fidelity_to"] = {"run": str(other), "fingerprint": theirs["fingerprint"], "compressors": compressors}
+    return {"run": str(other), "fingerprint": theirs["fingerprint"], "compressors": compressors}
+
+
+def _alike(run: Path, results: Results, other: Path, settings: Sequence[str]) -> Results:
+    """Return the results of another run; raise an InputError if it differs in the task, the model or the settings."""
+    theirs = read_results(other)
+    if other.samefile(run):
+        raise InputError(f"{run} is compared with itself; give a run over the same items, usually without compression")
+    if theirs["task"] != results["task"]:
+        raise InputError(f"{other} is a run of {theirs['task']}; expected a {results['task']} run")
+    pairs = {name: (results["protocol"][name], theirs["protocol"][name]) for name in settings}
+    for name, (a, b) in {"model": (results["model"]["name"], theirs["model"]["name"]), **pairs}.items():
+        if a != b:
+            raise InputError(
+                f"{run} and {other} differ in {name} ({a} and {b}); fidelity is between runs that differ in the "
+                "compressor only"
+            )
+    return theirs
 
 
 def _measured(
@@ -172,7 +213,7 @@ def _logged(run: Path, results: Results) -> list[SampleRecord]:
     return records
 
 
-def _estimates(metrics: Sequence[Metric], records: Sequence[SampleRecord]) -> Mapping[str, Estimate]:
+def _estimates(metrics: Sequence[Metric], records: Sequence[SampleRecord | FeatureRecord]) -> Mapping[str, Estimate]:
     """Return the estimates.
 
     Raises:

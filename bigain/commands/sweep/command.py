@@ -115,10 +115,10 @@ def _run(plan: Plan, prefix: str, waiting: bool = False) -> bool:
 
 
 def _add_fidelities(plans: Sequence[Plan], unvaried: Sequence[Path]) -> None:
-    """Compare images with those of the uncompressed cell, among `unvaried`, where both exist and are not compared."""
+    """Compare images or features with those of the uncompressed cell, among `unvaried`, where both are there."""
     from bigain.commands.sweep.plans import reason_of
     from bigain.runs.results import Run, load_run
-    from bigain.tasks.scoring import add_baseline
+    from bigain.tasks.scoring import add_baseline, has_baseline
 
     def settings(run: Run) -> dict[str, Any]:
         return {key: value for key, value in run.settings.items() if not key.startswith("compressor")}
@@ -129,10 +129,11 @@ def _add_fidelities(plans: Sequence[Plan], unvaried: Sequence[Path]) -> None:
             baselines.append(load_run(directory))
     for plan in plans:
         run = plan.run
-        if not run or run.task != "generation" or not run.compressors or run.results["protocol"]["images"] == "none":
+        if not run or not run.compressors or not has_baseline(run.results):
             continue
         baseline = next((b for b in baselines if not b.compressors and settings(b) == settings(run)), None)
-        if baseline is None or run.metrics.get("ssim", {"n": 0})["n"] == run.results["dataset"]["images"]:
+        compared = run.metrics.get("ssim") or run.metrics.get("cosine") or {"n": 0}
+        if baseline is None or compared["n"] == run.results["dataset"]["images"]:
             continue
         try:
             add_baseline(run.path, baseline.path)

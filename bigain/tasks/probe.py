@@ -1,0 +1,216 @@
+"""The feature probe: pooled outputs of transformer blocks, the representation of each image."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bigain.backbones.base import Backbone
+from bigain.backbones.forward import row_keys
+from bigain.backbones.sites import Site, layout_of
+from bigain.data.base import EvalDataModule
+from bigain.data.loader import Batch
+from bigain.diffusion.trials import TIMESTEPS, trial_keys, trial_noise
+from bigain.errors import InputError, check_choice
+from bigain.metrics.base import Metric
+from bigain.runs.records import FeatureRecord
+from bigain.tasks.forwards import Forwards
+from bigain.tasks.preparing import BackboneModule
+from bigain.tokens.frequency import band_energy
+from bigain.tokens.grid import Grid
+from bigain.tokens.randomness import stable_hash
+
+Pool = Literal["mean", "grid"]
+# Cells per side of `pool: grid`.
+_CELLS = 4
+# Channels of the widest blocks of SD 2.0, for estimates of disk space.
+_CHANNELS = 1280
+
+
+class FeatureProbe(BackboneModule):
+    """Features of images: outputs of transformer blocks at noise levels, pooled over tokens.
+
+    Source: Xiang et al., Denoising Diffusion Autoencoders are Unified Self-supervised Learners (ICCV 2023).
+
+    The condition is blank: an empty prompt, or the null class. Every feature is a function of (seed, image id,
+    timestep), independent of the other timesteps, of batch size, order and number of processes. Each forward runs the
+    whole network, so its FLOPs are those of one evaluation in the other tasks.
+    """
+
+    share = False
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        sites: Sequence[int] | None = None,
+        timesteps: Sequence[int] = (100, 300, 500),
+        pool: Pool = "mean",
+        rows_per_forward: int = 64,
+        latent_cache: str | None = None,
+        metrics: Sequence[Metric] = (),
+        seed: int = 0,
+    ) -> None:
+        """Set the probe up; nothing is loaded yet.
+
+        Args:
+            backbone: The diffusion model.
+            sites: Transformer blocks whose outputs are the features, by index from 0 in execution order; null: the one
+                in the middle, such as block 14 of the 28 of DiT-XL/2.
+            timesteps: Noise levels in 0..999, of each image the same noise at each.
+            pool: `mean` over all tokens, or `grid`: means of 4 x 4 cells of the token map, side by side.
+            rows_per_forward: Most rows (image, timestep) per denoiser call. On a CPU at most 8; halved when memory runs
+                out: see `Forwards`.
+            latent_cache: Folder for encoded images, for this and later runs; null encodes each time.
+            metrics: Further metrics: see `Metric`. They do not enter the identity of a run.
+            seed: Of the noise. Commands set it: `--seed`.
+
+        Raises:
+            InputError: If a setting is out of range, or the backbone is compiled.
+        """
+        super().__init__()
+        if not timesteps or len({*timesteps}) < len(timesteps) or not all(0 <= t < TIMESTEPS for t in timesteps):
+            raise InputError(f"timesteps must be different integers in 0..{TIMESTEPS - 1}, not {list(timesteps)}")
+        if sites is not None and (not sites or len({*sites}) < len(sites)):
+            raise InputError(f"sites must be different indices of transformer blocks, or null, not {list(sites)}")
+        check_choice("pool", pool, get_args(Pool))
+        if backbone.cuda_graph or backbone.compilation != "none":
+            raise InputError("features are read between blocks: leave out the backbone's compile and cuda_graph")
+        if unmet := [metric.name for metric in metrics if metric.needs]:
+            raise InputError(f"metrics: {unmet[0]} measures generated images; a feature probe has none")
+        self.backbone = backbone
+        self.sites = sites
+        self.timesteps = list(timesteps)
+        self.pool = pool
+        self.forwards = Forwards(rows_per_forward, "rows_per_forward")
+        self.latent_cache = latent_cache
+        self.metrics = list(metrics)
+        self.seed = seed
+
+    def check_fit(self, data: EvalDataModule) -> str:
+        # Not the classes: with a blank condition they need not be those of the model.
+        self.backbone.latents_of(data.image_size)
+        layout = layout_of(self.backbone.denoiser)
+        count = len(layout.sites)
+        if unknown := [i for i in self.sites or () if not 0 <= i < count]:
+            raise InputError(f"sites: {unknown[0]} is no block of {layout.model}, which has 0 to {count - 1}")
+        self.blocks: list[Site] = [layout.sites[i] for i in self.sites or [count // 2]]
+        return ""
+
+    def setup(self, stage: str) -> None:
+        self.prepare_backbone()
+        self.open_latent_cache(self.latent_cache)
+
+    def bytes_per_image(self, classes: int, image_size: int) -> int:
+        """Return about how much disk space one image takes in a run directory, log and columns. Bytes."""
+        cells = 1 if self.pool == "mean" else _CELLS**2
+        return 10 * _CHANNELS * cells * len(self.timesteps) * len(self.sites or [0])
+
+    def evaluations_per_image(self, classes: int) -> int:
+        """Return the denoiser rows per image: one per timestep."""
+        return len(self.timesteps)
+
+    @torch.inference_mode()
+    def on_predict_start(self) -> None:
+        self.example_condition = self.backbone.null_condition()
+        self.backbone.finish_conditions()
+        self.begin_sharing()
+        tokens = self.backbone.tokens_of(*self.backbone.latents_of(self.data.image_size)[1:])
+        # On the host.
+        self.places = self.backbone.parametrisation.place(torch.tensor(self.timesteps), tokens)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[FeatureRecord]:
+        """Return the records of a batch; images with features that are not finite are added to `batch["failed"]`."""
+        if not batch["image_id"]:
+            return []
+        start = time.perf_counter()
+        computed = self.features(self.encode_batch(batch), batch["image_id"])
+        columns = {name: values.cpu().numpy() for name, values in computed.items()}
+        seconds = (time.perf_counter() - start) / len(batch["image_id"])
+        records = []
+        for i, image_id in enumerate(batch["image_id"]):
+            rows = {name: values[i] for name, values in columns.items()}
+            if unusable := [name for name, row in rows.items() if not (abs(row) < torch.inf).all()]:
+                batch["failed"][image_id] = (
+                    f"the features {unusable[0]} (site@timestep) are not finite {self.at_precision('other weights')}"
+                )
+                continue
+            features = {name: row[:-1] for name, row in rows.items()}
+            high = {name: float(row[-1]) for name, row in rows.items()}
+            labels = list(batch["labels"][i])
+            records.append(FeatureRecord(image_id, labels, seconds, features, high, batch["digests"][i]))
+        return records
+
+    def keys_of(self, image_ids: Sequence[str], device: torch.device | None = None) -> Tensor:
+        """Return the keys of all timesteps of images. `(b, t)`, int64."""
+        image_keys = torch.tensor([stable_hash(image_id) for image_id in image_ids], device=device)
+        return trial_keys(image_keys[:, None], torch.tensor(self.timesteps, device=device)[None], self.seed)
+
+    def features(self, latents: Tensor, image_ids: Sequence[str]) -> dict[str, Tensor]:
+        """Compute the features of images by site and timestep: `2@100` is block 2 at timestep 100.
+
+        `(b, c, h, w)` float32 -> `(b, d + 1)` float32 each, the share of energy in high frequencies at the end.
+        """
+        keys, found = self.keys_of(image_ids, latents.device), {}
+        widths: list[int] = []
+        for j, timestep in enumerate(self.timesteps):
+            alike = self.timesteps_alike(self.places[j : j + 1])
+            shared = {"zero": timestep == 0, "timestep": alike[0] if alike else None}
+            place, key = self.places[j : j + 1].to(latents.device), keys[:, j]
+
+            def compute(
+                rows: Tensor, first: int, last: int, at: Tensor = place, key: Tensor = key, shared: Any = shared
+            ) -> Tensor:
+                parts = self._forward(latents[rows], at.expand(len(rows)), key[rows], shared)
+                widths[:] = [part.shape[1] for part in parts]
+                return torch.cat(parts, 1)
+
+            rows = self.forwards.run(compute, len(latents), latents.device)
+            for site, part in zip(self.blocks, rows.split(widths, 1), strict=True):
+                found[f"{site.index}@{timestep}"] = part
+        return found
+
+    def _forward(self, x: Tensor, timesteps: Tensor, keys: Tensor, shared: Mapping[str, Any]) -> list[Tensor]:
+        """Return the features of each block for latents `(b, c, h, w)` with their shares, `(b, d + 1)` each.
+
+        `shared` are arguments of `row_keys`.
+        """
+        noisy = self.backbone.parametrisation.add_noise(x, trial_noise(keys, x.shape[1:]), timesteps)
+        condition = self.example_condition.expand(len(x), *self.example_condition.shape[1:])
+        with outputs_of(self.blocks) as outputs, row_keys(keys, **shared):
+            self.backbone.predict(noisy, timesteps, condition)
+        return [self._pooled(site, outputs[site.index], Grid(*x.shape[2:])) for site in self.blocks]
+
+    def _pooled(self, site: Site, output: Tensor, latent: Grid) -> Tensor:
+        """Pool the tokens of a block, and append their share of high frequencies. `(b, n, c)` -> `(b, d + 1)`."""
+        grid = site.grid(latent)
+        tokens = site.split(output, grid.n)[1].float()
+        _, low, high = band_energy(tokens, grid, 2).unbind(1)
+        # Without any variation over the map there are no frequencies.
+        share = (high / (low + high)).nan_to_num(0).float()[:, None]
+        if self.pool == "mean":
+            return torch.cat([tokens.mean(1), share], 1)
+        cells = F.adaptive_avg_pool2d(tokens.mT.unflatten(2, (grid.h, grid.w)), _CELLS)
+        return torch.cat([cells.flatten(1), share], 1)
+
+
+@contextmanager
+def outputs_of(sites: Sequence[Site]) -> Iterator[Mapping[int, Tensor]]:
+    """Read the outputs of blocks in a forward inside this context: image tokens `(b, n, c)` by the index of the site.
+
+    Where a block keeps text apart, it returns text and image tokens.
+    """
+    outputs: dict[int, Tensor] = {}
+    with ExitStack() as undo:
+        for site in sites:
+
+            def read(module: Any, args: Any, output: Any, index: int = site.index) -> None:
+                outputs[index] = output[-1] if isinstance(output, tuple) else output
+
+            undo.callback(site.block.register_forward_hook(read).remove)
+        yield outputs

@@ -1,0 +1,127 @@
+"""Metrics of features, against scikit-learn and sums written out."""
+
+import numpy as np
+import pytest
+from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.model_selection import LeaveOneOut, cross_val_predict
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+
+from bigain.data.class_space import ClassSpace
+from bigain.metrics.base import evaluate, jackknife_error
+from bigain.metrics.effective_rank import EffectiveRank
+from bigain.metrics.high_frequency import HighFrequency
+from bigain.metrics.nearest_neighbours import NearestNeighbours
+from bigain.metrics.similarity import Cka, Cosine
+from bigain.runs.records import FeatureRecord
+
+SPACE = ClassSpace(("a", "b", "c"), ("a", "b", "c"), None, factors={"odd": [0, 1, 0]})
+RANDOM = np.random.default_rng(0)
+LABELS = np.arange(40) % 3
+
+
+def records_of(**columns):
+    """Records with features by name, in the order of their ids."""
+    names = list(columns)
+    return [
+        FeatureRecord(
+            f"{i:03d}",
+            [int(LABELS[i])],
+            0.1,
+            {f"{name[1:]}@7": columns[name][i].astype(np.float32) for name in names},
+            {f"{name[1:]}@7": 0.1 * (j + 1) + 0.001 * i for j, name in enumerate(names)},
+        )
+        for i in range(len(columns[names[0]]))
+    ]
+
+
+def features(d=6, apart=1.0):
+    return (RANDOM.normal(size=(40, d)) + apart * np.eye(3, d)[LABELS] + 30).astype(np.float32)
+
+
+def estimates(metric, records):
+    found, missing = evaluate([metric], records, SPACE)
+    assert not missing
+    return found
+
+
+def test_neighbours_vote_as_in_scikit_learn():
+    x, metric = features(), NearestNeighbours(5)
+    found = estimates(metric, records_of(s0=x))
+    theirs = KNeighborsClassifier(5, metric="cosine", weights=lambda distance: np.exp(-distance / 0.07))
+    # The mean of all images, as ours.
+    expected = cross_val_predict(theirs, StandardScaler(with_std=False).fit_transform(x), LABELS, cv=LeaveOneOut())
+    assert metric.predictions["knn"].tolist() == expected.tolist()
+    right = float((expected == LABELS).mean())
+    assert 0.4 < right < 1
+    assert found["knn"]["value"] == right
+    odd = np.array(SPACE.factors["odd"])
+    assert found["knn_odd"]["value"] == float((odd[expected] == odd[LABELS]).mean())
+    assert found["knn"]["low"] < right < found["knn"]["high"]
+    assert found["knn"]["n"] == 40
+
+
+def test_several_sites_are_reported_together_and_each():
+    near, far = features(apart=6.0), 100 * features(apart=0.0)
+    found = estimates(NearestNeighbours(), records_of(s0=near, s1=far))
+    assert {*found} == {"knn", "knn_odd", "knn[0@7]", "knn[1@7]"}
+    # Each counts alike, whatever its scale.
+    assert found["knn[0@7]"]["value"] > 0.9
+    assert found["knn"]["value"] > 0.9 > found["knn[1@7]"]["value"]
+    shares = estimates(HighFrequency(), records_of(s0=near, s1=far))
+    assert [shares[f"high_frequency{end}"]["value"] for end in ("[0@7]", "[1@7]", "")] == pytest.approx(
+        [0.1195, 0.2195, 0.1695]
+    )
+
+
+def alignment(x, y):
+    """Linear CKA from the Gram matrices of all images."""
+    centre = np.eye(len(x)) - 1 / len(x)
+    mine, theirs = (centre @ (z @ z.T) @ centre for z in (x, y))
+    return (mine * theirs).sum() / np.sqrt((mine * mine).sum() * (theirs * theirs).sum())
+
+
+# With fewer and with more channels than images.
+@pytest.mark.parametrize("d", [5, 60])
+def test_alignment_and_its_jackknife_are_those_of_gram_matrices(d):
+    x = features(d)
+    y = (x @ RANDOM.normal(size=(d, d)) + 5 * RANDOM.normal(size=(40, d))).astype(np.float32)
+    mine, others = records_of(s0=x), {record.image_id: record for record in records_of(s0=y)}
+    found = estimates(Cka(others), mine)["cka"]
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    assert found["value"] == pytest.approx(alignment(x, y), rel=1e-9)
+    without = [alignment(np.delete(x, i, 0), np.delete(y, i, 0)) for i in range(40)]
+    assert found["high"] - found["value"] == pytest.approx(1.96 * jackknife_error(np.array(without)), rel=1e-4)
+    # Rotation and scale do not count for CKA, but they do for the cosine.
+    turned = 3 * x @ np.linalg.qr(RANDOM.normal(size=(d, d)))[0]
+    turned_records = {record.image_id: record for record in records_of(s0=turned)}
+    assert estimates(Cka(turned_records), mine)["cka"]["value"] == pytest.approx(1, abs=1e-6)
+    assert estimates(Cosine(turned_records), mine)["cosine"]["value"] < 0.9
+    expected = float(np.diag(cosine_similarity(x, y)).mean())
+    assert estimates(Cosine(others), mine)["cosine"]["value"] == pytest.approx(expected, rel=1e-6)
+
+
+def rank(x):
+    values = np.linalg.svd(x - x.mean(0), compute_uv=False)
+    share = values[values > 1e-9] / values.sum()
+    return np.exp(-(share * np.log(share)).sum())
+
+
+def test_effective_rank_and_its_interval():
+    x = features() * np.array([1, 1, 1, 4, 0.2, 0])
+    found = estimates(EffectiveRank(), records_of(s0=x))["effective_rank"]
+    x = x.astype(np.float32).astype(np.float64)
+    assert 1 < found["value"] < 5
+    assert found["value"] == pytest.approx(rank(x), rel=1e-9)
+    jackknife = jackknife_error(np.array([rank(np.delete(x, i, 0)) for i in range(40)]))
+    assert found["high"] - found["value"] == pytest.approx(1.96 * jackknife, rel=0.15)
+    constant = estimates(EffectiveRank(), records_of(s0=np.ones((4, 3))))["effective_rank"]
+    assert constant["value"] == 1
+
+
+def test_one_image_or_images_without_labels_have_no_estimate():
+    alone = records_of(s0=features()[:1])
+    assert "two images" in evaluate([EffectiveRank()], alone, SPACE)[1]["effective_rank"]
+    several = records_of(s0=features())
+    several[3].labels = [0, 1]
+    assert evaluate([NearestNeighbours()], several, SPACE) == ({}, {})
