@@ -1,5 +1,6 @@
 """The inspector in real runs: event files and pictures show the results, and nothing else changes."""
 
+import csv
 import io
 import json
 import shutil
@@ -15,6 +16,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from trainers import RecordingLogger
 
 from bigain.backbones import DiT
 from bigain.callbacks import PredictionWriter
@@ -159,6 +161,30 @@ def test_no_image_changes_and_generations_are_followed_by_step():
     assert not tags & CURVES
     for image_id in logged("with"):
         assert [len(site.timesteps) for site in read_maps(Path("with/pictures"), image_id)] == [2] * 4
+
+
+def test_every_logger_gets_the_numbers_and_the_pictures():
+    loggers = [
+        {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "out", "name": "tensorboard", "version": ""}},
+        {"class_path": "CSVLogger", "init_args": {"save_dir": "csv", "name": "", "version": ""}},
+        {"class_path": "trainers.RecordingLogger"},
+    ]
+    predict("demo_lgtm_generation.yaml", "--inspect", "1", "--trainer.logger", json.dumps(loggers), quick=GENERATE)
+    events, shown = board(), RecordingLogger.shown
+    assert {*events.Tags()["images"]} == shown["pictures"].keys() >= {"1 samples/contact_sheet", "2 tokens/image_0"}
+    for tag, (step, (picture,)) in shown["pictures"].items():
+        (image,) = events.Images(tag)
+        assert image.step == step
+        np.testing.assert_array_equal(
+            np.asarray(picture), np.asarray(Image.open(io.BytesIO(image.encoded_image_string)))
+        )
+    scalars = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert scalars.keys() == shown["scalars"].keys() >= {"flops/reduction_percent", "sites/tokens_out"}
+    with Path("csv/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for tag, points in scalars.items():
+        np.testing.assert_allclose(shown["scalars"][tag], points, rtol=1e-6)
+        np.testing.assert_allclose([(int(r["step"]), float(r[tag])) for r in rows if r[tag]], points, rtol=1e-6)
 
 
 def test_without_a_compressor_or_a_logger_there_are_curves_and_images():

@@ -39,6 +39,7 @@ from bigain.runs.names import label, method, strength
 from bigain.runs.results import read_results
 from bigain.runs.schema import Protocol, Results
 from bigain.runs.summary import compressor_text, summary
+from bigain.tasks.pictures import log_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,13 +67,15 @@ _GREY = 64
 
 
 class Board:
-    """Writes pictures to a folder and to TensorBoard, and numbers and text to TensorBoard."""
+    """Writes pictures to a folder, pictures and numbers to all loggers, and text to TensorBoard."""
 
-    def __init__(self, folder: Path, logs: Sequence[Path], step: int) -> None:
+    def __init__(self, folder: Path, loggers: Sequence[Logger], step: int) -> None:
         """Replace what an earlier end of the run has written to the folders of pictures and of event files.
 
         `step`, of pictures and text, is the number of finished images.
         """
+        logs = [Path(logger.log_dir) for logger in loggers if isinstance(logger, TensorBoardLogger)]
+        self._others = [logger for logger in loggers if not isinstance(logger, TensorBoardLogger)]
         folder.mkdir(parents=True, exist_ok=True)
         drawn = [path for path in map(Path, RUN_FILES) if path.match("pictures/*.png")]
         pictures = [picture for path in drawn for picture in folder.glob(path.name)]
@@ -103,11 +106,15 @@ class Board:
         )
         place = _PLACES.get(tag) or _PLACES[tag.partition("/")[0]]
         self._add(Summary(value=[Summary.Value(tag=f"{place} {tag}", image=shown)]), self._step)
+        for logger in self._others:
+            log_picture(logger, f"{place} {tag}", image, self._step)
 
     def scalar(self, tag: str, value: float, step: int) -> None:
         """Show a number; several with different steps, e.g. timesteps, stages or sites, are a curve."""
         for writer in self._writers:
             writer.add_scalar(tag, value, step)
+        for logger in self._others:
+            logger.log_metrics({tag: value}, step)
 
     def text(self, tag: str, markdown: str) -> None:
         """Show Markdown."""
@@ -168,15 +175,14 @@ def draw_run(
 
     Args:
         folder: Run directory.
-        loggers: The trainer's; the TensorBoard loggers among them get an event file.
+        loggers: The trainer's; the TensorBoard loggers among them get an event file of their own.
         data: The dataset, set up.
         maps: Token maps of each followed image, by site; may be empty.
     """
     results = read_results(folder)
     import matplotlib
 
-    logs = [Path(logger.log_dir) for logger in loggers if isinstance(logger, TensorBoardLogger)]
-    board = Board(folder / PICTURES, logs, results["dataset"]["images"])
+    board = Board(folder / PICTURES, loggers, results["dataset"]["images"])
     try:
         with plain_style(), matplotlib.rc_context({"axes.titlelocation": "left", "axes.titlesize": "medium"}):
             _draw_numbers(board, results, folder)

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from bigain.compressors.base import Compressor, first_timesteps, nearest_timesteps
 from bigain.cost.environment import environment
@@ -38,6 +37,7 @@ from bigain.runs.results import read_results, write_ids, write_results
 from bigain.runs.schema import RESULTS_VERSION, Results
 from bigain.tasks.classifier import DiffusionClassifier
 from bigain.tasks.contact_sheet import write_contact_sheet
+from bigain.tasks.pictures import log_picture
 from bigain.tasks.prediction_writer import MODEL, predictions_folder, read_sessions
 from bigain.tasks.probe import FeatureProbe
 from bigain.tasks.sampler import DiffusionSampler
@@ -317,13 +317,12 @@ class GenerationResults(RunResults):
         return Counter(nearest_timesteps(module.scheduler.timesteps))
 
     def write_files(self, trainer: Trainer, module: DiffusionSampler, records: Sequence[SampleRecord]) -> None:
-        """Write the first images with their classes side by side, to a file and to TensorBoard."""
+        """Write the first images with their classes side by side, to a file and to the loggers."""
         if module.images == "none":
             return
         sheet = write_contact_sheet(Path(trainer.default_root_dir), records, module.images)
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("1 samples/contact_sheet", np.asarray(sheet), 0, dataformats="HWC")
+            log_picture(logger, "1 samples/contact_sheet", sheet, 0)
 
     def task_results(
         self, trainer: Trainer, module: DiffusionSampler, records: Sequence[SampleRecord]
