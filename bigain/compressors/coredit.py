@@ -48,15 +48,18 @@ class CoReDiT(CellMerger):
             kwargs: See the base classes.
         """
         super().__init__(ratio=ratio, cell=cell, **kwargs)
-        least = min(self.cell)
-        if least < 2 or ratio > 1 - 1 / least:
+        if min(self.cell) < 2 or ratio > self.largest_ratio:
             raise InputError(
                 f"ratio must be at most 1 - 1/min(cell), as every min(cell)-th token stays: cell {list(cell)} allows "
-                f"{1 - 1 / least:.3g}, not {ratio}"
+                f"{self.largest_ratio:.3g}, not {ratio}"
             )
         if not windows or min(windows) < 2:
             raise InputError(f"windows must be sides of at least 2 tokens, not {list(windows)}")
         self.windows = tuple(windows)
+
+    @property
+    def largest_ratio(self) -> float:
+        return 1 - 1 / min(self.cell)
 
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
         grid, x = site.grid(context.latent), x.detach()

@@ -251,6 +251,11 @@ class CellMerger(TokenMerger):
         self.cell = check_ratio(0.5 if ratio is None else ratio, cell)
         self.ratio = ratio
 
+    @property
+    def largest_ratio(self) -> float:
+        """The largest `ratio` that the cells allow."""
+        return 1 - 1 / self.cell.area
+
     def removed(self, grid: Grid, site: Site) -> int:
         """Return the number of tokens to remove at a site, see `removed_tokens`."""
         assert self.ratio is not None

@@ -129,9 +129,8 @@ def _range(model: CountedModel, compressor: Compressor, setting: str) -> tuple[i
         return 2, min(min(grid) for grid in grids)
     if setting == "tau":
         return 1, _STEPS
-    cell = getattr(innermost(compressor), "cell", None)
     # At least one token remains, in each cell or in the whole sequence.
-    largest = 1 - 1 / (cell.area if cell is not None else min(grid.n for grid in grids))
+    largest = getattr(innermost(compressor), "largest_ratio", 1 - 1 / min(grid.n for grid in grids))
     return 1, math.floor(_STEPS * largest)
 
 
