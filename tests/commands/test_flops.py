@@ -11,7 +11,9 @@ from program import message_of
 
 import bigain.compressors
 from bigain.backbones.geometry import backbone_without_weights, shipped_geometries, without_weights
+from bigain.commands.flops.search import changed, every_method, innermost
 from bigain.commands.main import main
+from bigain.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -161,7 +163,6 @@ def test_match_finds_every_method(count, capsys):
     [
         ["--compressor", "CAM", "--compressor.inner", "ABM"],
         ["--compressor", "ABM", "--compressor.tau", "0.9"],
-        ["--compressor", "CoReDiT"],
     ],
     ids=" ".join,
 )
@@ -176,6 +177,16 @@ def test_match_is_the_smallest_setting_that_reaches_it(count, method):
     assert match["reached"]
     assert reduction(match["value"]) == match["reduction_percent"] >= 10
     assert reduction(round(match["value"] - 0.001, 3)) < 10
+
+
+def test_every_method_takes_its_largest_ratio():
+    limits = {c: getattr(innermost(c), "largest_ratio", None) for c in every_method()}
+    for compressor, largest in limits.items():
+        if largest is not None:
+            changed(compressor, ratio=largest)
+            with pytest.raises(InputError, match="ratio must be"):
+                changed(compressor, ratio=largest + 0.01)
+    assert len({*limits.values()}) > 2
 
 
 def test_match_takes_the_nearer_factor_and_the_largest_where_none_reaches(count):
