@@ -203,6 +203,7 @@ OVERLAID += [
     "imagenet100_dit_lgtm",
     "imagenet100_dit_iekvd_generation",
     "demo_feature_cache_generation",
+    "demo_importance_merging_generation",
 ]
 
 

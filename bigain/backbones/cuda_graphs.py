@@ -242,20 +242,21 @@ _RECORDERS: dict[str, type[Any]] = {"cuda": _CudaRecorder}
 
 
 def _identity() -> tuple[Tensor | int | None, ...]:
-    """Return keys, classes and sharing of the rows as flat tensors, `zero` and `timestep`; empty without `row_keys`."""
+    """Return what names the rows but the step, with flat tensors; empty without `row_keys`."""
     if (rows := rows_now()) is None:
         return ()
     sharing = (None, None) if rows.sharing is None else (rows.sharing.first, rows.sharing.group)
-    return (rows.keys, rows.classes, *sharing, rows.zero, rows.timestep)
+    return (rows.keys, rows.classes, *sharing, rows.zero, rows.timestep, rows.guidance)
 
 
 def _named(*identity: Any) -> AbstractContextManager[None]:
     """Name the rows with what `_identity` returned, copied."""
     if not identity:
         return nullcontext()
-    keys, classes, first, group, zero, timestep = identity
+    keys, classes, first, group, zero, timestep, guidance = identity
     # A new object each time, because a forward may change it.
-    return row_keys(keys, classes, None if first is None else Sharing(first, group), zero, timestep)
+    sharing = None if first is None else Sharing(first, group)
+    return row_keys(keys, classes, sharing, zero, timestep, guidance=guidance)
 
 
 def _kind(value: Any) -> Any:

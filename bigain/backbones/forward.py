@@ -47,6 +47,8 @@ class RowKeys:
         zero: Whether all rows are at timestep 0.
         timestep: A timestep, in 0..999, at which compressors do what they do for all of these rows: see
             `Compressor.shared_value`; None if that is the same at all timesteps.
+        guidance: In generation, the magnitude of the guidance difference of the step before, the mean over channels;
+            None in the first step and without guidance. `(b, h, w)`, float32.
         step: In generation, the step. Forwards of one network with steps 0, 1, 2, ... are of the same rows.
     """
 
@@ -56,6 +58,7 @@ class RowKeys:
     zero: bool = False
     timestep: int | None = None
     step: Step | None = None
+    guidance: Tensor | None = None
 
 
 _row_keys: ContextVar[RowKeys | None] = ContextVar("bigain_row_keys", default=None)
@@ -69,9 +72,10 @@ def row_keys(
     zero: bool = False,
     timestep: int | None = None,
     step: Step | None = None,
+    guidance: Tensor | None = None,
 ) -> Iterator[None]:
     """Set the identity of the rows of denoiser forwards inside this block: see `RowKeys`."""
-    token = _row_keys.set(RowKeys(keys, classes, sharing, zero, timestep, step))
+    token = _row_keys.set(RowKeys(keys, classes, sharing, zero, timestep, step, guidance))
     try:
         yield
     finally:
@@ -110,6 +114,7 @@ class ForwardContext:
         classes: Class per row; zeros if not set. `(b,)`, int64.
         cache: Data that a compressor shares between the hooks and sites of this forward.
         sharing: Groups of rows that differ only in their condition, if set.
+        guidance: See `RowKeys`. `(b, h, w)`.
     """
 
     latent: Grid
@@ -118,6 +123,7 @@ class ForwardContext:
     classes: Tensor
     cache: dict[Any, Any] = field(default_factory=dict)
     sharing: Sharing | None = None
+    guidance: Tensor | None = None
 
     @property
     def at_zero(self) -> bool:
@@ -150,9 +156,11 @@ class ForwardContext:
         classes = class_labels if named is None or named.classes is None else named.classes
         if classes is None:
             classes = torch.zeros(b, dtype=torch.int64, device=latents.device)
-        sharing = None if named is None else named.sharing
-        return cls(latent or Grid(*latents.shape[-2:]), value, keys, classes, sharing=sharing)
+        sharing, guidance = (None, None) if named is None else (named.sharing, named.guidance)
+        return cls(latent or Grid(*latents.shape[-2:]), value, keys, classes, sharing=sharing, guidance=guidance)
 
     def of_rows(self, rows: Tensor) -> ForwardContext:
         """Return the context of some rows, with the cache of the whole forward. `(r,)`, int64."""
-        return replace(self, timesteps=self.timesteps[rows], keys=self.keys[rows], classes=self.classes[rows])
+        guidance = None if self.guidance is None else self.guidance[rows]
+        timesteps, keys, classes = self.timesteps[rows], self.keys[rows], self.classes[rows]
+        return replace(self, timesteps=timesteps, keys=keys, classes=classes, guidance=guidance)

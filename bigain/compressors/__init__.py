@@ -13,6 +13,7 @@ from bigain.compressors.coredit import CoReDiT as CoReDiT
 from bigain.compressors.feature_cache import FeatureCache as FeatureCache
 from bigain.compressors.frequency_kv import FrequencyKV as FrequencyKV
 from bigain.compressors.iekvd import IEKVD as IEKVD
+from bigain.compressors.importance_merging import ImportanceMerging as ImportanceMerging
 from bigain.compressors.lgtm import LGTM as LGTM
 from bigain.compressors.sito import SiTo as SiTo
 from bigain.compressors.todo import ToDo as ToDo

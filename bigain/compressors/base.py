@@ -97,7 +97,7 @@ class Compressor(Callback, ABC):
             null for all.
         onlookers: Notified of every decision and every compressed module. An empty list costs nothing.
         pads: Whether merged sequences keep their length, padded, since the data decide how many tokens leave.
-        generation_only: Why it cannot classify; empty if it can.
+        generation_only: Why it does nothing but generate images; empty if it classifies, too.
         steps_differ: Whether the steps of a sampler cost different FLOPs.
     """
 
@@ -229,8 +229,8 @@ class Compressor(Callback, ABC):
         """
         if self.generation_only and not module.generates:
             raise InputError(
-                f"{type(self).__name__} cannot classify: {self.generation_only}; generate images with it, or choose "
-                "another compressor"
+                f"{type(self).__name__} only generates: {self.generation_only}; choose another compressor, or a "
+                "configuration of a generation"
             )
 
     def install(self, denoiser: nn.Module) -> ExitStack:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import Any
 
 from torch import Tensor
 
@@ -37,6 +38,9 @@ class CAM(TokenMerger):
         self.inner = inner
         self.pads = inner.pads
         self.generation_only = inner.generation_only
+
+    def check_module(self, module: Any) -> None:
+        self.inner.check_module(module)
 
     def shared_value(self, timestep: int) -> Hashable:
         return self.inner.shared_value(timestep)

@@ -46,7 +46,7 @@ class FeatureCache(Compressor):
     Cost: none in matrix products; the outputs that are kept take memory.
     """
 
-    generation_only = "it reuses features of earlier steps, and an evaluation of a classifier has none before it"
+    generation_only = "it reuses features of earlier steps, and a classifier has none"
     steps_differ = True
 
     def __init__(self, *, cache: str, options: Mapping[str, Any] | None = None) -> None:

@@ -261,15 +261,17 @@ class DiffusionSampler(BackboneModule):
 
     def _sample(self, keys: Tensor, condition: Tensor) -> Tensor:
         """Sample the items of one forward. `(b,)`, `(b, ...)` -> `(b, c, h, w)`, float32."""
+        guidance: Tensor | None = None
 
         def denoise(x: Tensor, timestep: Tensor, step: int) -> Tensor:
+            nonlocal guidance
             # Not `timestep`: if it is on a GPU, reading it waits.
             on_host = self.scheduler.timesteps[step : step + 1]
             alike = self.timesteps_alike(on_host)
             shared = {"zero": bool(on_host == 0), "timestep": alike[0] if alike else None}
-            return self._guided(
-                x, condition, step_keys(keys, step), timestep, **shared, step=Step(step, float(on_host))
-            )
+            rows, step_now = step_keys(keys, step), Step(step, float(on_host))
+            output, guidance = self._guided(x, condition, rows, timestep, guidance, **shared, step=step_now)
+            return output
 
         return sample(denoise, keys, self.shape, self.scheduler, self.steps, self.timestep_options)
 
@@ -277,21 +279,33 @@ class DiffusionSampler(BackboneModule):
     def sampling_steps(self) -> Sequence[Step]:
         return [Step(number, timestep) for number, timestep in enumerate(self.scheduler.timesteps.tolist())]
 
-    def _guided(self, x: Tensor, condition: Tensor, rows: Tensor, timestep: Tensor, /, **shared: Any) -> Tensor:
+    def _guided(
+        self,
+        x: Tensor,
+        condition: Tensor,
+        rows: Tensor,
+        timestep: Tensor,
+        guidance: Tensor | None = None,
+        /,
+        **shared: Any,
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the guided network output of items `(b, c, h, w)` with keys `(b,)`, from one forward of 2b rows.
 
-        `shared` are arguments of `row_keys`, what is known of the timestep on the host.
+        Takes and returns the `guidance` of `RowKeys`, that of the step before and of this step. `shared` are further
+        arguments of `row_keys`, what is known of the timestep on the host.
         """
         if self.guidance == 1:
             with row_keys(rows, **shared):
-                return self.backbone.predict(x, timestep.expand(len(x)), condition)
+                return self.backbone.predict(x, timestep.expand(len(x)), condition), None
         conditions = torch.cat((self.null.expand_as(condition), condition))
         items = torch.arange(len(x), device=x.device)
         sharing = Sharing(items, items.repeat(2)) if self.share else None
-        with row_keys(rows.repeat(2), sharing=sharing, **shared):
+        pairs = None if guidance is None else guidance.repeat(2, 1, 1)
+        with row_keys(rows.repeat(2), sharing=sharing, guidance=pairs, **shared):
             output = self.backbone.predict(x.repeat(2, 1, 1, 1), timestep.expand(2 * len(x)), conditions)
         without, with_condition = output.chunk(2)
-        return without + self.guidance * (with_condition - without)
+        difference = with_condition - without
+        return without + self.guidance * difference, difference.abs().mean(1)
 
     def _per_item(self, compute: Callable[[Tensor], Tensor], items: int) -> Tensor:
         """Return `compute` of all item indices, in forwards of equal size."""

@@ -186,7 +186,12 @@ def highest(values: Tensor, count: int) -> Tensor:
 
 
 def bipartite_matching(
-    metric: Tensor, destination: Tensor, removed: int, mode: Mode = "mean", gate: tuple[Tensor, int] | None = None
+    metric: Tensor,
+    destination: Tensor,
+    removed: int,
+    mode: Mode = "mean",
+    gate: tuple[Tensor, int] | None = None,
+    first: Tensor | None = None,
 ) -> MergePlan:
     """Merge the sources most similar to their best destination (ToMe for SD; Algorithm 2 of BiGain).
 
@@ -196,6 +201,7 @@ def bipartite_matching(
         removed: Number of sources to merge, at most `n - m`.
         mode: See `MergePlan`.
         gate: Detail per token, `(b, n)`, and the number of sources, those of lowest detail, that may merge.
+        first: Tokens that merge before all others. `(b, n)`, bool.
 
     Returns:
         The plan. Equal similarities go to the lower destination and the lower source index.
@@ -215,6 +221,8 @@ def bipartite_matching(
         best, choice = _most_similar(metric, source, destination)
     if gate is not None:
         best = best.masked_fill(~highest(-gate[0].gather(1, source), gate[1]), -torch.inf)
+    if first is not None:
+        best = best.masked_fill(first.gather(1, source), torch.inf)
     merged_into = torch.where(highest(best, removed), destination.gather(1, choice), source)
     leader = torch.arange(n, device=metric.device).repeat(b, 1).scatter_(1, source, merged_into)
     return MergePlan.from_leaders(leader, removed, mode)

@@ -146,6 +146,6 @@ def test_networks_that_are_refused():
 def test_a_classifier_refuses_before_weights_are_read():
     backbone = DiT("shapes_dit")
     module = DiffusionClassifier(backbone)
-    with pytest.raises(InputError, match="FeatureCache cannot classify: it reuses features of earlier steps"):
+    with pytest.raises(InputError, match="FeatureCache only generates: it reuses features of earlier steps"):
         FeatureCache(cache=BROADCAST).setup(None, module, "predict")
     assert not backbone.loaded

@@ -21,7 +21,8 @@ from torch import nn
 from trainers import quiet_trainer
 
 from bigain.backbones import DiT, StableDiffusion
-from bigain.compressors import IEKVD, LGTM, FeatureCache, ToMe
+from bigain.backbones.forward import rows_now
+from bigain.compressors import IEKVD, LGTM, FeatureCache, ImportanceMerging, ToMe
 from bigain.data import ShapeTextures
 from bigain.data.images import decode_files
 from bigain.diffusion.sampling import initial_noise, item_keys
@@ -221,6 +222,34 @@ def test_compressors_act_and_leave(dit, compressor):
     for image_id, latents in plain.latents.items():
         assert not torch.allclose(latents, compressed.latents[image_id], atol=1e-3)
         assert torch.equal(latents, again.latents[image_id])
+
+
+class Guided(Callback):
+    """The guidance that rows are named with, and that of the output, of every forward."""
+
+    def on_predict_start(self, trainer, pl_module):
+        self.given, self.own = [], []
+
+        def keep(module, args, output):
+            self.given.append(rows_now().guidance)
+            null, condition = output[0][:, :3].chunk(2)
+            self.own.append((condition - null).abs().mean(1).repeat(2, 1, 1))
+
+        self.handle = pl_module.backbone.denoiser.register_forward_hook(keep)
+
+    def on_predict_end(self, trainer, pl_module):
+        self.handle.remove()
+
+
+def test_the_guidance_of_the_step_before_ranks_the_tokens_of_the_same_images(dit):
+    guided, compressor = Guided(), ImportanceMerging(ratio=0.7)
+    whole = run(sampler(dit, items_per_forward=2), compressor, guided, images=3, batch_size=3).stacked()
+    # Two forwards of two items, the last of which is filled up, in two steps each.
+    assert [given is None for given in guided.given] == [True, False, True, False]
+    assert all(torch.equal(guided.given[after], guided.own[after - 1]) for after in (1, 3))
+    assert torch.equal(run(sampler(dit, items_per_forward=2), compressor, images=3, batch_size=1).stacked(), whole)
+    importance = run(sampler(dit, items_per_forward=2), ImportanceMerging(ratio=0.7, pool=1), images=3, batch_size=3)
+    assert not torch.equal(importance.stacked(), whole)
 
 
 class Seen(Schedule):

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from bigain.backbones import DiT, StableDiffusion
 from bigain.backbones.geometry import with_denoiser
 from bigain.backbones.sharing import share
-from bigain.compressors import LGTM
+from bigain.compressors import LGTM, ImportanceMerging
 from bigain.modules import DiffusionClassifier, DiffusionSampler
 
 META = torch.device("meta")
@@ -70,8 +70,10 @@ def test_forwards_of_a_generation(network, guidance):
     module.null, denoiser = conditions_of(network, 1), module.backbone.denoiser
     items = torch.empty(3, *LATENTS[network], device=META), conditions_of(network, 3)
     keys, timestep = torch.empty(3, device=META, dtype=torch.int64), torch.empty((), device=META)
-    with LGTM(ratio=0.5).applied_to(denoiser), share(denoiser), torch.inference_mode(), NoLists(), OnDevice():
-        assert module._guided(*items, keys, timestep).shape == items[0].shape
+    compressor = LGTM(ratio=0.5) if guidance == 1 else ImportanceMerging(ratio=0.5)
+    with compressor.applied_to(denoiser), share(denoiser), torch.inference_mode(), NoLists(), OnDevice():
+        output, last = module._guided(*items, keys, timestep)
+        assert module._guided(*items, keys, timestep, last)[0].shape == output.shape == items[0].shape
 
 
 @pytest.mark.parametrize(

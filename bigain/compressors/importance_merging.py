@@ -1,0 +1,82 @@
+"""Importance merging: tokens that guidance hardly moves merge first, and none of them is a destination."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from bigain.backbones.forward import ForwardContext
+from bigain.backbones.marks import mark
+from bigain.backbones.sites import Site
+from bigain.compressors.merging import CellMerger, site_keys
+from bigain.errors import InputError, check_choice
+from bigain.tokens.dispatch import kernels_serve
+from bigain.tokens.grid import cell_count
+from bigain.tokens.matching import MergePlan, Mode, bipartite_matching, highest
+from bigain.tokens.randomness import random_bits
+
+
+class ImportanceMerging(CellMerger):
+    """Importance-based token merging: destinations and independent tokens are among the important ones.
+
+    The importance of a token is the mean magnitude of the guidance difference, conditional minus unconditional output,
+    over its pixels and channels. The most important tokens are the pool, of which destinations are drawn at random. All
+    tokens outside it merge into their most similar destination; of the others, the most similar ones do.
+
+    Source: Wu et al., Importance-Based Token Merging for Efficient Image and Video Generation (ICCV 2025, arXiv
+    2411.16720), its overview of the method. Ours: the difference is that of the step before, since a forward has to
+    plan before it is known (in the first step all tokens are in the pool); the size of the pool; as many destinations
+    as there are cells.
+    Cost: `2 * (3n/4) * (n/4) * c` FLOPs per site for the similarities at 2x2 cells.
+    """
+
+    generation_only = "it ranks tokens by the guidance of the step before, which a classifier does not have"
+
+    def __init__(
+        self, *, ratio: float, pool: float | None = None, mode: Mode = "mean", seed: int = 0, **kwargs: Any
+    ) -> None:
+        """Set the method up.
+
+        Args:
+            ratio: Fraction of all tokens removed, in (0, 1 - 1/area].
+            pool: Fraction of all tokens that are important, from 1 - ratio to 1; null: half-way between.
+            mode: `mean` averages; `prune` drops the merged tokens.
+            seed: Seed of the destinations, drawn from (seed, row key, site). Commands set it: `--seed`.
+            kwargs: See the base classes.
+        """
+        super().__init__(ratio=ratio, **kwargs)
+        check_choice("mode", mode, get_args(Mode))
+        # 1 - 0.7 is above 0.3.
+        if pool is not None and not 1 - ratio - 1e-9 <= pool <= 1:
+            raise InputError(
+                f"pool must be from 1 - ratio, {1 - ratio:g}, to 1, or null, not {pool}: tokens that stay are important"
+            )
+        self.pool = pool
+        self.mode: Mode = mode
+        self.seed = seed
+
+    def check_module(self, module: Any) -> None:
+        super().check_module(module)
+        if module.guidance == 1:
+            raise InputError("ImportanceMerging ranks tokens by guidance, and guidance: 1 is none; choose another")
+
+    def token_scores(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor | None:
+        if context.guidance is None:
+            return None
+        return F.adaptive_avg_pool2d(context.guidance[:, None], site.grid(context.latent)).flatten(1)
+
+    def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
+        grid, x = site.grid(context.latent), x.detach()
+        removed = self.removed(grid, site)
+        kernels_serve(x, "a pool of important tokens")
+        draws, others = random_bits(site_keys(context, self.seed, site), grid.n), None
+        with mark("scoring"):
+            scores = self.token_scores(x, site, context)
+        if scores is not None:
+            share = 1 - (self.ratio or 0.0) / 2 if self.pool is None else self.pool
+            others = ~highest(scores, max(grid.n - removed, int(share * grid.n)))
+            draws = draws.masked_fill(others, -1)
+        destination = draws.topk(cell_count(grid, self.cell), dim=1).indices
+        return bipartite_matching(x, destination, removed, self.mode, first=others)
