@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -111,17 +111,8 @@ class KVDownsampler(Compressor):
             if (self.skip_zero and forward.at_zero) or not self.value_in(forward):
                 return None
             _refuse_unsuitable(module, site)
-            if kwargs.get("attention_mask") is not None:
-                raise InputError(f"{site.name} is called with an attention mask, which does not fit downsampled keys")
             x = args[0] if args else kwargs["hidden_states"]
-            with without_autocast(x), mark("matching"):
-                keys = self.downsample(x, site, forward)
-                self.show_decision(site, x, None, forward)
-            if not 1 <= keys.shape[1] < x.shape[1]:
-                raise InputError(f"{type(self).__name__} leaves {keys.shape[1]} of {x.shape[1]} keys at {site.name}")
-            self.show_compressed(
-                site, "self_attn", x, lambda: _read_back(keys, self.token_keys(x, site, forward)), forward
-            )
+            keys = self._downsampled(x, site, kwargs, forward, True)
             if len(args) > 1:
                 return (x, keys, *args[2:]), kwargs
             return args, {**kwargs, "encoder_hidden_states": keys}
@@ -138,24 +129,12 @@ class KVDownsampler(Compressor):
         def downsample_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             _refuse_fused(module, site)
             refuse_unknown(module, site)
-            if kwargs.get("attention_mask") is not None:
-                raise InputError(f"{site.name} is called with an attention mask, which does not fit downsampled keys")
             forward = context()
             if not self.value_in(forward):
                 return None
             n = site.grid(forward.latent).n
             _, x = site.split(args[0] if args else kwargs["hidden_states"], n)
-            with without_autocast(x), mark("matching"):
-                keys = self.downsample(x, site, forward)
-                if is_first:
-                    self.show_decision(site, x, None, forward)
-            if not 1 <= keys.shape[1] < n:
-                raise InputError(f"{type(self).__name__} leaves {keys.shape[1]} of {n} keys at {site.name}")
-            if is_first:
-                self.show_compressed(
-                    site, "self_attn", x, lambda: _read_back(keys, self.token_keys(x, site, forward)), forward
-                )
-            forward.cache[key] = (x, keys)
+            forward.cache[key] = (x, self._downsampled(x, site, kwargs, forward, is_first))
             kwargs, forward.cache[rotary_key] = take_rotary(kwargs, site, n, lambda table: table)
             return args, kwargs
 
@@ -183,6 +162,24 @@ class KVDownsampler(Compressor):
             own(norm.register_forward_hook(shorten_keys), undo)
         else:
             own(attention.to_k.register_forward_pre_hook(project_fewer), undo)
+
+    def _downsampled(
+        self, x: Tensor, site: Site, kwargs: Mapping[str, Any], forward: ForwardContext, shown: bool
+    ) -> Tensor:
+        """Return the keys of an attention called with `kwargs`, `shown` to onlookers. `(b, n, c)` -> `(b, m, c)`."""
+        if kwargs.get("attention_mask") is not None:
+            raise InputError(f"{site.name} is called with an attention mask, which does not fit downsampled keys")
+        with without_autocast(x), mark("matching"):
+            keys = self.downsample(x, site, forward)
+            if shown:
+                self.show_decision(site, x, None, forward)
+        if not 1 <= keys.shape[1] < x.shape[1]:
+            raise InputError(f"{type(self).__name__} leaves {keys.shape[1]} of {x.shape[1]} keys at {site.name}")
+        if shown:
+            self.show_compressed(
+                site, "self_attn", x, lambda: _read_back(keys, self.token_keys(x, site, forward)), forward
+            )
+        return keys
 
     def tokens_out(self, site: Site, latent: Grid) -> int:
         return self.downsample(*meta_input(site, latent)).shape[1]
