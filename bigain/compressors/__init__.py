@@ -10,6 +10,7 @@ from bigain.compressors.base import Compressor as Compressor
 from bigain.compressors.base import Onlooker as Onlooker
 from bigain.compressors.cam import CAM as CAM
 from bigain.compressors.coredit import CoReDiT as CoReDiT
+from bigain.compressors.dipgo import DiPGO as DiPGO
 from bigain.compressors.feature_cache import FeatureCache as FeatureCache
 from bigain.compressors.frequency_kv import FrequencyKV as FrequencyKV
 from bigain.compressors.iekvd import IEKVD as IEKVD

@@ -140,7 +140,8 @@ def test_the_text_has_the_same_numbers(capsys):
 def test_match_finds_every_method(count, capsys):
     result = count("--model", "shapes_dit", "--match", "30%")
     methods = {row["method"]: row for row in result["methods"]}
-    assert list(methods) == [name for name in bigain.compressors.methods() if name != "FeatureCache"]
+    # A cache has no ratio, and the FLOPs of DiP-GO depend on a file.
+    assert list(methods) == [name for name in bigain.compressors.methods() if name not in ("DiPGO", "FeatureCache")]
     for name, row in methods.items():
         kv = name in ("ToDo", "AveragePool", "IEKVD")
         assert row["setting"] == ("factor" if kv else "ratio")

@@ -1,0 +1,139 @@
+"""DiP-GO: attentions and MLPs skipped at some timesteps, chosen by learned scores for a budget of FLOPs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bigain.backbones.sites import Site
+from bigain.compressors.structural import EVERYWHERE, Forward, Masks, StructuralPruner, prunable, read_masks
+from bigain.compressors.where import Where
+from bigain.diffusion.trials import TIMESTEPS
+from bigain.errors import InputError
+
+# How much more than asked a choice may save, relative to it.
+_TOLERANCE = 0.005
+# Steps into which the asked saving is divided.
+_RESOLUTION = 20_000
+
+
+class DiPGO(StructuralPruner):
+    """Skips the attentions and MLPs that matter least at each timestep, as scores say that were learned by gradients.
+
+    Source: Zhu et al., DiP-GO (NeurIPS 2024), arXiv 2410.16942: gates of all blocks at all timesteps, predicted by a
+    pruner network from one query each; a consistency and a sparsity loss in a few gradient steps on the network's own
+    samples, without images; then scores are turned into a subnetwork of a given cost. A skipped block of the paper
+    takes its features from the neighbouring timestep. A classifier has no neighbouring timestep, so what replaces an
+    attention or MLP here is its residual path, in generation as well. Further deviations: attentions and MLPs are
+    gated rather than blocks; residual blocks of U-Nets stay; timesteps are grouped in bins, since a classifier uses
+    any of them; consistency is that of single predictions, not of finished images, so that one forward learns all
+    bins; scores enter as soft gates while they are learned; the subnetwork is the best one (a knapsack), where the
+    paper has a threshold. Of the paper we read an excerpt, which leaves the hyperparameters open.
+
+    Cost: nothing beside what is left; modules are not run, norms before them are. Once per network
+    `scripts/fit_dipgo.py`: some hundred gradient steps of as many rows as there are bins.
+    """
+
+    def __init__(self, *, ratio: float, masks: str, bins: int = 20, where: Where = EVERYWHERE) -> None:
+        """Set the method up.
+
+        Args:
+            ratio: Part of the network's FLOPs that is saved, averaged over timesteps 0 to 999; above 0. The nearest
+                possible one is taken.
+            masks: File of scores that `scripts/fit_dipgo.py` writes for the weights of one network; it serves all
+                ratios.
+            bins: Groups of neighbouring timesteps, of equal size; 2 to 50.
+            where: See the base class; by default all strides.
+
+        Raises:
+            InputError: If a number is out of range.
+        """
+        if not 0 < ratio < 1 or not 2 <= bins <= 50:
+            raise InputError(f"ratio must be above 0 and below 1, and bins 2 to 50, not {ratio} and {bins}")
+        super().__init__(masks, [round(TIMESTEPS * end / bins) for end in range(1, bins)], where)
+        self.ratio = ratio
+        self.bins = bins
+
+    def command(self) -> str:
+        options = f"--compressor.ratio {self.ratio} --compressor.bins {self.bins} --compressor.masks {self.masks}"
+        return f"python scripts/fit_dipgo.py --config CONFIG --compressor DiPGO {options}"
+
+    @property
+    def largest_ratio(self) -> float:
+        """Part of the FLOPs that all attentions and MLPs in the file cost; an InputError if there is no file."""
+        tensors = read_masks(Path(str(self.masks)).expanduser(), f"make them with `{self.command()}`").tensors
+        return sum(float(tensor) for name, tensor in tensors.items() if name.endswith(".cost"))
+
+    def _masks_for(self, denoiser: nn.Module) -> Masks:
+        """Return the masks of this budget, `(bins,)` bool: whether a module runs."""
+        learned = super()._masks_for(denoiser)
+        names = list(prunable(self.sites_of(denoiser)))
+        try:
+            scores, costs = (torch.stack([learned.tensors[f"{n}.{part}"] for n in names]) for part in ("score", "cost"))
+        except LookupError as error:
+            raise InputError(f"{self.masks} was made for another network: it has no {error}") from error
+        if scores.shape[1] != self.bins:
+            raise InputError(f"{self.masks} has scores of {scores.shape[1]} bins, not of {self.bins}: set bins")
+        kept = choose_kept(scores, costs, self.ratio)
+        return Masks(dict(zip(names, kept, strict=True)), learned.card)
+
+    def variants(
+        self, site: Site, name: str, module: nn.Module, masks: Masks | None, undo: ExitStack
+    ) -> Sequence[Forward | None]:
+        if masks is None:
+            raise InputError(f"there are no scores at {self.masks}; make them with `{self.command()}`")
+        if site.processor is not None:
+            raise InputError(f"DiP-GO skips residual branches of image tokens; {site.name} has text in them")
+        return [None if keeps else _nothing for keeps in masks.tensors[name].tolist()]
+
+
+def _nothing(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Return what leaves a residual path unchanged."""
+    return torch.zeros_like(hidden_states)
+
+
+def choose_kept(scores: Tensor, costs: Tensor, ratio: float) -> Tensor:
+    """Choose which modules run in which bins, so that the others cost `ratio` with the least score lost.
+
+    The score that is lost is the sum of score times cost over what is skipped: a knapsack, solved by dynamic
+    programming over what is saved, between `ratio` and 0.5 % more. If nothing lies there, what is nearest.
+
+    Args:
+        scores: How important a module is in a bin, in [0, 1]. `(n, bins)`.
+        costs: FLOPs of each module, relative to those of the network. `(n,)`.
+        ratio: What is saved, relative to the FLOPs of the network, averaged over bins.
+
+    Returns:
+        `(n, bins)`, bool.
+
+    Raises:
+        InputError: If all modules together cost less.
+    """
+    if ratio > (most := float(costs.sum())):
+        raise InputError(f"ratio must be at most {most:.3f}, which attentions and MLPs cost together, not {ratio}")
+    shares = (costs.double()[:, None] / scores.shape[1]).expand_as(scores).flatten()
+    weights = (shares * (_RESOLUTION / ratio)).round().long().tolist()
+    # Least loss by what is saved, over the items so far.
+    least = torch.full((_RESOLUTION + max(weights) + 1,), torch.inf, dtype=torch.float64)
+    least[0] = 0
+    skipped = []
+    for weight, loss in zip(weights, (scores.double().flatten() * shares).tolist(), strict=True):
+        with_item = torch.cat([least.new_full((weight,), torch.inf), least[: len(least) - weight] + loss])
+        skipped.append(with_item < least)
+        least = torch.minimum(least, with_item)
+    possible = least.isfinite().nonzero().flatten()
+    within = possible[(possible >= _RESOLUTION) & (possible <= (1 + _TOLERANCE) * _RESOLUTION)]
+    if len(within):
+        saved = int(within[least[within].argmin()])
+    else:
+        saved = int(possible[(possible - _RESOLUTION).abs().argmin()])
+    kept = []
+    for item_skipped, weight in zip(reversed(skipped), reversed(weights), strict=True):
+        kept.append(not item_skipped[saved])
+        saved -= 0 if kept[-1] else weight
+    return torch.tensor(kept[::-1]).view_as(scores)
