@@ -68,7 +68,7 @@ def write_report(
         write_text(page, _page(remarks, sections, left_out, figures))
         write_text(markdown, _markdown(remarks, sections, left_out))
         write_text(latex, _latex(remarks, sections, left_out))
-        lines = _runs(groups)
+        lines = run_lines(groups)
         write_csv(runs, list(lines[0]), lines)
         compared = [comparison.row() for group in groups for comparison in group.comparisons]
         lists = [{key: "; ".join(row[key]) for key in ("differs", "also_differs")} for row in compared]
@@ -318,7 +318,7 @@ def _latex(remarks: Sequence[str], sections: Sequence[_Section], left_out: Seque
     return "\n".join(lines) + "\n"
 
 
-def _runs(groups: Sequence[Group]) -> list[dict[str, Any]]:
+def run_lines(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Return a line per run and metric; proportions and their differences are in percent."""
     lines = []
     rows = [(row, *item) for group in groups for row in group.rows for item in row.runs.items()]

@@ -5,8 +5,10 @@ import csv
 import json
 import re
 import shutil
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -21,6 +23,7 @@ from bigain.compressors import ABM, FeatureCache
 from bigain.diffusion.schedules import Linear
 from bigain.errors import InputError
 from bigain.report.figures import KINDS, draw, looks
+from bigain.report.frame import frame
 from bigain.report.rows import group_runs
 from bigain.report.sample_grid import sample_columns, sample_grid, strength_columns
 from bigain.runs.results import find_runs, write_ids
@@ -262,6 +265,23 @@ def test_rows_are_sorted_by_cost_and_the_best_is_marked():
     assert [row[0] for row in rows[:1]] == ["| none"]
     assert [row[2].endswith("*") for row in rows if "0.9" in row[0]] == [True]
     assert sum(row[2].endswith("*") for row in rows) == 1
+
+
+def test_a_frame_has_the_rows_of_the_report(monkeypatch, caplog):
+    """With a stand-in for pandas, which only the notebook needs."""
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=list))
+    Path("runs/torn").mkdir()
+    Path("runs/torn/results.json").write_text("{")
+    rows = frame("runs/lgtm", "runs/none", "runs/torn")
+    assert "left out: runs/torn/results.json is damaged" in caplog.text
+    assert main(["report", "runs/lgtm", "runs/none"]) == 0
+    assert [{key: "" if cell is None else str(cell) for key, cell in row.items()} for row in rows] == lines()
+    assert {row["run"] for row in rows if row["metric"] == "top1"} == {"runs/lgtm", "runs/none"}
+    with pytest.raises(InputError, match="nothing to load: runs/nowhere does not exist"):
+        frame("runs/nowhere")
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(InputError, match=r"install bigain\[pandas\]"):
+        frame("runs")
 
 
 def test_samples_stand_side_by_side():
