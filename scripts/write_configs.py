@@ -56,7 +56,8 @@ PROBED = {"pets": ("sd2", "pets"), "imagenet100_dit": ("dit_xl_512", "imagenet10
 PROBED |= {"demo": ("shapes_dit", "shapes_features"), "demo_unet": ("shapes_unet", "shapes_features")}
 # The settings that Table 1 does not print.
 TABLE_1 = {"ToMe": ("ratio", 0.5), "LGTM": ("ratio", 0.5), "SiTo": ("ratio", 0.7)}
-TABLE_1 |= {"ToDo": ("factor", 3), "IEKVD": ("factor", 3), "DiPGO": ("ratio", 0.1)}
+TABLE_1 |= {"ToDo": ("factor", 3), "IEKVD": ("factor", 3), "DiPGO": ("ratio", 0.1), "MosaicDiff": ("ratio", 0.383)}
+PRUNERS = ("dipgo", "mosaicdiff")
 MODULES = {"SA": "self_attn", "CA": "cross_attn", "MLP": "mlp"}
 # Networks that are not in the paper, by their part of the name: in words; model, dataset and data of a generation.
 OTHER_NETWORKS = {
@@ -75,10 +76,10 @@ LATER_NETWORKS: dict[str, tuple[str, str, str, dict[str, str]]] = {
 LATER_METHODS = ("coredit", "toma", "tofu")
 
 PAPER_TABLES = {
-    1: "Table 1: methods on Oxford-IIIT Pets, each at one setting that the table does not print. MosaicDiff is not "
-    "implemented here. DiP-GO needs a file that scripts/fit_dipgo.py makes: see pets_dipgo.yaml. Known: the 14.2 % "
-    "FLOPs of ToDo and BiGain_TD are factor 8 (14.17 %), their accuracies factor 3 (12.84 %); SiTo's 7 % is ratio 0.7; "
-    "BiGain_TD is 79.90 here and 79.91 in Table 2.",
+    1: "Table 1: methods on Oxford-IIIT Pets, each at one setting that the table does not print. DiP-GO and "
+    "MosaicDiff, at the ratio with the table's 10 % of FLOPs, need files of masks that are made first: see "
+    "compressors/dipgo.yaml and compressors/mosaicdiff.yaml. Known: the 14.2 % FLOPs of ToDo and BiGain_TD are factor 8 (14.17 %), their "
+    "accuracies factor 3 (12.84 %); SiTo's 7 % is ratio 0.7; BiGain_TD is 79.90 here and 79.91 in Table 2.",
     2: "Table 2: downsampling of keys and values on SD 2.0, by factor. Known: BiGain_TD at factor 3 is 79.91 on Pets "
     "here and 79.90 in Table 1; the ImageNet-100 generation baseline is 17.64 here and 41.37 in Table 4.",
     3: "Table 3: downsampling of keys and values on DiT-XL/2-512, by factor. Known: the FID without compression is "
@@ -237,7 +238,7 @@ def compressor_of(stem: str, backbone: str, task: str) -> str | None:
         ("iekvd", "shapes_flow", task): "iekvd_dit",
         ("sito", "sd2", task): "sito_paper",
         # Masks are those of one network.
-        **{("dipgo", model, task): f"dipgo_{model}" for _, model, _ in EMBEDDED.values()},
+        **{(pruner, model, task): f"{pruner}_{model}" for pruner in PRUNERS for _, model, _ in EMBEDDED.values()},
     }
     if stem == "none":
         return None
@@ -303,6 +304,8 @@ def comment(text: str) -> str:
 def entry(text: str, model: str, data: str, compressor: str | None, precision: str, devices: str | int) -> str:
     """Return an entry file."""
     named = f"compressors/{compressor}.yaml" if compressor else "null"
+    if compressor and "masks" in init_args(compressor):
+        text += f" Make the masks first: see {named}."
     return (
         f"{comment(text)}seed: 0\nmodel: models/{model}.yaml\ndata: data/{data}.yaml\ncompressor: {named}\n"
         f"trainer:\n  precision: {precision}\n  accelerator: auto\n  devices: {devices}\n"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from models import JOINT, NETWORKS, TODAY
+from torch import nn
 
 from bigain.compressors import (
     ABM,
@@ -20,6 +21,7 @@ from bigain.compressors import (
     CoReDiT,
     FrequencyKV,
     ImportanceMerging,
+    MosaicDiff,
     SiTo,
     ToDo,
     ToFu,
@@ -28,8 +30,25 @@ from bigain.compressors import (
     Where,
 )
 from bigain.compressors.base import Decision, Observation, Onlooker
+from bigain.compressors.structural import EVERYWHERE
 from bigain.diffusion.schedules import Linear
 from bigain.tokens import scores
+
+
+class Halved(MosaicDiff):
+    """Keeps the first heads and channels of any weights, the same at all timesteps."""
+
+    def __init__(self, *, ratio: float, where: Where = EVERYWHERE) -> None:
+        super().__init__(ratio=ratio, where=where)
+        self.boundaries = ()
+
+    @property
+    def sparsities(self) -> tuple[float, ...]:
+        return (self.ratio,)
+
+    def _masks_for(self, denoiser: nn.Module) -> None:
+        return None
+
 
 ALL_MODULES = ["self_attn", "cross_attn", "mlp"]
 
@@ -77,6 +96,7 @@ CASES: list[dict[str, Any]] = [
     {"class": IEKVD, "kwargs": {"factor": 3, "alpha": Linear(0.8, 1.2), "aligned": True}},
     {"class": FrequencyKV, "kwargs": {"ratio": 0.75, "keep": "high"}},
     {"class": FrequencyKV, "kwargs": {"ratio": 0.5, "keep": "low"}},
+    {"class": Halved, "kwargs": {"ratio": 0.5}},
 ]
 # Rows of external methods: a module with a list of the same form.
 if elsewhere := os.environ.get("BIGAIN_CASES"):
@@ -138,7 +158,8 @@ METHODS = list({case["class"]: case for case in reversed(CASES)}.values())[::-1]
 _ROWS = ("LGTM-0.5-self_attn+mlp-attn_input", "IEKVD-3-Linear")
 _joint = _crossed((case for case in CASES if _name(case).startswith(_ROWS)), JOINT)
 
-every_method = _pairs(_crossed(METHODS, NETWORKS))
+# Pruners decide on no tokens.
+every_method = _pairs(_crossed([case for case in METHODS if case["class"] is not Halved], NETWORKS))
 every_method_and_architecture = _pairs([*_crossed(METHODS, NETWORKS), *_joint])
 every_case = _pairs(_crossed(CASES, NETWORKS))
 every_case_and_architecture = _pairs([*_crossed(CASES, NETWORKS), *_joint])

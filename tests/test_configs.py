@@ -210,6 +210,7 @@ OVERLAID += [
     "imagenet100_dit_iekvd_generation",
     "demo_feature_cache_generation",
     "demo_importance_merging_generation",
+    "pets_mosaicdiff",
 ]
 
 

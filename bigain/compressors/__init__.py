@@ -16,6 +16,7 @@ from bigain.compressors.frequency_kv import FrequencyKV as FrequencyKV
 from bigain.compressors.iekvd import IEKVD as IEKVD
 from bigain.compressors.importance_merging import ImportanceMerging as ImportanceMerging
 from bigain.compressors.lgtm import LGTM as LGTM
+from bigain.compressors.mosaicdiff import MosaicDiff as MosaicDiff
 from bigain.compressors.sito import SiTo as SiTo
 from bigain.compressors.todo import ToDo as ToDo
 from bigain.compressors.tofu import ToFu as ToFu

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from bigain.compressors.base import Compressor, Onlooker
+from bigain.compressors.structural import StructuralPruner
 
 
 class Watcher(Callback, Onlooker):
@@ -54,5 +55,6 @@ class Watcher(Callback, Onlooker):
 
 
 def compressors_of(trainer: Trainer) -> list[Compressor]:
-    """Return the compressors among the callbacks of a trainer."""
-    return [callback for callback in trainer.callbacks if isinstance(callback, Compressor)]  # type: ignore[attr-defined]
+    """Return the compressors among the callbacks of a trainer that decide on tokens, as pruners do not."""
+    compressors = [callback for callback in trainer.callbacks if isinstance(callback, Compressor)]  # type: ignore[attr-defined]
+    return [compressor for compressor in compressors if not isinstance(compressor, StructuralPruner)]

@@ -44,8 +44,16 @@ def flops(
     if percent is None:
         return Outcome(count_text(counted, compressor, json))
     compressors = every_method() if compressor is None else [compressor]
-    matches = [find_match(counted, c, percent) for c in tqdm(compressors, "methods", leave=False, disable=None)]
-    return Outcome(match_text(counted, matches, percent, json))
+    matches, left_out = [], {}
+    for method in tqdm(compressors, "methods", leave=False, disable=None):
+        try:
+            matches.append(find_match(counted, method, percent))
+        except InputError as error:
+            if compressor is not None:
+                raise
+            # Pruners do not know the structure of every network.
+            left_out[type(method).__name__] = str(error)
+    return Outcome(match_text(counted, matches, left_out, percent, json))
 
 
 def _percent(text: str) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from json import dumps
 from typing import Any
@@ -91,11 +91,14 @@ def find_match(model: CountedModel, compressor: Compressor, percent: float) -> d
     }
 
 
-def match_text(model: CountedModel, matches: Sequence[dict[str, Any]], percent: float, as_json: bool) -> str:
-    """Return the setting of every method for a reduction by `percent`."""
+def match_text(
+    model: CountedModel, matches: Sequence[dict[str, Any]], left_out: Mapping[str, str], percent: float, as_json: bool
+) -> str:
+    """Return the setting of every method for a reduction by `percent`, and why methods are left out, by their name."""
     total = model.baseline.total / 1e9
     if as_json:
-        return dumps({"baseline_gflops": total, "match_percent": percent, "methods": matches}, indent=2) + "\n"
+        content = {"baseline_gflops": total, "match_percent": percent, "methods": matches}
+        return dumps(content | ({"left_out": left_out} if left_out else {}), indent=2) + "\n"
     rows = []
     for match in matches:
         setting, reduction = match["setting"], f"{match['reduction_percent']:.2f} %"
@@ -105,7 +108,8 @@ def match_text(model: CountedModel, matches: Sequence[dict[str, Any]], percent: 
         rows.append((match["method"], f"{setting} {match['value']:g}", f"{match['gflops']:.3f}", reduction, note))
     table = Table(("method", "setting", "GFLOPs", "reduction", ""), rows, "llrr").plain()
     goal = f"{percent:g} % less is {total * (1 - percent / 100):.3f}"
-    return f"{model.name}: {total:.3f} GFLOPs per evaluation, {goal}\n\n{table}\n"
+    notes = "".join(f"left out: {name}: {reason}\n" for name, reason in left_out.items())
+    return f"{model.name}: {total:.3f} GFLOPs per evaluation, {goal}\n\n{table}\n{notes}"
 
 
 def innermost(compressor: Compressor) -> Compressor:
