@@ -52,7 +52,7 @@ DESCRIPTIONS = {
 # The tasks of the paper.
 JOINT = TASKS[:2]
 # Families with configurations for features, with the model's part and the data: of real models a few methods only.
-PROBED = {"pets": ("sd2", "pets"), "imagenet100_dit": ("dit_xl_512", "imagenet100")}
+PROBED = {"pets": ("sd2_pets", "pets"), "imagenet100_dit": ("dit_xl_512", "imagenet100")}
 PROBED |= {"demo": ("shapes_dit", "shapes_features"), "demo_unet": ("shapes_unet", "shapes_features")}
 # The settings that Table 1 does not print.
 TABLE_1 = {"ToMe": ("ratio", 0.5), "LGTM": ("ratio", 0.5), "SiTo": ("ratio", 0.7)}
@@ -122,8 +122,8 @@ EMBEDDED_TABLES = {
     f"not change its accuracy. {NO_TABLE} {SAME_CELLS}",
     "embedded_flow": "Methods on the embedded flow-matching DiT in classification, 512 images: mergers at ratio 0.7, "
     f"keys by 4; six trials of every class, so that `bigain explain --weights` gives the other errors. {NO_TABLE}",
-    "embedded_features": "Features of the embedded DiT by methods, at three ratios or two factors, 512 images: nearest "
-    f"neighbours, similarity to the features without compression. {NO_TABLE}",
+    "embedded_features": "Features of the embedded DiT by methods, at three ratios or two factors, 512 images: linear "
+    f"probe, nearest neighbours, similarity to the features without compression. {NO_TABLE}",
     "embedded_unet_features": f"As `embedded_features`, on the embedded U-Net at all strides. {NO_TABLE}",
     "embedded_unet_pairs": "The comparison of `embedded_unet` whose interval is wider than +- 3 points on 512 images: "
     f"average pooling and nearest sampling of keys by 4, on 1,536 images. {NO_TABLE}",

@@ -23,7 +23,7 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _Su
 
 from bigain.backbones.loading import UNLOADABLE
 from bigain.callbacks import FeatureResults, GenerationResults, PredictionWriter, ResultsWriter, SampleWriter
-from bigain.commands.configs import find_config, settings_of
+from bigain.commands.configs import find_config, option_of, settings_of
 from bigain.commands.parsing import (
     import_class,
     input_errors,
@@ -42,8 +42,9 @@ from bigain.errors import InputError
 from bigain.inspector import Inspector
 from bigain.modules import DiffusionClassifier, DiffusionSampler, FeatureProbe
 from bigain.runs.configuration import fingerprint
-from bigain.runs.directory import Extension, run_directory
+from bigain.runs.directory import Extension, check_directory, run_directory
 from bigain.runs.files import write_text
+from bigain.tasks.probe import TRAINING
 from bigain.tasks.progress import Progress
 from bigain.tasks.results_writer import RunResults
 
@@ -64,6 +65,7 @@ class BiGainCLI(LightningCLI):
     def __init__(self, args: Sequence[str], uncompressed_into: Path | None = None) -> None:
         """Parse and run a command line from `predict` on, or the same without any compressor into a directory."""
         self.uncompressed_into = uncompressed_into
+        self._args = args
         with input_errors("bigain predict"):
             super().__init__(
                 model_class=LightningModule,
@@ -187,6 +189,9 @@ class BiGainCLI(LightningCLI):
     def predict(self, **kwargs: Any) -> None:
         """Run the trainer's predict loop; predictions go to disk, not into memory."""
         config = self.config[self.subcommand]
+        if isinstance(self.model, FeatureProbe) and self.model.train_data is not None:
+            check_directory(self.output, config)
+            self._probe_training(self.model.train_data, self.output / TRAINING)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Compressor):
                 callback.check_module(self.model)
@@ -198,6 +203,13 @@ class BiGainCLI(LightningCLI):
                     section.init_args.pop("seed", None)
                 write_text(self.output / "config.yaml", self._parser(self.subcommand).dump(merged, skip_unset=False))
             self.trainer.predict(self.model, datamodule=self.datamodule, return_predictions=False)
+
+    def _probe_training(self, data: dict[str, Any], folder: Path) -> None:
+        """Run the same on the training split of a linear probe."""
+        chosen = {**dict.fromkeys(("limit", "per_class", "subset")), **data}
+        options = [option_of(f"data.{name}", value) for name, value in chosen.items()]
+        options += [["--model.train_data", "null"], ["--inspect", "0"], ["--output", str(folder)]]
+        type(self)([*self._args, *itertools.chain.from_iterable(options)], self.uncompressed_into and folder)
 
 
 def _listed(callbacks: Any) -> list[Callback]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bigain.data.class_space import ClassSpace
 from bigain.metrics.representation import Labels, RepresentationClassifier, centred
 from bigain.runs.records import FeatureRecord
 
@@ -29,7 +30,7 @@ class NearestNeighbours(RepresentationClassifier):
         super().__init__()
         self.neighbours = neighbours
 
-    def predict(self, records: Sequence[FeatureRecord], names: Sequence[str], classes: int) -> Labels:
+    def predict(self, records: Sequence[FeatureRecord], names: Sequence[str], space: ClassSpace) -> Labels:
         x = centred(records, names)
         x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
         labels = np.array([record.labels[0] for record in records])
@@ -40,7 +41,7 @@ class NearestNeighbours(RepresentationClassifier):
             rows = np.arange(len(cosines))[:, None]
             cosines[rows, rows + start] = -np.inf
             nearest = np.argpartition(-cosines, k - 1)[:, :k]
-            votes = np.zeros((len(cosines), classes))
+            votes = np.zeros((len(cosines), len(space)))
             np.add.at(votes, (rows, labels[nearest]), np.exp((cosines[rows, nearest] - 1) / _TEMPERATURE))
             predicted[start : start + _ROWS] = votes.argmax(1)
         return predicted

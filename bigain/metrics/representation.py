@@ -52,7 +52,7 @@ class RepresentationClassifier(RepresentationMetric):
             return found
         labels = [record.labels[0] for record in records]
         for end, names in parts(records).items():
-            predicted = self.predictions[self.name + end] = self.predict(records, names, len(space))
+            predicted = self.predictions[self.name + end] = self.predict(records, names, space)
             for factor, estimate in accuracies(labels, predicted.tolist(), {} if end else space.factors).items():
                 found[self.name + end if factor == "top1" else f"{self.name}_{factor}"] = estimate
         return found
@@ -61,7 +61,7 @@ class RepresentationClassifier(RepresentationMetric):
         raise NotImplementedError
 
     @abstractmethod
-    def predict(self, records: Sequence[FeatureRecord], names: Sequence[str], classes: int) -> Labels:
+    def predict(self, records: Sequence[FeatureRecord], names: Sequence[str], space: ClassSpace) -> Labels:
         """Return the predicted class of every image, from the features of these sites and timesteps. `(n,)`."""
 
 

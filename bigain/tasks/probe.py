@@ -27,6 +27,8 @@ from bigain.tokens.grid import Grid
 from bigain.tokens.randomness import stable_hash
 
 Pool = Literal["mean", "grid"]
+# Folder in a run directory with the run of the training split; reports leave out what begins with a dot.
+TRAINING = ".train"
 # Cells per side of `pool: grid`.
 _CELLS = 4
 # Channels of the widest blocks of SD 2.0, for estimates of disk space.
@@ -51,6 +53,7 @@ class FeatureProbe(BackboneModule):
         sites: Sequence[int] | None = None,
         timesteps: Sequence[int] = (100, 300, 500),
         pool: Pool = "mean",
+        train_data: dict[str, Any] | None = None,
         rows_per_forward: int = 64,
         latent_cache: str | None = None,
         metrics: Sequence[Metric] = (),
@@ -64,6 +67,9 @@ class FeatureProbe(BackboneModule):
                 in the middle, such as block 14 of the 28 of DiT-XL/2.
             timesteps: Noise levels in 0..999, of each image the same noise at each.
             pool: `mean` over all tokens, or `grid`: means of 4 x 4 cells of the token map, side by side.
+            train_data: Settings of `data` for the training split of a linear probe, such as `{split: trainval}`; limits
+                and subsets do not apply to it. `bigain predict` runs it first, into `.train` of the run directory. null
+                fits none.
             rows_per_forward: Most rows (image, timestep) per denoiser call. On a CPU at most 8; halved when memory runs
                 out: see `Forwards`.
             latent_cache: Folder for encoded images, for this and later runs; null encodes each time.
@@ -87,6 +93,7 @@ class FeatureProbe(BackboneModule):
         self.sites = sites
         self.timesteps = list(timesteps)
         self.pool = pool
+        self.train_data = train_data
         self.forwards = Forwards(rows_per_forward, "rows_per_forward")
         self.latent_cache = latent_cache
         self.metrics = list(metrics)

@@ -26,6 +26,7 @@ from bigain.metrics.accuracy import Accuracy, confusion_matrix
 from bigain.metrics.base import Metric, evaluate
 from bigain.metrics.effective_rank import EffectiveRank
 from bigain.metrics.high_frequency import HighFrequency
+from bigain.metrics.linear_probe import LinearProbe
 from bigain.metrics.multilabel import MeanAveragePrecision, Top1Precision
 from bigain.metrics.nearest_neighbours import NearestNeighbours
 from bigain.metrics.representation import RepresentationClassifier
@@ -39,7 +40,7 @@ from bigain.tasks.classifier import DiffusionClassifier
 from bigain.tasks.contact_sheet import write_contact_sheet
 from bigain.tasks.pictures import log_picture
 from bigain.tasks.prediction_writer import MODEL, predictions_folder, read_sessions
-from bigain.tasks.probe import FeatureProbe
+from bigain.tasks.probe import TRAINING, FeatureProbe
 from bigain.tasks.sampler import DiffusionSampler
 from bigain.tasks.scheduling import scheduler_settings
 from bigain.tokens.grid import Grid
@@ -365,19 +366,26 @@ class FeatureResults(RunResults):
         write_features(Path(trainer.default_root_dir), in_order, self._predictions)
 
     def task_results(self, trainer: Trainer, module: FeatureProbe, records: Sequence[FeatureRecord]) -> dict[str, Any]:
-        metrics: list[Metric] = [NearestNeighbours(), EffectiveRank(), HighFrequency(), *module.metrics]
-        estimates, missing = evaluate(metrics, records, module.data.class_space)
+        names = list(module.data.class_space.names)
+        probe = LinearProbe(Path(trainer.default_root_dir) / TRAINING, names)
+        metrics: list[Metric] = [] if module.train_data is None else [probe]
+        metrics += [NearestNeighbours(), EffectiveRank(), HighFrequency(), *module.metrics]
+        unavailable = {metric.name: reason for metric in metrics if (reason := metric.unavailable()) is not None}
+        metrics = [metric for metric in metrics if metric.name not in unavailable]
+        estimates, incomplete = evaluate(metrics, records, module.data.class_space)
         classifiers = [metric for metric in metrics if isinstance(metric, RepresentationClassifier)]
         self._predictions = {name: column for metric in classifiers for name, column in metric.predictions.items()}
         return {
             "metrics": estimates,
-            **{f"{name}_missing": reason for name, reason in missing.items()},
+            **{f"{name}_missing": reason for name, reason in {**unavailable, **incomplete}.items()},
+            "class_names": names,
             "evaluations": {"per_image": len(module.timesteps)},
             "scheduler": scheduler_settings(module.backbone.training_schedule),
             "protocol": {
                 "sites": {str(site.index): site.name for site in module.blocks},
                 "timesteps": module.timesteps,
                 "pool": module.pool,
+                "train_data": module.train_data,
                 "seed": module.seed,
             },
         }

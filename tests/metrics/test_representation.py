@@ -1,7 +1,11 @@
 """Metrics of features, against scikit-learn and sums written out."""
 
+import json
+
 import numpy as np
 import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
@@ -11,7 +15,9 @@ from bigain.data.class_space import ClassSpace
 from bigain.metrics.base import evaluate, jackknife_error
 from bigain.metrics.effective_rank import EffectiveRank
 from bigain.metrics.high_frequency import HighFrequency
+from bigain.metrics.linear_probe import STRENGTHS, LinearProbe, fit
 from bigain.metrics.nearest_neighbours import NearestNeighbours
+from bigain.metrics.representation import column
 from bigain.metrics.similarity import Cka, Cosine
 from bigain.runs.records import FeatureRecord
 
@@ -125,3 +131,45 @@ def test_one_image_or_images_without_labels_have_no_estimate():
     several = records_of(s0=features())
     several[3].labels = [0, 1]
     assert evaluate([NearestNeighbours()], several, SPACE) == ({}, {})
+
+
+def probe_of(tmp_path, training, class_names=SPACE.names):
+    """A linear probe on a run directory with these records."""
+    (tmp_path / "predictions").mkdir(exist_ok=True)
+    (tmp_path / "predictions/rank-0.jsonl").write_text("".join(f"{record.to_json()}\n" for record in training))
+    (tmp_path / "predictions/classes.json").write_text(json.dumps({"names": class_names}))
+    (tmp_path / "results.json").touch()
+    return LinearProbe(tmp_path, SPACE.names)
+
+
+# As Lightning ends a run.
+@torch.inference_mode()
+def test_the_linear_probe_is_logistic_regression_and_its_penalty_is_chosen_on_a_fifth(tmp_path):
+    training, x = records_of(s0=features(apart=1.5)), features(apart=1.5)
+    metric = probe_of(tmp_path, training)
+    assert metric.unavailable() is None
+    found = estimates(metric, records_of(s0=x))["linear_probe"]
+    scaler = StandardScaler().fit(column(training, "0@7"))
+    scaled, held = scaler.transform(column(training, "0@7")), metric._held_out()
+    assert held.sum() == 8
+
+    def fitted(rows, strength):
+        model = LogisticRegression(C=1 / (strength * rows.sum()), tol=1e-9, max_iter=5000)
+        return model.fit(scaled[rows], LABELS[rows])
+
+    whole = np.ones(40, bool)
+    with torch.inference_mode(False):
+        ours = fit(torch.from_numpy(scaled), torch.from_numpy(LABELS), torch.zeros(7, 3, dtype=torch.float64), 1e-2)
+    np.testing.assert_allclose(ours[:-1].T, fitted(whole, 1e-2).coef_, atol=5e-4)
+    right = [fitted(~held, strength).score(scaled[held], LABELS[held]) for strength in STRENGTHS]
+    expected = fitted(whole, STRENGTHS[int(np.argmax(right))]).predict(scaler.transform(x))
+    assert metric.predictions["linear_probe"].tolist() == expected.tolist()
+    assert found["value"] == float((expected == LABELS).mean()) > 0.5
+
+
+def test_training_images_that_cannot_be_are_named(tmp_path):
+    training, evaluated = records_of(s0=features()), records_of(s0=features())
+    assert "has no features" in LinearProbe(tmp_path / "absent", SPACE.names).unavailable()
+    assert "classes of the training split" in probe_of(tmp_path, training, ("a", "c", "b")).incomplete(evaluated)
+    training[3].digest = evaluated[7].digest = "same"
+    assert "1 training image, such as 003, evaluated as well" in probe_of(tmp_path, training).incomplete(evaluated)

@@ -98,8 +98,17 @@ def test_the_middle_block_of_a_u_net_is_on_the_way_up(tmp_path):
     assert name == probe.blocks[0].name == "up_blocks.1.attentions.0.transformer_blocks.0"
 
 
-QUICK = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--data.images", "16"]
-QUICK += ["--model.timesteps", "[200]", "--trainer.enable_progress_bar", "false", "--inspect", "0"]
+QUICK = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--data.images", "12"]
+QUICK += [
+    "--model.train_data",
+    '{"split": "train", "images": 24}',
+    "--model.timesteps",
+    "[200]",
+    "--trainer.enable_progress_bar",
+    "false",
+    "--inspect",
+    "0",
+]
 
 
 @pytest.mark.usefixtures("elsewhere")
@@ -108,24 +117,29 @@ def test_commands(capsys):
     assert main([*lgtm, "--baseline", "true"]) == 0
     found = json.loads(Path("runs/lgtm/results.json").read_text())
     assert found["task"] == "features"
-    assert {"knn", "cka", "cosine", "effective_rank"} <= {*found["metrics"]}
+    assert {"linear_probe", "linear_probe_fill", "knn", "cka", "cosine", "effective_rank"} <= {*found["metrics"]}
     assert 0.5 < found["metrics"]["cka"]["value"] < 1
     assert found["evaluations"]["per_image"] == 1
     assert found["flops"]["gflops_per_evaluation"] < found["flops"]["baseline_gflops"]
     assert main(["score", "runs/lgtm", "--against", "runs/lgtm/baseline"]) == 0
     assert json.loads(Path("runs/lgtm/results.json").read_text()) == found
-    tome = ["predict", "--config", "demo_lgtm_features.yaml", *QUICK, "--compressor", "ToMe", "--compressor.ratio=0.7"]
-    assert main([*tome, "--output", "runs/tome"]) == 0
-    assert "kNN accuracy: " in compare_runs(Path("runs/lgtm"), [Path("runs/tome")]).text
+    compared = compare_runs(Path("runs/lgtm/baseline"), [Path("runs/lgtm")]).text
+    assert "Linear probe: " in compared
+    assert "kNN accuracy: " in compared
     assert report([Path("runs")], output=Path("report")).complete
     page = Path("report/report.md").read_text()
-    assert "kNN accuracy (%)" in page
+    assert "Linear probe (%)" in page
+    assert ".train" not in page
     assert "s/image probed" in page
     assert "Further metrics of features" in page
-    assert page.count("kNN accuracy (points)") == 2
+    assert page.count("Linear probe (points)") == page.count("kNN accuracy (points)") == 1
+    ids = read_features(Path("runs/lgtm/.train"), "image_id")[0]
+    assert ids.tolist() == [f"train/{i:06d}" for i in range(24)]
+    (prediction,) = read_features(Path("runs/lgtm"), "prediction/linear_probe")
+    assert found["metrics"]["linear_probe"]["value"] == (prediction == np.arange(12)).mean()
     # As of another timestep.
-    text = Path("runs/tome/results.json").read_text()
-    Path("runs/tome/results.json").write_text(re.sub(r'("timesteps": \[\s*)200', r"\g<1>300", text))
+    text = Path("runs/lgtm/results.json").read_text()
+    Path("runs/lgtm/results.json").write_text(re.sub(r'("timesteps": \[\s*)200', r"\g<1>300", text))
     capsys.readouterr()
-    assert main(["score", "runs/tome", "--against", "runs/lgtm"]) == 2
+    assert main(["score", "runs/lgtm", "--against", "runs/lgtm/baseline"]) == 2
     assert "differ in timesteps ([300] and [200])" in capsys.readouterr().err

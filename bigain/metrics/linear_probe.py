@@ -1,0 +1,118 @@
+"""Linear probe: accuracy of logistic regression on features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bigain.data.class_space import ClassSpace
+from bigain.data.selection import Item, stratified
+from bigain.metrics.representation import Labels, RepresentationClassifier, column
+from bigain.runs.files import read_json
+from bigain.runs.logs import read_records
+from bigain.runs.numbers import counted
+from bigain.runs.records import FeatureRecord
+from bigain.runs.results import has_results
+
+# Of the squared weights, from strong to weak: each fit starts from the one before.
+STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+_HELD_OUT = 5
+_ITERATIONS = 200
+
+
+class LinearProbe(RepresentationClassifier):
+    """`linear_probe`: accuracy of logistic regression that was fitted to the features of a training split.
+
+    Features are standardised by the mean and deviation of the training images. The strength of the L2 penalty is the
+    one of five, from 1e-1 to 1e-5, that is most accurate on a fifth of the training images of each class; of equal ones
+    the strongest. The final weights are fitted to all of them by L-BFGS, in float64, on a GPU if there is one.
+    """
+
+    name = "linear_probe"
+
+    def __init__(self, training: Path, class_names: Sequence[str]) -> None:
+        """Take the run directory of the training features, and the names of the classes of the evaluated images."""
+        super().__init__()
+        self.training = training
+        self.class_names = class_names
+
+    def unavailable(self) -> str | None:
+        if has_results(self.training):
+            return None
+        return f"{self.training} has no features of the training split; run it by `bigain predict`"
+
+    def incomplete(self, records: Sequence[FeatureRecord]) -> str | None:
+        self._log = sorted(self._labelled(), key=lambda record: record.image_id)
+        classes = read_json(self.training / "predictions" / "classes.json", dict[str, Any])
+        if classes.get("names") != list(self.class_names):
+            return f"the classes of the training split in {self.training} are not those of the evaluated images"
+        if not self._log:
+            return f"no image in {self.training} has exactly one label"
+        evaluated = {record.digest for record in records}
+        if both := [
+            record.image_id for record in self._log if record.digest is not None and record.digest in evaluated
+        ]:
+            return f"{counted(len(both), 'training image')}, such as {both[0]}, evaluated as well; choose another split"
+        return super().incomplete(records)
+
+    def _labelled(self) -> list[FeatureRecord]:
+        log = read_records(self.training / "predictions", FeatureRecord)
+        return [record for record in log.values() if len(record.labels) == 1]
+
+    def predict(self, records: Sequence[FeatureRecord], names: Sequence[str], space: ClassSpace) -> Labels:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+        def features(of: Sequence[FeatureRecord]) -> Tensor:
+            return torch.from_numpy(np.concatenate([column(of, name) for name in names], 1)).to(device)
+
+        held = self._held_out()
+        # Lightning ends a run in inference mode.
+        with torch.inference_mode(False), torch.enable_grad():
+            labels = torch.tensor([record.labels[0] for record in self._log], device=device)
+            x, rows = features(self._log), torch.tensor(held, device=device)
+            mean, scale = x.mean(0), x.std(0, correction=0)
+            scale = scale.where(scale > 0, 1.0)
+            x = (x - mean) / scale
+            found = [x.new_zeros(x.shape[1] + 1, len(space))]
+            for strength in STRENGTHS:
+                found.append(fit(x[~rows], labels[~rows], found[-1], strength))
+            right = [int((classes_of(x[rows], weights) == labels[rows]).sum()) for weights in found[1:]]
+            best = int(np.argmax(right))
+            weights = fit(x, labels, found[1 + best], STRENGTHS[best])
+            return np.asarray(classes_of((features(records) - mean) / scale, weights).cpu())
+
+    def _held_out(self) -> Labels:
+        """Return which training images choose the strength, a function of their ids. `(n,)`, bool."""
+        items = [Item(record.image_id, tuple(record.labels)) for record in self._log]
+        chosen = {*stratified(items, len(items) // _HELD_OUT, 0)}
+        return np.array([item in chosen for item in items])
+
+
+def fit(x: Tensor, labels: Tensor, weights: Tensor, strength: float) -> Tensor:
+    """Minimise the mean cross-entropy plus `strength / 2` times the squared weights, without the biases, by L-BFGS.
+
+    `(n, d)` float64, `(n,)` int64, the first guess `(d + 1, k)` with the biases in the last row -> `(d + 1, k)`.
+    """
+    weights = weights.detach().clone().requires_grad_()
+    optimiser = torch.optim.LBFGS([weights], max_iter=_ITERATIONS, tolerance_grad=1e-5, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        value = F.cross_entropy(x @ weights[:-1] + weights[-1], labels)
+        value = value + strength / 2 * weights[:-1].square().sum()
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    return weights.detach()
+
+
+def classes_of(x: Tensor, weights: Tensor) -> Tensor:
+    """Return the most likely class of features. `(n, d)`, `(d + 1, k)` -> `(n,)`, int64."""
+    return (x @ weights[:-1] + weights[-1]).argmax(1)
