@@ -78,8 +78,9 @@ LATER_METHODS = ("coredit", "toma", "tofu")
 PAPER_TABLES = {
     1: "Table 1: methods on Oxford-IIIT Pets, each at one setting that the table does not print. DiP-GO and "
     "MosaicDiff, at the ratio with the table's 10 % of FLOPs, need files of masks that are made first: see "
-    "compressors/dipgo.yaml and compressors/mosaicdiff.yaml. Known: the 14.2 % FLOPs of ToDo and BiGain_TD are factor 8 (14.17 %), their "
-    "accuracies factor 3 (12.84 %); SiTo's 7 % is ratio 0.7; BiGain_TD is 79.90 here and 79.91 in Table 2.",
+    "compressors/dipgo.yaml and compressors/mosaicdiff.yaml. Known: the 14.2 % FLOPs of ToDo and BiGain_TD are factor "
+    "8 (14.17 %), their accuracies factor 3 (12.84 %); SiTo's 7 % is ratio 0.7; BiGain_TD is 79.90 here and 79.91 in "
+    "Table 2.",
     2: "Table 2: downsampling of keys and values on SD 2.0, by factor. Known: BiGain_TD at factor 3 is 79.91 on Pets "
     "here and 79.90 in Table 1; the ImageNet-100 generation baseline is 17.64 here and 41.37 in Table 4.",
     3: "Table 3: downsampling of keys and values on DiT-XL/2-512, by factor. Known: the FID without compression is "
