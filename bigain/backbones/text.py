@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from textwrap import shorten
 from typing import Any, ClassVar
 
 import torch
@@ -138,7 +139,9 @@ class TextBackbone(Backbone):
             # By default, transformers warns of their length, too.
             whole = self.tokens(unique, suffix, verbose=False).input_ids
             if cut := [prompt for prompt, ids in zip(unique, whole, strict=True) if len(ids) > length]:
-                text = f"prompts cut after {length} tokens: {len(cut)} of {len(unique)}, such as {cut[0]!r}"
+                text = (
+                    f"prompts cut after {length} tokens: {len(cut)} of {len(unique)}, such as {shorten(cut[0], 80)!r}"
+                )
                 if not self.cuts_prompts:
                     raise InputError(f"{self.model}: {text}; shorten them, or leave the items out with --data.subset")
                 return text
