@@ -10,6 +10,7 @@ from bigain.backbones.forward import ForwardContext
 from bigain.backbones.marks import mark
 from bigain.backbones.sites import Site
 from bigain.compressors.merging import CellMerger
+from bigain.diffusion.schedules import Schedule
 from bigain.errors import InputError, check_choice
 from bigain.tokens.block_merging import Aggregate, block_merging, low_block_merging
 from bigain.tokens.dispatch import kernels_serve
@@ -31,7 +32,7 @@ class ABM(CellMerger):
     def __init__(
         self,
         *,
-        ratio: float | None = None,
+        ratio: float | Schedule | None = None,
         tau: float | None = None,
         quantile_of: QuantileOf = "cells",
         score: Score = laplacian_l1,
@@ -68,7 +69,7 @@ class ABM(CellMerger):
 
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
         grid, x = site.grid(context.latent), x.detach()
-        blocks = self._blocks(grid, site)
+        blocks = self._blocks(grid, site, context)
         served = self.score is laplacian_l1 and self.aggregate in ("max", "sum", "mean") and not self.pads
         if kernels_serve(x, "" if served else "other scores, aggregates and quantiles of ABM"):
             from bigain.tokens.kernels import plans
@@ -85,12 +86,12 @@ class ABM(CellMerger):
     def token_scores(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
         return self.score(x, site.grid(context.latent))
 
-    def _blocks(self, grid: Grid, site: Site) -> int:
+    def _blocks(self, grid: Grid, site: Site, context: ForwardContext) -> int:
         cells = cell_count(grid, self.cell)
         if self.tau is not None:
             blocks = int(self.tau * cells)
         else:
-            blocks = min(self.removed(grid, site) // (self.cell.area - 1), cells)
+            blocks = min(self.removed(grid, site, context) // (self.cell.area - 1), cells)
         if blocks < 1:
             raise InputError(
                 f"ABM with ratio={self.ratio}, tau={self.tau} merges none of the {cells} cells at {site.name}; raise "

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bigain.backbones.forward import ForwardContext
 from bigain.compressors.kv import FactorDownsampler
+from bigain.diffusion.schedules import Schedule
 from bigain.tokens.downsampling import downsample_average
 from bigain.tokens.grid import Grid
 
@@ -19,7 +20,7 @@ class AveragePool(FactorDownsampler):
     Cost: none in matrix products.
     """
 
-    def __init__(self, *, factor: int, aligned: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *, factor: int | Schedule, aligned: bool = False, **kwargs: Any) -> None:
         """Set the method up.
 
         Args:
@@ -32,4 +33,4 @@ class AveragePool(FactorDownsampler):
         self.aligned = aligned
 
     def resample(self, x: Tensor, grid: Grid, context: ForwardContext) -> Tensor:
-        return downsample_average(x, grid, self.factor, self.aligned)
+        return downsample_average(x, grid, self.value_in(context), self.aligned)

@@ -11,6 +11,7 @@ from bigain.backbones.forward import ForwardContext
 from bigain.backbones.marks import mark
 from bigain.backbones.sites import Site
 from bigain.compressors.merging import CellMerger
+from bigain.diffusion.schedules import Schedule, by_timestep
 from bigain.errors import InputError
 from bigain.tokens.coherence import coherence, coherence_plan, most_skipped
 from bigain.tokens.dispatch import kernels_serve
@@ -34,7 +35,7 @@ class CoReDiT(CellMerger):
     def __init__(
         self,
         *,
-        ratio: float = 0.4,
+        ratio: float | Schedule = 0.4,
         cell: Sequence[int] = (3, 3),
         windows: Sequence[int] = (16, 9),
         **kwargs: Any,
@@ -48,7 +49,7 @@ class CoReDiT(CellMerger):
             kwargs: See the base classes.
         """
         super().__init__(ratio=ratio, cell=cell, **kwargs)
-        if min(self.cell) < 2 or ratio > self.largest_ratio:
+        if min(self.cell) < 2 or max(by_timestep(ratio)) > self.largest_ratio:
             raise InputError(
                 f"ratio must be at most 1 - 1/min(cell), as every min(cell)-th token stays: cell {list(cell)} allows "
                 f"{self.largest_ratio:.3g}, not {ratio}"
@@ -63,7 +64,7 @@ class CoReDiT(CellMerger):
 
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
         grid, x = site.grid(context.latent), x.detach()
-        skipped = min(self.removed(grid, site), most_skipped(grid, self.cell, site.index))
+        skipped = min(self.removed(grid, site, context), most_skipped(grid, self.cell, site.index))
         kernels_serve(x, "CoReDiT")
         with mark("scoring"):
             score = self._coherence(x, site, context)

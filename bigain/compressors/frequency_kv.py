@@ -10,6 +10,7 @@ from bigain.backbones.forward import ForwardContext
 from bigain.backbones.marks import mark
 from bigain.backbones.sites import Site
 from bigain.compressors.kv import KVDownsampler
+from bigain.diffusion.schedules import Schedule, by_timestep
 from bigain.errors import InputError
 from bigain.tokens.dispatch import kernels_serve
 from bigain.tokens.downsampling import Keep, frequency_selection, nearest_selected, selected_tokens
@@ -24,27 +25,32 @@ class FrequencyKV(KVDownsampler):
     Cost: `2 * 9 * n * c` FLOPs per site for the Laplacian.
     """
 
-    def __init__(self, *, ratio: float, keep: Keep, **kwargs: Any) -> None:
+    def __init__(self, *, ratio: float | Schedule, keep: Keep, **kwargs: Any) -> None:
         """Set the method up.
 
         Args:
-            ratio: Fraction of the keys removed, in (0, 1).
+            ratio: Fraction of the keys removed, in (0, 1), or `Steps` over the timestep, where 0 removes none.
             keep: `high` or `low` scores.
             kwargs: See the base class.
         """
         super().__init__(**kwargs)
-        if not 0 < ratio < 1:
+        self._ratios = by_timestep(ratio)
+        if any(not 0 < value < 1 for value in {*self._ratios} - {0}) or not any(self._ratios):
             raise InputError(f"ratio must be above 0 and below 1, not {ratio}")
         if keep not in ("high", "low"):
             raise InputError(f"keep must be high or low, not {keep!r}")
         self.ratio = ratio
         self.keep: Keep = keep
 
+    def shared_value(self, timestep: int) -> float:
+        return self._ratios[timestep] if super().shared_value(timestep) else 0
+
     def downsample(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
         grid = site.grid(context.latent)
-        count = int(grid.n * (1 - self.ratio))
+        ratio = self.value_in(context)
+        count = int(grid.n * (1 - ratio))
         if not 1 <= count < grid.n:
-            raise InputError(f"FrequencyKV with ratio {self.ratio} keeps {count} of {grid.n} keys at {site.name}")
+            raise InputError(f"FrequencyKV with ratio {ratio} keeps {count} of {grid.n} keys at {site.name}")
         if kernels_serve(x):
             from bigain.tokens.kernels.plans import frequency
 
@@ -60,7 +66,7 @@ class FrequencyKV(KVDownsampler):
         grid = site.grid(context.latent)
         with without_autocast(x):
             score = laplacian_l1(x, grid)
-        return selected_tokens(score, int(grid.n * (1 - self.ratio)), self.keep)
+        return selected_tokens(score, int(grid.n * (1 - self.value_in(context))), self.keep)
 
     def token_keys(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
         return nearest_selected(self.key_tokens(x, site, context), site.grid(context.latent))

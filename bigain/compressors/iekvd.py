@@ -21,7 +21,9 @@ class IEKVD(FactorDownsampler):
     Cost: none in matrix products.
     """
 
-    def __init__(self, *, factor: int, alpha: float | Schedule = 0.9, aligned: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, *, factor: int | Schedule, alpha: float | Schedule = 0.9, aligned: bool = False, **kwargs: Any
+    ) -> None:
         """Set the method up.
 
         Args:
@@ -38,4 +40,4 @@ class IEKVD(FactorDownsampler):
 
     def resample(self, x: Tensor, grid: Grid, context: ForwardContext) -> Tensor:
         alpha = self.alpha(context.timesteps) if isinstance(self.alpha, Schedule) else self.alpha
-        return interextrapolate(x, grid, self.factor, alpha, self.aligned)
+        return interextrapolate(x, grid, self.value_in(context), alpha, self.aligned)

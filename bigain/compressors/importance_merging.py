@@ -11,6 +11,7 @@ from bigain.backbones.forward import ForwardContext
 from bigain.backbones.marks import mark
 from bigain.backbones.sites import Site
 from bigain.compressors.merging import CellMerger, site_keys
+from bigain.diffusion.schedules import Schedule
 from bigain.errors import InputError, check_choice
 from bigain.tokens.dispatch import kernels_serve
 from bigain.tokens.grid import cell_count
@@ -35,7 +36,7 @@ class ImportanceMerging(CellMerger):
     generation_only = "it ranks tokens by the guidance of the step before, which a classifier does not have"
 
     def __init__(
-        self, *, ratio: float, pool: float | None = None, mode: Mode = "mean", seed: int = 0, **kwargs: Any
+        self, *, ratio: float | Schedule, pool: float | None = None, mode: Mode = "mean", seed: int = 0, **kwargs: Any
     ) -> None:
         """Set the method up.
 
@@ -49,9 +50,10 @@ class ImportanceMerging(CellMerger):
         super().__init__(ratio=ratio, **kwargs)
         check_choice("mode", mode, get_args(Mode))
         # 1 - 0.7 is above 0.3.
-        if pool is not None and not 1 - ratio - 1e-9 <= pool <= 1:
+        least = min({*self._ratios} - {0})
+        if pool is not None and not 1 - least - 1e-9 <= pool <= 1:
             raise InputError(
-                f"pool must be from 1 - ratio, {1 - ratio:g}, to 1, or null, not {pool}: tokens that stay are important"
+                f"pool must be from 1 - ratio, {1 - least:g}, to 1, or null, not {pool}: tokens that stay are important"
             )
         self.pool = pool
         self.mode: Mode = mode
@@ -69,13 +71,13 @@ class ImportanceMerging(CellMerger):
 
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
         grid, x = site.grid(context.latent), x.detach()
-        removed = self.removed(grid, site)
+        removed = self.removed(grid, site, context)
         kernels_serve(x, "a pool of important tokens")
         draws, others = random_bits(site_keys(context, self.seed, site), grid.n), None
         with mark("scoring"):
             scores = self.token_scores(x, site, context)
         if scores is not None:
-            share = 1 - (self.ratio or 0.0) / 2 if self.pool is None else self.pool
+            share = 1 - self.value_in(context) / 2 if self.pool is None else self.pool
             others = ~highest(scores, max(grid.n - removed, int(share * grid.n)))
             draws = draws.masked_fill(others, -1)
         destination = draws.topk(cell_count(grid, self.cell), dim=1).indices

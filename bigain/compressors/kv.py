@@ -15,6 +15,7 @@ from bigain.backbones.sites import Layout, Site
 from bigain.compressors.base import Compressor, ContextGetter, meta_input, own
 from bigain.compressors.joint import join, refuse_unknown, rotate_after_norms, take_rotary
 from bigain.compressors.where import Where
+from bigain.diffusion.schedules import Schedule, by_timestep
 from bigain.errors import InputError
 from bigain.tokens.downsampling import upsampling_indices
 from bigain.tokens.grid import Grid
@@ -226,15 +227,24 @@ def check_fits(name: str, factor: int, grid: Grid, site: Site) -> None:
 class FactorDownsampler(KVDownsampler):
     """Downsamples keys and values by an integer factor per side. Subclasses implement `resample`."""
 
-    def __init__(self, *, factor: int, **kwargs: Any) -> None:
+    def __init__(self, *, factor: int | Schedule, **kwargs: Any) -> None:
         """Set the method up.
 
         Args:
-            factor: Stride per side, at least 2; factor 2 keeps a quarter of the keys.
+            factor: Stride per side, at least 2; factor 2 keeps a quarter of the keys. Or `Steps` over the timestep,
+                where 1 keeps all.
             kwargs: See the base class.
         """
         super().__init__(**kwargs)
-        self.factor = check_factor(type(self).__name__, factor)
+        self._factors = by_timestep(factor)
+        values = ({*self._factors} - {1} or {0}) if isinstance(factor, Schedule) else {factor}
+        for value in values:
+            whole = isinstance(factor, Schedule) and value == int(value)
+            check_factor(type(self).__name__, int(value) if whole else value)  # type: ignore[arg-type]
+        self.factor = factor
+
+    def shared_value(self, timestep: int) -> int:
+        return int(self._factors[timestep]) if self._factors[timestep] > 1 and super().shared_value(timestep) else 0
 
     @abstractmethod
     def resample(self, x: Tensor, grid: Grid, context: ForwardContext) -> Tensor:
@@ -242,8 +252,8 @@ class FactorDownsampler(KVDownsampler):
 
     def downsample(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
         grid = site.grid(context.latent)
-        check_fits(type(self).__name__, self.factor, grid, site)
+        check_fits(type(self).__name__, self.value_in(context), grid, site)
         return self.resample(x, grid, context)
 
     def token_keys(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
-        return upsampling_indices(site.grid(context.latent), self.factor, x.device)
+        return upsampling_indices(site.grid(context.latent), self.value_in(context), x.device)

@@ -10,6 +10,7 @@ from bigain.backbones.forward import ForwardContext
 from bigain.backbones.marks import mark
 from bigain.backbones.sites import Site
 from bigain.compressors.merging import BipartiteMerger
+from bigain.diffusion.schedules import Schedule
 from bigain.errors import InputError, check_choice
 from bigain.tokens.destinations import cell_destinations, released_destinations
 from bigain.tokens.dispatch import needs_torch
@@ -30,7 +31,7 @@ class LGTM(BipartiteMerger):
     def __init__(
         self,
         *,
-        ratio: float,
+        ratio: float | Schedule,
         destination: Destination = "cell",
         score: Score = laplacian_l1,
         source_quantile: float | None = None,
@@ -72,7 +73,7 @@ class LGTM(BipartiteMerger):
             return None
         grid = site.grid(context.latent)
         sources = grid.n - cell_count(grid, self.cell)
-        low, removed = int(self.source_quantile * sources), self.removed(grid, site)
+        low, removed = int(self.source_quantile * sources), self.removed(grid, site, context)
         if low < removed:
             raise InputError(
                 f"LGTM with ratio {self.ratio} merges {removed} tokens at {site.name}, but source_quantile "

@@ -17,6 +17,7 @@ from bigain.backbones.sites import Layout, Metric, Module, Site
 from bigain.compressors.base import Compressor, ContextGetter, meta_input, own
 from bigain.compressors.joint import Table, join, refuse_unknown, rotate_after_norms, take_rotary
 from bigain.compressors.where import Where
+from bigain.diffusion.schedules import Schedule, by_timestep
 from bigain.errors import InputError, check_choice
 from bigain.tokens.destinations import first_destinations, random_destinations
 from bigain.tokens.dispatch import kernels_serve, needs_torch
@@ -239,16 +240,19 @@ def site_keys(context: ForwardContext, seed: int, site: Site) -> Tensor:
 class CellMerger(TokenMerger):
     """A merger that removes a fraction of the tokens, at most all but one of each cell."""
 
-    def __init__(self, *, ratio: float | None, cell: Sequence[int] = (2, 2), **kwargs: Any) -> None:
+    def __init__(self, *, ratio: float | Schedule | None, cell: Sequence[int] = (2, 2), **kwargs: Any) -> None:
         """Set the method up.
 
         Args:
-            ratio: Fraction of all tokens removed, in (0, 1 - 1/area]; None if the subclass does not use it.
+            ratio: Fraction of all tokens removed, in (0, 1 - 1/area], or `Steps` over the timestep, where 0 leaves
+                forwards uncompressed; None if the subclass does not use it.
             cell: Height and width of the cells.
             kwargs: See the base class.
         """
         super().__init__(**kwargs)
-        self.cell = check_ratio(0.5 if ratio is None else ratio, cell)
+        self._ratios = by_timestep(0.5 if ratio is None else ratio)
+        for value in sorted({*self._ratios} - {0}) or [0]:
+            self.cell = check_ratio(value, cell)
         self.ratio = ratio
 
     @property
@@ -256,10 +260,12 @@ class CellMerger(TokenMerger):
         """The largest `ratio` that the cells allow."""
         return 1 - 1 / self.cell.area
 
-    def removed(self, grid: Grid, site: Site) -> int:
+    def shared_value(self, timestep: int) -> float:
+        return self._ratios[timestep] if super().shared_value(timestep) else 0
+
+    def removed(self, grid: Grid, site: Site, context: ForwardContext) -> int:
         """Return the number of tokens to remove at a site, see `removed_tokens`."""
-        assert self.ratio is not None
-        return removed_tokens(type(self).__name__, self.ratio, grid, self.cell, site)
+        return removed_tokens(type(self).__name__, self.value_in(context), grid, self.cell, site)
 
 
 class BipartiteMerger(CellMerger):
@@ -317,7 +323,7 @@ class BipartiteMerger(CellMerger):
 
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
         grid, x = site.grid(context.latent), x.detach()
-        removed = self.removed(grid, site)
+        removed = self.removed(grid, site, context)
         gate = self.gate(x, site, context)
         if not kernels_serve(x, "gated sources" if gate else "") or self._chooses_itself():
             return bipartite_matching(x, self.destinations(x, site, context), removed, self.mode_at(site), gate)

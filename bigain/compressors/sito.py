@@ -9,6 +9,7 @@ from torch import Tensor
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.sites import Site
 from bigain.compressors.merging import CellMerger, site_keys
+from bigain.diffusion.schedules import Schedule
 from bigain.errors import InputError
 from bigain.tokens.dispatch import kernels_serve
 from bigain.tokens.matching import MergePlan
@@ -26,7 +27,13 @@ class SiTo(CellMerger):
     """
 
     def __init__(
-        self, *, ratio: float = 0.5, noise_alpha: float = 0.1, sim_beta: float = 1.0, seed: int = 0, **kwargs: Any
+        self,
+        *,
+        ratio: float | Schedule = 0.5,
+        noise_alpha: float = 0.1,
+        sim_beta: float = 1.0,
+        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
         """Set the method up.
 
@@ -46,7 +53,7 @@ class SiTo(CellMerger):
 
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
         grid, x = site.grid(context.latent), x.detach()
-        removed = self.removed(grid, site)
+        removed = self.removed(grid, site, context)
         if kernels_serve(x):
             from bigain.tokens.kernels.plans import KernelPlan, similar
 

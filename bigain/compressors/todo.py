@@ -19,7 +19,7 @@ class ToDo(FactorDownsampler):
     """
 
     def resample(self, x: Tensor, grid: Grid, context: ForwardContext) -> Tensor:
-        return downsample_nearest(x, grid, self.factor)
+        return downsample_nearest(x, grid, self.value_in(context))
 
     def key_tokens(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
-        return nearest_tokens(site.grid(context.latent), self.factor, x.device)[None]
+        return nearest_tokens(site.grid(context.latent), self.value_in(context), x.device)[None]

@@ -10,6 +10,7 @@ from bigain.backbones.forward import ForwardContext
 from bigain.backbones.sites import Site
 from bigain.compressors.merging import BipartiteMerger
 from bigain.compressors.tome import Destination
+from bigain.diffusion.schedules import Schedule
 from bigain.errors import InputError, check_choice
 from bigain.tokens.matching import Mode
 
@@ -27,7 +28,7 @@ class ToFu(BipartiteMerger):
     def __init__(
         self,
         *,
-        ratio: float,
+        ratio: float | Schedule,
         prune_below: int = 2,
         destination: Destination = "random",
         mode: Mode = "mlerp",

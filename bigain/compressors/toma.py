@@ -10,6 +10,7 @@ from torch import Tensor
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.sites import Site
 from bigain.compressors.merging import CellMerger, removed_tokens
+from bigain.diffusion.schedules import Schedule
 from bigain.errors import InputError, check_choice
 from bigain.tokens.dispatch import kernels_serve
 from bigain.tokens.facility_location import soft_merging
@@ -38,7 +39,7 @@ class ToMA(CellMerger):
     def __init__(
         self,
         *,
-        ratio: float = 0.5,
+        ratio: float | Schedule = 0.5,
         cell: Sequence[int] = (8, 8),
         temperature: float = 1.0,
         restore: Restore = "transpose",
@@ -73,8 +74,7 @@ class ToMA(CellMerger):
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
         grid, x = site.grid(context.latent), x.detach()
         tile = Cell(_divisor(grid.h, self.cell.h), _divisor(grid.w, self.cell.w))
-        assert self.ratio is not None
-        removed = removed_tokens("ToMA", self.ratio, Grid(*tile), tile, site)
+        removed = removed_tokens("ToMA", self.value_in(context), Grid(*tile), tile, site)
         kernels_serve(x, "ToMA")
         return soft_merging(x, grid, tile, tile.area - removed, self.temperature, self.restore == "inverse")
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.sites import Site
 from bigain.compressors.merging import BipartiteMerger
+from bigain.diffusion.schedules import Schedule
 from bigain.errors import check_choice
 
 Destination = Literal["random", "first", "redrawn"]
@@ -21,7 +22,7 @@ class ToMe(BipartiteMerger):
     Cost: `2 * (3n/4) * (n/4) * c` FLOPs per site for the similarities, at 2x2 cells.
     """
 
-    def __init__(self, *, ratio: float, destination: Destination = "random", **kwargs: Any) -> None:
+    def __init__(self, *, ratio: float | Schedule, destination: Destination = "random", **kwargs: Any) -> None:
         """Set the method up.
 
         Args:

@@ -60,7 +60,11 @@ def variant(compressor: Compressor) -> dict[str, Any]:
         del changed["inner"]
         # The paper's CAM wraps LGTM.
         changed |= ({} if wrapped["class"] == "LGTM" else {"inner": wrapped["class"]}) | variant(wrapped)
-    return {key: value for key, value in changed.items() if key not in (*STRENGTHS, "seed")}
+    return {
+        key: value
+        for key, value in changed.items()
+        if (key not in STRENGTHS or isinstance(value, Mapping)) and key != "seed"
+    }
 
 
 def method(compressors: Sequence[Compressor]) -> str:

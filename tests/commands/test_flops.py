@@ -136,6 +136,23 @@ def test_the_text_has_the_same_numbers(capsys):
     assert "without" not in capsys.readouterr().out
 
 
+def test_match_scales_a_schedule(count):
+    steps = [
+        "--compressor.ratio.class_path",
+        "bigain.diffusion.schedules.Steps",
+        "--compressor.ratio.values",
+        "[0.7,0]",
+    ]
+    steps += ["--compressor.ratio.below", "[400]"]
+    scheduled = count("--model", "shapes_dit", "--compressor", "ToMe", *steps, "--match", "10%")["methods"][0]
+    during = ["--compressor.during", "[400,999]", "--match", "10%"]
+    limited = count("--model", "shapes_dit", "--compressor", "ToMe", *during)["methods"][0]
+    assert scheduled == limited
+    assert 10 <= limited["reduction_percent"] < 10.2
+    at = ["--compressor", "ToMe", "--compressor.ratio", str(limited["value"])]
+    assert count("--model", "shapes_dit", *at)["reduction_percent"] * 0.6 == pytest.approx(limited["reduction_percent"])
+
+
 @pytest.mark.slow
 def test_match_finds_every_method(count, capsys):
     result = count("--model", "shapes_dit", "--match", "30%")

@@ -6,9 +6,9 @@ from cases import every_architecture
 from models import forward, inputs, rows, shared
 
 from bigain.backbones import row_keys
-from bigain.compressors import CAM, IEKVD, LGTM, ToDo, ToMe
+from bigain.compressors import CAM, IEKVD, LGTM, FrequencyKV, ToDo, ToMe
 from bigain.compressors.base import first_timesteps, installed_on
-from bigain.diffusion.schedules import Linear
+from bigain.diffusion.schedules import Linear, Steps
 from bigain.errors import InputError
 
 
@@ -40,3 +40,49 @@ def test_forwards_are_cut_where_any_compressor_changes():
         assert installed_on(model) == [low]
     with pytest.raises(InputError, match="during must be the first and the last timestep"):
         ToMe(ratio=0.5, during=[500, 1000])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda ratio: CAM(LGTM(ratio=ratio)),
+        lambda ratio: FrequencyKV(ratio=ratio, keep="low"),
+        lambda ratio: ToDo(
+            factor=Steps([2, 1, 4], [600, 200]) if isinstance(ratio, Steps) else {0.75: 2, 0.5: 4}[ratio]
+        ),
+    ],
+    ids=["cam", "frequency_kv", "todo"],
+)
+def test_strength_follows_steps(make):
+    """At timesteps 990, 400 and 10: as with the number that the schedule has there."""
+    model, given = shared("dit"), inputs("dit")
+    calls = [rows(given, slice(i, i + 1)) for i in (2, 1, 0)]
+    with make(Steps([0.75, 0, 0.5], [600, 200])).applied_to(model):
+        stepped = [forward(model, call) for call in calls]
+    expected = []
+    for value, call in zip((0.75, None, 0.5), calls, strict=True):
+        if value is None:
+            expected.append(forward(model, call))
+            continue
+        with make(value).applied_to(model):
+            expected.append(forward(model, call))
+    assert all(map(torch.equal, stepped, expected))
+
+
+def test_schedules_of_strength():
+    steps = Steps([0.7, 0.3, 0], [600, 200])
+    assert steps(torch.tensor([999, 600, 599, 200, 199, 0])).tolist() == pytest.approx([0.7, 0.7, 0.3, 0.3, 0, 0])
+    assert ToMe(ratio=steps).shared_values[::200] == (0, 0.3, 0.3, 0.7, 0.7)
+    assert ToMe(ratio=steps, during=[100, 700]).shared_values[::350] == (0, 0.3, 0.7)
+    assert ToDo(factor=Steps([3, 1], [500])).shared_values == (0,) * 500 + (3,) * 500
+    assert steps.with_largest(0.35) == Steps([0.35, 0.15, 0], [600, 200])
+    for make, message in (
+        (lambda: Steps([1, 2], [0]), "falling timesteps within 1..999 and one more value, not values"),
+        (lambda: Steps([1, 2, 3], [100, 200]), r"below \[100, 200\]"),
+        (lambda: ToMe(ratio=Steps([0.8, 0], [500])), "at most 0.75 .* not 0.8"),
+        (lambda: ToDo(factor=Steps([2.5, 1], [500])), "integer factor of at least 2 per side, not 2.5"),
+        (lambda: FrequencyKV(ratio=Steps([1, 0], [500]), keep="low"), "ratio must be above 0 and below 1"),
+        (lambda: ToMe(ratio=Linear(0.7, 0.1)).install(shared("dit")), "different values over the timesteps"),
+    ):
+        with pytest.raises(InputError, match=message):
+            make()

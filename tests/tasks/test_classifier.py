@@ -18,6 +18,7 @@ from bigain.diffusion.racing import Race
 from bigain.diffusion.trials import keys_of_trials, random_order, trial_grid, trial_keys, trial_noise
 from bigain.errors import InputError
 from bigain.modules import DiffusionClassifier
+from bigain.tasks.results_writer import ResultsWriter
 from bigain.tokens.randomness import stable_hash
 
 
@@ -103,6 +104,7 @@ def test_forwards_hold_rows_of_timesteps_that_are_compressed_alike(compressor):
     strength = {"ratio": 0.5} if compressor is ToMe else {"factor": 2}
     settings = {"trials": [5], "keep": None, "images": 2}
     never, always = run(**settings), run(compressor(**strength), **settings)
+    assert ResultsWriter().timesteps(None, list(never.values())) == dict.fromkeys(trial_grid(5), 2 * 16)
     for batch_size in (1, 2):
         sometimes = run(compressor(**strength, during=[200, 699]), batch_size=batch_size, **settings)
         for image_id, record in sometimes.items():

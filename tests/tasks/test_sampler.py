@@ -32,6 +32,7 @@ from bigain.metrics import Inception, ShapeFeatures
 from bigain.metrics.base import Images
 from bigain.modules import DiffusionSampler
 from bigain.tasks.measuring import Measuring
+from bigain.tasks.results_writer import GenerationResults
 from bigain.tasks.scheduling import make_scheduler, scheduler_settings
 from bigain.tokens.randomness import stable_hash
 
@@ -261,6 +262,13 @@ class Seen(Schedule):
     def __call__(self, timesteps):
         self.timesteps.append(timesteps.clone())
         return 0.8 * timesteps / 999 + 1.2 * (1 - timesteps / 999)
+
+
+def test_steps_outside_of_its_timesteps_stay_uncompressed(unet):
+    alpha, module = Seen(), sampler(unet, EulerDiscreteScheduler, steps=3, items_per_forward=2)
+    run(module, IEKVD(factor=2, alpha=alpha, during=[300, 400]))
+    assert {*torch.cat(alpha.timesteps).tolist()} == {333}
+    assert GenerationResults().timesteps(module, ()) == {666: 1, 333: 1, 0: 1}
 
 
 @pytest.mark.parametrize("skip_zero", [False, True])

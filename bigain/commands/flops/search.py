@@ -13,6 +13,7 @@ from bigain.commands.flops.model import CountedModel
 from bigain.commands.parsing import options_of
 from bigain.compressors import LGTM, Compressor, methods
 from bigain.cost.flops import reduction_percent
+from bigain.diffusion.schedules import Schedule, Steps
 from bigain.errors import InputError
 from bigain.report.tables import Table
 
@@ -43,7 +44,8 @@ def with_starting_values(options: Sequence[str]) -> list[str]:
         kind = methods().get((value or next(iter(values), "")).rpartition(".")[2])
         for setting in ("ratio", "factor"):
             known = kind is not None and setting in inspect.signature(kind).parameters
-            if known and not {f"{prefix}.{setting}", f"{prefix}.tau"} & given:
+            scheduled = any(option.startswith(f"{prefix}.{setting}.") for option in given)
+            if known and not scheduled and not {f"{prefix}.{setting}", f"{prefix}.tau"} & given:
                 added.append(f"{prefix}.{setting}={_START[setting]}")
     return [*options, *added]
 
@@ -53,23 +55,27 @@ def find_match(model: CountedModel, compressor: Compressor, percent: float) -> d
 
     Returns:
         A row of `--json`: `method`; `setting`, which is `ratio`, `tau` or `factor`; `value`, the smallest ratio in
-        thousandths that reaches the reduction, or the largest possible one, or the factor with the nearest reduction;
-        `gflops` and `reduction_percent` with this value; `reached`, whether any value reaches the reduction.
+        thousandths that reaches the reduction (of `Steps`, their largest), or the largest possible one, or the factor
+        with the nearest reduction; `gflops` and `reduction_percent` with this value; `reached`, whether any value
+        reaches the reduction.
 
     Raises:
-        InputError: If the compressor has neither ratio nor factor, or cannot work on the model.
+        InputError: If the compressor has neither ratio nor factor, another schedule, or cannot work on the model.
     """
     settings = innermost(compressor).settings()
     setting = next((name for name in ("tau", "ratio", "factor") if settings.get(name) is not None), None)
     if setting is None:
         raise InputError(f"{type(compressor).__name__} has neither ratio nor factor to search for")
-    unit = 1 if setting == "factor" else _STEPS
+    unit, given = 1 if setting == "factor" else _STEPS, settings[setting]
+    if isinstance(given, Schedule) and not (isinstance(given, Steps) and unit > 1):
+        raise InputError(f"{setting} follows a schedule that cannot be matched; give a number, or Steps for a ratio")
     low, high = _range(model, compressor, setting)
 
     @cache
     def reduction(step: int) -> float:
         try:
-            other = changed(compressor, **{setting: step if unit == 1 else step / unit})
+            value = step if unit == 1 else step / unit
+            other = changed(compressor, **{setting: given.with_largest(value) if isinstance(given, Steps) else value})
             return reduction_percent(model.count(other), model.baseline)
         except InputError:
             # A small value may remove nothing; an error of the largest one concerns all.
