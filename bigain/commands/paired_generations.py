@@ -12,11 +12,9 @@ import torch
 from bigain.errors import InputError
 from bigain.metrics import ShapeFeatures
 from bigain.metrics.base import ImageMetric, jackknife_error
-from bigain.metrics.clip_features import ClipFeatures
-from bigain.metrics.cmmd import cmmd_leave_one_out
 from bigain.metrics.fidelity import Lpips, Psnr
 from bigain.metrics.frechet import frechet_leave_one_out
-from bigain.metrics.kernel import kernel_leave_one_out
+from bigain.metrics.kernel import KernelDistance
 from bigain.metrics.reference import Array, ReferenceStatistics
 from bigain.report.comparison import Measure, PairedMetric
 from bigain.report.pairing import Correct, Ids
@@ -25,6 +23,7 @@ from bigain.runs.files import find_reference
 from bigain.runs.logs import finished_images, read_records
 from bigain.runs.records import SampleRecord
 from bigain.runs.results import Run, read_ids
+from bigain.tasks.measuring import distances as metrics_of
 from bigain.tasks.scoring import measured_images
 
 # Features of a GPU and of a CPU differ in the last digits.
@@ -90,10 +89,9 @@ def _leave_one_out(run: Run, ids: tuple[str, ...]) -> _Distances:
             f"results.json has {stored:.4g}; run the command that made {run.path} again"
         )
     distances = {name: frechet}
-    if reference.features is not None:
-        distances[f"kid[{protocol}]"] = kernel_leave_one_out(features, reference.features)[:2]
-        if protocol == ClipFeatures.protocol:
-            distances[f"cmmd[{protocol}]"] = cmmd_leave_one_out(features, reference.features)[:2]
+    for metric in metrics_of(reference):
+        if isinstance(metric, KernelDistance) and reference.features is not None:
+            distances[metric.label(metric.key)] = metric.leave_one_out(features, reference.features)[:2]
     if f"agreement[{ShapeFeatures.protocol}]" not in run.metrics or protocol != ShapeFeatures.protocol:
         return distances, None
     extractor = ShapeFeatures()

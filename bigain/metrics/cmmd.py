@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 
-from bigain.data.class_space import ClassSpace
-from bigain.metrics.base import around, jackknife_error
-from bigain.metrics.clip_features import ClipFeatures
-from bigain.metrics.kernel import kernel_leave_one_out
-from bigain.metrics.reference import Array, Distance, Features
-from bigain.runs.records import SampleRecord
-from bigain.runs.schema import Estimate
+from bigain.metrics.kernel import KernelDistance, kernel_leave_one_out
+from bigain.metrics.reference import Array, Features
 
 # Bandwidth of the kernel, for embeddings of unit length, and factor of the published values.
 _SIGMA, _SCALE = 10.0, 1000.0
 
 
-class Cmmd(Distance):
+class Cmmd(KernelDistance):
     """`cmmd[clip]` with its standard error, of `ClipFeatures` if the reference has features; these count as exact.
 
     1000 times the unbiased squared maximum mean discrepancy under `exp(-|a - b|^2 / (2 * 10^2))`, which is negative at
@@ -28,18 +21,11 @@ class Cmmd(Distance):
     Cost: `(n + m)^2 d` operations.
     """
 
-    def estimates(self, records: Sequence[SampleRecord], space: ClassSpace) -> Mapping[str, Estimate]:
-        if self.reference.features is None or self.reference.protocol != ClipFeatures.protocol:
-            return {}
-        value, left_out, _ = cmmd_leave_one_out(self.features(records), self.reference.features)
-        error = jackknife_error(left_out)
-        return {self.label("cmmd"): {**around(value, error, len(records)), "standard_error": error}}
+    key = "cmmd"
 
-
-def cmmd_leave_one_out(x: Features, y: Features) -> tuple[float, Array, Array]:
-    """Compute CMMD of two sets, and that without each of their images: see `kernel_leave_one_out`."""
-    value, without_x, without_y = kernel_leave_one_out(x, y, _gaussian)
-    return _SCALE * value, _SCALE * without_x, _SCALE * without_y
+    def leave_one_out(self, x: Features, y: Features) -> tuple[float, Array, Array]:
+        value, without_x, without_y = kernel_leave_one_out(x, y, _gaussian)
+        return _SCALE * value, _SCALE * without_x, _SCALE * without_y
 
 
 def _gaussian(a: Array, b: Array) -> Array:

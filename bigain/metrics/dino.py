@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import Dinov2Model
@@ -77,5 +78,7 @@ class DinoSimilarity(ImageMetric):
         """
         if images.others is None:
             raise InputError("DINO similarity compares the images of two runs; use `bigain score RUN --against OTHER`")
-        others = images.others.to(images.pixels.device)
-        return F.cosine_similarity(self.extractor(images.pixels), self.extractor(others))
+        # Images of two runs are on the CPU.
+        device = torch.device("cuda" if torch.cuda.is_available() else images.pixels.device)
+        a, b = (self.extractor(pixels.to(device)) for pixels in (images.pixels, images.others))
+        return F.cosine_similarity(a, b).to(images.pixels.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -20,14 +21,24 @@ Kernel = Callable[[Array, Array], Array]
 
 
 class KernelDistance(Distance):
-    """`kid[protocol]` with its standard error, if the reference has features; these count as exact."""
+    """`kid[protocol]` with its standard error, if the reference has features; these count as exact.
+
+    Attributes:
+        key: Name of the estimate, without the protocol.
+    """
+
+    key: ClassVar[str] = "kid"
+
+    def leave_one_out(self, x: Features, y: Features) -> tuple[float, Array, Array]:
+        """Compute the distance of two sets, and that without each of their images: see `kernel_leave_one_out`."""
+        return kernel_leave_one_out(x, y)
 
     def estimates(self, records: Sequence[SampleRecord], space: ClassSpace) -> Mapping[str, Estimate]:
         if self.reference.features is None:
             return {}
-        value, left_out, _ = kernel_leave_one_out(self.features(records), self.reference.features)
+        value, left_out, _ = self.leave_one_out(self.features(records), self.reference.features)
         error = jackknife_error(left_out)
-        return {self.label("kid"): {**around(value, error, len(records)), "standard_error": error}}
+        return {self.label(self.key): {**around(value, error, len(records)), "standard_error": error}}
 
 
 def cubic(a: Array, b: Array) -> Array:

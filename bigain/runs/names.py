@@ -21,10 +21,13 @@ _TITLES = {
     "frechet": "FD",
     **dict.fromkeys(("kid", "kernel"), "KID"),
     "clip_score": "CLIP score",
+    "pick_score": "PickScore",
+    "inception_score": "Inception score",
+    "dino_similarity": "DINO similarity",
     "knn": "kNN accuracy",
     "linear_probe": "Linear probe",
     "cka": "CKA",
-    **{name: name.upper() for name in ("psnr", "ssim", "lpips")},
+    **{name: name.upper() for name in ("psnr", "ssim", "lpips", "cmmd")},
 }
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from bigain.metrics.base import Images, Metric
+from bigain.metrics.clip_features import ClipFeatures
 from bigain.metrics.cmmd import Cmmd
 from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.frechet import FrechetDistance
@@ -62,4 +63,5 @@ class Measuring:
 
 def distances(reference: ReferenceStatistics) -> list[Metric]:
     """Return the metrics of all features against a reference."""
-    return [FrechetDistance(reference), KernelDistance(reference), PrecisionRecall(reference), Cmmd(reference)]
+    further = [Cmmd(reference)] if reference.protocol == ClipFeatures.protocol else []
+    return [FrechetDistance(reference), KernelDistance(reference), PrecisionRecall(reference), *further]

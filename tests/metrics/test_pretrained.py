@@ -15,7 +15,7 @@ from bigain.data.class_space import ClassSpace
 from bigain.errors import InputError
 from bigain.metrics import ClipFeatures, DinoSimilarity, DinoV2, Images, Inception, PickScore
 from bigain.metrics.base import evaluate, jackknife_error
-from bigain.metrics.cmmd import cmmd_leave_one_out
+from bigain.metrics.cmmd import Cmmd
 from bigain.metrics.inception_score import InceptionScore
 from bigain.metrics.reference import Moments, ReferenceStatistics
 from bigain.runs.records import SampleRecord
@@ -101,7 +101,8 @@ def test_cmmd_is_the_mean_of_its_kernel_over_pairs():
         within = [np.mean([kernel(a, b) for i, a in enumerate(s) for j, b in enumerate(s) if i != j]) for s in (x, y)]
         return 1000 * (sum(within) - 2 * np.mean([kernel(a, b) for a in x for b in y]))
 
-    value, without_x, without_y = cmmd_leave_one_out(x, y)
+    reference = ReferenceStatistics(Moments.of([y]), "clip", features=y.astype(np.float32))
+    value, without_x, without_y = Cmmd(reference).leave_one_out(x, y)
     assert value == pytest.approx(cmmd(x, y), abs=1e-9)
     assert without_x[2] == pytest.approx(cmmd(np.delete(x, 2, 0), y), abs=1e-9)
     assert without_y[-1] == pytest.approx(cmmd(x, y[:-1]), abs=1e-9)

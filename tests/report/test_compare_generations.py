@@ -13,6 +13,7 @@ from synthetic_runs import change, classification, error_line, generation, lgtm,
 
 from bigain.commands.main import main
 from bigain.metrics.base import jackknife_error, proportion
+from bigain.metrics.cmmd import Cmmd
 from bigain.metrics.frechet import frechet_leave_one_out
 from bigain.metrics.kernel import kernel_leave_one_out
 from bigain.metrics.reference import Moments, ReferenceStatistics
@@ -90,6 +91,26 @@ def test_the_sentences_and_the_numbers(capsys):
     agreement = rows[f"agreement[{PROTOCOL}]"]
     assert agreement["only_run_right"] == (lgtms & ~tomes).sum()
     assert agreement["only_base_right"] == (tomes & ~lgtms).sum()
+
+
+def test_clip_features_are_compared_by_cmmd_too():
+    draw = np.random.default_rng(2)
+    real = draw.standard_normal((80, D)).astype(np.float32)
+    reference = ReferenceStatistics(Moments.of([real]), "clip", features=real)
+    reference.save("clip.npz")
+    features = {}
+    for name in ("tome", "lgtm"):
+        log = read_records(Path(name, "predictions"), SampleRecord)
+        features[name] = np.stack([record.features for record in log.values()])
+        value, _ = frechet_leave_one_out(features[name], reference.moments)
+        change(name, protocol__extractor="clip", protocol__reference_file="clip.npz")
+        change(name, **{"metrics__frechet[clip]": {"value": value, "low": None, "high": None, "n": N}})
+    rows = numbers("tome", "lgtm")
+    (mine, without, _), (theirs, without_base, _) = (
+        Cmmd(reference).leave_one_out(features[name], real) for name in ("lgtm", "tome")
+    )
+    assert rows["cmmd[clip]"]["difference"] == pytest.approx(mine - theirs)
+    assert rows["cmmd[clip]"]["standard_error"] == pytest.approx(jackknife_error(without - without_base))
 
 
 def test_the_reverse_names_the_same_winner_and_several_are_corrected(capsys):
