@@ -26,9 +26,10 @@ class CoReDiT(CellMerger):
     `min(cell)`-th diagonal, shifted by one from block to block, always stay, so that each cell has one.
 
     Source: Li et al., CoReDiT: Spatial Coherence-Guided Token Pruning and Reconstruction for Efficient Diffusion
-    Transformers (CVPR EDGE workshop 2026, arXiv 2605.14191). There, fine-tuning finds a ratio for each block, and the
-    last steps skip a quarter as many tokens; without training, all blocks and steps have the same ratio. Ours: cells
-    divide the whole map rather than each window, the last token of the map always stays, weights are at least 1e-6.
+    Transformers (CVPR EDGE workshop 2026, arXiv 2605.14191), by the formulas that public summaries of it print. There,
+    fine-tuning finds a ratio for each block, and the last steps skip a quarter as many tokens; without training, all
+    blocks and steps have the same ratio. Ours: cells divide the whole map rather than each window, diagonals are
+    min(cell) apart (there: at most that), the last token of the map always stays, weights are at least 1e-6.
     Cost: no products; about `4 * n * c` sums for the coherence, and `2 * area * n * c` for each restoration.
     """
 
