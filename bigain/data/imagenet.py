@@ -24,6 +24,7 @@ from bigain.runs.numbers import counted
 
 # Unpacked, and in Kaggle's archive.
 _FOLDERS = ("val", "ILSVRC/Data/CLS-LOC/val")
+_TRAINING = ("train", "ILSVRC/Data/CLS-LOC/train")
 _PARQUET = ("validation-*.parquet", "val-*.parquet", "data/validation-*.parquet", "data/val-*.parquet")
 _PER_CLASS = 50
 _WNID = re.compile(r"n\d{8}")
@@ -61,6 +62,7 @@ class ImageNet1K(EvalDataModule):
         root: str = "data/imagenet",
         prompt: str = "a photo of a {}.",
         ground_truth: str | None = None,
+        train: bool = False,
         **kwargs: Any,
     ) -> None:
         """Store the settings; nothing is read yet.
@@ -69,12 +71,14 @@ class ImageNet1K(EvalDataModule):
             root: Folder that holds `val/`, or the parquet files.
             prompt: Template for a text-conditional model; `{}` is the class name.
             ground_truth: List of the classes of a flat `val/`; null searches the usual places under `root`.
+            train: Take the training images instead, from `train/<wnid>/`; with `per_class`, so many of each class.
             **kwargs: Arguments of every dataset.
         """
         super().__init__(**kwargs)
         self.root = Path(root).expanduser()
         self.prompt = prompt
         self.ground_truth = ground_truth
+        self.train = train
 
     @property
     def indices(self) -> Sequence[int]:
@@ -82,12 +86,12 @@ class ImageNet1K(EvalDataModule):
         return range(1000)
 
     @property
-    def official_images(self) -> int:
-        return _PER_CLASS * len(self.class_space)
+    def official_images(self) -> int | None:
+        return None if self.train else _PER_CLASS * len(self.class_space)
 
     @property
     def expected_images(self) -> int | None:
-        if self.subset is not None or self.limit is not None:
+        if self.train or self.subset is not None or self.limit is not None:
             return None
         return min(_PER_CLASS, self.per_class or _PER_CLASS) * len(self.class_space)
 
@@ -107,7 +111,7 @@ class ImageNet1K(EvalDataModule):
                 f"classes; {_HELP}"
             )
         largest, count = Counter(item.labels[0] for item in items).most_common(1)[0]
-        if count > _PER_CLASS:
+        if count > _PER_CLASS and not self.train:
             raise InputError(
                 f"{self.name}: {self.root} has {count} images of class {wnids()[self.indices[largest]]}, but the "
                 f"validation set {_PER_CLASS}; set root to the validation images"
@@ -116,6 +120,12 @@ class ImageNet1K(EvalDataModule):
 
     def _find_images(self) -> Mapping[str, str]:
         """Find the images and return the wnid of each by id."""
+        if self.train:
+            folder = next((f for name in _TRAINING if (f := self.root / name).is_dir()), self.root / _TRAINING[0])
+            classes = scan(folder)[0] if folder.is_dir() else []
+            if not classes:
+                raise InputError(f"{self.name}: no class folder, {listing(folder)}; expected train/<wnid>/*.JPEG")
+            return self._class_folders(folder, classes)
         shards = sorted(file for pattern in _PARQUET for file in self.root.glob(pattern))
         folders = [self.root / name for name in _FOLDERS]
         # A single image beside parquet files is not a dataset.

@@ -29,6 +29,7 @@ _LATER = {
     "model.init_args.bands": None,
     "model.init_args.weights": "uniform",
     "data.init_args.classes": None,
+    "data.init_args.train": False,
 }
 # The same for arguments of compressors, wherever these are named.
 _LATER_ARGUMENTS = (

@@ -120,6 +120,12 @@ def test_what_differs_between_the_tasks_in_the_paper_may_differ_and_nothing_else
     row = joint_row("one", results(0.9), results("Linear(start=0.8, end=1.2)", metrics=("frechet[x]",)))
     assert (row["top1"], row["frechet[x]"], row["compressor"]) == (0.5, 0.5, "IEKVD")
     assert joint_row("one", results(0.9, skip_zero=False), results(0.9, skip_zero=True))
+    third = results(0.9, metrics=("knn", "knn[2@100]"))
+    row = joint_row("one", results(0.9), results(0.9, metrics=("frechet[x]",)), third)
+    assert (row["knn"], row["knn_low"], row["knn_high"], row["images_probed"]) == (0.5, 0.4, 0.6, 2)
+    assert "knn[2@100]" not in row
+    with pytest.raises(InputError, match="different compressors"):
+        joint_row("one", results(0.9), results(0.9), results(0.9, kind="ToDo"))
     # Images have one class, so ToMe's random destinations are redrawn ones.
     redrawn, random, first = (results(0.9, destination=name) for name in ("redrawn", "random", "first"))
     assert joint_row("one", redrawn, random)

@@ -19,6 +19,7 @@ from torchvision.models import ResNet50_Weights
 
 from bigain.data import ImageNet1K, ImageNet100
 from bigain.data.class_names.imagenet import names, wnids
+from bigain.errors import InputError
 
 # Classes of the images 1, 2, ...; images of a class are neither neighbours nor in class order.
 LABELS = [657, 0, 999, 281, 0, 281, 657, 999, 0, 744, 281, 0]
@@ -389,3 +390,18 @@ def test_an_invalid_or_truncated_table(tmp_path, contents, content):
     else:
         path.write_bytes(meta()[: int(content * len(meta()))])
     assert f"{path} is not the devkit's table of classes" in refusal(tmp_path)
+
+
+def test_training_images_are_those_of_the_other_folder(tmp_path, contents):
+    class_folders(tmp_path, contents)
+    with pytest.raises(InputError, match=r"no class folder.*expected train/<wnid>"):
+        ImageNet1K(root=tmp_path, train=True).setup("predict")
+    # More than the validation set has of a class.
+    for number in range(51):
+        put(tmp_path / f"train/{wnids()[7]}/{wnids()[7]}_{number}.JPEG", contents[STEMS[0]])
+    put(tmp_path / f"train/{wnids()[3]}/{wnids()[3]}_8.JPEG", contents[STEMS[1]])
+    data = ImageNet1K(root=tmp_path, train=True, per_class=2)
+    data.setup("predict")
+    assert [item.labels for item in data.items] == [(3,), (7,), (7,)]
+    assert data.official_images is None
+    assert len(ImageNet1K(root=tmp_path).find_items()) == len(STEMS)
