@@ -96,7 +96,8 @@ class Compressor(Callback, ABC):
         during: First and last timestep, in 0..999 with more noise at higher ones, of the forwards that are compressed;
             null for all.
         onlookers: Notified of every decision and every compressed module. An empty list costs nothing.
-        pads: Whether merged sequences keep their length, padded, since the data decide how many tokens leave.
+        pads: Whether sequences keep their length: merged ones are padded, since the data decide how many tokens leave;
+            pruners remove none.
         generation_only: Why it does nothing but generate images; empty if it classifies, too.
         steps_differ: Whether the steps of a sampler cost different FLOPs.
     """

@@ -24,13 +24,14 @@ DAMPING = 0.01
 class MosaicDiff(StructuralPruner):
     """Prunes attention heads and MLP channels, fewer in the middle of the trajectory, where training learns fastest.
 
-    Source: Guo et al., MosaicDiff (ICCV 2025), arXiv 2510.11962: three stages, each with its own sparsity and its own
-    subnetwork, pruned by second-order importance on noised calibration images of that stage. The excerpts we have give
-    the stages of DiT (200 and 600 of 1000), not the formula; we take the optimal brain surgeon by groups of columns
-    (Hassibi and Stork, 1993): greedily the head or channel whose removal changes the output of its projection least
-    if all other weights of that projection adjust, which they do. Further deviations: the stages of DiT for all
-    models; the middle's sparsity as a fixed part of the others' (the paper tunes it by model); the same sparsity in
-    all blocks; residual blocks of U-Nets stay whole; the dense network calibrates all layers at once.
+    Source: Guo et al., MosaicDiff (ICCV 2025), arXiv 2510.11962: three stages of the trajectory, 1000 to 600, 600 to
+    200 and 200 to 0 for DiT, each with its own sparsity and its own subnetwork, pruned by second-order importance on
+    noised calibration images of its stage. Known here are abstract, introduction and summaries of the method, not its
+    formula of importance; ours is the optimal brain surgeon for groups of columns (Hassibi and Stork, 1993): one by
+    one, the head or channel goes whose removal changes the output of its projection least if the other weights of
+    that projection adjust, and they do. Further deviations: the stages of DiT for all models; the middle's sparsity
+    is a fixed part of the others'; all blocks have the same sparsity; residual blocks of U-Nets stay whole; all
+    layers are calibrated at once, on the dense network.
 
     Cost: nothing per forward beside what is left; once per network, `scripts/calibrate_mosaicdiff.py`: forwards of
     the calibration images, and for a layer of d inputs O(d^2) per removed head or channel. Memory: the layers of each
