@@ -34,8 +34,8 @@ OPTIONS = (
 _SECTIONS = ("--config", "-c", "--print_config", "--model", "--data", "--compressor", "--trainer")
 _HELP = """usage: bigain predict --config FILE [options]
 
-Run one configuration, or continue an interrupted run: classify or generate images with a diffusion model whose tokens
-are compressed.
+Run one configuration, or continue an interrupted run: classify images, generate them or probe their features with a
+diffusion model whose tokens are compressed.
 
   --config FILE         configuration: a file, or the name of a shipped one (bigain list configs); may be repeated
   --print_config        show the merged configuration and end
