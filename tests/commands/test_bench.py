@@ -260,6 +260,10 @@ def test_options_belong_to_the_compressor_before_them():
         (["--compressor", "LGTM"], "ratio"),
         (["--compressor", "LGTM", "--compressor.ratio", "0.9"], "at most 0.75"),
         (["--compressor", "ToDo", "--compressor.factor", "99"], "does not fit"),
+        (
+            ["--compressor", "ToDo", "--compressor.factor", "2", "--compressor.during", "[0,99]"],
+            "ToDo changes with the",
+        ),
         (["--compressor", "null"], "always measured"),
         (["--compressor", "absent.yaml"], "absent.yaml"),
         (["--dtype", "int8"], "one of bfloat16, float16, float32"),

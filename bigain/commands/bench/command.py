@@ -93,6 +93,10 @@ def bench(
     counted = CountedModel.of(model, image_size)
     # Refuses what cannot work before any weights exist.
     flops = [counted.baseline, *(counted.count(compressor) for compressor in compressors)]
+    if changing := [type(compressor).__name__ for compressor in compressors if len(compressor.shared_values) > 1]:
+        raise InputError(
+            f"bench times one kind of forward, but {changing[0]} changes with the timestep: bigain predict measures it"
+        )
     if repetitions < _ENOUGH:
         sys.stderr.write(f"warning: {repetitions} repetitions say little about the spread; use {_ENOUGH} or more\n")
     with ExitStack() as undo:
