@@ -76,7 +76,8 @@ class MosaicDiff(StructuralPruner):
         # `where` has a section of its own.
         options = [f"--compressor.{name} {value}" for name, value in changed.items() if name not in ("where", "masks")]
         options += [f"--compressor.where.{name} {value}" for name, value in changed.get("where", {}).items()]
-        return f"python scripts/calibrate_mosaicdiff.py --config CONFIG {' '.join(options)} --compressor.masks FILE"
+        options += [f"--compressor.masks {self.masks or 'FILE'}"]
+        return f"python scripts/calibrate_mosaicdiff.py --config CONFIG {' '.join(options)}"
 
     def removed(self, units: int) -> list[int]:
         """Return how many of the heads or channels of a module are removed, by stage; one at least stays."""

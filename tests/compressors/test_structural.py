@@ -126,7 +126,7 @@ def test_other_weights_settings_and_files_are_refused(tmp_path):
         return str(caught.value)
 
     command = "python scripts/calibrate_mosaicdiff.py --config CONFIG --compressor.ratio 0.5 --compressor.middle 0.4"
-    assert f"no masks at {path}; make them with `{command}" in refusal()
+    assert f"no masks at {path}; make them with `{command} --compressor.masks {path}`" in refusal()
     assert "needs the masks of this network" in refusal(masks=None)
     path.write_bytes(b"no masks")
     assert "is no file of masks" in refusal()
