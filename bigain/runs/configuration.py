@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
@@ -65,6 +66,9 @@ def _plain(value: Any) -> Any:
         arguments: Any = plain.get("init_args")
         if str(plain.get("class_path")).endswith(".ABM") and arguments.get("score") == _ABM_SCORE:
             del arguments["score"]
+        # Masks made again under the same name are others.
+        if isinstance(masks := plain.get("masks"), str) and (file := Path(masks).expanduser()).is_file():
+            plain["masks"] = f"{masks} {hashlib.sha256(file.read_bytes()).hexdigest()}"
         return plain
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]

@@ -29,7 +29,7 @@ def test_a_setting_that_was_added_changes_no_hash_while_it_is_null():
 
 
 @pytest.mark.parametrize("place", [lambda one: {"compressor": one}, lambda one: {"trainer": {"callbacks": [one]}}])
-def test_an_argument_that_was_added_to_a_class_changes_no_hash_at_its_default(place):
+def test_an_argument_that_was_added_to_a_class_changes_no_hash_at_its_default(place, tmp_path):
     def hashed(kind, **arguments):
         class_path, settings = f"bigain.compressors.{kind}", Namespace(ratio=0.5, **arguments)
         config = place(Namespace(class_path=class_path, init_args=settings))
@@ -40,6 +40,12 @@ def test_an_argument_that_was_added_to_a_class_changes_no_hash_at_its_default(pl
     assert hashed("LGTM") == hashed("LGTM", source_quantile=None) != hashed("LGTM", source_quantile=0.9)
     assert hashed("LGTM") != hashed("LGTM", score=score)
     assert hashed("IEKVD") == hashed("IEKVD", aligned=False) != hashed("IEKVD", aligned=True)
+    masks, hashes = tmp_path / "masks.safetensors", set()
+    for content in ("", "one", "two"):
+        if content:
+            masks.write_text(content)
+        hashes.add(hashed("DiPGO", masks=str(masks)))
+    assert len(hashes) == 3
 
 
 @pytest.fixture
