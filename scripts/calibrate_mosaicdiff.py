@@ -91,9 +91,9 @@ class Calibration(BackboneModule):
 def main() -> None:
     silence_libraries()
     cli = WithoutTrainer(checked(["predict", *sys.argv[1:]]))
-    (pruner,) = (c for c in cli.compressors() if isinstance(c, MosaicDiff))
-    if pruner.masks is None:
-        raise InputError("name the file to write with --compressor.masks")
+    pruner = next((compressor for compressor in cli.compressors() if isinstance(compressor, MosaicDiff)), None)
+    if pruner is None or pruner.masks is None:
+        raise InputError("name a MosaicDiff with --compressor, and the file to write with --compressor.masks")
     calibration = Calibration(cli.model, pruner, cli.config.predict.seed)
     options = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
     trainer = Trainer(accelerator="auto", devices=1, **options)

@@ -212,7 +212,7 @@ def main() -> None:
     if pruner is None:
         raise InputError("the configuration has no DiPGO; name it with --compressor DiPGO, and its ratio and masks")
     path, seed = Path(str(pruner.masks)).expanduser(), cli.config.predict.seed
-    backbone, space, shape = cli.model.backbone, cli.datamodule.class_space, None
+    backbone, space = cli.model.backbone, cli.datamodule.class_space
     backbone.load()
     digest = weights_digest(backbone.denoiser)
     backbone.float().to("cuda" if torch.cuda.is_available() else "cpu")

@@ -160,13 +160,16 @@ class Compressor(Callback, ABC):
             return self.shared_values[named.timestep]
         if context.timesteps.is_meta:
             return max(self.shared_values)  # type: ignore[type-var]
-        values = {self.shared_values[step] for step in nearest_timesteps(context.timesteps)}
-        if len(values) > 1:
-            raise InputError(
-                f"{type(self).__name__} treats the rows of a forward alike, but has {len(values)} values for the "
-                f"timesteps of this one; give each forward timesteps of one value"
-            )
-        return values.pop()
+        # Read from the device: once per forward of the network.
+        if (key := (id(self), "value")) not in context.cache:
+            values = {self.shared_values[step] for step in nearest_timesteps(context.timesteps)}
+            if len(values) > 1:
+                raise InputError(
+                    f"{type(self).__name__} treats the rows of a forward alike, but has {len(values)} values for the "
+                    "timesteps of this one; give each forward timesteps of one value"
+                )
+            context.cache[key] = values.pop()
+        return context.cache[key]
 
     def sites_of(self, denoiser: nn.Module) -> tuple[Site, ...]:
         """Return the sites of a network that this compressor acts on."""

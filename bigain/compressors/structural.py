@@ -130,11 +130,7 @@ class StructuralPruner(Compressor):
         self, module: nn.Module, forwards: Sequence[Forward], context: ContextGetter, undo: ExitStack
     ) -> None:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            now = context()
-            # Without `row_keys` it is read from the device: once per forward of the network.
-            if (key := (id(self), "stage")) not in now.cache:
-                now.cache[key] = self.value_in(now)
-            return forwards[now.cache[key]](*args, **kwargs)
+            return forwards[self.value_in(context())](*args, **kwargs)
 
         # Hooks run around it as before.
         _replace(module, "forward", forward, undo)

@@ -20,8 +20,9 @@ class ToFu(BipartiteMerger):
 
     Source: Kim et al., Token Fusion: Bridging the Gap between Token Pruning and Token Merging (WACV 2024). Early blocks
     respond to averages of their inputs less linearly, so merged tokens are dropped there. MLERP is the direction of the
-    mean with the largest norm of the merged tokens. Where pruning ends is an argument here; the paper measures how
-    linear each block is. Tokens are restored behind each module, as ToMe does on diffusion models.
+    mean with the largest norm of the merged tokens; abstract and introduction were at hand, not its formula. Where
+    pruning ends is an argument here; the paper measures how linear each block is. Tokens are restored behind each
+    module, as ToMe does on diffusion models.
     Cost: `2 * (3n/4) * (n/4) * c` FLOPs per site for the similarities, at 2x2 cells.
     """
 

@@ -6,8 +6,8 @@ from cases import every_architecture
 from models import forward, inputs, rows, shared
 
 from bigain.backbones import row_keys
-from bigain.compressors import CAM, IEKVD, LGTM, FrequencyKV, ToDo, ToMe
-from bigain.compressors.base import first_timesteps, installed_on
+from bigain.compressors import CAM, IEKVD, LGTM, FrequencyKV, ToDo, ToMe, base
+from bigain.compressors.base import first_timesteps, installed_on, nearest_timesteps
 from bigain.diffusion.schedules import Linear, Steps
 from bigain.errors import InputError
 
@@ -29,6 +29,16 @@ def test_a_compressor_acts_during_its_timesteps_alone(kind, network):
     with kind().applied_to(model):
         assert torch.equal(forward(model, late), compressed)
     assert not torch.equal(forward(model, late), compressed)
+
+
+def test_without_names_of_rows_the_timesteps_are_read_once_per_forward(monkeypatch):
+    reads = []
+    monkeypatch.setattr(base, "nearest_timesteps", lambda steps: [reads.append(1), *nearest_timesteps(steps)][1:])
+    model, call = shared("dit"), rows(inputs("dit"), slice(0, 1))
+    with ToMe(ratio=0.5, during=[0, 499]).applied_to(model):
+        forward(model, call)
+        forward(model, call)
+    assert len(reads) == 2
 
 
 def test_forwards_are_cut_where_any_compressor_changes():
