@@ -9,7 +9,6 @@ models follow the shipped compressors. Only the parts in `configs/{models,data,c
 
 from __future__ import annotations
 
-import csv
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,11 +20,11 @@ from typing import Any
 import yaml
 
 from bigain.compressors import methods
+from bigain.report.paper import printed
 from bigain.runs.schema import TASKS
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
-PUBLISHED = ROOT / "bigain/report/paper_results.csv"
 
 DATASETS = {
     "pets": "Oxford-IIIT Pets",
@@ -54,9 +53,6 @@ JOINT = TASKS[:2]
 # Families with configurations for features, with the model's part and the data: of real models a few methods only.
 PROBED = {"pets": ("sd2_pets", "pets"), "imagenet100_dit": ("dit_xl_512", "imagenet100")}
 PROBED |= {"demo": ("shapes_dit", "shapes_features"), "demo_unet": ("shapes_unet", "shapes_features")}
-# The settings that Table 1 does not print.
-TABLE_1 = {"ToMe": ("ratio", 0.5), "LGTM": ("ratio", 0.5), "SiTo": ("ratio", 0.7)}
-TABLE_1 |= {"ToDo": ("factor", 3), "IEKVD": ("factor", 3), "DiPGO": ("ratio", 0.1), "MosaicDiff": ("ratio", 0.383)}
 PRUNERS = ("dipgo", "mosaicdiff")
 MODULES = {"SA": "self_attn", "CA": "cross_attn", "MLP": "mlp"}
 # Networks that are not in the paper, by their part of the name: in words; model, dataset and data of a generation.
@@ -201,8 +197,6 @@ class Published:
     @property
     def strength(self) -> tuple[str, float] | None:
         """Name and value of what the compressor is set to."""
-        if self.table == 1:
-            return TABLE_1.get(self.base)
         if self.inside.startswith("factor="):
             return "factor", float(self.inside.removeprefix("factor="))
         if self.base == "FrequencyKV":
@@ -220,14 +214,13 @@ def stems() -> dict[str, str]:
 @cache
 def published() -> list[Published]:
     """Return the accuracies and distances that the paper prints for methods of this suite."""
-    with PUBLISHED.open(newline="", encoding="utf-8") as file:
-        rows = [
-            Published(
-                *(int(row["table"]), row["backbone"], row["dataset"], row["task"], row["metric"], row["method"]),
-                *(row["setting_name"], float(row["setting"] or 0), float(row["value"])),
-            )
-            for row in csv.DictReader(file)
-        ]
+    rows = [
+        Published(
+            *(int(row["table"]), row["backbone"], row["dataset"], row["task"], row["metric"], row["method"]),
+            *(row["setting_name"], float(row["setting"] or 0), float(row["value"])),
+        )
+        for row in printed()
+    ]
     return [row for row in rows if row.base in (*stems(), "none") and row.metric in ("acc1", "map", "fid")]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -43,14 +43,11 @@ _IMAGES = {
 }
 # Real images behind a distance: all of Pets' images/, and the validation images, of ImageNet-100 or of all classes.
 _REAL_IMAGES = {"pets": (7390,), "imagenet100": (5000, 50_000), "imagenet1k": (50_000,), "coco": (5000,)}
-# The settings that Table 1 does not print.
-_TABLE_1 = {"ToMe": ("ratio", 0.5), "LGTM": ("ratio", 0.5), "SiTo": ("ratio", 0.7)} | dict.fromkeys(
-    ("ToDo", "IEKVD"), ("factor", 3.0)
-)
-# At the FLOPs of their rows.
-_TABLE_1 |= {"DiP-GO": ("ratio", 0.1), "MosaicDiff": ("ratio", 0.383)}
 _SECONDS = "seconds_per_batch_of_4"
 _MIXED = "the paper's mAP ranks means of 5 trials among means of 20, as map_released does and map_sample does not"
+# Columns of the file of the paper's numbers, with their task.
+_PRINTED = {"acc1": "classification", "map": "classification", "fid": "generation"}
+_PRINTED |= dict.fromkeys(("flops_reduction_percent", "gflops", "seconds_per_batch_of_4_rtx4090"), "efficiency")
 _MODULES = {"SA": "self_attn", "CA": "cross_attn", "MLP": "mlp"}
 # The release counted images without labels as wrong.
 _METRICS = {"top1": "acc1", "top1_precision_all": "acc1", "top1_precision": "acc1"}
@@ -230,27 +227,36 @@ def expected_images(run: Run) -> int | None:
 
 
 @cache
-def _cells() -> Mapping[tuple[Cell, str], Sequence[tuple[float, int, str | None]]]:
+def _cells() -> Mapping[tuple[Cell, str], Sequence[tuple[float, int, str]]]:
     """Return value, table and known inconsistency of every printed number, by cell and metric."""
-    cells: dict[tuple[Cell, str], list[tuple[float, int, str | None]]] = {}
+    cells: dict[tuple[Cell, str], list[tuple[float, int, str]]] = {}
+    for row in printed():
+        cells.setdefault((_cell(row), row["metric"]), []).append((float(row["value"]), int(row["table"]), row["note"]))
+    return cells
+
+
+def printed() -> Iterator[dict[str, str]]:
+    """Yield the numbers that the paper prints: the columns of their cell, `task`, `metric`, `value` and `note`.
+
+    `setting` is what the paper prints, or in Table 1, which prints none, what reproduces its FLOPs.
+    """
     with Path(__file__).with_name("paper_results.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            line = float(row["value"]), int(row["table"]), row["note"]
-            cells.setdefault((_cell(row), row["metric"]), []).append(line)
-    return cells
+            for metric, task in _PRINTED.items():
+                if row[metric]:
+                    # Distances and costs are inconsistent, accuracies are not.
+                    note = "" if task == "classification" else row["note"]
+                    yield {**row, "task": task, "metric": metric, "value": row[metric], "note": note}
 
 
 def _cell(row: Mapping[str, str]) -> Cell:
     method, _, inside = row["method"].rstrip("]").partition("[")
     modules: tuple[str, ...] = ("self_attn",)
-    size = (row["setting_name"], float(row["setting"] or 0))
-    strength_ = size if row["setting_name"] else None
-    if row["table"] == "1":
-        strength_ = _TABLE_1.get(method)
-    elif row["table"] == "6":
+    size = (row["setting_name"], float(row["setting"])) if row["setting_name"] else None
+    if row["table"] == "6":
         modules = tuple(sorted(_MODULES[word] for word in inside.split("+")))
-    elif method == "FrequencyKV":
-        method, strength_ = f"{method}[{inside}]", ("ratio", size[1])
+    elif method == "FrequencyKV" and size:
+        method, size = f"{method}[{inside}]", ("ratio", size[1])
     elif inside.startswith("factor="):
-        strength_ = ("factor", float(inside.partition("=")[2]))
-    return Cell(row["backbone"], row["dataset"], method, modules, strength_)
+        size = ("factor", float(inside.partition("=")[2]))
+    return Cell(row["backbone"], row["dataset"], method, modules, size)
