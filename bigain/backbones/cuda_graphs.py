@@ -11,16 +11,16 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, register_dataclass, tree_flatten, tree_unflatten
 
-from bigain.backbones.forward import Sharing, row_keys, rows_now
+from bigain.backbones.forward import RowKeys, Sharing, row_keys, rows_now
 from bigain.backbones.marks import marks_reported_to
 from bigain.backbones.sites import layout_of
 from bigain.errors import InputError, out_of_memory
@@ -31,6 +31,10 @@ _log = logging.getLogger(__name__)
 # Forwards before a recording: libraries choose kernels, Triton compiles, `PromptKeys` computes what it keeps.
 _WARM_UP = 2
 
+# What names the rows of a forward is among its inputs; no recorded forward depends on the step.
+register_dataclass(RowKeys, drop_field_names=["step"])
+register_dataclass(Sharing)
+
 _all: WeakSet[Graphs] = WeakSet()
 # By network, functions that return whether somebody watches its forwards, which takes Python.
 _watched: WeakKeyDictionary[nn.Module, list[Callable[[], bool]]] = WeakKeyDictionary()
@@ -40,7 +44,7 @@ def use_graphs(denoiser: nn.Module) -> None:
     """Replay the forwards of a network from CUDA graphs, in place, from the next one on.
 
     Forwards run as before where that is impossible, which is logged, and while an onlooker watches. Recorded forwards
-    do not notice weights that are replaced or hooks that are not a compressor's: call this again after changing them.
+    do not notice modules that are replaced or hooks that are not a compressor's: call this again after changing them.
 
     Args:
         denoiser: A network that is not compiled. Its outputs are tuples of tensors.
@@ -77,12 +81,8 @@ def forget_graphs() -> None:
 
 @dataclass(frozen=True)
 class _Graph:
-    """A recorded forward: `replay` reads the inputs and overwrites the output.
+    """A recorded forward: `replay` reads the inputs and overwrites the output."""
 
-    The weight is the first of the network; while it is held, no other has its address.
-    """
-
-    weight: Tensor
     inputs: list[Tensor]
     replay: Callable[[], None]
     output: Sequence[Tensor]
@@ -98,7 +98,11 @@ class Graphs:
     def __init__(self, network: nn.Module) -> None:
         self.replays = 0
         self._network = network
+        self._signature = inspect.signature(network.forward)
         self._latent_of = layout_of(network).latent_of
+        # Listing the parameters takes longer than to launch a small graph.
+        self._holders = [part for module in network.modules() for part in (module._parameters, module._buffers)]
+        self._weights: list[Any] = []
         self._graphs: dict[Any, _Graph] = {}
         self._recorder: Any = None
         self._lock = threading.Lock()
@@ -116,15 +120,29 @@ class Graphs:
             self._refuse("gradients are enabled")
         if self.refuses(weight.device) or any(watched() for watched in _watched.get(self._network, ())):
             return self._network._call_impl(*args, **kwargs)
+        call = self._signature.bind(*args, **kwargs)
+        if isinstance(timestep := call.arguments.get("timestep"), (int, float)):
+            # As an input; the network itself would copy the number from the host, which cannot be recorded.
+            call.arguments["timestep"] = torch.full((), timestep, device=weight.device, dtype=torch.float32)
         # Some networks take a dictionary of tensors.
-        leaves, structure = tree_flatten((args, kwargs))
-        given = (*leaves, *_identity())
+        given, structure = tree_flatten((call.args, call.kwargs, rows_now()))
         autocast = torch.is_autocast_enabled(weight.device.type) and torch.get_autocast_dtype(weight.device.type)
-        # A network that was moved or converted is recorded again.
-        state = (weight.data_ptr(), weight.dtype, torch.is_inference_mode_enabled(), autocast)
-        kind = (*state, self._latent(args, kwargs), structure, *map(_kind, given))
+        kind = (
+            torch.is_inference_mode_enabled(),
+            autocast,
+            self._latent(call.arguments),
+            structure,
+            *map(_kind, given),
+        )
+        weights = [
+            (part.data_ptr(), part.dtype) for held in self._holders for part in held.values() if part is not None
+        ]
         # Threads would overwrite the inputs and outputs of each other.
         with self._lock:
+            if weights != self._weights:
+                # The graphs read the weights that were replaced.
+                self.forget()
+                self._weights = weights
             try:
                 graph = self._graphs.get(kind)
             except TypeError as error:
@@ -132,7 +150,7 @@ class Graphs:
                 return self._network._call_impl(*args, **kwargs)
             if graph is not None:
                 self.replays += 1
-            elif (graph := self._record(weight.detach(), given, structure)) is None:
+            elif (graph := self._record(weight.device, given, structure)) is None:
                 return self._network._call_impl(*args, **kwargs)
             self._graphs[kind] = graph
             torch._foreach_copy_(graph.inputs, _tensors(given))
@@ -140,12 +158,10 @@ class Graphs:
             # The next replay overwrites the output.
             return tuple(part.clone() for part in graph.output)
 
-    def _latent(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Grid | None:
+    def _latent(self, arguments: Mapping[str, Any]) -> Grid | None:
         """Return the latent size, which hooks read, if it follows from numbers in tensors rather than their shapes."""
-        if self._latent_of is None:
-            return None
         try:
-            return self._latent_of(inspect.signature(self._network.forward).bind(*args, **kwargs).arguments)
+            return None if self._latent_of is None else self._latent_of(arguments)
         except InputError:
             # Compressors raise it in the forward.
             return None
@@ -170,24 +186,24 @@ class Graphs:
         self._refusal = reason
         _log.warning(f"warning: no CUDA graphs: {reason}")
 
-    def _record(self, weight: Tensor, given: Sequence[Any], structure: TreeSpec) -> _Graph | None:
-        """Record a forward with these arguments, flat, and row keys; None if that is impossible."""
+    def _record(self, device: torch.device, given: Sequence[Any], structure: TreeSpec) -> _Graph | None:
+        """Record a forward with these arguments and row keys, flat; None if that is impossible."""
         copies = [value.clone() if isinstance(value, Tensor) else value for value in given]
-        arguments = structure.num_leaves
 
         def run() -> Any:
-            args, kwargs = tree_unflatten(copies[:arguments], structure)
+            # With a new `Sharing` each time, because a forward may change it.
+            args, kwargs, rows = tree_unflatten(copies, structure)
             # Parts of a recording cannot be timed.
-            with marks_reported_to(lambda name, rows: nullcontext()), _named(*copies[arguments:]):
+            with marks_reported_to(lambda *_: nullcontext()), row_keys(**vars(rows)) if rows else nullcontext():
                 return self._network._call_impl(*args, **kwargs)
 
         inputs, recording = _tensors(copies), False
         try:
-            self._recorder = self._recorder or _RECORDERS[weight.device.type](weight.device)
+            self._recorder = self._recorder or _RECORDERS[device.type](device)
             for _ in range(_WARM_UP):
                 self._recorder.run(run)
             recording = True
-            graph = _Graph(weight, inputs, *self._recorder.record(run))
+            graph = _Graph(inputs, *self._recorder.record(run))
             if type(graph.output) is not tuple:
                 raise TypeError(f"the network returns a {type(graph.output).__name__}, not a tuple (return_dict=False)")
             return graph
@@ -239,24 +255,6 @@ class _CudaRecorder:
 
 
 _RECORDERS: dict[str, type[Any]] = {"cuda": _CudaRecorder}
-
-
-def _identity() -> tuple[Tensor | int | None, ...]:
-    """Return what names the rows but the step, with flat tensors; empty without `row_keys`."""
-    if (rows := rows_now()) is None:
-        return ()
-    sharing = (None, None) if rows.sharing is None else (rows.sharing.first, rows.sharing.group)
-    return (rows.keys, rows.classes, *sharing, rows.zero, rows.timestep, rows.guidance)
-
-
-def _named(*identity: Any) -> AbstractContextManager[None]:
-    """Name the rows with what `_identity` returned, copied."""
-    if not identity:
-        return nullcontext()
-    keys, classes, first, group, zero, timestep, guidance = identity
-    # A new object each time, because a forward may change it.
-    sharing = None if first is None else Sharing(first, group)
-    return row_keys(keys, classes, sharing, zero, timestep, guidance=guidance)
 
 
 def _kind(value: Any) -> Any:

@@ -122,7 +122,37 @@ def test_other_shapes_arguments_and_weights_are_recorded_apart():
     assert not torch.equal(changed, before)
     model.to(torch.float64).to(torch.float32)
     assert torch.equal(run(model, given), changed)
-    assert graphs_note(model) == "9 recorded"
+    # No forward can use the graphs of other weights again.
+    assert graphs_note(model) == "1 recorded"
+
+
+def test_a_replaced_parameter_is_noticed_whichever_it_is():
+    model, given = tiny_dit(num_layers=2), inputs("dit")
+    use_graphs(model)
+    before = [run(model, given) for _ in range(2)][1]
+    layer = model.transformer_blocks[1].attn1.to_v
+    layer.weight = torch.nn.Parameter(3 * layer.weight.detach(), requires_grad=False)
+    plain = tiny_dit(num_layers=2)
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(run(model, given), run(plain, given))
+    assert not torch.equal(run(model, given), before)
+    # A buffer, too.
+    model.pos_embed.pos_embed = plain.pos_embed.pos_embed = 2 * model.pos_embed.pos_embed
+    assert torch.equal(run(model, given), run(plain, given))
+
+
+@pytest.mark.parametrize("compressor", [None, ToMe(ratio=0.5, destination="redrawn")])
+def test_timesteps_that_are_numbers_are_inputs_of_one_graph(compressor):
+    """As schedulers of EDM and flow matching have them. The timestep is also what redraws tables."""
+    model, given = tiny_unet(), inputs("unet")
+    calls = [{**given, "timestep": timestep} for timestep in (999, 500.5, 500.25, 0.1)]
+    installed = None if compressor is None else compressor.install(model)
+    expected = [run(model, call) for call in calls]
+    use_graphs(model)
+    assert all(map(torch.equal, [run(model, call) for call in calls], expected))
+    assert (graphs_note(model), graphs_of(model).replays) == ("1 recorded", 3)
+    if installed is not None:
+        installed.close()
 
 
 def test_hooks_come_and_go():
