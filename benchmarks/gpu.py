@@ -54,7 +54,7 @@ SWITCH = "BIGAIN_KERNELS"
 # Most seconds of each section.
 SECONDS = {"operators": 75, "sd2": 90, "dit": 90, "graph": 60}
 # Processes that compile the kernels, and the seconds that they may take.
-WARMERS, WARMING = 8, 100
+WARMERS, WARMING = 16, 100
 # Kernels that are listed of each method.
 LISTED = 10
 Run = Callable[[], Any]

@@ -75,7 +75,7 @@ class ABM(CellMerger):
             from bigain.tokens.kernels import plans
 
             tables = plans.blocks(x, grid, self.cell, blocks, self.aggregate)
-            return plans.KernelPlan(tables, grid.n - blocks * (self.cell.area - 1), "mean")
+            return plans.KernelPlan(tables, grid.n - blocks * (self.cell.area - 1), mode="mean")
         with mark("scoring"):
             score = self.score(x, grid)
         if self.pads:

@@ -333,4 +333,4 @@ class BipartiteMerger(CellMerger):
         classes = context.classes if self.depends_on_class else None
         draw = (context.keys, classes, self.seed, site.index)
         tables = bipartite(x, grid, self.cell, removed, rule, given, *draw)
-        return KernelPlan(tables, grid.n - removed, self.mode_at(site))
+        return KernelPlan(tables, grid.n - removed, mode=self.mode_at(site))

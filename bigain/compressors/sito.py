@@ -59,6 +59,6 @@ class SiTo(CellMerger):
 
             draw = (context.keys, self.seed, site.index)
             tables = similar(x, grid, self.cell, removed, *draw, self.noise_alpha, self.sim_beta)
-            return KernelPlan(tables, grid.n - removed, "prune")
+            return KernelPlan(tables, grid.n - removed, mode="prune")
         noise = random_normal(site_keys(context, self.seed, site), grid.n)
         return similarity_pruning(x, noise, grid, self.cell, removed, self.noise_alpha, self.sim_beta)

@@ -113,7 +113,11 @@ class MergePlan:
         if self.present is not None:
             joining = joining.masked_fill(self.present.view(-1, 1), 0)
             weight = weight.masked_fill(self.present.flatten(), 0)
-        total = total.scatter_add(0, row.view(-1, 1).expand(-1, c), joining)
+        if x.device.type == "cuda":
+            # scatter_add adds in an order that changes from run to run there.
+            total = total.index_put((row.flatten(),), joining, accumulate=True)
+        else:
+            total = total.scatter_add(0, row.view(-1, 1).expand(-1, c), joining)
         count = ones[: b * k].scatter_add(0, row.flatten(), weight)
         return (total / count[:, None]).view(b, k, c)
 

@@ -57,6 +57,7 @@ def on_gpu(network):
     return model, [{name: value.cuda() for name, value in inputs(network, seed=seed).items()} for seed in (1, 2)]
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @every_case
 def test_every_method_is_recorded_and_never_waits(case, network):
     """Without graphs, no forward may wait for the device either."""

@@ -68,7 +68,7 @@ def keys():
 
 
 def same(tables, expected):
-    plan = kernels.KernelPlan(tables, expected.kept.shape[1], expected.mode)
+    plan = kernels.KernelPlan(tables, expected.kept.shape[1], mode=expected.mode)
     for name in ("kept", "removed", "target", "restore"):
         assert torch.equal(getattr(plan, name), getattr(expected, name)), name
     return plan
@@ -268,11 +268,20 @@ def test_one_graph(monkeypatch):
     x = tokens(grid, 16, torch.float32)
 
     def shorten(x):
-        plan = kernels.KernelPlan(kernels.bipartite(x, grid, cell, 8, "flattest", None, None, None, 0, 0), 8, "mean")
+        tables = kernels.bipartite(x, grid, cell, 8, "flattest", None, None, None, 0, 0)
+        plan = kernels.KernelPlan(tables, 8, mode="mean")
         return plan.unmerge(plan.merge(x)) + downsample_nearest(x, grid, 2).mean()
 
     whole = torch.compile(shorten, fullgraph=True, backend="eager")
     assert torch.equal(whole(x), shorten(x))
+
+
+def test_tiles_of_many_destinations():
+    """Half precision takes larger tiles from 129 destinations on."""
+    grid, cell = Grid(24, 24), Cell(2, 2)
+    x = tokens(grid, 64, torch.float16, "ties")
+    tables = kernels.bipartite(x, grid, cell, 300, "first", None, None, None, 0, 0)
+    same(tables, bipartite_matching(x, first_destinations(grid, cell, DEVICE), 300))
 
 
 @pytest.mark.slow
@@ -304,7 +313,7 @@ def test_shapes_are_checked_before_addresses():
     x = tokens(grid, 16, torch.float32)
     with pytest.raises(ValueError, match="do not fill a 5x4 grid"):
         kernels.blocks(x, Grid(5, 4), cell, 2, "max")
-    plan = kernels.KernelPlan(kernels.blocks(x, grid, cell, 2, "max"), 10, "mean")
+    plan = kernels.KernelPlan(kernels.blocks(x, grid, cell, 2, "max"), 10, mode="mean")
     with pytest.raises(ValueError, match="the plan is for 2 x 16 tokens"):
         plan.merge(x[:, :12])
 

@@ -45,7 +45,7 @@ def free_plan(x: Tensor, kept: int) -> MergePlan:
 
         tables = torch.zeros(b, TABLES.value, n, dtype=torch.int32, device=x.device)
         tables[:, ORDER.value, :kept], tables[:, RESTORE.value] = chosen, restore
-        return KernelPlan(tables, kept, "prune")
+        return KernelPlan(tables, kept, mode="prune")
     # Nothing reads the removed tokens.
     return FreePlan(chosen[None], chosen[None, :0], chosen[None, :0], restore[None], "prune")
 

@@ -82,7 +82,8 @@ def _tables_like(x: Tensor, *_: Any) -> Tensor:
 def _strips(c: int, grid: Grid, cell: Cell, **constants: Any) -> Sizes:
     """Sizes of kernels that work on strips of cells."""
     cells, area = _power(-(-grid.w // cell.w)), _power(cell.area)
-    step = max(16, min(_power(c), 8192 // (cells * area)))
+    # Channels at a time; measured on an H100.
+    step = max(16, min(_power(c), 32 if cells * area > 64 else 8192 // (cells * area)))
     sizes = {"H": grid.h, "W": grid.w, "CH": cell.h, "CW": cell.w, "C": c, "CELLS": cells, "AREA": area}
     warps = max(1, min(8, cells * area * step // 1024))
     return tuple((constants | sizes | {"BLOCK_C": step, "num_warps": warps}).items())
@@ -92,14 +93,17 @@ def _strips(c: int, grid: Grid, cell: Cell, **constants: Any) -> Sizes:
 def _match_sizes(dtype: torch.dtype, device: torch.device, n: int, m: int, c: int, again: bool, nan_key: int) -> Sizes:
     """Tiles of `match`; measured on an H100."""
     half = dtype != torch.float32
-    rows, columns, channels = (64, 128, 64) if half else (64, 64, 32)
-    sizes: dict[str, Any] = {"AGAIN": again, "NAN_KEY": nan_key, "N": n, "M": m, "C": c}
+    if half and m > 128:
+        rows, columns, channels, warps, stages = 128, 256, 64, 8, 3
+    else:
+        rows, columns, channels, warps, stages = (64, 128, 64, 4, 4) if half else (64, 64, 32, 4, 4)
+    sizes: dict[str, Any] = {"AGAIN": again, "NAN_KEY": nan_key, "N": n, "M": m, "C": c, "num_warps": warps}
     sizes |= {"ROWS": rows, "COLUMNS": columns, "CHANNELS": channels, "PRECISION": "tf32" if half else "ieee"}
     sizes["WIDEN"] = _INTERPRETED and dtype == torch.bfloat16
     if device.type == "cuda":
-        # As many steps in flight as fit into shared memory, at most 4.
+        # Steps in flight, fewer where shared memory is small.
         room = triton.runtime.driver.active.utils.get_device_properties(device.index)["max_shared_mem"]
-        sizes["num_stages"] = max(1, min(4, room // ((rows + columns) * channels * dtype.itemsize)))
+        sizes["num_stages"] = max(1, min(stages, room // ((rows + columns) * channels * dtype.itemsize)))
     return tuple(sizes.items())
 
 
@@ -113,7 +117,7 @@ def match(x: Tensor, tables: Tensor, m: int, again: bool = False, nan_key: int =
     """Find the most similar of `m` destinations for each source."""
     b, n, c = x.shape
     sizes = _match_sizes(x.dtype, x.device, n, m, c, again, nan_key)
-    _launch(matching.match, (-(-(n - m) // 64), b), (x, tables), sizes)
+    _launch(matching.match, (-(-(n - m) // dict(sizes)["ROWS"]), b), (x, tables), sizes)
 
 
 def select(tables: Tensor, removed: int) -> None:
@@ -127,7 +131,8 @@ def select(tables: Tensor, removed: int) -> None:
 def link(tables: Tensor, removed: int) -> None:
     """Chain the tokens that are averaged."""
     b, _, n = tables.shape
-    _launch(matching.link, (-(-removed // 32), b), (tables, n - removed), (("N", n), ("BLOCK", 32), ("SPAN", 64)))
+    sizes = (("N", n), ("BLOCK", 16), ("SPAN", 128), ("num_warps", 2))
+    _launch(matching.link, (-(-removed // 16), b), (tables, n - removed), sizes)
 
 
 @_operator(_tables_like)
@@ -269,8 +274,9 @@ class KernelPlan(MergePlan):
     tables: Tensor
     count: int
 
-    def __init__(self, tables: Tensor, count: int, mode: Mode) -> None:
-        for name, value in (("tables", tables), ("count", count), ("mode", mode)):
+    def __init__(self, tables: Tensor, count: int, *, mode: Mode, present: None = None) -> None:
+        # torch.compile calls this as the initialiser of a dataclass (before torch 2.14): with all defaults, by name.
+        for name, value in (("tables", tables), ("count", count), ("mode", mode), ("present", present)):
             object.__setattr__(self, name, value)
 
     kept = property(lambda self: self.tables[:, ORDER.value, : self.count].long())
@@ -279,7 +285,7 @@ class KernelPlan(MergePlan):
     target = property(lambda self: self.restore.gather(1, self.removed))
 
     def of_rows(self, rows: Tensor) -> KernelPlan:
-        return KernelPlan(self.tables.index_select(0, rows), self.count, self.mode)
+        return KernelPlan(self.tables.index_select(0, rows), self.count, mode=self.mode)
 
     def merge(self, x: Tensor) -> Tensor:
         if not kernels_serve(x, "norms of mode mlerp" if self.mode == "mlerp" else ""):
