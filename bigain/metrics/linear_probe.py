@@ -42,28 +42,20 @@ class LinearProbe(RepresentationClassifier):
         self.training = training
         self.class_names = class_names
 
-    def unavailable(self) -> str | None:
-        if has_results(self.training):
-            return None
-        return f"{self.training} has no features of the training split; run it by `bigain predict`"
-
     def incomplete(self, records: Sequence[FeatureRecord]) -> str | None:
-        self._log = sorted(self._labelled(), key=lambda record: record.image_id)
+        if not has_results(self.training):
+            return f"{self.training} has no features of the training split; run it by `bigain predict`"
         classes = read_json(self.training / "predictions" / "classes.json", dict[str, Any])
         if classes.get("names") != list(self.class_names):
             return f"the classes of the training split in {self.training} are not those of the evaluated images"
+        log = read_records(self.training / "predictions", FeatureRecord)
+        self._log = [log[image_id] for image_id in sorted(log) if len(log[image_id].labels) == 1]
         if not self._log:
             return f"no image in {self.training} has exactly one label"
-        evaluated = {record.digest for record in records}
-        if both := [
-            record.image_id for record in self._log if record.digest is not None and record.digest in evaluated
-        ]:
+        evaluated = {record.digest for record in records} - {None}
+        if both := [record.image_id for record in self._log if record.digest in evaluated]:
             return f"{counted(len(both), 'training image')}, such as {both[0]}, evaluated as well; choose another split"
         return super().incomplete(records)
-
-    def _labelled(self) -> list[FeatureRecord]:
-        log = read_records(self.training / "predictions", FeatureRecord)
-        return [record for record in log.values() if len(record.labels) == 1]
 
     def predict(self, records: Sequence[FeatureRecord], names: Sequence[str], space: ClassSpace) -> Labels:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -71,27 +63,26 @@ class LinearProbe(RepresentationClassifier):
         def features(of: Sequence[FeatureRecord]) -> Tensor:
             return torch.from_numpy(np.concatenate([column(of, name) for name in names], 1)).to(device)
 
-        held = self._held_out()
         # Lightning ends a run in inference mode.
         with torch.inference_mode(False), torch.enable_grad():
             labels = torch.tensor([record.labels[0] for record in self._log], device=device)
-            x, rows = features(self._log), torch.tensor(held, device=device)
+            x, held = features(self._log), torch.tensor(self.held_out(), device=device)
             mean, scale = x.mean(0), x.std(0, correction=0)
             scale = scale.where(scale > 0, 1.0)
             x = (x - mean) / scale
-            found = [x.new_zeros(x.shape[1] + 1, len(space))]
+            fits = [x.new_zeros(x.shape[1] + 1, len(space))]
             for strength in STRENGTHS:
-                found.append(fit(x[~rows], labels[~rows], found[-1], strength))
-            right = [int((classes_of(x[rows], weights) == labels[rows]).sum()) for weights in found[1:]]
+                fits.append(fit(x[~held], labels[~held], fits[-1], strength))
+            right = [int((classes_of(x[held], weights) == labels[held]).sum()) for weights in fits[1:]]
             best = int(np.argmax(right))
-            weights = fit(x, labels, found[1 + best], STRENGTHS[best])
+            weights = fit(x, labels, fits[1 + best], STRENGTHS[best])
             return np.asarray(classes_of((features(records) - mean) / scale, weights).cpu())
 
-    def _held_out(self) -> Labels:
-        """Return which training images choose the strength, a function of their ids. `(n,)`, bool."""
+    def held_out(self) -> list[bool]:
+        """Return which training images choose the strength, a function of their ids."""
         items = [Item(record.image_id, tuple(record.labels)) for record in self._log]
         chosen = {*stratified(items, len(items) // _HELD_OUT, 0)}
-        return np.array([item in chosen for item in items])
+        return [item in chosen for item in items]
 
 
 def fit(x: Tensor, labels: Tensor, weights: Tensor, strength: float) -> Tensor:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from bigain.errors import InputError
-from bigain.runs.records import FeatureRecord, ImageRecord, SampleRecord
+from bigain.runs.records import ImageRecord, Record
 
 # How every line begins.
 _ID = '{"image_id": '
 _DECODER = json.JSONDecoder()
 # What `LoggedRecord` does not hold.
 _READ_AGAIN = {"classes", "trials", "timesteps", "errors", "survivors", "bands"}
-_BLOCK = 2**20
 
 # A log, and where in it a line begins, in bytes.
 Place: TypeAlias = tuple[Path, int]
-R = TypeVar("R", ImageRecord, SampleRecord, FeatureRecord)
+R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 
 
@@ -53,13 +51,16 @@ def read_records(folder: Path, kind: type[R] = ImageRecord) -> dict[str, R]:  # 
     Raises:
         InputError: If a line is damaged.
     """
-    records: dict[str, R] = {}
+    records: dict[str, Any] = {}
+
     # One is enough: whoever uses several fields of a record uses them together.
-    read = lru_cache(1)(record_at)
-    for (path, offset), record in _entries(folder, "rank-*.jsonl", kind.from_json):
-        records[record.image_id] = record
-        if isinstance(record, ImageRecord):
-            records[record.image_id] = LoggedRecord(record, partial(read, path, offset))
+    @lru_cache(1)
+    def read(path: Path, offset: int) -> ImageRecord:
+        return ImageRecord.from_json(line_at(path, offset))
+
+    for place, record in _entries(folder, "rank-*.jsonl", kind.from_json):
+        logged = LoggedRecord(record, partial(read, *place)) if isinstance(record, ImageRecord) else record
+        records[logged.image_id] = logged
     return records
 
 
@@ -68,18 +69,11 @@ def iterate_records(folder: Path, kind: type[R]) -> Iterator[R]:
     return (record for _, record in _entries(folder, "rank-*.jsonl", kind.from_json))
 
 
-def record_at(path: Path, offset: int) -> ImageRecord:
-    """Read the record of one image, whose line begins at an offset in bytes."""
+def line_at(path: Path, offset: int) -> str:
+    """Read the line of one image, which begins at an offset in bytes."""
     with path.open("rb") as file:
         file.seek(offset)
-        return ImageRecord.from_json(file.readline().decode())
-
-
-def digest_at(path: Path, offset: int) -> Any:
-    """Read the hash of an image file from the line that begins at an offset in bytes; raise a ValueError if damaged."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        return json.loads(file.readline()).get("digest")
+        return file.readline().decode()
 
 
 def finished_images(folder: Path) -> dict[str, Place]:
@@ -97,22 +91,14 @@ def read_skipped(folder: Path) -> dict[str, str]:
     Raises:
         InputError: If a line is damaged.
     """
-    return dict(entry for _, entry in _entries(folder, "skipped-*.jsonl", _skipped_of))
+    entries = [entry for _, entry in _entries(folder, "skipped-*.jsonl", json.loads)]
+    return {entry["image_id"]: entry["reason"] for entry in entries}
 
 
 def drop_incomplete_line(path: Path) -> None:
     """Cut off the incomplete line that a kill left at the end of a log."""
     with path.open("rb+") as file:
-        end = file.seek(0, os.SEEK_END)
-        # Logs have gigabytes, so blocks are read from the end.
-        while end:
-            start = max(0, end - _BLOCK)
-            file.seek(start)
-            # The start of a block without a line break.
-            end = file.seek(start + file.read(end - start).rfind(b"\n") + 1)
-            if end > start:
-                break
-        file.truncate()
+        file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
 
 
 def _entries(folder: Path, pattern: str, parse: Callable[[str], T]) -> Iterator[tuple[Place, T]]:
@@ -138,8 +124,3 @@ def _id_of(line: str) -> str:
         raise ValueError(f"not a prediction record: {line[:80]!r}")
     image_id: str = _DECODER.raw_decode(line, len(_ID))[0]
     return image_id
-
-
-def _skipped_of(line: str) -> tuple[str, str]:
-    entry = json.loads(line)
-    return entry["image_id"], entry["reason"]

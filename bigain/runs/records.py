@@ -8,15 +8,42 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 
-# Not frozen: with `return_predictions`, Lightning copies what a step returns and sets the fields of the copy.
+# Dataclasses of it are not frozen: Lightning copies what a step returns and sets the fields of the copy.
+class Record:
+    """One image of a run."""
+
+    kind: ClassVar[str]
+    image_id: str
+
+    def to_json(self) -> str:
+        """Return one line; features are base64 of little-endian float32."""
+        return json.dumps(vars(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> Self:
+        """Parse one line.
+
+        Raises:
+            ValueError: If it is no such line.
+        """
+        try:
+            return cls._of(json.loads(line))
+        except (TypeError, AttributeError, KeyError, ValueError, OverflowError, RecursionError) as error:
+            raise ValueError(f"not a {cls.kind} record: {line[:80]!r}") from error
+
+    @classmethod
+    def _of(cls, fields: dict[str, Any]) -> Self:
+        return cls(**fields)
+
+
 @dataclass
-class ImageRecord:
+class ImageRecord(Record):
     """One classified image.
 
     Attributes:
@@ -33,6 +60,7 @@ class ImageRecord:
         bands: Float32 parts of each error by frequency; empty if they were not asked for.
     """
 
+    kind = "prediction"
     image_id: str
     label: int | Sequence[int]
     prediction: int
@@ -68,21 +96,11 @@ class ImageRecord:
         return json.dumps({name: value for name, value in line.items() if name != "bands" or value})
 
     @classmethod
-    def from_json(cls, line: str) -> ImageRecord:
-        """Parse one line. The pairs become arrays, since a run of ImageNet-1K has hundreds of millions.
-
-        Raises:
-            ValueError: If it is no such line.
-        """
-        try:
-            record = cls(**json.loads(line))
-            pairs = (record.classes, record.trials, record.timesteps)
-            record.classes, record.trials, record.timesteps = (array("i", values) for values in pairs)
-            record.errors = array("f", record.errors)
-            record.bands = np.array(record.bands, np.float32) if record.bands else ()
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise ValueError(f"not a prediction record: {line[:80]!r}") from error
-        return record
+    def _of(cls, fields: dict[str, Any]) -> Self:
+        # Arrays, since a run of ImageNet-1K has hundreds of millions of pairs.
+        fields |= {name: array("i", fields[name]) for name in ("classes", "trials", "timesteps")}
+        bands = np.array(fields["bands"], np.float32) if "bands" in fields else ()
+        return cls(**fields | {"errors": array("f", fields["errors"]), "bands": bands})
 
 
 def _shortest(values: Sequence[float]) -> list[float]:
@@ -90,7 +108,7 @@ def _shortest(values: Sequence[float]) -> list[float]:
 
 
 @dataclass
-class SampleRecord:
+class SampleRecord(Record):
     """One generated image.
 
     Attributes:
@@ -102,6 +120,7 @@ class SampleRecord:
         measured: Values of the metrics of single images, by their name, such as `clip_score`.
     """
 
+    kind = "sample"
     image_id: str
     labels: Sequence[int]
     prompt: str
@@ -110,30 +129,20 @@ class SampleRecord:
     measured: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """Return one line; features are base64 of little-endian float32."""
         features = None if self.features is None else _packed(self.features)
         line = {name: value for name, value in vars(self).items() if name != "measured"}
         return json.dumps({**line, "features": features, **self.measured})
 
     @classmethod
-    def from_json(cls, line: str) -> SampleRecord:
-        """Parse one line.
-
-        Raises:
-            ValueError: If it is no such line.
-        """
-        try:
-            fields = json.loads(line)
-            if fields["features"] is not None:
-                fields["features"] = _unpacked(fields["features"])
-            own = {name: fields.pop(name) for name in ("image_id", "labels", "prompt", "seconds", "features")}
-            return cls(**own, measured=fields)
-        except (TypeError, KeyError, ValueError, RecursionError) as error:
-            raise ValueError(f"not a sample record: {line[:80]!r}") from error
+    def _of(cls, fields: dict[str, Any]) -> Self:
+        own = {name: fields.pop(name) for name in ("image_id", "labels", "prompt", "seconds", "features")}
+        if own["features"] is not None:
+            own["features"] = _unpacked(own["features"])
+        return cls(**own, measured=fields)
 
 
 @dataclass
-class FeatureRecord:
+class FeatureRecord(Record):
     """The features of one image.
 
     Attributes:
@@ -145,6 +154,7 @@ class FeatureRecord:
         digest: Hash of the image file; None if it is unknown.
     """
 
+    kind = "feature"
     image_id: str
     labels: Sequence[int]
     seconds: float
@@ -153,22 +163,11 @@ class FeatureRecord:
     digest: str | None = None
 
     def to_json(self) -> str:
-        """Return one line; features are base64 of little-endian float32."""
         return json.dumps({**vars(self), "features": {name: _packed(x) for name, x in self.features.items()}})
 
     @classmethod
-    def from_json(cls, line: str) -> FeatureRecord:
-        """Parse one line.
-
-        Raises:
-            ValueError: If it is no such line.
-        """
-        try:
-            record = cls(**json.loads(line))
-            record.features = {name: _unpacked(text) for name, text in record.features.items()}
-            return record
-        except (TypeError, AttributeError, ValueError, RecursionError) as error:
-            raise ValueError(f"not a feature record: {line[:80]!r}") from error
+    def _of(cls, fields: dict[str, Any]) -> Self:
+        return cls(**fields | {"features": {name: _unpacked(text) for name, text in fields["features"].items()}})
 
 
 def _packed(features: Sequence[float] | npt.NDArray[np.float32]) -> str:
@@ -177,6 +176,3 @@ def _packed(features: Sequence[float] | npt.NDArray[np.float32]) -> str:
 
 def _unpacked(text: Any) -> npt.NDArray[np.float32]:
     return np.frombuffer(base64.b64decode(text, validate=True), "<f4")
-
-
-Record: TypeAlias = ImageRecord | SampleRecord | FeatureRecord

@@ -20,7 +20,7 @@ from bigain.data.class_space import ClassSpace
 from bigain.errors import InputError
 from bigain.runs.files import TEMPORARY_FILES, read_json, replacing, sample_path, sync_folder, write_json
 from bigain.runs.lock import check_no_stale_process, lock
-from bigain.runs.logs import Place, digest_at, drop_incomplete_line, finished_images
+from bigain.runs.logs import Place, drop_incomplete_line, finished_images, line_at
 from bigain.runs.records import Record, SampleRecord
 from bigain.tasks.sampler import DiffusionSampler, Generated
 
@@ -56,7 +56,7 @@ class PredictionWriter(Callback):
         done = [item for item in data.items if item.image_id in finished]
         for item in done[:: 1 + len(done) // _CHECKED]:
             try:
-                before = digest_at(*finished[item.image_id])
+                before = json.loads(line_at(*finished[item.image_id])).get("digest")
                 now = digest_of(data.read_bytes(item))
             except ValueError:
                 # The image is gone, or its line is damaged, which is reported at the end.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -142,7 +144,7 @@ class FeatureProbe(BackboneModule):
         records = []
         for i, image_id in enumerate(batch["image_id"]):
             rows = {name: values[i] for name, values in columns.items()}
-            if unusable := [name for name, row in rows.items() if not (abs(row) < torch.inf).all()]:
+            if unusable := [name for name, row in rows.items() if not np.isfinite(row).all()]:
                 batch["failed"][image_id] = (
                     f"the features {unusable[0]} (site@timestep) are not finite {self.at_precision('other weights')}"
                 )
@@ -163,35 +165,39 @@ class FeatureProbe(BackboneModule):
 
         `(b, c, h, w)` float32 -> `(b, d + 1)` float32 each, the share of energy in high frequencies at the end.
         """
-        keys, found = self.keys_of(image_ids, latents.device), {}
+        keys = self.keys_of(image_ids, latents.device)
+        return {
+            f"{site.index}@{timestep}": features
+            for j, timestep in enumerate(self.timesteps)
+            for site, features in zip(self.blocks, self._features_at(j, latents, keys[:, j]), strict=True)
+        }
+
+    def _features_at(self, j: int, latents: Tensor, keys: Tensor) -> Sequence[Tensor]:
+        """Return the features of each block at the timestep of this index, with their shares. `(b, d + 1)` each."""
+        place = self.places[j : j + 1]
+        alike, at = self.timesteps_alike(place), place.to(latents.device)
+        shared: dict[str, Any] = {"zero": self.timesteps[j] == 0, "timestep": alike[0] if alike else None}
+        outputs: dict[int, Tensor] = {}
         widths: list[int] = []
-        for j, timestep in enumerate(self.timesteps):
-            alike = self.timesteps_alike(self.places[j : j + 1])
-            shared = {"zero": timestep == 0, "timestep": alike[0] if alike else None}
-            place, key = self.places[j : j + 1].to(latents.device), keys[:, j]
 
-            def compute(
-                rows: Tensor, first: int, last: int, at: Tensor = place, key: Tensor = key, shared: Any = shared
-            ) -> Tensor:
-                parts = self._forward(latents[rows], at.expand(len(rows)), key[rows], shared)
-                widths[:] = [part.shape[1] for part in parts]
-                return torch.cat(parts, 1)
+        def keep(module: Any, args: Any, output: Any, index: int) -> None:
+            # Where a block keeps text apart, it returns text and image tokens.
+            outputs[index] = output[-1] if isinstance(output, tuple) else output
 
-            rows = self.forwards.run(compute, len(latents), latents.device)
-            for site, part in zip(self.blocks, rows.split(widths, 1), strict=True):
-                found[f"{site.index}@{timestep}"] = part
-        return found
+        def compute(rows: Tensor, first: int, last: int) -> Tensor:
+            x, key, timesteps = latents[rows], keys[rows], at.expand(len(rows))
+            noisy = self.backbone.parametrisation.add_noise(x, trial_noise(key, x.shape[1:]), timesteps)
+            condition = self.example_condition.expand(len(x), *self.example_condition.shape[1:])
+            with row_keys(key, **shared):
+                self.backbone.predict(noisy, timesteps, condition)
+            parts = [self._pooled(site, outputs[site.index], Grid(*x.shape[2:])) for site in self.blocks]
+            widths[:] = [part.shape[1] for part in parts]
+            return torch.cat(parts, 1)
 
-    def _forward(self, x: Tensor, timesteps: Tensor, keys: Tensor, shared: Mapping[str, Any]) -> list[Tensor]:
-        """Return the features of each block for latents `(b, c, h, w)` with their shares, `(b, d + 1)` each.
-
-        `shared` are arguments of `row_keys`.
-        """
-        noisy = self.backbone.parametrisation.add_noise(x, trial_noise(keys, x.shape[1:]), timesteps)
-        condition = self.example_condition.expand(len(x), *self.example_condition.shape[1:])
-        with outputs_of(self.blocks) as outputs, row_keys(keys, **shared):
-            self.backbone.predict(noisy, timesteps, condition)
-        return [self._pooled(site, outputs[site.index], Grid(*x.shape[2:])) for site in self.blocks]
+        with ExitStack() as hooks:
+            for site in self.blocks:
+                hooks.callback(site.block.register_forward_hook(partial(keep, index=site.index)).remove)
+            return self.forwards.run(compute, len(latents), latents.device).split(widths, 1)
 
     def _pooled(self, site: Site, output: Tensor, latent: Grid) -> Tensor:
         """Pool the tokens of a block, and append their share of high frequencies. `(b, n, c)` -> `(b, d + 1)`."""
@@ -204,20 +210,3 @@ class FeatureProbe(BackboneModule):
             return torch.cat([tokens.mean(1), share], 1)
         cells = F.adaptive_avg_pool2d(tokens.mT.unflatten(2, (grid.h, grid.w)), _CELLS)
         return torch.cat([cells.flatten(1), share], 1)
-
-
-@contextmanager
-def outputs_of(sites: Sequence[Site]) -> Iterator[Mapping[int, Tensor]]:
-    """Read the outputs of blocks in a forward inside this context: image tokens `(b, n, c)` by the index of the site.
-
-    Where a block keeps text apart, it returns text and image tokens.
-    """
-    outputs: dict[int, Tensor] = {}
-    with ExitStack() as undo:
-        for site in sites:
-
-            def read(module: Any, args: Any, output: Any, index: int = site.index) -> None:
-                outputs[index] = output[-1] if isinstance(output, tuple) else output
-
-            undo.callback(site.block.register_forward_hook(read).remove)
-        yield outputs

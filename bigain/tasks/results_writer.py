@@ -24,12 +24,9 @@ from bigain.diffusion.trials import TIMESTEPS
 from bigain.errors import InputError
 from bigain.metrics.accuracy import Accuracy, confusion_matrix
 from bigain.metrics.base import Metric, evaluate
-from bigain.metrics.effective_rank import EffectiveRank
-from bigain.metrics.high_frequency import HighFrequency
 from bigain.metrics.linear_probe import LinearProbe
 from bigain.metrics.multilabel import MeanAveragePrecision, Top1Precision
-from bigain.metrics.nearest_neighbours import NearestNeighbours
-from bigain.metrics.representation import RepresentationClassifier
+from bigain.metrics.representation import EffectiveRank, HighFrequency, NearestNeighbours, RepresentationClassifier
 from bigain.runs.columns import write_columns, write_features
 from bigain.runs.files import read_json
 from bigain.runs.logs import read_records, read_skipped
@@ -367,17 +364,15 @@ class FeatureResults(RunResults):
 
     def task_results(self, trainer: Trainer, module: FeatureProbe, records: Sequence[FeatureRecord]) -> dict[str, Any]:
         names = list(module.data.class_space.names)
-        probe = LinearProbe(Path(trainer.default_root_dir) / TRAINING, names)
-        metrics: list[Metric] = [] if module.train_data is None else [probe]
-        metrics += [NearestNeighbours(), EffectiveRank(), HighFrequency(), *module.metrics]
-        unavailable = {metric.name: reason for metric in metrics if (reason := metric.unavailable()) is not None}
-        metrics = [metric for metric in metrics if metric.name not in unavailable]
-        estimates, incomplete = evaluate(metrics, records, module.data.class_space)
+        metrics: list[Metric] = [NearestNeighbours(), EffectiveRank(), HighFrequency(), *module.metrics]
+        if module.train_data is not None:
+            metrics.insert(0, LinearProbe(Path(trainer.default_root_dir) / TRAINING, names))
+        estimates, missing = evaluate(metrics, records, module.data.class_space)
         classifiers = [metric for metric in metrics if isinstance(metric, RepresentationClassifier)]
         self._predictions = {name: column for metric in classifiers for name, column in metric.predictions.items()}
         return {
             "metrics": estimates,
-            **{f"{name}_missing": reason for name, reason in {**unavailable, **incomplete}.items()},
+            **{f"{name}_missing": reason for name, reason in missing.items()},
             "class_names": names,
             "evaluations": {"per_image": len(module.timesteps)},
             "scheduler": scheduler_settings(module.backbone.training_schedule),

@@ -19,7 +19,7 @@ from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.fidelity import Lpips, Psnr, Ssim
 from bigain.metrics.inception_score import InceptionScore
 from bigain.metrics.reference import ReferenceStatistics
-from bigain.metrics.similarity import Cka, Cosine
+from bigain.metrics.representation import Cka, Cosine
 from bigain.runs.files import find_reference, sample_path
 from bigain.runs.logs import read_records
 from bigain.runs.records import FeatureRecord, SampleRecord

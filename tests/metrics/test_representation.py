@@ -13,12 +13,8 @@ from sklearn.preprocessing import StandardScaler
 
 from bigain.data.class_space import ClassSpace
 from bigain.metrics.base import evaluate, jackknife_error
-from bigain.metrics.effective_rank import EffectiveRank
-from bigain.metrics.high_frequency import HighFrequency
 from bigain.metrics.linear_probe import STRENGTHS, LinearProbe, fit
-from bigain.metrics.nearest_neighbours import NearestNeighbours
-from bigain.metrics.representation import column
-from bigain.metrics.similarity import Cka, Cosine
+from bigain.metrics.representation import Cka, Cosine, EffectiveRank, HighFrequency, NearestNeighbours, column
 from bigain.runs.records import FeatureRecord
 
 SPACE = ClassSpace(("a", "b", "c"), ("a", "b", "c"), None, factors={"odd": [0, 1, 0]})
@@ -147,10 +143,9 @@ def probe_of(tmp_path, training, class_names=SPACE.names):
 def test_the_linear_probe_is_logistic_regression_and_its_penalty_is_chosen_on_a_fifth(tmp_path):
     training, x = records_of(s0=features(apart=1.5)), features(apart=1.5)
     metric = probe_of(tmp_path, training)
-    assert metric.unavailable() is None
     found = estimates(metric, records_of(s0=x))["linear_probe"]
     scaler = StandardScaler().fit(column(training, "0@7"))
-    scaled, held = scaler.transform(column(training, "0@7")), metric._held_out()
+    scaled, held = scaler.transform(column(training, "0@7")), np.array(metric.held_out())
     assert held.sum() == 8
 
     def fitted(rows, strength):
@@ -169,7 +164,7 @@ def test_the_linear_probe_is_logistic_regression_and_its_penalty_is_chosen_on_a_
 
 def test_training_images_that_cannot_be_are_named(tmp_path):
     training, evaluated = records_of(s0=features()), records_of(s0=features())
-    assert "has no features" in LinearProbe(tmp_path / "absent", SPACE.names).unavailable()
+    assert "has no features" in LinearProbe(tmp_path / "absent", SPACE.names).incomplete(evaluated)
     assert "classes of the training split" in probe_of(tmp_path, training, ("a", "c", "b")).incomplete(evaluated)
     training[3].digest = evaluated[7].digest = "same"
     assert "1 training image, such as 003, evaluated as well" in probe_of(tmp_path, training).incomplete(evaluated)

@@ -11,7 +11,6 @@ from bigain.data.base import digest_of
 from bigain.data.class_space import ClassSpace
 from bigain.data.selection import Item
 from bigain.errors import InputError
-from bigain.runs import logs
 from bigain.runs.logs import read_records
 from bigain.runs.records import ImageRecord
 from bigain.tasks.forwards import Forwards
@@ -89,10 +88,7 @@ def test_every_batch_is_on_disk_in_the_log_of_the_rank(tmp_path, writer, monkeyp
 
 @pytest.mark.parametrize("length", [0, 1, 20, len(line("torn")) - 1])
 @pytest.mark.parametrize("names", [[], ["a", "b"]], ids=["no-line", "lines"])
-@pytest.mark.parametrize("block", [7, 2**20])
-def test_a_log_is_continued_after_its_last_complete_line(tmp_path, writer, monkeypatch, names, length, block):
-    """It is found from the end, in blocks."""
-    monkeypatch.setattr(logs, "_BLOCK", block)
+def test_a_log_is_continued_after_its_last_complete_line(tmp_path, writer, names, length):
     complete = "".join(map(line, names))
     fill(tmp_path, complete + line("torn")[:length])
     assert list(read_records(tmp_path / "predictions")) == names
