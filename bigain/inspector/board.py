@@ -39,7 +39,7 @@ from bigain.runs.names import label, method, strength
 from bigain.runs.results import read_results
 from bigain.runs.schema import Protocol, Results
 from bigain.runs.summary import compressor_text, summary
-from bigain.tasks.pictures import log_picture
+from bigain.tasks.contact_sheet import log_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -84,6 +84,9 @@ def write_columns(run: Path, records: Sequence[ImageRecord], classes: int) -> No
     """
     n, trials = len(records), max((record.width for record in records), default=1)
     timesteps, stage = np.full((n, trials), -1, np.int16), np.zeros((n, classes), np.int16)
+    labels: Array = np.array([record.label for record in records if isinstance(record.label, int)], np.int64)
+    if len(labels) < n:
+        labels = label_matrix(records, classes)
     with replacing(run / _COLUMNS) as opened, ZipFile(opened, "w", ZIP_DEFLATED) as archive:
         parts = np.shape(records[0].bands)[1:] if records else ()
         for name, shape in {"errors": (), **({"bands": parts} if parts else {})}.items():
@@ -102,7 +105,7 @@ def write_columns(run: Path, records: Sequence[ImageRecord], classes: int) -> No
                         stage[i, alive] += 1
         columns = {
             "image_id": np.array([record.image_id for record in records], dtype=np.str_),
-            "label": _labels(records, classes),
+            "label": labels,
             "prediction": np.array([record.prediction for record in records], np.int64),
             "seconds": np.array([record.seconds for record in records], np.float64),
             "timesteps": timesteps,
@@ -144,12 +147,6 @@ def read_features(run: Path, *names: str) -> list[Array]:
             return [ids if name == "image_id" else opened.get_tensor(name) for name in names]
     except (OSError, SafetensorError, TypeError, LookupError, ValueError) as error:
         raise InputError(f"{file} cannot be read ({error}); run the command that made {run} again") from error
-
-
-def _labels(records: Sequence[ImageRecord], classes: int) -> Array:
-    if all(isinstance(record.label, int) for record in records):
-        return np.array([record.label for record in records], np.int64)
-    return label_matrix(records, classes)
 
 
 def label_matrix(records: Sequence[ImageRecord], classes: int) -> npt.NDArray[np.bool_]:

@@ -63,11 +63,10 @@ def _settle(output: Path) -> None:
     """Delete the files that `--overwrite` has moved aside, or restore them if there is no image in their place."""
     aside = output / _OVERWRITTEN
     files = [path for path in aside.rglob("*") if path.is_file()]
-    if files and _has_images(output):
-        _delete(files)
-    elif files:
+    if files and not _has_images(output):
         _delete(own_files(output))
         _move(files, aside, output)
+    _delete(files)
     _remove_empty_folders(aside)
 
 
@@ -76,8 +75,7 @@ def _has_images(output: Path) -> bool:
 
 
 def _remove_empty_folders(top: Path) -> None:
-    folders = [path for path in top.rglob("*") if path.is_dir()]
-    for folder in (*sorted(folders, reverse=True), top):
+    for folder in (*sorted((path for path in top.rglob("*") if path.is_dir()), reverse=True), top):
         # Files of others stay.
         with suppress(OSError):
             folder.rmdir()
@@ -93,10 +91,11 @@ def _move(files: list[Path], source: Path, target: Path) -> None:
 def own_files(output: Path) -> list[Path]:
     """Return the files in a run directory that bigain wrote; of the images, those of the run's items."""
     ids: set[str] = set()
-    for read in (lambda: read_ids(output), lambda: finished_images(output / "predictions")):
-        # Damaged files are deleted, too.
-        with suppress(InputError):
-            ids.update(read())
+    # Damaged files are deleted, too.
+    with suppress(InputError):
+        ids.update(read_ids(output))
+    with suppress(InputError):
+        ids.update(finished_images(output / "predictions"))
     images = [sample_path(output, image_id, kind) for image_id in ids for kind in SUFFIXES]
     listed = [path for pattern in (*RUN_FILES, *TEMPORARY_FILES) for path in output.glob(pattern)]
     return [*listed, *(path for path in images if path.is_file())]
@@ -139,10 +138,9 @@ def check_directory(output: Path, config: Namespace) -> None:
     before = read_json(identity, dict[str, Any], "restore it from a backup, or choose another --output")
     changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
     only_images = CHOOSE_IMAGES.issuperset(changed)
-    if config.extend and only_images:
-        return
     # A run that was refused before its first image holds nothing worth keeping.
-    if changed and any(path.stat().st_size for path in output.glob("predictions/rank-*.jsonl")):
+    started = any(path.stat().st_size for path in output.glob("predictions/rank-*.jsonl"))
+    if changed and started and not (config.extend and only_images):
         changes = "; ".join(f"{key}: {before.get(key)} -> {settings.get(key)}" for key in changed[:5])
         keep = ", --extend true to keep the finished images among these" if only_images else ""
         raise InputError(

@@ -30,8 +30,14 @@ def lock(folder: Path, rank: int) -> BaseFileLock:
     Raises:
         InputError: If another process holds it, or what a run writes is a symbolic link.
     """
+    own = [folder / name for name in {pattern.partition("/")[0] for pattern in RUN_FILES} | {"samples"}]
+    inside = (Path(top, name) for path in own for top, *names in os.walk(path) for name in chain(*names))
+    if (link := next((path for path in chain(own, inside) if path.is_symlink()), None)) is not None:
+        raise InputError(
+            f"{link} is a symbolic link, and a run writes and deletes through no link; put the file or folder itself "
+            "there, or choose another --output"
+        )
     path = folder / f".lock-{rank}"
-    _refuse_links(folder)
     # A singleton: the command line locks before it deletes files, and the log writer locks for runs made from Python.
     held: BaseFileLock = FileLock(path, timeout=_PATIENCE_S, is_singleton=True)
     try:
@@ -45,18 +51,6 @@ def lock(folder: Path, rank: int) -> BaseFileLock:
             raise InputError(f"cannot write {path}: {error}; choose another --output") from error
         _log.warning(f"warning: {folder} is on a file system without locks; let one run at a time use it")
     return held
-
-
-def _refuse_links(folder: Path) -> None:
-    """Raise an InputError if logs would be appended, or files deleted, through a symbolic link."""
-    own = [folder / name for name in {pattern.partition("/")[0] for pattern in RUN_FILES} | {"samples"}]
-    inside = (Path(top, name) for path in own for top, *names in os.walk(path) for name in chain(*names))
-    link = next((path for path in chain(own, inside) if path.is_symlink()), None)
-    if link is not None:
-        raise InputError(
-            f"{link} is a symbolic link, and a run writes and deletes through no link; put the file or folder itself "
-            "there, or choose another --output"
-        )
 
 
 def check_no_stale_process(folder: Path, world_size: int) -> None:

@@ -40,14 +40,9 @@ def metric_title(metric: str, unit: str = "") -> str:
 
 def strength(compressors: Sequence[Compressor]) -> tuple[str, float] | None:
     """Return name and value of the ratio, factor or tau of a single compressor; None for several or without one."""
-    if len(compressors) != 1:
-        return None
-    settings = inner(compressors[0])["settings"]
-    for name in STRENGTHS:
-        value = settings.get(name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return name, float(value)
-    return None
+    settings = inner(compressors[0])["settings"] if len(compressors) == 1 else {}
+    numbers = ((name, settings.get(name)) for name in STRENGTHS)
+    return next(((name, float(value)) for name, value in numbers if isinstance(value, (int, float))), None)
 
 
 def variant(compressor: Compressor) -> dict[str, Any]:
@@ -63,11 +58,8 @@ def variant(compressor: Compressor) -> dict[str, Any]:
         del changed["inner"]
         # The paper's CAM wraps LGTM.
         changed |= ({} if wrapped["class"] == "LGTM" else {"inner": wrapped["class"]}) | variant(wrapped)
-    return {
-        key: value
-        for key, value in changed.items()
-        if (key not in STRENGTHS or isinstance(value, Mapping)) and key != "seed"
-    }
+    left_out = {"seed", *(key for key in STRENGTHS if not isinstance(changed.get(key), Mapping))}
+    return {key: value for key, value in changed.items() if key not in left_out}
 
 
 def method(compressors: Sequence[Compressor]) -> str:
@@ -75,9 +67,7 @@ def method(compressors: Sequence[Compressor]) -> str:
 
     Several compressors have no strength in common, so each shows its own: `LGTM at ratio 0.5 + ToDo at factor 2`.
     """
-    if len(compressors) > 1:
-        return label(compressors)
-    return " + ".join(map(_method, compressors)) or "none"
+    return label(compressors) if len(compressors) > 1 else "".join(map(_method, compressors)) or "none"
 
 
 def label(compressors: Sequence[Compressor]) -> str:
@@ -100,11 +90,9 @@ def setting_text(name: str, value: Any) -> str:
 
     `where` is a mapping of its changed fields: `max_stride 2, part up`.
     """
-    if not isinstance(value, Mapping):
-        return str(value)
-    if name == "where":
+    if isinstance(value, Mapping) and name == "where":
         return ", ".join(f"{field} {item}" for field, item in value.items())
-    if "class" not in value:
+    if not isinstance(value, Mapping) or "class" not in value:
         return str(value)
     arguments = value["settings"] if "settings" in value else {k: v for k, v in value.items() if k != "class"}
     return f"{value['class']}({', '.join(f'{key}={setting_text(key, item)}' for key, item in arguments.items())})"

@@ -22,11 +22,8 @@ def decimals(value: float, low: float | None = None, high: float | None = None) 
 
 def scaled(estimate: Estimate) -> tuple[float | None, float | None, float | None]:
     """Return value and interval as they are shown: in percent if the unit is `%`; None for what is not finite."""
-    factor = 100.0 if estimate["unit"] == "%" else 1.0
-    value, low, high = (
-        None if number is None or not math.isfinite(number) else factor * number
-        for number in (estimate["value"], estimate.get("low"), estimate.get("high"))
-    )
+    factor, numbers = 100.0 if estimate["unit"] == "%" else 1.0, (estimate["value"], estimate["low"], estimate["high"])
+    value, low, high = (None if x is None or not math.isfinite(x) else factor * x for x in numbers)
     return value, low, high
 
 

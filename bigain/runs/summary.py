@@ -43,8 +43,7 @@ def summary(results: Results, folder: Path, baseline: Results | None = None) -> 
         rows.append(("fidelity to", str(results["fidelity_to"]["run"])))
     rows += [(name, f"none: {reason}") for name, reason in missing_metrics(results).items()]
     flops = results["flops"]["gflops_per_evaluation"]
-    cost = f"{flops:.4g} GFLOPs each"
-    full = results["flops"].get("baseline_gflops")
+    cost, full = f"{flops:.4g} GFLOPs each", results["flops"].get("baseline_gflops")
     if full is not None and results["compressors"]:
         cost += f" ({full:.4g} without compression, {100 * (1 - flops / full):.1f} % less)"
     evaluations = f"{results['evaluations']['per_image']:.4g} per image"

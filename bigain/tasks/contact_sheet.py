@@ -1,4 +1,4 @@
-"""The first images of a generation side by side, with their classes or prompts."""
+"""The first images of a generation side by side, with their classes or prompts; pictures in loggers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
 from PIL import Image, ImageDraw
 
 from bigain.data.images import read_images, text_font
@@ -35,9 +37,8 @@ def write_contact_sheet(
     """
     records = records[:_SHEET]
     runs = [run] if baseline is None else [run, baseline]
-    images = torch.cat(
-        [read_images([sample_path(of, one.image_id, image_format) for one in records]) for of in runs], -1
-    )
+    paths = [[sample_path(of, record.image_id, image_format) for record in records] for of in runs]
+    images = torch.cat([read_images(of) for of in paths], -1)
     # About 128 px each, by whole factors.
     largest = max(images.shape[-2], images.shape[-1] // len(runs))
     step, factor = max(1, largest // _TILE), max(1, _TILE // largest)
@@ -61,3 +62,14 @@ def write_contact_sheet(
     with replacing(run / "contact_sheet.png") as file:
         sheet.save(file, "PNG")
     return sheet
+
+
+def log_picture(logger: Logger, tag: str, picture: Image.Image, step: int) -> None:
+    """Show a picture in a logger that shows any: TensorBoard, MLflow, and those with W&B's `log_image`."""
+    showing: Any = logger
+    if isinstance(logger, TensorBoardLogger):
+        showing.experiment.add_image(tag, np.asarray(picture), step, dataformats="HWC")
+    elif isinstance(logger, MLFlowLogger):
+        showing.experiment.log_image(logger.run_id, np.asarray(picture), f"{tag}.png")
+    elif hasattr(logger, "log_image"):
+        showing.log_image(key=tag, images=[picture], step=step)

@@ -18,7 +18,6 @@ from tqdm import tqdm
 from bigain.data.base import EvalDataModule
 from bigain.data.folders import listing, scan
 from bigain.data.reading import opened, read_rgb
-from bigain.data.selection import Item
 from bigain.errors import InputError
 from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.reference import Moments, ReferenceStatistics
@@ -34,10 +33,13 @@ def images_below(folder: Path) -> Images:
         InputError: If there are none, or one cannot be read.
     """
     folders = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir() and path.name[0] != ".")]
-    paths = [each / name for each in folders for name in scan(each)[1]]
-    if not paths:
+    sizes: dict[Path, tuple[int, int]] = {}
+    for path in (each / name for each in folders for name in scan(each)[1]):
+        with _naming(str(path)), opened(path) as image:
+            sizes[path] = image.size
+    if not sizes:
         raise InputError(f"no images in {folder}: {listing(folder)}")
-    return {str(path): partial(read_rgb, path) for path in sorted(paths, key=lambda path: (_size_of(path), path))}
+    return {str(path): partial(read_rgb, path) for path in sorted(sizes, key=lambda path: (sizes[path], path))}
 
 
 def images_of(data: EvalDataModule) -> Images:
@@ -47,26 +49,17 @@ def images_of(data: EvalDataModule) -> Images:
         InputError: If the dataset is missing or inconsistent.
     """
     data.setup("predict")
-    return {data.where(item): partial(_read, data, item) for item in data.in_file_order(data.items)}
-
-
-def _read(data: EvalDataModule, item: Item) -> Image.Image:
-    return read_rgb(data.read_bytes(item))
-
-
-def _size_of(path: Path) -> tuple[int, int]:
-    """Return width and height, without decoding."""
-    with _naming(str(path)), opened(path) as image:
-        return image.size
+    items = data.in_file_order(data.items)
+    return {data.where(item): lambda item=item: read_rgb(data.read_bytes(item)) for item in items}  # type: ignore[misc]
 
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
     try:
         yield
-    except InputError:
-        raise
     except ValueError as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"image {name} cannot be read ({error}); replace or remove it") from error
 
 
@@ -93,8 +86,8 @@ def reference_of(
     Raises:
         InputError: If one cannot be read, or the extractor's weights are missing.
     """
-    extractor.load()
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    extractor.load()
     extractor.to(device)
     # Drawn, because images may be in order of size or class.
     chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:features])
@@ -111,6 +104,7 @@ def reference_of(
                 bar.update(len(rows))
                 yield rows
 
-    moments = Moments.of(chunks())
-    source = f"{source}, {len(images)} images"
-    return ReferenceStatistics(moments, extractor.protocol, extractor.digest(), source, kept if len(chosen) else None)
+    moments, described = Moments.of(chunks()), f"{source}, {len(images)} images"
+    return ReferenceStatistics(
+        moments, extractor.protocol, extractor.digest(), described, kept if len(chosen) else None
+    )

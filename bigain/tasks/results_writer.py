@@ -34,8 +34,7 @@ from bigain.runs.records import FeatureRecord, ImageRecord, SampleRecord
 from bigain.runs.results import read_results, write_ids, write_results
 from bigain.runs.schema import RESULTS_VERSION, Results
 from bigain.tasks.classifier import DiffusionClassifier
-from bigain.tasks.contact_sheet import write_contact_sheet
-from bigain.tasks.pictures import log_picture
+from bigain.tasks.contact_sheet import log_picture, write_contact_sheet
 from bigain.tasks.prediction_writer import MODEL, predictions_folder, read_sessions
 from bigain.tasks.probe import TRAINING, FeatureProbe
 from bigain.tasks.sampler import DiffusionSampler
@@ -53,10 +52,8 @@ class ProcessGather:
 
     def __init__(self, trainer: Trainer) -> None:
         """Create the process group; all processes call this together."""
-        self._processes = trainer.world_size
-        self._group: Any = None
-        if self._processes > 1:
-            self._group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=365))
+        self._processes, year = trainer.world_size, timedelta(days=365)
+        self._group: Any = torch.distributed.new_group(None, year, "gloo") if self._processes > 1 else None
 
     def gathered(self, value: T) -> list[T]:
         """Return the value of every process in the order of ranks; all processes call this.
@@ -64,16 +61,15 @@ class ProcessGather:
         Raises:
             InputError: If a process ended early.
         """
-        if self._group is None:
-            return [value]
-        values: list[Any] = [None] * self._processes
-        try:
-            torch.distributed.all_gather_object(values, value, self._group)
-        except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
-            raise InputError(
-                f"a process of this run ended early; what is finished is kept, run the command again ({reason})"
-            ) from error
+        values: list[Any] = [value] * self._processes
+        if self._group is not None:
+            try:
+                torch.distributed.all_gather_object(values, value, self._group)
+            except RuntimeError as error:
+                reason = str(error).partition("\n")[0]
+                raise InputError(
+                    f"a process of this run ended early; what is finished is kept, run the command again ({reason})"
+                ) from error
         return values
 
 
@@ -108,19 +104,16 @@ class RunResults(Callback, ABC):
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = time.perf_counter()
         module: Any = pl_module
-        data, backbone = module.data, module.backbone
-        compressors = _compressors(trainer)
         # A compressor that cannot work raises its error here, before the first image.
-        self._count_flops(module, compressors)
-        latent = Grid(*backbone.latents_of(data.image_size)[1:])
-        self._sites = [row for compressor in compressors for row in site_table(compressor, backbone.denoiser, latent)]
-        self._compressors = [compressor.description() for compressor in compressors]
+        self._count_flops(trainer, module)
+        latent, denoiser = Grid(*module.backbone.latents_of(module.data.image_size)[1:]), module.backbone.denoiser
+        self._sites = [row for compressor in _compressors(trainer) for row in site_table(compressor, denoiser, latent)]
         if trainer.is_global_zero:
-            write_ids(Path(trainer.default_root_dir), [item.image_id for item in data.items])
+            write_ids(Path(trainer.default_root_dir), [item.image_id for item in module.data.items])
 
-    def _count_flops(self, module: Any, compressors: Sequence[Compressor], records: Sequence[Any] = ()) -> None:
+    def _count_flops(self, trainer: Trainer, module: Any, records: Sequence[Any] = ()) -> None:
         shape, timesteps = module.backbone.latents_of(module.data.image_size), self.timesteps(module, records)
-        given = module.backbone, shape, module.example_condition, compressors, timesteps
+        given = module.backbone, shape, module.example_condition, _compressors(trainer), timesteps
         self._flops, self._baseline = flops_per_evaluation(*given, module.sampling_steps)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -155,22 +148,22 @@ class RunResults(Callback, ABC):
                 f"the label of {relabelled[0]} changed since it was evaluated ({len(relabelled)} such images in "
                 f"{folder}); choose another --output, or --overwrite true to delete the finished images"
             )
-        if first_timesteps(compressors := _compressors(trainer)) is not None:
-            self._count_flops(module, compressors, records)
+        if first_timesteps(_compressors(trainer)) is not None:
+            self._count_flops(trainer, module, records)
         results = self._results(trainer, module, records)
         self.write_files(trainer, module, records)
         write_results(Path(trainer.default_root_dir), results)
-        scalars = {f"metrics/{name}": estimate["value"] for name, estimate in results["metrics"].items()}
-        scalars["flops/gflops_per_evaluation"] = results["flops"]["gflops_per_evaluation"]
-        scalars["evaluations/per_image"] = results["evaluations"]["per_image"]
-        scalars["timing/seconds_per_image"] = results["timing"]["seconds_per_image"]
-        if (rate := results["timing"]["denoiser"]["rows_per_second"]) is not None:
-            scalars["timing/rows_per_second"] = rate
+        scalars = {f"metrics/{name}": estimate["value"] for name, estimate in results["metrics"].items()} | {
+            "flops/gflops_per_evaluation": results["flops"]["gflops_per_evaluation"],
+            "evaluations/per_image": results["evaluations"]["per_image"],
+            "timing/seconds_per_image": results["timing"]["seconds_per_image"],
+            "timing/rows_per_second": results["timing"]["denoiser"]["rows_per_second"],
+        }
         for logger in trainer.loggers:
-            logger.log_metrics(scalars, step=len(records))
+            logger.log_metrics({key: value for key, value in scalars.items() if value is not None}, step=len(records))
 
     def _results(self, trainer: Trainer, module: Any, records: Sequence[Any]) -> Results:
-        data, folder = module.data, predictions_folder(trainer)
+        data, backbone, folder = module.data, module.backbone, predictions_folder(trainer)
         finished, skipped = {record.image_id for record in records}, read_skipped(folder)
         kernels = {kernel for process in self._measured for kernel in process.kernels}
         results: Any = {
@@ -191,11 +184,11 @@ class RunResults(Callback, ABC):
                 ],
             },
             "model": {
-                "backbone": type(module.backbone).__name__,
-                "name": module.backbone.model,
+                "backbone": type(backbone).__name__,
+                "name": backbone.model,
                 **read_json(folder / MODEL, dict[str, str]),
             },
-            "compressors": self._compressors,
+            "compressors": [compressor.description() for compressor in _compressors(trainer)],
             "sites": self._sites,
             "flops": {
                 "gflops_per_evaluation": self._flops.total / 1e9,
@@ -212,7 +205,7 @@ class RunResults(Callback, ABC):
             },
             **self.task_results(trainer, module, records),
             "environment": {
-                **environment(trainer, module.device, module.backbone.denoiser, kernels),
+                **environment(trainer, module.device, backbone.denoiser, kernels),
                 "sessions": read_sessions(folder),
             },
             "fingerprint": self.fingerprint,
@@ -229,24 +222,26 @@ def _compressors(trainer: Trainer) -> list[Compressor]:
 def _keep_measured(results: Any, folder: Path, kernels: Collection[str]) -> None:
     """Take what this session did not measure, since no image was left, from the results of earlier commands."""
     try:
-        earlier = read_results(folder)
+        earlier: Any = read_results(folder)
     except InputError:
         return
-    if not results["timing"]["denoiser"]["forwards"]:
-        results["timing"] |= {key: value for key, value in earlier["timing"].items() if key in MEASURED}
-        if earlier["dataset"]["images"] == results["dataset"]["images"]:
-            # `bigain score` may have added metrics, or taken a different reference.
-            old, new = earlier["protocol"], results["protocol"]
-            rescored = any(old.get(name) != new.get(name) for name in ("extractor", "reference_file"))
-            for section in ("metrics", "protocol"):
-                measured = {name: value for name, value in results[section].items() if value is not None}
-                results[section] |= {**earlier[section], **({} if rescored else measured)}
-            for key, value in earlier.items():
-                if key not in results or (key.endswith("_missing") and value is None):
-                    results[key] = value
-        results["environment"]["kernels"] = earlier["environment"].get("kernels", "torch")
+    environment = results["environment"]
     if not kernels and "attention_backend" in earlier["environment"]:
-        results["environment"]["attention_backend"] = earlier["environment"]["attention_backend"]
+        environment["attention_backend"] = earlier["environment"]["attention_backend"]
+    if results["timing"]["denoiser"]["forwards"]:
+        return
+    environment["kernels"] = earlier["environment"].get("kernels", "torch")
+    results["timing"] |= {key: value for key, value in earlier["timing"].items() if key in MEASURED}
+    if earlier["dataset"]["images"] == results["dataset"]["images"]:
+        # `bigain score` may have added metrics, or taken a different reference.
+        old, new = earlier["protocol"], results["protocol"]
+        rescored = any(old.get(name) != new.get(name) for name in ("extractor", "reference_file"))
+        for section in ("metrics", "protocol"):
+            measured = {name: value for name, value in results[section].items() if value is not None}
+            results[section] |= {**earlier[section], **({} if rescored else measured)}
+        for key, value in earlier.items():
+            if key not in results or (key.endswith("_missing") and value is None):
+                results[key] = value
 
 
 class ResultsWriter(RunResults):
