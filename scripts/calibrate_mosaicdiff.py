@@ -16,11 +16,10 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from bigain.backbones.sites import layout_of
 from bigain.commands.lightning_cli import WithoutTrainer
 from bigain.commands.predict import checked, silence_libraries
 from bigain.compressors.mosaicdiff import MosaicDiff, output_of, prune
-from bigain.compressors.structural import Masks, prunable, weights_digest, write_masks
+from bigain.compressors.structural import prunable, weights_digest, write_masks
 from bigain.data.loader import Batch
 from bigain.diffusion.trials import TIMESTEPS, keys_of_trials, trial_noise, uniform_timesteps
 from bigain.errors import InputError
@@ -43,15 +42,15 @@ class Calibration(BackboneModule):
         # Lightning converts the weights later.
         self.digest = weights_digest(self.backbone.denoiser)
         self.prepare_backbone()
+        self.modules_pruned = prunable(self.pruner.sites_of(self.backbone.denoiser))
+        for name, module in self.modules_pruned.items():
+            output_of(name, module)[0].register_forward_pre_hook(lambda _, args, name=name: self.collect(name, args[0]))
 
     @torch.inference_mode()
     def on_predict_start(self) -> None:
-        space, denoiser = self.data.class_space, self.backbone.denoiser
+        space = self.data.class_space
         self.conditions = self.backbone.conditions(space.prompts, space.model_labels)
         self.backbone.finish_conditions()
-        self.modules_pruned = prunable(self.pruner.where.select(layout_of(denoiser)))
-        for name, module in self.modules_pruned.items():
-            output_of(name, module)[0].register_forward_pre_hook(lambda _, args, name=name: self.collect(name, args[0]))
 
     def collect(self, name: str, x: Tensor) -> None:
         x = x.flatten(0, -2).float()
@@ -73,7 +72,7 @@ class Calibration(BackboneModule):
             noisy = self.backbone.parametrisation.add_noise(latents, trial_noise(key, latents.shape[1:]), timesteps)
             self.backbone.predict(noisy, timesteps, self.conditions[labels])
 
-    def masks(self) -> Masks:
+    def write(self, path: Path) -> None:
         tensors = {}
         for name, module in self.modules_pruned.items():
             output, size = output_of(name, module)
@@ -85,7 +84,9 @@ class Calibration(BackboneModule):
         data = {"dataset": self.data.name, "split": getattr(self.data, "split", None), "images": self.images}
         card = {"method": "MosaicDiff", "model": self.backbone.model, "weights_sha256": self.digest}
         card |= {"calibration": {**data, "seed": self.seed}, "sparsities": self.pruner.sparsities}
-        return Masks(tensors, card | {name: settings[name] for name in ("ratio", "middle", "boundaries", "where")})
+        card |= {name: settings[name] for name in ("ratio", "middle", "boundaries", "where")}
+        write_masks(path, tensors, card)
+        print(f"{path}: {card}")
 
 
 def main() -> None:
@@ -98,9 +99,7 @@ def main() -> None:
     options = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
     trainer = Trainer(accelerator="auto", devices=1, **options)
     trainer.predict(calibration, datamodule=cli.datamodule, return_predictions=False)
-    masks = calibration.masks()
-    write_masks(Path(pruner.masks).expanduser(), masks)
-    print(f"{pruner.masks}: {masks.card}")
+    calibration.write(Path(pruner.masks).expanduser())
 
 
 if __name__ == "__main__":

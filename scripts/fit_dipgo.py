@@ -29,7 +29,7 @@ from bigain.backbones.geometry import without_weights
 from bigain.commands.lightning_cli import WithoutTrainer
 from bigain.commands.predict import checked, silence_libraries
 from bigain.compressors.dipgo import DiPGO, choose_kept
-from bigain.compressors.structural import Masks, prunable, weights_digest, write_masks
+from bigain.compressors.structural import prunable, weights_digest, write_masks
 from bigain.diffusion.parametrisation import Flow
 from bigain.diffusion.sampling import item_keys, sample
 from bigain.diffusion.trials import TIMESTEPS, trial_noise
@@ -62,7 +62,9 @@ class PrunerNetwork(nn.Module):
 class GateFit(LightningModule):
     """Fits scores: as gates they should change predictions little, and save the asked part of the FLOPs.
 
-    Every step is a function of (seed, step), so that a resumed fit equals an uninterrupted one.
+    Every step is a function of (seed, step), so that a resumed fit equals an uninterrupted one. `samples` are latents
+    that the network made, `(m, c, h, w)`, with their `conditions`; `costs` those of `costs_of`; `settings` are `seed`,
+    `learning_rate`, `parts`, and what else a resumed fit must have in common. The network, in float32, stays hooked.
     """
 
     # The network is not part of a checkpoint.
@@ -77,17 +79,6 @@ class GateFit(LightningModule):
         costs: Tensor,
         settings: Mapping[str, Any],
     ) -> None:
-        """Hook the network.
-
-        Args:
-            backbone: Loaded, in float32.
-            pruner: Its sites, bins and ratio.
-            samples: Latents that the network made. `(m, c, h, w)`.
-            conditions: Of the samples. `(m, ...)`.
-            costs: See `costs_of`. `(n,)`.
-            settings: `seed`, `learning_rate`, `parts`, the forwards that the rows of a step are cut into, and what else
-                a resumed fit must have in common.
-        """
         super().__init__()
         self.save_hyperparameters(dict(settings))
         self.backbone, self.bins, self.ratio = backbone, pruner.bins, pruner.ratio
@@ -113,16 +104,13 @@ class GateFit(LightningModule):
         chosen = (which * len(self.samples)).long()
         samples, condition = self.samples[chosen], self.conditions[chosen]
         noisy = parametrisation.add_noise(samples, trial_noise(keys, samples.shape[1:]), timesteps)
-        target = parametrisation.default_target
+        given = noisy, timesteps, condition, parametrisation.default_target
         with torch.no_grad():
-            full = self.backbone.predict_target(noisy, timesteps, condition, target)
+            full = self.backbone.predict_target(*given)
         self.gates = gates[:, bins]
-        try:
-            return (
-                (self.backbone.predict_target(noisy, timesteps, condition, target) - full).square().flatten(1).mean(1)
-            )
-        finally:
-            self.gates = None
+        gated = self.backbone.predict_target(*given)
+        self.gates = None
+        return (gated - full).square().flatten(1).mean(1)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         scores, parts = self.pruner(), self.hparams["parts"]
@@ -182,19 +170,13 @@ def fit_scores(fit: GateFit, steps: int, checkpoint: Path) -> Tensor:
     saving = ModelCheckpoint(
         checkpoint.parent, checkpoint.stem, every_n_train_steps=_CHECKPOINT_EVERY, enable_version_counter=False
     )
+    parts = fit.hparams["parts"]
+    quiet = {"logger": False, "enable_model_summary": False}
     trainer = Trainer(
-        accelerator="auto",
-        devices=1,
-        max_steps=steps,
-        accumulate_grad_batches=fit.hparams["parts"],
-        callbacks=[saving],
-        logger=False,
-        enable_model_summary=False,
+        accelerator="auto", devices=1, max_steps=steps, accumulate_grad_batches=parts, callbacks=[saving], **quiet
     )
-    last = checkpoint if checkpoint.is_file() else None
-    trainer.fit(
-        fit, DataLoader(range(steps * fit.hparams["parts"]), batch_size=None), ckpt_path=last, weights_only=True
-    )
+    batches = DataLoader(range(steps * parts), batch_size=None)
+    trainer.fit(fit, batches, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
     with torch.no_grad():
         return fit.pruner().cpu()
 
@@ -219,24 +201,23 @@ def main() -> None:
     torch.manual_seed(seed)
     shape = backbone.latents_of(cli.datamodule.image_size)
     classes = [i % len(space) for i in range(args.samples)]
-    prompts, labels = ([of_all[i] for i in classes] for of_all in (space.prompts, space.model_labels))
     with torch.no_grad():
-        conditions = backbone.conditions(prompts, labels)
+        conditions = backbone.conditions(*([of[i] for i in classes] for of in (space.prompts, space.model_labels)))
     samples = own_samples(backbone, conditions, shape, seed, args.parts)
     costs = costs_of(backbone, pruner, shape, conditions[:1])
     settings = {**vars(args), "weights_sha256": digest, "ratio": pruner.ratio, "bins": pruner.bins, "seed": seed}
     path.parent.mkdir(parents=True, exist_ok=True)
     fit = GateFit(backbone, pruner, samples, conditions, costs, settings)
     scores = fit_scores(fit, args.steps, path.with_suffix(".ckpt"))
-    kept = choose_kept(scores, costs, pruner.ratio)
-    saved = float((costs[:, None] * ~kept).sum() / pruner.bins)
-    tensors: dict[str, Tensor] = {}
-    for name, score, cost in zip(prunable(pruner.sites_of(backbone.denoiser)), scores, costs, strict=True):
-        tensors |= {f"{name}.score": score, f"{name}.cost": cost}
+    skipped = ~choose_kept(scores, costs, pruner.ratio)
+    saved = float((costs[:, None] * skipped).sum() / pruner.bins)
+    names = prunable(pruner.sites_of(backbone.denoiser))
+    tensors = {f"{name}.score": score for name, score in zip(names, scores, strict=True)}
+    tensors |= {f"{name}.cost": cost for name, cost in zip(names, costs, strict=True)}
     card = {"method": "DiPGO", "model": backbone.model, "weights_sha256": digest, "latents": shape, "saved": saved}
     calibration = {"samples": args.samples, "steps": args.steps, "learning_rate": args.learning_rate, "seed": seed}
-    write_masks(path, Masks(tensors, card | {"calibration": calibration, "ratio": pruner.ratio, "bins": pruner.bins}))
-    print(f"{path}: {(~kept).sum()} of {kept.numel()} skipped, which saves {saved:.2%} of the FLOPs")
+    write_masks(path, tensors, card | {"calibration": calibration, "ratio": pruner.ratio, "bins": pruner.bins})
+    print(f"{path}: {skipped.sum()} of {skipped.numel()} skipped, which saves {saved:.2%} of the FLOPs")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ class Halved(MosaicDiff):
     def sparsities(self) -> tuple[float, ...]:
         return (self.ratio,)
 
-    def _masks_for(self, denoiser: nn.Module) -> None:
+    def masks_of(self, denoiser: nn.Module) -> None:
         return None
 
 

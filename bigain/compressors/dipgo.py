@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bigain.backbones.sites import Site
-from bigain.compressors.structural import EVERYWHERE, Forward, Masks, StructuralPruner, prunable, read_masks
+from bigain.compressors.structural import EVERYWHERE, Forward, Masks, StructuralPruner, prunable
 from bigain.compressors.where import Where
 from bigain.diffusion.trials import TIMESTEPS
 from bigain.errors import InputError
@@ -39,6 +38,8 @@ class DiPGO(StructuralPruner):
     `scripts/fit_dipgo.py`: some hundred gradient steps of as many rows as there are bins.
     """
 
+    script = "fit_dipgo.py"
+
     def __init__(self, *, ratio: float, masks: str, bins: int = 20, where: Where = EVERYWHERE) -> None:
         """Set the method up.
 
@@ -59,37 +60,27 @@ class DiPGO(StructuralPruner):
         self.ratio = ratio
         self.bins = bins
 
-    def command(self) -> str:
-        options = f"--compressor.ratio {self.ratio} --compressor.bins {self.bins} --compressor.masks {self.masks}"
-        return f"python scripts/fit_dipgo.py --config CONFIG --compressor DiPGO {options}"
-
     @property
     def largest_ratio(self) -> float:
         """Part of the FLOPs that all attentions and MLPs in the file cost; an InputError if there is no file."""
-        tensors = read_masks(Path(str(self.masks)).expanduser(), f"make them with `{self.command()}`").tensors
-        return sum(float(tensor) for name, tensor in tensors.items() if name.endswith(".cost"))
+        return sum(float(cost) for name, cost in self.read_masks().items() if name.endswith(".cost"))
 
-    def _masks_for(self, denoiser: nn.Module) -> Masks:
-        """Return the masks of this budget, `(bins,)` bool: whether a module runs."""
-        learned = super()._masks_for(denoiser)
+    def masks_of(self, denoiser: nn.Module) -> Masks:
+        """Return whether a module runs, `(bins,)` bool, for this budget."""
+        learned = self.read_masks(denoiser)
         names = list(prunable(self.sites_of(denoiser)))
         try:
-            scores, costs = (torch.stack([learned.tensors[f"{n}.{part}"] for n in names]) for part in ("score", "cost"))
+            scores, costs = (torch.stack([learned[f"{name}.{part}"] for name in names]) for part in ("score", "cost"))
         except LookupError as error:
             raise InputError(f"{self.masks} was made for another network: it has no {error}") from error
         if scores.shape[1] != self.bins:
             raise InputError(f"{self.masks} has scores of {scores.shape[1]} bins, not of {self.bins}: set bins")
-        kept = choose_kept(scores, costs, self.ratio)
-        return Masks(dict(zip(names, kept, strict=True)), learned.card)
+        return dict(zip(names, choose_kept(scores, costs, self.ratio), strict=True))
 
-    def variants(
-        self, site: Site, name: str, module: nn.Module, masks: Masks | None, undo: ExitStack
-    ) -> Sequence[Forward | None]:
-        if masks is None:
-            raise InputError(f"there are no scores at {self.masks}; make them with `{self.command()}`")
+    def variants(self, site: Site, name: str, module: nn.Module, undo: ExitStack) -> Sequence[Forward | None]:
         if site.processor is not None:
             raise InputError(f"DiP-GO skips residual branches of image tokens; {site.name} has text in them")
-        return [None if keeps else _nothing for keeps in masks.tensors[name].tolist()]
+        return [None if runs else _nothing for runs in self.tensors[name].tolist()]
 
 
 def _nothing(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -13,7 +13,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from torch import Tensor, nn
 
 from bigain.backbones.sites import Site
-from bigain.compressors.structural import EVERYWHERE, Forward, Masks, StructuralPruner, follow
+from bigain.compressors.structural import EVERYWHERE, Forward, StructuralPruner, follow
 from bigain.compressors.where import Where
 from bigain.errors import InputError
 
@@ -38,6 +38,8 @@ class MosaicDiff(StructuralPruner):
     stage, beside the network.
     """
 
+    script = "calibrate_mosaicdiff.py"
+
     def __init__(
         self,
         *,
@@ -59,10 +61,11 @@ class MosaicDiff(StructuralPruner):
             where: See the base class; by default all strides.
         """
         super().__init__(masks, boundaries, where)
-        if not 0 < ratio < 1 or not 0 <= middle <= 1:
-            raise InputError(f"ratio must be above 0 and below 1, and middle 0 to 1, not {ratio} and {middle}")
-        if len(boundaries) != 2:
-            raise InputError(f"boundaries must be two timesteps, not {list(boundaries)}")
+        if not 0 < ratio < 1 or not 0 <= middle <= 1 or len(boundaries) != 2:
+            raise InputError(
+                "ratio must be above 0 and below 1, middle 0 to 1, and boundaries two timesteps, not "
+                f"{ratio}, {middle} and {list(boundaries)}"
+            )
         self.ratio = ratio
         self.middle = middle
 
@@ -71,22 +74,12 @@ class MosaicDiff(StructuralPruner):
         """Of the stages, by timestep."""
         return (self.ratio, self.ratio * self.middle, self.ratio)
 
-    def command(self) -> str:
-        changed = self.description()["changed"]
-        # `where` has a section of its own.
-        options = [f"--compressor.{name} {value}" for name, value in changed.items() if name not in ("where", "masks")]
-        options += [f"--compressor.where.{name} {value}" for name, value in changed.get("where", {}).items()]
-        options += [f"--compressor.masks {self.masks or 'FILE'}"]
-        return f"python scripts/calibrate_mosaicdiff.py --config CONFIG {' '.join(options)}"
-
     def removed(self, units: int) -> list[int]:
         """Return how many of the heads or channels of a module are removed, by stage; one at least stays."""
         # A product such as 0.29 * 100 is a little too small.
         return [min(int(sparsity * units + 1e-9), units - 1) for sparsity in self.sparsities]
 
-    def variants(
-        self, site: Site, name: str, module: nn.Module, masks: Masks | None, undo: ExitStack
-    ) -> Sequence[Forward | None]:
+    def variants(self, site: Site, name: str, module: nn.Module, undo: ExitStack) -> Sequence[Forward | None]:
         output, size = output_of(name, module)
         units = output.in_features // size
         removed = self.removed(units)
@@ -94,61 +87,57 @@ class MosaicDiff(StructuralPruner):
             raise InputError(
                 f"MosaicDiff with ratio {self.ratio} removes nothing of the {units} channels of {name}; raise the ratio"
             )
-        smaller: list[nn.Module | None] = [None] * len(removed)
-        for stage, count in enumerate(removed):
-            if not count:
+        smaller: dict[int, nn.Module] = {}
+        for stage, left in enumerate(units - count for count in removed):
+            if left == units:
                 continue
-            # On the meta device: what is kept does not change the FLOPs.
-            kept, weight = torch.arange(units - count), None
-            if masks is not None and not output.weight.is_meta:
-                try:
-                    kept, weight = (masks.tensors[f"{name}.{part}.{stage}"] for part in ("kept", "weight"))
-                except LookupError:
-                    kept = kept[:0]
-                if len(kept) != units - count:
-                    raise InputError(
-                        f"{self.masks} was made for other settings: in stage {stage} it keeps {len(kept)} of {units} "
-                        f"heads or channels of {name}, not {units - count}; make it with `{self.command()}`"
-                    )
-            smaller[stage] = _smaller(module, kept, size, weight)
-        follow(module, [part for part in smaller if part is not None], undo)
-        return [None if part is None else part.forward for part in smaller]
+            kept, weight = torch.arange(left), None
+            if self.tensors is not None:
+                kept, weight = (self.tensors.get(f"{name}.{part}.{stage}", kept[:0]) for part in ("kept", "weight"))
+            if len(kept) != left:
+                raise InputError(
+                    f"{self.masks} was made for other settings: in stage {stage} it keeps {len(kept)} of {units} heads "
+                    f"or channels of {name}, not {left}; make it with {self.command}"
+                )
+            smaller[stage] = _smaller(module, output, kept, size, weight)
+        follow(module, [*smaller.values()], undo)
+        return [smaller[stage].forward if stage in smaller else None for stage in range(len(removed))]
 
 
-def output_of(name: str, module: nn.Module) -> tuple[nn.Linear, int]:
+def output_of(name: str, module: Any) -> tuple[nn.Linear, int]:
     """Return the projection that ends an attention or MLP, and its input columns per head or channel.
 
     Raises:
         InputError: If the module has another structure than those of U-Nets, DiT and PixArt.
     """
     if isinstance(module, FeedForward):
-        return _plain_linear(name, module.net[2]), 1
-    known = isinstance(module, Attention) and type(module.processor) in (AttnProcessor, AttnProcessor2_0)
-    if not known or module.fused_projections or module.added_kv_proj_dim is not None:
-        raise InputError(f"MosaicDiff does not know the structure of {name}, a {type(module).__name__}; exclude it")
-    output = _plain_linear(name, module.to_out[0])
-    return output, output.in_features // module.heads
+        output, size = module.net[2], 1
+    else:
+        known = isinstance(module, Attention) and type(module.processor) in (AttnProcessor, AttnProcessor2_0)
+        if not known or module.fused_projections or module.added_kv_proj_dim is not None:
+            raise InputError(f"MosaicDiff does not know the structure of {name}, a {type(module).__name__}; exclude it")
+        output = module.to_out[0]
+        size = output.in_features // module.heads
+    if type(output) is not nn.Linear:
+        raise InputError(f"{name} ends in a {type(output).__name__}, perhaps with adapters; merge them into weights")
+    return output, size
 
 
-def _plain_linear(name: str, layer: nn.Module) -> nn.Linear:
-    if type(layer) is not nn.Linear:
-        raise InputError(f"{name} ends in a {type(layer).__name__}, perhaps with adapters; merge them into its weights")
-    return layer
-
-
-def _smaller(module: Any, kept: Tensor, size: int, weight: Tensor | None) -> Any:
+def _smaller(module: Any, output: nn.Linear, kept: Tensor, size: int, weight: Tensor | None) -> Any:
     """Return a copy of an attention or MLP with some of its heads or channels, which shares hooks and other modules."""
+    columns = (kept[:, None] * size + torch.arange(size)).flatten().to(output.weight.device)
+    last = _layer(output, output.weight[:, columns] if weight is None else weight.to(output.weight), output.bias)
+
+    def projection(layer: nn.Linear, rows: Tensor) -> nn.Linear:
+        return _layer(layer, layer.weight[rows], None if layer.bias is None else layer.bias[rows])
+
     if isinstance(module, FeedForward):
-        expand: Any = module.net[0]
-        output: Any = module.net[2]
+        expand = module.net[0]
         # A gated one has the gates of all channels after them.
-        rows = torch.cat([kept + first for first in range(0, expand.proj.out_features, output.in_features)])
-        first = _with(expand, proj=_layer(expand.proj, rows))
-        net = _with(module.net, **{"0": first, "2": _layer(output, columns=kept, weight=weight)})
-        return _with(module, net=net)
-    columns = (kept[:, None] * size + torch.arange(size)).flatten()
-    last = _layer(module.to_out[0], columns=columns, weight=weight)
-    projections = {name: _layer(getattr(module, name), columns) for name in ("to_q", "to_k", "to_v")}
+        rows = torch.cat([columns + first for first in range(0, expand.proj.out_features, output.in_features)])
+        first = _with(expand, proj=projection(expand.proj, rows))
+        return _with(module, net=_with(module.net, **{"0": first, "2": last}))
+    projections = {name: projection(getattr(module, name), columns) for name in ("to_q", "to_k", "to_v")}
     twin = _with(module, **projections, to_out=_with(module.to_out, **{"0": last}))
     twin.heads, twin.inner_dim, twin.inner_kv_dim = len(kept), len(columns), len(columns)
     return twin
@@ -161,25 +150,14 @@ def _with(module: nn.Module, **children: nn.Module) -> Any:
     return twin
 
 
-def _layer(
-    layer: nn.Linear, rows: Tensor | None = None, columns: Tensor | None = None, weight: Tensor | None = None
-) -> nn.Linear:
-    """Return some rows or columns of a linear layer; `weight` replaces the weights of the columns."""
-    device = layer.weight.device
-    sliced: Tensor = layer.weight
-    bias: Tensor | None = layer.bias
-    if rows is not None:
-        rows = rows.to(device)
-        sliced, bias = sliced[rows], None if bias is None else bias[rows]
-    if columns is not None:
-        sliced = sliced[:, columns.to(device)] if weight is None else weight.to(sliced)
+def _layer(layer: nn.Linear, weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """Return a copy of a linear layer with copies of other weights and the same hooks."""
     twin = copy.copy(layer)
-    twin.out_features, twin.in_features = sliced.shape
-    given = {"weight": sliced, "bias": bias}
-    twin._parameters = {
-        name: None if value is None else nn.Parameter(value.detach().clone(), requires_grad=layer.weight.requires_grad)
-        for name, value in given.items()
-    }
+    twin.out_features, twin.in_features = weight.shape
+    twin._parameters = {"bias": None}
+    twin.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+    if bias is not None:
+        twin.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
     return twin
 
 
@@ -198,10 +176,9 @@ def prune(weight: Tensor, moments: Tensor, size: int, removed: int) -> tuple[Ten
     Returns:
         The groups that are kept, ascending, int64, and their weights, `(out, kept * size)`, float64.
     """
-    weight, moments = weight.double().clone(), moments.double()
-    diagonal = moments.diagonal()
-    damping = DAMPING * diagonal.mean().clamp_min(torch.finfo(torch.float32).tiny)
-    inverse = torch.linalg.inv(moments + damping * torch.eye(len(moments), dtype=moments.dtype, device=moments.device))
+    weight, damped = weight.double().clone(), moments.double().clone()
+    damped.diagonal().add_(DAMPING * damped.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny))
+    inverse = torch.linalg.inv(damped)
     groups = torch.arange(len(moments), device=moments.device).view(-1, size)
     alive = torch.ones(len(groups), dtype=torch.bool, device=moments.device)
     identity = torch.eye(size, dtype=inverse.dtype, device=inverse.device)

@@ -15,7 +15,7 @@ from bigain.backbones.geometry import without_weights
 from bigain.backbones.sites import layout_of
 from bigain.compressors import DiPGO
 from bigain.compressors.dipgo import choose_kept
-from bigain.compressors.structural import Masks, prunable, read_masks, weights_digest, write_masks
+from bigain.compressors.structural import prunable, weights_digest, write_masks
 from bigain.cost.flops import count_flops
 from bigain.errors import InputError
 
@@ -53,7 +53,7 @@ def scores_file(path, model, network):
         generator = torch.Generator().manual_seed(sum(map(ord, name)))
         tensors[f"{name}.score"] = torch.rand(BINS, generator=generator)
         tensors[f"{name}.cost"] = torch.tensor(sum(counts[f"{type(model).__name__}.{name}"].values()) / total)
-    write_masks(path, Masks(tensors, {"method": "DiPGO", "weights_sha256": weights_digest(model)}))
+    write_masks(path, tensors, {"method": "DiPGO", "weights_sha256": weights_digest(model)})
     return str(path)
 
 
@@ -94,9 +94,9 @@ def test_skips_what_it_says(network, tmp_path):
     model = shared(network)
     path = tmp_path / "gates.safetensors"
     pruner = DiPGO(ratio=0.15, masks=scores_file(path, model, network), bins=BINS)
-    file = read_masks(path, "")
+    file = pruner.read_masks()
     before, untouched = snapshot(model), forward(model, given_at(network, 10))
-    kept = pruner._masks_for(model).tensors
+    kept = pruner.masks_of(model)
     assert {bool(keeps) for of_module in kept.values() for keeps in of_module} == {True, False}
     for stage, timestep in ((1, 250), (3, 999)):
         given, plain, name_of = given_at(network, timestep), fresh(network), type(model).__name__
@@ -108,7 +108,7 @@ def test_skips_what_it_says(network, tmp_path):
             counts, total = flops_of(model, given)
         assert {name for name in kept if f"{name_of}.{name}" not in counts} == {*skipped}
         _, whole = flops_of(model, given)
-        costs = [float(file.tensors[f"{name}.cost"]) for name in skipped]
+        costs = [float(file[f"{name}.cost"]) for name in skipped]
         assert total / whole == pytest.approx(1 - sum(costs))
     assert snapshot(model) == before
     assert torch.equal(forward(model, given_at(network, 10)), untouched)

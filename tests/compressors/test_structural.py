@@ -1,5 +1,6 @@
 """Pruners: masks by optimal brain surgeon, files with a card, stages, and the network that is left."""
 
+import json
 import runpy
 from pathlib import Path
 
@@ -7,13 +8,14 @@ import pytest
 import torch
 from cases import Halved
 from models import forward, fresh, inputs, loaded, rows, shared, snapshot
+from safetensors import safe_open
 
 from bigain.backbones import DiT, row_keys
 from bigain.backbones.sites import layout_of
 from bigain.commands.flops.model import CountedModel
 from bigain.compressors import MosaicDiff, Where
 from bigain.compressors.mosaicdiff import DAMPING, output_of, prune
-from bigain.compressors.structural import Masks, prunable, read_masks, weights_digest, write_masks
+from bigain.compressors.structural import prunable, weights_digest, write_masks
 from bigain.data.shapes import render_shapes
 from bigain.errors import InputError
 
@@ -33,17 +35,17 @@ def masked(network):
             weight = torch.randn(output.out_features, len(kept) * size, generator=generator) / 4
             if removed:
                 tensors |= {f"{name}.kept.{stage}": kept, f"{name}.weight.{stage}": weight.half()}
-    return Masks(tensors, {"method": "MosaicDiff", "weights_sha256": weights_digest(denoiser)})
+    return tensors, {"method": "MosaicDiff", "weights_sha256": weights_digest(denoiser)}
 
 
 def dense(network, masks, stage):
     """The network of full size whose removed heads and channels meet weights of zero."""
     model = fresh(network)
     for name, module in prunable(layout_of(model).sites).items():
-        if f"{name}.kept.{stage}" in masks.tensors:
+        if f"{name}.kept.{stage}" in masks:
             output, size = output_of(name, module)
             full = torch.zeros(output.out_features, output.in_features // size, size)
-            kept, weight = (masks.tensors[f"{name}.{part}.{stage}"] for part in ("kept", "weight"))
+            kept, weight = (masks[f"{name}.{part}.{stage}"] for part in ("kept", "weight"))
             full[:, kept] = weight.float().view(len(full), -1, size)
             output.weight.data = full.flatten(1)
     return model
@@ -51,8 +53,8 @@ def dense(network, masks, stage):
 
 @pytest.fixture(params=["dit", "unet", "pixart", "sdxl"])
 def made(request, tmp_path):
-    masks, path = masked(request.param), tmp_path / "masks/of.safetensors"
-    write_masks(path, masks)
+    (masks, card), path = masked(request.param), tmp_path / "masks/of.safetensors"
+    write_masks(path, masks, card)
     return request.param, masks, str(path)
 
 
@@ -77,15 +79,15 @@ def test_a_forward_is_that_of_the_masked_dense_network_of_its_stage(made):
 
 
 def test_what_is_left_follows_the_network_of_which_it_is_no_part(tmp_path):
-    masks, path = masked("dit"), tmp_path / "masks.safetensors"
-    write_masks(path, masks)
+    (masks, card), path = masked("dit"), tmp_path / "masks.safetensors"
+    write_masks(path, masks, card)
     model, given = fresh("dit"), rows(inputs("dit"), slice(1))
     with MosaicDiff(**SETTINGS, masks=str(path)).applied_to(model):
         single, digest = forward(model, given), weights_digest(model)
         double = forward(model.double(), {**given, "hidden_states": given["hidden_states"].double()})
         assert double.dtype == torch.float64
         assert torch.allclose(double.float(), single, atol=1e-5)
-        assert weights_digest(model) == digest == masks.card["weights_sha256"]
+        assert weights_digest(model) == digest == card["weights_sha256"]
 
 
 def test_masks_are_those_of_a_loop_that_refits_every_candidate():
@@ -125,16 +127,17 @@ def test_other_weights_settings_and_files_are_refused(tmp_path):
         assert snapshot(model) == before
         return str(caught.value)
 
-    command = "python scripts/calibrate_mosaicdiff.py --config CONFIG --compressor.ratio 0.5 --compressor.middle 0.4"
-    assert f"no masks at {path}; make them with `{command} --compressor.masks {path}`" in refusal()
-    assert "needs the masks of this network" in refusal(masks=None)
+    options = f"--compressor.ratio 0.5 --compressor.middle 0.4 --compressor.masks {path}`"
+    command = f"`python scripts/calibrate_mosaicdiff.py --config CONFIG {options}"
+    assert f"no masks at {path}; make them with {command}" in refusal()
+    assert "no masks at None" in refusal(masks=None)
     path.write_bytes(b"no masks")
     assert "is no file of masks" in refusal()
-    masks = masked("dit")
-    write_masks(path, masks)
+    masks, card = masked("dit")
+    write_masks(path, masks, card)
     assert "was made for other weights: SHA-256" in refusal(changed=True)
     assert "was made for other settings: in stage 0 it keeps 32 of 64" in refusal(ratio=0.6)
-    write_masks(path, Masks(masks.tensors, {**masks.card, "method": "DiPGO"}))
+    write_masks(path, masks, {**card, "method": "DiPGO"})
     assert "holds masks of DiPGO" in refusal()
     with pytest.raises(InputError, match="removes nothing of the 64 channels"):
         MosaicDiff(ratio=0.01).install(fresh("dit").to("meta"))
@@ -162,9 +165,10 @@ def test_a_calibrated_network_is_nearer_to_the_whole_one_than_an_arbitrary_part(
     options += ["--compressor.ratio", "0.25", "--compressor.where.blocks", "[1]", "--compressor.masks", str(path)]
     monkeypatch.setattr("sys.argv", ["", *options])
     script["main"]()
-    masks = read_masks(path, "")
-    assert masks.card["calibration"] == {"dataset": "ShapeTextures", "split": "val", "images": 4, "seed": 0}
-    assert masks.card["sparsities"] == [0.25, 0.125, 0.25]
+    with safe_open(path, "pt") as file:
+        card = json.loads(file.metadata()["card"])
+    assert card["calibration"] == {"dataset": "ShapeTextures", "split": "val", "images": 4, "seed": 0}
+    assert card["sparsities"] == [0.25, 0.125, 0.25]
     backbone = loaded(DiT, "shapes_dit")
     images, labels = render_shapes(torch.arange(2), "test")
     for timestep in (100, 400, 900):
