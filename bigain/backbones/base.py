@@ -221,7 +221,7 @@ class Backbone(nn.Module, ABC):
         return ""
 
     @abstractmethod
-    def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+    def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Any:
         """Return the raw network output. `(b, c, h, w)`."""
 
     @property
@@ -313,6 +313,6 @@ class Backbone(nn.Module, ABC):
         parameter = next(self.denoiser.parameters())
         layout = torch.channels_last if self.channels_last else torch.preserve_format
         with mark("denoiser", len(noisy)):
-            output = self._denoise(noisy.to(parameter.dtype, memory_format=layout), timesteps, condition)
+            output: Tensor = self._denoise(noisy.to(parameter.dtype, memory_format=layout), timesteps, condition)
         # A network with learned variance appends it to the noise.
         return output[:, : noisy.shape[1]].float()

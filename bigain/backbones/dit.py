@@ -72,6 +72,5 @@ class DiT(Backbone):
     def blank_condition(self) -> Tensor:
         return torch.empty(1, dtype=torch.int64, device="meta")
 
-    def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        output: Tensor = self.denoiser(noisy, timestep=timesteps, class_labels=condition, return_dict=False)[0]
-        return output
+    def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Any:
+        return self.denoiser(noisy, timestep=timesteps, class_labels=condition, return_dict=False)[0]

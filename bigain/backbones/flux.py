@@ -35,6 +35,10 @@ class Flux(TextBackbone):
     pipelines = ("FluxPipeline",)
     kinds = (Flow,)
     packing = _PATCH**2
+    widths: ClassVar[dict[str, Any]] = {
+        "pooled_projection_dim": ["text_encoder.hidden_size"],
+        "joint_attention_dim": ["text_encoder_2.d_model"],
+    }
     parts: ClassVar[dict[str, Any]] = {
         "transformer": FluxTransformer2DModel,
         "text_encoder": CLIPTextModel,
@@ -65,13 +69,6 @@ class Flux(TextBackbone):
                 f"distilled_guidance is {self.distilled_guidance}, but {self.model} takes no guidance, as "
                 "FLUX.1-schnell; leave it out"
             )
-
-    def load_settings(self, files: ModelFiles) -> dict[str, Any]:
-        config = super().load_settings(files)
-        self.check_width(config, "pooled_projection_dim", files.config("text_encoder").get("hidden_size", 512))
-        self.check_width(config, "joint_attention_dim", files.config("text_encoder_2").get("d_model", 512))
-        self.load_tokenizers(files)
-        return config
 
     def prompt_tokens(self, files: ModelFiles, suffix: str, saved: Any) -> Any:
         if suffix != "_2" or not isinstance(saved, int):
@@ -109,8 +106,8 @@ class Flux(TextBackbone):
 
     def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
         config, device = self.denoiser.config, noisy.device
-        condition = condition.to(noisy.dtype)
-        pooled, states = unpack(condition, config["pooled_projection_dim"], config["joint_attention_dim"])
+        sizes = config["pooled_projection_dim"], config["joint_attention_dim"]
+        pooled, states = unpack(condition.to(noisy.dtype), *sizes)
         grid = Grid(noisy.shape[2] // _PATCH, noisy.shape[3] // _PATCH)
         guidance = None
         if config["guidance_embeds"]:

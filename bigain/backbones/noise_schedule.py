@@ -30,49 +30,42 @@ def load_schedule(
     """
     file = "scheduler/scheduler_config.json"
     config = files.json(file)
-    saved = f"{file} of {files.source} ({config.get('_class_name')})"
-    steps = config.get("num_train_timesteps", TIMESTEPS)
-    expected = f"expected {' or '.join(_EXPECTED[kind] for kind in kinds)}"
     name, betas = str(config.get("_class_name")), config.get("beta_schedule") or config.get("trained_betas")
+    saved = f"{file} of {files.source} ({name})"
+    expected = f"expected {' or '.join(_EXPECTED[kind] for kind in kinds)}"
+    steps, spacing = config.get("num_train_timesteps", TIMESTEPS), config.get("timestep_type", "discrete")
     flow = name.startswith("FlowMatch") or bool(config.get("use_flow_sigmas"))
-    if flow and Flow not in kinds:
-        raise InputError(f"{saved} uses no beta_schedule: a model of flow matching; {expected}")
-    if name.startswith("FlowMatch") and betas:
+    problems = {
+        "uses no beta_schedule: a model of flow matching": flow and Flow not in kinds,
         # `from_config` and `save_pretrained` keep the betas of the previous scheduler.
-        raise InputError(
-            f"{saved} has the beta_schedule of another scheduler; delete its settings if the network predicts a "
-            "velocity, else restore the model's own file"
-        )
-    # Schedulers of EDM and consistency models have no betas; continuous timesteps are noise levels.
-    if not flow and (name.startswith("EDM") or not betas):
-        raise InputError(f"{saved} uses no beta_schedule: a model of EDM or consistency; {expected}")
-    if not flow and Diffusion not in kinds:
-        raise InputError(f"{saved} is not of flow matching; {expected}")
-    if config.get("timestep_type", "discrete") != "discrete":
-        raise InputError(f"{saved} has timestep_type {config['timestep_type']!r}; {expected}")
-    if steps != TIMESTEPS:
+        "has the beta_schedule of another scheduler; delete its settings if the network predicts a velocity, else "
+        "restore the model's own file": name.startswith("FlowMatch") and betas,
+        # Schedulers of EDM and consistency models have no betas; continuous timesteps are noise levels.
+        "uses no beta_schedule: a model of EDM or consistency": not flow and (name.startswith("EDM") or not betas),
+        "is not of flow matching": not flow and Diffusion not in kinds,
+        f"has timestep_type {spacing!r}": spacing != "discrete",
         # Before the schedule is computed, which takes as many numbers.
-        raise InputError(f"{saved} gives num_train_timesteps {steps!r}; {expected}")
-    if config.get("invert_sigmas"):
-        raise InputError(f"{saved} has invert_sigmas: its timesteps count from noise to images; {expected}")
+        f"gives num_train_timesteps {steps!r}": steps != TIMESTEPS,
+        "has invert_sigmas: its timesteps count from noise to images": config.get("invert_sigmas"),
+    }
+    if problem := next((problem for problem, there in problems.items() if there), None):
+        raise InputError(f"{saved} {problem}; {expected}")
     # DPM-Solver and similar schedulers call the shift `flow_shift`.
     shift = {"shift": config["flow_shift"]} if "flow_shift" in config else {}
     try:
         scheduler: Any = (FlowMatchEulerDiscreteScheduler if flow else DDPMScheduler).from_config(config, **shift)
         # For a flow, those at one resolution; any will do.
-        levels = (
-            Flow("velocity", scheduler.config).place(torch.arange(TIMESTEPS), 1024) / TIMESTEPS
-            if flow
-            else scheduler.betas
-        )
+        placed = parametrisation_of(scheduler).place(torch.arange(TIMESTEPS), 1024)
+        levels = placed / TIMESTEPS if flow else scheduler.betas
     except UNLOADABLE as error:
         message = reason(error, files.source, files.local_files_only)
         raise InputError(f"cannot make the schedule of {file} of {files.source}: {message}") from error
     if not flow and (kind := scheduler.config["prediction_type"]) not in ("epsilon", "v_prediction"):
         raise InputError(f"{files.source} predicts {kind!r}; expected epsilon or v_prediction")
     if len(levels) != TIMESTEPS or not ((levels >= 0) & (levels <= 1)).all() or not levels.any():
-        names = "noise levels" if flow else "betas"
-        raise InputError(f"the {names} of {saved} are not {TIMESTEPS} numbers in [0, 1]; {expected}")
+        raise InputError(
+            f"the {'noise levels' if flow else 'betas'} of {saved} are not {TIMESTEPS} numbers in [0, 1]; {expected}"
+        )
     return config, scheduler
 
 

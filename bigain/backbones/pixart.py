@@ -28,6 +28,7 @@ class PixArt(TextBackbone):
 
     component = "transformer"
     pipelines = tuple(_TOKENS)
+    widths: ClassVar[dict[str, Any]] = {"caption_channels": ["text_encoder.d_model"]}
     parts: ClassVar[dict[str, Any]] = {
         "transformer": PixArtTransformer2DModel,
         "text_encoder": T5EncoderModel,
@@ -39,12 +40,6 @@ class PixArt(TextBackbone):
             raise InputError(
                 f"transformer/config.json of {self.model} has norm_type {kind!r}; expected 'ada_norm_single', a PixArt"
             )
-
-    def load_settings(self, files: ModelFiles) -> dict[str, Any]:
-        config = super().load_settings(files)
-        self.check_width(config, "caption_channels", files.config("text_encoder").get("d_model", 512))
-        self.load_tokenizers(files)
-        return config
 
     def prompt_tokens(self, files: ModelFiles, suffix: str, saved: Any) -> int:
         return _TOKENS[files.index["_class_name"]]
@@ -64,7 +59,7 @@ class PixArt(TextBackbone):
         width, tokens = self.denoiser.config["caption_channels"], self.saved_prompt_tokens()
         return torch.empty(1, tokens * (1 + width), device="meta")
 
-    def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+    def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Any:
         channels = self.denoiser.config["caption_channels"]
         mask, states = unpack(condition.to(noisy.dtype), condition.shape[1] // (1 + channels), channels)
         sizes: dict[str, Any] = {"resolution": None, "aspect_ratio": None}
@@ -74,15 +69,8 @@ class PixArt(TextBackbone):
             resolution = noisy.new_full((len(noisy), 2), height)
             resolution[:, 1] = width
             sizes = {"resolution": resolution, "aspect_ratio": noisy.new_full((len(noisy), 1), height / width)}
-        output: Tensor = self.denoiser(
-            noisy,
-            encoder_hidden_states=states,
-            encoder_attention_mask=mask,
-            timestep=timesteps,
-            added_cond_kwargs=sizes,
-            return_dict=False,
-        )[0]
-        return output
+        text = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+        return self.denoiser(noisy, **text, timestep=timesteps, added_cond_kwargs=sizes, return_dict=False)[0]
 
 
 layout_of.register(PixArtTransformer2DModel, transformer_layout)

@@ -10,7 +10,6 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from bigain.backbones.loading import ModelFiles
 from bigain.backbones.text import TextBackbone
 from bigain.errors import InputError
 
@@ -27,6 +26,7 @@ class StableDiffusion(TextBackbone):
     """Stable Diffusion 1.x and 2.x (Rombach et al., 2022), conditioned on a prompt, without guidance."""
 
     component = "unet"
+    widths: ClassVar[dict[str, Any]] = {"cross_attention_dim": ["text_encoder.hidden_size"]}
     cuts_prompts = True
     parts: ClassVar[dict[str, Any]] = {
         "unet": UNet2DConditionModel,
@@ -42,22 +42,14 @@ class StableDiffusion(TextBackbone):
                     f"that {model} need and this class does not provide; expected Stable Diffusion 1.x or 2.x"
                 )
 
-    def load_settings(self, files: ModelFiles) -> dict[str, Any]:
-        config = super().load_settings(files)
-        self.check_width(config, "cross_attention_dim", files.config("text_encoder").get("hidden_size", 512))
-        self.load_tokenizers(files)
-        return config
-
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Last hidden states of the text encoder, padded to the tokenizer's length. `(k, 77, d)` on SD."""
-        states: Tensor = self.encoded(prompts).last_hidden_state
-        return states
+        return self.encoded(prompts).last_hidden_state
 
     def blank_condition(self) -> Tensor:
         width = self.denoiser.config["cross_attention_dim"]
         return torch.empty(1, self.saved_prompt_tokens(), width, device="meta")
 
-    def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+    def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Any:
         states = condition.to(noisy.dtype)
-        output: Tensor = self.denoiser(noisy, timesteps, encoder_hidden_states=states, return_dict=False)[0]
-        return output
+        return self.denoiser(noisy, timesteps, encoder_hidden_states=states, return_dict=False)[0]

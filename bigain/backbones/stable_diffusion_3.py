@@ -16,7 +16,6 @@ from bigain.backbones.loading import ModelFiles
 from bigain.backbones.sites import Layout, Site, layout_of
 from bigain.backbones.text import TextBackbone, pack, unpack
 from bigain.diffusion.parametrisation import Flow
-from bigain.errors import InputError
 
 # Tokens of a prompt that T5 reads in the pipeline.
 _T5_TOKENS = 256
@@ -32,6 +31,10 @@ class StableDiffusion3(TextBackbone):
     pipelines = ("StableDiffusion3Pipeline",)
     kinds = (Flow,)
     optional = ("text_encoder_3",)
+    widths: ClassVar[dict[str, Any]] = {
+        "pooled_projection_dim": ["text_encoder.projection_dim", "text_encoder_2.projection_dim"],
+        "joint_attention_dim": ["text_encoder_3.d_model"],
+    }
     parts: ClassVar[dict[str, Any]] = {
         "transformer": SD3Transformer2DModel,
         "text_encoder": CLIPTextModelWithProjection,
@@ -41,22 +44,6 @@ class StableDiffusion3(TextBackbone):
         "tokenizer_2": CLIPTokenizer,
         "tokenizer_3": T5Tokenizer,
     }
-
-    def load_settings(self, files: ModelFiles) -> dict[str, Any]:
-        config = super().load_settings(files)
-        clips = [files.config(f"text_encoder{suffix}") for suffix in ("", "_2")]
-        self.check_width(config, "pooled_projection_dim", sum(clip.get("projection_dim", 512) for clip in clips))
-        if "text_encoder_3" in files.parts:
-            self.check_width(config, "joint_attention_dim", files.config("text_encoder_3").get("d_model", 512))
-        width, most = sum(clip.get("hidden_size", 512) for clip in clips), config.get("joint_attention_dim", 4096)
-        if width > most:
-            raise InputError(
-                f"transformer/config.json of {self.model} has joint_attention_dim {most}, but its first two text "
-                f"encoders give states of width {width} side by side: they are not of one model"
-            )
-        self.load_tokenizers(files)
-        self.check_equal_lengths()
-        return config
 
     def prompt_tokens(self, files: ModelFiles, suffix: str, saved: Any) -> Any:
         return min(saved, _T5_TOKENS) if suffix == "_3" and isinstance(saved, int) else saved
@@ -85,18 +72,12 @@ class StableDiffusion3(TextBackbone):
         most = config["patch_size"] * config["pos_embed_max_size"]
         return self.patched_latents_of(image_size, config["patch_size"], most)
 
-    def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+    def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Any:
         config = self.denoiser.config
-        condition = condition.to(noisy.dtype)
-        pooled, states = unpack(condition, config["pooled_projection_dim"], config["joint_attention_dim"])
-        output: Tensor = self.denoiser(
-            noisy,
-            encoder_hidden_states=states,
-            pooled_projections=pooled,
-            timestep=timesteps,
-            return_dict=False,
-        )[0]
-        return output
+        sizes = config["pooled_projection_dim"], config["joint_attention_dim"]
+        pooled, states = unpack(condition.to(noisy.dtype), *sizes)
+        text = {"encoder_hidden_states": states, "pooled_projections": pooled}
+        return self.denoiser(noisy, **text, timestep=timesteps, return_dict=False)[0]
 
 
 @layout_of.register

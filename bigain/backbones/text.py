@@ -25,14 +25,16 @@ class TextBackbone(Backbone):
     Text encoders and tokenizers among its parts come in pairs with the same suffix: `text_encoder_2`, `tokenizer_2`.
 
     Attributes:
+        widths: Settings of the denoiser that are the sum of settings of text encoders: `text_encoder.hidden_size`.
         cuts_prompts: Whether a prompt longer than an encoder takes is cut, with a warning; otherwise it is refused.
     """
 
+    widths: ClassVar[Mapping[str, Sequence[str]]]
     cuts_prompts: ClassVar[bool] = False
 
     @property
     def suffixes(self) -> list[str]:
-        """Suffix of each text encoder and its tokenizer, after `load_tokenizers`."""
+        """Suffix of each text encoder and its tokenizer, after `load_settings`."""
         return [name.removeprefix("tokenizer") for name in self.parts if name in vars(self)]
 
     @abstractmethod
@@ -43,12 +45,18 @@ class TextBackbone(Backbone):
         """Return how many tokens of a prompt are read; `saved` is the `model_max_length` of the tokenizer's files."""
         return saved
 
-    def load_tokenizers(self, files: ModelFiles) -> None:
-        """Load every tokenizer and check that it fits its encoder.
-
-        Raises:
-            InputError: If one is missing or damaged, or has more tokens than its encoder.
-        """
+    def load_settings(self, files: ModelFiles) -> dict[str, Any]:
+        config = super().load_settings(files)
+        for setting, sources in self.widths.items():
+            parts = [source.split(".") for source in sources]
+            if not all(part in files.parts for part, _ in parts):
+                continue
+            width, takes = sum(files.config(part).get(name, 512) for part, name in parts), config.get(setting, 1280)
+            if any(value != width for value in (takes if isinstance(takes, list) else [takes])):
+                raise InputError(
+                    f"{self.component}/config.json of {self.model} has {setting} {takes}, but its text encoder gives "
+                    f"states of width {width}: they are not of one model"
+                )
         for suffix in [name.removeprefix("tokenizer") for name in files.parts if name.startswith("tokenizer")]:
             text = files.config(f"text_encoder{suffix}")
             tokenizer = files.load_tokenizer(f"tokenizer{suffix}")
@@ -65,15 +73,7 @@ class TextBackbone(Backbone):
                     "tokenizer_config.json"
                 )
             setattr(self, f"tokenizer{suffix}", tokenizer)
-
-    def check_equal_lengths(self) -> None:
-        """Raise an InputError if the first two encoders, whose states are put side by side, read different lengths."""
-        lengths = [getattr(self, f"tokenizer{suffix}").model_max_length for suffix in ("", "_2")]
-        if lengths[0] != lengths[1]:
-            raise InputError(
-                f"tokenizer and tokenizer_2 of {self.model} have model_max_length {lengths[0]} and {lengths[1]}; "
-                "expected the same: their states are put side by side"
-            )
+        return config
 
     def saved_prompt_tokens(self, suffix: str = "") -> int:
         """Return how many tokens of a prompt an encoder reads; needs only the tokenizer's configuration.
@@ -84,17 +84,8 @@ class TextBackbone(Backbone):
         file, files = f"tokenizer{suffix}/tokenizer_config.json", self.find()
         tokens = self.prompt_tokens(files, suffix, files.json(file).get("model_max_length"))
         if not isinstance(tokens, int) or not 1 <= tokens <= _LONGEST_PROMPT:
-            raise InputError(f"{file} of {files.source} gives model_max_length {tokens!r}; expected a number of tokens")
+            raise InputError(f"{file} of {files.source} has model_max_length {tokens!r}; expected a number of tokens")
         return tokens
-
-    def check_width(self, config: Mapping[str, Any], setting: str, width: int) -> None:
-        """Raise an InputError if a setting of the denoiser, 1280 by default, is not the width of the text states."""
-        takes = config.get(setting, 1280)
-        if any(value != width for value in (takes if isinstance(takes, list) else [takes])):
-            raise InputError(
-                f"{self.component}/config.json of {self.model} has {setting} {takes}, but its text encoder gives "
-                f"states of width {width}: they are not of one model"
-            )
 
     def conditions(self, prompts: Sequence[str], labels: Sequence[int]) -> Tensor:
         """See `encode_prompts`; on the denoiser's device. `(k, ...)`."""
@@ -139,9 +130,8 @@ class TextBackbone(Backbone):
             # By default, transformers warns of their length, too.
             whole = self.tokens(unique, suffix, verbose=False).input_ids
             if cut := [prompt for prompt, ids in zip(unique, whole, strict=True) if len(ids) > length]:
-                text = (
-                    f"prompts cut after {length} tokens: {len(cut)} of {len(unique)}, such as {shorten(cut[0], 80)!r}"
-                )
+                first_cut = repr(shorten(cut[0], 80))
+                text = f"prompts cut after {length} tokens: {len(cut)} of {len(unique)}, such as {first_cut}"
                 if not self.cuts_prompts:
                     raise InputError(f"{self.model}: {text}; shorten them, or leave the items out with --data.subset")
                 return text
