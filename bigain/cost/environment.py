@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
@@ -44,6 +45,7 @@ def session(device: torch.device) -> dict[str, Any]:
     return {
         "device_name": device_name(device),
         "cpu_threads": torch.get_num_threads(),
+        "kernels": os.environ.get("BIGAIN_KERNELS", "auto"),
         "python": platform.python_version(),
         "packages": {package: version(package) for package in _PACKAGES},
     }

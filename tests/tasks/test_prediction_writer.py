@@ -142,3 +142,6 @@ def test_what_changed_since_the_last_session_is_reported_and_recorded(tmp_path, 
     # Those before the first image do not count.
     assert [session["cpu_threads"] for session in sessions] == [4, 3]
     assert {session["rows_per_forward"] for session in sessions} == {8}
+    monkeypatch.setenv("BIGAIN_KERNELS", "torch")
+    writer()
+    assert "warning: continues with kernels auto -> torch; last digits" in caplog.text
