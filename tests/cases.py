@@ -29,7 +29,7 @@ from bigain.compressors import (
     ToMe,
     Where,
 )
-from bigain.compressors.base import Decision, Observation, Onlooker
+from bigain.compressors.onlookers import Decision, Observation, Onlooker
 from bigain.compressors.structural import EVERYWHERE
 from bigain.diffusion.schedules import Linear
 from bigain.tokens import scores

@@ -35,7 +35,7 @@ from bigain.commands.parsing import (
 from bigain.commands.predict import OPTIONS, add_options, check_seed
 from bigain.commands.termination import end_at_signals
 from bigain.compressors import Compressor
-from bigain.compressors.base import constructor_parameters
+from bigain.compressors.settings import constructor_parameters
 from bigain.cost.timing import Timing
 from bigain.data import EvalDataModule
 from bigain.errors import InputError

@@ -239,7 +239,7 @@ def guess(near: Sequence[str]) -> str:
 
 def unknown_argument(section: str, class_path: str, name: str) -> InputError:
     """Return the error for an argument that a class, in a section such as `model.backbone`, does not have."""
-    from bigain.compressors.base import constructor_parameters
+    from bigain.compressors.settings import constructor_parameters
 
     kind = class_path.rpartition(".")[2]
     parameters = constructor_parameters(import_class(class_path))

@@ -7,7 +7,6 @@ import inspect
 from bigain.compressors.abm import ABM as ABM
 from bigain.compressors.average_pool import AveragePool as AveragePool
 from bigain.compressors.base import Compressor as Compressor
-from bigain.compressors.base import Onlooker as Onlooker
 from bigain.compressors.cam import CAM as CAM
 from bigain.compressors.coredit import CoReDiT as CoReDiT
 from bigain.compressors.dipgo import DiPGO as DiPGO
@@ -17,6 +16,7 @@ from bigain.compressors.iekvd import IEKVD as IEKVD
 from bigain.compressors.importance_merging import ImportanceMerging as ImportanceMerging
 from bigain.compressors.lgtm import LGTM as LGTM
 from bigain.compressors.mosaicdiff import MosaicDiff as MosaicDiff
+from bigain.compressors.onlookers import Onlooker as Onlooker
 from bigain.compressors.sito import SiTo as SiTo
 from bigain.compressors.todo import ToDo as ToDo
 from bigain.compressors.tofu import ToFu as ToFu

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,13 +18,14 @@ from bigain.backbones.cuda_graphs import watch_for
 from bigain.backbones.forward import ForwardContext, rows_now
 from bigain.backbones.marks import mark
 from bigain.backbones.sites import Layout, Site, layout_of
+from bigain.compressors.hooks import ContextGetter, watch_forward
+from bigain.compressors.onlookers import Decision, Observation, Onlooker
+from bigain.compressors.settings import changed, constructor_parameters, plain
 from bigain.compressors.where import Where
 from bigain.diffusion.trials import TIMESTEPS
 from bigain.errors import InputError
 from bigain.tokens.grid import Grid
 from bigain.tokens.matching import MergePlan
-
-ContextGetter = Callable[[], ForwardContext]
 
 # Values of a compressor over the timesteps. Each is counted, and a CUDA graph may be recorded for each.
 _MOST_VALUES = 50
@@ -36,60 +34,11 @@ _MOST_VALUES = 50
 _owners: WeakKeyDictionary[nn.Module, Compressor] = WeakKeyDictionary()
 
 
-@dataclass(frozen=True)
-class Decision:
-    """A compressor's decision at one site in one forward, before any token is merged or dropped.
-
-    Attributes:
-        compressor: The compressor that decides.
-        site: The site.
-        tokens: Tokens that the decision is based on. `(b, n, c)`.
-        plan: The plan of a merger; None if keys and values are downsampled.
-        context: The forward, with timesteps, keys and classes of the rows.
-    """
-
-    compressor: Compressor
-    site: Site
-    tokens: Tensor
-    plan: MergePlan | None
-    context: ForwardContext
-
-
-@dataclass(frozen=True)
-class Observation:
-    """The image tokens that a compressed module takes, before and after compression.
-
-    Attributes:
-        site: The site.
-        module: `self_attn`, `cross_attn` or `mlp`; of two self-attentions of a block, the first.
-        before: The uncompressed tokens. `(b, n, c)`.
-        restored: Computes the compressed tokens at full length, `(b, n, c)`: merged and unmerged, or for keys the
-            nearest key of each place. Returns None if the compressor does not know which key is nearest.
-        context: The forward, with the timesteps of the rows.
-    """
-
-    site: Site
-    module: str
-    before: Tensor
-    restored: Callable[[], Tensor | None]
-    context: ForwardContext
-
-
-class Onlooker:
-    """Base class of objects that watch a compressor; append one to `Compressor.onlookers`."""
-
-    def decided(self, decision: Decision) -> None:
-        """Called once per site and forward."""
-
-    def compressed(self, observation: Observation) -> None:
-        """Called for every compressed module of every forward."""
-
-
 class Compressor(Callback, ABC):
     """A training-free token compressor.
 
     As a Lightning callback it hooks `pl_module.backbone.denoiser` at setup. On a plain diffusers pipeline use
-    `with compressor.applied_to(pipe.unet): pipe(...)`.
+    `with compressor.applied_to(pipe.unet): pipe(...)`. Subclasses implement `hook_site`.
 
     Attributes:
         where: Selected sites; by default every stride-1 block.
@@ -117,13 +66,32 @@ class Compressor(Callback, ABC):
         self.onlookers = []
         self._installed = ExitStack()
 
+    # What a method implements.
+
     @abstractmethod
     def hook_site(self, layout: Layout, site: Site, context: ContextGetter, undo: ExitStack) -> None:
         """Register hooks on one site and push their removal on `undo`."""
 
-    @abstractmethod
     def tokens_out(self, site: Site, latent: Grid) -> int:
-        """Return the number of tokens (of a merged sequence, or keys) left at a site for a latent size."""
+        """Return the number of tokens (of a merged sequence, or keys) left at a site for a latent size; all of them."""
+        return site.grid(latent).n
+
+    def sites_of(self, denoiser: nn.Module) -> tuple[Site, ...]:
+        """Return the sites of a network that this compressor acts on."""
+        return self.where.select(layout_of(denoiser))
+
+    def token_scores(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor | None:
+        """Return the token scores that the decision at a site is based on; None, the default, if there are none.
+
+        Args:
+            x: The tokens of the decision. `(b, n, c)`.
+            site: The site.
+            context: The forward, for these rows.
+
+        Returns:
+            Larger means more detail. `(b, n)`, float32.
+        """
+        return None
 
     def shared_value(self, timestep: int) -> Hashable:
         """Return what all rows of a forward must have in common, by timestep in 0..999; false if it is not compressed.
@@ -132,6 +100,20 @@ class Compressor(Callback, ABC):
         default is whether the timestep is one of `during`.
         """
         return self.during is None or self.during[0] <= timestep <= self.during[1]
+
+    def check_module(self, module: Any) -> None:
+        """Check a task module, whose weights are not needed.
+
+        Raises:
+            InputError: If this compressor cannot do the task.
+        """
+        if self.generation_only and not module.generates:
+            raise InputError(
+                f"{type(self).__name__} only generates: {self.generation_only}; choose another compressor, or a "
+                "configuration of a generation"
+            )
+
+    # What hooks use.
 
     @cached_property
     def shared_values(self) -> tuple[Hashable, ...]:
@@ -171,23 +153,6 @@ class Compressor(Callback, ABC):
             context.cache[key] = values.pop()
         return context.cache[key]
 
-    def sites_of(self, denoiser: nn.Module) -> tuple[Site, ...]:
-        """Return the sites of a network that this compressor acts on."""
-        return self.where.select(layout_of(denoiser))
-
-    def token_scores(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor | None:
-        """Return the token scores that the decision at a site is based on; None, the default, if there are none.
-
-        Args:
-            x: The tokens of the decision. `(b, n, c)`.
-            site: The site.
-            context: The forward, for these rows.
-
-        Returns:
-            Larger means more detail. `(b, n)`, float32.
-        """
-        return None
-
     def show_decision(self, site: Site, tokens: Tensor, plan: MergePlan | None, context: ForwardContext) -> None:
         """Notify the onlookers of a decision."""
         for onlooker in self.onlookers:
@@ -202,40 +167,7 @@ class Compressor(Callback, ABC):
             with mark("onlooker", len(before)):
                 onlooker.compressed(Observation(site, module, before, restored, context))
 
-    def settings(self) -> dict[str, Any]:
-        """Return the constructor arguments, after validation."""
-        # Not vars(self): Lightning sets attributes on callbacks.
-        return {name: getattr(self, name) for name in constructor_parameters(type(self)) if hasattr(self, name)}
-
-    def description(self) -> dict[str, Any]:
-        """Return `class`, `settings` and `changed` as plain values for JSON, and `generation_only` if there is any.
-
-        `changed` holds the settings that differ from the constructor's defaults; of `where` only those fields.
-        """
-        parameters = constructor_parameters(type(self))
-        settings = {name: _plain(value) for name, value in self.settings().items()}
-        changed = {}
-        for name, value in settings.items():
-            default = _plain(parameters[name].default)
-            if isinstance(value, dict) and isinstance(default, dict):
-                value = {key: item for key, item in value.items() if item != default.get(key)}
-                default = {}
-            if value != default:
-                changed[name] = value
-        only = {"generation_only": self.generation_only} if self.generation_only else {}
-        return {"class": type(self).__name__, "settings": settings, "changed": changed, **only}
-
-    def check_module(self, module: Any) -> None:
-        """Check a task module, whose weights are not needed.
-
-        Raises:
-            InputError: If this compressor cannot do the task.
-        """
-        if self.generation_only and not module.generates:
-            raise InputError(
-                f"{type(self).__name__} only generates: {self.generation_only}; choose another compressor, or a "
-                "configuration of a generation"
-            )
+    # What callers use.
 
     def install(self, denoiser: nn.Module) -> ExitStack:
         """Hook every selected site. Closing the result restores the network exactly.
@@ -243,12 +175,12 @@ class Compressor(Callback, ABC):
         A compiled network compiles again at its next forward, and once more after closing.
 
         Raises:
-            InputError: If the network is unknown, no site is selected, or a site has an owner. Nothing stays behind.
+            InputError: If the network is unknown, no site is selected, a site has an owner, or there are too many
+                `shared_values`. Nothing stays behind.
         """
         layout = layout_of(denoiser)
         sites = self.where.select(layout)
-        # Too many are refused here.
-        len(self.shared_values)
+        _ = self.shared_values
         forget_compiled()
         with ExitStack() as undo:
             undo.callback(forget_compiled)
@@ -261,7 +193,7 @@ class Compressor(Callback, ABC):
                     )
                 _owners[site.block] = self
                 undo.callback(_owners.pop, site.block, None)
-            context = _watch_forward(denoiser, layout, undo)
+            context = watch_forward(denoiser, layout, undo)
             for site in sites:
                 self.hook_site(layout, site, context, undo)
             return undo.pop_all()
@@ -271,6 +203,20 @@ class Compressor(Callback, ABC):
         """Compress inside a `with` block, e.g. `with LGTM(ratio=0.5).applied_to(pipe.unet): pipe(...)`."""
         with self.install(denoiser):
             yield denoiser
+
+    def settings(self) -> dict[str, Any]:
+        """Return the constructor arguments, after validation."""
+        # Not vars(self): Lightning sets attributes on callbacks.
+        return {name: getattr(self, name) for name in constructor_parameters(type(self)) if hasattr(self, name)}
+
+    def description(self) -> dict[str, Any]:
+        """Return `class`, `settings` and `changed` as plain values for JSON, and `generation_only` if there is any.
+
+        `changed` holds the settings that differ from the constructor's defaults; of `where` only those fields.
+        """
+        settings = {name: plain(value) for name, value in self.settings().items()}
+        only = {"generation_only": self.generation_only} if self.generation_only else {}
+        return {"class": type(self).__name__, "settings": settings, "changed": changed(type(self), settings), **only}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.check_module(pl_module)
@@ -309,79 +255,7 @@ def first_timesteps(compressors: Iterable[Compressor]) -> Sequence[int] | None:
     return [first.setdefault(values, step) for step, values in enumerate(zip(*varying, strict=True))] or None
 
 
-def constructor_parameters(kind: type) -> dict[str, inspect.Parameter]:
-    """Return the constructor parameters of a class, including those that `**kwargs` passes on to its bases."""
-    parameters: dict[str, inspect.Parameter] = {}
-    for base in kind.__mro__:
-        if "__init__" in vars(base):
-            own = inspect.signature(vars(base)["__init__"]).parameters
-            parameters |= {name: parameter for name, parameter in own.items() if name not in parameters}
-            if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in own.values()):
-                break
-    return parameters
-
-
-def _plain(value: Any) -> Any:
-    """Convert a setting to JSON values; objects that are not of a fixed class keep its name under `class`."""
-    if isinstance(value, Compressor):
-        return value.description()
-    if is_dataclass(value):
-        content = {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-        return content if isinstance(value, Where) else {"class": type(value).__name__, **content}
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return getattr(value, "__name__", str(value))
-
-
-def _watch_forward(denoiser: nn.Module, layout: Layout, undo: ExitStack) -> ContextGetter:
-    """Create a context for every denoiser forward; the result returns it inside the forward."""
-    signature = inspect.signature(denoiser.forward)
-    # A network may run in several threads at once.
-    current = threading.local()
-
-    def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if module is not denoiser:
-            raise InputError(
-                f"this {layout.model} is a copy made while a compressor was installed; copy the network before, and "
-                "install a compressor on the copy"
-            )
-        if torch.is_grad_enabled() and getattr(module, "is_gradient_checkpointing", False):
-            raise InputError(
-                f"{layout.model} uses gradient checkpointing, which runs compressed blocks a second time during the "
-                "backward pass; call disable_gradient_checkpointing(), or use torch.no_grad()"
-            )
-        arguments = signature.bind(*args, **kwargs).arguments
-        if arguments.get("timestep") is None:
-            raise InputError(f"{layout.model} was called without a timestep, which a compressor needs")
-        latent = None if layout.latent_of is None else layout.latent_of(arguments)
-        current.context = ForwardContext.of(
-            arguments[layout.latents], arguments["timestep"], arguments.get("class_labels"), latent, layout.steps
-        )
-
-    def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        current.context = None
-
-    def context() -> ForwardContext:
-        forward: ForwardContext | None = getattr(current, "context", None)
-        if forward is None:
-            raise RuntimeError(f"a hooked block of {layout.model} ran outside a forward of the whole network")
-        return forward
-
-    own(denoiser.register_forward_pre_hook(begin, with_kwargs=True), undo)
-    own(denoiser.register_forward_hook(end, always_call=True), undo)
-    return context
-
-
 def meta_input(site: Site, latent: Grid) -> tuple[Tensor, Site, ForwardContext]:
     """Return tokens `(1, n, 1)` on the meta device, the site and a context: arguments to compute shapes with."""
     context = ForwardContext.of(torch.empty(1, 1, *latent, device="meta"), 0, None)
     return torch.empty(1, site.grid(latent).n, 1, device="meta"), site, context
-
-
-def own(handle: torch.utils.hooks.RemovableHandle, undo: ExitStack) -> None:
-    """Remove a hook when `undo` closes."""
-    undo.callback(handle.remove)

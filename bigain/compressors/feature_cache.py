@@ -14,10 +14,10 @@ from torch import nn
 from bigain.backbones.cuda_graphs import watch_for
 from bigain.backbones.forward import rows_now
 from bigain.backbones.sites import Layout, Site
-from bigain.compressors.base import Compressor, ContextGetter, own
+from bigain.compressors.base import Compressor
+from bigain.compressors.hooks import ContextGetter, own
 from bigain.compressors.where import Where
 from bigain.errors import InputError, check_choice
-from bigain.tokens.grid import Grid
 
 _APPLY = {
     "PyramidAttentionBroadcastConfig": hooks.apply_pyramid_attention_broadcast,
@@ -93,9 +93,6 @@ class FeatureCache(Compressor):
 
     def sites_of(self, denoiser: nn.Module) -> tuple[Site, ...]:
         return ()
-
-    def tokens_out(self, site: Site, latent: Grid) -> int:
-        return site.grid(latent).n
 
     def install(self, denoiser: nn.Module) -> ExitStack:
         with ExitStack() as undo:

@@ -16,7 +16,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 
 from bigain.backbones.sites import Site
-from bigain.compressors.base import ContextGetter, own
+from bigain.compressors.hooks import ContextGetter, own
 from bigain.errors import InputError
 
 ROTARY = "image_rotary_emb"

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.marks import mark
 from bigain.backbones.sites import Layout, Metric, Module, Site
-from bigain.compressors.base import Compressor, ContextGetter, meta_input, own
+from bigain.compressors.base import Compressor, meta_input
+from bigain.compressors.hooks import ContextGetter, own
 from bigain.compressors.joint import Table, join, refuse_unknown, rotate_after_norms, take_rotary
 from bigain.compressors.where import Where
 from bigain.diffusion.schedules import Schedule, by_timestep

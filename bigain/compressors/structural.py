@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from bigain.backbones.sites import Layout, Module, Site
-from bigain.compressors.base import Compressor, ContextGetter
+from bigain.compressors.base import Compressor
+from bigain.compressors.hooks import ContextGetter
 from bigain.compressors.where import Where
 from bigain.errors import InputError
 from bigain.runs.files import replacing
-from bigain.tokens.grid import Grid
 
 Forward = Callable[..., Any]
 # What is left out of a network, by the names of `prunable`, followed by what the method adds.
@@ -73,9 +73,6 @@ class StructuralPruner(Compressor):
     def shared_value(self, timestep: int) -> int:
         """Return the stage of a timestep: rows of a forward share it."""
         return bisect_right(self.boundaries, timestep)
-
-    def tokens_out(self, site: Site, latent: Grid) -> int:
-        return site.grid(latent).n
 
     @property
     def command(self) -> str:

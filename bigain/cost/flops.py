@@ -20,7 +20,8 @@ from bigain.backbones.forward import Step, row_keys
 from bigain.backbones.geometry import without_weights
 from bigain.backbones.marks import PHASES, Mark, marks_reported_to
 from bigain.backbones.sites import layout_of
-from bigain.compressors.base import Compressor, first_timesteps, own
+from bigain.compressors.base import Compressor, first_timesteps
+from bigain.compressors.hooks import own
 from bigain.diffusion.trials import TIMESTEPS
 from bigain.errors import InputError
 

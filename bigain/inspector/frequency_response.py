@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from bigain.compressors.base import Observation
+from bigain.compressors.onlookers import Observation
 from bigain.errors import InputError
 from bigain.inspector.watcher import Watcher, compressors_of
 from bigain.runs.files import read_json, write_json

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from bigain.compressors.base import Decision
+from bigain.compressors.onlookers import Decision
 from bigain.data.base import EvalDataModule
 from bigain.data.selection import Item, first_of_classes
 from bigain.errors import InputError

@@ -16,8 +16,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from bigain.backbones.forward import ForwardContext, RowKeys
-from bigain.compressors.base import Decision
 from bigain.compressors.kv import KVDownsampler
+from bigain.compressors.onlookers import Decision
 from bigain.data.selection import Item
 from bigain.diffusion.sampling import item_keys, step_keys
 from bigain.errors import InputError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from bigain.backbones.forward import RowKeys
-from bigain.compressors.base import Decision, Onlooker
+from bigain.compressors.onlookers import Decision, Onlooker
 from bigain.data.loader import Batch
 from bigain.data.selection import Item, first_of_classes
 from bigain.diffusion.trials import keys_of_trials

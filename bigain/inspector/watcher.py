@@ -7,7 +7,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from bigain.compressors.base import Compressor, Onlooker
+from bigain.compressors.base import Compressor
+from bigain.compressors.onlookers import Onlooker
 from bigain.compressors.structural import StructuralPruner
 
 

@@ -19,7 +19,7 @@ from bigain.backbones.cuda_graphs import use_graphs
 from bigain.backbones.marks import mark, marks_reported_to
 from bigain.commands.main import main
 from bigain.compressors import IEKVD, LGTM, Where
-from bigain.compressors.base import Onlooker
+from bigain.compressors.onlookers import Onlooker
 from bigain.cost import spans
 from bigain.cost import timing as timing_module
 from bigain.cost.attention_kernels import kernels_seen

@@ -12,7 +12,7 @@ from bigain.backbones import DiT, StableDiffusion
 from bigain.backbones.compilation import compiled
 from bigain.backbones.cuda_graphs import graphs_of
 from bigain.compressors import IEKVD, LGTM, ToMe
-from bigain.compressors.base import Onlooker
+from bigain.compressors.onlookers import Onlooker
 from bigain.data import ShapeTextures
 from bigain.diffusion.racing import Race
 from bigain.diffusion.trials import keys_of_trials, random_order, trial_grid, trial_keys, trial_noise
