@@ -126,8 +126,8 @@ def missing_parts(results: Results) -> str | None:
     if dataset["images"] < dataset["asked"]:
         return f"{dataset['asked'] - dataset['images']:,} of {counted(dataset['asked'], 'image')} not done"
     for name, reason in missing_metrics(results).items():
-        # Equal images have no PSNR, and without an extractor no distance was asked for.
-        if name != "psnr" and (name != "distance" or results["protocol"]["extractor"]):
+        # Equal images have no PSNR, no one asks for an Inception score, and without an extractor for no distance.
+        if name not in ("psnr", "inception score") and (name != "distance" or results["protocol"]["extractor"]):
             return f"no {name}: {reason}"
     return None
 

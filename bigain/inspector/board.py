@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from PIL import Image
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -53,8 +51,6 @@ _PLACES = {"tokens": 2, "curves": 3, "salience": 4, "scores": 5, "images": 6, "c
 # Columns of the HParams table, the same for all runs: TensorBoard uses those of the first run it finds.
 _TEXTS = ("compressor", "dataset", "method", "model", "precision", "protocol", "task")
 _NUMBERS = ("factor", "images", "ratio", "seed", "tau")
-# Columns that are visible at first.
-_VISIBLE = ("dataset", "factor", "method", "model", "ratio")
 _METRICS = (
     *("top1", "top1_precision", "map_macro", "map_sample", "map_released"),
     *(f"{name}[{protocol}]" for protocol in get_args(Protocol) for name in ("frechet", "kid", "agreement")),
@@ -62,8 +58,6 @@ _METRICS = (
 )
 _COSTS = ("flops/gflops_per_evaluation", "flops/reduction_percent", "timing/seconds_per_image")
 _PROTOCOL = ("stages", "keep", "budget", "race", "timesteps", "loss", "scheduler", "steps", "guidance", "images")
-# Side of the grey square that replaces an image.
-_GREY = 64
 
 
 class Board:
@@ -77,9 +71,8 @@ class Board:
         logs = [Path(logger.log_dir) for logger in loggers if isinstance(logger, TensorBoardLogger)]
         self._others = [logger for logger in loggers if not isinstance(logger, TensorBoardLogger)]
         folder.mkdir(parents=True, exist_ok=True)
-        drawn = [path for path in map(Path, RUN_FILES) if path.match("pictures/*.png")]
-        pictures = [picture for path in drawn for picture in folder.glob(path.name)]
-        for path in [*pictures, *(path for log in logs for path in log.glob(f"events.out.*{SUFFIX}"))]:
+        drawn = [path for name in RUN_FILES if name.endswith(".png") for path in folder.parent.glob(name)]
+        for path in [*drawn, *(path for log in logs for path in log.glob(f"events.out.*{SUFFIX}"))]:
             path.unlink(missing_ok=True)
         self._folder = folder
         self._step = step
@@ -89,25 +82,18 @@ class Board:
         """Show a picture under `group/name`, after a number for its place; its file is `group_name.png`."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-        if isinstance(picture, Image.Image):
-            image = picture
-        else:
+        if not isinstance(picture, Image.Image):
             # Draws once; `savefig` draws twice.
             canvas: Any = FigureCanvasAgg(picture)
             canvas.draw()
-            image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-        file = io.BytesIO()
-        image.save(file, "PNG", compress_level=1)
-        path = self._folder / f"{tag.replace('/', '_')}.png"
-        with replacing(path) as written:
-            written.write(file.getvalue())
-        shown = Summary.Image(
-            height=image.height, width=image.width, colorspace=3, encoded_image_string=file.getvalue()
-        )
+            picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+        with replacing(self._folder / f"{tag.replace('/', '_')}.png") as file:
+            picture.save(file, "PNG", compress_level=1)
         place = _PLACES.get(tag) or _PLACES[tag.partition("/")[0]]
-        self._add(Summary(value=[Summary.Value(tag=f"{place} {tag}", image=shown)]), self._step)
+        for writer in self._writers:
+            writer.add_image(f"{place} {tag}", np.asarray(picture), self._step, dataformats="HWC")
         for logger in self._others:
-            log_picture(logger, f"{place} {tag}", image, self._step)
+            log_picture(logger, f"{place} {tag}", picture, self._step)
 
     def scalar(self, tag: str, value: float, step: int) -> None:
         """Show a number; several with different steps, e.g. timesteps, stages or sites, are a curve."""
@@ -123,26 +109,14 @@ class Board:
 
     def settings(self, results: Results) -> None:
         """Add the run to TensorBoard's table of settings and metrics."""
-        columns = [(name, api_pb2.DATA_TYPE_STRING) for name in _TEXTS]
-        columns += [(name, api_pb2.DATA_TYPE_FLOAT64) for name in _NUMBERS]
         # The metrics are the scalars with these tags; those that a run lacks stay empty.
-        tags = [*(f"metrics/{name}" for name in dict.fromkeys([*_METRICS, *results["metrics"]])), *_COSTS]
-        # Unlike those of `add_hparams`, all runs have the same columns, and `differs` makes some visible at first.
-        experiment = api_pb2.Experiment(
-            hparam_infos=[api_pb2.HParamInfo(name=n, type=kind, differs=n in _VISIBLE) for n, kind in columns],
-            metric_infos=[
-                api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=tag.partition("/")[2]) for tag in tags
-            ],
-        )
-        plugin_data = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(experiment=experiment))
-        table = Summary(value=[Summary.Value(tag=metadata.EXPERIMENT_TAG, metadata=plugin_data)])
+        tags = [*(f"metrics/{name}" for name in {**dict.fromkeys(_METRICS), **results["metrics"]}), *_COSTS]
+        # Unlike those of `add_hparams`, all runs have the same columns.
+        columns, _, _ = hparams(dict.fromkeys(_TEXTS, "") | dict.fromkeys(_NUMBERS, 0.0), dict.fromkeys(tags, 0.0))
         _, start, end = hparams(settings_of(results), {})
-        for part in (table, start, end):
-            self._add(part, None)
-
-    def _add(self, summary: Summary, step: int | None) -> None:
         for writer in self._writers:
-            writer._get_file_writer().add_summary(summary, step)
+            for part in (columns, start, end):
+                writer._get_file_writer().add_summary(part)
 
     def close(self) -> None:
         """Flush and close the event files."""
@@ -152,8 +126,7 @@ class Board:
 
 def settings_of(results: Results) -> dict[str, Any]:
     """Return the settings of a run by column, without those that do not apply."""
-    compressors = results["compressors"]
-    protocol = results["protocol"]
+    compressors, protocol = results["compressors"], results["protocol"]
     settings: dict[str, Any] = {
         "task": results["task"],
         "dataset": results["dataset"]["name"],
@@ -183,14 +156,12 @@ def draw_run(
     import matplotlib
 
     board = Board(folder / PICTURES, loggers, results["dataset"]["images"])
-    try:
-        with plain_style(), matplotlib.rc_context({"axes.titlelocation": "left", "axes.titlesize": "medium"}):
-            _draw_numbers(board, results, folder)
-            predictions = _draw_curves(board, results, folder, data) if results["task"] == "classification" else {}
-            subjects = {item: _subject(item, results, folder, data, predictions) for item in maps}
-            _draw_images(board, {item: subject for item, subject in subjects.items() if subject is not None}, maps)
-    finally:
-        board.close()
+    style = matplotlib.rc_context({"axes.titlelocation": "left", "axes.titlesize": "medium"})
+    with closing(board), plain_style(), style:
+        _draw_numbers(board, results, folder)
+        predictions = _draw_curves(board, results, folder, data) if results["task"] == "classification" else {}
+        subjects = {item: _subject(item, results, folder, data, predictions) for item in maps}
+        _draw_images(board, {item: subject for item, subject in subjects.items() if subject is not None}, maps)
 
 
 def _draw_numbers(board: Board, results: Results, folder: Path) -> None:
@@ -243,11 +214,9 @@ def _draw_images(board: Board, subjects: Mapping[Item, Subject], maps: Mapping[I
     for number, (item, sites) in enumerate(maps.items()):
         if item in subjects and sites:
             board.picture(f"tokens/image_{number}", token_sheet(subjects[item], sites))
-            scores = score_sheet(subjects[item], sites)
-            if scores is not None:
+            if (scores := score_sheet(subjects[item], sites)) is not None:
                 board.picture(f"scores/image_{number}", scores)
-    mapped = [item for item in subjects if maps[item]]
-    if mapped:
+    if mapped := [item for item in subjects if maps[item]]:
         sheet = salience_sheet([subjects[item] for item in mapped], [maps[item] for item in mapped])
         board.picture("salience/images", sheet)
 
@@ -259,7 +228,7 @@ def _subject(
     run = f"{label(results['compressors'])}, {results['model']['name']}, {results['dataset']['name']}"
     names = data.class_space.names
     title = f"{item.image_id}: " + (", ".join(names[index] for index in item.labels[:3]) or "no class")
-    grey = np.full((_GREY, _GREY, 3), 160, np.uint8)
+    grey = np.full((64, 64, 3), 160, np.uint8)
     if results["task"] == "generation":
         image_format = results["protocol"]["images"]
         if image_format == "none":

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
-from bigain.backbones.loading import UNLOADABLE
 from bigain.errors import InputError
 from bigain.metrics.base import ImageMetric, Images
-from bigain.metrics.pretrained import load_pretrained, missing_from
+from bigain.metrics.pretrained import load_pretrained
 from bigain.tokens.precision import without_autocast
 
 
@@ -36,51 +37,33 @@ class ClipScore(ImageMetric):
                 Papers report `openai/clip-vit-large-patch14` or `openai/clip-vit-base-patch16`: say which.
         """
         self.folder = Path(folder).expanduser()
-        self._model: CLIPModel | None = None
-        self._digest = ""
+
+    @cached_property
+    def loaded(self) -> tuple[Any, str, list[Any]]:
+        """The model, the sha256 of its weights in hex, its tokenizer and image processor: see `load_pretrained`."""
+        return load_pretrained(str(self.folder), self.published, CLIPModel, AutoTokenizer, CLIPImageProcessor)
+
+    def unavailable(self) -> str | None:
+        try:
+            _ = self.loaded
+        except InputError as error:
+            return str(error)
+        return None
 
     @property
     def label(self) -> str:
         return f"clip_score[{self.folder.name}]"
 
-    def unavailable(self) -> str | None:
-        files = ("config.json", "preprocessor_config.json", "tokenizer_config.json")
-        reason = missing_from(self.folder, files, "a CLIP model as transformers saves it")
-        return reason and f"{reason}; get one with `hf download {self.published} --local-dir FOLDER`"
-
-    def model(self) -> CLIPModel:
-        """Return the model; loads it first if necessary.
-
-        Raises:
-            InputError: If it is missing, incomplete or damaged.
-        """
-        if self._model is None:
-            if reason := self.unavailable():
-                raise InputError(f"the {self.title} cannot be computed: {reason}")
-            try:
-                self._tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-                self._processor = CLIPImageProcessor.from_pretrained(self.folder, local_files_only=True)
-            except UNLOADABLE as error:
-                raise InputError(f"cannot load the CLIP model {self.folder}: {' '.join(str(error).split())}") from error
-            self._model, self._digest = load_pretrained(CLIPModel, self.folder, "CLIP model")
-        return self._model
-
-    def digest(self) -> str:
-        """Return the sha256 of the weights, in hex; loads the model first if necessary."""
-        self.model()
-        return self._digest
-
     def cosines(self, images: Images) -> Tensor:
         """Compute the cosine of the embeddings of each image and its prompt. `(b,)`, float32."""
-        pixels, prompts = images.pixels, list(images.prompts)
-        if len(pixels) != len(prompts):
-            raise ValueError(f"{len(pixels)} images and {len(prompts)} prompts")
-        model = self.model().to(pixels.device)
+        pixels, (model, _, (tokenizer, processor)) = images.pixels, self.loaded
         length = model.config.text_config.max_position_embeddings
-        text = self._tokenizer(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-        processed = self._processor(images=list(pixels.cpu()), return_tensors="pt")["pixel_values"]
+        text = tokenizer(
+            list(images.prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        )
+        processed = processor(images=list(pixels.cpu()), return_tensors="pt")["pixel_values"]
         with torch.no_grad(), without_autocast(pixels):
-            result = model(
+            result = model.to(pixels.device)(
                 input_ids=text["input_ids"].to(pixels.device),
                 attention_mask=text["attention_mask"].to(pixels.device),
                 pixel_values=processed.to(pixels.device),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from bigain.metrics.kernel import KernelDistance, kernel_leave_one_out
-from bigain.metrics.reference import Array, Features
+from bigain.metrics.kernel import KernelDistance
+from bigain.metrics.precision_recall import squared_distances
+from bigain.metrics.reference import Array
 
-# Bandwidth of the kernel, for embeddings of unit length, and factor of the published values.
-_SIGMA, _SCALE = 10.0, 1000.0
+# Bandwidth of the kernel, for embeddings of unit length.
+_SIGMA = 10.0
 
 
 class Cmmd(KernelDistance):
@@ -22,13 +23,9 @@ class Cmmd(KernelDistance):
     """
 
     key = "cmmd"
+    scale = 1000.0
 
-    def leave_one_out(self, x: Features, y: Features) -> tuple[float, Array, Array]:
-        value, without_x, without_y = kernel_leave_one_out(x, y, _gaussian)
-        return _SCALE * value, _SCALE * without_x, _SCALE * without_y
-
-
-def _gaussian(a: Array, b: Array) -> Array:
-    squared = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * (a @ b.T)
-    kernel: Array = np.exp(-squared / (2 * _SIGMA**2))
-    return kernel
+    @staticmethod
+    def kernel(a: Array, b: Array) -> Array:
+        gaussian: Array = np.exp(-squared_distances(a, b) / (2 * _SIGMA**2))
+        return gaussian

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -71,8 +72,9 @@ class Inception(FeatureExtractor):
         fix = f"get {NAMES[0]} from {URL}, or give a copy you converted yourself as .safetensors"
         return network, load_weights(network, path, sha256, fix)
 
+    @cached_property
     def classifier(self) -> Tensor | None:
-        """Return the weights of the classifier behind the features, `(1008, 2048)`; None if the file has none."""
+        """The weights of the classifier behind the features, `(1008, 2048)`; None if the file has none."""
         with torch.device("meta"):
             layer = nn.Linear(2048, 1008)
         try:
@@ -103,28 +105,28 @@ def pooling_layers() -> nn.Sequential:
     torch-fidelity's own extractor class is not used because it downloads and unpickles in its constructor.
     """
     with torch.device("meta"):
-        layers: list[tuple[str, nn.Module]] = [
-            ("Conv2d_1a_3x3", BasicConv2d(3, 32, kernel_size=3, stride=2)),
-            ("Conv2d_2a_3x3", BasicConv2d(32, 32, kernel_size=3)),
-            ("Conv2d_2b_3x3", BasicConv2d(32, 64, kernel_size=3, padding=1)),
-            ("MaxPool_1", nn.MaxPool2d(kernel_size=3, stride=2)),
-            ("Conv2d_3b_1x1", BasicConv2d(64, 80, kernel_size=1)),
-            ("Conv2d_4a_3x3", BasicConv2d(80, 192, kernel_size=3)),
-            ("MaxPool_2", nn.MaxPool2d(kernel_size=3, stride=2)),
-            ("Mixed_5b", InceptionA(192, pool_features=32)),
-            ("Mixed_5c", InceptionA(256, pool_features=64)),
-            ("Mixed_5d", InceptionA(288, pool_features=64)),
-            ("Mixed_6a", InceptionB(288)),
-            ("Mixed_6b", InceptionC(768, channels_7x7=128)),
-            ("Mixed_6c", InceptionC(768, channels_7x7=160)),
-            ("Mixed_6d", InceptionC(768, channels_7x7=160)),
-            ("Mixed_6e", InceptionC(768, channels_7x7=192)),
-            ("Mixed_7a", InceptionD(768)),
-            ("Mixed_7b", InceptionE_1(1280)),
-            ("Mixed_7c", InceptionE_2(2048)),
-            ("AvgPool", nn.AdaptiveAvgPool2d(1)),
-        ]
-    return nn.Sequential(OrderedDict(layers))
+        layers = OrderedDict[str, nn.Module](
+            Conv2d_1a_3x3=BasicConv2d(3, 32, kernel_size=3, stride=2),
+            Conv2d_2a_3x3=BasicConv2d(32, 32, kernel_size=3),
+            Conv2d_2b_3x3=BasicConv2d(32, 64, kernel_size=3, padding=1),
+            MaxPool_1=nn.MaxPool2d(kernel_size=3, stride=2),
+            Conv2d_3b_1x1=BasicConv2d(64, 80, kernel_size=1),
+            Conv2d_4a_3x3=BasicConv2d(80, 192, kernel_size=3),
+            MaxPool_2=nn.MaxPool2d(kernel_size=3, stride=2),
+            Mixed_5b=InceptionA(192, pool_features=32),
+            Mixed_5c=InceptionA(256, pool_features=64),
+            Mixed_5d=InceptionA(288, pool_features=64),
+            Mixed_6a=InceptionB(288),
+            Mixed_6b=InceptionC(768, channels_7x7=128),
+            Mixed_6c=InceptionC(768, channels_7x7=160),
+            Mixed_6d=InceptionC(768, channels_7x7=160),
+            Mixed_6e=InceptionC(768, channels_7x7=192),
+            Mixed_7a=InceptionD(768),
+            Mixed_7b=InceptionE_1(1280),
+            Mixed_7c=InceptionE_2(2048),
+            AvgPool=nn.AdaptiveAvgPool2d(1),
+        )
+    return nn.Sequential(layers)
 
 
 def find_weights(weights: str | None) -> Path:
@@ -139,7 +141,7 @@ def find_weights(weights: str | None) -> Path:
     for place in places:
         if place.is_file():
             return place
-    origin = "" if not named else " (from `weights`)" if weights else f" (from {VARIABLE})"
+    origin = "" if not named else f" (from {'`weights`' if weights else VARIABLE})"
     raise InputError(
         f"the Inception weights {NAMES[0]} (sha256 {SHA256[:8]}..., 96 MB) are missing; looked for "
         f"{', '.join(map(str, places))}{origin}; get them with `curl -L --create-dirs -o {cache / NAMES[0]} {URL}`, or "

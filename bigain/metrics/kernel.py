@@ -23,15 +23,27 @@ Kernel = Callable[[Array, Array], Array]
 class KernelDistance(Distance):
     """`kid[protocol]` with its standard error, if the reference has features; these count as exact.
 
+    The kernel distance of Binkowski et al., Demystifying MMD GANs (2018): see `kernel_leave_one_out`.
+
     Attributes:
         key: Name of the estimate, without the protocol.
+        scale: Factor of the published values.
     """
 
     key: ClassVar[str] = "kid"
+    scale: ClassVar[float] = 1.0
+
+    @staticmethod
+    def kernel(a: Array, b: Array) -> Array:
+        """Return the kernel of all pairs of rows: of KID `(a . b / d + 1)^3`. `(n, d)`, `(m, d)` -> `(n, m)`."""
+        base = a @ b.T / a.shape[1] + 1
+        cubes: Array = base * base * base
+        return cubes
 
     def leave_one_out(self, x: Features, y: Features) -> tuple[float, Array, Array]:
         """Compute the distance of two sets, and that without each of their images: see `kernel_leave_one_out`."""
-        return kernel_leave_one_out(x, y)
+        value, without_x, without_y = kernel_leave_one_out(x, y, self.kernel)
+        return self.scale * value, self.scale * without_x, self.scale * without_y
 
     def estimates(self, records: Sequence[SampleRecord], space: ClassSpace) -> Mapping[str, Estimate]:
         if self.reference.features is None:
@@ -41,15 +53,10 @@ class KernelDistance(Distance):
         return {self.label(self.key): {**around(value, error, len(records)), "standard_error": error}}
 
 
-def cubic(a: Array, b: Array) -> Array:
-    """Return the kernel of KID, `(a . b / d + 1)^3`, of all pairs of rows."""
-    base = a @ b.T / a.shape[1] + 1
-    kernel: Array = base * base * base
-    return kernel
-
-
-def kernel_leave_one_out(x: Features, y: Features, kernel: Kernel = cubic) -> tuple[float, Array, Array]:
-    """Compute the kernel distance (KID; Binkowski et al., 2018) of two sets, and that without each of their images.
+def kernel_leave_one_out(
+    x: Features, y: Features, kernel: Kernel = KernelDistance.kernel
+) -> tuple[float, Array, Array]:
+    """Compute the kernel distance of two sets, and that without each of their images.
 
     The unbiased squared maximum mean discrepancy under a kernel, over all pairs of images: 0 on average for
     two sets of one distribution at any size, so it can be negative. A pair of equal images within a set counts as any

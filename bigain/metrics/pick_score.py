@@ -24,12 +24,8 @@ class PickScore(ClipScore):
 
     @property
     def label(self) -> str:
-        return f"{self.name}[{self.folder.name}-{self.digest()[:8]}]"
+        return f"{self.name}[{self.folder.name}-{self.loaded[1][:8]}]"
 
     def measure(self, images: Images) -> Tensor:
-        """Compute the score of each image with its prompt. `(b,)`, float32.
-
-        Raises:
-            InputError: If the model cannot be loaded.
-        """
-        return self.model().logit_scale.detach().exp() * self.cosines(images)
+        """Compute the score of each image with its prompt. `(b,)`, float32; see `ClipScore.measure`."""
+        return self.cosines(images) * self.loaded[0].logit_scale.detach().exp()

@@ -14,6 +14,10 @@ from bigain.runs.schema import Estimate
 
 # All pairs are compared, so larger sets are cut to this many images.
 _MOST_IMAGES = 10_000
+# Which neighbour's distance is the radius of a ball.
+_K = 3
+# Rows whose distances are in memory at once.
+_ROWS = 1024
 
 
 class PrecisionRecall(Distance):
@@ -39,46 +43,44 @@ def _thinned(features: Features) -> Features:
     return features[np.arange(kept) * len(features) // kept]
 
 
-def precision_recall(real: Features, generated: Features, k: int = 3, block: int = 1024) -> tuple[float, float]:
+def precision_recall(real: Features, generated: Features) -> tuple[float, float]:
     """Compute improved precision and recall (Kynkaanniemi et al., 2019).
 
     Precision: share of generated images that lie in a ball around some real image, the ball's radius being the
-    distance to that image's k-th nearest real neighbour. Recall: the same with the sets exchanged. Both depend on the
+    distance to that image's third nearest real neighbour. Recall: the same with the sets exchanged. Both depend on the
     sizes of the sets; compare at equal sizes.
 
     Args:
         real: `(n, d)`.
         generated: `(m, d)`.
-        k: Which neighbour; less than n and m.
-        block: Rows whose distances are in memory at once.
 
     Raises:
-        InputError: If a set has no k-th neighbour.
+        InputError: If a set has no third neighbour.
     """
-    if min(len(real), len(generated)) <= k:
-        raise InputError(f"precision and recall at k = {k} need more than {k} images in each set")
+    if min(len(real), len(generated)) <= _K:
+        raise InputError(f"precision and recall need more than {_K} images in each set")
     # Distances are differences of squared norms; around the mean these are small and lose fewer digits.
     centre = np.asarray(real, np.float64).mean(axis=0)
     a, b = np.asarray(real, np.float64) - centre, np.asarray(generated, np.float64) - centre
     # Points on the sphere count as inside: rounding, which depends on the block, must not decide.
     slack = 1e-10 * float(max(np.square(a).sum(axis=1).max(), np.square(b).sum(axis=1).max()))
-    return _covered(b, a, k, block, slack), _covered(a, b, k, block, slack)
+    return _covered(b, a, slack), _covered(a, b, slack)
 
 
-def _covered(points: Array, centres: Array, k: int, block: int, slack: float) -> float:
+def _covered(points: Array, centres: Array, slack: float) -> float:
     """Return the share of points that lie in the ball of some centre."""
     covered = np.zeros(len(points), np.bool_)
-    for start in range(0, len(centres), block):
-        rows = centres[start : start + block]
-        to_centres = _squared(rows, centres)
+    for start in range(0, len(centres), _ROWS):
+        rows = centres[start : start + _ROWS]
+        to_centres = squared_distances(rows, centres)
         # No point is its own neighbour.
         to_centres[np.arange(len(rows)), start + np.arange(len(rows))] = np.inf
-        radii = np.partition(to_centres, k - 1, axis=1)[:, k - 1 : k]
-        covered |= (_squared(rows, points) <= radii + slack).any(axis=0)
+        radii = np.partition(to_centres, _K - 1, axis=1)[:, _K - 1 : _K]
+        covered |= (squared_distances(rows, points) <= radii + slack).any(axis=0)
     return float(covered.mean())
 
 
-def _squared(a: Array, b: Array) -> Array:
-    """Return the squared distances of all pairs."""
+def squared_distances(a: Array, b: Array) -> Array:
+    """Return the squared distances of all pairs of rows. `(n, d)`, `(m, d)` -> `(n, m)`."""
     squared: Array = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * (a @ b.T)
     return squared

@@ -1,46 +1,43 @@
-"""Networks that transformers saved to a local folder, and extractors of features made of them."""
+"""Models that transformers saved to a local folder, and extractors of features made of them."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import CLIPModel, Dinov2Model
 
 from bigain.backbones.loading import UNLOADABLE, find_weights
 from bigain.errors import InputError
 from bigain.metrics.extractors import FeatureExtractor
 
 
-def missing_from(folder: Path, files: Sequence[str], expected: str) -> str | None:
-    """Return what a folder lacks of these files and of weights, and what was `expected`; None if nothing."""
-    for name in files:
-        if not (folder / name).is_file():
-            return f"{folder / name} does not exist; expected {expected}"
-    try:
-        find_weights(folder, "text_encoder")
-    except InputError as error:
-        return str(error)
-    return None
+def load_pretrained(folder: str | None, published: str, kind: Any, *preparing: Any) -> tuple[Any, str, list[Any]]:
+    """Load a model of transformers from a folder, in float32, and what prepares its inputs; nothing is downloaded.
 
-
-def load_pretrained(kind: Any, folder: Path, title: str) -> tuple[Any, str]:
-    """Load a model of a class of transformers from a folder, in float32; nothing is downloaded.
+    Args:
+        folder: The model as transformers saves it, with safetensors.
+        published: Name of such a model on the hub, for messages.
+        kind: Class of the model.
+        preparing: Classes that are loaded from the same folder.
 
     Returns:
-        The model, and the sha256 of its weights in hex: of the file, or of all shards one after the other.
+        The model, the sha256 of its weights in hex (of all shards in turn), and an object of each class in `preparing`.
 
     Raises:
-        InputError: If it is missing, incomplete, damaged or not safetensors; `title` names the model.
+        InputError: If something is missing, damaged or not safetensors.
     """
-    variant, files = find_weights(folder, "text_encoder")
     try:
+        if folder is None:
+            raise InputError("no folder was given as `weights`")
+        path = Path(folder).expanduser()
+        variant, files = find_weights(path, "text_encoder")
         model, info = kind.from_pretrained(
-            folder,
+            path,
             local_files_only=True,
             use_safetensors=True,
             variant=variant,
@@ -48,35 +45,35 @@ def load_pretrained(kind: Any, folder: Path, title: str) -> tuple[Any, str]:
             # The configuration could name a kernel on the hub, which is code.
             attn_implementation="sdpa",
         )
+        # Transformers fills missing weights with random numbers.
+        if absent := sorted(info["missing_keys"]):
+            raise InputError(f"{path} lacks {len(absent)} weights, such as {absent[0]}")
+        prepare = [each.from_pretrained(path, local_files_only=True) for each in preparing]
         digest = hashlib.sha256()
-        for path in files:
-            with path.open("rb") as file:
-                while chunk := file.read(1 << 24):
-                    digest.update(chunk)
+        for file in files:
+            digest.update(file.read_bytes())
     except UNLOADABLE as error:
-        raise InputError(f"cannot load the {title} {folder}: {' '.join(str(error).split())}") from error
-    # Transformers fills missing weights with random numbers.
-    if absent := sorted(info["missing_keys"]):
-        raise InputError(f"{folder} lacks {len(absent)} weights, such as {absent[0]}")
-    return model.float().eval(), digest.hexdigest()
+        reason = " ".join(str(error).split())
+        fetch = f"get one with `hf download {published} --local-dir FOLDER`"
+        raise InputError(f"cannot load a {kind.__name__} from {folder}: {reason}; {fetch}") from error
+    return model.float().eval(), digest.hexdigest(), prepare
 
 
 class PretrainedExtractor(FeatureExtractor):
-    """Features of a model of transformers in a local folder.
+    """Features of a model of transformers.
 
     Images are resized to a square, bicubic with antialias and without rounding to 8 bits, clipped to [0, 1] and
     standardised by channel.
 
     Attributes:
-        title: Name of the model in messages.
-        kind: Its class in transformers.
-        published: Its name on the hub.
+        kind: Class of the model.
+        published: Name on the hub of the model that published values are of, and so is `dimension` before `load`. Other
+            models work and do not compare: a reference of other weights is refused.
         width: Name of the setting that holds the length of a feature.
         mean: Of the channels.
         deviation: Standard deviation of the channels.
     """
 
-    title: ClassVar[str]
     kind: ClassVar[Any]
     published: ClassVar[str]
     width: ClassVar[str]
@@ -92,18 +89,8 @@ class PretrainedExtractor(FeatureExtractor):
         super().__init__()
         self.weights = weights
 
-    def unavailable(self) -> str | None:
-        """Return why the network cannot be loaded, and what to fetch; None if its files are there."""
-        fetch = f"get one with `hf download {self.published} --local-dir FOLDER`"
-        if self.weights is None:
-            return f"{self.protocol} needs the folder of a {self.title} as `weights`; {fetch}"
-        reason = missing_from(Path(self.weights).expanduser(), ("config.json",), f"a {self.title}")
-        return reason and f"{reason}; {fetch}"
-
     def read(self) -> tuple[nn.Module, str]:
-        if reason := self.unavailable():
-            raise InputError(reason)
-        network, digest = load_pretrained(self.kind, Path(str(self.weights)).expanduser(), self.title)
+        network, digest, _ = load_pretrained(self.weights, self.published, self.kind)
         self.dimension = getattr(network.config, self.width)
         return network, digest
 
@@ -113,3 +100,47 @@ class PretrainedExtractor(FeatureExtractor):
         x = F.interpolate(x, (side, side), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
         mean, deviation = (x.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.deviation))
         return (x - mean) / deviation
+
+
+class DinoV2(PretrainedExtractor):
+    """The class token of DINOv2 after the last norm, at 224 px; `frechet[dinov2]` is FD-DINOv2.
+
+    Source: Stein et al., Exposing flaws of generative model evaluation metrics (NeurIPS 2023); Oquab et al., DINOv2
+    (2023). Images are not rounded to 8 bits after the resize, and transformers interpolates the position embeddings by
+    size, so that values differ slightly from those of the authors' package.
+    Cost: a ViT-L/14 on 256 tokens per image.
+    """
+
+    protocol = "dinov2"
+    dimension = 1024
+    kind = Dinov2Model
+    published = "facebook/dinov2-large"
+    width = "hidden_size"
+    mean = (0.485, 0.456, 0.406)
+    deviation = (0.229, 0.224, 0.225)
+
+    def features(self, images: Tensor) -> Tensor:
+        features: Tensor = self.network(pixel_values=self.prepared(images, 224)).pooler_output
+        return features
+
+
+class ClipFeatures(PretrainedExtractor):
+    """CLIP's image embeddings of unit length, at the model's size; `cmmd[clip]` is CMMD.
+
+    Source: Jayasumana et al., Rethinking FID (CVPR 2024).
+    Cost: a ViT-L/14 on 577 tokens per image.
+    """
+
+    protocol = "clip"
+    dimension = 768
+    kind = CLIPModel
+    published = "openai/clip-vit-large-patch14-336"
+    width = "projection_dim"
+    mean = (0.48145466, 0.4578275, 0.40821073)
+    deviation = (0.26862954, 0.26130258, 0.27577711)
+
+    def features(self, images: Tensor) -> Tensor:
+        pixels = self.prepared(images, self.network.config.vision_config.image_size)
+        pooled = self.network.vision_model(pixel_values=pixels).pooler_output
+        embeddings: Tensor = self.network.visual_projection(pooled)
+        return embeddings / embeddings.norm(dim=1, keepdim=True)

@@ -113,6 +113,7 @@ class Results(TypedDict):
     distance_missing: NotRequired[str | None]
     clip_score_missing: NotRequired[str | None]
     psnr_missing: NotRequired[str | None]
+    inception_score_missing: NotRequired[str | None]
     linear_probe_missing: NotRequired[str | None]
     fidelity_to: NotRequired[dict[str, Any]]
 

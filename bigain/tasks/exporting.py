@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from bigain.data.images import ImageFormat, encode_images, read_images
+from PIL import Image
+
 from bigain.data.prompts import prompt_of, read_prompts
 from bigain.errors import InputError
 from bigain.runs.files import read_json, replacing, write_json
@@ -54,30 +55,21 @@ def _by_prompt(run: Path, folder: Path) -> dict[str, tuple[dict[str, Any], list[
     """Return the row and the images of each prompt by its id, in the order of the run."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is not an empty folder; an export among other files would be evaluated with them")
-    paths, log = image_paths(run), read_records(run / "predictions", SampleRecord)
-    identity = run / "identity.json"
-    settings = read_json(identity, dict[str, Any]) if identity.is_file() else {}
-    per_prompt, rows = settings.get("data.init_args.per_prompt", 1), {}
-    if "data.init_args.per_prompt" in settings:
-        rows = read_prompts(Path(settings["data.init_args.file"]).expanduser())
+    log, settings = read_records(run / "predictions", SampleRecord), read_json(run / "identity.json", dict[str, Any])
+    per_prompt = settings.get("data.init_args.per_prompt")
+    rows = read_prompts(Path(settings["data.init_args.file"]).expanduser()) if per_prompt else {}
     prompts: dict[str, tuple[dict[str, Any], list[Path]]] = {}
-    for image_id, path in paths.items():
-        prompt_id, row = prompt_of(image_id, per_prompt), {"prompt": log[image_id].prompt}
-        if rows:
-            of_file = rows.get(prompt_id, {"prompt": None})
-            if of_file["prompt"] != row["prompt"]:
+    for image_id, path in image_paths(run).items():
+        prompt_id, row = prompt_of(image_id, per_prompt or 1), {"prompt": log[image_id].prompt}
+        if per_prompt:
+            if rows.get(prompt_id, {}).get("prompt") != row["prompt"]:
                 source = settings["data.init_args.file"]
                 raise InputError(f"{source} has another prompt {prompt_id} than {run} was generated from; restore it")
-            row = of_file
+            row = rows[prompt_id]
         prompts.setdefault(prompt_id, (row, []))[1].append(path)
     return prompts
 
 
 def _copy(path: Path, copy: Path) -> None:
-    """Copy an image, in the format that the new name says."""
-    with replacing(copy) as file:
-        if path.suffix == copy.suffix:
-            file.write(path.read_bytes())
-        else:
-            image_format: ImageFormat = "png" if copy.suffix == ".png" else "jpeg100_truncate"
-            file.write(encode_images(read_images([path]), image_format)[0])
+    with Image.open(path) as image, replacing(copy) as file:
+        image.save(file, "PNG" if copy.suffix == ".png" else "JPEG", quality=100)

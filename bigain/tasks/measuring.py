@@ -10,12 +10,12 @@ import numpy.typing as npt
 from torch import Tensor
 
 from bigain.metrics.base import Images, Metric
-from bigain.metrics.clip_features import ClipFeatures
 from bigain.metrics.cmmd import Cmmd
 from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.frechet import FrechetDistance
 from bigain.metrics.kernel import KernelDistance
 from bigain.metrics.precision_recall import PrecisionRecall
+from bigain.metrics.pretrained import ClipFeatures
 from bigain.metrics.reference import ReferenceStatistics
 from bigain.tasks.forwards import ROWS_ON_CPU, Forwards
 from bigain.tokens.precision import without_autocast

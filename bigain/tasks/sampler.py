@@ -24,6 +24,7 @@ from bigain.metrics.accuracy import Agreement
 from bigain.metrics.base import Images, Metric
 from bigain.metrics.clip_score import ClipScore
 from bigain.metrics.extractors import FeatureExtractor
+from bigain.metrics.inception import Inception
 from bigain.metrics.inception_score import InceptionScore
 from bigain.metrics.reference import ReferenceStatistics
 from bigain.runs.files import find_reference
@@ -176,7 +177,8 @@ class DiffusionSampler(BackboneModule):
                 digest, d = "" if loaded is None else loaded.digest(), self.extractor.dimension
                 statistics = ReferenceStatistics.load(path, self.extractor.protocol, d, digest)
                 chosen += distances(statistics) if loaded is not None else []
-            chosen += [Agreement(loaded), InceptionScore(loaded)] if loaded is not None else []
+            chosen += [Agreement(loaded)] if loaded is not None else []
+            chosen += [InceptionScore(loaded)] if isinstance(loaded, Inception) else []
             if "distance" in missing:
                 kept = "Features are kept" if self.images == "none" else "Images are kept for `bigain score`"
                 _warn(f"warning: no distance will be computed: {missing['distance']}. {kept}")

@@ -29,6 +29,7 @@ from bigain.tasks.contact_sheet import write_contact_sheet
 from bigain.tasks.measuring import Measuring, distances
 
 _BATCH = 32
+_NO_CLASSES = ClassSpace((), (), None)
 _FIDELITY = ("psnr", "ssim", "lpips", "dino_similarity")
 # What two runs must share for their images to start from the same noise.
 _SAMPLING = ("scheduler", "scheduler_options", "steps", "guidance", "seed", "images")
@@ -84,7 +85,13 @@ def update_distances(
         extractor = extractor_of(protocol, weights)  # type: ignore[arg-type]
         extractor.load()
         statistics = ReferenceStatistics.load(path, protocol, extractor.dimension, extractor.digest())
-        estimates = _measured(run, [*distances(statistics), InceptionScore(extractor)], extractor)
+        metrics = distances(statistics)
+        records = measured_images(run, metrics, extractor)
+        estimates = _estimates(metrics, records)
+        if isinstance(extractor, Inception):
+            score, missing = evaluate([InceptionScore(extractor)], records, _NO_CLASSES)
+            estimates |= score
+            results["inception_score_missing"] = missing.get(InceptionScore.name)
     elif weights:
         raise InputError(f"{run} has features of {protocol}, which --weights does not fit; give --protocol, too")
     else:
@@ -109,11 +116,18 @@ def update_fidelity(
     lpips = Lpips(network or "alex")
     perceptual = [lpips] if network is not None or lpips.unavailable() is None else []
     estimates = _measured(run, [Psnr(), Ssim(), *perceptual, *further], other=other)
-    kept = {name: value for name, value in results["metrics"].items() if not name.startswith(_FIDELITY)}
+    compared = _named(other, theirs)
+    same, before = (to.get("fingerprint") or to.get("run") for to in (compared, results.get("fidelity_to", {})))
+    # What was measured of the same pairs before and is not now, such as DINO similarity, still holds.
+    kept = {
+        name: value
+        for name, value in results["metrics"].items()
+        if not name.startswith(_FIDELITY) or (same == before and value["n"] == estimates["ssim"]["n"])
+    }
     results["metrics"] = {**kept, **estimates}
     # Of equal images there is no ratio of signal to noise.
     results["psnr_missing"] = None if "psnr" in estimates else f"all images equal those of {other}"
-    results["fidelity_to"] = _named(other, theirs)
+    results["fidelity_to"] = compared
 
 
 def update_similarity(run: Path, results: Results, other: Path) -> None:
@@ -213,13 +227,13 @@ def _logged(run: Path, results: Results) -> list[SampleRecord]:
     return records
 
 
-def _estimates(metrics: Sequence[Metric], records: Sequence[SampleRecord | FeatureRecord]) -> Mapping[str, Estimate]:
+def _estimates(metrics: Sequence[Metric], records: Sequence[SampleRecord | FeatureRecord]) -> dict[str, Estimate]:
     """Return the estimates.
 
     Raises:
         InputError: If there are too few images, or something is missing of them.
     """
-    estimates, missing = evaluate(metrics, records, ClassSpace((), (), None))
+    estimates, missing = evaluate(metrics, records, _NO_CLASSES)
     for reason in missing.values():
         raise InputError(reason)
     return estimates

@@ -135,7 +135,7 @@ def test_clip_score_of_a_run_and_during_a_run(capsys, tmp_path):
     # Without it, images are made all the same.
     assert predict("demo_lgtm_generation.yaml", "later", "--model.clip_model", "absent") == 1
     assert "CLIP score" in capsys.readouterr().out
-    assert "absent/config.json does not exist" in results("later")["clip_score_missing"]
+    assert "absent is missing; expected" in results("later")["clip_score_missing"]
     assert main(["score", "later", "--clip-model", clip]) == 0
     assert results("later")["clip_score_missing"] is None
     assert results("later")["metrics"]["clip_score[tiny-clip]"] == stored
@@ -161,6 +161,9 @@ def test_metrics_by_name_and_distances_of_a_second_protocol(capsys, tmp_path):
     second = after["protocol"]["further_references"]["dinov2"]
     assert (second["reference_file"], second["reference"]["n"]) == ("dino.npz", 4)
     assert len(second["reference"]["sha256"]) == 64
+    # Compared with the same run again, what is not measured anew still holds.
+    assert main(["score", "scored", "--against", "plain"]) == 0
+    assert results("scored")["metrics"] == after["metrics"]
 
 
 def test_a_clip_score_is_of_all_images(capsys, tmp_path):

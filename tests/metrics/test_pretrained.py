@@ -8,12 +8,13 @@ import pytest
 import torch
 from models import save_clip, save_dino
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch_fidelity.metric_isc import isc_features_to_metric
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel, Dinov2Model
 
 from bigain.data.class_space import ClassSpace
 from bigain.errors import InputError
-from bigain.metrics import ClipFeatures, DinoSimilarity, DinoV2, Images, Inception, PickScore
+from bigain.metrics import ClipFeatures, ClipScore, DinoSimilarity, DinoV2, Images, Inception, PickScore
 from bigain.metrics.base import evaluate, jackknife_error
 from bigain.metrics.cmmd import Cmmd
 from bigain.metrics.inception_score import InceptionScore
@@ -116,49 +117,76 @@ def test_cmmd_is_the_mean_of_its_kernel_over_pairs():
             assert found["cmmd[clip]"]["standard_error"] == pytest.approx(jackknife_error(without_x), abs=1e-3)
 
 
-def test_pick_score_is_the_models_logit(clip, images):
+def test_clip_score_and_pick_score_are_of_the_cosine_of_image_and_prompt(clip, images):
     prompts = ["a red square", "a circle", "a blue triangle " * 30]
-    tokens = AutoTokenizer.from_pretrained(clip)(
-        prompts, padding="max_length", truncation=True, max_length=16, return_tensors="pt"
-    )
+    model, tokenizer = CLIPModel.from_pretrained(clip).eval(), AutoTokenizer.from_pretrained(clip)
     pixels = CLIPImageProcessor.from_pretrained(clip)(images=list(images), return_tensors="pt")["pixel_values"]
-    with torch.no_grad():
-        expected = CLIPModel.from_pretrained(clip).eval()(**tokens, pixel_values=pixels).logits_per_text.diag()
-    metric = PickScore(str(clip))
-    torch.testing.assert_close(metric.measure(Images(images, prompts)), expected, rtol=1e-4, atol=1e-4)
-    # Not cut at 0, as the CLIP score is.
-    assert expected.min() < 0 < expected.abs().min()
-    assert metric.label == f"pick_score[{clip.name}-{metric.digest()[:8]}]"
+    cosines = []
+    # One by one: neither padding nor other images enter.
+    for prompt, image in zip(prompts, pixels, strict=True):
+        tokens = tokenizer([prompt], truncation=True, max_length=16, return_tensors="pt")
+        with torch.no_grad():
+            seen = model.visual_projection(model.vision_model(pixel_values=image[None]).pooler_output)
+            text = model.text_projection(model.text_model(input_ids=tokens["input_ids"]).pooler_output)
+        cosines.append(torch.cosine_similarity(seen, text))
+    cosine = torch.cat(cosines)
+    assert cosine.min() < 0 < cosine.max()
+    clip_score, pick_score = ClipScore(str(clip)), PickScore(str(clip))
+    scores = [metric.measure(Images(images, prompts)) for metric in (clip_score, pick_score)]
+    # The CLIP score is cut at 0.
+    torch.testing.assert_close(scores[0], 100 * cosine.clamp(min=0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scores[1], model.logit_scale.detach().exp() * cosine, rtol=1e-4, atol=1e-4)
+    digest = hashlib.sha256((clip / "model.safetensors").read_bytes()).hexdigest()
+    assert [clip_score.label, pick_score.label] == [
+        f"clip_score[{clip.name}]", f"pick_score[{clip.name}-{digest[:8]}]"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("n", [20, 57])
-def test_inception_score_is_torch_fidelitys(n, monkeypatch):
+def test_inception_score_is_torch_fidelitys(n):
     draw = np.random.default_rng(3)
     features, classifier = draw.normal(size=(n, 12)).astype(np.float32), draw.normal(size=(30, 12)).astype(np.float32)
     extractor = Inception("pytorch-fid", "unused")
-    monkeypatch.setattr(extractor, "classifier", lambda: torch.from_numpy(classifier))
+    extractor.classifier = torch.from_numpy(classifier)
     logits = torch.from_numpy(features.astype(np.float64) @ classifier.T)
     parts = [isc_features_to_metric(logits[i::10], splits=1, shuffle=False)["inception_score_mean"] for i in range(10)]
-    found = InceptionScore(extractor).estimates(records_of(features), NO_CLASSES)["inception_score[pytorch-fid]"]
+    (found,), _ = evaluated(InceptionScore(extractor), features)
     assert found["value"] == pytest.approx(np.mean(parts), rel=1e-6)
     assert found["standard_deviation"] == pytest.approx(np.std(parts, ddof=1), rel=1e-5)
     assert found["low"] < found["value"] < found["high"]
-    assert InceptionScore(extractor).estimates(records_of(features[:19]), NO_CLASSES) == {}
-    assert InceptionScore(DinoV2()).estimates(records_of(features), NO_CLASSES) == {}
+    assert evaluated(InceptionScore(extractor), features[:19]) == ([], {"inception_score": "19 images: it takes 20"})
+    extractor.classifier = None
+    without = {"inception_score": "the file of the Inception weights has no classifier"}
+    assert evaluated(InceptionScore(extractor), features) == ([], without)
+
+
+def evaluated(metric, features):
+    found, missing = evaluate([metric], records_of(features), NO_CLASSES)
+    return [*found.values()], missing
 
 
 def test_what_is_missing_and_what_to_fetch(dino, clip, tmp_path):
     for extractor in (DinoV2, ClipFeatures):
-        fetch = f"hf download {extractor.published} --local-dir FOLDER"
-        for folder in (None, str(tmp_path / "nowhere")):
-            with pytest.raises(InputError, match="config.json does not exist" if folder else "as `weights`") as error:
+        for folder, reason in ((None, "no folder was given as `weights`"), (str(tmp_path / "none"), "none is missing")):
+            with pytest.raises(InputError, match=reason) as error:
                 extractor(folder).load()
-            assert fetch in str(error.value)
-    assert "yuvalkirstain/PickScore_v1" in PickScore(str(tmp_path / "nowhere")).unavailable()
-    assert "facebook/dinov2-large" in DinoSimilarity(str(tmp_path / "nowhere")).unavailable()
+            assert f"hf download {extractor.published} --local-dir FOLDER" in str(error.value)
+    assert "yuvalkirstain/PickScore_v1" in PickScore(str(tmp_path / "none")).unavailable()
+    assert ClipScore(str(clip)).unavailable() is None
+    half = tmp_path / "half"
+    shutil.copytree(clip, half)
+    (half / "model.safetensors").unlink()
+    assert "half holds no weights" in ClipScore(str(half)).unavailable()
+    # Transformers would fill in random weights.
+    state = load_file(clip / "model.safetensors")
+    del state["text_projection.weight"]
+    save_file(state, half / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"lacks 1 weights, such as text_projection\.weight"):
+        ClipScore(str(half)).measure(Images(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), ["a"]))
+    (half / "model.safetensors").write_bytes(b"torn")
+    assert "cannot load a CLIPModel" in ClipScore(str(half)).unavailable()
     # The weights of another model would leave all of its own random.
-    mixed = tmp_path / "mixed"
-    shutil.copytree(dino, mixed)
-    shutil.copy(clip / "model.safetensors", mixed)
+    shutil.copytree(dino, tmp_path / "mixed")
+    shutil.copy(clip / "model.safetensors", tmp_path / "mixed")
     with pytest.raises(InputError, match=r"mixed lacks \d+ weights"):
-        DinoV2(str(mixed)).load()
+        DinoV2(str(tmp_path / "mixed")).load()

@@ -76,11 +76,14 @@ def test_features_are_float32_in_any_precision(extractor, drawn):
     images = drawn[0][:8]
     expected = extractor(images)
     other = ShapeFeatures()
+    # Constructing reads nothing.
+    assert not list(other.parameters())
     other.load()
-    other.half().to(torch.bfloat16).train()
+    torch.nn.ModuleList([other]).half().to(torch.bfloat16).train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(other(images), expected)
     assert not other.training
+    assert not any(parameter.requires_grad for parameter in other.parameters())
 
 
 def test_it_knows_the_classes(extractor, drawn):

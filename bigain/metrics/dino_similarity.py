@@ -1,43 +1,14 @@
-"""Features of DINOv2, for Frechet distances, and the similarity of two images by them."""
+"""DINO similarity: how alike two images are by their features of DINOv2."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import Dinov2Model
 
 from bigain.errors import InputError
 from bigain.metrics.base import ImageMetric, Images
-from bigain.metrics.pretrained import PretrainedExtractor
-
-_SIDE = 224
-
-
-class DinoV2(PretrainedExtractor):
-    """The class token of DINOv2 after the last norm, at 224 px; `frechet[dinov2]` is FD-DINOv2.
-
-    Published distances are of ViT-L/14 (`facebook/dinov2-large`), and so is `dimension` before `load`; other sizes work
-    and do not compare: a reference of other weights is refused.
-
-    Source: Stein et al., Exposing flaws of generative model evaluation metrics (NeurIPS 2023); Oquab et al., DINOv2
-    (2023). Images are not rounded to 8 bits after the resize, and transformers interpolates the position embeddings by
-    size, so that values differ slightly from those of the authors' package.
-    Cost: a ViT-L/14 on 256 tokens per image.
-    """
-
-    protocol = "dinov2"
-    dimension = 1024
-    title = "DINOv2 model as transformers saves it"
-    kind = Dinov2Model
-    published = "facebook/dinov2-large"
-    width = "hidden_size"
-    mean = (0.485, 0.456, 0.406)
-    deviation = (0.229, 0.224, 0.225)
-
-    def features(self, images: Tensor) -> Tensor:
-        features: Tensor = self.network(pixel_values=self.prepared(images, _SIDE)).pooler_output
-        return features
+from bigain.metrics.pretrained import DinoV2
 
 
 class DinoSimilarity(ImageMetric):
@@ -66,9 +37,6 @@ class DinoSimilarity(ImageMetric):
     @property
     def label(self) -> str:
         return f"{self.name}[{self.extractor.protocol}-{self.extractor.digest()[:8]}]"
-
-    def unavailable(self) -> str | None:
-        return self.extractor.unavailable()
 
     def measure(self, images: Images) -> Tensor:
         """Compute the similarity of each pair. `(b,)` in [-1, 1], float32.
