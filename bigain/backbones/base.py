@@ -89,7 +89,6 @@ class Backbone(nn.Module, ABC):
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.local_files_only = local_files_only
         self.safetensors_only = safetensors_only
-        # nn.Module has a method `compile`.
         self.compilation = compile
         if cuda_graph and compile != "none":
             raise InputError(f"cuda_graph is true and compile is {compile}; set one of them")
@@ -130,14 +129,9 @@ class Backbone(nn.Module, ABC):
         takes = config.get("in_channels", 4)
         expected, origin = 3, "for RGB images, as the model has no VAE"
         if "vae" in files.parts:
-            vae = files.config("vae")
-            if (colours := [vae.get("in_channels", 3), vae.get("out_channels", 3)]) != [3, 3]:
-                raise InputError(
-                    f"the VAE of {self.model} has in_channels, out_channels {colours}; expected 3, for RGB"
-                )
-            expected, origin = vae.get("latent_channels", 4), "as its VAE (more for inpainting, depth or editing)"
-            if isinstance(expected, int) and self.packing > 1:
-                expected, origin = self.packing * expected, f"{self.packing} per channel of its VAE"
+            expected = files.config("vae").get("latent_channels", 4)
+            expected = self.packing * expected if isinstance(expected, int) else expected
+            origin = f"{self.packing} per channel of its VAE (more for inpainting, depth or editing)"
         out = config.get("out_channels") or takes
         if takes != expected or not isinstance(takes, int) or out not in (takes, 2 * takes):
             raise InputError(
@@ -241,10 +235,9 @@ class Backbone(nn.Module, ABC):
         """(channels, height, width) of the latents of square images; raises an InputError if the network takes none."""
         factor = self.pixels_per_latent
         side = image_size // factor
-        if side < 1:
-            raise InputError(f"images of {image_size} px are too small for the VAE of {self.model}")
-        if side > _LARGEST_LATENT:
-            raise InputError(f"images of {image_size} px are too large: at most {_LARGEST_LATENT * factor} px")
+        if not 1 <= side <= _LARGEST_LATENT:
+            sizes = f"{factor} to {factor * _LARGEST_LATENT} px"
+            raise InputError(f"{self.model} takes images of {sizes}, not {image_size} px; change the image size")
         return self.latent_shape[0], side, side
 
     def patched_latents_of(self, image_size: int, patch: int, most: int = _LARGEST_LATENT) -> tuple[int, int, int]:

@@ -28,8 +28,8 @@ _KINDS: tuple[type[Backbone], ...] = (PixArt, StableDiffusionXL, StableDiffusion
 
 def shipped_geometries() -> dict[str, str]:
     """Return the hub id of every model whose sizes are shipped, by name."""
-    names = sorted(path.parent.name for path in _FOLDER.glob("*/model_index.json"))
-    return {name: read_json(str(_FOLDER / name), "model_index.json", True)["_name_or_path"] for name in names}
+    folders = sorted(path.parent for path in _FOLDER.glob("*/model_index.json"))
+    return {folder.name: read_json(str(folder), "model_index.json", True)["_name_or_path"] for folder in folders}
 
 
 def geometry_of(model: str) -> str:
@@ -48,13 +48,8 @@ def backbone_without_weights(model: str) -> Backbone:
     Raises:
         InputError: If there is no such model, or its kind is unknown.
     """
-    if (Path(model) / "model_index.json").is_file():
-        source = model
-    elif "/" not in model and (_FOLDER / model).is_dir():
-        # A folder of this name without a model_index.json does not count.
-        source = str(_FOLDER / model)
-    else:
-        source = find_model(geometry_of(model))
+    shipped = model in shipped_geometries() and not Path(model).is_dir()
+    source = str(_FOLDER / model) if shipped else find_model(geometry_of(model))
     index = read_json(source, "model_index.json", False)
     for kind in _KINDS:
         if _fits(kind, index):

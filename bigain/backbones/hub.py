@@ -27,19 +27,14 @@ def read_json(source: str, file: str, local_files_only: bool) -> dict[str, Any]:
     """Read one JSON file of a folder or hub id; raise an InputError if it cannot be read or is not a JSON object."""
     folder = Path(source)
     try:
-        if folder.is_dir():
-            path = folder / file
-        else:
+        path = folder / file
+        if not folder.is_dir():
             local = local_files_only or constants.HF_HUB_OFFLINE or not _answers()
             path = Path(hf_hub_download(source, file, local_files_only=local))
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        if folder.is_dir() and isinstance(error, FileNotFoundError):
-            message = "no such file; expected a diffusers folder"
-        elif isinstance(error, json.JSONDecodeError):
-            message = f"it is not JSON ({error})"
-        else:
-            message = reason(error, source, local_files_only)
+        missing = folder.is_dir() and isinstance(error, FileNotFoundError)
+        message = "no such file; expected a diffusers folder" if missing else reason(error, source, local_files_only)
         raise InputError(f"cannot read {file} of {source}: {message}") from error
     if not isinstance(content, dict):
         raise InputError(f"{file} of {source} holds a {type(content).__name__}; expected a JSON object")
@@ -66,10 +61,7 @@ def reason(error: BaseException, source: str, local_files_only: bool, no_such_fi
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
     if any(isinstance(link, GatedRepoError) for link in chain):
-        return (
-            f"the hub requires that you accept its licence; accept it on https://huggingface.co/{source} and "
-            "run `hf auth login`"
-        )
+        return f"accept the model's licence on https://huggingface.co/{source} and run `hf auth login`"
     if any(isinstance(link, RepositoryNotFoundError) for link in chain):
         return f"the hub has no such model, or it is private (then run `hf auth login`). {CHECKPOINTS}"
     if any(getattr(getattr(link, "response", None), "status_code", None) in (401, 403) for link in chain):
@@ -86,12 +78,10 @@ def reason(error: BaseException, source: str, local_files_only: bool, no_such_fi
 
 
 def _not_cached(source: str, local_files_only: bool) -> str:
-    fetch = f"`hf download {source}`"
+    cause = f"{constants.ENDPOINT} does not answer; check the connection"
     if constants.HF_HUB_OFFLINE and constants.ENDPOINT not in _silent:
-        return f"it is not in the cache and HF_HUB_OFFLINE is set; unset it, or run {fetch} where there is a connection"
-    if local_files_only:
-        return f"it is not in the cache and local_files_only is true; set it to false, or run {fetch} first"
-    return (
-        f"it is not in the cache and {constants.ENDPOINT} does not answer; check the connection, or run {fetch} "
-        f"elsewhere and copy {constants.HF_HUB_CACHE}"
-    )
+        cause = "HF_HUB_OFFLINE is set; unset it"
+    elif local_files_only:
+        cause = "local_files_only is true; set it to false"
+    fetch = f"`hf download {source}` where there is a connection and copy {constants.HF_HUB_CACHE}"
+    return f"it is not in the cache and {cause}, or run {fetch}"

@@ -36,46 +36,42 @@ def inspect_model(backbone: Backbone) -> list[Finding]:
         files = backbone.find(local_files_only=True)
     except InputError as error:
         return [Finding("model_index.json", False, str(error))]
+    folder = Path(files.source)
+    if not folder.is_dir():
+        folder = Path(str(try_to_load_from_cache(files.source, "model_index.json"))).parent
     findings = [Finding("model_index.json", True, files.source)]
     for name in [*files.parts, "scheduler"]:
         try:
-            findings.append(_inspect(backbone, files, name))
+            findings.append(_inspect(backbone, files, folder / name))
         except InputError as error:
             findings.append(Finding(name, False, str(error)))
     return findings
 
 
-def _inspect(backbone: Backbone, files: ModelFiles, name: str) -> Finding:
-    source = files.source
+def _inspect(backbone: Backbone, files: ModelFiles, folder: Path) -> Finding:
+    name = folder.name
     kind = "tokenizer" if name.startswith("tokenizer") else name
     needed = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}.get(kind, "config.json")
-    config = _local(source, f"{name}/{needed}")
-    if config is None:
-        return _missing(source, name, [needed])
+    if not (folder / needed).is_file():
+        return _missing(files, name, [needed])
     if name == "scheduler":
         settings = load_schedule(files, backbone.kinds)[1].config
         return Finding(name, True, f"predicts {settings.get('prediction_type', 'a velocity of flow matching')}")
     if kind == "tokenizer":
         older = ["spiece.model"] if files.parts[name] is T5Tokenizer else ["vocab.json", "merges.txt"]
-        if _local(source, f"{name}/tokenizer.json") or all(_local(source, f"{name}/{file}") for file in older):
+        if (folder / "tokenizer.json").is_file() or all((folder / file).is_file() for file in older):
             return Finding(name, True, "has a vocabulary")
-        return _missing(source, name, older)
+        return _missing(files, name, older)
     # Reads the VAE's configuration, too; if that is missing, the VAE has its own finding.
-    if name == backbone.component and ("vae" not in files.parts or _local(source, "vae/config.json")):
+    if name == backbone.component and ("vae" not in files.parts or (folder.parent / "vae/config.json").is_file()):
         backbone.denoiser_config(files)
-    return _inspect_weights(files, name, config.parent)
-
-
-def _inspect_weights(files: ModelFiles, name: str, folder: Path) -> Finding:
-    source = files.source
     if not any(path.suffix in WEIGHTS or ".index." in path.name for path in folder.iterdir()):
         stem = ".".join(filter(None, [STEMS.get(name, STEM)["safetensors"], files.variant]))
-        return _missing(source, name, [f"{stem}.safetensors"])
+        return _missing(files, name, [f"{stem}.safetensors"])
     network = on_meta(files.parts[name], files.config(name))
     variant, paths = find_weights(folder, name, files.safetensors_only, files.variant)
-    missing = [path.name for path in paths if not path.is_file()]
-    if missing:
-        return _missing(source, name, missing)
+    if missing := [path.name for path in paths if not path.is_file()]:
+        return _missing(files, name, missing)
     if paths[0].suffix == ".bin":
         return Finding(name, True, f"{paths[0].name}, a pickle, not inspected")
     shapes: dict[str, list[int]] = {}
@@ -87,33 +83,28 @@ def _inspect_weights(files: ModelFiles, name: str, folder: Path) -> Finding:
                     shapes[key.removeprefix("text_model.")] = tensors.get_slice(key).get_shape()
         except (OSError, SafetensorError) as error:
             message = f"{path} is damaged, cut short or a pointer of git-lfs ({error})"
-            return Finding(name, False, message, _fetch(source, [f"{name}/{path.name}"], True))
+            return Finding(name, False, message, _fetch(files, [f"{name}/{path.name}"], " --force-download"))
     for key, weight in network.state_dict().items():
         if (shape := shapes.get(key.removeprefix("text_model."), [*weight.shape])) != [*weight.shape]:
             message = f"{key} of {folder} has shape {shape}, but config.json gives it {[*weight.shape]}"
             return Finding(name, False, message, "copy weights and config.json of one model")
     # By number, because older files have other names.
-    numbers, needed = sum(map(math.prod, shapes.values())), sum(weight.numel() for weight in network.parameters())
-    if numbers < needed:
-        return Finding(name, False, f"{folder} holds {numbers:,} of the {needed:,} weights that config.json asks for")
+    numbers, expected = sum(map(math.prod, shapes.values())), sum(weight.numel() for weight in network.parameters())
+    if numbers < expected:
+        return Finding(name, False, f"{folder} holds {numbers:,} of the {expected:,} weights that config.json asks for")
     size = f"{sum(path.stat().st_size for path in paths) / 1e6:.1f} MB"
     return Finding(name, True, f"{size}, variant {variant}" if variant else size)
 
 
-def _missing(source: str, name: str, files: list[str]) -> Finding:
-    where = "the folder" if Path(source).is_dir() else "the hub's cache"
-    paths = [f"{name}/{file}" for file in files]
-    return Finding(name, False, f"{', '.join(paths)} of {source} not in {where}", _fetch(source, paths), absent=True)
+def _missing(files: ModelFiles, name: str, missing: list[str]) -> Finding:
+    where = "the folder" if Path(files.source).is_dir() else "the hub's cache"
+    paths = [f"{name}/{file}" for file in missing]
+    return Finding(
+        name, False, f"{', '.join(paths)} of {files.source} not in {where}", _fetch(files, paths), absent=True
+    )
 
 
-def _fetch(source: str, files: list[str], again: bool = False) -> str:
-    if Path(source).is_dir():
-        return f"copy {' '.join(files)} into {source} from where the model came from"
-    return f"hf download {source} {' '.join(files)}{' --force-download' if again else ''}"
-
-
-def _local(source: str, file: str) -> Path | None:
-    """Return the path of a file on this disk; None if it is missing."""
-    folder = Path(source)
-    path = folder / file if folder.is_dir() else try_to_load_from_cache(source, file)
-    return Path(path) if isinstance(path, (str, Path)) and Path(path).is_file() else None
+def _fetch(files: ModelFiles, paths: list[str], again: str = "") -> str:
+    if Path(files.source).is_dir():
+        return f"copy {' '.join(paths)} into {files.source} from where the model came from"
+    return f"hf download {files.source} {' '.join(paths)}{again}"

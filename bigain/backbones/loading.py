@@ -90,9 +90,8 @@ class ModelFiles:
     def check_index(self, wanted: str, pipelines: Sequence[str] = ()) -> None:
         """Raise an InputError if model_index.json does not list what a backbone of the class `wanted` loads."""
         if pipelines and (named := self.index.get("_class_name")) not in pipelines:
-            raise InputError(
-                f"model_index.json of {self.source} names {named}; {wanted} loads {' and '.join(pipelines)}"
-            )
+            loads = " and ".join(pipelines)
+            raise InputError(f"model_index.json of {self.source} names {named}; {wanted} loads {loads}")
         for name in self.parts:
             listed = listed_class(self.index, name)
             if listed is None:
@@ -118,20 +117,18 @@ class ModelFiles:
     def _check_class(self, file: str, name: str, saved: str) -> None:
         wanted = self.parts[name].__name__
         if saved != wanted and saved not in _SAME.get(wanted, ()):
-            raise InputError(
-                f"{file} of {self.source} gives {saved} for {name}; expected {wanted}"
-                f"{': ' + WHY[saved] if saved in WHY else ''}"
-            )
+            why = f": {WHY[saved]}" if saved in WHY else ""
+            raise InputError(f"{file} of {self.source} gives {saved} for {name}; expected {wanted}{why}")
 
-    def load(self, name: str, dtype: torch.dtype | None = None) -> Any:
-        """Load one component; without a dtype in float32.
+    def load(self, name: str, dtype: torch.dtype = torch.float32) -> Any:
+        """Load one component in a precision.
 
         Raises:
             InputError: If it is missing, a pickle, damaged, incomplete or of another class.
         """
-        kind, local, variant = self.parts[name], Path(self.source).is_dir(), self.variant
+        kind, variant = self.parts[name], self.variant
         safetensors: bool | None = True
-        if local:
+        if Path(self.source).is_dir():
             variant, files = find_weights(Path(self.source) / name, name, self.safetensors_only, variant)
             safetensors = files[0].suffix == ".safetensors"
         elif self.safetensors_only:
@@ -147,7 +144,7 @@ class ModelFiles:
                 subfolder=name,
                 use_safetensors=safetensors,
                 variant=variant,
-                torch_dtype=dtype or torch.float32,
+                torch_dtype=dtype,
                 local_files_only=self.local_files_only,
                 # True needs accelerate and does not lower the peak: see ADR 8.
                 low_cpu_mem_usage=False,
@@ -162,19 +159,16 @@ class ModelFiles:
         missing, surplus = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
         if missing:
             # The libraries would continue with random numbers in their place.
-            raise InputError(
-                f"{name} of {self.source} lacks {counted(len(missing), 'weight')} of a {kind.__name__}, such as "
-                f"{missing[0]}"
-            )
+            number = counted(len(missing), "weight")
+            raise InputError(f"{name} of {self.source} lacks {number} of a {kind.__name__}, such as {missing[0]}")
         if surplus:
             _log.warning(
                 f"warning: {name} of {self.source} holds {counted(len(surplus), 'weight')} that {kind.__name__} does "
                 f"not have, such as {surplus[0]}; not used"
             )
-        wanted = dtype or torch.float32
-        if name not in STEMS and any(parameter.dtype != wanted for parameter in component.parameters()):
+        if name not in STEMS and any(parameter.dtype != dtype for parameter in component.parameters()):
             # diffusers keeps the precision of the file if its first entry is a buffer, as in SD 3.
-            component = component.to(wanted)
+            component = component.to(dtype)
         return component
 
     def _check_remote_index(self, name: str) -> None:
@@ -192,25 +186,22 @@ class ModelFiles:
     def load_tokenizer(self, name: str = "tokenizer") -> Any:
         """Load a tokenizer; raise an InputError if it is missing, incomplete or damaged."""
         try:
-            tokenizer = self.parts[name].from_pretrained(
-                self.source, subfolder=name, local_files_only=self.local_files_only
-            )
+            options = {"subfolder": name, "local_files_only": self.local_files_only}
+            tokenizer = self.parts[name].from_pretrained(self.source, **options)
         except Exception as error:
             # The tokenizers library raises bare exceptions.
             if type(error) is not Exception and not isinstance(error, UNLOADABLE):
                 raise
             message = reason(error, self.source, self.local_files_only)
+            # The next thing that transformers tries.
             if "tiktoken" in message and self.parts[name].__name__ == "T5Tokenizer":
-                # The next thing that transformers tries.
                 message = "a spiece.model alone takes sentencepiece: pip install 'bigain[t5]'"
             raise InputError(f"cannot load the {name} of {self.source}: {message}") from error
         letters = tokenizer(["a", "b"], truncation=True, max_length=8).input_ids
         if letters[0] == letters[1]:
             # transformers creates an empty one where files are missing.
-            raise InputError(
-                f"the {name} of {self.source} has no vocabulary; expected tokenizer.json, or vocab.json and "
-                "merges.txt, or spiece.model"
-            )
+            files = "tokenizer.json, or vocab.json and merges.txt, or spiece.model"
+            raise InputError(f"the {name} of {self.source} has no vocabulary; expected {files}")
         return tokenizer
 
 
@@ -252,31 +243,25 @@ def find_weights(
         chosen = next(iter(variants)) if variant is None and len(variants) == 1 else variant
         matching = [match[0] for match in found if (match["single"] or match["index"]) == chosen]
         if len(matching) > 1:
+            sets = " and ".join(matching)
             raise InputError(
-                f"{folder} holds two sets of weights, {' and '.join(matching)}, which may differ; delete one of "
-                "them, with its shards"
+                f"{folder} holds two sets of weights, {sets}, which may differ; delete one with its shards"
             )
         if matching:
             file, indexed = folder / matching[0], matching[0].endswith(".json")
             names = shards(read_json(str(folder), file.name, True), file, suffix) if indexed else matching
             return chosen, [folder / shard for shard in names]
         if found:
-            raise InputError(
-                f"{folder} has no weights {f'of variant {variant}' if variant else 'without a variant'}, but "
-                f"{', '.join(match[0] for match in found)}; set the backbone's variant"
-            )
+            wanted, others = f"of variant {variant}" if variant else "without a variant", [match[0] for match in found]
+            raise InputError(f"{folder} has no weights {wanted}, but {', '.join(others)}; set the backbone's variant")
     # `.bin` files, which an option can read, come first.
-    pickles = sorted((not file.endswith(".bin"), file) for file in files if file.endswith(_PICKLES))
-    if pickles:
+    if pickles := sorted((not file.endswith(".bin"), file) for file in files if file.endswith(_PICKLES)):
         not_bin, pickle = pickles[0]
+        fix = _CONVERT if not_bin else _BIN
         raise InputError(
-            f"{folder} holds {pickle}, a pickle, which can run code when loaded; expected safetensors. "
-            f"{_CONVERT if not_bin else _BIN}"
+            f"{folder} holds {pickle}, a pickle, which can run code when loaded; expected safetensors. {fix}"
         )
-    others = "".join(f", not {file}" for file in files if file.endswith(".safetensors"))
-    raise InputError(
-        f"{folder} holds no weights; expected a .safetensors file, {stems['safetensors']}.safetensors{others}"
-    )
+    raise InputError(f"{folder} holds no weights; expected a .safetensors file, {stems['safetensors']}.safetensors")
 
 
 def shards(index: Mapping[str, Any], source: str | Path, suffix: str = "safetensors") -> list[str]:
@@ -286,10 +271,8 @@ def shards(index: Mapping[str, Any], source: str | Path, suffix: str = "safetens
         raise InputError(f"{source} does not list the shards of its weights; fetch it again")
     names = sorted(set(listed.values()))
     # The libraries unpickle a shard with another ending.
-    if other := [name for name in names if not name.endswith(f".{suffix}")]:
-        raise InputError(f"{source} lists {other[0]} as a shard; expected .{suffix} files. {_BIN}")
-    if other := [name for name in names if re.search(r"[/\\]", name)]:
-        raise InputError(f"{source} lists {other[0]} as a shard; expected files beside it")
+    if other := [name for name in names if not name.endswith(f".{suffix}") or re.search(r"[/\\]", name)]:
+        raise InputError(f"{source} lists {other[0]} as a shard; expected .{suffix} files beside it. {_BIN}")
     return names
 
 

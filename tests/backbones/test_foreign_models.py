@@ -42,7 +42,6 @@ def refusal(kind, folder):
     ("part", "saved", "expected"),
     [
         ("unet", "UNet3DConditionModel", "UNet2DConditionModel"),
-        ("text_encoder", "T5EncoderModel", "CLIPTextModel"),
         ("tokenizer", "T5Tokenizer", "CLIPTokenizer"),
         ("vae", "AutoencoderTiny", "AutoencoderKL"),
     ],
@@ -74,7 +73,7 @@ def test_another_class_in_the_configuration(sd, part, settings, expected):
         ({"num_class_embeds": 1000}, "num_class_embeds 1000.*upscalers"),
         ({"class_embed_type": "projection"}, "class_embed_type 'projection'.*unCLIP"),
         ({"encoder_hid_dim_type": "image_proj"}, "encoder_hid_dim_type 'image_proj'.*Kandinsky"),
-        ({"in_channels": 9}, "in_channels 9 .* expected 4 in, as its VAE .more for inpainting"),
+        ({"in_channels": 9}, "in_channels 9 .* expected 4 in, 1 per channel of its VAE .more for inp"),
         ({"out_channels": 3}, "in_channels 4 and out_channels 3; expected 4 in, .* and as many or twice as many out"),
         ({"cross_attention_dim": 1024}, "cross_attention_dim 1024, but its text encoder gives states of width 8"),
     ],
@@ -113,9 +112,7 @@ def test_a_tokenizer_of_another_model(sd, length, words):
         ({"use_flow_sigmas": True, "invert_sigmas": True}, "has invert_sigmas"),
         ({"timestep_type": "continuous"}, "has timestep_type 'continuous'"),
         ({"prediction_type": "sample"}, "predicts 'sample'; expected epsilon or v_prediction"),
-        ({"num_train_timesteps": 4000}, "num_train_timesteps 4000; expected .* 1000 timesteps"),
         ({"num_train_timesteps": 1e12}, "num_train_timesteps 1000000000000.0; expected .* 1000 timesteps"),
-        ({"trained_betas": [0.1, 0.2]}, "not 1000 numbers"),
         ({"beta_end": 1.5}, r"not 1000 numbers in \[0, 1\]"),
     ],
 )

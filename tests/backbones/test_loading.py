@@ -119,7 +119,7 @@ def test_sizes(folders, component):
     backbone = loaded(KINDS[component], folders[component])
     assert backbone.latent_shape == (4, side, side)
     assert backbone.latents_of(2 * side)[1:] == (side, side)
-    with pytest.raises(InputError, match="images of 1000000 px are too large"):
+    with pytest.raises(InputError, match="takes images of 2 to 32768 px, not 1000000 px; change"):
         backbone.latents_of(1_000_000)
     pixels = loaded(KINDS[component], folders[f"{component} in pixels"])
     assert pixels.vae is None
@@ -271,7 +271,6 @@ def as_pickle(name):
 DAMAGE = {
     "no folder": (lambda weights: shutil.rmtree(weights.parent), "cannot read", "not in the folder"),
     "no weights": (lambda weights: weights.unlink(), "holds no weights; expected a .safetensors", "not in the folder"),
-    "empty": (cut(0), "cannot load", "is damaged"),
     "half": (cut(0.5), "cannot load", "is damaged"),
     "git-lfs": (lambda weights: weights.write_bytes(b"version https://git-lfs"), "cannot load", "is damaged"),
     "other size": (first_weight(torch.zeros(5, 7)), "cannot load", "has shape [5, 7], but config.json gives it"),
@@ -344,15 +343,6 @@ def test_embedded_models(model):
     assert "vae" not in {finding.component for finding in findings}
 
 
-def test_weights_that_cannot_be_read(folders, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("bigain.backbones.inspection.safe_open", refuse)
-    findings = inspect_model(StableDiffusion(str(folders["unet"])))
-    assert sum("Permission denied" in finding.message for finding in findings) == 3
-
-
 def test_shards(broken):
     copy = broken("unet")
     (copy.path / "unet" / WEIGHTS).unlink()
@@ -364,7 +354,7 @@ def test_shards(broken):
     index = copy.path / "unet" / f"{WEIGHTS}.index.json"
     whole = index.read_text()
     index.write_text(whole.replace(shards[-1].name, f"../unet/{shards[-1].name}"))
-    assert "expected files beside it" in copy.wrong().message
+    assert "expected .safetensors files beside it" in copy.wrong().message
     index.write_text(whole)
     shards[-1].unlink()
     assert f"unet/{shards[-1].name} of {copy.path} not in the folder" in copy.wrong().message
@@ -398,17 +388,3 @@ def test_the_denoiser_on_the_meta_device(broken, component):
     (copy.path / component / "config.json").unlink()
     with pytest.raises(InputError, match="no such file"):
         build_on_meta(copy.kind(str(copy.path)))
-
-
-def test_after_an_error_loading_can_go_on(broken):
-    """A repaired folder loads with the same object."""
-    copy = broken("transformer")
-    weights = copy.path / "transformer" / WEIGHTS
-    weights.rename(weights.with_suffix(".away"))
-    backbone = DiT(str(copy.path))
-    with pytest.raises(InputError):
-        backbone.load()
-    assert not backbone.loaded
-    weights.with_suffix(".away").rename(weights)
-    backbone.load()
-    assert backbone.loaded
