@@ -44,6 +44,7 @@ class Compressor(Callback, ABC):
         where: Selected sites; by default every stride-1 block.
         during: First and last timestep, in 0..999 with more noise at higher ones, of the forwards that are compressed;
             null for all.
+        strengths: Of the compression, such as its ratio, by timestep in 0..999; 0 where there is none.
         onlookers: Notified of every decision and every compressed module. An empty list costs nothing.
         pads: Whether sequences keep their length: merged ones are padded, since the data decide how many tokens leave;
             pruners remove none.
@@ -63,6 +64,7 @@ class Compressor(Callback, ABC):
         if during is not None and (len(during) != 2 or not 0 <= during[0] <= during[1] < TIMESTEPS):
             raise InputError(f"during must be the first and the last timestep, such as [0, 499], not {list(during)}")
         self.during = None if during is None else (during[0], during[1])
+        self.strengths: Sequence[Hashable] = (True,) * TIMESTEPS
         self.onlookers = []
         self._installed = ExitStack()
 
@@ -97,9 +99,9 @@ class Compressor(Callback, ABC):
         """Return what all rows of a forward must have in common, by timestep in 0..999; false if it is not compressed.
 
         Tasks cut their forwards by it, costs are counted once for each value, and hooks read it with `value_in`. The
-        default is whether the timestep is one of `during`.
+        default is the strength at a timestep, 0 outside of `during`.
         """
-        return self.during is None or self.during[0] <= timestep <= self.during[1]
+        return self.strengths[timestep] if self.during is None or self.during[0] <= timestep <= self.during[1] else 0
 
     def check_module(self, module: Any) -> None:
         """Check a task module, whose weights are not needed.

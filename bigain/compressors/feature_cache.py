@@ -25,7 +25,8 @@ _APPLY = {
 }
 _DATA_DECIDE = "decides from the features of a whole forward, so that an image would depend on its batch"
 _REFUSED = {
-    **dict.fromkeys(("FirstBlockCacheConfig", "SeaCacheConfig"), _DATA_DECIDE),
+    "FirstBlockCacheConfig": _DATA_DECIDE,
+    "SeaCacheConfig": _DATA_DECIDE,
     "FasterCacheConfig": "leaves out the unconditional rows of a guided forward",
     "MagCacheConfig": "needs ratios that were calibrated for the model",
     "TextKVCacheConfig": "is for one model that is not supported",
@@ -69,12 +70,12 @@ class FeatureCache(Compressor):
     def _configuration(self) -> Any:
         """Create the configuration of diffusers, or raise an InputError."""
         kind: Any = getattr(hooks, self.cache)
-        timed = {"current_timestep_callback"} & {field.name for field in fields(kind)}
-        known = sorted({field.name for field in fields(kind)} - timed)
+        known = {field.name for field in fields(kind)}
+        timed = known & {"current_timestep_callback"}
         options = dict(self.options or {})
         for name, value in options.items():
-            if name not in known:
-                raise InputError(f"{self.cache} has no option {name!r}; it has {', '.join(known)}")
+            if name not in known - timed:
+                raise InputError(f"{self.cache} has no option {name!r}; it has {', '.join(sorted(known - timed))}")
             if name.endswith(("block_skip_range", "interval")) and not (isinstance(value, int) and value > 1):
                 raise InputError(f"options: {name} must be a whole number of at least 2 steps, not {value!r}")
             if name.endswith("dtype"):
@@ -100,7 +101,13 @@ class FeatureCache(Compressor):
             # Graphs replay what was recorded at one step.
             undo.callback(watch_for(denoiser, lambda: True))
             for module in denoiser.modules():
-                _take_hooks(module, undo)
+                kept = {name: value for name, value in vars(module).items() if name in _ADDED}
+                if "_diffusers_hook" in kept and kept["_diffusers_hook"].hooks:
+                    raise InputError(
+                        f"{type(module).__name__} has hooks of diffusers already; call disable_cache() first"
+                    )
+                vars(module).pop("_diffusers_hook", None)
+                undo.callback(_put_back, vars(module), kept)
             apply: Any = denoiser.enable_cache if isinstance(denoiser, CacheMixin) else None
             apply(self._configuration()) if apply else _APPLY[self.cache](denoiser, self._configuration())
             if not any("forward" in vars(module) for module in denoiser.modules()):
@@ -124,29 +131,12 @@ class FeatureCache(Compressor):
                 self._timestep = rows.step.timestep
                 entered.enter_context(CacheMixin.cache_context(denoiser, "rows"))
 
-            def end(module: nn.Module, args: Any, output: Any) -> None:
-                entered.close()
-
             own(denoiser.register_forward_pre_hook(begin), undo)
-            own(denoiser.register_forward_hook(end, always_call=True), undo)
+            own(denoiser.register_forward_hook(lambda *_: entered.close(), always_call=True), undo)
             return undo.pop_all()
 
 
-def _take_hooks(module: nn.Module, undo: ExitStack) -> None:
-    """Note what diffusers may have added to a module, and put it back when `undo` closes.
-
-    Raises:
-        InputError: If there are hooks already.
-    """
-    state = vars(module)
-    kept = {name: state[name] for name in _ADDED if name in state}
-    if "_diffusers_hook" in kept and kept["_diffusers_hook"].hooks:
-        raise InputError(f"{type(module).__name__} has hooks of diffusers already; call disable_cache() first")
-    state.pop("_diffusers_hook", None)
-
-    def restore() -> None:
-        for name in _ADDED:
-            state.pop(name, None)
-        state.update(kept)
-
-    undo.callback(restore)
+def _put_back(attributes: dict[str, Any], kept: Mapping[str, Any]) -> None:
+    for name in _ADDED:
+        attributes.pop(name, None)
+    attributes.update(kept)

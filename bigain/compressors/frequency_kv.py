@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from bigain.backbones.marks import mark
 from bigain.backbones.sites import Site
 from bigain.compressors.kv import KVDownsampler
 from bigain.diffusion.schedules import Schedule, by_timestep
-from bigain.errors import InputError
+from bigain.errors import InputError, check_choice
 from bigain.tokens.dispatch import kernels_serve
 from bigain.tokens.downsampling import Keep, frequency_selection, nearest_selected, selected_tokens
 from bigain.tokens.precision import without_autocast
@@ -34,16 +34,12 @@ class FrequencyKV(KVDownsampler):
             kwargs: See the base class.
         """
         super().__init__(**kwargs)
-        self._ratios = by_timestep(ratio)
-        if any(not 0 < value < 1 for value in {*self._ratios} - {0}) or not any(self._ratios):
+        self.strengths = by_timestep(ratio)
+        if any(not 0 < value < 1 for value in {*self.strengths} - {0}) or not any(self.strengths):
             raise InputError(f"ratio must be above 0 and below 1, not {ratio}")
-        if keep not in ("high", "low"):
-            raise InputError(f"keep must be high or low, not {keep!r}")
+        check_choice("keep", keep, get_args(Keep))
         self.ratio = ratio
         self.keep: Keep = keep
-
-    def shared_value(self, timestep: int) -> float:
-        return self._ratios[timestep] if super().shared_value(timestep) else 0
 
     def downsample(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
         grid = site.grid(context.latent)

@@ -11,7 +11,7 @@ from bigain.backbones.forward import ForwardContext
 from bigain.backbones.marks import mark
 from bigain.backbones.sites import Site
 from bigain.compressors.merging import CellMerger, site_keys
-from bigain.diffusion.schedules import Schedule
+from bigain.diffusion.schedules import Schedule, by_timestep
 from bigain.errors import InputError, check_choice
 from bigain.tokens.dispatch import kernels_serve
 from bigain.tokens.grid import cell_count
@@ -50,7 +50,7 @@ class ImportanceMerging(CellMerger):
         super().__init__(ratio=ratio, **kwargs)
         check_choice("mode", mode, get_args(Mode))
         # 1 - 0.7 is above 0.3.
-        least = min({*self._ratios} - {0})
+        least = min({*by_timestep(ratio)} - {0})
         if pool is not None and not 1 - least - 1e-9 <= pool <= 1:
             raise InputError(
                 f"pool must be from 1 - ratio, {1 - least:g}, to 1, or null, not {pool}: tokens that stay are important"

@@ -17,6 +17,7 @@ from bigain.compressors.hooks import ContextGetter, own
 from bigain.compressors.joint import join, refuse_unknown, rotate_after_norms, take_rotary
 from bigain.compressors.where import Where
 from bigain.diffusion.schedules import Schedule, by_timestep
+from bigain.diffusion.trials import TIMESTEPS
 from bigain.errors import InputError
 from bigain.tokens.downsampling import upsampling_indices
 from bigain.tokens.grid import Grid
@@ -95,7 +96,7 @@ class KVDownsampler(Compressor):
         """
         if (tokens := self.key_tokens(x, site, context)) is None:
             return self.downsample(states, site, context)
-        return states.gather(1, tokens.expand(len(states), -1)[..., None].expand(-1, -1, states.shape[2]))
+        return _taken(states, tokens)
 
     def hook_site(self, layout: Layout, site: Site, context: ContextGetter, undo: ExitStack) -> None:
         if site.processor is not None:
@@ -114,23 +115,18 @@ class KVDownsampler(Compressor):
                 return None
             _refuse_unsuitable(module, site)
             x = args[0] if args else kwargs["hidden_states"]
-            keys = self._downsampled(x, site, kwargs, forward, True)
-            if len(args) > 1:
-                return (x, keys, *args[2:]), kwargs
-            return args, {**kwargs, "encoder_hidden_states": keys}
+            return args, {**kwargs, "encoder_hidden_states": self._downsampled(x, site, kwargs, forward, True)}
 
         own(attention.register_forward_pre_hook(shorten_keys, with_kwargs=True), undo)
 
     def _hook_inside(self, layout: Layout, site: Site, attention: Any, context: ContextGetter, undo: ExitStack) -> None:
         """Hook the projections and norms of one attention, whose queries and keys share their input."""
         key, rotary_key = (id(self), id(attention)), (id(self), id(attention), "rotary")
-        _refuse_fused(attention, site)
-        refuse_unknown(attention, site)
+        _refuse_unsuitable(attention, site)
         is_first = attention is site.modules("self_attn")[0]
 
         def downsample_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            _refuse_fused(module, site)
-            refuse_unknown(module, site)
+            _refuse_unsuitable(module, site)
             forward = context()
             if not self.value_in(forward):
                 return None
@@ -177,39 +173,37 @@ class KVDownsampler(Compressor):
                 self.show_decision(site, x, None, forward)
         if not 1 <= keys.shape[1] < x.shape[1]:
             raise InputError(f"{type(self).__name__} leaves {keys.shape[1]} of {x.shape[1]} keys at {site.name}")
+
+        def restored() -> Tensor | None:
+            nearest = self.token_keys(x, site, forward)
+            return None if nearest is None else _taken(keys, nearest)
+
         if shown:
-            self.show_compressed(
-                site, "self_attn", x, lambda: _read_back(keys, self.token_keys(x, site, forward)), forward
-            )
+            self.show_compressed(site, "self_attn", x, restored, forward)
         return keys
 
     def tokens_out(self, site: Site, latent: Grid) -> int:
         return self.downsample(*meta_input(site, latent)).shape[1]
 
 
-def _read_back(keys: Tensor, index: Tensor | None) -> Tensor | None:
-    """Read the key of each place. `(b, m, c)`, `(b, n)` -> `(b, n, c)`."""
-    if index is None:
-        return None
-    return keys.gather(1, index.expand(len(keys), -1)[..., None].expand(-1, -1, keys.shape[2]))
+def _taken(x: Tensor, index: Tensor) -> Tensor:
+    """Take tokens by index, of each row or the same of all. `(b, n, c)`, `(b, m)` or `(1, m)` -> `(b, m, c)`."""
+    return x.gather(1, index.expand(len(x), -1)[..., None].expand(-1, -1, x.shape[2]))
 
 
 def _refuse_unsuitable(attention: nn.Module, site: Site) -> None:
     """Raise an InputError if downsampling the input is impossible or differs from downsampling K and V."""
     if getattr(site.block, "only_cross_attention", False):
         raise InputError(f"{site.name} has no self-attention whose keys could be downsampled")
-    _refuse_fused(attention, site)
-    if getattr(attention, "norm_q", None) is not None or getattr(attention, "norm_k", None) is not None:
-        raise InputError(f"{site.name} normalises queries and keys, so downsampling before the projection differs")
-
-
-def _refuse_fused(attention: nn.Module, site: Site) -> None:
     if getattr(attention, "fused_projections", False):
         # diffusers' unfuse_qkv_projections() does not reset this attribute of the attention.
         raise InputError(
             f"{site.name} has fused QKV projections; call unfuse_qkv_projections() on the network and then "
             f"fuse_projections(fuse=False) on the block's {site.self_attn[0]}"
         )
+    refuse_unknown(attention, site)
+    if site.processor is None and (getattr(attention, "norm_q", None) or getattr(attention, "norm_k", None)):
+        raise InputError(f"{site.name} normalises queries and keys, so downsampling before the projection differs")
 
 
 def check_factor(name: str, factor: int) -> int:
@@ -237,15 +231,14 @@ class FactorDownsampler(KVDownsampler):
             kwargs: See the base class.
         """
         super().__init__(**kwargs)
-        self._factors = by_timestep(factor)
-        values = ({*self._factors} - {1} or {0}) if isinstance(factor, Schedule) else {factor}
-        for value in values:
-            whole = isinstance(factor, Schedule) and value == int(value)
-            check_factor(type(self).__name__, int(value) if whole else value)  # type: ignore[arg-type]
+        if isinstance(factor, Schedule):
+            values = [int(value) if value == int(value) else value for value in by_timestep(factor)]
+        else:
+            values = [factor] * TIMESTEPS
+        for value in {*values} - ({1} if isinstance(factor, Schedule) else set()) or {0}:
+            check_factor(type(self).__name__, value)  # type: ignore[arg-type]
+        self.strengths = [0 if value == 1 else value for value in values]
         self.factor = factor
-
-    def shared_value(self, timestep: int) -> int:
-        return int(self._factors[timestep]) if self._factors[timestep] > 1 and super().shared_value(timestep) else 0
 
     @abstractmethod
     def resample(self, x: Tensor, grid: Grid, context: ForwardContext) -> Tensor:

@@ -163,8 +163,7 @@ class TokenMerger(Compressor):
                 restored = join(text, plan.unmerge(y))
             return (restored, *output[1:]) if isinstance(output, tuple) else restored
 
-        on_block = (self.metric or layout.metric) == "block_input"
-        if on_block:
+        if (self.metric or layout.metric) == "block_input":
             planner = site.block
         elif site.attn_input is not None:
             planner = site.block.get_submodule(site.attn_input)
@@ -251,8 +250,8 @@ class CellMerger(TokenMerger):
             kwargs: See the base class.
         """
         super().__init__(**kwargs)
-        self._ratios = by_timestep(0.5 if ratio is None else ratio)
-        for value in sorted({*self._ratios} - {0}) or [0]:
+        self.strengths = by_timestep(0.5 if ratio is None else ratio)
+        for value in sorted({*self.strengths} - {0}) or [0]:
             self.cell = check_ratio(value, cell)
         self.ratio = ratio
 
@@ -260,9 +259,6 @@ class CellMerger(TokenMerger):
     def largest_ratio(self) -> float:
         """The largest `ratio` that the cells allow."""
         return 1 - 1 / self.cell.area
-
-    def shared_value(self, timestep: int) -> float:
-        return self._ratios[timestep] if super().shared_value(timestep) else 0
 
     def removed(self, grid: Grid, site: Site, context: ForwardContext) -> int:
         """Return the number of tokens to remove at a site, see `removed_tokens`."""
@@ -296,7 +292,6 @@ class BipartiteMerger(CellMerger):
         """Return how tokens are merged at a site."""
         return self.mode
 
-    @abstractmethod
     def destinations(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
         """Choose the destination of each cell. `(b, cells)` or `(1, cells)` token ids, int64."""
         grid = site.grid(context.latent)

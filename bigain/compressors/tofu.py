@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from torch import Tensor
-
-from bigain.backbones.forward import ForwardContext
 from bigain.backbones.sites import Site
 from bigain.compressors.merging import BipartiteMerger
 from bigain.compressors.tome import Destination
@@ -53,6 +50,3 @@ class ToFu(BipartiteMerger):
 
     def mode_at(self, site: Site) -> Mode:
         return "prune" if site.index < self.prune_below else self.mode
-
-    def destinations(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
-        return super().destinations(x, site, context)

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-from torch import Tensor
-
-from bigain.backbones.forward import ForwardContext
-from bigain.backbones.sites import Site
 from bigain.compressors.merging import BipartiteMerger
 from bigain.diffusion.schedules import Schedule
 from bigain.errors import check_choice
@@ -34,6 +30,3 @@ class ToMe(BipartiteMerger):
         """
         check_choice("destination", destination, get_args(Destination))
         super().__init__(ratio=ratio, destination=destination, **kwargs)
-
-    def destinations(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
-        return super().destinations(x, site, context)

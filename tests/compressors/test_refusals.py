@@ -71,7 +71,7 @@ def test_ratios_and_cells(kind, ratio, cell, names):
         (lambda: LGTM(ratio=0.5, source_quantile=1.1), "not 1.1"),
         (lambda: FrequencyKV(ratio=0, keep="high"), "not 0$"),
         (lambda: FrequencyKV(ratio=1, keep="high"), "not 1$"),
-        (lambda: FrequencyKV(ratio=0.5, keep="middle"), "high or low, not 'middle'"),
+        (lambda: FrequencyKV(ratio=0.5, keep="middle"), "keep must be one of high, low, not 'middle'"),
     ],
 )
 def test_options(make, names):
