@@ -28,21 +28,18 @@ class DiT(Backbone):
 
     def _check(self, config: Mapping[str, Any]) -> None:
         # In the class name used before diffusers 0.28, PixArt differs only in this.
-        kind = config.get("norm_type", "ada_norm_zero")
-        if kind != "ada_norm_zero":
+        if (kind := config.get("norm_type", "ada_norm_zero")) != "ada_norm_zero":
             raise InputError(
-                f"transformer/config.json of {self.model} has norm_type {kind!r}, which PixArt and other "
-                "text-conditional transformers have; expected 'ada_norm_zero', a DiT conditioned on a class index"
+                f"transformer/config.json of {self.model} has norm_type {kind!r}; expected 'ada_norm_zero', a DiT "
+                "conditioned on a class index, not on a text as PixArt"
             )
 
     def latents_of(self, image_size: int) -> tuple[int, int, int]:
         latents = super().latents_of(image_size)
         if latents != self.latent_shape:
             # The position embedding has a fixed size.
-            raise InputError(
-                f"{self.model} takes latents of {self.latent_shape}, but images of {image_size} px give {latents}; "
-                "change the image size"
-            )
+            given = f"images of {image_size} px give {latents}; change the image size"
+            raise InputError(f"{self.model} takes latents of {self.latent_shape}, but {given}")
         return latents
 
     def conditions(self, prompts: Sequence[str], labels: Sequence[int]) -> Tensor:
@@ -54,9 +51,8 @@ class DiT(Backbone):
         # A model with 1000 classes is trained on ImageNet, whose class order other datasets do not have.
         if indices is None and (known != number or known == _IMAGENET):
             raise InputError(
-                f"the classes of this dataset are not in the label space of {self.model}: the model has {known} "
-                f"classes, the dataset {number} different ones; use a text-conditional model, or a DiT trained "
-                "on these classes"
+                f"the classes of this dataset are not in the label space of {self.model}: it has {known} classes, the "
+                f"dataset {number} different ones; use a text-conditional model or a DiT trained on these classes"
             )
         unknown = [index for index in indices or () if not 0 <= index < known]
         if unknown:

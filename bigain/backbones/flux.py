@@ -65,10 +65,8 @@ class Flux(TextBackbone):
 
     def _check(self, config: Mapping[str, Any]) -> None:
         if self.distilled_guidance is not None and not config.get("guidance_embeds"):
-            raise InputError(
-                f"distilled_guidance is {self.distilled_guidance}, but {self.model} takes no guidance, as "
-                "FLUX.1-schnell; leave it out"
-            )
+            given = f"distilled_guidance is {self.distilled_guidance}"
+            raise InputError(f"{given}, but {self.model} takes no guidance, as FLUX.1-schnell; leave it out")
 
     def prompt_tokens(self, files: ModelFiles, suffix: str, saved: Any) -> Any:
         if suffix != "_2" or not isinstance(saved, int):
@@ -143,26 +141,21 @@ def _(denoiser: FluxTransformer2DModel) -> Layout:
         )
         for i, block in enumerate(single)
     ]
-
-    def rotary(positions: Tensor) -> tuple[Tensor, Tensor]:
-        cos, sin = denoiser.pos_embed(F.pad(positions, (1, 0)))
-        return cos, sin
-
-    name = type(denoiser).__name__
-    return Layout(name, tuple(sites), "hidden_states", "attn_input", latent_of=_latent_of, steps=1000, rotary=rotary)
+    return Layout(
+        *(type(denoiser).__name__, tuple(sites), "hidden_states", "attn_input"),
+        latent_of=_latent_of,
+        steps=1000,
+        rotary=lambda positions: denoiser.pos_embed(F.pad(positions, (1, 0))),
+    )
 
 
 def image_ids(grid: Grid, device: torch.device) -> Tensor:
     """Positions (0, y, x) of the tokens of a map. `(n, 3)`, float32."""
     token = torch.arange(grid.n, device=device)
     ids = torch.stack((torch.zeros_like(token), token // grid.w, token % grid.w), dim=1).float()
-    _remember(ids, grid)
-    return ids
-
-
-def _remember(ids: Tensor, grid: Grid) -> None:
     # Reading it from the device would wait in every forward.
     ids.bigain_grid = grid  # type: ignore[attr-defined]
+    return ids
 
 
 def _latent_of(arguments: Mapping[str, Any]) -> Grid:
@@ -174,8 +167,7 @@ def _latent_of(arguments: Mapping[str, Any]) -> Grid:
         grid = Grid(len(positions) // w, w)
         if not torch.equal(positions.float(), image_ids(grid, positions.device)):
             raise InputError(
-                "FluxTransformer2DModel was called with img_ids that are not those of one image, row by row; token "
-                "maps of several images, as FLUX.1 Kontext has, are not compressed"
+                "img_ids are not those of one image, row by row; several, as in FLUX.1 Kontext, are not compressed"
             )
-        _remember(ids, grid)
+        ids.bigain_grid = grid
     return Grid(*(_PATCH * side for side in ids.bigain_grid))

@@ -114,18 +114,19 @@ class PromptKeys:
 
     def _skip(self, module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
         # A hook cannot stop a module from running, but it can pass it an empty batch.
-        return None if self._classes() is None else (args[0][:0],)
+        return None if _classes() is None else (args[0][:0],)
 
     def _look_up(self, module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor | None:
-        if (classes := self._classes()) is None:
+        if (classes := _classes()) is None:
             return None
         if module not in self._kept:
             self._kept[module] = module.forward(self._conditions.to(args[0].dtype))
         return self._kept[module].index_select(0, classes)
 
-    def _classes(self) -> Tensor | None:
-        rows = rows_now()
-        return None if rows is None else rows.classes
+
+def _classes() -> Tensor | None:
+    rows = rows_now()
+    return None if rows is None else rows.classes
 
 
 def _prompt_layers(layout: Layout) -> Iterable[nn.Linear]:

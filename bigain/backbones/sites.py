@@ -125,10 +125,9 @@ def layout_of(denoiser: nn.Module) -> Layout:
 @layout_of.register
 def _(denoiser: UNet2DConditionModel) -> Layout:
     prefix = tuple(_unet_prefix(denoiser))
-    blocks = enumerate(_unet_blocks(denoiser))
     sites = tuple(
         Site(name, index, part, stride, block, unconditional=getattr(block, "attn1", block) in prefix)
-        for index, (name, part, stride, block) in blocks
+        for index, (name, part, stride, block) in enumerate(_unet_blocks(denoiser))
     )
     return Layout(type(denoiser).__name__, sites, "sample", "block_input", prefix)
 
@@ -168,17 +167,11 @@ def _unet_prefix(unet: UNet2DConditionModel) -> Iterator[nn.Module]:
         return
     yield unet.conv_in
     level = unet.down_blocks[0]
-    attention = next(iter(getattr(level, "attentions", None) or ()), None)
+    attention: Any = next(iter(getattr(level, "attentions", None) or ()), None)
     yield level.resnets[0]
-    blocks = getattr(attention, "transformer_blocks", ())
-    if (
-        attention is None
-        or not blocks
-        or not hasattr(attention, "proj_in")
-        or not isinstance(attention.norm, nn.Module)
-    ):
+    if not getattr(attention, "transformer_blocks", ()) or not hasattr(attention, "proj_in"):
         return
     yield from (attention.norm, attention.proj_in)
-    first = blocks[0]
+    first = attention.transformer_blocks[0]
     if not first.only_cross_attention and isinstance(first.norm1, nn.LayerNorm):
         yield from (first.norm1, first.attn1)

@@ -51,28 +51,21 @@ class Coco2017(EvalDataModule):
 
     def find_items(self) -> list[Item]:
         path = self.root / "annotations" / "instances_val2017.json"
-        images, annotations, categories = _read(
-            path,
-            images=("id", "file_name", str),
-            annotations=("image_id", "category_id", int),
-            categories=("id", "name", str),
-        )
+        fields = {"images": ("id", "file_name", str), "annotations": ("image_id", "category_id", int)}
+        images, annotations, categories = _read(path, **fields, categories=("id", "name", str))
         for number, name in categories:
             if CATEGORIES.get(number) != name:
-                raise InputError(
-                    f"{path} has the category {number}, {name!r}, unknown to COCO-2017; for your own categories use "
-                    "bigain.data.ImageFolder"
-                )
+                own = "for your own categories use bigain.data.ImageFolder"
+                raise InputError(f"{path} has the category {number}, {name!r}, unknown to COCO-2017; {own}")
         names = {str(number): name for number, name in sorted(images)}
-        if len(names) < len(images):
-            raise InputError(f"{path} lists an image twice; {_HELP}")
         self.files = listed_files(self.root / "val2017", names, path, _HELP)
         label_of = {category: label for label, category in enumerate(CATEGORIES)}
         labels: dict[str, set[int]] = {image_id: set() for image_id in names}
         for number, category in annotations:
             if str(number) not in labels or category not in label_of:
-                unknown = "has no such category" if str(number) in labels else "lists no such image"
-                raise InputError(f"{path} has category {category} for image {number}, but {unknown}")
+                raise InputError(
+                    f"{path} has category {category} for image {number}, but lists no such category or image"
+                )
             labels[str(number)].add(label_of[category])
         return [Item(image_id, tuple(sorted(categories))) for image_id, categories in labels.items()]
 
@@ -89,9 +82,8 @@ class Coco2017(EvalDataModule):
             captions.setdefault(str(number), caption.strip())
         without = [item.image_id for item in self.items if not captions.get(item.image_id)]
         if without:
-            raise InputError(
-                f"{path} has no caption for {len(without)} of {len(self.items)} images, the first {without[0]}; {_HELP}"
-            )
+            lacking = f"{len(without)} of {len(self.items)} images, the first {without[0]}"
+            raise InputError(f"{path} has no caption for {lacking}; {_HELP}")
         return [captions[item.image_id] for item in self.items]
 
     def id_of(self, line: str) -> str:

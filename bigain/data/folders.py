@@ -88,10 +88,8 @@ def listed_files(folder: Path, names: Mapping[str, str], source: Path, remedy: s
     present = set(os.listdir(folder)) if folder.is_dir() else set()
     absent = [name for name in names.values() if name not in present]
     if absent:
-        number = counted(len(names), "image")
-        raise InputError(
-            f"{folder} lacks {len(absent)} of {number} that {source} lists, the first {absent[0]}; {remedy}"
-        )
+        lacking = f"{len(absent)} of {counted(len(names), 'image')} that {source} lists, the first {absent[0]}"
+        raise InputError(f"{folder} lacks {lacking}; {remedy}")
     return {image_id: folder / name for image_id, name in names.items()}
 
 

@@ -55,10 +55,8 @@ class ImageFolder(EvalDataModule):
         """Name of every class by folder, in label order."""
         if self.class_names is None:
             if all(_WNID.fullmatch(folder) for folder in self._folders):
-                raise InputError(
-                    f"the folders of {self.root} are WordNet ids, which make no sense in a prompt; set class_names, or "
-                    "use bigain.data.ImageNet1K"
-                )
+                fix = "set class_names, or use bigain.data.ImageNet1K"
+                raise InputError(f"the folders of {self.root} are WordNet ids, which make no sense in a prompt; {fix}")
             return {folder: folder.replace("_", " ") for folder in self._folders}
         path = Path(self.class_names).expanduser()
         names: dict[str, str] = {}
@@ -78,18 +76,14 @@ class ImageFolder(EvalDataModule):
         label = {folder: i for i, folder in enumerate(self._names)}
         odd = sorted(label.keys() ^ self._folders)
         if odd:
-            raise InputError(
-                f"{self.class_names} and the folders of {self.root} differ in {counted(len(odd), 'class')}, "
-                f"such as {odd[0]!r}"
-            )
+            differ = f"{counted(len(odd), 'class')}, such as {odd[0]!r}"
+            raise InputError(f"{self.class_names} and the folders of {self.root} differ in {differ}")
         files, self.notes = scan_classes(self.root, self._folders, _HELP)
         self.files = {f"{path.parent.name}/{path.name}": path for path in files}
         if empty := sorted(set(self.class_space.ids) - {path.parent.name for path in files}):
             found = f"{self.root} has {counted(len(empty), 'class folder')} without an image: {shortened(empty)}"
             if self.class_names is None or not files:
-                raise InputError(
-                    f"{found}; each is a possible answer, so remove it, name it in class_names or leave it out of "
-                    f"classes; {''.join(self.notes) or _HELP}"
-                )
+                fix = "each is a possible answer, so remove it, name it in class_names or leave it out of classes"
+                raise InputError(f"{found}; {fix}; {''.join(self.notes) or _HELP}")
             self.notes.append(f"{found}; possible answers nevertheless")
         return [Item(image_id, (label[image_id.partition("/")[0]],)) for image_id in self.files]

@@ -106,16 +106,12 @@ class ImageNet1K(EvalDataModule):
         # By id, so that the order does not depend on the layout either.
         items = [Item(image_id, (label[wnid],)) for image_id, wnid in sorted(wnid_of.items()) if wnid in label]
         if not items:
-            raise InputError(
-                f"{self.name}: {self.root} has {counted(len(wnid_of), 'image')}, none of the {len(label)} "
-                f"classes; {_HELP}"
-            )
+            number = counted(len(wnid_of), "image")
+            raise InputError(f"{self.name}: {self.root} has {number}, none of the {len(label)} classes; {_HELP}")
         largest, count = Counter(item.labels[0] for item in items).most_common(1)[0]
         if count > _PER_CLASS and not self.train:
-            raise InputError(
-                f"{self.name}: {self.root} has {count} images of class {wnids()[self.indices[largest]]}, but the "
-                f"validation set {_PER_CLASS}; set root to the validation images"
-            )
+            images = f"{self.root} has {count} images of class {wnids()[self.indices[largest]]}"
+            raise InputError(f"{images}, but the validation set {_PER_CLASS}; set root to the validation images")
         return items
 
     def _find_images(self) -> Mapping[str, str]:
@@ -148,19 +144,16 @@ class ImageNet1K(EvalDataModule):
         wnid_of = {image_id: path.parent.name for image_id, path in files.items()}
         unknown = sorted(set(wnid_of.values()) - set(wnids()))
         if unknown:
-            raise InputError(
-                f"{folder / unknown[0]} is not a class of ImageNet-1K ({counted(len(unknown), 'such folder')}); move it"
-            )
+            number = counted(len(unknown), "such folder")
+            raise InputError(f"{folder / unknown[0]} is not a class of ImageNet-1K ({number}); move it")
         return wnid_of
 
     def _listed(self, folder: Path, images: list[str]) -> Mapping[str, str]:
         places = _LISTS if self.ground_truth is None else [Path(self.ground_truth).expanduser().absolute()]
         truth = next((self.root / place for place in places if (self.root / place).is_file()), None)
         if truth is None:
-            raise InputError(
-                f"{self.name}: {self.root} has images but no list of their classes: {', '.join(map(str, places))} does "
-                "not exist; put a list there or set data.ground_truth"
-            )
+            absent = f"{', '.join(map(str, places))} does not exist; put a list there or set data.ground_truth"
+            raise InputError(f"{self.name}: {self.root} has images but no list of their classes: {absent}")
         self.files = by_stem(folder / name for name in images)
         wnid_of = _read_list(truth)
         if unlisted := [image_id for image_id in self.files if image_id not in wnid_of]:

@@ -64,9 +64,8 @@ class LatentCache:
             save_file({"latent": latent}, temporary, _metadata(path.stem, latent))
             temporary.replace(path)
         except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"cannot write the latent cache {self.folder}: {error}; choose another latent_cache"
-            ) from error
+            fix = "choose another latent_cache"
+            raise InputError(f"cannot write the latent cache {self.folder}: {error}; {fix}") from error
 
     def _path(self, digest: str) -> Path:
         key = hashlib.blake2b(self._namespace + digest.encode(), digest_size=16).hexdigest()

@@ -56,12 +56,9 @@ class OxfordPets(EvalDataModule):
     def all_classes(self) -> ClassSpace:
         released = self.prompts == "released"
         spoken = [f"{name} {'cat' if name in CATS else 'dog'}" if released else name for name in BREEDS]
-        return ClassSpace(
-            names=BREEDS,
-            prompts=[f"a photo of a {name}, a type of pet." for name in spoken],
-            indices=None,
-            factors={"species": [int(name not in CATS) for name in BREEDS]},
-        )
+        prompts = [f"a photo of a {name}, a type of pet." for name in spoken]
+        factors = {"species": [int(name not in CATS) for name in BREEDS]}
+        return ClassSpace(BREEDS, prompts, indices=None, factors=factors)
 
     @property
     def official_images(self) -> int:
@@ -79,9 +76,8 @@ def _parse(path: Path, number: int, line: str) -> Item:
     """Parse `Abyssinian_201 1 1 1`: name, class id from 1, species, breed id."""
     fields = line.split()
     if len(fields) != 4 or not is_number(fields[1]) or not 1 <= int(fields[1]) <= len(BREEDS):
-        raise InputError(
-            f"{path}, line {number}: expected 'name class species breed' with a class in 1..37, not {line!r}"
-        )
+        form = "'name class species breed' with a class in 1..37"
+        raise InputError(f"{path}, line {number}: expected {form}, not {line!r}")
     label = int(fields[1]) - 1
     if fields[0].rpartition("_")[0].replace("_", " ").lower() != BREEDS[label].lower():
         raise InputError(f"{path}, line {number}: {fields[0]} is listed as class {label + 1}, {BREEDS[label]}")

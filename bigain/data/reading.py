@@ -100,10 +100,8 @@ def decode_image(content: bytes, name: str, size: int) -> Tensor:
     try:
         image = read_rgb(content)
     except ValueError as error:
-        raise InputError(
-            f"image {name} cannot be decoded ({error}); replace it, leave it out with a subset file, or skip it with "
-            "on_bad_image: skip"
-        ) from error
+        fix = "replace it, leave it out with a subset file, or skip it with on_bad_image: skip"
+        raise InputError(f"image {name} cannot be decoded ({error}); {fix}") from error
     resized = F.resize(_middle(image), [size], interpolation=InterpolationMode.BICUBIC)
     return F.pil_to_tensor(F.center_crop(resized, [size, size]))
 

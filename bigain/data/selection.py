@@ -37,10 +37,9 @@ def read_subset(items: Sequence[Item], path: Path, name: str, id_of: Callable[[s
     absent = wanted.keys() - {item.image_id for item in items}
     if absent:
         first = next(image_id for image_id in wanted if image_id in absent)
-        raise InputError(
-            f"{path} lists {first!r}, which is not in {name} ({len(absent)} of {len(wanted)} ids missing); "
-            + (f"its ids look like {items[0].image_id!r}" if items else "the dataset has no images")
-        )
+        known = f"its ids look like {items[0].image_id!r}" if items else "the dataset has no images"
+        missing = f"{len(absent)} of {len(wanted)} ids missing"
+        raise InputError(f"{path} lists {first!r}, which is not in {name} ({missing}); {known}")
     if wanted.total() > len(wanted):
         raise InputError(f"{path} lists {counted(wanted.total() - len(wanted), 'id')} twice")
     return [item for item in items if item.image_id in wanted]

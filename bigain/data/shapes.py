@@ -68,13 +68,9 @@ class ShapeTextures(EvalDataModule):
 
     @property
     def all_classes(self) -> ClassSpace:
-        count = len(CLASS_NAMES)
-        return ClassSpace(
-            names=CLASS_NAMES,
-            prompts=prompts(self.prompt, CLASS_NAMES),
-            indices=None,
-            factors={"shape": [c // 4 for c in range(count)], "fill": [c % 4 for c in range(count)]},
-        )
+        labels = range(len(CLASS_NAMES))
+        factors = {"shape": [label // 4 for label in labels], "fill": [label % 4 for label in labels]}
+        return ClassSpace(CLASS_NAMES, prompts(self.prompt, CLASS_NAMES), indices=None, factors=factors)
 
     def find_items(self) -> list[Item]:
         return [Item(f"{self.split}/{i:06d}", (i % len(CLASS_NAMES),)) for i in range(self.images)]
@@ -117,7 +113,8 @@ def render_shapes(indices: Tensor, split: Split) -> tuple[Tensor, Tensor]:
     angle = (next(parameter) - 0.5) * math.radians(24)
     x, y = x * torch.cos(angle) - y * torch.sin(angle), x * torch.sin(angle) + y * torch.cos(angle)
     radius = 9.0 + 3.5 * next(parameter)
-    mask = _coverage(_signed_distance(x, y, radius), labels // 4)
+    # One pixel of anti-aliasing.
+    mask = (0.5 - _select(_signed_distance(x, y, radius), labels // 4)).clamp(0, 1)
     fill = _fill(x, y, 7.0 + 2.0 * next(parameter), next(parameter), next(parameter), labels % 4)
 
     hue = next(parameter)
@@ -147,11 +144,6 @@ def _signed_distance(x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
 def _select(maps: Tensor, choice: Tensor) -> Tensor:
     """Take map `choice[i]` of row i. `(b, k, h, w)`, `(b,)` -> `(b, h, w)`."""
     return maps[torch.arange(len(choice)), choice]
-
-
-def _coverage(distance: Tensor, shape: Tensor) -> Tensor:
-    # One pixel of anti-aliasing.
-    return (0.5 - _select(distance, shape)).clamp(0, 1)
 
 
 def _fill(x: Tensor, y: Tensor, period: Tensor, phase_x: Tensor, phase_y: Tensor, fill: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -23,20 +23,17 @@ class Parametrisation(ABC):
     Latents are `(n, c, h, w)`, timesteps those that the network sees, `(n,)`; results are float32.
 
     Attributes:
+        default_target: The default target of errors.
         predicts: What the network predicts.
     """
 
+    default_target: ClassVar[Target]
     predicts: Target
 
     @property
     @abstractmethod
     def prediction_type(self) -> str:
         """What the network predicts: `epsilon`, `v_prediction` or `flow`."""
-
-    @property
-    @abstractmethod
-    def default_target(self) -> Target:
-        """The default target of errors."""
 
     @abstractmethod
     def scales(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,15 +93,12 @@ class Diffusion(Parametrisation):
         levels: abar at every timestep. `(1000,)`, float32.
     """
 
+    default_target = "epsilon"
     levels: Tensor
 
     @property
     def prediction_type(self) -> str:
         return "epsilon" if self.predicts == "epsilon" else "v_prediction"
-
-    @property
-    def default_target(self) -> Target:
-        return "epsilon"
 
     def alpha_bar(self, timesteps: Tensor) -> Tensor:
         """Cumulative signal variance at integer timesteps. `(n,)` -> `(n,)`, float32."""
@@ -130,15 +124,9 @@ class Flow(Parametrisation):
         config: Settings of a `FlowMatchEulerDiscreteScheduler`, for its shift.
     """
 
+    default_target = "velocity"
+    prediction_type = "flow"
     config: Mapping[str, Any]
-
-    @property
-    def prediction_type(self) -> str:
-        return "flow"
-
-    @property
-    def default_target(self) -> Target:
-        return "velocity"
 
     def scales(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         sigma = timesteps.float() / TIMESTEPS

@@ -49,10 +49,8 @@ class Race:
         if not 0 < self.error_level <= 0.5:
             raise InputError(f"error_level must be above 0 and at most 0.5, not {self.error_level}")
         if self.first_trials < 2 or self.look_every < 1:
-            raise InputError(
-                "a race needs first_trials of at least 2 and look_every of at least 1, not "
-                f"{self.first_trials} and {self.look_every}"
-            )
+            given = f"{self.first_trials} and {self.look_every}"
+            raise InputError(f"first_trials must be at least 2 and look_every at least 1, not {given}")
         check_choice("scale", self.scale, get_args(Scale))
 
     def looks(self, trials: int) -> list[int]:

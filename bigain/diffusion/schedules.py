@@ -46,10 +46,8 @@ class Steps(Schedule):
     def __post_init__(self) -> None:
         falling = [TIMESTEPS, *self.below, 0]
         if len(self.values) != len(self.below) + 1 or falling != sorted(set(falling), reverse=True):
-            raise InputError(
-                f"a schedule of steps needs falling timesteps within 1..{TIMESTEPS - 1} and one more value, not values "
-                f"{list(self.values)} below {list(self.below)}"
-            )
+            given = f"values {list(self.values)} below {list(self.below)}"
+            raise InputError(f"steps need falling timesteps within 1..{TIMESTEPS - 1} and one more value, not {given}")
 
     def __call__(self, timesteps: Tensor) -> Tensor:
         result = torch.full_like(timesteps, self.values[0], dtype=torch.float32)

@@ -136,7 +136,7 @@ def test_pixart(dit):
     assert "gives PixArtTransformer2DModel for transformer; expected DiTTransformer2DModel: PixArt is" in message
     change(index, transformer=["diffusers", "Transformer2DModel"])
     change(dit / "transformer/config.json", _class_name="Transformer2DModel", norm_type="ada_norm_single")
-    assert "norm_type 'ada_norm_single', which PixArt" in refusal(DiT, dit)
+    assert "norm_type 'ada_norm_single'; expected 'ada_norm_zero'" in refusal(DiT, dit)
 
 
 def test_dit_under_its_old_class_name(dit):

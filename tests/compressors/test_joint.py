@@ -243,5 +243,5 @@ def test_the_size_of_a_map_is_read_from_the_positions_of_tokens():
         expected = forward(model, given)
         ids = PLACES.clone()
         assert torch.equal(forward(model, {**given, "img_ids": ids}), expected)
-        with pytest.raises(InputError, match="img_ids that are not those of one image"):
+        with pytest.raises(InputError, match="img_ids are not those of one image"):
             forward(model, {**given, "img_ids": ids.flip(0)})
