@@ -19,7 +19,7 @@ from bigain.compressors.where import Where
 from bigain.diffusion.schedules import Schedule, by_timestep
 from bigain.diffusion.trials import TIMESTEPS
 from bigain.errors import InputError
-from bigain.tokens.downsampling import upsampling_indices
+from bigain.tokens.downsampling import downsampled_grid, nearest_tokens
 from bigain.tokens.grid import Grid
 from bigain.tokens.precision import without_autocast
 
@@ -250,4 +250,5 @@ class FactorDownsampler(KVDownsampler):
         return self.resample(x, grid, context)
 
     def token_keys(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
-        return upsampling_indices(site.grid(context.latent), self.value_in(context), x.device)
+        grid = site.grid(context.latent)
+        return nearest_tokens(downsampled_grid(grid, self.value_in(context)), grid, x.device)[None]

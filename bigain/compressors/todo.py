@@ -7,7 +7,7 @@ from torch import Tensor
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.sites import Site
 from bigain.compressors.kv import FactorDownsampler
-from bigain.tokens.downsampling import downsample_nearest, nearest_tokens
+from bigain.tokens.downsampling import downsample_nearest, downsampled_grid, nearest_tokens
 from bigain.tokens.grid import Grid
 
 
@@ -22,4 +22,5 @@ class ToDo(FactorDownsampler):
         return downsample_nearest(x, grid, self.value_in(context))
 
     def key_tokens(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
-        return nearest_tokens(site.grid(context.latent), self.value_in(context), x.device)[None]
+        grid = site.grid(context.latent)
+        return nearest_tokens(grid, downsampled_grid(grid, self.value_in(context)), x.device)[None]

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bigain.tokens.directions import unit_tokens
 from bigain.tokens.grid import Cell, Grid
 from bigain.tokens.matching import MergePlan, highest
+from bigain.tokens.precision import unit_tokens
 from bigain.tokens.weighted import RestoringPlan
 
 # Least weight of a neighbour; coherences may be negative.

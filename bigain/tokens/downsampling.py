@@ -34,26 +34,22 @@ def nearest_indices(n_in: int, n_out: int, device: torch.device | None = None) -
     return (2 * torch.arange(n_out, device=device) + 1) * n_in // (2 * n_out)
 
 
-def nearest_tokens(grid: Grid, factor: int, device: torch.device | None = None) -> Tensor:
-    """Return the token nearest to each new centre. `(n',)`, int64."""
-    small = downsampled_grid(grid, factor)
-    rows = nearest_indices(grid.h, small.h, device)
-    columns = nearest_indices(grid.w, small.w, device)
-    return (rows[:, None] * grid.w + columns[None]).flatten()
+def nearest_tokens(grid: Grid, places: Grid, device: torch.device | None = None) -> Tensor:
+    """Return the token of `grid` nearest to each place of a smaller or larger grid. `(places.n,)`, int64."""
+    rows = nearest_indices(grid.h, places.h, device)
+    columns = nearest_indices(grid.w, places.w, device)
+    return (rows[:, None] * grid.w + columns).flatten()
 
 
 def downsample_nearest(x: Tensor, grid: Grid, factor: int) -> Tensor:
     """Select the token nearest to each new centre (ToDo). `(b, n, c)` -> `(b, n', c)`; factor 2 takes 1, 3, 5, ..."""
     grid.check(x)
+    small = downsampled_grid(grid, factor)
     if kernels_serve(x):
         from bigain.tokens.kernels.plans import downsample
 
         return downsample(x, grid, factor, "nearest")
-    return _nearest(x, grid, factor)
-
-
-def _nearest(x: Tensor, grid: Grid, factor: int) -> Tensor:
-    return x.index_select(1, nearest_tokens(grid, factor, x.device))
+    return x.index_select(1, nearest_tokens(grid, small, x.device))
 
 
 def downsample_average(x: Tensor, grid: Grid, factor: int, aligned: bool = False) -> Tensor:
@@ -111,36 +107,18 @@ def interextrapolate(x: Tensor, grid: Grid, factor: int, alpha: float | Tensor, 
             return downsample(x, grid, factor, "blend", 1.0, alpha.float().reshape(-1))
         return downsample(x, grid, factor, "blend", alpha)
     weight = alpha.float().view(-1, 1, 1) if isinstance(alpha, Tensor) else alpha
-    nearest = _nearest(x, grid, factor).float()
+    nearest = x.index_select(1, nearest_tokens(grid, small, x.device)).float()
     average = _average(x, grid, small, aligned).float()
     return (weight * nearest + (1 - weight) * average).to(x.dtype)
 
 
 def selected_tokens(score: Tensor, count: int, keep: Keep) -> Tensor:
-    """Return the `count` token ids of highest or lowest score, ascending. `(b, n)` -> `(b, count)`, int64."""
+    """Return the `count` token ids of highest or lowest score, ascending; on ties the lower index.
+
+    `(b, n)` -> `(b, count)`, int64.
+    """
     order = score.argsort(dim=1, descending=keep == "high", stable=True)[:, :count]
     return order.sort(dim=1).values
-
-
-def frequency_selection(x: Tensor, score: Tensor, count: int, keep: Keep) -> Tensor:
-    """Keep the `count` tokens with the highest or lowest score, unchanged and in original order (Table 12).
-
-    Args:
-        x: Tokens. `(b, n, c)`.
-        score: Detail per token. `(b, n)`.
-        count: Tokens to keep, in 1..n; on ties the lower index is kept.
-        keep: `high` or `low` scores.
-    """
-    index = selected_tokens(score, count, keep)
-    return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
-
-
-def upsampling_indices(grid: Grid, factor: int, device: torch.device | None = None) -> Tensor:
-    """Return the downsampled token of each place in nearest-exact upsampling. `(1, n)`, int64."""
-    small = downsampled_grid(grid, factor)
-    rows = nearest_indices(small.h, grid.h, device)
-    columns = nearest_indices(small.w, grid.w, device)
-    return (rows[:, None] * small.w + columns[None]).flatten()[None]
 
 
 def nearest_selected(selected: Tensor, grid: Grid) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bigain.tokens.directions import unit_tokens
 from bigain.tokens.grid import Cell, Grid, to_cells
+from bigain.tokens.precision import unit_tokens
 from bigain.tokens.weighted import SoftPlan
 
 # Two tokens that are each other's nearest gain the same, up to rounding, which must not decide between them.

@@ -8,8 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bigain.tokens.directions import Directions
-from bigain.tokens.precision import without_autocast
+from bigain.tokens.precision import NORM_FLOOR, products, unit_tokens, without_autocast
 
 Mode = Literal["mean", "prune", "mlerp"]
 
@@ -166,12 +165,26 @@ def _most_similar(x: Tensor, source: Tensor, destination: Tensor) -> tuple[Tenso
     room = torch.empty(rows * tokens * m, device=x.device, dtype=torch.float32)
     best, choice = [], []
     for part, ids, targets in zip(x.split(rows), source.split(rows), destination.split(rows), strict=True):
-        towards = Directions.of(_take(part, targets))
+        towards, norms = _directions(_take(part, targets))
         for some in ids.split(tokens, dim=1):
-            highest = Directions.of(_take(part, some)).cosines(towards, room).max(dim=2)
+            these, lengths = _directions(_take(part, some))
+            cosines = products(these, towards.mT, room[: some.numel() * m].view(*some.shape, m))
+            if lengths is not None and norms is not None:
+                cosines.div_(norms[:, None]).div_(lengths[..., None])
+            highest = cosines.max(dim=2)
             best.append(highest.values.flatten())
             choice.append(highest.indices.flatten())
     return torch.cat(best).view(-1, s), torch.cat(choice).view(-1, s)
+
+
+def _directions(x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return unit tokens `(b, n, c)`, in half precision the tokens and the norms to divide products by, `(b, n)`.
+
+    Products of half-precision tokens are exact, those of rounded unit tokens are not.
+    """
+    if x.dtype not in (torch.float16, torch.bfloat16):
+        return unit_tokens(x), None
+    return x, x.float().norm(dim=-1).clamp_(min=NORM_FLOOR)
 
 
 def _even(count: int, most: int) -> int:

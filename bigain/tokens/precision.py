@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+NORM_FLOOR = 1e-12
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
@@ -19,6 +22,11 @@ def without_autocast(x: Tensor) -> AbstractContextManager[object]:
 def widest_float(device: torch.device) -> torch.dtype:
     """Return float64, or float32 on MPS, which has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def unit_tokens(x: Tensor) -> Tensor:
+    """Scale tokens to unit length in float32, with norms of at least 1e-12. `(..., c)`."""
+    return F.normalize(x.float(), dim=-1, eps=NORM_FLOOR)
 
 
 def products(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:

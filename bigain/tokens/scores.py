@@ -9,12 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bigain.tokens.grid import Grid
-from bigain.tokens.precision import without_autocast
+from bigain.tokens.precision import unit_tokens, without_autocast
 
 # A score of tokens: `(b, n, c), Grid -> (b, n)`.
 Score = Callable[[Tensor, Grid], Tensor]
-
-_NORM_FLOOR = 1e-12
 
 # Elements processed at a time on a CPU, so that they stay in the cache: fresh pages cost more than the sums.
 _BLOCK_ON_CPU = 2**20
@@ -135,7 +133,7 @@ def dft_centroid_full(x: Tensor, grid: Grid) -> Tensor:
 def neighbour_cosine(x: Tensor, grid: Grid) -> Tensor:
     """Score tokens by minus their mean cosine to the 4-neighbours inside the map (Table 13). `(b, n)`."""
     grid.check(x)
-    u = F.normalize(x.float(), dim=-1, eps=_NORM_FLOOR).view(-1, grid.h, grid.w, x.shape[-1])
+    u = unit_tokens(x).view(-1, grid.h, grid.w, x.shape[-1])
     vertical = (u[:, 1:] * u[:, :-1]).sum(-1)
     horizontal = (u[:, :, 1:] * u[:, :, :-1]).sum(-1)
     total = F.pad(vertical, (0, 0, 1, 0)) + F.pad(vertical, (0, 0, 0, 1))
@@ -149,6 +147,4 @@ def neighbour_cosine(x: Tensor, grid: Grid) -> Tensor:
 def global_mean_cosine(x: Tensor, grid: Grid) -> Tensor:
     """Score tokens by minus their cosine to the mean token (Table 13). `(b, n)`."""
     grid.check(x)
-    x = x.float()
-    mean = F.normalize(x.mean(1, keepdim=True), dim=-1, eps=_NORM_FLOOR)
-    return -(F.normalize(x, dim=-1, eps=_NORM_FLOOR) * mean).sum(-1)
+    return -(unit_tokens(x) * unit_tokens(x.float().mean(1, keepdim=True))).sum(-1)

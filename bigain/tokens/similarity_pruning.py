@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bigain.tokens.directions import unit_tokens
 from bigain.tokens.grid import Cell, Grid, cell_count, cell_tokens, to_cells
 from bigain.tokens.matching import MergePlan
-from bigain.tokens.precision import without_autocast
+from bigain.tokens.precision import unit_tokens, without_autocast
 
 # Elements of the cosine graphs held at a time: four rows at SD 2.0's 4,096 tokens.
 _BLOCK = 2**26

@@ -37,14 +37,9 @@ class SoftPlan(MergePlan):
 
     @classmethod
     def of(cls, destination: Tensor, gather: Tensor, spread: Tensor, grid: Grid, tile: Cell) -> SoftPlan:
-        """Build a plan from its weights.
+        """Build a plan from its weights, see the class, and its `destination`.
 
-        Args:
-            destination: Places inside the tile of the tokens that the rows stand at. `(b, tiles, k / tiles)`, int64.
-            gather: See the class.
-            spread: See the class.
-            grid: See the class.
-            tile: See the class.
+        That are the places inside the tile of the tokens that the rows stand at. `(b, tiles, k / tiles)`, int64.
         """
         b, tiles, rows = destination.shape
         token = to_cells(torch.arange(grid.n, device=destination.device).expand(b, -1), grid, tile)

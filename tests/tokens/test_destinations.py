@@ -1,7 +1,8 @@
-"""The four destination rules, against loops over cells."""
+"""Cells and the four destination rules, against loops over cells."""
 
 import pytest
 import torch
+from loops import cells, tokens
 
 from bigain.tokens.destinations import (
     cell_destinations,
@@ -9,106 +10,71 @@ from bigain.tokens.destinations import (
     random_destinations,
     released_destinations,
 )
-from bigain.tokens.grid import Cell, Grid
+from bigain.tokens.grid import Cell, Grid, cell_count, cell_tokens, from_cells, to_cells
 from bigain.tokens.randomness import random_integers
 
 CPU = torch.device("cpu")
 DIVISIONS = [
-    pytest.param(grid, cell, id=f"{grid.h}x{grid.w}-{cell.h}x{cell.w}")
-    for grid, cell in [
-        (Grid(4, 4), Cell(2, 2)),
-        (Grid(4, 6), Cell(2, 2)),
-        (Grid(6, 4), Cell(2, 2)),
-        (Grid(5, 6), Cell(2, 2)),
-        (Grid(4, 7), Cell(2, 2)),
-        (Grid(5, 7), Cell(2, 2)),
-        (Grid(6, 6), Cell(3, 2)),
-        (Grid(6, 6), Cell(2, 3)),
-        (Grid(7, 8), Cell(3, 4)),
-        (Grid(3, 6), Cell(1, 2)),
-        (Grid(4, 3), Cell(2, 1)),
-        (Grid(2, 2), Cell(2, 2)),
+    pytest.param(Grid(h, w), Cell(ch, cw), id=f"{h}x{w}-{ch}x{cw}")
+    for h, w, ch, cw in [
+        (4, 4, 2, 2), (4, 6, 2, 2), (6, 4, 2, 2), (5, 6, 2, 2), (4, 7, 2, 2), (5, 7, 2, 2), (6, 6, 3, 2), (6, 6, 2, 3),
+        (7, 8, 3, 4), (3, 6, 1, 2), (4, 3, 2, 1), (2, 2, 2, 2), (3, 3, 3, 3), (6, 2, 1, 1), (5, 4, 2, 3),
     ]
-]
+]  # fmt: skip
 every_division = pytest.mark.parametrize(("grid", "cell"), DIVISIONS)
 divisible = pytest.mark.parametrize(("grid", "cell"), [p for p in DIVISIONS if p.values[0].w % p.values[1].w == 0])
-
-
-def scores_of(b, grid, seed=0):
-    return torch.randn(b, grid.n, generator=torch.Generator().manual_seed(seed))
-
-
-def cells(grid, cell):
-    return [(i, j) for i in range(grid.h // cell.h) for j in range(grid.w // cell.w)]
-
-
-def token(grid, cell, i, j, p):
-    return (i * cell.h + p // cell.w) * grid.w + j * cell.w + p % cell.w
-
-
-def first_least(values):
-    return min(range(len(values)), key=lambda q: (values[q], q))
-
-
-def cell_by_loop(s, grid, cell):
-    chosen = []
-    for i, j in cells(grid, cell):
-        inside = [token(grid, cell, i, j, p) for p in range(cell.area)]
-        chosen.append(inside[first_least([s[t] for t in inside])])
-    return chosen
 
 
 def released_by_loop(s, grid, cell):
     """`p = argmin_q s[i*sy + o_q // W', o_q % W']` with `o_q = j*A + q`, as operators.md writes it."""
     width = grid.w // cell.w * cell.w
     chosen = []
-    for i, j in cells(grid, cell):
+    for k, inside in enumerate(cells(grid, cell)):
+        i, j = divmod(k, grid.w // cell.w)
         offsets = [j * cell.area + q for q in range(cell.area)]
         values = [s[(i * cell.h + o // width) * grid.w + o % width] for o in offsets]
-        chosen.append(token(grid, cell, i, j, first_least(values)))
+        chosen.append(inside[values.index(min(values))])
     return chosen
 
 
+@pytest.mark.parametrize("shape", [(2, 14, 3), (2, 16, 3), (15, 3), (2, 3, 5, 4), (15,), (2, 3, 15)])
+def test_check_refuses_other_shapes(shape):
+    with pytest.raises(ValueError, match="3x5"):
+        Grid(3, 5).check(torch.zeros(shape))
+
+
 @every_division
-def test_cell_rule(grid, cell):
-    score = scores_of(3, grid)
-    chosen = cell_destinations(score, grid, cell)
-    assert chosen.dtype == torch.int64
-    assert chosen.tolist() == [cell_by_loop(row, grid, cell) for row in score.tolist()]
+def test_cells(grid, cell):
+    expected, values = cells(grid, cell), tokens(3, grid.n)
+    assert cell_tokens(grid, cell, CPU).tolist() == [expected]
+    assert cell_count(grid, cell) == len(expected)
+    grouped = to_cells(values, grid, cell)
+    assert torch.equal(grouped, values[:, torch.tensor(expected)])
+    if len(expected) * cell.area == grid.n:
+        assert torch.equal(from_cells(grouped, grid, cell), values)
+
+
+@every_division
+def test_cell_and_first_rule(grid, cell):
+    # The second rows are ties, which go to the first.
+    score = torch.stack([tokens(grid.n), torch.zeros(grid.n)])
+    expected = [[min(inside, key=lambda t: (row[t], t)) for inside in cells(grid, cell)] for row in score.tolist()]
+    assert cell_destinations(score, grid, cell).tolist() == expected
+    assert first_destinations(grid, cell, CPU).tolist() == expected[1:]
 
 
 @divisible
 def test_released_rule(grid, cell):
-    score = scores_of(3, grid, seed=1)
-    chosen = released_destinations(score, grid, cell)
-    assert chosen.dtype == torch.int64
-    assert chosen.tolist() == [released_by_loop(row, grid, cell) for row in score.tolist()]
-
-
-@every_division
-def test_first_rule(grid, cell):
-    chosen = first_destinations(grid, cell, CPU)
-    assert chosen.dtype == torch.int64
-    assert chosen.tolist() == [[i * cell.h * grid.w + j * cell.w for i, j in cells(grid, cell)]]
+    score = torch.stack([tokens(grid.n, seed=1), torch.zeros(grid.n)])
+    expected = [released_by_loop(row, grid, cell) for row in score.tolist()]
+    assert released_destinations(score, grid, cell).tolist() == expected
+    with pytest.raises(ValueError, match="width"):
+        released_destinations(torch.zeros(1, 28), Grid(4, 7), Cell(2, 3))
 
 
 @every_division
 def test_random_rule(grid, cell):
     keys = torch.tensor([0, 1, -5, 2**62])
-    chosen = random_destinations(keys, grid, cell)
-    assert chosen.dtype == torch.int64
-    positions = random_integers(keys, len(cells(grid, cell)), cell.area).tolist()
-    for row, drawn in zip(chosen.tolist(), positions, strict=True):
-        assert row == [token(grid, cell, i, j, p) for (i, j), p in zip(cells(grid, cell), drawn, strict=True)]
-
-
-@pytest.mark.parametrize(("grid", "cell"), [(Grid(4, 5), Cell(2, 2)), (Grid(4, 7), Cell(2, 3))])
-def test_released_rule_needs_a_divisible_width(grid, cell):
-    with pytest.raises(ValueError, match="width"):
-        released_destinations(torch.zeros(1, grid.n), grid, cell)
-
-
-@pytest.mark.parametrize("rule", [cell_destinations, released_destinations])
-def test_ties_go_to_the_first_position(rule):
-    grid, cell = Grid(4, 6), Cell(2, 2)
-    assert torch.equal(rule(torch.zeros(2, grid.n), grid, cell), first_destinations(grid, cell, CPU).expand(2, -1))
+    positions = random_integers(keys, cell_count(grid, cell), cell.area).tolist()
+    expected = [[inside[p] for inside, p in zip(cells(grid, cell), row, strict=True)] for row in positions]
+    assert random_destinations(keys, grid, cell).tolist() == expected

@@ -6,16 +6,17 @@ from fractions import Fraction
 import pytest
 import torch
 import torch.nn.functional as F
+from loops import tokens
 
 from bigain.tokens.downsampling import (
     downsample_average,
     downsample_nearest,
     downsampled_grid,
-    frequency_selection,
     interextrapolate,
     nearest_indices,
     nearest_selected,
-    upsampling_indices,
+    nearest_tokens,
+    selected_tokens,
 )
 from bigain.tokens.grid import Grid
 
@@ -26,10 +27,6 @@ CASES = [
     ]
 ]  # fmt: skip
 every_case = pytest.mark.parametrize(("grid", "factor"), CASES)
-
-
-def tokens(b, n, c, seed=0, dtype=torch.float32):
-    return torch.randn(b, n, c, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 def nearest_index(i, n_in, n_out):
@@ -43,32 +40,19 @@ def nearest_by_loop(rows, grid, factor):
     ]
 
 
-def average_by_loop(rows, grid, factor):
+def average_by_loop(rows, grid, factor, first=lambda i, n_in, n_out: i * (n_in // n_out)):
     h, w = grid.h // factor, grid.w // factor
-    kh, kw = grid.h // h, grid.w // w
     means = []
-    for i in range(h):
-        for j in range(w):
-            window = [rows[(i * kh + dy) * grid.w + j * kw + dx] for dy in range(kh) for dx in range(kw)]
-            means.append([sum(column) / len(window) for column in zip(*window, strict=True)])
+    for y, x in ((first(i, grid.h, h), first(j, grid.w, w)) for i in range(h) for j in range(w)):
+        assert min(y, x) >= 0
+        window = [rows[(y + dy) * grid.w + x + dx] for dy in range(grid.h // h) for dx in range(grid.w // w)]
+        means.append([sum(column) / len(window) for column in zip(*window, strict=True)])
     return means
 
 
 def aligned_by_loop(rows, grid, factor):
     """Windows of the same size as without, around the nearest token: of even size, one more before it than behind."""
-    h, w = grid.h // factor, grid.w // factor
-
-    def around(i, n_in, n_out):
-        first = nearest_index(i, n_in, n_out) - (n_in // n_out) // 2
-        assert 0 <= first <= n_in - n_in // n_out
-        return range(first, first + n_in // n_out)
-
-    means = []
-    for i in range(h):
-        for j in range(w):
-            window = [rows[y * grid.w + x] for y in around(i, grid.h, h) for x in around(j, grid.w, w)]
-            means.append([sum(column) / len(window) for column in zip(*window, strict=True)])
-    return means
+    return average_by_loop(rows, grid, factor, lambda i, n, m: nearest_index(i, n, m) - n // m // 2)
 
 
 def blend_by_loop(rows, grid, factor, alpha, average_by_loop=average_by_loop):
@@ -182,31 +166,14 @@ def test_halves(dtype):
     close(interextrapolate(x, grid, 2, torch.full((3,), alpha)), per_row(blend_by_loop, x, grid, 2, alpha), dtype)
 
 
-def selection_by_loop(score, count, keep):
-    sign = -1 if keep == "high" else 1
-    return sorted(sorted(range(len(score)), key=lambda t: (sign * score[t], t))[:count])
-
-
 @pytest.mark.parametrize("keep", ["high", "low"])
-@pytest.mark.parametrize("b", [1, 3])
 @pytest.mark.parametrize("count", [1, 4, 14, 15])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_selection_matches_loop(keep, b, count, dtype):
-    """Kept tokens are unchanged and in their original order; each row keeps its own."""
-    x, score = tokens(b, 15, 3, seed=10, dtype=dtype), tokens(b, 15, 1, seed=11)[..., 0]
-    expected = torch.stack([x[r, selection_by_loop(row, count, keep)] for r, row in enumerate(score.double().tolist())])
-    actual = frequency_selection(x, score, count, keep)
-    assert actual.dtype == dtype
-    assert torch.equal(actual, expected)
-
-
-@pytest.mark.parametrize("keep", ["high", "low"])
-def test_selection_ties_go_to_the_lower_index(keep):
-    score = torch.tensor([[1.0, 0.0, 2.0, 1.0, 1.0, 0.0, 2.0, 1.0]])
-    x = torch.arange(8.0).view(1, 8, 1)
-    expected = {"high": [0.0, 2.0, 3.0, 6.0], "low": [0.0, 1.0, 3.0, 5.0]}[keep]
-    assert frequency_selection(x, score, 4, keep).flatten().tolist() == expected
-    assert frequency_selection(x, torch.zeros(1, 8), 3, keep).flatten().tolist() == [0.0, 1.0, 2.0]
+def test_selection_matches_loop(keep, count):
+    """Each row keeps its own, in their original order; ties, in the second row, go to the lower index."""
+    score = torch.stack([tokens(15, seed=11), tokens(15, seed=12).round()])
+    sign = -1 if keep == "high" else 1
+    expected = [sorted(sorted(range(15), key=lambda t, row=row: (sign * row[t], t))[:count]) for row in score.tolist()]
+    assert selected_tokens(score, count, keep).tolist() == expected
 
 
 @pytest.mark.parametrize(("grid", "factor"), [(Grid(8, 8), 2), (Grid(9, 12), 3), (Grid(7, 10), 2)])
@@ -215,7 +182,7 @@ def test_the_way_back_reads_the_nearest_key(grid, factor):
     small = downsampled_grid(grid, factor)
     keys = torch.arange(small.n, dtype=torch.float32).view(1, 1, *small)
     expected = F.interpolate(keys, size=tuple(grid), mode="nearest-exact").flatten().long()
-    assert torch.equal(upsampling_indices(grid, factor)[0], expected)
+    assert torch.equal(nearest_tokens(small, grid), expected)
 
 
 def test_places_read_the_selected_token_that_lies_nearest():

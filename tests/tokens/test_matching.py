@@ -5,6 +5,7 @@ import math
 import pytest
 import tomesd
 import torch
+from loops import check_plan, tokens, unit
 
 from bigain.tokens.destinations import cell_destinations, first_destinations
 from bigain.tokens.grid import Cell, Grid, cell_count
@@ -21,15 +22,6 @@ DIVISIONS = [
 ]  # fmt: skip
 
 
-def tokens(b, n, c, seed=0, dtype=torch.float32):
-    return torch.randn(b, n, c, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def unit(v):
-    length = max(math.sqrt(sum(a * a for a in v)), 1e-12)
-    return [a / length for a in v]
-
-
 def matching_by_loop(metric, destinations, removed, detail=None, low=None):
     """`{source: destination}` of the merged sources of one row; only the `low` of least detail may merge."""
     units = [unit(v) for v in metric]
@@ -43,38 +35,6 @@ def matching_by_loop(metric, destinations, removed, detail=None, low=None):
                 best, choice = similarity, d
         matches.append((-best, s, choice))
     return {s: d for _, s, d in sorted(matches)[:removed]}
-
-
-def merged_by_loop(x, merged, mode):
-    """`{token: row}` of one merged sequence."""
-    rows = {}
-    for t in sorted(set(range(len(x))) - set(merged)):
-        group = [x[t]] + [x[s] for s, d in merged.items() if d == t and mode != "prune"]
-        rows[t] = [sum(column) / len(group) for column in zip(*group, strict=True)]
-        if mode == "mlerp":
-            rows[t] = [value * max(map(math.hypot, *zip(*group, strict=True))) for value in unit(rows[t])]
-    return rows
-
-
-def check_plan(plan, x, merged, mode):
-    """Parity on sets of indices, merged rows, and restored outputs. `merged`: `{removed: leader}` per row."""
-    y = plan.merge(x)
-    outputs = tokens(*y.shape, seed=99)
-    restored, home = plan.unmerge(y), plan.unmerge(outputs)
-    assert y.shape == plan.kept.shape + x.shape[2:]
-    assert restored.shape == home.shape == x.shape
-    for b, pairs in enumerate(merged):
-        kept = plan.kept[b].tolist()
-        assert set(kept) == set(range(x.shape[1])) - set(pairs)
-        assert kept == sorted(kept)
-        assert len(plan.removed[b]) == len(pairs)
-        assert set(plan.removed[b].tolist()) == set(pairs)
-        assert {s: kept[k] for s, k in zip(plan.removed[b].tolist(), plan.target[b].tolist(), strict=True)} == pairs
-        rows = merged_by_loop(x[b].double().tolist(), pairs, mode)
-        torch.testing.assert_close(y[b], torch.tensor([rows[t] for t in kept]), rtol=1e-5, atol=1e-6)
-        leaders = [pairs.get(t, t) for t in range(x.shape[1])]
-        torch.testing.assert_close(restored[b], torch.tensor([rows[t] for t in leaders]), rtol=1e-5, atol=1e-6)
-        assert torch.equal(home[b], torch.stack([outputs[b, kept.index(t)] for t in leaders]))
 
 
 @pytest.mark.parametrize(("grid", "cell"), DIVISIONS)

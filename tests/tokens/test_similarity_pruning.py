@@ -1,9 +1,8 @@
 """SiTo's prune and recover, against loops over the cosine graph."""
 
-import math
-
 import pytest
 import torch
+from loops import cells, check_plan, tokens, unit
 
 from bigain.tokens.grid import Cell, Grid, cell_count
 from bigain.tokens.similarity_pruning import similarity_pruning
@@ -14,31 +13,15 @@ DIVISIONS = [
 ]  # fmt: skip
 
 
-def draw(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def cosines(rows):
-    units = []
-    for v in rows:
-        length = max(math.sqrt(sum(a * a for a in v)), 1e-12)
-        units.append([a / length for a in v])
-    return [[sum(a * b for a, b in zip(u, v, strict=True)) for v in units] for u in units]
-
-
 def base_tokens(graph, noise, grid, cell, noise_alpha, sim_beta):
     score = [sim_beta * sum(row) + noise_alpha * e for row, e in zip(graph, noise, strict=True)]
-    base = []
-    for i in range(grid.h // cell.h):
-        for j in range(grid.w // cell.w):
-            inside = [(i * cell.h + dy) * grid.w + j * cell.w + dx for dy in range(cell.h) for dx in range(cell.w)]
-            base.append(max(inside, key=lambda t: (score[t], -t)))
-    return base
+    return [max(inside, key=lambda t: (score[t], -t)) for inside in cells(grid, cell)]
 
 
 def pruning_by_loop(rows, noise, grid, cell, removed, noise_alpha, sim_beta):
     """`{pruned token: kept token it copies}` of one row."""
-    graph = cosines(rows)
+    units = [unit(row) for row in rows]
+    graph = [[sum(a * b for a, b in zip(u, v, strict=True)) for v in units] for u in units]
     base = base_tokens(graph, noise, grid, cell, noise_alpha, sim_beta)
     others = [t for t in range(grid.n) if t not in base]
     pruned = sorted(others, key=lambda t: (-max(graph[t][d] for d in base), t))[:removed]
@@ -46,41 +29,34 @@ def pruning_by_loop(rows, noise, grid, cell, removed, noise_alpha, sim_beta):
     return {t: max(kept, key=lambda k: (graph[t][k], -k)) for t in pruned}
 
 
-def check(plan, x, copies):
-    y = plan.merge(x)
-    outputs = draw(*y.shape, seed=99)
-    home = plan.unmerge(outputs)
-    assert plan.mode == "prune"
-    for b, pairs in enumerate(copies):
-        kept = plan.kept[b].tolist()
-        assert kept == sorted(set(range(x.shape[1])) - set(pairs))
-        assert set(plan.removed[b].tolist()) == set(pairs)
-        assert torch.equal(y[b], x[b, kept])
-        expected = [kept.index(pairs.get(t, t)) for t in range(x.shape[1])]
-        assert torch.equal(home[b], outputs[b, expected])
-
-
 @pytest.mark.parametrize(("grid", "cell"), DIVISIONS)
 @pytest.mark.parametrize(("noise_alpha", "sim_beta"), [(0.1, 1.0), (0.0, 1.0), (3.0, 0.5), (1.0, 0.0)])
 def test_matches_loop(grid, cell, noise_alpha, sim_beta):
     """From one pruned token to all that are no base tokens; leftover strips hold no base tokens."""
-    metric, noise, x = draw(3, grid.n, 5), draw(3, grid.n, seed=1), draw(3, grid.n, 3, seed=2)
+    metric, noise, x = tokens(3, grid.n, 5), tokens(3, grid.n, seed=1), tokens(3, grid.n, 3, seed=2)
     sources = grid.n - cell_count(grid, cell)
     for removed in (1, sources // 2, sources):
         plan = similarity_pruning(metric, noise, grid, cell, removed, noise_alpha, sim_beta)
         assert plan.kept.shape == (3, grid.n - removed)
         rows = zip(metric.double().tolist(), noise.double().tolist(), strict=True)
-        check(plan, x, [pruning_by_loop(m, e, grid, cell, removed, noise_alpha, sim_beta) for m, e in rows])
+        check_plan(
+            plan, x, [pruning_by_loop(m, e, grid, cell, removed, noise_alpha, sim_beta) for m, e in rows], "prune"
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_graph_of_other_dtypes_is_float32(dtype):
     """Upstream's float16 graph loses the noise; here halves give the plan of the same numbers in float32."""
     grid, cell = Grid(6, 6), Cell(2, 2)
-    metric, noise = draw(3, grid.n, 8, seed=3).bfloat16().to(dtype), draw(3, grid.n, seed=4)
+    metric, noise = tokens(3, grid.n, 8, seed=3).bfloat16().to(dtype), tokens(3, grid.n, seed=4)
     plan = similarity_pruning(metric, noise, grid, cell, 18, 0.1, 1.0)
     rows = zip(metric.double().tolist(), noise.double().tolist(), strict=True)
-    check(plan, draw(3, grid.n, 2, dtype=dtype), [pruning_by_loop(m, e, grid, cell, 18, 0.1, 1.0) for m, e in rows])
+    check_plan(
+        plan,
+        tokens(3, grid.n, 2, dtype=dtype),
+        [pruning_by_loop(m, e, grid, cell, 18, 0.1, 1.0) for m, e in rows],
+        "prune",
+    )
 
 
 def test_pruned_tokens_may_copy_tokens_that_are_no_base():
@@ -91,11 +67,11 @@ def test_pruned_tokens_may_copy_tokens_that_are_no_base():
     noise = torch.zeros(1, 8)
     noise[0, 0] = noise[0, 2] = 1.0
     plan = similarity_pruning(metric, noise, Grid(2, 4), Cell(2, 2), 2, 1.0, 0.0)
-    check(plan, draw(1, 8, 3), [{3: 2, 1: 5}])
+    check_plan(plan, tokens(1, 8, 3), [{3: 2, 1: 5}], "prune")
 
 
 def test_ties_go_to_lower_indices():
     """In a constant map the first token of each cell is its base, and the first others copy token 0."""
     metric = torch.tensor([0.0, 1.0]).repeat(2, 16, 1)
     plan = similarity_pruning(metric, torch.zeros(2, 16), Grid(4, 4), Cell(2, 2), 5, 0.1, 1.0)
-    check(plan, draw(2, 16, 3), [dict.fromkeys([1, 3, 4, 5, 6], 0)] * 2)
+    check_plan(plan, tokens(2, 16, 3), [dict.fromkeys([1, 3, 4, 5, 6], 0)] * 2, "prune")
