@@ -13,7 +13,7 @@ from bigain.compressors.kv import KVDownsampler
 from bigain.diffusion.schedules import Schedule, by_timestep
 from bigain.errors import InputError, check_choice
 from bigain.tokens.dispatch import kernels_serve
-from bigain.tokens.downsampling import Keep, nearest_selected, selected_tokens
+from bigain.tokens.downsampling import Keep, frequency_selection, nearest_selected, selected_tokens
 from bigain.tokens.precision import without_autocast
 from bigain.tokens.scores import laplacian_l1
 
@@ -53,7 +53,7 @@ class FrequencyKV(KVDownsampler):
             return frequency(x, grid, count, self.keep)
         with mark("scoring"):
             score = laplacian_l1(x, grid)
-        return x.take_along_dim(selected_tokens(score, count, self.keep)[..., None], 1)
+        return frequency_selection(x, score, count, self.keep)
 
     def token_scores(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
         return laplacian_l1(x, site.grid(context.latent))

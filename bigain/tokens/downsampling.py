@@ -121,6 +121,11 @@ def selected_tokens(score: Tensor, count: int, keep: Keep) -> Tensor:
     return order.sort(dim=1).values
 
 
+def frequency_selection(x: Tensor, score: Tensor, count: int, keep: Keep) -> Tensor:
+    """Keep the `selected_tokens`, unchanged and in their order (Table 12). `(b, n, c)`, `(b, n)` -> `(b, count, c)`."""
+    return x.take_along_dim(selected_tokens(score, count, keep)[..., None], 1)
+
+
 def nearest_selected(selected: Tensor, grid: Grid) -> Tensor:
     """Find the selected token nearest to each place, the first on ties.
 

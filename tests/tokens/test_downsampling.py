@@ -12,6 +12,7 @@ from bigain.tokens.downsampling import (
     downsample_average,
     downsample_nearest,
     downsampled_grid,
+    frequency_selection,
     interextrapolate,
     nearest_indices,
     nearest_selected,
@@ -174,6 +175,8 @@ def test_selection_matches_loop(keep, count):
     sign = -1 if keep == "high" else 1
     expected = [sorted(sorted(range(15), key=lambda t, row=row: (sign * row[t], t))[:count]) for row in score.tolist()]
     assert selected_tokens(score, count, keep).tolist() == expected
+    x = tokens(2, 15, 3).half()
+    assert torch.equal(frequency_selection(x, score, count, keep), torch.stack([x[0, expected[0]], x[1, expected[1]]]))
 
 
 @pytest.mark.parametrize(("grid", "factor"), [(Grid(8, 8), 2), (Grid(9, 12), 3), (Grid(7, 10), 2)])

@@ -23,8 +23,8 @@ from bigain.tokens.destinations import (
 from bigain.tokens.downsampling import (
     downsample_average,
     downsample_nearest,
+    frequency_selection,
     interextrapolate,
-    selected_tokens,
 )
 from bigain.tokens.grid import Cell, Grid, cell_count
 from bigain.tokens.matching import bipartite_matching
@@ -151,8 +151,7 @@ def test_keys(grid, cell, c, dtype, monkeypatch):
         # The order of sums differs, and in half precision the average is rounded before it is blended.
         torch.testing.assert_close(result, call(), rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
     for result, keep in zip(selected, ("high", "low"), strict=True):
-        chosen = selected_tokens(laplacian_l1(x, grid), grid.n // 3, keep)
-        assert torch.equal(result, x.take_along_dim(chosen[..., None], 1))
+        assert torch.equal(result, frequency_selection(x, laplacian_l1(x, grid), grid.n // 3, keep))
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN", "ignore:invalid value")  # of the interpreter

@@ -235,7 +235,7 @@ def unmerge(y: Tensor, tables: Tensor) -> Tensor:
 
 @_operator(lambda x, grid, count, keep: x.new_empty(x.shape[0], count, x.shape[2]))
 def frequency(x: Tensor, grid: Sequence[int], count: int, keep: str) -> Tensor:
-    """The `selected_tokens` by Laplacian score. `(b, n, c)` -> `(b, count, c)`."""
+    """`frequency_selection` on the Laplacian score. `(b, n, c)` -> `(b, count, c)`."""
     x, grid, tables = x.contiguous(), Grid(*grid), _tables_like(x)
     grid.check(x)
     sizes = _strips(x.shape[2], grid, Cell(1, 1), SIGN=1 if keep == "high" else -1, AGGREGATE="max")
