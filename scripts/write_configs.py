@@ -1,9 +1,9 @@
-"""Write the entry files of `configs/`, the tables of `configs/tables/`, and `docs/configurations.md`.
+"""Write the entry files of `configs/` and `docs/configurations.md`.
 
     python scripts/write_configs.py
 
-Entries and tables of the paper follow its published cells (`bigain/report/paper_results.csv`); those of the embedded
-models follow the shipped compressors. Only the parts in `configs/{models,data,compressors}` are written by hand.
+Entries of the paper follow its published cells (`bigain/report/paper_results.csv`); those of the embedded models follow
+the shipped compressors. Written by hand are the parts in `configs/{models,data,compressors}` and the tables.
 `tests/test_configs.py` checks that the committed files equal the output of this script.
 """
 
@@ -54,7 +54,6 @@ JOINT = TASKS[:2]
 PROBED = {"pets": ("sd2_pets", "pets"), "imagenet100_dit": ("dit_xl_512", "imagenet100")}
 PROBED |= {"demo": ("shapes_dit", "shapes_features"), "demo_unet": ("shapes_unet", "shapes_features")}
 PRUNERS = ("dipgo", "mosaicdiff")
-MODULES = {"SA": "self_attn", "CA": "cross_attn", "MLP": "mlp"}
 # Networks that are not in the paper, by their part of the name: in words; model, dataset and data of a generation.
 OTHER_NETWORKS = {
     "sd15": ("SD 1.5", "sd15", "pets", "pets"),
@@ -70,93 +69,6 @@ LATER_NETWORKS: dict[str, tuple[str, str, str, dict[str, str]]] = {
 }
 # Methods of other papers, by their file: on SD 2.0 and Pets, and on DiT-XL/2-512 and ImageNet-100.
 LATER_METHODS = ("coredit", "toma", "tofu")
-
-PAPER_TABLES = {
-    1: "Table 1: methods on Oxford-IIIT Pets, each at one setting that the table does not print. DiP-GO and "
-    "MosaicDiff, at the ratio with the table's 10 % of FLOPs, need files of masks that are made first: see "
-    "compressors/dipgo.yaml and compressors/mosaicdiff.yaml. Known: the 14.2 % FLOPs of ToDo and BiGain_TD are factor "
-    "8 (14.17 %), their accuracies factor 3 (12.84 %); SiTo's 7 % is ratio 0.7; BiGain_TD is 79.90 here and 79.91 in "
-    "Table 2.",
-    2: "Table 2: downsampling of keys and values on SD 2.0, by factor. Known: BiGain_TD at factor 3 is 79.91 on Pets "
-    "here and 79.90 in Table 1; the ImageNet-100 generation baseline is 17.64 here and 41.37 in Table 4.",
-    3: "Table 3: downsampling of keys and values on DiT-XL/2-512, by factor. Known: the FID without compression is "
-    "41.37 here and 47.53 in Table 5.",
-    4: "Table 4: token merging on SD 2.0, by ratio. Known: the ImageNet-100 generation baseline is 41.37 here and "
-    "17.64 in Table 2. One standard error is 0.65 points on Pets and 1.1 points on the 2,000 images of ImageNet-1K: "
-    "several printed gains are within it.",
-    5: "Table 5: token merging on DiT-XL/2-512, by ratio. Known: its FIDs repeat Table 4's rows of SD 2.0; the FID "
-    "without compression is 47.53 here and 41.37 in Table 3.",
-    6: "Table 6: which modules of a block see merged tokens, on Oxford-IIIT Pets, by ratio. The [SA] rows repeat Table "
-    "4. Known: one standard error is 0.65 points, and several printed differences are within it.",
-    8: "Table 8: LGTM beside CAM and ABM on SD 2.0, by ratio. The LGTM rows repeat Table 4. Known: one standard error "
-    "is 0.65 points on Pets and 1.1 points on the 2,000 images of ImageNet-1K: several printed differences are within "
-    "it.",
-    12: "Table 12: which quarter of the keys to keep, on ImageNet-100. The paper prints the share removed, 0.75.",
-}
-CODE = " The rows `redrawn` and `released` run what the paper's code does, which produced the numbers. LGTM's other "
-CODE += "row is the paper's text; ToMe's other row draws alike for all classes."
-MIXED = " The mAP of COCO ranks means of 5 trials among means of 20: compare it with `map_released`."
-PAPER_TABLES = {
-    number: text + (CODE if number in (1, 4, 5, 6, 8) else "") + (MIXED if number in (2, 4, 8) else "")
-    for number, text in PAPER_TABLES.items()
-}
-NO_TABLE = "Not a table of the paper."
-SAME_CELLS = "LGTM with random, first and redrawn destinations computes what ToMe does, so those cells are listed once."
-EMBEDDED_TABLES = {
-    family: f"The embedded {network} on ShapeTextures, on both tasks: mergers at three ratios, downsampling at two "
-    f"factors. {NO_TABLE}"
-    for family, (network, _, _) in EMBEDDED.items()
-} | {
-    "embedded": "Every method on the embedded DiT in classification: mergers with every destination at three ratios "
-    "and downsampling of keys at two factors on 512 images, CAM, ABM and the other ratios of SiTo on 128. "
-    f"{NO_TABLE} {SAME_CELLS}",
-    "embedded_pairs": "The comparisons of `embedded` whose intervals are wider than +- 3 points on 512 images: mergers "
-    f"with every destination at ratio 0.7 on 1,024 images, downsampling of keys on 768. {NO_TABLE}",
-    "embedded_grid": "The full grid on the embedded DiT: ratios 0.1 to 0.7, factors 2 to 8, the scores of Table 13 and "
-    f"the modules of Table 6. {NO_TABLE} Hours on a CPU.",
-    "embedded_unet": "Methods on the embedded U-Net in classification, 512 images: mergers with every destination at "
-    "three ratios, and downsampling of keys at two factors. At all strides, since compression at stride 1 alone does "
-    f"not change its accuracy. {NO_TABLE} {SAME_CELLS}",
-    "embedded_flow": "Methods on the embedded flow-matching DiT in classification, 512 images: mergers at ratio 0.7, "
-    f"keys by 4; six trials of every class, so that `bigain explain --weights` gives the other errors. {NO_TABLE}",
-    "embedded_features": "Features of the embedded DiT by methods, at three ratios or two factors, 512 images: linear "
-    f"probe, nearest neighbours, similarity to the features without compression. {NO_TABLE}",
-    "embedded_unet_features": f"As `embedded_features`, on the embedded U-Net at all strides. {NO_TABLE}",
-    "embedded_unet_pairs": "The comparison of `embedded_unet` whose interval is wider than +- 3 points on 512 images: "
-    f"average pooling and nearest sampling of keys by 4, on 1,536 images. {NO_TABLE}",
-}
-FURTHER_TABLES = {
-    "table7": "Table 7: LGTM, ten scores at three ratios on Oxford-IIIT Pets. The paper does not print its numbers.",
-    "table11": "Table 11: seconds and GFLOPs of methods at ratio 0.7, 50 steps on SD 2.0 in batches of 4, without the "
-    "VAE. Ten batches on one GPU. The report shows the paper's seconds, on RTX 4090. Known: its FLOPs are of batch 1.",
-    "alpha": "IE-KVD by alpha, from average pooling (0) through nearest (1) to 1.4, on both tasks of Oxford-IIIT Pets "
-    f"at factor 2. {NO_TABLE}",
-    "alpha_dit": f"As `alpha`, on DiT-XL/2-512 and ImageNet-100. {NO_TABLE}",
-    "blocks": "Ranges of blocks of DiT-XL/2-512, counted from 1, on both tasks of ImageNet-100: the first six against "
-    f"the next six, the first twelve of the paper's text, and the ten of its code. {NO_TABLE}",
-    "embedded_table7": f"As `table7`, on the embedded DiT and 128 images. {NO_TABLE}",
-    "embedded_table11": f"As `table11`, on the embedded DiT: 16 batches of 25 steps. {NO_TABLE}",
-    "embedded_alpha": f"As `alpha`, on the embedded DiT at factor 4, 256 images. {NO_TABLE}",
-    "embedded_unet_alpha": "As `alpha`, on the embedded U-Net at factor 4 and all strides, 256 images, six trials "
-    f"and 25 steps. {NO_TABLE}",
-    "embedded_blocks": "The first two of the four blocks of the embedded DiT against the last two and all, on both "
-    f"tasks, 256 images. {NO_TABLE}",
-}
-# With the paper's 0.1 and 0.9.
-ALPHAS, FEW_ALPHAS = [0, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1, 1.2, 1.4], [0, 0.5, 0.9, 1, 1.4]
-RATIOS, FACTORS = [0.3, 0.5, 0.7], [2, 4]
-# 52 evaluations per image rather than 155, and half the steps.
-QUICK = {TASKS[0]: {"model.trials": [2, 6]}, TASKS[1]: {"model.steps": 25}}
-ALL_CLASSES = {"model.trials": [6], "model.keep": None}
-ALL_RATIOS, ALL_FACTORS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], [2, 3, 4, 5, 6, 7, 8]
-MERGERS = (("ToMe", "random"), ("LGTM", "cell"), ("LGTM", "released"), ("ToMe", "first"), ("ToMe", "redrawn"))
-ALL_MERGERS = (
-    *(("ToMe", name) for name in ("random", "first", "redrawn")),
-    *(("LGTM", name) for name in ("cell", "released", "first", "random", "redrawn")),
-)
-KEYS = ("ToDo", "AveragePool", "IEKVD")
-SCORES = ("laplacian_l2", "l1_norm", "l2_norm", "channel_variance", "global_mean_deviation", "dft_amplitude")
-SCORES += ("dft_centroid", "neighbour_cosine", "global_mean_cosine")
 
 
 @dataclass(frozen=True)
@@ -425,8 +337,9 @@ def paper_comment(rows: Sequence[Published]) -> str:
     if usual and len(others) > 1:
         option = f"--compressor{inner}.{usual[0]}"
         text += f" The paper has {usual[0]}s {others[0]:g} to {others[-1]:g}: {option} {others[-1]:g}."
-    of_code = [name for name in destinations(row) if name]
-    text += "".join(f" The paper's code: --compressor{inner}.destination {name}." for name in of_code)
+    of_code = {"LGTM": "released", "CAM": "released"} | ({"ToMe": "redrawn"} if row.task == TASKS[0] else {})
+    if row.base in of_code:
+        text += f" The paper's code: --compressor{inner}.destination {of_code[row.base]}."
     if any(r.table == 6 for r in rows):
         text += " Table 6: --compressor.modules '[self_attn, cross_attn]'."
     return text
@@ -450,223 +363,6 @@ def embedded_entries() -> Iterator[tuple[str, str]]:
                 yield joint(name, f"The embedded {network} on both tasks{described(stem, file)}")
 
 
-def destinations(row: Published) -> dict[str, str | None]:
-    """Return the destinations of a method's rows by what their names add: ours, and that of the paper's code."""
-    if row.base == "ToMe" and row.task == "classification":
-        return {"": "random", "redrawn": "redrawn"}
-    return {"": "cell", "released": "released"} if row.base in ("LGTM", "CAM") else {"": None}
-
-
-def paper_table(number: int) -> str:
-    """Return a table of the paper as the runs of a sweep."""
-    groups: dict[tuple[str, str, str], list[Published]] = {}
-    for row in sorted(published(), key=lambda row: TASKS.index(row.task)):
-        if row.table == number and row.metric != "map":
-            groups.setdefault((row.task, row.dataset, row.method), []).append(row)
-    runs = []
-    for (task, dataset, method), rows in groups.items():
-        row = rows[0]
-        fixed: dict[str, Any] = {}
-        further: dict[str, Any] = {}
-        place = f"compressor.{'inner.' if row.stem == 'cam' else ''}"
-        if number == 6:
-            fixed = {"compressor.modules": [MODULES[word] for word in row.inside.split("+")]}
-        if row.strength is not None and number in (1, 12):
-            fixed = {place + row.strength[0]: number_of(row.strength[1])}
-            further = {"setting": {row.setting_name: row.setting}} if number == 12 else {}
-        elif row.strength is not None:
-            further = {"vary": {place + row.strength[0]: [number_of(r.setting) for r in rows]}}
-        for name, destination in destinations(row).items():
-            named = f"{method.removesuffix(']')}{'; ' if row.inside else '['}{name}]" if name else method
-            set_ = fixed | ({f"{place}destination": destination} if destination else {})
-            run = {"config": f"{row.entry}.yaml", "task": task, "dataset": dataset, "method": named}
-            runs.append(run | ({"set": set_} if set_ else {}) | further)
-    return table_file(PAPER_TABLES[number], published_backbone(number), runs, number)
-
-
-def published_backbone(number: int) -> str:
-    """Return the network of a table."""
-    return next(row.backbone for row in published() if row.table == number)
-
-
-def number_of(value: float) -> int | float:
-    """Return 2 for 2.0."""
-    return int(value) if value == int(value) else value
-
-
-def table_file(text: str, backbone: str, runs: Sequence[dict[str, Any]], number: int | None = None) -> str:
-    """Return a table file; classification is the default task."""
-    lines = [f"table: {number}\n"] if number is not None else []
-    lines.append(f"backbone: {backbone}\nruns:\n")
-    for run in runs:
-        shown = {key: value for key, value in run.items() if (key, value) != ("task", TASKS[0])}
-        block = "".join(f"  {key}: {flow(value)}\n" for key, value in shown.items())
-        lines.append(f"- {block.removeprefix('  ')}")
-    return comment(text) + "".join(lines)
-
-
-def flow(value: Any) -> str:
-    """Return a value as YAML on one line."""
-    return value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=10_000).strip()
-
-
-def embedded_tables() -> Iterator[tuple[str, str]]:
-    """Yield name and content of the tables of the embedded models."""
-    for family, (_, model, _) in EMBEDDED.items():
-        yield family, table_file(EMBEDDED_TABLES[family], model, [run for task in JOINT for run in demo(family, task)])
-    variants = [("LGTM", score, {"compressor.score": f"bigain.tokens.scores.{score}"}) for score in SCORES]
-    variants += [("LGTM", "sa-mlp", {"compressor.modules": ["self_attn", "mlp"]})]
-    variants += [("LGTM", "mlp", {"compressor.modules": ["mlp"]})]
-    some = {"data.images": 512}
-    everywhere = {**some, "compressor.where.max_stride": 4}
-    dit = {
-        "embedded": [
-            cell("demo", "none", some),
-            *mergers("demo", RATIOS, some),
-            *(cell("demo", method, some, FACTORS) for method in KEYS),
-            cell("demo", "SiTo", {**some, "compressor.ratio": 0.5}) | {"setting": {"ratio": 0.5}},
-            cell("demo", "SiTo", vary=[0.3, 0.7]),
-            *(cell("demo", method, vary=RATIOS) for method in ("CAM", "ABM")),
-        ],
-        "embedded_pairs": [
-            *mergers("demo", [0.7], {"data.images": 1024}),
-            *(cell("demo", method, {"data.images": 768}, FACTORS) for method in KEYS),
-        ],
-        "embedded_grid": [
-            cell("demo", "none"),
-            *mergers("demo", ALL_RATIOS, {}, ALL_MERGERS),
-            *(cell("demo", method, fixed, ALL_RATIOS, name) for method, name, fixed in variants),
-            *(cell("demo", method, vary=ALL_RATIOS) for method in ("CAM", "ABM", "SiTo")),
-            *(cell("demo", method, vary=ALL_FACTORS) for method in KEYS),
-        ],
-    }
-    unet = {
-        "embedded_unet": [
-            cell("demo_unet", "none", some),
-            *mergers("demo_unet", RATIOS, everywhere),
-            *(cell("demo_unet", method, everywhere, FACTORS) for method in KEYS),
-            cell("demo_unet", "SiTo", everywhere, [0.5]),
-        ],
-        "embedded_unet_pairs": [
-            cell("demo_unet", method, {**everywhere, "data.images": 1536}, [4]) for method in ("ToDo", "AveragePool")
-        ],
-    }
-    flows = {
-        "embedded_flow": [
-            cell("demo_flow", method, {**some, **ALL_CLASSES, **strength})
-            for method, strength in (
-                ("none", {}),
-                *((method, {"compressor.ratio": 0.7}) for method in ("ToMe", "LGTM", "SiTo")),
-                *((method, {"compressor.factor": 4}) for method in KEYS),
-            )
-        ]
-    }
-    for name, family, fixed in (
-        ("embedded_features", "demo", {}),
-        ("embedded_unet_features", "demo_unet", {"compressor.where.max_stride": 4}),
-    ):
-        runs = [cell(family, "none", task="features")]
-        runs += [cell(family, method, fixed, RATIOS, task="features") for method in ("ToMe", "LGTM", "SiTo")]
-        runs += [cell(family, method, fixed, FACTORS, task="features") for method in KEYS]
-        yield name, table_file(EMBEDDED_TABLES[name], EMBEDDED[family][1], runs)
-    for model, tables in (("shapes_dit", dit), ("shapes_unet", unet), ("shapes_flow", flows)):
-        for name, runs in tables.items():
-            yield name, table_file(EMBEDDED_TABLES[name], model, runs)
-
-
-def further_tables() -> Iterator[tuple[str, str]]:
-    """Yield name and content of the tables whose cells the paper does not print, each with one of an embedded model."""
-    some = {"data.images": 256}
-    everywhere = {**some, "compressor.where.max_stride": 4}
-    halves = {"1-6": list(range(6)), "7-12": list(range(6, 12)), "first-12": "first_12", "released": "released"}
-    quarters = {"1-2": [0, 1], "3-4": [2, 3], "all": [0, 1, 2, 3]}
-    batches = {"data.batch_size": 4, "model.items_per_forward": 4, "model.extractor": None, "trainer.devices": 1}
-    tables = {
-        "table7": ("sd2", scores("pets")),
-        "embedded_table7": ("shapes_dit", scores("demo")),
-        "table11": ("sd2", speeds("pets", {"data.limit": 40, **batches})),
-        "embedded_table11": ("shapes_dit", speeds("demo", {"data.images": 64, **batches})),
-        "alpha": ("sd2", alphas("pets", {}, {"compressor.factor": 2})),
-        "alpha_dit": ("dit_xl_2_512", alphas("imagenet100_dit", {}, {"compressor.factor": 2})),
-        "embedded_alpha": ("shapes_dit", alphas("demo", some, {**some, "compressor.factor": 4})),
-        "embedded_unet_alpha": ("shapes_unet", alphas("demo_unet", some, {**everywhere, "compressor.factor": 4})),
-        "blocks": ("dit_xl_2_512", blocks("imagenet100_dit", {}, halves, 2)),
-        "embedded_blocks": ("shapes_dit", blocks("demo", some, quarters, 4)),
-    }
-    for name, (backbone, runs) in tables.items():
-        number = int(name.removeprefix("table")) if name.startswith("table") else None
-        yield name, table_file(FURTHER_TABLES[name], backbone, list(runs), number)
-
-
-def scores(family: str) -> Iterator[dict[str, Any]]:
-    """Yield LGTM with each score."""
-    yield cell(family, "none")
-    for score in ("laplacian_l1", *SCORES):
-        yield cell(family, "LGTM", {"compressor.score": f"bigain.tokens.scores.{score}"}, RATIOS, score)
-
-
-def speeds(family: str, fixed: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield generations at ratio 0.7."""
-    yield cell(family, "none", fixed, task="generation")
-    for method in ("SiTo", "ToMe", "LGTM", "CAM", "ABM"):
-        yield cell(family, method, fixed, [0.7], task="generation")
-
-
-def alphas(family: str, plain: dict[str, Any], fixed: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield IE-KVD with every alpha."""
-    values = FEW_ALPHAS if family in EMBEDDED else ALPHAS
-    for task in JOINT:
-        quick = QUICK[task] if family == "demo_unet" else {}
-        yield cell(family, "none", {**plain, **quick}, task=task)
-        yield cell(family, "IEKVD", {**fixed, **quick}, task=task) | {"vary": {"compressor.alpha": values}}
-
-
-def blocks(family: str, fixed: dict[str, Any], ranges: dict[str, Any], factor: int) -> Iterator[dict[str, Any]]:
-    """Yield a merger and a downsampler on each range of blocks."""
-    for task in JOINT:
-        yield cell(family, "none", fixed, task=task)
-        for method, strength in (("LGTM", 0.7), ("IEKVD", factor)):
-            for name, chosen in ranges.items():
-                yield cell(family, method, {**fixed, "compressor.where.blocks": chosen}, [strength], name, task)
-
-
-def demo(family: str, task: str) -> Iterator[dict[str, Any]]:
-    """Yield the runs of one task in `demo` and `demo_unet`."""
-    yield cell(family, "none", task=task)
-    yield from (cell(family, method, vary=RATIOS, task=task) for method in ("ToMe", "LGTM"))
-    yield from (cell(family, method, vary=FACTORS, task=task) for method in KEYS)
-
-
-def mergers(
-    family: str, ratios: Sequence[float], fixed: dict[str, Any], destinations: Sequence[tuple[str, str]] = MERGERS
-) -> list[dict[str, Any]]:
-    """Return a run per merger and destination."""
-    return [
-        cell(family, method, {**fixed, "compressor.destination": destination}, ratios, destination)
-        for method, destination in destinations
-    ]
-
-
-def cell(
-    family: str,
-    method: str,
-    fixed: dict[str, Any] | None = None,
-    vary: Sequence[float] = (),
-    variant: str = "",
-    task: str = TASKS[0],
-) -> dict[str, Any]:
-    """Return the runs of a method on a model and dataset, one per value of its ratio or factor."""
-    stem = stems().get(method, method)
-    name = f"{family}_{stem}{f'_{task}' if task != TASKS[0] else ''}.yaml"
-    dataset = "shapes" if family in EMBEDDED else family.removesuffix("_dit")
-    run = {"config": name, "task": task, "dataset": dataset, "method": f"{method}-{variant}" if variant else method}
-    run |= {"set": fixed} if fixed else {}
-    if vary:
-        setting = strength_of(stem)[0]
-        run["vary"] = {f"compressor.{'inner.init_args.' if stem == 'cam' else ''}{setting}": list(vary)}
-    return run
-
-
 def outputs() -> dict[Path, str]:
     """Return the content of every file that this script writes, by its path."""
     entries = {
@@ -677,9 +373,6 @@ def outputs() -> dict[Path, str]:
     # Written by hand; listed with the others.
     entries["as_released.yaml"] = (CONFIGS / "as_released.yaml").read_text(encoding="utf-8")
     files = {CONFIGS / name: text for name, text in entries.items()}
-    tables = [(f"table{number}", paper_table(number)) for number in PAPER_TABLES]
-    tables += [*embedded_tables(), *further_tables()]
-    files |= {CONFIGS / "tables" / f"{name}.yaml": text for name, text in tables}
     lines = [
         "# Configurations and the paper's cells\n",
         "One entry file per line, with its comment: `bigain predict --config <file>`; `*_joint.yaml` are for\n"
