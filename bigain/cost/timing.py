@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -21,6 +21,8 @@ from bigain.tokens.dispatch import forget_notes
 # Phases are measured in one forward of this many: on a GPU each phase costs two events.
 _EVERY = 8
 MEASURED = ("seconds", "clock", "denoiser", "vae", "peak_memory_bytes")
+# Spans of an observed forward of the denoiser: its phases, and the rest.
+OBSERVED = (*PHASES, "observed")
 
 
 @dataclass
@@ -30,12 +32,9 @@ class Measured:
     Attributes:
         clock: Name of the clock; None if nothing could be measured.
         compiled: How much of the denoiser is compiled.
-        forwards: Timed forwards of each network.
-        rows: Rows of each network in these forwards.
-        seconds: Seconds of each network in these forwards.
-        observed: Forwards of the denoiser whose phases were measured.
-        observed_seconds: Seconds of the denoiser in these, phases included.
-        phases: Seconds of each phase in these.
+        forwards: Timed forwards of each network; `observed`: those of the denoiser whose phases were measured.
+        rows: Rows of each network in the timed forwards.
+        seconds: Seconds of each network in these; of each phase, and of the rest of the forward, in the `observed`.
         largest: Rows of the largest forward of the denoiser.
         kernels: Attention kernels.
         peak_memory: Bytes.
@@ -45,10 +44,7 @@ class Measured:
     compiled: str = "none"
     forwards: Counter[str] = field(default_factory=Counter)
     rows: Counter[str] = field(default_factory=Counter)
-    seconds: dict[str, float] = field(default_factory=dict)
-    observed: int = 0
-    observed_seconds: float = 0.0
-    phases: dict[str, float] = field(default_factory=dict)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     largest: int = 0
     kernels: set[str] = field(default_factory=set)
     peak_memory: int | None = None
@@ -90,17 +86,11 @@ class Timing(Callback):
 
     def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
         self._open.close()
-        measured = self.measured
         # The module has already waited for its device to return records.
-        seconds = self._spans.settle()
-        seconds.pop("onlooker", None)
-        observed = {name: seconds.pop(name, 0.0) for name in (*PHASES, "observed")}
-        for phase in PHASES:
-            measured.phases[phase] = measured.phases.get(phase, 0.0) + observed[phase]
-        measured.observed_seconds += sum(observed.values())
-        seconds["denoiser"] = seconds.get("denoiser", 0.0) + sum(observed.values())
-        for network, taken in seconds.items():
-            measured.seconds[network] = measured.seconds.get(network, 0.0) + taken
+        for name, taken in self._spans.settle().items():
+            self.measured.seconds[name] += taken
+            if name in OBSERVED:
+                self.measured.seconds["denoiser"] += taken
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.measured.peak_memory = peak_memory(self._device)
@@ -138,9 +128,8 @@ class Timing(Callback):
             # ran without a graph, because an onlooker watched.
             self._spans.forget(ended)
             return
-        measured.forwards[network] += 1
+        measured.forwards.update([network, "observed"] if observed else [network])
         measured.rows[network] += rows
-        measured.observed += observed
         measured.largest = max(measured.largest, rows if network == "denoiser" else 0)
 
 
@@ -164,33 +153,28 @@ def timing_section(processes: Sequence[Measured]) -> dict[str, Any]:
 
     Rows per second are those of all processes together; seconds per row are of one device.
     """
+    timed = [process for process in processes if process.forwards["denoiser"]]
     peaks = [process.peak_memory for process in processes if process.peak_memory is not None]
-    rates = [
-        process.rows["denoiser"] / process.seconds["denoiser"] for process in processes if process.forwards["denoiser"]
-    ]
-    observed = sum(process.observed_seconds for process in processes)
-    phases = {phase: sum(process.phases.get(phase, 0.0) for process in processes) for phase in PHASES}
+
+    def network(name: Network) -> dict[str, Any]:
+        seconds = sum(process.seconds[name] for process in processes)
+        rows = sum(process.rows[name] for process in processes)
+        forwards = sum(process.forwards[name] for process in processes)
+        per_row = seconds / rows if rows else None
+        return {"forwards": forwards, "rows": rows, "seconds": seconds, "seconds_per_row": per_row}
+
+    observed = {name: sum(process.seconds[name] for process in processes) for name in OBSERVED}
+    whole = sum(observed.values())
     return {
         "clock": processes[0].clock,
         "denoiser": {
-            **_network(processes, "denoiser"),
-            "rows_per_second": sum(rates) if rates else None,
+            **network("denoiser"),
+            "rows_per_second": sum(one.rows["denoiser"] / one.seconds["denoiser"] for one in timed) or None,
             "rows_per_forward": max(process.largest for process in processes) or None,
-            "observed_forwards": sum(process.observed for process in processes),
-            "matching_share": sum(phases.values()) / observed if observed else None,
-            "shares": {phase: seconds / observed if observed else None for phase, seconds in phases.items()},
+            "observed_forwards": sum(process.forwards["observed"] for process in processes),
+            "matching_share": sum(observed[phase] for phase in PHASES) / whole if whole else None,
+            "shares": {phase: observed[phase] / whole if whole else None for phase in PHASES},
         },
-        "vae": {"encoder": _network(processes, "encoder"), "decoder": _network(processes, "decoder")},
+        "vae": {"encoder": network("encoder"), "decoder": network("decoder")},
         "peak_memory_bytes": max(peaks, default=None),
-    }
-
-
-def _network(processes: Sequence[Measured], network: Network) -> dict[str, Any]:
-    seconds = sum(process.seconds.get(network, 0.0) for process in processes)
-    rows = sum(process.rows[network] for process in processes)
-    return {
-        "forwards": sum(process.forwards[network] for process in processes),
-        "rows": rows,
-        "seconds": seconds,
-        "seconds_per_row": seconds / rows if rows else None,
     }
