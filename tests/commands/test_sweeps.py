@@ -26,6 +26,7 @@ EMBEDDED |= {"embedded_unet": 23, "embedded_unet_pairs": 2, "embedded_table7": 3
 EMBEDDED |= {"alpha": 22, "alpha_dit": 22, "embedded_alpha": 12, "embedded_unet_alpha": 12}
 EMBEDDED |= {"blocks": 18, "embedded_blocks": 14, "demo_flow": 26, "embedded_flow": 7}
 EMBEDDED |= {"embedded_features": 16, "embedded_unet_features": 16}
+EMBEDDED |= {"embedded_frontier": 56, "embedded_flow_frontier": 56, "embedded_unet_frontier": 51}
 NAMES = [*(f"table{table}" for table in CELLS), *EMBEDDED]
 
 
