@@ -41,7 +41,7 @@ class Calibration(BackboneModule):
         self.backbone.load()
         # Lightning converts the weights later.
         self.digest = weights_digest(self.backbone.denoiser)
-        self.prepare_backbone()
+        super().setup(stage)
         self.modules_pruned = prunable(self.pruner.sites_of(self.backbone.denoiser))
         for name, module in self.modules_pruned.items():
             output_of(name, module)[0].register_forward_pre_hook(lambda _, args, name=name: self.collect(name, args[0]))

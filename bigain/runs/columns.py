@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from bigain.errors import InputError
-from bigain.runs.files import replacing
+from bigain.runs.files import replacing, write_bytes
 from bigain.runs.records import FeatureRecord, ImageRecord
 
 Array = npt.NDArray[Any]
@@ -130,8 +130,7 @@ def write_features(run: Path, records: Sequence[FeatureRecord], predictions: Map
         columns[f"high_frequency/{name}"] = np.array([record.high_frequency[name] for record in records], np.float32)
     columns |= {f"prediction/{name}": column for name, column in predictions.items()}
     ids = json.dumps([record.image_id for record in records])
-    with replacing(run / _FEATURES) as opened:
-        opened.write(save(columns, metadata={"image_id": ids}))
+    write_bytes(run / _FEATURES, save(columns, metadata={"image_id": ids}))
 
 
 def read_features(run: Path, *names: str) -> list[Array]:

@@ -114,6 +114,11 @@ def write_text(path: Path, text: str, *advice: str) -> None:
     with suppress(OSError):
         if path.read_bytes() == content:
             return
+    write_bytes(path, content, *advice)
+
+
+def write_bytes(path: Path, content: bytes, *advice: str) -> None:
+    """Write a whole file or nothing: see `replacing`."""
     with replacing(path, *advice) as file:
         file.write(content)
 

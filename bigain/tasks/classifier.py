@@ -103,27 +103,26 @@ class DiffusionClassifier(BackboneModule):
         check_choice("budget", budget, get_args(Budget))
         check_choice("timesteps", timesteps, get_args(Timesteps))
         check_choice("loss", loss, get_args(Loss))
-        for name, value in (("noises", noises), ("bands", bands)):
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be at least 1, not {value}")
+        if noises < 1 or (bands is not None and bands < 1):
+            raise InputError(f"noises must be at least 1, and bands at least 1 or null, not {noises} and {bands}")
         if bands and loss in ("l1", "huber"):
             raise InputError(f"bands are parts of a squared error; use loss: l2 with them, not {loss}")
         if isinstance(weights, str):
             check_choice("weights", weights, ("uniform", "snr"))
-        elif (
-            len(weights) != max(trials) or not all(0 <= weight < math.inf for weight in weights) or timesteps != "grid"
-        ):
+        elif len(weights) != max(trials) or timesteps != "grid" or not all(0 <= x < math.inf for x in weights):
             raise InputError(
                 f"weights must be uniform, snr or {max(trials)} numbers of at least 0, one for each trial of "
                 f"timesteps: grid, not {list(weights)} with timesteps: {timesteps}"
             )
-        self.backbone = backbone
+        if unmet := [metric.name for metric in metrics if metric.needs]:
+            raise InputError(f"metrics: {unmet[0]} measures generated images; a classification has none")
         try:
             stages = stage_trials(trials, budget)
         except ValueError as error:
             raise InputError(str(error)) from error
         # Without elimination there is one stage: every class at every trial.
         stages = stages if keep is not None else [sorted(trial for stage in stages for trial in stage)]
+        self.backbone = backbone
         self.grid_size, self.trial_count = max(trials), max(trials) * noises
         self.stages = [
             [trial + first for first in range(0, self.trial_count, self.grid_size) for trial in stage]
@@ -141,8 +140,6 @@ class DiffusionClassifier(BackboneModule):
         self.seed = seed
         self.share = share
         self.latent_cache = latent_cache
-        if unmet := [metric.name for metric in metrics if metric.needs]:
-            raise InputError(f"metrics: {unmet[0]} measures generated images; a classification has none")
         self.metrics = list(metrics)
 
     def prompts_of(self, data: EvalDataModule) -> tuple[Sequence[str], bool]:
@@ -155,11 +152,6 @@ class DiffusionClassifier(BackboneModule):
             # A band narrower than 1 / side may hold no frequency.
             raise InputError(f"bands must be at most {side}, the shorter side of the latents, not {self.bands}")
         return super().check_fit(data)
-
-    def setup(self, stage: str) -> None:
-        check_answers(self.data.class_space)
-        self.prepare_backbone()
-        self.open_latent_cache(self.latent_cache)
 
     @property
     def example_condition(self) -> Tensor:
@@ -201,8 +193,8 @@ class DiffusionClassifier(BackboneModule):
         not_finite: dict[int, tuple[int, int, float]] = {}
         result, timesteps = self.classify(self.encode_batch(batch), batch["image_id"], not_finite)
         errors, timesteps, predictions = result.errors.cpu(), timesteps.cpu(), result.prediction.tolist()
-        survivors = [stage.tolist() for stage in result.survivors]
-        bands = None if result.bands is None else result.bands.cpu()
+        survivors, bands = [stage.tolist() for stage in result.survivors], result.bands
+        bands = None if bands is None else bands.cpu()
         seconds = (time.perf_counter() - start) / len(batch["image_id"])
         records = []
         for i, image_id in enumerate(batch["image_id"]):
@@ -266,7 +258,11 @@ class DiffusionClassifier(BackboneModule):
             timesteps = grid_timesteps(trials, self.grid_size).expand(len(latents), -1)
         timesteps = self.backbone.parametrisation.place(timesteps, self.backbone.tokens_of(*latents.shape[2:]))
         timesteps = timesteps.repeat(1, self.noises)
-        weights, bands = self._weights(timesteps), None
+        weights, bands = None, None
+        if self.weights == "snr":
+            weights = self.backbone.parametrisation.snr(timesteps)
+        elif self.weights != "uniform":
+            weights = torch.tensor(self.weights, device=device).repeat(self.noises).expand_as(timesteps)
         if self.bands is not None:
             bands = latents.new_full((len(latents), classes, self.trial_count, 1 + self.bands), torch.nan)
 
@@ -288,25 +284,11 @@ class DiffusionClassifier(BackboneModule):
             result = staged_elimination(errors_of, len(latents), classes, self.stages, keep, device)
         return replace(result, bands=bands), timesteps.round().long()
 
-    def _weights(self, timesteps: Tensor) -> Tensor | None:
-        """Return the weights of trials at these timesteps, None if they are equal. `(b, t)`, float32."""
-        if self.weights == "uniform":
-            return None
-        if self.weights == "snr":
-            return self.backbone.parametrisation.snr(timesteps)
-        return torch.tensor(self.weights, device=timesteps.device).repeat(self.noises).expand_as(timesteps)
-
     def _errors(self, latents: Tensor, keys: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
         """Compute the errors of p (image, trial) pairs under s classes each.
 
-        Args:
-            latents: Of each pair. `(p, c, h, w)`.
-            keys: `(p,)`, int64.
-            timesteps: `(p,)`.
-            labels: `(p, s)`, int64.
-
-        Returns:
-            `(p, s)`, float32; with `bands` `(p, s, 2 + bands)`, each error before its parts.
+        Latents of each pair `(p, c, h, w)`, `(p,)`, `(p,)`, `(p, s)` -> `(p, s)`, float32; with `bands`
+        `(p, s, 2 + bands)`, each error before its parts.
         """
         alike = self.timesteps_alike(timesteps)
         if alike is None:
@@ -350,4 +332,4 @@ def check_answers(space: ClassSpace) -> None:
     if not len(space):
         raise InputError("a classification needs classes, but this dataset has prompts alone; generate from them")
     if len(space) < 2:
-        raise InputError(f"a classification needs at least two classes, but {', '.join(space.names)} is the only one")
+        raise InputError(f"a classification needs at least two classes, but {space.names[0]} is the only one")

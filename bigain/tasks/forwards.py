@@ -79,7 +79,11 @@ class Forwards:
                         f"memory: {error}"
                     ) from error
             # After the exception, which holds the tensors of the failed forward.
-            self._halve(size)
+            self.rows = size // 2
+            _log.warning(f"warning: memory ran out; continues with {self._name}: {self.rows} instead of {size}")
+            if torch.cuda.is_available():
+                # The failed forward left cached blocks of a different size.
+                torch.cuda.empty_cache()
         return torch.cat(parts)
 
     def rows_on(self, device: torch.device) -> int | None:
@@ -87,10 +91,3 @@ class Forwards:
         if device.type != "cpu":
             return self.rows
         return self._on_cpu if self.rows is None else min(self._on_cpu, self.rows)
-
-    def _halve(self, size: int) -> None:
-        self.rows = size // 2
-        _log.warning(f"warning: memory ran out; continues with {self._name}: {self.rows} instead of {size}")
-        if torch.cuda.is_available():
-            # The failed forward left cached blocks of a different size.
-            torch.cuda.empty_cache()

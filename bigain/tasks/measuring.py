@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from bigain.metrics.base import Images, Metric
 from bigain.metrics.cmmd import Cmmd
@@ -45,18 +44,13 @@ class Measuring:
         features: Sequence[npt.NDArray[np.float32] | None] = [None] * len(pixels)
         if extractor is not None:
             with without_autocast(pixels):
-                rows = self.forwards.run(
-                    lambda i, first, last: extractor(pixels[i]).float(), len(pixels), pixels.device
-                )
+                rows = self.forwards.run(lambda i, *_: extractor(pixels[i]).float(), len(pixels), pixels.device)
             features = list(rows.cpu().numpy())
         columns = {}
         for metric in self.metrics:
             if "images" in metric.needs:
-
-                def compute(i: Tensor, first: int, last: int, metric: Metric = metric) -> Tensor:
-                    return metric.measure(images.at(i))
-
-                values = self.forwards.run(compute, len(pixels), pixels.device)
+                measure = metric.measure
+                values = self.forwards.run(lambda i, *_: measure(images.at(i)), len(pixels), pixels.device)  # noqa: B023
                 columns[metric.name] = [float(value) for value in values.tolist()]
         return features, [{name: column[i] for name, column in columns.items()} for i in range(len(pixels))]
 

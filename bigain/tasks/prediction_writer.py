@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from filelock import BaseFileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -18,7 +19,7 @@ from bigain.cost.environment import session
 from bigain.data.base import EvalDataModule, digest_of
 from bigain.data.class_space import ClassSpace
 from bigain.errors import InputError
-from bigain.runs.files import TEMPORARY_FILES, read_json, replacing, sample_path, sync_folder, write_json
+from bigain.runs.files import TEMPORARY_FILES, read_json, sample_path, sync_folder, write_bytes, write_json
 from bigain.runs.lock import check_no_stale_process, lock
 from bigain.runs.logs import Place, drop_incomplete_line, finished_images, line_at
 from bigain.runs.records import Record, SampleRecord
@@ -52,7 +53,7 @@ class PredictionWriter(Callback):
         Raises:
             InputError: If a file was replaced since; a few are checked.
         """
-        data: EvalDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        data: EvalDataModule = cast("Any", trainer).datamodule
         done = [item for item in data.items if item.image_id in finished]
         for item in done[:: 1 + len(done) // _CHECKED]:
             try:
@@ -86,19 +87,18 @@ class PredictionWriter(Callback):
                 f"{folder} already holds {len(finished)} predictions; choose another default_root_dir, or "
                 "PredictionWriter(resume=True) if they are of the same configuration"
             )
-        self._check_same(trainer, pl_module, bool(finished))
-        kept = self.still_there(trainer, finished)
+        module, data = cast("Any", pl_module), cast("Any", trainer).datamodule
+        self._check_same(trainer, module, bool(finished))
         # On a shared file system, processes may see different logs, but they must agree on the images that are left.
-        shared = trainer.strategy.broadcast(kept) if trainer.world_size > 1 else kept
-        data: EvalDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        data.finished = shared
-        if trainer.is_global_zero and any(item.image_id not in shared for item in data.items):
+        data.finished = trainer.strategy.broadcast(self.still_there(trainer, finished))
+        if trainer.is_global_zero:
             device = trainer.strategy.root_device
-            rows = pl_module.forwards.rows_on(device)  # type: ignore[union-attr, operator]
-            _begin_session(folder, {**session(device), "rows_per_forward": rows}, bool(finished))
-        for path in folder.glob("skipped-*.jsonl") if trainer.is_global_zero else ():
-            if int(path.stem.rpartition("-")[2]) >= trainer.world_size:
-                path.unlink(missing_ok=True)
+            if any(item.image_id not in data.finished for item in data.items):
+                rows = module.forwards.rows_on(device)
+                _begin_session(folder, {**session(device), "rows_per_forward": rows}, bool(finished))
+            for path in folder.glob("skipped-*.jsonl"):
+                if int(path.stem.rpartition("-")[2]) >= trainer.world_size:
+                    path.unlink(missing_ok=True)
         self._log = folder / f"rank-{trainer.global_rank}.jsonl"
         self._log.touch()
         sync_folder(folder)
@@ -113,7 +113,7 @@ class PredictionWriter(Callback):
         Raises:
             InputError: If classes were added, removed, renamed or reordered since, or the model was trained again.
         """
-        space: ClassSpace = trainer.datamodule.class_space  # type: ignore[attr-defined]
+        space: ClassSpace = cast("Any", trainer).datamodule.class_space
         classes = {"names": [*space.names], "prompts": [*space.prompts], "indices": space.indices and [*space.indices]}
         # Without a compressor, the weights have not been loaded yet.
         module.backbone.load()
@@ -133,13 +133,7 @@ class PredictionWriter(Callback):
                 write_json(path, content)
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
         records = self.records_of(trainer, outputs) if outputs else ()
         _append(self._log, [record.to_json() for record in records])
@@ -169,23 +163,22 @@ class SampleWriter(PredictionWriter):
         if self._format == "none" or not trainer.is_global_zero:
             return
         # An extended run has images that are no longer chosen.
-        done = finished_images(predictions_folder(trainer))
-        image_ids = {*done, *(item.image_id for item in trainer.datamodule.items)}  # type: ignore[attr-defined]
-        # Names of the lock file, which exists: some file systems ignore case.
-        if (self._run / ".LOCK-0").exists():
-            ids = {str(sample_path(self._run, i, self._format)).lower(): i for i in image_ids}
-            if same := image_ids.difference(ids.values()):
-                raise InputError(
-                    f"the image of {min(same)!r} and another one differ only in upper and lower case, which the file "
-                    f"system of {self._run} ignores; choose another --output, or leave one out with "
-                    "--data.subset"
-                )
+        ids = {
+            *finished_images(predictions_folder(trainer)),
+            *(item.image_id for item in cast("Any", trainer).datamodule.items),
+        }
+        own = {sample_path(self._run, image_id, self._format) for image_id in ids}
+        # The lock file exists: some file systems ignore case.
+        names = Counter(str(path).lower() for path in own) if (self._run / ".LOCK-0").exists() else Counter[str]()
+        if same := [path for path in own if names[str(path).lower()] > 1]:
+            raise InputError(
+                f"{min(same)} and another image differ only in upper and lower case, which this file system ignores; "
+                "choose another --output, or leave one out with --data.subset"
+            )
         # After a kill, there can be images that are not in the log yet, and temporary files.
-        own = {sample_path(self._run, i, self._format) for i in (image_ids if self.resume else ())}
         files = (path for path in (self._run / "samples").rglob("*") if path.is_file() and path.suffix != ".tmp")
-        other = next((path for path in files if path not in own), None)
-        if other is not None:
-            raise InputError(f"{self._run / 'samples'} holds other images, such as {other}; choose another --output")
+        if other := [path for path in files if not self.resume or path not in own]:
+            raise InputError(f"{self._run / 'samples'} holds other images, such as {other[0]}; choose another --output")
 
     def still_there(self, trainer: Trainer, finished: Mapping[str, Place]) -> frozenset[str]:
         if self._format == "none":
@@ -197,7 +190,7 @@ class SampleWriter(PredictionWriter):
         if outputs.files:
             paths = [sample_path(self._run, record.image_id, self._format) for record in outputs.records]
             with ThreadPoolExecutor(8) as pool:
-                list(pool.map(_write, paths, outputs.files))
+                list(pool.map(write_bytes, paths, outputs.files))
         return outputs.records
 
 
@@ -239,8 +232,3 @@ def _append(path: Path, lines: Sequence[str]) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise InputError(f"cannot write {path}: {error}; what is finished is kept, run the command again") from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    with replacing(path) as file:
-        file.write(content)

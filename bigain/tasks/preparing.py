@@ -36,12 +36,14 @@ class BackboneModule(LightningModule):
         backbone: The diffusion model.
         forwards: Splits its rows over forwards.
         share: Whether to compute once what rows have in common.
+        latent_cache: Folder for encoded images; None encodes each time.
     """
 
     generates: ClassVar[bool] = False
     backbone: Backbone
     forwards: Forwards
     share: bool
+    latent_cache: str | None = None
     _first_timesteps: Sequence[int] | None = None
 
     @property
@@ -68,34 +70,31 @@ class BackboneModule(LightningModule):
         self.backbone.check_classes(space.indices, space.whole or len(space))
         return self.backbone.check_prompts(*self.prompts_of(data))
 
-    def prepare_backbone(self) -> None:
-        """Load the backbone in the trainer's precision, and check the data.
+    def setup(self, stage: str) -> None:
+        """Load the backbone in the trainer's precision, check the data, and open the cache of latents.
 
         Callbacks come first: compressors have set up their hooks.
         """
-        self.backbone.load()
+        backbone = self.backbone
+        backbone.load()
         if warning := self.check_fit(self.data):
             rank_zero_only(_log.warning)(f"warning: {warning}")
         if self.trainer.precision == "32-true":
             # Lightning converts to half but never back: a model loaded in half would stay in half.
-            self.backbone.float()
-        compile_denoiser(self.backbone.denoiser, self.backbone.compilation)
-        if self.backbone.cuda_graph:
-            use_graphs(self.backbone.denoiser)
-        self.forwards.equal = self.backbone.cuda_graph or self.backbone.compilation != "none"
-
-    def open_latent_cache(self, folder: str | None) -> None:
-        """Keep encoded images in a folder; None encodes each time."""
+            backbone.float()
+        compile_denoiser(backbone.denoiser, backbone.compilation)
+        if backbone.cuda_graph:
+            use_graphs(backbone.denoiser)
+        self.forwards.equal = backbone.cuda_graph or backbone.compilation != "none"
         self.data.latents = None
-        if folder is None:
-            return
-        if self.backbone.vae is None:
-            raise InputError(
-                f"latent_cache: {self.backbone.model} has no VAE, so images are their own latents; leave it out"
-            )
-        # The same weights round differently at a different precision or on a different kind of device.
-        run = f"{module_digest(self.backbone.vae)} {self.trainer.precision} {self.trainer.strategy.root_device.type}"
-        self.data.latents = LatentCache(Path(folder).expanduser(), self.data.image_size, run)
+        if self.latent_cache is not None:
+            if backbone.vae is None:
+                raise InputError(
+                    f"latent_cache: {backbone.model} has no VAE, so images are their own latents; leave it out"
+                )
+            # The same weights round differently at a different precision or on a different kind of device.
+            run = f"{module_digest(backbone.vae)} {self.trainer.precision} {self.trainer.strategy.root_device.type}"
+            self.data.latents = LatentCache(Path(self.latent_cache).expanduser(), self.data.image_size, run)
 
     def encode_batch(self, batch: Batch) -> Tensor:
         """Return the latents of a batch: encoded (and written to the cache, if there is one) or read from the cache."""
@@ -103,10 +102,9 @@ class BackboneModule(LightningModule):
         if len(batch["image"]):
             # One by one on a CPU: see `Forwards`.
             at_once = 1 if self.device.type == "cpu" else len(batch["image"])
-            encoded = torch.cat([self.backbone.encode(images) for images in batch["image"].split(at_once)])
-            parts.insert(0, encoded)
+            parts.insert(0, torch.cat([self.backbone.encode(images) for images in batch["image"].split(at_once)]))
             if self.data.latents is not None:
-                for digest, latent in zip(batch["digests"], encoded.cpu(), strict=False):
+                for digest, latent in zip(batch["digests"], parts[0].cpu(), strict=False):
                     self.data.latents.write(str(digest), latent)
         return torch.cat(parts)
 

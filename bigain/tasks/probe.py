@@ -111,10 +111,6 @@ class FeatureProbe(BackboneModule):
         self.blocks: list[Site] = [layout.sites[i] for i in self.sites or [count // 2]]
         return ""
 
-    def setup(self, stage: str) -> None:
-        self.prepare_backbone()
-        self.open_latent_cache(self.latent_cache)
-
     def bytes_per_image(self, classes: int, image_size: int) -> int:
         """Return about how much disk space one image takes in a run directory, log and columns. Bytes."""
         cells = 1 if self.pool == "mean" else _CELLS**2

@@ -13,7 +13,6 @@ from tabulate import tabulate
 
 from bigain.compressors.base import Compressor
 from bigain.runs.numbers import counted
-from bigain.runs.records import FeatureRecord
 from bigain.runs.summary import compressor_text
 
 _SECONDS_BETWEEN_LINES = 30
@@ -49,35 +48,32 @@ class Progress(Callback):
         ]
         _tell(trainer, tabulate(rows, tablefmt="plain", disable_numparse=True))
         self._done = self._labelled = self._correct = self._told = 0
-        self._start = time.monotonic()
-        self._next = self._start
+        self._start = self._next = time.monotonic()
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
         self._done += len(batch["image_id"])
         for record in outputs if isinstance(outputs, list) else ():
-            if not isinstance(record, FeatureRecord):
+            if hasattr(record, "prediction"):
                 self._labelled += bool(record.labels)
                 self._correct += record.prediction in record.labels
         if time.monotonic() >= self._next:
             self.on_predict_epoch_end(trainer, pl_module)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        now = time.monotonic()
-        if trainer.progress_bar_callback is None and self._done > self._told:
-            self._told, self._next = self._done, now + _SECONDS_BETWEEN_LINES
-            _tell(trainer, self._line(trainer.world_size, now - self._start))
-
-    def _line(self, processes: int, seconds: float) -> str:
-        """`120 of 500 images, top1 81.7 % of 120, 0.31 s per image, 2 min left`."""
+        """Write `120 of 500 images, top1 81.7 % of 120, 0.31 s per image, 2 min left`."""
+        now, processes = time.monotonic(), trainer.world_size
+        if trainer.progress_bar_callback is not None or self._done == self._told:
+            return
+        self._told, self._next = self._done, now + _SECONDS_BETWEEN_LINES
         done = min(self._before + processes * self._done, self._images)
         parts = [f"{'about ' if processes > 1 else ''}{done:,} of {counted(self._images, 'image')}"]
         if self._labelled:
             parts.append(f"top1 {100 * self._correct / self._labelled:.1f} % of {self._labelled:,}")
-        per_image = seconds / (processes * self._done)
+        per_image = (now - self._start) / (processes * self._done)
         parts += [f"{per_image:.2g} s per image", f"{duration((self._images - done) * per_image)} left"]
-        return ", ".join(parts)
+        _tell(trainer, ", ".join(parts))
 
 
 def duration(seconds: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -142,7 +142,7 @@ class DiffusionSampler(BackboneModule):
         return super().check_fit(data)
 
     def setup(self, stage: str) -> None:
-        self.prepare_backbone()
+        super().setup(stage)
         self.data.read_images = False
         ids = [item.image_id for item in self.data.items]
         self.prompts = dict(zip(ids, self.data.generation_prompts(), strict=True))
@@ -158,27 +158,32 @@ class DiffusionSampler(BackboneModule):
         """
         missing: dict[str, str] = {}
         chosen: list[Metric] = []
-        loaded, statistics = None, None
-        if self.extractor is None:
+        extractor, statistics = self.extractor, None
+        if extractor is None:
             missing["distance"] = "no extractor was asked for"
         else:
             try:
-                self.extractor.load()
-                loaded = self.extractor
+                extractor.load()
             except InputError as error:
                 if self.images == "none":
                     raise
                 missing["distance"] = str(error)
+            loaded = "distance" not in missing
             if self.reference is None:
                 missing.setdefault("distance", "no reference statistics were given")
             elif not (path := find_reference(self.reference)).is_file():
                 missing.setdefault("distance", f"reference {path} does not exist")
             else:
-                digest, d = "" if loaded is None else loaded.digest(), self.extractor.dimension
-                statistics = ReferenceStatistics.load(path, self.extractor.protocol, d, digest)
-                chosen += distances(statistics) if loaded is not None else []
-            chosen += [Agreement(loaded)] if loaded is not None else []
-            chosen += [InceptionScore(loaded)] if isinstance(loaded, Inception) else []
+                digest = extractor.digest() if loaded else ""
+                statistics = ReferenceStatistics.load(path, extractor.protocol, extractor.dimension, digest)
+                chosen += distances(statistics) if loaded else []
+            if loaded:
+                chosen += [
+                    Agreement(extractor),
+                    *([InceptionScore(extractor)] if isinstance(extractor, Inception) else []),
+                ]
+            else:
+                extractor = None
             if "distance" in missing:
                 kept = "Features are kept" if self.images == "none" else "Images are kept for `bigain score`"
                 _warn(f"warning: no distance will be computed: {missing['distance']}. {kept}")
@@ -189,7 +194,7 @@ class DiffusionSampler(BackboneModule):
                 missing[metric.name] = reason
                 kept = f". Images are kept for `{metric.later}`" if metric.later else ""
                 _warn(f"warning: no {metric.title or metric.name} will be computed: {reason}{kept}")
-        return Measuring(chosen, loaded, statistics, missing)
+        return Measuring(chosen, extractor, statistics, missing)
 
     def bytes_per_image(self, classes: int, image_size: int) -> int:
         """Return about how much disk space one image takes in a run directory, with its features. Bytes."""
@@ -225,10 +230,8 @@ class DiffusionSampler(BackboneModule):
         latents = self.generate(batch["image_id"], self._conditions(prompts, batch["labels"]))
         pixels = self.decoding.run(lambda i, first, last: self.backbone.decode(latents[i]), len(latents), self.device)
         finite = pixels.isfinite().flatten(1).all(1).nonzero().flatten().tolist()
-        reason = (
-            f"{self.scheduler_class.__name__} and {self.backbone.model} gave numbers that are not finite "
-            f"{self.at_precision('another scheduler')}"
-        )
+        reason = f"{self.scheduler_class.__name__} and {self.backbone.model} gave numbers that are not finite "
+        reason += self.at_precision("another scheduler")
         batch["failed"].update({image_id: reason for i, image_id in enumerate(batch["image_id"]) if i not in finite})
         if not finite:
             return Generated((), ())
@@ -259,7 +262,7 @@ class DiffusionSampler(BackboneModule):
         device = condition.device
         keys = item_keys(torch.tensor([stable_hash(image_id) for image_id in image_ids], device=device), self.seed)
         # All steps of some items, then of the next: compressors may keep features from step to step.
-        return self._per_item(lambda i: self._sample(keys[i], condition[i]), len(keys))
+        return self.forwards.run(lambda i, *_: self._sample(keys[i], condition[i]), len(keys), device)
 
     def _sample(self, keys: Tensor, condition: Tensor) -> Tensor:
         """Sample the items of one forward. `(b,)`, `(b, ...)` -> `(b, c, h, w)`, float32."""
@@ -309,10 +312,6 @@ class DiffusionSampler(BackboneModule):
         difference = with_condition - without
         return without + self.guidance * difference, difference.abs().mean(1)
 
-    def _per_item(self, compute: Callable[[Tensor], Tensor], items: int) -> Tensor:
-        """Return `compute` of all item indices, in forwards of equal size."""
-        return self.forwards.run(lambda indices, first, last: compute(indices), items, self.device)
-
     def _conditions(self, prompts: Sequence[str], labels: Sequence[Sequence[int]]) -> Tensor:
         """Return the conditions of items. `(b, ...)`."""
         if self.encoded:
@@ -320,8 +319,7 @@ class DiffusionSampler(BackboneModule):
         known = self.data.class_space.model_labels
         classes = [known[of_item[0]] if of_item else 0 for of_item in labels]
 
-        def compute(items: Tensor) -> Tensor:
-            chosen = items.tolist()
-            return self.backbone.conditions([prompts[i] for i in chosen], [classes[i] for i in chosen])
+        def compute(items: Tensor, first: int, last: int) -> Tensor:
+            return self.backbone.conditions([prompts[i] for i in items.tolist()], [classes[i] for i in items.tolist()])
 
-        return self._per_item(compute, len(prompts))
+        return self.forwards.run(compute, len(prompts), self.device)

@@ -33,13 +33,11 @@ _NO_CLASSES = ClassSpace((), (), None)
 _FIDELITY = ("psnr", "ssim", "lpips", "dino_similarity")
 # What two runs must share for their images to start from the same noise.
 _SAMPLING = ("scheduler", "scheduler_options", "steps", "guidance", "seed", "images")
-# The same for features.
-_PROBING = ("sites", "timesteps", "pool", "seed")
 
 
 def update_metric(run: Path, results: Results, metric: Metric) -> None:
     """Replace a metric of single images, such as the similarity of images and prompts."""
-    results["metrics"].update(_measured(run, [metric]))
+    results["metrics"].update(_estimates([metric], measured_images(run, [metric])))
     results[f"{metric.name}_missing"] = None  # type: ignore[literal-required]
     if isinstance(metric, ClipScore) and metric.name == ClipScore.name:
         results["protocol"]["clip_model"] = str(metric.folder)
@@ -60,13 +58,12 @@ def add_baseline(run: Path, baseline: Path) -> None:
     """
     results = read_results(run)
     if results["task"] == "features":
-        update_similarity(run, results, baseline)
-        write_results(run, results)
-        return
-    update_fidelity(run, results, baseline)
-    log, both = read_records(run / "predictions", SampleRecord), image_paths(run).keys() & image_paths(baseline)
-    records = [log[image_id] for image_id in read_ids(run) if image_id in both]
-    write_contact_sheet(run, records, results["protocol"]["images"], baseline)
+        _update_similarity(run, results, baseline)
+    else:
+        update_fidelity(run, results, baseline)
+        log, both = read_records(run / "predictions", SampleRecord), image_paths(run).keys() & image_paths(baseline)
+        records = [log[image_id] for image_id in read_ids(run) if image_id in both]
+        write_contact_sheet(run, records, results["protocol"]["images"], baseline)
     write_results(run, results)
 
 
@@ -97,7 +94,11 @@ def update_distances(
     else:
         # An extractor of the user's own is not here, but its features are in the log.
         statistics = ReferenceStatistics.load(path, protocol)
-        estimates = _estimates(distances(statistics), _logged(run, results))
+        log, asked = read_records(run / "predictions", SampleRecord), results["dataset"]["images"]
+        records = [log[image_id] for image_id in read_ids(run) if image_id in log]
+        if len(records) < asked:
+            raise InputError(f"the log of {run} has {len(records)} of its {asked} images; run its command again")
+        estimates = _estimates(distances(statistics), records)
     results["metrics"].update(estimates)
     described = {"reference_file": reference, "reference": statistics.described()}
     if settings["extractor"] in (None, protocol) or results.get("distance_missing"):
@@ -115,9 +116,9 @@ def update_fidelity(
     theirs = _alike(run, results, other, _SAMPLING)
     lpips = Lpips(network or "alex")
     perceptual = [lpips] if network is not None or lpips.unavailable() is None else []
-    estimates = _measured(run, [Psnr(), Ssim(), *perceptual, *further], other=other)
-    compared = _named(other, theirs)
-    same, before = (to.get("fingerprint") or to.get("run") for to in (compared, results.get("fidelity_to", {})))
+    metrics = [Psnr(), Ssim(), *perceptual, *further]
+    estimates = _estimates(metrics, measured_images(run, metrics, other=other))
+    same, before = (to.get("fingerprint") or to.get("run") for to in (theirs, results.get("fidelity_to", {})))
     # What was measured of the same pairs before and is not now, such as DINO similarity, still holds.
     kept = {
         name: value
@@ -127,31 +128,22 @@ def update_fidelity(
     results["metrics"] = {**kept, **estimates}
     # Of equal images there is no ratio of signal to noise.
     results["psnr_missing"] = None if "psnr" in estimates else f"all images equal those of {other}"
-    results["fidelity_to"] = compared
+    results["fidelity_to"] = theirs
 
 
-def update_similarity(run: Path, results: Results, other: Path) -> None:
-    """Replace the similarity of features to those of another run, and the name of that run.
-
-    Raises:
-        InputError: If the two runs differ in more than the compressor, or have fewer than two images in common.
-    """
-    theirs = _alike(run, results, other, _PROBING)
+def _update_similarity(run: Path, results: Results, other: Path) -> None:
+    """Replace the similarity of features to those of another run, and the name of that run."""
+    theirs = _alike(run, results, other, ("sites", "timesteps", "pool", "seed"))
     log, others = (read_records(of / "predictions", FeatureRecord) for of in (run, other))
     records = [log[image_id] for image_id in read_ids(run) if image_id in log.keys() & others]
     if len(records) < 2:
         raise InputError(f"{run} and {other} have {len(records)} images in common; compare runs over the same images")
     results["metrics"].update(_estimates([Cka(others), Cosine(others)], records))
-    results["fidelity_to"] = _named(other, theirs)
+    results["fidelity_to"] = theirs
 
 
-def _named(other: Path, theirs: Results) -> dict[str, Any]:
-    compressors = [compressor["class"] for compressor in theirs["compressors"]]
-    return {"run": str(other), "fingerprint": theirs["fingerprint"], "compressors": compressors}
-
-
-def _alike(run: Path, results: Results, other: Path, settings: Sequence[str]) -> Results:
-    """Return the results of another run; raise an InputError if it differs in the task, the model or the settings."""
+def _alike(run: Path, results: Results, other: Path, settings: Sequence[str]) -> dict[str, Any]:
+    """Return how results name another run; raise an InputError if it differs in the task, the model or the settings."""
     theirs = read_results(other)
     if other.samefile(run):
         raise InputError(f"{run} is compared with itself; give a run over the same items, usually without compression")
@@ -164,14 +156,8 @@ def _alike(run: Path, results: Results, other: Path, settings: Sequence[str]) ->
                 f"{run} and {other} differ in {name} ({a} and {b}); fidelity is between runs that differ in the "
                 "compressor only"
             )
-    return theirs
-
-
-def _measured(
-    run: Path, metrics: Sequence[Metric], extractor: FeatureExtractor | None = None, other: Path | None = None
-) -> Mapping[str, Estimate]:
-    """Return the estimates of metrics of the images of a run: see `measured_images`."""
-    return _estimates(metrics, measured_images(run, metrics, extractor, other))
+    compressors = [compressor["class"] for compressor in theirs["compressors"]]
+    return {"run": str(other), "fingerprint": theirs["fingerprint"], "compressors": compressors}
 
 
 def measured_images(
@@ -195,10 +181,11 @@ def measured_images(
             raise InputError(f"{run} and {other} have no image in common; compare runs over the same items")
     prompts = dict.fromkeys(paths, "")
     if any("prompts" in metric.needs for metric in metrics):
-        log = read_records(run / "predictions", SampleRecord)
-        if (unknown := next((image_id for image_id in paths if image_id not in log), None)) is not None:
-            raise InputError(f"the log of {run} has no prompt of {unknown}; run the command that made {run} again")
-        prompts = {image_id: log[image_id].prompt for image_id in paths}
+        prompts = {
+            image_id: record.prompt for image_id, record in read_records(run / "predictions", SampleRecord).items()
+        }
+        if unknown := [image_id for image_id in paths if image_id not in prompts]:
+            raise InputError(f"the log of {run} has no prompt of {unknown[0]}; run the command that made {run} again")
     # Two runs are compared on the CPU, in float64.
     device = torch.device("cuda" if torch.cuda.is_available() and other is None else "cpu")
     measuring = Measuring(metrics, None if extractor is None else extractor.to(device))
@@ -212,27 +199,8 @@ def measured_images(
     return records
 
 
-def _logged(run: Path, results: Results) -> list[SampleRecord]:
-    """Return the records of all images of a run, with the features that were computed while it ran.
-
-    Raises:
-        InputError: If records are missing.
-    """
-    log = read_records(run / "predictions", SampleRecord)
-    records = [log[image_id] for image_id in read_ids(run) if image_id in log]
-    if len(records) < results["dataset"]["images"]:
-        raise InputError(
-            f"the log of {run} has {len(records)} of its {results['dataset']['images']} images; run its command again"
-        )
-    return records
-
-
 def _estimates(metrics: Sequence[Metric], records: Sequence[SampleRecord | FeatureRecord]) -> dict[str, Estimate]:
-    """Return the estimates.
-
-    Raises:
-        InputError: If there are too few images, or something is missing of them.
-    """
+    """Return the estimates; raise an InputError if there are too few images, or something is missing of them."""
     estimates, missing = evaluate(metrics, records, _NO_CLASSES)
     for reason in missing.values():
         raise InputError(reason)
@@ -254,8 +222,11 @@ def image_paths(run: Path) -> dict[str, Path]:
 
 def extractor_of(protocol: Protocol, weights: str | None) -> FeatureExtractor:
     """Return the extractor of a protocol, not loaded; `weights` are a file of Inception's or a folder of the others."""
-    if protocol == "shapes-features":
-        return ShapeFeatures()
-    if protocol == "dinov2":
-        return DinoV2(weights)
-    return ClipFeatures(weights) if protocol == "clip" else Inception(protocol, weights)
+    match protocol:
+        case "shapes-features":
+            return ShapeFeatures()
+        case "dinov2":
+            return DinoV2(weights)
+        case "clip":
+            return ClipFeatures(weights)
+    return Inception(protocol, weights)
