@@ -130,13 +130,6 @@ def test_imagenet1k_on_sd_with_options_before_the_configuration(stand_in, imagen
     assert set(results()["metrics"]) == {"top1", "top1_merged"}
 
 
-def test_the_images_of_a_run_are_an_id_file(stand_in, imagenet):
-    assert predict("imagenet100_none.yaml", stand_in, "--data.limit", "1") == 0
-    (chosen,) = Path("out/images.txt").read_text().splitlines()
-    assert predict("imagenet100_none.yaml", stand_in, "--data.subset", "out/images.txt", "--output", "again") == 0
-    assert Path("again/images.txt").read_text().splitlines() == [chosen] == list(records())
-
-
 def test_coco_on_sd(stand_in, coco, capsys):
     assert predict("coco_todo.yaml", stand_in) == 0
     output = capsys.readouterr().out

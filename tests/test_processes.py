@@ -85,20 +85,6 @@ def test_two_processes_classify_as_one_and_one_goes_on_where_they_stopped():
 
 
 @pytest.mark.slow
-def test_two_processes_race_as_one_and_one_goes_on_where_they_stopped():
-    race = [*CLASSIFY[:2], *QUICK, "--model.trials", "[4]", "--model.keep", "[1]", "--model.race.error_level", "0.5"]
-    predict_here(*race, "--data.images", "5", "--data.batch_size", "5", "--output", "one")
-    predict(*race, *TWO, "--data.images", "5", "--data.batch_size", "2", "--output", "two")
-    assert [len(lines) for lines in logged("two").values()] == [2, 3]
-    assert by_image("two") == by_image("one")
-    assert len({len(line["errors"]) for line in by_image("one").values()}) > 1
-    keep("two", rank=1, lines=1)
-    predict_here(*race, "--data.images", "5", "--data.batch_size", "1", "--output", "two")
-    assert by_image("two") == by_image("one")
-    assert results("two")["metrics"] == results("one")["metrics"]
-
-
-@pytest.mark.slow
 def test_two_processes_make_the_images_of_one():
     predict_here(*GENERATE, "--data.images", "5", "--output", "one")
     predict(*GENERATE, *TWO, "--data.images", "5", "--data.batch_size", "1", "--output", "two")

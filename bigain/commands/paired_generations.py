@@ -23,7 +23,7 @@ from bigain.runs.files import find_reference
 from bigain.runs.logs import finished_images, read_records
 from bigain.runs.records import SampleRecord
 from bigain.runs.results import Run, read_ids
-from bigain.tasks.measuring import distances as metrics_of
+from bigain.tasks.scoring import distances as metrics_of
 from bigain.tasks.scoring import measured_images
 
 # Features of a GPU and of a CPU differ in the last digits.

@@ -21,7 +21,7 @@ from bigain.report.statistics import (
     mcnemar,
     smallest_detectable,
 )
-from bigain.runs.columns import read_features
+from bigain.runs.columns import read_columns
 from bigain.runs.names import label, metric_title
 from bigain.runs.numbers import counted, decimals
 from bigain.runs.results import Run
@@ -106,7 +106,7 @@ def _probes(run: Run, base: Run, ids: Ids) -> tuple[list[PairedMetric], list[Inp
 
 
 ACCURACY = Measure(lambda run: outcomes(run).image_id, _accuracy)
-PROBES = Measure(lambda run: read_features(run.path, "image_id")[0], _probes)
+PROBES = Measure(lambda run: read_columns(run.path, "image_id")[0], _probes)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bigain.errors import InputError
-from bigain.runs.columns import read_columns, read_features
+from bigain.runs.columns import read_columns
 from bigain.runs.names import inner
 from bigain.runs.results import Run, read_ids
 from bigain.runs.schema import CHOOSE_IMAGES, TASKS
@@ -62,10 +62,8 @@ def outcomes(run: Run, metric: str | None = None) -> Outcomes:
     Raises:
         InputError: If its file is missing, damaged or does not match the results.
     """
-    if run.task == "features":
-        ids, label, prediction = read_features(run.path, "image_id", "label", f"prediction/{metric}")
-    else:
-        ids, label, prediction = read_columns(run.path, "image_id", "label", "prediction")
+    predictions = f"prediction/{metric}" if run.task == "features" else "prediction"
+    ids, label, prediction = read_columns(run.path, "image_id", "label", predictions)
     right = label == prediction if label.ndim == 1 else label[np.arange(len(label)), prediction]
     labelled = np.ones(len(ids), np.bool_) if label.ndim == 1 else label.any(axis=1)
     result = Outcomes(ids[labelled], label[labelled], right[labelled])

@@ -27,37 +27,36 @@ _BLOCK = 2**22
 
 
 def read_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, Array]:
-    """Load the named arrays that an `.npz` archive holds, or all, without pickles; other members are not read.
+    """Load the named arrays that an `.npz` archive holds, or all, without pickles; others are not read.
 
     Raises:
         ValueError: If it cannot be read.
     """
-    arrays = {}
     try:
-        with ZipFile(path) as archive:
-            for name in names or [member.removesuffix(".npy") for member in archive.NameToInfo]:
-                if f"{name}.npy" in archive.NameToInfo:
-                    with archive.open(f"{name}.npy") as member:
-                        arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in names or archive.files if name in archive.files}
     # zipfile and numpy raise many kinds of errors for damaged archives and headers.
     except Exception as error:
         raise ValueError(" ".join(str(error).split())[:160]) from error
-    return arrays
 
 
 def read_columns(run: Path, *names: str) -> list[Array]:
-    """Load columns of the `predictions.npz` of a classification: see `write_columns`. Others are not read.
+    """Load columns of a run's `features.safetensors` or `predictions.npz`: see `write_features` and `write_columns`.
 
     Raises:
         InputError: If the file is missing or damaged.
     """
-    file = run / _COLUMNS
+    file = run / (_FEATURES if (run / _FEATURES).is_file() else _COLUMNS)
     if not file.is_file():
         raise InputError(f"{file} does not exist; run the command that made {run} again")
     try:
-        arrays = read_arrays(file, names)
-        return [arrays[name] for name in names]
-    except (ValueError, KeyError) as error:
+        if file.name == _COLUMNS.name:
+            arrays = read_arrays(file, names)
+            return [arrays[name] for name in names]
+        with safe_open(file, "np") as opened:
+            ids = np.array(json.loads(opened.metadata()["image_id"]), np.str_)
+            return [ids if name == "image_id" else opened.get_tensor(name) for name in names]
+    except (OSError, SafetensorError, TypeError, LookupError, ValueError) as error:
         raise InputError(f"{file} is damaged ({error}); run the command that made {run} again") from error
 
 
@@ -131,21 +130,6 @@ def write_features(run: Path, records: Sequence[FeatureRecord], predictions: Map
     columns |= {f"prediction/{name}": column for name, column in predictions.items()}
     ids = json.dumps([record.image_id for record in records])
     write_bytes(run / _FEATURES, save(columns, metadata={"image_id": ids}))
-
-
-def read_features(run: Path, *names: str) -> list[Array]:
-    """Load columns of the `features.safetensors` of a run, `image_id` among them: see `write_features`.
-
-    Raises:
-        InputError: If the file is missing or damaged.
-    """
-    file = run / _FEATURES
-    try:
-        with safe_open(file, "np") as opened:
-            ids = np.array(json.loads(opened.metadata()["image_id"]), np.str_)
-            return [ids if name == "image_id" else opened.get_tensor(name) for name in names]
-    except (OSError, SafetensorError, TypeError, LookupError, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({error}); run the command that made {run} again") from error
 
 
 def label_matrix(records: Sequence[ImageRecord], classes: int) -> npt.NDArray[np.bool_]:

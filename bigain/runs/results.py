@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,15 +126,11 @@ def read_results(run: Path) -> Results:
         raise InputError(f"{run} {'is not a directory' if run.exists() else 'does not exist'}")
     file = run / "results.json"
     if not file.is_file():
-        unfinished = (run / "identity.json").is_file() or (run / "predictions").is_dir()
-        if unfinished:
+        if (run / "identity.json").is_file() or (run / "predictions").is_dir():
             raise UnfinishedError(f"{run} is not finished: it has no results.json; run its command again")
         raise InputError(f"{run} is not a run directory of bigain")
     content = read_json(file, dict[str, Any])
-    version = content.get("schema_version")
-    if version is None:
-        raise InputError(f"{file} is not of bigain: it has no schema_version")
-    if version != RESULTS_VERSION:
+    if (version := content.get("schema_version")) != RESULTS_VERSION:
         raise InputError(f"{file} has schema_version {version}; this bigain reads {RESULTS_VERSION}")
     check(file, content, Results)
     for name, estimate in content["metrics"].items():
@@ -214,16 +210,14 @@ def classification_in(path: Path) -> Path:
     return joint if joint.is_dir() and not has_results(path) else path
 
 
-def _runs_in(path: Path) -> Iterator[Path]:
-    """Yield a run directory itself, or the run directories at most two levels below another directory."""
-    inside: list[Path] = []
+def _runs_in(path: Path) -> Sequence[Path]:
+    """Return a run directory itself, or the run directories at most two levels below another directory."""
+
+    def is_run(path: Path) -> bool:
+        return has_results(path) or (path / "identity.json").is_file()
+
     with suppress(OSError):
-        if not _is_run(path):
-            inside = [
-                run for level in ("*", "*/*") for run in sorted(path.glob(level)) if run.name[0] != "." and _is_run(run)
-            ]
-    yield from inside or [path]
-
-
-def _is_run(path: Path) -> bool:
-    return has_results(path) or (path / "identity.json").is_file()
+        if not is_run(path):
+            below = [*sorted(path.glob("*")), *sorted(path.glob("*/*"))]
+            return [run for run in below if run.name[0] != "." and is_run(run)] or [path]
+    return [path]

@@ -289,9 +289,7 @@ class ResultsWriter(RunResults):
                 "keep": None if race else module.keep,
                 "budget": None if race else module.budget,
                 "race": {**asdict(race), "trials": module.trial_count} if race else None,
-                "timesteps": module.timesteps,
-                "loss": module.loss,
-                "seed": module.seed,
+                **{name: getattr(module, name) for name in ("timesteps", "loss", "seed")},
                 # Only where they were asked for: earlier runs stay comparable.
                 **({"noises": module.noises} if module.noises > 1 else {}),
                 **({"bands": {"count": module.bands, "grid": [*latent]}} if module.bands else {}),
@@ -331,10 +329,7 @@ class GenerationResults(RunResults):
             "scheduler": scheduler_settings(module.scheduler),
             "protocol": {
                 "scheduler": module.scheduler_class.__name__,
-                "scheduler_options": module.scheduler_options,
-                "steps": module.steps,
-                "guidance": module.guidance,
-                "images": module.images,
+                **{name: getattr(module, name) for name in ("scheduler_options", "steps", "guidance", "images")},
                 "extractor": None if module.extractor is None else module.extractor.protocol,
                 "reference_file": module.reference,
                 "clip_model": module.clip_model,
@@ -373,9 +368,6 @@ class FeatureResults(RunResults):
             "scheduler": scheduler_settings(module.backbone.training_schedule),
             "protocol": {
                 "sites": {str(site.index): site.name for site in module.blocks},
-                "timesteps": module.timesteps,
-                "pool": module.pool,
-                "train_data": module.train_data,
-                "seed": module.seed,
+                **{name: getattr(module, name) for name in ("timesteps", "pool", "train_data", "seed")},
             },
         }

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from diffusers import SchedulerMixin
@@ -31,25 +30,19 @@ from bigain.runs.files import find_reference
 from bigain.runs.numbers import counted
 from bigain.runs.records import SampleRecord
 from bigain.tasks.forwards import ROWS_ON_CPU, Forwards
-from bigain.tasks.measuring import Measuring, distances
 from bigain.tasks.preparing import BackboneModule
 from bigain.tasks.scheduling import count_steps, make_scheduler
+from bigain.tasks.scoring import Measuring, distances
 from bigain.tokens.randomness import stable_hash
 
 _warn = rank_zero_only(logging.getLogger(__name__).warning)
 
 
-@dataclass
-class Generated:
-    """The images of a batch and their records.
+class Generated(NamedTuple):
+    """The encoded images of a batch, none if images are not kept, and its b records."""
 
-    Attributes:
-        files: Encoded images; empty if images are not kept.
-        records: b records.
-    """
-
-    files: Sequence[bytes]
-    records: Sequence[SampleRecord]
+    files: Sequence[bytes] = ()
+    records: Sequence[SampleRecord] = ()
 
 
 class DiffusionSampler(BackboneModule):
@@ -224,7 +217,7 @@ class DiffusionSampler(BackboneModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> Generated:
         """Generate the images of a batch; those that are not finite are added to `batch["failed"]` instead."""
         if not batch["image_id"]:
-            return Generated((), ())
+            return Generated()
         start = time.perf_counter()
         prompts = [self.prompts[image_id] for image_id in batch["image_id"]]
         latents = self.generate(batch["image_id"], self._conditions(prompts, batch["labels"]))
@@ -234,7 +227,7 @@ class DiffusionSampler(BackboneModule):
         reason += self.at_precision("another scheduler")
         batch["failed"].update({image_id: reason for i, image_id in enumerate(batch["image_id"]) if i not in finite})
         if not finite:
-            return Generated((), ())
+            return Generated()
         images = quantise(pixels[finite], self.images)
         files = encode_images(images.cpu(), self.images)
         if self.images == "jpeg100_truncate":

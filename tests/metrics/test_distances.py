@@ -14,7 +14,7 @@ from bigain.metrics.kernel import kernel_leave_one_out
 from bigain.metrics.precision_recall import precision_recall
 from bigain.metrics.reference import Moments, ReferenceStatistics
 from bigain.runs.records import SampleRecord
-from bigain.tasks.measuring import distances
+from bigain.tasks.scoring import distances
 
 D = 24
 

@@ -20,7 +20,7 @@ from bigain.metrics.cmmd import Cmmd
 from bigain.metrics.inception_score import InceptionScore
 from bigain.metrics.reference import Moments, ReferenceStatistics
 from bigain.runs.records import SampleRecord
-from bigain.tasks.measuring import distances
+from bigain.tasks.scoring import distances
 
 NO_CLASSES = ClassSpace((), (), None)
 

@@ -87,18 +87,6 @@ def test_errors_of_a_flow(dit, settings, scale):
     assert set(record.timesteps) == {400, 857}
 
 
-def test_weights_are_checked(dit):
-    for weights, words in (
-        ([1.0], "2 numbers"),
-        ([1.0, -1.0], "at least 0"),
-        ("even", "weights must be one of uniform, snr"),
-    ):
-        with pytest.raises(InputError, match=words):
-            DiffusionClassifier(dit, trials=[1, 2], keep=[1, 1], weights=weights)
-    with pytest.raises(InputError, match="timesteps: grid"):
-        DiffusionClassifier(dit, trials=[1, 2], keep=[1, 1], weights=[1.0, 2.0], timesteps="uniform")
-
-
 @torch.inference_mode()
 @pytest.mark.parametrize(("options", "shift"), [({}, 2.0), ({"shift": 1.0}, 1.0), (DYNAMIC, torch.tensor(0.5).exp())])
 def test_sampling_is_a_slow_euler_loop(dit, options, shift):

@@ -20,7 +20,7 @@ from bigain.data import ShapeTextures
 from bigain.diffusion.trials import trial_noise
 from bigain.errors import InputError
 from bigain.modules import FeatureProbe
-from bigain.runs.columns import read_features
+from bigain.runs.columns import read_columns
 from bigain.runs.logs import read_records
 from bigain.runs.records import FeatureRecord
 
@@ -70,7 +70,7 @@ def test_neither_the_batch_nor_the_other_timesteps_nor_a_resumed_run_change_a_bi
     assert json.loads((tmp_path / "b/results.json").read_text())["timing"]["resumed_images"] == 3
     first = next(iter(plain))
     assert not np.allclose(plain[first].features["3@700"], whole[first].features["3@700"], atol=1e-3)
-    ids, column = read_features(tmp_path / "a", "image_id", "features/3@700")
+    ids, column = read_columns(tmp_path / "a", "image_id", "features/3@700")
     assert ids.tolist() == sorted(whole)
     assert column.tobytes() == np.stack([whole[i].features["3@700"] for i in ids]).tobytes()
 
@@ -133,9 +133,9 @@ def test_commands(capsys):
     assert "s/image probed" in page
     assert "Further metrics of features" in page
     assert page.count("Linear probe (points)") == page.count("kNN accuracy (points)") == 1
-    ids = read_features(Path("runs/lgtm/.train"), "image_id")[0]
+    ids = read_columns(Path("runs/lgtm/.train"), "image_id")[0]
     assert ids.tolist() == [f"train/{i:06d}" for i in range(24)]
-    (prediction,) = read_features(Path("runs/lgtm"), "prediction/linear_probe")
+    (prediction,) = read_columns(Path("runs/lgtm"), "prediction/linear_probe")
     assert found["metrics"]["linear_probe"]["value"] == (prediction == np.arange(12)).mean()
     # As of another timestep.
     text = Path("runs/lgtm/results.json").read_text()

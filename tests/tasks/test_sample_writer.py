@@ -1,23 +1,20 @@
 """Generated images on disk: one per id, ahead of their log, made again where they are gone."""
 
 import json
-import os
 
 import numpy as np
 import pytest
-import torch
 from diffusers import DDIMScheduler
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torchvision.transforms.v2.functional import pil_to_tensor
 from trainers import quiet_trainer
 
 from bigain.backbones import DiT
 from bigain.callbacks import GenerationResults, SampleWriter
 from bigain.commands.score import score
 from bigain.data import ShapeTextures
-from bigain.data.images import read_images, text_font
+from bigain.data.images import text_font
 from bigain.data.selection import Item
 from bigain.errors import InputError
 from bigain.metrics import ShapeFeatures
@@ -111,25 +108,6 @@ def test_a_folder_with_other_images_is_refused(tmp_path, run, name):
     assert list(contents(tmp_path / "samples")) == [name]
 
 
-def test_a_full_disk_is_one_error_and_what_is_finished_stays(tmp_path, run, monkeypatch):
-    kept = os.fsync
-
-    def full(descriptor):
-        # After two images, their lines, and one more image.
-        if len([*(tmp_path / "samples").rglob("*.png")]) > 2:
-            raise OSError(28, "No space left on device")
-        kept(descriptor)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(InputError, match=r"cannot write .*No space left on device; what is finished is kept"):
-            run()
-    assert len(log_of(tmp_path).read_text().splitlines()) == 2
-    assert {f"{image_id}.png" for image_id in IDS[:2]} <= set(contents(tmp_path / "samples"))
-    assert run() == IDS[2:]
-    assert sorted(contents(tmp_path / "samples")) == [f"{image_id}.png" for image_id in IDS]
-
-
 class Escaping(ShapeTextures):
     """Items whose ids try to leave the folder, among them one that would be the log."""
 
@@ -163,17 +141,9 @@ def test_ids_that_share_a_file_where_case_is_ignored_are_refused_there(tmp_path,
     assert len(run(data=TwoCases())) == len([*(tmp_path / "samples").rglob("*.png")]) == 2
 
 
-def test_contact_sheet_on_disk_and_in_tensorboard(tmp_path, run):
+def test_the_contact_sheet_is_in_tensorboard_and_its_letters_are_no_empty_boxes(tmp_path, run):
     run(logger=True)
-    with Image.open(tmp_path / "contact_sheet.png") as sheet:
-        # Four tiles of 32 px side by side, four times as large, 4 px apart, with a line of text.
-        assert sheet.size == (4 * 132 + 4, 128 + 18 + 4)
-        tile = pil_to_tensor(sheet.crop((4, 4, 132, 132)))[:, ::4, ::4]
-        assert pil_to_tensor(sheet.crop((4, 132, 132, 150))).min() < 100
-    # Letters besides ASCII are no empty boxes.
     assert len({bytes(text_font(11).getmask(letter)) for letter in "éüłд"}) == 4
-    first = read_images([tmp_path / "samples/test/000000.png"])[0]
-    assert torch.equal(tile, first)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert events.Tags()["images"] == ["1 samples/contact_sheet"]

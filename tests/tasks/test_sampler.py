@@ -22,7 +22,7 @@ from trainers import quiet_trainer
 
 from bigain.backbones import DiT, StableDiffusion
 from bigain.backbones.forward import rows_now
-from bigain.compressors import IEKVD, LGTM, FeatureCache, ImportanceMerging, ToMe
+from bigain.compressors import IEKVD, FeatureCache, ImportanceMerging, ToMe
 from bigain.data import ShapeTextures
 from bigain.data.images import decode_files
 from bigain.diffusion.sampling import initial_noise, item_keys
@@ -31,9 +31,9 @@ from bigain.errors import InputError
 from bigain.metrics import Inception, ShapeFeatures
 from bigain.metrics.base import Images
 from bigain.modules import DiffusionSampler
-from bigain.tasks.measuring import Measuring
 from bigain.tasks.results_writer import GenerationResults
 from bigain.tasks.scheduling import make_scheduler, scheduler_settings
+from bigain.tasks.scoring import Measuring
 from bigain.tokens.randomness import stable_hash
 
 # diffusers converts tensors to arrays in a way that newer numpy deprecates.
@@ -55,13 +55,14 @@ class Keep(Callback):
     """Collects what predict_step returns, and the rows of every forward of the denoiser."""
 
     def __init__(self):
-        self.images, self.records, self.rows = {}, {}, []
+        self.images, self.records, self.failed, self.rows = {}, {}, {}, []
 
     def on_predict_start(self, trainer, pl_module):
         denoiser = pl_module.backbone.denoiser
         self.handle = denoiser.register_forward_pre_hook(lambda module, args: self.rows.append(len(args[0])))
 
     def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+        self.failed.update(batch["failed"])
         self.records.update({record.image_id: record for record in outputs.records})
         for record, file in zip(outputs.records, outputs.files, strict=bool(outputs.files)):
             self.images[record.image_id] = decode_files([file])[0]
@@ -177,11 +178,6 @@ def test_settings_of_the_scheduler_come_from_the_folder(dit):
     assert scheduler_settings(solver)["lambda_min_clipped"] == "-inf"
 
 
-def test_the_guided_pair_is_one_forward(dit):
-    # Batches of two and one, each filled up to four.
-    assert run(sampler(dit, steps=3), images=3).rows == [8] * 6
-
-
 def test_a_dit_without_null_class_samples_without_guidance_only():
     backbone = DiT("shapes_dit")
     backbone.load()
@@ -214,17 +210,6 @@ def test_features_of_earlier_steps_are_those_of_the_same_images(dit):
     assert not torch.equal(run(sampler(dit, items_per_forward=2), images=3, batch_size=3).stacked(), whole)
 
 
-@pytest.mark.parametrize("compressor", [LGTM(ratio=0.5), IEKVD(factor=2)], ids=["lgtm", "iekvd"])
-def test_compressors_act_and_leave(dit, compressor):
-    plain, compressed, again = sampler(dit), sampler(dit), sampler(dit)
-    run(plain)
-    run(compressed, compressor)
-    run(again)
-    for image_id, latents in plain.latents.items():
-        assert not torch.allclose(latents, compressed.latents[image_id], atol=1e-3)
-        assert torch.equal(latents, again.latents[image_id])
-
-
 class Guided(Callback):
     """The guidance that rows are named with, and that of the output, of every forward."""
 
@@ -248,7 +233,6 @@ def test_the_guidance_of_the_step_before_ranks_the_tokens_of_the_same_images(dit
     # Two forwards of two items, the last of which is filled up, in two steps each.
     assert [given is None for given in guided.given] == [True, False, True, False]
     assert all(torch.equal(guided.given[after], guided.own[after - 1]) for after in (1, 3))
-    assert torch.equal(run(sampler(dit, items_per_forward=2), compressor, images=3, batch_size=1).stacked(), whole)
     importance = run(sampler(dit, items_per_forward=2), ImportanceMerging(ratio=0.7, pool=1), images=3, batch_size=3)
     assert not torch.equal(importance.stacked(), whole)
 
@@ -264,25 +248,18 @@ class Seen(Schedule):
         return 0.8 * timesteps / 999 + 1.2 * (1 - timesteps / 999)
 
 
-def test_steps_outside_of_its_timesteps_stay_uncompressed(unet):
+@pytest.mark.parametrize(
+    ("settings", "compressed"),
+    [({}, [666, 333, 0]), ({"skip_zero": True}, [666, 333]), ({"during": [300, 400]}, [333])],
+)
+def test_a_schedule_of_alpha_follows_the_timestep_of_every_row(unet, settings, compressed):
     alpha, module = Seen(), sampler(unet, EulerDiscreteScheduler, steps=3, items_per_forward=2)
-    run(module, IEKVD(factor=2, alpha=alpha, during=[300, 400]))
-    assert {*torch.cat(alpha.timesteps).tolist()} == {333}
-    assert GenerationResults().timesteps(module, ()) == {666: 1, 333: 1, 0: 1}
-
-
-@pytest.mark.parametrize("skip_zero", [False, True])
-def test_a_schedule_of_alpha_follows_the_timestep_of_every_row(unet, skip_zero):
-    alpha, module = Seen(), sampler(unet, EulerDiscreteScheduler, steps=3, items_per_forward=2)
-    run(module, IEKVD(factor=2, alpha=alpha, skip_zero=skip_zero))
+    run(module, IEKVD(factor=2, alpha=alpha, **settings))
     actual = torch.stack(alpha.timesteps)
-    compressed = module.scheduler.timesteps.float()
-    assert compressed[-1] == 0
-    compressed = compressed[: 2 if skip_zero else 3]
     sites = len(actual) // len(compressed)
     assert actual.shape == (len(compressed) * sites, 4)
-    expected = compressed.repeat_interleave(sites)
-    torch.testing.assert_close(actual, expected[:, None].expand(-1, 4))
+    assert actual.tolist() == [[step] * 4 for step in compressed for _ in range(sites)]
+    assert GenerationResults().timesteps(module, ()) == {666: 1, 333: 1, 0: 1}
 
 
 def test_seeds_differ_and_the_global_generator_does_not_matter(dit):
@@ -310,28 +287,14 @@ def test_records_hold_prompt_labels_and_features_of_what_is_on_disk(dit, images,
     assert np.array_equal(record.features, expected[1])
 
 
-class Failed(Callback):
-    """Collects what became no image."""
-
-    def __init__(self):
-        self.reasons = {}
-
-    def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
-        self.reasons.update(batch["failed"])
-
-
-def test_numbers_that_are_not_finite_are_no_image(dit):
-    failed, module = Failed(), sampler(dit)
-    decode = dit.decode
-    try:
-        dit.decode = lambda latents: torch.cat((decode(latents)[:1], decode(latents)[1:] * torch.nan))
-        actual = run(module, failed, images=2, batch_size=2)
-    finally:
-        del dit.decode
+def test_numbers_that_are_not_finite_are_no_image(dit, monkeypatch):
+    expected, decode = run(sampler(dit)).images[IDS[0]], dit.decode
+    monkeypatch.setattr(dit, "decode", lambda x: torch.cat((decode(x)[:1], decode(x)[1:] * torch.nan)))
+    actual = run(sampler(dit))
     assert list(actual.images) == IDS[:1]
-    assert list(failed.reasons) == IDS[1:2]
-    assert "not finite at precision 32-true; try another scheduler" in failed.reasons[IDS[1]]
-    assert torch.equal(actual.images[IDS[0]], run(sampler(dit)).images[IDS[0]])
+    assert list(actual.failed) == IDS[1:2]
+    assert "not finite at precision 32-true; try another scheduler" in actual.failed[IDS[1]]
+    assert torch.equal(actual.images[IDS[0]], expected)
 
 
 @pytest.mark.parametrize(
