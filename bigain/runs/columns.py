@@ -27,17 +27,22 @@ _BLOCK = 2**22
 
 
 def read_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, Array]:
-    """Load the named arrays that an `.npz` archive holds, or all, without pickles; others are not read.
+    """Load the named arrays that an `.npz` archive holds, or all, without pickles; other members are not read.
 
     Raises:
         ValueError: If it cannot be read.
     """
+    arrays = {}
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in names or archive.files if name in archive.files}
+        with ZipFile(path) as archive:
+            for name in names or [member.removesuffix(".npy") for member in archive.NameToInfo]:
+                if f"{name}.npy" in archive.NameToInfo:
+                    with archive.open(f"{name}.npy") as member:
+                        arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
     # zipfile and numpy raise many kinds of errors for damaged archives and headers.
     except Exception as error:
         raise ValueError(" ".join(str(error).split())[:160]) from error
+    return arrays
 
 
 def read_columns(run: Path, *names: str) -> list[Array]:
