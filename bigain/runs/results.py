@@ -130,7 +130,10 @@ def read_results(run: Path) -> Results:
             raise UnfinishedError(f"{run} is not finished: it has no results.json; run its command again")
         raise InputError(f"{run} is not a run directory of bigain")
     content = read_json(file, dict[str, Any])
-    if (version := content.get("schema_version")) != RESULTS_VERSION:
+    version = content.get("schema_version")
+    if version is None:
+        raise InputError(f"{file} is not of bigain: it has no schema_version")
+    if version != RESULTS_VERSION:
         raise InputError(f"{file} has schema_version {version}; this bigain reads {RESULTS_VERSION}")
     check(file, content, Results)
     for name, estimate in content["metrics"].items():
