@@ -101,17 +101,7 @@ def test_a_dry_run_shows_the_upper_limit_of_a_race(capsys):
     assert "<= is the most that a race can need" in text
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--model.race.error_level", "0.7"], "error_level must be above 0 and at most 0.5, not 0.7"),
-        (["--model.race.first_trials", "1"], "first_trials of at least 2"),
-        (["--model.race.scale", "cubic"], "scale"),
-        (["--model.race.levels", "2"], "levels"),
-    ],
-)
-def test_bad_races_are_refused_in_one_line(capsys, options, words):
-    assert predict(*options, "--output", "bad") == 2
-    text = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bigain: error: ")]
-    assert len(text) == 1
-    assert words in text[0]
+def test_a_bad_race_is_refused_in_one_line(capsys):
+    assert predict("--model.race.levels", "2", "--output", "bad") == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bigain: error: ")]
+    assert "levels" in line

@@ -129,17 +129,11 @@ class DiffusionClassifier(BackboneModule):
             for stage in stages
         ]
         self.keep = list(keep) if keep is not None else [1]
-        self.race = race
-        self.budget = budget
-        self.timesteps = timesteps
-        self.noises = noises
+        self.race, self.budget, self.timesteps, self.noises = race, budget, timesteps, noises
         self.loss: Loss = loss
-        self.bands = bands
-        self.weights = weights
+        self.bands, self.weights = bands, weights
         self.forwards = Forwards(rows_per_forward, "rows_per_forward")
-        self.seed = seed
-        self.share = share
-        self.latent_cache = latent_cache
+        self.seed, self.share, self.latent_cache = seed, share, latent_cache
         self.metrics = list(metrics)
 
     def prompts_of(self, data: EvalDataModule) -> tuple[Sequence[str], bool]:
@@ -152,11 +146,6 @@ class DiffusionClassifier(BackboneModule):
             # A band narrower than 1 / side may hold no frequency.
             raise InputError(f"bands must be at most {side}, the shorter side of the latents, not {self.bands}")
         return super().check_fit(data)
-
-    @property
-    def example_condition(self) -> Tensor:
-        """One row of the conditions, for counting FLOPs."""
-        return self.conditions[:1]
 
     def bytes_per_image(self, classes: int, image_size: int) -> int:
         """Return about how much disk space one image takes in a run directory, log and columns. Bytes."""
@@ -182,6 +171,7 @@ class DiffusionClassifier(BackboneModule):
         space = self.data.class_space
         self.multilabel = space.multilabel
         self.conditions = self.backbone.conditions(space.prompts, space.model_labels)
+        self.example_condition = self.conditions[:1]
         self.backbone.finish_conditions()
         self.begin_sharing(self.conditions)
 
@@ -200,10 +190,9 @@ class DiffusionClassifier(BackboneModule):
         for i, image_id in enumerate(batch["image_id"]):
             if i in not_finite:
                 label, trial, error = not_finite[i]
-                batch["failed"][image_id] = (
-                    f"the network's error for class {self.data.class_space.names[label]!r} at timestep "
-                    f"{timesteps[i, trial]} is {error} {self.at_precision('other weights')}"
-                )
+                at = f"for class {self.data.class_space.names[label]!r} at timestep {timesteps[i, trial]}"
+                reason = f"the network's error {at} is {error} {self.at_precision('other weights')}"
+                batch["failed"][image_id] = reason
                 continue
             classes, trials = (~errors[i].isnan()).nonzero(as_tuple=True)
             labels = batch["labels"][i]

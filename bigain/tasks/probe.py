@@ -92,14 +92,9 @@ class FeatureProbe(BackboneModule):
         if unmet := [metric.name for metric in metrics if metric.needs]:
             raise InputError(f"metrics: {unmet[0]} measures generated images; a feature probe has none")
         self.backbone = backbone
-        self.sites = sites
-        self.timesteps = list(timesteps)
-        self.pool = pool
-        self.train_data = train_data
+        self.sites, self.timesteps, self.pool, self.train_data = sites, list(timesteps), pool, train_data
         self.forwards = Forwards(rows_per_forward, "rows_per_forward")
-        self.latent_cache = latent_cache
-        self.metrics = list(metrics)
-        self.seed = seed
+        self.latent_cache, self.metrics, self.seed = latent_cache, list(metrics), seed
 
     def check_fit(self, data: EvalDataModule) -> str:
         # Not the classes: with a blank condition they need not be those of the model.
@@ -139,15 +134,12 @@ class FeatureProbe(BackboneModule):
         seconds = (time.perf_counter() - start) / len(batch["image_id"])
         records = []
         for i, image_id in enumerate(batch["image_id"]):
-            rows = {name: values[i] for name, values in columns.items()}
-            if unusable := [name for name, row in rows.items() if not np.isfinite(row).all()]:
-                batch["failed"][image_id] = (
-                    f"the features {unusable[0]} (site@timestep) are not finite {self.at_precision('other weights')}"
-                )
+            if unusable := [name for name, rows in columns.items() if not np.isfinite(rows[i]).all()]:
+                reason = f"the features {unusable[0]} (site@timestep) are not finite "
+                batch["failed"][image_id] = reason + self.at_precision("other weights")
                 continue
-            features = {name: row[:-1] for name, row in rows.items()}
-            high = {name: float(row[-1]) for name, row in rows.items()}
-            labels = list(batch["labels"][i])
+            features = {name: rows[i, :-1] for name, rows in columns.items()}
+            high, labels = {name: float(rows[i, -1]) for name, rows in columns.items()}, list(batch["labels"][i])
             records.append(FeatureRecord(image_id, labels, seconds, features, high, batch["digests"][i]))
         return records
 

@@ -264,17 +264,15 @@ class ResultsWriter(RunResults):
     ) -> dict[str, Any]:
         space = module.data.class_space
         shipped: list[Metric] = [Top1Precision(), MeanAveragePrecision()] if space.multilabel else [Accuracy()]
-        matrix, per_class = None, None
+        matrix = None
         if not space.multilabel:
             labels, predictions = [record.labels[0] for record in records], [record.prediction for record in records]
             matrix = confusion_matrix(labels, predictions, len(space))
-            per_class = [{"correct": row[label], "n": sum(row)} for label, row in enumerate(matrix)]
-        evaluations = sum(record.evaluations for record in records)
-        busy = sum(record.seconds for record in records)
+        evaluations, busy = sum(record.evaluations for record in records), sum(record.seconds for record in records)
         race, latent = module.race, module.backbone.latents_of(module.data.image_size)[1:]
         return {
             "metrics": evaluate([*shipped, *module.metrics], records, space)[0],
-            "per_class": per_class,
+            "per_class": matrix and [{"correct": row[label], "n": sum(row)} for label, row in enumerate(matrix)],
             "confusion_matrix": matrix if len(space) <= _MOST_CLASSES else None,
             "class_names": list(space.names),
             "evaluations": {

@@ -93,27 +93,21 @@ class DiffusionSampler(BackboneModule):
         super().__init__()
         if steps < 1 or guidance < 0:
             raise InputError(f"steps must be at least 1 and guidance at least 0, not {steps} and {guidance}")
-        self.backbone = backbone
-        self.scheduler_class = scheduler
-        self.scheduler_options = dict(scheduler_options or {})
-        self.steps = steps
-        self.guidance = guidance
         check_choice("images", images, get_args(ImageFormat))
         if images == "none" and extractor is None:
             raise InputError("images: none keeps only features; give an extractor, or keep the images")
         if compared := [metric.name for metric in metrics if "other images" in metric.needs]:
             raise InputError(f"metrics: {compared[0]} compares two runs; use `bigain score RUN --against OTHER`")
+        self.backbone = backbone
+        self.scheduler_class, self.scheduler_options = scheduler, dict(scheduler_options or {})
+        self.steps, self.guidance, self.seed, self.share = steps, guidance, seed, share
         self.images: ImageFormat = images
-        self.extractor = extractor
-        self.reference = reference
-        self.clip_model = clip_model
+        self.extractor, self.reference, self.clip_model = extractor, reference, clip_model
         self.metrics = [*([] if clip_model is None else [ClipScore(clip_model)]), *metrics]
         # An item is two rows.
         self.forwards = Forwards(items_per_forward, "items_per_forward", ROWS_ON_CPU // 2)
         # Separate: a decoder that runs out of memory must not change the denoiser's forwards.
         self.decoding = Forwards(items_per_forward, "items_per_forward in decoding", ROWS_ON_CPU // 2)
-        self.seed = seed
-        self.share = share
 
     def prompts_of(self, data: EvalDataModule) -> tuple[Sequence[str], bool]:
         return data.generation_prompts(), False

@@ -24,17 +24,12 @@ LABELS = np.arange(40) % 3
 
 def records_of(**columns):
     """Records with features by name, in the order of their ids."""
-    names = list(columns)
-    return [
-        FeatureRecord(
-            f"{i:03d}",
-            [int(LABELS[i])],
-            0.1,
-            {f"{name[1:]}@7": columns[name][i].astype(np.float32) for name in names},
-            {f"{name[1:]}@7": 0.1 * (j + 1) + 0.001 * i for j, name in enumerate(names)},
-        )
-        for i in range(len(columns[names[0]]))
-    ]
+    records = [FeatureRecord(f"{i:03d}", [int(LABELS[i])], 0.1, {}, {}) for i in range(len(columns["s0"]))]
+    for j, (name, rows) in enumerate(columns.items()):
+        for i, record in enumerate(records):
+            record.features[f"{name[1:]}@7"] = rows[i].astype(np.float32)
+            record.high_frequency[f"{name[1:]}@7"] = 0.1 * (j + 1) + 0.001 * i
+    return records
 
 
 def features(d=6, apart=1.0):

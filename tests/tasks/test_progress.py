@@ -5,7 +5,7 @@ from types import SimpleNamespace as Namespace
 import pytest
 
 from bigain.tasks import progress
-from bigain.tasks.progress import Progress, duration
+from bigain.tasks.progress import Progress
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -35,9 +35,3 @@ def test_a_line_every_thirty_seconds_in_images(monkeypatch, capsys, processes):
         f"{about}{first} of 100 images, top1 50.0 % of 2, {seconds[0]} per image, {seconds[1]} left",
         f"{about}{last} of 100 images, top1 80.0 % of 5, {left[0]} per image, {left[1]} left",
     ]
-
-
-def test_durations():
-    assert [duration(s) for s in (0.4, 99, 100, 5000, 7200, 86_400, 200_000)] == [
-        "0 s", "99 s", "2 min", "83 min", "2.0 h", "24.0 h", "2.3 days"
-    ]  # fmt: skip
