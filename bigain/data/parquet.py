@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,9 +16,8 @@ import pyarrow.parquet as pq
 from bigain.data.folders import stem_of
 from bigain.errors import InputError
 
-_TEXT = (pa.string(), pa.large_string())
 # Raised by pyarrow for damage: in the file, in a text, in columns of unequal length.
-_DAMAGED = (OSError, pa.ArrowException, UnicodeDecodeError, LookupError)
+_DAMAGED = (OSError, pa.ArrowException, UnicodeDecodeError, LookupError, ValueError)
 # The class that Hugging Face appends to the official names.
 _CLASS = re.compile(r"_(n\d{8})\.\w+$")
 
@@ -42,7 +41,7 @@ class ParquetRow:
             image = _read_images(file, group)[row].as_py()
         except _DAMAGED as error:
             raise InputError(f"{self} cannot be read ({error}); download the file again") from error
-        content: bytes | None = image["bytes"] if image else None
+        content: bytes | None = image and image["bytes"]
         if content is None:
             raise InputError(f"{self} has no bytes, only a path; save the dataset with its images")
         return content
@@ -56,10 +55,33 @@ def read_rows(files: Sequence[Path], classes: Sequence[str]) -> dict[str, Parque
     """
     rows: dict[str, ParquetRow] = {}
     for file in files:
-        for row in _rows(file, classes):
-            other = rows.setdefault(row.image_id, row)
-            if other is not row:
-                raise InputError(f"{file} and {other.position[0]} both hold image {row.image_id}; remove one")
+        parquet = _open(file)
+        try:
+            features = json.loads(parquet.schema_arrow.metadata[b"huggingface"])["info"]["features"]
+            number = len(features["label"]["names"])
+        except (ValueError, LookupError, TypeError):
+            number = len(classes)
+        if number != len(classes):
+            raise InputError(
+                f"{file} has labels of {number} classes; expected ImageNet-1K's {len(classes)} in wnid order"
+            )
+        for group in range(parquet.num_row_groups):
+            try:
+                columns = parquet.read_row_group(group, columns=["label", "image.path"])
+                pairs = list(zip(columns["label"].to_pylist(), columns["image"].to_pylist(), strict=True))
+            except _DAMAGED as error:
+                raise InputError(f"{file}, row group {group} cannot be read ({error}); download it again") from error
+            for number, (label, image) in enumerate(pairs):
+                where, name = f"{file}, row group {group}, row {number}", (image and image["path"]) or ""
+                if label is None or not 0 <= label < len(classes):
+                    raise InputError(f"{where}: label {label}, not in 0..{len(classes) - 1}")
+                if (named := _CLASS.search(name)) and named[1] != classes[label]:
+                    expected = "expected the labels of Hugging Face's imagenet-1k, in wnid order"
+                    raise InputError(f"{where}: {name} has the label {label}, which is {classes[label]}; {expected}")
+                image_id = stem_of(name) if name else f"{file.stem}/{group:05d}/{number:05d}"
+                row = ParquetRow((file, group, number), image_id, classes[label])
+                if (other := rows.setdefault(image_id, row)) is not row:
+                    raise InputError(f"{file} and {other.position[0]} both hold image {image_id}; remove one")
     return rows
 
 
@@ -70,46 +92,19 @@ def _read_images(file: Path, group: int) -> Any:
 
 
 def _open(file: Path) -> Any:
+    """Open a file; raise an InputError if it is damaged or has other columns."""
     try:
-        return pq.ParquetFile(file)
+        parquet = pq.ParquetFile(file)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{file} is not a readable parquet file ({error}); download it again") from error
-
-
-def _rows(file: Path, classes: Sequence[str]) -> Iterator[ParquetRow]:
-    parquet = _open(file)
-    _check_schema(file, parquet.schema_arrow, len(classes))
-    for group in range(parquet.num_row_groups):
-        try:
-            columns = parquet.read_row_group(group, columns=["label", "image.path"])
-            pairs = list(zip(columns["label"].to_pylist(), columns["image"].to_pylist(), strict=True))
-        except (*_DAMAGED, ValueError) as error:
-            raise InputError(f"{file}, row group {group} cannot be read ({error}); download the file again") from error
-        for row, (label, image) in enumerate(pairs):
-            name = image["path"] or "" if image else ""
-            if label is None or not 0 <= label < len(classes):
-                raise InputError(f"{file}, row group {group}, row {row}: label {label}, not in 0..{len(classes) - 1}")
-            named = _CLASS.search(name)
-            if named and named[1] != classes[label]:
-                raise InputError(
-                    f"{file}, row group {group}, row {row}: {name} has the label {label}, which is {classes[label]} in "
-                    "wnid order; expected the labels of Hugging Face's imagenet-1k"
-                )
-            image_id = stem_of(name) if name else f"{file.stem}/{group:05d}/{row:05d}"
-            yield ParquetRow((file, group, row), image_id, classes[label])
-
-
-def _check_schema(file: Path, schema: Any, classes: int) -> None:
-    kinds = {field.name: field.type for field in schema}
+    kinds = {column.name: column.type for column in parquet.schema_arrow}
     image, label = kinds.get("image", pa.null()), kinds.get("label", pa.null())
-    parts = {field.name: field.type for field in image} if pa.types.is_struct(image) else {}
-    is_image = parts.get("bytes") in (pa.binary(), pa.large_binary()) and parts.get("path") in _TEXT
+    parts = {part.name: part.type for part in image} if pa.types.is_struct(image) else {}
+    is_image = parts.get("bytes") in (pa.binary(), pa.large_binary()) and parts.get("path") in (
+        pa.string(),
+        pa.large_string(),
+    )
     if not is_image or not pa.types.is_integer(label):
         columns = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
         raise InputError(f"{file} has the columns {columns}; expected image (bytes, path) and label (an integer)")
-    try:
-        names = json.loads(schema.metadata[b"huggingface"])["info"]["features"]["label"]["names"]
-    except (ValueError, LookupError, TypeError):
-        return
-    if isinstance(names, list) and len(names) != classes:
-        raise InputError(f"{file} has labels of {len(names)} classes; expected ImageNet-1K's {classes}, in wnid order")
+    return parquet

@@ -336,13 +336,6 @@ def test_a_good_folder(folders):
     assert not list(backbone.parameters())
 
 
-@pytest.mark.parametrize("model", [DiT("shapes_dit"), StableDiffusion("shapes_unet")], ids=lambda model: model.model)
-def test_embedded_models(model):
-    findings = inspect_model(model)
-    assert all(finding.ok for finding in findings)
-    assert "vae" not in {finding.component for finding in findings}
-
-
 def test_shards(broken):
     copy = broken("unet")
     (copy.path / "unet" / WEIGHTS).unlink()

@@ -31,14 +31,6 @@ def test_a_tiny_unet():
     ]
 
 
-def test_a_tiny_dit():
-    layout = layout_of(tiny_dit())
-    assert (layout.model, layout.latents, layout.metric) == ("DiTTransformer2DModel", "hidden_states", "attn_input")
-    assert [(site.name, site.index, site.part, site.stride, site.patch) for site in layout.sites] == [
-        (f"transformer_blocks.{i}", i, None, 1, 2) for i in range(5)
-    ]
-
-
 @pytest.mark.parametrize("build", [tiny_unet, tiny_dit])
 def test_names_are_paths_and_indices_the_order_of_execution(build):
     model, ran = build(), []

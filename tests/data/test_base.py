@@ -74,9 +74,7 @@ def test_the_loader_yields_every_item_in_order(batch_size):
     [
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
         ({"workers": -1}, "num_workers must be at least 0, not -1"),
-        ({"limit": 0}, "limit must be at least 1, not 0"),
         ({"per_class": -2}, "per_class must be at least 1, not -2"),
-        ({"image_size": 0}, "image_size must be at least 1, not 0"),
         ({"on_bad_image": "ignore"}, "on_bad_image must be one of stop, skip, not 'ignore'"),
     ],
     ids=str,

@@ -104,8 +104,6 @@ def test_a_class_folder_without_images(tree, names, caplog):
     [
         (None, "no class folder, {root} does not exist; expected <root>/<class>/<image>"),
         ([], "no class folder, {root} is empty; expected"),
-        (["1.png"], "no class folder, {root} holds 1.png; expected"),
-        (["ant/1.txt", "bee/2.txt"], "{root} has 2 class folders without an image: ant, bee; each is"),
         (["ant/1.txt", "bee/2.png"], "{root} has 1 class folder without an image: ant; each is"),
         (["n01440764/1.png"], "the folders of {root} are WordNet ids"),
     ],
@@ -128,8 +126,6 @@ def test_folders_without_classes_or_images(tmp_path, files, words):
         ("zebra\tz\nant a\n", "line 2: 'ant a' is not a new class"),
         ("zebra\tz\nzebra\ty\n", "line 2: 'zebra\\ty' is not a new class"),
         ("zebra\t \n", "line 1"),
-        ("\tz\n", "line 1"),
-        ("\n\n", "differ in 3 classes"),
     ],
 )
 def test_invalid_names_files(tree, names, text, words):

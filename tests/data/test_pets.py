@@ -110,14 +110,7 @@ def test_missing_images_are_counted_and_the_first_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     "line",
-    [
-        "Abyssinian_1 1 1",
-        "Abyssinian_1 0 1 1",
-        "yorkshire_terrier_1 38 2 25",
-        "Abyssinian_1 \u00b9 1 1",
-        f"Abyssinian_1 {'9' * 5000} 1 1",
-    ],
-    ids=lambda line: ascii(line[:24]),
+    ["Abyssinian_1 1 1", "Abyssinian_1 0 1 1", "yorkshire_terrier_1 38 2 25", "Abyssinian_1 \u00b9 1 1"],
 )
 def test_malformed_lines_are_named(tmp_path, line):
     folder = plant(tmp_path, ["# header", entry(3)])
@@ -128,9 +121,7 @@ def test_malformed_lines_are_named(tmp_path, line):
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "number"), [("boxer_1", 8), ("boxer_1", 10), ("boxer", 9), ("_1", 9), ("box_er_1", 9)]
-)
+@pytest.mark.parametrize(("name", "number"), [("boxer_1", 8), ("boxer", 9), ("box_er_1", 9)])
 def test_names_that_contradict_the_class(tmp_path, name, number):
     """Class ids from 0, or a different order of names, would silently make all results wrong."""
     plant(tmp_path, [entry(0), f"{name} {number} 2 5"])

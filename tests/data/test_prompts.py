@@ -64,11 +64,9 @@ def test_prompts_and_ids_of_every_format(tmp_path, name):
     [
         ("none.csv", "Category\nSigns\n", r"row 0 has no prompt .*\['Category'\].*column prompt, prompts"),
         ("empty.txt", "\n", "has no prompts"),
-        ("blank.jsonl", '{"prompt": " "}', "row 0 has no prompt"),
         ("long.csv", "prompt\na,b\n", "too many columns"),
         ("twice.csv", "id,prompt\n1,a\n1,b\n", "has the id '1' twice"),
         ("torn.jsonl", '{"prompt": "a"}\n{"prompt', "torn.jsonl does not hold prompts"),
-        ("number.json", "3", "does not hold prompts"),
         ("list.jsonl", "[1, 2]", "does not hold prompts"),
     ],
 )

@@ -108,17 +108,6 @@ def test_equals_a_loop(classes, trials, race, levels):
             assert all(result.errors[i, k, j] == table[i, k, j] for k, j in seen)
 
 
-@every_case
-def test_images_do_not_influence_each_other(classes, trials, race):
-    table, order = table_of(7, classes, trials), orders(7, trials)
-    together, _ = run(table, order, race)
-    for i in range(7):
-        alone, _ = run(table[i : i + 1], order[i : i + 1], race)
-        torch.testing.assert_close(alone.errors[0], together.errors[i], rtol=0, atol=0, equal_nan=True)
-        assert int(alone.prediction) == int(together.prediction[i])
-        assert survivors_of(alone, 0) == survivors_of(together, i)
-
-
 @pytest.mark.parametrize("at_once", [5, 4096])
 def test_pairs_are_asked_for_once_in_an_order_that_depends_on_the_look_alone(monkeypatch, at_once):
     monkeypatch.setattr(racing, "_ROWS", at_once)
@@ -159,16 +148,6 @@ def test_the_error_level_holds(change):
     if change == "one-leads-late":
         ascending, _ = run(table, torch.arange(trials).expand(images, -1), Race(0.3, scale="plain"))
         assert int((ascending.prediction != best).sum()) > 0.5 * images
-
-
-@pytest.mark.parametrize("race", [Race(), PLAIN])
-def test_equal_classes_use_up_all_trials_and_the_lower_one_wins(race):
-    table = table_of(3, 1, 10).expand(-1, 4, -1)
-    result, _ = run(table, orders(3, 10), race)
-    assert not result.errors.isnan().any()
-    assert result.prediction.tolist() == [0, 0, 0]
-    assert result.survivors[0].tolist() == [[0, 1, 2, 3]] * 3
-    assert result.survivors[-1].tolist() == [[0]] * 3
 
 
 def test_a_class_whose_error_is_not_finite_is_out():

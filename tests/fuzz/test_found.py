@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 from models import save_stable_diffusion
 from mutations import answer
@@ -10,7 +9,6 @@ from synthetic_runs import classification
 
 from bigain.backbones import StableDiffusion
 from bigain.errors import InputError
-from bigain.metrics.reference import ReferenceStatistics
 from bigain.runs.logs import finished_images, read_records
 
 CLASSIFY = ["predict", "--config", "demo_none.yaml", "--data.images", "2", "--model.trials", "[1]"]
@@ -77,14 +75,6 @@ def test_links_in_a_circle_are_left_out_of_a_report(tmp_path):
     assert f"left out: {loop}" in output
 
 
-@pytest.mark.parametrize("features", [np.full((5, 3), np.nan, np.float32), np.array([["x"] * 3] * 5)])
-def test_features_of_a_reference_that_are_not_numbers(tmp_path, features):
-    path = tmp_path / "reference.npz"
-    np.savez(path, mu=np.zeros(3), sigma=np.eye(3), protocol="p", n=5, features=features)
-    with pytest.raises(InputError, match=f"reference {path} cannot be used: features"):
-        ReferenceStatistics.load(path, "p")
-
-
 MODEL = """
 model:
   class_path: bigain.modules.DiffusionClassifier
@@ -118,7 +108,6 @@ def test_an_invalid_trainer(tmp_path, trainer, words):
 @pytest.mark.parametrize(
     ("file", "change", "words"),
     [
-        ("scheduler/scheduler_config.json", {"beta_start": []}, "cannot make the schedule"),
         ("unet/config.json", {"cross_attention_dim": [["x"]]}, "has cross_attention_dim"),
         ("unet/config.json", {"attention_head_dim": "x"}, "cannot load unet"),
         ("text_encoder/config.json", {"max_position_embeddings": "x"}, "but its text encoder x and"),
@@ -130,11 +119,4 @@ def test_a_model_with_a_setting_of_a_different_type(tmp_path, file, change, word
     path = save_stable_diffusion(tmp_path / "model") / file
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(InputError, match=words):
-        StableDiffusion(str(tmp_path / "model")).load()
-
-
-def test_a_model_with_a_setting_nested_too_deeply(tmp_path):
-    path = save_stable_diffusion(tmp_path / "model") / "unet/config.json"
-    path.write_text("[" * 100_000)
-    with pytest.raises(InputError, match=str(tmp_path / "model")):
         StableDiffusion(str(tmp_path / "model")).load()
