@@ -12,9 +12,6 @@ from bigain.backbones.sites import layout_of
 
 Compile = Literal["none", "whole", "regional"]
 
-# Every hooked block compiles to its own code. Beyond torch's limit of 8 the rest would run uncompiled.
-_LIMITS = {"recompile_limit": 64, "accumulated_recompile_limit": 1024}
-
 
 def compile_denoiser(denoiser: nn.Module, how: Compile, **options: Any) -> None:
     """Let torch compile a network at its next forward, in place.
@@ -31,8 +28,9 @@ def compile_denoiser(denoiser: nn.Module, how: Compile, **options: Any) -> None:
         return
     forget_compiled()
     config: Any = torch._dynamo.config
-    for name, least in _LIMITS.items():
-        setattr(config, name, max(getattr(config, name), least))
+    # Every hooked block compiles to its own code. Beyond torch's limit of 8 the rest would run uncompiled.
+    config.recompile_limit = max(config.recompile_limit, 64)
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 1024)
     parts = [denoiser] if how == "whole" else [site.block for site in layout_of(denoiser).sites]
     for part in parts:
         part.compile(**options)

@@ -127,13 +127,8 @@ class Graphs:
         # Some networks take a dictionary of tensors.
         given, structure = tree_flatten((call.args, call.kwargs, rows_now()))
         autocast = torch.is_autocast_enabled(weight.device.type) and torch.get_autocast_dtype(weight.device.type)
-        kind = (
-            torch.is_inference_mode_enabled(),
-            autocast,
-            self._latent(call.arguments),
-            structure,
-            *map(_kind, given),
-        )
+        state = (torch.is_inference_mode_enabled(), autocast, self._latent(call.arguments), structure)
+        kind = (*state, *map(_kind, given))
         weights = [
             (part.data_ptr(), part.dtype) for held in self._holders for part in held.values() if part is not None
         ]
@@ -247,8 +242,7 @@ class _CudaRecorder:
 
         def record() -> Any:
             # Other threads may pin memory meanwhile, as those of data loaders do.
-            mode = "thread_local"
-            with torch.cuda.graph(graph, self._memory, self._stream, capture_error_mode=mode):
+            with torch.cuda.graph(graph, self._memory, self._stream, capture_error_mode="thread_local"):
                 return forward()
 
         return graph.replay, self.run(record)

@@ -151,13 +151,12 @@ class ForwardContext:
         # An explicit dtype: a half-precision Trainer changes torch's default, which would round a Python float.
         value = torch.as_tensor(timestep, dtype=torch.float32, device=latents.device).reshape(-1).expand(b)
         value = value if steps == 1 else value * steps
-        named = _row_keys.get()
-        keys = value.contiguous().view(torch.int32).to(torch.int64) if named is None else named.keys
-        classes = class_labels if named is None or named.classes is None else named.classes
+        named = rows_now() or RowKeys(value.contiguous().view(torch.int32).to(torch.int64))
+        classes = class_labels if named.classes is None else named.classes
         if classes is None:
             classes = torch.zeros(b, dtype=torch.int64, device=latents.device)
-        sharing, guidance = (None, None) if named is None else (named.sharing, named.guidance)
-        return cls(latent or Grid(*latents.shape[-2:]), value, keys, classes, sharing=sharing, guidance=guidance)
+        latent = latent or Grid(*latents.shape[-2:])
+        return cls(latent, value, named.keys, classes, sharing=named.sharing, guidance=named.guidance)
 
     def of_rows(self, rows: Tensor) -> ForwardContext:
         """Return the context of some rows, with the cache of the whole forward. `(r,)`, int64."""

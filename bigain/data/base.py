@@ -81,10 +81,11 @@ class EvalDataModule(LightningDataModule, ABC):
             InputError: If a number is out of range.
         """
         super().__init__()
-        least = {"image_size": (image_size, 1), "batch_size": (batch_size, 1), "num_workers": (num_workers, 0)}
-        for name, (value, smallest) in {**least, "per_class": (per_class, 1), "limit": (limit, 1)}.items():
-            if value is not None and value < smallest:
-                raise InputError(f"{name} must be at least {smallest}, not {value}")
+        numbers = {"image_size": image_size, "batch_size": batch_size, "per_class": per_class, "limit": limit}
+        for name, value in {**numbers, "num_workers": num_workers}.items():
+            least = 0 if name == "num_workers" else 1
+            if value is not None and value < least:
+                raise InputError(f"{name} must be at least {least}, not {value}")
         check_choice("on_bad_image", on_bad_image, get_args(OnBadImage))
         self.image_size = image_size
         self.batch_size = batch_size
@@ -188,11 +189,10 @@ class EvalDataModule(LightningDataModule, ABC):
             try:
                 content = self.read_bytes(item)
                 digests[item] = digest_of(content)
-                latent = None if self.latents is None else self.latents.read(digests[item])
-                if latent is None:
-                    images[item] = decode_image(content, self.where(item), self.image_size)
-                else:
+                if self.latents is not None and (latent := self.latents.read(digests[item])) is not None:
                     latents[item] = latent
+                else:
+                    images[item] = decode_image(content, self.where(item), self.image_size)
             except InputError as error:
                 if self.on_bad_image == "stop":
                     raise
@@ -220,11 +220,9 @@ class EvalDataModule(LightningDataModule, ABC):
         except OSError as error:
             raise InputError(f"{self.name}: {error}") from error
         ids = [item.image_id for item in items]
-        undecodable = [image_id for image_id in ids if image_id.encode(errors="replace").decode() != image_id]
-        if undecodable:
+        if undecodable := [image_id for image_id in ids if image_id.encode(errors="replace").decode() != image_id]:
             raise InputError(f"{self.name}: the file name {undecodable[0]!a} is not UTF-8; rename it")
-        repeated = [image_id for image_id, count in Counter(ids).items() if count > 1]
-        if repeated:
+        if repeated := [image_id for image_id, count in Counter(ids).items() if count > 1]:
             raise InputError(f"{self.name} lists {repeated[0]} more than once ({counted(len(repeated), 'such image')})")
         if self.subset is not None:
             items = read_subset(items, Path(self.subset).expanduser(), self.name, self.id_of)
@@ -244,10 +242,9 @@ class EvalDataModule(LightningDataModule, ABC):
         self.items = items
         for note in self.notes:
             rank_zero_only(_log.warning)(f"warning: {note}")
-        if self.expected_images is not None and len(items) < self.expected_images:
-            rank_zero_only(_log.warning)(
-                f"warning: {self.name} has only {len(items):,} of {self.expected_images:,} images; a partial run"
-            )
+        if (expected := self.expected_images) is not None and len(items) < expected:
+            found = f"{len(items):,} of {expected:,} images"
+            rank_zero_only(_log.warning)(f"warning: {self.name} has only {found}; a partial run")
 
     def in_file_order(self, items: Sequence[Item]) -> list[Item]:
         """Return items in the order of parquet files, whose neighbours are read together; others keep their order."""

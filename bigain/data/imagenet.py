@@ -41,8 +41,8 @@ _LISTS = (
     "val.txt",
 )
 _FORMS = (
-    "expected LOC_val_solution.csv, the devkit's ILSVRC2012_validation_ground_truth.txt beside its meta.mat, lines of "
-    "'image class' with a wnid or an index in 0..999, or one wnid per line in the order of the official images"
+    "expected LOC_val_solution.csv, the devkit's ILSVRC2012_validation_ground_truth.txt beside its meta.mat, or "
+    "lines of 'image class' with a wnid or an index in 0..999"
 )
 # Raised by scipy and numpy for a damaged file or different content.
 _NOT_A_TABLE = (MatReadError, ValueError, LookupError, TypeError, OSError, NotImplementedError, zlib.error)
@@ -183,23 +183,21 @@ def _read_list(path: Path) -> dict[str, str]:
     Raises:
         InputError: If the list has none of these forms, or names a class that ImageNet-1K does not have.
     """
-    known = wnids()
     lines = [line for _, line in read_lines(path, _FORMS)]
-    official = [f"ILSVRC2012_val_{i:08d}" for i in range(1, len(lines) + 1)]
     if not lines:
         raise InputError(f"ground-truth list {path} is empty; {_FORMS}")
     if lines[0].lower().startswith("imageid,"):
         # All boxes of an image have its one class.
         pairs = [(row[0], (" ".join(row[1:2]).split() or [""])[0]) for row in csv.reader(lines[1:]) if row]
     elif all(is_number(line) for line in lines):
+        # In the order of the official images.
         wnid_of = _devkit_classes(path.with_name("meta.mat"), path)
-        pairs = [(name, wnid_of.get(int(line), f"number {line}")) for name, line in zip(official, lines, strict=True)]
-    elif set(lines) <= set(known):
-        pairs = list(zip(official, lines, strict=True))
+        classes = enumerate((wnid_of.get(int(line), f"number {line}") for line in lines), 1)
+        pairs = [(f"ILSVRC2012_val_{number:08d}", wnid) for number, wnid in classes]
     else:
         pairs = [(line.split()[0], line.split()[-1]) for line in lines]
     labels: dict[str, str] = {}
-    index = {wnid: wnid for wnid in known} | {str(i): wnid for i, wnid in enumerate(known)}
+    index = {name: wnid for i, wnid in enumerate(wnids()) for name in (wnid, str(i))}
     for name, label in pairs:
         stem = stem_of(name)
         if stem in labels:

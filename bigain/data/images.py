@@ -29,14 +29,12 @@ def quantise(pixels: Tensor, image_format: ImageFormat) -> Tensor:
 
 def encode_images(images: Tensor, image_format: ImageFormat) -> list[bytes]:
     """Encode images on the CPU in parallel: `(b, 3, h, w)`, uint8 in [0, 255] -> b files, or none for `none`."""
+    # Zlib's fastest level: a third of the time for a tenth more bytes.
+    options = {"format": "PNG", "compress_level": 1} if image_format == "png" else {"format": "JPEG", "quality": 100}
 
     def encode(image: Tensor) -> bytes:
         file = io.BytesIO()
-        if image_format == "png":
-            # Zlib's fastest level: a third of the time for a tenth more bytes.
-            to_pil_image(image).save(file, "PNG", compress_level=1)
-        else:
-            to_pil_image(image).save(file, "JPEG", quality=100)
+        to_pil_image(image).save(file, **options)
         return file.getvalue()
 
     with ThreadPoolExecutor(8) as pool:
@@ -70,8 +68,6 @@ def read_images(paths: Sequence[Path]) -> Tensor:
         except ValueError as error:
             raise InputError(f"cannot read {path}: {error}; delete it and run the command again") from error
         if images[-1].shape != images[0].shape:
-            (_, height, width), (_, rows, columns) = images[-1].shape, images[0].shape
-            raise InputError(
-                f"{path} has {width} x {height} px and {paths[0]} {columns} x {rows}; expected images of one size"
-            )
+            sizes = [f"{image.shape[2]} x {image.shape[1]}" for image in (images[-1], images[0])]
+            raise InputError(f"{path} has {sizes[0]} px and {paths[0]} {sizes[1]}; expected images of one size")
     return torch.stack(images)

@@ -108,12 +108,10 @@ def _rows_of(text: str, suffix: str) -> list[dict[Any, Any]]:
     if suffix == ".tsv":
         # Quotes are part of the text, as in PartiPrompts.
         return [*csv.DictReader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)]
+    if suffix == ".json":
+        content = json.loads(text)
+        if isinstance(content, dict):
+            content = content.get("annotations") or [{"id": key, **row} for key, row in content.items()]
+        return [dict(row) for row in content]
     lines = [line.strip() for line in text.split("\n") if line.strip()]
-    if suffix == ".jsonl":
-        return [dict(json.loads(line)) for line in lines]
-    if suffix != ".json":
-        return [{"prompt": line} for line in lines]
-    content = json.loads(text)
-    if isinstance(content, dict):
-        content = content.get("annotations") or [{"id": key, **row} for key, row in content.items()]
-    return [dict(row) for row in content]
+    return [dict(json.loads(line)) if suffix == ".jsonl" else {"prompt": line} for line in lines]

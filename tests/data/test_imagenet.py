@@ -126,8 +126,7 @@ LAYOUTS = {
     "devkit": devkit,
     "devkit's list beside val": functools.partial(devkit, folder="."),
     "index of each file": listed("{stem}.JPEG {label}\n"),
-    "wnid of each file": listed("val/{stem}.JPEG {wnid}\r\n"),
-    "one wnid per line": listed("{wnid}\n", "\ufeff"),
+    "wnid of each file": listed("val/{stem}.JPEG {wnid}\r\n", "\ufeff"),
     "parquet": parquet,
     "parquet at the root": functools.partial(parquet, folder="."),
 }
