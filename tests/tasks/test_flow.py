@@ -11,13 +11,8 @@ from diffusers import (
     DDIMScheduler,
     DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
-    DPMSolverSinglestepScheduler,
-    EDMEulerScheduler,
-    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
-    FlowMatchLCMScheduler,
-    SASolverScheduler,
     UniPCMultistepScheduler,
 )
 from trainers import quiet_trainer
@@ -113,11 +108,8 @@ def test_sampling_is_a_slow_euler_loop(dit, options, shift):
 FITTING = [
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
-    FlowMatchLCMScheduler,
     DPMSolverMultistepScheduler,
-    DPMSolverSinglestepScheduler,
     UniPCMultistepScheduler,
-    SASolverScheduler,
 ]
 
 
@@ -134,8 +126,6 @@ def test_schedulers_that_sample_a_flow(dit, kind):
     ("kind", "options"),
     [
         (DDIMScheduler, {}),
-        (EulerDiscreteScheduler, {}),
-        (EDMEulerScheduler, {}),
         # Leaves the noise of its last step.
         (DEISMultistepScheduler, {}),
         (DPMSolverMultistepScheduler, {"use_flow_sigmas": False}),

@@ -1,12 +1,12 @@
 """Processes of a run end at different times, some hours after others."""
 
-import multiprocessing
 import time
 from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 import torch.distributed
+import torch.multiprocessing
 
 from bigain.tasks.results_writer import ProcessGather
 
@@ -29,11 +29,5 @@ def end(rank, folder):
 @pytest.mark.slow
 def test_a_process_that_ends_late_is_waited_for(tmp_path):
     # Copies of this process: new ones would import for seconds.
-    fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=end, args=(rank, tmp_path)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0]
+    torch.multiprocessing.start_processes(end, (tmp_path,), 2, start_method="fork")
     assert {(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)} == {"['of 0', 'of 1']"}

@@ -11,6 +11,7 @@ from bigain.data.base import digest_of
 from bigain.data.class_space import ClassSpace
 from bigain.data.selection import Item
 from bigain.errors import InputError
+from bigain.runs.files import write_text
 from bigain.runs.logs import read_records
 from bigain.runs.records import ImageRecord
 from bigain.tasks.forwards import Forwards
@@ -66,8 +67,7 @@ def log_of(folder, rank=0):
 
 def fill(folder, text, rank=0):
     path = log_of(folder, rank)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text.encode())
+    write_text(path, text)
     return path
 
 

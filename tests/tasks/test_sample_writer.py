@@ -108,26 +108,6 @@ def test_a_folder_with_other_images_is_refused(tmp_path, run, name):
     assert list(contents(tmp_path / "samples")) == [name]
 
 
-class Escaping(ShapeTextures):
-    """Items whose ids try to leave the folder, among them one that would be the log."""
-
-    def find_items(self):
-        ids = ["../predictions/rank-0", "/abs", "a/../../b", "..", "", "ü/名"]
-        return [Item(image_id, (0,)) for image_id in ids]
-
-
-def test_no_id_leaves_the_folder(tmp_path, run):
-    made = run(data=Escaping(batch_size=4))
-    assert len(made) == 6
-    files = contents(tmp_path)
-    samples = [name for name in files if name.startswith("samples/")]
-    assert len(samples) == 6
-    others = {"results.json", "images.txt", "contact_sheet.png", "predictions/classes.json", "predictions/rank-0.jsonl"}
-    others |= {"predictions/model.json", "predictions/sessions.json", ".lock-0"}
-    assert set(files) - set(samples) == others
-    assert run(data=Escaping(batch_size=4)) == []
-
-
 class TwoCases(ShapeTextures):
     def find_items(self):
         return [Item("a/Ü x", (0,)), Item("A/Ü X", (0,))]

@@ -22,7 +22,7 @@ from trainers import quiet_trainer
 
 from bigain.backbones import DiT, StableDiffusion
 from bigain.backbones.forward import rows_now
-from bigain.compressors import IEKVD, FeatureCache, ImportanceMerging, ToMe
+from bigain.compressors import IEKVD, ImportanceMerging, ToMe
 from bigain.data import ShapeTextures
 from bigain.data.images import decode_files
 from bigain.diffusion.sampling import initial_noise, item_keys
@@ -199,15 +199,6 @@ def test_images_do_not_depend_on_the_batch(backbone, request):
     for batch_size in (1, 2):
         module = sampler(backbone, kind, scheduler_options=options)
         assert torch.equal(run(module, compressor, images=3, batch_size=batch_size).stacked(), whole)
-
-
-def test_features_of_earlier_steps_are_those_of_the_same_images(dit):
-    """In two forwards of a batch, each of which keeps its own."""
-    options = {"spatial_attention_block_skip_range": 2, "spatial_attention_timestep_skip_range": [-1, 1000]}
-    compressor = FeatureCache(cache="PyramidAttentionBroadcastConfig", options=options)
-    whole = run(sampler(dit, items_per_forward=2), compressor, images=3, batch_size=3).stacked()
-    assert torch.equal(run(sampler(dit, items_per_forward=2), compressor, images=3, batch_size=1).stacked(), whole)
-    assert not torch.equal(run(sampler(dit, items_per_forward=2), images=3, batch_size=3).stacked(), whole)
 
 
 class Guided(Callback):
