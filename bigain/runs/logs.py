@@ -13,7 +13,6 @@ from bigain.runs.records import ImageRecord, Record
 
 # How every line begins.
 _ID = '{"image_id": '
-_DECODER = json.JSONDecoder()
 # What `LoggedRecord` does not hold.
 _READ_AGAIN = {"classes", "trials", "timesteps", "errors", "survivors", "bands"}
 
@@ -122,5 +121,4 @@ def _entries(folder: Path, pattern: str, parse: Callable[[str], T]) -> Iterator[
 def _id_of(line: str) -> str:
     if not (line.startswith(_ID + '"') and line.endswith("}\n")):
         raise ValueError(f"not a prediction record: {line[:80]!r}")
-    image_id: str = _DECODER.raw_decode(line, len(_ID))[0]
-    return image_id
+    return str(json.JSONDecoder().raw_decode(line, len(_ID))[0])

@@ -77,20 +77,18 @@ def compressor_text(compressor: Mapping[str, Any]) -> str:
     """Return a compressor and its main settings on one line, from its description in `results.json`."""
     # The list of sites shows where it acts.
     changed = {*variant(compressor)} - {"where"}
-    shown = {
-        name: compressor_text(value)
-        if isinstance(value, Mapping) and "settings" in value
-        else setting_text(name, value)
-        for name, value in compressor["settings"].items()
-        if value is not None and (name in _MAIN or name in changed)
-    }
-    return f"{compressor['class']}({', '.join(f'{name}={value}' for name, value in shown.items())})"
+    shown = []
+    for name, value in compressor["settings"].items():
+        if value is not None and (name in _MAIN or name in changed):
+            inner = isinstance(value, Mapping) and "settings" in value
+            shown.append(f"{name}={compressor_text(value) if inner else setting_text(name, value)}")
+    return f"{compressor['class']}({', '.join(shown)})"
 
 
 def _sites(sites: Sequence[Site]) -> str:
     if not sites:
         return "none"
-    flows = {(site["tokens_in"], site["tokens_out"]) for site in sites}
-    tokens = ", ".join(f"{before} -> {after}" for before, after in sorted(flows))
+    flows = sorted({(site["tokens_in"], site["tokens_out"]) for site in sites})
+    tokens = ", ".join(f"{before} -> {after}" for before, after in flows)
     names = sites[0]["name"] if len(sites) == 1 else f"{sites[0]['name']} ... {sites[-1]['name']}"
     return f"{len(sites)} ({names}), tokens {tokens}"

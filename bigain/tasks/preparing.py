@@ -117,15 +117,13 @@ class BackboneModule(LightningModule):
 
     def timesteps_alike(self, timesteps: Tensor) -> list[int] | None:
         """Return one timestep for all at which compressors do the same, by row; None if they always do. `(b,)`."""
-        if self._first_timesteps is None:
-            return None
-        return [self._first_timesteps[step] for step in nearest_timesteps(timesteps)]
+        first = self._first_timesteps
+        return None if first is None else [first[step] for step in nearest_timesteps(timesteps)]
 
     def at_precision(self, instead: str) -> str:
         """Return the end of a message on numbers that are not finite; `instead` helps beside a higher precision."""
-        precision = self.trainer.precision
-        higher = "" if precision == "32-true" else "--trainer.precision 32-true, or "
-        return f"at precision {precision}; try {higher}{instead}"
+        higher = "" if self.trainer.precision == "32-true" else "--trainer.precision 32-true, or "
+        return f"at precision {self.trainer.precision}; try {higher}{instead}"
 
     def teardown(self, stage: str) -> None:
         end_sharing(self.backbone.denoiser)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tabulate import tabulate
@@ -31,8 +30,7 @@ class Progress(Callback):
     # After everything that can refuse a run.
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module: Any = pl_module
-        data, classes = module.data, len(module.data.class_space)
-        callbacks: Sequence[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        data, classes, callbacks = module.data, len(module.data.class_space), cast("Any", trainer).callbacks
         compressors = [callback.description() for callback in callbacks if isinstance(callback, Compressor)]
         evaluations = module.evaluations_per_image(classes)
         most = "at most " if getattr(module, "race", None) is not None else ""

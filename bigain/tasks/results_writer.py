@@ -137,13 +137,12 @@ class RunResults(Callback, ABC):
     def _write(self, trainer: Trainer, module: Any) -> None:
         folder = predictions_folder(trainer)
         finished, items = read_records(folder, self.record), module.data.items
-        done = [item for item in items if item.image_id in finished]
+        done = {item.image_id: item.labels for item in items if item.image_id in finished}
         if not done:
             reason = next(iter(read_skipped(folder).values()), f"none of them is in the log of {folder}")
             raise InputError(f"none of the {len(items)} images could be evaluated: {reason}")
-        records = [finished[item.image_id] for item in done]
-        pairs = zip(done, records, strict=True)
-        if relabelled := [item.image_id for item, record in pairs if tuple(record.labels) != item.labels]:
+        records = [finished[image_id] for image_id in done]
+        if relabelled := [image_id for image_id, labels in done.items() if tuple(finished[image_id].labels) != labels]:
             raise InputError(
                 f"the label of {relabelled[0]} changed since it was evaluated ({len(relabelled)} such images in "
                 f"{folder}); choose another --output, or --overwrite true to delete the finished images"

@@ -20,7 +20,6 @@ from bigain.diffusion.trials import TIMESTEPS
 from bigain.errors import InputError
 
 _NOISE_SCHEDULE = ("beta_", "trained_betas", "num_train_timesteps", "rescale_betas")
-_FLOW = "FlowMatchEulerDiscreteScheduler, or one with use_flow_sigmas, such as DPMSolverMultistepScheduler"
 
 
 def make_scheduler(
@@ -39,7 +38,10 @@ def make_scheduler(
     """
     known, predicts = inspect.signature(kind.__init__).parameters, backbone.parametrisation.prediction_type
     flow = predicts == "flow"
-    foreign = f"{kind.__name__} does not sample from models of flow matching, such as {backbone.model}; use {_FLOW}"
+    foreign = (
+        f"{kind.__name__} does not sample from models of flow matching, such as {backbone.model}; use "
+        "FlowMatchEulerDiscreteScheduler, or one with use_flow_sigmas, such as DPMSolverMultistepScheduler"
+    )
     if flow and known.keys().isdisjoint(("shift", "use_flow_sigmas")):
         raise InputError(foreign)
     if not flow and "prediction_type" not in known:
@@ -126,18 +128,15 @@ def _refusals(kind: type[SchedulerMixin], options: Mapping[str, Any], steps: int
 
 def _check_noise_levels(scheduler: Any, backbone: Backbone, options: Mapping[str, Any]) -> None:
     """Raise an InputError if the noise levels are not those of the model and no option asks for others."""
-    name, model = type(scheduler).__name__, backbone.parametrisation
-    own = getattr(scheduler, "alphas_cumprod", None)
+    name, own = type(scheduler).__name__, getattr(scheduler, "alphas_cumprod", None)
     if scheduler.config.get("use_flow_sigmas"):
         raise InputError(f"use_flow_sigmas is for models of flow matching; {backbone.model} is none: leave it out")
     if own is None:
         raise InputError(
-            f"{name} defines its own noise levels, and {backbone.model} was trained on those of DDPM; choose another "
-            "scheduler"
+            f"{name} defines its own noise levels, not those of {backbone.model}; choose another scheduler"
         )
-    if any(option.startswith(_NOISE_SCHEDULE) for option in options):
-        return
-    assert isinstance(model, Diffusion)
-    expected = model.alpha_bar(torch.arange(TIMESTEPS))
-    if len(own) != len(expected) or not torch.allclose(torch.as_tensor(own).float(), expected, rtol=1e-3):
+    assert isinstance(backbone.parametrisation, Diffusion)
+    expected = backbone.parametrisation.alpha_bar(torch.arange(TIMESTEPS))
+    same = len(own) == len(expected) and torch.allclose(torch.as_tensor(own).float(), expected, rtol=1e-3)
+    if not same and not any(option.startswith(_NOISE_SCHEDULE) for option in options):
         raise InputError(f"{name} changes the noise levels that {backbone.model} was trained on; choose another")
