@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +25,7 @@ _NAMED, _COUNTED = 40, 20
 _LONGEST = 28
 
 
-@dataclass(frozen=True)
-class ErrorsByTime:
+class ErrorsByTime(NamedTuple):
     """Mean errors over images, on trials in which every class was evaluated; u timesteps, k classes.
 
     Attributes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -51,7 +51,7 @@ class FrequencyResponse(Watcher):
         Raises:
             InputError: If one of them is not positive.
         """
-        for name, value in (("batches", batches), ("bands", bands), ("timestep_bands", timestep_bands)):
+        for name, value in {"batches": batches, "bands": bands, "timestep_bands": timestep_bands}.items():
             if value < 1:
                 raise InputError(f"{name} must be at least 1, not {value}")
         super().__init__()
@@ -60,8 +60,7 @@ class FrequencyResponse(Watcher):
         self.timestep_bands = timestep_bands
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._measured = 0
-        self._images = 0
+        self._measured = self._images = 0
         self._sites: dict[_Module, _Sums] = {}
         self._unknown: set[str] = set()
         self._gather = ProcessGather(trainer)
@@ -79,13 +78,12 @@ class FrequencyResponse(Watcher):
     @torch.no_grad()
     def compressed(self, observation: Observation) -> None:
         self._observed = True
-        restored = observation.restored()
-        if restored is None:
-            self._unknown.add(f"{observation.site.name}, {observation.module}")
-            return
         site, before = observation.site, observation.before
+        if (restored := observation.restored()) is None:
+            self._unknown.add(f"{site.name}, {observation.module}")
+            return
         grid = site.grid(observation.context.latent)
-        module = _Module(site.index, observation.module, site.name, grid, before.shape[2])
+        module = (site.index, observation.module, site.name, grid, before.shape[2])
         sums = _measure(before, restored, grid, observation.context.timesteps, self.bands, self.timestep_bands)
         self._sites[module] = _total([self._sites[module], sums]) if module in self._sites else sums
 
@@ -106,7 +104,7 @@ class FrequencyResponse(Watcher):
             # The run was resumed and had measured as many images before.
             return
         measured = [part[2] for part in parts]
-        modules = sorted({module for of_process in measured for module in of_process})
+        modules = sorted(set().union(*measured))
         total = {module: _total([of[module] for of in measured if module in of]) for module in modules}
         content = {
             "schema_version": RESPONSE_VERSION,
@@ -120,16 +118,8 @@ class FrequencyResponse(Watcher):
         write_json(path, content)
 
 
-class _Module(NamedTuple):
-    """A compressed module, sorted by its site."""
-
-    site: int
-    module: str
-    name: str
-    grid: Grid
-    channels: int
-
-
+# A compressed module: index of its site, its name, the site's name, the token map and the channels.
+_Module = tuple[int, str, str, Grid, int]
 # Sums over rows: energies by band of timesteps, kind and radial band `(t, 3, 1 + bands)`, the number of rows by band of
 # timesteps `(t,)`, and the number of rows that are not finite `()`.
 _Sums = tuple[Tensor, ...]
@@ -141,17 +131,16 @@ def _total(sums: Sequence[_Sums]) -> _Sums:
 
 def _description(module: _Module, sums: _Sums, bands: int) -> dict[str, Any]:
     """Return energies per row, and the shares kept and destroyed over all timesteps, as plain values."""
-    energy, rows, left_out = sums
-    modes = radial_bands(module.grid, bands).flatten().bincount(minlength=bands + 1)
+    (index, kind, name, grid, channels), (energy, rows, left_out) = module, sums
+    modes = radial_bands(grid, bands).flatten().bincount(minlength=bands + 1)
     means = energy / rows.clamp(min=1)[:, None, None]
     original, compressed, error = (energy[:, i].contiguous().sum(0).tolist() for i in range(3))
     return {
-        **{"name": module.name, "index": module.site, "module": module.module},
-        **{"grid": list(module.grid), "channels": module.channels},
+        **{"name": name, "index": index, "module": kind, "grid": list(grid), "channels": channels},
         "modes": modes.tolist(),
         "rows": rows.int().tolist(),
         "rows_left_out": int(left_out),
-        **{kind: means[:, i].tolist() for i, kind in enumerate(KINDS)},
+        **{each: means[:, i].tolist() for i, each in enumerate(KINDS)},
         "kept": [part / whole if whole else None for part, whole in zip(compressed, original, strict=True)],
         "destroyed": [part / whole if whole else None for part, whole in zip(error, original, strict=True)],
     }

@@ -60,6 +60,10 @@ class SiteMap:
     keys: Array | None = None
     copied: Array | None = None
 
+    def arrays(self) -> dict[str, Any]:
+        """Return the arrays that exist, by name."""
+        return {name: array for name in _ARRAYS if (array := getattr(self, name)) is not None}
+
 
 class Collector:
     """Collects the decisions about some images in one batch; they stay on the device until they are read."""
@@ -80,10 +84,9 @@ class Collector:
         site, context = decision.site, decision.context
         if site.index not in self._sites:
             return
-        cached = (id(self), "rows")
-        if cached not in context.cache:
-            context.cache[cached] = matches(context, self._wanted)
-        rows, positions = context.cache[cached]
+        if self not in context.cache:
+            context.cache[self] = matches(context, self._wanted)
+        rows, positions = context.cache[self]
         if not positions:
             return
         self._about[site.index] = (site.name, site.grid(context.latent))
@@ -177,11 +180,8 @@ def write_maps(folder: Path, image_id: str, maps: Sequence[SiteMap]) -> None:
     """Store the maps of an image; raises `InputError` if it cannot."""
     sites = [{"name": site.name, "index": site.index, "grid": list(site.grid)} for site in maps]
     header = np.array(json.dumps({"image_id": image_id, "sites": sites}))
-    arrays = {
-        f"{number}.{name}": getattr(site, name)
-        for number, site in enumerate(maps)
-        for name in _ARRAYS
-        if getattr(site, name) is not None
+    arrays: dict[str, Any] = {
+        f"{i}.{name}": array for i, site in enumerate(maps) for name, array in site.arrays().items()
     }
     with replacing(maps_file(folder, image_id)) as file:
         np.savez_compressed(file, header=header, **arrays)
@@ -194,9 +194,8 @@ def write_site(path: Path, maps: Mapping[str, SiteMap]) -> None:
         InputError: If the file cannot be written.
     """
     sites = list(maps.values())
-    known = [name for name in _ARRAYS if getattr(sites[0], name) is not None]
-    arrays: dict[str, Any] = {name: np.stack([getattr(site, name) for site in sites]) for name in known}
-    for name in {*known} - {"timesteps", "copied"}:
+    arrays: dict[str, Any] = {name: np.stack([site.arrays()[name] for site in sites]) for name in sites[0].arrays()}
+    for name in arrays.keys() - {"timesteps", "copied"}:
         arrays[name] = arrays[name].reshape(len(sites), -1, *sites[0].grid)
     with replacing(path) as file:
         np.savez_compressed(file, image_id=np.array([*maps]), site=np.array(sites[0].name), **arrays)

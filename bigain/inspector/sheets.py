@@ -136,9 +136,13 @@ def sheet(
     """Draw rows of pictures `(h, w, 3)`, unscaled, below a title and a legend with a picture to their left."""
     font = text_font(12)
     indent = _MARGIN if picture is None else 2 * _MARGIN + picture.shape[1]
-    lines = [(None, text) for text in title] + list(legend)
-    ends = [indent + _LINE + font.getlength(_cut(text)) for _, text in lines]
-    ends += [_MARGIN + font.getlength(_cut(text)) for text, _ in rows]
+    # Names of classes and images may contain line breaks, and be long.
+    lines = [
+        (colour, " ".join(text.split())[:_LONGEST]) for colour, text in [*((None, text) for text in title), *legend]
+    ]
+    rows = [(" ".join(text.split())[:_LONGEST], tiles) for text, tiles in rows]
+    ends = [indent + _LINE + font.getlength(text) for _, text in lines]
+    ends += [_MARGIN + font.getlength(text) for text, _ in rows]
     ends += [_MARGIN - _GAP + sum(tile.shape[1] + _GAP for _, tile in tiles) for _, tiles in rows]
     header = max(_LINE * len(lines), 0 if picture is None else picture.shape[0]) + _GAP
     heights = [2 * _LINE + max(tile.shape[0] for _, tile in tiles) + _GAP for _, tiles in rows]
@@ -150,10 +154,10 @@ def sheet(
         y = _MARGIN + number * _LINE
         if colour is not None:
             draw.rectangle((indent, y + 2, indent + _LINE - 6, y + _LINE - 4), colour, "black")
-        draw.text((indent + (_LINE if colour else 0), y), _cut(text), "black", font)
+        draw.text((indent + (_LINE if colour else 0), y), text, "black", font)
     y = _MARGIN + header
     for (text, tiles), height in zip(rows, heights, strict=True):
-        draw.text((_MARGIN, y), _cut(text), "black", font)
+        draw.text((_MARGIN, y), text, "black", font)
         x = _MARGIN
         for caption, tile in tiles:
             draw.text((x, y + _LINE), caption[: tile.shape[1] // _LETTER], "black", font)
@@ -161,12 +165,6 @@ def sheet(
             x += tile.shape[1] + _GAP
         y += height
     return image
-
-
-def _cut(text: str) -> str:
-    # Names of classes and images may contain line breaks.
-    line = " ".join(text.split())
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
 
 
 def _drawn(site: SiteMap) -> list[int]:

@@ -76,15 +76,13 @@ class Metric(ABC):
 
     def incomplete(self, records: Sequence[Any]) -> str | None:
         """Return why these records are not enough for an estimate; None if they are."""
-        without = 0
+        without, missing = 0, self.title or self.name
         if "features" in self.needs:
-            without = sum(record.features is None for record in records)
+            without, missing = sum(record.features is None for record in records), "features"
         elif "images" in self.needs:
             without = sum(self.name not in record.measured for record in records)
-        if not without:
-            return None
-        missing = "features" if "features" in self.needs else self.title or self.name
-        return f"{counted(without, 'image')} without {missing}; run {self.later or 'into another --output'}"
+        advice = f"{counted(without, 'image')} without {missing}; run {self.later or 'into another --output'}"
+        return advice if without else None
 
     @abstractmethod
     def estimates(self, records: Sequence[Any], space: ClassSpace) -> Mapping[str, Estimate]:

@@ -126,18 +126,12 @@ def load_weights(network: nn.Module, path: Path, sha256: str | None, fix: str, p
         data = path.read_bytes()
         digest = hashlib.sha256(data).hexdigest()
         if sha256 is not None and digest != sha256:
-            raise InputError(
-                f"{path} has sha256 {digest[:8]}..., expected {sha256[:8]}...: it is damaged or holds other weights; "
-                f"{fix}"
-            )
+            expected = f"expected {sha256[:8]}...: it is damaged or holds other weights"
+            raise InputError(f"{path} has sha256 {digest[:8]}..., {expected}; {fix}")
         safe = path.suffix == ".safetensors"
         state = load(data) if safe else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        kept = {
-            name.removeprefix(part): tensor.float()
-            for name, tensor in state.items()
-            if name.startswith("fc.") == bool(part)
-        }
-        network.load_state_dict(kept, assign=True)
+        kept = {name: tensor.float() for name, tensor in state.items() if name.startswith("fc.") == bool(part)}
+        network.load_state_dict({name.removeprefix(part): tensor for name, tensor in kept.items()}, assign=True)
     except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path} does not hold the weights of {type(network).__name__} ({reason}); {fix}") from error

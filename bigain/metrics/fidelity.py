@@ -110,9 +110,7 @@ def image_pairs(images: Images) -> tuple[Tensor, Tensor]:
     if a.dtype != torch.uint8 or b.dtype != torch.uint8 or a.ndim != 4:
         raise ValueError(f"expected uint8 images (b, 3, h, w), got {a.dtype} {tuple(a.shape)} and {b.dtype}")
     if a.shape != b.shape:
-        raise InputError(
-            f"images of {tuple(a.shape)} and {tuple(b.shape)} cannot be compared pixel by pixel; compare runs of one "
-            "image_size"
-        )
+        shapes = f"images of {tuple(a.shape)} and {tuple(b.shape)}"
+        raise InputError(f"{shapes} cannot be compared pixel by pixel; compare runs of one image_size")
     wide = widest_float(a.device)
     return a.to(wide), b.to(wide)

@@ -72,8 +72,8 @@ class Moments:
 
     def __add__(self, other: Moments) -> Moments:
         """Return the moments of both sets together (Chan, Golub and LeVeque, 1983)."""
-        if self.n is None or other.n is None:
-            raise ValueError("sets of unknown size cannot be joined")
+        assert self.n is not None
+        assert other.n is not None
         n = self.n + other.n
         step = other.mean - self.mean
         scatter = max(0, self.n - 1) * self.covariance + max(0, other.n - 1) * other.covariance
@@ -159,9 +159,8 @@ class ReferenceStatistics:
             if dimension not in (None, d):
                 raise ValueError(f"it has features of d = {d}, expected d = {dimension}")
         except ValueError as error:
-            raise InputError(
-                f"reference {path} cannot be used: {error}; make it again with `bigain reference`"
-            ) from error
+            again = "make it again with `bigain reference`"
+            raise InputError(f"reference {path} cannot be used: {error}; {again}") from error
         n = int(arrays["n"]) if "n" in arrays else None
         if n is not None and n <= d:
             reason = f"{counted(n, 'image')} for {d} features; distances to it are too high"

@@ -72,11 +72,9 @@ class ShapeFeatures(FeatureExtractor):
     def check(self, images: Tensor) -> None:
         super().check(images)
         height, width = images.shape[-2:]
-        if (height, width) != (IMAGE_SIZE, IMAGE_SIZE):
-            raise InputError(
-                f"{self.protocol} knows only ShapeTextures, images of {IMAGE_SIZE} x {IMAGE_SIZE} px, not of {width} x "
-                f"{height} px; choose another extractor"
-            )
+        if not height == width == IMAGE_SIZE:
+            size = f"images of {IMAGE_SIZE} x {IMAGE_SIZE} px, not of {width} x {height} px"
+            raise InputError(f"{self.protocol} knows only ShapeTextures, {size}; choose another extractor")
 
     def classes_of(self, features: Tensor) -> Tensor:
         self.load()
