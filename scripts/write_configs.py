@@ -157,7 +157,7 @@ def described(stem: str, file: str | None) -> str:
     """Return method and settings: `, ToMe at ratio 0.5`."""
     if file is None:
         return " without compression"
-    name, settings = method_name(stem), init_args(file)
+    name, settings = DESCRIPTIONS.get(stem) or class_of(stem) or stem, init_args(file)
     if "cache" in settings:
         return f", {name} with {settings['cache']}"
     setting, value = strength_of(file)
@@ -165,11 +165,6 @@ def described(stem: str, file: str | None) -> str:
     if isinstance(alpha, dict):
         alpha = "from {start} to {end}".format(**alpha["init_args"])
     return f", {name} at {setting} {value:g}" + (f" and alpha {alpha}" if alpha is not None else "")
-
-
-def method_name(stem: str) -> str:
-    """Return the name of a method for readers."""
-    return DESCRIPTIONS.get(stem) or class_of(stem) or stem
 
 
 def class_of(stem: str) -> str | None:
@@ -218,13 +213,27 @@ def entry(text: str, model: str, data: str, compressor: str | None, precision: s
     )
 
 
+def unprinted(
+    name: str, network: str, stem: str, task: str, model: str, data: str, file: str | None, precision: str = "16-true"
+) -> tuple[str, str]:
+    """Return name and content of a configuration that is not a cell of the paper; `name` begins with the dataset."""
+    end, on = ("_generation", "generating for") if task == "generation" else ("", "on")
+    text = f"{network} {on} {DATASETS[name.partition('_')[0]]}{described(stem, file)}: not a cell of the paper."
+    return f"{name}{end}", entry(text, f"{model}{end}", data, file, precision, "auto")
+
+
 def paper_entries() -> Iterator[tuple[str, str]]:
     """Yield name and content of the configurations of the paper's cells."""
     groups: dict[str, list[Published]] = {}
     for row in published():
         groups.setdefault(row.entry, []).append(row)
     for name, rows in groups.items():
-        yield name, paper_entry(rows[0], paper_comment(rows))
+        row = rows[0]
+        task = "_generation" if row.task == "generation" else ""
+        model = "sd2_imagenet1k" if row.dataset == "imagenet1k" and not task else f"{MODELS[row.backbone]}{task}"
+        data = f"{row.dataset}{task}" if row.dataset == "imagenet1k" else row.dataset
+        file = compressor_of(row.stem, row.backbone, row.task)
+        yield name, entry(paper_comment(rows), model, data, file, "16-true", "auto")
     low = next(row for row in published() if row.stem == "frequency_kv_low")
     only = f"Table 12 has this cell on {DATASETS[low.dataset]} only, see {low.entry}.yaml."
     text = f"SD 2.0 on {DATASETS['pets']}{described(low.stem, low.stem)}. {only}"
@@ -234,44 +243,32 @@ def paper_entries() -> Iterator[tuple[str, str]]:
     for name, row in classified.items():
         if row.dataset == "imagenet1k":
             continue
-        network, of = NETWORKS[row.backbone], DATASETS[row.dataset]
-        method = described(row.stem, compressor_of(row.stem, row.backbone, "generation"))
+        network, file = NETWORKS[row.backbone], compressor_of(row.stem, row.backbone, "generation")
         if f"{name}_generation" not in groups:
-            text = f"{network} generating for {of}{method}: not a cell of the paper."
-            yield f"{name}_generation", paper_entry(replace(row, task="generation"), text)
-        yield joint(name, f"{network} on {of}, on both tasks{method}")
+            yield unprinted(name, network, row.stem, "generation", MODELS[row.backbone], row.dataset, file)
+        yield joint(name, f"{network} on {DATASETS[row.dataset]}, on both tasks{described(row.stem, file)}")
+
+
+def further_entries() -> Iterator[tuple[str, str]]:
+    """Yield name and content of the configurations of networks and methods of other papers."""
     for part, (network, model, dataset, data) in OTHER_NETWORKS.items():
         for stem in ("none", "lgtm", "iekvd"):
             file = compressor_of(stem, "dit_xl_2_512" if part == "dit256" else "sd2", "generation")
-            text = f"{network} generating for {DATASETS[dataset]}{described(stem, file)}: not a cell of the paper."
-            name = f"{dataset}_{part}_{stem}_generation"
-            yield name, entry(text, f"{model}_generation", data, file, "16-true", "auto")
-
-
-def later_entries() -> Iterator[tuple[str, str]]:
-    """Yield name and content of the configurations of networks after the paper."""
+            yield unprinted(f"{dataset}_{part}_{stem}", network, stem, "generation", model, data, file)
     for part, (network, model, size, files) in LATER_NETWORKS.items():
         for dataset, stem, task in product(("pets", "imagenet100"), ("none", "lgtm", "iekvd"), JOINT):
-            end, on = ("_generation", "generating for") if task == "generation" else ("", "on")
             file = files.get(stem) or compressor_of(stem, "sd2", task)
-            text = f"{network} {on} {DATASETS[dataset]}{described(stem, file)}: not a cell of the paper."
-            content = entry(text, f"{model}{end}", f"{dataset}{size}", file, "bf16-true", "auto")
-            yield f"{dataset}_{part}_{stem}{end}", content
-    text = f"FLUX.1-dev generating for {DATASETS['pets']}{described('feature_cache', 'feature_cache')}: not a cell of "
-    content = entry(f"{text}the paper.", "flux_generation", "pets_1024", "feature_cache", "bf16-true", "auto")
-    yield "pets_flux_feature_cache_generation", content
-
-
-def later_method_entries() -> Iterator[tuple[str, str]]:
-    """Yield name and content of the configurations of methods of other papers."""
+            name = f"{dataset}_{part}_{stem}"
+            yield unprinted(name, network, stem, task, model, f"{dataset}{size}", file, "bf16-true")
+    cache = "feature_cache"
+    yield unprinted(f"pets_flux_{cache}", "FLUX.1-dev", cache, "generation", "flux", "pets_1024", cache, "bf16-true")
     places = ("pets", "pets", "sd2"), ("imagenet100_dit", "imagenet100", "dit_xl_2_512")
     for stem, (part, dataset, backbone) in product(LATER_METHODS, places):
-        name, network, of = f"{part}_{stem}", NETWORKS[backbone], DATASETS[dataset]
-        for task, end, on in ((TASKS[0], "", "on"), (TASKS[1], "_generation", "generating for")):
+        name, network = f"{part}_{stem}", NETWORKS[backbone]
+        for task in JOINT:
             file = compressor_of(stem, backbone, task)
-            text = f"{network} {on} {of}{described(stem, file)}: not a cell of the paper."
-            yield f"{name}{end}", entry(text, f"{MODELS[backbone]}{end}", dataset, file, "16-true", "auto")
-        yield joint(name, f"{network} on {of}, on both tasks{described(stem, file)}")
+            yield unprinted(name, network, stem, task, MODELS[backbone], dataset, file)
+        yield joint(name, f"{network} on {DATASETS[dataset]}, on both tasks{described(stem, file)}")
 
 
 def joint(name: str, text: str) -> tuple[str, str]:
@@ -284,31 +281,19 @@ def feature_entries() -> Iterator[tuple[str, str]]:
     """Yield name and content of the configurations of features, and of those of all three tasks."""
     for family, (model, data) in PROBED.items():
         embedded = family in EMBEDDED
-        network = f"Embedded {EMBEDDED[family][0]}" if embedded else NETWORKS[backbone_of(family)]
+        backbone = model if embedded else "dit_xl_2_512" if family.endswith("_dit") else "sd2"
+        network = f"Embedded {EMBEDDED[family][0]}" if embedded else NETWORKS[backbone]
         on = "ShapeTextures" if embedded else DATASETS[data]
         classifying = [stem for name, stem in stems().items() if not methods()[name].generation_only]
         for stem in ("none", *classifying) if embedded else ("none", "lgtm", "iekvd"):
             name = f"{family}_{stem}"
-            file = compressor_of(stem, model if embedded else backbone_of(family), TASKS[0])
+            file = compressor_of(stem, backbone, TASKS[0])
             text = f"Features of the {network[:1].lower()}{network[1:]}" if embedded else f"Features of {network}"
             text += f" on {on}{described(stem, file)}" + ("." if embedded else ": not a cell of the paper.")
             precision, devices = ("bf16-true", 1) if embedded else ("16-true", "auto")
             yield f"{name}_features", entry(text, f"{model}_features", data, file, precision, devices)
             joint_name, content = joint(name, f"{network} on {on}, on all three tasks{described(stem, file)}")
             yield joint_name.replace("_joint", "_features_joint"), f"{content}features: {name}_features.yaml\n"
-
-
-def backbone_of(family: str) -> str:
-    """Return the network of the paper behind a family of configurations."""
-    return "dit_xl_2_512" if family.endswith("_dit") else "sd2"
-
-
-def paper_entry(row: Published, text: str) -> str:
-    """Return the configuration of a cell of the paper."""
-    task = "_generation" if row.task == "generation" else ""
-    model = "sd2_imagenet1k" if row.dataset == "imagenet1k" and not task else f"{MODELS[row.backbone]}{task}"
-    data = f"{row.dataset}{task}" if row.dataset == "imagenet1k" else row.dataset
-    return entry(text, model, data, compressor_of(row.stem, row.backbone, row.task), "16-true", "auto")
 
 
 def paper_comment(rows: Sequence[Published]) -> str:
@@ -367,7 +352,7 @@ def outputs() -> dict[Path, str]:
     """Return the content of every file that this script writes, by its path."""
     entries = {
         f"{name}.yaml": text
-        for kind in (paper_entries, later_entries, later_method_entries, embedded_entries, feature_entries)
+        for kind in (paper_entries, further_entries, embedded_entries, feature_entries)
         for name, text in kind()
     }
     # Written by hand; listed with the others.
