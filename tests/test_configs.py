@@ -120,15 +120,6 @@ def test_every_part_opens_with_a_comment():
     assert [path for path in HAND_WRITTEN if not path.read_text(encoding="utf-8").startswith("# ")] == []
 
 
-@pytest.mark.parametrize("path", JOINT, ids=lambda path: path.stem)
-def test_a_joint_file_names_the_entries_of_its_method(path):
-    stem = path.stem.removesuffix("_joint").removesuffix("_features")
-    named = yaml.safe_load(path.read_text(encoding="utf-8"))
-    third = {"features": f"{stem}_features.yaml"} if path.stem.endswith("_features_joint") else {}
-    assert named == {"classification": f"{stem}.yaml", "generation": f"{stem}_generation.yaml", **third}
-    assert {Path(name).stem for name in named.values()} <= set(ENTRIES)
-
-
 @each(ENTRIES)
 def test_an_entry_builds_what_its_name_says(build, entry):
     cli = build(entry)

@@ -32,7 +32,6 @@ STAGES = [
     # Down at 1 and 2, mid, up at 2 and 1.
     pytest.param("unet", Where(max_stride=4), [0, 1, 2, 3, 5], id="unet-all"),
     pytest.param("unet", Where(min_stride=2, max_stride=2, part="up"), [3], id="unet-up-2"),
-    pytest.param("unet", Where(blocks=[6]), [6], id="unet-last"),
     pytest.param("dit", Where(), [0], id="dit-all"),
     pytest.param("dit", Where(blocks=[1, 3]), [1], id="dit-two"),
 ]

@@ -294,11 +294,6 @@ def test_runs_under_autocast(case, network, untouched):
     assert not torch.allclose(output.float(), untouched[network], atol=0.05)
 
 
-@every_architecture
-def test_the_networks_ignore_the_default_dtype(network, untouched, bfloat16_by_default):
-    assert torch.equal(forward(shared(network), inputs(network)), untouched[network])
-
-
 @every_case_and_network
 def test_tells_how_many_tokens_are_left(case, network):
     model = shared(network)

@@ -17,7 +17,6 @@ from bigain.backbones.compilation import compiled
 from bigain.backbones.cuda_graphs import graphs_note, graphs_of, use_graphs
 from bigain.backbones.flux import image_ids
 from bigain.backbones.forward import pair_sharing
-from bigain.backbones.marks import marks_reported_to
 from bigain.backbones.sharing import share
 from bigain.compressors import LGTM, ToDo, ToMe
 from bigain.errors import InputError
@@ -193,19 +192,6 @@ def test_maps_of_equal_size_and_other_sides_are_recorded_apart():
         actual = [run(model, call) for _ in range(2) for call in maps]
         assert (graphs_note(model), graphs_of(model).replays) == ("2 recorded", 2)
     assert all(map(torch.equal, actual, 2 * expected))
-
-
-def test_marks_inside_are_silent():
-    model, given, seen = tiny_dit(num_layers=1), inputs("dit"), []
-    use_graphs(model)
-
-    def listener(name, rows):
-        seen.append(name)
-
-    with LGTM(ratio=0.5).applied_to(model), marks_reported_to(listener):
-        run(model, given)
-        run(model, given)
-    assert seen == []
 
 
 @pytest.mark.parametrize("name", ["unet", "dit"])

@@ -10,33 +10,12 @@ from torch.nn.functional import one_hot
 from bigain.backbones.flux import image_ids
 from bigain.backbones.sites import layout_of
 from bigain.compressors import IEKVD, LGTM, FrequencyKV, ToDo, ToMe
-from bigain.compressors.merging import TokenMerger
 from bigain.errors import InputError
 from bigain.tokens.grid import Grid
-from bigain.tokens.matching import MergePlan
 from bigain.tokens.scores import laplacian_l1
 
 GRID = Grid(8, 12)
 every_joint_network = pytest.mark.parametrize("network", JOINT)
-
-
-class Nothing(TokenMerger):
-    """Its plan, one for all rows, is the identity."""
-
-    def plan(self, x, site, context):
-        n = site.grid(context.latent).n
-        assert x.shape[1] == n
-        return MergePlan.from_leaders(torch.arange(n)[None], 0)
-
-
-@every_joint_network
-@pytest.mark.parametrize("options", [{}, {"modules": ["self_attn", "mlp"], "metric": "block_input"}])
-def test_a_plan_that_is_the_identity_changes_nothing(network, options):
-    model, given = shared(network), inputs(network)
-    plain = forward(model, given)
-    for position in ("destination", "mean") if network == "flux" else ("destination",):
-        with Nothing(position=position, **options).applied_to(model):
-            torch.testing.assert_close(forward(model, given), plain, atol=1e-6, rtol=0)
 
 
 @every_joint_network

@@ -207,15 +207,3 @@ def test_the_users_processor_stays(network):
     forward(model, inputs(network))
     assert site.block.attn1.processor is processor
     assert processor.lengths == [TOKENS[network] // 2, TOKENS[network]]
-
-
-@every_network
-@pytest.mark.parametrize("destination", ["first", "random", "redrawn"])
-def test_without_scores_lgtm_is_tome(network, destination):
-    """Why the sweeps of embedded models have these destinations once."""
-    model, given, keys = shared(network), inputs(network, 3), torch.tensor([3, 4, 4])
-    outputs = []
-    for method in (LGTM, ToMe):
-        with method(ratio=0.5, destination=destination, seed=5).applied_to(model), row_keys(keys, torch.arange(3)):
-            outputs.append(forward(model, given))
-    assert torch.equal(*outputs)

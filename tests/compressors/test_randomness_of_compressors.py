@@ -61,31 +61,19 @@ def choose(compressor, given, network="unet", keys=None, classes=None):
 
 @every_random
 @every_network
-def test_rows_of_equal_key_choose_alike(make, network, drawn):
-    choose(make(), inputs(network, 4), network, [8, 9, 8, 2**40])
-    assert len(drawn) == {"unet": 3, "dit": 5}[network]
-    for table in drawn:
-        assert torch.equal(table[0], table[2])
-        assert not torch.equal(table[0], table[1])
-        assert not torch.equal(table[0], table[3])
-
-
-@every_random
-def test_batch_position_and_content_do_not_matter(make, drawn):
-    choose(make(), inputs("unet", 3), "unet", [7, 8, 9])
+def test_a_choice_is_a_function_of_seed_key_and_site(make, network, drawn):
+    """Not of the batch, the position in it, or the content."""
+    choose(make(), inputs(network, 3), network, [7, 8, 2**40])
     batch, drawn[:] = list(drawn), []
-    choose(make(), inputs("unet", 5, seed=2), "unet", [1, 9, 2, 3, 8])
+    choose(make(), inputs(network, 5, seed=2), network, [1, 2**40, 8, 3, 8])
+    assert len(batch) == len(drawn) == {"unet": 3, "dit": 5}[network]
     for first, second in zip(batch, drawn, strict=True):
         assert torch.equal(first[2], second[1])
+        assert torch.equal(first[1], second[2])
         assert torch.equal(first[1], second[4])
-
-
-@every_random
-def test_seeds_and_sites_choose_differently(make, drawn):
-    choose(make(seed=0), inputs("unet", 1), "unet", [7])
-    choose(make(seed=1), inputs("unet", 1), "unet", [7])
-    assert len(drawn) == 6
-    assert len({tuple(table.flatten().tolist()) for table in drawn}) == 6
+    choose(make(seed=1), inputs(network, 1), network, [7])
+    tables = {tuple(row.flatten().tolist()) for table in [*batch, *drawn[len(batch) :]] for row in table}
+    assert len(tables) == 4 * len(batch)
 
 
 @every_random
