@@ -80,18 +80,19 @@ def read_prompts(path: Path) -> dict[str, dict[str, Any]]:
         InputError: If the file cannot be read, has no prompts, or has an id twice.
     """
     text, suffix = read_text(path, _HELP), path.suffix.lower()
+    prompts: dict[str, dict[str, Any]] = {}
     try:
         rows = _rows_of(text, suffix)
     except (ValueError, TypeError, AttributeError, RecursionError, csv.Error) as error:
         raise InputError(f"{path} does not hold prompts ({error}); {_HELP}") from error
-    prompts: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(rows):
         names = {str(name).strip().lower(): name for name in row}
-        column, id_column = (next((names[name] for name in known if name in names), None) for known in (_PROMPT, _ID))
-        prompt = None if column is None else row[column]
+        prompt, prompt_id = (
+            next((row[names[name]] for name in known if name in names), None) for known in (_PROMPT, _ID)
+        )
         if not isinstance(prompt, str) or not prompt.strip() or None in row:
             raise InputError(f"{path}: row {number} has no prompt or too many columns ({[*row]}); {_HELP}")
-        prompt_id = f"{number:05}" if id_column is None else str(row[id_column]).strip()
+        prompt_id = f"{number:05}" if prompt_id is None else str(prompt_id).strip()
         # COCO has five captions of each image.
         if prompt_id in prompts and (suffix != ".json" or "caption" not in row):
             raise InputError(f"{path} has the id {prompt_id!r} twice; images are named by it, so make ids unique")
@@ -103,15 +104,16 @@ def read_prompts(path: Path) -> dict[str, dict[str, Any]]:
 
 def _rows_of(text: str, suffix: str) -> list[dict[Any, Any]]:
     """Return the rows of a file; raise a ValueError, TypeError or csv.Error if it is malformed."""
-    if suffix == ".csv":
-        return [*csv.DictReader(io.StringIO(text, newline=""), strict=True)]
-    if suffix == ".tsv":
-        # Quotes are part of the text, as in PartiPrompts.
-        return [*csv.DictReader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)]
-    if suffix == ".json":
-        content = json.loads(text)
-        if isinstance(content, dict):
-            content = content.get("annotations") or [{"id": key, **row} for key, row in content.items()]
-        return [dict(row) for row in content]
+    if suffix in (".csv", ".tsv"):
+        # Quotes are part of the text in a .tsv, as in PartiPrompts.
+        dialect: Any = {"strict": True} if suffix == ".csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+        return [*csv.DictReader(io.StringIO(text, newline=""), **dialect)]
     lines = [line.strip() for line in text.split("\n") if line.strip()]
-    return [dict(json.loads(line)) if suffix == ".jsonl" else {"prompt": line} for line in lines]
+    if suffix == ".jsonl":
+        return [dict(json.loads(line)) for line in lines]
+    if suffix != ".json":
+        return [{"prompt": line} for line in lines]
+    content = json.loads(text)
+    if isinstance(content, dict):
+        content = content.get("annotations") or [{"id": key, **row} for key, row in content.items()]
+    return [dict(row) for row in content]

@@ -37,30 +37,22 @@ def tokens(picture):
     return picture[SIDE // 2 :: SIDE, SIDE // 2 :: SIDE].reshape(-1, 3).astype(int)
 
 
-def test_sides_fit_any_map():
-    assert (token_side(Grid(16, 16)), token_side(Grid(64, 64))) == (10, 4)
-    assert fitted(np.zeros((512, 512, 3), np.uint8), Grid(64, 64)).shape == (256, 256, 3)
-    assert fitted(WHITE, GRID).shape == (2 * SIDE, 4 * SIDE, 3)
-
-
 def test_heat_goes_from_dark_to_bright():
     values = np.array([0.0, 1, 2, 3, 4, 5, 6, np.nan])
     colours = tokens(heat(values, GRID))
     assert (np.diff(colours[:7].sum(1)) > 0).all()
     assert colours[7].tolist() == [128] * 3
+    assert fitted(np.zeros((512, 512, 3), np.uint8), Grid(64, 64)).shape == (256, 256, 3)
     for constant in (2.5, np.nan):
         assert len(np.unique(heat(np.full(8, constant), GRID).reshape(-1, 3), axis=0)) == 1
 
 
-def test_sources_are_dim_and_destinations_are_marked():
+def test_sources_are_dim_destinations_are_marked_and_copied_keys_stay_bright():
     # 1 and 4 go into 0, 7 into 6; 2, 3, 5 stay alone.
     colours = tokens(token_picture(WHITE, site_map(leader=np.array([[0, 0, 2, 3, 0, 5, 6, 6]])), 0))
     assert (colours[[2, 3, 5]] == 255).all()
     assert (colours[[1, 4, 7]] < 120).all()
     assert (np.abs(colours[[0, 6]] - DESTINATION) < 45).all()
-
-
-def test_keys_that_are_copies_stay_bright():
     site = site_map(keys=np.zeros((1, 8), np.int32), copied=np.array([[1, 6]]))
     colours = tokens(token_picture(WHITE, site, 0))
     assert (colours[[1, 6]] == 255).all()
