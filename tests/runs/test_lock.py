@@ -23,43 +23,34 @@ sys.stdin.read()
 
 @pytest.fixture
 def holder(tmp_path, monkeypatch):
-    """Start another process that holds a place, and say when it does."""
+    """Another process that holds the place of rank 2."""
     monkeypatch.setattr(locks, "_PATIENCE_S", 0.2)
-    started = []
-
-    def hold(rank):
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path), str(rank)], **pipes)
-        started.append(process)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path), "2"], **pipes) as process:
         assert process.stdout.readline() == "held\n"
-        return process
-
-    yield hold
-    for process in started:
+        yield process
         process.kill()
-        process.communicate()
 
 
 def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path, holder):
-    process = holder(0)
-    with pytest.raises(InputError, match=r"is in use: another process holds .*lock-0; wait for it or stop it"):
-        lock(tmp_path, 0)
+    with pytest.raises(InputError, match=r"is in use: another process holds .*lock-2; wait for it or stop it"):
+        lock(tmp_path, 2)
     lock(tmp_path, 1).release()
-    process.kill()
-    process.wait()
-    lock(tmp_path, 0).release()
+    holder.kill()
+    holder.wait()
+    lock(tmp_path, 2).release()
 
 
 def test_the_same_process_can_take_its_place_again(tmp_path):
-    outer, inner = lock(tmp_path, 0), lock(tmp_path, 0)
-    inner.release()
+    outer = lock(tmp_path, 0)
+    lock(tmp_path, 0).release()
     assert outer.is_locked
     outer.release()
     assert not outer.is_locked
 
 
-def test_processes_left_over_from_a_larger_run_are_noticed(tmp_path, holder):
-    holder(2)
+@pytest.mark.usefixtures("holder")
+def test_processes_left_over_from_a_larger_run_are_noticed(tmp_path):
     check_no_stale_process(tmp_path, 3)
     with pytest.raises(InputError, match=r"another process holds .*lock-2"):
         check_no_stale_process(tmp_path, 2)

@@ -20,7 +20,6 @@ from bigain.runs.schema import Estimate, Results, Task
         (Task, "training", "its content is 'training', expected 'classification' or 'generation'"),
         (float, 3, None),
         (float, True, "its content is True, expected float"),
-        (dict[str, Estimate], {"top1": {"value": 0.5, "low": None, "high": None, "n": 3}}, None),
         (dict[str, Estimate], {"top1": {"value": 0.5, "low": None, "high": None}}, "top1.n is missing"),
         (
             dict[str, Estimate],

@@ -171,14 +171,11 @@ def test_further_noises_and_bands_leave_the_first_as_it_is(settings):
 
 
 def test_errors_are_float32_when_the_network_is_bf16():
-    records = run(trials=[1, 2], keep=[2, 1], images=1, precision="bf16-true")
-    reference = run(trials=[1, 2], keep=None, images=1)
-    (record,), (full,) = records.values(), reference.values()
-    known = errors_by_pair(full)
-    rounded = torch.tensor(record.errors).bfloat16().float()
-    assert not torch.equal(rounded, torch.tensor(record.errors))
-    for c, j, e in zip(record.classes, record.trials, record.errors, strict=True):
-        assert e == pytest.approx(known[c, j], rel=0.2)
+    settings = {"trials": [1, 2], "keep": None, "images": 1}
+    (record,), (full,) = run(**settings, precision="bf16-true").values(), run(**settings).values()
+    errors = torch.tensor(record.errors)
+    assert not torch.equal(errors.bfloat16().float(), errors)
+    torch.testing.assert_close(errors, torch.tensor(full.errors), rtol=0.2, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -206,9 +203,8 @@ def test_bad_settings_are_refused(settings, words):
 
 
 def test_bands_that_the_latents_cannot_fill_are_refused_before_any_image():
-    for bands in (33, 5000):
-        with pytest.raises(InputError, match=f"bands must be at most 32, the shorter side of the latents, not {bands}"):
-            run(bands=bands)
+    with pytest.raises(InputError, match="bands must be at most 32, the shorter side of the latents, not 33"):
+        run(bands=33)
 
 
 def test_evaluations_per_image_are_5k_plus_75():
