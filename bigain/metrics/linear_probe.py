@@ -39,14 +39,13 @@ class LinearProbe(RepresentationClassifier):
     def __init__(self, training: Path, class_names: Sequence[str]) -> None:
         """Take the run directory of the training features, and the names of the classes of the evaluated images."""
         super().__init__()
-        self.training = training
-        self.class_names = class_names
+        self.training, self.class_names = training, list(class_names)
 
     def incomplete(self, records: Sequence[FeatureRecord]) -> str | None:
         if not has_results(self.training):
             return f"{self.training} has no features of the training split; run it by `bigain predict`"
         classes = read_json(self.training / "predictions" / "classes.json", dict[str, Any])
-        if classes.get("names") != list(self.class_names):
+        if classes.get("names") != self.class_names:
             return f"the classes of the training split in {self.training} are not those of the evaluated images"
         log = read_records(self.training / "predictions", FeatureRecord)
         self._log = [log[image_id] for image_id in sorted(log) if len(log[image_id].labels) == 1]

@@ -76,19 +76,14 @@ class NearestNeighbours(RepresentationClassifier):
     """
 
     name = "knn"
-
-    def __init__(self, neighbours: int = 20) -> None:
-        """Set the number of votes, at most one of each other image."""
-        super().__init__()
-        self.neighbours = neighbours
+    neighbours = 20
 
     def predict(self, records: Sequence[FeatureRecord], names: Sequence[str], space: ClassSpace) -> Labels:
         x = centred(records, names)
         x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-        labels = np.array([record.labels[0] for record in records])
-        n, k = len(x), min(self.neighbours, len(x) - 1)
-        predicted = np.empty(n, np.int64)
-        for start in range(0, n, _ROWS):
+        labels, k = np.array([record.labels[0] for record in records]), min(self.neighbours, len(x) - 1)
+        predicted = np.empty(len(x), np.int64)
+        for start in range(0, len(x), _ROWS):
             cosines = x[start : start + _ROWS] @ x.T
             rows = np.arange(len(cosines))[:, None]
             cosines[rows, rows + start] = -np.inf
@@ -148,7 +143,6 @@ class Cosine(RepresentationMetric):
 
     name = "cosine"
     better = "higher"
-    later = "bigain score RUN --against OTHER"
 
     def __init__(self, others: Mapping[str, FeatureRecord]) -> None:
         """Take the records of the other run by image id; all images of the run need one."""

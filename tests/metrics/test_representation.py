@@ -43,7 +43,8 @@ def estimates(metric, records):
 
 
 def test_neighbours_vote_as_in_scikit_learn():
-    x, metric = features(), NearestNeighbours(5)
+    x, metric = features(), NearestNeighbours()
+    metric.neighbours = 5
     found = estimates(metric, records_of(s0=x))
     theirs = KNeighborsClassifier(5, metric="cosine", weights=lambda distance: np.exp(-distance / 0.07))
     # The mean of all images, as ours.
