@@ -33,6 +33,7 @@ class Backbone(nn.Module, ABC):
         parts: Class to load by folder, except the VAE and the scheduler, which are the same for all models.
         optional: Parts that a model may lack; a text encoder lacks its tokenizer, too.
         packing: Channels of the denoiser per channel of a latent: more than 1 if it takes patches.
+        patch: Latent pixels per side of what images must be a multiple of; None is the denoiser's `patch_size`, if any.
         pipelines: Pipelines whose models are loaded, if parts of the same classes are not enough to tell.
         denoiser: The network that compressors hook; available after `load`.
         vae: None for a pixel-space model.
@@ -46,6 +47,7 @@ class Backbone(nn.Module, ABC):
     parts: ClassVar[dict[str, Any]]
     optional: ClassVar[tuple[str, ...]] = ()
     packing: ClassVar[int] = 1
+    patch: ClassVar[int | None] = None
     pipelines: ClassVar[tuple[str, ...]] = ()
     kinds: ClassVar[tuple[type[Parametrisation], ...]] = (Diffusion,)
     parametrisation: Parametrisation
@@ -233,24 +235,18 @@ class Backbone(nn.Module, ABC):
 
     def latents_of(self, image_size: int) -> tuple[int, int, int]:
         """(channels, height, width) of the latents of square images; raises an InputError if the network takes none."""
-        factor = self.pixels_per_latent
+        config, factor = self.denoiser.config, self.pixels_per_latent
+        patch = self.patch or config.get("patch_size")
+        # Position embeddings may be cropped from a map of this size.
+        most = patch * config["pos_embed_max_size"] if config.get("pos_embed_max_size") else _LARGEST_LATENT
         side = image_size // factor
-        if not 1 <= side <= _LARGEST_LATENT:
-            sizes = f"{factor} to {factor * _LARGEST_LATENT} px"
-            raise InputError(f"{self.model} takes images of {sizes}, not {image_size} px; change the image size")
-        return self.latent_shape[0], side, side
-
-    def patched_latents_of(self, image_size: int, patch: int, most: int = _LARGEST_LATENT) -> tuple[int, int, int]:
-        """As `latents_of`, but refuse latents of partial patches or of more than `most` pixels per side."""
-        channels, side, _ = Backbone.latents_of(self, image_size)
-        factor = self.pixels_per_latent
-        if image_size % (factor * patch) or side > most:
-            why = f": its patches are {patch}x{patch} pixels of the latent" if patch > 1 else ""
+        if not 1 <= side <= most or (patch and image_size % (factor * patch)):
+            why = f": its patches are {patch}x{patch} pixels of the latent" if patch and patch > 1 else ""
             raise InputError(
-                f"{self.model} takes images of a multiple of {factor * patch} px, at most {factor * most}, not "
+                f"{self.model} takes images of a multiple of {factor * (patch or 1)} px, at most {factor * most}, not "
                 f"{image_size} px{why}; change the image size"
             )
-        return channels, side, side
+        return self.latent_shape[0], side, side
 
     def encode(self, images: Tensor) -> Tensor:
         """Encode images: the posterior mean, shifted and scaled, or the pixels themselves without a VAE.
@@ -282,7 +278,7 @@ class Backbone(nn.Module, ABC):
 
     def tokens_of(self, height: int, width: int) -> int:
         """Return the number of image tokens of latents of this size, on which resolution-dependent shifts depend."""
-        patch = self.denoiser.config.get("patch_size") or 1
+        patch = self.patch or self.denoiser.config.get("patch_size") or 1
         return (height // patch) * (width // patch)
 
     def timestep_options(self, scheduler: Any, steps: int, latents: tuple[int, int, int]) -> dict[str, Any]:

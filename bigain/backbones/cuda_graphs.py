@@ -28,7 +28,7 @@ from bigain.tokens.grid import Grid
 
 _log = logging.getLogger(__name__)
 
-# Forwards before a recording: libraries choose kernels, Triton compiles, `PromptKeys` computes what it keeps.
+# Forwards before a recording: libraries choose kernels, Triton compiles, `share` computes keys of prompts.
 _WARM_UP = 2
 
 # What names the rows of a forward is among its inputs; no recorded forward depends on the step.

@@ -35,6 +35,7 @@ class Flux(TextBackbone):
     pipelines = ("FluxPipeline",)
     kinds = (Flow,)
     packing = _PATCH**2
+    patch = _PATCH
     widths: ClassVar[dict[str, Any]] = {
         "pooled_projection_dim": ["text_encoder.hidden_size"],
         "joint_attention_dim": ["text_encoder_2.d_model"],
@@ -88,12 +89,6 @@ class Flux(TextBackbone):
         config = self.denoiser.config
         states = self.saved_prompt_tokens("_2") * config["joint_attention_dim"]
         return torch.empty(1, config["pooled_projection_dim"] + states, device="meta")
-
-    def latents_of(self, image_size: int) -> tuple[int, int, int]:
-        return self.patched_latents_of(image_size, _PATCH)
-
-    def tokens_of(self, height: int, width: int) -> int:
-        return height * width // self.packing
 
     def timestep_options(self, scheduler: Any, steps: int, latents: tuple[int, int, int]) -> dict[str, Any]:
         options = super().timestep_options(scheduler, steps, latents)

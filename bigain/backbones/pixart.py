@@ -44,9 +44,6 @@ class PixArt(TextBackbone):
     def prompt_tokens(self, files: ModelFiles, suffix: str, saved: Any) -> int:
         return _TOKENS[files.index["_class_name"]]
 
-    def latents_of(self, image_size: int) -> tuple[int, int, int]:
-        return self.patched_latents_of(image_size, self.denoiser.config["patch_size"])
-
     def tokens(self, prompts: Sequence[str], suffix: str = "", **options: Any) -> Any:
         return super().tokens([prompt.lower().strip() for prompt in prompts], suffix, **options)
 

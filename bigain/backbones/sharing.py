@@ -46,7 +46,7 @@ def share(denoiser: nn.Module, conditions: Tensor | None = None) -> ExitStack:
             # The output has all rows again before a compressor restores it.
             undo.callback(module.register_forward_hook(_expand, prepend=True).remove)
         if conditions is not None:
-            undo.enter_context(PromptKeys(layout, conditions, next(denoiser.parameters()).dtype).install())
+            _keep_prompts(layout, conditions, next(denoiser.parameters()).dtype, undo)
         undo.callback(forget_graphs)
         forget_graphs()
         _shared[denoiser] = hooks = undo.pop_all()
@@ -80,48 +80,38 @@ def _active() -> Sharing | None:
     return None if rows is None or rows.sharing is None or not rows.sharing.active else rows.sharing
 
 
-class PromptKeys:
-    """Keys and values of the conditions of all classes in the cross-attentions of a network.
+def _keep_prompts(layout: Layout, conditions: Tensor, dtype: torch.dtype, undo: ExitStack) -> None:
+    """Look up keys and values of the conditions of all classes, `(k, tokens, d)`, in forwards whose rows have classes.
 
-    Attributes:
-        bytes: Their size; 0 if they are not kept.
+    The first forward computes them, in its precision. If they are too large, every forward computes its own.
     """
+    layers = tuple(_prompt_layers(layout)) if conditions.ndim == 3 else ()
+    size = conditions.shape[:2].numel() * dtype.itemsize * sum(layer.out_features for layer in layers)
+    on_gpu = conditions.device.type == "cuda"
+    room = min(_ROOM, torch.cuda.mem_get_info(conditions.device)[0] // 4) if on_gpu else _ROOM
+    if size > room:
+        _log.info(
+            f"keys and values of {len(conditions)} prompts would take {size / 1e9:.1f} GB, more than {room / 1e9:.1f}; "
+            "they are computed in every forward"
+        )
+        return
+    kept: dict[nn.Module, Tensor] = {}
 
-    def __init__(self, layout: Layout, conditions: Tensor, dtype: torch.dtype) -> None:
-        """Decide what to keep of all classes, `(k, tokens, d)`; the first forward computes it, in its precision."""
-        self._conditions = conditions
-        self._kept: dict[nn.Module, Tensor] = {}
-        self._layers = tuple(_prompt_layers(layout)) if conditions.ndim == 3 else ()
-        size = conditions.shape[0] * conditions.shape[1] * dtype.itemsize if self._layers else 0
-        self.bytes = size * sum(layer.out_features for layer in self._layers)
-        on_gpu = conditions.device.type == "cuda"
-        room = min(_ROOM, torch.cuda.mem_get_info(conditions.device)[0] // 4) if on_gpu else _ROOM
-        if self.bytes > room:
-            _log.info(
-                f"keys and values of {len(conditions)} prompts would take {self.bytes / 1e9:.1f} GB, more than "
-                f"{room / 1e9:.1f}; they are computed in every forward"
-            )
-            self._layers, self.bytes = (), 0
-
-    def install(self) -> ExitStack:
-        """Hook the layers; forwards whose rows have classes look the keys and values up."""
-        with ExitStack() as undo:
-            for layer in self._layers:
-                undo.callback(layer.register_forward_pre_hook(self._skip).remove)
-                undo.callback(layer.register_forward_hook(self._look_up).remove)
-            undo.callback(self._kept.clear)
-            return undo.pop_all()
-
-    def _skip(self, module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
+    def skip(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
         # A hook cannot stop a module from running, but it can pass it an empty batch.
         return None if _classes() is None else (args[0][:0],)
 
-    def _look_up(self, module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor | None:
+    def look_up(module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor | None:
         if (classes := _classes()) is None:
             return None
-        if module not in self._kept:
-            self._kept[module] = module.forward(self._conditions.to(args[0].dtype))
-        return self._kept[module].index_select(0, classes)
+        if module not in kept:
+            kept[module] = module.forward(conditions.to(args[0].dtype))
+        return kept[module].index_select(0, classes)
+
+    for layer in layers:
+        undo.callback(layer.register_forward_pre_hook(skip).remove)
+        undo.callback(layer.register_forward_hook(look_up).remove)
+    undo.callback(kept.clear)
 
 
 def _classes() -> Tensor | None:

@@ -66,12 +66,6 @@ class StableDiffusion3(TextBackbone):
         states = (self.saved_prompt_tokens() + t5) * config["joint_attention_dim"]
         return torch.empty(1, config["pooled_projection_dim"] + states, device="meta")
 
-    def latents_of(self, image_size: int) -> tuple[int, int, int]:
-        config = self.denoiser.config
-        # Position embeddings are cropped from a map of this size.
-        most = config["patch_size"] * config["pos_embed_max_size"]
-        return self.patched_latents_of(image_size, config["patch_size"], most)
-
     def _denoise(self, noisy: Tensor, timesteps: Tensor, condition: Tensor) -> Any:
         config = self.denoiser.config
         sizes = config["pooled_projection_dim"], config["joint_attention_dim"]

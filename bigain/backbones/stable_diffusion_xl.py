@@ -26,6 +26,7 @@ class StableDiffusionXL(TextBackbone):
 
     component = "unet"
     pipelines = ("StableDiffusionXLPipeline",)
+    patch = 1
     widths: ClassVar[dict[str, Any]] = {
         "cross_attention_dim": ["text_encoder.hidden_size", "text_encoder_2.hidden_size"]
     }
@@ -48,9 +49,6 @@ class StableDiffusionXL(TextBackbone):
         config = super().load_settings(files)
         self._zero_null = bool(files.index.get("force_zeros_for_empty_prompt", True))
         return config
-
-    def latents_of(self, image_size: int) -> tuple[int, int, int]:
-        return self.patched_latents_of(image_size, 1)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Pooled state, and the last but one hidden states of both text encoders. `(k, 1280 + 77 * 2048)`."""

@@ -8,7 +8,7 @@ from models import PROMPT_TOKENS, WIDTH, forward, fresh, snapshot, tiny_unet
 from bigain.backbones import row_keys
 from bigain.backbones import sharing as sharing_module
 from bigain.backbones.forward import pair_sharing
-from bigain.backbones.sharing import PromptKeys, share
+from bigain.backbones.sharing import share
 from bigain.backbones.sites import layout_of
 from bigain.compressors import LGTM, ToMe
 from bigain.diffusion.trials import trial_noise
@@ -128,12 +128,13 @@ def test_keys_of_prompts_follow_the_precision_of_the_forward(conditions):
 
 
 def test_keys_of_very_many_prompts_are_not_kept(conditions, monkeypatch):
-    layout = layout_of(fresh("unet"))
-    kept = PromptKeys(layout, conditions, torch.float32)
-    widths = [site.block.attn2.to_k.out_features for site in layout.sites]
-    assert kept.bytes == CLASSES * PROMPT_TOKENS * 2 * sum(widths) * 4
-    monkeypatch.setattr(sharing_module, "_ROOM", kept.bytes - 1)
-    assert PromptKeys(layout, conditions, torch.float32).bytes == 0
+    model = fresh("unet")
+    layers = [site.block.attn2.to_k for site in layout_of(model).sites]
+    size = CLASSES * PROMPT_TOKENS * 2 * sum(layer.out_features for layer in layers) * 4
+    for room, hooks in ((size, 1), (size - 1, 0)):
+        monkeypatch.setattr(sharing_module, "_ROOM", room)
+        with share(model, conditions):
+            assert {len(layer._forward_hooks) for layer in layers} == {hooks}
 
 
 def test_what_is_before_the_first_condition():

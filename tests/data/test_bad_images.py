@@ -59,8 +59,7 @@ def prepared(root, on_bad_image="skip", num_workers=0, batch_size=4):
 
 def opened(root, *numbers, **settings):
     """A prepared module some of whose images went bad afterwards."""
-    data = prepared(root, **settings)
-    return data, damage(root, *numbers)
+    return prepared(root, **settings), damage(root, *numbers)
 
 
 @quiet_workers

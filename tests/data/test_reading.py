@@ -165,11 +165,7 @@ def path(tmp_path):
 
 
 @pytest.mark.parametrize("size", [16, 33])
-@pytest.mark.parametrize(
-    "dimensions",
-    [(16, 16), (100, 75), (33, 90), (50, 49), (7, 40)],
-    ids=str,
-)
+@pytest.mark.parametrize("dimensions", [(16, 16), (100, 75), (33, 90), (50, 49), (7, 40)], ids=str)
 def test_resize_and_crop_equal_pil(path, dimensions, size):
     image = picture(*dimensions)
     image.save(path, "PNG")
@@ -194,12 +190,7 @@ def test_exif_orientation_is_ignored(path, format, orientation):
 
 @pytest.mark.parametrize(
     ("mode", "format", "transparency"),
-    [
-        ("P", "PNG", 3),
-        ("P", "PNG", bytes([0, 128, 255, 7])),
-        ("P", "GIF", 2),
-        ("RGB", "PNG", (1, 2, 3)),
-    ],
+    [("P", "PNG", 3), ("P", "PNG", bytes([0, 128, 255, 7])), ("P", "GIF", 2), ("RGB", "PNG", (1, 2, 3))],
     ids=str,
 )
 def test_transparency_of_a_colour_is_dropped(path, mode, format, transparency):

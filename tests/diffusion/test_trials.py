@@ -6,13 +6,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from bigain.diffusion.trials import (
-    stage_trials,
-    trial_grid,
-    trial_keys,
-    trial_noise,
-    uniform_timesteps,
-)
+from bigain.diffusion.trials import stage_trials, trial_grid, trial_keys, trial_noise, uniform_timesteps
 from bigain.tokens.randomness import stable_hash
 
 BUDGETS = [[1], [20], [5, 20], [1, 20], [5, 20, 100], [3, 7, 11], [4, 6, 9, 13], [2, 3, 4], [7, 8], [10, 1000]]
@@ -44,15 +38,7 @@ def keys_of(images, trials, seed=0):
 
 @pytest.mark.parametrize(
     ("trials", "timesteps"),
-    [
-        (1, [500]),
-        (3, [166, 499, 832]),
-        (5, [100, 300, 500, 700, 900]),
-        (20, list(range(25, 1000, 50))),
-        (100, list(range(5, 1000, 10))),
-        (600, list(range(600))),
-        (1000, list(range(1000))),
-    ],
+    [(1, [500]), (3, [166, 499, 832]), (20, [*range(25, 1000, 50)]), (600, [*range(600)]), (1000, [*range(1000)])],
 )
 def test_the_grid(trials, timesteps):
     assert trial_grid(trials) == timesteps
@@ -76,15 +62,10 @@ def test_stages_are_disjoint_and_end_with_every_trial(size):
             assert totals == budgets
 
 
-@pytest.mark.parametrize("budgets", [[], [0], [0, 5], [-1, 5], [5, 5], [20, 5], [5, 20, 19]], ids=str)
-def test_budgets_must_ascend(budgets):
-    with pytest.raises(ValueError, match="ascending positive integers"):
+@pytest.mark.parametrize("budgets", [[], [0, 5], [5, 5], [5, 20, 19], [5, 1001]], ids=str)
+def test_budgets_ascend_to_at_most_as_many_trials_as_timesteps(budgets):
+    with pytest.raises(ValueError, match=r"ascending positive integers|1000 timesteps, not 1001"):
         stage_trials(budgets)
-
-
-def test_no_more_trials_than_timesteps():
-    with pytest.raises(ValueError, match="1000 timesteps, not 1001"):
-        stage_trials([5, 1001])
 
 
 def test_keys_timesteps_and_noise_are_pinned():

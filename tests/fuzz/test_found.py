@@ -1,4 +1,4 @@
-"""Failures that the fuzz tests once found, one case per kind: an error that names the file, nothing finished lost."""
+"""Failures that the fuzz tests once found, one case per kind: an error that names the file."""
 
 import json
 
@@ -9,61 +9,12 @@ from synthetic_runs import classification
 
 from bigain.backbones import StableDiffusion
 from bigain.errors import InputError
-from bigain.runs.logs import finished_images, read_records
-
-CLASSIFY = ["predict", "--config", "demo_none.yaml", "--data.images", "2", "--model.trials", "[1]"]
-CLASSIFY += ["--model.keep", "[1]", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
-CLASSIFY += ["--trainer.logger", "false"]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    assert answer(*CLASSIFY, "--output", folder)[0] == 0
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.fixture
-def run(finished, tmp_path):
-    folder = tmp_path / "run"
-    for name, content in finished.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
 
 
 def refused(*args):
     status, message = answer(*args)
     assert status == 2
     return message
-
-
-LOG = "predictions/rank-0.jsonl"
-
-
-@pytest.mark.parametrize(("read", "byte"), [(finished_images, b"\xff"), (read_records, b"\xc3")])
-def test_a_log_that_is_not_text(run, read, byte):
-    file = run / LOG
-    first, second = file.read_bytes().splitlines(keepends=True)
-    file.write_bytes(first + second.replace(b"test", byte))
-    with pytest.raises(InputError, match=r"line 2: .*delete that line"):
-        read(run / "predictions")
-
-
-@pytest.mark.parametrize(
-    ("name", "content"), [("identity.json is damaged", b"[]"), ("predictions/classes.json", b"\xff")]
-)
-def test_damaged_settings_and_class_names(run, name, content):
-    (run / name.split()[0]).write_bytes(content)
-    assert f"{run}/{name}" in refused(*CLASSIFY, "--output", run)
-
-
-@pytest.mark.parametrize("name", ["results.json", "predictions/predictions.npz", LOG])
-def test_a_folder_where_a_run_writes(run, finished, name):
-    (run / name).unlink()
-    (run / name).mkdir()
-    assert str(run / name) in refused(*CLASSIFY, "--output", run)
-    assert name == LOG or (run / LOG).read_bytes() == finished[LOG]
 
 
 def test_links_in_a_circle_are_left_out_of_a_report(tmp_path):
@@ -92,17 +43,11 @@ def test_yaml_that_cannot_be_read(tmp_path, command, text):
     assert f"{path} is not valid YAML" in message
 
 
-@pytest.mark.parametrize(
-    ("trainer", "words"),
-    [
-        (f"{{accelerator: cpu, devices: {10**30}}}", "cannot create a Trainer"),
-        ("3", "trainer is 3; expected its settings by name"),
-    ],
-)
-def test_an_invalid_trainer(tmp_path, trainer, words):
+def test_an_invalid_trainer(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text(f"{MODEL}trainer: {trainer}\n")
-    assert words in refused("predict", "--config", path, "--output", tmp_path / "run")
+    path.write_text(f"{MODEL}trainer: 3\n")
+    message = refused("predict", "--config", path, "--output", tmp_path / "run")
+    assert "trainer is 3; expected its settings by name" in message
 
 
 @pytest.mark.parametrize(
