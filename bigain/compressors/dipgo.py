@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bigain.backbones.sites import Site
-from bigain.compressors.structural import EVERYWHERE, Forward, Masks, StructuralPruner, prunable
+from bigain.compressors.structural import EVERYWHERE, Masks, StructuralPruner, prunable
 from bigain.compressors.where import Where
 from bigain.diffusion.trials import TIMESTEPS
 from bigain.errors import InputError
@@ -77,15 +75,16 @@ class DiPGO(StructuralPruner):
             raise InputError(f"{self.masks} has scores of {scores.shape[1]} bins, not of {self.bins}: set bins")
         return dict(zip(names, choose_kept(scores, costs, self.ratio), strict=True))
 
-    def variants(self, site: Site, name: str, module: nn.Module, undo: ExitStack) -> Sequence[Forward | None]:
+    def smaller(self, site: Site, name: str, module: nn.Module, stage: int) -> nn.Module | None:
         if site.processor is not None:
             raise InputError(f"DiP-GO skips residual branches of image tokens; {site.name} has text in them")
-        return [None if runs else _nothing for runs in self.tensors[name].tolist()]
+        return None if self.tensors[name][stage] else _Nothing()
 
 
-def _nothing(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Return what leaves a residual path unchanged."""
-    return torch.zeros_like(hidden_states)
+class _Nothing(nn.Module):
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return what leaves a residual path unchanged."""
+        return torch.zeros_like(hidden_states)
 
 
 def choose_kept(scores: Tensor, costs: Tensor, ratio: float) -> Tensor:

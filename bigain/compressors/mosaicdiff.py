@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from torch import Tensor, nn
 
 from bigain.backbones.sites import Site
-from bigain.compressors.structural import EVERYWHERE, Forward, StructuralPruner, follow
+from bigain.compressors.structural import EVERYWHERE, StructuralPruner
 from bigain.compressors.where import Where
 from bigain.errors import InputError
 
@@ -79,7 +78,7 @@ class MosaicDiff(StructuralPruner):
         # A product such as 0.29 * 100 is a little too small.
         return [min(int(sparsity * units + 1e-9), units - 1) for sparsity in self.sparsities]
 
-    def variants(self, site: Site, name: str, module: nn.Module, undo: ExitStack) -> Sequence[Forward | None]:
+    def smaller(self, site: Site, name: str, module: nn.Module, stage: int) -> nn.Module | None:
         output, size = output_of(name, module)
         units = output.in_features // size
         removed = self.removed(units)
@@ -87,21 +86,19 @@ class MosaicDiff(StructuralPruner):
             raise InputError(
                 f"MosaicDiff with ratio {self.ratio} removes nothing of the {units} channels of {name}; raise the ratio"
             )
-        smaller: dict[int, nn.Module] = {}
-        for stage, left in enumerate(units - count for count in removed):
-            if left == units:
-                continue
-            kept, weight = torch.arange(left), None
-            if self.tensors is not None:
-                kept, weight = (self.tensors.get(f"{name}.{part}.{stage}", kept[:0]) for part in ("kept", "weight"))
-            if len(kept) != left:
-                raise InputError(
-                    f"{self.masks} was made for other settings: in stage {stage} it keeps {len(kept)} of {units} heads "
-                    f"or channels of {name}, not {left}; make it with {self.command}"
-                )
-            smaller[stage] = _smaller(module, output, kept, size, weight)
-        follow(module, [*smaller.values()], undo)
-        return [smaller[stage].forward if stage in smaller else None for stage in range(len(removed))]
+        if not removed[stage]:
+            return None
+        kept, weight = torch.arange(left := units - removed[stage]), None
+        if self.tensors is not None:
+            kept, weight = (self.tensors.get(f"{name}.{part}.{stage}", kept[:0]) for part in ("kept", "weight"))
+        if len(kept) != left:
+            raise InputError(
+                f"{self.masks} was made for other settings: in stage {stage} it keeps {len(kept)} of {units} heads "
+                f"or channels of {name}, not {left}; make it with {self.command}"
+            )
+        columns = (kept[:, None] * size + torch.arange(size)).flatten().to(output.weight.device)
+        last = _layer(output, output.weight[:, columns] if weight is None else weight.to(output.weight), output.bias)
+        return _with_columns(module, columns, last, size)
 
 
 def output_of(name: str, module: Any) -> tuple[nn.Linear, int]:
@@ -123,23 +120,21 @@ def output_of(name: str, module: Any) -> tuple[nn.Linear, int]:
     return output, size
 
 
-def _smaller(module: Any, output: nn.Linear, kept: Tensor, size: int, weight: Tensor | None) -> Any:
+def _with_columns(module: Any, columns: Tensor, last: nn.Linear, size: int) -> nn.Module:
     """Return a copy of an attention or MLP with some of its heads or channels, which shares hooks and other modules."""
-    columns = (kept[:, None] * size + torch.arange(size)).flatten().to(output.weight.device)
-    last = _layer(output, output.weight[:, columns] if weight is None else weight.to(output.weight), output.bias)
 
     def projection(layer: nn.Linear, rows: Tensor) -> nn.Linear:
         return _layer(layer, layer.weight[rows], None if layer.bias is None else layer.bias[rows])
 
     if isinstance(module, FeedForward):
-        expand = module.net[0]
+        expand, width = module.net[0], module.net[2].in_features
         # A gated one has the gates of all channels after them.
-        rows = torch.cat([columns + first for first in range(0, expand.proj.out_features, output.in_features)])
+        rows = torch.cat([columns + first for first in range(0, expand.proj.out_features, width)])
         first = _with(expand, proj=projection(expand.proj, rows))
         return _with(module, net=_with(module.net, **{"0": first, "2": last}))
     projections = {name: projection(getattr(module, name), columns) for name in ("to_q", "to_k", "to_v")}
     twin = _with(module, **projections, to_out=_with(module.to_out, **{"0": last}))
-    twin.heads, twin.inner_dim, twin.inner_kv_dim = len(kept), len(columns), len(columns)
+    twin.heads, twin.inner_dim, twin.inner_kv_dim = len(columns) // size, len(columns), len(columns)
     return twin
 
 

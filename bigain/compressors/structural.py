@@ -23,7 +23,6 @@ from bigain.compressors.where import Where
 from bigain.errors import InputError
 from bigain.runs.files import replacing
 
-Forward = Callable[..., Any]
 # What is left out of a network, by the names of `prunable`, followed by what the method adds.
 Masks = Mapping[str, Tensor]
 
@@ -35,7 +34,7 @@ class StructuralPruner(Compressor):
     """Runs something smaller instead of attentions and MLPs, chosen by the stage of the timestep.
 
     What runs at each stage is made once, at installation: a forward chooses among it and copies no weight. Modules and
-    their hooks stay in place. Subclasses implement `variants`.
+    their hooks stay in place. Subclasses implement `smaller`.
 
     Attributes:
         script: The script that writes the file of masks.
@@ -57,14 +56,14 @@ class StructuralPruner(Compressor):
         self.boundaries = tuple(boundaries)
 
     @abstractmethod
-    def variants(self, site: Site, name: str, module: nn.Module, undo: ExitStack) -> Sequence[Forward | None]:
-        """Return what runs at each stage instead of the forward of a module; None where the module itself does.
+    def smaller(self, site: Site, name: str, module: nn.Module, stage: int) -> nn.Module | None:
+        """Return what runs at a stage instead of an attention or MLP; None if it runs itself.
 
         Args:
             site: The block.
             name: Of the module in the network.
-            module: An attention or an MLP. `follow` ties new layers to it.
-            undo: Closes when the pruner is removed.
+            module: The attention or MLP, which stays as it is.
+            stage: The stage.
 
         Raises:
             InputError: If the module has another structure, or the masks do not fit it.
@@ -126,13 +125,27 @@ class StructuralPruner(Compressor):
         for name, module in prunable([site]).items():
             if "forward" in vars(module):
                 raise InputError(f"the forward of {name} is replaced, perhaps by offloading; end that before pruning")
-            forwards = [variant or module.forward for variant in self.variants(site, name, module, undo)]
+            smaller = [self.smaller(site, name, module, stage) for stage in range(len(self.boundaries) + 1)]
+            self._choose_by_stage(module, smaller, context, undo)
 
-            def forward(*args: Any, forwards: Sequence[Forward] = forwards, **kwargs: Any) -> Any:
-                return forwards[self.value_in(context())](*args, **kwargs)
+    def _choose_by_stage(
+        self, module: Any, smaller: Sequence[nn.Module | None], context: ContextGetter, undo: ExitStack
+    ) -> None:
+        forwards, apply_to_module = [(other or module).forward for other in smaller], module._apply
 
-            # Hooks run around it as before.
-            _replace(module, "forward", forward, undo)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return forwards[self.value_in(context())](*args, **kwargs)
+
+        def apply(function: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+            for other in filter(None, smaller):
+                other._apply(function)
+            return apply_to_module(function, recurse)
+
+        # Hooks run around what is smaller, too. It is converted and moved with the module, but is no part of it: the
+        # digest of the network stays the same.
+        module.forward, module._apply = forward, apply
+        undo.callback(delattr, module, "forward")
+        undo.callback(delattr, module, "_apply")
 
 
 def prunable(sites: Collection[Site]) -> dict[str, nn.Module]:
@@ -143,23 +156,6 @@ def prunable(sites: Collection[Site]) -> dict[str, nn.Module]:
         for kind in get_args(Module):
             modules |= {f"{site.name}.{names[module]}": module for module in site.modules(kind)}
     return modules
-
-
-def follow(module: nn.Module, layers: Sequence[nn.Module], undo: ExitStack) -> None:
-    """Convert and move layers with a module, of which they are not part: its weights and their digest stay the same."""
-    apply: Callable[..., nn.Module] = module._apply
-
-    def apply_to_all(function: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        for layer in layers:
-            layer._apply(function)
-        return apply(function, recurse)
-
-    _replace(module, "_apply", apply_to_all, undo)
-
-
-def _replace(module: nn.Module, method: str, function: Callable[..., Any], undo: ExitStack) -> None:
-    setattr(module, method, function)
-    undo.callback(delattr, module, method)
 
 
 def weights_digest(denoiser: nn.Module) -> str:
