@@ -51,7 +51,7 @@ class Inspector(Watcher):
         self.images = images
         self._items: list[Item] = []
         self._sites: list[int] = []
-        self._collector: Collector | None = None
+        self._collector: Collector
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._items = first_of_classes(EvalDataModule.of(pl_module).items, self.images)
@@ -67,15 +67,12 @@ class Inspector(Watcher):
         return True
 
     def decided(self, decision: Decision) -> None:
-        assert self._collector is not None
         self._collector.add(decision)
 
     def ends(self, trainer: Trainer, image_ids: Sequence[str]) -> None:
         # Before the predictions are written: a finished image has its maps.
-        assert self._collector is not None
         for image_id, maps in self._collector.maps().items():
             write_maps(Path(trainer.default_root_dir) / PICTURES, image_id, maps)
-        self._collector = None
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # After the results are written, which all processes wait for.
