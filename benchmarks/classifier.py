@@ -67,7 +67,7 @@ def ours(case: Case, shared: bool) -> Elimination:
     with ExitStack() as undo:
         if shared:
             undo.enter_context(share(case.backbone.denoiser, case.conditions))
-        return case.classifier(shared).classify(case.latents, case.ids)[0]
+        return case.classifier(shared).classify(case.latents, case.ids, {})[0]
 
 
 def plain(case: Case) -> Elimination:

@@ -61,7 +61,7 @@ def class_row(backbone: Null, classes: int, repetitions: int, device: torch.devi
         return label.float()
 
     tasks = {
-        "all": lambda: module.classify(latents, [f"image-{i}" for i in range(IMAGES)]),
+        "all": lambda: module.classify(latents, [f"image-{i}" for i in range(IMAGES)], {}),
         "elimination": lambda: staged_elimination(errors, IMAGES, classes, stages, keep, device),
     }
     seconds, evaluations = rounds(tasks, repetitions, device), module.evaluations_per_image(classes)

@@ -110,7 +110,6 @@ class Extension(Callback):
     """Gives a run directory its new choice of images, once the dataset has found these images."""
 
     def __init__(self, config: Namespace) -> None:
-        """Store the configuration, as for `run_directory`."""
         self._settings = fingerprinted(config)
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

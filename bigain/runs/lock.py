@@ -51,14 +51,3 @@ def lock(folder: Path, rank: int) -> BaseFileLock:
             raise InputError(f"cannot write {path}: {error}; choose another --output") from error
         _log.warning(f"warning: {folder} is on a file system without locks; let one run at a time use it")
     return held
-
-
-def check_no_stale_process(folder: Path, world_size: int) -> None:
-    """Raise an InputError if a process of an earlier run with more processes is still running.
-
-    The processes of this run lock the lower ranks themselves.
-    """
-    for path in folder.glob(".lock-*"):
-        rank = path.name.removeprefix(".lock-")
-        if rank.isdecimal() and int(rank) >= world_size:
-            lock(folder, int(rank)).release()

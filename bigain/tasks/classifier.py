@@ -169,7 +169,6 @@ class DiffusionClassifier(BackboneModule):
     @torch.inference_mode()
     def on_predict_start(self) -> None:
         space = self.data.class_space
-        self.multilabel = space.multilabel
         self.conditions = self.backbone.conditions(space.prompts, space.model_labels)
         self.example_condition = self.conditions[:1]
         self.backbone.finish_conditions()
@@ -186,11 +185,11 @@ class DiffusionClassifier(BackboneModule):
         survivors, bands = [stage.tolist() for stage in result.survivors], result.bands
         bands = None if bands is None else bands.cpu()
         seconds = (time.perf_counter() - start) / len(batch["image_id"])
-        records = []
+        space, records = self.data.class_space, []
         for i, image_id in enumerate(batch["image_id"]):
             if i in not_finite:
                 label, trial, error = not_finite[i]
-                at = f"for class {self.data.class_space.names[label]!r} at timestep {timesteps[i, trial]}"
+                at = f"for class {space.names[label]!r} at timestep {timesteps[i, trial]}"
                 reason = f"the network's error {at} is {error} {self.at_precision('other weights')}"
                 batch["failed"][image_id] = reason
                 continue
@@ -199,7 +198,7 @@ class DiffusionClassifier(BackboneModule):
             records.append(
                 ImageRecord(
                     image_id=image_id,
-                    label=list(labels) if self.multilabel else labels[0],
+                    label=list(labels) if space.multilabel else labels[0],
                     prediction=predictions[i],
                     classes=classes.tolist(),
                     trials=trials.tolist(),
@@ -225,7 +224,7 @@ class DiffusionClassifier(BackboneModule):
         return with_repeats(keys_of_trials(image_ids, self.grid_size, self.seed, device), self.noises)
 
     def classify(
-        self, latents: Tensor, image_ids: Sequence[str], not_finite: dict[int, tuple[int, int, float]] | None = None
+        self, latents: Tensor, image_ids: Sequence[str], not_finite: dict[int, tuple[int, int, float]]
     ) -> tuple[Elimination, Tensor]:
         """Run the staged elimination, or the race, on latents.
 
@@ -237,9 +236,8 @@ class DiffusionClassifier(BackboneModule):
         Returns:
             The elimination, and the timestep of each image's trials, rounded, `(b, t)` int64.
         """
-        first = {} if not_finite is None else not_finite
-        device = latents.device
-        keys, classes = self.keys_of(image_ids, device), len(self.conditions)
+        device, classes = latents.device, len(self.conditions)
+        keys = self.keys_of(image_ids, device)
         if self.timesteps == "uniform":
             timesteps = uniform_timesteps(keys[:, : self.grid_size])
         else:
@@ -263,7 +261,7 @@ class DiffusionClassifier(BackboneModule):
                 bands[image[:, None], label, trial[:, None]] = errors[..., 1:]
                 errors = errors[..., 0]
             for i, j in (~errors.isfinite()).nonzero().tolist():
-                first.setdefault(int(image[i]), (int(label[i, j]), int(trial[i]), float(errors[i, j])))
+                not_finite.setdefault(int(image[i]), (int(label[i, j]), int(trial[i]), float(errors[i, j])))
             return errors
 
         if self.race is not None:

@@ -20,7 +20,7 @@ from bigain.data.base import EvalDataModule, digest_of
 from bigain.data.class_space import ClassSpace
 from bigain.errors import InputError
 from bigain.runs.files import TEMPORARY_FILES, read_json, sample_path, sync_folder, write_bytes, write_json
-from bigain.runs.lock import check_no_stale_process, lock
+from bigain.runs.lock import lock
 from bigain.runs.logs import Place, drop_incomplete_line, finished_images, line_at
 from bigain.runs.records import Record, SampleRecord
 from bigain.tasks.sampler import DiffusionSampler, Generated
@@ -78,7 +78,6 @@ class PredictionWriter(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = lock(folder.parent, trainer.global_rank)
         if trainer.is_global_zero:
-            check_no_stale_process(folder.parent, trainer.world_size)
             for path in [path for pattern in TEMPORARY_FILES for path in folder.parent.glob(pattern)]:
                 path.unlink(missing_ok=True)
         finished = finished_images(folder)

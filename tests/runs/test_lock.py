@@ -9,7 +9,7 @@ import pytest
 
 from bigain.errors import InputError
 from bigain.runs import lock as locks
-from bigain.runs.lock import check_no_stale_process, lock
+from bigain.runs.lock import lock
 
 HOLD = """
 import sys
@@ -21,24 +21,16 @@ sys.stdin.read()
 """
 
 
-@pytest.fixture
-def holder(tmp_path, monkeypatch):
-    """Another process that holds the place of rank 2."""
+def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "_PATIENCE_S", 0.2)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path), "2"], **pipes) as process:
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path), "0"], **pipes) as process:
         assert process.stdout.readline() == "held\n"
-        yield process
+        with pytest.raises(InputError, match=r"is in use: another process holds .*lock-0; wait for it or stop it"):
+            lock(tmp_path, 0)
+        lock(tmp_path, 1).release()
         process.kill()
-
-
-def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path, holder):
-    with pytest.raises(InputError, match=r"is in use: another process holds .*lock-2; wait for it or stop it"):
-        lock(tmp_path, 2)
-    lock(tmp_path, 1).release()
-    holder.kill()
-    holder.wait()
-    lock(tmp_path, 2).release()
+    lock(tmp_path, 0).release()
 
 
 def test_the_same_process_can_take_its_place_again(tmp_path):
@@ -47,15 +39,6 @@ def test_the_same_process_can_take_its_place_again(tmp_path):
     assert outer.is_locked
     outer.release()
     assert not outer.is_locked
-
-
-@pytest.mark.usefixtures("holder")
-def test_processes_left_over_from_a_larger_run_are_noticed(tmp_path):
-    check_no_stale_process(tmp_path, 3)
-    with pytest.raises(InputError, match=r"another process holds .*lock-2"):
-        check_no_stale_process(tmp_path, 2)
-    (tmp_path / ".lock-mine").touch()
-    check_no_stale_process(tmp_path, 3)
 
 
 def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
