@@ -13,13 +13,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from bigain.backbones.text import TextBackbone
 from bigain.errors import InputError
 
-# U-Net settings that need a second condition, and the models that have them.
-_SECOND_CONDITIONS = {
-    "addition_embed_type": "Stable Diffusion XL and relatives",
-    "class_embed_type": "unCLIP and relatives",
-    "num_class_embeds": "upscalers",
-    "encoder_hid_dim_type": "Kandinsky and relatives",
-}
+# Settings of U-Nets with a second condition: SDXL, unCLIP, upscalers, Kandinsky.
+_SECOND_CONDITIONS = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
 
 
 class StableDiffusion(TextBackbone):
@@ -35,11 +30,11 @@ class StableDiffusion(TextBackbone):
     }
 
     def _check(self, config: Mapping[str, Any]) -> None:
-        for setting, model in _SECOND_CONDITIONS.items():
+        for setting in _SECOND_CONDITIONS:
             if config.get(setting) is not None:
                 raise InputError(
-                    f"unet/config.json of {self.model} has {setting} {config[setting]!r}, a condition besides the text "
-                    f"that {model} need and this class does not provide; expected Stable Diffusion 1.x or 2.x"
+                    f"unet/config.json of {self.model} has {setting} {config[setting]!r}, a condition besides the text; "
+                    "expected Stable Diffusion 1.x or 2.x (for SDXL use bigain.backbones.StableDiffusionXL)"
                 )
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:

@@ -104,20 +104,13 @@ def decode_image(content: bytes, name: str, size: int) -> Tensor:
     except ValueError as error:
         fix = "replace it, leave it out with a subset file, or skip it with on_bad_image: skip"
         raise InputError(f"image {name} cannot be decoded ({error}); {fix}") from error
-    resized = F.resize(_middle(image), [size], interpolation=InterpolationMode.BICUBIC)
+    keep = _MAX_ASPECT * min(image.size)
+    if max(image.size) > keep:
+        # Both sides lose the same, so that the centre stays.
+        keep += (max(image.size) - keep) % 2
+        image = F.center_crop(image, [min(image.height, keep), min(image.width, keep)])
+    resized = F.resize(image, [size], interpolation=InterpolationMode.BICUBIC)
     return F.pil_to_tensor(F.center_crop(resized, [size, size]))
-
-
-def _middle(image: Image.Image) -> Image.Image:
-    """Crop a long strip to its centre; return any other image unchanged."""
-    width, height = image.size
-    keep = _MAX_ASPECT * min(width, height)
-    if max(width, height) <= keep:
-        return image
-    # Both sides lose the same, so that the centre stays.
-    keep += (max(width, height) - keep) % 2
-    left, top = max(0, (width - keep) // 2), max(0, (height - keep) // 2)
-    return image.crop((left, top, min(width, left + keep), min(height, top + keep)))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -59,13 +59,8 @@ def stratified(items: Sequence[Item], limit: int, seed: int) -> list[Item]:
 
 def first_of_classes(items: Sequence[Item], count: int) -> list[Item]:
     """Return `count` items, the first of each class before the rest: a smaller count gives a prefix of a larger one."""
-    seen: set[tuple[int, ...]] = set()
-    firsts: list[Item] = []
-    others: list[Item] = []
-    for item in items:
-        (others if item.labels[:1] in seen else firsts).append(item)
-        seen.add(item.labels[:1])
-    return [*firsts, *others][:count]
+    first = {item.labels[:1]: item for item in reversed(items)}
+    return sorted(items, key=lambda item: first[item.labels[:1]] is not item)[:count]
 
 
 def _turns(items: Sequence[Item], seed: int) -> list[tuple[int, int]]:

@@ -69,8 +69,8 @@ def test_another_class_in_the_configuration(sd, part, settings, expected):
 @pytest.mark.parametrize(
     ("settings", "names"),
     [
-        ({"addition_embed_type": "text_time"}, "addition_embed_type 'text_time'.*Stable Diffusion XL"),
-        ({"num_class_embeds": 1000}, "num_class_embeds 1000.*upscalers"),
+        ({"addition_embed_type": "text_time"}, "addition_embed_type 'text_time'.*backbones.StableDiffusionXL"),
+        ({"num_class_embeds": 1000}, "num_class_embeds 1000.*expected Stable Diffusion 1.x or 2.x"),
         ({"in_channels": 9}, "in_channels 9 .* expected 4 in, 1 per channel of its VAE .more for inp"),
         ({"out_channels": 3}, "in_channels 4 and out_channels 3; expected 4 in, .* and as many or twice as many out"),
         ({"cross_attention_dim": 1024}, "cross_attention_dim 1024, but its text encoder gives states of width 8"),
