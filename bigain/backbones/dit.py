@@ -51,8 +51,8 @@ class DiT(Backbone):
         # A model with 1000 classes is trained on ImageNet, whose class order other datasets do not have.
         if indices is None and (known != number or known == _IMAGENET):
             raise InputError(
-                f"the classes of this dataset are not in the label space of {self.model}: it has {known} classes, the "
-                f"dataset {number} different ones; use a text-conditional model or a DiT trained on these classes"
+                f"the classes of this dataset are not in the label space of {self.model}: the model has {known} "
+                f"classes, the dataset {number} different ones; use a text-conditional model or a DiT trained on them"
             )
         unknown = [index for index in indices or () if not 0 <= index < known]
         if unknown:

@@ -33,7 +33,7 @@ class StableDiffusion(TextBackbone):
         for setting in _SECOND_CONDITIONS:
             if config.get(setting) is not None:
                 raise InputError(
-                    f"unet/config.json of {self.model} has {setting} {config[setting]!r}, a condition besides the text; "
+                    f"unet/config.json of {self.model} has {setting} {config[setting]!r}, a second condition; "
                     "expected Stable Diffusion 1.x or 2.x (for SDXL use bigain.backbones.StableDiffusionXL)"
                 )
 

@@ -30,11 +30,7 @@ class OxfordPets(EvalDataModule):
     name = "Oxford-IIIT Pets"
 
     def __init__(
-        self,
-        root: str = "data",
-        split: Literal["test", "trainval"] = "test",
-        prompts: Prompts = "paper",
-        **kwargs: Any,
+        self, root: str = "data", split: Literal["test", "trainval"] = "test", prompts: Prompts = "paper", **kwargs: Any
     ) -> None:
         """Store the settings; nothing is read yet.
 

@@ -27,7 +27,7 @@ MIRRORS = [
 
 pytestmark = [
     # diffusers passes an argument that huggingface_hub has deprecated.
-    pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks` argument is deprecated"),
+    pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks` argument is deprecated")
 ]
 
 

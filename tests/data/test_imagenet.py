@@ -172,8 +172,7 @@ def test_every_layout_gives_the_same_ids_labels_pixels_and_selections(layout, tm
 
 
 @pytest.mark.parametrize(
-    "form",
-    ["{stem}", "/data/imagenet/val/{stem}.jpeg", "{stem}_{wnid}.JPEG", "val\\{wnid}\\{stem}.JPEG"],
+    "form", ["{stem}", "/data/imagenet/val/{stem}.jpeg", "{stem}_{wnid}.JPEG", "val\\{wnid}\\{stem}.JPEG"]
 )
 def test_a_subset_of_ids_or_paths(tree, tmp_path, form):
     path = tmp_path / "ids.txt"

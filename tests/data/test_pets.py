@@ -109,8 +109,7 @@ def test_missing_images_are_counted_and_the_first_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line",
-    ["Abyssinian_1 1 1", "Abyssinian_1 0 1 1", "yorkshire_terrier_1 38 2 25", "Abyssinian_1 \u00b9 1 1"],
+    "line", ["Abyssinian_1 1 1", "Abyssinian_1 0 1 1", "yorkshire_terrier_1 38 2 25", "Abyssinian_1 \u00b9 1 1"]
 )
 def test_malformed_lines_are_named(tmp_path, line):
     folder = plant(tmp_path, ["# header", entry(3)])
