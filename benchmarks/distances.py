@@ -76,10 +76,11 @@ def simulate(sets: int, sizes: tuple[int, ...], print_row: Callable[[str], None]
                 x, y = (points[draw.integers(POPULATION, size=n)] for points in (generated, real))
                 value, without = frechet_leave_one_out(x, reference)
                 rows["frechet"].append((value, jackknife_error(without), (n - 1) * float((without - value).mean())))
-                value, without, _ = kernel_leave_one_out(x, kept)
+                value, without = kernel_leave_one_out(x, kept)
                 rows["kid"].append((value, jackknife_error(without), 0))
-                value, *of_both = kernel_leave_one_out(x, y)
-                rows["kid, both sampled"].append((value, float(np.hypot(*map(jackknife_error, of_both))), 0))
+                (value, without), (_, without_y) = kernel_leave_one_out(x, y), kernel_leave_one_out(y, x)
+                error = float(np.hypot(jackknife_error(without), jackknife_error(without_y)))
+                rows["kid, both sampled"].append((value, error, 0))
             for name, results in rows.items():
                 print_row(row(name, population, d, n, results, endless))
 
@@ -97,7 +98,7 @@ def simulate_pairs(sets: int, sizes: tuple[int, ...], print_row: Callable[[str],
                 sides = [
                     frechet_leave_one_out(points[chosen], reference)
                     if name == "frechet"
-                    else kernel_leave_one_out(points[chosen], kept)[:2]
+                    else kernel_leave_one_out(points[chosen], kept)
                     for points in (first, second)
                 ]
                 (a, without_a), (b, without_b) = sides

@@ -91,7 +91,7 @@ def _leave_one_out(run: Run, ids: tuple[str, ...]) -> _Distances:
     distances = {name: frechet}
     for metric in metrics_of(reference):
         if isinstance(metric, KernelDistance) and reference.features is not None:
-            distances[metric.label(metric.key)] = metric.leave_one_out(features, reference.features)[:2]
+            distances[metric.label(metric.key)] = metric.leave_one_out(features, reference.features)
     if f"agreement[{ShapeFeatures.protocol}]" not in run.metrics or protocol != ShapeFeatures.protocol:
         return distances, None
     extractor = ShapeFeatures()

@@ -40,31 +40,29 @@ class KernelDistance(Distance):
         cubes: Array = base * base * base
         return cubes
 
-    def leave_one_out(self, x: Features, y: Features) -> tuple[float, Array, Array]:
-        """Compute the distance of two sets, and that without each of their images: see `kernel_leave_one_out`."""
-        value, without_x, without_y = kernel_leave_one_out(x, y, self.kernel)
-        return self.scale * value, self.scale * without_x, self.scale * without_y
+    def leave_one_out(self, x: Features, y: Features) -> tuple[float, Array]:
+        """Compute the distance of two sets, and that without each image of `x`: see `kernel_leave_one_out`."""
+        value, left_out = kernel_leave_one_out(x, y, self.kernel)
+        return self.scale * value, self.scale * left_out
 
     def estimates(self, records: Sequence[SampleRecord], space: ClassSpace) -> Mapping[str, Estimate]:
         if self.reference.features is None:
             return {}
-        value, left_out, _ = self.leave_one_out(self.features(records), self.reference.features)
+        value, left_out = self.leave_one_out(self.features(records), self.reference.features)
         error = jackknife_error(left_out)
         return {self.label(self.key): {**around(value, error, len(records)), "standard_error": error}}
 
 
-def kernel_leave_one_out(
-    x: Features, y: Features, kernel: Kernel = KernelDistance.kernel
-) -> tuple[float, Array, Array]:
-    """Compute the kernel distance of two sets, and that without each of their images.
+def kernel_leave_one_out(x: Features, y: Features, kernel: Kernel = KernelDistance.kernel) -> tuple[float, Array]:
+    """Compute the kernel distance of two sets, and that without each image of the first.
 
     The unbiased squared maximum mean discrepancy under a kernel, over all pairs of images: 0 on average for
     two sets of one distribution at any size, so it can be negative. A pair of equal images within a set counts as any
     other pair.
 
-    `jackknife_error` of the values without each image of `x` is the standard error if only `x` is a sample. If both
-    are, the squares of both errors add up. Of two sets of the same items, `jackknife_error(a - b)` is the standard
-    error of the difference. For sets that are alike in distribution it is too large by a factor of up to 1.4.
+    `jackknife_error` of the values without each image is the standard error if only `x` is a sample. If both are, the
+    squares of both errors add up. Of two sets of the same items, `jackknife_error(a - b)` is the standard error of the
+    difference. For sets that are alike in distribution it is too large by a factor of up to 1.4.
 
     Takes `(n_x + n_y)^2 d` operations.
 
@@ -74,7 +72,7 @@ def kernel_leave_one_out(
         kernel: That of KID by default.
 
     Returns:
-        The distance, the distances without each image of `x`, `(n_x,)`, and without each image of `y`, `(n_y,)`.
+        The distance, and the distances without each image of `x`, `(n_x,)`.
 
     Raises:
         InputError: If a set has fewer than 3 images.
@@ -82,29 +80,24 @@ def kernel_leave_one_out(
     n, m = len(x), len(y)
     if min(n, m) < 3:
         raise InputError(f"a kernel distance needs at least 3 images in each set, not {min(n, m)}")
-    in_x, in_y = np.add(*_kernel_sums(x, x, kernel)), np.add(*_kernel_sums(y, y, kernel))
-    x_to_y, y_to_x = _kernel_sums(x, y, kernel)
+    in_x, in_y, x_to_y = (_kernel_sums(a, b, kernel) for a, b in ((x, x), (y, y), (x, y)))
     within_x, within_y, between = in_x.sum() / (n * (n - 1)), in_y.sum() / (m * (m - 1)), x_to_y.mean() / m
-    without_x = (in_x.sum() - 2 * in_x) / ((n - 1) * (n - 2)) + within_y
-    without_x -= 2 * (x_to_y.sum() - x_to_y) / ((n - 1) * m)
-    without_y = (in_y.sum() - 2 * in_y) / ((m - 1) * (m - 2)) + within_x
-    without_y -= 2 * (y_to_x.sum() - y_to_x) / ((m - 1) * n)
-    return float(within_x + within_y - 2 * between), without_x, without_y
+    without = (in_x.sum() - 2 * in_x) / ((n - 1) * (n - 2)) + within_y
+    without -= 2 * (x_to_y.sum() - x_to_y) / ((n - 1) * m)
+    return float(within_x + within_y - 2 * between), without
 
 
-def _kernel_sums(x: Features, y: Features, kernel: Kernel) -> tuple[Array, Array]:
-    """Return the kernel summed over `y` for each `x`, and over `x` for each `y`.
-
-    If both are one set, every pair is computed once and no image meets itself; the two sums together are over the set.
-    """
-    of_x, of_y = np.zeros(len(x)), np.zeros(len(y))
+def _kernel_sums(x: Features, y: Features, kernel: Kernel) -> Array:
+    """Return the kernel summed over `y` for each `x`; of one set, every pair is computed once, none is of one image."""
+    sums, mirrored = np.zeros(len(x)), np.zeros(len(x))
     for i in range(0, len(x), _TILE):
         rows = np.asarray(x[i : i + _TILE], np.float64)
         for j in range(i if y is x else 0, len(y), _TILE):
             tile = kernel(rows, np.asarray(y[j : j + _TILE], np.float64))
             if y is x and i == j:
                 np.fill_diagonal(tile, 0)
-            else:
-                of_y[j : j + _TILE] += tile.sum(axis=0)
-            of_x[i : i + _TILE] += tile.sum(axis=1)
-    return of_x, of_y
+            elif y is x:
+                mirrored[j : j + _TILE] += tile.sum(axis=0)
+            sums[i : i + _TILE] += tile.sum(axis=1)
+    result: Array = sums + mirrored
+    return result

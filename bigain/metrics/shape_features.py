@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,6 @@ from bigain.metrics.extractors import FeatureExtractor, exact_float32, load_weig
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 IMAGE_SIZE = 32
 DIMENSION = 64
-_FIX = "reinstall bigain"
 
 
 class ShapeNetwork(nn.Module):
@@ -87,13 +85,10 @@ def read_network(folder: Path) -> tuple[ShapeNetwork, tuple[str, ...], str]:
     """Return the network that `scripts/train_shape_features.py` wrote, frozen, its class names and its sha256 in hex.
 
     Raises:
-        InputError: If a file is missing or damaged, or the weights are not those that the configuration names.
+        InputError: If the weights are not those that the configuration names.
     """
-    try:
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        with torch.device("meta"):
-            network = ShapeNetwork(config["widths"], len(config["class_names"]))
-        digest = load_weights(network, folder / WEIGHTS, config["sha256"], _FIX)
-    except (OSError, KeyError, json.JSONDecodeError) as error:
-        raise InputError(f"cannot read the feature extractor {folder}: {error}; {_FIX}") from error
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    with torch.device("meta"):
+        network = ShapeNetwork(config["widths"], len(config["class_names"]))
+    digest = load_weights(network, folder / WEIGHTS, config["sha256"], "reinstall bigain")
     return network.eval().requires_grad_(False), tuple(config["class_names"]), digest

@@ -86,10 +86,6 @@ def test_images_that_do_not_compare_are_refused(pairs):
     a, b = pairs
     with pytest.raises(InputError, match="cannot be compared"):
         psnr(a, b[..., :40])
-    with pytest.raises(InputError, match="at least 6 px"):
-        ssim(a[..., :5, :5], b[..., :5, :5])
-    with pytest.raises(ValueError, match="uint8"):
-        psnr(a / 255, b / 255)
 
 
 def test_lpips_of_each_pair(tmp_path, monkeypatch, pairs):

@@ -103,10 +103,9 @@ def test_cmmd_is_the_mean_of_its_kernel_over_pairs():
         return 1000 * (sum(within) - 2 * np.mean([kernel(a, b) for a in x for b in y]))
 
     reference = ReferenceStatistics(Moments.of([y]), "clip", features=y.astype(np.float32))
-    value, without_x, without_y = Cmmd(reference).leave_one_out(x, y)
+    value, without = Cmmd(reference).leave_one_out(x, y)
     assert value == pytest.approx(cmmd(x, y), abs=1e-9)
-    assert without_x[2] == pytest.approx(cmmd(np.delete(x, 2, 0), y), abs=1e-9)
-    assert without_y[-1] == pytest.approx(cmmd(x, y[:-1]), abs=1e-9)
+    assert without[2] == pytest.approx(cmmd(np.delete(x, 2, 0), y), abs=1e-9)
     for protocol in ("clip", "dinov2"):
         reference = ReferenceStatistics(Moments.of([y]), protocol, features=y.astype(np.float32))
         found, _ = evaluate(distances(reference), records_of(x), NO_CLASSES)
@@ -114,7 +113,7 @@ def test_cmmd_is_the_mean_of_its_kernel_over_pairs():
         assert f"frechet[{protocol}]" in found
         if protocol == "clip":
             assert found["cmmd[clip]"]["value"] == pytest.approx(value, abs=1e-3)
-            assert found["cmmd[clip]"]["standard_error"] == pytest.approx(jackknife_error(without_x), abs=1e-3)
+            assert found["cmmd[clip]"]["standard_error"] == pytest.approx(jackknife_error(without), abs=1e-3)
 
 
 def test_clip_score_and_pick_score_are_of_the_cosine_of_image_and_prompt(clip, images):

@@ -86,19 +86,14 @@ def test_other_images_are_refused(extractor):
             extractor(images)
 
 
-def test_damaged_and_missing_files_are_reported(tmp_path):
-    with pytest.raises(InputError, match="cannot read the feature extractor"):
-        read_network(tmp_path)
+def test_damaged_weights_are_reported(tmp_path):
     for path in ASSET.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     read_network(tmp_path)
     data = bytearray((tmp_path / WEIGHTS).read_bytes())
     data[-1] ^= 1
     (tmp_path / WEIGHTS).write_bytes(data)
-    with pytest.raises(InputError, match="has sha256"):
-        read_network(tmp_path)
-    (tmp_path / CONFIG).write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match="reinstall"):
+    with pytest.raises(InputError, match="has sha256 .*reinstall bigain"):
         read_network(tmp_path)
 
 
