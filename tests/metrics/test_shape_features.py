@@ -93,7 +93,7 @@ def test_damaged_weights_are_reported(tmp_path):
     data = bytearray((tmp_path / WEIGHTS).read_bytes())
     data[-1] ^= 1
     (tmp_path / WEIGHTS).write_bytes(data)
-    with pytest.raises(InputError, match="has sha256 .*reinstall bigain"):
+    with pytest.raises(InputError, match=r"has sha256 .*reinstall bigain"):
         read_network(tmp_path)
 
 
