@@ -122,7 +122,7 @@ class FeatureProbe(BackboneModule):
         self.begin_sharing()
         tokens = self.backbone.tokens_of(*self.backbone.latents_of(self.data.image_size)[1:])
         # On the host.
-        self.places = self.backbone.parametrisation.place(torch.tensor(self.timesteps), tokens)
+        self.visited = self.backbone.parametrisation.place(torch.tensor(self.timesteps), tokens)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[FeatureRecord]:
         """Return the records of a batch; images with features that are not finite are added to `batch["failed"]`."""
@@ -162,7 +162,7 @@ class FeatureProbe(BackboneModule):
 
     def _features_at(self, j: int, latents: Tensor, keys: Tensor) -> Sequence[Tensor]:
         """Return the features of each block at the timestep of this index, with their shares. `(b, d + 1)` each."""
-        place = self.places[j : j + 1]
+        place = self.visited[j : j + 1]
         alike, at = self.timesteps_alike(place), place.to(latents.device)
         shared: dict[str, Any] = {"zero": self.timesteps[j] == 0, "timestep": alike[0] if alike else None}
         outputs: dict[int, Tensor] = {}

@@ -76,7 +76,7 @@ class ProcessGather:
 class RunResults(Callback, ABC):
     """Writes the results of a run from its logs. Subclasses add the results of their task.
 
-    The module needs `data`, `backbone` and `example_condition`.
+    The module needs `data`, `backbone`, `example_condition` and, unless images differ, the timesteps `visited`.
 
     Attributes:
         task: `classification`, `generation` or `features`.
@@ -97,9 +97,9 @@ class RunResults(Callback, ABC):
     def task_results(self, trainer: Trainer, module: Any, records: Sequence[Any]) -> dict[str, Any]:
         """Return the sections of `results.json` of the task: at least `metrics`, `protocol` and `evaluations`."""
 
-    @abstractmethod
     def timesteps(self, module: Any, records: Sequence[Any]) -> Mapping[int, int]:
-        """Return the number of evaluations by timestep, in 0..999."""
+        """Return the number of evaluations by timestep, in 0..999; those of one image, if all have the same."""
+        return Counter(nearest_timesteps(module.visited))
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = time.perf_counter()
@@ -301,9 +301,6 @@ class GenerationResults(RunResults):
     task = "generation"
     record = SampleRecord
 
-    def timesteps(self, module: DiffusionSampler, records: Sequence[SampleRecord]) -> Mapping[int, int]:
-        return Counter(nearest_timesteps(module.scheduler.timesteps))
-
     def write_files(self, trainer: Trainer, module: DiffusionSampler, records: Sequence[SampleRecord]) -> None:
         """Write the first images with their classes side by side, to a file and to the loggers."""
         if module.images == "none":
@@ -341,9 +338,6 @@ class FeatureResults(RunResults):
 
     task = "features"
     record = FeatureRecord
-
-    def timesteps(self, module: FeatureProbe, records: Sequence[FeatureRecord]) -> Mapping[int, int]:
-        return Counter(nearest_timesteps(module.places))
 
     def write_files(self, trainer: Trainer, module: FeatureProbe, records: Sequence[FeatureRecord]) -> None:
         in_order = sorted(records, key=lambda record: record.image_id)

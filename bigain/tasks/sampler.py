@@ -120,6 +120,7 @@ class DiffusionSampler(BackboneModule):
         self.scheduler, self.timestep_options = make_scheduler(
             self.backbone, self.scheduler_class, self.scheduler_options, self.steps, latents
         )
+        self.visited = self.scheduler.timesteps
         unlabelled = [item.image_id for item in data.items if not item.labels]
         if unlabelled and not self.backbone.takes_text:
             raise InputError(

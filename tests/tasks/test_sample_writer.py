@@ -65,7 +65,7 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_images_are_named_by_id_and_logged_and_a_deleted_one_is_generated_again(tmp_path, run):
+def test_images_are_named_by_id_and_logged_and_what_is_not_finished_is_generated_again(tmp_path, run):
     assert run() == IDS
     assert sorted(contents(tmp_path / "samples")) == [f"{image_id}.png" for image_id in IDS]
     lines = [json.loads(line) for line in log_of(tmp_path).read_text().splitlines()]
@@ -76,26 +76,16 @@ def test_images_are_named_by_id_and_logged_and_a_deleted_one_is_generated_again(
     assert run() == []
     (tmp_path / "samples/test/000002.png").unlink()
     assert run() == [IDS[2]]
-    assert contents(tmp_path / "samples") == before
-
-
-def test_what_a_kill_left_undone_is_made_and_nothing_else(tmp_path, run):
-    run()
-    before = contents(tmp_path / "samples")
+    # A kill between image and line, in the middle of a line, and before the first one.
     lines = log_of(tmp_path).read_text().splitlines(keepends=True)
-    # Between image and line, and in the middle of a line.
-    log_of(tmp_path).write_text("".join(lines[:2]) + lines[2][:50])
-    assert run() == IDS[2:]
-    assert contents(tmp_path / "samples") == before
-
-
-def test_a_kill_before_the_first_line_is_no_other_run(tmp_path, run):
-    run()
+    for log, left in (("".join(lines[:2]) + lines[2][:50], IDS[2:]), ("", IDS)):
+        log_of(tmp_path).write_text(log)
+        (tmp_path / "samples/test/.000003.png.1.tmp").write_bytes(b"half")
+        assert run() == left
+        assert contents(tmp_path / "samples") == before
     log_of(tmp_path).unlink()
-    (tmp_path / "samples/test/.000003.png.1.tmp").write_bytes(b"half")
     with pytest.raises(InputError, match="holds other images"):
         run(resume=False)
-    assert run() == IDS
 
 
 @pytest.mark.parametrize("name", ["holiday.png", "test/000000.jpg"])
