@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from bigain.commands.bench.measure import Spread
+from bigain.commands.bench.measure import spread
 from bigain.cost.spans import Spans
 
 LONG_ENOUGH, MOST_CALLS = 0.1, 100
@@ -39,5 +39,5 @@ def rounds(
 
 def spread_text(values: Sequence[float], digits: int, factor: float = 1) -> str:
     """Return `1.25 (1.10 to 1.40)`: the median, the lowest and the highest value."""
-    spread = Spread.of(values, factor)
-    return f"{spread.median:.{digits}f} ({spread.low:.{digits}f} to {spread.high:.{digits}f})"
+    of = spread(values, factor)
+    return f"{of['median']:.{digits}f} ({of['low']:.{digits}f} to {of['high']:.{digits}f})"

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from lightning.pytorch import Trainer
 
 from bigain.backbones.base import Backbone
 from bigain.backbones.geometry import build_on_meta
@@ -54,14 +53,14 @@ def run_checks(options: Sequence[str]) -> list[Check]:
     before = logger.level
     # What would be logged is a check already.
     logger.setLevel(logging.ERROR)
-    found: dict[str, Check] = {}
+    checks: dict[str, Check] = {}
     try:
         for check in _checks(cli):
             # One cause may stop several checks.
-            found.setdefault(check.message if check.status == "problem" else f"{check.name}: {check.message}", check)
+            checks.setdefault(check.message if check.status == "problem" else f"{check.name}: {check.message}", check)
     finally:
         logger.setLevel(before)
-    return list(found.values())
+    return list(checks.values())
 
 
 def _checks(cli: WithoutTrainer) -> Iterator[Check]:
@@ -84,7 +83,7 @@ def _checks(cli: WithoutTrainer) -> Iterator[Check]:
     yield from _until_refused("reference", _reference(module))
     yield from _until_refused("run directory", _directory(cli))
     yield from _disk(cli.output, module, data)
-    yield from _device(cli.trainer, cli.trainer_error, backbone)
+    yield from _device(cli, backbone)
 
 
 def _until_refused(name: str, checks: Iterator[Check]) -> Iterator[Check]:
@@ -96,9 +95,8 @@ def _until_refused(name: str, checks: Iterator[Check]) -> Iterator[Check]:
 
 
 def _directory(cli: WithoutTrainer) -> Iterator[Check]:
-    config = cli.config[cli.subcommand]
-    check_directory(cli.output, config)
-    done = 0 if config.overwrite else len(finished_images(cli.output / "predictions"))
+    check_directory(cli.output, cli.config.predict)
+    done = 0 if cli.config.predict.overwrite else len(finished_images(cli.output / "predictions"))
     state = f"{done:,} images are done already" if done else "new"
     yield Check("run directory", "ok", f"{cli.output} ({state})")
 
@@ -150,9 +148,8 @@ def _dataset(module: Task, data: EvalDataModule) -> Iterator[Check]:
         yield Check("data", "warning", message, "fetch the rest for the paper's numbers")
     else:
         official = f" of the official {data.official_images:,}" if data.official_images else ""
-        yield Check(
-            "data", "ok", f"{data.name}: {counted(here, 'image')}{official}, {counted(len(data.class_space), 'class')}"
-        )
+        classes = counted(len(data.class_space), "class")
+        yield Check("data", "ok", f"{data.name}: {counted(here, 'image')}{official}, {classes}")
     for note in data.notes:
         yield Check("data/files", "warning", note)
     if isinstance(module, DiffusionClassifier):
@@ -162,17 +159,16 @@ def _dataset(module: Task, data: EvalDataModule) -> Iterator[Check]:
 def _images(data: EvalDataModule) -> Iterator[Check]:
     """Decode the first, the middle and the last image."""
     items = getattr(data, "items", [])
-    if items and not len(data.class_space):
-        # Prompts alone.
+    # Without classes, there are prompts alone.
+    if not items or not len(data.class_space):
         return
-    for item in dict.fromkeys(items[i] for i in (0, len(items) // 2, -1) if items):
+    for item in dict.fromkeys(items[i] for i in (0, len(items) // 2, -1)):
         try:
             data.read_image(item)
         except InputError as error:
             yield Check("data/images", "warning" if data.on_bad_image == "skip" else "problem", str(error))
             return
-    if items:
-        yield Check("data/images", "ok", f"{data.where(items[0])} and others read")
+    yield Check("data/images", "ok", f"{data.where(items[0])} and others read")
 
 
 def _reference(module: Task) -> Iterator[Check]:
@@ -181,16 +177,15 @@ def _reference(module: Task) -> Iterator[Check]:
         yield Check("reference", "ok", "none needed: this configuration generates nothing")
         return
     measuring = module.prepare_measuring()
-    reference = measuring.reference
-    if "distance" in measuring.missing:
+    missing, reference = measuring.missing, measuring.reference
+    if "distance" in missing:
         fix = "images are still generated, and `bigain score RUN` computes the distance later"
-        yield Check("reference", "warning", f"no distance: {measuring.missing['distance']}", fix)
+        yield Check("reference", "warning", f"no distance: {missing['distance']}", fix)
     elif reference is not None:
         yield Check("reference", "ok", f"{reference.source}: {reference.moments.n} images, {reference.protocol}")
     for metric in module.metrics:
-        if metric.name in measuring.missing:
-            reason = measuring.missing[metric.name]
-            yield Check(metric.name, "warning", f"no {metric.title or metric.name}: {reason}")
+        if metric.name in missing:
+            yield Check(metric.name, "warning", f"no {metric.title or metric.name}: {missing[metric.name]}")
 
 
 def _disk(output: Path, module: Task, data: EvalDataModule) -> Iterator[Check]:
@@ -210,29 +205,23 @@ def _disk(output: Path, module: Task, data: EvalDataModule) -> Iterator[Check]:
         yield Check("disk", "problem" if other else "ok", message, other)
 
 
-def _device(trainer: Trainer | None, error: str, backbone: Backbone) -> Iterator[Check]:
-    if trainer is None:
-        yield Check("device", "problem", error, "--trainer.accelerator auto --trainer.devices 1")
+def _device(cli: WithoutTrainer, backbone: Backbone) -> Iterator[Check]:
+    if cli.trainer is None:
+        yield Check("device", "problem", cli.trainer_error, "--trainer.accelerator auto --trainer.devices 1")
         return
-    kind = trainer.strategy.root_device.type
-    precision = str(trainer.precision)
-    message = f"{trainer.world_size} x {kind}, precision {precision}"
+    kind, precision = cli.trainer.strategy.root_device.type, str(cli.trainer.precision)
+    message = f"{cli.trainer.world_size} x {kind}, precision {precision}"
     if kind == "cpu" and precision.startswith("16"):
         yield Check("device", "warning", f"{message}: slow, processors compute float16 in software", _PRECISION)
     elif kind == "cuda" and precision.startswith("bf16") and not torch.cuda.is_bf16_supported(False):
         yield Check("device", "warning", f"{message}: this GPU emulates bfloat16", "--trainer.precision 16-true")
     else:
         yield Check("device", "ok", message)
-    yield from _memory(kind, precision, backbone)
-
-
-def _memory(kind: str, precision: str, backbone: Backbone) -> Iterator[Check]:
-    denoiser = getattr(backbone, "denoiser", None)
-    if denoiser is None or kind not in ("cpu", "cuda"):
+    if not hasattr(backbone, "denoiser") or kind not in ("cpu", "cuda"):
         return
     total = torch.cuda.mem_get_info()[1] if kind == "cuda" else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     size = 2 if precision in ("16-true", "bf16-true") else 4
-    need = size * sum(p.numel() for p in denoiser.parameters())
+    need = size * sum(p.numel() for p in backbone.denoiser.parameters())
     message = f"{total / _GIB:,.0f} GiB in all, {need / _GIB:.1f} GiB for the denoiser's weights"
     enough = 1.5 * need < total
     yield Check("memory", "ok" if enough else "problem", message, "" if enough else _PRECISION)

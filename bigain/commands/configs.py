@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
@@ -44,30 +43,34 @@ def find_config(args: Sequence[str]) -> list[str]:
     of an overlay, `--config as_released.yaml`, are the options that it sets, before those of the command line.
     """
     values, options = options_of(args)
-    order = {"--config": 0, "-c": 0} | dict.fromkeys(_FOLDERS, 1)
-    placed: list[tuple[int, list[str]]] = []
+    configs: list[str] = []
+    classes: list[str] = []
+    others: list[str] = []
     rules: list[_Rule] = []
     for option, *following in options:
         name, equals, value = option.partition("=")
-        if name in order and (name == "--config" or not equals):
-            # An option without a value is left to the parser.
-            files = [value, *following] if equals else following
-            located = [locate(file, order[name] == 0, _FOLDERS.get(name, "")) for file in files[:1]]
-            if order[name] == 0 and located:
-                content = load_yaml(Path(located[0]))
-                if isinstance(content, dict) and "overlay" in content:
-                    rules += _rules(located[0], content)
-                    continue
-                _check_config(files[0], content)
-            placed.append((order[name], [name, *located, *files[1:]]))
-        else:
-            placed.append((2, [option, *following]))
-    ordered = [words for _, words in sorted(placed, key=lambda item: item[0])]
-    first = sum(place < 2 for place, _ in placed)
-    given = _classes_and_values([*itertools.chain.from_iterable(ordered)]) if rules else {}
+        is_config = name in ("--config", "-c")
+        if not is_config and (name not in _FOLDERS or equals):
+            others += [option, *following]
+            continue
+        # An option without a value is left to the parser.
+        files = [value, *following] if equals else following
+        located = [locate(file, is_config, _FOLDERS.get(name, "")) for file in files[:1]]
+        if is_config and located:
+            content = load_yaml(Path(located[0]))
+            keys = {*content} if isinstance(content, dict) else set()
+            if "overlay" in keys:
+                rules += _rules(located[0], content)
+                continue
+            if keys and keys <= {*TASKS}:
+                raise InputError(f"{files[0]} is a joint configuration; use bigain evaluate --config {files[0]}")
+            if "class_path" in keys:
+                raise InputError(f"{files[0]} describes one class; pass it with --model, --data or --compressor")
+        (configs if is_config else classes).extend([name, *located, *files[1:]])
+    given = _classes_and_values([*configs, *classes, *others]) if rules else {}
     applied = [rule["set"] for rule in rules if all(_holds(given.get(key), of) for key, of in rule["if"].items())]
-    options = [option_of(key, value) for settings in applied for key, value in settings.items()]
-    return [*values, *itertools.chain.from_iterable([*ordered[:first], *options, *ordered[first:]])]
+    settings = [word for of_rule in applied for key, value in of_rule.items() for word in option_of(key, value)]
+    return [*values, *configs, *classes, *settings, *others]
 
 
 def option_of(key: str, value: Any) -> list[str]:
@@ -98,14 +101,6 @@ def _holds(value: str | None, patterns: str | list[str]) -> bool:
     """Return whether a value, or the last part of an import path or folder, is one of these; a `*` is any text."""
     names = patterns if isinstance(patterns, list) else [patterns]
     return value is not None and any(fnmatchcase(value, form) for name in names for form in (name, f"*[./]{name}"))
-
-
-def _check_config(name: str, content: Any) -> None:
-    """Raise an InputError for a file of another kind than a configuration of `bigain predict`."""
-    if isinstance(content, dict) and content and set(content) <= set(TASKS):
-        raise InputError(f"{name} is a joint configuration; use bigain evaluate --config {name}")
-    if isinstance(content, dict) and "class_path" in content:
-        raise InputError(f"{name} describes one class; pass it with --model, --data or --compressor")
 
 
 def settings_of(args: Sequence[str]) -> Iterator[tuple[str, Any]]:

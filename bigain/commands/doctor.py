@@ -23,10 +23,9 @@ def doctor(*options: str) -> Outcome:
     checked(["predict", *options])
     from bigain.commands.checks import run_checks
 
-    checks = run_checks(options)
-    rows = []
+    checks, rows = run_checks(options), []
     for check in checks:
         rows += [(check.status, check.name, check.message), *([("", "", f"fix: {check.fix}")] if check.fix else [])]
-    counts = [(sum(check.status == status for check in checks), status) for status in ("problem", "warning")]
-    verdict = ", ".join(counted(n, status) for n, status in counts if n) or "everything is here"
-    return Outcome(f"{Table((), rows).plain()}\n{verdict}\n", not counts[0][0])
+    counts = {status: sum(check.status == status for check in checks) for status in ("problem", "warning")}
+    verdict = ", ".join(counted(n, status) for status, n in counts.items() if n) or "everything is here"
+    return Outcome(f"{Table((), rows).plain()}\n{verdict}\n", not counts["problem"])

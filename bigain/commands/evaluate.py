@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bigain.commands.configs import load_yaml, locate, options_for
 from bigain.commands.parsing import Outcome
@@ -16,12 +16,6 @@ from bigain.runs.files import write_csv, write_json
 from bigain.runs.names import NOT_OF_ONE_STEP
 from bigain.runs.results import read_results
 from bigain.runs.schema import TASKS, Results
-
-if TYPE_CHECKING:
-    from bigain.commands.lightning_cli import Prepared
-
-_EXPECTED = "expected a file that names a configuration for `classification`, one for `generation` and, if wanted, one "
-_EXPECTED += "for `features`"
 
 
 def evaluate(*options: str, config: Path, output: Path | None = None) -> Outcome:
@@ -53,9 +47,14 @@ def evaluate(*options: str, config: Path, output: Path | None = None) -> Outcome
 
     silence_libraries()
     prepared = {task: Prepared.of(task, command) for task, command in commands.items()}
-    first, *others = prepared.values()
-    for other in others:
-        _check_alike(path.stem, first, other)
+    alike = {
+        "models": [part.model.backbone.model for part in prepared.values()],
+        "datasets": [part.datamodule.name for part in prepared.values()],
+        "compressors": [[_common(one.description()) for one in part.compressors()] for part in prepared.values()],
+    }
+    for what, values in alike.items():
+        if len(distinct := dict.fromkeys(map(str, values))) > 1:
+            raise InputError(f"{path.stem} has different {what}, {' and '.join(distinct)}; a joint row needs one")
     done = [task for task in commands if not prepared[task].not_applicable]
     outcomes = [predict(commands[task]) for task in done]
     complete = all(outcome.complete for outcome in outcomes)
@@ -71,30 +70,14 @@ def evaluate(*options: str, config: Path, output: Path | None = None) -> Outcome
 def _read(config: Path) -> tuple[Path, dict[str, str]]:
     """Return the path of the joint file, and the configuration of each task; files beside it come first."""
     path = Path(locate(str(config)))
-    if not path.is_file():
-        raise InputError(f"no configuration {path}; {_EXPECTED}")
     configs = load_yaml(path)
     if not isinstance(configs, dict) or not set(TASKS[:2]) <= set(configs) <= set(TASKS):
-        raise InputError(f"{path}: {_EXPECTED}")
+        raise InputError(
+            f"{path}: expected a file that names a configuration for `classification`, one for `generation` and, if "
+            "wanted, one for `features`"
+        )
     beside = {task: path.parent / str(configs[task]) for task in TASKS if task in configs}
     return path, {task: str(file if file.is_file() else configs[task]) for task, file in beside.items()}
-
-
-def _check_alike(name: str, a: Prepared, b: Prepared) -> None:
-    """Raise an InputError if two configurations make no joint row."""
-    for what, one, other in (
-        ("models", a.model.backbone.model, b.model.backbone.model),
-        ("datasets", a.datamodule.name, b.datamodule.name),
-    ):
-        if one != other:
-            raise InputError(f"{name}: the two configurations have different {what}, {one} and {other}; they need one")
-    _check_compressors(name, *([compressor.description() for compressor in part.compressors()] for part in (a, b)))
-
-
-def _check_compressors(name: str, a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> None:
-    # The paper, too, sets these differently for the two tasks; nothing else may differ.
-    if a != b and [_common(compressor) for compressor in a] != [_common(compressor) for compressor in b]:
-        raise InputError(f"{name}: the two configurations have different compressors; a joint row needs one")
 
 
 def joint_row(
@@ -106,9 +89,10 @@ def joint_row(
     """
     assert generation is not None
     costs = classification or generation
-    for other in (generation, features or generation):
-        _check_compressors(name, costs["compressors"], other["compressors"])
     compressors = costs["compressors"]
+    for other in filter(None, (generation, features)):
+        if [*map(_common, compressors)] != [*map(_common, other["compressors"])]:
+            raise InputError(f"{name}: the runs have different compressors; a joint row needs one")
     top, accuracy = next(iter(classification["metrics"].items())) if classification else ("top1", None)
     row: dict[str, Any] = {
         "name": name,
@@ -128,10 +112,8 @@ def joint_row(
     }
     row |= {metric: estimate["value"] for metric, estimate in generation["metrics"].items()}
     if features is not None:
-        row |= {
-            "seconds_per_probe": features["timing"]["seconds_per_image"],
-            "images_probed": features["dataset"]["images"],
-        }
+        row["seconds_per_probe"] = features["timing"]["seconds_per_image"]
+        row["images_probed"] = features["dataset"]["images"]
         for metric, estimate in features["metrics"].items():
             if "@" not in metric:
                 row |= {metric: estimate["value"], f"{metric}_low": estimate["low"], f"{metric}_high": estimate["high"]}
@@ -139,7 +121,10 @@ def joint_row(
 
 
 def _common(compressor: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a compressor without alpha and `skip_zero`; for images, which have one class, redrawn is random."""
+    """Return a compressor without alpha and `skip_zero`, which the paper, too, sets differently for the two tasks.
+
+    Images have one class, so that redrawn destinations are random ones.
+    """
     kept = {key: value for key, value in compressor["settings"].items() if key not in ("alpha", "skip_zero")}
     kept |= {"destination": "random"} if kept.get("destination") == "redrawn" else {}
     return {"class": compressor["class"], "settings": kept}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +61,21 @@ def explain_runs(
     members, unfinished, missing = find_runs(runs, partial)
     # In the output of `bigain evaluate`, the classification is meant; a folder of all runs contains the baseline, too.
     members = [run for run in members if run.task == "classification" or run.path in runs]
-    if weights:
-        return _with_weights(members, weights, json, unfinished, missing)
+    rows: list[dict[str, Any]] = []
+    lines: list[str] = []
     by_base: dict[Path, list[Run]] = {}
     orphans = []
     for run in members:
         of_run = classification_in(baseline) if baseline else run.path / "baseline"
-        if baseline or of_run.is_dir():
+        if weights:
+            try:
+                row, text = try_weights(run, weights, _schedule_weights)
+            except InputError as error:
+                missing.append(str(error))
+            else:
+                rows.append(row)
+                lines += text
+        elif baseline or of_run.is_dir():
             by_base.setdefault(of_run, []).append(run)
         # A folder of runs contains their baselines, too.
         elif run.path.name != "baseline" or run.path in runs:
@@ -88,38 +95,17 @@ def explain_runs(
             explained, refused = [], [error]
         explanations += explained
         missing += map(str, refused)
+    if explanations:
+        rows, lines = [explanation.row() for explanation in explanations], explanation_lines(explanations)
     left_out = unfinished + missing
-    if not explanations:
-        raise InputError("; ".join(left_out) or f"there is nothing to compare {', '.join(map(str, by_base))} with")
+    if not rows:
+        raise InputError("; ".join(left_out) or "there is no run to explain")
     if json is not None:
-        _write(json, [explanation.row() for explanation in explanations], left_out)
-    lines = explanation_lines(explanations) + [f"left out: {reason}" for reason in left_out]
+        write_json(json, {"explanations": rows, "left_out": left_out}, "give --json another file")
+    lines += [f"left out: {reason}" for reason in left_out]
     if output is not None:
         lines += map(str, draw_explanations(explanations, output))
     return Outcome("\n".join(lines) + "\n", not missing)
-
-
-def _with_weights(
-    runs: Sequence[Run], weights: Sequence[str], json: Path | None, unfinished: Sequence[str], missing: Sequence[str]
-) -> Outcome:
-    """Try weights on runs; `unfinished` and `missing` are reasons why others are left out."""
-    tried, missing = [], [*missing]
-    for run in runs:
-        try:
-            tried.append(try_weights(run, weights, _schedule_weights))
-        except InputError as error:
-            missing.append(str(error))
-    left_out = [*unfinished, *missing]
-    if not tried:
-        raise InputError("; ".join(left_out) or "there is no classification to try weights on")
-    if json is not None:
-        _write(json, [row for row, _ in tried], left_out)
-    lines = [*(line for _, text in tried for line in text), *(f"left out: {reason}" for reason in left_out)]
-    return Outcome("\n".join(lines) + "\n", not missing)
-
-
-def _write(json: Path, rows: Sequence[Mapping[str, Any]], left_out: Sequence[str]) -> None:
-    write_json(json, {"explanations": rows, "left_out": left_out}, "give --json another file")
 
 
 def _schedule_weights(run: Run, name: str, timesteps: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

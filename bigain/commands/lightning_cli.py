@@ -11,7 +11,8 @@ from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pkgutil import resolve_name
+from typing import Any, Self
 
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -24,14 +25,7 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _Su
 from bigain.backbones.loading import UNLOADABLE
 from bigain.callbacks import FeatureResults, GenerationResults, PredictionWriter, ResultsWriter, SampleWriter
 from bigain.commands.configs import find_config, option_of, settings_of
-from bigain.commands.parsing import (
-    import_class,
-    input_errors,
-    options_of,
-    readable,
-    unknown_argument,
-    wrapped_input_error,
-)
+from bigain.commands.parsing import input_errors, options_of, readable, unknown_argument, wrapped_input_error
 from bigain.commands.predict import OPTIONS, add_options, check_seed
 from bigain.commands.termination import end_at_signals
 from bigain.compressors import Compressor
@@ -47,9 +41,6 @@ from bigain.runs.files import write_text
 from bigain.tasks.probe import TRAINING
 from bigain.tasks.progress import Progress
 from bigain.tasks.results_writer import RunResults
-
-if TYPE_CHECKING:
-    from typing import Self
 
 # Module, log and results of each task.
 _TASKS: dict[str, tuple[type[LightningModule], type[PredictionWriter], type[RunResults]]] = {
@@ -87,8 +78,7 @@ class BiGainCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        handled = {"model", "dataloaders", "datamodule", "return_predictions", "ckpt_path", "weights_only"}
-        return {"predict": handled}
+        return {"predict": {"model", "dataloaders", "datamodule", "return_predictions", "ckpt_path", "weights_only"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Compressor, "compressor", subclass_mode=True, required=False)
@@ -132,8 +122,7 @@ class BiGainCLI(LightningCLI):
             launcher = trainer.strategy.launcher
             if isinstance(launcher, _SubprocessScriptLauncher):
                 # It would ask only when it starts.
-                cluster = launcher.cluster_environment
-                cluster.validate_settings(num_devices=launcher.num_processes, num_nodes=launcher.num_nodes)
+                launcher.cluster_environment.validate_settings(launcher.num_processes, launcher.num_nodes)
         except InputError:
             raise
         except (MisconfigurationException, *UNLOADABLE) as error:
@@ -174,14 +163,14 @@ class BiGainCLI(LightningCLI):
 
     def _own_callbacks(self) -> list[Callback]:
         """Return the callbacks that write the run directory, by the module's task."""
+        config = self.config[self.subcommand]
+        # First: its pictures are on disk before an image counts as finished.
+        first = [Inspector(config.inspect)] if config.inspect else []
+        # In place of Lightning's handlers, which wait for processes that may have ended.
+        signals = LambdaCallback(on_predict_start=lambda *_: end_at_signals())
+        extension = [Extension(config)] if config.extend else []
         for module, writer, results in _TASKS.values():
             if isinstance(self.model, module):
-                config = self.config[self.subcommand]
-                # First: its pictures are on disk before an image counts as finished.
-                first = [Inspector(config.inspect)] if config.inspect else []
-                # In place of Lightning's handlers, which wait for processes that may have ended.
-                signals = LambdaCallback(on_predict_start=lambda *_: end_at_signals())
-                extension = [Extension(config)] if config.extend else []
                 return [*first, writer(resume=True), *extension, results(self.fingerprint), Timing(), signals]
         known = ", ".join(module.__name__ for module, *_ in _TASKS.values())
         raise InputError(f"bigain predict runs {known} and their subclasses, not {type(self.model).__name__}")
@@ -266,7 +255,7 @@ def _check_arguments(args: Sequence[str], config: Namespace) -> None:
                     raise unknown_argument(path, section.class_path, name)
                 raise InputError(f"{path or 'the configuration'} has no setting {name}")
     for path, section in _classes("", config):
-        parameters = constructor_parameters(import_class(section.class_path))
+        parameters = constructor_parameters(resolve_name(section.class_path))
         for name, value in vars(section.init_args).items():
             expected = str(parameters[name].annotation) if name in parameters else "Any"
             if value is None and not re.search("None|Optional|Any|_empty", expected):

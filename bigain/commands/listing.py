@@ -23,11 +23,8 @@ def list_available(what: Kind | None = None) -> Outcome:
     Args:
         what: compressors, datasets, models, configs, tables, scores or metrics; left out: where each is used.
     """
-    if what is None:
-        rows = [(name, usage) for name, (usage, _) in _KINDS.items()]
-        return Outcome(Table(("bigain list ...", "used as"), rows).plain() + "\n")
-    _, find = _KINDS[what]
-    return Outcome(Table((), find()).plain() + "\n")
+    rows = _KINDS[what][1]() if what else [(name, usage) for name, (usage, _) in _KINDS.items()]
+    return Outcome(Table(() if what else ("bigain list ...", "used as"), rows).plain() + "\n")
 
 
 def _files(folder: str, prefix: str = "") -> Rows:

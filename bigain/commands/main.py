@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, NoReturn
 
 import bigain
@@ -25,11 +25,7 @@ COMMANDS = (
     ("reference IMAGES OUT", "reference:reference", "compute statistics of real images, for distances to them"),
     ("report RUNS", "report:report", "write tables and plots of finished runs, beside the paper's numbers"),
     ("compare A B", "compare:compare_runs", "is B better than A? Paired statistics on the same images"),
-    (
-        "explain RUN",
-        "explain:explain_runs",
-        "which frequencies were lost, and did it matter? Margins of Theorem 1",
-    ),
+    ("explain RUN", "explain:explain_runs", "which frequencies were lost, and did it matter? Margins of Theorem 1"),
     ("maps --config X", "maps:maps", "draw salience and merged tokens at one site, averaged over noises"),
     ("doctor --config X", "doctor:doctor", "check that everything a run needs is available"),
     ("flops", "flops.command:flops", "count what a compressor costs, without weights"),
@@ -49,15 +45,11 @@ All options of a command: bigain COMMAND --help
 Exit status: 0 done; 1 done except for what was reported; 2 bad input; 70 an internal error, with its traceback
 """
 
-EXIT_DONE = 0
-EXIT_FAILED_ITEMS = 1
-EXIT_BAD_INPUT = 2
+_BAD_INPUT = 2
 # Not Python's 1, which means here that a run is done except for what it reported.
-EXIT_INTERNAL_ERROR = 70
-
-
+_INTERNAL_ERROR = 70
 # As a shell reports a program that wrote to a closed pipe.
-EXIT_CLOSED_PIPE = 141
+_CLOSED_PIPE = 141
 # Lightning refuses settings, torch connections between processes. By name: importing them takes seconds.
 _REFUSALS = {"MisconfigurationException", "DistNetworkError", "DistStoreError"}
 
@@ -78,10 +70,10 @@ def program() -> NoReturn:
     except BrokenPipeError:
         # Python writes what is left when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = EXIT_CLOSED_PIPE
+        status = _CLOSED_PIPE
     except Exception:  # noqa: BLE001 -- the traceback is shown
         traceback.print_exc()
-        status = EXIT_INTERNAL_ERROR
+        status = _INTERNAL_ERROR
     sys.exit(status)
 
 
@@ -90,10 +82,10 @@ def main(args: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if args is None else args)
     if args == ["--version"]:
         print(f"bigain {bigain.__version__}")
-        return EXIT_DONE
+        return 0
     if args in ([], ["--help"], ["-h"]):
         print(_HELP.format("\n".join(f"  {usage:<20} {description}" for usage, _, description in COMMANDS)), end="")
-        return EXIT_DONE
+        return 0
     try:
         outcome = _run(args[0], args[1:])
         print(outcome.text, end="")
@@ -101,8 +93,8 @@ def main(args: Sequence[str] | None = None) -> int:
         if (message := _refusal(error)) is None:
             raise
         print(f"bigain: error: {message}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    return EXIT_DONE if outcome.complete else EXIT_FAILED_ITEMS
+        return _BAD_INPUT
+    return 0 if outcome.complete else 1
 
 
 def _refusal(error: Exception) -> str | None:
@@ -126,8 +118,7 @@ def _run(name: str, args: Sequence[str]) -> Outcome:
     targets = {usage.split()[0]: target for usage, target, _ in COMMANDS}
     if name not in targets:
         raise InputError(f"{name!r} is no command; expected one of {', '.join(targets)}; see bigain --help")
-    module, _, function = targets[name].partition(":")
-    command = getattr(import_module(f"bigain.commands.{module}"), function)
+    command = resolve_name(f"bigain.commands.{targets[name]}")
     if name == "predict":
         # LightningCLI parses it, help included.
         return command([name, *args])

@@ -17,8 +17,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
@@ -71,19 +71,19 @@ def run(function: Callable[..., Outcome], command: str, args: Sequence[str]) -> 
         InputError: If the arguments are wrong, or the function refuses them.
     """
     parameters = inspect.signature(function).parameters.values()
+    named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    passes_on = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     hints = get_type_hints(function)
-    most = {_flag(p.name): _most(hints[p.name]) for p in parameters if p.kind is p.KEYWORD_ONLY}
+    most = {_flag(name): 0 if hints[name] is bool else sys.maxsize if _item(hints[name]) else 1 for name in named}
     own, further = _separate(args, most)
     parser = _parser(function, command, hints)
     if {"-h", "--help"} & set(further):
         return Outcome(parser.format_help())
-    passes_on = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     with input_errors(command, most):
         values = parser.parse_args(own if passes_on else [*own, *further])
     values = {name: _expanded(value) for name, value in vars(values).items()}
-    positional = [values[p.name] for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    options = {p.name: values[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
-    return function(*positional, *(further if passes_on else ()), **options)
+    options = {name: values.pop(name) for name in named}
+    return function(*values.values(), *(further if passes_on else ()), **options)
 
 
 def _parser(function: Callable[..., Outcome], command: str, hints: Mapping[str, Any]) -> ArgumentParser:
@@ -94,6 +94,9 @@ def _parser(function: Callable[..., Outcome], command: str, hints: Mapping[str, 
     about = {"description": documentation.description, "formatter_class": RawDescriptionHelpFormatter}
     parser = ArgumentParser(prog=command, exit_on_error=False, **about)
     for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            parser.add_argument_group("further options", texts[name])
+            continue
         hint, item, default = hints[name], _item(hints[name]), parameter.default
         named = parameter.kind is parameter.KEYWORD_ONLY
         settings: dict[str, Any] = {"type": item, "nargs": "+"} if item else {"type": hint}
@@ -102,17 +105,12 @@ def _parser(function: Callable[..., Outcome], command: str, hints: Mapping[str, 
         if default is not parameter.empty:
             settings |= {"default": default} | ({} if named else {"nargs": "?"})
         elif named:
-            settings |= {"required": True}
-        choices = [
-            str(value) for part in (hint, *get_args(hint)) if get_origin(part) is Literal for value in get_args(part)
-        ]
+            settings["required"] = True
+        choices = [str(of) for part in (hint, *get_args(hint)) if get_origin(part) is Literal for of in get_args(part)]
         if choices or not named:
-            settings |= {"metavar": f"{{{','.join(choices)}}}" if choices else name.upper()}
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            parser.add_argument_group("further options", texts[name])
-        else:
-            text = texts[name] if default in (parameter.empty, None, False) else f"{texts[name]} Default: {default}"
-            parser.add_argument(_flag(name) if named else name, help=text.replace("%", "%%"), **settings)
+            settings["metavar"] = f"{{{','.join(choices)}}}" if choices else name.upper()
+        text = texts[name] if default in (parameter.empty, None, False) else f"{texts[name]} Default: {default}"
+        parser.add_argument(_flag(name) if named else name, help=text.replace("%", "%%"), **settings)
     return parser
 
 
@@ -160,10 +158,6 @@ def _flag(name: str) -> str:
 def _item(hint: Any) -> Any:
     """Return the type of the values of `list[X]` or `list[X] | None`; None for other types."""
     return next((get_args(part)[0] for part in (hint, *get_args(hint)) if get_origin(part) is list), None)
-
-
-def _most(hint: Any) -> int:
-    return 0 if hint is bool else sys.maxsize if _item(hint) else 1
 
 
 def create(base: type[T], name: str, options: Sequence[str], command: str) -> T | None:
@@ -242,16 +236,9 @@ def unknown_argument(section: str, class_path: str, name: str) -> InputError:
     from bigain.compressors.settings import constructor_parameters
 
     kind = class_path.rpartition(".")[2]
-    parameters = constructor_parameters(import_class(class_path))
+    parameters = constructor_parameters(resolve_name(class_path))
     near = [] if (first := name.partition(".")[0]) in parameters else get_close_matches(first, parameters, 1)
     return InputError(f"{kind} has no argument {name!r}{guess(near)}; see bigain predict --{section}.help {kind}")
-
-
-def import_class(path: str) -> type:
-    """Return the class with an import path."""
-    module, _, name = path.rpartition(".")
-    kind: type = getattr(import_module(module), name)
-    return kind
 
 
 def shipped_classes(section: str) -> dict[str, str]:
@@ -264,18 +251,15 @@ def shipped_classes(section: str) -> dict[str, str]:
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("bigain."):
             names = {alias.name for alias in node.names}
             classes |= {k.name: k for k in _source(str(node.module)) if isinstance(k, ast.ClassDef) and k.name in names}
-    abstract = {
-        name
-        for name, kind in classes.items()
-        if not kind.bases or {"ABC", "TypedDict"} & {*map(ast.unparse, kind.bases)}
-    }
-    return {name: _first_line(classes[name]) for name in sorted(classes.keys() - abstract)}
+    bases = {name: {*map(ast.unparse, kind.bases)} for name, kind in classes.items()}
+    concrete = [name for name in sorted(bases) if bases[name] and not {"ABC", "TypedDict"} & bases[name]]
+    return {name: _first_line(classes[name]) for name in concrete}
 
 
 def shipped_functions(module: str) -> dict[str, str]:
     """Return the public functions of a module, found in its source, with one line about each."""
-    functions = {node.name: _first_line(node) for node in _source(module) if isinstance(node, ast.FunctionDef)}
-    return {name: line for name, line in sorted(functions.items()) if not name.startswith("_")}
+    functions = [node for node in _source(module) if isinstance(node, ast.FunctionDef) and node.name[0] != "_"]
+    return {node.name: _first_line(node) for node in sorted(functions, key=lambda node: node.name)}
 
 
 def _source(module: str) -> list[ast.stmt]:

@@ -120,8 +120,7 @@ def check_seed(seed: int) -> None:
 def missing_parts(results: Results) -> str | None:
     """Return why a run is incomplete: what it was asked for and lacks; None if it is complete."""
     dataset = results["dataset"]
-    skipped = dataset["skipped"]
-    if skipped:
+    if skipped := dataset["skipped"]:
         return f"{counted(len(skipped), 'image')} could not be evaluated, the first: {skipped[0]['reason']}"
     if dataset["images"] < dataset["asked"]:
         return f"{dataset['asked'] - dataset['images']:,} of {counted(dataset['asked'], 'image')} not done"
@@ -142,8 +141,4 @@ def silence_libraries() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     for library in ("diffusers.models", "transformers"):
         # Of surplus weights, which loading reports in its own words. A level would make transformers warn of more.
-        logging.getLogger(f"{library}.modeling_utils").addFilter(_errors_only)
-
-
-def _errors_only(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR
+        logging.getLogger(f"{library}.modeling_utils").addFilter(lambda record: record.levelno >= logging.ERROR)

@@ -91,22 +91,18 @@ class Measure(NamedTuple):
     metrics: Callable[[Run, Run, Ids], tuple[list[PairedMetric], list[InputError]]]
 
 
-def _accuracy(run: Run, base: Run, ids: Ids) -> tuple[list[PairedMetric], list[InputError]]:
-    columns = pair(outcomes(run), outcomes(base), (str(run.path), str(base.path)))
-    return [PairedMetric.share(run.main_metric or "", *columns)], []
-
-
-def _probes(run: Run, base: Run, ids: Ids) -> tuple[list[PairedMetric], list[InputError]]:
+def _accuracies(run: Run, base: Run, ids: Ids) -> tuple[list[PairedMetric], list[InputError]]:
     names = [name for name in ("linear_probe", "knn") if name in run.metrics and name in base.metrics]
+    if run.task == "classification":
+        names = [run.main_metric or ""]
     if not names:
         raise InputError(f"{run.path} and {base.path} have no accuracy of features in common; their images need labels")
-    paths = str(run.path), str(base.path)
-    columns = {name: pair(outcomes(run, name), outcomes(base, name), paths) for name in names}
-    return [PairedMetric.share(name, *both) for name, both in columns.items()], []
+    columns = [pair(outcomes(run, name), outcomes(base, name), (str(run.path), str(base.path))) for name in names]
+    return [PairedMetric.share(name, *both) for name, both in zip(names, columns, strict=True)], []
 
 
-ACCURACY = Measure(lambda run: outcomes(run).image_id, _accuracy)
-PROBES = Measure(lambda run: read_columns(run.path, "image_id")[0], _probes)
+ACCURACY = Measure(lambda run: outcomes(run, run.main_metric or "").image_id, _accuracies)
+PROBES = Measure(lambda run: read_columns(run.path, "image_id")[0], _accuracies)
 
 
 @dataclass(frozen=True)

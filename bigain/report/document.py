@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from bigain.errors import InputError
 from bigain.report.comparison import COLUMNS, INTERVALS, Comparison, p_text
 from bigain.report.figures import KINDS, Plot, draw
+from bigain.report.pairing import differing
 from bigain.report.paper import PaperValue
 from bigain.report.rows import Group, Measured, Row, main_metrics
 from bigain.report.tables import CONTROL, Table, latex_text, markdown_text
@@ -64,15 +65,16 @@ def write_report(
         figures.mkdir(parents=True, exist_ok=True)
         plots = draw(groups, figures, samples)
         sections = [_section(group, of_group) for group, of_group in zip(groups, plots, strict=True)]
-        remarks = _remarks(groups)
-        write_text(page, _page(remarks, sections, left_out, figures))
-        write_text(markdown, _markdown(remarks, sections, left_out))
-        write_text(latex, _latex(remarks, sections, left_out))
+        content = _remarks(groups), sections, left_out
+        write_text(page, _page(*content, figures))
+        write_text(markdown, _markdown(*content))
+        write_text(latex, _latex(*content))
         lines = run_lines(groups)
         write_csv(runs, list(lines[0]), lines)
         compared = [comparison.row() for group in groups for comparison in group.comparisons]
-        lists = [{key: "; ".join(row[key]) for key in ("differs", "also_differs")} for row in compared]
-        write_csv(comparisons, list(COLUMNS), [row | texts for row, texts in zip(compared, lists, strict=True)])
+        for row in compared:
+            row |= {key: "; ".join(row[key]) for key in ("differs", "also_differs")}
+        write_csv(comparisons, list(COLUMNS), compared)
         drawn = [figures / f"{plot.name}.{kind}" for of_group in plots for plot in of_group for kind in KINDS]
         # Of an earlier report.
         for path in {path for path in figures.iterdir() if _FIGURE.fullmatch(path.name)} - {*drawn}:
@@ -94,7 +96,7 @@ def _section(group: Group, plots: Sequence[Plot]) -> _Section:
     for against, compared in itertools.groupby(group.comparisons, lambda comparison: comparison.titles[1]):
         tables.append(_table(list(map(_comparison, compared)), f"Image by image against {against}: {title}"))
     notes = [f"{note[:1].upper()}{note[1:]}." for note in sorted(common)]
-    notes += [f"Not the same in all runs: {line}." for line in group.differing]
+    notes += [f"Not the same in all runs: {line}." for line in differing(group.runs)]
     notes += [f"† {note} ({', '.join(names)})." for note, names in _marked(group).items()]
     notes += [f"Not compared image by image: {reason}." for reason in group.refused]
     sentences = [
@@ -106,20 +108,20 @@ def _section(group: Group, plots: Sequence[Plot]) -> _Section:
 
 def _table(rows: Sequence[_Cells], caption: str) -> Table:
     """Return a table without the columns that have no content."""
-    columns = [column for column in zip(*rows, strict=True) if {text for _, text in column} - {"", _NONE}]
-    headers = [column[0][0] for column in columns]
-    texts = list(zip(*([text for _, text in column] for column in columns), strict=True))
+    kept = [i for i, column in enumerate(zip(*rows, strict=True)) if {text for _, text in column} - {"", _NONE}]
+    headers = [rows[0][i][0] for i in kept]
+    texts = [[row[i][1] for i in kept] for row in rows]
     return Table(headers, texts, "".join("l" if header in _LEFT else "r" for header in headers), caption)
 
 
 def _best(group: Group) -> dict[str, float]:
     """Return the best value of each metric where there are several compressed rows to choose from."""
-    found: dict[tuple[str, Better], list[float]] = {}
+    values: dict[tuple[str, Better], list[float]] = {}
     for measured in (measured for row in group.rows if row.run.compressors for measured in row.all_metrics):
         if measured.better is not None and measured.value is not None:
-            found.setdefault((measured.metric, measured.better), []).append(measured.value)
+            values.setdefault((measured.metric, measured.better), []).append(measured.value)
     best = {"lower": min, "higher": max}
-    return {name: best[better](values) for (name, better), values in found.items() if len(values) > 1}
+    return {name: best[better](each) for (name, better), each in values.items() if len(each) > 1}
 
 
 def _further(group: Group, task: str, best: Mapping[str, float]) -> list[_Cells]:
@@ -237,9 +239,9 @@ def _remarks(groups: Sequence[Group]) -> list[str]:
     }
     described = []
     for name, values in facts.items():
-        known = [*dict.fromkeys(str(value) for value in values if value not in ("", None))]
-        more = f" and {len(known) - 3} more" if len(known) > 3 else ""
-        described += [f"{name} {' / '.join(known[:3])}{more}"] if known else []
+        if known := [*dict.fromkeys(str(value) for value in values if value not in ("", None))]:
+            more = f" and {len(known) - 3} more" if len(known) > 3 else ""
+            described.append(f"{name} {' / '.join(known[:3])}{more}")
     remarks = [
         f"Written on {date.today().isoformat()} by bigain {version('bigain')}. Runs of {', '.join(described)}.",
         "Accuracies have 95 % Wilson intervals over images; distances have one where it could be computed.",
@@ -279,8 +281,7 @@ def _page(remarks: Sequence[str], sections: Sequence[_Section], left_out: Sequen
         images[plot.name] = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
-    content = {"title": _TITLE, "sections": sections, "remarks": remarks, "left_out": left_out}
-    return template.render(**content, images=images)
+    return template.render(title=_TITLE, sections=sections, remarks=remarks, left_out=left_out, images=images)
 
 
 def _markdown(remarks: Sequence[str], sections: Sequence[_Section], left_out: Sequence[str]) -> str:
@@ -326,14 +327,14 @@ def run_lines(groups: Sequence[Group]) -> list[dict[str, Any]]:
         name, value = row.strength or (None, None)
         # A run without any metric has a line for its costs.
         for measured in row.metrics[task] or [Measured("", None, None, None, None)]:
+            paper = measured.paper
+            (printed, table), *others = paper.values if paper else [(None, None)]
             line: dict[str, Any] = {"run": str(run.path), "task": task, "dataset": run.dataset, "model": run.model}
             line |= {"compressor": row.method, "strength_name": name, "strength": value}
             line |= {key: getattr(measured, key) for key in ("metric", "value", "low", "high", "n")}
-            (printed, table), *others = measured.paper.values if measured.paper else [(None, None)]
             line |= {"paper": printed, "paper_table": table, "paper_other": " ".join(f"{of:g}" for of, _ in others)}
             line["difference"] = None if printed is None or measured.value is None else measured.value - printed
-            line["paper_reading"] = measured.paper.reading if measured.paper else None
-            line["paper_note"] = measured.paper.note if measured.paper else None
+            line |= {"paper_reading": paper and paper.reading, "paper_note": paper and paper.note}
             line |= {"gflops": run.gflops, "gflops_less_percent": row.run.reduction, "seconds_per_image": run.seconds}
             lines.append({**line, "settings": json.dumps(run.compressors), "notes": "; ".join(row.notes)})
     return lines

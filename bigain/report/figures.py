@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Look = Mapping[str, Any]
-Point = tuple[float, ...]
+Looks = Mapping[str, Look]
+Rows = Sequence[Row]
 
 GREY = "#555555"
 # The colour of each method in all figures, distinguishable with all kinds of colour blindness (Okabe and Ito; Tol).
@@ -91,29 +92,28 @@ def draw(groups: Sequence[Group], folder: Path, samples: Sequence[str] = ()) -> 
     For each group these are the curves if any run has a strength, the same as changes if there is one run without
     compression, the Pareto front if two rows have the same metric, and samples if there are generated images.
     """
-    plots: list[list[Plot]] = [[] for _ in groups]
+    plots: list[list[Plot]] = []
     styles = looks(row.method for group in groups for row in group.rows)
     with plain_style():
         for number, group in enumerate(groups, 1):
-            stem = f"{number}-{_slug(group.dataset)}-{_slug(group.model)}"
             rows = group.rows
-            grids = [("samples", SAMPLES, sample_columns(rows))]
-            grids += [
-                (f"samples-{kind}", SAMPLES_BY_STRENGTH, strength_columns(rows, kind)) for kind in ("ratio", "factor")
-            ]
             figures = [
                 ("curves", _CURVES, group.runs, _curves(rows, styles)),
                 ("changes", _CHANGES, group.runs, _curves(_changes(group), styles)),
                 ("pareto", _PARETO, group.runs, _pareto(rows, styles)),
             ]
-            for kind, caption, columns in grids:
+            grids = [("samples", SAMPLES, sample_columns(rows))]
+            for kind in ("ratio", "factor"):
+                grids.append((f"samples-{kind}", SAMPLES_BY_STRENGTH, strength_columns(rows, kind)))
+            for name, caption, columns in grids:
                 runs = [row.runs["generation"] for row in columns]
-                figures.append((kind, caption, runs, sample_grid(columns, kind == "samples", samples)))
-            for kind, caption, runs, figure in figures:
+                figures.append((name, caption, runs, sample_grid(columns, name == "samples", samples)))
+            plots.append([])
+            for name, caption, runs, figure in figures:
                 if figure is not None:
-                    text = f"{caption.format(group.title)} {_sources(runs)}"
-                    plots[number - 1].append(Plot(f"{kind}-{stem}", text))
-                    save(figure, folder / plots[number - 1][-1].name)
+                    stem = f"{name}-{number}-{_slug(group.dataset)}-{_slug(group.model)}"
+                    plots[-1].append(Plot(stem, f"{caption.format(group.title)} {_sources(runs)}"))
+                    save(figure, folder / stem)
     return plots
 
 
@@ -146,7 +146,7 @@ def panels(width: int, height: int, sharey: bool | Literal["row"] = False) -> tu
     return figure, figure.subplots(height, width, squeeze=False, sharey=sharey)
 
 
-def looks(methods: Iterable[str]) -> dict[str, Look]:
+def looks(methods: Iterable[str]) -> Looks:
     """Return colour and marker of each method; no two have the same colour, and `none` is grey and hollow."""
     from matplotlib.colors import hsv_to_rgb, to_hex
 
@@ -190,12 +190,12 @@ def add_legend(figure: Figure, lines: Sequence[tuple[str, Look]]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
-def _curves(rows: Sequence[Row], styles: Mapping[str, Look]) -> Figure | None:
+def _curves(rows: Rows, styles: Looks) -> Figure | None:
     """Draw each accuracy and distance against each kind of strength; None without any such run."""
     varied = [row for row in rows if row.strength]
-    kinds = [kind for kind in _AXES if any(row.strength and row.strength[0] == kind for row in varied)]
+    kinds = [kind for kind in _AXES if kind in [row.strength[0] for row in varied if row.strength]]
     metrics = {name: metric for name, metric in main_metrics(varied).items() if _with(varied, name)}
-    if not kinds or not metrics:
+    if not metrics:
         return None
     figure, axes = panels(len(kinds), len(metrics), sharey="row")
     for (i, metric), (j, kind) in itertools.product(enumerate(metrics), enumerate(kinds)):
@@ -215,59 +215,50 @@ def _changes(group: Group) -> list[Row]:
         for task, run in row.runs.items():
             plain = [other for other in group.rows if other.method == "none" and task in other.runs]
             for metric in row.metrics[task] if len(plain) == 1 else ():
-                base = plain[0].main.get(metric.metric)
-                if metric.main and metric.value is not None and base is not None and base.value:
-                    interval = intervals.get((run.path, plain[0].runs[task].path, metric.metric))
-                    changed.setdefault(task, []).append(_change(metric, base, interval))
+                base, paper = plain[0].main.get(metric.metric), None
+                if not metric.main or metric.value is None or base is None or not base.value:
+                    continue
+                sign, minus = (-100, "\N{MINUS SIGN}") if metric.better == "lower" else (100, "")
+                interval = intervals.get((run.path, plain[0].runs[task].path, metric.metric))
+                low, high = sorted(sign * end / base.value for end in interval) if interval else (None, None)
+                if metric.paper and base.paper:
+                    printed = base.paper.values[0][0]
+                    values = ((sign * (value / printed - 1), table) for value, table in metric.paper.values)
+                    paper = replace(metric.paper, values=tuple(values))
+                title, change = metric_title(metric.metric, "%"), sign * (metric.value / base.value - 1)
+                relative = Measured(f"change of {minus}{title}", change, low, high, metric.n, "", "higher", True, paper)
+                changed.setdefault(task, []).append(relative)
         rows.append(replace(row, metrics=changed))
     return rows
 
 
-def _change(metric: Measured, base: Measured, interval: Sequence[float] | None) -> Measured:
-    """Return a metric relative to that of a base run, with the interval of their difference."""
-    sign, minus = (-100, "\N{MINUS SIGN}") if metric.better == "lower" else (100, "")
-    value, of_base = metric.value or 0.0, base.value or 1.0
-    low, high = sorted(sign * end / of_base for end in interval) if interval else (None, None)
-    paper = None
-    if metric.paper and base.paper:
-        printed = base.paper.values[0][0]
-        paper = replace(metric.paper, values=tuple((sign * (v / printed - 1), t) for v, t in metric.paper.values))
-    change = sign * (value / of_base - 1)
-    name = f"change of {minus}{metric_title(metric.metric, '%')}"
-    return Measured(name, change, low, high, metric.n, "", "higher", True, paper)
-
-
-def _against_strength(axes: Axes, rows: Sequence[Row], kind: str, metric: str, styles: Mapping[str, Look]) -> None:
+def _against_strength(axes: Axes, rows: Rows, kind: str, metric: str, styles: Looks) -> None:
     varied = [(row.strength[1], row) for row in rows if row.strength and row.strength[0] == kind]
-    steps = sorted({x for x, _ in varied})
+    varied.sort(key=lambda item: item[0])
+    steps = [*dict.fromkeys(x for x, _ in varied)]
     width = steps[-1] - steps[0] or 1.0
-    series = {
-        name: sorted((x, row.main[metric]) for x, row in varied if row.method == name and _with([row], metric))
-        for name in styles
-    }
-    drawn = {name: points for name, points in series.items() if points}
-    for place, (name, points) in enumerate(drawn.items()):
-        shift = _DODGE * (place - (len(drawn) - 1) / 2) * width
-        points, style = [(x + shift, point) for x, point in points], styles[name]
+    measured = [(x, row) for x, row in varied if _with([row], metric)]
+    names = [name for name in styles if name in {row.method for _, row in measured}]
+    for place, name in enumerate(names):
+        shift, style = _DODGE * (place - (len(names) - 1) / 2) * width, styles[name]
+        points = [(x + shift, row.main[metric]) for x, row in measured if row.method == name]
         _errorbar(axes, points, linewidth=1.2, markersize=5, **style)
         printed = [(x, value) for x, point in points if point.paper for value, _ in point.paper.values]
         if printed:
             hollow = {**style, "markerfacecolor": "none", "linestyle": ":", "linewidth": 0.8, "markersize": 7}
             axes.plot([x for x, _ in printed], [value for _, value in printed], **hollow)
-    for row in _with(rows, metric):
-        if row.method == "none":
-            value = row.value(metric)
-            axes.axhline(value, color=GREY, linestyle="--", linewidth=1)
-            # A line just inside the frame would otherwise lie on it.
-            axes.update_datalim([(0.0, value)], updatex=False)
-            axes.autoscale_view(scalex=False)
+    for value in (row.value(metric) for row in _with(rows, metric) if row.method == "none"):
+        axes.axhline(value, color=GREY, linestyle="--", linewidth=1)
+        # A line just inside the frame would otherwise lie on it.
+        axes.update_datalim([(0.0, value)], updatex=False)
+        axes.autoscale_view(scalex=False)
     if len(steps) <= _MOST_TICKS:
         axes.set_xticks(steps, [f"{step:g}" for step in steps])
     axes.set_xlim(steps[0] - width / 8, steps[-1] + width / 8)
     axes.set_xlabel(_AXES[kind])
 
 
-def _pareto(rows: Sequence[Row], styles: Mapping[str, Look]) -> Figure | None:
+def _pareto(rows: Rows, styles: Looks) -> Figure | None:
     """Draw accuracy and distance against cost and against each other; None unless two rows have the same metric."""
     metrics = {name: metric for name, metric in main_metrics(rows).items() if len(_with(rows, name)) > 1}
     if not metrics:
@@ -284,7 +275,7 @@ def _pareto(rows: Sequence[Row], styles: Mapping[str, Look]) -> Figure | None:
     return figure
 
 
-def pareto_front(points: Sequence[Point]) -> list[bool]:
+def pareto_front(points: Sequence[tuple[float, ...]]) -> list[bool]:
     """Whether each point is on the Pareto front: no different point is at most as large in every coordinate."""
     return [
         not any(other != point and all(a <= b for a, b in zip(other, point, strict=True)) for other in points)
@@ -292,7 +283,7 @@ def pareto_front(points: Sequence[Point]) -> list[bool]:
     ]
 
 
-def _against_cost(axes: Axes, rows: Sequence[Row], metric: Measured, styles: Mapping[str, Look]) -> bool:
+def _against_cost(axes: Axes, rows: Rows, metric: Measured, styles: Looks) -> bool:
     """Draw a metric against the cost, and return whether the Pareto front is a line."""
     for name, style in styles.items():
         points = [(row.run.gflops, row.main[metric.metric]) for row in rows if row.method == name]
@@ -300,16 +291,14 @@ def _against_cost(axes: Axes, rows: Sequence[Row], metric: Measured, styles: Map
             _errorbar(axes, points, linestyle="", markersize=6, elinewidth=1, **style)
     sign = 1.0 if metric.better == "lower" else -1.0
     costs = [(row.run.gflops, sign * row.value(metric.metric)) for row in rows]
-    front = sorted({point for point, on_front in zip(costs, pareto_front(costs), strict=True) if on_front})
+    front = sorted({*itertools.compress(costs, pareto_front(costs))})
     axes.plot([x for x, _ in front], [sign * y for _, y in front], **_FRONT)
     axes.set_xlabel("GFLOPs per evaluation")
     axes.set_ylabel(_axis_title(metric))
     return len(front) > 1
 
 
-def _against_each_other(
-    axes: Axes, rows: Sequence[Row], accuracy: Measured, distance: Measured, styles: Mapping[str, Look]
-) -> None:
+def _against_each_other(axes: Axes, rows: Rows, accuracy: Measured, distance: Measured, styles: Looks) -> None:
     most = max(row.run.gflops for row in rows)
     points = [(row.run.gflops, -row.value(accuracy.metric), row.value(distance.metric)) for row in rows]
     for row, point, on_front in zip(rows, points, pareto_front(points), strict=True):
@@ -320,7 +309,7 @@ def _against_each_other(
     axes.set_ylabel(_axis_title(distance))
 
 
-def _with(rows: Sequence[Row], *metrics: str) -> list[Row]:
+def _with(rows: Rows, *metrics: str) -> list[Row]:
     """Return the rows that have a value of each metric."""
     return [row for row in rows if all(name in row.main and row.main[name].value is not None for name in metrics)]
 
@@ -333,12 +322,7 @@ def _errorbar(axes: Axes, points: Sequence[tuple[float, Measured]], **style: Any
 
 
 def _legend(
-    figure: Figure,
-    rows: Sequence[Row],
-    styles: Mapping[str, Look],
-    linestyle: str,
-    paper: bool = False,
-    front: bool = False,
+    figure: Figure, rows: Rows, styles: Looks, linestyle: str, paper: bool = False, front: bool = False
 ) -> None:
     drawn = {row.method for row in rows}
     lines = [(name, {"linestyle": linestyle, **styles[name]}) for name in styles if name in drawn - {"none"}]

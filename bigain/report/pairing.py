@@ -56,26 +56,18 @@ class Outcomes:
 
 # Of a base run, which is compared with many, and of the other one.
 @lru_cache(maxsize=2)
-def outcomes(run: Run, metric: str | None = None) -> Outcomes:
+def outcomes(run: Run, metric: str = "") -> Outcomes:
     """Load which images a classification got right, or a classifier on features, by the name of its accuracy.
 
     Raises:
-        InputError: If its file is missing, damaged or does not match the results.
+        InputError: If its file is missing or damaged.
     """
     predictions = f"prediction/{metric}" if run.task == "features" else "prediction"
     ids, label, prediction = read_columns(run.path, "image_id", "label", predictions)
-    right = label == prediction if label.ndim == 1 else label[np.arange(len(label)), prediction]
-    labelled = np.ones(len(ids), np.bool_) if label.ndim == 1 else label.any(axis=1)
-    result = Outcomes(ids[labelled], label[labelled], right[labelled])
-    name = metric or run.main_metric
-    accuracy = run.metrics[name]["value"] if name else None
-    # `not <=` is also true of NaN.
-    if not len(result.correct) or accuracy is None or not abs(float(result.correct.mean()) - accuracy) <= 1e-9:
-        raise InputError(
-            f"{run.path / 'predictions'} does not give the {name} of results.json, {accuracy}; "
-            f"run the command that made {run.path} again"
-        )
-    return result
+    if label.ndim == 1:
+        return Outcomes(ids, label, label == prediction)
+    right, labelled = label[np.arange(len(label)), prediction], label.any(axis=1)
+    return Outcomes(ids[labelled], label[labelled], right[labelled])
 
 
 def shared_images(first: Ids, second: Ids) -> tuple[Any, Any]:
@@ -95,9 +87,7 @@ def pair(a: Outcomes, b: Outcomes, names: tuple[str, str]) -> tuple[Correct, Cor
     if not len(a.correct[mine]):
         raise InputError(f"{names[0]} and {names[1]} have no image in common; compare runs over the same images")
     if not np.array_equal(a.label[mine], b.label[theirs]):
-        raise InputError(
-            f"{names[0]} and {names[1]} have different labels for the same images; they cannot be compared"
-        )
+        raise InputError(f"{names[0]} and {names[1]} have different labels for the same images")
     return a.correct[mine], b.correct[theirs]
 
 
@@ -128,23 +118,17 @@ def differences(a: Run, b: Run, a_ids: Ids, b_ids: Ids) -> tuple[list[str], list
 def series(runs: Sequence[Run]) -> list[Series]:
     """Split runs of one task into series of the same images and settings, the one of most runs first."""
     with_settings = all(run.settings for run in runs)
-    found: dict[str, tuple[dict[str, Any], list[Run]]] = {}
+    by_key: dict[str, tuple[dict[str, Any], list[Run]]] = {}
     for run in runs:
         conditions = {"images": images_of(run), **_conditions(run, with_settings)}
-        found.setdefault(json.dumps(conditions, sort_keys=True), (conditions, []))[1].append(run)
-    parts = sorted(found.values(), key=lambda part: (-len(part[1]), str(part[0].get("protocol seed"))))
-    names = _varying([conditions for conditions, _ in parts])
-    return [
-        (
-            [
-                f"{name.removeprefix('protocol ')} {_short(_text(conditions[name]))}"
-                for name in names
-                if conditions.get(name) is not None
-            ],
-            members,
-        )
-        for conditions, members in parts
-    ]
+        by_key.setdefault(json.dumps(conditions, sort_keys=True), (conditions, []))[1].append(run)
+    parts = sorted(by_key.values(), key=lambda part: (-len(part[1]), str(part[0].get("protocol seed"))))
+    names, found = _varying([conditions for conditions, _ in parts]), []
+    for conditions, members in parts:
+        given = [name for name in names if conditions.get(name) is not None]
+        texts = [f"{name.removeprefix('protocol ')} {_short(_text(conditions[name]))}" for name in given]
+        found.append((texts, members))
+    return found
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
@@ -153,13 +137,11 @@ def differing(runs: Sequence[Run]) -> list[str]:
     for task in TASKS:
         members = [run for run in runs if run.task == task]
         for name, values in sorted(_varying(list(map(_circumstances, members))).items()):
-            holders: dict[str, list[str]] = {}
-            for value, run in zip(values, members, strict=True):
-                holders.setdefault(value, []).append(str(run.path))
-            parts = [
-                f"{_short(value)} ({', '.join(paths) if len(paths) <= _MOST_RUNS else f'{len(paths)} runs'})"
-                for value, paths in holders.items()
-            ]
+            parts = []
+            for value in dict.fromkeys(values):
+                paths = [str(run.path) for of, run in zip(values, members, strict=True) if of == value]
+                runs_text = ", ".join(paths) if len(paths) <= _MOST_RUNS else f"{len(paths)} runs"
+                parts.append(f"{_short(value)} ({runs_text})")
             lines.append(f"{task}: {name} is {', '.join(parts)}")
     return lines
 
@@ -168,9 +150,7 @@ def _varying(described: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Return the values of each name whose values are not all the same, as text."""
     names = dict.fromkeys(name for settings in described for name in settings)
     values = {name: [settings.get(name) for settings in described] for name in names}
-    return {
-        name: list(map(_text, every)) for name, every in values.items() if any(value != every[0] for value in every)
-    }
+    return {name: [*map(_text, every)] for name, every in values.items() if any(of != every[0] for of in every)}
 
 
 def _text(value: Any) -> str:
@@ -193,11 +173,9 @@ def _conditions(run: Run, with_settings: bool = True) -> dict[str, Any]:
     conditions |= {f"protocol {name}": value for name, value in protocol if name not in _NO_CONDITION}
     conditions |= {name: environment.get(name) for name in _NUMERIC}
     conditions |= {f"version of {name}": value for name, value in environment.get("packages", {}).items()}
-    if with_settings:
-        conditions |= {
-            key: value for key, value in run.settings.items() if not key.startswith(_IGNORED) and key not in _SELECTION
-        }
-    return conditions
+    settings = run.settings if with_settings else {}
+    further = {key for key in settings.keys() - _SELECTION if not key.startswith(_IGNORED)}
+    return conditions | {key: value for key, value in settings.items() if key in further}
 
 
 def _circumstances(run: Run) -> dict[str, Any]:

@@ -178,16 +178,11 @@ def _difference(settings: Mapping[str, Any], expected: Mapping[str, Any]) -> str
     """Describe the first setting that differs from the expected one."""
     for name in {**expected, **settings}:
         value, paper = settings.get(name), expected.get(name)
-        if value not in paper if isinstance(paper, tuple) else value != paper:
-            return f"{name} is {_setting(name, settings)}, in the paper {_setting(name, expected)}"
+        alternatives = paper if isinstance(paper, tuple) else (paper,)
+        if value not in alternatives:
+            mine, *theirs = ("the usual" if of is None else setting_text(name, of) for of in (value, *alternatives))
+            return f"{name} is {mine}, in the paper {' or '.join(theirs)}"
     return None
-
-
-def _setting(name: str, settings: Mapping[str, Any]) -> str:
-    value = settings.get(name)
-    if isinstance(value, tuple):
-        return " or ".join(setting_text(name, alternative) for alternative in value)
-    return "the usual" if value is None else setting_text(name, value)
 
 
 def paper_value(cell: Cell, metric: str) -> PaperValue | None:
@@ -231,7 +226,17 @@ def _cells() -> Mapping[tuple[Cell, str], Sequence[tuple[float, int, str]]]:
     """Return value, table and known inconsistency of every printed number, by cell and metric."""
     cells: dict[tuple[Cell, str], list[tuple[float, int, str]]] = {}
     for row in printed():
-        cells.setdefault((_cell(row), row["metric"]), []).append((float(row["value"]), int(row["table"]), row["note"]))
+        method, _, inside = row["method"].rstrip("]").partition("[")
+        modules: tuple[str, ...] = ("self_attn",)
+        size = (row["setting_name"], float(row["setting"])) if row["setting_name"] else None
+        if row["table"] == "6":
+            modules = tuple(sorted(_MODULES[word] for word in inside.split("+")))
+        elif method == "FrequencyKV" and size:
+            method, size = f"{method}[{inside}]", ("ratio", size[1])
+        elif inside.startswith("factor="):
+            size = ("factor", float(inside.partition("=")[2]))
+        cell = Cell(row["backbone"], row["dataset"], method, modules, size)
+        cells.setdefault((cell, row["metric"]), []).append((float(row["value"]), int(row["table"]), row["note"]))
     return cells
 
 
@@ -247,16 +252,3 @@ def printed() -> Iterator[dict[str, str]]:
                     # Distances and costs are inconsistent, accuracies are not.
                     note = "" if task == "classification" else row["note"]
                     yield {**row, "task": task, "metric": metric, "value": row[metric], "note": note}
-
-
-def _cell(row: Mapping[str, str]) -> Cell:
-    method, _, inside = row["method"].rstrip("]").partition("[")
-    modules: tuple[str, ...] = ("self_attn",)
-    size = (row["setting_name"], float(row["setting"])) if row["setting_name"] else None
-    if row["table"] == "6":
-        modules = tuple(sorted(_MODULES[word] for word in inside.split("+")))
-    elif method == "FrequencyKV" and size:
-        method, size = f"{method}[{inside}]", ("ratio", size[1])
-    elif inside.startswith("factor="):
-        size = ("factor", float(inside.partition("=")[2]))
-    return Cell(row["backbone"], row["dataset"], method, modules, size)

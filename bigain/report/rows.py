@@ -12,7 +12,7 @@ from typing import Any
 
 from bigain.errors import InputError
 from bigain.report.comparison import Comparison, Measure, UnlikeError, compare
-from bigain.report.pairing import Series, differing, images_of, series
+from bigain.report.pairing import Series, images_of, series
 from bigain.report.paper import Cell, PaperValue, cell_of, expected_images, paper_value
 from bigain.runs.names import NOT_OF_ONE_STEP, method, metric_title, strength
 from bigain.runs.numbers import bias_text, counted, decimals, scaled
@@ -95,13 +95,12 @@ class Row:
     @property
     def accuracy_missing(self) -> str:
         """Why there is no accuracy; empty if it was only not measured."""
-        classifies = not any(compressor.get("generation_only") for compressor in self.run.compressors)
-        return "" if classifies else NOT_OF_ONE_STEP
+        return NOT_OF_ONE_STEP if any(of.get("generation_only") for of in self.run.compressors) else ""
 
     @property
     def all_metrics(self) -> list[Measured]:
         """The metrics of all runs."""
-        return [metric for metrics in self.metrics.values() for metric in metrics]
+        return [*itertools.chain.from_iterable(self.metrics.values())]
 
     @cached_property
     def main(self) -> dict[str, Measured]:
@@ -122,7 +121,6 @@ class Group:
         plain: Runs without compression of that dataset and model.
         comparisons: Runs against the base run of their task, image by image.
         refused: Why other runs were not compared.
-        differing: Circumstances, such as the device, that are not the same in all runs.
     """
 
     dataset: str
@@ -132,7 +130,6 @@ class Group:
     rows: Sequence[Row]
     comparisons: list[Comparison] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
-    differing: list[str] = field(default_factory=list)
 
     @property
     def title(self) -> str:
@@ -156,20 +153,21 @@ class Group:
             A reason for each run that is not compared. Without a given base, runs that differ in their settings and
             generations without what is compared are named in the report only.
         """
-        self.differing += differing(self.runs)
         failed = []
         for task in TASKS:
             members = [run for run in self.runs if run.task == task]
-            plain = [run for run in members if not run.compressors] or [run for run in self.plain if run.task == task]
             given = base if base and base.task == task else None
-            if given is None and len(plain) > 1 and len(members) > len(plain):
-                self.refused.append(f"{len(plain)} {task} runs are without compression; name one with --base")
-            start = given or (plain[0] if len(plain) == 1 else None)
-            others = [run for run in members if start is not None and run.path.resolve() != start.path.resolve()]
-            if start is None or not others:
+            plain = [run for run in members if not run.compressors] or [run for run in self.plain if run.task == task]
+            bases = [given] if given else plain
+            if len(bases) > 1 and len(members) > len(bases):
+                self.refused.append(f"{len(bases)} {task} runs are without compression; name one with --base")
+            others = (
+                [run for run in members if run.path.resolve() != bases[0].path.resolve()] if len(bases) == 1 else []
+            )
+            if not others:
                 continue
             try:
-                comparisons, refused = compare(start, others, measure_of(task), allowed)
+                comparisons, refused = compare(bases[0], others, measure_of(task), allowed)
             except InputError as error:
                 comparisons, refused = [], [error]
             self.comparisons += comparisons
@@ -181,8 +179,8 @@ class Group:
 
 def main_metrics(rows: Sequence[Row]) -> dict[str, Measured]:
     """Return the main metrics of rows, each from one row: accuracies, then distances."""
-    found = {name: measured for row in rows for name, measured in row.main.items()}
-    return dict(sorted(found.items(), key=lambda item: (item[1].better == "lower", item[0])))
+    metrics = {name: measured for row in rows for name, measured in row.main.items()}
+    return dict(sorted(metrics.items(), key=lambda item: (item[1].better == "lower", item[0])))
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
@@ -191,17 +189,15 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     Numbers of different images, seeds, steps or protocols never share a group. A series of classifications and one of
     generations or features share a group if they belong together: see `_paired`.
     """
-    by_name: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        by_name.setdefault((run.dataset, run.model), []).append(run)
     groups = []
-    for (dataset, model), members in sorted(by_name.items()):
+    for dataset, model in sorted({(run.dataset, run.model) for run in runs}):
+        members = [run for run in runs if (run.dataset, run.model) == (dataset, model)]
         plain = [run for run in members if not run.compressors]
-        parts = reduce(_paired, (series([run for run in members if run.task == task]) for task in TASKS))
         several = len({_seed(run) for run in members}) > 1
-        for texts, of_group in parts:
-            seed = [f"seed {_seed(of_group[0])}"] if several else []
-            settings = ", ".join(dict.fromkeys(seed + texts))
+        for texts, of_group in reduce(
+            _paired, (series([run for run in members if run.task == task]) for task in TASKS)
+        ):
+            settings = ", ".join(dict.fromkeys(([f"seed {_seed(of_group[0])}"] if several else []) + texts))
             groups.append(Group(dataset, model, settings, plain, sorted(map(_row, _joined(of_group)), key=_order)))
     return groups
 
@@ -236,9 +232,9 @@ def _evaluations(runs: Sequence[Run]) -> frozenset[Path]:
     return frozenset(run.path.parent for run in runs if (run.path.parent / "joint.json").is_file())
 
 
-def _order(row: Row) -> tuple[bool, float, str, str, float, list[Path]]:
-    name, value = row.strength or ("", 0.0)
-    return row.method != "none", -row.run.gflops, row.method, name, value, [run.path for run in row.runs.values()]
+def _order(row: Row) -> tuple[Any, ...]:
+    paths = [run.path for run in row.runs.values()]
+    return row.method != "none", -row.run.gflops, row.method, *(row.strength or ("", 0.0)), paths
 
 
 def _joined(runs: Sequence[Run]) -> list[dict[str, Run]]:
@@ -268,11 +264,11 @@ def _row(runs: Mapping[str, Run]) -> Row:
     metrics = {task: _metrics(run, cells[task]) for task, run in runs.items()}
     cell = next((cell for run in runs.values() if isinstance(cell := cell_of(run, costs=True), Cell)), None)
     costs = {name: value for name in _COSTS if cell and (value := paper_value(cell, name))}
-    by_note: dict[str, list[str]] = {}
-    for task, run in runs.items():
-        for note in _notes(run, cells[task]):
-            by_note.setdefault(note, []).append(task)
-    notes = [note if len(tasks) == len(runs) else f"{tasks[0]}: {note}" for note, tasks in by_note.items()]
+    of_task = {task: _notes(run, cells[task]) for task, run in runs.items()}
+    notes = []
+    for note in dict.fromkeys(itertools.chain.from_iterable(of_task.values())):
+        tasks = [task for task in runs if note in of_task[task]]
+        notes.append(note if len(tasks) == len(runs) else f"{tasks[0]}: {note}")
     first, *others = runs.values()
     for run in others:
         # IE-KVD's alpha may differ between the tasks.
@@ -287,14 +283,13 @@ def _metrics(run: Run, cell: Cell | str) -> list[Measured]:
     # On COCO the release printed the precision over all images: those without labels count as wrong.
     main = "top1_precision_all" if "top1_precision_all" in run.metrics else run.main_metric
     measured = []
-    for name, estimate in run.metrics.items():
+    for name, of in run.metrics.items():
         # Fidelities to different runs do not compare.
         if name.startswith(_FIDELITY) and _fidelity_to(run):
             continue
         overruled = name == "top1_precision" and name != main
         paper = None if isinstance(cell, str) or overruled else paper_value(cell, name)
-        declared = estimate["unit"], estimate["better"]
-        measured.append(Measured(name, *scaled(estimate), estimate["n"], *declared, name == main, paper))
+        measured.append(Measured(name, *scaled(of), of["n"], of["unit"], of["better"], name == main, paper))
     return sorted(measured, key=lambda metric: not metric.main)
 
 
@@ -308,10 +303,8 @@ def _notes(run: Run, cell: Cell | str) -> list[str]:
     dataset, protocol = run.results["dataset"], run.results["protocol"]
     notes = [cell] if isinstance(cell, str) else []
     if protocol.get("race"):
-        evaluations = run.results["evaluations"]["per_image"]
-        notes.append(
-            f"a race at error level {protocol['race']['error_level']}, {evaluations:.4g} evaluations per image"
-        )
+        level, evaluations = protocol["race"]["error_level"], run.results["evaluations"]["per_image"]
+        notes.append(f"a race at error level {level}, {evaluations:.4g} evaluations per image")
     if dataset["images"] < dataset["asked"]:
         notes.append(f"{dataset['images']:,} of {dataset['asked']:,} images")
     elif not notes and dataset["images"] != expected_images(run):
@@ -320,6 +313,4 @@ def _notes(run: Run, cell: Cell | str) -> list[str]:
         notes.append(f"its fidelity is to a compressed run ({other}) and is not shown")
     if run.results.get("distance_missing"):
         notes.append(f"no distance: {run.results['distance_missing']}")
-    biased = {metric_title(name): bias_text(estimate) for name, estimate in run.metrics.items()}
-    notes += [f"{title}: {text}" for title, text in biased.items() if text]
-    return notes
+    return notes + [f"{metric_title(name)}: {text}" for name, of in run.metrics.items() if (text := bias_text(of))]

@@ -147,8 +147,7 @@ def holm(values: Sequence[float]) -> list[float]:
     order = np.argsort(p, kind="stable")
     corrected = np.empty_like(p)
     corrected[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
-    result: list[float] = corrected.tolist()
-    return result
+    return corrected.tolist()
 
 
 def holm_levels(values: Sequence[float]) -> list[float]:
@@ -157,8 +156,5 @@ def holm_levels(values: Sequence[float]) -> list[float]:
     The smallest of m is tested at 0.05 / m, the next at 0.05 / (m - 1), and so on; those after the first that is not
     significant have its level.
     """
-    m, significant = len(values), sum(p < ALPHA for p in holm(values))
-    ranks = np.empty(m, np.int64)
-    ranks[np.argsort(values, kind="stable")] = np.arange(m)
-    levels: list[float] = (ALPHA / (m - np.minimum(ranks, significant))).tolist()
-    return levels
+    ranks, significant = np.argsort(np.argsort(values, kind="stable")), sum(p < ALPHA for p in holm(values))
+    return (ALPHA / (len(values) - np.minimum(ranks, significant))).tolist()

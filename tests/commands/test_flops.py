@@ -116,14 +116,12 @@ def test_results_of_a_run_have_the_same_numbers(count):
     counted = count("--model", "shapes_dit", "--compressor", "LGTM", "--compressor.ratio", "0.5")
     flops = results["flops"]
     assert flops["gflops_per_evaluation"] == counted["gflops"]
-    assert {key: flops[key] for key in ("by_category", "baseline_gflops", "reduction_percent")} == {
-        key: counted[key] for key in ("by_category", "baseline_gflops", "reduction_percent")
-    }
+    for key in ("by_category", "baseline_gflops", "reduction_percent"):
+        assert flops[key] == counted[key]
     assert flops["by_category"]["matching"] > 0
     assert sum(flops["by_operation"].values()) == pytest.approx(counted["gflops"])
-    assert [(site["name"], site["tokens_out"]) for site in results["sites"]] == [
-        (site["name"], site["tokens_out"]) for site in counted["sites"]
-    ]
+    sites = ([(site["name"], site["tokens_out"]) for site in of["sites"]] for of in (results, counted))
+    assert next(sites) == next(sites)
 
 
 def test_the_text_has_the_same_numbers(capsys):
@@ -137,13 +135,8 @@ def test_the_text_has_the_same_numbers(capsys):
 
 
 def test_match_scales_a_schedule(count):
-    steps = [
-        "--compressor.ratio.class_path",
-        "bigain.diffusion.schedules.Steps",
-        "--compressor.ratio.values",
-        "[0.7,0]",
-    ]
-    steps += ["--compressor.ratio.below", "[400]"]
+    steps = ["--compressor.ratio.class_path", "bigain.diffusion.schedules.Steps", "--compressor.ratio.below", "[400]"]
+    steps += ["--compressor.ratio.values", "[0.7,0]"]
     scheduled = count("--model", "shapes_dit", "--compressor", "ToMe", *steps, "--match", "10%")["methods"][0]
     during = ["--compressor.during", "[400,999]", "--match", "10%"]
     limited = count("--model", "shapes_dit", "--compressor", "ToMe", *during)["methods"][0]
@@ -213,9 +206,8 @@ def test_every_method_takes_its_largest_ratio():
 
 def test_match_takes_the_nearer_factor_and_the_largest_where_none_reaches(count):
     args = ["--model", "shapes_dit", "--compressor", "ToDo", "--match"]
-    by_factor = {
-        factor: count(*args[:-1], "--compressor.factor", str(factor))["reduction_percent"] for factor in (2, 3, 16)
-    }
+    counted = {factor: count(*args[:-1], "--compressor.factor", str(factor)) for factor in (2, 3, 16)}
+    by_factor = {factor: of["reduction_percent"] for factor, of in counted.items()}
     between = 0.6 * by_factor[2] + 0.4 * by_factor[3]
     for wanted, factor in ((between, 2), (by_factor[3] - 0.01, 3)):
         (match,) = count(*args, str(wanted))["methods"]
@@ -234,9 +226,6 @@ def test_match_takes_the_nearer_factor_and_the_largest_where_none_reaches(count)
         (["--model", "dit_xl_2_512", "--image_size", "256"], ["dit_xl_2_512", "256 px"]),
         (["--image_size", "0"], ["image_size", "0"]),
         (["--compressor", "LGTM"], ["ratio", "--compressor.help LGTM"]),
-        (["--compressor", "Foo"], ["Foo", "LGTM"]),
-        (["--model", "shapes_dit", "--compressor", "ToMe", "--compressor.ratio", "0.8"], ["0.8", "0.75"]),
-        (["--model", "shapes_dit", "--compressor", "ToMe", "--compressor.ratio", "0.001"], ["removes nothing"]),
         (["--model", "shapes_dit", "--compressor", "ToDo", "--compressor.factor", "17"], ["17", "16x16"]),
         (["--model=shapes_dit", "--match=9%", "--compressor=ToMe", "--compressor.modules=[cross_attn]"], ["cross_at"]),
         (["--match", "ten"], ["'ten'", "10%"]),
@@ -251,13 +240,3 @@ def test_bad_input_ends_with_one_message(refused, args, words):
     message = refused(*args)
     for word in words:
         assert word in message
-
-
-def test_a_folder_that_is_no_known_model(refused, stand_in, tmp_path):
-    folder = shutil.copytree(stand_in, tmp_path / "model")
-    (folder / "tokenizer/tokenizer_config.json").write_text("{}")
-    assert "model_max_length" in refused("--model", "model")
-    index = json.loads((folder / "model_index.json").read_text())
-    del index["unet"]
-    (folder / "model_index.json").write_text(json.dumps(index))
-    assert "unet (StableDiffusion) or transformer (DiT); expected a model" in refused("--model", "model")

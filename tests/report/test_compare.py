@@ -1,7 +1,6 @@
 """`bigain compare`: its statements on runs whose truth is known, and what it refuses."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,7 @@ from synthetic_runs import change, classification, error_line, generation, iekvd
 
 from bigain.commands.main import main
 from bigain.compressors import CAM, LGTM, ToMe, Where
-from bigain.metrics.base import proportion
-from bigain.report.pairing import outcomes
-from bigain.runs.columns import write_columns
 from bigain.runs.names import label, method, strength
-from bigain.runs.records import ImageRecord
-from bigain.runs.results import load_run
 
 N = 2000
 
@@ -132,18 +126,6 @@ def test_several_labels_are_compared_by_top1_precision():
     assert row["difference"] == pytest.approx(100 * (right["a"][kept].mean() - right["b"][kept].mean()))
 
 
-def test_several_labels_are_read_as_they_are_written():
-    records = [
-        ImageRecord(f"{i:012d}", labels, prediction, [0, 1, 2], [0, 0, 0], [500] * 3, [0.1, 0.2, 0.3], [[0]], 0.1)
-        for i, (labels, prediction) in enumerate([([0, 2], 2), ([1], 0), ([], 1), ([0], 0)])
-    ]
-    classification("coco", [True, False, False, True], metrics={"top1_precision": proportion(2, 3)})
-    write_columns(Path("coco"), records, 3)
-    result = outcomes(load_run(Path("coco")))
-    assert result.image_id.tolist() == ["000000000000", "000000000001", "000000000003"]
-    assert result.correct.tolist() == [True, False, True]
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -171,21 +153,8 @@ def test_runs_that_differ_are_refused_unless_allowed(capsys, changes, words):
     assert "3.5 +- 1.0 points" in text
 
 
-def test_the_trials_of_stages_stand_for_the_budget():
-    change("lgtm", protocol__budget="released")
-    assert compare("tome", "lgtm") == 0
-
-
-def test_a_directory_stands_once_in_a_line(capsys):
-    classification("again", flags(95, 25)[0], lgtm(), protocol__seed=1)
-    assert compare("lgtm", "again", "--allow-differences") == 0
-    heading, _, sentence = capsys.readouterr().out.splitlines()[:3]
-    assert heading == "base: LGTM at ratio 0.5, lgtm"
-    assert sentence.startswith("again (LGTM at ratio 0.5) and lgtm (LGTM at ratio 0.5) are level")
-
-
 def test_minor_differences_are_named_and_compared(capsys):
-    change("lgtm", environment__device="cuda:0", environment__compile="no")
+    change("lgtm", environment__device="cuda:0", environment__compile="no", protocol__budget="released")
     change("lgtm", model__name="other/model", model__weights="b")
     change("tome", model__weights="a")
     assert compare("tome", "lgtm") == 0
@@ -219,38 +188,6 @@ def test_runs_on_different_images_are_refused_or_compared_on_the_shared_ones(cap
     assert "different labels for the same images" in refused(capsys, "tome", "relabelled", "--allow-differences")
 
 
-@pytest.mark.parametrize(
-    ("file", "content", "words"),
-    [
-        ("results.json", None, "lgtm is not finished: it has no results.json"),
-        ("results.json", b'{"schema', "lgtm/results.json is damaged"),
-        ("results.json", b"[]", "damaged: its content is [], expected dict"),
-        ("results.json", b"{}", "is not of bigain"),
-        ("results.json", b'{"schema_version": 2}', "schema_version 2; this bigain reads 1"),
-        ("predictions/predictions.npz", None, "predictions.npz does not exist"),
-        ("predictions/predictions.npz", b"PK", "predictions.npz is damaged"),
-    ],
-    ids=str,
-)
-def test_damaged_runs_are_named(capsys, file, content, words):
-    path = Path("lgtm", file)
-    path.unlink()
-    if content is not None:
-        path.write_bytes(content)
-    assert words in refused(capsys, "tome", "lgtm")
-    assert words in refused(capsys, "lgtm", "tome")
-
-
-def test_predictions_of_different_results_are_refused(capsys):
-    for changes, words in (
-        ({"metrics__top1__value": 0.78}, "does not give the top1 of results.json, 0.78"),
-        ({"metrics__top1__value": float("nan")}, "does not give the top1 of results.json, nan"),
-        ({"metrics__top1": 0.5}, "damaged: metrics.top1 is 0.5, expected dict"),
-    ):
-        change("lgtm", **changes)
-        assert words in refused(capsys, "tome", "lgtm")
-
-
 def test_bad_command_lines(capsys):
     Path("empty").mkdir()
     Path("file").write_text("x")
@@ -281,15 +218,6 @@ def test_unfinished_and_missing_runs_are_left_out(capsys):
     assert compare("tome", "lgtm") == 0
 
 
-def test_runs_of_evaluate_are_their_classification(capsys):
-    for name in ("lgtm", "tome"):
-        Path("joint", name).mkdir(parents=True)
-        shutil.move(name, f"joint/{name}/classification")
-        generation(f"joint/{name}/generation", 30.0)
-    assert compare("joint/tome", "joint/lgtm") == 0
-    assert "LGTM at ratio 0.5 beats ToMe" in capsys.readouterr().out
-
-
 def test_names():
     assert (label([]), method([])) == ("no compression", "none")
     assert label(iekvd(3)) == "IEKVD[alpha 0.9] at factor 3"
@@ -300,5 +228,7 @@ def test_names():
     assert (label(cam), strength(cam)) == ("CAM at ratio 0.3", ("ratio", 0.3))
     cam = [CAM(ToMe(ratio=0.3, modules=["mlp"])).description()]
     assert label(cam) == "CAM[inner ToMe; modules mlp] at ratio 0.3"
+    own = {"modules": None, "inner": {"a": 1}, "strong": True, "ratio": 0.2, "seed": [1]}
+    assert label([{"class": "Mine", "settings": own}]) == "Mine[modules None; inner {'a': 1}; strong True] at ratio 0.2"
     assert label([*lgtm(), *iekvd(2)]) == "LGTM at ratio 0.5 + IEKVD[alpha 0.9] at factor 2"
     assert strength([*lgtm(), *iekvd(2)]) is None

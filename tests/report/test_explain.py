@@ -1,16 +1,14 @@
 """`bigain explain`: its statements on runs whose margins are known, and what it refuses."""
 
-import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic_runs import change, classification, error_line, generation, lgtm, tome
+from synthetic_runs import classification, error_line, generation, lgtm, tome
 
 from bigain.commands.main import main
 from bigain.report.explain import explanation
-from bigain.report.explain.explanation import Band
 from bigain.report.explain.figure import draw
 from bigain.report.figures import panels, plain_style, plain_ticks
 from bigain.runs.results import load_run
@@ -133,10 +131,9 @@ def test_a_lost_margin(capsys):
     assert of_run["margins"]["theorem"] is None
 
 
-def test_bands_of_timesteps():
-    edges = [0, 1000 / 3, 2000 / 3, 1000]
-    names = [Band(low, high, None, None, None).name for low, high in itertools.pairwise(edges)]
-    assert names == ["0-333", "334-666", "667-999"]
+def test_bands_of_timesteps(capsys):
+    text = output(capsys, "tome", "--baseline", "none", "--bands", 3)
+    assert all(f"\n  {band} " in text for band in ("0-333", "334-666", "667-999"))
     times = np.tile(np.array([10, 20, 30, 940, 950], np.int16), (IMAGES, 1))
     for name in ("a", "b"):
         run(name, 0.4 + 0.4 * NOISE, lgtm() if name == "b" else (), times=times)
@@ -262,16 +259,6 @@ def test_left_out_directories_and_wrong_arguments_are_named(capsys):
         assert words in refused(capsys, "tome", "--baseline", "none", *options)
 
 
-def test_runs_that_differ_are_refused_unless_allowed(capsys):
-    run("few", 0.4 + 0.4 * NOISE[:300], lgtm(0.3))
-    change("lgtm", protocol__seed=3)
-    assert "images: 300 and 400, of which 300 are the same" in refused(capsys, "few", "--baseline", "none")
-    assert "protocol seed 3 and 0" in refused(capsys, "lgtm", "--baseline", "none")
-    text = output(capsys, "few", "--baseline", "none", "--allow-differences")
-    assert "n = 300 images" in text
-    assert "Caution: they also differ in images: 300 and 400" in text
-
-
 def test_runs_without_margins_are_refused(capsys):
     generation("images", 10.0)
     assert "margins between classes are of classification only" in refused(capsys, "tome", "--baseline", "images")
@@ -369,12 +356,3 @@ def test_a_margin_that_may_be_lost_leaves_low_bands_undecided_and_says_why(capsy
     text = output(capsys, "merged", "--baseline", "plain")
     assert '"low bands dominate the margin" is undecided' in text
     assert "(the margin is not positive in some resamples: no interval)" in text
-
-
-def test_bands_without_a_frequency_in_earlier_runs_are_named_and_not_used(capsys):
-    for name, compressors in (("plain", ()), ("merged", tome())):
-        run_by_frequency(name, planted(MU, SIGMA), compressors)
-        change(name, protocol__bands={"count": 4, "grid": [3, 3]})
-    text = output(capsys, "merged", "--baseline", "plain")
-    assert "of 4 bands, some hold no frequency of the 3x3 latents; run both again with at most --model.bands 3." in text
-    assert "nan" not in text

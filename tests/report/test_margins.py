@@ -118,18 +118,6 @@ def test_shared_images_are_matched_by_id():
         share(stored("xy", full), stored("xy", full[:, :2]), ("a", "b"))
 
 
-def test_intervals_hold_the_change_and_are_narrower_with_more_images():
-    widths = []
-    for images in (100, 2_500):
-        noise = np.random.default_rng(5).standard_normal((images, 2))
-        a, b = of(0.5 + noise), of(0.2 + noise)
-        ((low, high),) = change_intervals([(a, b)], images)
-        assert low < b.mu_over_sigma - a.mu_over_sigma < high
-        widths.append(high - low)
-    assert high < 0
-    assert widths[1] < widths[0] / 3
-
-
 def test_all_pairs_are_resampled_together():
     noise = np.random.default_rng(6).standard_normal((40, 3))
     errors, label = two_classes(0.3 + noise)

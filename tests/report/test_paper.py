@@ -154,6 +154,7 @@ def test_other_metrics(finished, metric, value):
             "elimination is race, in the paper",
         ),
         (run("pets", "sd2", [], loss="huber"), "loss is huber"),
+        (made([], reference={"n": 3669}), "number of real images is 3669, in the paper 7390"),
     ],
     ids=str,
 )

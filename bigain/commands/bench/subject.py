@@ -44,13 +44,7 @@ class Subject:
 
     @classmethod
     def of(
-        cls,
-        model: CountedModel,
-        batch: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        channels_last: bool,
-        cuda_graph: bool = False,
+        cls, model: CountedModel, batch: int, dtype: torch.dtype, device: torch.device, channels_last: bool = False
     ) -> Subject:
         """Create the network and its inputs, the same ones every time.
 
@@ -60,7 +54,6 @@ class Subject:
             dtype: Of weights and activations.
             device: Where it runs.
             channels_last: Memory format of weights and latents.
-            cuda_graph: See the attributes.
 
         Raises:
             InputError: If weights cannot be loaded, or memory runs out.
@@ -88,7 +81,7 @@ class Subject:
             condition = torch.arange(batch) % int(denoiser.config["num_embeds_ada_norm"])
         backbone = with_denoiser(model.backbone, denoiser)
         weights = "loaded" if loaded else "random"
-        return cls(backbone, weights, noisy, timesteps, condition.to(device), cuda_graph)
+        return cls(backbone, weights, noisy, timesteps, condition.to(device))
 
     def twin(self) -> Subject:
         """Return a copy with separate modules, for separate hooks and compiled code, that shares the weights."""
@@ -121,9 +114,13 @@ class Subject:
             try:
                 finite = bool(self.forward().isfinite().all())
             except RuntimeError as error:
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-                raise InputError(f"{problem}: {reason}") from error
+                raise InputError(f"{problem}: {failure(error)}") from error
         return attention_backend(self.noisy.device, self.backbone.denoiser, kernels), finite
+
+
+def failure(error: Exception) -> str:
+    """Return kind and message of an error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def random_denoiser(like: ModelMixin, dtype: torch.dtype, device: torch.device) -> ModelMixin:
@@ -154,10 +151,10 @@ def find_device(name: str | None) -> torch.device:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
         raise InputError(f"device must be cpu, cuda or cuda:N, not {name!r}") from error
-    if device.type not in ("cpu", "cuda"):
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda":
         raise InputError(f"times cannot be measured on {device}; device must be cpu, cuda or cuda:N")
-    if device.type == "cuda":
-        if (device.index or 0) >= torch.cuda.device_count():
-            raise InputError(f"there is no device {name} here; torch sees {torch.cuda.device_count()} GPUs")
-        device = torch.device("cuda", device.index or 0)
-    return device
+    if (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"there is no device {name} here; torch sees {torch.cuda.device_count()} GPUs")
+    return torch.device("cuda", device.index or 0)

@@ -16,7 +16,7 @@ import torch
 from bigain.backbones.compilation import Compile, compile_denoiser
 from bigain.backbones.geometry import with_denoiser
 from bigain.commands.bench.measure import Entrant, compiling, race
-from bigain.commands.bench.subject import Subject
+from bigain.commands.bench.subject import Subject, failure
 from bigain.compressors import Compressor
 from bigain.errors import InputError
 
@@ -56,33 +56,23 @@ class Settings:
         )
 
 
-@dataclass
 class Trial:
-    """Settings and what came of them.
+    """A network that runs with some settings, and what came of them.
 
     Attributes:
         settings: The settings.
         rows_per_second: Median over rounds; None if they could not run.
         note: Why they were not taken; empty if they were.
-    """
-
-    settings: Settings
-    rows_per_second: float | None = None
-    note: str = ""
-
-
-class _Runner:
-    """A network that runs with some settings.
-
-    Attributes:
-        trial: The settings.
         base: Network and inputs, without hooks and not compiled.
         subject: A copy with hooks and compiled code.
         undo: Removes its hooks.
     """
 
+    rows_per_second: float | None = None
+    note: str = ""
+
     def __init__(self, settings: Settings, base: Subject, compressor: Compressor | None) -> None:
-        self.trial, self.base, self.subject, self.undo = Trial(settings), base, base.twin(), ExitStack()
+        self.settings, self.base, self.subject, self.undo = settings, base, base.twin(), ExitStack()
         if compressor is not None:
             self.undo.enter_context(compressor.applied_to(self.subject.backbone.denoiser))
         compile_denoiser(self.subject.backbone.denoiser, settings.compile)
@@ -109,40 +99,40 @@ def tune(subject: Subject, compressor: Compressor | None, repetitions: int) -> l
     trials: list[Trial] = []
     with compiling("whole"), ExitStack() as undo:
 
-        def tried(runner: _Runner, *against: _Runner) -> bool:
+        def tried(trial: Trial, *against: Trial) -> bool:
             """Run it in turns with the best so far, and return whether it is faster."""
-            trial = runner.trial
             trials.append(trial)
+            undo.callback(trial.undo.close)
             try:
-                seconds = _race([*against, runner], repetitions)
+                seconds = _race([*against, trial], repetitions)
             except RuntimeError as error:
                 # Out of memory, or torch cannot compile or record it.
-                trial.note = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                trial.note = failure(error)
             else:
                 trial.rows_per_second = trial.settings.rows / statistics.median(seconds[-1])
                 for other in against:
-                    per_row = trial.settings.rows / other.trial.settings.rows
+                    per_row = trial.settings.rows / other.settings.rows
                     gain = statistics.median(per_row * a / b for a, b in zip(*seconds, strict=True))
                     if gain < GAIN:
-                        trial.note = f"{gain:.3f} of the rows/s of {other.trial.settings}: not taken"
+                        trial.note = f"{gain:.3f} of the rows/s of {other.settings}: not taken"
             speed = "" if trial.rows_per_second is None else f"{trial.rows_per_second:.4g} rows/s"
             sys.stderr.write(f"{trial.settings}: {', '.join(filter(None, (speed, trial.note)))}\n")
             return not trial.note
 
-        def improved(best: _Runner, base: Subject, **changes: Any) -> _Runner:
-            runner = _Runner(replace(best.trial.settings, **changes), base, compressor)
-            winner, loser = (runner, best) if tried(runner, best) else (best, runner)
+        def improved(best: Trial, base: Subject, **changes: Any) -> Trial:
+            trial = Trial(replace(best.settings, **changes), base, compressor)
+            winner, loser = (trial, best) if tried(trial, best) else (best, trial)
             loser.undo.close()
-            undo.callback(winner.undo.close)
+            # Its memory: of a trial that lost, only the result is needed.
+            del loser.base, loser.subject
             return winner
 
-        best = _Runner(Settings(len(subject.noisy)), subject, compressor)
-        undo.callback(best.undo.close)
+        best = Trial(Settings(len(subject.noisy)), subject, compressor)
         if not tried(best):
-            raise InputError(f"the network cannot run: {best.trial.note}")
+            raise InputError(f"the network cannot run: {best.note}")
         before = None
         while best is not before:
-            before, best = best, improved(best, _doubled(best.base), rows=2 * best.trial.settings.rows)
+            before, best = best, improved(best, _doubled(best.base), rows=2 * best.settings.rows)
         best = improved(best, _channels_last(best.base), channels_last=True)
         best = improved(best, replace(best.base, cuda_graph=True), cuda_graph=True)
         for how in ("regional", "whole"):
@@ -150,9 +140,9 @@ def tune(subject: Subject, compressor: Compressor | None, repetitions: int) -> l
     return trials
 
 
-def _race(runners: Sequence[_Runner], repetitions: int) -> list[list[float]]:
+def _race(trials: Sequence[Trial], repetitions: int) -> list[list[float]]:
     """Return the seconds of a forward of each in every round."""
-    entrants = [Entrant(runner.subject) for runner in runners]
+    entrants = [Entrant(trial.subject) for trial in trials]
     for entrant in entrants:
         entrant.subject.first_forward()
     with redirect_stderr(StringIO()):
@@ -161,9 +151,7 @@ def _race(runners: Sequence[_Runner], repetitions: int) -> list[list[float]]:
 
 
 def _doubled(subject: Subject) -> Subject:
-    noisy, timesteps, condition = (
-        torch.cat([rows, rows]) for rows in (subject.noisy, subject.timesteps, subject.condition)
-    )
+    noisy, timesteps, condition = (torch.cat([x, x]) for x in (subject.noisy, subject.timesteps, subject.condition))
     return replace(subject, noisy=noisy, timesteps=timesteps, condition=condition)
 
 

@@ -137,14 +137,13 @@ def count_text(model: CountedModel, compressor: Compressor | None, as_json: bool
     latents = " x ".join(map(str, model.latent))
     total = f"{counted.total / 1e9:.3f} per evaluation"
     facts = [("model", f"{model.name} ({type(model.backbone.denoiser).__name__}, latents {latents})")]
-    head = ["category", "GFLOPs"]
-    categories = [[name, f"{gflops:.3f}"] for name, gflops in counted.gflops.items()]
+    columns = {"GFLOPs": counted.gflops}
     if compressor is not None:
         facts.append(("compressor", compressor_text(compressor.description())))
         total += f", {reduction_percent(counted, baseline):.2f} % less than {baseline.total / 1e9:.3f}"
-        head.append("without")
-        categories = [[*row, f"{baseline.gflops[row[0]]:.3f}"] for row in categories]
-    tables = [Table((), [*facts, ("GFLOPs", total)]), Table(head, categories, "lrr")]
+        columns["without"] = baseline.gflops
+    categories = [[name, *(f"{column[name]:.3f}" for column in columns.values())] for name in counted.gflops]
+    tables = [Table((), [*facts, ("GFLOPs", total)]), Table(["category", *columns], categories, "lrr")]
     if sites:
         rows = [(site["name"], f"{site['tokens_in']} -> {site['tokens_out']}") for site in sites]
         tables.append(Table(("site", "tokens"), rows))

@@ -66,31 +66,33 @@ def find_match(model: CountedModel, compressor: Compressor, percent: float) -> d
     setting = next((name for name in ("tau", "ratio", "factor") if settings.get(name) is not None), None)
     if setting is None:
         raise InputError(f"{type(compressor).__name__} has neither ratio nor factor to search for")
-    unit, given = 1 if setting == "factor" else _STEPS, settings[setting]
-    if isinstance(given, Schedule) and not (isinstance(given, Steps) and unit > 1):
+    given, whole = settings[setting], setting == "factor"
+    if isinstance(given, Schedule) and (whole or not isinstance(given, Steps)):
         raise InputError(f"{setting} follows a schedule that cannot be matched; give a number, or Steps for a ratio")
     low, high = _range(model, compressor, setting)
+
+    def value_of(step: int) -> float:
+        return step if whole else step / _STEPS
 
     @cache
     def reduction(step: int) -> float:
         try:
-            value = step if unit == 1 else step / unit
-            other = changed(compressor, **{setting: given.with_largest(value) if isinstance(given, Steps) else value})
-            return reduction_percent(model.count(other), model.baseline)
+            value = given.with_largest(value_of(step)) if isinstance(given, Steps) else value_of(step)
+            return reduction_percent(model.count(changed(compressor, **{setting: value})), model.baseline)
         except InputError:
             # A small value may remove nothing; an error of the largest one concerns all.
             if step == high:
                 raise
             return -math.inf
 
-    best = _smallest(reduction, low, high, percent)
     reached = reduction(high) >= percent
-    if unit == 1 and reached:
+    best = _smallest(reduction, low, high, percent)
+    if whole and reached:
         best = min((step for step in (best, best - 1) if step >= low), key=lambda s: abs(reduction(s) - percent))
     return {
         "method": type(compressor).__name__,
         "setting": setting,
-        "value": best if unit == 1 else best / unit,
+        "value": value_of(best),
         "gflops": model.baseline.total / 1e9 * (1 - reduction(best) / 100),
         "reduction_percent": reduction(best),
         "reached": reached,
@@ -128,8 +130,8 @@ def changed(compressor: Compressor, **changes: Any) -> Compressor:
     """Return the same method with other settings, those of the innermost compressor."""
     settings: dict[str, Any] = compressor.settings()
     if "inner" in settings:
-        return type(compressor)(**{**settings, "inner": changed(settings["inner"], **changes)})
-    return type(compressor)(**{**settings, **changes})
+        changes = {"inner": changed(settings["inner"], **changes)}
+    return type(compressor)(**settings | changes)
 
 
 def _range(model: CountedModel, compressor: Compressor, setting: str) -> tuple[int, int]:

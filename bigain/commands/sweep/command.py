@@ -69,22 +69,19 @@ def sweep(
 
     silence_libraries()
     # Costs do not depend on the devices of this machine.
-    kind = WithoutTrainer if dry_run else Prepared
-    plans = [
-        Plan(cell, folder, marked_options(cell, cells, options), kind)
-        for cell in tqdm(chosen, "cells", leave=False, disable=None)
-    ]
+    kind, progress = WithoutTrainer if dry_run else Prepared, tqdm(chosen, "cells", leave=False, disable=None)
+    plans = [Plan(cell, folder, marked_options(cell, cells, options), kind) for cell in progress]
     if plans and all(plan.status == "refused" for plan in plans):
         raise InputError(f"no cell of {name} can run; {plans[0].cell.name}: {plans[0].reason}")
     if dry_run:
         return cost_report(plans)
-    named = [(plan, f"[{position}/{len(plans)}] {plan.cell.name}") for position, plan in enumerate(plans, 1)]
-    left = [(plan, prefix) for plan, prefix in named if not _run(plan, prefix)]
+    prefixes = {plan: f"[{position}/{len(plans)}] {plan.cell.name}" for position, plan in enumerate(plans, 1)}
+    left = [plan for plan in plans if not _run(plan, prefixes[plan])]
     if left:
-        _tell(f"waiting for {', '.join(plan.cell.name for plan, _ in left)}")
+        _tell(f"waiting for {', '.join(plan.cell.name for plan in left)}")
     while left:
         time.sleep(_SECONDS_BETWEEN_LOOKS)
-        left = [(plan, prefix) for plan, prefix in left if not _run(plan, prefix, waiting=True)]
+        left = [plan for plan in left if not _run(plan, prefixes[plan], waiting=True)]
     if not launched_rank():
         _add_fidelities(plans, [folder / cell.name for cell in cells if cell.setting is None])
     return _conclude(plans, folder)
@@ -96,9 +93,9 @@ def _run(plan: Plan, prefix: str, waiting: bool = False) -> bool:
         _tell(f"{prefix}  {plan}")
         return True
     with claimed(plan.directory, plan.log) as free:
+        if not free and not waiting:
+            _tell(f"{prefix}  another command is doing it")
         if not free:
-            if not waiting:
-                _tell(f"{prefix}  another command is doing it")
             return False
         plan.read_state()
         # Another command that was waited for has overwritten it already.
@@ -146,11 +143,9 @@ def _add_fidelities(plans: Sequence[Plan], unvaried: Sequence[Path]) -> None:
 def _conclude(plans: Sequence[Plan], folder: Path) -> Outcome:
     from bigain.report.tables import Table
 
-    rows = []
-    for plan in plans:
-        seconds = f"{plan.run.results['timing']['seconds']:.1f}" if plan.run else ""
-        rows.append((plan.cell.name, plan.status, plan.metric, seconds, plan.reason or ""))
-    if rows:
+    if plans:
+        seconds = [f"{plan.run.results['timing']['seconds']:.1f}" if plan.run else "" for plan in plans]
+        rows = [(of.cell.name, of.status, of.metric, s, of.reason or "") for of, s in zip(plans, seconds, strict=True)]
         _tell(Table(("cell", "state", "main metric", "seconds", "what is missing or failed"), rows, "lllrl").plain())
     counts = Counter(plan.status for plan in plans)
     _tell(f"cells: {', '.join(f'{count} {status}' for status, count in counts.items()) or 'none in this share'}")

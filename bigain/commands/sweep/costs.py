@@ -25,37 +25,36 @@ T = TypeVar("T")
 _HEAD = ("directory", "state", "images", "evaluations", "GFLOPs", "PFLOPs")
 
 
-class Costs:
-    """Counts cells. They have datasets, models and compressors in common, each of which is counted once."""
+def _count(prepared: Prepared, known: dict[str, Any]) -> tuple[tuple[str, ...], float]:
+    """Return images, evaluations per image, GFLOPs and PFLOPs of a cell as text, and its PFLOPs.
 
-    def __init__(self) -> None:
-        self._counted: dict[str, Any] = {}
+    Cells have datasets, models and compressors in common: `known` keeps what was counted.
+    """
 
-    def _once(self, key: str, count: Callable[[], T]) -> T:
-        if key not in self._counted:
-            self._counted[key] = count()
-        result: T = self._counted[key]
+    def once(key: str, count: Callable[[], T]) -> T:
+        if key not in known:
+            known[key] = count()
+        result: T = known[key]
         return result
 
-    def count(self, prepared: Prepared) -> tuple[tuple[str, ...], float]:
-        """Return images, evaluations per image, GFLOPs and PFLOPs of a cell as text, and its PFLOPs."""
-        data, model, config = prepared.datamodule, prepared.model, prepared.config.predict
-        images, official = self._once(f"{config.data}", lambda: _images(data))
-        network = f"{config.model.init_args.backbone} {data.image_size}"
-        counted = self._once(network, lambda: CountedModel.of_backbone(model.backbone, data.image_size))
-        compressors = prepared.compressors()
-        compressed = network + json.dumps([compressor.description() for compressor in compressors])
-        gflops = self._once(compressed, lambda: counted.count(*compressors).total / 1e9)
-        evaluations = model.evaluations_per_image(len(data.class_space))
-        at_most = "<=" if isinstance(model, DiffusionClassifier) and model.race is not None else ""
-        pflops = images * evaluations * gflops / 1e6
-        number = f"{gflops:,.4g}" if gflops < 1 else f"{gflops:,.3f}"
-        return (f"{images:,}{'*' * official}", f"{at_most}{evaluations:,}", number, _rounded(pflops)), pflops
+    data, model, config = prepared.datamodule, prepared.model, prepared.config.predict
+    images, official = once(f"{config.data}", lambda: _images(data))
+    network = f"{config.model.init_args.backbone} {data.image_size}"
+    counted = once(network, lambda: CountedModel.of_backbone(model.backbone, data.image_size))
+    compressors = prepared.compressors()
+    compressed = network + json.dumps([compressor.description() for compressor in compressors])
+    gflops = once(compressed, lambda: counted.count(*compressors).total / 1e9)
+    evaluations = model.evaluations_per_image(len(data.class_space))
+    at_most = "<=" if isinstance(model, DiffusionClassifier) and model.race is not None else ""
+    pflops = images * evaluations * gflops / 1e6
+    number = f"{gflops:,.4g}" if gflops < 1 else f"{gflops:,.3f}"
+    return (f"{images:,}{'*' * official}", f"{at_most}{evaluations:,}", number, _rounded(pflops)), pflops
 
 
 def cost_report(plans: Sequence[Plan]) -> Outcome:
     """Return state and cost of cells, complete if all could be counted; raise an InputError if none could be."""
-    costs, rows, pflops, left = Costs(), [], [], []
+    known: dict[str, Any] = {}
+    rows, pflops, left = [], [], []
     speeds: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
     uncounted, reasons = [], []
     for plan in tqdm(plans, "cells counted", leave=False, disable=None):
@@ -64,7 +63,7 @@ def cost_report(plans: Sequence[Plan]) -> Outcome:
         if plan.prepared is None:
             continue
         try:
-            row, cost = costs.count(plan.prepared)
+            row, cost = _count(plan.prepared, known)
         except Exception as error:  # noqa: BLE001 -- a configuration may name the user's own classes
             uncounted.append(f"{plan.cell.name} cannot be counted: {reason_of(error)}")
             continue

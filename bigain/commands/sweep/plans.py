@@ -61,9 +61,8 @@ class Plan:
             self.read_state()
 
     def read_state(self) -> None:
-        """Set the state from the run directory and the log of the last attempt, unless the cell is refused."""
-        if self.prepared is None:
-            return
+        """Set the state from the run directory and the log of the last attempt."""
+        assert self.prepared is not None
         self.status, self.reason, self.run = "pending", None, None
         try:
             run = load_run(self.directory) if has_results(self.directory) else None

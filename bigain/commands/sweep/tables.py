@@ -104,19 +104,17 @@ def load_table(path_or_name: str | Path) -> list[Cell]:
         for options, name, value in _settings(entry):
             cell = Cell(len(cells), entry["config"], options, *row, name, value)
             if cells.setdefault(cell.name, cell) is not cell:
-                raise InputError(
-                    f"{path}: two runs would be {cell.name}; give them different methods, or a setting each"
-                )
+                raise InputError(f"{path}: two runs would be {cell.name}; give them other methods, or a setting each")
     return list(cells.values())
 
 
 def _settings(entry: Entry) -> list[tuple[dict[str, Any], str | None, float | None]]:
     """Return the options of every run of an entry, and the setting that the table prints."""
     fixed = entry.get("set", {})
-    varied = ((key, value) for key, values in entry.get("vary", {}).items() for value in values)
     named = [(fixed, name, float(value)) for name, value in entry.get("setting", {}).items()]
-    settings = [*named, *(({**fixed, key: value}, key.rpartition(".")[2], float(value)) for key, value in varied)]
-    return [*settings] or [(fixed, None, None)]
+    for key, values in entry.get("vary", {}).items():
+        named += [({**fixed, key: value}, key.rpartition(".")[2], float(value)) for value in values]
+    return [*named] or [(fixed, None, None)]
 
 
 def _check_keys(place: str, content: Mapping[str, Any], expected: type) -> None:

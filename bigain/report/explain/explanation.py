@@ -71,24 +71,14 @@ class Band:
         return None if before is None or after is None else after - before
 
     @property
-    def too_few(self) -> bool:
-        """Whether the images are too few for an interval and a verdict."""
-        return len(self.run.mean) < ENOUGH
-
-    @property
     def criterion(self) -> str | None:
         """Theorem 1's verdict on the bound: `helps` if r falls, `hurts` if it rises or the margin is lost, or `level`.
 
         None with too few images, or if neither margin is positive: both bounds are 1.
         """
-        if self.too_few or self.change is None or (self.base.mu <= 0 and self.run.mu <= 0):
+        if len(self.run.mean) < ENOUGH or self.change is None or (self.base.mu <= 0 and self.run.mu <= 0):
             return None
         return "helps" if self.change > 0 else "hurts" if self.change < 0 else "level"
-
-    @property
-    def name(self) -> str:
-        """`200-399`: the whole timesteps in the band."""
-        return f"{math.ceil(self.low)}-{math.ceil(self.high) - 1}"
 
     def row(self) -> dict[str, Any]:
         """Return plain values for a file."""
@@ -124,11 +114,6 @@ class Explanation:
     bands: Sequence[Band]
     response: Response | None
     spectra: tuple[Spectrum, Spectrum, Floats | None] | None
-
-    @property
-    def too_narrow(self) -> str:
-        """Why the stored bands of frequencies cannot be used, empty if they can: runs of before this was refused."""
-        return _too_narrow(self.comparison.run)
 
     def row(self) -> dict[str, Any]:
         """Return plain values for a file."""
@@ -183,11 +168,7 @@ def explain(
         intervals = change_intervals([each[2:] for each in measured], len(first.label), title=comparison.names[0])
         whole, *parts = [Band(*each, interval) for each, interval in zip(measured, intervals, strict=True)]
         spectra = None
-        if (
-            not _too_narrow(comparison.run)
-            and (of_base := spectrum(first, trials))
-            and (of_run := spectrum(second, trials))
-        ):
+        if (of_base := spectrum(first, trials)) and (of_run := spectrum(second, trials)):
             stored = comparison.run.results["protocol"]["bands"]
             spectra = of_base, of_run, None if response is None else response.gain(stored["grid"], stored["count"])
         explanations.append(Explanation(comparison, first.errors.shape[1], whole, parts, response, spectra))
@@ -208,8 +189,6 @@ def explanation_lines(explanations: Sequence[Explanation]) -> list[str]:
         if explanation.spectra:
             change = signed(comparison.metric.difference, comparison.digits)
             lines += [*spectra_lines(*explanation.spectra, comparison.names, change), ""]
-        elif explanation.too_narrow:
-            lines += [explanation.too_narrow, ""]
     noises = any(explanation.whole.run.noise is not None for explanation in explanations)
     return [*lines, *_NOTES, _OVER_NOISE if noises else _ONE_NOISE]
 
@@ -220,7 +199,7 @@ def _frequencies(explanation: Explanation) -> list[str]:
         return [_HOW_TO_STORE] if comparison.run.compressors else ["Nothing is compressed, so no frequency is lost."]
     lines = [f"Not measured, since the compressor cannot report it: {name}." for name in response.not_measured]
     if not response.sites:
-        return lines or ["The stored frequency response has no site."]
+        return lines
     names, shares, bands = response.names, response.shares("bands"), [*itertools.pairwise(response.bands)]
     if len(names) > 1:
         names, shares = [*names, "mean of these"], np.append(shares, mean_over_modules(shares)[:, None], 1)
@@ -232,11 +211,8 @@ def _frequencies(explanation: Explanation) -> list[str]:
     if omitted:
         lines.append(f"Left out: up to {omitted:,} of {total:,} rows of a site, whose values were not finite.")
     errors = mean_over_modules(response.shares("timesteps", response.highest))[1]
-    by_time = [
-        f"{_percent(error)} at timesteps {low:.0f}-{high - 1:.0f}"
-        for (low, high), error in zip(itertools.pairwise(response.timesteps), errors, strict=True)
-        if not math.isnan(error)
-    ]
+    times = [f"at timesteps {low:.0f}-{high - 1:.0f}" for low, high in itertools.pairwise(response.timesteps)]
+    by_time = [f"{_percent(error)} {of}" for of, error in zip(times, errors, strict=True) if not math.isnan(error)]
     lines += [indented(headers, rows), _extremes(comparison.names[0], response)]
     return [*lines, f"That error by timestep: {', '.join(by_time)}."]
 
@@ -258,27 +234,25 @@ def _extremes(name: str, response: Response) -> str:
 
 
 def _margins(explanation: Explanation) -> list[str]:
-    whole, bands = explanation.whole, explanation.bands
+    whole = explanation.whole
     images, trials = len(whole.run.mean), int(whole.run.trials.sum())
     names = [*_HEADERS, *(["over noise"] if whole.run.noise is not None else [])]
     headers = ["timesteps", "trials", *(header for name in names for header in (name, "->"))]
+    bands = {f"{math.ceil(band.low)}-{math.ceil(band.high) - 1}": band for band in explanation.bands}
+    rows = [_row(band, name) for name, band in {**bands, "all": whole}.items()]
     return [
         f"Margins of the true class to the best of {explanation.classes - 1} wrong ones, on the trials in which both "
         f"runs evaluated every class (n = {counted(images, 'image')}, {trials:,} trials, {whole.run.n:.3g} per image):",
-        indented(
-            headers, [row[: len(headers)] for row in (*(_row(band, band.name) for band in bands), _row(whole, "all"))]
-        ),
+        indented(headers, [row[: len(headers)] for row in rows]),
     ]
 
 
 def _row(band: Band, name: str) -> list[str]:
-    sides = [
-        [f"{side.mu:.4g}", f"{side.sigma:.4g}", _number(side.r)]
-        + [_percent(share) for share in (side.theorem_bound, side.cantelli_bound, side.error)]
-        + [_number(side.sigma_over_noise)]
-        for side in (band.base, band.run)
-    ]
-    return [name, f"{band.run.n:.3g}", *itertools.chain(*zip(*sides, strict=True))]
+    cells = []
+    for of in (band.base, band.run):
+        shares = [_percent(share) for share in (of.theorem_bound, of.cantelli_bound, of.error)]
+        cells.append([f"{of.mu:.4g}", f"{of.sigma:.4g}", _number(of.r), *shares, _number(of.sigma_over_noise)])
+    return [name, f"{band.run.n:.3g}", *itertools.chain(*zip(*cells, strict=True))]
 
 
 def _verdict(explanation: Explanation) -> str:
@@ -289,7 +263,7 @@ def _verdict(explanation: Explanation) -> str:
     uncertain = whole.change and (whole.interval is None or whole.interval[0] <= 0 <= whole.interval[1])
     doubt = ", though the images are too few to distinguish the change from zero" if uncertain else ""
     expected = f"{_EXPECTED[whole.criterion]}{doubt}"
-    if whole.too_few:
+    if len(after.mean) < ENOUGH:
         expected = f"a verdict takes {ENOUGH} images"
     return (
         f"The margin {moved} from {before.mu:.4g} to {after.mu:.4g}. With the deviation "
@@ -299,16 +273,6 @@ def _verdict(explanation: Explanation) -> str:
         f"{_percent(before.theorem_bound)} to {_percent(after.theorem_bound)}, the share that is wrong on these trials "
         f"from {_percent(before.error)} to {_percent(after.error)}; with all trials accuracy changed by "
         f"{signed(comparison.metric.difference, comparison.digits)} points."
-    )
-
-
-def _too_narrow(run: Run) -> str:
-    stored = run.results["protocol"].get("bands")
-    if stored is None or stored["count"] <= (most := min(stored["grid"])):
-        return ""
-    return (
-        f"No margins by frequency: of {stored['count']} bands, some hold no frequency of the "
-        f"{'x'.join(map(str, stored['grid']))} latents; run both again with at most --model.bands {most}."
     )
 
 

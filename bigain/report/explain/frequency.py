@@ -91,15 +91,14 @@ class Response:
     def row(self) -> dict[str, Any]:
         """Return plain values for a file."""
         shares = self.shares("bands")
-        kept, destroyed = map(plain, mean_over_modules(shares))
+
+        def both(kept: Floats, destroyed: Floats) -> dict[str, Any]:
+            return {"kept": plain(kept), "destroyed": plain(destroyed)}
+
         return {
             **{name: getattr(self, name) for name in ("bands", "timesteps", "batches", "images")},
-            "sites": [
-                {"name": name, "kept": plain(kept), "destroyed": plain(destroyed)}
-                for name, kept, destroyed in zip(self.names, *shares, strict=True)
-            ],
-            "kept": kept,
-            "destroyed": destroyed,
+            "sites": [{"name": name, **both(*of)} for name, *of in zip(self.names, *shares, strict=True)],
+            **both(*mean_over_modules(shares)),
             "highest_destroyed_by_timestep": plain(mean_over_modules(self.shares("timesteps", self.highest))[1]),
             "not_measured": self.not_measured,
         }

@@ -56,10 +56,7 @@ def read_errors(run: Run) -> Errors:
         raise InputError(f"{run.path} is a run of {run.task}; margins between classes are of classification only")
     (label,) = read_columns(run.path, "label")
     if label.ndim != 1:
-        raise InputError(
-            f"{run.path} has several labels per image; a margin is between one true class and the others; explain runs "
-            "on a dataset with one label per image"
-        )
+        raise InputError(f"{run.path} has several labels per image; a margin is between one true class and the others")
     image_id, errors, timesteps = read_columns(run.path, "image_id", "errors", "timesteps")
     by_frequency = "bands" in run.results["protocol"]
     bands = read_columns(run.path, "bands")[0] if by_frequency else np.zeros((*errors.shape, 0), np.float32)
@@ -80,19 +77,16 @@ def share(first: Errors, second: Errors, names: tuple[str, str]) -> tuple[Errors
     if 0 not in (bands := [of.bands.shape[3] for of in (first, second)]) and bands[0] != bands[1]:
         raise InputError(f"{names[0]} and {names[1]} store {bands[0] - 1} and {bands[1] - 1} bands; give both the same")
     t = min(first.timesteps.shape[1], second.timesteps.shape[1])
-    columns = [
-        (of.errors[rows, :, :t], of.timesteps[rows, :t], of.bands[rows, :, :t])
-        for of, rows in zip((first, second), both, strict=True)
-    ]
-    (a, times, _), (b, other_times, _) = columns
+    a, b = (of.errors[rows, :, :t] for of, rows in zip((first, second), both, strict=True))
+    times, other_times = (of.timesteps[rows, :t] for of, rows in zip((first, second), both, strict=True))
     trials = np.isfinite(a).all(1) & np.isfinite(b).all(1) & (times == other_times)
     used = trials.any(0)
     if not used.any():
         raise InputError(f"{names[0]} and {names[1]} share no trial in which both evaluated every class")
     ids, label = first.image_id[both[0]], first.label[both[0]]
     mine, theirs = (
-        Errors(ids, label, of[:, :, used].astype(np.float64), times[:, used], parts[:, :, used])
-        for of, _, parts in columns
+        Errors(ids, label, errors[:, :, used].astype(np.float64), times[:, used], of.bands[rows, :, :t][:, :, used])
+        for errors, of, rows in zip((a, b), (first, second), both, strict=True)
     )
     return mine, theirs, trials[:, used]
 
@@ -242,11 +236,13 @@ def change_intervals(
         sums = [each for of in pair for each in (of.mean, of.square if of.noise is None else of.noise)]
         columns[pair[0].image, place] = np.stack([*sums, np.ones(len(pair[0].mean))], axis=1)
     totals = resampled(columns, seed, title)
+    # Of each draw, pair and run.
     with np.errstate(divide="ignore", invalid="ignore"):
-        means = totals[..., :4] / totals[..., 4:]
-    around = np.array([[of.noise is None for of in pair] for pair in pairs]).T[..., None]
-    before, after = (_separation(means[..., 2 * k].T, means[..., 2 * k + 1].T, around[k]) for k in (0, 1))
-    changes = (after - before).T
+        mean, square = np.moveaxis((totals[..., :4] / totals[..., 4:]).reshape(*totals.shape[:2], 2, 2), 3, 0)
+    around = np.array([[of.noise is None for of in pair] for pair in pairs])
+    sigma = np.sqrt(np.maximum(0, square - around * mean**2))
+    separation = np.divide(mean, sigma, out=np.full(mean.shape, np.nan), where=sigma > 0)
+    changes = separation[..., 1] - separation[..., 0]
     ends = np.quantile(changes, [ALPHA / 2, 1 - ALPHA / 2], axis=0).T.tolist()
     return [
         (low, high) if len(first.mean) >= ENOUGH and np.isfinite(column).all() else None
@@ -267,9 +263,3 @@ def resampled(columns: Floats, seed: int = 0, title: str = "resampling") -> Floa
             parts.append((weights @ columns.reshape(images, -1)).reshape(rows, *columns.shape[1:]))
             progress.update(rows)
     return np.concatenate(parts)
-
-
-def _separation(mean: Floats, square: Floats, around: npt.NDArray[np.bool_]) -> Floats:
-    """Return `mu / sigma` of each draw, NaN where sigma is 0. `around`: whether squares are not yet around the mean."""
-    sigma = np.sqrt(np.maximum(0, square - around * mean**2))
-    return np.divide(mean, sigma, out=np.full(mean.shape, np.nan), where=sigma > 0)

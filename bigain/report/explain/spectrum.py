@@ -116,17 +116,12 @@ def spectrum(of: Errors, trials: npt.NDArray[np.bool_]) -> Spectrum | None:
 
 def spectra_row(base: Spectrum, run: Spectrum, gain: Floats | None) -> dict[str, Any]:
     """Return plain values for a file."""
-    sides = {
-        side: {
-            "mu": of.mu.tolist(),
-            "covariance": of.covariance.tolist(),
-            "statements": [row["holds"] for row in of.statements()],
-            "measured": of.statements(),
-        }
-        for side, of in (("base", base), ("run", run))
-    }
-    gains = {} if gain is None else {"gain": gain.tolist(), "prediction": prediction(base, run, gain)}
-    return {**sides, "over_noise": base.over_noise, "gain": None, "prediction": None, **gains}
+    row: dict[str, Any] = {}
+    for side, of in (("base", base), ("run", run)):
+        measured, moments = of.statements(), {"mu": of.mu.tolist(), "covariance": of.covariance.tolist()}
+        row[side] = {**moments, "statements": [each["holds"] for each in measured], "measured": measured}
+    gains = (None, None) if gain is None else (gain.tolist(), prediction(base, run, gain))
+    return {**row, "over_noise": base.over_noise, "gain": gains[0], "prediction": gains[1]}
 
 
 def prediction(base: Spectrum, run: Spectrum, gain: Floats) -> dict[str, Any]:
