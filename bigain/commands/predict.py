@@ -141,4 +141,8 @@ def silence_libraries() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     for library in ("diffusers.models", "transformers"):
         # Of surplus weights, which loading reports in its own words. A level would make transformers warn of more.
-        logging.getLogger(f"{library}.modeling_utils").addFilter(lambda record: record.levelno >= logging.ERROR)
+        logging.getLogger(f"{library}.modeling_utils").addFilter(_errors_only)
+
+
+def _errors_only(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
