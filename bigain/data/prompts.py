@@ -82,23 +82,20 @@ def read_prompts(path: Path) -> dict[str, dict[str, Any]]:
     text, suffix = read_text(path, _HELP), path.suffix.lower()
     prompts: dict[str, dict[str, Any]] = {}
     try:
-        rows = _rows_of(text, suffix)
+        for number, row in enumerate(_rows_of(text, suffix)):
+            names = {str(name).strip().lower(): row[name] for name in row}
+            prompt, key = (next((names[name] for name in known if name in names), None) for known in (_PROMPT, _ID))
+            if not isinstance(prompt, str) or not prompt.strip() or None in row:
+                raise ValueError(f"row {number} has no prompt or too many columns: {[*row]}")
+            prompt_id = f"{number:05}" if key is None else str(key).strip()
+            # COCO has five captions of each image.
+            if prompt_id in prompts and (suffix != ".json" or "caption" not in row):
+                raise ValueError(f"it has the id {prompt_id!r} twice")
+            prompts.setdefault(prompt_id, {**row, "prompt": prompt.strip()})
+        if not prompts:
+            raise ValueError("it has no prompts")
     except (ValueError, TypeError, AttributeError, RecursionError, csv.Error) as error:
         raise InputError(f"{path} does not hold prompts ({error}); {_HELP}") from error
-    for number, row in enumerate(rows):
-        names = {str(name).strip().lower(): name for name in row}
-        prompt, prompt_id = (
-            next((row[names[name]] for name in known if name in names), None) for known in (_PROMPT, _ID)
-        )
-        if not isinstance(prompt, str) or not prompt.strip() or None in row:
-            raise InputError(f"{path}: row {number} has no prompt or too many columns ({[*row]}); {_HELP}")
-        prompt_id = f"{number:05}" if prompt_id is None else str(prompt_id).strip()
-        # COCO has five captions of each image.
-        if prompt_id in prompts and (suffix != ".json" or "caption" not in row):
-            raise InputError(f"{path} has the id {prompt_id!r} twice; images are named by it, so make ids unique")
-        prompts.setdefault(prompt_id, {**row, "prompt": prompt.strip()})
-    if not prompts:
-        raise InputError(f"{path} has no prompts; {_HELP}")
     return prompts
 
 

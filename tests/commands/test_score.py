@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torchvision.models import squeezenet1_1
 
 from bigain.commands.main import main
+from bigain.commands.predict import missing_parts
 from bigain.metrics import Inception, inception
 from bigain.metrics.inception import VARIABLE
 from bigain.metrics.reference import Moments, ReferenceStatistics
@@ -84,6 +85,9 @@ def test_a_run_without_weights_keeps_its_images_and_gets_its_distance_later(caps
     Path("mine.safetensors").unlink()
     assert "frechet[pytorch-fid]" in capsys.readouterr().out
     assert results("unscored")["distance_missing"] is None
+    assert results("unscored")["inception_score_missing"] == "4 images: it takes 20"
+    # No one asked for the score, so nothing is missing.
+    assert missing_parts(results("unscored")) is None
     estimate = results("unscored")["metrics"]["frechet[pytorch-fid]"]
     assert estimate["value"] > 0
     assert estimate["n"] == 4
