@@ -25,14 +25,12 @@ both = pytest.mark.parametrize("component", ["unet", "transformer"])
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
     """Good folders; tests that break one take a copy."""
-    root = tmp_path_factory.mktemp("models")
+    root, in_pixels = tmp_path_factory.mktemp("models"), {"prediction_type": "v_prediction", "vae": False}
     return {
         "unet": save_stable_diffusion(root / "unet"),
         "transformer": save_dit(root / "transformer"),
-        "unet in pixels": save_stable_diffusion(root / "unet_pixels", prediction_type="v_prediction", vae=False),
-        "transformer in pixels": save_dit(
-            root / "transformer_pixels", prediction_type="v_prediction", vae=False, learned_sigma=False
-        ),
+        "unet in pixels": save_stable_diffusion(root / "unet_pixels", **in_pixels),
+        "transformer in pixels": save_dit(root / "transformer_pixels", **in_pixels, learned_sigma=False),
     }
 
 
@@ -192,9 +190,8 @@ def test_weights_of_a_variant(broken):
         save_file({name: 2 * value for name, value in load_file(weights).items()}, other, metadata={"format": "pt"})
     assert "has no weights without a variant, but" in copy.error()
     assert "diffusion_pytorch_model.bf16.safetensors, diffusion_pytorch_model.fp16.safetensors; set" in copy.error()
-    assert all(
-        map(torch.equal, loaded(StableDiffusion, copy.path, variant="fp16").state_dict().values(), found.values())
-    )
+    half = loaded(StableDiffusion, copy.path, variant="fp16").state_dict()
+    assert all(map(torch.equal, half.values(), found.values()))
     other = loaded(StableDiffusion, copy.path, variant="bf16").denoiser.conv_in.weight
     assert torch.equal(other, 2 * found["denoiser.conv_in.weight"])
     with pytest.raises(InputError, match="no weights of variant int8"):
@@ -230,9 +227,8 @@ def test_a_configuration_cannot_choose_kernels_or_files(broken, monkeypatch):
     copy = broken("unet")
     path = copy.path / "text_encoder/config.json"
     config = json.loads(path.read_text())
-    path.write_text(
-        json.dumps({**config, "attn_implementation": "owner/kernel", "_attn_implementation": "owner/kernel"})
-    )
+    kernels = {"attn_implementation": "owner/kernel", "_attn_implementation": "owner/kernel"}
+    path.write_text(json.dumps({**config, **kernels}))
     monkeypatch.setattr("transformers.modeling_utils.lazy_import_flash_attention", None)
     assert loaded(StableDiffusion, copy.path).text_encoder.config._attn_implementation == "sdpa"
     path.write_text(json.dumps({**config, "transformers_weights": "other.safetensors"}))

@@ -73,16 +73,6 @@ def test_categories_ascend_with_the_official_gaps():
     assert len(set(CATEGORIES.values())) == 80
 
 
-def test_class_space():
-    space = Coco2017().class_space
-    known = {0: "person", 9: "traffic light", 11: "stop sign", 15: "cat", 16: "dog", 79: "toothbrush"}
-    assert {label: space.names[label] for label in known} == known
-    assert space.prompts[62] == "a photo of a tv."
-    assert space.multilabel
-    assert space.indices is None
-    assert len(space) == 80
-
-
 def test_labels_are_the_distinct_categories_of_an_image_with_those_of_crowds(tree):
     """Label is the category's position, not its id; crowd annotations (`iscrowd`: 1) count."""
     assert any(entry["iscrowd"] for entry in instances()["annotations"])

@@ -106,7 +106,6 @@ def test_files_that_are_not_parquet(path, content):
 @pytest.mark.parametrize(
     "features",
     [
-        {"image": FEATURES["image"]},
         {"label": pa.int64()},
         {"image": FEATURES["image"], "label": pa.float64()},
         {"image": pa.binary(), "label": pa.int64()},
