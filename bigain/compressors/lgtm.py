@@ -60,13 +60,8 @@ class LGTM(BipartiteMerger):
         if self.destination not in ("cell", "released"):
             return super().destinations(x, site, context)
         self._check_width(grid, site)
-        # The gate has scored them already.
-        score = context.cache.pop((id(self), "score"), None)
-        if score is None:
-            with mark("scoring"):
-                score = self.score(x, grid)
         choose = cell_destinations if self.destination == "cell" else released_destinations
-        return choose(score, grid, self.cell)
+        return choose(self._score(x, site, context), grid, self.cell)
 
     def gate(self, x: Tensor, site: Site, context: ForwardContext) -> tuple[Tensor, int] | None:
         if self.source_quantile is None:
@@ -79,9 +74,14 @@ class LGTM(BipartiteMerger):
                 f"LGTM with ratio {self.ratio} merges {removed} tokens at {site.name}, but source_quantile "
                 f"{self.source_quantile} allows only {low} of {sources} sources; lower ratio or raise source_quantile"
             )
-        with mark("scoring"):
-            score = context.cache[(id(self), "score")] = self.score(x, grid)
-        return score, low
+        return self._score(x, site, context), low
+
+    def _score(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
+        """Score the tokens, once for gate and destinations."""
+        if (key := (id(self), "score", site.index)) not in context.cache:
+            with mark("scoring"):
+                context.cache[key] = self.score(x, site.grid(context.latent))
+        return context.cache[key]
 
     def kernel_rule(self, x: Tensor, site: Site, context: ForwardContext) -> tuple[str, Tensor | None]:
         if self.destination not in ("cell", "released"):

@@ -21,7 +21,7 @@ from bigain.compressors.where import Where
 from bigain.diffusion.schedules import Schedule, by_timestep
 from bigain.errors import InputError, check_choice
 from bigain.tokens.destinations import first_destinations, random_destinations
-from bigain.tokens.dispatch import kernels_serve, needs_torch
+from bigain.tokens.dispatch import kernels_serve
 from bigain.tokens.grid import Cell, Grid, cell_count
 from bigain.tokens.matching import MergePlan, Mode, bipartite_matching
 from bigain.tokens.precision import without_autocast
@@ -92,11 +92,10 @@ class TokenMerger(Compressor):
     def plan_of(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
         """Call `plan`, once for all rows that differ only in their condition if the input does not depend on it."""
         sharing = context.sharing
-        if sharing is None or not sharing.active or not site.unconditional:
-            return self.plan(x, site, context)
-        if self.depends_on_class:
+        if sharing is not None and site.unconditional and self.depends_on_class:
             # From the attention of this site on, the rows differ.
             sharing.active = False
+        if sharing is None or not sharing.active or not site.unconditional:
             return self.plan(x, site, context)
         plan = self.plan(x.index_select(0, sharing.first), site, context.of_rows(sharing.first))
         return plan.of_rows(sharing.group)
@@ -108,8 +107,7 @@ class TokenMerger(Compressor):
         stage = (id(self), "stage", site.part, site.stride)
         if stage not in context.cache:
             context.cache[stage] = (site.index, plan_of(x, site, context))
-        plan: MergePlan = context.cache[stage][1]
-        return plan
+        return context.cache[stage][1]
 
     def hook_site(self, layout: Layout, site: Site, context: ContextGetter, undo: ExitStack) -> None:
         targets = {target: module for module in self.modules for target in _modules_of(site, module)}
@@ -310,18 +308,13 @@ class BipartiteMerger(CellMerger):
         """Return which sources may merge, see `bipartite_matching`; None, the default, if all may."""
         return None
 
-    def _chooses_itself(self) -> bool:
-        """Whether a subclass outside this package chooses destinations, which kernels do not know."""
-        if type(self).destinations.__module__.startswith("bigain.compressors."):
-            return False
-        needs_torch(f"destinations of {type(self).__name__}")
-        return True
-
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
         grid, x = site.grid(context.latent), x.detach()
         removed = self.removed(grid, site, context)
         gate = self.gate(x, site, context)
-        if not kernels_serve(x, "gated sources" if gate else "") or self._chooses_itself():
+        # Kernels do not know how a subclass outside this package chooses destinations.
+        ours = type(self).destinations.__module__.startswith("bigain.compressors.")
+        if not kernels_serve(x, "gated sources" if gate else "" if ours else f"destinations of {type(self).__name__}"):
             return bipartite_matching(x, self.destinations(x, site, context), removed, self.mode_at(site), gate)
         from bigain.tokens.kernels.plans import KernelPlan, bipartite
 
