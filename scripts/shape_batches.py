@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader
 
 from bigain.data.shapes import render_shapes
 
 
-class ShapeBatches(Dataset[tuple[Tensor, Tensor]]):
-    """One item is a whole batch: drawing is vectorised, and no image is ever seen twice.
+def shape_batches(
+    batch_size: int, batches: int, first_image: int = 0, order: Iterable[int] | None = None
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Images `(b, 3, s, s)` in [0, 1], and their classes `(b,)`: drawing is vectorised, and none is ever seen twice."""
 
-    Images `(b, 3, s, s)` in [0, 1], and their classes `(b,)`.
-    """
+    def draw(number: int) -> tuple[Tensor, Tensor]:
+        start = first_image + number * batch_size
+        return render_shapes(torch.arange(start, start + batch_size), "train")
 
-    def __init__(self, batch_size: int, batches: int, first_image: int = 0) -> None:
-        self.batch_size = batch_size
-        self.batches = batches
-        self.first_image = first_image
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def __getitem__(self, item: int) -> tuple[Tensor, Tensor]:
-        start = self.first_image + item * self.batch_size
-        return render_shapes(torch.arange(start, start + self.batch_size), "train")
+    return DataLoader(range(batches), batch_size=None, sampler=order, collate_fn=draw)

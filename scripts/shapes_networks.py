@@ -46,31 +46,31 @@ def coarsen_keys(attention: nn.Module, args: tuple[Tensor, ...], kwargs: dict[st
     return args, kwargs | {"encoder_hidden_states": coarsened(args[0])}
 
 
-def build_dit(layers: int, heads: int) -> DiTTransformer2DModel:
+def build_dit() -> DiTTransformer2DModel:
     return DiTTransformer2DModel(
-        num_attention_heads=heads,
+        num_attention_heads=2,
         attention_head_dim=64,
         in_channels=3,
         out_channels=3,
-        num_layers=layers,
+        num_layers=4,
         sample_size=IMAGE_SIZE,
         patch_size=2,
         num_embeds_ada_norm=len(CLASS_NAMES),
     )
 
 
-def build_unet(width: int) -> UNet2DConditionModel:
+def build_unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=IMAGE_SIZE,
         in_channels=3,
         out_channels=3,
-        block_out_channels=(width, 2 * width, 4 * width),
+        block_out_channels=(32, 64, 128),
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         layers_per_block=1,
         norm_num_groups=8,
         cross_attention_dim=64,
-        attention_head_dim=(1, 2, 4),  # diffusers reads these as head counts: heads of `width`
+        attention_head_dim=(1, 2, 4),  # diffusers reads these as head counts: heads of 32 channels
         use_linear_projection=True,
     )
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from safetensors.torch import save
-from shape_batches import ShapeBatches
+from shape_batches import shape_batches
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -92,7 +92,7 @@ class Training(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return DataLoader(ShapeBatches(self.batch_size, self.steps), batch_size=None)
+        return shape_batches(self.batch_size, self.steps)
 
 
 def draw(split: Split, images: int) -> Tensor:
@@ -155,7 +155,7 @@ def export(network: ShapeNetwork, folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def parse_arguments() -> argparse.Namespace:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1000)
@@ -165,11 +165,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--images", type=int, default=10_000, help="held-out images to measure accuracy on")
     parser.add_argument("--measure", action="store_true", help="train nothing; measure what OUTPUT holds")
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_arguments()
+    args = parser.parse_args()
     if args.measure:
         network, _, _ = read_network(args.output)
         print(accuracy(network, "test", args.images), flush=True)

@@ -30,7 +30,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from loss_curve import draw_curve
-from shape_batches import ShapeBatches
+from shape_batches import shape_batches
 from shapes_networks import (
     MAX_TOKENS,
     PROMPTS,
@@ -53,15 +53,14 @@ NULL_CLASS = len(CLASS_NAMES)
 class FromStep(Sampler[int]):
     """Batches in order, beginning where a resumed run stopped."""
 
-    def __init__(self, trainer_step: ShapesTraining, batches: int) -> None:
-        self.module = trainer_step
-        self.batches = batches
+    def __init__(self, module: ShapesTraining) -> None:
+        self.module = module
 
     def __iter__(self):
-        return iter(range(self.module.trainer.global_step, self.batches))
+        return iter(range(self.module.trainer.global_step, self.module.steps))
 
     def __len__(self) -> int:
-        return self.batches
+        return self.module.steps
 
 
 class ShapesTraining(LightningModule):
@@ -136,8 +135,7 @@ class ShapesTraining(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        data = ShapeBatches(self.batch_size, self.steps, self.first_image)
-        return DataLoader(data, batch_size=None, sampler=FromStep(self, self.steps))
+        return shape_batches(self.batch_size, self.steps, self.first_image, FromStep(self))
 
 
 class DiTTraining(ShapesTraining):
@@ -209,9 +207,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--coarsen", action="store_true", help="let self-attention see random parts of its keys")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--layers", type=int, default=4, help="DiT blocks")
-    parser.add_argument("--heads", type=int, default=2, help="DiT heads of 64 channels")
-    parser.add_argument("--width", type=int, default=32, help="U-Net channels at the highest resolution")
     parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--accelerator", default="auto")
@@ -222,12 +217,12 @@ def parse_arguments() -> argparse.Namespace:
 def build_module(args: argparse.Namespace, common: dict[str, int | float | bool]) -> ShapesTraining:
     """The model to be trained, fresh or with the weights of `--init`."""
     if args.model != "unet":
-        dit = build_dit(args.layers, args.heads)
+        dit = build_dit()
         if args.init:
             # Into a network of our own: one that was read remembers from where, and would write it down.
             dit.load_state_dict(DiTTransformer2DModel.from_pretrained(args.init / "transformer").state_dict())
         return FlowTraining(dit, "epsilon", **common) if args.model == "flow" else DiTTraining(dit, "epsilon", **common)
-    unet = build_unet(args.width)
+    unet = build_unet()
     words = args.init / "tokenizer" if args.init else None
     tokenizer = CLIPTokenizer.from_pretrained(words) if words else build_tokenizer()
     text_encoder = build_text_encoder(tokenizer)

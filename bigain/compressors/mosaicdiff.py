@@ -24,14 +24,11 @@ class MosaicDiff(StructuralPruner):
     """Prunes attention heads and MLP channels, fewer in the middle of the trajectory, where training learns fastest.
 
     Source: Guo et al., MosaicDiff (ICCV 2025), arXiv 2510.11962: three stages of the trajectory, 1000 to 600, 600 to
-    200 and 200 to 0 for DiT, each with its own sparsity and its own subnetwork, pruned by second-order importance on
-    noised calibration images of its stage. Known here are abstract, introduction and summaries of the method, not its
-    formula of importance; ours is the optimal brain surgeon for groups of columns (Hassibi and Stork, 1993): one by
-    one, the head or channel goes whose removal changes the output of its projection least if the other weights of
-    that projection adjust, and they do. Further deviations: the stages of DiT for all models; the middle's sparsity
-    is a fixed part of the others'; all blocks have the same sparsity; residual blocks of U-Nets stay whole; all
-    layers are calibrated at once, on the dense network.
-
+    200 and 200 to 0 for DiT, each with its own sparsity and subnetwork, pruned by second-order importance on noised
+    calibration images of its stage. Its formula of importance was not at hand; ours is the optimal brain surgeon for
+    groups of columns (Hassibi and Stork, 1993), see `prune`. Further deviations: the stages of DiT for all models; the
+    middle's sparsity is a fixed part of the others'; all blocks have the same sparsity; residual blocks of U-Nets stay
+    whole; all layers are calibrated at once, on the dense network.
     Cost: nothing per forward beside what is left; once per network, `scripts/calibrate_mosaicdiff.py`: forwards of
     the calibration images, and for a layer of d inputs O(d^2) per removed head or channel. Memory: the layers of each
     stage, beside the network.
