@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bigain.errors import InputError
 from bigain.metrics.base import ImageMetric, Images
 from bigain.metrics.pretrained import DinoV2
 
@@ -44,8 +43,7 @@ class DinoSimilarity(ImageMetric):
         Raises:
             InputError: If the model cannot be loaded.
         """
-        if images.others is None:
-            raise InputError("DINO similarity compares the images of two runs; use `bigain score RUN --against OTHER`")
+        assert images.others is not None
         # Images of two runs are on the CPU.
         device = torch.device("cuda" if torch.cuda.is_available() else images.pixels.device)
         a, b = (self.extractor(pixels.to(device)) for pixels in (images.pixels, images.others))

@@ -100,8 +100,7 @@ def image_pairs(images: Images) -> tuple[Tensor, Tensor]:
     Next to squares of 255, float32 has few digits for the variance of smooth regions.
     """
     a, b = images.pixels, images.others
-    if b is None:
-        raise InputError("fidelity compares the images of two runs; use `bigain score RUN --against OTHER`")
+    assert b is not None
     if a.shape != b.shape:
         shapes = f"images of {tuple(a.shape)} and {tuple(b.shape)}"
         raise InputError(f"{shapes} cannot be compared pixel by pixel; compare runs of one image_size")

@@ -40,15 +40,13 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
     `|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2))`. With `S = R R'`, the eigenvalues of `S_a S_b` are the squared
     singular values of `R_a' R_b`: real and not negative, also with fewer images than dimensions. Never negative;
-    biased upwards for few images, so compare sets of equal size only. Symmetric.
+    biased upwards for few images, so compare sets of equal size only. Symmetric. Sets have at least 2 images.
 
     Raises:
-        InputError: If the dimensions differ or a set has one image.
+        InputError: If the dimensions differ.
     """
     if a.mean.shape != b.mean.shape:
         raise InputError(f"features have {len(a.mean)} and {len(b.mean)} dimensions; both sets need one extractor")
-    if 1 in (a.n, b.n):
-        raise InputError("a Frechet distance needs at least 2 images in each set")
     overlap = np.linalg.svd(_root(a.covariance).T @ _root(b.covariance), compute_uv=False).sum()
     separate = np.square(a.mean - b.mean).sum() + np.trace(a.covariance) + np.trace(b.covariance)
     return max(0.0, float(separate - 2 * overlap))

@@ -8,7 +8,6 @@ from typing import ClassVar
 import numpy as np
 
 from bigain.data.class_space import ClassSpace
-from bigain.errors import InputError
 from bigain.metrics.base import around, jackknife_error
 from bigain.metrics.reference import Array, Distance, Features
 from bigain.runs.records import SampleRecord
@@ -67,19 +66,14 @@ def kernel_leave_one_out(x: Features, y: Features, kernel: Kernel = KernelDistan
     Takes `(n_x + n_y)^2 d` operations.
 
     Args:
-        x: Features of one set. `(n_x, d)`.
-        y: Features of the other. `(n_y, d)`.
+        x: Features of one set. `(n_x, d)`, at least 3 images.
+        y: Features of the other. `(n_y, d)`, at least 2.
         kernel: That of KID by default.
 
     Returns:
         The distance, and the distances without each image of `x`, `(n_x,)`.
-
-    Raises:
-        InputError: If a set has fewer than 3 images.
     """
     n, m = len(x), len(y)
-    if min(n, m) < 3:
-        raise InputError(f"a kernel distance needs at least 3 images in each set, not {min(n, m)}")
     in_x, in_y, x_to_y = (_kernel_sums(a, b, kernel) for a, b in ((x, x), (y, y), (x, y)))
     within_x, within_y, between = in_x.sum() / (n * (n - 1)), in_y.sum() / (m * (m - 1)), x_to_y.mean() / m
     without = (in_x.sum() - 2 * in_x) / ((n - 1) * (n - 2)) + within_y

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bigain.data.class_space import ClassSpace
-from bigain.errors import InputError
 from bigain.metrics.reference import Array, Distance, Features
 from bigain.runs.records import SampleRecord
 from bigain.runs.schema import Estimate
@@ -51,14 +50,9 @@ def precision_recall(real: Features, generated: Features) -> tuple[float, float]
     sizes of the sets; compare at equal sizes.
 
     Args:
-        real: `(n, d)`.
-        generated: `(m, d)`.
-
-    Raises:
-        InputError: If a set has no third neighbour.
+        real: `(n, d)`, at least 4 images.
+        generated: `(m, d)`, at least 4.
     """
-    if min(len(real), len(generated)) <= _K:
-        raise InputError(f"precision and recall need more than {_K} images in each set")
     # Distances are differences of squared norms; around the mean these are small and lose fewer digits.
     centre = np.asarray(real, np.float64).mean(axis=0)
     a, b = np.asarray(real, np.float64) - centre, np.asarray(generated, np.float64) - centre

@@ -70,16 +70,12 @@ def downsample_average(x: Tensor, grid: Grid, factor: int, aligned: bool = False
 def _average(x: Tensor, grid: Grid, small: Grid, aligned: bool) -> Tensor:
     maps = x.reshape(len(x), grid.h, grid.w, -1)
     if aligned:
-        rows = _windows(grid.h, small.h, x.device)
-        maps = maps.index_select(1, rows).index_select(2, _windows(grid.w, small.w, x.device))
+        for dim, (n_in, n_out) in enumerate(zip(grid, small, strict=True), 1):
+            size = n_in // n_out
+            first = nearest_indices(n_in, n_out, x.device)[:, None] - size // 2
+            maps = maps.index_select(dim, (first + torch.arange(size, device=x.device)).flatten())
     pooled = F.avg_pool2d(maps.permute(0, 3, 1, 2), (grid.h // small.h, grid.w // small.w))
     return pooled.permute(0, 2, 3, 1).flatten(1, 2)
-
-
-def _windows(n_in: int, n_out: int, device: torch.device) -> Tensor:
-    """Return the indices of windows of `n_in // n_out` around those of nearest-exact sampling, one after another."""
-    size = n_in // n_out
-    return (nearest_indices(n_in, n_out, device)[:, None] - size // 2 + torch.arange(size, device=device)).flatten()
 
 
 def interextrapolate(x: Tensor, grid: Grid, factor: int, alpha: float | Tensor, aligned: bool = False) -> Tensor:

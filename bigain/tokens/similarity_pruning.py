@@ -38,27 +38,21 @@ def similarity_pruning(
         raise ValueError(f"cannot prune {removed} of {n} tokens with {cell_count(grid, cell)} base tokens")
     # The graph is quadratic: in blocks of rows, so that memory does not grow with the batch.
     rows = max(1, _BLOCK // (n * n))
-    parts = zip(metric.split(rows), noise.split(rows), strict=True)
-    leaders = [_leaders(part, draw, grid, cell, removed, noise_alpha, sim_beta) for part, draw in parts]
+    leaders = []
+    for part, draw in zip(metric.split(rows), noise.split(rows), strict=True):
+        unit = unit_tokens(part)
+        with without_autocast(part):
+            graph = unit @ unit.transpose(1, 2)
+        score = sim_beta * graph.sum(2) + noise_alpha * draw
+        position = to_cells(score, grid, cell).argmax(2)
+        tokens = cell_tokens(grid, cell, part.device).expand(len(part), -1, -1)
+        base = tokens.gather(2, position[..., None]).squeeze(2)
+        nearest = graph.gather(1, base[..., None].expand(-1, -1, n)).amax(1)
+        # Base tokens sort last, so that they are never pruned.
+        nearest = nearest.scatter(1, base, -torch.inf)
+        pruned = nearest.argsort(dim=1, descending=True, stable=True)[:, :removed]
+        gone = torch.zeros_like(nearest, dtype=torch.bool).scatter_(1, pruned, True)
+        candidates = graph.gather(1, pruned[..., None].expand(-1, -1, n)).masked_fill(gone[:, None], -torch.inf)
+        leader = torch.arange(n, device=part.device).repeat(len(part), 1)
+        leaders.append(leader.scatter_(1, pruned, candidates.argmax(2)))
     return MergePlan.from_leaders(torch.cat(leaders), removed, "prune")
-
-
-def _leaders(
-    metric: Tensor, noise: Tensor, grid: Grid, cell: Cell, removed: int, noise_alpha: float, sim_beta: float
-) -> Tensor:
-    """Return the token that represents each token. `(b, n, c)`, `(b, n)` -> `(b, n)`, int64."""
-    b, n, _ = metric.shape
-    unit = unit_tokens(metric)
-    with without_autocast(metric):
-        graph = unit @ unit.transpose(1, 2)
-    score = sim_beta * graph.sum(2) + noise_alpha * noise
-    position = to_cells(score, grid, cell).argmax(2)
-    tokens = cell_tokens(grid, cell, metric.device).expand(b, -1, -1)
-    base = tokens.gather(2, position[..., None]).squeeze(2)
-    nearest = graph.gather(1, base[..., None].expand(-1, -1, n)).amax(1)
-    # Base tokens sort last, so that they are never pruned.
-    nearest = nearest.scatter(1, base, -torch.inf)
-    pruned = nearest.argsort(dim=1, descending=True, stable=True)[:, :removed]
-    gone = torch.zeros(b, n, dtype=torch.bool, device=metric.device).scatter_(1, pruned, True)
-    candidates = graph.gather(1, pruned[..., None].expand(-1, -1, n)).masked_fill(gone[:, None], -torch.inf)
-    return torch.arange(n, device=metric.device).repeat(b, 1).scatter_(1, pruned, candidates.argmax(2))

@@ -61,11 +61,8 @@ def test_fewer_images_than_dimensions(n):
 
 
 def test_sets_that_do_not_compare_are_refused():
-    x = Moments.of([features(0, 50)])
     with pytest.raises(InputError, match="24 and 8 dimensions"):
-        frechet_distance(x, Moments.of([features(0, 50, 8)]))
-    with pytest.raises(InputError, match="at least 2 images"):
-        frechet_distance(x, Moments.of([features(0, 1)]))
+        frechet_distance(Moments.of([features(0, 50)]), Moments.of([features(0, 50, 8)]))
     with pytest.raises(InputError, match="no images"):
         Moments.of([])
     with pytest.raises(InputError, match="not finite"):
@@ -98,8 +95,6 @@ def test_kernel_distances_without_each_image(n, monkeypatch):
         assert value == pytest.approx(float(theirs), rel=1e-9)
         expected = [kernel_leave_one_out(np.delete(x, i, axis=0), y)[0] for i in range(n)]
         np.testing.assert_allclose(without, expected, rtol=1e-9)
-    with pytest.raises(InputError, match="at least 3 images in each set, not 2"):
-        kernel_leave_one_out(x, y[:2])
 
 
 @pytest.mark.parametrize("both", [False, True], ids=["generated", "both"])
@@ -144,8 +139,6 @@ def test_precision_and_recall_against_a_loop(block, monkeypatch):
     assert precision_recall(x, x + 1000) == (0, 0)
     # One good image again and again is precise and covers next to nothing.
     assert precision_recall(x, np.repeat(x[:1], 60, axis=0)) == (1, pytest.approx(1 / 60))
-    with pytest.raises(InputError, match="more than 3 images"):
-        precision_recall(x, x[:3])
 
 
 def estimates(generated, real, kept=True):
