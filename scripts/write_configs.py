@@ -48,11 +48,8 @@ DESCRIPTIONS = {
     "iekvd": "IE-KVD (BiGain_TD)",
     "lgtm": "LGTM (BiGain_TM)",
 }
-# The tasks of the paper.
-JOINT = TASKS[:2]
-# Families with configurations for features, with the model's part and the data: of real models a few methods only.
-PROBED = {"pets": ("sd2_pets", "pets"), "imagenet100_dit": ("dit_xl_512", "imagenet100")}
-PROBED |= {"demo": ("shapes_dit", "shapes_features"), "demo_unet": ("shapes_unet", "shapes_features")}
+# The tasks of the paper, and the endings of all in names.
+JOINT, ENDS = TASKS[:2], dict(zip(TASKS, ("", "_generation", "_features"), strict=True))
 PRUNERS = ("dipgo", "mosaicdiff")
 # Networks that are not in the paper, by their part of the name: in words; model, dataset and data of a generation.
 OTHER_NETWORKS = {
@@ -217,8 +214,9 @@ def unprinted(
     name: str, network: str, stem: str, task: str, model: str, data: str, file: str | None, precision: str = "16-true"
 ) -> tuple[str, str]:
     """Return name and content of a configuration that is not a cell of the paper; `name` begins with the dataset."""
-    end, on = ("_generation", "generating for") if task == "generation" else ("", "on")
-    text = f"{network} {on} {DATASETS[name.partition('_')[0]]}{described(stem, file)}: not a cell of the paper."
+    end, of = ENDS[task], "Features of " if task == "features" else ""
+    on = "generating for" if task == "generation" else "on"
+    text = f"{of}{network} {on} {DATASETS[name.partition('_')[0]]}{described(stem, file)}: not a cell of the paper."
     return f"{name}{end}", entry(text, f"{model}{end}", data, file, precision, "auto")
 
 
@@ -269,31 +267,19 @@ def further_entries() -> Iterator[tuple[str, str]]:
             file = compressor_of(stem, backbone, task)
             yield unprinted(name, network, stem, task, MODELS[backbone], dataset, file)
         yield joint(name, f"{network} on {DATASETS[dataset]}, on both tasks{described(stem, file)}")
+    places = ("pets", "sd2", "sd2_pets"), ("imagenet100_dit", "dit_xl_2_512", "dit_xl_512")
+    for (part, backbone, model), stem in product(places, ("none", "lgtm", "iekvd")):
+        name, network, dataset = f"{part}_{stem}", NETWORKS[backbone], part.removesuffix("_dit")
+        file = compressor_of(stem, backbone, TASKS[0])
+        yield unprinted(name, network, stem, "features", model, dataset, file)
+        text = f"{network} on {DATASETS[dataset]}, on all three tasks{described(stem, file)}"
+        yield joint(name, text, features=True)
 
 
-def joint(name: str, text: str) -> tuple[str, str]:
-    """Return name and content of a configuration of both tasks."""
-    content = f"classification: {name}.yaml\ngeneration: {name}_generation.yaml\n"
-    return f"{name}_joint", comment(f"{text}; for `bigain evaluate`.") + content
-
-
-def feature_entries() -> Iterator[tuple[str, str]]:
-    """Yield name and content of the configurations of features, and of those of all three tasks."""
-    for family, (model, data) in PROBED.items():
-        embedded = family in EMBEDDED
-        backbone = model if embedded else "dit_xl_2_512" if family.endswith("_dit") else "sd2"
-        network = f"Embedded {EMBEDDED[family][0]}" if embedded else NETWORKS[backbone]
-        on = "ShapeTextures" if embedded else DATASETS[data]
-        classifying = [stem for name, stem in stems().items() if not methods()[name].generation_only]
-        for stem in ("none", *classifying) if embedded else ("none", "lgtm", "iekvd"):
-            name = f"{family}_{stem}"
-            file = compressor_of(stem, backbone, TASKS[0])
-            text = f"Features of the {network[:1].lower()}{network[1:]}" if embedded else f"Features of {network}"
-            text += f" on {on}{described(stem, file)}" + ("." if embedded else ": not a cell of the paper.")
-            precision, devices = ("bf16-true", 1) if embedded else ("16-true", "auto")
-            yield f"{name}_features", entry(text, f"{model}_features", data, file, precision, devices)
-            joint_name, content = joint(name, f"{network} on {on}, on all three tasks{described(stem, file)}")
-            yield joint_name.replace("_joint", "_features_joint"), f"{content}features: {name}_features.yaml\n"
+def joint(name: str, text: str, features: bool = False) -> tuple[str, str]:
+    """Return name and content of a configuration of both tasks, or of all three."""
+    parts = "".join(f"{task}: {name}{ENDS[task]}.yaml\n" for task in (TASKS if features else JOINT))
+    return f"{name}{'_features' if features else ''}_joint", comment(f"{text}; for `bigain evaluate`.") + parts
 
 
 def paper_comment(rows: Sequence[Published]) -> str:
@@ -344,16 +330,21 @@ def embedded_entries() -> Iterator[tuple[str, str]]:
             text = f"500 samples of the embedded {network}{described(stem, file)}."
             generating = entry(text, f"{model}_generation", "shapes_generation", file, "bf16-true", 1)
             yield f"{name}_generation", generating
-            if classifies:
-                yield joint(name, f"The embedded {network} on both tasks{described(stem, file)}")
+            if not classifies:
+                continue
+            yield joint(name, f"The embedded {network} on both tasks{described(stem, file)}")
+            if family != "demo_flow":
+                text = f"Features of the embedded {network} on ShapeTextures{described(stem, file)}."
+                features = entry(text, f"{model}_features", "shapes_features", file, "bf16-true", 1)
+                yield f"{name}_features", features
+                text = f"Embedded {network} on ShapeTextures, on all three tasks{described(stem, file)}"
+                yield joint(name, text, features=True)
 
 
 def outputs() -> dict[Path, str]:
     """Return the content of every file that this script writes, by its path."""
     entries = {
-        f"{name}.yaml": text
-        for kind in (paper_entries, further_entries, embedded_entries, feature_entries)
-        for name, text in kind()
+        f"{name}.yaml": text for kind in (paper_entries, further_entries, embedded_entries) for name, text in kind()
     }
     # Written by hand; listed with the others.
     entries["as_released.yaml"] = (CONFIGS / "as_released.yaml").read_text(encoding="utf-8")
