@@ -1,11 +1,8 @@
-"""Networks, tokenizer and text encoder of the embedded models, and what regularises their self-attention."""
+"""Networks and text encoder of the embedded models, and what regularises their self-attention."""
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from diffusers import DiTTransformer2DModel, UNet2DConditionModel
@@ -73,41 +70,6 @@ def build_unet() -> UNet2DConditionModel:
         attention_head_dim=(1, 2, 4),  # diffusers reads these as head counts: heads of 32 channels
         use_linear_projection=True,
     )
-
-
-def write_vocabulary(folder: Path) -> None:
-    """A CLIP byte-pair vocabulary built from the words of our prompts; any text still encodes, letter by letter.
-
-    Words merge from the left, longest word first, so a word that shares a pair with a longer one stays in pieces
-    ("s tri p e d"). The longest prompt fills MAX_TOKENS exactly.
-    """
-    # The 256 printable stand-ins for bytes that GPT-2 and CLIP vocabularies begin with.
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    extra = [256 + i for i in range(256 - len(printable))]
-    letters = [chr(c) for c in printable + extra]
-    merges: list[str] = []
-    # Ties in alphabetical order: the order of a set of strings changes from process to process.
-    words = sorted({word for prompt in PROMPTS for word in prompt.split()}, key=lambda word: (-len(word), word))
-    for word in words:
-        symbols = [*word[:-1], word[-1] + "</w>"]
-        while len(symbols) > 1:
-            pair = f"{symbols[0]} {symbols[1]}"
-            if pair not in merges:
-                merges.append(pair)
-            symbols[:2] = ["".join(symbols[:2])]
-    tokens = letters + [letter + "</w>" for letter in letters] + [m.replace(" ", "") for m in merges]
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
-    folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
-
-
-def build_tokenizer() -> CLIPTokenizer:
-    with TemporaryDirectory() as folder:
-        write_vocabulary(Path(folder))
-        files = [str(Path(folder) / name) for name in ("vocab.json", "merges.txt")]
-        return CLIPTokenizer(*files, model_max_length=MAX_TOKENS)
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:

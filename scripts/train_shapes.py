@@ -31,23 +31,17 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQD
 from lightning.pytorch.loggers import CSVLogger
 from loss_curve import draw_curve
 from shape_batches import shape_batches
-from shapes_networks import (
-    MAX_TOKENS,
-    PROMPTS,
-    build_dit,
-    build_text_encoder,
-    build_tokenizer,
-    build_unet,
-    coarsen_keys,
-    write_vocabulary,
-)
+from shapes_networks import MAX_TOKENS, PROMPTS, build_dit, build_text_encoder, build_unet, coarsen_keys
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import CLIPTextModel, CLIPTokenizer
 
+import bigain
 from bigain.data.shapes import CLASS_NAMES
 
 NULL_CLASS = len(CLASS_NAMES)
+# Words of the prompts; any other text is encoded letter by letter. The longest prompt fills MAX_TOKENS.
+TOKENIZER = Path(bigain.__file__).parent / "assets/shapes_unet/tokenizer"
 
 
 class FromStep(Sampler[int]):
@@ -169,10 +163,9 @@ class FlowTraining(DiTTraining):
 
 
 class UNetTraining(ShapesTraining):
-    def set_text(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, words: Path | None) -> None:
-        self.tokenizer = tokenizer
-        self.words = words
+    def set_text(self, text_encoder: CLIPTextModel) -> None:
         self.text_encoder = text_encoder
+        tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
         ids = tokenizer(PROMPTS, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
         self.register_buffer("input_ids", ids.input_ids, persistent=False)
 
@@ -183,12 +176,7 @@ class UNetTraining(ShapesTraining):
     def export(self, folder: Path) -> None:
         self.network.save_pretrained(folder / "unet")
         self.text_encoder.save_pretrained(folder / "text_encoder")
-        if self.words:
-            shutil.copytree(self.words, folder / "tokenizer", dirs_exist_ok=True)
-        else:
-            # transformers 5 writes tokenizer.json alone; version 4 and other tools read the vocabulary files.
-            self.tokenizer.save_pretrained(folder / "tokenizer")
-            write_vocabulary(folder / "tokenizer")
+        shutil.copytree(TOKENIZER, folder / "tokenizer", dirs_exist_ok=True)
         self.scheduler.save_pretrained(folder / "scheduler")
         index: dict[str, object] = {"_class_name": "StableDiffusionPipeline"}
         index |= {"unet": ["diffusers", "UNet2DConditionModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
@@ -223,14 +211,12 @@ def build_module(args: argparse.Namespace, common: dict[str, int | float | bool]
             dit.load_state_dict(DiTTransformer2DModel.from_pretrained(args.init / "transformer").state_dict())
         return FlowTraining(dit, "epsilon", **common) if args.model == "flow" else DiTTraining(dit, "epsilon", **common)
     unet = build_unet()
-    words = args.init / "tokenizer" if args.init else None
-    tokenizer = CLIPTokenizer.from_pretrained(words) if words else build_tokenizer()
-    text_encoder = build_text_encoder(tokenizer)
+    text_encoder = build_text_encoder(CLIPTokenizer.from_pretrained(TOKENIZER))
     if args.init:
         unet.load_state_dict(UNet2DConditionModel.from_pretrained(args.init / "unet").state_dict())
         text_encoder.load_state_dict(CLIPTextModel.from_pretrained(args.init / "text_encoder").state_dict())
     module = UNetTraining(unet, "v_prediction", **common)
-    module.set_text(tokenizer, text_encoder, words)
+    module.set_text(text_encoder)
     return module
 
 
