@@ -142,22 +142,19 @@ def transformer_layout(denoiser: Any) -> Layout:
 
 
 def _unet_blocks(unet: UNet2DConditionModel) -> Iterator[tuple[str, Part, int, nn.Module]]:
+    levels: list[tuple[str, Part, Any]] = [
+        (f"down_blocks.{i}", "down", part) for i, part in enumerate(unet.down_blocks)
+    ]
+    levels.append(("mid_block", "mid", unet.mid_block))
+    levels += [(f"up_blocks.{i}", "up", part) for i, part in enumerate(unet.up_blocks)]
     stride = 1
-    for i, level in enumerate(unet.down_blocks):
-        yield from _level_blocks(f"down_blocks.{i}", "down", stride, level)
-        stride *= 2 if getattr(level, "downsamplers", None) else 1
-    if unet.mid_block is not None:
-        yield from _level_blocks("mid_block", "mid", stride, unet.mid_block)
-    for i, level in enumerate(unet.up_blocks):
-        yield from _level_blocks(f"up_blocks.{i}", "up", stride, level)
-        stride //= 2 if getattr(level, "upsamplers", None) else 1
-
-
-def _level_blocks(prefix: str, part: Part, stride: int, level: nn.Module) -> Iterator[tuple[str, Part, int, nn.Module]]:
-    for i, attention in enumerate(getattr(level, "attentions", None) or ()):
+    for name, part, level in levels:
         # Levels with bare attentions (Simple..., AttnDownBlock2D) have no transformer blocks and so no sites.
-        for j, block in enumerate(getattr(attention, "transformer_blocks", ())):
-            yield f"{prefix}.attentions.{i}.transformer_blocks.{j}", part, stride, block
+        for i, attention in enumerate(getattr(level, "attentions", None) or ()):
+            for j, block in enumerate(getattr(attention, "transformer_blocks", ())):
+                yield f"{name}.attentions.{i}.transformer_blocks.{j}", part, stride, block
+        stride *= 2 if getattr(level, "downsamplers", None) else 1
+        stride //= 2 if getattr(level, "upsamplers", None) else 1
 
 
 def _unet_prefix(unet: UNet2DConditionModel) -> Iterator[nn.Module]:

@@ -1,6 +1,7 @@
 """Models conditioned on text: called and sampled as their pipelines do, and refused where a part does not fit."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -67,6 +68,12 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def backbones(folders):
     return {model: loaded(KINDS[model], folder) for model, folder in folders.items()}
+
+
+@pytest.fixture
+def copy(folders, tmp_path):
+    """Copy one of the folders to change it."""
+    return lambda model: shutil.copytree(folders[model], tmp_path / model)
 
 
 def change(file, **settings):
