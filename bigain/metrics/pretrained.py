@@ -32,9 +32,9 @@ def load_pretrained(folder: str | None, published: str, kind: Any, *preparing: A
         InputError: If something is missing, damaged or not safetensors.
     """
     try:
-        if folder is None:
-            raise InputError("no folder was given as `weights`")
-        path = Path(folder).expanduser()
+        path = Path(folder or "").expanduser()
+        if not (folder and path.is_dir()):
+            raise InputError("no such folder" if folder else "no folder was given as `weights`")
         variant, files = find_weights(path, "text_encoder")
         model, info = kind.from_pretrained(
             path,

@@ -171,9 +171,9 @@ def _most_similar(x: Tensor, source: Tensor, destination: Tensor) -> tuple[Tenso
             cosines = products(these, towards.mT, room[: some.numel() * m].view(*some.shape, m))
             if lengths is not None and norms is not None:
                 cosines.div_(norms[:, None]).div_(lengths[..., None])
-            highest = cosines.max(dim=2)
-            best.append(highest.values.flatten())
-            choice.append(highest.indices.flatten())
+            nearest = cosines.max(dim=2)
+            best.append(nearest.values.flatten())
+            choice.append(nearest.indices.flatten())
     return torch.cat(best).view(-1, s), torch.cat(choice).view(-1, s)
 
 

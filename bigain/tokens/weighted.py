@@ -37,9 +37,9 @@ class SoftPlan(MergePlan):
 
     @classmethod
     def of(cls, destination: Tensor, gather: Tensor, spread: Tensor, grid: Grid, tile: Cell) -> SoftPlan:
-        """Build a plan from its weights, see the class, and its `destination`.
+        """Build a plan from its weights and the grid (see the class), and from the tokens that its rows stand at.
 
-        That are the places inside the tile of the tokens that the rows stand at. `(b, tiles, k / tiles)`, int64.
+        These are places inside their tile: `destination` is `(b, tiles, k / tiles)`, int64.
         """
         b, tiles, rows = destination.shape
         token = to_cells(torch.arange(grid.n, device=destination.device).expand(b, -1), grid, tile)

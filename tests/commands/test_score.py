@@ -139,7 +139,7 @@ def test_clip_score_of_a_run_and_during_a_run(capsys, tmp_path):
     # Without it, images are made all the same.
     assert predict("demo_lgtm_generation.yaml", "later", "--model.clip_model", "absent") == 1
     assert "CLIP score" in capsys.readouterr().out
-    assert "absent is missing; expected" in results("later")["clip_score_missing"]
+    assert "from absent: no such folder; get one with" in results("later")["clip_score_missing"]
     assert main(["score", "later", "--clip-model", clip]) == 0
     assert results("later")["clip_score_missing"] is None
     assert results("later")["metrics"]["clip_score[tiny-clip]"] == stored
