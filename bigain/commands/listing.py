@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 from bigain.commands.configs import shipped_configs
@@ -28,14 +27,13 @@ def list_available(what: Kind | None = None) -> Outcome:
 
 
 def _files(folder: str, prefix: str = "") -> Rows:
-    return [(f"{prefix}{path.name}", _comment(path)) for path in sorted((shipped_configs() / folder).glob("*.yaml"))]
-
-
-def _comment(path: Path) -> str:
-    """Return the first sentence of the comment that a file begins with."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
-    return " ".join(line.removeprefix("#").strip() for line in comment).partition(". ")[0]
+    """Return files with the first sentence of the comment that each begins with."""
+    rows = []
+    for path in sorted((shipped_configs() / folder).glob("*.yaml")):
+        comment = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+        text = " ".join(line.removeprefix("#").strip() for line in comment)
+        rows.append((f"{prefix}{path.name}", text.partition(". ")[0]))
+    return rows
 
 
 _KINDS: dict[str, tuple[str, Callable[[], Rows]]] = {

@@ -69,21 +69,17 @@ def draw(explanations: Sequence[Explanation]) -> Figure:
         _plot(errors, xs, [100 * margins.error for _, margins in side], {**style, **_OBSERVED})
         for x, (band, _) in zip(xs, side, strict=True):
             before, after = band.base.mu_over_sigma, band.run.mu_over_sigma
-            # From the baseline's value, around that of the run.
             if place and band.interval and before is not None and after is not None:
-                # The interval of few images need not contain the value.
+                # From the baseline's value, around that of the run, which the interval of few images need not contain.
                 down, up = after - (before + band.interval[0]), before + band.interval[1] - after
                 ends = [[max(0.0, down)], [max(0.0, up)]]
                 ratio.errorbar([x], [after], yerr=ends, capsize=2, elinewidth=0.8, color=style["color"])
     deviation = "deviation" if first.whole.base.noise is None else "deviation over noise"
     intervals = any(band.interval for one in explanations for band in one.bands)
-    for panel, title in (
-        (mean, "margin, +- one deviation"),
-        (ratio, f"1 / r = margin / {deviation}" + (", interval of its change" if intervals else "")),
-        (errors, "error (%): bound, observed"),
-    ):
-        panel.set_xlim(0, TIME)
-        panel.set_xlabel("timestep")
+    ratio_title = f"1 / r = margin / {deviation}" + (", interval of its change" if intervals else "")
+    titles = {mean: "margin, +- one deviation", ratio: ratio_title, errors: "error (%): bound, observed"}
+    for panel, title in titles.items():
+        panel.set(xlim=(0, TIME), xlabel="timestep")
         panel.set_title(title, loc="left", fontsize="medium")
     for panel in (mean, ratio):
         panel.axhline(0, color="black", linewidth=0.6)
@@ -99,9 +95,7 @@ def draw(explanations: Sequence[Explanation]) -> Figure:
                 kept, destroyed = 100 * mean_over_modules(response.shares("bands"))
                 _plot(panel, middles, kept, {**style, **_BOUND})
                 _plot(panel, middles, destroyed, {**style, **_OBSERVED})
-        panel.set_xlim(0, 1)
-        panel.set_ylim(bottom=0)
-        panel.set_xlabel("spatial frequency, 1 is the highest")
+        panel.set(xlim=(0, 1), ylim=(0, None), xlabel="spatial frequency, 1 is the highest")
         panel.set_title("energy (%), mean over sites", loc="left", fontsize="medium")
     names = [first.comparison.names[1], *(one.comparison.names[0] for one in explanations)]
     meanings = ("bound; energy kept", "observed; energy destroyed") if frequencies else ("bound", "observed")
