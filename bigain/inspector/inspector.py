@@ -82,14 +82,11 @@ class Inspector(Watcher):
         if not has_results(folder):
             raise InputError(f"the inspector needs the results of {folder}; add a ResultsWriter after it")
         maps = {item: read_maps(folder / PICTURES, item.image_id) for item in self._items}
-        if self._sites and not all(maps.values()):
-            done = finished_images(predictions_folder(trainer))
-            missing = [item.image_id for item, sites in maps.items() if not sites and item.image_id in done]
-            if missing:
-                _log.warning(
-                    f"warning: no token maps of {', '.join(missing)}, which ran without the inspector before; run into "
-                    "a different --output to draw them"
-                )
+        without = [item.image_id for item, sites in maps.items() if self._sites and not sites]
+        done = finished_images(predictions_folder(trainer)) if without else {}
+        if missing := [image_id for image_id in without if image_id in done]:
+            advice = "which ran without the inspector before; run into a different --output to draw them"
+            _log.warning(f"warning: no token maps of {', '.join(missing)}, {advice}")
         try:
             draw_run(folder, trainer.loggers, EvalDataModule.of(pl_module), maps)
         except (InputError, OSError, MemoryError) as error:

@@ -26,7 +26,7 @@ class Watcher(Callback, Onlooker):
         """Store what was seen in a watched batch."""
 
     def on_predict_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
         if self.starts(pl_module, batch["image_id"]):
             self._watched = compressors_of(trainer)
@@ -34,13 +34,7 @@ class Watcher(Callback, Onlooker):
                 compressor.onlookers.append(self)
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
         if self._watched:
             self._leave()
