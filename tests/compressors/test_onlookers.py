@@ -4,7 +4,7 @@ import torch
 from cases import Seen, build, every_method
 from models import LATENTS, forward, inputs, shared
 
-from bigain.compressors import CAM, LGTM, CoReDiT, ToDo, ToMA
+from bigain.compressors import CoReDiT, ToDo, ToMA
 from bigain.compressors.kv import KVDownsampler
 from bigain.tokens.grid import Grid
 
@@ -37,19 +37,6 @@ def test_onlookers_see_what_is_left_of_every_token_and_change_nothing(case, netw
             continue
         for row in one.restored():
             assert len(row.unique(dim=0)) < left if compressor.pads else len(row.unique(dim=0)) == left
-
-
-def test_merged_tokens_are_the_mean_of_those_they_stand_for():
-    onlooker = Seen()
-    seen = onlooker.observations
-    compressor = CAM(LGTM(ratio=0.5))
-    with compressor.applied_to(shared("dit")):
-        compressor.onlookers.append(onlooker)
-        forward(shared("dit"), inputs("dit"))
-    for before, restored in zip(seen[0].before, seen[0].restored(), strict=True):
-        values, group = restored.unique(dim=0, return_inverse=True)
-        means = torch.stack([before[group == i].mean(0) for i in range(len(values))])
-        assert torch.allclose(values, means, atol=1e-6)
 
 
 def test_a_method_that_names_no_keys_is_shown_as_such():
