@@ -70,21 +70,13 @@ class GateFit(LightningModule):
     # The network is not part of a checkpoint.
     strict_loading = False
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        pruner: DiPGO,
-        samples: Tensor,
-        conditions: Tensor,
-        costs: Tensor,
-        settings: Mapping[str, Any],
-    ) -> None:
+    def __init__(self, backbone: Backbone, pruner: DiPGO, settings: Mapping[str, Any], **tensors: Tensor) -> None:
         super().__init__()
         self.save_hyperparameters(dict(settings))
         self.backbone, self.bins, self.ratio = backbone, pruner.bins, pruner.ratio
-        for name, tensor in (("samples", samples), ("conditions", conditions), ("costs", costs)):
+        for name, tensor in tensors.items():
             self.register_buffer(name, tensor, persistent=False)
-        self.pruner = PrunerNetwork(len(costs), pruner.bins)
+        self.pruner = PrunerNetwork(len(self.costs), pruner.bins)
         self.gates: Tensor | None = None
         for i, module in enumerate(prunable(pruner.sites_of(backbone.denoiser)).values()):
             module.register_forward_hook(lambda _, args, output, i=i: self.gated(output, i))
@@ -207,7 +199,7 @@ def main() -> None:
     costs = costs_of(backbone, pruner, shape, conditions[:1])
     settings = {**vars(args), "weights_sha256": digest, "ratio": pruner.ratio, "bins": pruner.bins, "seed": seed}
     path.parent.mkdir(parents=True, exist_ok=True)
-    fit = GateFit(backbone, pruner, samples, conditions, costs, settings)
+    fit = GateFit(backbone, pruner, settings, samples=samples, conditions=conditions, costs=costs)
     scores = fit_scores(fit, args.steps, path.with_suffix(".ckpt"))
     skipped = ~choose_kept(scores, costs, pruner.ratio)
     saved = float((costs[:, None] * skipped).sum() / pruner.bins)

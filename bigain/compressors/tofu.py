@@ -20,6 +20,7 @@ class ToFu(BipartiteMerger):
     mean with the largest norm of the merged tokens; abstract and introduction were at hand, not its formula. Where
     pruning ends is an argument here; the paper measures how linear each block is. Tokens are restored behind each
     module, as ToMe does on diffusion models.
+    Inside CAM, a stage merges as its first site does.
     Cost: `2 * (3n/4) * (n/4) * c` FLOPs per site for the similarities, at 2x2 cells.
     """
 

@@ -1,8 +1,7 @@
-"""Peak memory: of torch's tensors on a GPU, of the whole process on a CPU."""
+"""Peak memory: of torch's tensors on a GPU, of the whole process on a CPU under Linux."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import torch
@@ -28,14 +27,7 @@ def peak_memory(device: torch.device) -> int | None:
     """Return the peak since `restart_peak`, or of the whole process, in bytes; None if it is unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if device.type != "cpu":
+    if device.type != "cpu" or not _STATUS.is_file():
         return None
-    if _STATUS.is_file():
-        line = next((line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:")), None)
-        return None if line is None else int(line.split()[1]) * 1024
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    line = next((line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:")), None)
+    return None if line is None else int(line.split()[1]) * 1024

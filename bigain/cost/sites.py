@@ -17,22 +17,13 @@ def site_table(compressor: Compressor, denoiser: torch.nn.Module, latent: Grid) 
     Raises:
         InputError: If it removes no token at one of them, unless it pads sequences.
     """
-    sites: list[dict[str, Any]] = [
-        {
-            "name": site.name,
-            "index": site.index,
-            "part": site.part,
-            "stride": site.stride,
-            "tokens_in": site.grid(latent).n,
-            "tokens_out": compressor.tokens_out(site, latent),
-            "compressor": type(compressor).__name__,
-        }
-        for site in compressor.sites_of(denoiser)
-    ]
-    for site in sites:
-        if site["tokens_out"] >= site["tokens_in"] and not compressor.pads:
+    rows, name = [], type(compressor).__name__
+    for site in compressor.sites_of(denoiser):
+        n, left = site.grid(latent).n, compressor.tokens_out(site, latent)
+        if left >= n and not compressor.pads:
             raise InputError(
-                f"{site['compressor']} changes nothing at {site['name']}: {site['tokens_in']} tokens; choose other "
-                "sites or a stronger setting"
+                f"{name} changes nothing at {site.name}: {n} tokens; choose other sites or a stronger setting"
             )
-    return sites
+        place = {"name": site.name, "index": site.index, "part": site.part, "stride": site.stride}
+        rows.append({**place, "tokens_in": n, "tokens_out": left, "compressor": name})
+    return rows

@@ -127,7 +127,7 @@ def fit_of(script, tmp_path):
         # Without the hooks of another fit.
         backbone.denoiser = loaded(DiT, tmp_path / "model").denoiser
         settings = {"seed": seed, "learning_rate": 0.05, "parts": parts}
-        return script.GateFit(backbone, pruner, samples, conditions, costs, settings)
+        return script.GateFit(backbone, pruner, settings, samples=samples, conditions=conditions, costs=costs)
 
     return build
 
