@@ -115,7 +115,7 @@ class ImageMetric(Metric, ABC):
 
 
 class FeatureMetric(Metric):
-    """A metric of the features of all generated images. All of them are missing for the same reason."""
+    """A metric of the features of all generated images. Those of one `name` are missing for the same reason."""
 
     name = "distance"
     needs = frozenset({"features"})

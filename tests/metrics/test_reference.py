@@ -121,6 +121,8 @@ def described(kind, shape):
     "content",
     [
         member(described("<f8", "(10000000000000,)")),
+        member(described("|O", "(3,)")),
+        member("(" * 9000),
         b"\x93NUMPY\7\0",
         b"",
     ],
