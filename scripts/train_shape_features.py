@@ -63,14 +63,11 @@ class Training(LightningModule):
     would ignore them as well. The second head, which is not saved, makes the features describe them.
     """
 
-    def __init__(self, steps: int, learning_rate: float, batch_size: int, auxiliary: float) -> None:
+    def __init__(self, steps: int) -> None:
         super().__init__()
         self.network = ShapeNetwork(WIDTHS, len(CLASS_NAMES))
         self.looks = nn.Linear(DIMENSION, 8)
         self.steps = steps
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.auxiliary = auxiliary
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
@@ -82,17 +79,17 @@ class Training(LightningModule):
         features = self.network.features(quantise(images))
         loss = F.cross_entropy(self.network.head(features), labels)
         self.log("loss", loss, prog_bar=True)
-        return loss + self.auxiliary * F.mse_loss(self.looks(features), torch.cat([levels, *colours], dim=1))
+        return loss + 4 * F.mse_loss(self.looks(features), torch.cat([levels, *colours], dim=1))
 
     def configure_optimizers(self):
-        optimizer = torch.optim.AdamW(self.parameters(), self.learning_rate, weight_decay=0.01)
+        optimizer = torch.optim.AdamW(self.parameters(), 3e-3, weight_decay=0.01)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return shape_batches(self.batch_size, self.steps)
+        return shape_batches(128, self.steps)
 
 
 def draw(split: Split, images: int) -> Tensor:
@@ -101,7 +98,7 @@ def draw(split: Split, images: int) -> Tensor:
 
 
 @torch.inference_mode()
-def accuracy(network: ShapeNetwork, split: Split, images: int) -> str:
+def accuracy(network: ShapeNetwork, split: Split, images: int = 10_000) -> str:
     """Return the accuracy on undegraded images, as a line of text."""
     predictions = torch.cat([network(quantise(batch)).argmax(1) for batch in draw(split, images).split(256)])
     labels = torch.arange(images) % len(CLASS_NAMES)
@@ -159,20 +156,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
-    parser.add_argument("--auxiliary", type=float, default=4.0, help="weight of the loss of how images look")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--images", type=int, default=10_000, help="held-out images to measure accuracy on")
     parser.add_argument("--measure", action="store_true", help="train nothing; measure what OUTPUT holds")
     args = parser.parse_args()
     if args.measure:
         network, _, _ = read_network(args.output)
-        print(accuracy(network, "test", args.images), flush=True)
+        print(accuracy(network, "test"), flush=True)
         print_distances(network)
         return
-    torch.manual_seed(args.seed)
-    module = Training(args.steps, args.learning_rate, args.batch_size, args.auxiliary)
+    torch.manual_seed(0)
+    module = Training(args.steps)
     trainer = Trainer(
         accelerator="cpu",
         max_steps=args.steps,
@@ -183,7 +175,7 @@ def main() -> None:
     )
     trainer.fit(module)
     export(module.network, args.output)
-    print(accuracy(module.network.eval(), "val", args.images))
+    print(accuracy(module.network.eval(), "val"))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ arguments, times and accuracies of the shipped models; the loss by images seen i
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import math
 import shutil
@@ -29,7 +30,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
-from loss_curve import draw_curve
+from matplotlib.figure import Figure
 from shape_batches import shape_batches
 from shapes_networks import MAX_TOKENS, PROMPTS, build_dit, build_text_encoder, build_unet, coarsen_keys
 from torch import Tensor, nn
@@ -183,6 +184,32 @@ class UNetTraining(ShapesTraining):
         index |= {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
         index |= {"vae": [None, None], "safety_checker": [None, None], "feature_extractor": [None, None]}
         (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def read_losses(folder: Path) -> dict[int, float]:
+    """Loss by step over all sessions that a CSVLogger wrote to `FOLDER/sessions`."""
+    logged: dict[int, float] = {}
+    # In the order they were made: a session repeats what came after the last checkpoint of the one before.
+    for session in sorted(folder.glob("sessions/version_*/metrics.csv"), key=lambda path: path.stat().st_mtime):
+        with session.open(encoding="utf-8") as file:
+            logged |= {int(row["step"]): float(row["loss"]) for row in csv.DictReader(file) if row["loss"]}
+    return dict(sorted(logged.items()))
+
+
+def draw_curve(folder: Path, batch_size: int) -> None:
+    """The loss by images seen as `FOLDER/curve.png`: single batches, and means of ten; nothing without any loss."""
+    losses = read_losses(folder)
+    # It is written every 50 steps, so a trial of fewer has none.
+    if not losses:
+        return
+    seen, loss = (torch.tensor([*losses]) + 1) * batch_size, torch.tensor([*losses.values()])
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axes = figure.add_subplot(xlabel="images seen", ylabel="loss", yscale="log")
+    axes.plot(seen, loss, alpha=0.3)
+    if len(losses) >= 10:
+        axes.plot(seen.unfold(0, 10, 1).float().mean(1), loss.unfold(0, 10, 1).mean(1), color="C0")
+    axes.grid(alpha=0.3, which="both")
+    figure.savefig(folder / "curve.png", dpi=110)
 
 
 def parse_arguments() -> argparse.Namespace:

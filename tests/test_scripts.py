@@ -1,7 +1,7 @@
 """`scripts/train_shapes.py`: what it exports is a model of the shipped kind, and its curve is of all sessions."""
 
+import importlib
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +19,10 @@ def parameters(model):
     return dict(backbone.denoiser.named_parameters())
 
 
-def test_the_curve_is_of_all_sessions(tmp_path):
-    script = runpy.run_path(str(SCRIPT.with_name("loss_curve.py")))
-    script["draw_curve"](tmp_path, 64)
+def test_the_curve_is_of_all_sessions(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    script = importlib.import_module("train_shapes")
+    script.draw_curve(tmp_path, 64)
     assert not (tmp_path / "curve.png").exists()
     # The second session repeats what came after the last checkpoint.
     for number, rows in enumerate(("49,0.5\n99,0.4\n149,0.35\n", "149,0.3\n199,0.2\n")):
@@ -29,8 +30,8 @@ def test_the_curve_is_of_all_sessions(tmp_path):
         file.parent.mkdir(parents=True)
         file.write_text(f"step,loss\n{rows}")
         os.utime(file, (number, number))
-    assert script["read_losses"](tmp_path) == {49: 0.5, 99: 0.4, 149: 0.3, 199: 0.2}
-    script["draw_curve"](tmp_path, 64)
+    assert script.read_losses(tmp_path) == {49: 0.5, 99: 0.4, 149: 0.3, 199: 0.2}
+    script.draw_curve(tmp_path, 64)
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
