@@ -40,17 +40,6 @@ def compile_eagerly(model, how):
 every_method = pytest.mark.parametrize("case", METHODS, ids=lambda case: case["class"].__name__)
 
 
-@every_method
-def test_blocks_compile_and_compute_the_same(case):
-    check_equal(case, "dit", "regional")
-
-
-@pytest.mark.slow
-@every_method
-def test_whole_networks_are_one_graph_and_compute_the_same(case):
-    check_equal(case, "unet", "whole")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("network", [*JOINT, *TODAY])
 @pytest.mark.parametrize("compressor", [LGTM(ratio=0.5), IEKVD(factor=2)])
@@ -62,7 +51,11 @@ def test_other_networks_are_one_graph(network, compressor):
         assert torch.equal(forward(model, given), expected)
 
 
-def check_equal(case, network, how):
+@every_method
+@pytest.mark.parametrize(
+    ("network", "how"), [("dit", "regional"), pytest.param("unet", "whole", marks=pytest.mark.slow)]
+)
+def test_compiled_networks_are_one_graph_and_compute_the_same(case, network, how):
     # A cached plan is that of an earlier block.
     model, given = small(network, 2 if case["class"] is CAM else 1), inputs(network)
     with build(case).applied_to(model), row_keys(torch.tensor([3, 4, 5])):

@@ -9,51 +9,36 @@ from bigain.compressors import Where
 
 
 @pytest.fixture(scope="module")
-def sd_2_0():
-    return layout_of(on_meta(UNet2DConditionModel, SD_2_0))
-
-
-@pytest.fixture(scope="module")
-def dit_xl():
-    return layout_of(on_meta(DiTTransformer2DModel, DIT_XL_2_512))
-
-
-def indices(where, layout):
-    return [site.index for site in where.select(layout)]
+def layouts():
+    return {
+        "sd2": layout_of(on_meta(UNet2DConditionModel, SD_2_0)),
+        "dit": layout_of(on_meta(DiTTransformer2DModel, DIT_XL_2_512)),
+    }
 
 
 @pytest.mark.parametrize(
-    ("where", "expected"),
+    ("network", "where", "expected"),
     [
-        (Where(part="down"), [0, 1]),
-        (Where(part="up"), [13, 14, 15]),
-        (Where(max_stride=2), [0, 1, 2, 3, 10, 11, 12, 13, 14, 15]),
-        (Where(max_stride=8), list(range(16))),
-        (Where(min_stride=2, max_stride=2), [2, 3, 10, 11, 12]),
-        (Where(min_stride=2, max_stride=8, part="up"), [7, 8, 9, 10, 11, 12]),
-        (Where(blocks=(15, 0, 0)), [0, 15]),
-        (Where(blocks=[0, 6], max_stride=8, part="mid"), [6]),
+        ("sd2", Where(part="down"), [0, 1]),
+        ("sd2", Where(part="up"), [13, 14, 15]),
+        ("sd2", Where(max_stride=2), [0, 1, 2, 3, 10, 11, 12, 13, 14, 15]),
+        ("sd2", Where(max_stride=8), list(range(16))),
+        ("sd2", Where(min_stride=2, max_stride=2), [2, 3, 10, 11, 12]),
+        ("sd2", Where(min_stride=2, max_stride=8, part="up"), [7, 8, 9, 10, 11, 12]),
+        ("sd2", Where(blocks=(15, 0, 0)), [0, 15]),
+        ("sd2", Where(blocks=[0, 6], max_stride=8, part="mid"), [6]),
+        ("dit", Where(), list(range(28))),
+        ("dit", Where(blocks="first_12"), list(range(12))),
+        ("dit", Where(blocks="released"), [1, 2, 3, 4, 5, 7, 8, 9, 10, 11]),
     ],
 )
-def test_selectors_on_stable_diffusion_2_0(where, expected, sd_2_0):
-    assert indices(where, sd_2_0) == expected
+def test_selectors(network, where, expected, layouts):
+    assert [site.index for site in where.select(layouts[network])] == expected
 
 
-def test_ranges_of_dit_blocks_are_refused_on_a_unet(sd_2_0):
+def test_ranges_of_dit_blocks_are_refused_on_a_unet(layouts):
     with pytest.raises(ValueError, match="blocks: released is a range of DiT blocks; for UNet2DConditionModel give"):
-        Where(blocks="released").select(sd_2_0)
-
-
-@pytest.mark.parametrize(
-    ("where", "expected"),
-    [
-        (Where(), list(range(28))),
-        (Where(blocks="first_12"), list(range(12))),
-        (Where(blocks="released"), [1, 2, 3, 4, 5, 7, 8, 9, 10, 11]),
-    ],
-)
-def test_selectors_on_dit_xl(where, expected, dit_xl):
-    assert indices(where, dit_xl) == expected
+        Where(blocks="released").select(layouts["sd2"])
 
 
 @pytest.mark.parametrize(
