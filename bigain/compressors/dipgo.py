@@ -15,8 +15,6 @@ from bigain.errors import InputError
 
 # How much more than asked a choice may save, relative to it.
 _TOLERANCE = 0.005
-# Steps into which the asked saving is divided.
-_RESOLUTION = 20_000
 
 
 class DiPGO(StructuralPruner):
@@ -87,7 +85,7 @@ class _Nothing(nn.Module):
         return torch.zeros_like(hidden_states)
 
 
-def choose_kept(scores: Tensor, costs: Tensor, ratio: float) -> Tensor:
+def choose_kept(scores: Tensor, costs: Tensor, ratio: float, steps: int = 20_000) -> Tensor:
     """Choose which modules run in which bins, so that the others cost `ratio` with the least score lost.
 
     The score that is lost is the sum of score times cost over what is skipped: a knapsack, solved by dynamic
@@ -97,6 +95,7 @@ def choose_kept(scores: Tensor, costs: Tensor, ratio: float) -> Tensor:
         scores: How important a module is in a bin, in [0, 1]. `(n, bins)`.
         costs: FLOPs of each module, relative to those of the network. `(n,)`.
         ratio: What is saved, relative to the FLOPs of the network, averaged over bins.
+        steps: Into which `ratio` is divided. There are more if rounding to them misses the budget.
 
     Returns:
         `(n, bins)`, bool.
@@ -107,9 +106,9 @@ def choose_kept(scores: Tensor, costs: Tensor, ratio: float) -> Tensor:
     if ratio > (most := float(costs.sum())):
         raise InputError(f"ratio must be at most {most:.3f}, which attentions and MLPs cost together, not {ratio}")
     shares = (costs.double()[:, None] / scores.shape[1]).expand_as(scores).flatten()
-    weights = (shares * (_RESOLUTION / ratio)).round().long().tolist()
+    weights = (shares * (steps / ratio)).round().long().tolist()
     # Least loss by what is saved, over the items so far.
-    least = torch.full((_RESOLUTION + max(weights) + 1,), torch.inf, dtype=torch.float64)
+    least = torch.full((steps + max(weights) + 1,), torch.inf, dtype=torch.float64)
     least[0] = 0
     skipped = []
     for weight, loss in zip(weights, (scores.double().flatten() * shares).tolist(), strict=True):
@@ -117,13 +116,15 @@ def choose_kept(scores: Tensor, costs: Tensor, ratio: float) -> Tensor:
         skipped.append(with_item < least)
         least = torch.minimum(least, with_item)
     possible = least.isfinite().nonzero().flatten()
-    within = possible[(possible >= _RESOLUTION) & (possible <= (1 + _TOLERANCE) * _RESOLUTION)]
-    if len(within):
-        saved = int(within[least[within].argmin()])
-    else:
-        saved = int(possible[(possible - _RESOLUTION).abs().argmin()])
-    kept = []
+    within = possible[(possible >= steps) & (possible <= (1 + _TOLERANCE) * steps)]
+    best = within[least[within].argmin()] if len(within) else possible[(possible - steps).abs().argmin()]
+    kept, rest = [], (saved := int(best))
     for item_skipped, weight in zip(reversed(skipped), reversed(weights), strict=True):
-        kept.append(not item_skipped[saved])
-        saved -= 0 if kept[-1] else weight
-    return torch.tensor(kept[::-1]).view_as(scores)
+        kept.append(not item_skipped[rest])
+        rest -= 0 if kept[-1] else weight
+    chosen = torch.tensor(kept[::-1])
+    exact = float(shares[~chosen].sum()) / ratio
+    if abs(exact - 1) > _TOLERANCE and abs(exact - saved / steps) > _TOLERANCE / 5:
+        # Weights of many equal modules add up their rounding.
+        return choose_kept(scores, costs, ratio, 10 * steps)
+    return chosen.view_as(scores)

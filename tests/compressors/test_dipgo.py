@@ -75,6 +75,14 @@ def test_many_blocks_meet_the_budget(ratio):
     assert scores[~kept].mean() < scores[kept].mean()
 
 
+def test_many_modules_of_equal_cost_do_not_add_up_their_rounding():
+    """The smallest cost 10.5 steps of the first resolution each, and matter least."""
+    costs = torch.tensor([0.1] * 4 + [0.00105] * 44)
+    scores = torch.rand(48, 20, generator=torch.Generator().manual_seed(0)) * (costs[:, None] > 0.01)
+    kept = choose_kept(scores, costs, 0.1)
+    assert 0.1 * 0.9995 <= float((costs[:, None] * ~kept).sum() / 20) <= 0.1 * 1.0055
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_skips_what_it_says(network, tmp_path):
     """Against a network whose skipped modules return zeros."""
