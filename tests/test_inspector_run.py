@@ -157,6 +157,8 @@ def test_no_image_changes_and_generations_are_followed_by_step():
     assert images[0] == images[1]
     assert len(images[0]) == 2
     assert logged("with") == logged("without")
+    sheets = [Path(output, "contact_sheet.png").read_bytes() for output in ("with", "without")]
+    assert sheets[0] == sheets[1]
     tags = image_tags(board("with"))
     assert tags >= {"tokens/image_1", "salience/images", "images/followed", "samples/contact_sheet"}
     assert not tags & CURVES

@@ -71,7 +71,8 @@ class Board:
         logs = [Path(logger.log_dir) for logger in loggers if isinstance(logger, TensorBoardLogger)]
         self._others = [logger for logger in loggers if not isinstance(logger, TensorBoardLogger)]
         folder.mkdir(parents=True, exist_ok=True)
-        drawn = [path for name in RUN_FILES if name.endswith(".png") for path in folder.parent.glob(name)]
+        own = [name for name in RUN_FILES if name.startswith(f"{PICTURES}/") and name.endswith(".png")]
+        drawn = [path for name in own for path in folder.parent.glob(name)]
         for path in [*drawn, *(path for log in logs for path in log.glob(f"events.out.*{SUFFIX}"))]:
             path.unlink(missing_ok=True)
         self._folder = folder
