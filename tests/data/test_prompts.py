@@ -119,6 +119,10 @@ def test_images_are_written_as_geneval_and_vqascore_read_them(made, tmp_path, mo
     Path("geneval.jsonl").write_text(json.dumps(GENEVAL[1]))
     message = message_of(capsys, lambda: main(["score", "run", "--geneval", "other"]))
     assert "geneval.jsonl has another prompt 00000 than run was generated from" in message
+    # As a run from Python.
+    Path("run/identity.json").unlink()
+    assert main(["score", "run", "--vqascore", "python"]) == 0
+    assert json.loads(Path("python/prompts.json").read_text())["00001/0000"] == GENEVAL[1]["prompt"]
 
 
 def test_prompts_are_not_classified_and_not_labels(made, monkeypatch, capsys):
