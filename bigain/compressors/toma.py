@@ -41,7 +41,7 @@ class ToMA(CellMerger):
         *,
         ratio: float | Schedule = 0.5,
         cell: Sequence[int] = (8, 8),
-        temperature: float = 1.0,
+        temperature: float = 0.1,
         restore: Restore = "transpose",
         shared: bool = True,
         **kwargs: Any,
@@ -52,7 +52,8 @@ class ToMA(CellMerger):
             ratio: Fraction of the tokens of each tile removed, in (0, 1 - 1/area].
             cell: Largest height and width of the tiles. The sides used are the largest divisors of the token map's: an
                 8x12 map has tiles of 8x6 tokens. The whole map, if both are at least as large.
-            temperature: Of the softmax, positive. Lower is harder.
+            temperature: Of the softmax, positive. Lower is harder. The default is ours: at 1, rows mix so many tokens
+                that the embedded DiT gets 65 % right at 9.5 % fewer FLOPs; at 0.1, 98 % of 64 images.
             restore: `transpose`: a token is the mean of rows by the shares in which it was merged; `inverse`: by the
                 pseudo-inverse of merging, which amplifies rounding at high temperature.
             shared: Whether the sites of a stage use the plan of its first.

@@ -48,7 +48,7 @@ def strength(compressors: Sequence[Compressor]) -> tuple[str, float] | None:
 def variant(compressor: Compressor) -> dict[str, Any]:
     """Return the settings that distinguish variants of a method: those that differ from the defaults, and alpha.
 
-    The strength and the seed are left out. CAM includes the settings of its inner compressor.
+    The strength, the seed and the file of masks are left out. CAM includes the settings of its inner compressor.
     """
     settings = compressor["settings"]
     # Results of older versions do not say what was changed.
@@ -58,7 +58,7 @@ def variant(compressor: Compressor) -> dict[str, Any]:
         del changed["inner"]
         # The paper's CAM wraps LGTM.
         changed |= ({} if wrapped["class"] == "LGTM" else {"inner": wrapped["class"]}) | variant(wrapped)
-    left_out = {"seed", *(key for key in STRENGTHS if not isinstance(changed.get(key), Mapping))}
+    left_out = {"seed", "masks", *(key for key in STRENGTHS if not isinstance(changed.get(key), Mapping))}
     return {key: value for key, value in changed.items() if key not in left_out}
 
 

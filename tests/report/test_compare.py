@@ -227,5 +227,6 @@ def test_names():
     assert label(cam) == "CAM[inner ToMe; modules mlp] at ratio 0.3"
     own = {"modules": None, "inner": {"a": 1}, "strong": True, "ratio": 0.2, "seed": [1]}
     assert label([{"class": "Mine", "settings": own}]) == "Mine[modules None; inner {'a': 1}; strong True] at ratio 0.2"
+    assert label([{"class": "DiPGO", "settings": {"masks": "a.safetensors", "ratio": 0.2}}]) == "DiPGO at ratio 0.2"
     assert label([*lgtm(), *iekvd(2)]) == "LGTM at ratio 0.5 + IEKVD[alpha 0.9] at factor 2"
     assert strength([*lgtm(), *iekvd(2)]) is None
