@@ -81,7 +81,7 @@ class StructuralPruner(Compressor):
         # `where` has a section of its own.
         changed |= {f"where.{name}": value for name, value in changed.pop("where", {}).items()}
         options = " ".join(f"--compressor.{name} {value}" for name, value in (changed | {"masks": masks}).items())
-        return f"`python scripts/{self.script} --config CONFIG {options}`"
+        return f"`python scripts/{self.script} --config CONFIG --compressor {type(self).__name__} {options}`"
 
     def read_masks(self, denoiser: nn.Module | None = None) -> Masks:
         """Read the file of masks.

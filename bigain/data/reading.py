@@ -42,9 +42,13 @@ def read_file(path: Path) -> bytes:
     Raises:
         OSError: If it cannot be read, or is a pipe or a device, which may never end.
     """
+    return _regular(path).read_bytes()
+
+
+def _regular(path: Path) -> Path:
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
-    return path.read_bytes()
+    return path
 
 
 @contextmanager
@@ -58,8 +62,8 @@ def opened(file: Path | bytes) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             # Pillow warns about harmless damage, such as truncated EXIF tags, without the file's name.
             warnings.simplefilter("ignore")
-            content = file if isinstance(file, bytes) else read_file(file)
-            with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            source = io.BytesIO(file) if isinstance(file, bytes) else _regular(file)
+            with Image.open(source, formats=_FORMATS) as image:
                 yield image
     except UnidentifiedImageError as error:
         # Pillow's own message has the memory address of the BytesIO.

@@ -127,7 +127,7 @@ def test_other_weights_settings_and_files_are_refused(tmp_path):
         assert snapshot(model) == before
         return str(caught.value)
 
-    options = f"--compressor.ratio 0.5 --compressor.middle 0.4 --compressor.masks {path}`"
+    options = f"--compressor MosaicDiff --compressor.ratio 0.5 --compressor.middle 0.4 --compressor.masks {path}`"
     command = f"`python scripts/calibrate_mosaicdiff.py --config CONFIG {options}"
     assert f"no masks at {path}; make them with {command}" in refusal()
     assert "no masks at None" in refusal(masks=None)

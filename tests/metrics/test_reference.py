@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 from zipfile import ZipFile
 
 import numpy as np
@@ -188,6 +189,11 @@ def photos(tmp_path):
         image.save((folder / "more" if i % 2 else folder) / f"{i}.png")
     (folder / "notes.mat").touch()
     return folder, np.stack(means)
+
+
+def test_a_folder_is_listed_without_reading_whole_images(photos, monkeypatch):
+    monkeypatch.delattr(Path, "read_bytes")
+    assert len(images_below(photos[0])) == 11
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
