@@ -8,10 +8,9 @@ import os
 import re
 import sys
 from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any, Self
 
 from jsonargparse import Namespace
@@ -25,11 +24,18 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _Su
 from bigain.backbones.loading import UNLOADABLE
 from bigain.callbacks import FeatureResults, GenerationResults, PredictionWriter, ResultsWriter, SampleWriter
 from bigain.commands.configs import find_config, option_of, settings_of
-from bigain.commands.parsing import input_errors, options_of, readable, unknown_argument, wrapped_input_error
+from bigain.commands.parsing import (
+    classes_of,
+    input_errors,
+    options_of,
+    readable,
+    refuse_nulls,
+    unknown_argument,
+    wrapped_input_error,
+)
 from bigain.commands.predict import OPTIONS, add_options, check_seed
 from bigain.commands.termination import end_at_signals
 from bigain.compressors import Compressor
-from bigain.compressors.settings import constructor_parameters
 from bigain.cost.timing import Timing
 from bigain.data import EvalDataModule
 from bigain.errors import InputError
@@ -97,7 +103,7 @@ class BiGainCLI(LightningCLI):
                         raise
         config = self.config[self.config.subcommand]
         _check_arguments(args, config)
-        for _, section in _classes("", config):
+        for _, section in classes_of("", config):
             if "seed" in section.init_args:
                 section.init_args.seed = config.seed
 
@@ -188,7 +194,7 @@ class BiGainCLI(LightningCLI):
             if self.trainer.is_global_zero:
                 # The merged configuration, without the seeds that `seed` sets.
                 merged = config.clone()
-                for _, section in _classes("", merged):
+                for _, section in classes_of("", merged):
                     section.init_args.pop("seed", None)
                 write_text(self.output / "config.yaml", self._parser(self.subcommand).dump(merged, skip_unset=False))
             self.trainer.predict(self.model, datamodule=self.datamodule, return_predictions=False)
@@ -229,14 +235,6 @@ def _as_mapping(args: Sequence[str], message: str) -> list[str] | None:
     return None
 
 
-def _classes(path: str, config: Namespace) -> Iterator[tuple[str, Namespace]]:
-    """Yield the classes of a configuration as `model.backbone` and its `class_path` and `init_args`."""
-    for name, value in vars(config).items():
-        if isinstance(value, Namespace) and "init_args" in value:
-            yield f"{path}{name}", value
-            yield from _classes(f"{path}{name}.", value.init_args)
-
-
 def _check_arguments(args: Sequence[str], config: Namespace) -> None:
     """Raise an InputError for arguments that jsonargparse accepts and a class does not, and for a different seed."""
     if not isinstance(config.trainer, Namespace):
@@ -247,19 +245,15 @@ def _check_arguments(args: Sequence[str], config: Namespace) -> None:
     given = dict(settings_of(args))
     if given.get("trainer.callbacks") == {}:
         raise InputError("trainer.callbacks is {}; expected a class, or a list of classes")
-    for path, section in [*_classes("", config), ("trainer", config.trainer), ("", config)]:
+    for path, section in [*classes_of("", config), ("trainer", config.trainer), ("", config)]:
         for name in (name.removeprefix(f"{path}.") for name, value in given.items() if value == {}):
             known = name.partition(".")[0] in section.get("init_args", section)
             if (not path or f"{path}.{name}" in given) and not known:
                 if "class_path" in section:
                     raise unknown_argument(path, section.class_path, name)
                 raise InputError(f"{path or 'the configuration'} has no setting {name}")
-    for path, section in _classes("", config):
-        parameters = constructor_parameters(resolve_name(section.class_path))
-        for name, value in vars(section.init_args).items():
-            expected = str(parameters[name].annotation) if name in parameters else "Any"
-            if value is None and not re.search("None|Optional|Any|_empty", expected):
-                raise InputError(f"{path}.{name} is null; expected {expected}")
+    refuse_nulls(config)
+    for path, section in classes_of("", config):
         seed = section.init_args.get("seed", config.seed)
         if seed != config.seed and f"{path}.seed" in given:
             raise InputError(

@@ -54,7 +54,7 @@ def maps(
     # One process draws everything, and no run directory is written.
     command = checked(["predict", *options, "--trainer.logger", "false", "--trainer.devices", "1"])
     from bigain.backbones.sites import layout_of
-    from bigain.commands.flops.search import changed
+    from bigain.commands.flops.search import changed, innermost
     from bigain.commands.lightning_cli import Prepared
     from bigain.compressors.where import Where
     from bigain.inspector.noise_maps import NoiseMaps
@@ -66,6 +66,8 @@ def maps(
     module, compressors, data = cli.model, cli.compressors(), cli.datamodule
     if not isinstance(module, BackboneModule) or len(compressors) != 1:
         raise InputError(f"maps needs a model of bigain and one compressor, not {len(compressors)}; see --compressor")
+    if "where" not in innermost(compressors[0]).settings():
+        raise InputError(f"{type(compressors[0]).__name__} decides about no tokens, so there is nothing to draw")
     module.backbone.load()
     chosen = _site(layout_of(module.backbone.denoiser).sites, site)
     settings, note = ({}, "") if ratio is None else _for_ratio(compressors[0], ratio)

@@ -21,7 +21,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 import bigain
 from bigain.errors import InputError
@@ -43,6 +43,8 @@ _PLAIN = (
     (r"; Expected ", ", or "),
     (r"^Expected ", "expected "),
     (r"\ba int\b", "an int"),
+    (r"^expected (\S+ \w+); there is no class \S+", r"expected \1 or a class"),
+    (r"\bSequence\b", "list"),
     (r"'\w+' object has no attribute 'keys'", "init_args has to be a mapping"),
 )
 # Package that hands on the classes which a section of a configuration names.
@@ -169,7 +171,29 @@ def create(base: type[T], name: str, options: Sequence[str], command: str) -> T 
     parser = ArgumentParser(prog=command, exit_on_error=False)
     parser.add_subclass_arguments(base, name, required=False)
     with input_errors(command):
-        return parser.instantiate(parser.parse_args(list(options))).get(name)
+        config = parser.parse_args(list(options))
+        refuse_nulls(config)
+        return parser.instantiate(config).get(name)
+
+
+def classes_of(path: str, config: Namespace) -> Iterator[tuple[str, Namespace]]:
+    """Yield the classes of a configuration as `model.backbone` and its `class_path` and `init_args`."""
+    for name, value in vars(config).items():
+        if isinstance(value, Namespace) and "init_args" in value:
+            yield f"{path}{name}", value
+            yield from classes_of(f"{path}{name}.", value.init_args)
+
+
+def refuse_nulls(config: Namespace) -> None:
+    """Raise an InputError for null where a class takes none: the parser accepts it for every type."""
+    from bigain.compressors.settings import constructor_parameters
+
+    for path, section in classes_of("", config):
+        parameters = constructor_parameters(resolve_name(section.class_path))
+        for name, value in vars(section.init_args).items():
+            expected = str(parameters[name].annotation) if name in parameters else "Any"
+            if value is None and not re.search("None|Optional|Any|_empty", expected):
+                raise InputError(f"{path}.{name} is null; expected {expected}")
 
 
 @contextmanager
@@ -184,11 +208,9 @@ def input_errors(command: str, known: Collection[str] = ()) -> Iterator[None]:
         cause = wrapped_input_error(error)
         if cause is not None:
             raise cause from error
-        if isinstance(error, ArgumentError):
-            message = readable(str(error), known)
-            see = "" if re.search("; (see bigain|known:)", message) else f"; see {command} --help"
-            raise InputError(message + see) from error
-        raise
+        message = readable(str(error), known)
+        see = "" if re.search("; (see bigain|known:)", message) else f"; see {command} --help"
+        raise InputError(message + see) from error
 
 
 def wrapped_input_error(error: BaseException | None) -> InputError | None:
@@ -218,7 +240,9 @@ def readable(message: str, known: Collection[str] = ()) -> str:
     for pattern, text in _PLAIN:
         essence = re.sub(pattern, text, essence)
     if essence.startswith("expected") and (value := re.search(r"(?:Got|Given) value: (?!NestedArg)(.*)", message)):
-        essence += f", not {value[1]}"
+        # A namespace is the user's class, which was refused: other types were not meant.
+        named = value[1].startswith("Namespace(")
+        essence = essence.partition("; ")[2] or essence if named else f"{essence}, not {value[1]}"
     if "no class" in essence and (kind := section.rpartition(".")[2]) in _PACKAGES:
         essence += f"; known: {', '.join(shipped_classes(kind))}, or the import path of a class"
     elif classes:

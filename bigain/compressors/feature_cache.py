@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import fields
@@ -78,6 +79,8 @@ class FeatureCache(Compressor):
                 raise InputError(f"{self.cache} has no option {name!r}; it has {', '.join(sorted(known - timed))}")
             if name.endswith(("block_skip_range", "interval")) and not (isinstance(value, int) and value > 1):
                 raise InputError(f"options: {name} must be a whole number of at least 2 steps, not {value!r}")
+            if name.endswith("identifiers") and not _patterns(value):
+                raise InputError(f"options: {name} must be a list of regular expressions, not {value!r}")
             if name.endswith("dtype"):
                 options[name] = getattr(torch, str(value), None)
                 if not isinstance(options[name], torch.dtype):
@@ -134,6 +137,14 @@ class FeatureCache(Compressor):
             own(denoiser.register_forward_pre_hook(begin), undo)
             own(denoiser.register_forward_hook(lambda *_: entered.close(), always_call=True), undo)
             return undo.pop_all()
+
+
+def _patterns(value: Any) -> bool:
+    """Return whether a value is null or a list of regular expressions."""
+    try:
+        return value is None or (isinstance(value, (list, tuple)) and all(map(re.compile, value)))
+    except (TypeError, re.error):
+        return False
 
 
 def _put_back(attributes: dict[str, Any], kept: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from bigain.compressors.onlookers import Decision, Onlooker
 from bigain.data.loader import Batch
 from bigain.data.selection import Item, first_of_classes
 from bigain.diffusion.trials import keys_of_trials
+from bigain.errors import InputError
 from bigain.inspector.maps import Collector, SiteMap
 from bigain.runs.records import ImageRecord
 from bigain.tasks.classifier import DiffusionClassifier
@@ -62,6 +63,11 @@ class NoiseMaps(DiffusionClassifier, Onlooker):
         latents = self.encode_batch(batch).repeat_interleave(self.draws, 0)
         self._errors(latents, rows, timesteps, torch.zeros_like(rows)[:, None])
         maps = self._collector.maps()
+        if not maps:
+            raise InputError(
+                f"nothing is decided about tokens at timestep {self.timestep}, so there is nothing to draw; choose a "
+                "method that merges tokens or downsamples keys and a --timestep at which it acts"
+            )
         self.maps |= {
             Item(image_id, labels): maps[image_id][0] for image_id, labels in zip(ids, batch["labels"], strict=True)
         }

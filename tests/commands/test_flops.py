@@ -15,6 +15,8 @@ from bigain.commands.flops.search import changed, every_method, innermost
 from bigain.commands.main import main
 from bigain.errors import InputError
 
+_STEPS = ["--compressor", "LGTM", "--compressor.ratio", "Steps", "--compressor.ratio.values", "[0.7,0]"]
+
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
@@ -235,6 +237,10 @@ def test_match_takes_the_nearer_factor_and_the_largest_where_none_reaches(count)
         (["--match", "100%"], ["100%"]),
         (["--nonsense", "1"], ["nonsense"]),
         (["--config", "as_released.yaml"], ["as_released.yaml sets arguments of a compressor; add --compressor"]),
+        ([*_STEPS, "--compressor.ratio.below", "[0]"], ["error: steps need falling timesteps within 1..999"]),
+        (_STEPS, ["error: compressor.ratio: the following arguments are required: below; see"]),
+        (["--compressor", "CoReDiT", "--compressor.ratio", "null"], ["compressor.ratio is null; expected float"]),
+        (["--compressor", "LGTM", "--compressor.ratio", "nan"], ["ratio: expected a float or a class, not nan"]),
     ],
     ids=lambda value: " ".join(value)[:50],
 )  # fmt: skip

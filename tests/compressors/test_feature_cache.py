@@ -118,6 +118,8 @@ def test_flops_are_the_mean_of_the_steps(tmp_path):
         (TAYLOR, {"interval": 3}, "has no option 'interval'; it has cache_identifiers, cache_interval"),
         (BROADCAST, {"current_timestep_callback": "x"}, "has no option 'current_timestep_callback'"),
         (TAYLOR, {"cache_interval": 1}, "cache_interval must be a whole number of at least 2 steps, not 1"),
+        (TAYLOR, {"cache_identifiers": ["(("]}, "must be a list of regular expressions, not"),
+        (TAYLOR, {"cache_identifiers": "attn1"}, "must be a list of regular expressions, not 'attn1'"),
         (TAYLOR, {"taylor_factors_dtype": "float7"}, "must be a dtype such as float32, not 'float7'"),
     ],
 )

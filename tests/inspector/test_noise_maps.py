@@ -106,3 +106,16 @@ def test_cells_are_the_smallest_squares_that_the_ratio_allows(compressor, ratio,
 def test_a_run_without_compressor_is_refused(capsys):
     message = message_of(capsys, lambda: main(["maps", "--config", "demo_none.yaml"]))
     assert "one compressor, not 0" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--compressor", "compressors/feature_cache.yaml"], "FeatureCache decides about no tokens"),
+        (["--compressor.during", "[900,999]"], "nothing is decided about tokens at timestep 200"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(capsys, tmp_path, options, words):
+    few = ["--draws", "1", "--images", "1", "--output", str(tmp_path / "maps"), "--data.num_workers", "0"]
+    message = message_of(capsys, lambda: main(["maps", "--config", "demo_lgtm.yaml", *options, *few]))
+    assert words in message
