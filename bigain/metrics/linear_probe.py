@@ -54,6 +54,9 @@ class LinearProbe(RepresentationClassifier):
         evaluated = {record.digest for record in records} - {None}
         if both := [record.image_id for record in self._log if record.digest in evaluated]:
             return f"{counted(len(both), 'training image')}, such as {both[0]}, evaluated as well; choose another split"
+        known = {record.labels[0] for record in self._log}
+        if absent := [label for record in records for label in record.labels if label not in known]:
+            return f"the training split has no image of {self.class_names[absent[0]]!r}, which is evaluated"
         return super().incomplete(records)
 
     def predict(self, records: Sequence[FeatureRecord], names: Sequence[str], space: ClassSpace) -> Labels:

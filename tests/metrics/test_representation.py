@@ -162,5 +162,8 @@ def test_training_images_that_cannot_be_are_named(tmp_path):
     training, evaluated = records_of(s0=features()), records_of(s0=features())
     assert "has no features" in LinearProbe(tmp_path / "absent", SPACE.names).incomplete(evaluated)
     assert "classes of the training split" in probe_of(tmp_path, training, ("a", "c", "b")).incomplete(evaluated)
+    without = [record for record in training if record.labels != [1]]
+    assert "no image of 'b', which is evaluated" in probe_of(tmp_path, without).incomplete(evaluated)
+    assert probe_of(tmp_path, training).incomplete(evaluated) is None
     training[3].digest = evaluated[7].digest = "same"
     assert "1 training image, such as 003, evaluated as well" in probe_of(tmp_path, training).incomplete(evaluated)
