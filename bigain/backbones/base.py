@@ -131,7 +131,11 @@ class Backbone(nn.Module, ABC):
         takes = config.get("in_channels", 4)
         expected, origin = 3, "for RGB images, as the model has no VAE"
         if "vae" in files.parts:
-            expected = files.config("vae").get("latent_channels", 4)
+            vae = files.config("vae")
+            # LDM3D has the depth beside the colours.
+            if (colours := [vae.get("in_channels", 3), vae.get("out_channels", 3)]) != [3, 3]:
+                raise InputError(f"the VAE of {self.model} has in_channels, out_channels {colours}; expected 3: RGB")
+            expected = vae.get("latent_channels", 4)
             expected = self.packing * expected if isinstance(expected, int) else expected
             origin = f"{self.packing} per channel of its VAE (more for inpainting, depth or editing)"
         out = config.get("out_channels") or takes

@@ -81,6 +81,11 @@ def test_networks_that_need_more_than_a_text(sd, settings, names):
     assert re.search(names, refusal(StableDiffusion, sd))
 
 
+def test_images_with_depth_are_refused(sd):
+    change(sd / "vae/config.json", in_channels=6, out_channels=6)
+    assert f"the VAE of {sd} has in_channels, out_channels [6, 6]; expected 3" in refusal(StableDiffusion, sd)
+
+
 def test_a_network_in_pixels_has_three_channels(tmp_path):
     folder = save_dit(tmp_path / "dit", vae=False)
     change(folder / "transformer/config.json", in_channels=1)
