@@ -225,6 +225,8 @@ def readable(message: str, known: Collection[str] = ()) -> str:
     keys = list(dict.fromkeys(re.findall(r'Parser key "([\w.]+)"', message)))
     section, classes = ".".join(keys), re.findall(r"given class_path '([\w.]+)'", message)
     refused = re.search(r"(?:[Oo]ption '|unrecognized arguments: --)([\w.-]+)", message)
+    if lacking := re.search(r"given class_path '([\w.]+)':\s*(Requirement '.*)", message):
+        return f"{lacking[1].rpartition('.')[2]}: {lacking[2]}"
     if re.search("Subclass types expect|is abstract", message) or (refused and refused[1] == "class_path"):
         return f"{section}: name its class (class_path), and put its arguments under init_args"
     if refused and classes:

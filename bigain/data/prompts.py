@@ -87,7 +87,7 @@ def read_prompts(path: Path) -> dict[str, dict[str, Any]]:
             prompt, key = (next((names[name] for name in known if name in names), None) for known in (_PROMPT, _ID))
             if not isinstance(prompt, str) or not prompt.strip() or None in row:
                 raise ValueError(f"row {number} has no prompt or too many columns: {[*row]}")
-            prompt_id = f"{number:05}" if key is None else str(key).strip()
+            prompt_id = str("" if key is None else key).strip() or f"{number:05}"
             # COCO has five captions of each image.
             if prompt_id in prompts and (suffix != ".json" or "caption" not in row):
                 raise ValueError(f"it has the id {prompt_id!r} twice")

@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import bigain
 from bigain.commands.lightning_cli import Prepared
 from bigain.commands.main import COMMANDS, main
-from bigain.commands.parsing import Outcome, run, shipped_classes
+from bigain.commands.parsing import Outcome, readable, run, shipped_classes
 
 QUICK = ["--model.trials", "[1,2]", "--model.keep", "[2,1]", "--data.images", "4", "--data.batch_size", "2"]
 QUICK += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
@@ -411,3 +411,12 @@ def test_global_generators_are_neither_read_nor_moved():
         lines = Path(f"out{seed}/predictions/rank-0.jsonl").read_text().splitlines()
         logs.append([{**json.loads(line), "seconds": None} for line in lines])
     assert logs[0] == logs[1]
+
+
+def test_a_library_that_a_logger_needs_is_named():
+    message = (
+        "Does not validate against any of the Union subtypes\nErrors:\n  - Subclass types expect one of:\n"
+        "  - Problem with given class_path 'lightning.pytorch.loggers.WandbLogger':\n"
+        "      Requirement 'wandb>=0.12.10' not met. HINT: Try running `pip install -U 'wandb>=0.12.10'`\n"
+    )
+    assert readable(message).startswith("WandbLogger: Requirement 'wandb>=0.12.10' not met. HINT: Try running `pip")

@@ -29,6 +29,7 @@ FILES = {
     "draw.csv": ('Prompts,Category\nA red car.,Colors\n"One cat, two dogs.",Counting\n',
                  {"00000": "A red car.", "00001": "One cat, two dogs."}),
     "ids.csv": ("id,text\nx/1,a cat\n7,a dog\n", {"x/1": "a cat", "7": "a dog"}),
+    "some.csv": ("id,text\n,a cat\n7,a dog\n", {"00000": "a cat", "7": "a dog"}),
     "geneval.jsonl": (
         "\n".join(json.dumps(line, ensure_ascii=False) for line in GENEVAL),
         {"00000": GENEVAL[0]["prompt"], "00001": GENEVAL[1]["prompt"]},
