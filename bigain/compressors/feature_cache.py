@@ -79,6 +79,10 @@ class FeatureCache(Compressor):
                 raise InputError(f"{self.cache} has no option {name!r}; it has {', '.join(sorted(known - timed))}")
             if name.endswith(("block_skip_range", "interval")) and not (isinstance(value, int) and value > 1):
                 raise InputError(f"options: {name} must be a whole number of at least 2 steps, not {value!r}")
+            if name.endswith(("_step", "order")) and not (value is None or (isinstance(value, int) and value >= 0)):
+                raise InputError(f"options: {name} must be a whole number, not {value!r}")
+            if name.endswith("timestep_skip_range") and not _two_numbers(value):
+                raise InputError(f"options: {name} must be two timesteps, such as [100, 800], not {value!r}")
             if name.endswith("identifiers") and not _patterns(value):
                 raise InputError(f"options: {name} must be a list of regular expressions, not {value!r}")
             if name.endswith("dtype"):
@@ -137,6 +141,10 @@ class FeatureCache(Compressor):
             own(denoiser.register_forward_pre_hook(begin), undo)
             own(denoiser.register_forward_hook(lambda *_: entered.close(), always_call=True), undo)
             return undo.pop_all()
+
+
+def _two_numbers(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and [isinstance(each, (int, float)) for each in value] == [True, True]
 
 
 def _patterns(value: Any) -> bool:

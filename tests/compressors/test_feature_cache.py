@@ -120,6 +120,9 @@ def test_flops_are_the_mean_of_the_steps(tmp_path):
         (TAYLOR, {"cache_interval": 1}, "cache_interval must be a whole number of at least 2 steps, not 1"),
         (TAYLOR, {"cache_identifiers": ["(("]}, "must be a list of regular expressions, not"),
         (TAYLOR, {"cache_identifiers": "attn1"}, "must be a list of regular expressions, not 'attn1'"),
+        (TAYLOR, {"max_order": "x"}, "max_order must be a whole number, not 'x'"),
+        (TAYLOR, {"disable_cache_after_step": -1}, "disable_cache_after_step must be a whole number, not -1"),
+        (BROADCAST, {"spatial_attention_timestep_skip_range": [800]}, r"must be two timesteps, .*, not \[800\]"),
         (TAYLOR, {"taylor_factors_dtype": "float7"}, "must be a dtype such as float32, not 'float7'"),
     ],
 )
