@@ -14,7 +14,7 @@ from typing import Any, cast
 from filelock import BaseFileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from bigain.backbones.loading import module_digest
+from bigain.backbones.loading import digest_in_background
 from bigain.cost.environment import session
 from bigain.data.base import EvalDataModule, digest_of
 from bigain.data.class_space import ClassSpace
@@ -87,7 +87,13 @@ class PredictionWriter(Callback):
                 "PredictionWriter(resume=True) if they are of the same configuration"
             )
         module, data = cast("Any", pl_module), cast("Any", trainer).datamodule
-        self._check_same(trainer, module, bool(finished))
+        space: ClassSpace = data.class_space
+        classes = {"names": [*space.names], "prompts": [*space.prompts], "indices": space.indices and [*space.indices]}
+        self._started = bool(finished)
+        self._check_same(trainer, "classes.json", classes, "the classes of the dataset")
+        # Without a compressor, the weights have not been loaded yet.
+        module.backbone.load()
+        self._digest = digest_in_background(module.backbone)
         # On a shared file system, processes may see different logs, but they must agree on the images that are left.
         data.finished = trainer.strategy.broadcast(self.still_there(trainer, finished))
         if trainer.is_global_zero:
@@ -106,30 +112,28 @@ class PredictionWriter(Callback):
         self._skipped = folder / f"skipped-{trainer.global_rank}.jsonl"
         self._skipped.unlink(missing_ok=True)
 
-    def _check_same(self, trainer: Trainer, module: Any, started: bool) -> None:
-        """Make sure that labels and weights are those with which the run began. All processes check, so all stop.
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        if batch_idx == 0:
+            model = cast("Any", pl_module).backbone.model
+            self._check_same(trainer, MODEL, {"weights": self._digest.result()}, f"the weights of {model}")
+
+    def _check_same(self, trainer: Trainer, name: str, content: dict[str, Any], subject: str) -> None:
+        """Make sure that labels or weights are those with which the run began. All processes check, so all stop.
 
         Raises:
             InputError: If classes were added, removed, renamed or reordered since, or the model was trained again.
         """
-        space: ClassSpace = cast("Any", trainer).datamodule.class_space
-        classes = {"names": [*space.names], "prompts": [*space.prompts], "indices": space.indices and [*space.indices]}
-        # Without a compressor, the weights have not been loaded yet.
-        module.backbone.load()
-        model = {"weights": module_digest(module.backbone)}
-        for name, content, subject in (
-            ("classes.json", classes, "the classes of the dataset"),
-            (MODEL, model, f"the weights of {module.backbone.model}"),
-        ):
-            path = predictions_folder(trainer) / name
-            mended = f"if {subject} are as they were, delete it and run the command again"
-            if started and path.is_file() and read_json(path, dict[str, Any], mended) != content:
-                raise InputError(
-                    f"{subject} are not those that {path} names, with which this run began; choose another --output, "
-                    "or --overwrite true to delete the finished images"
-                )
-            if trainer.is_global_zero:
-                write_json(path, content)
+        path = predictions_folder(trainer) / name
+        mended = f"if {subject} are as they were, delete it and run the command again"
+        if self._started and path.is_file() and read_json(path, dict[str, Any], mended) != content:
+            raise InputError(
+                f"{subject} are not those that {path} names, with which this run began; choose another --output, "
+                "or --overwrite true to delete the finished images"
+            )
+        if trainer.is_global_zero:
+            write_json(path, content)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
