@@ -42,11 +42,11 @@ class UnlikeError(InputError):
 
 @dataclass(frozen=True)
 class PairedMetric:
-    """A metric of a run and the base run on the same n images, in percent if it is a share of them.
+    """A metric of a run and the base run on the same n images, in percent if it is a share of images.
 
     Attributes:
         error: Standard error of the difference; not used with `counts`.
-        counts: Discordant images of a metric that is a share of them; `first` is the run.
+        counts: Discordant images if the metric is a share of images; `first` is the run.
     """
 
     name: str
@@ -59,10 +59,10 @@ class PairedMetric:
     counts: Paired | None = None
 
     @classmethod
-    def share(cls, name: str, right: Any, base_right: Any) -> PairedMetric:
-        """Return the share of images that is right, from two columns `(n,)`."""
-        shares = 100 * float(right.mean()), 100 * float(base_right.mean())
-        return cls(name, "points", "higher", *shares, len(right), counts=Paired.of(right, base_right))
+    def share(cls, name: str, correct: Any, base_correct: Any) -> PairedMetric:
+        """Return the share of images that are classified correctly, from two columns `(n,)`."""
+        shares = 100 * float(correct.mean()), 100 * float(base_correct.mean())
+        return cls(name, "points", "higher", *shares, len(correct), counts=Paired.of(correct, base_correct))
 
     @property
     def difference(self) -> float:
@@ -97,8 +97,8 @@ def _accuracies(run: Run, base: Run, ids: Ids) -> tuple[list[PairedMetric], list
         names = [run.main_metric or ""]
     if not names:
         raise InputError(f"{run.path} and {base.path} have no accuracy of features in common; their images need labels")
-    columns = [pair(outcomes(run, name), outcomes(base, name), (str(run.path), str(base.path))) for name in names]
-    return [PairedMetric.share(name, *both) for name, both in zip(names, columns, strict=True)], []
+    paths = str(run.path), str(base.path)
+    return [PairedMetric.share(name, *pair(outcomes(run, name), outcomes(base, name), paths)) for name in names], []
 
 
 ACCURACY = Measure(lambda run: outcomes(run, run.main_metric or "").image_id, _accuracies)
@@ -144,7 +144,7 @@ class Comparison:
 
     @property
     def confidence(self) -> float:
-        """Of the interval, in percent."""
+        """Confidence level of the interval, in percent."""
         return round(100 * (1 - self.level), 2)
 
     @property
@@ -154,23 +154,23 @@ class Comparison:
 
     @property
     def detectable(self) -> float | None:
-        """Smallest difference in points that this number of images could show; None if none, or if it is unknown."""
+        """Smallest difference in points that this number of images could show; None if there is none, or no counts."""
         smallest = self.metric.counts and smallest_detectable(self.metric.counts, self.tests)
         return 100 * smallest if smallest else None
 
     @property
     def names(self) -> tuple[str, str]:
         """Compressors of the run and the base, with models and directories where they distinguish the two."""
-        mine, theirs = label(self.run.compressors), label(self.base.compressors)
+        name, base_name = label(self.run.compressors), label(self.base.compressors)
         if self.run.model != self.base.model:
-            mine, theirs = f"{mine} on {self.run.model}", f"{theirs} on {self.base.model}"
-        return (mine, theirs) if mine != theirs else (f"{self.run.path} ({mine})", f"{self.base.path} ({theirs})")
+            name, base_name = f"{name} on {self.run.model}", f"{base_name} on {self.base.model}"
+        return (name, base_name) if name != base_name else (f"{self.run.path} ({name})", f"{self.base.path} ({name})")
 
     @property
     def titles(self) -> tuple[str, str]:
         """Compressor and directory of the run and the base."""
-        mine, theirs = (f"{label(of.compressors)}, {of.path}" for of in (self.run, self.base))
-        return mine, theirs
+        title, base_title = (f"{label(run.compressors)}, {run.path}" for run in (self.run, self.base))
+        return title, base_title
 
     @property
     def remarks(self) -> list[str]:
@@ -212,35 +212,35 @@ class Comparison:
 
     def row(self) -> dict[str, Any]:
         """Return plain values for a file; shares of images and their differences are in percent and points."""
-        return {name: value(self) for name, value in COLUMNS.items()}
+        return {name: value_of(self) for name, value_of in COLUMNS.items()}
 
 
 # Columns of a comparison in files.
 COLUMNS: Mapping[str, Callable[[Comparison], Any]] = {
-    "run": lambda of: str(of.run.path),
-    "base": lambda of: str(of.base.path),
-    "compressor": lambda of: of.names[0],
-    "base_compressor": lambda of: of.names[1],
-    "metric": lambda of: of.metric.name,
-    "n": lambda of: of.metric.n,
-    "value": lambda of: of.metric.value,
-    "base_value": lambda of: of.metric.base,
-    "difference": lambda of: of.metric.difference,
-    "low": lambda of: of.interval[0],
-    "high": lambda of: of.interval[1],
-    "interval": lambda of: of.interval[2],
-    "confidence": lambda of: of.confidence,
-    "standard_error": lambda of: None if of.metric.counts else of.metric.error,
-    "discordant": lambda of: of.metric.counts and of.metric.counts.discordant,
-    "only_run_right": lambda of: of.metric.counts and of.metric.counts.first,
-    "only_base_right": lambda of: of.metric.counts and of.metric.counts.second,
-    "p": lambda of: of.metric.p,
-    "p_corrected": lambda of: of.p_corrected,
-    "tests": lambda of: of.tests,
-    "significant": lambda of: of.significant,
-    "smallest_detectable": lambda of: of.detectable,
-    "differs": lambda of: list(of.blocking),
-    "also_differs": lambda of: list(of.minor),
+    "run": lambda c: str(c.run.path),
+    "base": lambda c: str(c.base.path),
+    "compressor": lambda c: c.names[0],
+    "base_compressor": lambda c: c.names[1],
+    "metric": lambda c: c.metric.name,
+    "n": lambda c: c.metric.n,
+    "value": lambda c: c.metric.value,
+    "base_value": lambda c: c.metric.base,
+    "difference": lambda c: c.metric.difference,
+    "low": lambda c: c.interval[0],
+    "high": lambda c: c.interval[1],
+    "interval": lambda c: c.interval[2],
+    "confidence": lambda c: c.confidence,
+    "standard_error": lambda c: None if c.metric.counts else c.metric.error,
+    "discordant": lambda c: c.metric.counts and c.metric.counts.discordant,
+    "only_run_right": lambda c: c.metric.counts and c.metric.counts.first,
+    "only_base_right": lambda c: c.metric.counts and c.metric.counts.second,
+    "p": lambda c: c.metric.p,
+    "p_corrected": lambda c: c.p_corrected,
+    "tests": lambda c: c.tests,
+    "significant": lambda c: c.significant,
+    "smallest_detectable": lambda c: c.detectable,
+    "differs": lambda c: list(c.blocking),
+    "also_differs": lambda c: list(c.minor),
 }
 
 
@@ -264,7 +264,7 @@ def compare(
     base_ids = measure.ids(base)
     families: dict[str, list[tuple[int, PairedMetric, list[str], list[str]]]] = {}
     refused: list[InputError] = []
-    for place, run in enumerate(tqdm(runs, desc="comparing", unit="run", disable=None, leave=False, delay=2)):
+    for index, run in enumerate(tqdm(runs, desc="comparing", unit="run", disable=None, leave=False, delay=2)):
         try:
             if run.task != base.task:
                 raise InputError(f"{run.path} is a run of {run.task}, {base.path} of {base.task}; compare one task")
@@ -282,12 +282,12 @@ def compare(
             metrics, missing = [], [error]
         refused += missing
         for metric in metrics:
-            families.setdefault(metric.name, []).append((place, metric, blocking, minor))
+            families.setdefault(metric.name, []).append((index, metric, blocking, minor))
     compared = []
     for family in families.values():
         values = [metric.p for _, metric, *_ in family]
-        for (place, metric, *others), *holms in zip(family, holm(values), holm_levels(values), strict=True):
-            compared.append((place, Comparison(runs[place], base, metric, holms[0], len(family), holms[1], *others)))
+        for (index, metric, *differs), p, level in zip(family, holm(values), holm_levels(values), strict=True):
+            compared.append((index, Comparison(runs[index], base, metric, p, len(family), level, *differs)))
     return [comparison for _, comparison in sorted(compared, key=lambda item: item[0])], refused
 
 

@@ -29,13 +29,13 @@ _FIGURE = re.compile(r"(curves|changes|pareto|samples(-ratio|-factor)?)-\d+-[a-z
 _NONE = "-"
 _OMITTED_IN_LATEX = ("notes", "runs", "run")
 _FIT = r"\begin{adjustbox}{max width=\textwidth, max totalheight=0.8\textheight}"
-_LEFT = ("compressor", "setting", "metric", *_OMITTED_IN_LATEX)
+_LEFT_ALIGNED = ("compressor", "setting", "metric", *_OMITTED_IN_LATEX)
 # The cells of a row, each with the header of its column.
 _Cells = list[tuple[str, str]]
 
 
 class _Section(NamedTuple):
-    """The part of a report on one dataset and model; `sentences` are those of the comparisons."""
+    """The part of a report on one group of runs; `sentences` describe the comparisons."""
 
     title: str
     tables: Sequence[Table]
@@ -64,19 +64,19 @@ def write_report(
     try:
         figures.mkdir(parents=True, exist_ok=True)
         plots = draw(groups, figures, samples)
-        sections = [_section(group, of_group) for group, of_group in zip(groups, plots, strict=True)]
+        sections = [_section(group, group_plots) for group, group_plots in zip(groups, plots, strict=True)]
         content = _remarks(groups), sections, left_out
         write_text(page, _page(*content, figures))
         write_text(markdown, _markdown(*content))
         write_text(latex, _latex(*content))
-        lines = run_lines(groups)
-        write_csv(runs, list(lines[0]), lines)
-        compared = [comparison.row() for group in groups for comparison in group.comparisons]
-        for row in compared:
+        run_rows = run_lines(groups)
+        write_csv(runs, list(run_rows[0]), run_rows)
+        comparison_rows = [comparison.row() for group in groups for comparison in group.comparisons]
+        for row in comparison_rows:
             row |= {key: "; ".join(row[key]) for key in ("differs", "also_differs")}
-        write_csv(comparisons, list(COLUMNS), compared)
-        drawn = [figures / f"{plot.name}.{kind}" for of_group in plots for plot in of_group for kind in KINDS]
-        # Of an earlier report.
+        write_csv(comparisons, list(COLUMNS), comparison_rows)
+        drawn = [figures / f"{plot.name}.{kind}" for group_plots in plots for plot in group_plots for kind in KINDS]
+        # Figures of an earlier report.
         for path in {path for path in figures.iterdir() if _FIGURE.fullmatch(path.name)} - {*drawn}:
             path.unlink()
     except OSError as error:
@@ -88,16 +88,16 @@ def _section(group: Group, plots: Sequence[Plot]) -> _Section:
     title, best = group.title, _best(group)
     common = set.intersection(*(set(row.notes) for row in group.rows))
     metrics = main_metrics(group.rows)
-    plain = next((row.seconds_per_batch for row in group.rows if not row.run.compressors), None)
+    plain_seconds = next((row.seconds_per_batch for row in group.rows if not row.run.compressors), None)
     tables = [
-        _table([_result(row, metrics, common, best, plain) for row in group.rows], f"Results: {title}"),
-        *(_table(_further(group, task, best), f"Further metrics of {task}: {title}") for task in TASKS),
+        _table([_result(row, metrics, common, best, plain_seconds) for row in group.rows], f"Results: {title}"),
+        *(_table(_further_metrics(group, task, best), f"Further metrics of {task}: {title}") for task in TASKS),
     ]
-    for against, compared in itertools.groupby(group.comparisons, lambda comparison: comparison.titles[1]):
-        tables.append(_table(list(map(_comparison, compared)), f"Image by image against {against}: {title}"))
+    for base_title, comparisons in itertools.groupby(group.comparisons, lambda comparison: comparison.titles[1]):
+        tables.append(_table(list(map(_comparison, comparisons)), f"Image by image against {base_title}: {title}"))
     notes = [f"{note[:1].upper()}{note[1:]}." for note in sorted(common)]
     notes += [f"Not the same in all runs: {line}." for line in differing(group.runs)]
-    notes += [f"† {note} ({', '.join(names)})." for note, names in _marked(group).items()]
+    notes += [f"† {note} ({', '.join(names)})." for note, names in _paper_notes(group).items()]
     notes += [f"Not compared image by image: {reason}." for reason in group.refused]
     sentences = [
         " ".join([comparison.sentence(), *(comparison.remarks[:1] if comparison.blocking else [])])
@@ -108,10 +108,10 @@ def _section(group: Group, plots: Sequence[Plot]) -> _Section:
 
 def _table(rows: Sequence[_Cells], caption: str) -> Table:
     """Return a table without the columns that have no content."""
-    kept = [i for i, column in enumerate(zip(*rows, strict=True)) if {text for _, text in column} - {"", _NONE}]
-    headers = [rows[0][i][0] for i in kept]
-    texts = [[row[i][1] for i in kept] for row in rows]
-    return Table(headers, texts, "".join("l" if header in _LEFT else "r" for header in headers), caption)
+    shown = [i for i, column in enumerate(zip(*rows, strict=True)) if {text for _, text in column} - {"", _NONE}]
+    headers = [rows[0][i][0] for i in shown]
+    texts = [[row[i][1] for i in shown] for row in rows]
+    return Table(headers, texts, "".join("l" if header in _LEFT_ALIGNED else "r" for header in headers), caption)
 
 
 def _best(group: Group) -> dict[str, float]:
@@ -121,50 +121,50 @@ def _best(group: Group) -> dict[str, float]:
         if measured.better is not None and measured.value is not None:
             values.setdefault((measured.metric, measured.better), []).append(measured.value)
     best = {"lower": min, "higher": max}
-    return {name: best[better](each) for (name, better), each in values.items() if len(each) > 1}
+    return {name: best[better](candidates) for (name, better), candidates in values.items() if len(candidates) > 1}
 
 
-def _further(group: Group, task: str, best: Mapping[str, float]) -> list[_Cells]:
-    """Return the metrics of runs that are not their main ones, a column for each; none if there are none."""
+def _further_metrics(group: Group, task: str, best: Mapping[str, float]) -> list[_Cells]:
+    """Return a table of the metrics that are not main ones, a column for each; empty if there are none."""
     rows = [row for row in group.rows if task in row.runs]
     measured = [{metric.metric: metric for metric in row.metrics[task] if not metric.main} for row in rows]
-    titles = {name: metric.title for of_run in measured for name, metric in of_run.items()}
+    titles = {name: metric.title for run_metrics in measured for name, metric in run_metrics.items()}
     table = []
-    for row, of_run in zip(rows, measured, strict=True):
+    for row, run_metrics in zip(rows, measured, strict=True):
         cells = _compressor(row.method, row.strength)
         for name, title in titles.items():
-            header, _, *others = _cells(title, of_run.get(name), best if row.run.compressors else {})
-            cells += [header, *others]
-        counts = dict.fromkeys(f"{metric.n:,}" for metric in of_run.values())
+            header, _, *texts = _cells(title, run_metrics.get(name), best if row.run.compressors else {})
+            cells += [header, *texts]
+        counts = dict.fromkeys(f"{metric.n:,}" for metric in run_metrics.values())
         table.append([*cells, ("n", " / ".join(counts)), ("run", str(row.runs[task].path))])
     return table if titles else []
 
 
 def _result(
-    row: Row, metrics: Mapping[str, Measured], common: set[str], best: Mapping[str, float], plain: float | None
+    row: Row, metrics: Mapping[str, Measured], common: set[str], best: Mapping[str, float], plain_seconds: float | None
 ) -> _Cells:
-    """Return a row of results; `plain` are the seconds of a batch without compression."""
+    """Return a row of results; `plain_seconds` are those of a batch without compression."""
     cells = _compressor(row.method, row.strength)
     for name, measured in metrics.items():
-        of_row = _cells(measured.title, row.main.get(name), best if row.run.compressors else {})
+        metric_cells = _cells(measured.title, row.main.get(name), best if row.run.compressors else {})
         if measured.better == "higher" and row.accuracy_missing:
-            of_row[0] = (measured.title, row.accuracy_missing)
-        cells += of_row
-    less = row.run.reduction
+            metric_cells[0] = (measured.title, row.accuracy_missing)
+        cells += metric_cells
+    reduction = row.run.reduction
     cells += [
         ("GFLOPs", f"{row.run.gflops:#.4g}" if row.run.gflops < 1000 else f"{row.run.gflops:.1f}"),
         ("paper's GFLOPs", _paper(row.paper_costs.get("gflops"))),
-        ("less (%)", _NONE if less is None else f"{less:.1f}"),
+        ("less (%)", _NONE if reduction is None else f"{reduction:.1f}"),
         ("paper's less (%)", _paper(row.paper_costs.get("gflops_reduction"))),
     ]
-    for task, done in zip(TASKS, ("classified", "generated", "probed"), strict=True):
-        cells.append((f"s/image {done}", f"{row.runs[task].seconds:#.3g}" if task in row.runs else _NONE))
+    for task, verb in zip(TASKS, ("classified", "generated", "probed"), strict=True):
+        cells.append((f"s/image {verb}", f"{row.runs[task].seconds:#.3g}" if task in row.runs else _NONE))
     seconds = row.seconds_per_batch
     paper_costs = row.paper_costs if seconds else {}
     cells += [
         ("s/batch of 4", f"{seconds:#.3g}" if seconds else _NONE),
         ("paper's s/batch", _paper(paper_costs.get("seconds_per_batch_of_4"))),
-        ("acceleration", f"{plain / seconds:.2f}" if plain and seconds else _NONE),
+        ("acceleration", f"{plain_seconds / seconds:.2f}" if plain_seconds and seconds else _NONE),
         ("paper's acceleration", _paper(paper_costs.get("acceleration"))),
     ]
     notes = "; ".join(note for note in row.notes if note not in common)
@@ -214,21 +214,21 @@ def _paper(value: PaperValue | None) -> str:
     return value.text if value else _NONE
 
 
-def _marked(group: Group) -> dict[str, list[str]]:
-    """Return why values of the paper are marked, with the rows and metrics."""
-    marked: dict[str, list[str]] = {}
+def _paper_notes(group: Group) -> dict[str, list[str]]:
+    """Return the notes on inconsistent values of the paper, each with its rows and metrics."""
+    rows_by_note: dict[str, list[str]] = {}
     for row in group.rows:
         values = [(measured.metric, measured.paper) for measured in row.all_metrics]
         values += [("GFLOPs", row.paper_costs.get("gflops")), ("less", row.paper_costs.get("gflops_reduction"))]
         names = [text for _, text in _compressor(row.method, row.strength) if text != _NONE]
         for metric, paper in values:
             if paper and paper.note:
-                marked.setdefault(paper.note, []).append(" ".join([*names, metric]))
-    return marked
+                rows_by_note.setdefault(paper.note, []).append(" ".join([*names, metric]))
+    return rows_by_note
 
 
 def _remarks(groups: Sequence[Group]) -> list[str]:
-    """Return what the report is of, and the remarks on all tables."""
+    """Return a description of the runs, and the remarks on all tables."""
     runs = [run for group in groups for run in group.runs]
     environments = [run.results["environment"] for run in runs]
     facts: dict[str, Iterable[Any]] = {
@@ -239,9 +239,9 @@ def _remarks(groups: Sequence[Group]) -> list[str]:
     }
     described = []
     for name, values in facts.items():
-        if known := [*dict.fromkeys(str(value) for value in values if value not in ("", None))]:
-            more = f" and {len(known) - 3} more" if len(known) > 3 else ""
-            described.append(f"{name} {' / '.join(known[:3])}{more}")
+        if distinct := [*dict.fromkeys(str(value) for value in values if value not in ("", None))]:
+            more = f" and {len(distinct) - 3} more" if len(distinct) > 3 else ""
+            described.append(f"{name} {' / '.join(distinct[:3])}{more}")
     remarks = [
         f"Written on {date.today().isoformat()} by bigain {version('bigain')}. Runs of {', '.join(described)}.",
         "Accuracies have 95 % Wilson intervals over images; distances have one where it could be computed.",
@@ -310,9 +310,9 @@ def _latex(remarks: Sequence[str], sections: Sequence[_Section], left_out: Seque
     for section in sections:
         marks = [rf"\par\smallskip\footnotesize {latex_text(note)}" for note in section.notes if note.startswith("†")]
         for table in section.tables:
-            kept = [i for i, header in enumerate(table.headers) if header not in _OMITTED_IN_LATEX]
-            rows = [[row[i] for i in kept] for row in table.rows]
-            body = Table([table.headers[i] for i in kept], rows, "".join(table.align[i] for i in kept)).latex()
+            shown = [i for i, header in enumerate(table.headers) if header not in _OMITTED_IN_LATEX]
+            rows = [[row[i] for i in shown] for row in table.rows]
+            body = Table([table.headers[i] for i in shown], rows, "".join(table.align[i] for i in shown)).latex()
             marked = any("†" in cell for row in rows for cell in row)
             lines += ["", r"\begin{table*}", r"\centering\footnotesize", rf"\caption{{{latex_text(table.caption)}}}"]
             lines += [_FIT, body, r"\end{adjustbox}", *(marks if marked else []), r"\end{table*}"]
@@ -328,11 +328,11 @@ def run_lines(groups: Sequence[Group]) -> list[dict[str, Any]]:
         # A run without any metric has a line for its costs.
         for measured in row.metrics[task] or [Measured("", None, None, None, None)]:
             paper = measured.paper
-            (printed, table), *others = paper.values if paper else [(None, None)]
+            (printed, table), *other_values = paper.values if paper else [(None, None)]
             line: dict[str, Any] = {"run": str(run.path), "task": task, "dataset": run.dataset, "model": run.model}
             line |= {"compressor": row.method, "strength_name": name, "strength": value}
             line |= {key: getattr(measured, key) for key in ("metric", "value", "low", "high", "n")}
-            line |= {"paper": printed, "paper_table": table, "paper_other": " ".join(f"{of:g}" for of, _ in others)}
+            line |= {"paper": printed, "paper_table": table, "paper_other": " ".join(f"{x:g}" for x, _ in other_values)}
             line["difference"] = None if printed is None or measured.value is None else measured.value - printed
             line |= {"paper_reading": paper and paper.reading, "paper_note": paper and paper.note}
             line |= {"gflops": run.gflops, "gflops_less_percent": row.run.reduction, "seconds_per_image": run.seconds}

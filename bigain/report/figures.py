@@ -28,7 +28,7 @@ Rows = Sequence[Row]
 
 GREY = "#555555"
 # The colour of each method in all figures, distinguishable with all kinds of colour blindness (Okabe and Ito; Tol).
-_METHODS = {
+_METHOD_COLOURS = {
     "ToMe": "#0072b2",
     "LGTM": "#d55e00",
     "CAM": "#009e73",
@@ -39,7 +39,7 @@ _METHODS = {
     "IEKVD": "#882255",
     "FrequencyKV": "#999933",
 }
-COLOURS = (*_METHODS.values(),)
+COLOURS = (*_METHOD_COLOURS.values(),)
 MARKERS = "os^Dv<>PX*"
 KINDS = ("png", "svg", "pdf")
 PLAIN: Look = {"color": GREY, "marker": "s", "markerfacecolor": "none"}
@@ -70,12 +70,12 @@ _PARETO = (
     "Cost, accuracy and distance: {}. In panels of accuracy and distance, the area of a "
     "marker is proportional to the cost, and the Pareto front of all three is outlined in black."
 )
-# Over the markers, which may hide all of it.
+# Drawn over the markers, which could hide the whole line.
 _FRONT: Look = {"color": "#333333", "linewidth": 0.8, "zorder": 3}
 _MOST_TICKS = 8
 # Characters in a line of the legend, and inches of its columns and lines.
 _WIDTH, _COLUMN, _LINE = 32, 2.4, 0.17
-# Distance between the error bars of methods, as a part of the axis.
+# Distance between the error bars of methods, as a share of the axis.
 _DODGE = 0.015
 
 
@@ -152,13 +152,13 @@ def looks(methods: Iterable[str]) -> Looks:
 
     names = sorted({*methods} - {"none"})
     # The colour of a method is that of its first variant, such as `IEKVD[alpha 0.1]`.
-    first = {name.split("[")[0]: name for name in reversed(names)}
-    colours = {first[own]: colour for own, colour in _METHODS.items() if own in first}
-    others = [name for name in names if name not in colours]
+    first_variant = {name.split("[")[0]: name for name in reversed(names)}
+    colours = {first_variant[name]: colour for name, colour in _METHOD_COLOURS.items() if name in first_variant}
+    uncoloured = [name for name in names if name not in colours]
     # Steps of the golden ratio around the circle of hues keep far from each other.
-    further = [to_hex(tuple(hsv_to_rgb((0.618 * number % 1, 0.8, 0.6)))) for number in range(len(others))]
-    colours |= zip(others, further, strict=True)
-    markers = dict(zip([*COLOURS, *further], itertools.cycle(MARKERS), strict=False))
+    new_colours = [to_hex(tuple(hsv_to_rgb((0.618 * number % 1, 0.8, 0.6)))) for number in range(len(uncoloured))]
+    colours |= zip(uncoloured, new_colours, strict=True)
+    markers = dict(zip([*COLOURS, *new_colours], itertools.cycle(MARKERS), strict=False))
     return {"none": PLAIN, **{name: {"color": colour, "marker": markers[colour]} for name, colour in colours.items()}}
 
 
@@ -211,15 +211,15 @@ def _changes(group: Group) -> list[Row]:
     intervals = {(c.run.path, c.base.path, c.metric.name): c.interval[:2] for c in group.comparisons}
     rows = []
     for row in group.rows:
-        changed: dict[str, list[Measured]] = {}
+        changes: dict[str, list[Measured]] = {}
         for task, run in row.runs.items():
-            plain = [other for other in group.rows if other.method == "none" and task in other.runs]
-            for metric in row.metrics[task] if len(plain) == 1 else ():
-                base, paper = plain[0].main.get(metric.metric), None
+            plain_rows = [r for r in group.rows if r.method == "none" and task in r.runs]
+            for metric in row.metrics[task] if len(plain_rows) == 1 else ():
+                base, paper = plain_rows[0].main.get(metric.metric), None
                 if not metric.main or metric.value is None or base is None or not base.value:
                     continue
                 sign, minus = (-100, "\N{MINUS SIGN}") if metric.better == "lower" else (100, "")
-                interval = intervals.get((run.path, plain[0].runs[task].path, metric.metric))
+                interval = intervals.get((run.path, plain_rows[0].runs[task].path, metric.metric))
                 low, high = sorted(sign * end / base.value for end in interval) if interval else (None, None)
                 if metric.paper and base.paper:
                     printed = base.paper.values[0][0]
@@ -227,21 +227,21 @@ def _changes(group: Group) -> list[Row]:
                     paper = replace(metric.paper, values=tuple(values))
                 title, change = metric_title(metric.metric, "%"), sign * (metric.value / base.value - 1)
                 relative = Measured(f"change of {minus}{title}", change, low, high, metric.n, "", "higher", True, paper)
-                changed.setdefault(task, []).append(relative)
-        rows.append(replace(row, metrics=changed))
+                changes.setdefault(task, []).append(relative)
+        rows.append(replace(row, metrics=changes))
     return rows
 
 
 def _against_strength(axes: Axes, rows: Rows, kind: str, metric: str, styles: Looks) -> None:
     varied = [(row.strength[1], row) for row in rows if row.strength and row.strength[0] == kind]
     varied.sort(key=lambda item: item[0])
-    steps = [*dict.fromkeys(x for x, _ in varied)]
-    width = steps[-1] - steps[0] or 1.0
-    measured = [(x, row) for x, row in varied if _with([row], metric)]
-    names = [name for name in styles if name in {row.method for _, row in measured}]
-    for place, name in enumerate(names):
-        shift, style = _DODGE * (place - (len(names) - 1) / 2) * width, styles[name]
-        points = [(x + shift, row.main[metric]) for x, row in measured if row.method == name]
+    strengths = [*dict.fromkeys(x for x, _ in varied)]
+    width = strengths[-1] - strengths[0] or 1.0
+    with_metric = [(x, row) for x, row in varied if _with([row], metric)]
+    names = [name for name in styles if name in {row.method for _, row in with_metric}]
+    for index, name in enumerate(names):
+        shift, style = _DODGE * (index - (len(names) - 1) / 2) * width, styles[name]
+        points = [(x + shift, row.main[metric]) for x, row in with_metric if row.method == name]
         _errorbar(axes, points, linewidth=1.2, markersize=5, **style)
         printed = [(x, value) for x, point in points if point.paper for value, _ in point.paper.values]
         if printed:
@@ -252,9 +252,9 @@ def _against_strength(axes: Axes, rows: Rows, kind: str, metric: str, styles: Lo
         # A line just inside the frame would otherwise lie on it.
         axes.update_datalim([(0.0, value)], updatex=False)
         axes.autoscale_view(scalex=False)
-    if len(steps) <= _MOST_TICKS:
-        axes.set_xticks(steps, [f"{step:g}" for step in steps])
-    axes.set_xlim(steps[0] - width / 8, steps[-1] + width / 8)
+    if len(strengths) <= _MOST_TICKS:
+        axes.set_xticks(strengths, [f"{strength:g}" for strength in strengths])
+    axes.set_xlim(strengths[0] - width / 8, strengths[-1] + width / 8)
     axes.set_xlabel(_AXES[kind])
 
 
@@ -267,11 +267,11 @@ def _pareto(rows: Rows, styles: Looks) -> Figure | None:
     pairs = [pair for pair in itertools.product(high, low) if len(_with(rows, *(metric.metric for metric in pair))) > 1]
     figure, axes = panels(len(metrics) + len(pairs), 1)
     panel_of = dict(zip(metrics, axes[0], strict=False))
-    joined = [_against_cost(panel_of[name], _with(rows, name), metric, styles) for name, metric in metrics.items()]
+    has_line = [_against_cost(panel_of[name], _with(rows, name), metric, styles) for name, metric in metrics.items()]
     for panel, (accuracy, distance) in zip(axes[0][len(metrics) :], pairs, strict=True):
         panel.sharey(panel_of[distance.metric])
         _against_each_other(panel, _with(rows, accuracy.metric, distance.metric), accuracy, distance, styles)
-    _legend(figure, rows, styles, "", front=any(joined))
+    _legend(figure, rows, styles, "", front=any(has_line))
     return figure
 
 
@@ -299,10 +299,10 @@ def _against_cost(axes: Axes, rows: Rows, metric: Measured, styles: Looks) -> bo
 
 
 def _against_each_other(axes: Axes, rows: Rows, accuracy: Measured, distance: Measured, styles: Looks) -> None:
-    most = max(row.run.gflops for row in rows)
+    max_gflops = max(row.run.gflops for row in rows)
     points = [(row.run.gflops, -row.value(accuracy.metric), row.value(distance.metric)) for row in rows]
     for row, point, on_front in zip(rows, points, pareto_front(points), strict=True):
-        size = 10 * math.sqrt(row.run.gflops / most)
+        size = 10 * math.sqrt(row.run.gflops / max_gflops)
         outline: Look = {"markeredgecolor": "black", "markeredgewidth": 1.4} if on_front else {}
         axes.plot([-point[1]], [point[2]], linestyle="", markersize=size, **styles[row.method], **outline)
     axes.set_xlabel(_axis_title(accuracy))
@@ -316,9 +316,9 @@ def _with(rows: Rows, *metrics: str) -> list[Row]:
 
 def _errorbar(axes: Axes, points: Sequence[tuple[float, Measured]], **style: Any) -> None:
     ends = [(point.value or 0.0, point.low, point.high) for _, point in points]
-    down = [0.0 if low is None else value - low for value, low, _ in ends]
-    up = [0.0 if high is None else high - value for value, _, high in ends]
-    axes.errorbar([x for x, _ in points], [value for value, _, _ in ends], yerr=[down, up], capsize=2, **style)
+    lower = [0.0 if low is None else value - low for value, low, _ in ends]
+    upper = [0.0 if high is None else high - value for value, _, high in ends]
+    axes.errorbar([x for x, _ in points], [value for value, _, _ in ends], yerr=[lower, upper], capsize=2, **style)
 
 
 def _legend(
@@ -343,8 +343,8 @@ def _sources(runs: Sequence[Run]) -> str:
     for run in runs:
         counts.setdefault(run.task, {})[f"{run.results['dataset']['images']:,}"] = None
         folders.setdefault(run.path.parent, []).append(run.path.name)
-    numbers = ", ".join(f"n = {' / '.join(of_task)} ({task})" for task, of_task in counts.items())
-    return f"{numbers}. Runs: {'; '.join(f'in {folder}: ' + ', '.join(names) for folder, names in folders.items())}."
+    images = ", ".join(f"n = {' / '.join(numbers)} ({task})" for task, numbers in counts.items())
+    return f"{images}. Runs: {'; '.join(f'in {folder}: ' + ', '.join(names) for folder, names in folders.items())}."
 
 
 def _axis_title(metric: Measured) -> str:

@@ -29,10 +29,10 @@ _IGNORED = (
     *("bigain", "seed", "trainer.precision", "model.init_args.", "data.class_path"),
 )
 _SELECTION = CHOOSE_IMAGES | {"data.init_args.root", "data.init_args.seed"}
-# Entries of the protocol that change no number, or that others stand for: the names of metrics, a digest of the
+# Entries of the protocol that change no number, or that follow from others: from the names of metrics, a digest of the
 # statistics, the trials of each stage.
 _NO_CONDITION = ("clip_model", "reference_file", "further_references", "bands", "budget")
-# Entries of the environment that may change a number, and others.
+# Entries of the environment that may change a number, and other circumstances.
 _NUMERIC = ("precision", "network_dtype")
 _MINOR = ("device", "device_name", "cpu_threads", "git_commit", "attention_backend", "compile", "world_size", "python")
 _LONGEST_VALUE = 60
@@ -54,7 +54,7 @@ class Outcomes:
     correct: Correct
 
 
-# Of a base run, which is compared with many, and of the other one.
+# Two entries: the base run, which is compared with many runs, and the other one.
 @lru_cache(maxsize=2)
 def outcomes(run: Run, metric: str = "") -> Outcomes:
     """Load which images a classification got right, or a classifier on features, by the name of its accuracy.
@@ -66,8 +66,8 @@ def outcomes(run: Run, metric: str = "") -> Outcomes:
     ids, label, prediction = read_columns(run.path, "image_id", "label", predictions)
     if label.ndim == 1:
         return Outcomes(ids, label, label == prediction)
-    right, labelled = label[np.arange(len(label)), prediction], label.any(axis=1)
-    return Outcomes(ids[labelled], label[labelled], right[labelled])
+    correct, labelled = label[np.arange(len(label)), prediction], label.any(axis=1)
+    return Outcomes(ids[labelled], label[labelled], correct[labelled])
 
 
 def shared_images(first: Ids, second: Ids) -> tuple[Any, Any]:
@@ -83,12 +83,12 @@ def pair(a: Outcomes, b: Outcomes, names: tuple[str, str]) -> tuple[Correct, Cor
     Raises:
         InputError: If there is no such image, or one has a different label in the other run.
     """
-    mine, theirs = shared_images(a.image_id, b.image_id)
-    if not len(a.correct[mine]):
+    a_rows, b_rows = shared_images(a.image_id, b.image_id)
+    if not len(a.correct[a_rows]):
         raise InputError(f"{names[0]} and {names[1]} have no image in common; compare runs over the same images")
-    if not np.array_equal(a.label[mine], b.label[theirs]):
+    if not np.array_equal(a.label[a_rows], b.label[b_rows]):
         raise InputError(f"{names[0]} and {names[1]} have different labels for the same images")
-    return a.correct[mine], b.correct[theirs]
+    return a.correct[a_rows], b.correct[b_rows]
 
 
 def differences(a: Run, b: Run, a_ids: Ids, b_ids: Ids) -> tuple[list[str], list[str]]:
@@ -102,15 +102,15 @@ def differences(a: Run, b: Run, a_ids: Ids, b_ids: Ids) -> tuple[list[str], list
     shared = len(a_ids[shared_images(a_ids, b_ids)[0]])
     if not shared == len(a_ids) == len(b_ids):
         blocking.append(f"images: {len(a_ids):,} and {len(b_ids):,}, of which {shared:,} are the same")
-    seeds = [[str(inner(part)["settings"].get("seed")) for part in run.compressors] for run in (a, b)]
+    seeds = [[str(inner(compressor)["settings"].get("seed")) for compressor in run.compressors] for run in (a, b)]
     # Not every compressor is random.
     if all(seeds) and "None" not in seeds[0] + seeds[1] and {*seeds[0]} != {*seeds[1]}:
         blocking.append(f"seed of the compressor {seeds[0][0]} and {seeds[1][0]}")
     with_settings = bool(a.settings and b.settings)
     described = [[_conditions(run, with_settings) for run in (a, b)], [_circumstances(run) for run in (a, b)]]
     conditions, minor = (
-        [f"{name} {_short(first)} and {_short(second)}" for name, (first, second) in _varying(pair).items()]
-        for pair in described
+        [f"{name} {_short(first)} and {_short(second)}" for name, (first, second) in _varying(settings).items()]
+        for settings in described
     )
     return blocking + conditions, minor
 
@@ -122,13 +122,14 @@ def series(runs: Sequence[Run]) -> list[Series]:
     for run in runs:
         conditions = {"images": images_of(run), **_conditions(run, with_settings)}
         by_key.setdefault(json.dumps(conditions, sort_keys=True), (conditions, []))[1].append(run)
-    parts = sorted(by_key.values(), key=lambda part: (-len(part[1]), str(part[0].get("protocol seed"))))
-    names, found = _varying([conditions for conditions, _ in parts]), []
-    for conditions, members in parts:
-        given = [name for name in names if conditions.get(name) is not None]
-        texts = [f"{name.removeprefix('protocol ')} {_short(_text(conditions[name]))}" for name in given]
-        found.append((texts, members))
-    return found
+    groups = sorted(by_key.values(), key=lambda group: (-len(group[1]), str(group[0].get("protocol seed"))))
+    varying = _varying([conditions for conditions, _ in groups])
+    described = []
+    for conditions, members in groups:
+        names = [name for name in varying if conditions.get(name) is not None]
+        texts = [f"{name.removeprefix('protocol ')} {_short(_text(conditions[name]))}" for name in names]
+        described.append((texts, members))
+    return described
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
@@ -137,20 +138,20 @@ def differing(runs: Sequence[Run]) -> list[str]:
     for task in TASKS:
         members = [run for run in runs if run.task == task]
         for name, values in sorted(_varying(list(map(_circumstances, members))).items()):
-            parts = []
+            texts = []
             for value in dict.fromkeys(values):
-                paths = [str(run.path) for of, run in zip(values, members, strict=True) if of == value]
+                paths = [str(run.path) for run, of_run in zip(members, values, strict=True) if of_run == value]
                 runs_text = ", ".join(paths) if len(paths) <= _MOST_RUNS else f"{len(paths)} runs"
-                parts.append(f"{_short(value)} ({runs_text})")
-            lines.append(f"{task}: {name} is {', '.join(parts)}")
+                texts.append(f"{_short(value)} ({runs_text})")
+            lines.append(f"{task}: {name} is {', '.join(texts)}")
     return lines
 
 
 def _varying(described: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Return the values of each name whose values are not all the same, as text."""
     names = dict.fromkeys(name for settings in described for name in settings)
-    values = {name: [settings.get(name) for settings in described] for name in names}
-    return {name: [*map(_text, every)] for name, every in values.items() if any(of != every[0] for of in every)}
+    columns = {name: [settings.get(name) for settings in described] for name in names}
+    return {name: [*map(_text, values)] for name, values in columns.items() if any(x != values[0] for x in values)}
 
 
 def _text(value: Any) -> str:
@@ -174,8 +175,8 @@ def _conditions(run: Run, with_settings: bool = True) -> dict[str, Any]:
     conditions |= {name: environment.get(name) for name in _NUMERIC}
     conditions |= {f"version of {name}": value for name, value in environment.get("packages", {}).items()}
     settings = run.settings if with_settings else {}
-    further = {key for key in settings.keys() - _SELECTION if not key.startswith(_IGNORED)}
-    return conditions | {key: value for key, value in settings.items() if key in further}
+    ignored = {key for key in settings if key in _SELECTION or key.startswith(_IGNORED)}
+    return conditions | {key: value for key, value in settings.items() if key not in ignored}
 
 
 def _circumstances(run: Run) -> dict[str, Any]:

@@ -98,9 +98,9 @@ class PaperValue:
         values = " / ".join(f"{value:.{self.digits}f}" for value, _ in self.values)
         return values + ("†" if self.note else "") + (f" ({self.reading})" if self.reading else "")
 
-    def differences(self, mine: float, digits: int) -> str:
+    def differences(self, measured: float, digits: int) -> str:
         """Format the measured number minus each value."""
-        return " / ".join(signed(mine - value, digits) for value, _ in self.values) + ("†" if self.note else "")
+        return " / ".join(signed(measured - value, digits) for value, _ in self.values) + ("†" if self.note else "")
 
 
 def cell_of(run: Run, costs: bool = False) -> Cell | str:
@@ -117,26 +117,26 @@ def cell_of(run: Run, costs: bool = False) -> Cell | str:
         return f"dataset {run.dataset} is not in the paper"
     if len(run.compressors) > 1:
         return "several compressors at once are not in the paper"
-    method, modules, reading, unusual = "none", ["self_attn"], "", {}
+    method, modules, reading, changed = "none", ["self_attn"], "", {}
     expected: dict[str, Any] = {}
     for compressor in run.compressors:
-        method, unusual = str(compressor["class"]), variant(compressor)
-        modules = unusual.pop("modules", modules)
+        method, changed = str(compressor["class"]), variant(compressor)
+        modules = changed.pop("modules", modules)
         expected |= {"where": {"blocks": "released"}} if backbone == "dit_xl_2_512" else {}
         expected |= {"alpha": _ALPHAS[backbone, run.task]} if method == "IEKVD" else {}
-        setting, usual, readings = _readings(method, run.task, backbone)
-        value = unusual.pop(setting, usual)
+        setting, default, readings = _readings(method, run.task, backbone)
+        value = changed.pop(setting, default)
         if value in readings or costs:
             reading = readings.get(value, "")
         elif readings:
-            unusual[setting], expected[setting] = value, (*readings,)
+            changed[setting], expected[setting] = value, (*readings,)
         if method == "FrequencyKV":
-            method = f"FrequencyKV[{unusual.pop('keep', None)}]"
+            method = f"FrequencyKV[{changed.pop('keep', None)}]"
         elif method == "DiPGO":
             method = "DiP-GO"
         # Made by the user; the paper's are not known.
-        unusual.pop("masks", None)
-    difference = _difference(*_protocols(run, backbone, dataset, costs)) or _difference(unusual, expected)
+        changed.pop("masks", None)
+    difference = _difference(*_protocols(run, backbone, dataset, costs)) or _difference(changed, expected)
     if difference:
         return difference
     modules = modules if isinstance(modules, list) else [modules]
@@ -144,7 +144,7 @@ def cell_of(run: Run, costs: bool = False) -> Cell | str:
 
 
 def _readings(method: str, task: str, backbone: str) -> tuple[str, Any, Mapping[Any, str]]:
-    """Return a setting in which the paper's code and text differ, our default, and whose each value is."""
+    """Return a setting in which the paper's code and text differ, our default, and who uses each of its values."""
     if method in ("LGTM", "CAM"):
         return "destination", "cell", {"cell": "text", "released": "code"}
     if method == "ToMe" and task == "classification":
@@ -180,8 +180,8 @@ def _difference(settings: Mapping[str, Any], expected: Mapping[str, Any]) -> str
         value, paper = settings.get(name), expected.get(name)
         alternatives = paper if isinstance(paper, tuple) else (paper,)
         if value not in alternatives:
-            mine, *theirs = ("the usual" if of is None else setting_text(name, of) for of in (value, *alternatives))
-            return f"{name} is {mine}, in the paper {' or '.join(theirs)}"
+            ours, *printed = ("the usual" if x is None else setting_text(name, x) for x in (value, *alternatives))
+            return f"{name} is {ours}, in the paper {' or '.join(printed)}"
     return None
 
 
@@ -194,19 +194,21 @@ def paper_value(cell: Cell, metric: str) -> PaperValue | None:
             `acceleration`, the quotient of two such seconds.
     """
     if metric == "acceleration":
-        plain, own = (paper_value(of, _SECONDS) for of in (replace(cell, method="none", strength=None), cell))
-        quotient = plain and own and ((plain.values[0][0] / own.values[0][0], own.values[0][1]),)
-        return PaperValue(quotient, own.note) if quotient and own else None
+        plain, compressed = (paper_value(x, _SECONDS) for x in (replace(cell, method="none", strength=None), cell))
+        if plain is None or compressed is None:
+            return None
+        seconds, table = compressed.values[0]
+        return PaperValue(((plain.values[0][0] / seconds, table),), compressed.note)
     name = _METRICS.get(metric, "")
     if name in ("gflops", _METRICS[_SECONDS]):
         cell = replace(cell, dataset="")
-    printed = _cells().get((cell, name), ())
-    if not printed:
+    lines = _cells().get((cell, name), ())
+    if not lines:
         return None
     values: dict[float, int] = {}
-    for value, table, _ in sorted(printed, key=lambda line: line[1]):
+    for value, table, _ in sorted(lines, key=lambda line: line[1]):
         values.setdefault(value, table)
-    notes = [note for *_, note in printed if note]
+    notes = [note for *_, note in lines if note]
     if len(values) > 1:
         notes.insert(0, " and ".join(f"Table {table} prints {value:.2f}" for value, table in values.items()))
     if metric == "map_sample":

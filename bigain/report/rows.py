@@ -94,8 +94,8 @@ class Row:
 
     @property
     def accuracy_missing(self) -> str:
-        """Why there is no accuracy; empty if it was only not measured."""
-        return NOT_OF_ONE_STEP if any(of.get("generation_only") for of in self.run.compressors) else ""
+        """Why no accuracy can be measured; empty if one can."""
+        return NOT_OF_ONE_STEP if any(compressor.get("generation_only") for compressor in self.run.compressors) else ""
 
     @property
     def all_metrics(self) -> list[Measured]:
@@ -150,21 +150,19 @@ class Group:
             allowed: Compare although images, seed, protocol or versions differ.
 
         Returns:
-            A reason for each run that is not compared. Without a given base, runs that differ in their settings and
+            A reason for each run that is not compared. Without `base`, runs that differ in their settings and
             generations without what is compared are named in the report only.
         """
         failed = []
         for task in TASKS:
             members = [run for run in self.runs if run.task == task]
-            given = base if base and base.task == task else None
+            task_base = base if base and base.task == task else None
             plain = [run for run in members if not run.compressors] or [run for run in self.plain if run.task == task]
-            bases = [given] if given else plain
+            bases = [task_base] if task_base else plain
             if len(bases) > 1 and len(members) > len(bases):
                 self.refused.append(f"{len(bases)} {task} runs are without compression; name one with --base")
-            others = (
-                [run for run in members if run.path.resolve() != bases[0].path.resolve()] if len(bases) == 1 else []
-            )
-            if not others:
+            others = [run for run in members if run.path.resolve() != bases[0].path.resolve()] if bases else []
+            if len(bases) != 1 or not others:
                 continue
             try:
                 comparisons, refused = compare(bases[0], others, measure_of(task), allowed)
@@ -173,7 +171,7 @@ class Group:
             self.comparisons += comparisons
             self.refused += map(str, refused)
             unexpected = [error for error in refused if task == "classification" and not isinstance(error, UnlikeError)]
-            failed += refused if given else unexpected
+            failed += refused if task_base else unexpected
         return list(map(str, failed))
 
 
@@ -193,34 +191,33 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     for dataset, model in sorted({(run.dataset, run.model) for run in runs}):
         members = [run for run in runs if (run.dataset, run.model) == (dataset, model)]
         plain = [run for run in members if not run.compressors]
-        several = len({_seed(run) for run in members}) > 1
-        for texts, of_group in reduce(
-            _paired, (series([run for run in members if run.task == task]) for task in TASKS)
-        ):
-            settings = ", ".join(dict.fromkeys(([f"seed {_seed(of_group[0])}"] if several else []) + texts))
-            groups.append(Group(dataset, model, settings, plain, sorted(map(_row, _joined(of_group)), key=_order)))
+        several_seeds = len({_seed(run) for run in members}) > 1
+        series_by_task = (series([run for run in members if run.task == task]) for task in TASKS)
+        for texts, in_group in reduce(_paired, series_by_task):
+            settings = ", ".join(dict.fromkeys(([f"seed {_seed(in_group[0])}"] if several_seeds else []) + texts))
+            groups.append(Group(dataset, model, settings, plain, sorted(map(_row, _joined(in_group)), key=_order)))
     return groups
 
 
 def _paired(earlier: Sequence[Series], later: Sequence[Series]) -> list[Series]:
-    """Join series of a task to those of earlier tasks that belong together; the others stay as they are.
+    """Join series of a task to those of earlier tasks that belong together; the others are not joined.
 
-    First if one `bigain evaluate` made runs of each, then if they are of the same seed and images, then if they are the
-    only ones of their seed.
+    Two belong together if one `bigain evaluate` made runs of each, else if they have the same seed and images, else if
+    each is the only one of its seed.
     """
-    seeds = [[_seed(runs[0]) for _, runs in parts] for parts in (earlier, later)]
-    kinds: list[Callable[[list[Run], list[Run]], object]] = [
+    seeds = [[_seed(runs[0]) for _, runs in task_series] for task_series in (earlier, later)]
+    criteria: list[Callable[[list[Run], list[Run]], object]] = [
         lambda a, b: _evaluations(a) & _evaluations(b),
         lambda a, b: (_seed(a[0]), images_of(a[0])) == (_seed(b[0]), images_of(b[0])),
-        lambda a, b: _seed(a[0]) == _seed(b[0]) and all(of.count(_seed(a[0])) == 1 for of in seeds),
+        lambda a, b: _seed(a[0]) == _seed(b[0]) and all(task_seeds.count(_seed(a[0])) == 1 for task_seeds in seeds),
     ]
-    left, right, joined = [*earlier], [*later], []
-    for belong, a, b in itertools.product(kinds, earlier, later):
-        if a in left and b in right and belong(a[1], b[1]):
-            left.remove(a)
-            right.remove(b)
+    unmatched_earlier, unmatched_later, joined = [*earlier], [*later], []
+    for criterion, a, b in itertools.product(criteria, earlier, later):
+        if a in unmatched_earlier and b in unmatched_later and criterion(a[1], b[1]):
+            unmatched_earlier.remove(a)
+            unmatched_later.remove(b)
             joined.append((a[0] + b[0], a[1] + b[1]))
-    return joined + left + right
+    return joined + unmatched_earlier + unmatched_later
 
 
 def _seed(run: Run) -> Any:
@@ -240,17 +237,17 @@ def _order(row: Row) -> tuple[Any, ...]:
 def _joined(runs: Sequence[Run]) -> list[dict[str, Run]]:
     """Join the tasks of a compressor: the runs of one `bigain evaluate`, or the only run of each task."""
     joined: list[dict[str, Run]] = []
-    left = list(runs)
-    # In the paper, some settings differ between the tasks; most tasks come first, then those with equal settings.
+    remaining = list(runs)
+    # Three tasks before two, and equal settings before those that differ between the tasks in the paper.
     for count, ignored in itertools.product((3, 2), (("seed",), ("seed", "alpha", "skip_zero"))):
         by_key: dict[tuple[frozenset[Path], str], list[Run]] = {}
-        for run in left:
-            compressors = [[part["class"], _without(part["settings"], ignored)] for part in run.compressors]
+        for run in remaining:
+            compressors = [[c["class"], _without(c["settings"], ignored)] for c in run.compressors]
             by_key.setdefault((_evaluations([run]), json.dumps(compressors, sort_keys=True)), []).append(run)
         rows = [members for members in by_key.values() if len(members) == len({run.task for run in members}) == count]
         joined += [{run.task: run for run in sorted(row, key=lambda run: TASKS.index(run.task))} for row in rows]
-        left = [run for members in by_key.values() if members not in rows for run in members]
-    return joined + [{run.task: run} for run in left]
+        remaining = [run for members in by_key.values() if members not in rows for run in members]
+    return joined + [{run.task: run} for run in remaining]
 
 
 def _without(settings: Any, names: Sequence[str]) -> Any:
@@ -264,10 +261,10 @@ def _row(runs: Mapping[str, Run]) -> Row:
     metrics = {task: _metrics(run, cells[task]) for task, run in runs.items()}
     cell = next((cell for run in runs.values() if isinstance(cell := cell_of(run, costs=True), Cell)), None)
     costs = {name: value for name in _COSTS if cell and (value := paper_value(cell, name))}
-    of_task = {task: _notes(run, cells[task]) for task, run in runs.items()}
+    task_notes = {task: _notes(run, cells[task]) for task, run in runs.items()}
     notes = []
-    for note in dict.fromkeys(itertools.chain.from_iterable(of_task.values())):
-        tasks = [task for task in runs if note in of_task[task]]
+    for note in dict.fromkeys(itertools.chain.from_iterable(task_notes.values())):
+        tasks = [task for task in runs if note in task_notes[task]]
         notes.append(note if len(tasks) == len(runs) else f"{tasks[0]}: {note}")
     first, *others = runs.values()
     for run in others:
@@ -283,13 +280,14 @@ def _metrics(run: Run, cell: Cell | str) -> list[Measured]:
     # On COCO the release printed the precision over all images: those without labels count as wrong.
     main = "top1_precision_all" if "top1_precision_all" in run.metrics else run.main_metric
     measured = []
-    for name, of in run.metrics.items():
+    for name, estimate in run.metrics.items():
         # Fidelities to different runs do not compare.
         if name.startswith(_FIDELITY) and _fidelity_to(run):
             continue
         overruled = name == "top1_precision" and name != main
         paper = None if isinstance(cell, str) or overruled else paper_value(cell, name)
-        measured.append(Measured(name, *scaled(of), of["n"], of["unit"], of["better"], name == main, paper))
+        fields = estimate["n"], estimate["unit"], estimate["better"]
+        measured.append(Measured(name, *scaled(estimate), *fields, name == main, paper))
     return sorted(measured, key=lambda metric: not metric.main)
 
 
@@ -313,4 +311,4 @@ def _notes(run: Run, cell: Cell | str) -> list[str]:
         notes.append(f"its fidelity is to a compressed run ({other}) and is not shown")
     if run.results.get("distance_missing"):
         notes.append(f"no distance: {run.results['distance_missing']}")
-    return notes + [f"{metric_title(name)}: {text}" for name, of in run.metrics.items() if (text := bias_text(of))]
+    return notes + [f"{metric_title(name)}: {text}" for name, x in run.metrics.items() if (text := bias_text(x))]

@@ -50,7 +50,7 @@ def sample_columns(rows: Sequence[Row]) -> list[Row]:
 
 
 def strength_columns(rows: Sequence[Row], kind: str) -> list[Row]:
-    """Return generations of two methods by ratio or factor, one to the left and one to the right of that without.
+    """Return generations of two methods by ratio or factor, one to the left and one to the right of the image without.
 
     Of more than two methods, those of the paper. Empty unless a method has generations of several strengths.
     """
@@ -74,8 +74,8 @@ def sample_grid(rows: Sequence[Row], differences: bool, ids: Sequence[str] = ())
     first four images.
     """
     runs = [row.runs["generation"] for row in rows]
-    most = len(ids) or _MOST_ITEMS
-    items = dict(itertools.islice(_items(runs, ids), most)) if len(runs) > 1 else {}
+    count = len(ids) or _MOST_ITEMS
+    items = dict(itertools.islice(_items(runs, ids), count)) if len(runs) > 1 else {}
     return _draw(rows, [*items.values()], _prompts(runs[0], items), differences) if items else None
 
 
@@ -90,7 +90,7 @@ def _items(runs: Sequence[Run], ids: Sequence[str]) -> Iterator[tuple[str, list[
             paths = [sample_path(run.path, image_id, run.results["protocol"]["images"]) for run in runs]
             images = [np.asarray(Image.open(path, formats=("PNG", "JPEG")).convert("RGB")) for path in paths]
         except (OSError, KeyError, Image.DecompressionBombError):
-            # It kept no images, or they were moved.
+            # The run kept no images, or they were moved.
             continue
         if len({image.shape for image in images}) == 1:
             yield image_id, images
@@ -124,17 +124,17 @@ def _draw(rows: Sequence[Row], items: Sequence[Sequence[Pixels]], prompts: Seque
     for panel, row in zip(axes[0], rows, strict=True):
         strength = f"\n{row.strength[0]} {row.strength[1]:g}" if row.strength else "\n"
         panel.set_title(textwrap.fill(row.method, _WIDTH) + strength, fontsize="small")
-    for line, images, prompt in zip(axes[::lines], items, prompts, strict=True):
-        line[0].set_ylabel(textwrap.fill(prompt, _WIDTH, max_lines=3), fontsize="small")
-        for panel, image in zip(line, images, strict=True):
+    for panels, images, prompt in zip(axes[::lines], items, prompts, strict=True):
+        panels[0].set_ylabel(textwrap.fill(prompt, _WIDTH, max_lines=3), fontsize="small")
+        for panel, image in zip(panels, images, strict=True):
             panel.imshow(_small(image), interpolation="nearest")
     if plain is not None:
         changes = [[np.abs(image.astype(float) - images[plain]).mean(axis=2) for image in images] for images in items]
-        most = max(1.0, *(difference.max() for of_item in changes for difference in of_item))
-        for line, of_item in zip(axes[1::2], changes, strict=True):
-            for panel, difference in zip(line, of_item, strict=True):
-                drawn = panel.imshow(_small(difference), cmap="magma", vmin=0, vmax=most, interpolation="nearest")
-            line[plain].set_visible(False)
+        largest = max(1.0, *(difference.max() for item_changes in changes for difference in item_changes))
+        for panels, item_changes in zip(axes[1::2], changes, strict=True):
+            for panel, difference in zip(panels, item_changes, strict=True):
+                drawn = panel.imshow(_small(difference), cmap="magma", vmin=0, vmax=largest, interpolation="nearest")
+            panels[plain].set_visible(False)
         figure.colorbar(drawn, ax=axes, label="difference, of 255", shrink=0.3, pad=0.01)
     return figure
 

@@ -74,21 +74,21 @@ def score_interval(pair: Paired, level: float = ALPHA) -> tuple[float, float]:
     from scipy.optimize import brentq
     from scipy.special import ndtri
 
-    n, width = pair.n, float(ndtri(1 - level / 2))
+    n, z = pair.n, float(ndtri(1 - level / 2))
 
-    def excess(difference: float, of: float) -> float:
+    def excess(difference: float, signed_z: float) -> float:
         # The most likely share, at this difference, of images that only the second gets right.
         b = -pair.discordant + (2 * n - pair.first + pair.second) * difference
         c = -pair.second * difference * (1 - difference)
         share = (math.sqrt(max(0.0, b * b - 8 * n * c)) - b) / (4 * n)
         variance = n * max(0.0, 2 * share + difference * (1 - difference))
-        return pair.first - pair.second - n * difference - of * math.sqrt(variance)
+        return pair.first - pair.second - n * difference - signed_z * math.sqrt(variance)
 
     # With variance 0 the measured difference is a root that is no end. At -1 and 1 the sign differs from that near the
     # measured difference, unless all images are discordant in one direction.
-    near = 1e-9
-    low = brentq(excess, -1, pair.difference - near, args=(width,)) if pair.second < n else -1.0
-    high = brentq(excess, pair.difference + near, 1, args=(-width,)) if pair.first < n else 1.0
+    margin = 1e-9
+    low = brentq(excess, -1, pair.difference - margin, args=(z,)) if pair.second < n else -1.0
+    high = brentq(excess, pair.difference + margin, 1, args=(-z,)) if pair.first < n else 1.0
     return round(float(low), 12), round(float(high), 12)
 
 
@@ -109,9 +109,9 @@ def exact_interval(pair: Paired, level: float = ALPHA) -> tuple[float, float]:
 def difference_interval(pair: Paired, level: float = ALPHA) -> tuple[float, float, str]:
     """Return an interval of the accuracy difference that contains 0 exactly if `mcnemar(pair)` is not below the level.
 
-    The kind after its ends is `bootstrap`, or `score` with few discordant images; `exact` where that one and the exact
-    test contradict each other: then the end next to 0 is that of `exact_interval`, whose other end may be the measured
-    difference.
+    Its kind is returned after its ends: `bootstrap`, or `score` with few discordant images; `exact` where that one and
+    the exact test contradict each other: then the end next to 0 is that of `exact_interval`, whose other end may be the
+    measured difference.
     """
     kind = "bootstrap" if pair.discordant >= ENOUGH else "score"
     low, high = bootstrap_interval(pair, level) if kind == "bootstrap" else score_interval(pair, level)
@@ -134,10 +134,10 @@ def smallest_detectable(pair: Paired, tests: int = 1) -> float | None:
 
     n, share = pair.n, pair.discordant / pair.n
     level, power = float(ndtri(1 - ALPHA / tests / 2)), float(ndtri(POWER))
-    inside = n - level**2 + power**2
-    if not share or inside < 0:
+    discriminant = n - level**2 + power**2
+    if not share or discriminant < 0:
         return None
-    difference = math.sqrt(share) * (math.sqrt(n) * level + power * math.sqrt(inside)) / (n + power**2)
+    difference = math.sqrt(share) * (math.sqrt(n) * level + power * math.sqrt(discriminant)) / (n + power**2)
     return difference if difference <= share else None
 
 

@@ -102,7 +102,7 @@ class Explanation:
     Attributes:
         comparison: Accuracy, image by image.
         classes: Number of classes.
-        whole: Margins over all shared trials.
+        overall: Margins over all shared trials.
         bands: Margins by timestep, without bands that have no shared trial.
         response: The frequency response that the run stored.
         spectra: Margins by frequency of both, and `|H_P|^2` if it was measured; None unless both runs stored them.
@@ -110,7 +110,7 @@ class Explanation:
 
     comparison: Comparison
     classes: int
-    whole: Band
+    overall: Band
     bands: Sequence[Band]
     response: Response | None
     spectra: tuple[Spectrum, Spectrum, Floats | None] | None
@@ -120,7 +120,7 @@ class Explanation:
         return {
             **self.comparison.row(),
             "classes": self.classes,
-            "margins": self.whole.row(),
+            "margins": self.overall.row(),
             "margins_by_timestep": [band.row() for band in self.bands],
             "margins_by_frequency": self.spectra and spectra_row(*self.spectra),
             "frequencies": self.response and self.response.row(),
@@ -159,19 +159,20 @@ def explain(
         measured: list[tuple[float, float, Margins, Margins]] = []
         for low, high in ((0, TIME), *itertools.pairwise(edges)):
             inside = trials & (first.timesteps >= low) & (first.timesteps < high)
-            before, after = (margins(of, inside) for of in (first, second))
+            before, after = (margins(errors, inside) for errors in (first, second))
             if before is not None and after is not None:
                 if measured and measured[0][2].noise is None:
                     # One deviation for all rows.
                     before, after = replace(before, noise=None), replace(after, noise=None)
                 measured.append((low, high, before, after))
-        intervals = change_intervals([each[2:] for each in measured], len(first.label), title=comparison.names[0])
-        whole, *parts = [Band(*each, interval) for each, interval in zip(measured, intervals, strict=True)]
+        intervals = change_intervals([entry[2:] for entry in measured], len(first.label), title=comparison.names[0])
+        overall, *by_timestep = [Band(*entry, ends) for entry, ends in zip(measured, intervals, strict=True)]
         spectra = None
-        if (of_base := spectrum(first, trials)) and (of_run := spectrum(second, trials)):
+        if (base_spectrum := spectrum(first, trials)) and (run_spectrum := spectrum(second, trials)):
             stored = comparison.run.results["protocol"]["bands"]
-            spectra = of_base, of_run, None if response is None else response.gain(stored["grid"], stored["count"])
-        explanations.append(Explanation(comparison, first.errors.shape[1], whole, parts, response, spectra))
+            gain = None if response is None else response.gain(stored["grid"], stored["count"])
+            spectra = base_spectrum, run_spectrum, gain
+        explanations.append(Explanation(comparison, first.errors.shape[1], overall, by_timestep, response, spectra))
     return explanations, refused
 
 
@@ -189,7 +190,7 @@ def explanation_lines(explanations: Sequence[Explanation]) -> list[str]:
         if explanation.spectra:
             change = signed(comparison.metric.difference, comparison.digits)
             lines += [*spectra_lines(*explanation.spectra, comparison.names, change), ""]
-    noises = any(explanation.whole.run.noise is not None for explanation in explanations)
+    noises = any(explanation.overall.run.noise is not None for explanation in explanations)
     return [*lines, *_NOTES, _OVER_NOISE if noises else _ONE_NOISE]
 
 
@@ -204,7 +205,7 @@ def _frequencies(explanation: Explanation) -> list[str]:
     if len(names) > 1:
         names, shares = [*names, "mean of these"], np.append(shares, mean_over_modules(shares)[:, None], 1)
     headers = ["frequency, 1 is the highest", *(f"{low:.2g}-{high:.2g}" for low, high in bands)]
-    rows = [[name, *map(_pair, *of)] for name, of in zip(names, shares.swapaxes(0, 1), strict=True)]
+    rows = [[name, *map(_pair, *module)] for name, module in zip(names, shares.swapaxes(0, 1), strict=True)]
     measured = f"{counted(response.images, 'image')}, {counted(response.batches, 'batch')}"
     lines.append(f"Energy kept / destroyed, in percent of the energy of each band of frequencies ({measured}):")
     omitted, total = response.left_out
@@ -212,64 +213,64 @@ def _frequencies(explanation: Explanation) -> list[str]:
         lines.append(f"Left out: up to {omitted:,} of {total:,} rows of a site, whose values were not finite.")
     errors = mean_over_modules(response.shares("timesteps", response.highest))[1]
     times = [f"at timesteps {low:.0f}-{high - 1:.0f}" for low, high in itertools.pairwise(response.timesteps)]
-    by_time = [f"{_percent(error)} {of}" for of, error in zip(times, errors, strict=True) if not math.isnan(error)]
+    by_time = [f"{_percent(error)} {time}" for time, error in zip(times, errors, strict=True) if not math.isnan(error)]
     lines += [indented(headers, rows), _extremes(comparison.names[0], response)]
     return [*lines, f"That error by timestep: {', '.join(by_time)}."]
 
 
 def _extremes(name: str, response: Response) -> str:
-    """Return what is left of the highest and of the lowest frequencies, in words."""
+    """Describe the energy kept and the error at the highest and at the lowest frequencies."""
     errors = response.shares("", response.highest)[1]
     worst = int(np.nan_to_num(errors).argmax())
     where = f"on average over {len(errors)} modules; most at" if len(errors) > 1 else "at"
     detail = f" of it ({where} {response.names[worst]}, {_percent(errors[worst])})"
-    parts = []
+    sentences = []
     for bands in (response.highest, response.lowest):
         kept, destroyed = mean_over_modules(response.shares("", bands))
-        parts.append(
+        sentences.append(
             f"keeps {_percent(kept)} of the energy at frequencies {response.bands[bands.start]:.2g}-"
             f"{response.bands[bands.stop]:.2g}, with an error of {_percent(destroyed)}"
         )
-    return f"{name} {parts[0]}{detail}; it {parts[1]}."
+    return f"{name} {sentences[0]}{detail}; it {sentences[1]}."
 
 
 def _margins(explanation: Explanation) -> list[str]:
-    whole = explanation.whole
-    images, trials = len(whole.run.mean), int(whole.run.trials.sum())
-    names = [*_HEADERS, *(["over noise"] if whole.run.noise is not None else [])]
+    overall = explanation.overall
+    images, trials, per_image = len(overall.run.mean), int(overall.run.trials.sum()), overall.run.n
+    names = [*_HEADERS, *(["over noise"] if overall.run.noise is not None else [])]
     headers = ["timesteps", "trials", *(header for name in names for header in (name, "->"))]
     bands = {f"{math.ceil(band.low)}-{math.ceil(band.high) - 1}": band for band in explanation.bands}
-    rows = [_row(band, name) for name, band in {**bands, "all": whole}.items()]
+    rows = [_row(band, name) for name, band in {**bands, "all": overall}.items()]
     return [
         f"Margins of the true class to the best of {explanation.classes - 1} wrong ones, on the trials in which both "
-        f"runs evaluated every class (n = {counted(images, 'image')}, {trials:,} trials, {whole.run.n:.3g} per image):",
+        f"runs evaluated every class (n = {counted(images, 'image')}, {trials:,} trials, {per_image:.3g} per image):",
         indented(headers, [row[: len(headers)] for row in rows]),
     ]
 
 
 def _row(band: Band, name: str) -> list[str]:
     cells = []
-    for of in (band.base, band.run):
-        shares = [_percent(share) for share in (of.theorem_bound, of.cantelli_bound, of.error)]
-        cells.append([f"{of.mu:.4g}", f"{of.sigma:.4g}", _number(of.r), *shares, _number(of.sigma_over_noise)])
+    for m in (band.base, band.run):
+        shares = [_percent(share) for share in (m.theorem_bound, m.cantelli_bound, m.error)]
+        cells.append([f"{m.mu:.4g}", f"{m.sigma:.4g}", _number(m.r), *shares, _number(m.sigma_over_noise)])
     return [name, f"{band.run.n:.3g}", *itertools.chain(*zip(*cells, strict=True))]
 
 
 def _verdict(explanation: Explanation) -> str:
     """Return Theorem 1's verdict on the margins, and the measured change."""
-    whole, comparison = explanation.whole, explanation.comparison
-    before, after = whole.base, whole.run
+    overall, comparison = explanation.overall, explanation.comparison
+    before, after = overall.base, overall.run
     moved = "fell" if after.mu < before.mu else "rose" if after.mu > before.mu else "stayed"
-    uncertain = whole.change and (whole.interval is None or whole.interval[0] <= 0 <= whole.interval[1])
+    uncertain = overall.change and (overall.interval is None or overall.interval[0] <= 0 <= overall.interval[1])
     doubt = ", though the images are too few to distinguish the change from zero" if uncertain else ""
-    expected = f"{_EXPECTED[whole.criterion]}{doubt}"
+    expected = f"{_EXPECTED[overall.criterion]}{doubt}"
     if len(after.mean) < ENOUGH:
         expected = f"a verdict takes {ENOUGH} images"
     return (
         f"The margin {moved} from {before.mu:.4g} to {after.mu:.4g}. With the deviation "
         f"{DEVIATIONS[before.noise is not None]}, r went from {_number(before.r)} to "
         f"{_number(after.r)} and 1/r from {_number(before.mu_over_sigma)} to {_number(after.mu_over_sigma)}"
-        f" ({change_text(whole.interval, len(after.mean))}): {expected}. Its bound went from "
+        f" ({change_text(overall.interval, len(after.mean))}): {expected}. Its bound went from "
         f"{_percent(before.theorem_bound)} to {_percent(after.theorem_bound)}, the share that is wrong on these trials "
         f"from {_percent(before.error)} to {_percent(after.error)}; with all trials accuracy changed by "
         f"{signed(comparison.metric.difference, comparison.digits)} points."

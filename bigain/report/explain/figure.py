@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Distance between the error bars of runs, in widths of a band.
-_STEP = 0.06
+_DODGE = 0.06
 _LINE: Look = {"markersize": 5, "linewidth": 1.2}
 # A bound is a dash, so that a single band, which has no lines, distinguishes it from what was observed.
 _BOUND: Look = {"marker": "_", "markersize": 9, "markeredgewidth": 1.8}
@@ -52,15 +52,15 @@ def draw_explanations(explanations: Sequence[Explanation], folder: Path) -> list
 
 
 def draw(explanations: Sequence[Explanation]) -> Figure:
-    """Draw a panel each, with all runs, of margins, the same over their deviation, errors, and stored responses."""
-    responses = [one.response for one in explanations]
+    """Draw margins, margins over their deviation, errors and stored responses, a panel each with all runs."""
+    responses = [explanation.response for explanation in explanations]
     figure, axes = panels(2, 2) if any(responses) else panels(3, 1)
     mean, ratio, errors, *frequencies = axes.flat
     first, styles = explanations[0], [PLAIN, *_looks(explanations)]
     sides: list[Sequence[tuple[Band, Margins]]] = [[(band, band.base) for band in first.bands]]
-    sides += [[(band, band.run) for band in one.bands] for one in explanations]
-    for place, (style, side) in enumerate(zip(styles, sides, strict=True)):
-        shift = 0.5 + _STEP * (place - (len(sides) - 1) / 2)
+    sides += [[(band, band.run) for band in explanation.bands] for explanation in explanations]
+    for index, (style, side) in enumerate(zip(styles, sides, strict=True)):
+        shift = 0.5 + _DODGE * (index - (len(sides) - 1) / 2)
         xs = [band.low + shift * (band.high - band.low) for band, _ in side]
         ys, deviations = [margins.mu for _, margins in side], [margins.sigma for _, margins in side]
         mean.errorbar(xs, ys, yerr=deviations, capsize=2, elinewidth=0.8, **_LINE, **style)
@@ -69,13 +69,13 @@ def draw(explanations: Sequence[Explanation]) -> Figure:
         _plot(errors, xs, [100 * margins.error for _, margins in side], {**style, **_OBSERVED})
         for x, (band, _) in zip(xs, side, strict=True):
             before, after = band.base.mu_over_sigma, band.run.mu_over_sigma
-            if place and band.interval and before is not None and after is not None:
+            if index and band.interval and before is not None and after is not None:
                 # From the baseline's value, around that of the run, which the interval of few images need not contain.
                 down, up = after - (before + band.interval[0]), before + band.interval[1] - after
-                ends = [[max(0.0, down)], [max(0.0, up)]]
-                ratio.errorbar([x], [after], yerr=ends, capsize=2, elinewidth=0.8, color=style["color"])
-    deviation = "deviation" if first.whole.base.noise is None else "deviation over noise"
-    intervals = any(band.interval for one in explanations for band in one.bands)
+                lengths = [[max(0.0, down)], [max(0.0, up)]]
+                ratio.errorbar([x], [after], yerr=lengths, capsize=2, elinewidth=0.8, color=style["color"])
+    deviation = "deviation" if first.overall.base.noise is None else "deviation over noise"
+    intervals = any(band.interval for explanation in explanations for band in explanation.bands)
     ratio_title = f"1 / r = margin / {deviation}" + (", interval of its change" if intervals else "")
     titles = {mean: "margin, +- one deviation", ratio: ratio_title, errors: "error (%): bound, observed"}
     for panel, title in titles.items():
@@ -91,28 +91,26 @@ def draw(explanations: Sequence[Explanation]) -> Figure:
     for panel in frequencies:
         for style, response in zip(styles[1:], responses, strict=True):
             if response is not None:
-                middles = [sum(ends) / 2 for ends in itertools.pairwise(response.bands)]
+                middles = [sum(edges) / 2 for edges in itertools.pairwise(response.bands)]
                 kept, destroyed = 100 * mean_over_modules(response.shares("bands"))
                 _plot(panel, middles, kept, {**style, **_BOUND})
                 _plot(panel, middles, destroyed, {**style, **_OBSERVED})
         panel.set(xlim=(0, 1), ylim=(0, None), xlabel="spatial frequency, 1 is the highest")
         panel.set_title("energy (%), mean over sites", loc="left", fontsize="medium")
-    names = [first.comparison.names[1], *(one.comparison.names[0] for one in explanations)]
+    names = [first.comparison.names[1], *(explanation.comparison.names[0] for explanation in explanations)]
     meanings = ("bound; energy kept", "observed; energy destroyed") if frequencies else ("bound", "observed")
-    described = zip(meanings, ({**PLAIN, **_BOUND}, {**PLAIN, "marker": "o", **_OBSERVED}), strict=True)
-    add_legend(figure, [*zip(names, styles, strict=True), *described])
+    symbols = zip(meanings, ({**PLAIN, **_BOUND}, {**PLAIN, "marker": "o", **_OBSERVED}), strict=True)
+    add_legend(figure, [*zip(names, styles, strict=True), *symbols])
     return figure
 
 
 def _looks(explanations: Sequence[Explanation]) -> list[Look]:
     """Return the look of each run: the colour of its method, and a marker of its own."""
-    methods = [method(one.comparison.run.compressors) for one in explanations]
+    methods = [method(explanation.comparison.run.compressors) for explanation in explanations]
     # Two runs without compression are of different models or folders.
-    names = [
-        one.comparison.names[0] if name == "none" else name for name, one in zip(methods, explanations, strict=True)
-    ]
+    names = [e.comparison.names[0] if name == "none" else name for name, e in zip(methods, explanations, strict=True)]
     styles = looks(names)
-    return [{**styles[name], "marker": MARKERS[place % len(MARKERS)]} for place, name in enumerate(names)]
+    return [{**styles[name], "marker": MARKERS[index % len(MARKERS)]} for index, name in enumerate(names)]
 
 
 def _plot(axes: Axes, xs: Sequence[float], ys: Sequence[float | None], style: Look) -> None:

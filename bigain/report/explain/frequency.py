@@ -54,9 +54,9 @@ class Response:
         return slice(count - max(1, sum(edge >= 1 - _QUARTER for edge in self.bands[:-1])), count)
 
     def shares(self, by: Literal["bands", "timesteps", ""], bands: slice = _ALL) -> Floats:
-        """Return the energies after compression, and of the difference, over those before; NaN where there was none.
+        """Return the energy kept, and that of the error, as shares of the energy before; NaN where that is 0.
 
-        The second is 0 where tokens are untouched, and 1 where there is as much error as there was signal.
+        The share of the error is 0 where tokens are untouched, and 1 where the error is as large as the signal.
 
         Args:
             by: A share of each radial band, of each band of timesteps, or one of all.
@@ -80,25 +80,25 @@ class Response:
         Tokens of patches or strides see the latent's highest frequencies folded back. `(1 + bands,)`; None if no module
         was measured.
         """
-        own, centres = (np.arange(count) / count + 0.5 / count for count in (len(self.bands) - 1, bands))
+        centres, latent_centres = (np.arange(count) / count + 0.5 / count for count in (len(self.bands) - 1, bands))
         gains = []
         for site in self.sites:
             mean, *kept = np.array(site["kept"], np.float64)
-            seen = np.abs((centres * grid[0] / site["grid"][0] + 1) % 2 - 1)
-            gains.append([mean, *np.interp(seen, own, kept)])
+            folded = np.abs((latent_centres * grid[0] / site["grid"][0] + 1) % 2 - 1)
+            gains.append([mean, *np.interp(folded, centres, kept)])
         return np.mean(gains, 0) if gains else None
 
     def row(self) -> dict[str, Any]:
         """Return plain values for a file."""
         shares = self.shares("bands")
 
-        def both(kept: Floats, destroyed: Floats) -> dict[str, Any]:
+        def as_row(kept: Floats, destroyed: Floats) -> dict[str, Any]:
             return {"kept": plain(kept), "destroyed": plain(destroyed)}
 
         return {
             **{name: getattr(self, name) for name in ("bands", "timesteps", "batches", "images")},
-            "sites": [{"name": name, **both(*of)} for name, *of in zip(self.names, *shares, strict=True)],
-            **both(*mean_over_modules(shares)),
+            "sites": [{"name": name, **as_row(*pair)} for name, *pair in zip(self.names, *shares, strict=True)],
+            **as_row(*mean_over_modules(shares)),
             "highest_destroyed_by_timestep": plain(mean_over_modules(self.shares("timesteps", self.highest))[1]),
             "not_measured": self.not_measured,
         }

@@ -66,29 +66,29 @@ def read_errors(run: Run) -> Errors:
 def share(first: Errors, second: Errors, names: tuple[str, str]) -> tuple[Errors, Errors, npt.NDArray[np.bool_]]:
     """Return two runs on the m images that both have, and the trials in which both evaluated every class. `(m, t)`.
 
-    Errors, now float64, mean nothing outside these trials. `names` are the directories of the runs, for messages.
+    Errors are float64 and undefined outside these trials. `names` are the directories of the runs, for messages.
 
     Raises:
         InputError: If they have different classes, or no image and trial in which both evaluated every class.
     """
     if first.errors.shape[1] != second.errors.shape[1]:
         raise InputError(f"{names[0]} and {names[1]} have {first.errors.shape[1]} and {second.errors.shape[1]} classes")
-    both = shared_images(first.image_id, second.image_id)
-    if 0 not in (bands := [of.bands.shape[3] for of in (first, second)]) and bands[0] != bands[1]:
+    rows = shared_images(first.image_id, second.image_id)
+    if 0 not in (bands := [run.bands.shape[3] for run in (first, second)]) and bands[0] != bands[1]:
         raise InputError(f"{names[0]} and {names[1]} store {bands[0] - 1} and {bands[1] - 1} bands; give both the same")
     t = min(first.timesteps.shape[1], second.timesteps.shape[1])
-    a, b = (of.errors[rows, :, :t] for of, rows in zip((first, second), both, strict=True))
-    times, other_times = (of.timesteps[rows, :t] for of, rows in zip((first, second), both, strict=True))
-    trials = np.isfinite(a).all(1) & np.isfinite(b).all(1) & (times == other_times)
+    first_errors, second_errors = (run.errors[index, :, :t] for run, index in zip((first, second), rows, strict=True))
+    times, second_times = (run.timesteps[index, :t] for run, index in zip((first, second), rows, strict=True))
+    trials = np.isfinite(first_errors).all(1) & np.isfinite(second_errors).all(1) & (times == second_times)
     used = trials.any(0)
     if not used.any():
         raise InputError(f"{names[0]} and {names[1]} share no trial in which both evaluated every class")
-    ids, label = first.image_id[both[0]], first.label[both[0]]
-    mine, theirs = (
-        Errors(ids, label, errors[:, :, used].astype(np.float64), times[:, used], of.bands[rows, :, :t][:, :, used])
-        for errors, of, rows in zip((a, b), (first, second), both, strict=True)
+    ids, label = first.image_id[rows[0]], first.label[rows[0]]
+    first_shared, second_shared = (
+        Errors(ids, label, errors[:, :, used].astype(np.float64), times[:, used], run.bands[index, :, :t][:, :, used])
+        for errors, run, index in zip((first_errors, second_errors), (first, second), rows, strict=True)
     )
-    return mine, theirs, trials[:, used]
+    return first_shared, second_shared, trials[:, used]
 
 
 @dataclass(frozen=True)
@@ -170,25 +170,25 @@ def cantelli(mu: float, sigma: float) -> float:
     return sigma**2 / (mu**2 + sigma**2) if mu > 0 else 1.0
 
 
-def margins(of: Errors, trials: npt.NDArray[np.bool_]) -> Margins | None:
+def margins(stored: Errors, trials: npt.NDArray[np.bool_]) -> Margins | None:
     """Return margins over the trials that count `(n, t)`; None if no image has one: see `trial_margins`."""
-    kept = trials.any(1)
-    if not kept.any():
+    has_trial = trials.any(1)
+    if not has_trial.any():
         return None
-    values, around, count = trial_margins(of, trials, of.errors[..., None])
-    margin, noise = values[..., 0], None if around is None else (around[..., 0] ** 2).sum(1) / count
-    return Margins(np.flatnonzero(kept), margin.sum(1) / count, (margin**2).sum(1) / count, count, noise)
+    values, centred, count = trial_margins(stored, trials, stored.errors[..., None])
+    margin, noise = values[..., 0], None if centred is None else (centred[..., 0] ** 2).sum(1) / count
+    return Margins(np.flatnonzero(has_trial), margin.sum(1) / count, (margin**2).sum(1) / count, count, noise)
 
 
 def trial_margins(
-    of: Errors, trials: npt.NDArray[np.bool_], values: npt.NDArray[np.floating[Any]]
+    stored: Errors, trials: npt.NDArray[np.bool_], values: npt.NDArray[np.floating[Any]]
 ) -> tuple[Floats, Floats | None, npt.NDArray[np.int64]]:
     """Return the margins of the m images that have a trial that counts, 0 where one does not.
 
     The rival of the true class is the wrong class with the lowest mean error over the trials.
 
     Args:
-        of: Stored errors.
+        stored: Stored errors.
         trials: Which trials count. `(n, t)`.
         values: Errors, or parts of them, whose differences are taken. `(n, k, t, b)`.
 
@@ -197,21 +197,21 @@ def trial_margins(
         `sqrt(J / (J - 1))` so that means of products are (co)variances, None if a J is 1; the numbers of trials `(m,)`.
     """
     rows = np.flatnonzero(trials.any(1))
-    trials, label, timesteps, image = trials[rows], of.label[rows], of.timesteps[rows], np.arange(len(rows))
+    trials, label, timesteps, image = trials[rows], stored.label[rows], stored.timesteps[rows], np.arange(len(rows))
     count = trials.sum(1)
-    means = np.where(trials[:, None], of.errors[rows], 0).sum(2) / count[:, None]
+    means = np.where(trials[:, None], stored.errors[rows], 0).sum(2) / count[:, None]
     means[image, label] = np.inf
     margin = values[rows, means.argmin(1)].astype(np.float64) - values[rows, label]
     margin = np.where(trials[..., None], margin, 0)
-    place = np.where(trials, image[:, None] * TIME + timesteps, -1)
-    _, group, noises = np.unique(place, return_inverse=True, return_counts=True)
-    group = group.reshape(place.shape)
+    cell = np.where(trials, image[:, None] * TIME + timesteps, -1)
+    _, group, noises = np.unique(cell, return_inverse=True, return_counts=True)
+    group = group.reshape(cell.shape)
     size, sums = noises[group][..., None], np.zeros((len(noises), margin.shape[2]))
     if (size[trials] < 2).any():
         return margin, None, count
     np.add.at(sums, group, margin)
-    around = (margin - sums[group] / size) * np.sqrt(size / np.maximum(1, size - 1))
-    return margin, np.where(trials[..., None], around, 0), count
+    centred = (margin - sums[group] / size) * np.sqrt(size / np.maximum(1, size - 1))
+    return margin, np.where(trials[..., None], centred, 0), count
 
 
 def change_intervals(
@@ -231,16 +231,16 @@ def change_intervals(
         The ends of each interval; None with fewer than 10 images, or if all margins are equal in some draw.
     """
     columns = np.zeros((images, len(pairs), 5))
-    for place, pair in enumerate(pairs):
-        # Variances over noises are means over images as they are; those over images are around the mean of a draw.
-        sums = [each for of in pair for each in (of.mean, of.square if of.noise is None else of.noise)]
-        columns[pair[0].image, place] = np.stack([*sums, np.ones(len(pair[0].mean))], axis=1)
+    for i, pair in enumerate(pairs):
+        # Variances over noises are averaged over images; those over images are taken around the mean of each draw.
+        terms = [term for side in pair for term in (side.mean, side.square if side.noise is None else side.noise)]
+        columns[pair[0].image, i] = np.stack([*terms, np.ones(len(pair[0].mean))], axis=1)
     totals = resampled(columns, seed, title)
-    # Of each draw, pair and run.
+    # By draw, pair and run.
     with np.errstate(divide="ignore", invalid="ignore"):
         mean, square = np.moveaxis((totals[..., :4] / totals[..., 4:]).reshape(*totals.shape[:2], 2, 2), 3, 0)
-    around = np.array([[of.noise is None for of in pair] for pair in pairs])
-    sigma = np.sqrt(np.maximum(0, square - around * mean**2))
+    over_images = np.array([[side.noise is None for side in pair] for pair in pairs])
+    sigma = np.sqrt(np.maximum(0, square - over_images * mean**2))
     separation = np.divide(mean, sigma, out=np.full(mean.shape, np.nan), where=sigma > 0)
     changes = separation[..., 1] - separation[..., 0]
     ends = np.quantile(changes, [ALPHA / 2, 1 - ALPHA / 2], axis=0).T.tolist()
@@ -252,14 +252,14 @@ def change_intervals(
 
 def resampled(columns: Floats, seed: int = 0, title: str = "resampling") -> Floats:
     """Return the sums of columns over the images of each draw with replacement. `(n, ...)` -> `(draws, ...)`."""
-    images, generator, parts = len(columns), np.random.default_rng(seed), []
-    block = max(1, _BLOCK // images)
+    images, generator, blocks = len(columns), np.random.default_rng(seed), []
+    step = max(1, _BLOCK // images)
     with tqdm(total=DRAWS, desc=title, unit="draw", disable=None, leave=False, delay=1) as progress:
-        for start in range(0, DRAWS, block):
-            rows = min(block, DRAWS - start)
-            drawn = generator.integers(images, size=(rows, images), dtype=np.int32)
-            drawn += np.arange(0, rows * images, images, dtype=np.int32)[:, None]
-            weights = np.bincount(drawn.ravel(), minlength=rows * images).reshape(rows, images).astype(np.float64)
-            parts.append((weights @ columns.reshape(images, -1)).reshape(rows, *columns.shape[1:]))
-            progress.update(rows)
-    return np.concatenate(parts)
+        for start in range(0, DRAWS, step):
+            draws = min(step, DRAWS - start)
+            drawn = generator.integers(images, size=(draws, images), dtype=np.int32)
+            drawn += np.arange(0, draws * images, images, dtype=np.int32)[:, None]
+            weights = np.bincount(drawn.ravel(), minlength=draws * images).reshape(draws, images).astype(np.float64)
+            blocks.append((weights @ columns.reshape(images, -1)).reshape(draws, *columns.shape[1:]))
+            progress.update(draws)
+    return np.concatenate(blocks)

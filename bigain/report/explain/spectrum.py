@@ -14,7 +14,7 @@ from bigain.report.statistics import ALPHA, ENOUGH
 from bigain.report.tables import indented
 from bigain.runs.numbers import counted, decimals, signed, with_interval
 
-# Statements of the paper: a name in `numbers`, an edge, whether it should lie above, scale and unit, words. Weak is
+# Statements of the paper: a name in `numbers`, a threshold, whether it should lie above, scale and unit, words. Weak is
 # less than a medium correlation (Cohen, Statistical Power Analysis, 1988).
 _STATEMENTS = (
     ("low_margin", 0.5, True, 100, "%", "low bands dominate the margin", "the lower half has"),
@@ -49,13 +49,13 @@ class Spectrum:
         return float(low), float(high)
 
     def statements(self) -> list[dict[str, Any]]:
-        """Return for each statement of the paper what was measured and whether it holds, None if that is undecided."""
+        """Return what was measured for each statement of the paper and whether it holds, None if undecided."""
         values, rows = numbers(self.mu, self.covariance), []
-        for name, edge, more, *_, statement, _ in _STATEMENTS:
+        for name, threshold, should_exceed, *_, statement, _ in _STATEMENTS:
             ends = self.interval(name)
-            above = _above(ends, edge)
-            row = {"statement": statement, "measure": name, "value": _plain(values[name]), "interval": ends}
-            rows.append({**row, "threshold": edge, "holds": None if above is None else above == more})
+            above = _above(ends, threshold)
+            row = {"statement": statement, "measure": name, "value": _finite(values[name]), "interval": ends}
+            rows.append({**row, "threshold": threshold, "holds": None if above is None else above == should_exceed})
         return rows
 
     def sentence(self) -> str:
@@ -74,7 +74,7 @@ class Spectrum:
 
 
 def numbers(mu: Floats, covariance: Floats) -> dict[str, Floats]:
-    """Return these numbers from moments `(..., b)` and `(..., b, b)`, `(...)` each; not finite where undefined.
+    """Compute the numbers of statements, `(...)` each, from moments `(..., b)`, `(..., b, b)`; not finite if undefined.
 
     The share of the mean and the lower half of the bands in the margin, that of the upper half in the bands' variances,
     the mean absolute correlation of two bands, and `mu / sigma` of the margin, also as if bands were independent.
@@ -97,29 +97,29 @@ def correlation(covariance: Floats) -> Floats:
     return covariance / (sigma[..., None] * sigma[..., None, :])
 
 
-def spectrum(of: Errors, trials: npt.NDArray[np.bool_]) -> Spectrum | None:
+def spectrum(stored: Errors, trials: npt.NDArray[np.bool_]) -> Spectrum | None:
     """Return margins by frequency over the trials that count `(n, t)`; None if the run stored no such errors."""
-    if not of.bands.shape[3]:
+    if not stored.bands.shape[3]:
         return None
-    margin, around, count = trial_margins(of, trials, of.bands)
-    spread, b = margin if around is None else around, margin.shape[2]
-    products = np.einsum("ntb,ntc->nbc", spread, spread).reshape(len(count), -1)
+    margin, centred, count = trial_margins(stored, trials, stored.bands)
+    deviations, b = margin if centred is None else centred, margin.shape[2]
+    products = np.einsum("ntb,ntc->nbc", deviations, deviations).reshape(len(count), -1)
     columns = np.concatenate([margin.sum(1), products], 1) / count[:, None]
 
     def moments(means: Floats) -> tuple[Floats, Floats]:
         mu, product = means[..., :b], means[..., b:].reshape(*means.shape[:-1], b, b)
-        return mu, product - (mu[..., None] * mu[..., None, :] if around is None else 0)
+        return mu, product - (mu[..., None] * mu[..., None, :] if centred is None else 0)
 
     draws = numbers(*moments(resampled(columns) / len(count)))
-    return Spectrum(*moments(columns.mean(0)), len(count), around is not None, draws)
+    return Spectrum(*moments(columns.mean(0)), len(count), centred is not None, draws)
 
 
 def spectra_row(base: Spectrum, run: Spectrum, gain: Floats | None) -> dict[str, Any]:
     """Return plain values for a file."""
     row: dict[str, Any] = {}
-    for side, of in (("base", base), ("run", run)):
-        measured, moments = of.statements(), {"mu": of.mu.tolist(), "covariance": of.covariance.tolist()}
-        row[side] = {**moments, "statements": [each["holds"] for each in measured], "measured": measured}
+    for name, side in (("base", base), ("run", run)):
+        measured, moments = side.statements(), {"mu": side.mu.tolist(), "covariance": side.covariance.tolist()}
+        row[name] = {**moments, "statements": [entry["holds"] for entry in measured], "measured": measured}
     gains = (None, None) if gain is None else (gain.tolist(), prediction(base, run, gain))
     return {**row, "over_noise": base.over_noise, "gain": gains[0], "prediction": gains[1]}
 
@@ -137,11 +137,11 @@ def prediction(base: Spectrum, run: Spectrum, gain: Floats) -> dict[str, Any]:
     return {
         "margin": [float(base.mu.sum()), float(scaled[0].sum())],
         "variance": [float(np.trace(of)) for of in (base.covariance, scaled[1])],
-        "mu_over_sigma": [_plain(of["independent"]) for of in (before, predicted)],
+        "mu_over_sigma": [_finite(of["independent"]) for of in (before, predicted)],
         "rises": rises,
         "measured_margin": [float(of.mu.sum()) for of in (base, run)],
         "measured_variance": [float(of.covariance.sum()) for of in (base, run)],
-        "measured_mu_over_sigma": [_plain(of["mu_over_sigma"]) for of in (before, after)],
+        "measured_mu_over_sigma": [_finite(of["mu_over_sigma"]) for of in (before, after)],
         "change_of_mu_over_sigma_interval": change,
         "verdict": None if rose is None else "right" if rose == rises else "wrong",
     }
@@ -162,19 +162,20 @@ def spectra_lines(base: Spectrum, run: Spectrum, gain: Floats | None, names: Seq
     if gain is not None:
         # Margins are energies: the gain scales them and their deviations.
         sides.append((gain * base.mu, gain[:, None] * gain * base.covariance))
-    heads = ["", "->", "predicted"][: len(sides)]
+    suffixes = ("", "->", "predicted")[: len(sides)]
+    headers = ["frequency", *(suffix or title for title in ("margin", "deviation") for suffix in suffixes)]
     columns = [*(mu for mu, _ in sides), *(np.sqrt(np.diagonal(covariance)) for _, covariance in sides)]
     bands = ["mean", *(f"{k / count:.2g}-{(k + 1) / count:.2g}" for k in range(count))]
-    both = np.tril(correlation(base.covariance), -1) + np.triu(correlation(run.covariance))
-    over = "noises at one timestep of one image" if base.over_noise else "images and trials"
+    correlations = np.tril(correlation(base.covariance), -1) + np.triu(correlation(run.covariance))
+    over_text = "noises at one timestep of one image" if base.over_noise else "images and trials"
     return [
-        f"Margins by frequency of the residual, 1 is the highest, and deviations over {over} "
+        f"Margins by frequency of the residual, 1 is the highest, and deviations over {over_text} "
         f"(n = {counted(base.images, 'image')}):",
-        _table(["frequency", *(head or of for of in ("margin", "deviation") for head in heads)], bands, columns, ".3g"),
+        _table(headers, bands, columns, ".3g"),
         "Correlation between bands, of the baseline below the diagonal, of the run above it:",
-        _table(["", *bands], bands, both.T, ".2f"),
+        _table(["", *bands], bands, correlations.T, ".2f"),
         *([] if gain is None else [_prediction(base, run, gain, accuracy)]),
-        *(f"{name}: {of.sentence()}" for name, of in zip(names, (run, base), strict=True)),
+        *(f"{name}: {side.sentence()}" for name, side in zip(names, (run, base), strict=True)),
     ]
 
 
@@ -185,25 +186,25 @@ def _table(headers: Sequence[str], names: Sequence[str], columns: Sequence[Float
 
 def _prediction(base: Spectrum, run: Spectrum, gain: Floats, accuracy: str) -> str:
     """Return the prediction of Theorem 1 and what was measured, in words."""
-    of = prediction(base, run, gain)
+    row = prediction(base, run, gain)
 
     def change(name: str) -> str:
-        return " to ".join("-" if value is None else f"{value:.3g}" for value in of[name])
+        return " to ".join("-" if value is None else f"{value:.3g}" for value in row[name])
 
     return (
         f"By |H_P|^2 ({', '.join(f'{value:.3g}' for value in gain)}) and with independent bands, Theorem 1 predicts "
         f"the margin to go from {change('margin')}, sigma^2 from {change('variance')}, and "
-        f"1/r to {'rise' if of['rises'] else 'fall'} from {change('mu_over_sigma')}: {_OUTCOMES[of['verdict']]}. "
+        f"1/r to {'rise' if row['rises'] else 'fall'} from {change('mu_over_sigma')}: {_OUTCOMES[row['verdict']]}. "
         f"Measured: margin {change('measured_margin')}, sigma^2 {change('measured_variance')}, 1/r "
         f"{change('measured_mu_over_sigma')}, with the deviation {DEVIATIONS[base.over_noise]} "
-        f"({change_text(of['change_of_mu_over_sigma_interval'], base.images)}); accuracy changed by {accuracy} points."
+        f"({change_text(row['change_of_mu_over_sigma_interval'], base.images)}); accuracy changed by {accuracy} points."
     )
 
 
-def _plain(value: Floats) -> float | None:
+def _finite(value: Floats) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _above(interval: tuple[float, float] | None, edge: float) -> bool | None:
-    """Return whether an interval lies above an edge; None if it contains the edge, or without an interval."""
-    return None if interval is None or interval[0] <= edge <= interval[1] else interval[0] > edge
+def _above(interval: tuple[float, float] | None, threshold: float) -> bool | None:
+    """Return whether an interval lies above a threshold; None if it contains it, or without an interval."""
+    return None if interval is None or interval[0] <= threshold <= interval[1] else interval[0] > threshold

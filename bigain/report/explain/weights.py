@@ -1,4 +1,4 @@
-"""Weights over timesteps, tried on the stored errors of a run: given ones, and ones fitted to other images."""
+"""Weights over timesteps, tried on the stored errors of a run: chosen ones, and ones fitted to other images."""
 
 from __future__ import annotations
 
@@ -46,28 +46,28 @@ def try_weights(
             f"{run.path}: weights need unweighted errors of all classes at the same timesteps; run with keep: null, "
             "timesteps: grid and weights: uniform"
         )
-    times, place = np.unique(stored.timesteps[0], return_inverse=True)
-    noises = [stored.errors[:, :, place == i].mean(2, dtype=np.float64) for i in range(len(times))]
+    times, time_index = np.unique(stored.timesteps[0], return_inverse=True)
+    noises = [stored.errors[:, :, time_index == i].mean(2, dtype=np.float64) for i in range(len(times))]
     errors, labels, rows, ones = np.stack(noises, 2), stored.label, [], np.ones(len(times))
     uniform = (errors @ ones).argmin(1) == labels
     for name in names:
         if name == "fitted":
             fold = np.random.default_rng(0).permutation(len(labels)) % FOLDS
-            of_image = np.stack([fit(errors[fold != k], labels[fold != k]) for k in range(FOLDS)])[fold, :, None]
+            image_weights = np.stack([fit(errors[fold != k], labels[fold != k]) for k in range(FOLDS)])[fold, :, None]
             weights = fit(errors, labels)
         else:
-            given = name in SCHEDULE_WEIGHTS
-            weights = ones if name == "uniform" else of_schedule(run, name, times) if given else _read(name)
+            from_schedule = name in SCHEDULE_WEIGHTS
+            weights = ones if name == "uniform" else of_schedule(run, name, times) if from_schedule else _read(name)
             if weights.shape != times.shape or not (weights >= 0).all() or not weights.any():
                 raise InputError(
                     f"{name} holds {weights.size} weights; expected {len(times)}, one per timestep, none below 0 and "
                     "not all 0"
                 )
-            of_image = weights[:, None]
-        pair = Paired.of((errors @ of_image)[..., 0].argmin(1) == labels, uniform)
+            image_weights = weights[:, None]
+        pair = Paired.of((errors @ image_weights)[..., 0].argmin(1) == labels, uniform)
         low, high, _ = difference_interval(pair)
-        shown = (uniform.mean() + pair.difference, pair.difference, low, high)
-        row = dict(zip(("accuracy", "difference", "low", "high"), (100 * float(value) for value in shown), strict=True))
+        stats = (uniform.mean() + pair.difference, pair.difference, low, high)
+        row = dict(zip(("accuracy", "difference", "low", "high"), (100 * float(value) for value in stats), strict=True))
         rows.append({"weights": name, **row, "p": mcnemar(pair), "by_timestep": (weights / weights.mean()).tolist()})
     columns = [*rows[0]][:-1]
     values = [[*(row[name] for name in columns[1:]), *row["by_timestep"]] for row in rows]
@@ -82,8 +82,8 @@ def try_weights(
 
 
 def _read(file: str) -> Floats:
-    known = ", ".join(("uniform", "fitted", *SCHEDULE_WEIGHTS))
-    expected = f"--weights must be {known} or JSON files with a list of one weight per timestep"
+    names = ", ".join(("uniform", "fitted", *SCHEDULE_WEIGHTS))
+    expected = f"--weights must be {names} or JSON files with a list of one weight per timestep"
     if not Path(file).is_file():
         raise InputError(f"no file {file}; {expected}")
     return np.array(read_json(Path(file), list[float], expected), np.float64)
