@@ -13,7 +13,7 @@ from bigain.backbones.sites import Site
 from bigain.compressors.merging import CellMerger
 from bigain.diffusion.schedules import Schedule, by_timestep
 from bigain.errors import InputError
-from bigain.tokens.coherence import coherence, coherence_plan, most_skipped
+from bigain.tokens.coherence import coherence, coherence_plan, max_skipped
 from bigain.tokens.dispatch import kernels_serve
 from bigain.tokens.matching import MergePlan
 
@@ -65,7 +65,7 @@ class CoReDiT(CellMerger):
 
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
         grid, x = site.grid(context.latent), x.detach()
-        skipped = min(self.removed(grid, site, context), most_skipped(grid, self.cell, site.index))
+        skipped = min(self.removed(grid, site, context), max_skipped(grid, self.cell, site.index))
         kernels_serve(x, "CoReDiT")
         with mark("scoring"):
             score = self._coherence(x, site, context)

@@ -11,8 +11,8 @@ from bigain.tokens.matching import MergePlan, highest
 from bigain.tokens.precision import unit_tokens
 from bigain.tokens.weighted import RestoringPlan
 
-# Least weight of a neighbour; coherences may be negative.
-_LEAST_WEIGHT = 1e-6
+# Smallest weight of a neighbour; coherences may be negative.
+_MIN_WEIGHT = 1e-6
 
 
 def coherence(x: Tensor, grid: Grid, window: int) -> Tensor:
@@ -31,9 +31,9 @@ def coherence(x: Tensor, grid: Grid, window: int) -> Tensor:
     grid.check(x)
     h, w = min(window, grid.h), min(window, grid.w)
     maps = unit_tokens(x).unflatten(1, grid).permute(0, 3, 1, 2)
-    means = F.avg_pool2d(maps, (h, w), ceil_mode=True)
-    around = means.repeat_interleave(h, 2)[:, :, : grid.h].repeat_interleave(w, 3)[..., : grid.w]
-    return (maps * around).sum(1).flatten(1)
+    pooled = F.avg_pool2d(maps, (h, w), ceil_mode=True)
+    window_means = pooled.repeat_interleave(h, 2)[:, :, : grid.h].repeat_interleave(w, 3)[..., : grid.w]
+    return (maps * window_means).sum(1).flatten(1)
 
 
 def always_kept(grid: Grid, cell: Cell, offset: int, device: torch.device) -> Tensor:
@@ -45,7 +45,7 @@ def always_kept(grid: Grid, cell: Cell, offset: int, device: torch.device) -> Te
     return ((token // grid.w + token % grid.w - offset) % min(cell) == 0) | (token == grid.n - 1)
 
 
-def most_skipped(grid: Grid, cell: Cell, offset: int) -> int:
+def max_skipped(grid: Grid, cell: Cell, offset: int) -> int:
     """Return the number of tokens that `always_kept` does not mark."""
     m = min(cell)
     rows, columns = ([len(range(first, side, m)) for first in range(m)] for side in grid)
@@ -60,21 +60,21 @@ def coherence_plan(score: Tensor, grid: Grid, cell: Cell, skipped: int, offset: 
         score: Coherence. `(b, n)`, float32.
         grid: `(h, w)` with `h * w == n`.
         cell: Neighbours are the tokens of a cell; the cells at the border may be smaller.
-        skipped: Number of tokens to skip, at most `most_skipped`.
+        skipped: Number of tokens to skip, at most `max_skipped`.
         offset: See `always_kept`.
     """
     token = torch.arange(grid.n, device=score.device)
     score = score.nan_to_num(nan=-1)
-    gone = highest(score.masked_fill(always_kept(grid, cell, offset, score.device), -torch.inf), skipped)
-    place = torch.arange(cell.area, device=score.device)
-    y = (token // grid.w // cell.h * cell.h)[:, None] + place // cell.w
-    x = (token % grid.w // cell.w * cell.w)[:, None] + place % cell.w
-    inside = (y < grid.h) & (x < grid.w)
-    near = torch.where(inside, y * grid.w + x, token[:, None])
-    weight = score.clamp(min=_LEAST_WEIGHT).masked_fill(gone, 0)[:, near] * inside
-    # The others are restored from themselves.
-    weight = torch.where(gone[..., None], weight, (near == token[:, None]) & inside)
+    is_skipped = highest(score.masked_fill(always_kept(grid, cell, offset, score.device), -torch.inf), skipped)
+    position = torch.arange(cell.area, device=score.device)
+    y = (token // grid.w // cell.h * cell.h)[:, None] + position // cell.w
+    x = (token % grid.w // cell.w * cell.w)[:, None] + position % cell.w
+    in_grid = (y < grid.h) & (x < grid.w)
+    neighbours = torch.where(in_grid, y * grid.w + x, token[:, None])
+    weight = score.clamp(min=_MIN_WEIGHT).masked_fill(is_skipped, 0)[:, neighbours] * in_grid
+    # Tokens that are not skipped are restored from themselves.
+    weight = torch.where(is_skipped[..., None], weight, (neighbours == token[:, None]) & in_grid)
     weight = weight / weight.sum(2, keepdim=True)
-    leader = near.expand(len(score), -1, -1).gather(2, weight.max(2, keepdim=True).indices).squeeze(2)
+    leader = neighbours.expand(len(score), -1, -1).gather(2, weight.max(2, keepdim=True).indices).squeeze(2)
     plan = MergePlan.from_leaders(leader, skipped, "prune")
-    return RestoringPlan(**vars(plan), near=plan.restore[:, near], weight=weight)
+    return RestoringPlan(**vars(plan), rows=plan.restore[:, neighbours], weight=weight)

@@ -31,8 +31,8 @@ def released_destinations(score: Tensor, grid: Grid, cell: Cell) -> Tensor:
     """
     if grid.w % cell.w:
         raise ValueError(f"the released rule needs a width divisible by {cell.w}, not {grid.w}")
-    used = score.reshape(-1, grid.h, grid.w)[:, : grid.h // cell.h * cell.h]
-    return _at_position(used.reshape(len(score), -1, cell.area).argmin(2), grid, cell)
+    complete_strips = score.reshape(-1, grid.h, grid.w)[:, : grid.h // cell.h * cell.h]
+    return _at_position(complete_strips.reshape(len(score), -1, cell.area).argmin(2), grid, cell)
 
 
 def first_destinations(grid: Grid, cell: Cell, device: torch.device) -> Tensor:

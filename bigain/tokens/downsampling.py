@@ -34,10 +34,10 @@ def nearest_indices(n_in: int, n_out: int, device: torch.device | None = None) -
     return (2 * torch.arange(n_out, device=device) + 1) * n_in // (2 * n_out)
 
 
-def nearest_tokens(grid: Grid, places: Grid, device: torch.device | None = None) -> Tensor:
-    """Return the token of `grid` nearest to each place of a smaller or larger grid. `(places.n,)`, int64."""
-    rows = nearest_indices(grid.h, places.h, device)
-    columns = nearest_indices(grid.w, places.w, device)
+def nearest_tokens(grid: Grid, target: Grid, device: torch.device | None = None) -> Tensor:
+    """Return the token of `grid` nearest to each token of a smaller or larger one. `(target.n,)`, int64."""
+    rows = nearest_indices(grid.h, target.h, device)
+    columns = nearest_indices(grid.w, target.w, device)
     return (rows[:, None] * grid.w + columns).flatten()
 
 
@@ -123,7 +123,7 @@ def frequency_selection(x: Tensor, score: Tensor, count: int, keep: Keep) -> Ten
 
 
 def nearest_selected(selected: Tensor, grid: Grid) -> Tensor:
-    """Find the selected token nearest to each place, the first on ties.
+    """Find the selected token nearest to each token, the first on ties.
 
     Args:
         selected: Token ids. `(b, m)`, int64.
@@ -137,7 +137,7 @@ def nearest_selected(selected: Tensor, grid: Grid) -> Tensor:
     # In blocks of rows, so that memory does not grow with the batch.
     rows = max(1, _BLOCK // (grid.n * selected.shape[1]))
     distances = (
-        (y[None, :, None] - y[part][:, None]) ** 2 + (x[None, :, None] - x[part][:, None]) ** 2
-        for part in selected.split(rows)
+        (y[None, :, None] - y[ids][:, None]) ** 2 + (x[None, :, None] - x[ids][:, None]) ** 2
+        for ids in selected.split(rows)
     )
     return torch.cat([distance.argmin(2) for distance in distances])

@@ -11,7 +11,7 @@ from bigain.tokens.weighted import SoftPlan
 
 # Two tokens that are each other's nearest gain the same, up to rounding, which must not decide between them.
 _TIE = 1e-5
-# Each squares the error of a pseudo-inverse; from its start, singular values down to 0.01 of the largest need as many.
+# Each step squares the error; in this many, singular values down to 0.01 of the largest converge.
 _INVERSE_STEPS = 14
 
 
@@ -38,12 +38,12 @@ def facility_location(similarity: Tensor, count: int) -> Tensor:
 
 
 def pseudo_inverse(matrix: Tensor) -> Tensor:
-    """Compute pseudo-inverses by products alone (Ben-Israel and Cohen): no factorisation that waits for a GPU.
+    """Compute pseudo-inverses by products alone (Ben-Israel and Cohen): a factorisation would synchronise with the GPU.
 
     Directions whose singular value is under about 0.01 of the largest are damped. `(..., m, n)` -> `(..., n, m)`.
     """
-    size = matrix.abs().sum(-1).amax(-1) * matrix.abs().sum(-2).amax(-1)
-    inverse = matrix.mT / size[..., None, None]
+    squared_norm_bound = matrix.abs().sum(-1).amax(-1) * matrix.abs().sum(-2).amax(-1)
+    inverse = matrix.mT / squared_norm_bound[..., None, None]
     for _ in range(_INVERSE_STEPS):
         inverse = 2 * inverse - inverse @ (matrix @ inverse)
     return inverse
@@ -70,4 +70,4 @@ def soft_merging(x: Tensor, grid: Grid, tile: Cell, rows: int, temperature: floa
     logits = similarity.take_along_dim(destination[..., None], 2) * (x.shape[2] ** 0.5 / temperature)
     shares = logits.softmax(2)
     gather = shares / shares.sum(3, keepdim=True)
-    return SoftPlan.of(destination, gather, pseudo_inverse(gather) if inverse else shares.mT, grid, tile)
+    return SoftPlan.from_weights(destination, gather, pseudo_inverse(gather) if inverse else shares.mT, grid, tile)

@@ -64,8 +64,8 @@ def band_energy(x: Tensor, grid: Grid, bands: int) -> Tensor:
     dtype = widest_float(x.device)
     maps = x.to(dtype).view(len(x), grid.h, grid.w, -1)
     with without_autocast(x):
-        along = torch.einsum("vx,byxc->byvc", dct_matrix(grid.w, x.device, dtype), maps)
-        modes = torch.einsum("uy,byvc->buvc", dct_matrix(grid.h, x.device, dtype), along)
+        row_modes = torch.einsum("vx,byxc->byvc", dct_matrix(grid.w, x.device, dtype), maps)
+        modes = torch.einsum("uy,byvc->buvc", dct_matrix(grid.h, x.device, dtype), row_modes)
         energy = modes.square().mean(3).flatten(1)
-        member = torch.nn.functional.one_hot(radial_bands(grid, bands, x.device).flatten(), 1 + bands)
-        return energy @ member.to(dtype)
+        in_band = torch.nn.functional.one_hot(radial_bands(grid, bands, x.device).flatten(), 1 + bands)
+        return energy @ in_band.to(dtype)

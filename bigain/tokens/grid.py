@@ -47,18 +47,18 @@ def to_cells(values: Tensor, grid: Grid, cell: Cell) -> Tensor:
 
     `(b, n, ...)` -> `(b, cells, area, ...)`.
     """
-    hs, ws = grid.h // cell.h, grid.w // cell.w
-    b, rest = len(values), values.shape[2:]
-    tiles = values.reshape(b, grid.h, grid.w, *rest)[:, : hs * cell.h, : ws * cell.w]
-    tiles = tiles.reshape(b, hs, cell.h, ws, cell.w, *rest).transpose(2, 3)
-    return tiles.reshape(b, hs * ws, cell.area, *rest)
+    rows, columns = grid.h // cell.h, grid.w // cell.w
+    b, shape = len(values), values.shape[2:]
+    tiles = values.reshape(b, grid.h, grid.w, *shape)[:, : rows * cell.h, : columns * cell.w]
+    tiles = tiles.reshape(b, rows, cell.h, columns, cell.w, *shape).transpose(2, 3)
+    return tiles.reshape(b, rows * columns, cell.area, *shape)
 
 
 def from_cells(values: Tensor, grid: Grid, cell: Cell) -> Tensor:
     """Undo `to_cells` of a grid without leftover strips. `(b, cells, area, ...)` -> `(b, n, ...)`."""
-    hs, ws = grid.h // cell.h, grid.w // cell.w
-    b, rest = len(values), values.shape[3:]
-    return values.reshape(b, hs, ws, cell.h, cell.w, *rest).transpose(2, 3).reshape(b, grid.n, *rest)
+    rows, columns = grid.h // cell.h, grid.w // cell.w
+    b, shape = len(values), values.shape[3:]
+    return values.reshape(b, rows, columns, cell.h, cell.w, *shape).transpose(2, 3).reshape(b, grid.n, *shape)
 
 
 def cell_tokens(grid: Grid, cell: Cell, device: torch.device) -> Tensor:

@@ -53,14 +53,14 @@ class MergePlan:
         """
         b, n = leader.shape
         token = torch.arange(n, device=leader.device).expand(b, n)
-        stays = leader == token
-        # A stable partition without a sort: a token's place is its rank among kept or removed tokens.
-        rank = stays.cumsum(1) - 1
-        place = torch.where(stays, rank, n - removed + token - rank - 1)
-        order = torch.empty_like(leader).scatter_(1, place, token)
+        is_kept = leader == token
+        # A stable partition without a sort: a token's position is its rank among kept or removed tokens.
+        rank = is_kept.cumsum(1) - 1
+        position = torch.where(is_kept, rank, n - removed + token - rank - 1)
+        order = torch.empty_like(leader).scatter_(1, position, token)
         restore = rank.gather(1, leader)
-        gone = order[:, n - removed :]
-        return cls(order[:, : n - removed], gone, restore.gather(1, gone), restore, mode)
+        removed_ids = order[:, n - removed :]
+        return cls(order[:, : n - removed], removed_ids, restore.gather(1, removed_ids), restore, mode)
 
     @classmethod
     def padded(cls, leader: Tensor) -> MergePlan:
@@ -85,9 +85,9 @@ class MergePlan:
 
     def of_rows(self, rows: Tensor) -> MergePlan:
         """Return the plans of some sequences, possibly repeated. `(r,)`, int64."""
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        of_rows: dict[str, Any] = {name: part[rows] for name, part in parts.items() if isinstance(part, Tensor)}
-        return replace(self, **of_rows)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors: dict[str, Any] = {name: value[rows] for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
 
     def merge(self, x: Tensor) -> Tensor:
         """Shorten a sequence. `(b, n, c)` -> `(b, k, c)`, same dtype; sums are taken in float32."""
@@ -104,19 +104,19 @@ class MergePlan:
         """Return the mean of the tokens of each row. `(b, n, c)` -> `(b, k, c)`, float32."""
         kept = _take(x, self.kept)
         b, k, c = kept.shape
-        # Rows of all sequences in one matrix: torch's fast scatter path wants dimension 0.
+        # Rows of all sequences in one matrix: torch's fast scatter path needs dimension 0.
         row = torch.arange(b, device=x.device)[:, None] * k + self.target
-        total, joining = kept.float().view(b * k, c), _take(x, self.removed).float().view(-1, c)
+        total, added = kept.float().view(b * k, c), _take(x, self.removed).float().view(-1, c)
         ones = torch.ones(b * k + row.numel(), device=x.device, dtype=torch.float32)
         weight = ones[b * k :]
         if self.present is not None:
-            joining = joining.masked_fill(self.present.view(-1, 1), 0)
+            added = added.masked_fill(self.present.view(-1, 1), 0)
             weight = weight.masked_fill(self.present.flatten(), 0)
         if x.device.type == "cuda":
             # scatter_add adds in an order that changes from run to run there.
-            total = total.index_put((row.flatten(),), joining, accumulate=True)
+            total = total.index_put((row.flatten(),), added, accumulate=True)
         else:
-            total = total.scatter_add(0, row.view(-1, 1).expand(-1, c), joining)
+            total = total.scatter_add(0, row.view(-1, 1).expand(-1, c), added)
         count = ones[: b * k].scatter_add(0, row.flatten(), weight)
         return (total / count[:, None]).view(b, k, c)
 
@@ -143,8 +143,8 @@ def sources_of(destination: Tensor, n: int) -> Tensor:
     is_source = torch.ones(b, n, dtype=torch.int64, device=destination.device).scatter_(1, destination, 0)
     token = torch.arange(n, device=destination.device).expand(b, n)
     rank = is_source.cumsum(1)
-    place = torch.where(is_source.bool(), rank - 1, n - m + token - rank)
-    return torch.empty_like(place).scatter_(1, place, token)[:, : n - m]
+    position = torch.where(is_source.bool(), rank - 1, n - m + token - rank)
+    return torch.empty_like(position).scatter_(1, position, token)[:, : n - m]
 
 
 def _most_similar(x: Tensor, source: Tensor, destination: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,16 +161,16 @@ def _most_similar(x: Tensor, source: Tensor, destination: Tensor) -> tuple[Tenso
     s, m = source.shape[1], destination.shape[1]
     block = _BLOCK_ON_CPU if x.device.type == "cpu" else _BLOCK
     # A block holds several sequences, or a sequence takes several blocks.
-    rows, tokens = _even(len(x), block // (s * m)), _even(s, block // m)
-    room = torch.empty(rows * tokens * m, device=x.device, dtype=torch.float32)
+    rows, tokens = _even_part_size(len(x), block // (s * m)), _even_part_size(s, block // m)
+    buffer = torch.empty(rows * tokens * m, device=x.device, dtype=torch.float32)
     best, choice = [], []
-    for part, ids, targets in zip(x.split(rows), source.split(rows), destination.split(rows), strict=True):
-        towards, norms = _directions(_take(part, targets))
-        for some in ids.split(tokens, dim=1):
-            these, lengths = _directions(_take(part, some))
-            cosines = products(these, towards.mT, room[: some.numel() * m].view(*some.shape, m))
-            if lengths is not None and norms is not None:
-                cosines.div_(norms[:, None]).div_(lengths[..., None])
+    for x_rows, source_ids, target_ids in zip(x.split(rows), source.split(rows), destination.split(rows), strict=True):
+        targets, target_norms = _directions(_take(x_rows, target_ids))
+        for ids in source_ids.split(tokens, dim=1):
+            sources, source_norms = _directions(_take(x_rows, ids))
+            cosines = products(sources, targets.mT, buffer[: ids.numel() * m].view(*ids.shape, m))
+            if source_norms is not None and target_norms is not None:
+                cosines.div_(target_norms[:, None]).div_(source_norms[..., None])
             nearest = cosines.max(dim=2)
             best.append(nearest.values.flatten())
             choice.append(nearest.indices.flatten())
@@ -187,19 +187,19 @@ def _directions(x: Tensor) -> tuple[Tensor, Tensor | None]:
     return x, x.float().norm(dim=-1).clamp_(min=NORM_FLOOR)
 
 
-def _even(count: int, most: int) -> int:
-    """Return the size of nearly equal parts of at most `most`, which threads share better than unequal ones."""
-    return -(-count // -(-count // max(1, most)))
+def _even_part_size(count: int, limit: int) -> int:
+    """Return the size of nearly equal parts of at most `limit`, which threads share better than unequal ones."""
+    return -(-count // -(-count // max(1, limit)))
 
 
 def highest(values: Tensor, count: int) -> Tensor:
     """Mark the `count` highest values of each row, the first on ties. `(b, s)` -> `(b, s)`, bool."""
     # Comparisons with NaN are false, which would mark too few.
     values = values.nan_to_num(nan=-torch.inf)
-    least = values.topk(count, dim=1, sorted=False).values.amin(1, keepdim=True)
-    above, equal = values > least, values == least
-    room = count - above.sum(1, keepdim=True)
-    return above | (equal & (equal.cumsum(1) <= room))
+    threshold = values.topk(count, dim=1, sorted=False).values.amin(1, keepdim=True)
+    above, equal = values > threshold, values == threshold
+    remaining = count - above.sum(1, keepdim=True)
+    return above | (equal & (equal.cumsum(1) <= remaining))
 
 
 def bipartite_matching(

@@ -56,9 +56,9 @@ def _bfloat16_units(x: Tensor) -> Iterator[None]:
     if setting is None or x.device.type != "cpu" or x.dtype != torch.bfloat16 or torch.compiler.is_compiling():
         yield
         return
-    before = setting.fp32_precision
+    previous = setting.fp32_precision
     setting.fp32_precision = "bf16"
     try:
         yield
     finally:
-        setting.fp32_precision = before
+        setting.fp32_precision = previous

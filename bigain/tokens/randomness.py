@@ -81,5 +81,5 @@ def random_normal(keys: Tensor, n: int) -> Tensor:
     uniform = ((bits >> 32).to(dtype) + 0.5) * 2.0**-31
     radius = torch.sqrt(-2.0 * torch.log(uniform[..., :pairs]))
     angle = 2.0 * math.pi * uniform[..., pairs:]
-    both = torch.cat((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)
-    return both[..., :n].to(torch.float32)
+    normals = torch.cat((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)
+    return normals[..., :n].to(torch.float32)

@@ -23,8 +23,8 @@ def _laplacian(x: Tensor, grid: Grid) -> Tensor:
     b, n, c = x.shape
     # The permuted view is channels last in memory, so the depthwise convolution runs without a copy.
     maps = x.float().reshape(b, grid.h, grid.w, c).permute(0, 3, 1, 2)
-    # Not from a list, which would be copied to a GPU at every site. An explicit dtype: a half-precision Trainer changes
-    # torch's default.
+    # Filled on the device, as a list would be copied to the GPU at every site; the dtype is explicit because a
+    # half-precision Trainer changes torch's default.
     stencil = torch.zeros(3, 3, device=x.device, dtype=torch.float32)
     stencil[1].fill_(1)
     stencil[:, 1].fill_(1)
@@ -38,7 +38,7 @@ def _laplacian_score(x: Tensor, grid: Grid, reduce: Callable[[Tensor], Tensor]) 
     """Reduce the Laplacian over channels. `(b, n, c)` -> `(b, n)`, float32."""
     grid.check(x)
     rows = max(1, _BLOCK_ON_CPU // (x.shape[1] * x.shape[2])) if x.device.type == "cpu" else len(x)
-    return torch.cat([reduce(_laplacian(part, grid)) for part in x.split(rows)])
+    return torch.cat([reduce(_laplacian(block, grid)) for block in x.split(rows)])
 
 
 def laplacian_l1(x: Tensor, grid: Grid) -> Tensor:

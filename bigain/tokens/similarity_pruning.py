@@ -39,20 +39,20 @@ def similarity_pruning(
     # The graph is quadratic: in blocks of rows, so that memory does not grow with the batch.
     rows = max(1, _BLOCK // (n * n))
     leaders = []
-    for part, draw in zip(metric.split(rows), noise.split(rows), strict=True):
-        unit = unit_tokens(part)
-        with without_autocast(part):
+    for x, draws in zip(metric.split(rows), noise.split(rows), strict=True):
+        unit = unit_tokens(x)
+        with without_autocast(x):
             graph = unit @ unit.transpose(1, 2)
-        score = sim_beta * graph.sum(2) + noise_alpha * draw
+        score = sim_beta * graph.sum(2) + noise_alpha * draws
         position = to_cells(score, grid, cell).argmax(2)
-        tokens = cell_tokens(grid, cell, part.device).expand(len(part), -1, -1)
+        tokens = cell_tokens(grid, cell, x.device).expand(len(x), -1, -1)
         base = tokens.gather(2, position[..., None]).squeeze(2)
         nearest = graph.gather(1, base[..., None].expand(-1, -1, n)).amax(1)
         # Base tokens sort last, so that they are never pruned.
         nearest = nearest.scatter(1, base, -torch.inf)
         pruned = nearest.argsort(dim=1, descending=True, stable=True)[:, :removed]
-        gone = torch.zeros_like(nearest, dtype=torch.bool).scatter_(1, pruned, True)
-        candidates = graph.gather(1, pruned[..., None].expand(-1, -1, n)).masked_fill(gone[:, None], -torch.inf)
-        leader = torch.arange(n, device=part.device).repeat(len(part), 1)
+        is_pruned = torch.zeros_like(nearest, dtype=torch.bool).scatter_(1, pruned, True)
+        candidates = graph.gather(1, pruned[..., None].expand(-1, -1, n)).masked_fill(is_pruned[:, None], -torch.inf)
+        leader = torch.arange(n, device=x.device).repeat(len(x), 1)
         leaders.append(leader.scatter_(1, pruned, candidates.argmax(2)))
     return MergePlan.from_leaders(torch.cat(leaders), removed, "prune")

@@ -1,6 +1,6 @@
 """Plans beyond copies: soft merging by matrix products, and tokens restored from several rows.
 
-The indices of such a plan are those of the plan of copies nearest to it. Pictures, rotary positions and the sizes of
+The indices of such a plan are those of the closest plan that only copies. Pictures, rotary positions and the sizes of
 rows read the indices; `merge` and `unmerge` use the weights.
 """
 
@@ -36,10 +36,10 @@ class SoftPlan(MergePlan):
     spread: Tensor
 
     @classmethod
-    def of(cls, destination: Tensor, gather: Tensor, spread: Tensor, grid: Grid, tile: Cell) -> SoftPlan:
-        """Build a plan from its weights and the grid (see the class), and from the tokens that its rows stand at.
+    def from_weights(cls, destination: Tensor, gather: Tensor, spread: Tensor, grid: Grid, tile: Cell) -> SoftPlan:
+        """Build a plan from its weights and the grid (see the class), and from the destination token of each row.
 
-        These are places inside their tile: `destination` is `(b, tiles, k / tiles)`, int64.
+        `destination` holds positions inside the tile. `(b, tiles, k / tiles)`, int64.
         """
         b, tiles, rows = destination.shape
         token = to_cells(torch.arange(grid.n, device=destination.device).expand(b, -1), grid, tile)
@@ -53,14 +53,14 @@ class SoftPlan(MergePlan):
         return cls(*indices, grid=grid, tile=tile, gather=gather, spread=spread)
 
     def merge(self, x: Tensor) -> Tensor:
-        return _weighed(self.gather, to_cells(x, self.grid, self.tile)).flatten(1, 2)
+        return _weighted_sum(self.gather, to_cells(x, self.grid, self.tile)).flatten(1, 2)
 
     def unmerge(self, y: Tensor) -> Tensor:
         rows = y.unflatten(1, self.gather.shape[1:3])
-        return from_cells(_weighed(self.spread, rows), self.grid, self.tile)
+        return from_cells(_weighted_sum(self.spread, rows), self.grid, self.tile)
 
 
-def _weighed(weights: Tensor, x: Tensor) -> Tensor:
+def _weighted_sum(weights: Tensor, x: Tensor) -> Tensor:
     with without_autocast(x):
         return weights.to(x.dtype) @ x
 
@@ -70,16 +70,16 @@ class RestoringPlan(MergePlan):
     """Merges as its mode says; a token is restored as a weighted sum of rows.
 
     Attributes:
-        near: Rows that a token is restored from. `(b, n, m)`, int64.
+        rows: Rows that a token is restored from. `(b, n, m)`, int64.
         weight: Their weights. `(b, n, m)`, float32.
     """
 
-    near: Tensor
+    rows: Tensor
     weight: Tensor
 
     def unmerge(self, y: Tensor) -> Tensor:
         b, k, c = y.shape
-        rows = self.near + torch.arange(b, device=y.device)[:, None, None] * k
+        flat_rows = self.rows + torch.arange(b, device=y.device)[:, None, None] * k
         weight = self.weight.to(y.dtype).flatten(0, 1)
-        restored = F.embedding_bag(rows.flatten(0, 1), y.reshape(b * k, c), per_sample_weights=weight, mode="sum")
+        restored = F.embedding_bag(flat_rows.flatten(0, 1), y.reshape(b * k, c), per_sample_weights=weight, mode="sum")
         return restored.view(b, -1, c)

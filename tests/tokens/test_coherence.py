@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bigain.tokens.coherence import coherence, coherence_plan, most_skipped
+from bigain.tokens.coherence import coherence, coherence_plan, max_skipped
 from bigain.tokens.grid import Cell, Grid
 
 GRIDS = [Grid(6, 8), Grid(7, 7), Grid(2, 3), Grid(9, 4)]
@@ -40,7 +40,7 @@ def test_skipped_tokens_are_restored_from_their_cell(grid, cell):
         score = coherence(x, grid, 3) - 0.4  # some negative
         kept = {t for t in range(grid.n) if (t // grid.w + t % grid.w - offset) % min(cell) == 0} | {grid.n - 1}
         most = grid.n - len(kept)
-        assert most_skipped(grid, cell, offset) == most
+        assert max_skipped(grid, cell, offset) == most
         for skipped in {1, most // 2, most} - {0}:
             plan = coherence_plan(score, grid, cell, skipped, offset)
             for b in range(2):

@@ -209,8 +209,8 @@ def test_in_a_network(compressor, monkeypatch):
 
 def test_gradients_and_unknown_types_go_to_torch(monkeypatch):
     grid = Grid(4, 4)
-    monkeypatch.setattr(dispatch, "_served", set())
-    monkeypatch.setattr(dispatch, "_by_torch", set())
+    monkeypatch.setattr(dispatch, "_kernels_used", set())
+    monkeypatch.setattr(dispatch, "_torch_reasons", set())
     x = tokens(grid, 8, torch.float32).requires_grad_()
     downsample_nearest(x, grid, 2).sum().backward()
     assert x.grad.count_nonzero() == 2 * 4 * 8
@@ -233,8 +233,8 @@ def test_gradients_and_unknown_types_go_to_torch(monkeypatch):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_no_kernel_does_goes_to_torch(compressor, reason, monkeypatch):
-    monkeypatch.setattr(dispatch, "_served", set())
-    monkeypatch.setattr(dispatch, "_by_torch", set())
+    monkeypatch.setattr(dispatch, "_kernels_used", set())
+    monkeypatch.setattr(dispatch, "_torch_reasons", set())
     compressor.where = Where(blocks=[0])
     model, given = fresh("dit").to(DEVICE), {name: value.to(DEVICE) for name, value in inputs("dit").items()}
     with compressor.applied_to(model):
@@ -245,7 +245,7 @@ def test_what_no_kernel_does_goes_to_torch(compressor, reason, monkeypatch):
 
 
 def test_kernels_match_and_torch_keeps_norms(monkeypatch):
-    monkeypatch.setattr(dispatch, "_by_torch", set())
+    monkeypatch.setattr(dispatch, "_torch_reasons", set())
     x = tokens(Grid(4, 6), 64, torch.float32)
     tables = kernels.bipartite(x, Grid(4, 6), Cell(2, 2), 9, "first", None, None, None, 0, 0)
     expected = bipartite_matching(x, first_destinations(Grid(4, 6), Cell(2, 2), DEVICE), 9, "mlerp")
@@ -330,7 +330,7 @@ def test_destinations_of_a_subclass_are_used(monkeypatch):
         def destinations(self, x, site, context):
             return super().destinations(x, site, context).flip(0)
 
-    monkeypatch.setattr(dispatch, "_by_torch", set())
+    monkeypatch.setattr(dispatch, "_torch_reasons", set())
     model, given = fresh("dit").to(DEVICE), {name: value.to(DEVICE) for name, value in inputs("dit").items()}
     with Last(ratio=0.5, where=Where(blocks=[0])).applied_to(model):
         by_kernels = forward(model, given)

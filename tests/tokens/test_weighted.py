@@ -25,7 +25,7 @@ def tile_tokens():
 @pytest.fixture
 def soft():
     gather, spread = rand(2, 4, 2, 6), rand(2, 4, 6, 2, seed=1)
-    return SoftPlan.of(DESTINATION, gather, spread, GRID, TILE)
+    return SoftPlan.from_weights(DESTINATION, gather, spread, GRID, TILE)
 
 
 def dense(plan, b):
@@ -63,7 +63,7 @@ def test_with_hard_weights_it_is_the_plan_of_copies(soft):
     places = torch.tensor(tile_tokens())
     of_tiles = torch.stack([spread[:, ids][..., 2 * t : 2 * t + 2] for t, ids in enumerate(places)], 1)
     gather = of_tiles.mT / of_tiles.sum(2)[..., None]
-    plan = SoftPlan.of(DESTINATION, gather, of_tiles, GRID, TILE)
+    plan = SoftPlan.from_weights(DESTINATION, gather, of_tiles, GRID, TILE)
     x = rand(2, 24, 3, seed=4)
     merged = plan.merge(x)
     torch.testing.assert_close(merged.gather(1, order[..., None].expand(-1, -1, 3)), hard.merge(x))
@@ -79,7 +79,7 @@ def test_restoring_plan_is_a_weighted_sum_of_rows(dtype):
     for plan in hard:
         generator = torch.Generator().manual_seed(11)
         near, weight = torch.randint(plan.kept.shape[1], (1, 5, 3), generator=generator), rand(1, 5, 3, seed=5)
-        both = RestoringPlan(**vars(plan), near=near, weight=weight)
+        both = RestoringPlan(**vars(plan), rows=near, weight=weight)
         x = rand(1, 5, 4, seed=6).to(dtype)
         y = both.merge(x)
         assert torch.equal(y, plan.merge(x))
@@ -95,7 +95,7 @@ def test_plans_of_rows(soft):
     x, y, rows = rand(2, 24, 3, seed=7), rand(2, 8, 3, seed=8), torch.tensor([1, 0, 1])
     near = torch.randint(8, (2, 24, 3), generator=torch.Generator().manual_seed(9))
     indices = soft.kept, soft.removed, soft.target, soft.restore, "prune"
-    for plan in (soft, RestoringPlan(*indices, near=near, weight=rand(2, 24, 3, seed=10))):
+    for plan in (soft, RestoringPlan(*indices, rows=near, weight=rand(2, 24, 3, seed=10))):
         several = plan.of_rows(rows)
         assert type(several) is type(plan)
         torch.testing.assert_close(several.merge(x[rows]), plan.merge(x)[rows])

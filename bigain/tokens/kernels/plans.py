@@ -1,4 +1,4 @@
-"""Launch the kernels: merge plans, and what is done with them."""
+"""Launch the kernels: make merge plans, merge, unmerge and downsample."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Sizes = tuple[tuple[str, Any], ...]
 
 def _launch(kernel: Any, programs: tuple[int, ...], arguments: Sequence[Any], sizes: Sizes) -> None:
     """Launch a kernel. From the second time on, this takes half of the time of Triton's own launch."""
-    if _INTERPRETED or any(isinstance(each, Tensor) and each.data_ptr() % 16 for each in arguments):
+    if _INTERPRETED or any(isinstance(value, Tensor) and value.data_ptr() % 16 for value in arguments):
         kernel[programs](*arguments, **dict(sizes))
         return
-    types = tuple([each.dtype if isinstance(each, Tensor) else type(each) for each in arguments])
+    types = tuple([value.dtype if isinstance(value, Tensor) else type(value) for value in arguments])
     compiled, constants = _compiled(kernel, arguments[0].device.index, types, sizes)
     compiled[(*programs, 1, 1)[:3]](*arguments, *constants)
 
@@ -35,14 +35,14 @@ def _launch(kernel: Any, programs: tuple[int, ...], arguments: Sequence[Any], si
 @cache
 def _compiled(kernel: Any, device: int, types: tuple[Any, ...], sizes: Sizes) -> tuple[Any, list[Any]]:
     """Compile a kernel for aligned tensors (given by their dtype), integers, floats and None."""
-    samples = [each() if each in (int, float) else None if each is type(None) else each for each in types]
+    samples = [type_() if type_ in (int, float) else None if type_ is type(None) else type_ for type_ in types]
     compiled = kernel.warmup(*samples, grid=(1,), **dict(sizes))
     return compiled, [dict(sizes)[parameter.name] for parameter in kernel.params if parameter.is_constexpr]
 
 
-def _power(least: int) -> int:
-    """The first power of two that is no smaller."""
-    return 1 << max(0, least - 1).bit_length()
+def _power_of_two(minimum: int) -> int:
+    """The smallest power of two that is at least `minimum`."""
+    return 1 << max(0, minimum - 1).bit_length()
 
 
 def _operator(shape: Callable[..., Tensor]) -> Callable[[Any], Any]:
@@ -81,49 +81,49 @@ def _tables_like(x: Tensor, *_: Any) -> Tensor:
 @cache
 def _strips(c: int, grid: Grid, cell: Cell, **constants: Any) -> Sizes:
     """Sizes of kernels that work on strips of cells."""
-    cells, area = _power(-(-grid.w // cell.w)), _power(cell.area)
+    cells, area = _power_of_two(-(-grid.w // cell.w)), _power_of_two(cell.area)
     # Channels at a time; measured on an H100.
-    step = max(16, min(_power(c), 32 if cells * area > 64 else 8192 // (cells * area)))
+    step = max(16, min(_power_of_two(c), 32 if cells * area > 64 else 8192 // (cells * area)))
     sizes = {"H": grid.h, "W": grid.w, "CH": cell.h, "CW": cell.w, "C": c, "CELLS": cells, "AREA": area}
     warps = max(1, min(8, cells * area * step // 1024))
     return tuple((constants | sizes | {"BLOCK_C": step, "num_warps": warps}).items())
 
 
 @cache
-def _match_sizes(dtype: torch.dtype, device: torch.device, n: int, m: int, c: int, again: bool, nan_key: int) -> Sizes:
+def _tiles(dtype: torch.dtype, device: torch.device, n: int, m: int, c: int, to_kept: bool, nan_key: int) -> Sizes:
     """Tiles of `match`; measured on an H100."""
     half = dtype != torch.float32
     if half and m > 128:
         rows, columns, channels, warps, stages = 128, 256, 64, 8, 3
     else:
         rows, columns, channels, warps, stages = (64, 128, 64, 4, 4) if half else (64, 64, 32, 4, 4)
-    sizes: dict[str, Any] = {"AGAIN": again, "NAN_KEY": nan_key, "N": n, "M": m, "C": c, "num_warps": warps}
+    sizes: dict[str, Any] = {"TO_KEPT": to_kept, "NAN_KEY": nan_key, "N": n, "M": m, "C": c, "num_warps": warps}
     sizes |= {"ROWS": rows, "COLUMNS": columns, "CHANNELS": channels, "PRECISION": "tf32" if half else "ieee"}
     sizes["WIDEN"] = _INTERPRETED and dtype == torch.bfloat16
     if device.type == "cuda":
         # Steps in flight, fewer where shared memory is small.
-        room = triton.runtime.driver.active.utils.get_device_properties(device.index)["max_shared_mem"]
-        sizes["num_stages"] = max(1, min(stages, room // ((rows + columns) * channels * dtype.itemsize)))
+        shared_memory = triton.runtime.driver.active.utils.get_device_properties(device.index)["max_shared_mem"]
+        sizes["num_stages"] = max(1, min(stages, shared_memory // ((rows + columns) * channels * dtype.itemsize)))
     return tuple(sizes.items())
 
 
 def choose(x: Tensor, tables: Tensor, grid: Grid, cell: Cell, rule: str, arguments: Sequence[Any]) -> None:
-    """Find destinations, norms and sources; `arguments` are those of the kernel from `given` to `beta`."""
-    sizes = _strips(x.shape[2], grid, cell, RULE=rule, PARTS=_power(-(-grid.n // 64)))
+    """Find destinations, norms and sources; `arguments` are those of the kernel from `destinations` to `beta`."""
+    sizes = _strips(x.shape[2], grid, cell, RULE=rule, BLOCKS=_power_of_two(-(-grid.n // 64)))
     _launch(scoring.choose, (-(-grid.h // cell.h), len(x)), (x, tables, *arguments), sizes)
 
 
-def match(x: Tensor, tables: Tensor, m: int, again: bool = False, nan_key: int = 1) -> None:
+def match(x: Tensor, tables: Tensor, m: int, to_kept: bool = False, nan_key: int = 1) -> None:
     """Find the most similar of `m` destinations for each source."""
     b, n, c = x.shape
-    sizes = _match_sizes(x.dtype, x.device, n, m, c, again, nan_key)
+    sizes = _tiles(x.dtype, x.device, n, m, c, to_kept, nan_key)
     _launch(matching.match, (-(-(n - m) // dict(sizes)["ROWS"]), b), (x, tables), sizes)
 
 
 def select(tables: Tensor, removed: int) -> None:
     """Decide which tokens to remove, and their order."""
     b, _, n = tables.shape
-    tokens = _power(n)
+    tokens = _power_of_two(n)
     sizes = (("N", n), ("TOKENS", tokens), ("num_warps", max(1, min(8, tokens // 256))))
     _launch(matching.select, (b,), (tables, removed), sizes)
 
@@ -142,7 +142,7 @@ def bipartite(
     cell: Sequence[int],
     removed: int,
     rule: str,
-    given: Tensor | None,
+    destinations: Tensor | None,
     keys: Tensor | None,
     classes: Tensor | None,
     seed: int,
@@ -151,9 +151,9 @@ def bipartite(
     """Tables of the plan of `bipartite_matching`; `rule`, `keys` to `site`: see `scoring.choose` and `row_key`."""
     x, grid, cell, tables = x.contiguous(), Grid(*grid), Cell(*cell), _tables_like(x)
     grid.check(x)
-    given, keys, classes = _per_row(given, len(x)), _per_row(keys, len(x)), _per_row(classes, len(x))
-    stride = 0 if given is None else given.shape[1]
-    choose(x, tables, grid, cell, rule, (given, stride, keys, classes, seed, site, None, 0.0, 0.0))
+    destinations, keys, classes = _per_row(destinations, len(x)), _per_row(keys, len(x)), _per_row(classes, len(x))
+    stride = 0 if destinations is None else destinations.shape[1]
+    choose(x, tables, grid, cell, rule, (destinations, stride, keys, classes, seed, site, None, 0.0, 0.0))
     match(x, tables, cell_count(grid, cell))
     select(tables, removed)
     link(tables, removed)
@@ -177,15 +177,15 @@ def similar(
     grid.check(x)
     b, n, c = x.shape
     sums = x.new_empty(b, -(-n // 64), c, dtype=torch.float32)
-    parts = sums.shape[1]
-    sizes = (("N", n), ("C", c), ("TOKENS", 64), ("BLOCK_C", max(16, min(_power(c), 128))))
-    _launch(scoring.unit_sums, (parts, b), (x, sums), sizes)
+    block_count = sums.shape[1]
+    sizes = (("N", n), ("C", c), ("TOKENS", 64), ("BLOCK_C", max(16, min(_power_of_two(c), 128))))
+    _launch(scoring.unit_sums, (block_count, b), (x, sums), sizes)
     arguments = (None, 0, _per_row(keys, b), None, seed, site, sums, noise_alpha, sim_beta)
     choose(x, tables, grid, cell, "similar", arguments)
     # torch sorts NaN first.
     match(x, tables, cell_count(grid, cell), nan_key=2**31 - 1)
     select(tables, removed)
-    match(x, tables, n - removed, again=True)
+    match(x, tables, n - removed, to_kept=True)
     return tables
 
 
@@ -195,8 +195,8 @@ def blocks(x: Tensor, grid: Sequence[int], cell: Sequence[int], count: int, aggr
     x, grid, cell, tables = x.contiguous(), Grid(*grid), Cell(*cell), _tables_like(x)
     grid.check(x)
     sizes = _strips(x.shape[2], grid, cell, SIGN=-1, AGGREGATE=aggregate)
-    _launch(scoring.levels, (grid.h // cell.h, len(x)), (x, tables), sizes)
-    tokens, cells = _power(grid.n), _power(cell_count(grid, cell))
+    _launch(scoring.cell_keys, (grid.h // cell.h, len(x)), (x, tables), sizes)
+    tokens, cells = _power_of_two(grid.n), _power_of_two(cell_count(grid, cell))
     constants = (("H", grid.h), ("W", grid.w), ("CH", cell.h), ("CW", cell.w), ("CELLS", cells), ("TOKENS", tokens))
     warps = ("num_warps", max(1, min(16, tokens // 256)))
     _launch(matching.select_blocks, (len(x),), (tables, count), (*constants, warps))
@@ -208,7 +208,7 @@ def _copy(x: Tensor, tables: Tensor, kept: int, first: int, mean: bool) -> Tenso
     b, n, c = x.shape
     out = x.new_empty(b, kept, c)
     # One row per program is the fastest; the interpreter pays for every program.
-    block, rows = _power(c), 16 if _INTERPRETED else 1
+    block, rows = _power_of_two(c), 16 if _INTERPRETED else 1
     sizes = (("MEAN", mean), ("N", n), ("C", c), ("ROWS", rows), ("BLOCK_C", block))
     warps = ("num_warps", max(1, min(8, block // 256)))
     _launch(sequences.merge, (-(-kept // rows), b), (x, tables, out, kept, first), (*sizes, warps))
@@ -226,7 +226,7 @@ def unmerge(y: Tensor, tables: Tensor) -> Tensor:
     """Copy merged rows back. `(b, k, c)` -> `(b, n, c)`."""
     (b, k, c), n = y.shape, tables.shape[2]
     out = y.new_empty(b, n, c)
-    block = min(512, max(16, _power(c)))
+    block = min(512, max(16, _power_of_two(c)))
     rows = 4096 // block
     sizes = (("N", n), ("C", c), ("ROWS", rows), ("BLOCK_C", block))
     _launch(sequences.unmerge, (-(-n // rows), b), (y.contiguous(), tables, out, k), sizes)
@@ -239,7 +239,7 @@ def frequency(x: Tensor, grid: Sequence[int], count: int, keep: str) -> Tensor:
     x, grid, tables = x.contiguous(), Grid(*grid), _tables_like(x)
     grid.check(x)
     sizes = _strips(x.shape[2], grid, Cell(1, 1), SIGN=1 if keep == "high" else -1, AGGREGATE="max")
-    _launch(scoring.levels, (grid.h, len(x)), (x, tables), sizes)
+    _launch(scoring.cell_keys, (grid.h, len(x)), (x, tables), sizes)
     # The tokens to keep are the ones that `select` removes.
     select(tables, count)
     return _copy(x, tables, count, grid.n - count, False)
@@ -259,7 +259,7 @@ def downsample(
     """
     out = _downsampled(x, grid, factor)
     c, h, w = x.shape[2], grid[0] // factor, grid[1] // factor
-    block = min(128, max(16, _power(c)))
+    block = min(128, max(16, _power_of_two(c)))
     sizes = (("KIND", kind), ("H_IN", grid[0]), ("W_IN", grid[1]), ("H", h), ("W", w), ("C", c))
     windows = (("WINDOW_H", grid[0] // h), ("WINDOW_W", grid[1] // w), ("TOKENS", 16), ("BLOCK_C", block))
     programs = (-(-h * w // 16), len(x), -(-c // block))
@@ -269,7 +269,7 @@ def downsample(
 
 
 class KernelPlan(MergePlan):
-    """A `MergePlan` as tables of kernels, `(b, 9, n)`, int32. Its other attributes are made when they are asked for."""
+    """A `MergePlan` as tables of kernels, `(b, 9, n)`, int32. Other attributes are computed on access."""
 
     tables: Tensor
     count: int

@@ -1,4 +1,4 @@
-"""Kernels that rate tokens: destinations of cells, levels of cells, sums of unit tokens."""
+"""Kernels that score tokens: destinations of cells, scores of cells, sums of unit tokens."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from bigain.tokens.kernels.tables import (
 
 @triton.jit
 def _tokens(strip, j, CH: tl.constexpr, CW: tl.constexpr, AREA: tl.constexpr):
-    """Row and column of the tokens of a strip in the order of their cells, `AREA` places each."""
-    place = j % AREA
-    return strip * CH + place // CW, (j // AREA) * CW + place % CW
+    """Row and column of the tokens of a strip in the order of their cells, `AREA` positions each."""
+    position = j % AREA
+    return strip * CH + position // CW, (j // AREA) * CW + position % CW
 
 
 @triton.jit
@@ -33,9 +33,9 @@ def _laplacian(x, token, y, column, inside, centre, c, H: tl.constexpr, W: tl.co
     """
     up = rows_of(x, (token - W) * C, inside & (y > 0), c, C)
     down = rows_of(x, (token + W) * C, inside & (y + 1 < H), c, C)
-    before = rows_of(x, (token - 1) * C, inside & (column > 0), c, C)
-    after = rows_of(x, (token + 1) * C, inside & (column + 1 < W), c, C)
-    return ((up - centre) + (down - centre)) + ((before - centre) + (after - centre))
+    left = rows_of(x, (token - 1) * C, inside & (column > 0), c, C)
+    right = rows_of(x, (token + 1) * C, inside & (column + 1 < W), c, C)
+    return ((up - centre) + (down - centre)) + ((left - centre) + (right - centre))
 
 
 @triton.jit
@@ -49,10 +49,10 @@ def _noise(key, token, n):
     return (tl.sqrt(-2.0 * tl.log(radius)) * wave).to(tl.float32)
 
 
-@triton.jit(do_not_specialize=["given_stride", "seed", "site", "alpha", "beta"])
-def choose(x, tables, given, given_stride, keys, classes, seed: tl.int64, site, sums, alpha, beta, RULE: tl.constexpr,
+@triton.jit(do_not_specialize=["stride", "seed", "site", "alpha", "beta"])
+def choose(x, tables, destinations, stride, keys, classes, seed: tl.int64, site, sums, alpha, beta, RULE: tl.constexpr,
            H: tl.constexpr, W: tl.constexpr, CH: tl.constexpr, CW: tl.constexpr, C: tl.constexpr, CELLS: tl.constexpr,
-           AREA: tl.constexpr, BLOCK_C: tl.constexpr, PARTS: tl.constexpr):  # fmt: skip
+           AREA: tl.constexpr, BLOCK_C: tl.constexpr, BLOCKS: tl.constexpr):  # fmt: skip
     """A strip of cells: norms of its tokens, the destination of each cell, and the list of sources.
 
     RULE says how the destination is found: `flattest`: the lowest Laplacian score; `released`: the same, with scores in
@@ -62,7 +62,7 @@ def choose(x, tables, given, given_stride, keys, classes, seed: tl.int64, site, 
     strip, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     N: tl.constexpr = H * W
     area: tl.constexpr = CH * CW
-    across: tl.constexpr = W // CW
+    cell_columns: tl.constexpr = W // CW
     x += row * N * C
     j = tl.arange(0, CELLS * AREA)
     if RULE == "released":
@@ -84,65 +84,65 @@ def choose(x, tables, given, given_stride, keys, classes, seed: tl.int64, site, 
             score += tl.sum(tl.abs(_laplacian(x, token, y, column, inside, centre, c, H, W, C)), axis=1)
         if RULE == "similar":
             # Added here: torch's sum would take its order from the number of rows.
-            part = tl.arange(0, PARTS)
-            own = sums + (row * tl.cdiv(N, 64) + part[:, None]) * C + c[None, :]
-            total = tl.sum(tl.load(own, mask=(part < tl.cdiv(N, 64))[:, None] & (c < C)[None, :], other=0.0), axis=0)
+            block = tl.arange(0, BLOCKS)
+            block_sums = rows_of(sums, (row * tl.cdiv(N, 64) + block) * C, block < tl.cdiv(N, 64), c, C)
+            total = tl.sum(block_sums, axis=0)
             score += tl.sum(centre * total[None, :], axis=1)
     norm = tl.sqrt_rn(squares)
     inverse = tl.div_rn(tl.full([CELLS * AREA], 1.0, tl.float32), tl.where(norm < 1e-12, 1e-12, norm))
     tl.store(table(tables, INVERSE, row, N) + token, inverse.to(tl.int32, bitcast=True), mask=inside)
     tl.store(table(tables, CHAIN, row, N) + token, tl.full([CELLS * AREA], -1, tl.int32), mask=inside)
 
-    cell, place = tl.arange(0, CELLS), tl.arange(0, AREA)
-    complete = (cell < across) & (strip * CH + CH <= H)
+    cell, in_cell = tl.arange(0, CELLS), tl.arange(0, AREA)
+    complete = (cell < cell_columns) & (strip * CH + CH <= H)
     if RULE == "drawn":
         key = row_key(keys, classes, seed, site, row)
-        position = (random_bits(key, strip * across + cell) % area).to(tl.int32)
+        position = (random_bits(key, strip * cell_columns + cell) % area).to(tl.int32)
     elif RULE == "first":
         position = cell * 0
     elif RULE == "given":
-        named = tl.load(given + row * given_stride + strip * across + cell, mask=complete, other=0).to(tl.int32)
-        position = (named // W - strip * CH) * CW + named % W - cell * CW
+        target = tl.load(destinations + row * stride + strip * cell_columns + cell, mask=complete, other=0).to(tl.int32)
+        position = (target // W - strip * CH) * CW + target % W - cell * CW
     else:
         if RULE == "similar":
             score = -(beta * (score * inverse) + alpha * _noise(row_key(keys, classes, seed, site, row), token, N))
         # NaN counts as the lowest, as in torch's argmin and argmax.
         score = tl.reshape(tl.where(score == score, score, float("-inf")), [CELLS, AREA])
-        score = tl.where((place < area)[None, :], score, float("inf"))
-        position = tl.min(tl.where(score == tl.min(score, axis=1)[:, None], place[None, :], AREA), axis=1)
+        score = tl.where((in_cell < area)[None, :], score, float("inf"))
+        position = tl.min(tl.where(score == tl.min(score, axis=1)[:, None], in_cell[None, :], AREA), axis=1)
     position = tl.where(complete, position, -1)
 
     # The sources of each cell; behind them the last columns, if they make no cells. The last rows may make none either.
     y, column = _tokens(strip, j, CH, CW, AREA)
     inside = (j % AREA < area) & (y < H) & (column < W)
-    taken = tl.reshape(tl.broadcast_to(position[:, None], [CELLS, AREA]), [CELLS * AREA])
-    rest: tl.constexpr = W - across * CW
-    spare = across * (area - 1) + (y - strip * CH) * rest + column - across * CW
-    spare = tl.where(strip * CH + CH <= H, spare, (y - strip * CH) * W + column)
-    slot = tl.where(taken >= 0, (area - 1) * (j // AREA) + j % AREA - (taken < j % AREA).to(tl.int32), spare)
-    slot += strip * (across * (area - 1) + rest * CH)
-    tl.store(table(tables, SOURCE, row, N) + slot, y * W + column, mask=inside & (taken != j % AREA))
+    chosen = tl.reshape(tl.broadcast_to(position[:, None], [CELLS, AREA]), [CELLS * AREA])
+    leftover_columns: tl.constexpr = W - cell_columns * CW
+    leftover = cell_columns * (area - 1) + (y - strip * CH) * leftover_columns + column - cell_columns * CW
+    leftover = tl.where(strip * CH + CH <= H, leftover, (y - strip * CH) * W + column)
+    slot = tl.where(chosen >= 0, (area - 1) * (j // AREA) + j % AREA - (chosen < j % AREA).to(tl.int32), leftover)
+    slot += strip * (cell_columns * (area - 1) + leftover_columns * CH)
+    tl.store(table(tables, SOURCE, row, N) + slot, y * W + column, mask=inside & (chosen != j % AREA))
 
     # Ascending token ids: by row inside the strip, then by cell.
     height = tl.where(complete, position // CW, CH) * CELLS + cell
-    rank = tl.sum((height[None, :] < height[:, None]).to(tl.int32), axis=1) + strip * across
-    chosen = (strip * CH + position // CW) * W + cell * CW + position % CW
-    tl.store(table(tables, DESTINATION, row, N) + rank, chosen, mask=complete)
-    tl.store(table(tables, KEY, row, N) + chosen, tl.zeros([CELLS], tl.int32), mask=complete)
+    rank = tl.sum((height[None, :] < height[:, None]).to(tl.int32), axis=1) + strip * cell_columns
+    destination = (strip * CH + position // CW) * W + cell * CW + position % CW
+    tl.store(table(tables, DESTINATION, row, N) + rank, destination, mask=complete)
+    tl.store(table(tables, KEY, row, N) + destination, tl.zeros([CELLS], tl.int32), mask=complete)
 
 
 @triton.jit
-def levels(x, tables, SIGN: tl.constexpr, AGGREGATE: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
+def cell_keys(x, tables, SIGN: tl.constexpr, AGGREGATE: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
            CH: tl.constexpr, CW: tl.constexpr, C: tl.constexpr, CELLS: tl.constexpr, AREA: tl.constexpr,
            BLOCK_C: tl.constexpr):  # fmt: skip
     """A strip of complete cells: `SIGN` times the `max`, `sum` or `mean` of their Laplacian scores, as ordered keys."""
     strip, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     N: tl.constexpr = H * W
-    across: tl.constexpr = W // CW
+    cell_columns: tl.constexpr = W // CW
     x += row * N * C
     j = tl.arange(0, CELLS * AREA)
     y, column = _tokens(strip, j, CH, CW, AREA)
-    inside = (j % AREA < CH * CW) & (column < across * CW)
+    inside = (j % AREA < CH * CW) & (column < cell_columns * CW)
     token = y * W + column
     score = tl.zeros([CELLS * AREA], tl.float32)
     for start in range(0, C, BLOCK_C):
@@ -150,13 +150,13 @@ def levels(x, tables, SIGN: tl.constexpr, AGGREGATE: tl.constexpr, H: tl.constex
         centre = rows_of(x, token * C, inside, c, C)
         score += tl.sum(tl.abs(_laplacian(x, token, y, column, inside, centre, c, H, W, C)), axis=1)
     score = tl.reshape(score, [CELLS, AREA])
-    broken = tl.max((score != score).to(tl.int32), axis=1) > 0
-    level = tl.max(score, axis=1) if AGGREGATE == "max" else tl.sum(score, axis=1)
+    has_nan = tl.max((score != score).to(tl.int32), axis=1) > 0
+    cell_score = tl.max(score, axis=1) if AGGREGATE == "max" else tl.sum(score, axis=1)
     # Scores have no upper bound: as a key the bits of a non-negative float32, and NaN as infinity.
-    key = tl.where(broken, 0x7F800001, level.to(tl.int32, bitcast=True))
+    key = tl.where(has_nan, 0x7F800001, cell_score.to(tl.int32, bitcast=True))
     key = key + 1 if SIGN > 0 else 0x7F800002 - key
     cell = tl.arange(0, CELLS)
-    tl.store(table(tables, KEY, row, N) + strip * across + cell, key, mask=cell < across)
+    tl.store(table(tables, KEY, row, N) + strip * cell_columns + cell, key, mask=cell < cell_columns)
 
 
 @triton.jit

@@ -23,9 +23,9 @@ FAR = tl.constexpr(2**30)  # above every position
 
 
 @triton.jit
-def table(tables, which: tl.constexpr, row, N: tl.constexpr):
+def table(tables, index: tl.constexpr, row, N: tl.constexpr):
     """Pointer to one table of one sequence."""
-    return tables + (row * TABLES + which) * N
+    return tables + (row * TABLES + index) * N
 
 
 @triton.jit
@@ -46,20 +46,20 @@ def ordered(value):
 def highest(key, count):
     """Mark the `count` highest keys, the first of equal ones; keys are in 0..2**31 - 1, and 0 is never marked."""
     # The largest number that `count` keys reach, two bits at a time; the three counts of a step share one sum.
-    least = 0
+    threshold = 0
     for i in tl.static_range(16):
         step = 1 << (30 - 2 * i)
-        reached = (key >= (least | step)).to(tl.int64)
+        reached = (key >= (threshold | step)).to(tl.int64)
         if i > 0:
-            reached += (key >= (least | 2 * step)).to(tl.int64) << 20
-            reached += (key >= (least | 3 * step)).to(tl.int64) << 40
+            reached += (key >= (threshold | 2 * step)).to(tl.int64) << 20
+            reached += (key >= (threshold | 3 * step)).to(tl.int64) << 40
         counts = tl.sum(reached, axis=0)
         low, middle, high = counts & 0xFFFFF, (counts >> 20) & 0xFFFFF, counts >> 40
         digit = (low >= count).to(tl.int32) + (middle >= count).to(tl.int32) + (high >= count).to(tl.int32)
-        least += digit * step
-    above, equal = key > least, key == least
-    room = count - tl.sum(above.to(tl.int32), axis=0)
-    return above | (equal & (tl.cumsum(equal.to(tl.int32), axis=0) <= room))
+        threshold += digit * step
+    above, equal = key > threshold, key == threshold
+    remaining = count - tl.sum(above.to(tl.int32), axis=0)
+    return above | (equal & (tl.cumsum(equal.to(tl.int32), axis=0) <= remaining))
 
 
 @triton.jit
@@ -87,5 +87,5 @@ def row_key(keys, classes, seed, site, row):
 
 @triton.jit
 def random_bits(key, number):
-    """The draw of a key with this number, from 0: 63 bits. uint64."""
+    """Draw number `number`, from 0, of a key: 63 bits. uint64."""
     return scrambled(key + (number + 1).to(tl.uint64) * 0x9E3779B97F4A7C15) >> 1
