@@ -18,8 +18,10 @@ from bigain.backbones.inspection import inspect_model
 from bigain.commands.lightning_cli import WithoutTrainer
 from bigain.commands.predict import silence_libraries
 from bigain.compressors import Compressor
+from bigain.compressors.base import nearest_timesteps
 from bigain.cost.sites import site_table
 from bigain.data import EvalDataModule
+from bigain.diffusion.trials import TIMESTEPS
 from bigain.errors import InputError
 from bigain.modules import DiffusionClassifier, DiffusionSampler, FeatureProbe
 from bigain.runs.directory import check_directory
@@ -134,7 +136,9 @@ def _compression(
     compressor.check_module(module)
     latent = Grid(*backbone.latents_of(data.image_size)[1:])
     installed.enter_context(compressor.install(backbone.denoiser))
-    rows = site_table(compressor, backbone.denoiser, latent)
+    # Unknown if model and data do not fit.
+    visited = getattr(module, "visited", torch.arange(TIMESTEPS))
+    rows = site_table(compressor, backbone.denoiser, latent, nearest_timesteps(visited))
     flows = sorted({(row["tokens_in"], row["tokens_out"]) for row in rows})
     yield Check(name, "ok", f"{counted(len(rows), 'site')}, tokens " + ", ".join(f"{a} -> {b}" for a, b in flows))
 

@@ -103,6 +103,10 @@ class Compressor(Callback, ABC):
         """
         return self.strengths[timestep] if self.during is None or self.during[0] <= timestep <= self.during[1] else 0
 
+    def acts_at(self, timestep: int) -> bool:
+        """Return whether forwards at a timestep, in 0..999, are compressed; callers install the compressor before."""
+        return bool(self.shared_value(timestep))
+
     def check_module(self, module: Any) -> None:
         """Check a task module, whose weights are not needed.
 

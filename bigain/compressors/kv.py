@@ -49,6 +49,9 @@ class KVDownsampler(Compressor):
         super().__init__(where, during)
         self.skip_zero = skip_zero
 
+    def acts_at(self, timestep: int) -> bool:
+        return super().acts_at(timestep) and not (self.skip_zero and timestep == 0)
+
     @abstractmethod
     def downsample(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
         """Shorten the attention input. `(b, n, c)` -> `(b, m, c)`.

@@ -41,6 +41,7 @@ class StructuralPruner(Compressor):
         masks: File of the masks; None only counts FLOPs.
         boundaries: Timesteps at which a stage ends and the next begins, ascending; stage 0 is that of timestep 0.
         tensors: During an installation, what `masks_of` returned for the network.
+        active: Stages at which the network of the last installation has anything smaller.
     """
 
     script: ClassVar[str]
@@ -72,6 +73,9 @@ class StructuralPruner(Compressor):
     def shared_value(self, timestep: int) -> int:
         """Return the stage of a timestep: rows of a forward share it."""
         return bisect_right(self.boundaries, timestep)
+
+    def acts_at(self, timestep: int) -> bool:
+        return self.shared_value(timestep) in self.active
 
     @property
     def command(self) -> str:
@@ -114,7 +118,7 @@ class StructuralPruner(Compressor):
         return None if next(denoiser.parameters()).is_meta else self.read_masks(denoiser)
 
     def install(self, denoiser: nn.Module) -> ExitStack:
-        self.tensors = self.masks_of(denoiser)
+        self.tensors, self.active = self.masks_of(denoiser), set[int]()
         try:
             return super().install(denoiser)
         finally:
@@ -126,6 +130,7 @@ class StructuralPruner(Compressor):
             if "forward" in vars(module):
                 raise InputError(f"the forward of {name} is replaced, perhaps by offloading; end that before pruning")
             smaller = [self.smaller(site, name, module, stage) for stage in range(len(self.boundaries) + 1)]
+            self.active.update(stage for stage, other in enumerate(smaller) if other is not None)
             self._choose_by_stage(module, smaller, context, undo)
 
     def _choose_by_stage(

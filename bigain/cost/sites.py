@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from textwrap import shorten
 from typing import Any
 
 import torch
 
 from bigain.compressors.base import Compressor
+from bigain.diffusion.trials import TIMESTEPS
 from bigain.errors import InputError
+from bigain.runs.summary import compressor_text
 from bigain.tokens.grid import Grid
 
 
-def site_table(compressor: Compressor, denoiser: torch.nn.Module, latent: Grid) -> list[dict[str, Any]]:
-    """List name, position, and tokens in and out of every site of a compressor.
+def site_table(
+    compressor: Compressor, denoiser: torch.nn.Module, latent: Grid, timesteps: Collection[int] = range(TIMESTEPS)
+) -> list[dict[str, Any]]:
+    """List name, position, and tokens in and out of every site of a compressor that was installed on a network.
+
+    Args:
+        compressor: The compressor.
+        denoiser: The network.
+        latent: Latent size.
+        timesteps: Those that are evaluated, in 0..999.
 
     Raises:
-        InputError: If it removes no token at one of them, unless it pads sequences.
+        InputError: If it does nothing at all of the timesteps, or removes no token at a site, unless it pads sequences.
     """
     rows, name = [], type(compressor).__name__
+    if not any(map(compressor.acts_at, timesteps)):
+        evaluated = shorten(", ".join(map(str, sorted(timesteps))), 100, placeholder=f" ..., {max(timesteps)}")
+        raise InputError(
+            f"{compressor_text(compressor.description())} changes nothing at the timesteps that are evaluated: "
+            f"{evaluated}; let it act at some of these"
+        )
     for site in compressor.sites_of(denoiser):
         n, left = site.grid(latent).n, compressor.tokens_out(site, latent)
         if left >= n and not compressor.pads:

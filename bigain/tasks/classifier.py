@@ -141,7 +141,10 @@ class DiffusionClassifier(BackboneModule):
 
     def check_fit(self, data: EvalDataModule) -> str:
         check_answers(data.class_space)
-        side = min(self.backbone.latents_of(data.image_size)[1:])
+        size = self.backbone.latents_of(data.image_size)[1:]
+        side = min(size)
+        ids = [item.image_id for item in data.items[: None if self.timesteps == "uniform" else 1]]
+        self.visited = self.timesteps_of(self.keys_of(ids), *size).unique()
         if self.bands is not None and self.bands > side:
             # A band narrower than 1 / side may hold no frequency.
             raise InputError(f"bands must be at most {side}, the shorter side of the latents, not {self.bands}")
@@ -223,6 +226,15 @@ class DiffusionClassifier(BackboneModule):
         """Return the keys of all trials of images. `(b, t)`, int64."""
         return with_repeats(keys_of_trials(image_ids, self.grid_size, self.seed, device), self.noises)
 
+    def timesteps_of(self, keys: Tensor, height: int, width: int) -> Tensor:
+        """Return the timesteps of trials with these keys, of latents of a size, for one noise. `(b, t)`."""
+        if self.timesteps == "uniform":
+            timesteps = uniform_timesteps(keys[:, : self.grid_size])
+        else:
+            trials = torch.arange(self.grid_size, device=keys.device)
+            timesteps = grid_timesteps(trials, self.grid_size).expand(len(keys), -1)
+        return self.backbone.parametrisation.place(timesteps, self.backbone.tokens_of(height, width))
+
     def classify(
         self, latents: Tensor, image_ids: Sequence[str], not_finite: dict[int, tuple[int, int, float]]
     ) -> tuple[Elimination, Tensor]:
@@ -238,13 +250,7 @@ class DiffusionClassifier(BackboneModule):
         """
         device, classes = latents.device, len(self.conditions)
         keys = self.keys_of(image_ids, device)
-        if self.timesteps == "uniform":
-            timesteps = uniform_timesteps(keys[:, : self.grid_size])
-        else:
-            trials = torch.arange(self.grid_size, device=device)
-            timesteps = grid_timesteps(trials, self.grid_size).expand(len(latents), -1)
-        timesteps = self.backbone.parametrisation.place(timesteps, self.backbone.tokens_of(*latents.shape[2:]))
-        timesteps = timesteps.repeat(1, self.noises)
+        timesteps = self.timesteps_of(keys, *latents.shape[2:]).repeat(1, self.noises)
         weights, bands = None, None
         if self.weights == "snr":
             weights = self.backbone.parametrisation.snr(timesteps)

@@ -34,6 +34,7 @@ class BackboneModule(LightningModule):
     Attributes:
         generates: Whether it generates images.
         backbone: The diffusion model.
+        visited: After `check_fit`, the timesteps of the model that images are evaluated at.
         forwards: Splits its rows over forwards.
         share: Whether to compute once what rows have in common.
         latent_cache: Folder for encoded images; None encodes each time.
@@ -41,6 +42,7 @@ class BackboneModule(LightningModule):
 
     generates: ClassVar[bool] = False
     backbone: Backbone
+    visited: Tensor
     forwards: Forwards
     share: bool
     latent_cache: str | None = None

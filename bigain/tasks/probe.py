@@ -98,7 +98,9 @@ class FeatureProbe(BackboneModule):
 
     def check_fit(self, data: EvalDataModule) -> str:
         # Not the classes: with a blank condition they need not be those of the model.
-        self.backbone.latents_of(data.image_size)
+        tokens = self.backbone.tokens_of(*self.backbone.latents_of(data.image_size)[1:])
+        # On the host.
+        self.visited = self.backbone.parametrisation.place(torch.tensor(self.timesteps), tokens)
         layout = layout_of(self.backbone.denoiser)
         count = len(layout.sites)
         if unknown := [i for i in self.sites or () if not 0 <= i < count]:
@@ -120,9 +122,6 @@ class FeatureProbe(BackboneModule):
         self.example_condition = self.backbone.null_condition()
         self.backbone.finish_conditions()
         self.begin_sharing()
-        tokens = self.backbone.tokens_of(*self.backbone.latents_of(self.data.image_size)[1:])
-        # On the host.
-        self.visited = self.backbone.parametrisation.place(torch.tensor(self.timesteps), tokens)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[FeatureRecord]:
         """Return the records of a batch; images with features that are not finite are added to `batch["failed"]`."""

@@ -76,7 +76,7 @@ class ProcessGather:
 class RunResults(Callback, ABC):
     """Writes the results of a run from its logs. Subclasses add the results of their task.
 
-    The module needs `data`, `backbone`, `example_condition` and, unless images differ, the timesteps `visited`.
+    The module needs `data`, `backbone`, `example_condition` and the timesteps `visited`.
 
     Attributes:
         task: `classification`, `generation` or `features`.
@@ -98,7 +98,10 @@ class RunResults(Callback, ABC):
         """Return the sections of `results.json` of the task: at least `metrics`, `protocol` and `evaluations`."""
 
     def timesteps(self, module: Any, records: Sequence[Any]) -> Mapping[int, int]:
-        """Return the number of evaluations by timestep, in 0..999; those of one image, if all have the same."""
+        """Return the number of evaluations by timestep, in 0..999: those of one image if all have the same.
+
+        Without records, one at each that can be evaluated.
+        """
         return Counter(nearest_timesteps(module.visited))
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -106,8 +109,9 @@ class RunResults(Callback, ABC):
         module: Any = pl_module
         # A compressor that cannot work raises its error here, before the first image.
         self._count_flops(trainer, module)
-        latent, denoiser = Grid(*module.backbone.latents_of(module.data.image_size)[1:]), module.backbone.denoiser
-        self._sites = [row for compressor in _compressors(trainer) for row in site_table(compressor, denoiser, latent)]
+        latent, timesteps = Grid(*module.backbone.latents_of(module.data.image_size)[1:]), self.timesteps(module, ())
+        tables = (site_table(of, module.backbone.denoiser, latent, timesteps) for of in _compressors(trainer))
+        self._sites = [row for rows in tables for row in rows]
         if trainer.is_global_zero:
             write_ids(Path(trainer.default_root_dir), [item.image_id for item in module.data.items])
 
@@ -250,6 +254,8 @@ class ResultsWriter(RunResults):
     record = ImageRecord
 
     def timesteps(self, module: DiffusionClassifier, records: Sequence[ImageRecord]) -> Mapping[int, int]:
+        if not records:
+            return super().timesteps(module, records)
         counts = np.zeros(TIMESTEPS, np.int64)
         for record in records:
             counts += np.bincount(np.minimum(record.timesteps, TIMESTEPS - 1), minlength=TIMESTEPS)

@@ -75,9 +75,9 @@ class CountedModel:
         """
         with ExitStack() as installed:
             for compressor in compressors:
+                installed.enter_context(compressor.install(self.backbone.denoiser))
                 # Refuses a compressor that removes nothing.
                 site_table(compressor, self.backbone.denoiser, self.grid)
-                installed.enter_context(compressor.install(self.backbone.denoiser))
             return mean_flops(
                 lambda timestep: count_flops(self.backbone, self.latent, self.condition, timestep),
                 compressors,
