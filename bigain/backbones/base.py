@@ -33,8 +33,8 @@ class Backbone(nn.Module, ABC):
         parts: Class to load by folder, except the VAE and the scheduler, which are the same for all models.
         optional: Parts that a model may lack; a text encoder lacks its tokenizer, too.
         packing: Channels of the denoiser per channel of a latent: more than 1 if it takes patches.
-        patch: Latent pixels per side of what images must be a multiple of; None is the denoiser's `patch_size`, if any.
-        pipelines: Pipelines whose models are loaded, if parts of the same classes are not enough to tell.
+        patch: Images must be a multiple of this many latent pixels; None is the denoiser's `patch_size`, if any.
+        pipelines: Pipelines whose models this class loads, where the classes of the parts do not tell.
         denoiser: The network that compressors hook; available after `load`.
         vae: None for a pixel-space model.
         kinds: Kinds of diffusion that networks of this class are trained for: `Diffusion`, `Flow` or both.
@@ -128,7 +128,7 @@ class Backbone(nn.Module, ABC):
             InputError: If it cannot be read or is that of another kind of model.
         """
         config = files.config(self.component)
-        takes = config.get("in_channels", 4)
+        channels = config.get("in_channels", 4)
         expected, origin = 3, "for RGB images, as the model has no VAE"
         if "vae" in files.parts:
             vae = files.config("vae")
@@ -138,13 +138,13 @@ class Backbone(nn.Module, ABC):
             expected = vae.get("latent_channels", 4)
             expected = self.packing * expected if isinstance(expected, int) else expected
             origin = f"{self.packing} per channel of its VAE (more for inpainting, depth or editing)"
-        out = config.get("out_channels") or takes
-        if takes != expected or not isinstance(takes, int) or out not in (takes, 2 * takes):
+        out = config.get("out_channels") or channels
+        if channels != expected or not isinstance(channels, int) or out not in (channels, 2 * channels):
             raise InputError(
-                f"{self.component}/config.json of {self.model} has in_channels {takes!r} and out_channels {out!r}; "
+                f"{self.component}/config.json of {self.model} has in_channels {channels!r} and out_channels {out!r}; "
                 f"expected {expected!r} in, {origin}, and as many or twice as many out"
             )
-        self._check(config)
+        self._check_config(config)
         return config
 
     def load(self) -> None:
@@ -184,7 +184,7 @@ class Backbone(nn.Module, ABC):
         self.training_schedule = scheduler
         self.parametrisation = parametrisation_of(scheduler)
 
-    def _check(self, config: Mapping[str, Any]) -> None:
+    def _check_config(self, config: Mapping[str, Any]) -> None:
         """Raise an InputError if this class cannot call a denoiser of this configuration."""
 
     @abstractmethod
@@ -192,7 +192,7 @@ class Backbone(nn.Module, ABC):
         """Compute the condition of each class or item from its text, or its label in the model. `(b, ...)`."""
 
     def finish_conditions(self) -> None:
-        """Free the device of what only `conditions` needs; further calls are slow."""
+        """Move what only `conditions` needs off the device; further calls are slow."""
 
     def check_guidance(self) -> None:
         """Raise an InputError if models of this kind have no null condition; needs no weights."""
@@ -208,8 +208,8 @@ class Backbone(nn.Module, ABC):
     def check_classes(self, indices: Sequence[int] | None, number: int) -> None:
         """Raise an InputError if the model does not have these classes; needs no weights but the denoiser's.
 
-        `indices` are those of the classes in ImageNet, None if the labels of the dataset, which has `number` classes in
-        all, mean something only to a model trained on exactly them.
+        `indices` are the ImageNet indices of the classes; None if only a model trained on this dataset, of `number`
+        classes, knows its labels.
         """
 
     def check_prompts(self, prompts: Sequence[str], distinct: bool) -> str:
@@ -242,13 +242,13 @@ class Backbone(nn.Module, ABC):
         config, factor = self.denoiser.config, self.pixels_per_latent
         patch = self.patch or config.get("patch_size")
         # Position embeddings may be cropped from a map of this size.
-        most = patch * config["pos_embed_max_size"] if config.get("pos_embed_max_size") else _LARGEST_LATENT
+        limit = patch * config["pos_embed_max_size"] if config.get("pos_embed_max_size") else _LARGEST_LATENT
         side = image_size // factor
-        if not 1 <= side <= most or (patch and image_size % (factor * patch)):
-            why = f": its patches are {patch}x{patch} pixels of the latent" if patch and patch > 1 else ""
+        if not 1 <= side <= limit or (patch and image_size % (factor * patch)):
+            reason = f": its patches are {patch}x{patch} pixels of the latent" if patch and patch > 1 else ""
             raise InputError(
-                f"{self.model} takes images of a multiple of {factor * (patch or 1)} px, at most {factor * most}, not "
-                f"{image_size} px{why}; change the image size"
+                f"{self.model} takes images of a multiple of {factor * (patch or 1)} px, at most {factor * limit}, not "
+                f"{image_size} px{reason}; change the image size"
             )
         return self.latent_shape[0], side, side
 

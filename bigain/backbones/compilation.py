@@ -31,9 +31,9 @@ def compile_denoiser(denoiser: nn.Module, how: Compile, **options: Any) -> None:
     # Every hooked block compiles to its own code. Beyond torch's limit of 8 the rest would run uncompiled.
     config.recompile_limit = max(config.recompile_limit, 64)
     config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 1024)
-    parts = [denoiser] if how == "whole" else [site.block for site in layout_of(denoiser).sites]
-    for part in parts:
-        part.compile(**options)
+    modules = [denoiser] if how == "whole" else [site.block for site in layout_of(denoiser).sites]
+    for module in modules:
+        module.compile(**options)
 
 
 def compiled(network: nn.Module) -> Compile:

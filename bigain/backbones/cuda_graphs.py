@@ -35,9 +35,9 @@ _WARM_UP = 2
 register_dataclass(RowKeys, drop_field_names=["step"])
 register_dataclass(Sharing)
 
-_all: WeakSet[Graphs] = WeakSet()
-# By network, functions that return whether somebody watches its forwards, which takes Python.
-_watched: WeakKeyDictionary[nn.Module, list[Callable[[], bool]]] = WeakKeyDictionary()
+_instances: WeakSet[Graphs] = WeakSet()
+# By network, functions that return whether its forwards are watched; then they must run in Python.
+_watchers: WeakKeyDictionary[nn.Module, list[Callable[[], bool]]] = WeakKeyDictionary()
 
 
 def use_graphs(denoiser: nn.Module) -> None:
@@ -49,7 +49,7 @@ def use_graphs(denoiser: nn.Module) -> None:
     Args:
         denoiser: A network that is not compiled. Its outputs are tuples of tensors.
     """
-    # The place that `nn.Module.compile` uses; copies of a network do not inherit it.
+    # The attribute that `nn.Module.compile` sets; copies of a network do not inherit it.
     denoiser._compiled_call_impl = Graphs(denoiser)
 
 
@@ -67,15 +67,15 @@ def graphs_note(denoiser: nn.Module) -> str:
 
 
 def watch_for(denoiser: nn.Module, watched: Callable[[], bool]) -> Callable[[], None]:
-    """Let forwards of a network run Python while `watched()` is true; the result ends this."""
-    functions = _watched.setdefault(denoiser, [])
-    functions.append(watched)
-    return lambda: functions.remove(watched)
+    """Run forwards of a network in Python while `watched()` is true; call the result to stop."""
+    watchers = _watchers.setdefault(denoiser, [])
+    watchers.append(watched)
+    return lambda: watchers.remove(watched)
 
 
 def forget_graphs() -> None:
     """Discard all graphs, which do not notice added or removed hooks; they are recorded again when networks run."""
-    for graphs in _all:
+    for graphs in _instances:
         graphs.forget()
 
 
@@ -101,13 +101,13 @@ class Graphs:
         self._signature = inspect.signature(network.forward)
         self._latent_of = layout_of(network).latent_of
         # Listing the parameters takes longer than to launch a small graph.
-        self._holders = [part for module in network.modules() for part in (module._parameters, module._buffers)]
+        self._tensor_dicts = [part for module in network.modules() for part in (module._parameters, module._buffers)]
         self._weights: list[Any] = []
         self._graphs: dict[Any, _Graph] = {}
         self._recorder: Any = None
         self._lock = threading.Lock()
         self._refusal: str | None = None
-        _all.add(self)
+        _instances.add(self)
 
     @property
     def note(self) -> str:
@@ -118,20 +118,18 @@ class Graphs:
         weight = next(self._network.parameters())
         if torch.is_grad_enabled() and self._refusal is None:
             self._refuse("gradients are enabled")
-        if self.refuses(weight.device) or any(watched() for watched in _watched.get(self._network, ())):
+        if self.refuses(weight.device) or any(watched() for watched in _watchers.get(self._network, ())):
             return self._network._call_impl(*args, **kwargs)
         call = self._signature.bind(*args, **kwargs)
         if isinstance(timestep := call.arguments.get("timestep"), (int, float)):
             # As an input; the network itself would copy the number from the host, which cannot be recorded.
             call.arguments["timestep"] = torch.full((), timestep, device=weight.device, dtype=torch.float32)
         # Some networks take a dictionary of tensors.
-        given, structure = tree_flatten((call.args, call.kwargs, rows_now()))
+        leaves, structure = tree_flatten((call.args, call.kwargs, rows_now()))
         autocast = torch.is_autocast_enabled(weight.device.type) and torch.get_autocast_dtype(weight.device.type)
         state = (torch.is_inference_mode_enabled(), autocast, self._latent(call.arguments), structure)
-        kind = (*state, *map(_kind, given))
-        weights = [
-            (part.data_ptr(), part.dtype) for held in self._holders for part in held.values() if part is not None
-        ]
+        key = (*state, *map(_leaf_key, leaves))
+        weights = [(t.data_ptr(), t.dtype) for tensors in self._tensor_dicts for t in tensors.values() if t is not None]
         # Threads would overwrite the inputs and outputs of each other.
         with self._lock:
             if weights != self._weights:
@@ -139,19 +137,19 @@ class Graphs:
                 self.forget()
                 self._weights = weights
             try:
-                graph = self._graphs.get(kind)
+                graph = self._graphs.get(key)
             except TypeError as error:
                 self._refuse(f"an argument is neither a tensor nor hashable ({error})")
                 return self._network._call_impl(*args, **kwargs)
             if graph is not None:
                 self.replays += 1
-            elif (graph := self._record(weight.device, given, structure)) is None:
+            elif (graph := self._record(weight.device, leaves, structure)) is None:
                 return self._network._call_impl(*args, **kwargs)
-            self._graphs[kind] = graph
-            torch._foreach_copy_(graph.inputs, _tensors(given))
+            self._graphs[key] = graph
+            torch._foreach_copy_(graph.inputs, _tensors(leaves))
             graph.replay()
             # The next replay overwrites the output.
-            return tuple(part.clone() for part in graph.output)
+            return tuple(tensor.clone() for tensor in graph.output)
 
     def _latent(self, arguments: Mapping[str, Any]) -> Grid | None:
         """Return the latent size, which hooks read, if it follows from numbers in tensors rather than their shapes."""
@@ -172,7 +170,7 @@ class Graphs:
         return self._refusal is not None
 
     def forget(self) -> None:
-        """Discard what is recorded, with its memory, and try again what was refused."""
+        """Discard the graphs and their memory, and forget why recording was refused."""
         self._graphs.clear()
         self._recorder = self._refusal = None
 
@@ -181,12 +179,12 @@ class Graphs:
         self._refusal = reason
         _log.warning(f"warning: no CUDA graphs: {reason}")
 
-    def _record(self, device: torch.device, given: Sequence[Any], structure: TreeSpec) -> _Graph | None:
+    def _record(self, device: torch.device, leaves: Sequence[Any], structure: TreeSpec) -> _Graph | None:
         """Record a forward with these arguments and row keys, flat; None if that is impossible."""
-        copies = [value.clone() if isinstance(value, Tensor) else value for value in given]
+        copies = [value.clone() if isinstance(value, Tensor) else value for value in leaves]
 
         def run() -> Any:
-            # With a new `Sharing` each time, because a forward may change it.
+            # A new `Sharing` each time, because a forward may change it.
             args, kwargs, rows = tree_unflatten(copies, structure)
             # Parts of a recording cannot be timed.
             with marks_reported_to(lambda *_: nullcontext()), row_keys(**vars(rows)) if rows else nullcontext():
@@ -206,10 +204,10 @@ class Graphs:
             causes = [error]
             while isinstance(cause := causes[-1].__context__, Exception):
                 causes.append(cause)
-            if (memory := next(filter(out_of_memory, causes), None)) is not None:
+            if (memory_error := next(filter(out_of_memory, causes), None)) is not None:
                 # Smaller forwards will be tried, for which there must be room.
                 self.forget()
-                raise memory from None
+                raise memory_error from None
             if not recording:
                 raise
             # What was raised first says what cannot be recorded.
@@ -228,12 +226,12 @@ class _CudaRecorder:
 
     def run(self, forward: Callable[[], Any]) -> Any:
         with torch.cuda.device(self._device):
-            outside = torch.cuda.current_stream()
-            self._stream.wait_stream(outside)
+            caller_stream = torch.cuda.current_stream()
+            self._stream.wait_stream(caller_stream)
             # Also restores the stream if a recording fails, which `torch.cuda.graph` does not.
             with torch.cuda.stream(self._stream):
                 result = forward()
-            outside.wait_stream(self._stream)
+            caller_stream.wait_stream(self._stream)
         return result
 
     def record(self, forward: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
@@ -251,7 +249,7 @@ class _CudaRecorder:
 _RECORDERS: dict[str, type[Any]] = {"cuda": _CudaRecorder}
 
 
-def _kind(value: Any) -> Any:
+def _leaf_key(value: Any) -> Any:
     if not isinstance(value, Tensor):
         return value
     return value.shape, value.stride(), value.dtype, value.device

@@ -26,7 +26,7 @@ class DiT(Backbone):
     parts: ClassVar[dict[str, Any]] = {"transformer": DiTTransformer2DModel}
     kinds: ClassVar[tuple[type[Parametrisation], ...]] = (Diffusion, Flow)
 
-    def _check(self, config: Mapping[str, Any]) -> None:
+    def _check_config(self, config: Mapping[str, Any]) -> None:
         # In the class name used before diffusers 0.28, PixArt differs only in this.
         if (kind := config.get("norm_type", "ada_norm_zero")) != "ada_norm_zero":
             raise InputError(
@@ -38,8 +38,8 @@ class DiT(Backbone):
         latents = super().latents_of(image_size)
         if latents != self.latent_shape:
             # The position embedding has a fixed size.
-            given = f"images of {image_size} px give {latents}; change the image size"
-            raise InputError(f"{self.model} takes latents of {self.latent_shape}, but {given}")
+            actual = f"images of {image_size} px give {latents}; change the image size"
+            raise InputError(f"{self.model} takes latents of {self.latent_shape}, but {actual}")
         return latents
 
     def conditions(self, prompts: Sequence[str], labels: Sequence[int]) -> Tensor:
@@ -47,23 +47,23 @@ class DiT(Backbone):
         return torch.tensor(list(labels), device=next(self.denoiser.parameters()).device)
 
     def check_classes(self, indices: Sequence[int] | None, number: int) -> None:
-        known = self.denoiser.config["num_embeds_ada_norm"]
+        classes = self.denoiser.config["num_embeds_ada_norm"]
         # A model with 1000 classes is trained on ImageNet, whose class order other datasets do not have.
-        if indices is None and (known != number or known == _IMAGENET):
+        if indices is None and (classes != number or classes == _IMAGENET):
             raise InputError(
-                f"the classes of this dataset are not in the label space of {self.model}: the model has {known} "
+                f"the classes of this dataset are not in the label space of {self.model}: the model has {classes} "
                 f"classes, the dataset {number} different ones; use a text-conditional model or a DiT trained on them"
             )
-        unknown = [index for index in indices or () if not 0 <= index < known]
+        unknown = [index for index in indices or () if not 0 <= index < classes]
         if unknown:
-            raise InputError(f"{self.model} has classes 0 to {known - 1}; the dataset asks for class {unknown[0]}")
+            raise InputError(f"{self.model} has classes 0 to {classes - 1}; the dataset asks for class {unknown[0]}")
 
     def null_condition(self) -> Tensor:
-        null = int(self.denoiser.config["num_embeds_ada_norm"])
+        null_class = int(self.denoiser.config["num_embeds_ada_norm"])
         table = self.denoiser.transformer_blocks[0].norm1.emb.class_embedder.embedding_table
-        if table.num_embeddings <= null:
-            raise InputError(f"{self.model} has {null} classes and no unconditional one; sample with guidance: 1")
-        return torch.tensor([null], device=table.weight.device)
+        if table.num_embeddings <= null_class:
+            raise InputError(f"{self.model} has {null_class} classes and no unconditional one; sample with guidance: 1")
+        return torch.tensor([null_class], device=table.weight.device)
 
     def blank_condition(self) -> Tensor:
         return torch.empty(1, dtype=torch.int64, device="meta")

@@ -21,11 +21,11 @@ from bigain.tokens.grid import Grid
 
 # Latent pixels per token and side; a token is a patch of the latent.
 _PATCH = 2
-# Latent pixels per side that its pipeline generates unless told otherwise; the network's configuration has no size.
-_SIDE = 128
+# Default latent pixels per side of the pipeline; the network's configuration has no size.
+_LATENT_SIDE = 128
 # Tokens of a prompt that T5 reads in the pipelines of dev and schnell.
 _T5_TOKENS = {True: 512, False: 256}
-_USUAL_GUIDANCE = 3.5
+_DEFAULT_GUIDANCE = 3.5
 
 
 class Flux(TextBackbone):
@@ -62,12 +62,12 @@ class Flux(TextBackbone):
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        return self.denoiser.config["in_channels"] // self.packing, _SIDE, _SIDE
+        return self.denoiser.config["in_channels"] // self.packing, _LATENT_SIDE, _LATENT_SIDE
 
-    def _check(self, config: Mapping[str, Any]) -> None:
+    def _check_config(self, config: Mapping[str, Any]) -> None:
         if self.distilled_guidance is not None and not config.get("guidance_embeds"):
-            given = f"distilled_guidance is {self.distilled_guidance}"
-            raise InputError(f"{given}, but {self.model} takes no guidance, as FLUX.1-schnell; leave it out")
+            setting = f"distilled_guidance is {self.distilled_guidance}"
+            raise InputError(f"{setting}, but {self.model} takes no guidance, as FLUX.1-schnell; leave it out")
 
     def prompt_tokens(self, files: ModelFiles, suffix: str, saved: Any) -> Any:
         if suffix != "_2" or not isinstance(saved, int):
@@ -104,8 +104,8 @@ class Flux(TextBackbone):
         grid = Grid(noisy.shape[2] // _PATCH, noisy.shape[3] // _PATCH)
         guidance = None
         if config["guidance_embeds"]:
-            chosen = _USUAL_GUIDANCE if self.distilled_guidance is None else self.distilled_guidance
-            guidance = torch.full((len(noisy),), chosen, device=device, dtype=torch.float32)
+            scale = _DEFAULT_GUIDANCE if self.distilled_guidance is None else self.distilled_guidance
+            guidance = torch.full((len(noisy),), scale, device=device, dtype=torch.float32)
         output: Tensor = self.denoiser(
             F.pixel_unshuffle(noisy, _PATCH).flatten(2).transpose(1, 2),
             encoder_hidden_states=states,
@@ -148,7 +148,7 @@ def image_ids(grid: Grid, device: torch.device) -> Tensor:
     """Positions (0, y, x) of the tokens of a map. `(n, 3)`, float32."""
     token = torch.arange(grid.n, device=device)
     ids = torch.stack((torch.zeros_like(token), token // grid.w, token % grid.w), dim=1).float()
-    # Reading it from the device would wait in every forward.
+    # Kept here, as reading it from the device would synchronise in every forward.
     ids.bigain_grid = grid  # type: ignore[attr-defined]
     return ids
 

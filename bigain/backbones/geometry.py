@@ -57,18 +57,18 @@ def backbone_without_weights(model: str) -> Backbone:
             backbone = kind(source)
             build_on_meta(backbone)
             return backbone
-    wanted = " or ".join(f"{kind.component} ({kind.__name__})" for kind in _KINDS)
-    raise InputError(f"model_index.json of {model} lists no {wanted}; expected a model of one of these kinds")
+    expected = " or ".join(f"{kind.component} ({kind.__name__})" for kind in _KINDS)
+    raise InputError(f"model_index.json of {model} lists no {expected}; expected a model of one of these kinds")
 
 
 def _fits(kind: type[Backbone], index: Mapping[str, Any]) -> bool:
-    """Return whether a model is of a kind, or made of the same parts for a pipeline that the class refuses by name."""
+    """Return whether a model is of a kind, or has its parts and another pipeline, which the class refuses by name."""
     network = listed_class(index, kind.component)
     if not kind.pipelines:
         return network is not None
-    needed = [name for name in kind.parts if name not in kind.optional and not name.startswith("tokenizer")]
-    same = network == kind.parts[kind.component].__name__ and all(listed_class(index, name) for name in needed)
-    return same or index.get("_class_name") in kind.pipelines
+    required = [name for name in kind.parts if name not in kind.optional and not name.startswith("tokenizer")]
+    same_parts = network == kind.parts[kind.component].__name__ and all(listed_class(index, name) for name in required)
+    return same_parts or index.get("_class_name") in kind.pipelines
 
 
 def build_on_meta(backbone: Backbone) -> None:
@@ -88,11 +88,11 @@ def without_weights(backbone: Backbone) -> Backbone:
 
 def with_denoiser(backbone: Backbone, denoiser: ModelMixin) -> Backbone:
     """Copy a backbone with a different denoiser and, of its other networks, only the VAE."""
-    twin = copy.copy(backbone)
-    # Otherwise the copy would share the table of modules.
-    twin.__dict__["_modules"] = {name: part for name, part in backbone.named_children() if name == "vae"}
-    twin.denoiser = denoiser
-    return twin
+    copied = copy.copy(backbone)
+    # Otherwise both would share one dictionary of modules.
+    copied.__dict__["_modules"] = {name: part for name, part in backbone.named_children() if name == "vae"}
+    copied.denoiser = denoiser
+    return copied
 
 
 def on_meta(kind: Any, config: Any) -> Any:

@@ -17,9 +17,9 @@ CHECKPOINTS = (
     "DiT is at facebook/DiT-XL-2-512 and facebook/DiT-XL-2-256"
 )
 
-_SECONDS = 5
+_TIMEOUT_SECONDS = 5
 # Endpoints that did not answer.
-_silent: set[str] = set()
+_unreachable: set[str] = set()
 NO_SUCH_FILE = "the hub has no such file there"
 
 
@@ -29,7 +29,7 @@ def read_json(source: str, file: str, local_files_only: bool) -> dict[str, Any]:
     try:
         path = folder / file
         if not folder.is_dir():
-            local = local_files_only or constants.HF_HUB_OFFLINE or not _answers()
+            local = local_files_only or constants.HF_HUB_OFFLINE or not _hub_answers()
             path = Path(hf_hub_download(source, file, local_files_only=local))
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -41,13 +41,13 @@ def read_json(source: str, file: str, local_files_only: bool) -> dict[str, Any]:
     return content
 
 
-def _answers() -> bool:
+def _hub_answers() -> bool:
     """Return whether the hub answers one short request; if not, the libraries do not ask it again."""
     try:
-        get_session().head(constants.ENDPOINT, timeout=_SECONDS)
-    except Exception:  # noqa: BLE001 -- of whatever client the library uses
+        get_session().head(constants.ENDPOINT, timeout=_TIMEOUT_SECONDS)
+    except Exception:  # noqa: BLE001 -- the class depends on the HTTP client
         constants.HF_HUB_OFFLINE = True
-        _silent.add(constants.ENDPOINT)
+        _unreachable.add(constants.ENDPOINT)
     return not constants.HF_HUB_OFFLINE
 
 
@@ -68,9 +68,9 @@ def reason(error: BaseException, source: str, local_files_only: bool, no_such_fi
         return "the hub refuses access to this account or token; run `hf auth login` with one that may read it"
     if any(isinstance(link, LocalEntryNotFoundError) for link in chain):
         return _not_cached(source, local_files_only)
-    # transformers reports it only in the message.
-    reported = "a file named" in str(error) and not Path(source).is_dir()
-    if reported or any(isinstance(link, EntryNotFoundError) for link in chain):
+    # transformers reports a missing file only in the message.
+    file_missing = "a file named" in str(error) and not Path(source).is_dir()
+    if file_missing or any(isinstance(link, EntryNotFoundError) for link in chain):
         return no_such_file
     # Torch's errors about state dicts give the details in the second line, after a colon.
     lines = [line.strip().rstrip(".") for line in str(error).strip().splitlines()]
@@ -79,7 +79,7 @@ def reason(error: BaseException, source: str, local_files_only: bool, no_such_fi
 
 def _not_cached(source: str, local_files_only: bool) -> str:
     cause = f"{constants.ENDPOINT} does not answer; check the connection"
-    if constants.HF_HUB_OFFLINE and constants.ENDPOINT not in _silent:
+    if constants.HF_HUB_OFFLINE and constants.ENDPOINT not in _unreachable:
         cause = "HF_HUB_OFFLINE is set; unset it"
     elif local_files_only:
         cause = "local_files_only is true; set it to false"

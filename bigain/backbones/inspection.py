@@ -51,18 +51,18 @@ def inspect_model(backbone: Backbone) -> list[Finding]:
 def _inspect(backbone: Backbone, files: ModelFiles, folder: Path) -> Finding:
     name = folder.name
     kind = "tokenizer" if name.startswith("tokenizer") else name
-    needed = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}.get(kind, "config.json")
-    if not (folder / needed).is_file():
-        return _missing(files, name, [needed])
+    config_file = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}.get(kind, "config.json")
+    if not (folder / config_file).is_file():
+        return _missing(files, name, [config_file])
     if name == "scheduler":
         settings = load_schedule(files, backbone.kinds)[1].config
         return Finding(name, True, f"predicts {settings.get('prediction_type', 'a velocity of flow matching')}")
     if kind == "tokenizer":
-        older = ["spiece.model"] if files.parts[name] is T5Tokenizer else ["vocab.json", "merges.txt"]
-        if (folder / "tokenizer.json").is_file() or all((folder / file).is_file() for file in older):
+        vocabulary_files = ["spiece.model"] if files.parts[name] is T5Tokenizer else ["vocab.json", "merges.txt"]
+        if (folder / "tokenizer.json").is_file() or all((folder / file).is_file() for file in vocabulary_files):
             return Finding(name, True, "has a vocabulary")
-        return _missing(files, name, older)
-    # Reads the VAE's configuration, too; if that is missing, the VAE has its own finding.
+        return _missing(files, name, vocabulary_files)
+    # This reads the VAE's configuration, too; if that is missing, the finding of the VAE says so.
     if name == backbone.component and ("vae" not in files.parts or (folder.parent / "vae/config.json").is_file()):
         backbone.denoiser_config(files)
     if not any(path.suffix in WEIGHTS or ".index." in path.name for path in folder.iterdir()):
@@ -83,15 +83,15 @@ def _inspect(backbone: Backbone, files: ModelFiles, folder: Path) -> Finding:
                     shapes[key.removeprefix("text_model.")] = tensors.get_slice(key).get_shape()
         except (OSError, SafetensorError) as error:
             message = f"{path} is damaged, cut short or a pointer of git-lfs ({error})"
-            return Finding(name, False, message, _fetch(files, [f"{name}/{path.name}"], " --force-download"))
+            return Finding(name, False, message, _fix(files, [f"{name}/{path.name}"], " --force-download"))
     for key, weight in network.state_dict().items():
         if (shape := shapes.get(key.removeprefix("text_model."), [*weight.shape])) != [*weight.shape]:
             message = f"{key} of {folder} has shape {shape}, but config.json gives it {[*weight.shape]}"
             return Finding(name, False, message, "copy weights and config.json of one model")
-    # By number, because older files have other names.
-    numbers, expected = sum(map(math.prod, shapes.values())), sum(weight.numel() for weight in network.parameters())
-    if numbers < expected:
-        return Finding(name, False, f"{folder} holds {numbers:,} of the {expected:,} weights that config.json asks for")
+    # Only their number, because older files have other names.
+    weights, expected = sum(map(math.prod, shapes.values())), sum(weight.numel() for weight in network.parameters())
+    if weights < expected:
+        return Finding(name, False, f"{folder} holds {weights:,} of the {expected:,} weights that config.json asks for")
     size = f"{sum(path.stat().st_size for path in paths) / 1e6:.1f} MB"
     return Finding(name, True, f"{size}, variant {variant}" if variant else size)
 
@@ -99,12 +99,10 @@ def _inspect(backbone: Backbone, files: ModelFiles, folder: Path) -> Finding:
 def _missing(files: ModelFiles, name: str, missing: list[str]) -> Finding:
     where = "the folder" if Path(files.source).is_dir() else "the hub's cache"
     paths = [f"{name}/{file}" for file in missing]
-    return Finding(
-        name, False, f"{', '.join(paths)} of {files.source} not in {where}", _fetch(files, paths), absent=True
-    )
+    return Finding(name, False, f"{', '.join(paths)} of {files.source} not in {where}", _fix(files, paths), absent=True)
 
 
-def _fetch(files: ModelFiles, paths: list[str], again: str = "") -> str:
+def _fix(files: ModelFiles, paths: list[str], options: str = "") -> str:
     if Path(files.source).is_dir():
         return f"copy {' '.join(paths)} into {files.source} from where the model came from"
-    return f"hf download {files.source} {' '.join(paths)}{again}"
+    return f"hf download {files.source} {' '.join(paths)}{options}"

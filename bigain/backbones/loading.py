@@ -33,7 +33,7 @@ _BIN = f"{_CONVERT}, or set the backbone's safetensors_only to false, which read
 STEMS = {f"text_encoder{i}": {"safetensors": "model", "bin": "pytorch_model"} for i in ("", "_2", "_3")}
 STEM = {"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_model"}
 # Other names of the same class: facebook's DiT repositories use the name from before diffusers 0.28.
-_SAME = {
+_ALIASES = {
     "DiTTransformer2DModel": ("Transformer2DModel",),
     "PixArtTransformer2DModel": ("Transformer2DModel",),
     "CLIPTokenizer": ("CLIPTokenizerFast",),
@@ -44,8 +44,8 @@ UNLOADABLE = (
     *(OSError, ValueError, RuntimeError, EOFError, SafetensorError, UnpicklingError),
     *(ImportError, TypeError, LookupError, AttributeError, ArithmeticError, UnboundLocalError, StrictDataclassError),
 )
-# Why networks are refused.
-WHY = {
+# Why networks of these classes are refused.
+UNSUPPORTED = {
     "PixArtTransformer2DModel": "PixArt is conditioned on a text, a DiT on a class index: use bigain.backbones.PixArt",
     "SanaTransformer2DModel": "Sana's linear attention has no score per key and its feed-forward is a convolution over "
     "the full grid, so neither tokens nor keys can be left out",
@@ -88,16 +88,16 @@ class ModelFiles:
     variant: str | None = None
     index: Mapping[str, Any] = field(default_factory=dict)
 
-    def check_index(self, wanted: str, pipelines: Sequence[str] = ()) -> None:
-        """Raise an InputError if model_index.json does not list what a backbone of the class `wanted` loads."""
-        if pipelines and (named := self.index.get("_class_name")) not in pipelines:
+    def check_index(self, backbone: str, pipelines: Sequence[str] = ()) -> None:
+        """Raise an InputError if model_index.json does not list what a backbone of the class named `backbone` loads."""
+        if pipelines and (pipeline := self.index.get("_class_name")) not in pipelines:
             loads = " and ".join(pipelines)
-            raise InputError(f"model_index.json of {self.source} names {named}; {wanted} loads {loads}")
+            raise InputError(f"model_index.json of {self.source} names {pipeline}; {backbone} loads {loads}")
         for name in self.parts:
             listed = listed_class(self.index, name)
             if listed is None:
-                others = ", ".join(sorted(other for other in self.index if listed_class(self.index, other)))
-                raise InputError(f"{self.source} is not a {wanted} model: it has no {name} (it has {others})")
+                components = ", ".join(sorted(key for key in self.index if listed_class(self.index, key)))
+                raise InputError(f"{self.source} is not a {backbone} model: it has no {name} (it has {components})")
             self._check_class("model_index.json", name, listed)
 
     def json(self, file: str) -> dict[str, Any]:
@@ -116,10 +116,10 @@ class ModelFiles:
         return config
 
     def _check_class(self, file: str, name: str, saved: str) -> None:
-        wanted = self.parts[name].__name__
-        if saved != wanted and saved not in _SAME.get(wanted, ()):
-            why = f": {WHY[saved]}" if saved in WHY else ""
-            raise InputError(f"{file} of {self.source} gives {saved} for {name}; expected {wanted}{why}")
+        expected = self.parts[name].__name__
+        if saved != expected and saved not in _ALIASES.get(expected, ()):
+            why = f": {UNSUPPORTED[saved]}" if saved in UNSUPPORTED else ""
+            raise InputError(f"{file} of {self.source} gives {saved} for {name}; expected {expected}{why}")
 
     def load(self, name: str, dtype: torch.dtype = torch.float32) -> Any:
         """Load one component in a precision.
@@ -153,9 +153,9 @@ class ModelFiles:
                 **options,
             )
         except UNLOADABLE as error:
-            absent = f"the repository has no safetensors there. Set the backbone's variant if it has one. {_BIN}"
-            absent = absent if self.safetensors_only else NO_SUCH_FILE
-            message = reason(error, self.source, self.local_files_only, absent)
+            not_found = f"the repository has no safetensors there. Set the backbone's variant if it has one. {_BIN}"
+            not_found = not_found if self.safetensors_only else NO_SUCH_FILE
+            message = reason(error, self.source, self.local_files_only, not_found)
             raise InputError(f"cannot load {name} of {self.source} as {kind.__name__}: {message}") from error
         missing, surplus = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
         if missing:
@@ -198,8 +198,8 @@ class ModelFiles:
             if "tiktoken" in message and self.parts[name].__name__ == "T5Tokenizer":
                 message = "a spiece.model alone takes sentencepiece: pip install 'bigain[t5]'"
             raise InputError(f"cannot load the {name} of {self.source}: {message}") from error
-        letters = tokenizer(["a", "b"], truncation=True, max_length=8).input_ids
-        if letters[0] == letters[1]:
+        ids = tokenizer(["a", "b"], truncation=True, max_length=8).input_ids
+        if ids[0] == ids[1]:
             # transformers creates an empty one where files are missing.
             files = "tokenizer.json, or vocab.json and merges.txt, or spiece.model"
             raise InputError(f"the {name} of {self.source} has no vocabulary; expected {files}")
@@ -235,14 +235,14 @@ def find_weights(
     stems, files = STEMS.get(name, STEM), sorted(path.name for path in folder.iterdir())
     for suffix in ("safetensors",) if safetensors_only else ("safetensors", "bin"):
         # A shard's name has a hyphen where that of a variant has a point.
-        form = re.compile(
+        pattern = re.compile(
             rf"{stems[suffix]}(?:\.(?P<single>[^.-]+))?\.{suffix}"
             rf"|{stems[suffix]}\.{suffix}\.index(?:\.(?P<index>[^.]+))?\.json"
         )
-        found = list(filter(None, map(form.fullmatch, files)))
-        variants = {match["single"] or match["index"] for match in found}
+        matches = list(filter(None, map(pattern.fullmatch, files)))
+        variants = {match["single"] or match["index"] for match in matches}
         chosen = next(iter(variants)) if variant is None and len(variants) == 1 else variant
-        matching = [match[0] for match in found if (match["single"] or match["index"]) == chosen]
+        matching = [match[0] for match in matches if (match["single"] or match["index"]) == chosen]
         if len(matching) > 1:
             sets = " and ".join(matching)
             raise InputError(
@@ -252,9 +252,10 @@ def find_weights(
             file, indexed = folder / matching[0], matching[0].endswith(".json")
             names = shards(read_json(str(folder), file.name, True), file, suffix) if indexed else matching
             return chosen, [folder / shard for shard in names]
-        if found:
-            wanted, others = f"of variant {variant}" if variant else "without a variant", [match[0] for match in found]
-            raise InputError(f"{folder} has no weights {wanted}, but {', '.join(others)}; set the backbone's variant")
+        if matches:
+            requested = f"of variant {variant}" if variant else "without a variant"
+            available = ", ".join(match[0] for match in matches)
+            raise InputError(f"{folder} has no weights {requested}, but {available}; set the backbone's variant")
     # `.bin` files, which an option can read, come first.
     if pickles := sorted((not file.endswith(".bin"), file) for file in files if file.endswith(_PICKLES)):
         not_bin, pickle = pickles[0]
@@ -272,8 +273,8 @@ def shards(index: Mapping[str, Any], source: str | Path, suffix: str = "safetens
         raise InputError(f"{source} does not list the shards of its weights; fetch it again")
     names = sorted(set(listed.values()))
     # The libraries unpickle a shard with another ending.
-    if other := [name for name in names if not name.endswith(f".{suffix}") or re.search(r"[/\\]", name)]:
-        raise InputError(f"{source} lists {other[0]} as a shard; expected .{suffix} files beside it. {_BIN}")
+    if invalid := [name for name in names if not name.endswith(f".{suffix}") or re.search(r"[/\\]", name)]:
+        raise InputError(f"{source} lists {invalid[0]} as a shard; expected .{suffix} files beside it. {_BIN}")
     return names
 
 

@@ -44,19 +44,19 @@ def load_schedule(
         "uses no beta_schedule: a model of EDM or consistency": not flow and (name.startswith("EDM") or not betas),
         "is not of flow matching": not flow and Diffusion not in kinds,
         f"has timestep_type {spacing!r}": spacing != "discrete",
-        # Before the schedule is computed, which takes as many numbers.
+        # Checked before the schedule of this length is computed.
         f"gives num_train_timesteps {steps!r}": steps != TIMESTEPS,
         "has invert_sigmas: its timesteps count from noise to images": config.get("invert_sigmas"),
     }
-    if problem := next((problem for problem, there in problems.items() if there), None):
+    if problem := next((problem for problem, applies in problems.items() if applies), None):
         raise InputError(f"{saved} {problem}; {expected}")
     # DPM-Solver and similar schedulers call the shift `flow_shift`.
     shift = {"shift": config["flow_shift"]} if "flow_shift" in config else {}
     try:
         scheduler: Any = (FlowMatchEulerDiscreteScheduler if flow else DDPMScheduler).from_config(config, **shift)
-        # For a flow, those at one resolution; any will do.
-        placed = parametrisation_of(scheduler).place(torch.arange(TIMESTEPS), 1024)
-        levels = placed / TIMESTEPS if flow else scheduler.betas
+        # The noise levels of a flow depend on the resolution; any one will do here.
+        timesteps = parametrisation_of(scheduler).place(torch.arange(TIMESTEPS), 1024)
+        levels = timesteps / TIMESTEPS if flow else scheduler.betas
     except UNLOADABLE as error:
         message = reason(error, files.source, files.local_files_only)
         raise InputError(f"cannot make the schedule of {file} of {files.source}: {message}") from error

@@ -22,8 +22,8 @@ _TOKENS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
 class PixArt(TextBackbone):
     """PixArt-alpha (Chen et al., 2024) and PixArt-Sigma (Chen et al., 2024), conditioned on a prompt.
 
-    As by the pipelines without `clean_caption`, prompts are read in lower case. A condition is the mask of the prompt's
-    tokens and their states.
+    Prompts are lowercased, as in the pipelines without `clean_caption`. A condition is the mask of the prompt's tokens
+    and their states.
     """
 
     component = "transformer"
@@ -35,7 +35,7 @@ class PixArt(TextBackbone):
         "tokenizer": T5Tokenizer,
     }
 
-    def _check(self, config: Mapping[str, Any]) -> None:
+    def _check_config(self, config: Mapping[str, Any]) -> None:
         if (kind := config.get("norm_type", "ada_norm_single")) != "ada_norm_single":
             raise InputError(
                 f"transformer/config.json of {self.model} has norm_type {kind!r}; expected 'ada_norm_single', a PixArt"

@@ -23,19 +23,19 @@ from bigain.backbones.sites import Layout, layout_of
 
 _log = logging.getLogger(__name__)
 
-# Largest size of kept keys and values of prompts, in bytes, and on a GPU a quarter of its free memory; 1,000 classes of
-# SD 2.0 in half precision take 3.8e9.
-_ROOM = 4 * 2**30
+# Largest size of cached keys and values of prompts, in bytes; on a GPU also at most a quarter of its free
+# memory. 1,000 classes of SD 2.0 in half precision take 3.8e9.
+_MAX_CACHE_BYTES = 4 * 2**30
 
 # Hooks on each network; entries vanish with the network.
-_shared: WeakKeyDictionary[nn.Module, ExitStack] = WeakKeyDictionary()
+_hooks: WeakKeyDictionary[nn.Module, ExitStack] = WeakKeyDictionary()
 
 
 def share(denoiser: nn.Module, conditions: Tensor | None = None) -> ExitStack:
     """Hook a network to compute shared work once per group of rows that `row_keys` declares.
 
     Install compressors first: their hooks on the shared attention see all rows. With the conditions of all classes, if
-    rows have classes, keys and values of prompts are kept as well. Closing the result removes the hooks; so does
+    rows have classes, keys and values of prompts are cached as well. Closing the result removes the hooks; so does
     calling `share` again.
     """
     end_sharing(denoiser)
@@ -46,41 +46,41 @@ def share(denoiser: nn.Module, conditions: Tensor | None = None) -> ExitStack:
             # The output has all rows again before a compressor restores it.
             undo.callback(module.register_forward_hook(_expand, prepend=True).remove)
         if conditions is not None:
-            _keep_prompts(layout, conditions, next(denoiser.parameters()).dtype, undo)
+            _cache_prompts(layout, conditions, next(denoiser.parameters()).dtype, undo)
         undo.callback(forget_graphs)
         forget_graphs()
-        _shared[denoiser] = hooks = undo.pop_all()
+        _hooks[denoiser] = hooks = undo.pop_all()
         return hooks
 
 
 def end_sharing(denoiser: nn.Module) -> None:
     """Remove the hooks that `share` left on a network if a run ended without closing them."""
-    if (hooks := _shared.pop(denoiser, None)) is not None:
+    if (hooks := _hooks.pop(denoiser, None)) is not None:
         hooks.close()
 
 
 def _select(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if (sharing := _active()) is None:
+    if (sharing := _active_sharing()) is None:
         return None
 
     def select(value: Any) -> Any:
-        whole = isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(sharing.group)
-        return value.index_select(0, sharing.first) if whole else value
+        has_all_rows = isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(sharing.group)
+        return value.index_select(0, sharing.first) if has_all_rows else value
 
     return tuple(map(select, args)), {name: select(value) for name, value in kwargs.items()}
 
 
 def _expand(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-    sharing = _active()
+    sharing = _active_sharing()
     return None if sharing is None else output.index_select(0, sharing.group)
 
 
-def _active() -> Sharing | None:
+def _active_sharing() -> Sharing | None:
     rows = rows_now()
     return None if rows is None or rows.sharing is None or not rows.sharing.active else rows.sharing
 
 
-def _keep_prompts(layout: Layout, conditions: Tensor, dtype: torch.dtype, undo: ExitStack) -> None:
+def _cache_prompts(layout: Layout, conditions: Tensor, dtype: torch.dtype, undo: ExitStack) -> None:
     """Look up keys and values of the conditions of all classes, `(k, tokens, d)`, in forwards whose rows have classes.
 
     The first forward computes them, in its precision. If they are too large, every forward computes its own.
@@ -88,33 +88,33 @@ def _keep_prompts(layout: Layout, conditions: Tensor, dtype: torch.dtype, undo: 
     layers = tuple(_prompt_layers(layout)) if conditions.ndim == 3 else ()
     size = conditions.shape[:2].numel() * dtype.itemsize * sum(layer.out_features for layer in layers)
     on_gpu = conditions.device.type == "cuda"
-    room = min(_ROOM, torch.cuda.mem_get_info(conditions.device)[0] // 4) if on_gpu else _ROOM
-    if size > room:
+    limit = min(_MAX_CACHE_BYTES, torch.cuda.mem_get_info(conditions.device)[0] // 4) if on_gpu else _MAX_CACHE_BYTES
+    if size > limit:
         _log.info(
-            f"keys and values of {len(conditions)} prompts would take {size / 1e9:.1f} GB, more than {room / 1e9:.1f}; "
-            "they are computed in every forward"
+            f"keys and values of {len(conditions)} prompts would take {size / 1e9:.1f} GB, "
+            f"more than {limit / 1e9:.1f}; they are computed in every forward"
         )
         return
-    kept: dict[nn.Module, Tensor] = {}
+    cached: dict[nn.Module, Tensor] = {}
 
     def skip(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
         # A hook cannot stop a module from running, but it can pass it an empty batch.
-        return None if _classes() is None else (args[0][:0],)
+        return None if _row_classes() is None else (args[0][:0],)
 
     def look_up(module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor | None:
-        if (classes := _classes()) is None:
+        if (classes := _row_classes()) is None:
             return None
-        if module not in kept:
-            kept[module] = module.forward(conditions.to(args[0].dtype))
-        return kept[module].index_select(0, classes)
+        if module not in cached:
+            cached[module] = module.forward(conditions.to(args[0].dtype))
+        return cached[module].index_select(0, classes)
 
     for layer in layers:
         undo.callback(layer.register_forward_pre_hook(skip).remove)
         undo.callback(layer.register_forward_hook(look_up).remove)
-    undo.callback(kept.clear)
+    undo.callback(cached.clear)
 
 
-def _classes() -> Tensor | None:
+def _row_classes() -> Tensor | None:
     rows = rows_now()
     return None if rows is None else rows.classes
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from diffusers import DiTTransformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
 
-from bigain.backbones.loading import WHY
+from bigain.backbones.loading import UNSUPPORTED
 from bigain.errors import InputError
 from bigain.tokens.grid import Grid
 
@@ -62,13 +62,13 @@ class Site:
         # The `attn1` of such a U-Net's block attends to the text.
         if kind == "self_attn" and getattr(self.block, "only_cross_attention", False):
             return ()
-        named = [getattr(self.block, name, None) for name in getattr(self, kind)]
-        return tuple(module for module in named if module is not None)
+        modules = [getattr(self.block, name, None) for name in getattr(self, kind)]
+        return tuple(module for module in modules if module is not None)
 
     def split(self, x: Tensor, n: int) -> tuple[Tensor | None, Tensor]:
         """Return the text tokens of a sequence, None if they are kept apart, and the `n` image tokens."""
-        text = x.shape[1] - n
-        return (x[:, :text], x[:, text:]) if self.text_first else (None, x)
+        text_tokens = x.shape[1] - n
+        return (x[:, :text_tokens], x[:, text_tokens:]) if self.text_first else (None, x)
 
     def grid(self, latent: Grid) -> Grid:
         """Return the token map of this site for a latent size.
@@ -114,8 +114,8 @@ def layout_of(denoiser: nn.Module) -> Layout:
         InputError: If the network's class is unknown.
     """
     name, known = type(denoiser).__name__, [kind.__name__ for kind in layout_of.registry if kind is not object]
-    if name in WHY:
-        raise InputError(f"{name} is not supported: {WHY[name]}")
+    if name in UNSUPPORTED:
+        raise InputError(f"{name} is not supported: {UNSUPPORTED[name]}")
     raise InputError(
         f"{name} is not a network whose transformer blocks are known; expected a diffusers {' or '.join(known)} "
         "(for a pipeline pass pipe.unet or pipe.transformer)"
@@ -158,7 +158,7 @@ def _unet_blocks(unet: UNet2DConditionModel) -> Iterator[tuple[str, Part, int, n
 
 
 def _unet_prefix(unet: UNet2DConditionModel) -> Iterator[nn.Module]:
-    """Yield the modules before the first cross-attention, as far as the structure is the usual one."""
+    """Yield the modules before the first cross-attention, if the network has the usual structure."""
     if unet.config["class_embed_type"] or unet.config["addition_embed_type"] or unet.config["num_class_embeds"]:
         # A second condition enters with the timestep, before all modules.
         return

@@ -29,7 +29,7 @@ class StableDiffusion(TextBackbone):
         "tokenizer": CLIPTokenizer,
     }
 
-    def _check(self, config: Mapping[str, Any]) -> None:
+    def _check_config(self, config: Mapping[str, Any]) -> None:
         for setting in _SECOND_CONDITIONS:
             if config.get(setting) is not None:
                 raise InputError(

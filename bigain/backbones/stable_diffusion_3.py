@@ -49,7 +49,7 @@ class StableDiffusion3(TextBackbone):
         return min(saved, _T5_TOKENS) if suffix == "_3" and isinstance(saved, int) else saved
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Pooled states of both CLIPs, and their last states but one side by side, then those of T5: see `pack`."""
+        """Pooled states of both CLIPs; their penultimate states side by side, then those of T5: see `pack`."""
         clips = [self.encoded(prompts, suffix, output_hidden_states=True) for suffix in ("", "_2")]
         states = torch.cat([clip.hidden_states[-2] for clip in clips], dim=2)
         width = self.denoiser.config["joint_attention_dim"]

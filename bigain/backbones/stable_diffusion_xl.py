@@ -38,7 +38,7 @@ class StableDiffusionXL(TextBackbone):
         "tokenizer_2": CLIPTokenizer,
     }
 
-    def _check(self, config: Mapping[str, Any]) -> None:
+    def _check_config(self, config: Mapping[str, Any]) -> None:
         if (kind := config.get("addition_embed_type")) != "text_time":
             raise InputError(
                 f"unet/config.json of {self.model} has addition_embed_type {kind!r}; expected 'text_time', a Stable "
@@ -51,7 +51,7 @@ class StableDiffusionXL(TextBackbone):
         return config
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Pooled state, and the last but one hidden states of both text encoders. `(k, 1280 + 77 * 2048)`."""
+        """Pooled state, and the penultimate hidden states of both text encoders. `(k, 1280 + 77 * 2048)`."""
         first, second = (self.encoded(prompts, suffix, output_hidden_states=True) for suffix in self.suffixes)
         return pack(second.text_embeds, torch.cat((first.hidden_states[-2], second.hidden_states[-2]), -1))
 

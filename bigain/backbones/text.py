@@ -48,13 +48,13 @@ class TextBackbone(Backbone):
     def load_settings(self, files: ModelFiles) -> dict[str, Any]:
         config = super().load_settings(files)
         for setting, sources in self.widths.items():
-            parts = [source.split(".") for source in sources]
-            if not all(part in files.parts for part, _ in parts):
+            settings = [source.split(".") for source in sources]
+            if not all(part in files.parts for part, _ in settings):
                 continue
-            width, takes = sum(files.config(part).get(name, 512) for part, name in parts), config.get(setting, 1280)
-            if any(value != width for value in (takes if isinstance(takes, list) else [takes])):
+            width, saved = sum(files.config(part).get(name, 512) for part, name in settings), config.get(setting, 1280)
+            if any(value != width for value in (saved if isinstance(saved, list) else [saved])):
                 raise InputError(
-                    f"{self.component}/config.json of {self.model} has {setting} {takes}, but its text encoder gives "
+                    f"{self.component}/config.json of {self.model} has {setting} {saved}, but its text encoder gives "
                     f"states of width {width}: they are not of one model"
                 )
         for suffix in [name.removeprefix("tokenizer") for name in files.parts if name.startswith("tokenizer")]:
@@ -63,13 +63,13 @@ class TextBackbone(Backbone):
             tokens = tokenizer.model_max_length = self.prompt_tokens(files, suffix, tokenizer.model_max_length)
             # T5 has no positions.
             positions = text.get("max_position_embeddings", _LONGEST_PROMPT if "d_model" in text else 77)
-            known, words = len(tokenizer), text.get("vocab_size", 49408)
-            whole = all(isinstance(number, int) for number in (tokens, positions, words))
-            # Two of them mark start and end.
-            if not whole or not 2 < tokens <= positions or known > words:
+            token_count, embedding_count = len(tokenizer), text.get("vocab_size", 49408)
+            are_integers = all(isinstance(number, int) for number in (tokens, positions, embedding_count))
+            # Two tokens mark start and end.
+            if not are_integers or not 2 < tokens <= positions or token_count > embedding_count:
                 raise InputError(
-                    f"the tokenizer{suffix} of {self.model} has model_max_length {tokens!r} and {known} tokens, but "
-                    f"its text encoder {positions} and {words}: copy the model's own tokenizer, with its "
+                    f"the tokenizer{suffix} of {self.model} has model_max_length {tokens!r} and {token_count} tokens, "
+                    f"but its text encoder {positions} and {embedding_count}: copy the model's own tokenizer, with its "
                     "tokenizer_config.json"
                 )
             setattr(self, f"tokenizer{suffix}", tokenizer)
@@ -90,8 +90,8 @@ class TextBackbone(Backbone):
     def conditions(self, prompts: Sequence[str], labels: Sequence[int]) -> Tensor:
         """See `encode_prompts`; on the denoiser's device. `(k, ...)`."""
         starts = range(0, len(prompts), _PROMPTS_PER_FORWARD)
-        parts = [self.encode_prompts(prompts[start : start + _PROMPTS_PER_FORWARD]) for start in starts]
-        return torch.cat(parts).to(next(self.denoiser.parameters()).device)
+        batches = [self.encode_prompts(prompts[start : start + _PROMPTS_PER_FORWARD]) for start in starts]
+        return torch.cat(batches).to(next(self.denoiser.parameters()).device)
 
     def finish_conditions(self) -> None:
         for suffix in self.suffixes:
@@ -109,27 +109,27 @@ class TextBackbone(Backbone):
     def encoded(self, prompts: Sequence[str], suffix: str = "", mask: bool = False, **options: Any) -> Any:
         """Return the output of a text encoder; with `mask` it does not see the padding."""
         encoder, tokens = getattr(self, f"text_encoder{suffix}"), self.tokens(prompts, suffix)
-        given = {"input_ids": tokens.input_ids} | ({"attention_mask": tokens.attention_mask} if mask else {})
+        inputs = {"input_ids": tokens.input_ids} | ({"attention_mask": tokens.attention_mask} if mask else {})
         device = next(encoder.parameters()).device
-        return encoder(**{name: value.to(device) for name, value in given.items()}, **options)
+        return encoder(**{name: value.to(device) for name, value in inputs.items()}, **options)
 
     def check_prompts(self, prompts: Sequence[str], distinct: bool) -> str:
         unique = list(dict.fromkeys(prompts))
         lengths = [getattr(self, f"tokenizer{suffix}").model_max_length for suffix in self.suffixes]
         if distinct:
-            first: dict[tuple[int, ...], str] = {}
-            read = torch.cat([self.tokens(unique, suffix).input_ids for suffix in self.suffixes], 1)
-            for prompt, ids in zip(unique, read.tolist(), strict=True):
-                if (other := first.setdefault(tuple(ids), prompt)) != prompt:
+            first_prompts: dict[tuple[int, ...], str] = {}
+            token_ids = torch.cat([self.tokens(unique, suffix).input_ids for suffix in self.suffixes], 1)
+            for prompt, ids in zip(unique, token_ids.tolist(), strict=True):
+                if (other := first_prompts.setdefault(tuple(ids), prompt)) != prompt:
                     raise InputError(
                         f"{self.model} cannot tell {other!r} and {prompt!r} apart: it reads {max(lengths)} tokens, "
                         "without regard to case, and they are the same; change the names or the prompt, or give both "
                         "classes one name: top1_merged counts them as one"
                     )
         for suffix, length in zip(self.suffixes, lengths, strict=True):
-            # By default, transformers warns of their length, too.
-            whole = self.tokens(unique, suffix, verbose=False).input_ids
-            if cut := [prompt for prompt, ids in zip(unique, whole, strict=True) if len(ids) > length]:
+            # Not verbose, as transformers would warn of their length, too.
+            uncut_ids = self.tokens(unique, suffix, verbose=False).input_ids
+            if cut := [prompt for prompt, ids in zip(unique, uncut_ids, strict=True) if len(ids) > length]:
                 first_cut = repr(shorten(cut[0], 80))
                 text = f"prompts cut after {length} tokens: {len(cut)} of {len(unique)}, such as {first_cut}"
                 if not self.cuts_prompts:

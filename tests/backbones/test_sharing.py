@@ -132,7 +132,7 @@ def test_keys_of_very_many_prompts_are_not_kept(conditions, monkeypatch):
     layers = [site.block.attn2.to_k for site in layout_of(model).sites]
     size = CLASSES * PROMPT_TOKENS * 2 * sum(layer.out_features for layer in layers) * 4
     for room, hooks in ((size, 1), (size - 1, 0)):
-        monkeypatch.setattr(sharing_module, "_ROOM", room)
+        monkeypatch.setattr(sharing_module, "_MAX_CACHE_BYTES", room)
         with share(model, conditions):
             assert {len(layer._forward_hooks) for layer in layers} == {hooks}
 
