@@ -166,8 +166,8 @@ class DiffusionClassifier(BackboneModule):
         """Return the denoiser rows per image: 5k + 75 for `[5, 20]`/`[5, 1]`. With a race, the most possible."""
         if self.race is not None:
             return classes * self.trial_count
-        alive = [classes, *(min(classes, left) for left in self.keep)]
-        return sum(left * len(stage) for left, stage in zip(alive, self.stages, strict=False))
+        counts = [classes, *(min(classes, survivors) for survivors in self.keep)]
+        return sum(count * len(stage) for count, stage in zip(counts, self.stages, strict=False))
 
     @torch.inference_mode()
     def on_predict_start(self) -> None:
@@ -192,8 +192,8 @@ class DiffusionClassifier(BackboneModule):
         for i, image_id in enumerate(batch["image_id"]):
             if i in not_finite:
                 label, trial, error = not_finite[i]
-                at = f"for class {space.names[label]!r} at timestep {timesteps[i, trial]}"
-                reason = f"the network's error {at} is {error} {self.at_precision('other weights')}"
+                where = f"for class {space.names[label]!r} at timestep {timesteps[i, trial]}"
+                reason = f"the network's error {where} is {error} {self.at_precision('other weights')}"
                 batch["failed"][image_id] = reason
                 continue
             classes, trials = (~errors[i].isnan()).nonzero(as_tuple=True)
@@ -273,7 +273,7 @@ class DiffusionClassifier(BackboneModule):
         if self.race is not None:
             result = race_elimination(errors_of, random_order(keys), classes, self.race)
         else:
-            keep = [min(classes, left) for left in self.keep]
+            keep = [min(classes, survivors) for survivors in self.keep]
             result = staged_elimination(errors_of, len(latents), classes, self.stages, keep, device)
         return replace(result, bands=bands), timesteps.round().long()
 
@@ -283,21 +283,21 @@ class DiffusionClassifier(BackboneModule):
         Latents of each pair `(p, c, h, w)`, `(p,)`, `(p,)`, `(p, s)` -> `(p, s)`, float32; with `bands`
         `(p, s, 2 + bands)`, each error before its parts.
         """
-        alike = self.timesteps_alike(timesteps)
-        if alike is None:
-            return self._errors_alike(latents, keys, timesteps, labels)
-        groups = {step: [i for i, other in enumerate(alike) if other == step] for step in sorted(set(alike))}
+        shared = self.shared_timesteps(timesteps)
+        if shared is None:
+            return self._errors_together(latents, keys, timesteps, labels)
+        groups = {step: [i for i, other in enumerate(shared) if other == step] for step in sorted(set(shared))}
         pairs = [torch.tensor(group, device=labels.device) for group in groups.values()]
-        parts = [
-            self._errors_alike(latents[pair], keys[pair], timesteps[pair], labels[pair], step)
+        errors = [
+            self._errors_together(latents[pair], keys[pair], timesteps[pair], labels[pair], step)
             for step, pair in zip(groups, pairs, strict=True)
         ]
-        return torch.cat(parts)[torch.cat(pairs).argsort()]
+        return torch.cat(errors)[torch.cat(pairs).argsort()]
 
-    def _errors_alike(
-        self, latents: Tensor, keys: Tensor, timesteps: Tensor, labels: Tensor, alike: int | None = None
+    def _errors_together(
+        self, latents: Tensor, keys: Tensor, timesteps: Tensor, labels: Tensor, shared: int | None = None
     ) -> Tensor:
-        """Compute the errors of pairs whose rows may share a forward: `alike` is the timestep of `row_keys`."""
+        """Compute the errors of pairs whose rows may share a forward, that of the `shared` timestep: see `row_keys`."""
         classes, labels_of, parametrisation = labels.shape[1], labels.flatten(), self.backbone.parametrisation
 
         def compute(rows: Tensor, first: int, last: int) -> Tensor:
@@ -309,7 +309,7 @@ class DiffusionClassifier(BackboneModule):
             noisy = parametrisation.add_noise(x, noise, t)
             truth = parametrisation.target(self.target, x, noise, t)
             sharing = pair_sharing(len(rows), first, last, classes, rows.device) if self.share else None
-            with row_keys(key[pair], label, sharing, timestep=alike):
+            with row_keys(key[pair], label, sharing, timestep=shared):
                 predicted = self.backbone.predict_target(noisy[pair], t[pair], self.conditions[label], self.target)
             error = prediction_error(predicted, truth[pair], self.loss)
             if self.bands is None:
@@ -321,7 +321,7 @@ class DiffusionClassifier(BackboneModule):
 
 
 def check_answers(space: ClassSpace) -> None:
-    """Raise an InputError if there is nothing to choose from."""
+    """Raise an InputError if there are fewer than two classes."""
     if not len(space):
         raise InputError("a classification needs classes, but this dataset has prompts alone; generate from them")
     if len(space) < 2:

@@ -15,7 +15,7 @@ from bigain.data.images import read_images, text_font
 from bigain.runs.files import read_json, replacing, sample_path
 from bigain.runs.records import SampleRecord
 
-# Most images of a contact sheet, and pictures of its rows.
+# Most images of a contact sheet, and pictures in a row.
 _SHEET, _COLUMNS = 64, 8
 # Largest side of an image, line of text and gap, in px.
 _TILE, _TEXT, _GAP = 128, 18, 4
@@ -37,8 +37,8 @@ def write_contact_sheet(
     """
     records = records[:_SHEET]
     runs = [run] if baseline is None else [run, baseline]
-    paths = [[sample_path(of, record.image_id, image_format) for record in records] for of in runs]
-    images = torch.cat([read_images(of) for of in paths], -1)
+    paths = [[sample_path(folder, record.image_id, image_format) for record in records] for folder in runs]
+    images = torch.cat([read_images(run_paths) for run_paths in paths], -1)
     # About 128 px each, by whole factors.
     largest = max(images.shape[-2], images.shape[-1] // len(runs))
     step, factor = max(1, largest // _TILE), max(1, _TILE // largest)
@@ -56,9 +56,9 @@ def write_contact_sheet(
         sheet.paste(Image.fromarray(tile.permute(1, 2, 0).contiguous().numpy()), (x, y))
         title = ", ".join(names[label] for label in record.labels) or record.prompt or record.image_id
         text = " ".join(title.split())
-        cut = (f"{text[:length]}..." for length in range(len(text) - 1, 0, -1))
-        shown = next((line for line in (text, *cut) if font.getlength(line) <= width - _GAP), "")
-        draw.text((x, y + tile.shape[-2] + 2), shown, "black", font)
+        shortened = (f"{text[:length]}..." for length in range(len(text) - 1, 0, -1))
+        caption = next((line for line in (text, *shortened) if font.getlength(line) <= width - _GAP), "")
+        draw.text((x, y + tile.shape[-2] + 2), caption, "black", font)
     with replacing(run / "contact_sheet.png") as file:
         sheet.save(file, "PNG")
     return sheet
@@ -66,10 +66,10 @@ def write_contact_sheet(
 
 def log_picture(logger: Logger, tag: str, picture: Image.Image, step: int) -> None:
     """Show a picture in a logger that shows any: TensorBoard, MLflow, and those with W&B's `log_image`."""
-    showing: Any = logger
+    untyped: Any = logger
     if isinstance(logger, TensorBoardLogger):
-        showing.experiment.add_image(tag, np.asarray(picture), step, dataformats="HWC")
+        untyped.experiment.add_image(tag, np.asarray(picture), step, dataformats="HWC")
     elif isinstance(logger, MLFlowLogger):
-        showing.experiment.log_image(logger.run_id, np.asarray(picture), f"{tag}.png")
+        untyped.experiment.log_image(logger.run_id, np.asarray(picture), f"{tag}.png")
     elif hasattr(logger, "log_image"):
-        showing.log_image(key=tag, images=[picture], step=step)
+        untyped.log_image(key=tag, images=[picture], step=step)

@@ -32,8 +32,8 @@ def export_geneval(run: Path, folder: Path) -> str:
     for number, (row, paths) in enumerate(prompts.values()):
         with replacing(folder / f"{number:05}" / "metadata.jsonl") as file:
             file.write(json.dumps(row).encode() + b"\n")
-        for place, path in enumerate(paths):
-            _copy(path, folder / f"{number:05}" / "samples" / f"{place:04}.png")
+        for index, path in enumerate(paths):
+            _copy(path, folder / f"{number:05}" / "samples" / f"{index:04}.png")
     return f"{folder}: {counted(len(prompts), 'prompt')} for GenEval\n"
 
 

@@ -25,7 +25,7 @@ class Forwards:
 
     Attributes:
         rows: Most rows of a forward.
-        equal: Pad the last forward on other devices, too: a network would be compiled, or its graph recorded, again.
+        equal: Pad the last forward on other devices, too, so that no network is compiled or recorded as a graph again.
     """
 
     def __init__(self, rows: int | None, name: str, on_cpu: int = ROWS_ON_CPU) -> None:
@@ -58,7 +58,7 @@ class Forwards:
         Raises:
             InputError: If memory runs out with a single row.
         """
-        parts: list[Tensor] = []
+        outputs: list[Tensor] = []
         start = 0
         while start < count:
             size = self.rows_on(device) or count
@@ -67,7 +67,7 @@ class Forwards:
             stop = min(start + size, count)
             indices = torch.arange(start, start + size, device=device).clamp_(max=stop - 1)
             try:
-                parts.append(compute(indices, start, stop - 1)[: stop - start])
+                outputs.append(compute(indices, start, stop - 1)[: stop - start])
                 start = stop
                 continue
             except RuntimeError as error:
@@ -84,7 +84,7 @@ class Forwards:
             if torch.cuda.is_available():
                 # The failed forward left cached blocks of a different size.
                 torch.cuda.empty_cache()
-        return torch.cat(parts)
+        return torch.cat(outputs)
 
     def rows_on(self, device: torch.device) -> int | None:
         """Return the most rows of a forward on a device; None for all of them."""

@@ -28,8 +28,8 @@ from bigain.tasks.sampler import DiffusionSampler, Generated
 # The file that identifies the weights with which a run began.
 MODEL = "model.json"
 _SESSIONS = "sessions.json"
-# Finished images that are compared with their files, at most.
-_CHECKED = 32
+# At most so many finished images are compared with their files.
+_MOST_CHECKED = 32
 
 _log = logging.getLogger(__name__)
 
@@ -47,22 +47,22 @@ class PredictionWriter(Callback):
         self.resume = resume
         self._lock: BaseFileLock | None = None
 
-    def still_there(self, trainer: Trainer, finished: Mapping[str, Place]) -> frozenset[str]:
+    def reusable_images(self, trainer: Trainer, finished: Mapping[str, Place]) -> frozenset[str]:
         """Return the finished images that need not be done again.
 
         Raises:
-            InputError: If a file was replaced since; a few are checked.
+            InputError: If one of a few image files that are checked was replaced.
         """
         data: EvalDataModule = cast("Any", trainer).datamodule
         done = [item for item in data.items if item.image_id in finished]
-        for item in done[:: 1 + len(done) // _CHECKED]:
+        for item in done[:: 1 + len(done) // _MOST_CHECKED]:
             try:
-                before = json.loads(line_at(*finished[item.image_id])).get("digest")
-                now = digest_of(data.read_bytes(item))
+                logged = json.loads(line_at(*finished[item.image_id])).get("digest")
+                digest = digest_of(data.read_bytes(item))
             except ValueError:
                 # The image is gone, or its line is damaged, which is reported at the end.
                 continue
-            if before not in (None, now):
+            if logged not in (None, digest):
                 raise InputError(
                     f"{data.where(item)} was replaced by another image since it was evaluated; choose another "
                     "--output, or --overwrite true to delete the finished images"
@@ -70,7 +70,7 @@ class PredictionWriter(Callback):
         return frozenset(finished)
 
     def records_of(self, trainer: Trainer, outputs: Any) -> Sequence[Record]:
-        """Return the records of a batch. Everything else that is kept of it is on disk by then."""
+        """Return the records of a batch, after writing everything else that is kept of it."""
         return outputs
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -95,7 +95,7 @@ class PredictionWriter(Callback):
         module.backbone.load()
         self._digest = digest_in_background(module.backbone)
         # On a shared file system, processes may see different logs, but they must agree on the images that are left.
-        data.finished = trainer.strategy.broadcast(self.still_there(trainer, finished))
+        data.finished = trainer.strategy.broadcast(self.reusable_images(trainer, finished))
         if trainer.is_global_zero:
             device = trainer.strategy.root_device
             if any(item.image_id not in data.finished for item in data.items):
@@ -126,8 +126,8 @@ class PredictionWriter(Callback):
             InputError: If classes were added, removed, renamed or reordered since, or the model was trained again.
         """
         path = predictions_folder(trainer) / name
-        mended = f"if {subject} are as they were, delete it and run the command again"
-        if self._started and path.is_file() and read_json(path, dict[str, Any], mended) != content:
+        advice = f"if {subject} are as they were, delete it and run the command again"
+        if self._started and path.is_file() and read_json(path, dict[str, Any], advice) != content:
             raise InputError(
                 f"{subject} are not those that {path} names, with which this run began; choose another --output, "
                 "or --overwrite true to delete the finished images"
@@ -170,20 +170,20 @@ class SampleWriter(PredictionWriter):
             *finished_images(predictions_folder(trainer)),
             *(item.image_id for item in cast("Any", trainer).datamodule.items),
         }
-        own = {sample_path(self._run, image_id, self._format) for image_id in ids}
+        paths = {sample_path(self._run, image_id, self._format) for image_id in ids}
         # The lock file exists: some file systems ignore case.
-        names = Counter(str(path).lower() for path in own) if (self._run / ".LOCK-0").exists() else Counter[str]()
-        if same := [path for path in own if names[str(path).lower()] > 1]:
+        names = Counter(str(path).lower() for path in paths) if (self._run / ".LOCK-0").exists() else Counter[str]()
+        if same := [path for path in paths if names[str(path).lower()] > 1]:
             raise InputError(
                 f"{min(same)} and another image differ only in upper and lower case, which this file system ignores; "
                 "choose another --output, or leave one out with --data.subset"
             )
         # After a kill, there can be images that are not in the log yet, and temporary files.
         files = (path for path in (self._run / "samples").rglob("*") if path.is_file() and path.suffix != ".tmp")
-        if other := [path for path in files if not self.resume or path not in own]:
+        if other := [path for path in files if not self.resume or path not in paths]:
             raise InputError(f"{self._run / 'samples'} holds other images, such as {other[0]}; choose another --output")
 
-    def still_there(self, trainer: Trainer, finished: Mapping[str, Place]) -> frozenset[str]:
+    def reusable_images(self, trainer: Trainer, finished: Mapping[str, Place]) -> frozenset[str]:
         if self._format == "none":
             return frozenset(finished)
         # A deleted image is generated again.
@@ -198,22 +198,22 @@ class SampleWriter(PredictionWriter):
 
 
 def read_sessions(folder: Path) -> list[dict[str, Any]]:
-    """Return the different sessions of a run: what was not the same each time it was continued."""
+    """Return the different sessions of a run: the environments in which it was started and continued."""
     path = folder / _SESSIONS
     return read_json(path, list[dict[str, Any]], "delete it and run the command again") if path.is_file() else []
 
 
-def _begin_session(folder: Path, now: dict[str, Any], started: bool) -> None:
+def _begin_session(folder: Path, current: dict[str, Any], started: bool) -> None:
     """Add a session to those of a run, and report what differs from the one before."""
     sessions = read_sessions(folder) if started else []
-    flat = [{**part, **part["packages"], "packages": None} for part in (*sessions[-1:], now)]
+    flat = [{**session, **session["packages"], "packages": None} for session in (*sessions[-1:], current)]
     before, after = flat[0], flat[-1]
     changes = [f"{key} {before.get(key)} -> {after[key]}" for key in after if before.get(key) != after[key]]
     if changes:
         _log.warning(f"warning: continues with {', '.join(changes)}; last digits of earlier images may differ")
-    # The last one comes last, although it may be like an earlier one.
-    if now not in sessions[-1:]:
-        write_json(folder / _SESSIONS, [*(earlier for earlier in sessions if earlier != now), now])
+    # The current session goes last, even if an earlier one was the same.
+    if current not in sessions[-1:]:
+        write_json(folder / _SESSIONS, [*(earlier for earlier in sessions if earlier != current), current])
 
 
 def predictions_folder(trainer: Trainer) -> Path:
@@ -227,10 +227,10 @@ def _append(path: Path, lines: Sequence[str]) -> None:
         return
     content = memoryview("".join(f"{line}\n" for line in lines).encode())
     try:
-        # Unbuffered: a buffer that a full disk refused would be written again when the file is closed.
+        # Unbuffered: closing a buffered file would write again what a full disk refused.
         with path.open("ab", buffering=0) as file:
             while content:
-                # Such a file may take only a part.
+                # An unbuffered write may be partial.
                 content = content[file.write(content) :]
             os.fsync(file.fileno())
     except OSError as error:

@@ -95,20 +95,20 @@ class BackboneModule(LightningModule):
                     f"latent_cache: {backbone.model} has no VAE, so images are their own latents; leave it out"
                 )
             # The same weights round differently at a different precision or on a different kind of device.
-            run = f"{module_digest(backbone.vae)} {self.trainer.precision} {self.trainer.strategy.root_device.type}"
-            self.data.latents = LatentCache(Path(self.latent_cache).expanduser(), self.data.image_size, run)
+            encoder = f"{module_digest(backbone.vae)} {self.trainer.precision} {self.trainer.strategy.root_device.type}"
+            self.data.latents = LatentCache(Path(self.latent_cache).expanduser(), self.data.image_size, encoder)
 
     def encode_batch(self, batch: Batch) -> Tensor:
         """Return the latents of a batch: encoded (and written to the cache, if there is one) or read from the cache."""
-        parts = [batch["latent"].view(torch.float32)] if len(batch["latent"]) else []
+        latents = [batch["latent"].view(torch.float32)] if len(batch["latent"]) else []
         if len(batch["image"]):
             # One by one on a CPU: see `Forwards`.
-            at_once = 1 if self.device.type == "cpu" else len(batch["image"])
-            parts.insert(0, torch.cat([self.backbone.encode(images) for images in batch["image"].split(at_once)]))
+            chunk = 1 if self.device.type == "cpu" else len(batch["image"])
+            latents.insert(0, torch.cat([self.backbone.encode(images) for images in batch["image"].split(chunk)]))
             if self.data.latents is not None:
-                for digest, latent in zip(batch["digests"], parts[0].cpu(), strict=False):
+                for digest, latent in zip(batch["digests"], latents[0].cpu(), strict=False):
                     self.data.latents.write(str(digest), latent)
-        return torch.cat(parts)
+        return torch.cat(latents)
 
     def begin_sharing(self, conditions: Tensor | None = None) -> None:
         """Start to compute once what rows have in common: see `share`. The hooks of compressors run first."""
@@ -117,15 +117,15 @@ class BackboneModule(LightningModule):
         if self.share:
             share(self.backbone.denoiser, conditions)
 
-    def timesteps_alike(self, timesteps: Tensor) -> list[int] | None:
-        """Return one timestep for all at which compressors do the same, by row; None if they always do. `(b,)`."""
+    def shared_timesteps(self, timesteps: Tensor) -> list[int] | None:
+        """Return for each row the first timestep at which compressors do the same; None if they always do. `(b,)`."""
         first = self._first_timesteps
         return None if first is None else [first[step] for step in nearest_timesteps(timesteps)]
 
-    def at_precision(self, instead: str) -> str:
-        """Return the end of a message on numbers that are not finite; `instead` helps beside a higher precision."""
+    def at_precision(self, alternative: str) -> str:
+        """Return the end of a message on numbers that are not finite: the precision, and what to try instead."""
         higher = "" if self.trainer.precision == "32-true" else "--trainer.precision 32-true, or "
-        return f"at precision {self.trainer.precision}; try {higher}{instead}"
+        return f"at precision {self.trainer.precision}; try {higher}{alternative}"
 
     def teardown(self, stage: str) -> None:
         end_sharing(self.backbone.denoiser)

@@ -133,13 +133,13 @@ class FeatureProbe(BackboneModule):
         seconds = (time.perf_counter() - start) / len(batch["image_id"])
         records = []
         for i, image_id in enumerate(batch["image_id"]):
-            if unusable := [name for name, rows in columns.items() if not np.isfinite(rows[i]).all()]:
-                reason = f"the features {unusable[0]} (site@timestep) are not finite "
+            if not_finite := [name for name, rows in columns.items() if not np.isfinite(rows[i]).all()]:
+                reason = f"the features {not_finite[0]} (site@timestep) are not finite "
                 batch["failed"][image_id] = reason + self.at_precision("other weights")
                 continue
             features = {name: rows[i, :-1] for name, rows in columns.items()}
-            high, labels = {name: float(rows[i, -1]) for name, rows in columns.items()}, list(batch["labels"][i])
-            records.append(FeatureRecord(image_id, labels, seconds, features, high, batch["digests"][i]))
+            shares, labels = {name: float(rows[i, -1]) for name, rows in columns.items()}, list(batch["labels"][i])
+            records.append(FeatureRecord(image_id, labels, seconds, features, shares, batch["digests"][i]))
         return records
 
     def keys_of(self, image_ids: Sequence[str], device: torch.device | None = None) -> Tensor:
@@ -161,29 +161,29 @@ class FeatureProbe(BackboneModule):
 
     def _features_at(self, j: int, latents: Tensor, keys: Tensor) -> Sequence[Tensor]:
         """Return the features of each block at the timestep of this index, with their shares. `(b, d + 1)` each."""
-        place = self.visited[j : j + 1]
-        alike, at = self.timesteps_alike(place), place.to(latents.device)
-        shared: dict[str, Any] = {"zero": self.timesteps[j] == 0, "timestep": alike[0] if alike else None}
+        on_host = self.visited[j : j + 1]
+        shared, timestep = self.shared_timesteps(on_host), on_host.to(latents.device)
+        of_forward: dict[str, Any] = {"zero": self.timesteps[j] == 0, "timestep": shared[0] if shared else None}
         outputs: dict[int, Tensor] = {}
         widths: list[int] = []
 
-        def keep(module: Any, args: Any, output: Any, index: int) -> None:
+        def record(module: Any, args: Any, output: Any, index: int) -> None:
             # Where a block keeps text apart, it returns text and image tokens.
             outputs[index] = output[-1] if isinstance(output, tuple) else output
 
         def compute(rows: Tensor, first: int, last: int) -> Tensor:
-            x, key, timesteps = latents[rows], keys[rows], at.expand(len(rows))
+            x, key, timesteps = latents[rows], keys[rows], timestep.expand(len(rows))
             noisy = self.backbone.parametrisation.add_noise(x, trial_noise(key, x.shape[1:]), timesteps)
             condition = self.example_condition.expand(len(x), *self.example_condition.shape[1:])
-            with row_keys(key, **shared):
+            with row_keys(key, **of_forward):
                 self.backbone.predict(noisy, timesteps, condition)
-            parts = [self._pooled(site, outputs[site.index], Grid(*x.shape[2:])) for site in self.blocks]
-            widths[:] = [part.shape[1] for part in parts]
-            return torch.cat(parts, 1)
+            pooled = [self._pooled(site, outputs[site.index], Grid(*x.shape[2:])) for site in self.blocks]
+            widths[:] = [features.shape[1] for features in pooled]
+            return torch.cat(pooled, 1)
 
         with ExitStack() as hooks:
             for site in self.blocks:
-                hooks.callback(site.block.register_forward_hook(partial(keep, index=site.index)).remove)
+                hooks.callback(site.block.register_forward_hook(partial(record, index=site.index)).remove)
             return self.forwards.run(compute, len(latents), latents.device).split(widths, 1)
 
     def _pooled(self, site: Site, output: Tensor, latent: Grid) -> Tensor:

@@ -25,7 +25,7 @@ class Progress(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         module: Any = pl_module
-        _tell(trainer, f"loading {module.backbone.model}")
+        _print(trainer, f"loading {module.backbone.model}")
 
     # After everything that can refuse a run.
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -33,20 +33,20 @@ class Progress(Callback):
         data, classes, callbacks = module.data, len(module.data.class_space), cast("Any", trainer).callbacks
         compressors = [callback.description() for callback in callbacks if isinstance(callback, Compressor)]
         evaluations = module.evaluations_per_image(classes)
-        most = "at most " if getattr(module, "race", None) is not None else ""
-        self._images, self._before = len(data.items), sum(item.image_id in data.finished for item in data.items)
+        at_most = "at most " if getattr(module, "race", None) is not None else ""
+        self._images, self._done_before = len(data.items), sum(item.image_id in data.finished for item in data.items)
         rows = [
             ("dataset", f"{data.name}, {counted(self._images, 'image')}, {counted(classes, 'class')}"),
             ("model", f"{module.backbone.model}, {type(module).__name__}"),
             ("compressor", ", ".join(map(compressor_text, compressors)) or "none"),
-            ("evaluations", f"{most}{evaluations:,} per image, {most}{evaluations * self._images:,} in all"),
+            ("evaluations", f"{at_most}{evaluations:,} per image, {at_most}{evaluations * self._images:,} in all"),
             ("device", f"{trainer.world_size} x {trainer.strategy.root_device.type}, precision {trainer.precision}"),
             ("writes to", str(Path(trainer.default_root_dir))),
-            *([("done before", counted(self._before, "image"))] if self._before else []),
+            *([("done before", counted(self._done_before, "image"))] if self._done_before else []),
         ]
-        _tell(trainer, tabulate(rows, tablefmt="plain", disable_numparse=True))
-        self._done = self._labelled = self._correct = self._told = 0
-        self._start = self._next = time.monotonic()
+        _print(trainer, tabulate(rows, tablefmt="plain", disable_numparse=True))
+        self._done = self._labelled = self._correct = self._reported = 0
+        self._start = self._next_report = time.monotonic()
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
@@ -56,33 +56,33 @@ class Progress(Callback):
             if hasattr(record, "prediction"):
                 self._labelled += bool(record.labels)
                 self._correct += record.prediction in record.labels
-        if time.monotonic() >= self._next:
+        if time.monotonic() >= self._next_report:
             self.on_predict_epoch_end(trainer, pl_module)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write `120 of 500 images, top1 81.7 % of 120, 0.31 s per image, 2 min left`."""
         now, processes = time.monotonic(), trainer.world_size
-        if trainer.progress_bar_callback is not None or self._done == self._told:
+        if trainer.progress_bar_callback is not None or self._done == self._reported:
             return
-        self._told, self._next = self._done, now + _SECONDS_BETWEEN_LINES
-        done = min(self._before + processes * self._done, self._images)
+        self._reported, self._next_report = self._done, now + _SECONDS_BETWEEN_LINES
+        done = min(self._done_before + processes * self._done, self._images)
         parts = [f"{'about ' if processes > 1 else ''}{done:,} of {counted(self._images, 'image')}"]
         if self._labelled:
             parts.append(f"top1 {100 * self._correct / self._labelled:.1f} % of {self._labelled:,}")
         per_image = (now - self._start) / (processes * self._done)
         parts += [f"{per_image:.2g} s per image", f"{duration((self._images - done) * per_image)} left"]
-        _tell(trainer, ", ".join(parts))
+        _print(trainer, ", ".join(parts))
 
 
 def duration(seconds: float) -> str:
     """Return `40 s`, `12 min`, `3.4 h` or `2.1 days`."""
-    for most, unit, length, digits in ((100, "s", 1, 0), (6000, "min", 60, 0), (172_800, "h", 3600, 1)):
-        if seconds < most:
+    for limit, unit, length, digits in ((100, "s", 1, 0), (6000, "min", 60, 0), (172_800, "h", 3600, 1)):
+        if seconds < limit:
             return f"{seconds / length:.{digits}f} {unit}"
     return f"{seconds / 86_400:.1f} days"
 
 
-def _tell(trainer: Trainer, text: str) -> None:
+def _print(trainer: Trainer, text: str) -> None:
     if trainer.is_global_zero:
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()

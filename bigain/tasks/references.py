@@ -27,15 +27,15 @@ Images = Mapping[str, Callable[[], Image.Image]]
 
 
 def images_below(folder: Path) -> Images:
-    """Return all images of a folder and its folders, those of one size next to each other.
+    """Return all images of a folder and its folders, images of one size next to each other.
 
     Raises:
         InputError: If there are none, or one cannot be read.
     """
     folders = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir() and path.name[0] != ".")]
     sizes: dict[Path, tuple[int, int]] = {}
-    for path in (each / name for each in folders for name in scan(each)[1]):
-        with _naming(str(path)), opened(path) as image:
+    for path in (parent / name for parent in folders for name in scan(parent)[1]):
+        with _errors_naming(str(path)), opened(path) as image:
             sizes[path] = image.size
     if not sizes:
         raise InputError(f"no images in {folder}: {listing(folder)}")
@@ -54,7 +54,7 @@ def images_of(data: EvalDataModule) -> Images:
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
+def _errors_naming(name: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
@@ -65,15 +65,15 @@ def _naming(name: str) -> Iterator[None]:
 
 def _batches(images: Images, size: int) -> Iterator[Tensor]:
     """Yield images in order; a batch ends where the size changes."""
-    waiting: list[Tensor] = []
+    batch: list[Tensor] = []
     for name, read in images.items():
-        with _naming(name):
+        with _errors_naming(name):
             image = pil_to_tensor(read())
-        if waiting and (len(waiting) == size or image.shape != waiting[0].shape):
-            yield torch.stack(waiting)
-            waiting = []
-        waiting.append(image)
-    yield torch.stack(waiting)
+        if batch and (len(batch) == size or image.shape != batch[0].shape):
+            yield torch.stack(batch)
+            batch = []
+        batch.append(image)
+    yield torch.stack(batch)
 
 
 def reference_of(

@@ -98,7 +98,7 @@ class RunResults(Callback, ABC):
         """Return the sections of `results.json` of the task: at least `metrics`, `protocol` and `evaluations`."""
 
     def timesteps(self, module: Any, records: Sequence[Any]) -> Mapping[int, int]:
-        """Return the number of evaluations by timestep, in 0..999: those of one image if all have the same.
+        """Return the number of evaluations at each timestep in 0..999, of one image if all images have the same.
 
         Without records, one at each that can be evaluated.
         """
@@ -117,8 +117,8 @@ class RunResults(Callback, ABC):
 
     def _count_flops(self, trainer: Trainer, module: Any, records: Sequence[Any] = ()) -> None:
         shape, timesteps = module.backbone.latents_of(module.data.image_size), self.timesteps(module, records)
-        given = module.backbone, shape, module.example_condition, _compressors(trainer), timesteps
-        self._flops, self._baseline = flops_per_evaluation(*given, module.sampling_steps)
+        arguments = module.backbone, shape, module.example_condition, _compressors(trainer), timesteps
+        self._flops, self._baseline = flops_per_evaluation(*arguments, module.sampling_steps)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._gather = ProcessGather(trainer)
@@ -131,7 +131,7 @@ class RunResults(Callback, ABC):
                 self._write(trainer, pl_module)
             except Exception as error:  # noqa: BLE001 -- the other processes must not wait for this one
                 failure = error
-        # No process leaves before the files are written.
+        # No process returns before the files are written.
         message, *_ = self._gather.gathered(None if failure is None else str(failure))
         if failure is not None:
             raise failure
@@ -223,7 +223,7 @@ def _compressors(trainer: Trainer) -> list[Compressor]:
 
 
 def _keep_measured(results: Any, folder: Path, kernels: Collection[str]) -> None:
-    """Take what this session did not measure, since no image was left, from the results of earlier commands."""
+    """Copy what this session did not measure, because all images were done already, from the earlier results."""
     try:
         earlier: Any = read_results(folder)
     except InputError:
@@ -268,22 +268,22 @@ class ResultsWriter(RunResults):
         self, trainer: Trainer, module: DiffusionClassifier, records: Sequence[ImageRecord]
     ) -> dict[str, Any]:
         space = module.data.class_space
-        shipped: list[Metric] = [Top1Precision(), MeanAveragePrecision()] if space.multilabel else [Accuracy()]
+        standard: list[Metric] = [Top1Precision(), MeanAveragePrecision()] if space.multilabel else [Accuracy()]
         matrix = None
         if not space.multilabel:
             labels, predictions = [record.labels[0] for record in records], [record.prediction for record in records]
             matrix = confusion_matrix(labels, predictions, len(space))
-        evaluations, busy = sum(record.evaluations for record in records), sum(record.seconds for record in records)
+        evaluations, seconds = sum(record.evaluations for record in records), sum(record.seconds for record in records)
         race, latent = module.race, module.backbone.latents_of(module.data.image_size)[1:]
         return {
-            "metrics": evaluate([*shipped, *module.metrics], records, space)[0],
+            "metrics": evaluate([*standard, *module.metrics], records, space)[0],
             "per_class": matrix and [{"correct": row[label], "n": sum(row)} for label, row in enumerate(matrix)],
             "confusion_matrix": matrix if len(space) <= _MOST_CLASSES else None,
             "class_names": list(space.names),
             "evaluations": {
                 "per_image": evaluations / len(records),
                 "planned_per_image": module.evaluations_per_image(len(space)),
-                "per_second": evaluations / busy if busy else None,
+                "per_second": evaluations / seconds if seconds else None,
                 "gflops_per_image": evaluations / len(records) * self._flops.total / 1e9,
             },
             "scheduler": scheduler_settings(module.backbone.training_schedule),
@@ -320,7 +320,7 @@ class GenerationResults(RunResults):
     ) -> dict[str, Any]:
         measuring = module.measuring
         metrics, incomplete = evaluate(measuring.metrics, records, module.data.class_space)
-        # Both keys are always there: null if nothing is missing.
+        # Both keys always exist: null if nothing is missing.
         missing = {"distance": None, "clip_score": None, **incomplete, **measuring.missing}
         return {
             "metrics": metrics,

@@ -145,7 +145,7 @@ class DiffusionSampler(BackboneModule):
             InputError: If a reference has a different protocol, or nothing at all would be kept of the images.
         """
         missing: dict[str, str] = {}
-        chosen: list[Metric] = []
+        available: list[Metric] = []
         extractor, statistics = self.extractor, None
         if extractor is None:
             missing["distance"] = "no extractor was asked for"
@@ -164,9 +164,9 @@ class DiffusionSampler(BackboneModule):
             else:
                 digest = extractor.digest() if loaded else ""
                 statistics = ReferenceStatistics.load(path, extractor.protocol, extractor.dimension, digest)
-                chosen += distances(statistics) if loaded else []
+                available += distances(statistics) if loaded else []
             if loaded:
-                chosen += [
+                available += [
                     Agreement(extractor),
                     *([InceptionScore(extractor)] if isinstance(extractor, Inception) else []),
                 ]
@@ -177,12 +177,12 @@ class DiffusionSampler(BackboneModule):
                 _warn(f"warning: no distance will be computed: {missing['distance']}. {kept}")
         for metric in self.metrics:
             if (reason := metric.unavailable()) is None:
-                chosen.append(metric)
+                available.append(metric)
             else:
                 missing[metric.name] = reason
                 kept = f". Images are kept for `{metric.later}`" if metric.later else ""
                 _warn(f"warning: no {metric.title or metric.name} will be computed: {reason}{kept}")
-        return Measuring(chosen, extractor, statistics, missing)
+        return Measuring(available, extractor, statistics, missing)
 
     def bytes_per_image(self, classes: int, image_size: int) -> int:
         """Return about how much disk space one image takes in a run directory, with its features. Bytes."""
@@ -260,10 +260,10 @@ class DiffusionSampler(BackboneModule):
             nonlocal guidance
             # Not `timestep`: if it is on a GPU, reading it waits.
             on_host = self.scheduler.timesteps[step : step + 1]
-            alike = self.timesteps_alike(on_host)
-            shared = {"zero": bool(on_host == 0), "timestep": alike[0] if alike else None}
-            rows, step_now = step_keys(keys, step), Step(step, float(on_host))
-            output, guidance = self._guided(x, condition, rows, timestep, guidance, **shared, step=step_now)
+            shared = self.shared_timesteps(on_host)
+            of_forward = {"zero": bool(on_host == 0), "timestep": shared[0] if shared else None}
+            rows, visited = step_keys(keys, step), Step(step, float(on_host))
+            output, guidance = self._guided(x, condition, rows, timestep, guidance, **of_forward, step=visited)
             return output
 
         return sample(denoise, keys, self.shape, self.scheduler, self.steps, self.timestep_options)
@@ -280,32 +280,32 @@ class DiffusionSampler(BackboneModule):
         timestep: Tensor,
         guidance: Tensor | None = None,
         /,
-        **shared: Any,
+        **of_forward: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Return the guided network output of items `(b, c, h, w)` with keys `(b,)`, from one forward of 2b rows.
 
-        Takes and returns the `guidance` of `RowKeys`, that of the step before and of this step. `shared` are further
-        arguments of `row_keys`, what is known of the timestep on the host.
+        Takes the `guidance` of `RowKeys` of the step before and returns that of this step. `of_forward` are further
+        arguments of `row_keys`: what is known of the timestep on the host.
         """
         if self.guidance == 1:
-            with row_keys(rows, **shared):
+            with row_keys(rows, **of_forward):
                 return self.backbone.predict(x, timestep.expand(len(x)), condition), None
         conditions = torch.cat((self.null.expand_as(condition), condition))
         items = torch.arange(len(x), device=x.device)
         sharing = Sharing(items, items.repeat(2)) if self.share else None
         pairs = None if guidance is None else guidance.repeat(2, 1, 1)
-        with row_keys(rows.repeat(2), sharing=sharing, guidance=pairs, **shared):
+        with row_keys(rows.repeat(2), sharing=sharing, guidance=pairs, **of_forward):
             output = self.backbone.predict(x.repeat(2, 1, 1, 1), timestep.expand(2 * len(x)), conditions)
-        without, with_condition = output.chunk(2)
-        difference = with_condition - without
-        return without + self.guidance * difference, difference.abs().mean(1)
+        unconditional, conditional = output.chunk(2)
+        difference = conditional - unconditional
+        return unconditional + self.guidance * difference, difference.abs().mean(1)
 
     def _conditions(self, prompts: Sequence[str], labels: Sequence[Sequence[int]]) -> Tensor:
         """Return the conditions of items. `(b, ...)`."""
         if self.encoded:
             return torch.stack([self.encoded[prompt] for prompt in prompts])
-        known = self.data.class_space.model_labels
-        classes = [known[of_item[0]] if of_item else 0 for of_item in labels]
+        model_labels = self.data.class_space.model_labels
+        classes = [model_labels[item_labels[0]] if item_labels else 0 for item_labels in labels]
 
         def compute(items: Tensor, first: int, last: int) -> Tensor:
             return self.backbone.conditions([prompts[i] for i in items.tolist()], [classes[i] for i in items.tolist()])

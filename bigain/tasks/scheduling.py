@@ -36,28 +36,28 @@ def make_scheduler(
     Raises:
         InputError: If it cannot sample from this model, which is loaded.
     """
-    known, predicts = inspect.signature(kind.__init__).parameters, backbone.parametrisation.prediction_type
-    flow = predicts == "flow"
-    foreign = (
+    parameters, prediction_type = inspect.signature(kind.__init__).parameters, backbone.parametrisation.prediction_type
+    flow = prediction_type == "flow"
+    not_for_flow = (
         f"{kind.__name__} does not sample from models of flow matching, such as {backbone.model}; use "
         "FlowMatchEulerDiscreteScheduler, or one with use_flow_sigmas, such as DPMSolverMultistepScheduler"
     )
-    if flow and known.keys().isdisjoint(("shift", "use_flow_sigmas")):
-        raise InputError(foreign)
-    if not flow and "prediction_type" not in known:
+    if flow and parameters.keys().isdisjoint(("shift", "use_flow_sigmas")):
+        raise InputError(not_for_flow)
+    if not flow and "prediction_type" not in parameters:
         raise InputError(
-            f"{kind.__name__} has no prediction type, but {backbone.model} predicts {predicts}; choose another"
+            f"{kind.__name__} has no prediction type, but {backbone.model} predicts {prediction_type}; choose another"
         )
     # In latent space there is nothing to clip to, but the default of several classes is to clip.
-    settings: dict[str, Any] = {"clip_sample": False} if "clip_sample" in known else {}
-    needed: dict[str, Any] = {"prediction_type": "flow_prediction" if flow else predicts}
+    settings: dict[str, Any] = {"clip_sample": False} if "clip_sample" in parameters else {}
+    of_model: dict[str, Any] = {"prediction_type": "flow_prediction" if flow else prediction_type}
     if flow:
         # Schedulers call the shift by either name.
         shift = backbone.training_schedule.config["shift"]
-        needed |= {"shift": shift, "flow_shift": shift, "use_flow_sigmas": True}
-    settings |= {**backbone.scheduler_config, **{name: value for name, value in needed.items() if name in known}}
-    scheduler, spacing = _created(
-        kind, settings, options, steps, lambda made: backbone.timestep_options(made, steps, latents)
+        of_model |= {"shift": shift, "flow_shift": shift, "use_flow_sigmas": True}
+    settings |= {**backbone.scheduler_config, **{name: value for name, value in of_model.items() if name in parameters}}
+    scheduler, timestep_options = _create(
+        kind, settings, options, steps, lambda scheduler: backbone.timestep_options(scheduler, steps, latents)
     )
     if not flow:
         _check_noise_levels(scheduler, backbone, options)
@@ -66,19 +66,19 @@ def make_scheduler(
         # For a flow, the exact velocity if the image is all ones.
         return (x - 1) * TIMESTEPS / timestep.clamp_min(1) if flow else x
 
-    with _refusals(kind, options, steps):
-        # Some settings fail at one of the steps only.
+    with _input_errors(kind, options, steps):
+        # Some settings fail only at one of the steps.
         key = torch.zeros(1, dtype=torch.int64)
-        end = sample(denoise, key, (1, 1, 1), scheduler, steps, spacing)
-    if flow and not torch.allclose(end, torch.ones(1), atol=0.02):
-        raise InputError(foreign)
-    return scheduler, spacing
+        sampled = sample(denoise, key, (1, 1, 1), scheduler, steps, timestep_options)
+    if flow and not torch.allclose(sampled, torch.ones(1), atol=0.02):
+        raise InputError(not_for_flow)
+    return scheduler, timestep_options
 
 
 def scheduler_settings(scheduler: Any) -> dict[str, Any]:
     """Return class and settings of a scheduler as data: the folder's, the options, and for the rest the defaults."""
-    known = inspect.signature(type(scheduler).__init__).parameters
-    settings = {name: value for name, value in json.loads(scheduler.to_json_string()).items() if name in known}
+    parameters = inspect.signature(type(scheduler).__init__).parameters
+    settings = {name: value for name, value in json.loads(scheduler.to_json_string()).items() if name in parameters}
     infinite = {name: str(value) for name, value in settings.items() if value in (math.inf, -math.inf)}
     return {"class": type(scheduler).__name__, **settings, **infinite}
 
@@ -90,36 +90,36 @@ def count_steps(kind: type[SchedulerMixin], options: Mapping[str, Any], steps: i
         InputError: If it cannot be created with these options.
     """
     # Any resolution will do.
-    scheduler, _ = _created(
-        kind, {}, options, steps, lambda made: {"mu": 1} if made.config.get("use_dynamic_shifting") else {}
+    scheduler, _ = _create(
+        kind, {}, options, steps, lambda scheduler: {"mu": 1} if scheduler.config.get("use_dynamic_shifting") else {}
     )
     return len(scheduler.timesteps)
 
 
-def _created(
+def _create(
     kind: type[SchedulerMixin],
-    folder: Mapping[str, Any],
+    config: Mapping[str, Any],
     options: Mapping[str, Any],
     steps: int,
-    spacing_of: Callable[[Any], dict[str, Any]],
+    options_of: Callable[[Any], dict[str, Any]],
 ) -> tuple[Any, dict[str, Any]]:
     """Return a scheduler with its timesteps set, and the further arguments used to set them."""
-    known = set(inspect.signature(kind.__init__).parameters) - {"self"}
-    if unknown := sorted(set(options) - known):
-        raise InputError(f"{kind.__name__} has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    parameters = set(inspect.signature(kind.__init__).parameters) - {"self"}
+    if unknown := sorted(set(options) - parameters):
+        raise InputError(f"{kind.__name__} has no option {unknown[0]!r}; it has {', '.join(sorted(parameters))}")
     if options.get("num_train_timesteps", TIMESTEPS) != TIMESTEPS:
         raise InputError(f"num_train_timesteps must be {TIMESTEPS}, not {options['num_train_timesteps']}")
-    with _refusals(kind, options, steps):
-        scheduler: Any = kind.from_config(dict(folder), **options)
-        spacing = spacing_of(scheduler)
-        if "mu" in spacing.keys() - inspect.signature(scheduler.set_timesteps).parameters:
+    with _input_errors(kind, options, steps):
+        scheduler: Any = kind.from_config(dict(config), **options)
+        timestep_options = options_of(scheduler)
+        if "mu" in timestep_options.keys() - inspect.signature(scheduler.set_timesteps).parameters:
             raise InputError("it cannot shift noise levels by the resolution, as this model needs; choose another")
-        scheduler.set_timesteps(steps, **spacing)
-        return scheduler, spacing
+        scheduler.set_timesteps(steps, **timestep_options)
+        return scheduler, timestep_options
 
 
 @contextmanager
-def _refusals(kind: type[SchedulerMixin], options: Mapping[str, Any], steps: int) -> Iterator[None]:
+def _input_errors(kind: type[SchedulerMixin], options: Mapping[str, Any], steps: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
@@ -128,15 +128,15 @@ def _refusals(kind: type[SchedulerMixin], options: Mapping[str, Any], steps: int
 
 def _check_noise_levels(scheduler: Any, backbone: Backbone, options: Mapping[str, Any]) -> None:
     """Raise an InputError if the noise levels are not those of the model and no option asks for others."""
-    name, own = type(scheduler).__name__, getattr(scheduler, "alphas_cumprod", None)
+    name, alpha_bars = type(scheduler).__name__, getattr(scheduler, "alphas_cumprod", None)
     if scheduler.config.get("use_flow_sigmas"):
         raise InputError(f"use_flow_sigmas is for models of flow matching; {backbone.model} is none: leave it out")
-    if own is None:
+    if alpha_bars is None:
         raise InputError(
             f"{name} defines its own noise levels, not those of {backbone.model}; choose another scheduler"
         )
     assert isinstance(backbone.parametrisation, Diffusion)
     expected = backbone.parametrisation.alpha_bar(torch.arange(TIMESTEPS))
-    same = len(own) == len(expected) and torch.allclose(torch.as_tensor(own).float(), expected, rtol=1e-3)
+    same = len(alpha_bars) == len(expected) and torch.allclose(torch.as_tensor(alpha_bars).float(), expected, rtol=1e-3)
     if not same and not any(option.startswith(_NOISE_SCHEDULE) for option in options):
         raise InputError(f"{name} changes the noise levels that {backbone.model} was trained on; choose another")

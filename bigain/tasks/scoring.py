@@ -80,8 +80,8 @@ class Measuring:
 
 def distances(reference: ReferenceStatistics) -> list[Metric]:
     """Return the metrics of all features against a reference."""
-    further = [Cmmd(reference)] if reference.protocol == ClipFeatures.protocol else []
-    return [FrechetDistance(reference), KernelDistance(reference), PrecisionRecall(reference), *further]
+    cmmd = [Cmmd(reference)] if reference.protocol == ClipFeatures.protocol else []
+    return [FrechetDistance(reference), KernelDistance(reference), PrecisionRecall(reference), *cmmd]
 
 
 def update_metric(run: Path, results: Results, metric: Metric) -> None:
@@ -110,8 +110,8 @@ def add_baseline(run: Path, baseline: Path) -> None:
         _update_similarity(run, results, baseline)
     else:
         update_fidelity(run, results, baseline)
-        log, both = read_records(run / "predictions", SampleRecord), image_paths(run).keys() & image_paths(baseline)
-        records = [log[image_id] for image_id in read_ids(run) if image_id in both]
+        log, shared = read_records(run / "predictions", SampleRecord), image_paths(run).keys() & image_paths(baseline)
+        records = [log[image_id] for image_id in read_ids(run) if image_id in shared]
         write_contact_sheet(run, records, results["protocol"]["images"], baseline)
     write_results(run, results)
 
@@ -141,7 +141,7 @@ def update_distances(
     elif weights:
         raise InputError(f"{run} has features of {protocol}, which --weights does not fit; give --protocol, too")
     else:
-        # An extractor of the user's own is not here, but its features are in the log.
+        # The user's own extractor cannot be loaded by name, but its features are in the log.
         statistics = ReferenceStatistics.load(path, protocol)
         log, asked = read_records(run / "predictions", SampleRecord), results["dataset"]["images"]
         records = [log[image_id] for image_id in read_ids(run) if image_id in log]
@@ -162,51 +162,51 @@ def update_fidelity(
     run: Path, results: Results, other: Path, network: LpipsNetwork | None = None, further: Sequence[Metric] = ()
 ) -> None:
     """Replace the fidelity metrics, `further` ones included, and the name of the run that they compare with."""
-    theirs = _alike(run, results, other, _SAMPLING)
+    compared_to = _reference_to(run, results, other, _SAMPLING)
     lpips = Lpips(network or "alex")
     perceptual = [lpips] if network is not None or lpips.unavailable() is None else []
     metrics = [Psnr(), Ssim(), *perceptual, *further]
     estimates = _estimates(metrics, measured_images(run, metrics, other=other))
-    same, before = (to.get("fingerprint") or to.get("run") for to in (theirs, results.get("fidelity_to", {})))
-    # What was measured of the same pairs before and is not now, such as DINO similarity, still holds.
+    current, previous = (to.get("fingerprint") or to.get("run") for to in (compared_to, results.get("fidelity_to", {})))
+    # Metrics of the same pairs that are not measured again, such as DINO similarity, still hold.
     kept = {
         name: value
         for name, value in results["metrics"].items()
-        if not name.startswith(_FIDELITY) or (same == before and value["n"] == estimates["ssim"]["n"])
+        if not name.startswith(_FIDELITY) or (current == previous and value["n"] == estimates["ssim"]["n"])
     }
     results["metrics"] = {**kept, **estimates}
     # Of equal images there is no ratio of signal to noise.
     results["psnr_missing"] = None if "psnr" in estimates else f"all images equal those of {other}"
-    results["fidelity_to"] = theirs
+    results["fidelity_to"] = compared_to
 
 
 def _update_similarity(run: Path, results: Results, other: Path) -> None:
     """Replace the similarity of features to those of another run, and the name of that run."""
-    theirs = _alike(run, results, other, ("sites", "timesteps", "pool", "seed"))
-    log, others = (read_records(of / "predictions", FeatureRecord) for of in (run, other))
-    records = [log[image_id] for image_id in read_ids(run) if image_id in log.keys() & others]
+    compared_to = _reference_to(run, results, other, ("sites", "timesteps", "pool", "seed"))
+    log, other_log = (read_records(folder / "predictions", FeatureRecord) for folder in (run, other))
+    records = [log[image_id] for image_id in read_ids(run) if image_id in log.keys() & other_log]
     if len(records) < 2:
         raise InputError(f"{run} and {other} have {len(records)} images in common; compare runs over the same images")
-    results["metrics"].update(_estimates([Cka(others), Cosine(others)], records))
-    results["fidelity_to"] = theirs
+    results["metrics"].update(_estimates([Cka(other_log), Cosine(other_log)], records))
+    results["fidelity_to"] = compared_to
 
 
-def _alike(run: Path, results: Results, other: Path, settings: Sequence[str]) -> dict[str, Any]:
-    """Return how results name another run; raise an InputError if it differs in the task, the model or the settings."""
-    theirs = read_results(other)
+def _reference_to(run: Path, results: Results, other: Path, settings: Sequence[str]) -> dict[str, Any]:
+    """Return how results refer to another run; raise an InputError if task, model or one of the settings differ."""
+    other_results = read_results(other)
     if other.samefile(run):
         raise InputError(f"{run} is compared with itself; give a run over the same items, usually without compression")
-    if theirs["task"] != results["task"]:
-        raise InputError(f"{other} is a run of {theirs['task']}; expected a {results['task']} run")
-    pairs = {name: (results["protocol"][name], theirs["protocol"][name]) for name in settings}
-    for name, (a, b) in {"model": (results["model"]["name"], theirs["model"]["name"]), **pairs}.items():
+    if other_results["task"] != results["task"]:
+        raise InputError(f"{other} is a run of {other_results['task']}; expected a {results['task']} run")
+    pairs = {name: (results["protocol"][name], other_results["protocol"][name]) for name in settings}
+    for name, (a, b) in {"model": (results["model"]["name"], other_results["model"]["name"]), **pairs}.items():
         if a != b:
             raise InputError(
                 f"{run} and {other} differ in {name} ({a} and {b}); fidelity is between runs that differ in the "
                 "compressor only"
             )
-    compressors = [compressor["class"] for compressor in theirs["compressors"]]
-    return {"run": str(other), "fingerprint": theirs["fingerprint"], "compressors": compressors}
+    compressors = [compressor["class"] for compressor in other_results["compressors"]]
+    return {"run": str(other), "fingerprint": other_results["fingerprint"], "compressors": compressors}
 
 
 def measured_images(
@@ -218,14 +218,14 @@ def measured_images(
         run: Directory of a generation.
         metrics: To measure.
         extractor: Of features, loaded.
-        other: Run with whose images those of the same id are compared.
+        other: Run whose images of the same ids they are compared with.
 
     Raises:
         InputError: If images are missing, or the two runs have none in common.
     """
-    paths, others = image_paths(run), {} if other is None else image_paths(other)
+    paths, other_paths = image_paths(run), {} if other is None else image_paths(other)
     if other is not None:
-        paths = {image_id: path for image_id, path in paths.items() if image_id in others}
+        paths = {image_id: path for image_id, path in paths.items() if image_id in other_paths}
         if not paths:
             raise InputError(f"{run} and {other} have no image in common; compare runs over the same items")
     prompts = dict.fromkeys(paths, "")
@@ -242,14 +242,14 @@ def measured_images(
     for start in tqdm(range(0, len(ids), _BATCH), desc="images", unit="batch", disable=None):
         batch = ids[start : start + _BATCH]
         texts, pixels = [prompts[image_id] for image_id in batch], read_images([paths[i] for i in batch]).to(device)
-        images = Images(pixels, texts, read_images([others[i] for i in batch]) if others else None)
+        images = Images(pixels, texts, read_images([other_paths[i] for i in batch]) if other_paths else None)
         for image_id, prompt, feature, values in zip(batch, texts, *measuring.measure(images), strict=True):
             records.append(SampleRecord(image_id, [], prompt, 0.0, feature, values))
     return records
 
 
 def _estimates(metrics: Sequence[Metric], records: Sequence[SampleRecord | FeatureRecord]) -> dict[str, Estimate]:
-    """Return the estimates; raise an InputError if there are too few images, or something is missing of them."""
+    """Return the estimates; raise an InputError if a metric cannot be computed."""
     estimates, missing = evaluate(metrics, records, _NO_CLASSES)
     for reason in missing.values():
         raise InputError(reason)
