@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 PICTURES = "pictures"
 # Suffix of the event file, which distinguishes it from the logger's own.
 SUFFIX = ".inspector"
-# TensorBoard sorts pictures by tag, so each starts with a number: 1 for samples, then what is looked at most.
-_PLACES = {"tokens": 2, "curves": 3, "salience": 4, "scores": 5, "images": 6, "curves/confusion_matrix": 7}
+# TensorBoard sorts pictures by tag, so each starts with a number: 1 for samples, then in order of interest.
+_TAG_NUMBERS = {"tokens": 2, "curves": 3, "salience": 4, "scores": 5, "images": 6, "curves/confusion_matrix": 7}
 # Columns of the HParams table, the same for all runs: TensorBoard uses those of the first run it finds.
 _TEXTS = ("compressor", "dataset", "method", "model", "precision", "protocol", "task")
 _NUMBERS = ("factor", "images", "ratio", "seed", "tau")
@@ -69,18 +69,18 @@ class Board:
         `step`, of pictures and text, is the number of finished images.
         """
         logs = [Path(logger.log_dir) for logger in loggers if isinstance(logger, TensorBoardLogger)]
-        self._others = [logger for logger in loggers if not isinstance(logger, TensorBoardLogger)]
+        self._other_loggers = [logger for logger in loggers if not isinstance(logger, TensorBoardLogger)]
         folder.mkdir(parents=True, exist_ok=True)
-        own = [name for name in RUN_FILES if name.startswith(f"{PICTURES}/") and name.endswith(".png")]
-        drawn = [path for name in own for path in folder.parent.glob(name)]
-        for path in [*drawn, *(path for log in logs for path in log.glob(f"events.out.*{SUFFIX}"))]:
+        patterns = [name for name in RUN_FILES if name.startswith(f"{PICTURES}/") and name.endswith(".png")]
+        old_pictures = [path for name in patterns for path in folder.parent.glob(name)]
+        for path in [*old_pictures, *(path for log in logs for path in log.glob(f"events.out.*{SUFFIX}"))]:
             path.unlink(missing_ok=True)
         self._folder = folder
         self._step = step
         self._writers = [SummaryWriter(str(log), filename_suffix=SUFFIX) for log in logs]
 
     def picture(self, tag: str, picture: Figure | Image.Image) -> None:
-        """Show a picture under `group/name`, after a number for its place; its file is `group_name.png`."""
+        """Show a picture under `group/name`, after the number of its group; its file is `group_name.png`."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
         if not isinstance(picture, Image.Image):
@@ -90,17 +90,17 @@ class Board:
             picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
         with replacing(self._folder / f"{tag.replace('/', '_')}.png") as file:
             picture.save(file, "PNG", compress_level=1)
-        place = _PLACES.get(tag) or _PLACES[tag.partition("/")[0]]
+        number = _TAG_NUMBERS.get(tag) or _TAG_NUMBERS[tag.partition("/")[0]]
         for writer in self._writers:
-            writer.add_image(f"{place} {tag}", np.asarray(picture), self._step, dataformats="HWC")
-        for logger in self._others:
-            log_picture(logger, f"{place} {tag}", picture, self._step)
+            writer.add_image(f"{number} {tag}", np.asarray(picture), self._step, dataformats="HWC")
+        for logger in self._other_loggers:
+            log_picture(logger, f"{number} {tag}", picture, self._step)
 
     def scalar(self, tag: str, value: float, step: int) -> None:
         """Show a number; several with different steps, e.g. timesteps, stages or sites, are a curve."""
         for writer in self._writers:
             writer.add_scalar(tag, value, step)
-        for logger in self._others:
+        for logger in self._other_loggers:
             logger.log_metrics({tag: value}, step)
 
     def text(self, tag: str, markdown: str) -> None:
@@ -116,8 +116,8 @@ class Board:
         columns, _, _ = hparams(dict.fromkeys(_TEXTS, "") | dict.fromkeys(_NUMBERS, 0.0), dict.fromkeys(tags, 0.0))
         _, start, end = hparams(settings_of(results), {})
         for writer in self._writers:
-            for part in (columns, start, end):
-                writer._get_file_writer().add_summary(part)
+            for event in (columns, start, end):
+                writer._get_file_writer().add_summary(event)
 
     def close(self) -> None:
         """Flush and close the event files."""
@@ -173,8 +173,8 @@ def _draw_numbers(board: Board, results: Results, folder: Path) -> None:
         index, before, after = site["index"], site["tokens_in"], site["tokens_out"]
         board.scalar("sites/tokens_in", before, index)
         board.scalar("sites/tokens_out", after, index)
-        left = f"{100 * after / before:.0f} %"
-        rows.append([str(index), site["name"], str(before), str(after), left, site["compressor"]])
+        share = f"{100 * after / before:.0f} %"
+        rows.append([str(index), site["name"], str(before), str(after), share, site["compressor"]])
     board.text("run/summary", "".join(f"    {line}\n" for line in summary(results, folder).splitlines()))
     if rows:
         headers = ("site", "name", "tokens in", "tokens out", "left", "compressor")
@@ -200,7 +200,7 @@ def _draw_curves(board: Board, results: Results, folder: Path, data: EvalDataMod
     # A race has no stages.
     if stages and truth.any():
         shares = survival(stage, truth, len(stages))
-        chance = [1.0, *(min(1.0, most / len(names)) for most in keep)]
+        chance = [1.0, *(min(1.0, survivors / len(names)) for survivors in keep)]
         board.picture("curves/stage_survival", survival_figure(shares, chance))
         for step, share in enumerate(shares):
             board.scalar("survival/true_class", float(share), step)

@@ -21,7 +21,7 @@ RIVALS = ("strongest rival", "second rival", "third rival")
 # Number of bands of the 1000 timesteps for runs whose timesteps differ between images.
 _BANDS = 20
 # Most classes that are named on an axis, and whose counts are printed.
-_NAMED, _COUNTED = 40, 20
+_MOST_NAMED, _MOST_COUNTED = 40, 20
 _LONGEST = 28
 
 
@@ -68,41 +68,41 @@ def errors_by_time(
     useful: Array = complete.any(axis=1) & (count > 0) & (count < truth.shape[1])
     if not useful.any():
         return None
-    place, centres = _places(timesteps, complete & useful[:, None])
+    bins, centres = _time_bins(timesteps, complete & useful[:, None])
     rivals, k, u = min(len(RIVALS), truth.shape[1] - int(count[useful].max())), truth.shape[1], len(centres)
     sums, counts = np.zeros((1 + rivals, u)), np.zeros(u)
-    margins, members = np.zeros((k, u)), np.zeros((k, u))
+    margins, member_counts = np.zeros((k, u)), np.zeros((k, u))
     start = 0
     for values in errors():
-        inside = np.flatnonzero(useful[start : start + len(values)])
-        block = start + inside
+        used = np.flatnonzero(useful[start : start + len(values)])
+        rows = start + used
         start += len(values)
-        trials, by_class = complete[block], truth[block].astype(np.float64)
-        errors_now = np.where(trials[:, None], values[inside].astype(np.float64), 0)
-        mean = np.where(truth[block], np.inf, errors_now.sum(2) / trials.sum(1)[:, None])
+        trials, by_class = complete[rows], truth[rows].astype(np.float64)
+        block_errors = np.where(trials[:, None], values[used].astype(np.float64), 0)
+        mean = np.where(truth[rows], np.inf, block_errors.sum(2) / trials.sum(1)[:, None])
         strongest = mean.argsort(1, kind="stable")[:, :rivals]
-        true = np.einsum("rk,rkt->rt", by_class / by_class.sum(1)[:, None], errors_now)
+        true = np.einsum("rk,rkt->rt", by_class / by_class.sum(1)[:, None], block_errors)
         # Errors of the true class and its strongest rivals. (r, 1 + rivals, t)
-        ranked = np.concatenate([true[:, None], np.take_along_axis(errors_now, strongest[..., None], 1)], 1)
+        ranked = np.concatenate([true[:, None], np.take_along_axis(block_errors, strongest[..., None], 1)], 1)
         # 1 where a trial counts and belongs to the timestep. (r, t, u)
-        member = ((place[block][..., None] == np.arange(u)) & trials[..., None]).astype(np.float64)
-        sums += np.einsum("ret,rtu->eu", ranked, member)
-        counts += member.sum((0, 1))
-        margins += np.einsum("rk,rt,rtu->ku", by_class, ranked[:, 1] - ranked[:, 0], member, optimize=True)
-        members += np.einsum("rk,rtu->ku", by_class, member, optimize=True)
+        membership = ((bins[rows][..., None] == np.arange(u)) & trials[..., None]).astype(np.float64)
+        sums += np.einsum("ret,rtu->eu", ranked, membership)
+        counts += membership.sum((0, 1))
+        margins += np.einsum("rk,rt,rtu->ku", by_class, ranked[:, 1] - ranked[:, 0], membership, optimize=True)
+        member_counts += np.einsum("rk,rtu->ku", by_class, membership, optimize=True)
     mean = sums / counts
-    margin = np.divide(margins, members, out=np.full((k, u), np.nan), where=members > 0)
+    margin = np.divide(margins, member_counts, out=np.full((k, u), np.nan), where=member_counts > 0)
     return ErrorsByTime(centres, mean[0], mean[1:], margin, int(useful.sum()))
 
 
-def _places(timesteps: Array, counted: npt.NDArray[np.bool_]) -> tuple[Array, Floats]:
+def _time_bins(timesteps: Array, used: npt.NDArray[np.bool_]) -> tuple[Array, Floats]:
     """Return the index of each trial's timestep or band, and the timesteps or centres. `(n, t)`, `(u,)`."""
-    distinct = np.unique(timesteps[counted])
+    distinct = np.unique(timesteps[used])
     if len(distinct) <= _BANDS:
         return np.searchsorted(distinct, timesteps).clip(max=len(distinct) - 1), distinct.astype(np.float64)
     width = 1000 / _BANDS
     band = (timesteps // width).clip(0, _BANDS - 1).astype(np.int64)
-    present = np.unique(band[counted])
+    present = np.unique(band[used])
     return np.searchsorted(present, band).clip(max=len(present) - 1), (present.astype(np.float64) + 0.5) * width
 
 
@@ -141,8 +141,8 @@ def class_figure(curves: ErrorsByTime, names: Sequence[str]) -> Figure:
     # Relative to the largest of each timestep, because sizes differ by orders of magnitude between timesteps.
     scale = np.nanmax(np.abs(curves.by_class), axis=0)
     relative = curves.by_class / np.where(scale > 0, scale, 1)
-    if len(classes) > _NAMED:
-        classes = np.sort(classes[np.nanmean(relative[classes], 1).argsort(kind="stable")[:_NAMED]])
+    if len(classes) > _MOST_NAMED:
+        classes = np.sort(classes[np.nanmean(relative[classes], 1).argsort(kind="stable")[:_MOST_NAMED]])
     figure, (axes,) = _figure(6.4, 1.4 + 0.2 * max(4, len(classes)))
     axes.set_facecolor("#bbbbbb")
     image = axes.imshow(relative[classes], aspect="auto", cmap="RdBu", vmin=-1, vmax=1, interpolation="nearest")
@@ -169,15 +169,15 @@ def survival_figure(shares: Floats, chance: Sequence[float]) -> Figure:
 def confusion_figure(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
     """Draw predictions by true class as shares of its images, with counts for at most 20 classes."""
     counts = np.asarray(matrix)
-    side = 2.4 + (0.28 if len(counts) <= _COUNTED else 0.16 if len(counts) <= _NAMED else 0.03) * len(counts)
+    side = 2.4 + (0.28 if len(counts) <= _MOST_COUNTED else 0.16 if len(counts) <= _MOST_NAMED else 0.03) * len(counts)
     figure, (axes,) = _figure(side + 0.6, side)
     shares = 100 * counts / counts.sum(1, keepdims=True).clip(min=1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
-    if len(counts) <= _COUNTED:
+    if len(counts) <= _MOST_COUNTED:
         for row, column in np.argwhere(counts):
             colour = "white" if shares[row, column] > 60 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=7)
-    if len(counts) <= _NAMED:
+    if len(counts) <= _MOST_NAMED:
         labels = [_short(name) for name in names]
         axes.set_xticks(range(len(counts)), labels, rotation=90, fontsize=7)
         axes.set_yticks(range(len(counts)), labels, fontsize=7)

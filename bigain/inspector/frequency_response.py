@@ -60,19 +60,19 @@ class FrequencyResponse(Watcher):
         self.timestep_bands = timestep_bands
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._measured = self._images = 0
+        self._batches_done = self._images = 0
         self._sites: dict[_Module, _Sums] = {}
-        self._unknown: set[str] = set()
+        self._not_measured: set[str] = set()
         self._gather = ProcessGather(trainer)
 
-    def starts(self, module: LightningModule, image_ids: Sequence[str]) -> bool:
+    def begin_batch(self, module: LightningModule, image_ids: Sequence[str]) -> bool:
         self._observed = False
-        return self._measured < self.batches
+        return self._batches_done < self.batches
 
-    def ends(self, trainer: Trainer, image_ids: Sequence[str]) -> None:
+    def end_batch(self, trainer: Trainer, image_ids: Sequence[str]) -> None:
         # A resumed run computes nothing in the batches that are already done.
         if self._observed:
-            self._measured += 1
+            self._batches_done += 1
             self._images += len(image_ids)
 
     @torch.no_grad()
@@ -80,7 +80,7 @@ class FrequencyResponse(Watcher):
         self._observed = True
         site, before = observation.site, observation.before
         if (restored := observation.restored()) is None:
-            self._unknown.add(f"{site.name}, {observation.module}")
+            self._not_measured.add(f"{site.name}, {observation.module}")
             return
         grid = site.grid(observation.context.latent)
         module = (site.index, observation.module, site.name, grid, before.shape[2])
@@ -90,11 +90,11 @@ class FrequencyResponse(Watcher):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Objects, not tensors: a process without images left has no sites.
         sites = {module: tuple(part.cpu().double() for part in sums) for module, sums in self._sites.items()}
-        parts = self._gather.gathered((self._measured, self._images, sites, self._unknown))
+        gathered = self._gather.gathered((self._batches_done, self._images, sites, self._not_measured))
         if not trainer.is_global_zero:
             return
         path = Path(trainer.default_root_dir) / RESPONSE_FILE
-        batches, images = sum(part[0] for part in parts), sum(part[1] for part in parts)
+        batches, images = sum(process[0] for process in gathered), sum(process[1] for process in gathered)
         if not batches:
             # All images were already done; an earlier measurement is kept.
             if compressors_of(trainer) and not path.is_file():
@@ -103,9 +103,9 @@ class FrequencyResponse(Watcher):
         if path.is_file() and read_json(path, ResponseFile)["images"] >= images:
             # The run was resumed and had measured as many images before.
             return
-        measured = [part[2] for part in parts]
+        measured = [process[2] for process in gathered]
         modules = sorted(set().union(*measured))
-        total = {module: _total([of[module] for of in measured if module in of]) for module in modules}
+        total = {module: _total([sums[module] for sums in measured if module in sums]) for module in modules}
         content = {
             "schema_version": RESPONSE_VERSION,
             "bands": [k / self.bands for k in range(self.bands + 1)],
@@ -113,7 +113,7 @@ class FrequencyResponse(Watcher):
             "batches": batches,
             "images": images,
             "sites": [_description(module, sums, self.bands) for module, sums in total.items()],
-            "not_measured": sorted(set().union(*(part[3] for part in parts))),
+            "not_measured": sorted(set().union(*(process[3] for process in gathered))),
         }
         write_json(path, content)
 
@@ -131,27 +131,27 @@ def _total(sums: Sequence[_Sums]) -> _Sums:
 
 def _description(module: _Module, sums: _Sums, bands: int) -> dict[str, Any]:
     """Return energies per row, and the shares kept and destroyed over all timesteps, as plain values."""
-    (index, kind, name, grid, channels), (energy, rows, left_out) = module, sums
+    (index, part, name, grid, channels), (energy, rows, left_out) = module, sums
     modes = radial_bands(grid, bands).flatten().bincount(minlength=bands + 1)
     means = energy / rows.clamp(min=1)[:, None, None]
     original, compressed, error = (energy[:, i].contiguous().sum(0).tolist() for i in range(3))
     return {
-        **{"name": name, "index": index, "module": kind, "grid": list(grid), "channels": channels},
+        **{"name": name, "index": index, "module": part, "grid": list(grid), "channels": channels},
         "modes": modes.tolist(),
         "rows": rows.int().tolist(),
         "rows_left_out": int(left_out),
-        **{each: means[:, i].tolist() for i, each in enumerate(KINDS)},
-        "kept": [part / whole if whole else None for part, whole in zip(compressed, original, strict=True)],
-        "destroyed": [part / whole if whole else None for part, whole in zip(error, original, strict=True)],
+        **{kind: means[:, i].tolist() for i, kind in enumerate(KINDS)},
+        "kept": [x / total if total else None for x, total in zip(compressed, original, strict=True)],
+        "destroyed": [x / total if total else None for x, total in zip(error, original, strict=True)],
     }
 
 
 def _measure(before: Tensor, restored: Tensor, grid: Grid, timesteps: Tensor, bands: int, timestep_bands: int) -> _Sums:
     """Sum the energies of one forward over its rows. Tokens `(r, n, c)`, timesteps `(r,)`."""
-    wide = widest_float(before.device)
+    dtype = widest_float(before.device)
     rows, blocks = max(1, _BLOCK // before[0].numel()), []
     for x, y in zip(before.split(rows), restored.split(rows), strict=True):
-        x, y = x.to(wide), y.to(wide)
+        x, y = x.to(dtype), y.to(dtype)
         blocks.append(torch.stack([band_energy(values, grid, bands) for values in (x, y, x - y)], 1))
     energy = torch.cat(blocks)
     finite = energy.isfinite().flatten(1).all(1)
@@ -160,5 +160,5 @@ def _measure(before: Tensor, restored: Tensor, grid: Grid, timesteps: Tensor, ba
     edges = torch.arange(1, timestep_bands, device=energy.device) * _TIME / timestep_bands
     time = torch.bucketize(timesteps.to(edges).contiguous(), edges, right=True)
     # A matrix product adds in the same order every time.
-    member = torch.nn.functional.one_hot(time, timestep_bands).to(energy.dtype) * finite[:, None]
-    return torch.einsum("rt,rkb->tkb", member, energy), member.sum(0), (~finite).sum()
+    membership = torch.nn.functional.one_hot(time, timestep_bands).to(energy.dtype) * finite[:, None]
+    return torch.einsum("rt,rkb->tkb", membership, energy), membership.sum(0), (~finite).sum()

@@ -59,7 +59,7 @@ class Inspector(Watcher):
         sites = {site.index for compressor in compressors_of(trainer) for site in compressor.sites_of(denoiser)}
         self._sites = evenly(sorted(sites), _SITES)
 
-    def starts(self, module: LightningModule, image_ids: Sequence[str]) -> bool:
+    def begin_batch(self, module: LightningModule, image_ids: Sequence[str]) -> bool:
         rows = {item.image_id: rows_of(module, item, _DRAWS) for item in self._items if item.image_id in image_ids}
         if not rows or not self._sites:
             return False
@@ -69,7 +69,7 @@ class Inspector(Watcher):
     def decided(self, decision: Decision) -> None:
         self._collector.add(decision)
 
-    def ends(self, trainer: Trainer, image_ids: Sequence[str]) -> None:
+    def end_batch(self, trainer: Trainer, image_ids: Sequence[str]) -> None:
         # Before the predictions are written: a finished image has its maps.
         for image_id, maps in self._collector.maps().items():
             write_maps(Path(trainer.default_root_dir) / PICTURES, image_id, maps)
@@ -82,9 +82,9 @@ class Inspector(Watcher):
         if not has_results(folder):
             raise InputError(f"the inspector needs the results of {folder}; add a ResultsWriter after it")
         maps = {item: read_maps(folder / PICTURES, item.image_id) for item in self._items}
-        without = [item.image_id for item, sites in maps.items() if self._sites and not sites]
-        done = finished_images(predictions_folder(trainer)) if without else {}
-        if missing := [image_id for image_id in without if image_id in done]:
+        unmapped = [item.image_id for item, sites in maps.items() if self._sites and not sites]
+        done = finished_images(predictions_folder(trainer)) if unmapped else {}
+        if missing := [image_id for image_id in unmapped if image_id in done]:
             advice = "which ran without the inspector before; run into a different --output to draw them"
             _log.warning(f"warning: no token maps of {', '.join(missing)}, {advice}")
         try:

@@ -31,7 +31,7 @@ from bigain.tokens.randomness import stable_hash
 from bigain.tokens.scores import laplacian_l1
 
 Array = npt.NDArray[Any]
-Part = dict[str, Tensor]
+Arrays = dict[str, Tensor]
 T = TypeVar("T")
 
 _ARRAYS = ("timesteps", "salience", "scores", "leader", "keys", "copied")
@@ -74,10 +74,10 @@ class Collector:
         self._draws = [(image_id, draw) for image_id, keys in rows.items() for draw in range(len(keys.keys))]
         classes = [keys.classes for keys in rows.values() if keys.classes is not None]
         keys = torch.cat([keys.keys for keys in rows.values()]).to(device)
-        self._wanted = RowKeys(keys, torch.cat(classes).to(device) if classes else None)
-        self._about: dict[int, tuple[str, Grid]] = {}
+        self._followed = RowKeys(keys, torch.cat(classes).to(device) if classes else None)
+        self._site_info: dict[int, tuple[str, Grid]] = {}
         # By image, site and draw; a forward that is repeated with fewer rows decides the same.
-        self._parts: dict[tuple[str, int], dict[int, Part]] = {}
+        self._arrays: dict[tuple[str, int], dict[int, Arrays]] = {}
 
     def add(self, decision: Decision) -> None:
         """Keep the followed rows of a decision."""
@@ -85,24 +85,24 @@ class Collector:
         if site.index not in self._sites:
             return
         if self not in context.cache:
-            context.cache[self] = matches(context, self._wanted)
+            context.cache[self] = matches(context, self._followed)
         rows, positions = context.cache[self]
         if not positions:
             return
-        self._about[site.index] = (site.name, site.grid(context.latent))
-        parts = parts_of(decision, rows)
+        self._site_info[site.index] = (site.name, site.grid(context.latent))
+        arrays = arrays_of(decision, rows)
         for row, (image_id, draw) in enumerate(self._draws[position] for position in positions):
-            draws = self._parts.setdefault((image_id, site.index), {})
-            draws[draw] = {name: part[row] for name, part in parts.items()}
+            draws = self._arrays.setdefault((image_id, site.index), {})
+            draws[draw] = {name: array[row] for name, array in arrays.items()}
 
     def maps(self) -> dict[str, list[SiteMap]]:
         """Return the maps of every image in the order of sites."""
         maps: dict[str, list[SiteMap]] = {}
-        for (image_id, index), draws in sorted(self._parts.items()):
-            parts = sorted(draws.values(), key=lambda part: float(part["timesteps"]))
-            stacked = {name: torch.stack([part[name] for part in parts]).cpu() for name in parts[0]}
+        for (image_id, index), draws in sorted(self._arrays.items()):
+            by_timestep = sorted(draws.values(), key=lambda draw: float(draw["timesteps"]))
+            stacked = {name: torch.stack([draw[name] for draw in by_timestep]).cpu() for name in by_timestep[0]}
             arrays = {name: (x.float() if x.is_floating_point() else x.int()).numpy() for name, x in stacked.items()}
-            name, grid = self._about[index]
+            name, grid = self._site_info[index]
             maps.setdefault(image_id, []).append(SiteMap(name, index, grid, **arrays))
         return maps
 
@@ -137,37 +137,37 @@ def evenly(values: Sequence[T], count: int) -> list[T]:
     return [values[round(i * (len(values) - 1) / max(1, count - 1))] for i in range(count)]
 
 
-def matches(context: ForwardContext, wanted: RowKeys) -> tuple[Tensor, list[int]]:
-    """Find rows in a forward by their keys; synchronizes with the device once.
+def matches(context: ForwardContext, followed: RowKeys) -> tuple[Tensor, list[int]]:
+    """Find the followed rows in a forward by their keys; synchronizes with the device once.
 
     Of several rows with the same key the last one counts: of a guided pair the one with its condition.
 
     Returns:
-        Row numbers `(r,)`, int64 on the device, and the position of each in `wanted`.
+        Row numbers `(r,)`, int64 on the device, and the position of each in `followed`.
     """
-    same = context.keys[:, None] == wanted.keys
-    if wanted.classes is not None:
-        same &= context.classes[:, None] == wanted.classes
+    same = context.keys[:, None] == followed.keys
+    if followed.classes is not None:
+        same &= context.classes[:, None] == followed.classes
     number = torch.arange(1, len(same) + 1, device=same.device)[:, None]
     last = (same * number).amax(0).cpu()
     present = last.nonzero().squeeze(1)
     return (last[present] - 1).to(same.device), present.tolist()
 
 
-def parts_of(decision: Decision, rows: Tensor) -> Part:
+def arrays_of(decision: Decision, rows: Tensor) -> Arrays:
     """Return the arrays of `SiteMap` that exist, `(r, ...)` each, for some rows of a decision. `(r,)`, int64."""
     site, tokens, context = decision.site, decision.tokens[rows], decision.context.of_rows(rows)
-    parts: dict[str, Tensor | None] = {
+    arrays: dict[str, Tensor | None] = {
         "timesteps": context.timesteps,
         "salience": laplacian_l1(tokens, site.grid(context.latent)),
         "scores": decision.compressor.token_scores(tokens, site, context),
     }
     if decision.plan is not None:
-        parts["leader"] = decision.plan.kept[rows].gather(1, decision.plan.restore[rows])
+        arrays["leader"] = decision.plan.kept[rows].gather(1, decision.plan.restore[rows])
     if isinstance(decision.compressor, KVDownsampler):
-        parts["keys"] = decision.compressor.token_keys(tokens, site, context)
-        parts["copied"] = decision.compressor.key_tokens(tokens, site, context)
-    return {name: part.expand(len(rows), *part.shape[1:]) for name, part in parts.items() if part is not None}
+        arrays["keys"] = decision.compressor.token_keys(tokens, site, context)
+        arrays["copied"] = decision.compressor.key_tokens(tokens, site, context)
+    return {name: array.expand(len(rows), *array.shape[1:]) for name, array in arrays.items() if array is not None}
 
 
 def maps_file(folder: Path, image_id: str) -> Path:

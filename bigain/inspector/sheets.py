@@ -30,7 +30,7 @@ LINE = (255, 255, 255)
 # Opacity of a mark over the picture.
 _DIMMED, _DESTINATION = 0.62, 0.85
 # Largest side of a token map and smallest side of a token, in px.
-_SIDE, _LEAST = 160, 4
+_SIDE, _MIN_TOKEN = 160, 4
 # Most timesteps that are drawn.
 _COLUMNS = 5
 # Gap between pictures, line of text, margin and average letter, in px.
@@ -39,7 +39,7 @@ _LONGEST = 110
 
 
 class Subject(NamedTuple):
-    """The image of a sheet, `(h, w, 3)`, and text about it and the run."""
+    """The image of a sheet, `(h, w, 3)`, and lines that describe it and the run."""
 
     picture: Picture
     lines: Sequence[str]
@@ -47,7 +47,7 @@ class Subject(NamedTuple):
 
 def token_sheet(subject: Subject, maps: Sequence[SiteMap]) -> Image.Image:
     """Draw which tokens of an image are merged or used as keys, by site and timestep."""
-    rows = [(_about(site), _token_pictures(subject.picture, site)) for site in maps]
+    rows = [(_caption(site), _token_pictures(subject.picture, site)) for site in maps]
     return sheet(subject.lines, rows, _token_legend(maps), fitted(subject.picture, maps[0].grid))
 
 
@@ -58,17 +58,17 @@ def noise_sheet(subjects: Sequence[Subject], maps: Sequence[SiteMap]) -> Image.I
         salience = site.salience.mean(0)
         tiles = [("image", fitted(subject.picture, site.grid))]
         tiles.append((f"salience: {salience.min():.2g} to {salience.max():.2g}", heat(salience, site.grid)))
-        if (gone := _gone(site)) is not None:
-            what = "not a key" if site.leader is None else "merged"
-            tiles.append((f"{what}: {100 * gone.min():.0f} to {100 * gone.max():.0f} %", heat(gone, site.grid)))
+        if (share := _removed_share(site)) is not None:
+            action = "not a key" if site.leader is None else "merged"
+            tiles.append((f"{action}: {100 * share.min():.0f} to {100 * share.max():.0f} %", heat(share, site.grid)))
         rows.append((subject.lines[0], [*tiles, ("the first noise", token_picture(subject.picture, site, 0))]))
-    about = f"timestep {maps[0].timesteps[0]:.0f}, {counted(len(maps[0].timesteps), 'noise')}, no class prompt"
-    about += ": mean Laplacian salience (Eq. 7), and how often a token is removed"
-    title = [*subjects[0].lines[1:], _about(maps[0]), about]
+    description = f"timestep {maps[0].timesteps[0]:.0f}, {counted(len(maps[0].timesteps), 'noise')}, no class prompt"
+    description += ": mean Laplacian salience (Eq. 7), and how often a token is removed"
+    title = [*subjects[0].lines[1:], _caption(maps[0]), description]
     return sheet(title, rows, [*_heat_legend(""), *_token_legend(maps)])
 
 
-def _gone(site: SiteMap) -> Array | None:
+def _removed_share(site: SiteMap) -> Array | None:
     """Return how often each token is merged away or is not a key, in [0, 1]; None if keys are blends. `(n,)`."""
     if site.leader is not None:
         return (site.leader != np.arange(site.grid.n)).mean(0)
@@ -97,9 +97,9 @@ def score_sheet(subject: Subject, maps: Sequence[SiteMap]) -> Image.Image | None
         return None
     rows: list[Row] = []
     for site, scores in scored:
-        captions = [f"t {site.timesteps[i]:.0f}: {scores[i].min():.2g} to {scores[i].max():.2g}" for i in _drawn(site)]
-        heats = [heat(scores[i], site.grid) for i in _drawn(site)]
-        rows.append((_about(site), list(zip(captions, heats, strict=True))))
+        captions = [f"t {site.timesteps[i]:.0f}: {scores[i].min():.2g} to {scores[i].max():.2g}" for i in _draws(site)]
+        heats = [heat(scores[i], site.grid) for i in _draws(site)]
+        rows.append((_caption(site), list(zip(captions, heats, strict=True))))
     title = [*subject.lines, "score behind the decision"]
     return sheet(title, rows, _heat_legend(), fitted(subject.picture, scored[0][0].grid))
 
@@ -115,11 +115,11 @@ def salience_sheet(subjects: Sequence[Subject], maps: Sequence[Sequence[SiteMap]
     return sheet(title, rows, _heat_legend())
 
 
-def _heat_legend(most: str = ": most detail") -> list[tuple[Colour, str]]:
+def _heat_legend(remark: str = ": most detail") -> list[tuple[Colour, str]]:
     """Return a few colours of `heat` with their meaning."""
     import matplotlib
 
-    texts = ("lowest value of each map", "half way", f"highest value of each map{most}")
+    texts = ("lowest value of each map", "half way", f"highest value of each map{remark}")
     colours = matplotlib.colormaps["inferno"]((0.0, 0.5, 1.0), bytes=True)[:, :3].tolist()
     return list(zip(map(tuple, colours), texts, strict=True))
 
@@ -167,11 +167,11 @@ def sheet(
     return image
 
 
-def _drawn(site: SiteMap) -> list[int]:
+def _draws(site: SiteMap) -> list[int]:
     return evenly(range(len(site.timesteps)), _COLUMNS)
 
 
-def _about(site: SiteMap) -> str:
+def _caption(site: SiteMap) -> str:
     n = site.grid.n
     tokens = ""
     if site.leader is not None:
@@ -188,7 +188,7 @@ def _token_pictures(picture: Picture, site: SiteMap) -> list[tuple[str, Picture]
     arrays = [array for array in (site.leader, site.keys, site.copied) if array is not None]
     if len(site.timesteps) > 1 and all((array == array[0]).all() for array in arrays):
         return [("at every timestep", token_picture(picture, site, 0))]
-    return [(f"timestep {site.timesteps[draw]:.0f}", token_picture(picture, site, draw)) for draw in _drawn(site)]
+    return [(f"timestep {site.timesteps[draw]:.0f}", token_picture(picture, site, draw)) for draw in _draws(site)]
 
 
 def token_picture(picture: Picture, site: SiteMap, draw: int) -> Picture:
@@ -226,7 +226,7 @@ def heat(values: Array, grid: Grid) -> Picture:
 
 def token_side(grid: Grid) -> int:
     """Return the side of a token in px."""
-    return max(_LEAST, _SIDE // max(grid))
+    return max(_MIN_TOKEN, _SIDE // max(grid))
 
 
 def fitted(picture: Picture, grid: Grid) -> Picture:

@@ -18,17 +18,17 @@ class Watcher(Callback, Onlooker):
     def __init__(self) -> None:
         self._watched: list[Compressor] = []
 
-    def starts(self, module: LightningModule, image_ids: Sequence[str]) -> bool:
+    def begin_batch(self, module: LightningModule, image_ids: Sequence[str]) -> bool:
         """Prepare for a batch; return whether to watch it."""
         return True
 
-    def ends(self, trainer: Trainer, image_ids: Sequence[str]) -> None:
-        """Store what was seen in a watched batch."""
+    def end_batch(self, trainer: Trainer, image_ids: Sequence[str]) -> None:
+        """Store the observations of a watched batch."""
 
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
-        if self.starts(pl_module, batch["image_id"]):
+        if self.begin_batch(pl_module, batch["image_id"]):
             self._watched = compressors_of(trainer)
             for compressor in self._watched:
                 compressor.onlookers.append(self)
@@ -37,13 +37,13 @@ class Watcher(Callback, Onlooker):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
         if self._watched:
-            self._leave()
-            self.ends(trainer, batch["image_id"])
+            self._stop_watching()
+            self.end_batch(trainer, batch["image_id"])
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._leave()
+        self._stop_watching()
 
-    def _leave(self) -> None:
+    def _stop_watching(self) -> None:
         for compressor in self._watched:
             compressor.onlookers.remove(self)
         self._watched = []

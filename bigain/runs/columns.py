@@ -92,8 +92,8 @@ def write_columns(run: Path, records: Sequence[ImageRecord], classes: int) -> No
     if len(labels) < n:
         labels = label_matrix(records, classes)
     with replacing(run / _COLUMNS) as opened, ZipFile(opened, "w", ZIP_DEFLATED) as archive:
-        parts = np.shape(records[0].bands)[1:] if records else ()
-        for name, shape in {"errors": (), **({"bands": parts} if parts else {})}.items():
+        bands_shape = np.shape(records[0].bands)[1:] if records else ()
+        for name, shape in {"errors": (), **({"bands": bands_shape} if bands_shape else {})}.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 header = {"descr": "<f4", "fortran_order": False, "shape": (n, classes, trials, *shape)}
                 np.lib.format.write_array_header_1_0(file, header)

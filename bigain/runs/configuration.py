@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-# Settings of speed and place, which no number depends on.
+# Settings of speed and location, which no number depends on.
 _WITHOUT_EFFECT = {
     "data.init_args.batch_size",
     "data.init_args.num_workers",
@@ -32,12 +32,12 @@ _LATER = {
     "data.init_args.classes": None,
     "data.init_args.train": False,
 }
-# The same for arguments of compressors, wherever these are named.
+# The same for arguments of compressors, wherever they appear.
 _LATER_ARGUMENTS = (
     *(("skip_zero", False), ("quantile_of", "cells"), ("source_quantile", None), ("aligned", False)),
     *(("position", "destination"), ("during", None), ("proportional", False)),
 )
-# ABM had no score, others had.
+# Earlier, ABM had no score, but other methods did.
 _ABM_SCORE = "bigain.tokens.scores.laplacian_l1"
 # Numbers depend on these sections; of the trainer only on two settings.
 _SECTIONS = ("seed", "model", "data", "compressor", "trainer.precision", "trainer.callbacks")
@@ -45,11 +45,11 @@ _SECTIONS = ("seed", "model", "data", "compressor", "trainer.precision", "traine
 
 def fingerprinted(config: Namespace) -> dict[str, Any]:
     """Return the settings that numbers depend on, flat."""
-    kept: dict[str, Any] = {"bigain": version("bigain")}
+    settings: dict[str, Any] = {"bigain": version("bigain")}
     for section in _SECTIONS:
-        _flatten(section, _plain(config.get(section)), kept)
-    added = {key for key, value in _LATER.items() if kept.get(key) == value}
-    return {key: value for key, value in sorted(kept.items()) if key not in _WITHOUT_EFFECT | added}
+        _flatten(section, _plain(config.get(section)), settings)
+    at_default = {key for key, value in _LATER.items() if settings.get(key) == value}
+    return {key: value for key, value in sorted(settings.items()) if key not in _WITHOUT_EFFECT | at_default}
 
 
 def fingerprint(config: Namespace) -> str:
@@ -66,7 +66,7 @@ def _plain(value: Any) -> Any:
         arguments: Any = plain.get("init_args")
         if str(plain.get("class_path")).endswith(".ABM") and arguments.get("score") == _ABM_SCORE:
             del arguments["score"]
-        # Masks made again under the same name are others.
+        # Masks that are made again under the same name change the identity.
         if isinstance(masks := plain.get("masks"), str) and (file := Path(masks).expanduser()).is_file():
             plain["masks"] = f"{masks} {hashlib.sha256(file.read_bytes()).hexdigest()}"
         return plain
@@ -77,9 +77,9 @@ def _plain(value: Any) -> Any:
     return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', str(value))}"
 
 
-def _flatten(key: str, value: Any, into: dict[str, Any]) -> None:
+def _flatten(key: str, value: Any, flat: dict[str, Any]) -> None:
     if isinstance(value, dict):
         for name, item in value.items():
-            _flatten(f"{key}.{name}", item, into)
+            _flatten(f"{key}.{name}", item, flat)
     else:
-        into[key] = value
+        flat[key] = value

@@ -35,18 +35,18 @@ def run_directory(output: Path, config: Namespace) -> Iterator[None]:
     check_directory(output, config)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        held = lock(output, 0)
-        _settle(output)
+        directory_lock = lock(output, 0)
+        _finish_overwriting(output)
         # The process that held the lock before may have started a different run.
         check_directory(output, config)
-        known = (output / "identity.json").is_file()
-        if known and config.overwrite:
+        has_identity = (output / "identity.json").is_file()
+        if has_identity and config.overwrite:
             _move(own_files(output), output, output / _OVERWRITTEN)
     except OSError as error:
         raise InputError(f"cannot write the run directory {output}: {error}; choose another --output") from error
     try:
-        # An extension writes it later: as long as the run can be refused, the finished images keep their identity.
-        if not config.extend or not known:
+        # `Extension` writes it later: while the run can still be refused, the finished images keep their identity.
+        if not config.extend or not has_identity:
             write_json(output / "identity.json", fingerprinted(config))
         yield
     except BaseException:
@@ -55,19 +55,19 @@ def run_directory(output: Path, config: Namespace) -> Iterator[None]:
             _remove_empty_folders(output)
         raise
     finally:
-        _settle(output)
-        held.release()
+        _finish_overwriting(output)
+        directory_lock.release()
 
 
-def _settle(output: Path) -> None:
+def _finish_overwriting(output: Path) -> None:
     """Delete the files that `--overwrite` has moved aside, or restore them if there is no image in their place."""
-    aside = output / _OVERWRITTEN
-    files = [path for path in aside.rglob("*") if path.is_file()]
+    backup = output / _OVERWRITTEN
+    files = [path for path in backup.rglob("*") if path.is_file()]
     if files and not _has_images(output):
         _delete(own_files(output))
-        _move(files, aside, output)
+        _move(files, backup, output)
     _delete(files)
-    _remove_empty_folders(aside)
+    _remove_empty_folders(backup)
 
 
 def _has_images(output: Path) -> bool:
@@ -76,7 +76,7 @@ def _has_images(output: Path) -> bool:
 
 def _remove_empty_folders(top: Path) -> None:
     for folder in (*sorted((path for path in top.rglob("*") if path.is_dir()), reverse=True), top):
-        # Files of others stay.
+        # A folder that holds other files stays.
         with suppress(OSError):
             folder.rmdir()
 
@@ -127,20 +127,20 @@ def check_directory(output: Path, config: Namespace) -> None:
     if config.extend and config.overwrite:
         raise InputError("--extend true keeps the finished images, --overwrite true deletes them; give one of them")
     if not identity.is_file():
-        # Names with a dot are locks, and temporary files of a run that was killed.
+        # Names that begin with a dot are locks and temporary files of a killed run.
         if output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir()):
             raise InputError(f"{output} exists and is not a run directory of bigain; choose another --output")
         return
     if config.overwrite:
         return
     settings = fingerprinted(config)
-    before = read_json(identity, dict[str, Any], "restore it from a backup, or choose another --output")
-    changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
+    previous = read_json(identity, dict[str, Any], "restore it from a backup, or choose another --output")
+    changed = [key for key in {**previous, **settings} if previous.get(key) != settings.get(key)]
     only_images = CHOOSE_IMAGES.issuperset(changed)
     # A run that was refused before its first image holds nothing worth keeping.
     started = any(path.stat().st_size for path in output.glob("predictions/rank-*.jsonl"))
     if changed and started and not (config.extend and only_images):
-        changes = "; ".join(f"{key}: {before.get(key)} -> {settings.get(key)}" for key in changed[:5])
+        changes = "; ".join(f"{key}: {previous.get(key)} -> {settings.get(key)}" for key in changed[:5])
         keep = ", --extend true to keep the finished images among these" if only_images else ""
         raise InputError(
             f"{output} holds a run with another configuration ({changes}); choose another --output{keep}, or "

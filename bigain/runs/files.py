@@ -48,7 +48,7 @@ RUN_FILES = (
 SUFFIXES = {"png": ".png", "jpeg100_truncate": ".jpg"}
 # File systems allow names of 255 bytes, including the suffix and that of a temporary file.
 _LONGEST = 200
-_KEPT = 160
+_PREFIX = 160
 # Files that a killed process was writing: see `replacing`.
 _TEMPORARY = ".*.[0-9]*.tmp"
 TEMPORARY_FILES = (_TEMPORARY, f"predictions/{_TEMPORARY}", f"samples/**/{_TEMPORARY}", f"pictures/{_TEMPORARY}")
@@ -70,7 +70,7 @@ def _safe(part: str) -> str:
         quoted = quoted.replace(".", "%2E") or "%"
     if len(quoted) <= _LONGEST:
         return quoted
-    return f"{quoted[:_KEPT]}%-{hashlib.blake2b(part.encode(), digest_size=8).hexdigest()}"
+    return f"{quoted[:_PREFIX]}%-{hashlib.blake2b(part.encode(), digest_size=8).hexdigest()}"
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from bigain.errors import InputError
 from bigain.runs.files import RUN_FILES
 
 # Data loading processes of a killed run end within 5 s.
-_PATIENCE_S = 10
+_TIMEOUT_S = 10
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
@@ -25,23 +25,23 @@ def lock(folder: Path, rank: int) -> BaseFileLock:
     """Lock a run directory for one process. The system releases the lock when the process ends or is killed.
 
     Whoever writes or deletes files of a run locks it first, so links in it are refused here. The same process can
-    lock it again, and releases it as often.
+    lock it again, and must release it as often.
 
     Raises:
         InputError: If another process holds it, or what a run writes is a symbolic link.
     """
-    own = [folder / name for name in {pattern.partition("/")[0] for pattern in RUN_FILES} | {"samples"}]
-    inside = (Path(top, name) for path in own for top, *names in os.walk(path) for name in chain(*names))
-    if (link := next((path for path in chain(own, inside) if path.is_symlink()), None)) is not None:
+    paths = [folder / name for name in {pattern.partition("/")[0] for pattern in RUN_FILES} | {"samples"}]
+    contents = (Path(top, name) for path in paths for top, *names in os.walk(path) for name in chain(*names))
+    if (link := next((path for path in chain(paths, contents) if path.is_symlink()), None)) is not None:
         raise InputError(
             f"{link} is a symbolic link, and a run writes and deletes through no link; put the file or folder itself "
             "there, or choose another --output"
         )
     path = folder / f".lock-{rank}"
     # A singleton: the command line locks before it deletes files, and the log writer locks for runs made from Python.
-    held: BaseFileLock = FileLock(path, timeout=_PATIENCE_S, is_singleton=True)
+    file_lock: BaseFileLock = FileLock(path, timeout=_TIMEOUT_S, is_singleton=True)
     try:
-        held.acquire()
+        file_lock.acquire()
     except Timeout as error:
         raise InputError(
             f"{folder} is in use: another process holds {path}; wait for it or stop it, or choose another --output"
@@ -50,4 +50,4 @@ def lock(folder: Path, rank: int) -> BaseFileLock:
         if error.errno not in _NO_LOCKS:
             raise InputError(f"cannot write {path}: {error}; choose another --output") from error
         _log.warning(f"warning: {folder} is on a file system without locks; let one run at a time use it")
-    return held
+    return file_lock

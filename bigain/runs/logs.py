@@ -13,11 +13,11 @@ from bigain.runs.records import ImageRecord, Record
 
 # How every line begins.
 _ID = '{"image_id": '
-# What `LoggedRecord` does not hold.
+# Fields that a `LoggedRecord` reads from the log again.
 _READ_AGAIN = {"classes", "trials", "timesteps", "errors", "survivors", "bands"}
 
-# A log, and where in it a line begins, in bytes.
-Place: TypeAlias = tuple[Path, int]
+# A log, and the offset in bytes at which a line begins.
+LogPosition: TypeAlias = tuple[Path, int]
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 
@@ -52,13 +52,13 @@ def read_records(folder: Path, kind: type[R] = ImageRecord) -> dict[str, R]:  # 
     """
     records: dict[str, Any] = {}
 
-    # One is enough: whoever uses several fields of a record uses them together.
+    # One record is enough: its fields are used together.
     @lru_cache(1)
     def read(path: Path, offset: int) -> ImageRecord:
         return ImageRecord.from_json(line_at(path, offset))
 
-    for place, record in _entries(folder, "rank-*.jsonl", kind.from_json):
-        logged = LoggedRecord(record, partial(read, *place)) if isinstance(record, ImageRecord) else record
+    for position, record in _entries(folder, "rank-*.jsonl", kind.from_json):
+        logged = LoggedRecord(record, partial(read, *position)) if isinstance(record, ImageRecord) else record
         records[logged.image_id] = logged
     return records
 
@@ -75,17 +75,17 @@ def line_at(path: Path, offset: int) -> str:
         return file.readline().decode()
 
 
-def finished_images(folder: Path) -> dict[str, Place]:
-    """Where to find the line of each finished image. Only the start of each line is parsed, since lines can be long.
+def finished_images(folder: Path) -> dict[str, LogPosition]:
+    """Return where the line of each finished image begins. Only its start is parsed, since lines can be long.
 
     Raises:
         InputError: If a line is damaged.
     """
-    return {image_id: place for place, image_id in _entries(folder, "rank-*.jsonl", _id_of)}
+    return {image_id: position for position, image_id in _entries(folder, "rank-*.jsonl", _id_of)}
 
 
 def read_skipped(folder: Path) -> dict[str, str]:
-    """Reason for every image of a run that could not be read, by id.
+    """Return the reason for every image of a run that could not be read, by id.
 
     Raises:
         InputError: If a line is damaged.
@@ -100,8 +100,8 @@ def drop_incomplete_line(path: Path) -> None:
         file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
 
 
-def _entries(folder: Path, pattern: str, parse: Callable[[str], T]) -> Iterator[tuple[Place, T]]:
-    """Yield place and content of the complete lines of the logs of all processes."""
+def _entries(folder: Path, pattern: str, parse: Callable[[str], T]) -> Iterator[tuple[LogPosition, T]]:
+    """Yield position and content of the complete lines of the logs of all processes."""
     for path in sorted(folder.glob(pattern)):
         offset = number = 0
         try:

@@ -32,9 +32,9 @@ _TITLES = {
 
 
 def metric_title(metric: str, unit: str = "") -> str:
-    """Return a metric in words, with what decides it and its unit in brackets: `FD (shapes-features)`."""
-    name, _, decided_by = metric.removesuffix("]").partition("[")
-    brackets = ", ".join(filter(None, (decided_by, unit)))
+    """Return a metric in words, with its protocol or model and its unit in brackets: `FD (shapes-features)`."""
+    name, _, protocol = metric.removesuffix("]").partition("[")
+    brackets = ", ".join(filter(None, (protocol, unit)))
     return _TITLES.get(name, name.replace("_", " ")) + (f" ({brackets})" if brackets else "")
 
 
@@ -72,11 +72,11 @@ def method(compressors: Sequence[Compressor]) -> str:
 
 def label(compressors: Sequence[Compressor]) -> str:
     """Name compressors in a sentence: `LGTM at ratio 0.5`, `no compression`."""
-    parts = []
+    names = []
     for compressor in compressors:
-        size = strength([compressor])
-        parts.append(_method(compressor) + (f" at {size[0]} {size[1]:g}" if size else ""))
-    return " + ".join(parts) or "no compression"
+        amount = strength([compressor])
+        names.append(_method(compressor) + (f" at {amount[0]} {amount[1]:g}" if amount else ""))
+    return " + ".join(names) or "no compression"
 
 
 def inner(compressor: Compressor) -> Compressor:

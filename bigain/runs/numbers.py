@@ -15,8 +15,8 @@ def counted(number: int, noun: str) -> str:
 
 def decimals(value: float, low: float | None = None, high: float | None = None) -> int:
     """Return the decimals that show two significant digits of an interval's width, or four of a value without one."""
-    wide = low is not None and high is not None and high > low
-    size, digits = (high - low, 2) if wide else (abs(value), 4)  # type: ignore[operator]
+    has_width = low is not None and high is not None and high > low
+    size, digits = (high - low, 2) if has_width else (abs(value), 4)  # type: ignore[operator]
     return max(0, digits - 1 - math.floor(math.log10(size))) if size > 1e-12 else 0
 
 
@@ -39,7 +39,7 @@ def with_interval(
 
 
 def bias_text(estimate: Estimate) -> str:
-    """Return what few images mean for a distance; empty if its bias is less than a twentieth of it."""
+    """Return how biased a distance of few images is; empty if the bias is less than a twentieth of it."""
     value, bias, images = estimate["value"], estimate.get("bias", 0.0), f"with {counted(estimate['n'], 'image')}"
     if bias is None:
         return f"{images}, fewer than features: too high, compare at equal numbers only"

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 
-# Dataclasses of it are not frozen: Lightning copies what a step returns and sets the fields of the copy.
+# Its dataclasses are not frozen: Lightning copies what a step returns and sets the fields of the copy.
 class Record:
     """One image of a run."""
 
@@ -135,10 +135,10 @@ class SampleRecord(Record):
 
     @classmethod
     def _of(cls, fields: dict[str, Any]) -> Self:
-        own = {name: fields.pop(name) for name in ("image_id", "labels", "prompt", "seconds", "features")}
-        if own["features"] is not None:
-            own["features"] = _unpacked(own["features"])
-        return cls(**own, measured=fields)
+        known = {name: fields.pop(name) for name in ("image_id", "labels", "prompt", "seconds", "features")}
+        if known["features"] is not None:
+            known["features"] = _unpacked(known["features"])
+        return cls(**known, measured=fields)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from bigain.runs.schema import RESULTS_VERSION, Better, Compressor, Estimate, Re
 
 # In the order in which results have them.
 _ACCURACIES = ("top1", "top1_precision", "linear_probe", "knn")
-_USUAL_DISTANCE = "frechet[pytorch-fid]"
+_PAPER_DISTANCE = "frechet[pytorch-fid]"
 # Metrics of runs from before metrics declared their unit; all others were proportions, of which more is better.
 _OLD_UNITS: Mapping[str, tuple[str, Better | None]] = {
     **dict.fromkeys(("frechet", "kernel", "lpips"), ("", "lower")),
@@ -91,7 +91,7 @@ class Run:
     def main_metric(self) -> str | None:
         """Name of the accuracy or the Frechet distance, the paper's if there are several; None if neither is there."""
         names = [name for name in self.metrics if name in _ACCURACIES or name.startswith("frechet[")]
-        return _USUAL_DISTANCE if _USUAL_DISTANCE in names else names[0] if names else None
+        return _PAPER_DISTANCE if _PAPER_DISTANCE in names else names[0] if names else None
 
 
 def load_run(path: Path, partial: bool = False) -> Run:
@@ -137,7 +137,7 @@ def read_results(run: Path) -> Results:
         raise InputError(f"{file} has schema_version {version}; this bigain reads {RESULTS_VERSION}")
     check(file, content, Results)
     for name, estimate in content["metrics"].items():
-        unit, better = next((item for start, item in _OLD_UNITS.items() if name.startswith(start)), ("%", "higher"))
+        unit, better = next((item for prefix, item in _OLD_UNITS.items() if name.startswith(prefix)), ("%", "higher"))
         content["metrics"][name] = {"unit": unit, "better": better, **estimate}
     return content
 
@@ -171,8 +171,8 @@ def read_ids(run: Path) -> list[str]:
 
 def write_ids(run: Path, ids: Sequence[str]) -> None:
     """Write `images.txt`, which another run accepts as `--data.subset`: see `id_in`."""
-    plain = {i: i.splitlines() == [i.strip()] and not i.startswith('"') for i in ids}
-    write_text(run / "images.txt", "".join(f"{i if plain[i] else json.dumps(i)}\n" for i in ids))
+    is_plain = {i: i.splitlines() == [i.strip()] and not i.startswith('"') for i in ids}
+    write_text(run / "images.txt", "".join(f"{i if is_plain[i] else json.dumps(i)}\n" for i in ids))
 
 
 def id_in(line: str) -> str:
@@ -187,23 +187,23 @@ def find_runs(paths: Sequence[Path], partial: bool = False) -> tuple[list[Run], 
     """Load run directories, and the runs in directories such as `runs/` or those of `bigain evaluate`: see `load_run`.
 
     Returns:
-        The runs, each once; a message for each unfinished run that is only found, not named; and one for each other
+        The runs, each once; a message for each unfinished run that `paths` do not name; and one for each other
         directory that is left out.
     """
     runs: dict[Path, Run] = {}
     unfinished, left_out = dict[Path, str](), dict[Path, str]()
     for path in (run for folder in paths for run in _runs_in(folder)):
         # `Path.resolve` raises a RuntimeError for circular links.
-        real = Path(os.path.realpath(path))
-        if real in {**runs, **unfinished, **left_out}:
+        resolved = Path(os.path.realpath(path))
+        if resolved in {**runs, **unfinished, **left_out}:
             continue
         try:
-            runs[real] = load_run(path, partial)
+            runs[resolved] = load_run(path, partial)
         except InputError as error:
-            found = isinstance(error, UnfinishedError) and path not in paths
-            (unfinished if found else left_out)[real] = str(error)
+            unnamed = isinstance(error, UnfinishedError) and path not in paths
+            (unfinished if unnamed else left_out)[resolved] = str(error)
         except OSError as error:
-            left_out[real] = f"{path} cannot be read: {error.strerror}"
+            left_out[resolved] = f"{path} cannot be read: {error.strerror}"
     return list(runs.values()), list(unfinished.values()), list(left_out.values())
 
 
@@ -221,6 +221,6 @@ def _runs_in(path: Path) -> Sequence[Path]:
 
     with suppress(OSError):
         if not is_run(path):
-            below = [*sorted(path.glob("*")), *sorted(path.glob("*/*"))]
-            return [run for run in below if run.name[0] != "." and is_run(run)] or [path]
+            candidates = [*sorted(path.glob("*")), *sorted(path.glob("*/*"))]
+            return [run for run in candidates if run.name[0] != "." and is_run(run)] or [path]
     return [path]

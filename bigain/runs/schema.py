@@ -168,7 +168,7 @@ def _problem(value: Any, expected: Any, key: str) -> str | None:
     """Return the first mismatch, such as `dataset.name is 3, expected str`."""
     origin, arguments = get_origin(expected), get_args(expected)
     kind = dict if is_typeddict(expected) else (int, float) if expected is float else origin or expected
-    inside = f"{key}." if key else ""
+    prefix = f"{key}." if key else ""
     if origin in (Union, UnionType):
         matches = any(_problem(value, argument, key) is None for argument in arguments)
     elif origin is Literal:
@@ -178,16 +178,16 @@ def _problem(value: Any, expected: Any, key: str) -> str | None:
         matches = expected is Any or (isinstance(value, kind) and not isinstance(value, bool))
     if not matches:
         return f"{key or 'its content'} is {reprlib.repr(value)}, expected {_type_name(expected)}"
-    parts: list[tuple[Any, Any, str]] = []
+    items: list[tuple[Any, Any, str]] = []
     if is_typeddict(expected):
         if missing := expected.__required_keys__ - value.keys():
-            return f"{inside}{min(missing)} is missing"
-        parts = [(value[name], hint, inside + name) for name, hint in get_type_hints(expected).items() if name in value]
+            return f"{prefix}{min(missing)} is missing"
+        items = [(value[name], hint, prefix + name) for name, hint in get_type_hints(expected).items() if name in value]
     elif kind is dict and value:
-        parts = [(item, arguments[1], f"{inside}{name}") for name, item in value.items()]
+        items = [(item, arguments[1], f"{prefix}{name}") for name, item in value.items()]
     elif kind is list and value:
-        parts = [(item, arguments[0], f"{key}[{number}]") for number, item in enumerate(value)]
-    return next(filter(None, (_problem(*part) for part in parts)), None)
+        items = [(item, arguments[0], f"{key}[{number}]") for number, item in enumerate(value)]
+    return next(filter(None, (_problem(*entry) for entry in items)), None)
 
 
 def _type_name(expected: Any) -> str:

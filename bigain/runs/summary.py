@@ -43,9 +43,9 @@ def summary(results: Results, folder: Path, baseline: Results | None = None) -> 
         rows.append(("fidelity to", str(results["fidelity_to"]["run"])))
     rows += [(name, f"none: {reason}") for name, reason in missing_metrics(results).items()]
     flops = results["flops"]["gflops_per_evaluation"]
-    cost, full = f"{flops:.4g} GFLOPs each", results["flops"].get("baseline_gflops")
-    if full is not None and results["compressors"]:
-        cost += f" ({full:.4g} without compression, {100 * (1 - flops / full):.1f} % less)"
+    cost, uncompressed = f"{flops:.4g} GFLOPs each", results["flops"].get("baseline_gflops")
+    if uncompressed is not None and results["compressors"]:
+        cost += f" ({uncompressed:.4g} without compression, {100 * (1 - flops / uncompressed):.1f} % less)"
     evaluations = f"{results['evaluations']['per_image']:.4g} per image"
     if results["protocol"].get("race"):
         evaluations += f" in a race, at most {results['evaluations'].get('planned_per_image')}"
@@ -77,12 +77,12 @@ def compressor_text(compressor: Mapping[str, Any]) -> str:
     """Return a compressor and its main settings on one line, from its description in `results.json`."""
     # The list of sites shows where it acts.
     changed = {*variant(compressor)} - {"where"}
-    shown = []
+    arguments = []
     for name, value in compressor["settings"].items():
         if value is not None and (name in _MAIN or name in changed):
             inner = isinstance(value, Mapping) and "settings" in value
-            shown.append(f"{name}={compressor_text(value) if inner else setting_text(name, value)}")
-    return f"{compressor['class']}({', '.join(shown)})"
+            arguments.append(f"{name}={compressor_text(value) if inner else setting_text(name, value)}")
+    return f"{compressor['class']}({', '.join(arguments)})"
 
 
 def _sites(sites: Sequence[Site]) -> str:

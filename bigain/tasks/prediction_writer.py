@@ -21,7 +21,7 @@ from bigain.data.class_space import ClassSpace
 from bigain.errors import InputError
 from bigain.runs.files import TEMPORARY_FILES, read_json, sample_path, sync_folder, write_bytes, write_json
 from bigain.runs.lock import lock
-from bigain.runs.logs import Place, drop_incomplete_line, finished_images, line_at
+from bigain.runs.logs import LogPosition, drop_incomplete_line, finished_images, line_at
 from bigain.runs.records import Record, SampleRecord
 from bigain.tasks.sampler import DiffusionSampler, Generated
 
@@ -47,7 +47,7 @@ class PredictionWriter(Callback):
         self.resume = resume
         self._lock: BaseFileLock | None = None
 
-    def reusable_images(self, trainer: Trainer, finished: Mapping[str, Place]) -> frozenset[str]:
+    def reusable_images(self, trainer: Trainer, finished: Mapping[str, LogPosition]) -> frozenset[str]:
         """Return the finished images that need not be done again.
 
         Raises:
@@ -183,7 +183,7 @@ class SampleWriter(PredictionWriter):
         if other := [path for path in files if not self.resume or path not in paths]:
             raise InputError(f"{self._run / 'samples'} holds other images, such as {other[0]}; choose another --output")
 
-    def reusable_images(self, trainer: Trainer, finished: Mapping[str, Place]) -> frozenset[str]:
+    def reusable_images(self, trainer: Trainer, finished: Mapping[str, LogPosition]) -> frozenset[str]:
         if self._format == "none":
             return frozenset(finished)
         # A deleted image is generated again.

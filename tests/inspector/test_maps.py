@@ -14,7 +14,7 @@ from bigain.compressors.kv import KVDownsampler
 from bigain.data.selection import Item, first_of_classes
 from bigain.diffusion.trials import trial_keys
 from bigain.errors import InputError
-from bigain.inspector.maps import Collector, evenly, maps_file, matches, parts_of, read_maps, rows_of, write_maps
+from bigain.inspector.maps import Collector, arrays_of, evenly, maps_file, matches, read_maps, rows_of, write_maps
 from bigain.modules import DiffusionClassifier
 from bigain.tokens.grid import Grid
 from bigain.tokens.randomness import stable_hash
@@ -41,7 +41,7 @@ def test_maps_hold_the_decisions(case, network):
     for decision in seen:
         grid = decision.site.grid(decision.context.latent)
         left = compressor.tokens_out(decision.site, Grid(*LATENTS[network][1:]))
-        parts = parts_of(decision, rows)
+        parts = arrays_of(decision, rows)
         assert parts["timesteps"].tolist() == [990, 10]
         torch.testing.assert_close(parts["salience"], laplacian_l1(decision.tokens, grid)[rows])
         if isinstance(compressor, KVDownsampler):
@@ -60,22 +60,22 @@ def test_maps_hold_the_decisions(case, network):
 @pytest.mark.parametrize("compressor", [ToDo(factor=3), FrequencyKV(ratio=0.5, keep="high")], ids=["ToDo", "FKV"])
 def test_keys_that_are_copies_are_known(compressor):
     decision = decisions(compressor, "unet")[0]
-    copied = parts_of(decision, ROWS)["copied"]
+    copied = arrays_of(decision, ROWS)["copied"]
     keys = compressor.downsample(decision.tokens, decision.site, decision.context)
     assert torch.equal(decision.tokens.gather(1, copied[..., None].expand(-1, -1, keys.shape[2])), keys)
 
 
 def test_keys_that_are_blends_are_not_copies():
-    assert "copied" not in parts_of(decisions(AveragePool(factor=2), "unet")[0], ROWS)
+    assert "copied" not in arrays_of(decisions(AveragePool(factor=2), "unet")[0], ROWS)
 
 
 def test_scores_are_those_behind_the_decision():
     decision = decisions(LGTM(ratio=0.5, score=dft_centroid), "dit")[0]
     grid = decision.site.grid(decision.context.latent)
-    assert torch.equal(parts_of(decision, ROWS)["scores"], dft_centroid(decision.tokens, grid))
-    assert "scores" not in parts_of(decisions(LGTM(ratio=0.5, destination="random"), "dit")[0], ROWS)
+    assert torch.equal(arrays_of(decision, ROWS)["scores"], dft_centroid(decision.tokens, grid))
+    assert "scores" not in arrays_of(decisions(LGTM(ratio=0.5, destination="random"), "dit")[0], ROWS)
     # Only the first site of a stage decides.
-    scored = ["scores" in parts_of(decision, ROWS) for decision in decisions(CAM(LGTM(ratio=0.5)), "dit")]
+    scored = ["scores" in arrays_of(decision, ROWS) for decision in decisions(CAM(LGTM(ratio=0.5)), "dit")]
     assert scored == [True, False, False, False, False]
 
 

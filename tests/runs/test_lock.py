@@ -22,7 +22,7 @@ sys.stdin.read()
 
 
 def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(locks, "_TIMEOUT_S", 0.2)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path), "0"], **pipes) as process:
         assert process.stdout.readline() == "held\n"
