@@ -351,7 +351,7 @@ def test_a_config_is_needed(capsys):
 
 
 def test_a_directory_in_use_is_refused_before_anything_is_deleted(here, capsys, monkeypatch):
-    monkeypatch.setattr("bigain.runs.lock._PATIENCE_S", 0.1)
+    monkeypatch.setattr("bigain.runs.lock._TIMEOUT_S", 0.1)
     before = Path("here/results.json").read_bytes()
     hold = "import pathlib, bigain.runs.lock as l; held = l.lock(pathlib.Path('here'), 0); print(flush=True); input()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
