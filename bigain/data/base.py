@@ -41,7 +41,7 @@ class EvalDataModule(LightningDataModule, ABC):
     Attributes:
         items: The selected items in evaluation order, after `setup`.
         files: Image file of each id, a path or a `ParquetRow`, for the default `read_bytes`; `find_items` sets it.
-        notes: What is unusual about the files found, such as what is not read; `find_items` sets it, `setup` logs it.
+        notes: What is unusual about the files, such as which are not read; `find_items` sets it, `setup` logs it.
         finished: Ids of images that an interrupted run has finished; the loader skips them unread.
         latents: Cache of encoded images, or None.
         read_images: Whether the loader reads images; generation needs the items only.
@@ -83,9 +83,9 @@ class EvalDataModule(LightningDataModule, ABC):
         super().__init__()
         numbers = {"image_size": image_size, "batch_size": batch_size, "per_class": per_class, "limit": limit}
         for name, value in {**numbers, "num_workers": num_workers}.items():
-            least = 0 if name == "num_workers" else 1
-            if value is not None and value < least:
-                raise InputError(f"{name} must be at least {least}, not {value}")
+            minimum = 0 if name == "num_workers" else 1
+            if value is not None and value < minimum:
+                raise InputError(f"{name} must be at least {minimum}, not {value}")
         check_choice("on_bad_image", on_bad_image, get_args(OnBadImage))
         self.image_size = image_size
         self.batch_size = batch_size
@@ -122,8 +122,8 @@ class EvalDataModule(LightningDataModule, ABC):
     @cached_property
     def class_space(self) -> ClassSpace:
         """The classes that are offered as answers, in label order: all, or those that the file `classes` names."""
-        whole = self.all_classes
-        return whole if self.classes is None else whole.part(Path(self.classes).expanduser(), self.name)
+        classes = self.all_classes
+        return classes if self.classes is None else classes.subset(Path(self.classes).expanduser(), self.name)
 
     @property
     def official_images(self) -> int | None:
@@ -226,25 +226,25 @@ class EvalDataModule(LightningDataModule, ABC):
             raise InputError(f"{self.name} lists {repeated[0]} more than once ({counted(len(repeated), 'such image')})")
         if self.subset is not None:
             items = read_subset(items, Path(self.subset).expanduser(), self.name, self.id_of)
-        if (kept := self.class_space.labels) is not None:
-            label = {old: new for new, old in enumerate(kept)}
-            pairs = ((item.image_id, tuple(label[old] for old in item.labels if old in label)) for item in items)
+        if (offered := self.class_space.labels) is not None:
+            index = {full: i for i, full in enumerate(offered)}
+            pairs = ((item.image_id, tuple(index[full] for full in item.labels if full in index)) for item in items)
             items = [Item(image_id, labels) for image_id, labels in pairs if labels]
         if self.per_class is not None:
             items = per_class(items, self.per_class, self.seed)
-        named = f" of the classes in {self.classes}" if self.classes else ""
+        of_classes = f" of the classes in {self.classes}" if self.classes else ""
         if not items:
-            raise InputError(f"{self.name} has no image{named} to evaluate")
+            raise InputError(f"{self.name} has no image{of_classes} to evaluate")
         if self.limit is not None:
             if self.limit > len(items):
-                raise InputError(f"limit asks for {self.limit} images, but there are {len(items)}{named}")
+                raise InputError(f"limit asks for {self.limit} images, but there are {len(items)}{of_classes}")
             items = stratified(items, self.limit, self.seed)
         self.items = items
         for note in self.notes:
             rank_zero_only(_log.warning)(f"warning: {note}")
         if (expected := self.expected_images) is not None and len(items) < expected:
-            found = f"{len(items):,} of {expected:,} images"
-            rank_zero_only(_log.warning)(f"warning: {self.name} has only {found}; a partial run")
+            available = f"{len(items):,} of {expected:,} images"
+            rank_zero_only(_log.warning)(f"warning: {self.name} has only {available}; a partial run")
 
     def in_file_order(self, items: Sequence[Item]) -> list[Item]:
         """Return items in the order of parquet files, whose neighbours are read together; others keep their order."""

@@ -33,8 +33,8 @@ class ClassSpace:
         factors: Coarser labels whose accuracy is reported too: factor name -> group of each class.
         multilabel: Whether an image may have several labels, or none.
         ids: Names that are never repeated, such as WordNet ids and folders; empty if `names` are not.
-        labels: If these are some classes of a dataset, the label of each among all of them.
-        whole: If these are some classes of a dataset, the number of all of them.
+        labels: If these are only some classes of a dataset, the label of each among all of them.
+        total: If these are only some classes of a dataset, the number of all of them.
     """
 
     names: Sequence[str]
@@ -44,7 +44,7 @@ class ClassSpace:
     multilabel: bool = False
     ids: Sequence[str] = ()
     labels: Sequence[int] | None = None
-    whole: int | None = None
+    total: int | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -54,40 +54,40 @@ class ClassSpace:
         """Label of each class in a class-conditional model: of ImageNet, or of exactly this dataset."""
         return next(labels for labels in (self.indices, self.labels, range(len(self))) if labels is not None)
 
-    def part(self, file: Path, dataset: str) -> ClassSpace:
+    def subset(self, file: Path, dataset: str) -> ClassSpace:
         """Return the classes that a file names, one per line by name or id, in the order of their labels.
 
         Raises:
             InputError: If the file cannot be read, is empty, or has a line that is no class or the name of several;
                 the message names `dataset`.
         """
-        known: dict[str, list[int]] = {}
+        labels_of: dict[str, list[int]] = {}
         for label, name in enumerate(self.names):
-            known.setdefault(name, []).append(label)
-        known |= {name: [label] for label, name in enumerate(self.ids)}
+            labels_of.setdefault(name, []).append(label)
+        labels_of |= {name: [label] for label, name in enumerate(self.ids)}
         labels: set[int] = set()
         for number, line in read_lines(file, "expected one class per line"):
-            if line not in known:
-                near = get_close_matches(line, known, n=3) or [*self.names[:3]]
-                raise InputError(f"{file}, line {number}: {dataset} has no class {line!r}; similar: {', '.join(near)}")
-            if len(known[line]) > 1 and self.ids:
-                ids = ", ".join(self.ids[label] for label in known[line])
+            if line not in labels_of:
+                close = get_close_matches(line, labels_of, n=3) or [*self.names[:3]]
+                raise InputError(f"{file}, line {number}: {dataset} has no class {line!r}; similar: {', '.join(close)}")
+            if len(labels_of[line]) > 1 and self.ids:
+                ids = ", ".join(self.ids[label] for label in labels_of[line])
                 raise InputError(f"{file}, line {number}: {line!r} is the name of several classes; use one of {ids}")
-            labels.update(known[line])
+            labels.update(labels_of[line])
         if not labels:
             raise InputError(f"{file} names no class; expected one class per line, such as {self.names[0]}")
         chosen = sorted(labels)
 
-        def of(values: Sequence[T]) -> list[T]:
+        def select(values: Sequence[T]) -> list[T]:
             return [values[label] for label in chosen]
 
         return replace(
             self,
-            names=of(self.names),
-            prompts=of(self.prompts),
-            indices=None if self.indices is None else of(self.indices),
-            factors={name: of(groups) for name, groups in self.factors.items()},
-            ids=of(self.ids) if self.ids else (),
+            names=select(self.names),
+            prompts=select(self.prompts),
+            indices=None if self.indices is None else select(self.indices),
+            factors={name: select(groups) for name, groups in self.factors.items()},
+            ids=select(self.ids) if self.ids else (),
             labels=chosen,
-            whole=len(self),
+            total=len(self),
         )

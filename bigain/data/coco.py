@@ -55,8 +55,8 @@ class Coco2017(EvalDataModule):
         images, annotations, categories = _read(path, **fields, categories=("id", "name", str))
         for number, name in categories:
             if CATEGORIES.get(number) != name:
-                own = "for your own categories use bigain.data.ImageFolder"
-                raise InputError(f"{path} has the category {number}, {name!r}, unknown to COCO-2017; {own}")
+                advice = "for your own categories use bigain.data.ImageFolder"
+                raise InputError(f"{path} has the category {number}, {name!r}, unknown to COCO-2017; {advice}")
         names = {str(number): name for number, name in sorted(images)}
         self.files = listed_files(self.root / "val2017", names, path, _HELP)
         label_of = {category: label for label, category in enumerate(CATEGORIES)}
@@ -82,8 +82,8 @@ class Coco2017(EvalDataModule):
             captions.setdefault(str(number), caption.strip())
         without = [item.image_id for item in self.items if not captions.get(item.image_id)]
         if without:
-            lacking = f"{len(without)} of {len(self.items)} images, the first {without[0]}"
-            raise InputError(f"{path} has no caption for {lacking}; {_HELP}")
+            images = f"{len(without)} of {len(self.items)} images, the first {without[0]}"
+            raise InputError(f"{path} has no caption for {images}; {_HELP}")
         return [captions[item.image_id] for item in self.items]
 
     def id_of(self, line: str) -> str:

@@ -21,7 +21,7 @@ _OFFICIAL = re.compile(r"(ILSVRC2012_val_\d{8})_n\d{8}")
 def scan(folder: Path) -> tuple[list[str], list[str], list[str]]:
     """Return the names of a folder's subfolders, of its image files and of everything else, sorted.
 
-    Folders that are hidden or left behind by a system count as the rest; such files, as macOS's `._`, are left out.
+    Folders that are hidden or made by an operating system count as everything else; such files are left out.
 
     Raises:
         InputError: If it cannot be listed.
@@ -34,13 +34,13 @@ def scan(folder: Path) -> tuple[list[str], list[str], list[str]]:
     except OSError as error:
         raise InputError(f"{folder} cannot be listed: {error.strerror}") from error
     for name in names:
-        stray = name.startswith(".") or name in _STRAY
-        if not stray and name.lower().endswith(_SUFFIXES):
+        is_stray = name.startswith(".") or name in _STRAY
+        if not is_stray and name.lower().endswith(_SUFFIXES):
             images.append(name)
         # False for a link to itself.
         elif os.path.isdir(folder / name):
-            (others if stray else folders).append(name)
-        elif not stray:
+            (others if is_stray else folders).append(name)
+        elif not is_stray:
             others.append(name)
     return folders, images, others
 
@@ -86,24 +86,24 @@ def listed_files(folder: Path, names: Mapping[str, str], source: Path, remedy: s
         InputError: If a file is missing; the message names the list `source` and ends with `remedy`.
     """
     present = set(os.listdir(folder)) if folder.is_dir() else set()
-    absent = [name for name in names.values() if name not in present]
-    if absent:
-        lacking = f"{len(absent)} of {counted(len(names), 'image')} that {source} lists, the first {absent[0]}"
-        raise InputError(f"{folder} lacks {lacking}; {remedy}")
+    missing = [name for name in names.values() if name not in present]
+    if missing:
+        files = f"{len(missing)} of {counted(len(names), 'image')} that {source} lists, the first {missing[0]}"
+        raise InputError(f"{folder} lacks {files}; {remedy}")
     return {image_id: folder / name for image_id, name in names.items()}
 
 
-def listing(folder: Path, most: int = 6) -> str:
+def listing(folder: Path, limit: int = 6) -> str:
     """Describe the content of a folder, for messages."""
     if not folder.is_dir():
         return f"{folder} does not exist"
     names = sorted(os.listdir(folder))
-    return f"{folder} holds {shortened(names, most)}" if names else f"{folder} is empty"
+    return f"{folder} holds {shortened(names, limit)}" if names else f"{folder} is empty"
 
 
-def shortened(names: Sequence[str], most: int = 6) -> str:
+def shortened(names: Sequence[str], limit: int = 6) -> str:
     """Join names, at most the first few, for messages."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def read_text(path: Path, expected: str) -> str:

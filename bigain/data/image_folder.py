@@ -74,16 +74,16 @@ class ImageFolder(EvalDataModule):
 
     def find_items(self) -> list[Item]:
         label = {folder: i for i, folder in enumerate(self._names)}
-        odd = sorted(label.keys() ^ self._folders)
-        if odd:
-            differ = f"{counted(len(odd), 'class')}, such as {odd[0]!r}"
-            raise InputError(f"{self.class_names} and the folders of {self.root} differ in {differ}")
+        mismatched = sorted(label.keys() ^ self._folders)
+        if mismatched:
+            classes = f"{counted(len(mismatched), 'class')}, such as {mismatched[0]!r}"
+            raise InputError(f"{self.class_names} and the folders of {self.root} differ in {classes}")
         files, self.notes = scan_classes(self.root, self._folders, _HELP)
         self.files = {f"{path.parent.name}/{path.name}": path for path in files}
         if empty := sorted(set(self.class_space.ids) - {path.parent.name for path in files}):
-            found = f"{self.root} has {counted(len(empty), 'class folder')} without an image: {shortened(empty)}"
+            problem = f"{self.root} has {counted(len(empty), 'class folder')} without an image: {shortened(empty)}"
             if self.class_names is None or not files:
                 fix = "each is a possible answer, so remove it, name it in class_names or leave it out of classes"
-                raise InputError(f"{found}; {fix}; {''.join(self.notes) or _HELP}")
-            self.notes.append(f"{found}; possible answers nevertheless")
+                raise InputError(f"{problem}; {fix}; {''.join(self.notes) or _HELP}")
+            self.notes.append(f"{problem}; possible answers nevertheless")
         return [Item(image_id, (label[image_id.partition("/")[0]],)) for image_id in self.files]

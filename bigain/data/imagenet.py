@@ -32,7 +32,7 @@ _HELP = (
     "expected val/<wnid>/*.JPEG, or val/*.JPEG with LOC_val_solution.csv or the devkit's ground-truth list, or Hugging "
     "Face's data/validation-*.parquet under `root`; the images are at https://image-net.org/download-images"
 )
-# Places of the lists as unpacked from Kaggle, the devkit and Caffe.
+# Paths of the lists as unpacked from Kaggle, the devkit and Caffe.
 _LISTS = (
     "LOC_val_solution.csv",
     "ILSVRC2012_validation_ground_truth.txt",
@@ -97,8 +97,8 @@ class ImageNet1K(EvalDataModule):
 
     @property
     def all_classes(self) -> ClassSpace:
-        chosen, ids = ([texts[index] for index in self.indices] for texts in (names(), wnids()))
-        return ClassSpace(names=chosen, prompts=prompts(self.prompt, chosen), indices=self.indices, ids=ids)
+        class_names, ids = ([texts[index] for index in self.indices] for texts in (names(), wnids()))
+        return ClassSpace(names=class_names, prompts=prompts(self.prompt, class_names), indices=self.indices, ids=ids)
 
     def find_items(self) -> list[Item]:
         wnid_of = self._find_images()
@@ -149,18 +149,18 @@ class ImageNet1K(EvalDataModule):
         return wnid_of
 
     def _listed(self, folder: Path, images: list[str]) -> Mapping[str, str]:
-        places = _LISTS if self.ground_truth is None else [Path(self.ground_truth).expanduser().absolute()]
-        truth = next((self.root / place for place in places if (self.root / place).is_file()), None)
-        if truth is None:
-            absent = f"{', '.join(map(str, places))} does not exist; put a list there or set data.ground_truth"
-            raise InputError(f"{self.name}: {self.root} has images but no list of their classes: {absent}")
+        paths = _LISTS if self.ground_truth is None else [Path(self.ground_truth).expanduser().absolute()]
+        list_file = next((self.root / path for path in paths if (self.root / path).is_file()), None)
+        if list_file is None:
+            problem = f"{', '.join(map(str, paths))} does not exist; put a list there or set data.ground_truth"
+            raise InputError(f"{self.name}: {self.root} has images but no list of their classes: {problem}")
         self.files = by_stem(folder / name for name in images)
-        wnid_of = _read_list(truth)
+        wnid_of = _read_list(list_file)
         if unlisted := [image_id for image_id in self.files if image_id not in wnid_of]:
-            found = f"{truth} has no class for {len(unlisted)} of the {len(images)} images of {folder}"
+            problem = f"{list_file} has no class for {len(unlisted)} of the {len(images)} images of {folder}"
             if len(unlisted) == len(images):
-                raise InputError(f"{found}, such as {unlisted[0]}; the list has images such as {next(iter(wnid_of))}")
-            self.notes = [f"{found}, which are not read: {shortened(unlisted)}"]
+                raise InputError(f"{problem}, such as {unlisted[0]}; the list has images such as {next(iter(wnid_of))}")
+            self.notes = [f"{problem}, which are not read: {shortened(unlisted)}"]
         return {image_id: wnid for image_id, wnid in wnid_of.items() if image_id in self.files}
 
     def id_of(self, line: str) -> str:

@@ -42,13 +42,13 @@ class LatentCache:
         path = self._path(digest)
         try:
             with safe_open(path, "pt") as file:
-                written, latent = file.metadata(), file.get_tensor("latent")
+                metadata, latent = file.metadata(), file.get_tensor("latent")
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError) as error:
             reason = f"damaged ({error})"
         else:
-            if written == _metadata(path.stem, latent):
+            if metadata == _metadata(path.stem, latent):
                 return latent
             reason = "not what was written for this image"
         _log.warning(f"warning: {path} in the latent cache is {reason}; its image is encoded again")

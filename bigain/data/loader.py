@@ -36,7 +36,7 @@ class Batch(TypedDict):
 
 
 class RankLoader:
-    """Batches of one process's part of the items; at least one batch, which is empty if the part is.
+    """Batches of the items of one process; at least one batch, which is empty if the process has no items.
 
     Lightning accepts any iterable. It would replace the sampler of a DataLoader by one that also deals out finished
     items; and a process without batches would skip the prediction loop, at whose end the others wait for it.
@@ -58,11 +58,11 @@ class RankLoader:
         `local_world_size` processes share.
         """
         # Contiguous: neighbours on disk are read together.
-        part = range(len(items) * rank // world_size, len(items) * (rank + 1) // world_size)
+        indices = range(len(items) * rank // world_size, len(items) * (rank + 1) // world_size)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._loader: DataLoader[Any] = DataLoader(
             items,  # type: ignore[arg-type]
-            batch_sampler=[list(part[i : i + batch_size]) for i in range(0, len(part), batch_size)] or [[]],
+            batch_sampler=[list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)] or [[]],
             num_workers=min(num_workers, max(1, cores // local_world_size)),
             collate_fn=load,
             pin_memory=torch.cuda.is_available(),

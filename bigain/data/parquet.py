@@ -75,7 +75,7 @@ def read_rows(files: Sequence[Path], classes: Sequence[str]) -> dict[str, Parque
                 where, name = f"{file}, row group {group}, row {number}", (image and image["path"]) or ""
                 if label is None or not 0 <= label < len(classes):
                     raise InputError(f"{where}: label {label}, not in 0..{len(classes) - 1}")
-                if (named := _CLASS.search(name)) and named[1] != classes[label]:
+                if (class_in_name := _CLASS.search(name)) and class_in_name[1] != classes[label]:
                     expected = "expected the labels of Hugging Face's imagenet-1k, in wnid order"
                     raise InputError(f"{where}: {name} has the label {label}, which is {classes[label]}; {expected}")
                 image_id = stem_of(name) if name else f"{file.stem}/{group:05d}/{number:05d}"
@@ -99,8 +99,8 @@ def _open(file: Path) -> Any:
         raise InputError(f"{file} is not a readable parquet file ({error}); download it again") from error
     kinds = {column.name: column.type for column in parquet.schema_arrow}
     image, label = kinds.get("image", pa.null()), kinds.get("label", pa.null())
-    parts = {part.name: part.type for part in image} if pa.types.is_struct(image) else {}
-    is_image = parts.get("bytes") in (pa.binary(), pa.large_binary()) and parts.get("path") in (
+    fields = {field.name: field.type for field in image} if pa.types.is_struct(image) else {}
+    is_image = fields.get("bytes") in (pa.binary(), pa.large_binary()) and fields.get("path") in (
         pa.string(),
         pa.large_string(),
     )

@@ -51,8 +51,8 @@ class OxfordPets(EvalDataModule):
     @property
     def all_classes(self) -> ClassSpace:
         released = self.prompts == "released"
-        spoken = [f"{name} {'cat' if name in CATS else 'dog'}" if released else name for name in BREEDS]
-        prompts = [f"a photo of a {name}, a type of pet." for name in spoken]
+        names = [f"{name} {'cat' if name in CATS else 'dog'}" if released else name for name in BREEDS]
+        prompts = [f"a photo of a {name}, a type of pet." for name in names]
         factors = {"species": [int(name not in CATS) for name in BREEDS]}
         return ClassSpace(BREEDS, prompts, indices=None, factors=factors)
 

@@ -84,7 +84,7 @@ def read_prompts(path: Path) -> dict[str, dict[str, Any]]:
     try:
         for number, row in enumerate(_rows_of(text, suffix)):
             names = {str(name).strip().lower(): row[name] for name in row}
-            prompt, key = (next((names[name] for name in known if name in names), None) for known in (_PROMPT, _ID))
+            prompt, key = (next((names[name] for name in keys if name in names), None) for keys in (_PROMPT, _ID))
             if not isinstance(prompt, str) or not prompt.strip() or None in row:
                 raise ValueError(f"row {number} has no prompt or too many columns: {[*row]}")
             prompt_id = str("" if key is None else key).strip() or f"{number:05}"

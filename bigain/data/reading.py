@@ -108,11 +108,11 @@ def decode_image(content: bytes, name: str, size: int) -> Tensor:
     except ValueError as error:
         fix = "replace it, leave it out with a subset file, or skip it with on_bad_image: skip"
         raise InputError(f"image {name} cannot be decoded ({error}); {fix}") from error
-    keep = _MAX_ASPECT * min(image.size)
-    if max(image.size) > keep:
+    limit = _MAX_ASPECT * min(image.size)
+    if max(image.size) > limit:
         # Both sides lose the same, so that the centre stays.
-        keep += (max(image.size) - keep) % 2
-        image = F.center_crop(image, [min(image.height, keep), min(image.width, keep)])
+        limit += (max(image.size) - limit) % 2
+        image = F.center_crop(image, [min(image.height, limit), min(image.width, limit)])
     resized = F.resize(image, [size], interpolation=InterpolationMode.BICUBIC)
     return F.pil_to_tensor(F.center_crop(resized, [size, size]))
 

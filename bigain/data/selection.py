@@ -33,27 +33,27 @@ def read_subset(items: Sequence[Item], path: Path, name: str, id_of: Callable[[s
     Raises:
         InputError: If the file cannot be read, lists an id that the dataset `name` does not have, or lists one twice.
     """
-    wanted = Counter(id_of(id_in(line)) for _, line in read_lines(path, "expected one image id per line"))
-    absent = wanted.keys() - {item.image_id for item in items}
+    listed = Counter(id_of(id_in(line)) for _, line in read_lines(path, "expected one image id per line"))
+    absent = listed.keys() - {item.image_id for item in items}
     if absent:
-        first = next(image_id for image_id in wanted if image_id in absent)
-        known = f"its ids look like {items[0].image_id!r}" if items else "the dataset has no images"
-        missing = f"{len(absent)} of {len(wanted)} ids missing"
-        raise InputError(f"{path} lists {first!r}, which is not in {name} ({missing}); {known}")
-    if wanted.total() > len(wanted):
-        raise InputError(f"{path} lists {counted(wanted.total() - len(wanted), 'id')} twice")
-    return [item for item in items if item.image_id in wanted]
+        first = next(image_id for image_id in listed if image_id in absent)
+        example = f"its ids look like {items[0].image_id!r}" if items else "the dataset has no images"
+        missing = f"{len(absent)} of {len(listed)} ids missing"
+        raise InputError(f"{path} lists {first!r}, which is not in {name} ({missing}); {example}")
+    if listed.total() > len(listed):
+        raise InputError(f"{path} lists {counted(listed.total() - len(listed), 'id')} twice")
+    return [item for item in items if item.image_id in listed]
 
 
 def per_class(items: Sequence[Item], count: int, seed: int) -> list[Item]:
     """Select the `count` items of each class with the smallest hash of (seed, id), or all it has; order is kept."""
-    return [items[i] for turn, i in sorted(_turns(items, seed), key=lambda pair: pair[1]) if turn < count]
+    return [items[i] for rank, i in sorted(_ranked(items, seed), key=lambda pair: pair[1]) if rank < count]
 
 
 def stratified(items: Sequence[Item], limit: int, seed: int) -> list[Item]:
     """Select `limit` items, classes as equally as possible, by the smallest hash of (seed, id); order is kept."""
     # First items of all classes come before any second item.
-    first = sorted(_turns(items, seed), key=lambda pair: pair[0])[:limit]
+    first = sorted(_ranked(items, seed), key=lambda pair: pair[0])[:limit]
     return [items[i] for i in sorted(i for _, i in first)]
 
 
@@ -63,16 +63,16 @@ def first_of_classes(items: Sequence[Item], count: int) -> list[Item]:
     return sorted(items, key=lambda item: first[item.labels[:1]] is not item)[:count]
 
 
-def _turns(items: Sequence[Item], seed: int) -> list[tuple[int, int]]:
+def _ranked(items: Sequence[Item], seed: int) -> list[tuple[int, int]]:
     """Return (rank within its class, position) of every item, by ascending hash of (seed, id).
 
     An item of several classes counts for the first, items without a class form their own group.
     """
     by_hash = sorted(range(len(items)), key=lambda i: stable_hash(f"{seed}/{items[i].image_id}"))
-    taken: Counter[tuple[int, ...]] = Counter()
-    turns = []
+    counts: Counter[tuple[int, ...]] = Counter()
+    pairs = []
     for i in by_hash:
         group = items[i].labels[:1]
-        turns.append((taken[group], i))
-        taken[group] += 1
-    return turns
+        pairs.append((counts[group], i))
+        counts[group] += 1
+    return pairs

@@ -33,9 +33,9 @@ class Elimination:
 
 def mean_errors(errors: Tensor) -> Tensor:
     """Average over the evaluated trials in float64; infinite if there are none. `(b, k, t)` -> `(b, k)`."""
-    seen = ~errors.isnan()
-    total = errors.to(widest_float(errors.device)).masked_fill(~seen, 0).sum(2)
-    return torch.where(seen.any(2), total / seen.sum(2), torch.inf)
+    evaluated = ~errors.isnan()
+    total = errors.to(widest_float(errors.device)).masked_fill(~evaluated, 0).sum(2)
+    return torch.where(evaluated.any(2), total / evaluated.sum(2), torch.inf)
 
 
 def staged_elimination(
@@ -61,15 +61,15 @@ def staged_elimination(
     errors = torch.full((images, classes, trials), torch.nan, device=device, dtype=torch.float32)
     alive = torch.arange(classes, device=device).expand(images, classes)
     history = []
-    for new, left in zip(stages, keep, strict=True):
+    for new_trials, count in zip(stages, keep, strict=True):
         # The released budget can leave a stage without new trials, e.g. the third of [2, 3, 4].
-        if new:
-            image = torch.arange(images, device=device).repeat_interleave(len(new))
-            trial = torch.tensor(new, device=device).repeat(images)
-            label = alive.repeat_interleave(len(new), dim=0)
+        if new_trials:
+            image = torch.arange(images, device=device).repeat_interleave(len(new_trials))
+            trial = torch.tensor(new_trials, device=device).repeat(images)
+            label = alive.repeat_interleave(len(new_trials), dim=0)
             errors[image[:, None], label, trial[:, None]] = error_function(image, trial, label)
         score = mean_errors(errors).gather(1, alive)
-        best = score.argsort(dim=1, stable=True)[:, :left]
+        best = score.argsort(dim=1, stable=True)[:, :count]
         alive = alive.gather(1, best).sort(dim=1).values
         history.append(alive)
     # The last stage may keep several classes; the prediction is the best of them.

@@ -44,7 +44,7 @@ class Parametrisation(ABC):
         """Return p and q of the velocity, for which `a q - b p` is 1."""
 
     def place(self, timesteps: Tensor, tokens: int) -> Tensor:
-        """Map timesteps in 0..999 to those of the model's schedule, for latents with so many tokens. `(n,)`."""
+        """Map timesteps in 0..999 to those of the model's schedule, for latents with this number of tokens. `(n,)`."""
         return timesteps
 
     def snr(self, timesteps: Tensor) -> Tensor:
@@ -146,12 +146,12 @@ class Flow(Parametrisation):
 
 
 def resolution_shift(config: Mapping[str, Any], tokens: int) -> float | None:
-    """Return `mu` of a scheduler with these settings for latents of so many tokens; None if its shift is fixed.
+    """Return `mu` of a scheduler with these settings for latents with so many tokens; None if its shift is fixed.
 
     Source: Esser et al., Scaling Rectified Flow Transformers (2024); `calculate_shift` of diffusers' FLUX pipeline.
     """
     if not config.get("use_dynamic_shifting"):
         return None
-    base, most = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    base_tokens, max_tokens = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
-    return low + (high - low) * (tokens - base) / (most - base)
+    return low + (high - low) * (tokens - base_tokens) / (max_tokens - base_tokens)

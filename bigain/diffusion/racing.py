@@ -49,8 +49,8 @@ class Race:
         if not 0 < self.error_level <= 0.5:
             raise InputError(f"error_level must be above 0 and at most 0.5, not {self.error_level}")
         if self.first_trials < 2 or self.look_every < 1:
-            given = f"{self.first_trials} and {self.look_every}"
-            raise InputError(f"first_trials must be at least 2 and look_every at least 1, not {given}")
+            values = f"{self.first_trials} and {self.look_every}"
+            raise InputError(f"first_trials must be at least 2 and look_every at least 1, not {values}")
         check_choice("scale", self.scale, get_args(Scale))
 
     def looks(self, trials: int) -> list[int]:
@@ -63,8 +63,8 @@ class Race:
         The i-th look gets a share of 1 / i: early looks save the most, because many classes are still evaluated.
         """
         count = len(self.looks(trials)) - 1
-        whole = max(1, classes - 1) * sum(1 / i for i in range(1, count + 1))
-        return [self.error_level / whole / i for i in range(1, count + 1)]
+        total = max(1, classes - 1) * sum(1 / i for i in range(1, count + 1))
+        return [self.error_level / total / i for i in range(1, count + 1)]
 
     def stages(self, order: Sequence[int]) -> list[list[int]]:
         """Return the new trials of each look for an image with this order of trials."""
@@ -102,7 +102,7 @@ def race_elimination(error_function: ErrorFunction, order: Tensor, classes: int,
             alive[running] = contenders(seen, alive[running], levels[i], trials, race.scale)
         else:
             alive[running] = _best(errors[running], alive[running])
-        history.append(_listed(alive, running))
+        history.append(_survivors(alive, running))
         running = running[alive[running].sum(1) > 1]
         done = look
         if not len(running):
@@ -130,38 +130,38 @@ def contenders(errors: Tensor, alive: Tensor, level: float, trials: int, scale: 
     """
     m = errors.shape[2]
     values = errors.to(widest_float(errors.device))
-    sound = alive & values.isfinite().all(2)
+    is_valid = alive & values.isfinite().all(2)
     values = values.clamp_min(_TINY).log() if scale == "log" else values
-    values = values.masked_fill(~sound[..., None], 0)
-    count = sound.sum(1)
+    values = values.masked_fill(~is_valid[..., None], 0)
+    count = is_valid.sum(1)
     mean = values.mean(2)
-    residual = (values - mean[..., None]).masked_fill(~sound[..., None], 0)
-    common = residual.sum(1, keepdim=True) / count.clamp_min(1)[:, None, None]
-    squares = (residual - common).square().masked_fill(~sound[..., None], 0).sum((1, 2))
+    residual = (values - mean[..., None]).masked_fill(~is_valid[..., None], 0)
+    trial_effect = residual.sum(1, keepdim=True) / count.clamp_min(1)[:, None, None]
+    squares = (residual - trial_effect).square().masked_fill(~is_valid[..., None], 0).sum((1, 2))
     freedom = ((count - 1) * (m - 1)).clamp_min(1)
     deviation = (2 * squares / freedom / m * (1 - m / trials)).sqrt()
     quantiles = [student_quantile(level, min(degrees, _MOST_FREEDOM)) for degrees in freedom.tolist()]
-    reach = deviation * torch.tensor(quantiles, device=errors.device, dtype=deviation.dtype)
-    mean = mean.masked_fill(~sound, torch.inf)
-    lead = mean.min(1, keepdim=True).values
-    return torch.where(count[:, None] > 0, sound & (mean - lead <= reach[:, None]), alive)
+    threshold = deviation * torch.tensor(quantiles, device=errors.device, dtype=deviation.dtype)
+    mean = mean.masked_fill(~is_valid, torch.inf)
+    lowest = mean.min(1, keepdim=True).values
+    return torch.where(count[:, None] > 0, is_valid & (mean - lowest <= threshold[:, None]), alive)
 
 
 def _evaluate(
-    error_function: ErrorFunction, errors: Tensor, alive: Tensor, order: Tensor, running: Tensor, new: slice
+    error_function: ErrorFunction, errors: Tensor, alive: Tensor, order: Tensor, running: Tensor, new_trials: slice
 ) -> None:
     """Evaluate the survivors of the running images on their next trials, and store the errors."""
     classes = alive.shape[1]
-    if not new.start:
-        image = running.repeat_interleave(new.stop)
-        trial = order[:, new].flatten()
+    if not new_trials.start:
+        image = running.repeat_interleave(new_trials.stop)
+        trial = order[:, new_trials].flatten()
         label = torch.arange(classes, device=order.device).expand(len(image), classes)
         errors[image[:, None], label, trial[:, None]] = error_function(image, trial, label)
         return
-    wanted = alive[running, None].expand(-1, new.stop - new.start, -1)
-    for rows in wanted.nonzero().split(_ROWS):
+    survivors = alive[running, None].expand(-1, new_trials.stop - new_trials.start, -1)
+    for rows in survivors.nonzero().split(_ROWS):
         image, label = running[rows[:, 0]], rows[:, 2]
-        trial = order[image, new.start + rows[:, 1]]
+        trial = order[image, new_trials.start + rows[:, 1]]
         errors[image, label, trial] = error_function(image, trial, label[:, None])[:, 0]
 
 
@@ -169,17 +169,17 @@ def _best(errors: Tensor, alive: Tensor) -> Tensor:
     """Mark the survivor with the lowest mean error. `(b, k, t)`, `(b, k)` -> `(b, k)`, bool."""
     score = mean_errors(errors).masked_fill(~alive, torch.inf)
     # A survivor without a finite mean still beats dropped classes.
-    ahead = alive & (score == score.min(1, keepdim=True).values)
-    best = torch.where(ahead.any(1, keepdim=True), ahead, alive).int().argmax(1, keepdim=True)
+    is_best = alive & (score == score.min(1, keepdim=True).values)
+    best = torch.where(is_best.any(1, keepdim=True), is_best, alive).int().argmax(1, keepdim=True)
     return torch.zeros_like(alive).scatter(1, best, value=True)
 
 
-def _listed(alive: Tensor, running: Tensor) -> Tensor:
+def _survivors(alive: Tensor, running: Tensor) -> Tensor:
     """List the survivors of the running images, ascending, padded with -1. `(b, k)` bool -> `(b, s)` int64."""
-    part = torch.zeros_like(alive)
-    part[running] = alive[running]
-    count = part.sum(1, keepdim=True)
-    first = (~part).int().argsort(dim=1, stable=True)[:, : int(count.max())]
+    is_survivor = torch.zeros_like(alive)
+    is_survivor[running] = alive[running]
+    count = is_survivor.sum(1, keepdim=True)
+    first = (~is_survivor).int().argsort(dim=1, stable=True)[:, : int(count.max())]
     return first.masked_fill(torch.arange(first.shape[1], device=alive.device) >= count, -1)
 
 
@@ -201,5 +201,5 @@ def _student_tail(angle: float, freedom: int) -> float:
     for i in range(1, freedom // 2 + 1):
         total += term
         term *= cosine**2 * (2 * i - 1 + odd) / (2 * i + odd)
-    inside = 2 / math.pi * (angle + sine * total) if odd else sine * total
-    return (1 - inside) / 2
+    central = 2 / math.pi * (angle + sine * total) if odd else sine * total
+    return (1 - central) / 2

@@ -46,8 +46,8 @@ class Steps(Schedule):
     def __post_init__(self) -> None:
         falling = [TIMESTEPS, *self.below, 0]
         if len(self.values) != len(self.below) + 1 or falling != sorted(set(falling), reverse=True):
-            given = f"values {list(self.values)} below {list(self.below)}"
-            raise InputError(f"steps need falling timesteps within 1..{TIMESTEPS - 1} and one more value, not {given}")
+            steps = f"values {list(self.values)} below {list(self.below)}"
+            raise InputError(f"steps need falling timesteps within 1..{TIMESTEPS - 1} and one more value, not {steps}")
 
     def __call__(self, timesteps: Tensor) -> Tensor:
         result = torch.full_like(timesteps, self.values[0], dtype=torch.float32)
@@ -57,12 +57,12 @@ class Steps(Schedule):
 
     def with_largest(self, value: float) -> Steps:
         """Return these steps in proportion, with another largest value."""
-        return Steps([round(value * each / max(self.values), 6) for each in self.values], self.below)
+        return Steps([round(value * x / max(self.values), 6) for x in self.values], self.below)
 
 
 def by_timestep(setting: float | Schedule) -> tuple[float, ...]:
     """Return the values of a setting at timesteps 0 to 999."""
     if not isinstance(setting, Schedule):
         return (setting,) * TIMESTEPS
-    # A float32 in the fewest decimals: 0.7, not 0.699999988.
+    # Rounded float32: 0.7, not 0.699999988.
     return tuple(round(value, 6) for value in setting(torch.arange(TIMESTEPS)).tolist())

@@ -13,7 +13,7 @@ from torch import Tensor
 from bigain.tokens.randomness import mix, random_integers, random_normal, stable_hash
 
 Budget = Literal["cumulative", "released"]
-# Of every model; trials, grids and schedules are defined on so many.
+# Timesteps of every model; trials, grids and schedules are defined on them.
 TIMESTEPS = 1000
 
 # Separate random streams of one (seed, image, trial).
@@ -54,8 +54,8 @@ def stage_trials(budgets: Sequence[int], budget: Budget = "cumulative") -> list[
         candidates = [j for j in range(step // 2, size, step)][:n]
         candidates = [j for j in candidates if j not in done]
         if budget == "cumulative":
-            wanted = min(n - len(done), len(candidates))
-            candidates = [candidates[int((j + 0.5) * len(candidates) / wanted)] for j in range(wanted)]
+            count = min(n - len(done), len(candidates))
+            candidates = [candidates[int((j + 0.5) * len(candidates) / count)] for j in range(count)]
         done.update(candidates)
         stages.append(candidates)
     return stages

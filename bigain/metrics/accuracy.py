@@ -27,9 +27,9 @@ class Accuracy(Metric):
     def estimates(self, records: Sequence[ImageRecord], space: ClassSpace) -> Mapping[str, Estimate]:
         labels = [record.labels[0] for record in records]
         factors = {**space.factors}
-        first = {name: label for label, name in reversed(list(enumerate(space.names)))}
-        if len(first) < len(space.names):
-            factors["top1_merged"] = [first[name] for name in space.names]
+        first_label = {name: label for label, name in reversed(list(enumerate(space.names)))}
+        if len(first_label) < len(space.names):
+            factors["top1_merged"] = [first_label[name] for name in space.names]
         return accuracies(labels, [record.prediction for record in records], factors)
 
 
@@ -71,6 +71,4 @@ def accuracies(
 
 def confusion_matrix(labels: Sequence[int], predictions: Sequence[int], classes: int) -> list[list[int]]:
     """Return the number of images by true class (rows) and predicted class. `classes` x `classes`."""
-    matrix = multiclass_confusion_matrix(torch.tensor(predictions), torch.tensor(labels), classes)
-    rows: list[list[int]] = matrix.tolist()
-    return rows
+    return multiclass_confusion_matrix(torch.tensor(predictions), torch.tensor(labels), classes).tolist()

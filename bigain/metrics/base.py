@@ -76,13 +76,13 @@ class Metric(ABC):
 
     def incomplete(self, records: Sequence[Any]) -> str | None:
         """Return why these records are not enough for an estimate; None if they are."""
-        without, missing = 0, self.title or self.name
+        count, noun = 0, self.title or self.name
         if "features" in self.needs:
-            without, missing = sum(record.features is None for record in records), "features"
+            count, noun = sum(record.features is None for record in records), "features"
         elif "images" in self.needs:
-            without = sum(self.name not in record.measured for record in records)
-        advice = f"{counted(without, 'image')} without {missing}; run {self.later or 'into another --output'}"
-        return advice if without else None
+            count = sum(self.name not in record.measured for record in records)
+        advice = f"{counted(count, 'image')} without {noun}; run {self.later or 'into another --output'}"
+        return advice if count else None
 
     @abstractmethod
     def estimates(self, records: Sequence[Any], space: ClassSpace) -> Mapping[str, Estimate]:
@@ -143,8 +143,8 @@ def evaluate(
     return estimates, missing
 
 
-def around(value: float, error: float, n: int, low: float = -math.inf, high: float = math.inf) -> Estimate:
-    """Return an estimate over n images with the interval of 1.96 standard errors, within the possible values."""
+def normal_estimate(value: float, error: float, n: int, low: float = -math.inf, high: float = math.inf) -> Estimate:
+    """Return an estimate over n images with the interval of 1.96 standard errors, cut off at `low` and `high`."""
     return Estimate(value=value, low=max(low, value - Z95 * error), high=min(high, value + Z95 * error), n=n)
 
 
@@ -157,7 +157,7 @@ def mean_estimate(values: Sequence[float]) -> Estimate:
     """Return the mean of at least one value, one per image, with its 95 % interval."""
     column = torch.tensor(values, dtype=torch.float64)
     error = float(column.std() / len(values) ** 0.5) if len(values) > 1 else 0.0
-    return around(float(column.mean()), error, len(values))
+    return normal_estimate(float(column.mean()), error, len(values))
 
 
 def proportion(correct: int, n: int) -> Estimate:

@@ -69,8 +69,7 @@ class ClipScore(ImageMetric):
                 pixel_values=processed.to(pixels.device),
             )
         # Both embeddings have unit length.
-        cosines: Tensor = (result.image_embeds * result.text_embeds).sum(dim=-1)
-        return cosines
+        return (result.image_embeds * result.text_embeds).sum(dim=-1)
 
     def measure(self, images: Images) -> Tensor:
         """Compute the score of each image with its prompt. `(b,)` in [0, 100], float32.

@@ -92,7 +92,7 @@ class FeatureExtractor(nn.Module, ABC):
         return super().train(False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        # `module.half()` and `.to(bfloat16)` call this, also from a module that contains this one. Only the move to
+        # `module.half()` and `.to(bfloat16)` call this, also on a module that contains this one. Only the move to
         # another device is followed: weights that were rounded once stay rounded.
         return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)  # type: ignore[no-untyped-call]
 
@@ -105,7 +105,7 @@ def exact_float32(images: Tensor) -> Iterator[None]:
         yield
 
 
-def load_weights(network: nn.Module, path: Path, sha256: str | None, fix: str, part: str = "") -> str:
+def load_weights(network: nn.Module, path: Path, sha256: str | None, fix: str, prefix: str = "") -> str:
     """Fill a network that was built on the meta device from a file, in float32.
 
     Args:
@@ -114,7 +114,7 @@ def load_weights(network: nn.Module, path: Path, sha256: str | None, fix: str, p
         path: `.safetensors`, or a pickled state dict, which is read without running code.
         sha256: Of the file, in hex; None accepts any.
         fix: What to do about a bad file.
-        part: `fc.` loads Inception's classifier alone; empty loads everything else.
+        prefix: `fc.` loads Inception's classifier alone; empty loads everything else.
 
     Returns:
         The sha256 of the file, in hex.
@@ -128,10 +128,10 @@ def load_weights(network: nn.Module, path: Path, sha256: str | None, fix: str, p
         if sha256 is not None and digest != sha256:
             expected = f"expected {sha256[:8]}...: it is damaged or holds other weights"
             raise InputError(f"{path} has sha256 {digest[:8]}..., {expected}; {fix}")
-        safe = path.suffix == ".safetensors"
-        state = load(data) if safe else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        kept = {name: tensor.float() for name, tensor in state.items() if name.startswith("fc.") == bool(part)}
-        network.load_state_dict({name.removeprefix(part): tensor for name, tensor in kept.items()}, assign=True)
+        is_safetensors = path.suffix == ".safetensors"
+        state = load(data) if is_safetensors else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        selected = {name: tensor.float() for name, tensor in state.items() if name.startswith("fc.") == bool(prefix)}
+        network.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in selected.items()}, assign=True)
     except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path} does not hold the weights of {type(network).__name__} ({reason}); {fix}") from error

@@ -8,7 +8,7 @@ import numpy as np
 
 from bigain.data.class_space import ClassSpace
 from bigain.errors import InputError
-from bigain.metrics.base import around, jackknife_error
+from bigain.metrics.base import jackknife_error, normal_estimate
 from bigain.metrics.reference import Array, Distance, Features, Moments
 from bigain.runs.records import SampleRecord
 from bigain.runs.schema import Estimate
@@ -29,7 +29,7 @@ class FrechetDistance(Distance):
         features = self.features(records)
         n, dimension = features.shape
         value, left_out = frechet_leave_one_out(features, self.reference.moments)
-        estimate = around(value, jackknife_error(left_out), n, low=0.0)
+        estimate = normal_estimate(value, jackknife_error(left_out), n, low=0.0)
         # With fewer images than features the jackknife's bias is wrong by a factor of two.
         estimate["bias"] = (n - 1) * float((left_out - value).mean()) if n >= dimension else None
         return {self.label("frechet"): estimate}
@@ -95,8 +95,8 @@ def frechet_leave_one_out(features: Features, reference: Moments) -> tuple[float
         centred = np.asarray(features[start : start + _ROWS], np.float64) - moments.mean
         squares, shares = np.square(centred).sum(axis=1), np.square(centred @ axes) / values
         # 1 - p' (G + s^2)^(-1) p without cancellation; 1 - p' G^(-1) p is 0 if the image alone spans a direction.
-        rest = (1 - correction * shares.sum(axis=1)).clip(min=0)
-        logarithms = np.log(rest[:, None] + correction * (shares @ weights))
+        remainder = (1 - correction * shares.sum(axis=1)).clip(min=0)
+        logarithms = np.log(remainder[:, None] + correction * (shares @ weights))
         lost = correction * (shares @ values) / (nodes[-1] * np.exp(_STEP / 2)) - _STEP * (logarithms @ nodes)
         overlap = (trace - lost / np.pi) / (n - 2) ** 0.5 - trace / (n - 1) ** 0.5
         spread = (scatter - correction * squares) / (n - 2) - scatter / (n - 1)

@@ -84,8 +84,7 @@ class Inception(FeatureExtractor):
         return layer.weight.detach()
 
     def features(self, images: Tensor) -> Tensor:
-        features: Tensor = self.network(self.prepared(images)).flatten(1)
-        return features
+        return self.network(self.prepared(images)).flatten(1)
 
     def prepared(self, images: Tensor) -> Tensor:
         """Return the network's input for uint8 images. `(b, 3, 299, 299)`, float32, about [-1, 1]."""
@@ -133,17 +132,17 @@ def find_weights(weights: str | None) -> Path:
     """Return the weight file: `weights`, else the environment variable's, else the one in torch's download cache.
 
     Raises:
-        InputError: If it is missing; names the places and how to get it.
+        InputError: If it is missing; the message names the paths and how to get it.
     """
     cache = Path(torch.hub.get_dir()) / "checkpoints"
-    named = weights or os.environ.get(VARIABLE)
-    places = [Path(named).expanduser()] if named else [cache / name for name in NAMES]
-    for place in places:
-        if place.is_file():
-            return place
-    origin = "" if not named else f" (from {'`weights`' if weights else VARIABLE})"
+    configured = weights or os.environ.get(VARIABLE)
+    paths = [Path(configured).expanduser()] if configured else [cache / name for name in NAMES]
+    for path in paths:
+        if path.is_file():
+            return path
+    origin = "" if not configured else f" (from {'`weights`' if weights else VARIABLE})"
     raise InputError(
         f"the Inception weights {NAMES[0]} (sha256 {SHA256[:8]}..., 96 MB) are missing; looked for "
-        f"{', '.join(map(str, places))}{origin}; get them with `curl -L --create-dirs -o {cache / NAMES[0]} {URL}`, or "
+        f"{', '.join(map(str, paths))}{origin}; get them with `curl -L --create-dirs -o {cache / NAMES[0]} {URL}`, or "
         f"name a copy in {VARIABLE}"
     )

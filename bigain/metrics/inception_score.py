@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bigain.data.class_space import ClassSpace
-from bigain.metrics.base import FeatureMetric, around
+from bigain.metrics.base import FeatureMetric, normal_estimate
 from bigain.metrics.inception import Inception
 from bigain.runs.numbers import counted
 from bigain.runs.records import SampleRecord
@@ -46,9 +46,9 @@ class InceptionScore(FeatureMetric):
     def estimates(self, records: Sequence[SampleRecord], space: ClassSpace) -> Mapping[str, Estimate]:
         assert self.extractor.classifier is not None
         features, weights = torch.from_numpy(self.features(records)), self.extractor.classifier.double()
-        parts = [_score(features[part::_PARTS].double() @ weights.T) for part in range(_PARTS)]
-        deviation = float(np.std(parts, ddof=1))
-        estimate = around(float(np.mean(parts)), deviation / _PARTS**0.5, len(records), low=1.0)
+        scores = [_score(features[part::_PARTS].double() @ weights.T) for part in range(_PARTS)]
+        deviation = float(np.std(scores, ddof=1))
+        estimate = normal_estimate(float(np.mean(scores)), deviation / _PARTS**0.5, len(records), low=1.0)
         return {f"inception_score[{self.extractor.protocol}]": {**estimate, "standard_deviation": deviation}}
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from bigain.data.class_space import ClassSpace
-from bigain.metrics.base import around, jackknife_error
+from bigain.metrics.base import jackknife_error, normal_estimate
 from bigain.metrics.reference import Array, Distance, Features
 from bigain.runs.records import SampleRecord
 from bigain.runs.schema import Estimate
@@ -49,7 +49,7 @@ class KernelDistance(Distance):
             return {}
         value, left_out = self.leave_one_out(self.features(records), self.reference.features)
         error = jackknife_error(left_out)
-        return {self.label(self.key): {**around(value, error, len(records)), "standard_error": error}}
+        return {self.label(self.key): {**normal_estimate(value, error, len(records)), "standard_error": error}}
 
 
 def kernel_leave_one_out(x: Features, y: Features, kernel: Kernel = KernelDistance.kernel) -> tuple[float, Array]:
@@ -76,13 +76,13 @@ def kernel_leave_one_out(x: Features, y: Features, kernel: Kernel = KernelDistan
     n, m = len(x), len(y)
     in_x, in_y, x_to_y = (_kernel_sums(a, b, kernel) for a, b in ((x, x), (y, y), (x, y)))
     within_x, within_y, between = in_x.sum() / (n * (n - 1)), in_y.sum() / (m * (m - 1)), x_to_y.mean() / m
-    without = (in_x.sum() - 2 * in_x) / ((n - 1) * (n - 2)) + within_y
-    without -= 2 * (x_to_y.sum() - x_to_y) / ((n - 1) * m)
-    return float(within_x + within_y - 2 * between), without
+    left_out = (in_x.sum() - 2 * in_x) / ((n - 1) * (n - 2)) + within_y
+    left_out -= 2 * (x_to_y.sum() - x_to_y) / ((n - 1) * m)
+    return float(within_x + within_y - 2 * between), left_out
 
 
 def _kernel_sums(x: Features, y: Features, kernel: Kernel) -> Array:
-    """Return the kernel summed over `y` for each `x`; of one set, every pair is computed once, none is of one image."""
+    """Sum the kernel over `y` for each row of `x`; within one set each pair is computed once, none of one image."""
     sums, mirrored = np.zeros(len(x)), np.zeros(len(x))
     for i in range(0, len(x), _TILE):
         rows = np.asarray(x[i : i + _TILE], np.float64)

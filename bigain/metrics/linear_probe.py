@@ -20,7 +20,7 @@ from bigain.runs.numbers import counted
 from bigain.runs.records import FeatureRecord
 from bigain.runs.results import has_results
 
-# Of the squared weights, from strong to weak: each fit starts from the one before.
+# Weights of the L2 penalty, from strong to weak: each fit starts from the one before.
 STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 _HELD_OUT = 5
 _ITERATIONS = 200
@@ -52,31 +52,32 @@ class LinearProbe(RepresentationClassifier):
         if not self._log:
             return f"no image in {self.training} has exactly one label"
         evaluated = {record.digest for record in records} - {None}
-        if both := [record.image_id for record in self._log if record.digest in evaluated]:
-            return f"{counted(len(both), 'training image')}, such as {both[0]}, evaluated as well; choose another split"
-        known = {record.labels[0] for record in self._log}
-        if absent := [label for record in records for label in record.labels if label not in known]:
+        if leaked := [record.image_id for record in self._log if record.digest in evaluated]:
+            number = counted(len(leaked), "training image")
+            return f"{number}, such as {leaked[0]}, evaluated as well; choose another split"
+        trained = {record.labels[0] for record in self._log}
+        if absent := [label for record in records for label in record.labels if label not in trained]:
             return f"the training split has no image of {self.class_names[absent[0]]!r}, which is evaluated"
         return super().incomplete(records)
 
     def predict(self, records: Sequence[FeatureRecord], names: Sequence[str], space: ClassSpace) -> Labels:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-        def features(of: Sequence[FeatureRecord]) -> Tensor:
-            return torch.from_numpy(np.concatenate([column(of, name) for name in names], 1)).to(device)
+        def features(of_records: Sequence[FeatureRecord]) -> Tensor:
+            return torch.from_numpy(np.concatenate([column(of_records, name) for name in names], 1)).to(device)
 
         # Lightning ends a run in inference mode.
         with torch.inference_mode(False), torch.enable_grad():
             labels = torch.tensor([record.labels[0] for record in self._log], device=device)
-            x, held = features(self._log), torch.tensor(self.held_out(), device=device)
+            x, is_held_out = features(self._log), torch.tensor(self.held_out(), device=device)
             mean, scale = x.mean(0), x.std(0, correction=0)
             scale = scale.where(scale > 0, 1.0)
             x = (x - mean) / scale
             fits = [x.new_zeros(x.shape[1] + 1, len(space))]
             for strength in STRENGTHS:
-                fits.append(fit(x[~held], labels[~held], fits[-1], strength))
-            right = [int((classes_of(x[held], weights) == labels[held]).sum()) for weights in fits[1:]]
-            best = int(np.argmax(right))
+                fits.append(fit(x[~is_held_out], labels[~is_held_out], fits[-1], strength))
+            correct = [int((classes_of(x[is_held_out], weights) == labels[is_held_out]).sum()) for weights in fits[1:]]
+            best = int(np.argmax(correct))
             weights = fit(x, labels, fits[1 + best], STRENGTHS[best])
             return np.asarray(classes_of((features(records) - mean) / scale, weights).cpu())
 

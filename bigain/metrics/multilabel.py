@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bigain.data.class_space import ClassSpace
-from bigain.metrics.base import Metric, around, proportion
+from bigain.metrics.base import Metric, normal_estimate, proportion
 from bigain.runs.columns import label_matrix
 from bigain.runs.records import ImageRecord
 from bigain.runs.schema import Estimate
@@ -62,20 +62,20 @@ class MeanAveragePrecision(Metric):
         scores = np.stack([shared_scores(record, classes) for record in labelled])
         truth = label_matrix(labelled, classes)
         present = truth.any(axis=0)
-        of_classes = average_precision(
+        class_precision = average_precision(
             np.ascontiguousarray(scores[:, present].T), np.ascontiguousarray(truth[:, present].T)
         )
         # Weights depend on (n, draw) alone, so the interval is deterministic.
         weights = (np.random.default_rng(draw).exponential(size=n) for draw in range(_DRAWS))
-        draws = [float(of_classes(weight).mean()) for weight in weights]
+        draws = [float(class_precision(weight).mean()) for weight in weights]
         # One image gives no spread.
         macro_error = float(np.std(draws)) if n > 1 else 1.0
-        estimates = {"map_macro": around(float(of_classes(np.ones(n)).mean()), macro_error, n, 0.0, 1.0)}
+        estimates = {"map_macro": normal_estimate(float(class_precision(np.ones(n)).mean()), macro_error, n, 0.0, 1.0)}
         mixed = np.stack([mixed_scores(record, classes) for record in labelled])
         for name, ranked in (("map_sample", scores), ("map_released", mixed)):
-            of_images = average_precision(ranked, truth)(np.ones(classes))
-            error = float(of_images.std(ddof=1)) / math.sqrt(n) if n > 1 else 1.0
-            estimates[name] = around(float(of_images.mean()), error, n, 0.0, 1.0)
+            image_precision = average_precision(ranked, truth)(np.ones(classes))
+            error = float(image_precision.std(ddof=1)) / math.sqrt(n) if n > 1 else 1.0
+            estimates[name] = normal_estimate(float(image_precision.mean()), error, n, 0.0, 1.0)
         return estimates
 
 
@@ -92,7 +92,7 @@ def shared_scores(record: ImageRecord, classes: int) -> Array:
 
 
 def mixed_scores(record: ImageRecord, classes: int) -> Array:
-    """Score k classes by minus the mean of all errors that each has, so that survivors have more trials than others.
+    """Score k classes by minus the mean of all their errors, so that survivors have more trials than other classes.
 
     Only for the replication of the paper's mAP: a mean of 20 trials and one of 5 do not compare. `(k,)`.
     """
@@ -120,11 +120,11 @@ def average_precision(scores: Array, truth: Mask) -> Callable[[Array], Array]:
         weight = weights[order]
         hit, seen = np.cumsum(weight * hits, axis=1), np.cumsum(weight, axis=1)
         # Positives up to the previous threshold: the difference is what a threshold adds to the recall.
-        before = np.zeros_like(hit)
-        np.maximum.accumulate((hit * ends)[:, :-1], axis=1, out=before[:, 1:])
+        previous = np.zeros_like(hit)
+        np.maximum.accumulate((hit * ends)[:, :-1], axis=1, out=previous[:, 1:])
         with np.errstate(invalid="ignore", divide="ignore"):
             precision = np.where(seen > 0, hit / seen, 0)
-            result: Array = ((hit - before) * ends * precision).sum(axis=1) / hit[:, -1]
+            result: Array = ((hit - previous) * ends * precision).sum(axis=1) / hit[:, -1]
         return result
 
     return weighted

@@ -28,18 +28,18 @@ class PrecisionRecall(Distance):
     def estimates(self, records: Sequence[SampleRecord], space: ClassSpace) -> Mapping[str, Estimate]:
         if self.reference.features is None:
             return {}
-        generated = _thinned(self.features(records))
-        values = precision_recall(_thinned(self.reference.features), generated)
+        generated = _subsampled(self.features(records))
+        values = precision_recall(_subsampled(self.reference.features), generated)
         return {
             self.label(name): Estimate(value=value, low=None, high=None, n=len(generated))
             for name, value in zip(("precision", "recall"), values, strict=True)
         }
 
 
-def _thinned(features: Features) -> Features:
+def _subsampled(features: Features) -> Features:
     """Return at most `_MOST_IMAGES`, evenly spaced: ids may be in order of class."""
-    kept = min(len(features), _MOST_IMAGES)
-    return features[np.arange(kept) * len(features) // kept]
+    count = min(len(features), _MOST_IMAGES)
+    return features[np.arange(count) * len(features) // count]
 
 
 def precision_recall(real: Features, generated: Features) -> tuple[float, float]:
@@ -57,11 +57,11 @@ def precision_recall(real: Features, generated: Features) -> tuple[float, float]
     centre = np.asarray(real, np.float64).mean(axis=0)
     a, b = np.asarray(real, np.float64) - centre, np.asarray(generated, np.float64) - centre
     # Points on the sphere count as inside: rounding, which depends on the block, must not decide.
-    slack = 1e-10 * float(max(np.square(a).sum(axis=1).max(), np.square(b).sum(axis=1).max()))
-    return _covered(b, a, slack), _covered(a, b, slack)
+    tolerance = 1e-10 * float(max(np.square(a).sum(axis=1).max(), np.square(b).sum(axis=1).max()))
+    return _covered(b, a, tolerance), _covered(a, b, tolerance)
 
 
-def _covered(points: Array, centres: Array, slack: float) -> float:
+def _covered(points: Array, centres: Array, tolerance: float) -> float:
     """Return the share of points that lie in the ball of some centre."""
     covered = np.zeros(len(points), np.bool_)
     for start in range(0, len(centres), _ROWS):
@@ -70,7 +70,7 @@ def _covered(points: Array, centres: Array, slack: float) -> float:
         # No point is its own neighbour.
         to_centres[np.arange(len(rows)), start + np.arange(len(rows))] = np.inf
         radii = np.partition(to_centres, _K - 1, axis=1)[:, _K - 1 : _K]
-        covered |= (squared_distances(rows, points) <= radii + slack).any(axis=0)
+        covered |= (squared_distances(rows, points) <= radii + tolerance).any(axis=0)
     return float(covered.mean())
 
 

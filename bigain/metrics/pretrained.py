@@ -16,17 +16,17 @@ from bigain.errors import InputError
 from bigain.metrics.extractors import FeatureExtractor
 
 
-def load_pretrained(folder: str | None, published: str, kind: Any, *preparing: Any) -> tuple[Any, str, list[Any]]:
-    """Load a model of transformers from a folder, in float32, and what prepares its inputs; nothing is downloaded.
+def load_pretrained(folder: str | None, published: str, kind: Any, *processors: Any) -> tuple[Any, str, list[Any]]:
+    """Load a model of transformers from a folder, in float32, and its processors; nothing is downloaded.
 
     Args:
         folder: The model as transformers saves it, with safetensors.
         published: Name of such a model on the hub, for messages.
         kind: Class of the model.
-        preparing: Classes that are loaded from the same folder.
+        processors: Classes that are loaded from the same folder.
 
     Returns:
-        The model, the sha256 of its weights in hex (of all shards in turn), and an object of each class in `preparing`.
+        The model, the sha256 of its weights in hex (of all shards in turn), and an object of each of the `processors`.
 
     Raises:
         InputError: If something is missing, damaged or not safetensors.
@@ -46,17 +46,17 @@ def load_pretrained(folder: str | None, published: str, kind: Any, *preparing: A
             attn_implementation="sdpa",
         )
         # Transformers fills missing weights with random numbers.
-        if absent := sorted(info["missing_keys"]):
-            raise InputError(f"{path} lacks {len(absent)} weights, such as {absent[0]}")
-        prepare = [each.from_pretrained(path, local_files_only=True) for each in preparing]
+        if missing := sorted(info["missing_keys"]):
+            raise InputError(f"{path} lacks {len(missing)} weights, such as {missing[0]}")
+        loaded = [processor.from_pretrained(path, local_files_only=True) for processor in processors]
         digest = hashlib.sha256()
         for file in files:
             digest.update(file.read_bytes())
     except UNLOADABLE as error:
         reason = " ".join(str(error).split())
-        fetch = f"get one with `hf download {published} --local-dir FOLDER`"
-        raise InputError(f"cannot load a {kind.__name__} from {folder}: {reason}; {fetch}") from error
-    return model.float().eval(), digest.hexdigest(), prepare
+        advice = f"get one with `hf download {published} --local-dir FOLDER`"
+        raise InputError(f"cannot load a {kind.__name__} from {folder}: {reason}; {advice}") from error
+    return model.float().eval(), digest.hexdigest(), loaded
 
 
 class PretrainedExtractor(FeatureExtractor):
@@ -120,8 +120,7 @@ class DinoV2(PretrainedExtractor):
     deviation = (0.229, 0.224, 0.225)
 
     def features(self, images: Tensor) -> Tensor:
-        features: Tensor = self.network(pixel_values=self.prepared(images, 224)).pooler_output
-        return features
+        return self.network(pixel_values=self.prepared(images, 224)).pooler_output
 
 
 class ClipFeatures(PretrainedExtractor):

@@ -26,10 +26,10 @@ Features = npt.NDArray[Any]
 # Rows collected before they are added to the moments: each addition costs d^2, however many rows it adds.
 _ROWS = 1024
 # The protocol of files that do not name theirs: pytorch-fid writes `mu` and `sigma` only.
-_UNNAMED = "pytorch-fid"
+_UNNAMED_PROTOCOL = "pytorch-fid"
 _TEXTS, _NUMBERS = ("protocol", "sha256", "source"), ("mu", "sigma", "n", "features")
 # Precision and recall look for a third neighbour.
-_LEAST_IMAGES = 4
+_MIN_IMAGES = 4
 
 _log = logging.getLogger(__name__)
 
@@ -64,8 +64,8 @@ class Moments:
                 raise InputError("features are not finite; the extractor's weights are damaged, or the images")
             mean = rows.mean(axis=0)
             centred = rows - mean
-            part = cls(len(rows), mean, centred.T @ centred / max(1, len(rows) - 1))
-            total = part if total is None else total + part
+            chunk = cls(len(rows), mean, centred.T @ centred / max(1, len(rows) - 1))
+            total = chunk if total is None else total + chunk
         if total is None:
             raise InputError("no images to compute statistics of")
         return total
@@ -83,15 +83,15 @@ class Moments:
 
 def _regrouped(chunks: Iterable[Features]) -> Iterator[Array]:
     """Yield the same rows in larger chunks."""
-    waiting: list[Array] = []
+    pending: list[Array] = []
     for chunk in chunks:
         if len(chunk):
-            waiting.append(np.asarray(chunk, np.float64))
-        if sum(map(len, waiting)) >= _ROWS:
-            yield np.concatenate(waiting)
-            waiting = []
-    if waiting:
-        yield np.concatenate(waiting)
+            pending.append(np.asarray(chunk, np.float64))
+        if sum(map(len, pending)) >= _ROWS:
+            yield np.concatenate(pending)
+            pending = []
+    if pending:
+        yield np.concatenate(pending)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +149,7 @@ class ReferenceStatistics:
             arrays = read_arrays(path, (*_TEXTS, *_NUMBERS))
             _check(arrays)
             made_with, weights, source = (" ".join(str(arrays.get(name, "")).split()) for name in _TEXTS)
-            made_with, d = made_with or _UNNAMED, len(arrays["mu"])
+            made_with, d = made_with or _UNNAMED_PROTOCOL, len(arrays["mu"])
             if made_with != protocol:
                 unnamed = "" if "protocol" in arrays else " (it names no protocol, as pytorch-fid's files)"
                 mismatch = "distances across protocols mean nothing"
@@ -159,8 +159,8 @@ class ReferenceStatistics:
             if dimension not in (None, d):
                 raise ValueError(f"it has features of d = {d}, expected d = {dimension}")
         except ValueError as error:
-            again = "make it again with `bigain reference`"
-            raise InputError(f"reference {path} cannot be used: {error}; {again}") from error
+            advice = "make it again with `bigain reference`"
+            raise InputError(f"reference {path} cannot be used: {error}; {advice}") from error
         n = int(arrays["n"]) if "n" in arrays else None
         if n is not None and n <= d:
             reason = f"{counted(n, 'image')} for {d} features; distances to it are too high"
@@ -176,9 +176,9 @@ def _check(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     d, square = arrays["mu"].shape, arrays["sigma"].shape
     if len(d) != 1 or not d[0] or square != 2 * d:
         raise ValueError(f"it has mu {d} and sigma {square}, expected (d,) and (d, d)")
-    m, n = arrays.get("features", np.empty((_LEAST_IMAGES, *d))).shape, arrays.get("n", np.array(2))
-    if m[1:] != d or m[0] < _LEAST_IMAGES:
-        raise ValueError(f"features have shape {m}, expected (m, {d[0]}) of at least {_LEAST_IMAGES} images")
+    m, n = arrays.get("features", np.empty((_MIN_IMAGES, *d))).shape, arrays.get("n", np.array(2))
+    if m[1:] != d or m[0] < _MIN_IMAGES:
+        raise ValueError(f"features have shape {m}, expected (m, {d[0]}) of at least {_MIN_IMAGES} images")
     if n.shape or n.dtype.kind not in "iu" or n < 2:
         raise ValueError(f"n is {n}, expected at least 2 images")
     for name in ("mu", "sigma", "features"):
@@ -186,8 +186,8 @@ def _check(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
             raise ValueError(f"{name} is {arrays[name].dtype}, expected floats that are finite")
     # Up to rounding.
     sigma = arrays["sigma"].astype(np.float64)
-    least, symmetric = -1e-6 * np.trace(sigma), np.abs(sigma - sigma.T).max() <= 1e-6 * np.abs(sigma).max()
-    if not (least < 0 and symmetric and np.linalg.eigvalsh(sigma)[0] >= least):
+    tolerance, symmetric = -1e-6 * np.trace(sigma), np.abs(sigma - sigma.T).max() <= 1e-6 * np.abs(sigma).max()
+    if not (tolerance < 0 and symmetric and np.linalg.eigvalsh(sigma)[0] >= tolerance):
         raise ValueError("sigma is not a covariance: expected a symmetric matrix with no negative variance, not 0")
 
 
@@ -205,6 +205,6 @@ class Distance(FeatureMetric):
         return f"{name}[{self.reference.protocol}]"
 
     def incomplete(self, records: Sequence[SampleRecord]) -> str | None:
-        if len(records) < _LEAST_IMAGES:
+        if len(records) < _MIN_IMAGES:
             return f"{counted(len(records), 'image')}: too few for a distance"
         return super().incomplete(records)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from bigain.data.class_space import ClassSpace
 from bigain.metrics.accuracy import accuracies
-from bigain.metrics.base import Metric, around, jackknife_error, mean_estimate
+from bigain.metrics.base import Metric, jackknife_error, mean_estimate, normal_estimate
 from bigain.runs.records import FeatureRecord
 from bigain.runs.schema import Estimate
 
@@ -19,7 +19,7 @@ Labels = npt.NDArray[np.int64]
 _TEMPERATURE = 0.07
 # Rows of similarities in memory at a time.
 _ROWS = 1024
-_LEAST = np.finfo(np.float64).tiny
+_TINY = np.finfo(np.float64).tiny
 
 
 class RepresentationMetric(Metric):
@@ -29,7 +29,7 @@ class RepresentationMetric(Metric):
         return None if len(records) > 1 else "it takes at least two images"
 
     def estimates(self, records: Sequence[FeatureRecord], space: ClassSpace) -> Mapping[str, Estimate]:
-        return {self.name + end: self.estimate(records, names) for end, names in parts(records).items()}
+        return {self.name + suffix: self.estimate(records, names) for suffix, names in feature_groups(records).items()}
 
     def estimate(self, records: Sequence[FeatureRecord], names: Sequence[str]) -> Estimate:
         """Return the estimate of at least two images, from the features of these sites and timesteps."""
@@ -55,10 +55,10 @@ class RepresentationClassifier(RepresentationMetric):
         if any(len(record.labels) != 1 for record in records):
             return estimates
         labels = [record.labels[0] for record in records]
-        for end, names in parts(records).items():
-            name = self.name + end
+        for suffix, names in feature_groups(records).items():
+            name = self.name + suffix
             predicted = self.predictions[name] = self.predict(records, names, space)
-            shares = accuracies(labels, predicted.tolist(), {} if end else space.factors)
+            shares = accuracies(labels, predicted.tolist(), {} if suffix else space.factors)
             estimates |= {name if factor == "top1" else f"{name}_{factor}": share for factor, share in shares.items()}
         return estimates
 
@@ -110,13 +110,14 @@ class EffectiveRank(RepresentationMetric):
         images, values, _ = np.linalg.svd(x, full_matrices=False)
         used = values > values[0] * max(x.shape) * np.finfo(np.float64).eps
         if not used.any():
-            return around(1.0, 0.0, len(x))
+            return normal_estimate(1.0, 0.0, len(x))
         share = values[used] / values[used].sum()
         entropy = -(share * np.log(share)).sum()
         rank = float(np.exp(entropy))
         # Of a covariance, an image's weight moves eigenvalue k by the square of its component there.
         influence = rank / 2 * np.square(images[:, used]) @ (share * (-np.log(share) - entropy))
-        return around(rank, float(np.sqrt(np.square(influence).sum())), len(x), 1.0, float(min(len(x) - 1, x.shape[1])))
+        error, limit = float(np.sqrt(np.square(influence).sum())), float(min(len(x) - 1, x.shape[1]))
+        return normal_estimate(rank, error, len(x), 1.0, limit)
 
 
 class HighFrequency(RepresentationMetric):
@@ -153,7 +154,7 @@ class Cosine(RepresentationMetric):
         for name in names:
             x, y = column(records, name), column(others, name)
             norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-            cosines.append((x * y).sum(1) / np.maximum(norms, _LEAST))
+            cosines.append((x * y).sum(1) / np.maximum(norms, _TINY))
         return mean_estimate(np.mean(cosines, 0).tolist())
 
 
@@ -168,18 +169,19 @@ class Cka(Cosine):
     name = "cka"
 
     def estimate(self, records: Sequence[FeatureRecord], names: Sequence[str]) -> Estimate:
-        x, y = (_narrowed(centred(of, names)) for of in (records, [self.others[of.image_id] for of in records]))
-        (cross, cross_without), (own, own_without), (other, other_without) = (
-            _alignment(*pair) for pair in ((x, y), (x, x), (y, y))
-        )
+        others = [self.others[record.image_id] for record in records]
+        x, y = (_reduced(centred(run, names)) for run in (records, others))
+        xy, xy_left_out = _alignment(x, y)
+        xx, xx_left_out = _alignment(x, x)
+        yy, yy_left_out = _alignment(y, y)
         # Features that are the same for all images are aligned with nothing.
-        value = cross / ((own * other) ** 0.5 or 1.0)
-        without = cross_without / np.sqrt(np.maximum(own_without * other_without, _LEAST))
-        return around(value, jackknife_error(without), len(x), 0.0, 1.0)
+        value = xy / ((xx * yy) ** 0.5 or 1.0)
+        left_out = xy_left_out / np.sqrt(np.maximum(xx_left_out * yy_left_out, _TINY))
+        return normal_estimate(value, jackknife_error(left_out), len(x), 0.0, 1.0)
 
 
-def parts(records: Sequence[FeatureRecord]) -> dict[str, list[str]]:
-    """Return the names of features by the end of an estimate's name: all by an empty one, each by its own."""
+def feature_groups(records: Sequence[FeatureRecord]) -> dict[str, list[str]]:
+    """Return the names of features by the suffix of the estimate: all without one and, if there are several, each."""
     names = list(records[0].features)
     return {"": names} | ({f"[{name}]": [name] for name in names} if len(names) > 1 else {})
 
@@ -205,12 +207,12 @@ def _alignment(x: Array, y: Array) -> tuple[float, Array]:
     Without image i the product is `y^T x - n / (n - 1) y_i x_i^T`.
     """
     product, factor = x.T @ y, len(x) / (len(x) - 1)
-    whole = float(np.square(product).sum())
-    without = whole - 2 * factor * ((x @ product) * y).sum(1)
-    return whole, without + factor**2 * np.square(x).sum(1) * np.square(y).sum(1)
+    norm = float(np.square(product).sum())
+    left_out = norm - 2 * factor * ((x @ product) * y).sum(1)
+    return norm, left_out + factor**2 * np.square(x).sum(1) * np.square(y).sum(1)
 
 
-def _narrowed(x: Array) -> Array:
+def _reduced(x: Array) -> Array:
     """Return features with the same inner products and at most n columns. `(n, d)` -> `(n, min(n, d))`."""
     if x.shape[1] <= len(x):
         return x

@@ -32,10 +32,10 @@ class ShapeNetwork(nn.Module):
         """
         super().__init__()
         blocks = []
-        for i, (narrow, wide) in enumerate(zip((3, *widths[:-1]), widths, strict=True)):
+        for i, (in_channels, out_channels) in enumerate(zip((3, *widths[:-1]), widths, strict=True)):
             stride = 2 if 0 < i < len(widths) - 1 else 1
-            convolution = nn.Conv2d(narrow, wide, 3, stride, padding=1, bias=False)
-            blocks.append(nn.Sequential(convolution, nn.GroupNorm(8, wide), nn.SiLU()))
+            convolution = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+            blocks.append(nn.Sequential(convolution, nn.GroupNorm(8, out_channels), nn.SiLU()))
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(widths[-1], classes)
 
@@ -64,8 +64,7 @@ class ShapeFeatures(FeatureExtractor):
         return network, digest
 
     def features(self, images: Tensor) -> Tensor:
-        features: Tensor = self.network.features(images)
-        return features
+        return self.network.features(images)
 
     def check(self, images: Tensor) -> None:
         super().check(images)
@@ -77,8 +76,7 @@ class ShapeFeatures(FeatureExtractor):
     def classes_of(self, features: Tensor) -> Tensor:
         self.load()
         with exact_float32(features):
-            classes: Tensor = self.network.head(features).argmax(dim=1)
-        return classes
+            return self.network.head(features).argmax(dim=1)
 
 
 def read_network(folder: Path) -> tuple[ShapeNetwork, tuple[str, ...], str]:

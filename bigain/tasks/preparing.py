@@ -69,7 +69,7 @@ class BackboneModule(LightningModule):
         """
         self.backbone.latents_of(data.image_size)
         space = data.class_space
-        self.backbone.check_classes(space.indices, space.whole or len(space))
+        self.backbone.check_classes(space.indices, space.total or len(space))
         return self.backbone.check_prompts(*self.prompts_of(data))
 
     def setup(self, stage: str) -> None:

@@ -177,7 +177,7 @@ def test_classes_restrict_answers_and_images(tmp_path, id_file):
     assert {item.image_id: item.labels for item in data.items} == {"n/0": (0,), "n/2": (1,), "n/3": (0,)}
     space = data.class_space
     assert (space.names, space.prompts, space.indices) == (["a", "c"], ["an a", "a c"], [0, 2])
-    assert (space.model_labels, space.whole) == ([0, 2], 3)
+    assert (space.model_labels, space.total) == ([0, 2], 3)
     assert data.generation_prompts() == ["an a", "a c", "an a"]
     for settings, message in (
         ({"limit": 9}, f"limit asks for 9 images, but there are 5 of the classes in {path}"),
@@ -192,7 +192,7 @@ def test_factors_and_several_labels_of_some_classes(tmp_path):
     whole = ClassSpace(["a", "a", "b"], ["a", "a", "b"], None, {"kind": [0, 1, 1]}, ids=["n1", "n2", "n3"])
     path = tmp_path / "classes.txt"
     path.write_text("n2\nb\n")
-    part = whole.part(path, "Letters")
+    part = whole.subset(path, "Letters")
     assert (part.names, part.ids, part.factors) == (["a", "b"], ["n2", "n3"], {"kind": [1, 1]})
     assert (part.model_labels, part.indices) == ([1, 2], None)
     data = Numbers(classes=str(path))
@@ -216,7 +216,7 @@ def test_invalid_classes(tmp_path, text, words):
     path = tmp_path / "classes.txt"
     path.write_text(text)
     with pytest.raises(InputError, match=words) as caught:
-        whole.part(path, "Animals")
+        whole.subset(path, "Animals")
     assert str(path) in str(caught.value)
 
 
