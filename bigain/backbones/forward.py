@@ -65,9 +65,17 @@ _row_keys: ContextVar[RowKeys | None] = ContextVar("bigain_row_keys", default=No
 
 
 @contextmanager
-def row_keys(*identity: Any, **further: Any) -> Iterator[None]:
-    """Set the identity of the rows of denoiser forwards inside this block; the arguments are those of `RowKeys`."""
-    token = _row_keys.set(RowKeys(*identity, **further))
+def row_keys(
+    keys: Tensor,
+    classes: Tensor | None = None,
+    sharing: Sharing | None = None,
+    zero: bool = False,
+    timestep: int | None = None,
+    step: Step | None = None,
+    guidance: Tensor | None = None,
+) -> Iterator[None]:
+    """Set the identity of the rows of denoiser forwards inside this block: see `RowKeys`."""
+    token = _row_keys.set(RowKeys(keys, classes, sharing, zero, timestep, step, guidance))
     try:
         yield
     finally:

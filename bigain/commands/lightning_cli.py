@@ -204,7 +204,10 @@ class BiGainCLI(LightningCLI):
         chosen = {**dict.fromkeys(("limit", "per_class", "subset")), **data}
         options = [option_of(f"data.{name}", value) for name, value in chosen.items()]
         options += [["--model.train_data", "null"], ["--inspect", "0"], ["--output", str(folder)]]
-        type(self)([*self._args, *itertools.chain.from_iterable(options)], self.uncompressed_into and folder)
+        try:
+            type(self)([*self._args, *itertools.chain.from_iterable(options)], self.uncompressed_into and folder)
+        except InputError as error:
+            raise InputError(f"in the run on model.train_data: {str(error).removeprefix('data.')}") from error
 
 
 def _listed(callbacks: Any) -> list[Callback]:

@@ -51,6 +51,6 @@ _KINDS: dict[str, tuple[str, Callable[[], Rows]]] = {
     ),
     "metrics": (
         "bigain score RUN --metric NAME, or --model.metrics; those of features: --model.extractor NAME",
-        lambda: [*shipped_classes("metric").items()],
+        lambda: [*shipped_classes("metric").items(), *shipped_classes("extractor").items()],
     ),
 }

@@ -55,6 +55,7 @@ _PACKAGES = {
     "inner": "compressors",
     "backbone": "backbones",
     "metric": "metrics",
+    "extractor": "metrics",
 }
 
 
@@ -279,7 +280,9 @@ def shipped_classes(section: str) -> dict[str, str]:
             classes |= {k.name: k for k in _source(str(node.module)) if isinstance(k, ast.ClassDef) and k.name in names}
     bases = {name: {*map(ast.unparse, kind.bases)} for name, kind in classes.items()}
     concrete = [name for name in sorted(bases) if bases[name] and not {"ABC", "TypedDict"} & bases[name]]
-    return {name: _first_line(classes[name]) for name in concrete}
+    # Metrics and extractors lie in one package.
+    extractors = [name for name in concrete if any("Extractor" in base for base in bases[name])]
+    return {name: _first_line(classes[name]) for name in concrete if (name in extractors) == (section == "extractor")}
 
 
 def shipped_functions(module: str) -> dict[str, str]:

@@ -56,7 +56,7 @@ def score(
     else:
         for folder in filter(None, (run, against)):
             read_generation(folder)
-    if reference is not None and not find_reference(reference).is_file():
+    if reference is not None and not find_reference(reference).exists():
         raise InputError(f"{reference} does not exist; `bigain reference IMAGES {reference}` computes it")
     from bigain.metrics import ClipScore, ImageMetric
     from bigain.tasks.exporting import export_geneval, export_vqascore

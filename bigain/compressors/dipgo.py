@@ -34,7 +34,7 @@ class DiPGO(StructuralPruner):
     `scripts/fit_dipgo.py`: some hundred gradient steps of as many rows as there are bins.
     """
 
-    script = "fit_dipgo.py"
+    script = "fit_dipgo.py --config CONFIG"
 
     def __init__(self, *, ratio: float, masks: str, bins: int = 20, where: Where = EVERYWHERE) -> None:
         """Set the method up.

@@ -238,7 +238,7 @@ class FactorDownsampler(KVDownsampler):
             values = [int(value) if value == int(value) else value for value in by_timestep(factor)]
         else:
             values = [factor] * TIMESTEPS
-        for value in {*values} - ({1} if isinstance(factor, Schedule) else set()) or {0}:
+        for value in {*values} - ({1} if isinstance(factor, Schedule) else set()) or [factor]:
             check_factor(type(self).__name__, value)  # type: ignore[arg-type]
         self.strengths = [0 if value == 1 else value for value in values]
         self.factor = factor

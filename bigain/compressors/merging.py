@@ -196,7 +196,7 @@ def _modules_of(site: Site, module: Module) -> tuple[nn.Module, ...]:
     return found
 
 
-def check_ratio(ratio: float, cell: Sequence[int]) -> Cell:
+def check_ratio(ratio: float | Schedule | None, cell: Sequence[int]) -> Cell:
     """Check a merge ratio against a cell size, and return the cell.
 
     Raises:
@@ -206,7 +206,7 @@ def check_ratio(ratio: float, cell: Sequence[int]) -> Cell:
         raise InputError(f"cell must be (height, width) of at least two tokens, not {tuple(cell)}")
     size = Cell(*cell)
     largest = 1 - 1 / size.area
-    if not 0 < ratio <= largest:
+    if not isinstance(ratio, (int, float)) or not 0 < ratio <= largest:
         raise InputError(
             f"ratio must be above 0 and at most {largest:g} (one token of each {size.h}x{size.w} cell stays), "
             f"not {ratio}"
@@ -249,7 +249,7 @@ class CellMerger(TokenMerger):
         """
         super().__init__(**kwargs)
         self.strengths = by_timestep(0.5 if ratio is None else ratio)
-        for value in sorted({*self.strengths} - {0}) or [0]:
+        for value in {*self.strengths} - {0} or [ratio]:
             self.cell = check_ratio(value, cell)
         self.ratio = ratio
 

@@ -34,7 +34,7 @@ class MosaicDiff(StructuralPruner):
     stage, beside the network.
     """
 
-    script = "calibrate_mosaicdiff.py"
+    script = "calibrate_mosaicdiff.py --config CONFIG --data.split OTHER_SPLIT"
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from shlex import quote
 from typing import Any, ClassVar, get_args
 
 import torch
@@ -37,7 +38,7 @@ class StructuralPruner(Compressor):
     their hooks stay in place. Subclasses implement `smaller`.
 
     Attributes:
-        script: The script that writes the file of masks.
+        script: The script that writes the file of masks, with its configuration and data.
         masks: File of the masks; None only counts FLOPs.
         boundaries: Timesteps at which a stage ends and the next begins, ascending; stage 0 is that of timestep 0.
         tensors: During an installation, what `masks_of` returned for the network.
@@ -81,11 +82,13 @@ class StructuralPruner(Compressor):
     def command(self) -> str:
         """The command that writes the file of masks, for messages."""
         changed = self.description()["changed"]
-        masks = changed.pop("masks", "FILE")
         # `where` has a section of its own.
         changed |= {f"where.{name}": value for name, value in changed.pop("where", {}).items()}
-        options = " ".join(f"--compressor.{name} {value}" for name, value in (changed | {"masks": masks}).items())
-        return f"`python scripts/{self.script} --config CONFIG --compressor {type(self).__name__} {options}`"
+        if Path(changed.setdefault("masks", "FILE")).expanduser().exists():
+            # It may be right for other weights or settings.
+            changed["masks"] = "OTHER_FILE"
+        options = " ".join(f"--compressor.{name} {quote(str(value))}" for name, value in changed.items())
+        return f"`python scripts/{self.script} --compressor {type(self).__name__} {options}`"
 
     def read_masks(self, denoiser: nn.Module | None = None) -> Masks:
         """Read the file of masks.

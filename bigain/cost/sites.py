@@ -20,11 +20,7 @@ def site_table(
 ) -> list[dict[str, Any]]:
     """List name, position, and tokens in and out of every site of a compressor that was installed on a network.
 
-    Args:
-        compressor: The compressor.
-        denoiser: The network.
-        latent: Latent size.
-        timesteps: Those that are evaluated, in 0..999.
+    `timesteps` are those that are evaluated, in 0..999.
 
     Raises:
         InputError: If it does nothing at all of the timesteps, or removes no token at a site, unless it pads sequences.

@@ -83,6 +83,8 @@ def read_prompts(path: Path) -> dict[str, dict[str, Any]]:
     prompts: dict[str, dict[str, Any]] = {}
     try:
         for number, row in enumerate(_rows_of(text, suffix)):
+            if not isinstance(row, dict):
+                raise ValueError(f"row {number} is {row!r:.60}, no object with a prompt")
             names = {str(name).strip().lower(): row[name] for name in row}
             prompt, key = (next((names[name] for name in keys if name in names), None) for keys in (_PROMPT, _ID))
             if not isinstance(prompt, str) or not prompt.strip() or None in row:
@@ -94,23 +96,29 @@ def read_prompts(path: Path) -> dict[str, dict[str, Any]]:
             prompts.setdefault(prompt_id, {**row, "prompt": prompt.strip()})
         if not prompts:
             raise ValueError("it has no prompts")
-    except (ValueError, TypeError, AttributeError, RecursionError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         raise InputError(f"{path} does not hold prompts ({error}); {_HELP}") from error
     return prompts
 
 
-def _rows_of(text: str, suffix: str) -> list[dict[Any, Any]]:
-    """Return the rows of a file; raise a ValueError, TypeError or csv.Error if it is malformed."""
+def _rows_of(text: str, suffix: str) -> list[Any]:
+    """Return the rows of a file, which should be objects; raise a ValueError or csv.Error if it is malformed."""
     if suffix in (".csv", ".tsv"):
         # Quotes are part of the text in a .tsv, as in PartiPrompts.
         dialect: Any = {"strict": True} if suffix == ".csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
         return [*csv.DictReader(io.StringIO(text, newline=""), **dialect)]
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
-    if suffix == ".jsonl":
-        return [dict(json.loads(line)) for line in lines]
-    if suffix != ".json":
-        return [{"prompt": line} for line in lines]
-    content = json.loads(text)
-    if isinstance(content, dict):
-        content = content.get("annotations") or [{"id": key, **row} for key, row in content.items()]
-    return [dict(row) for row in content]
+    if suffix == ".json":
+        content = json.loads(text)
+        if isinstance(content, dict):
+            rows = ({"id": key, **row} if isinstance(row, dict) else row for key, row in content.items())
+            content = content.get("annotations") or [*rows]
+        return content if isinstance(content, list) else [content]
+    lines = {number: line.strip() for number, line in enumerate(text.split("\n"), 1) if line.strip()}
+    return [_object(line, number) if suffix == ".jsonl" else {"prompt": line} for number, line in lines.items()]
+
+
+def _object(line: str, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from error

@@ -143,7 +143,7 @@ class ReferenceStatistics:
             InputError: If the file is missing or damaged, or was made another way.
         """
         path = Path(path)
-        if not path.is_file():
+        if not path.exists():
             raise InputError(f"reference {path} does not exist; make it with `bigain reference`")
         try:
             arrays = read_arrays(path, (*_TEXTS, *_NUMBERS))

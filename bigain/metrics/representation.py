@@ -78,6 +78,11 @@ class NearestNeighbours(RepresentationClassifier):
     name = "knn"
     neighbours = 20
 
+    def incomplete(self, records: Sequence[FeatureRecord]) -> str | None:
+        alone = len({tuple(record.labels) for record in records}) == len(records)
+        different = "no two images have the same class, so no neighbour can be right" if alone else None
+        return super().incomplete(records) or different
+
     def predict(self, records: Sequence[FeatureRecord], names: Sequence[str], space: ClassSpace) -> Labels:
         x = centred(records, names)
         x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

@@ -159,7 +159,7 @@ class DiffusionSampler(BackboneModule):
             loaded = "distance" not in missing
             if self.reference is None:
                 missing.setdefault("distance", "no reference statistics were given")
-            elif not (path := find_reference(self.reference)).is_file():
+            elif not (path := find_reference(self.reference)).exists():
                 missing.setdefault("distance", f"reference {path} does not exist")
             else:
                 digest = extractor.digest() if loaded else ""

@@ -23,6 +23,7 @@ import bigain
 from bigain.commands.lightning_cli import Prepared
 from bigain.commands.main import COMMANDS, main
 from bigain.commands.parsing import Outcome, readable, run, shipped_classes
+from bigain.metrics.extractors import FeatureExtractor
 
 QUICK = ["--model.trials", "[1,2]", "--model.keep", "[2,1]", "--data.images", "4", "--data.batch_size", "2"]
 QUICK += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
@@ -283,6 +284,8 @@ def test_lists_from_the_source_are_the_classes_that_can_be_imported():
         ("data", bigain.data, bigain.data.EvalDataModule),
         ("backbone", bigain.backbones, bigain.backbones.Backbone),
         ("model", bigain.modules, LightningModule),
+        ("metric", bigain.metrics, bigain.metrics.Metric),
+        ("extractor", bigain.metrics, FeatureExtractor),
     ):
         classes = [kind for kind in vars(package).values() if inspect.isclass(kind) and issubclass(kind, base)]
         concrete = {kind.__name__: kind.__doc__.partition("\n")[0] for kind in classes if not inspect.isabstract(kind)}

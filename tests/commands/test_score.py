@@ -209,6 +209,11 @@ def test_fidelity_to_images_of_other_noise_is_refused(capsys):
         (["scored", "--protocol", "fid"], ["fid", "pytorch-fid"]),
         (["scored", "--reference", "real.npz"], ["pytorch-fid, not shapes-features"]),
         (["scored", "--reference", "absent.npz"], ["absent.npz does not exist"]),
+        (["scored", "--reference", "scored"], ["reference scored cannot be used", "Is a directory"]),
+        (
+            ["scored", "--metric", "Inception"],
+            ["no class Inception; known: ClipScore, DinoSimilarity, PickScore, or the"],
+        ),
         (["scored", "--against", "./scored"], ["scored is compared with itself"]),
         (["featured"], ["featured kept no images"]),
         (["unscored", "--weights", "absent.pth"], ["absent.pth", "looked for"]),

@@ -90,6 +90,8 @@ def test_schedules_of_strength():
         (lambda: Steps([1, 2], [0]), "falling timesteps within 1..999 and one more value, not values"),
         (lambda: Steps([1, 2, 3], [100, 200]), r"below \[100, 200\]"),
         (lambda: ToMe(ratio=Steps([0.8, 0], [500])), "at most 0.75 .* not 0.8"),
+        (lambda: ToMe(ratio=Steps([0, 0], [500])), r"at most 0.75 .* not Steps\(values=\[0, 0\], below=\[500\]\)"),
+        (lambda: ToDo(factor=Steps([1, 1], [500])), r"of at least 2 per side, not Steps\(values=\[1, 1\]"),
         (lambda: ToDo(factor=Steps([2.5, 1], [500])), "integer factor of at least 2 per side, not 2.5"),
         (lambda: FrequencyKV(ratio=Steps([1, 0], [500]), keep="low"), "ratio must be above 0 and below 1"),
         (lambda: ToMe(ratio=Linear(0.7, 0.1)).install(shared("dit")), "different values over the timesteps"),

@@ -67,8 +67,11 @@ def test_prompts_and_ids_of_every_format(tmp_path, name):
         ("empty.txt", "\n", "has no prompts"),
         ("long.csv", "prompt\na,b\n", "too many columns"),
         ("twice.csv", "id,prompt\n1,a\n1,b\n", "has the id '1' twice"),
-        ("torn.jsonl", '{"prompt": "a"}\n{"prompt', "torn.jsonl does not hold prompts"),
-        ("list.jsonl", "[1, 2]", "does not hold prompts"),
+        ("torn.jsonl", '{"prompt": "a"}\n\n {"prompt', r"hold prompts \(line 3, column 2: Unterminated string"),
+        ("torn.json", '[{"prompt": "a"},\n5', "line 2 column 2"),
+        ("list.jsonl", '{"prompt": "a"}\n[1, 2]', r"row 1 is \[1, 2\], no object with a prompt"),
+        ("number.json", "5", "row 0 is 5, no object"),
+        ("ids.json", '{"7": ["a cat"]}', r"row 0 is \['a cat'\], no object"),
     ],
 )
 def test_files_without_prompts_are_refused(tmp_path, name, text, words):

@@ -123,6 +123,12 @@ def test_one_image_or_images_without_labels_have_no_estimate():
     several = records_of(s0=features())
     several[3].labels = [0, 1]
     assert evaluate([NearestNeighbours()], several, SPACE) == ({}, {})
+    different, two_alike = records_of(s0=features()[:3]), records_of(s0=features()[:4])
+    assert [record.labels for record in two_alike] == [[0], [1], [2], [0]]
+    assert estimates(NearestNeighbours(), two_alike)["knn"]["n"] == 4
+    found, missing = evaluate([NearestNeighbours(), EffectiveRank()], different, SPACE)
+    assert "no two images have the same class" in missing["knn"]
+    assert {*found} == {"effective_rank"}
 
 
 def probe_of(tmp_path, training, class_names=SPACE.names):

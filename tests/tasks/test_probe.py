@@ -96,7 +96,7 @@ def test_the_middle_block_of_a_u_net_is_on_the_way_up():
     assert [site.name for site in probe.blocks] == ["up_blocks.1.attentions.0.transformer_blocks.0"]
 
 
-QUICK = ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--data.images=12", "--model.timesteps=[200]"]
+QUICK = ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--data.images=20", "--model.timesteps=[200]"]
 QUICK += ['--model.train_data={"split": "train", "images": 24}', "--trainer.enable_progress_bar=false", "--inspect=0"]
 
 
@@ -123,9 +123,11 @@ def test_commands(capsys):
     assert page.count("Linear probe (points)") == page.count("kNN accuracy (points)") == 1
     assert read_columns(Path("runs/lgtm/.train"), "image_id")[0].tolist() == [f"train/{i:06d}" for i in range(24)]
     (prediction,) = read_columns(Path("runs/lgtm"), "prediction/linear_probe")
-    assert found["metrics"]["linear_probe"]["value"] == (prediction == np.arange(12)).mean()
+    assert found["metrics"]["linear_probe"]["value"] == (prediction == np.arange(20) % 16).mean()
     found["protocol"]["timesteps"] = [300]
     Path("runs/lgtm/results.json").write_text(json.dumps(found))
     capsys.readouterr()
     assert main(["score", "runs/lgtm", "--against", "runs/lgtm/baseline"]) == 2
     assert "differ in timesteps ([300] and [200])" in capsys.readouterr().err
+    assert main([*lgtm[:-1], "other", "--model.train_data", "{split: trial}"]) == 2
+    assert "in the run on model.train_data: split: expected one of train, val, test, not" in capsys.readouterr().err
