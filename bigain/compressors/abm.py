@@ -69,9 +69,9 @@ class ABM(CellMerger):
 
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
         grid, x = site.grid(context.latent), x.detach()
-        blocks = self._blocks(grid, site, context)
-        served = self.score is laplacian_l1 and self.aggregate in ("max", "sum", "mean") and not self.pads
-        if kernels_serve(x, "" if served else "other scores, aggregates and quantiles of ABM"):
+        blocks = self._block_count(grid, site, context)
+        has_kernel = self.score is laplacian_l1 and self.aggregate in ("max", "sum", "mean") and not self.pads
+        if kernels_serve(x, "" if has_kernel else "other scores, aggregates and quantiles of ABM"):
             from bigain.tokens.kernels import plans
 
             tables = plans.blocks(x, grid, self.cell, blocks, self.aggregate)
@@ -86,7 +86,7 @@ class ABM(CellMerger):
     def token_scores(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
         return self.score(x, site.grid(context.latent))
 
-    def _blocks(self, grid: Grid, site: Site, context: ForwardContext) -> int:
+    def _block_count(self, grid: Grid, site: Site, context: ForwardContext) -> int:
         cells = cell_count(grid, self.cell)
         if self.tau is not None:
             blocks = int(self.tau * cells)

@@ -27,8 +27,8 @@ from bigain.errors import InputError
 from bigain.tokens.grid import Grid
 from bigain.tokens.matching import MergePlan
 
-# Values of a compressor over the timesteps. Each is counted, and a CUDA graph may be recorded for each.
-_MOST_VALUES = 50
+# Distinct values of a compressor over the timesteps: FLOPs are counted and a CUDA graph recorded for each.
+_MAX_VALUES = 50
 
 # The compressor installed on each block, across all callers; entries vanish with the hooks.
 _owners: WeakKeyDictionary[nn.Module, Compressor] = WeakKeyDictionary()
@@ -44,11 +44,11 @@ class Compressor(Callback, ABC):
         where: Selected sites; by default every stride-1 block.
         during: First and last timestep, in 0..999 with more noise at higher ones, of the forwards that are compressed;
             null for all.
-        strengths: Of the compression, such as its ratio, by timestep in 0..999; 0 where there is none.
+        strengths: How strong the compression is, such as its ratio, by timestep in 0..999; 0 where there is none.
         onlookers: Notified of every decision and every compressed module. An empty list costs nothing.
         pads: Whether sequences keep their length: merged ones are padded, since the data decide how many tokens leave;
             pruners remove none.
-        generation_only: Why it does nothing but generate images; empty if it classifies, too.
+        generation_only: Why it can only generate images; empty if it can classify, too.
         steps_differ: Whether the steps of a sampler cost different FLOPs.
     """
 
@@ -75,7 +75,7 @@ class Compressor(Callback, ABC):
         """Register hooks on one site and push their removal on `undo`."""
 
     def tokens_out(self, site: Site, latent: Grid) -> int:
-        """Return the number of tokens (of a merged sequence, or keys) left at a site for a latent size; all of them."""
+        """Return the number of merged tokens or keys left at a site for a latent size; by default all."""
         return site.grid(latent).n
 
     def sites_of(self, denoiser: nn.Module) -> tuple[Site, ...]:
@@ -129,12 +129,12 @@ class Compressor(Callback, ABC):
             InputError: If there are too many.
         """
         values = tuple(map(self.shared_value, range(TIMESTEPS)))
-        if (different := len(set(values))) > _MOST_VALUES:
+        if (distinct := len(set(values))) > _MAX_VALUES:
             raise InputError(
-                f"{type(self).__name__} has {different} different values over the timesteps; a forward has one, so at "
-                f"most {_MOST_VALUES} are possible: use a schedule of steps"
+                f"{type(self).__name__} has {distinct} different values over the timesteps; a forward has one, so at "
+                f"most {_MAX_VALUES} are possible: use a schedule of steps"
             )
-        return values if different > 1 else values[:1]
+        return values if distinct > 1 else values[:1]
 
     def value_in(self, context: ForwardContext) -> Any:
         """Return the value that the rows of a forward share. On the meta device, without `row_keys`: the largest.
@@ -144,11 +144,11 @@ class Compressor(Callback, ABC):
         """
         if len(self.shared_values) == 1:
             return self.shared_values[0]
-        if (named := rows_now()) is not None and named.timestep is not None:
-            return self.shared_values[named.timestep]
+        if (rows := rows_now()) is not None and rows.timestep is not None:
+            return self.shared_values[rows.timestep]
         if context.timesteps.is_meta:
             return max(self.shared_values)  # type: ignore[type-var]
-        # Read from the device: once per forward of the network.
+        # Read from the device once per forward of the network.
         if (key := (id(self), "value")) not in context.cache:
             values = {self.shared_values[step] for step in nearest_timesteps(context.timesteps)}
             if len(values) > 1:
@@ -221,8 +221,8 @@ class Compressor(Callback, ABC):
         `changed` holds the settings that differ from the constructor's defaults; of `where` only those fields.
         """
         settings = {name: plain(value) for name, value in self.settings().items()}
-        only = {"generation_only": self.generation_only} if self.generation_only else {}
-        return {"class": type(self).__name__, "settings": settings, "changed": changed(type(self), settings), **only}
+        extra = {"generation_only": self.generation_only} if self.generation_only else {}
+        return {"class": type(self).__name__, "settings": settings, "changed": changed(type(self), settings), **extra}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.check_module(pl_module)
@@ -252,9 +252,9 @@ def installed_on(denoiser: nn.Module) -> list[Compressor]:
 
 
 def first_timesteps(compressors: Iterable[Compressor]) -> Sequence[int] | None:
-    """Return for each timestep the first at which compressors do the same; None if they do so at all timesteps.
+    """Return for each timestep the first at which the compressors have the same values; None if these never change.
 
-    A forward may have rows of one of these.
+    The rows of a forward must agree in it.
     """
     varying = [compressor.shared_values for compressor in compressors if len(compressor.shared_values) > 1]
     first: dict[Any, int] = {}

@@ -16,7 +16,7 @@ from bigain.backbones.cuda_graphs import watch_for
 from bigain.backbones.forward import rows_now
 from bigain.backbones.sites import Layout, Site
 from bigain.compressors.base import Compressor
-from bigain.compressors.hooks import ContextGetter, own
+from bigain.compressors.hooks import ContextGetter
 from bigain.compressors.where import Where
 from bigain.errors import InputError, check_choice
 
@@ -24,16 +24,16 @@ _APPLY = {
     "PyramidAttentionBroadcastConfig": hooks.apply_pyramid_attention_broadcast,
     "TaylorSeerCacheConfig": hooks.apply_taylorseer_cache,
 }
-_DATA_DECIDE = "decides from the features of a whole forward, so that an image would depend on its batch"
+_DATA_DEPENDENT = "decides from the features of a whole forward, so that an image would depend on its batch"
 _REFUSED = {
-    "FirstBlockCacheConfig": _DATA_DECIDE,
-    "SeaCacheConfig": _DATA_DECIDE,
+    "FirstBlockCacheConfig": _DATA_DEPENDENT,
+    "SeaCacheConfig": _DATA_DEPENDENT,
     "FasterCacheConfig": "leaves out the unconditional rows of a guided forward",
     "MagCacheConfig": "needs ratios that were calibrated for the model",
     "TextKVCacheConfig": "is for one model that is not supported",
 }
-# What diffusers adds to modules.
-_ADDED = ("forward", "_diffusers_hook", "_cache_config")
+# Attributes that diffusers adds to modules.
+_DIFFUSERS_ATTRIBUTES = ("forward", "_diffusers_hook", "_cache_config")
 
 
 class FeatureCache(Compressor):
@@ -71,12 +71,12 @@ class FeatureCache(Compressor):
     def _configuration(self) -> Any:
         """Create the configuration of diffusers, or raise an InputError."""
         kind: Any = getattr(hooks, self.cache)
-        known = {field.name for field in fields(kind)}
-        timed = known & {"current_timestep_callback"}
+        names = {field.name for field in fields(kind)}
+        callbacks = names & {"current_timestep_callback"}
         options = dict(self.options or {})
         for name, value in options.items():
-            if name not in known - timed:
-                raise InputError(f"{self.cache} has no option {name!r}; it has {', '.join(sorted(known - timed))}")
+            if name not in names - callbacks:
+                raise InputError(f"{self.cache} has no option {name!r}; it has {', '.join(sorted(names - callbacks))}")
             if name.endswith(("block_skip_range", "interval")) and not (isinstance(value, int) and value > 1):
                 raise InputError(f"options: {name} must be a whole number of at least 2 steps, not {value!r}")
             if name.endswith(("_step", "order")) and not (value is None or (isinstance(value, int) and value >= 0)):
@@ -89,7 +89,7 @@ class FeatureCache(Compressor):
                 options[name] = getattr(torch, str(value), None)
                 if not isinstance(options[name], torch.dtype):
                     raise InputError(f"options: {name} must be a dtype such as float32, not {value!r}")
-        return kind(**options, **dict.fromkeys(timed, lambda: self._timestep))
+        return kind(**options, **dict.fromkeys(callbacks, lambda: self._timestep))
 
     def check_module(self, module: Any) -> None:
         super().check_module(module)
@@ -97,7 +97,7 @@ class FeatureCache(Compressor):
             raise InputError("FeatureCache changes what a forward computes from step to step; use compile: none")
 
     def hook_site(self, layout: Layout, site: Site, context: ContextGetter, undo: ExitStack) -> None:
-        """Do nothing: diffusers finds the modules. Their blocks are taken, because plans do not fit old features."""
+        """Do nothing: diffusers finds the modules. All blocks are claimed, as plans do not fit old features."""
 
     def sites_of(self, denoiser: nn.Module) -> tuple[Site, ...]:
         return ()
@@ -105,16 +105,16 @@ class FeatureCache(Compressor):
     def install(self, denoiser: nn.Module) -> ExitStack:
         with ExitStack() as undo:
             undo.enter_context(super().install(denoiser))
-            # Graphs replay what was recorded at one step.
+            # A graph would replay the computation of one step.
             undo.callback(watch_for(denoiser, lambda: True))
             for module in denoiser.modules():
-                kept = {name: value for name, value in vars(module).items() if name in _ADDED}
-                if "_diffusers_hook" in kept and kept["_diffusers_hook"].hooks:
+                saved = {name: value for name, value in vars(module).items() if name in _DIFFUSERS_ATTRIBUTES}
+                if "_diffusers_hook" in saved and saved["_diffusers_hook"].hooks:
                     raise InputError(
                         f"{type(module).__name__} has hooks of diffusers already; call disable_cache() first"
                     )
                 vars(module).pop("_diffusers_hook", None)
-                undo.callback(_put_back, vars(module), kept)
+                undo.callback(_restore, vars(module), saved)
             apply: Any = denoiser.enable_cache if isinstance(denoiser, CacheMixin) else None
             apply(self._configuration()) if apply else _APPLY[self.cache](denoiser, self._configuration())
             if not any("forward" in vars(module) for module in denoiser.modules()):
@@ -123,7 +123,7 @@ class FeatureCache(Compressor):
                     "name modules with the identifiers among its options"
                 )
             registry = hooks.HookRegistry.check_if_exists_or_initialize(denoiser)
-            entered = ExitStack()
+            cache_context = ExitStack()
 
             def begin(module: nn.Module, args: Any) -> None:
                 rows = rows_now()
@@ -133,18 +133,18 @@ class FeatureCache(Compressor):
                         "are counted by `bigain predict`; in a pipeline of diffusers, call enable_cache"
                     )
                 if rows.step.number == 0:
-                    # Other images, of which nothing may be reused.
+                    # The first step of other images: nothing may be reused.
                     registry.reset_stateful_hooks()
                 self._timestep = rows.step.timestep
-                entered.enter_context(CacheMixin.cache_context(denoiser, "rows"))
+                cache_context.enter_context(CacheMixin.cache_context(denoiser, "rows"))
 
-            own(denoiser.register_forward_pre_hook(begin), undo)
-            own(denoiser.register_forward_hook(lambda *_: entered.close(), always_call=True), undo)
+            undo.callback(denoiser.register_forward_pre_hook(begin).remove)
+            undo.callback(denoiser.register_forward_hook(lambda *_: cache_context.close(), always_call=True).remove)
             return undo.pop_all()
 
 
 def _two_numbers(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and [isinstance(each, (int, float)) for each in value] == [True, True]
+    return isinstance(value, (list, tuple)) and [isinstance(number, (int, float)) for number in value] == [True, True]
 
 
 def _patterns(value: Any) -> bool:
@@ -155,7 +155,7 @@ def _patterns(value: Any) -> bool:
         return False
 
 
-def _put_back(attributes: dict[str, Any], kept: Mapping[str, Any]) -> None:
-    for name in _ADDED:
+def _restore(attributes: dict[str, Any], saved: Mapping[str, Any]) -> None:
+    for name in _DIFFUSERS_ATTRIBUTES:
         attributes.pop(name, None)
-    attributes.update(kept)
+    attributes.update(saved)

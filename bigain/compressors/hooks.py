@@ -18,11 +18,6 @@ from bigain.errors import InputError
 ContextGetter = Callable[[], ForwardContext]
 
 
-def own(handle: torch.utils.hooks.RemovableHandle, undo: ExitStack) -> None:
-    """Remove a hook when `undo` closes."""
-    undo.callback(handle.remove)
-
-
 def watch_forward(denoiser: nn.Module, layout: Layout, undo: ExitStack) -> ContextGetter:
     """Create a context for every forward of a network until `undo` closes; the result returns it inside a forward."""
     signature = inspect.signature(denoiser.forward)
@@ -57,6 +52,6 @@ def watch_forward(denoiser: nn.Module, layout: Layout, undo: ExitStack) -> Conte
             raise RuntimeError(f"a hooked block of {layout.model} ran outside a forward of the whole network")
         return forward
 
-    own(denoiser.register_forward_pre_hook(begin, with_kwargs=True), undo)
-    own(denoiser.register_forward_hook(end, always_call=True), undo)
+    undo.callback(denoiser.register_forward_pre_hook(begin, with_kwargs=True).remove)
+    undo.callback(denoiser.register_forward_hook(end, always_call=True).remove)
     return context

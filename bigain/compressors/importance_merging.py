@@ -49,11 +49,11 @@ class ImportanceMerging(CellMerger):
         """
         super().__init__(ratio=ratio, **kwargs)
         check_choice("mode", mode, get_args(Mode))
-        # 1 - 0.7 is above 0.3.
-        least = min({*by_timestep(ratio)} - {0})
-        if pool is not None and not 1 - least - 1e-9 <= pool <= 1:
+        # With a tolerance, because 1 - 0.7 rounds to more than 0.3.
+        min_pool = 1 - min({*by_timestep(ratio)} - {0})
+        if pool is not None and not min_pool - 1e-9 <= pool <= 1:
             raise InputError(
-                f"pool must be from 1 - ratio, {1 - least:g}, to 1, or null, not {pool}: tokens that stay are important"
+                f"pool must be from 1 - ratio, {min_pool:g}, to 1, or null, not {pool}: tokens that stay are important"
             )
         self.pool = pool
         self.mode: Mode = mode
@@ -73,12 +73,12 @@ class ImportanceMerging(CellMerger):
         grid, x = site.grid(context.latent), x.detach()
         removed = self.removed(grid, site, context)
         kernels_serve(x, "a pool of important tokens")
-        draws, others = random_bits(site_keys(context, self.seed, site), grid.n), None
+        draws, outside_pool = random_bits(site_keys(context, self.seed, site), grid.n), None
         with mark("scoring"):
             scores = self.token_scores(x, site, context)
         if scores is not None:
-            share = 1 - self.value_in(context) / 2 if self.pool is None else self.pool
-            others = ~highest(scores, max(grid.n - removed, int(share * grid.n)))
-            draws = draws.masked_fill(others, -1)
+            pool = 1 - self.value_in(context) / 2 if self.pool is None else self.pool
+            outside_pool = ~highest(scores, max(grid.n - removed, int(pool * grid.n)))
+            draws = draws.masked_fill(outside_pool, -1)
         destination = draws.topk(cell_count(grid, self.cell), dim=1).indices
-        return bipartite_matching(x, destination, removed, self.mode, first=others)
+        return bipartite_matching(x, destination, removed, self.mode, first=outside_pool)

@@ -16,7 +16,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 
 from bigain.backbones.sites import Site
-from bigain.compressors.hooks import ContextGetter, own
+from bigain.compressors.hooks import ContextGetter
 from bigain.errors import InputError
 
 ROTARY = "image_rotary_emb"
@@ -30,7 +30,7 @@ def join(text: Tensor | None, image: Tensor) -> Tensor:
     return image if text is None else torch.cat((text, image), dim=1)
 
 
-def refuse_unknown(attention: nn.Module, site: Site) -> None:
+def check_processor(attention: nn.Module, site: Site) -> None:
     """Raise an InputError unless an attention has the processor that hooks inside it rely on."""
     processor = type(getattr(attention, "processor", None))
     if site.processor is not None and processor is not site.processor:
@@ -42,18 +42,18 @@ def refuse_unknown(attention: nn.Module, site: Site) -> None:
 
 def rotate_after_norms(attention: nn.Module, site: Site, context: ContextGetter, key: Any, undo: ExitStack) -> None:
     """Rotate queries and keys with the tables that `take_rotary` keeps in the cache of a forward."""
-    refuse_unknown(attention, site)
+    check_processor(attention, site)
 
     def rotate_with(table: int) -> Callable[..., Tensor | None]:
         def rotate(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
             tables = context().cache.get(key)
-            return None if tables is None else _rotated(output, tables[table])
+            return None if tables is None else _rotate(output, tables[table])
 
         return rotate
 
     for name, table in (("norm_added_q", 0), ("norm_added_k", 0), ("norm_q", 1), ("norm_k", 1)):
         if (norm := getattr(attention, name, None)) is not None:
-            own(norm.register_forward_hook(rotate_with(table)), undo)
+            undo.callback(norm.register_forward_hook(rotate_with(table)).remove)
 
 
 def take_rotary(
@@ -65,25 +65,26 @@ def take_rotary(
         kwargs: The arguments.
         site: The site.
         n: Image tokens.
-        rows: Returns the table of the image tokens that are left.
+        rows: Maps the table of all image tokens to that of the remaining ones.
 
     Returns:
         The other arguments, and the tables for the norms of text and of the attention's own input; None without one.
     """
-    if (whole := kwargs.get(ROTARY)) is None:
+    if (table := kwargs.get(ROTARY)) is None:
         return kwargs, None
-    cos, sin = whole
-    text = cos.shape[0] - n
-    of_text, of_input = (cos[:text], sin[:text]), rows((cos[text:], sin[text:]))
+    cos, sin = table
+    text_count = cos.shape[0] - n
+    text_table, input_table = (cos[:text_count], sin[:text_count]), rows((cos[text_count:], sin[text_count:]))
     if site.text_first:
-        b = of_input[0].shape[:-2]
-        joined = [torch.cat((a.expand(*b, -1, -1), z), dim=-2) for a, z in zip(of_text, of_input, strict=True)]
-        of_input = (joined[0], joined[1])
-    return {**kwargs, ROTARY: None}, (of_text, of_input)
+        b = input_table[0].shape[:-2]
+        pairs = zip(text_table, input_table, strict=True)
+        cos, sin = (torch.cat((text.expand(*b, -1, -1), image), dim=-2) for text, image in pairs)
+        input_table = (cos, sin)
+    return {**kwargs, ROTARY: None}, (text_table, input_table)
 
 
-def _rotated(x: Tensor, table: Table) -> Tensor:
-    """`(b, n, heads, d)` -> the same shape and dtype."""
+def _rotate(x: Tensor, table: Table) -> Tensor:
+    """Apply a rotary embedding. `(b, n, heads, d)` -> the same shape and dtype."""
     cos, sin = table
     if x.shape[1] == 0:
         # No text. The library's function cannot reshape it.

@@ -13,8 +13,8 @@ from bigain.backbones.forward import ForwardContext
 from bigain.backbones.marks import mark
 from bigain.backbones.sites import Layout, Site
 from bigain.compressors.base import Compressor, meta_input
-from bigain.compressors.hooks import ContextGetter, own
-from bigain.compressors.joint import join, refuse_unknown, rotate_after_norms, take_rotary
+from bigain.compressors.hooks import ContextGetter
+from bigain.compressors.joint import check_processor, join, rotate_after_norms, take_rotary
 from bigain.compressors.where import Where
 from bigain.diffusion.schedules import Schedule, by_timestep
 from bigain.diffusion.trials import TIMESTEPS
@@ -99,37 +99,37 @@ class KVDownsampler(Compressor):
         """
         if (tokens := self.key_tokens(x, site, context)) is None:
             return self.downsample(states, site, context)
-        return _taken(states, tokens)
+        return _gather_tokens(states, tokens)
 
     def hook_site(self, layout: Layout, site: Site, context: ContextGetter, undo: ExitStack) -> None:
         if site.processor is not None:
             if self.skip_zero:
                 raise InputError(f"skip_zero: {layout.model} is never sampled at timestep 0; leave it out")
             for inside in site.modules("self_attn"):
-                self._hook_inside(layout, site, inside, context, undo)
+                self._hook_layers(layout, site, inside, context, undo)
             return
         attention = site.block.attn1
         assert isinstance(attention, nn.Module)
-        _refuse_unsuitable(attention, site)
+        _check_attention(attention, site)
 
         def shorten_keys(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             forward = context()
             if (self.skip_zero and forward.at_zero) or not self.value_in(forward):
                 return None
-            _refuse_unsuitable(module, site)
+            _check_attention(module, site)
             x = args[0] if args else kwargs["hidden_states"]
             return args, {**kwargs, "encoder_hidden_states": self._downsampled(x, site, kwargs, forward, True)}
 
-        own(attention.register_forward_pre_hook(shorten_keys, with_kwargs=True), undo)
+        undo.callback(attention.register_forward_pre_hook(shorten_keys, with_kwargs=True).remove)
 
-    def _hook_inside(self, layout: Layout, site: Site, attention: Any, context: ContextGetter, undo: ExitStack) -> None:
+    def _hook_layers(self, layout: Layout, site: Site, attention: Any, context: ContextGetter, undo: ExitStack) -> None:
         """Hook the projections and norms of one attention, whose queries and keys share their input."""
         key, rotary_key = (id(self), id(attention)), (id(self), id(attention), "rotary")
-        _refuse_unsuitable(attention, site)
+        _check_attention(attention, site)
         is_first = attention is site.modules("self_attn")[0]
 
         def downsample_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            _refuse_unsuitable(module, site)
+            _check_attention(module, site)
             forward = context()
             if not self.value_in(forward):
                 return None
@@ -139,7 +139,7 @@ class KVDownsampler(Compressor):
             kwargs, forward.cache[rotary_key] = take_rotary(kwargs, site, n, lambda table: table)
             return args, kwargs
 
-        def project_fewer(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        def project_downsampled(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
             if (shortened := context().cache.get(key)) is None:
                 return None
             x, keys = shortened
@@ -155,14 +155,14 @@ class KVDownsampler(Compressor):
                 short = self.shorten(states.flatten(2), x, site, forward).unflatten(2, states.shape[2:])
             return join(text, short).transpose(1, site.token_dim)
 
-        own(attention.register_forward_pre_hook(downsample_input, with_kwargs=True), undo)
-        own(attention.to_v.register_forward_pre_hook(project_fewer), undo)
+        undo.callback(attention.register_forward_pre_hook(downsample_input, with_kwargs=True).remove)
+        undo.callback(attention.to_v.register_forward_pre_hook(project_downsampled).remove)
         if layout.rotary is not None:
             rotate_after_norms(attention, site, context, rotary_key, undo)
         if (norm := getattr(attention, "norm_k", None)) is not None:
-            own(norm.register_forward_hook(shorten_keys), undo)
+            undo.callback(norm.register_forward_hook(shorten_keys).remove)
         else:
-            own(attention.to_k.register_forward_pre_hook(project_fewer), undo)
+            undo.callback(attention.to_k.register_forward_pre_hook(project_downsampled).remove)
 
     def _downsampled(
         self, x: Tensor, site: Site, kwargs: Mapping[str, Any], forward: ForwardContext, shown: bool
@@ -179,7 +179,7 @@ class KVDownsampler(Compressor):
 
         def restored() -> Tensor | None:
             nearest = self.token_keys(x, site, forward)
-            return None if nearest is None else _taken(keys, nearest)
+            return None if nearest is None else _gather_tokens(keys, nearest)
 
         if shown:
             self.show_compressed(site, "self_attn", x, restored, forward)
@@ -189,12 +189,12 @@ class KVDownsampler(Compressor):
         return self.downsample(*meta_input(site, latent)).shape[1]
 
 
-def _taken(x: Tensor, index: Tensor) -> Tensor:
+def _gather_tokens(x: Tensor, index: Tensor) -> Tensor:
     """Take tokens by index, of each row or the same of all. `(b, n, c)`, `(b, m)` or `(1, m)` -> `(b, m, c)`."""
     return x.gather(1, index.expand(len(x), -1)[..., None].expand(-1, -1, x.shape[2]))
 
 
-def _refuse_unsuitable(attention: nn.Module, site: Site) -> None:
+def _check_attention(attention: nn.Module, site: Site) -> None:
     """Raise an InputError if downsampling the input is impossible or differs from downsampling K and V."""
     if getattr(site.block, "only_cross_attention", False):
         raise InputError(f"{site.name} has no self-attention whose keys could be downsampled")
@@ -204,7 +204,7 @@ def _refuse_unsuitable(attention: nn.Module, site: Site) -> None:
             f"{site.name} has fused QKV projections; call unfuse_qkv_projections() on the network and then "
             f"fuse_projections(fuse=False) on the block's {site.self_attn[0]}"
         )
-    refuse_unknown(attention, site)
+    check_processor(attention, site)
     if site.processor is None and (getattr(attention, "norm_q", None) or getattr(attention, "norm_k", None)):
         raise InputError(f"{site.name} normalises queries and keys, so downsampling before the projection differs")
 

@@ -68,13 +68,13 @@ class LGTM(BipartiteMerger):
             return None
         grid = site.grid(context.latent)
         sources = grid.n - cell_count(grid, self.cell)
-        low, removed = int(self.source_quantile * sources), self.removed(grid, site, context)
-        if low < removed:
+        limit, removed = int(self.source_quantile * sources), self.removed(grid, site, context)
+        if limit < removed:
             raise InputError(
                 f"LGTM with ratio {self.ratio} merges {removed} tokens at {site.name}, but source_quantile "
-                f"{self.source_quantile} allows only {low} of {sources} sources; lower ratio or raise source_quantile"
+                f"{self.source_quantile} allows only {limit} of {sources} sources; lower ratio or raise source_quantile"
             )
-        return self._score(x, site, context), low
+        return self._score(x, site, context), limit
 
     def _score(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
         """Score the tokens, once for gate and destinations."""
@@ -100,5 +100,5 @@ class LGTM(BipartiteMerger):
             )
 
     def token_scores(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor | None:
-        scored = self.destination in ("cell", "released") or self.source_quantile is not None
-        return self.score(x, site.grid(context.latent)) if scored else None
+        uses_scores = self.destination in ("cell", "released") or self.source_quantile is not None
+        return self.score(x, site.grid(context.latent)) if uses_scores else None

@@ -15,8 +15,8 @@ from bigain.backbones.forward import ForwardContext
 from bigain.backbones.marks import mark
 from bigain.backbones.sites import Layout, Metric, Module, Site
 from bigain.compressors.base import Compressor, meta_input
-from bigain.compressors.hooks import ContextGetter, own
-from bigain.compressors.joint import Table, join, refuse_unknown, rotate_after_norms, take_rotary
+from bigain.compressors.hooks import ContextGetter
+from bigain.compressors.joint import Table, check_processor, join, rotate_after_norms, take_rotary
 from bigain.compressors.where import Where
 from bigain.diffusion.schedules import Schedule, by_timestep
 from bigain.errors import InputError, check_choice
@@ -143,8 +143,8 @@ class TokenMerger(Compressor):
             if module is site.modules(targets[module])[0]:
                 self.show_compressed(site, targets[module], x, lambda: plan.unmerge(merged), forward)
             if layout.rotary is not None and targets[module] == "self_attn":
-                refuse_unknown(module, site)
-                kwargs, tables = take_rotary(kwargs, site, grid.n, lambda table: self._moved(table, plan, grid, layout))
+                check_processor(module, site)
+                kwargs, tables = take_rotary(kwargs, site, grid.n, lambda t: self._merged_rotary(t, plan, grid, layout))
                 forward.cache[rotary_key] = tables
             if targets[module] == "self_attn" and (mask := plan.key_mask(merged, self.proportional)) is not None:
                 kwargs = {**kwargs, "attention_mask": mask}
@@ -155,9 +155,9 @@ class TokenMerger(Compressor):
             if plan is None:
                 return None
             # Joint attentions return the image tokens, then those of the text.
-            first = output[0] if isinstance(output, tuple) else output
+            states = output[0] if isinstance(output, tuple) else output
             with mark("merging"):
-                text, y = site.split(first, plan.kept.shape[1]) if site.text_first else (None, first)
+                text, y = site.split(states, plan.kept.shape[1]) if site.text_first else (None, states)
                 restored = join(text, plan.unmerge(y))
             return (restored, *output[1:]) if isinstance(output, tuple) else restored
 
@@ -167,22 +167,22 @@ class TokenMerger(Compressor):
             planner = site.block.get_submodule(site.attn_input)
         else:
             planner = _modules_of(site, "self_attn")[0]
-        own(planner.register_forward_pre_hook(plan_on_input, with_kwargs=True), undo)
+        undo.callback(planner.register_forward_pre_hook(plan_on_input, with_kwargs=True).remove)
         for target in targets:
             if layout.rotary is not None and targets[target] == "self_attn":
                 rotate_after_norms(target, site, context, rotary_key, undo)
-            own(target.register_forward_pre_hook(merge, with_kwargs=True), undo)
-            own(target.register_forward_hook(unmerge), undo)
+            undo.callback(target.register_forward_pre_hook(merge, with_kwargs=True).remove)
+            undo.callback(target.register_forward_hook(unmerge).remove)
 
-    def _moved(self, table: Table, plan: MergePlan, grid: Grid, layout: Layout) -> Table:
+    def _merged_rotary(self, table: Table, plan: MergePlan, grid: Grid, layout: Layout) -> Table:
         """Return the rotary embeddings of merged rows. `(n, d)` each -> `(b, k, d)`."""
         kept = plan.kept
         if self.position == "destination" or layout.rotary is None:
             return table[0][kept], table[1][kept]
         token = torch.arange(grid.n, device=kept.device)
         positions = torch.stack((token // grid.w, token % grid.w), dim=1).float()
-        move = MergePlan.merge if plan.mode == "prune" else MergePlan.average
-        mean = move(plan, positions.expand(len(kept), -1, -1))
+        reduce = MergePlan.merge if plan.mode == "prune" else MergePlan.average
+        mean = reduce(plan, positions.expand(len(kept), -1, -1))
         cos, sin = layout.rotary(mean.flatten(0, 1))
         return cos.unflatten(0, kept.shape), sin.unflatten(0, kept.shape)
 
@@ -191,9 +191,9 @@ class TokenMerger(Compressor):
 
 
 def _modules_of(site: Site, module: Module) -> tuple[nn.Module, ...]:
-    if not (found := site.modules(module)):
+    if not (modules := site.modules(module)):
         raise InputError(f"{site.name} has no {module} to merge tokens around")
-    return found
+    return modules
 
 
 def check_ratio(ratio: float | Schedule | None, cell: Sequence[int]) -> Cell:
@@ -313,13 +313,14 @@ class BipartiteMerger(CellMerger):
         removed = self.removed(grid, site, context)
         gate = self.gate(x, site, context)
         # Kernels do not know how a subclass outside this package chooses destinations.
-        ours = type(self).destinations.__module__.startswith("bigain.compressors.")
-        if not kernels_serve(x, "gated sources" if gate else "" if ours else f"destinations of {type(self).__name__}"):
+        shipped = type(self).destinations.__module__.startswith("bigain.compressors.")
+        unsupported = "gated sources" if gate else "" if shipped else f"destinations of {type(self).__name__}"
+        if not kernels_serve(x, unsupported):
             return bipartite_matching(x, self.destinations(x, site, context), removed, self.mode_at(site), gate)
         from bigain.tokens.kernels.plans import KernelPlan, bipartite
 
-        rule, given = self.kernel_rule(x, site, context)
+        rule, destinations = self.kernel_rule(x, site, context)
         classes = context.classes if self.depends_on_class else None
-        draw = (context.keys, classes, self.seed, site.index)
-        tables = bipartite(x, grid, self.cell, removed, rule, given, *draw)
+        draw_key = (context.keys, classes, self.seed, site.index)
+        tables = bipartite(x, grid, self.cell, removed, rule, destinations, *draw_key)
         return KernelPlan(tables, grid.n - removed, mode=self.mode_at(site))

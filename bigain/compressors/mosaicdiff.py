@@ -29,7 +29,7 @@ class MosaicDiff(StructuralPruner):
     groups of columns (Hassibi and Stork, 1993), see `prune`. Further deviations: the stages of DiT for all models; the
     middle's sparsity is a fixed part of the others'; all blocks have the same sparsity; residual blocks of U-Nets stay
     whole; all layers are calibrated at once, on the dense network.
-    Cost: nothing per forward beside what is left; once per network, `scripts/calibrate_mosaicdiff.py`: forwards of
+    Cost: only the heads and channels that are left; once per network, `scripts/calibrate_mosaicdiff.py`: forwards of
     the calibration images, and for a layer of d inputs O(d^2) per removed head or channel. Memory: the layers of each
     stage, beside the network.
     """
@@ -67,12 +67,12 @@ class MosaicDiff(StructuralPruner):
 
     @property
     def sparsities(self) -> tuple[float, ...]:
-        """Of the stages, by timestep."""
+        """The sparsity of each stage, from low to high timesteps."""
         return (self.ratio, self.ratio * self.middle, self.ratio)
 
     def removed(self, units: int) -> list[int]:
-        """Return how many of the heads or channels of a module are removed, by stage; one at least stays."""
-        # A product such as 0.29 * 100 is a little too small.
+        """Return how many of the heads or channels of a module are removed, by stage; at least one stays."""
+        # 0.29 * 100 rounds to slightly less than 29.
         return [min(int(sparsity * units + 1e-9), units - 1) for sparsity in self.sparsities]
 
     def smaller(self, site: Site, name: str, module: nn.Module, stage: int) -> nn.Module | None:
@@ -85,17 +85,17 @@ class MosaicDiff(StructuralPruner):
             )
         if not removed[stage]:
             return None
-        kept, weight = torch.arange(left := units - removed[stage]), None
+        kept, weight = torch.arange(kept_count := units - removed[stage]), None
         if self.tensors is not None:
-            kept, weight = (self.tensors.get(f"{name}.{part}.{stage}", kept[:0]) for part in ("kept", "weight"))
-        if len(kept) != left:
+            kept, weight = (self.tensors.get(f"{name}.{field}.{stage}", kept[:0]) for field in ("kept", "weight"))
+        if len(kept) != kept_count:
             raise InputError(
                 f"{self.masks} was made for other settings: in stage {stage} it keeps {len(kept)} of {units} heads "
-                f"or channels of {name}, not {left}; make it with {self.command}"
+                f"or channels of {name}, not {kept_count}; make it with {self.command}"
             )
         columns = (kept[:, None] * size + torch.arange(size)).flatten().to(output.weight.device)
-        last = _layer(output, output.weight[:, columns] if weight is None else weight.to(output.weight), output.bias)
-        return _with_columns(module, columns, last, size)
+        last = _linear(output, output.weight[:, columns] if weight is None else weight.to(output.weight), output.bias)
+        return _copy_with_columns(module, columns, last, size)
 
 
 def output_of(name: str, module: Any) -> tuple[nn.Linear, int]:
@@ -107,8 +107,8 @@ def output_of(name: str, module: Any) -> tuple[nn.Linear, int]:
     if isinstance(module, FeedForward):
         output, size = module.net[2], 1
     else:
-        known = isinstance(module, Attention) and type(module.processor) in (AttnProcessor, AttnProcessor2_0)
-        if not known or module.fused_projections or module.added_kv_proj_dim is not None:
+        is_known = isinstance(module, Attention) and type(module.processor) in (AttnProcessor, AttnProcessor2_0)
+        if not is_known or module.fused_projections or module.added_kv_proj_dim is not None:
             raise InputError(f"MosaicDiff does not know the structure of {name}, a {type(module).__name__}; exclude it")
         output = module.to_out[0]
         size = output.in_features // module.heads
@@ -117,40 +117,40 @@ def output_of(name: str, module: Any) -> tuple[nn.Linear, int]:
     return output, size
 
 
-def _with_columns(module: Any, columns: Tensor, last: nn.Linear, size: int) -> nn.Module:
+def _copy_with_columns(module: Any, columns: Tensor, last: nn.Linear, size: int) -> nn.Module:
     """Return a copy of an attention or MLP with some of its heads or channels, which shares hooks and other modules."""
 
     def projection(layer: nn.Linear, rows: Tensor) -> nn.Linear:
-        return _layer(layer, layer.weight[rows], None if layer.bias is None else layer.bias[rows])
+        return _linear(layer, layer.weight[rows], None if layer.bias is None else layer.bias[rows])
 
     if isinstance(module, FeedForward):
         expand, width = module.net[0], module.net[2].in_features
-        # A gated one has the gates of all channels after them.
+        # In a gated projection, the gates of all channels follow the channels.
         rows = torch.cat([columns + first for first in range(0, expand.proj.out_features, width)])
-        first = _with(expand, proj=projection(expand.proj, rows))
-        return _with(module, net=_with(module.net, **{"0": first, "2": last}))
+        first = _copy_with(expand, proj=projection(expand.proj, rows))
+        return _copy_with(module, net=_copy_with(module.net, **{"0": first, "2": last}))
     projections = {name: projection(getattr(module, name), columns) for name in ("to_q", "to_k", "to_v")}
-    twin = _with(module, **projections, to_out=_with(module.to_out, **{"0": last}))
-    twin.heads, twin.inner_dim, twin.inner_kv_dim = len(columns) // size, len(columns), len(columns)
-    return twin
+    copied = _copy_with(module, **projections, to_out=_copy_with(module.to_out, **{"0": last}))
+    copied.heads, copied.inner_dim, copied.inner_kv_dim = len(columns) // size, len(columns), len(columns)
+    return copied
 
 
-def _with(module: nn.Module, **children: nn.Module) -> Any:
+def _copy_with(module: nn.Module, **children: nn.Module) -> Any:
     """Return a copy of a module with other children and the same hooks, also those that are registered later."""
-    twin = copy.copy(module)
-    twin._modules = {**module._modules, **children}
-    return twin
+    copied = copy.copy(module)
+    copied._modules = {**module._modules, **children}
+    return copied
 
 
-def _layer(layer: nn.Linear, weight: Tensor, bias: Tensor | None) -> nn.Linear:
+def _linear(layer: nn.Linear, weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """Return a copy of a linear layer with copies of other weights and the same hooks."""
-    twin = copy.copy(layer)
-    twin.out_features, twin.in_features = weight.shape
-    twin._parameters = {"bias": None}
-    twin.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+    copied = copy.copy(layer)
+    copied.out_features, copied.in_features = weight.shape
+    copied._parameters = {"bias": None}
+    copied.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
     if bias is not None:
-        twin.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
-    return twin
+        copied.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+    return copied
 
 
 def prune(weight: Tensor, moments: Tensor, size: int, removed: int) -> tuple[Tensor, Tensor]:
@@ -172,19 +172,19 @@ def prune(weight: Tensor, moments: Tensor, size: int, removed: int) -> tuple[Ten
     damped.diagonal().add_(DAMPING * damped.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny))
     inverse = torch.linalg.inv(damped)
     groups = torch.arange(len(moments), device=moments.device).view(-1, size)
-    alive = torch.ones(len(groups), dtype=torch.bool, device=moments.device)
+    is_kept = torch.ones(len(groups), dtype=torch.bool, device=moments.device)
     identity = torch.eye(size, dtype=inverse.dtype, device=inverse.device)
     for _ in range(removed):
         blocks = inverse[groups[:, :, None], groups[:, None, :]]
-        curvature = torch.linalg.inv(torch.where(alive[:, None, None], blocks, identity))
+        curvature = torch.linalg.inv(torch.where(is_kept[:, None, None], blocks, identity))
         columns = weight.view(len(weight), -1, size).transpose(0, 1)
-        change = ((columns @ curvature) * columns).sum((1, 2)).masked_fill(~alive, torch.inf)
-        worst = change.argmin()
-        chosen = groups[worst]
-        step = curvature[worst] @ inverse[chosen]
-        weight -= weight[:, chosen] @ step
-        inverse -= inverse[:, chosen] @ step
-        weight[:, chosen] = 0
-        alive[worst] = False
-    kept = alive.nonzero().flatten()
+        change = ((columns @ curvature) * columns).sum((1, 2)).masked_fill(~is_kept, torch.inf)
+        group = change.argmin()
+        removed_columns = groups[group]
+        step = curvature[group] @ inverse[removed_columns]
+        weight -= weight[:, removed_columns] @ step
+        inverse -= inverse[:, removed_columns] @ step
+        weight[:, removed_columns] = 0
+        is_kept[group] = False
+    kept = is_kept.nonzero().flatten()
     return kept, weight[:, groups[kept].flatten()]

@@ -15,9 +15,9 @@ def constructor_parameters(kind: type) -> dict[str, inspect.Parameter]:
     parameters: dict[str, inspect.Parameter] = {}
     for base in kind.__mro__:
         if "__init__" in vars(base):
-            own = inspect.signature(vars(base)["__init__"]).parameters
-            parameters |= {name: parameter for name, parameter in own.items() if name not in parameters}
-            if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in own.values()):
+            signature = inspect.signature(vars(base)["__init__"]).parameters
+            parameters |= {name: parameter for name, parameter in signature.items() if name not in parameters}
+            if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in signature.values()):
                 break
     return parameters
 

@@ -74,11 +74,11 @@ class ToMA(CellMerger):
 
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
         grid, x = site.grid(context.latent), x.detach()
-        tile = Cell(_divisor(grid.h, self.cell.h), _divisor(grid.w, self.cell.w))
+        tile = Cell(_largest_divisor(grid.h, self.cell.h), _largest_divisor(grid.w, self.cell.w))
         removed = removed_tokens("ToMA", self.value_in(context), Grid(*tile), tile, site)
         kernels_serve(x, "ToMA")
         return soft_merging(x, grid, tile, tile.area - removed, self.temperature, self.restore == "inverse")
 
 
-def _divisor(side: int, largest: int) -> int:
-    return next(size for size in range(min(side, largest), 0, -1) if side % size == 0)
+def _largest_divisor(side: int, limit: int) -> int:
+    return next(size for size in range(min(side, limit), 0, -1) if side % size == 0)

@@ -21,7 +21,6 @@ from bigain.backbones.geometry import without_weights
 from bigain.backbones.marks import PHASES, Mark, marks_reported_to
 from bigain.backbones.sites import layout_of
 from bigain.compressors.base import Compressor, first_timesteps
-from bigain.compressors.hooks import own
 from bigain.diffusion.trials import TIMESTEPS
 from bigain.errors import InputError
 
@@ -174,8 +173,8 @@ def count_flops(
         # Not all MLPs are of one class.
         mlps = {part for site in layout_of(backbone.denoiser).sites for part in site.modules("mlp")}
         for module, category in _categories(backbone.denoiser, None, mlps):
-            own(module.register_forward_pre_hook(ledger.opening(category)), undo)
-            own(module.register_forward_hook(ledger.close, always_call=True), undo)
+            undo.callback(module.register_forward_pre_hook(ledger.opening(category)).remove)
+            undo.callback(module.register_forward_hook(ledger.close, always_call=True).remove)
         undo.enter_context(marks_reported_to(ledger.spending))
         for step in steps or (None,):
             unnamed = timestep is None and step is None
