@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 # The function that torch chooses a kernel with; it has no public name.
-_choice: Callable[..., int] | None = getattr(torch, "_fused_sdp_choice", None)
+_choose_kernel: Callable[..., int] | None = getattr(torch, "_fused_sdp_choice", None)
 
 
 @contextmanager
@@ -36,6 +36,6 @@ class _Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         if func is scaled_dot_product_attention:
-            name = "unknown" if _choice is None else SDPBackend(_choice(*args, **kwargs)).name
+            name = "unknown" if _choose_kernel is None else SDPBackend(_choose_kernel(*args, **kwargs)).name
             self.seen.add(name.removesuffix("_ATTENTION").lower())
         return func(*args, **kwargs)

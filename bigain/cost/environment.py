@@ -41,7 +41,7 @@ def environment(
 
 
 def session(device: torch.device) -> dict[str, Any]:
-    """Describe what may change when a run is continued, and changes last digits."""
+    """Describe what may differ when a run is continued and then changes its last digits."""
     return {
         "device_name": device_name(device),
         "cpu_threads": torch.get_num_threads(),
@@ -63,15 +63,15 @@ def device_name(device: torch.device) -> str:
 def attention_backend(device: torch.device, denoiser: torch.nn.Module, kernels: Collection[str]) -> str:
     """Name the attention processors of the network, and the kernels used, or on a GPU those torch may choose from."""
     processors = {type(module.processor).__name__ for module in denoiser.modules() if hasattr(module, "processor")}
-    used = ", ".join(sorted(processors))
+    names = ", ".join(sorted(processors))
     if kernels:
-        return f"{used}: {', '.join(sorted(kernels))}"
+        return f"{names}: {', '.join(sorted(kernels))}"
     if device.type != "cuda":
-        return used
+        return names
     cuda = torch.backends.cuda
     enabled = {"flash": cuda.flash_sdp_enabled(), "efficient": cuda.mem_efficient_sdp_enabled()}
     enabled["math"] = cuda.math_sdp_enabled()
-    return f"{used}: any of {', '.join(kind for kind, on in enabled.items() if on)}"
+    return f"{names}: any of {', '.join(kind for kind, on in enabled.items() if on)}"
 
 
 def git_commit() -> str | None:
@@ -86,9 +86,9 @@ def git_commit() -> str | None:
 
 def _git(tree: Path, *command: str) -> str | None:
     try:
-        answer = subprocess.run(
+        result = subprocess.run(
             ["git", "-C", str(tree), *command], capture_output=True, text=True, timeout=5, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return answer.stdout.strip() or None if answer.returncode == 0 else None
+    return result.stdout.strip() or None if result.returncode == 0 else None

@@ -29,8 +29,8 @@ Category = Literal[
 ]  # fmt: skip
 CATEGORIES: tuple[Category, ...] = get_args(Category)
 
-# See `_counted_once`.
-_counted: dict[Any, Flops] = {}
+# See `_cached_flops`.
+_cache: dict[Any, Flops] = {}
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,12 @@ def flops_per_evaluation(
     Raises:
         InputError: If a compressor cannot work on this network and latent, or reuses nothing in these steps.
     """
-    twin = without_weights(backbone)
+    copy = without_weights(backbone)
     steps = steps if any(compressor.steps_differ for compressor in compressors) else ()
     compressed = mean_flops(
-        lambda timestep: _counted_once(twin, latent, condition, compressors, timestep, steps), compressors, evaluations
+        lambda timestep: _cached_flops(copy, latent, condition, compressors, timestep, steps), compressors, evaluations
     )
-    baseline = _counted_once(twin, latent, condition, (), None)
+    baseline = _cached_flops(copy, latent, condition, (), None)
     if steps and compressed.total >= baseline.total:
         raise InputError(
             f"{type(compressors[0]).__name__} saves nothing in {len(steps)} steps; reuse features earlier or for longer"
@@ -117,17 +117,17 @@ def mean_flops(
     rows: Counter[int] = Counter()
     for timestep, number in (evaluations or dict.fromkeys(range(TIMESTEPS), 1)).items():
         rows[first[timestep]] += number
-    parts = [(number, count(timestep)) for timestep, number in sorted(rows.items())]
+    counts = [(number, count(timestep)) for timestep, number in sorted(rows.items())]
 
-    def mean(of: Callable[[Flops], Mapping[Any, int]]) -> dict[Any, int]:
-        names = dict.fromkeys(name for _, flops in parts for name in of(flops))
-        return {name: round(sum(n * of(flops).get(name, 0) for n, flops in parts) / rows.total()) for name in names}
+    def mean(field: Callable[[Flops], Mapping[Any, int]]) -> dict[Any, int]:
+        names = dict.fromkeys(name for _, flops in counts for name in field(flops))
+        return {name: round(sum(n * field(flops).get(name, 0) for n, flops in counts) / rows.total()) for name in names}
 
     return Flops(mean(lambda flops: flops.by_category), mean(lambda flops: flops.by_operation))
 
 
-def _counted_once(
-    twin: Backbone,
+def _cached_flops(
+    backbone: Backbone,
     latent: tuple[int, int, int],
     condition: torch.Tensor,
     compressors: Sequence[Compressor],
@@ -135,20 +135,20 @@ def _counted_once(
     steps: Sequence[Step] = (),
 ) -> Flops:
     """Count a network on the meta device, once per process, configuration and settings of compressors."""
-    network = (type(twin), type(twin.denoiser), sorted(twin.denoiser.config.items()))
-    # A description has the name of a function only.
+    network = (type(backbone), type(backbone.denoiser), sorted(backbone.denoiser.config.items()))
+    # The description of a compressor has only the names of functions.
     functions = [[repr(value) for value in c.settings().values() if callable(value)] for c in compressors]
     methods = [(type(c), repr((c.description(), f))) for c, f in zip(compressors, functions, strict=True)]
     key = (repr((*network, latent, condition.shape, condition.dtype, timestep, *steps)), *methods)
-    if key not in _counted:
+    if key not in _cache:
         with ExitStack() as installed:
             for compressor in compressors:
-                installed.enter_context(compressor.install(twin.denoiser))
-            _counted[key] = count_flops(twin, latent, condition, timestep, steps)
-    return _counted[key]
+                installed.enter_context(compressor.install(backbone.denoiser))
+            _cache[key] = count_flops(backbone, latent, condition, timestep, steps)
+    return _cache[key]
 
 
-# As the only process of a run: without inference mode, torch takes other operations for the same products.
+# In inference mode, as in a run: without it, torch uses other operations for the same products.
 @torch.inference_mode()
 def count_flops(
     backbone: Backbone,
@@ -171,19 +171,19 @@ def count_flops(
     with FlopCounterMode(display=False) as counter, ExitStack() as undo:
         ledger = _Ledger(counter)
         # Not all MLPs are of one class.
-        mlps = {part for site in layout_of(backbone.denoiser).sites for part in site.modules("mlp")}
+        mlps = {mlp for site in layout_of(backbone.denoiser).sites for mlp in site.modules("mlp")}
         for module, category in _categories(backbone.denoiser, None, mlps):
             undo.callback(module.register_forward_pre_hook(ledger.opening(category)).remove)
             undo.callback(module.register_forward_hook(ledger.close, always_call=True).remove)
         undo.enter_context(marks_reported_to(ledger.spending))
         for step in steps or (None,):
-            unnamed = timestep is None and step is None
-            with nullcontext() if unnamed else row_keys(timesteps, timestep=timestep, step=step):
+            without_step = timestep is None and step is None
+            with nullcontext() if without_step else row_keys(timesteps, timestep=timestep, step=step):
                 backbone.predict(noisy, timesteps, condition.to("meta"))
         ledger.settle()
-    counted, forwards = counter.get_flop_counts()["Global"], len(steps) or 1
+    by_operation, forwards = counter.get_flop_counts()["Global"], len(steps) or 1
     by_category = {category: flops // forwards for category, flops in ledger.spent.items()}
-    return Flops(by_category, {str(operation): int(flops) // forwards for operation, flops in counted.items()})
+    return Flops(by_category, {str(operation): int(flops) // forwards for operation, flops in by_operation.items()})
 
 
 class _Ledger:
@@ -227,21 +227,21 @@ class _Ledger:
 
 
 def _categories(
-    module: nn.Module, inside: Category | None, mlps: Collection[nn.Module]
+    module: nn.Module, parent: Category | None, mlps: Collection[nn.Module]
 ) -> Iterator[tuple[nn.Module, Category]]:
     """Yield the modules at which the category changes, with the new category."""
-    category = "mlp" if inside is None and module in mlps else _category(module, inside)
-    if category is not None and category != inside:
+    category = "mlp" if parent is None and module in mlps else _category(module, parent)
+    if category is not None and category != parent:
         yield module, category
     for child in module.children():
-        yield from _categories(child, category or inside, mlps)
+        yield from _categories(child, category or parent, mlps)
 
 
-def _category(module: nn.Module, inside: Category | None) -> Category | None:
-    if inside == "self_attention":
-        return "projections" if isinstance(module, nn.Linear) else inside
-    if inside is not None:
-        return inside
+def _category(module: nn.Module, parent: Category | None) -> Category | None:
+    if parent == "self_attention":
+        return "projections" if isinstance(module, nn.Linear) else parent
+    if parent is not None:
+        return parent
     if isinstance(module, (Attention, AttentionModuleMixin)):
         return "cross_attention" if getattr(module, "is_cross_attention", False) else "self_attention"
     if isinstance(module, FeedForward):

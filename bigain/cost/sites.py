@@ -33,11 +33,11 @@ def site_table(
             f"{evaluated}; let it act at some of these"
         )
     for site in compressor.sites_of(denoiser):
-        n, left = site.grid(latent).n, compressor.tokens_out(site, latent)
-        if left >= n and not compressor.pads:
+        n, tokens_out = site.grid(latent).n, compressor.tokens_out(site, latent)
+        if tokens_out >= n and not compressor.pads:
             raise InputError(
                 f"{name} changes nothing at {site.name}: {n} tokens; choose other sites or a stronger setting"
             )
-        place = {"name": site.name, "index": site.index, "part": site.part, "stride": site.stride}
-        rows.append({**place, "tokens_in": n, "tokens_out": left, "compressor": name})
+        position = {"name": site.name, "index": site.index, "part": site.part, "stride": site.stride}
+        rows.append({**position, "tokens_in": n, "tokens_out": tokens_out, "compressor": name})
     return rows

@@ -24,44 +24,44 @@ class Spans:
     def __init__(self, device: torch.device) -> None:
         self.clock = _CLOCKS.get(device.type)
         self._device = device
-        # Name, name of the span around it, start and end.
-        self._done: list[tuple[str, str | None, Any, Any]] = []
-        self._open: str | None = None
+        # Name, name of the enclosing span, start and end.
+        self._finished: list[tuple[str, str | None, Any, Any]] = []
+        self._current: str | None = None
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
         """Measure a `with` block. If it raises an exception, it is not recorded, nor are the spans inside it."""
-        outer, first, start = self._open, len(self._done), self._now()
-        self._open = name
+        outer, first_inner, start = self._current, len(self._finished), self._now()
+        self._current = name
         try:
             yield
         except BaseException:
-            del self._done[first:]
+            del self._finished[first_inner:]
             raise
         finally:
-            self._open = outer
-        self._done.append((name, outer, start, self._now()))
+            self._current = outer
+        self._finished.append((name, outer, start, self._now()))
 
     @property
     def ended(self) -> int:
         """Number of spans that have ended since `settle`."""
-        return len(self._done)
+        return len(self._finished)
 
     def forget(self, since: int) -> None:
         """Discard all spans that ended after the first `since`."""
-        del self._done[since:]
+        del self._finished[since:]
 
     def settle(self) -> dict[str, float]:
         """Return seconds by name since the last call; waits for the end of the last span."""
-        if self._done and self._device.type == "cuda":
-            self._done[-1][3].synchronize()
+        if self._finished and self._device.type == "cuda":
+            self._finished[-1][3].synchronize()
         seconds: dict[str, float] = {}
-        for name, outer, start, end in self._done:
+        for name, outer, start, end in self._finished:
             elapsed = start.elapsed_time(end) / 1e3 if self._device.type == "cuda" else end - start
             seconds[name] = seconds.get(name, 0.0) + elapsed
             if outer is not None:
                 seconds[outer] = seconds.get(outer, 0.0) - elapsed
-        self._done.clear()
+        self._finished.clear()
         return seconds
 
     def _now(self) -> Any:

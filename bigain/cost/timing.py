@@ -18,8 +18,8 @@ from bigain.cost.memory import peak_memory, restart_peak
 from bigain.cost.spans import Spans
 from bigain.tokens.dispatch import forget_notes
 
-# Phases are measured in one forward of this many: on a GPU each phase costs two events.
-_EVERY = 8
+# Phases are measured in one of this many forwards: on a GPU each phase costs two events.
+_PERIOD = 8
 MEASURED = ("seconds", "clock", "denoiser", "vae", "peak_memory_bytes")
 # Spans of an observed forward of the denoiser: its phases, and the rest.
 OBSERVED = (*PHASES, "observed")
@@ -71,7 +71,7 @@ class Timing(Callback):
         self._device = pl_module.device
         self._spans = Spans(self._device)
         self.measured = Measured(self._spans.clock)
-        self._begun: Counter[str] = Counter()
+        self._forwards: Counter[str] = Counter()
         self._observing = False
         forget_notes()
         restart_peak(self._device)
@@ -87,10 +87,10 @@ class Timing(Callback):
     def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
         self._open.close()
         # The module has already waited for its device to return records.
-        for name, taken in self._spans.settle().items():
-            self.measured.seconds[name] += taken
+        for name, seconds in self._spans.settle().items():
+            self.measured.seconds[name] += seconds
             if name in OBSERVED:
-                self.measured.seconds["denoiser"] += taken
+                self.measured.seconds["denoiser"] += seconds
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.measured.peak_memory = peak_memory(self._device)
@@ -106,18 +106,18 @@ class Timing(Callback):
 
     @contextmanager
     def _forward(self, network: Network, rows: int) -> Iterator[None]:
-        measured, first = self.measured, not self._begun[network]
+        measured, first = self.measured, not self._forwards[network]
         graphs = graphs_of(self._denoiser) if network == "denoiser" else None
         eager_denoiser = network == "denoiser" and measured.compiled == "none"
-        self._begun[network] += 1
-        if self._begun[network] <= self.warmup:
+        self._forwards[network] += 1
+        if self._forwards[network] <= self.warmup:
             with kernels_seen() if first and eager_denoiser else nullcontext(measured.kernels) as measured.kernels:
                 yield
             return
         ended, before = self._spans.ended, _programs(measured.compiled)
         replays = 0 if graphs is None else graphs.replays
         # Compiled code has no phases, nor has a replay.
-        self._observing = observed = eager_denoiser and graphs is None and measured.forwards[network] % _EVERY == 0
+        self._observing = observed = eager_denoiser and graphs is None and measured.forwards[network] % _PERIOD == 0
         try:
             with self._spans.span("observed" if observed else network):
                 yield
@@ -163,17 +163,17 @@ def timing_section(processes: Sequence[Measured]) -> dict[str, Any]:
         per_row = seconds / rows if rows else None
         return {"forwards": forwards, "rows": rows, "seconds": seconds, "seconds_per_row": per_row}
 
-    observed = {name: sum(process.seconds[name] for process in processes) for name in OBSERVED}
-    whole = sum(observed.values())
+    phase_seconds = {name: sum(process.seconds[name] for process in processes) for name in OBSERVED}
+    total = sum(phase_seconds.values())
     return {
         "clock": processes[0].clock,
         "denoiser": {
             **network("denoiser"),
-            "rows_per_second": sum(one.rows["denoiser"] / one.seconds["denoiser"] for one in timed) or None,
+            "rows_per_second": sum(p.rows["denoiser"] / p.seconds["denoiser"] for p in timed) or None,
             "rows_per_forward": max(process.largest for process in processes) or None,
             "observed_forwards": sum(process.forwards["observed"] for process in processes),
-            "matching_share": sum(observed[phase] for phase in PHASES) / whole if whole else None,
-            "shares": {phase: observed[phase] / whole if whole else None for phase in PHASES},
+            "matching_share": sum(phase_seconds[phase] for phase in PHASES) / total if total else None,
+            "shares": {phase: phase_seconds[phase] / total if total else None for phase in PHASES},
         },
         "vae": {"encoder": network("encoder"), "decoder": network("decoder")},
         "peak_memory_bytes": max(peaks, default=None),
