@@ -77,7 +77,7 @@ def plain(case: Case) -> Elimination:
     for latent, image_id in zip(case.latents, case.ids, strict=True):
 
         def errors_of(_: Tensor, trials: Tensor, labels: Tensor, x: Tensor = latent, name: str = image_id) -> Tensor:
-            return torch.stack([one_trial(x, name, int(t), of) for t, of in zip(trials, labels, strict=True)])
+            return torch.stack([one_trial(x, name, int(t), classes) for t, classes in zip(trials, labels, strict=True)])
 
         def one_trial(x: Tensor, name: str, trial: int, classes: Tensor) -> Tensor:
             key = trial_keys(torch.tensor([stable_hash(name)]), torch.tensor([trial]), 0)
@@ -132,9 +132,9 @@ def embedded(name: str, backbone: Backbone, images: int, quick: bool, compressed
     with torch.no_grad():
         conditions = backbone.conditions(space.prompts, space.model_labels)
     trials, keep = ((1, 3), (5, 1)) if quick else ((5, 20), (5, 1))
-    how = LGTM(ratio=0.5) if compressed else None
+    compressor = LGTM(ratio=0.5) if compressed else None
     label = f"{name}, float32, {'LGTM 0.5' if compressed else 'no compression'}"
-    return Case(label, backbone, latents, conditions, trials, keep, 64, how)
+    return Case(label, backbone, latents, conditions, trials, keep, 64, compressor)
 
 
 def sd2(compressed: bool) -> Case:
@@ -146,9 +146,9 @@ def sd2(compressed: bool) -> Case:
     draw = torch.Generator().manual_seed(0)
     latents = torch.randn(1, *model.latent, generator=draw)
     conditions = torch.randn(8, *model.condition.shape[1:], generator=draw).to(torch.bfloat16)
-    how = LGTM(ratio=0.7) if compressed else None
+    compressor = LGTM(ratio=0.7) if compressed else None
     name = f"SD 2.0, bfloat16, {'LGTM 0.7' if compressed else 'no compression'}"
-    return Case(name, backbone, latents, conditions, (1,), (1,), 8, how, ("plain", "filled and shared"))
+    return Case(name, backbone, latents, conditions, (1,), (1,), 8, compressor, ("plain", "filled and shared"))
 
 
 def cases(quick: bool) -> list[Callable[[], Case]]:

@@ -27,8 +27,8 @@ from bigain.metrics.shape_features import ShapeFeatures
 HEADER = ("distance", "population", "features", "n", "mean", "standard deviation", "error / deviation", "covered %")
 HEADER += ("bias", "estimated bias")
 PAIRED = ("distance", "n", "mean", "standard deviation", "error / deviation", "covered %", "unpaired / paired error")
-# Images of a population and of the reference, of which KID has the features of some.
-POPULATION, KEPT = 8192, 1500
+# Images of a population and of the reference, and features in the reference for KID.
+POPULATION, FEATURES = 8192, 1500
 
 
 def shapes(split: Split, sigma: float) -> Features:
@@ -48,13 +48,13 @@ def normal(seed: int, shift: float) -> Features:
     return (stretched * deviations).astype(np.float32)
 
 
-def row(name: str, population: str, d: int, n: int, sets: list[tuple[float, float, float]], endless: float) -> str:
+def row(name: str, population: str, d: int, n: int, sets: list[tuple[float, float, float]], limit: float) -> str:
     """Return a line of the table from the value, its standard error and its bias in each set."""
     values, errors, biases = np.transpose(sets)
     mean, deviation = values.mean(), values.std(ddof=1)
     covered = 100 * np.mean(np.abs(values - mean) <= Z95 * errors)
     cells = (f"{mean:.4g}", f"{deviation:.2g}", f"{errors.mean() / deviation:.2f}", f"{covered:.1f}")
-    bias = (f"{mean - endless:.2g}", f"{biases.mean():.2g}") if name == "frechet" else ("0", "")
+    bias = (f"{mean - limit:.2g}", f"{biases.mean():.2g}") if name == "frechet" else ("0", "")
     return f"| {' | '.join((name, population, str(d), str(n), *cells, *bias))} |"
 
 
@@ -67,44 +67,44 @@ def simulate(sets: int, sizes: tuple[int, ...], print_row: Callable[[str], None]
         "normal": (normal(1, 0.2), many),
     }
     for population, (generated, real) in populations.items():
-        reference, kept, d = Moments.of([real]), real[:KEPT], real.shape[1]
-        endless = frechet_distance(Moments.of([generated]), reference)
+        reference, real_features, d = Moments.of([real]), real[:FEATURES], real.shape[1]
+        limit = frechet_distance(Moments.of([generated]), reference)
         for n in sizes:
             draw = np.random.default_rng([n, *population.encode()])
             rows: dict[str, list[tuple[float, float, float]]] = {"frechet": [], "kid": [], "kid, both sampled": []}
             for _ in range(sets):
                 x, y = (points[draw.integers(POPULATION, size=n)] for points in (generated, real))
-                value, without = frechet_leave_one_out(x, reference)
-                rows["frechet"].append((value, jackknife_error(without), (n - 1) * float((without - value).mean())))
-                value, without = kernel_leave_one_out(x, kept)
-                rows["kid"].append((value, jackknife_error(without), 0))
-                (value, without), (_, without_y) = kernel_leave_one_out(x, y), kernel_leave_one_out(y, x)
-                error = float(np.hypot(jackknife_error(without), jackknife_error(without_y)))
+                value, left_out = frechet_leave_one_out(x, reference)
+                rows["frechet"].append((value, jackknife_error(left_out), (n - 1) * float((left_out - value).mean())))
+                value, left_out = kernel_leave_one_out(x, real_features)
+                rows["kid"].append((value, jackknife_error(left_out), 0))
+                (value, left_out), (_, left_out_y) = kernel_leave_one_out(x, y), kernel_leave_one_out(y, x)
+                error = float(np.hypot(jackknife_error(left_out), jackknife_error(left_out_y)))
                 rows["kid, both sampled"].append((value, error, 0))
             for name, results in rows.items():
-                print_row(row(name, population, d, n, results, endless))
+                print_row(row(name, population, d, n, results, limit))
 
 
 def simulate_pairs(sets: int, sizes: tuple[int, ...], print_row: Callable[[str], None]) -> None:
     """Print how well the paired error of the difference of two runs is known: images blurred by 0.8 and by 1 px."""
     first, second, real = shapes("test", 1), shapes("test", 0.8), shapes("val", 0)
-    reference, kept = Moments.of([real]), real[:KEPT]
+    reference, real_features = Moments.of([real]), real[:FEATURES]
     for n in sizes:
         draw = np.random.default_rng([n, 1])
-        found: dict[str, list[tuple[float, float, float]]] = {"frechet": [], "kid": []}
+        rows_by_distance: dict[str, list[tuple[float, float, float]]] = {"frechet": [], "kid": []}
         for _ in range(sets):
             chosen = draw.integers(POPULATION, size=n)
-            for name, rows in found.items():
+            for name, rows in rows_by_distance.items():
                 sides = [
                     frechet_leave_one_out(points[chosen], reference)
                     if name == "frechet"
-                    else kernel_leave_one_out(points[chosen], kept)
+                    else kernel_leave_one_out(points[chosen], real_features)
                     for points in (first, second)
                 ]
-                (a, without_a), (b, without_b) = sides
-                errors = jackknife_error(without_a), jackknife_error(without_b)
-                rows.append((a - b, jackknife_error(without_a - without_b), float(np.hypot(*errors))))
-        for name, rows in found.items():
+                (a, left_out_a), (b, left_out_b) = sides
+                errors = jackknife_error(left_out_a), jackknife_error(left_out_b)
+                rows.append((a - b, jackknife_error(left_out_a - left_out_b), float(np.hypot(*errors))))
+        for name, rows in rows_by_distance.items():
             differences, paired, unpaired = np.transpose(rows)
             deviation = differences.std(ddof=1)
             covered = 100 * np.mean(np.abs(differences - differences.mean()) <= Z95 * paired)

@@ -58,7 +58,7 @@ SWEPT: dict[str, dict[str, Sequence[str]]] = {
 
 def output_of(*args: str | Path) -> str:
     """Return what `bigain ARGS` prints; a failure ends the benchmark."""
-    command = [str(part) for part in args]
+    command = [str(arg) for arg in args]
     print("bigain", *command, file=sys.stderr)
     with redirect_stdout(StringIO()) as out:
         status = bigain(command)
@@ -67,7 +67,7 @@ def output_of(*args: str | Path) -> str:
     return out.getvalue().strip()
 
 
-def compared(root: Path, families: Mapping[str, Sequence[str]]) -> str:
+def compare_methods(root: Path, families: Mapping[str, Sequence[str]]) -> str:
     """Compare methods at each setting with the first of them; each family has its own correction."""
     return "\n\n".join(
         output_of("compare", *(root / f"classification-shapes-{method}-{setting}" for method in methods))
@@ -75,13 +75,13 @@ def compared(root: Path, families: Mapping[str, Sequence[str]]) -> str:
     )
 
 
-def explained(root: Path, picture: Path) -> str:
+def explain_methods(root: Path, picture: Path) -> str:
     """Theorem 1's quantities of the main methods at ratio 0.5 or factor 2."""
-    runs = [run for method in HEADLINE for run in root.glob(f"classification-shapes-{method}-*") if half(run)]
+    runs = [run for method in HEADLINE for run in root.glob(f"classification-shapes-{method}-*") if is_half(run)]
     return output_of("explain", *runs, "--baseline", root / NONE, "--output", picture)
 
 
-def controlled(runs: Path) -> str:
+def compare_control(runs: Path) -> str:
     """Compare ToMe with the control on the U-Net."""
     control = runs / "embedded_unet_control" / CONTROL
     quiet = ("--trainer.enable_progress_bar", "false", "--inspect", "0")
@@ -89,7 +89,7 @@ def controlled(runs: Path) -> str:
     return output_of("compare", runs / "embedded_unet" / "classification-shapes-ToMe-random-ratio-0.5", control)
 
 
-def half(run: Path) -> bool:
+def is_half(run: Path) -> bool:
     return run.name.endswith(("-ratio-0.5", "-factor-2"))
 
 
@@ -97,18 +97,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--reports", type=Path, required=True, help="folder of reports and figures")
-    given = parser.parse_args()
+    args = parser.parse_args()
     for table, families in SWEPT.items():
-        root = given.runs / table
+        root = args.runs / table
         output_of(
             "sweep", table, "--output", root, "--trainer.enable_progress_bar", "false", "--extend", "true", MEASURED
         )
-        output_of("report", root, "--output", given.reports / table)
+        output_of("report", root, "--output", args.reports / table)
         print(f"## `bigain sweep {table}`\n\nAll numbers and figures: [report]({table}/report.md).\n")
-        print(f"```\n{compared(root, families)}\n```\n")
+        print(f"```\n{compare_methods(root, families)}\n```\n")
         if (root / NONE).is_dir():
-            print(f"```\n{explained(root, given.reports / table)}\n```\n")
-    print(f"## Merged tokens weighted by the number of tokens they stand for\n\n```\n{controlled(given.runs)}\n```\n")
+            print(f"```\n{explain_methods(root, args.reports / table)}\n```\n")
+    control = compare_control(args.runs)
+    print(f"## Merged tokens weighted by the number of tokens they stand for\n\n```\n{control}\n```\n")
     total = next(line for line in output_of("sweep", COUNTED, "--dry-run").splitlines() if " cells, " in line)
     print(f"## `bigain sweep {COUNTED} --dry-run`\n\n```\n{total}\n```")
 

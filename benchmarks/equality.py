@@ -72,9 +72,9 @@ def run(tree: Path, arguments: list[str], output: Path) -> Path:
     """Run one configuration with the package of one commit."""
     command = [sys.executable, "-m", "bigain", "predict", "--config", *arguments, *CPU, "--output", str(output)]
     environment = {**os.environ, "PYTHONPATH": str(tree)}
-    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode} in {tree}:\n{done.stderr[-2000:]}")
+    process = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode} in {tree}:\n{process.stderr[-2000:]}")
     return output
 
 

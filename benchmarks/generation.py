@@ -61,9 +61,9 @@ def random_pipeline() -> StableDiffusionPipeline:
         latent_channels=4,
     )
     scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
-    parts = {"vae": vae, "unet": unet, "text_encoder": CLIPTextModel(text), "tokenizer": tokenizer}
+    modules = {"vae": vae, "unet": unet, "text_encoder": CLIPTextModel(text), "tokenizer": tokenizer}
     pipeline = StableDiffusionPipeline(
-        **parts, scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        **modules, scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -74,35 +74,37 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=7)
-    given = parser.parse_args()
+    args = parser.parse_args()
     pipeline = random_pipeline()
-    prompts = ["a photo of a plain disk"] * given.images
+    prompts = ["a photo of a plain disk"] * args.images
     with tempfile.TemporaryDirectory() as folder:
         pipeline.save_pretrained(folder)
         backbone = StableDiffusion(folder)
         backbone.load()
     pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config, timestep_spacing="linspace")
     options = {"timestep_spacing": "linspace"}
-    sampler = DiffusionSampler(backbone, EulerDiscreteScheduler, options, steps=given.steps, guidance=7.5)
-    sampler.scheduler = make_scheduler(backbone, EulerDiscreteScheduler, options, given.steps)
-    sampler.shape = backbone.latents_of(64)
+    sampler = DiffusionSampler(backbone, EulerDiscreteScheduler, options, steps=args.steps, guidance=7.5)
+    sampler.shape = shape = backbone.latents_of(64)
+    sampler.scheduler, sampler.timestep_options = make_scheduler(
+        backbone, EulerDiscreteScheduler, options, args.steps, shape
+    )
 
-    def ours() -> None:
+    def run_sampler() -> None:
         sampler.null = backbone.null_condition()
-        latents = sampler.generate([str(i) for i in range(given.images)], backbone.conditions(prompts, [0]))
+        latents = sampler.generate([str(i) for i in range(args.images)], backbone.conditions(prompts, [0]))
         encode_images(quantise(backbone.decode(latents), "png"), "png")
 
-    def theirs() -> None:
-        images = pipeline(prompts, num_inference_steps=given.steps, guidance_scale=7.5, height=64, width=64).images
+    def run_pipeline() -> None:
+        images = pipeline(prompts, num_inference_steps=args.steps, guidance_scale=7.5, height=64, width=64).images
         for image in images:
             image.tobytes()
 
     with torch.inference_mode():
-        seconds = rounds({"sampler": ours, "pipeline": theirs}, given.repeats)
+        seconds = rounds({"sampler": run_sampler, "pipeline": run_pipeline}, args.repeats)
     ratios = [b / a for a, b in zip(seconds["sampler"], seconds["pipeline"], strict=True)]
     for name, times in seconds.items():
-        print(f"{name:<9} {given.images / statistics.median(times):.2f} images/s")
-    print(f"ratio     {spread_text(ratios, 3)}, of {given.repeats} rounds")
+        print(f"{name:<9} {args.images / statistics.median(times):.2f} images/s")
+    print(f"ratio     {spread_text(ratios, 3)}, of {args.repeats} rounds")
 
 
 if __name__ == "__main__":

@@ -125,11 +125,11 @@ def compressors(where: Where = Where()) -> dict[str, Compressor]:  # noqa: B008 
     }
 
 
-# Their own work, at one site.
+# Methods whose own work is measured at one site.
 OPERATORS = {name: method for name, method in compressors().items() if name not in ("LGTM 0.5", "CAM(LGTM 0.7)")}
 OPERATORS["FrequencyKV 0.75"] = FrequencyKV(ratio=0.75, keep="high")
-# Whole networks at the other batches.
-SOME = ("LGTM 0.7", "IE-KVD 2")
+# Methods in whole networks at the other batches.
+SOME_METHODS = ("LGTM 0.7", "IE-KVD 2")
 
 
 class Page:
@@ -154,33 +154,33 @@ def reason(error: BaseException) -> str:
 
 
 @contextmanager
-def kernels(how: str) -> Iterator[None]:
-    before = os.environ.get(SWITCH)
-    os.environ[SWITCH] = how
+def kernels(mode: str) -> Iterator[None]:
+    previous = os.environ.get(SWITCH)
+    os.environ[SWITCH] = mode
     try:
         yield
     finally:
         os.environ.pop(SWITCH)
-        if before is not None:
-            os.environ[SWITCH] = before
+        if previous is not None:
+            os.environ[SWITCH] = previous
 
 
 def captured(run: Run, pool: Any = None) -> Run:
     """Return a replay of a CUDA graph of `run`; it returns the same memory every time."""
-    before = torch.cuda.current_stream()
+    current = torch.cuda.current_stream()
     side = torch.cuda.Stream()
-    side.wait_stream(before)
+    side.wait_stream(current)
     with torch.cuda.stream(side):
         for _ in range(2):
             run()
-    before.wait_stream(side)
+    current.wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph, pool=pool):
             output = run()
     except Exception:
         # A capture that fails does not leave its stream.
-        torch.cuda.set_stream(before)
+        torch.cuda.set_stream(current)
         torch.cuda.synchronize()
         raise
 
@@ -266,15 +266,15 @@ def profiled(run: Run) -> str:
             run()
         if on_gpu:
             torch.cuda.synchronize()
-    found = []
+    events = []
     for event in profiler.key_averages():
-        taken = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        if taken > 0 and not event.key.startswith(("cuda", "Activity Buffer")):
-            found.append((taken / calls, event.count / calls, event.key))
-    found.sort(reverse=True)
-    total = f"{sum(taken for taken, *_ in found):.1f} us in {sum(count for _, count, _ in found):.0f} kernels: "
-    shown = (f"`{key[:70]}`{f' x{count:.0f}' if count > 1 else ''} {taken:.1f}" for taken, count, key in found[:LISTED])
-    return total + ", ".join(shown)
+        us = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        if us > 0 and not event.key.startswith(("cuda", "Activity Buffer")):
+            events.append((us / calls, event.count / calls, event.key))
+    events.sort(reverse=True)
+    total = f"{sum(us for us, *_ in events):.1f} us in {sum(count for _, count, _ in events):.0f} kernels: "
+    listed = (f"`{key[:70]}`{f' x{count:.0f}' if count > 1 else ''} {us:.1f}" for us, count, key in events[:LISTED])
+    return total + ", ".join(listed)
 
 
 @torch.inference_mode()
@@ -298,23 +298,23 @@ def operators(page: Page, sizes: Sizes) -> None:
             run = partial(nn.functional.scaled_dot_product_attention, queries, keys, keys)
             rows.append([name, "", "", "", "", time_of(run, sizes.repetitions), in_graph(run, sizes.repetitions)])
         free = free_plan(x, round(0.3 * side * side))
-        both = partial(lambda plan, x: plan.unmerge(plan.merge(x)), free, x)
-        copies = (partial(free.merge, x), partial(free.unmerge, free.merge(x)), both)
+        merge_unmerge = partial(lambda plan, x: plan.unmerge(plan.merge(x)), free, x)
+        copies = (partial(free.merge, x), partial(free.unmerge, free.merge(x)), merge_unmerge)
         times = [time_of(run, sizes.repetitions) for run in copies]
-        rows.append(["limit: every k-th token", "", "", *times, in_graph(both, sizes.repetitions)])
-        for name, how in itertools.product(OPERATORS, ("auto", "torch")):
-            with kernels(how):
+        rows.append(["limit: every k-th token", "", "", *times, in_graph(merge_unmerge, sizes.repetitions)])
+        for name, mode in itertools.product(OPERATORS, ("auto", "torch")):
+            with kernels(mode):
                 try:
                     runs = stages(OPERATORS[name], x, side)
                     times = [
                         time_of(runs[stage], sizes.repetitions) if stage in runs else ""
                         for stage in ("plan", "merge", "unmerge", "whole")
                     ]
-                    rows.append([name, how, *times, in_graph(runs["whole"], sizes.repetitions)])
-                    if how == "auto":
+                    rows.append([name, mode, *times, in_graph(runs["whole"], sizes.repetitions)])
+                    if mode == "auto":
                         kernel_times.append(f"- {name}: {profiled(runs['whole'])}")
                 except Exception as error:  # noqa: BLE001 - the others are still measured
-                    rows.append([name, how, "", "", "", reason(error), ""])
+                    rows.append([name, mode, "", "", "", reason(error), ""])
         head = ("method", "kernels", "plan", "merge", "unmerge", "whole", "whole in a graph")
         page.add(Table(head, rows, "llrrrrr").markdown())
         page.add("By kernel:\n\n" + "\n".join(kernel_times))
@@ -383,20 +383,20 @@ def with_tomesd(subject: Subject) -> Entrant:
     return Entrant(subject)
 
 
-def working(entrants: dict[str, Entrant], page: Page) -> dict[str, Entrant]:
+def measurable_entrants(entrants: dict[str, Entrant], page: Page) -> dict[str, Entrant]:
     """Run each once; leave out those that fail or change nothing, with a note."""
-    plain, good = None, {}
+    reference, measurable = None, {}
     for name, entrant in entrants.items():
         try:
             output = entrant.subject.forward()
-            if plain is None:
-                plain = output
-            elif not name.startswith("none") and torch.equal(output, plain):
+            if reference is None:
+                reference = output
+            elif not name.startswith("none") and torch.equal(output, reference):
                 raise ValueError("its output is that of the network without compression")
-            good[name] = entrant
+            measurable[name] = entrant
         except Exception as error:  # noqa: BLE001 - the others are still measured
             page.add(f"- {name}: not measured: {reason(error)}")
-    return good
+    return measurable
 
 
 def in_graphs(entrants: dict[str, Entrant], page: Page) -> dict[str, Entrant]:
@@ -407,9 +407,9 @@ def in_graphs(entrants: dict[str, Entrant], page: Page) -> dict[str, Entrant]:
     for name, entrant in entrants.items():
         try:
             replayed = Entrant(Replayed.of_subject(entrant.subject, pool), entrant.compressor)
-            eager, again = entrant.subject.forward(), replayed.subject.forward()
-            if not torch.equal(again, eager):
-                page.add(f"- {name}: its graph differs from eager by at most {(again - eager).abs().max():.1e}")
+            eager, output = entrant.subject.forward(), replayed.subject.forward()
+            if not torch.equal(output, eager):
+                page.add(f"- {name}: its graph differs from eager by at most {(output - eager).abs().max():.1e}")
             graphs[name] = replayed
         except Exception as error:  # noqa: BLE001 - the others are still measured
             page.add(f"- {name}: no graph: {reason(error)}")
@@ -419,33 +419,33 @@ def in_graphs(entrants: dict[str, Entrant], page: Page) -> dict[str, Entrant]:
 
 @torch.inference_mode()
 def compare(
-    page: Page, subject: Subject, methods: dict[str, Compressor], tomesd: bool, rounds: int, most: float
+    page: Page, subject: Subject, methods: dict[str, Compressor], tomesd: bool, rounds: int, seconds: float
 ) -> None:
     with ExitStack() as undo:
-        found, limits = enter(subject, list(methods.values()), undo)
-        entrants = dict(zip(("none", *methods), found, strict=True))
+        compressed, limits = enter(subject, list(methods.values()), undo)
+        entrants = dict(zip(("none", *methods), compressed, strict=True))
         entrants["none again"] = Entrant(subject.twin())
         for limit in limits:
-            of = [name for name in methods if entrants[name].limit is limit]
-            entrants[f"limit of {', '.join(of)}"] = limit
+            names = [name for name in methods if entrants[name].limit is limit]
+            entrants[f"limit of {', '.join(names)}"] = limit
         if tomesd:
             try:
                 entrants["tomesd 0.7"] = with_tomesd(subject.twin())
             except Exception as error:  # noqa: BLE001 - it may not be installed
                 page.add(f"- tomesd: not measured: {reason(error)}")
-        entrants = working(entrants, page)
+        entrants = measurable_entrants(entrants, page)
         graphs = in_graphs(entrants, page)
         with redirect_stderr(io.StringIO()):
-            race([*entrants.values(), *graphs.values()], rounds, most)
-        taken = len(entrants["none"].seconds)
+            race([*entrants.values(), *graphs.values()], rounds, seconds)
+        done = len(entrants["none"].seconds)
         page.add(
-            f"{len(subject.noisy)} rows, {taken} rounds in shuffled order; medians (lowest to highest) of the ratio to "
+            f"{len(subject.noisy)} rows, {done} rounds in shuffled order; medians (lowest to highest) of the ratio to "
             "none in the same round, that of graphs to none in a graph."
         )
         rows = [cells(name, entrants, graphs) for name in entrants]
         head = ("method", "ms", "of none", "of the limit, %", "ms in a graph", "of none in a graph", "of the limit, %")
         page.add(Table(head, rows, "lrrrrrr").markdown())
-    del entrants, graphs, found, limits
+    del entrants, graphs, compressed, limits
     gc.collect()
     if DEVICE.type == "cuda":
         torch.cuda.empty_cache()
@@ -455,30 +455,30 @@ def cells(name: str, entrants: dict[str, Entrant], graphs: dict[str, Entrant]) -
     row = [name]
     for group in (entrants, graphs):
         entrant, limit = group.get(name), entrants[name].limit
-        free = next((group[other] for other in group if entrants[other] is limit), None)
+        group_limit = next((group[other] for other in group if entrants[other] is limit), None)
         if entrant is None or entrant.error is not None or "none" not in group:
             row += [entrant.error if entrant is not None and entrant.error else "", "", ""]
             continue
         none = group["none"].seconds
         ratios = [a / b for a, b in zip(entrant.seconds, none, strict=True)]
         row += [f"{1e3 * statistics.median(entrant.seconds):.2f}", spread_text(ratios, 3), ""]
-        if free is not None and free.error is None:
-            possible = statistics.median(a / b for a, b in zip(free.seconds, none, strict=True))
+        if group_limit is not None and group_limit.error is None:
+            possible = statistics.median(a / b for a, b in zip(group_limit.seconds, none, strict=True))
             row[-1] = f"{100 * (1 - statistics.median(ratios)) / (1 - possible):.0f}" if possible < 0.99 else ""
     return row
 
 
 def network(section: str, page: Page, sizes: Sizes) -> None:
     model, dtype, where = sizes.models[section]
-    most, (batch, others) = SECONDS[section] / 3, sizes.batches
-    subject = Subject.of(CountedModel.of(model, None), max(batch, *others), dtype, DEVICE, False)
+    seconds, (batch, further_rows) = SECONDS[section] / 3, sizes.batches
+    subject = Subject.of(CountedModel.of(model, None), max(batch, *further_rows), dtype, DEVICE, False)
     methods = compressors(where)
     page.add(f"{model}, {str(dtype).removeprefix('torch.')}, {subject.weights} weights, {where}")
-    compare(page, of_rows(subject, batch), methods, section == "sd2", sizes.rounds, most)
-    some = {name: methods[name] for name in SOME}
-    for rows in others:
+    compare(page, of_rows(subject, batch), methods, section == "sd2", sizes.rounds, seconds)
+    some_methods = {name: methods[name] for name in SOME_METHODS}
+    for rows in further_rows:
         try:
-            compare(page, of_rows(subject, rows), some, False, sizes.rounds, most / 4)
+            compare(page, of_rows(subject, rows), some_methods, False, sizes.rounds, seconds / 4)
         except Exception as error:  # noqa: BLE001 - such as too little memory for many rows
             page.add(f"- {rows} rows: {reason(error)}")
     page.add(f"kernels: {kernels_note()}")
@@ -506,8 +506,8 @@ def demo(page: Page, sizes: Sizes) -> None:
                 rows.append([config, graph, reason(error), "", "", ""])
                 continue
             timing = results["timing"]
-            of = timing["denoiser"]
-            numbers = (f"{of['seconds']:.3f}", str(of["forwards"]), f"{of['rows_per_second']:.0f}")
+            denoiser = timing["denoiser"]
+            numbers = (f"{denoiser['seconds']:.3f}", str(denoiser["forwards"]), f"{denoiser['rows_per_second']:.0f}")
             rows.append([config, results["environment"]["cuda_graph"], *numbers, f"{timing['seconds']:.2f}"])
     head = ("configuration", "graphs", "denoiser, s", "forwards", "rows/s", "run, s")
     page.add(f"{sizes.images} images of the embedded demo, 64 rows per forward; forwards of the warm-up do not count.")
@@ -527,13 +527,13 @@ def at_most(seconds: float) -> Iterator[None]:
     def stop(*_: Any) -> None:
         raise OutOfTime
 
-    before = signal.signal(signal.SIGALRM, stop)
+    previous = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, previous)
 
 
 def main() -> int:
@@ -543,16 +543,16 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, separated by commas")
     parser.add_argument("--output", type=Path, help="folder of the results")
     parser.add_argument("--warm", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    sizes, names = QUICK if given.quick else FULL, given.only.split(",")
+    args = parser.parse_args()
+    sizes, names = QUICK if args.quick else FULL, args.only.split(",")
     if unknown := set(names) - {*SECTIONS}:
         parser.error(f"no section {', '.join(sorted(unknown))}; known: {', '.join(SECTIONS)}")
-    if given.warm:
-        warm(*map(int, given.warm.split("/")), sizes)
+    if args.warm:
+        warm(*map(int, args.warm.split("/")), sizes)
         return 0
-    folder = given.output or HERE / "results" / slug(given.quick)
+    folder = args.output or HERE / "results" / slug(args.quick)
     folder.mkdir(parents=True, exist_ok=True)
-    warm_up(given.quick)
+    warm_up(args.quick)
     print(f"{DEVICE}, warm-up {time.perf_counter() - began:.0f} s", flush=True)
     failed = 0
     for name in names:

@@ -65,16 +65,16 @@ def class_row(backbone: Null, classes: int, repetitions: int, device: torch.devi
         "elimination": lambda: staged_elimination(errors, IMAGES, classes, stages, keep, device),
     }
     seconds, evaluations = rounds(tasks, repetitions, device), module.evaluations_per_image(classes)
-    took = " | ".join(spread_text(values, 2, 1e3 / IMAGES) for values in seconds.values())
-    each = statistics.median(seconds["all"]) / IMAGES / evaluations
-    return f"| {classes:,} | {evaluations:,} | {took} | {1e6 * each:.0f} |"
+    milliseconds = " | ".join(spread_text(values, 2, 1e3 / IMAGES) for values in seconds.values())
+    per_evaluation = statistics.median(seconds["all"]) / IMAGES / evaluations
+    return f"| {classes:,} | {evaluations:,} | {milliseconds} | {1e6 * per_evaluation:.0f} |"
 
 
 def with_images(images: int) -> tuple[float, dict[str, float]]:
     """Return the size of a log in GB, and the peak memory of each step beyond what is imported, in MB."""
     draw, classes = random.Random(0), 1000
-    pairs = [(c, t) for alive, trials in ((classes, range(5)), (20, range(5, 20)), (16, range(20, 100)))
-             for t in trials for c in range(alive)]  # fmt: skip
+    pairs = [(c, t) for count, trials in ((classes, range(5)), (20, range(5, 20)), (16, range(20, 100)))
+             for t in trials for c in range(count)]  # fmt: skip
     columns = ([c for c, _ in pairs], [t for _, t in pairs], [10 * t + 5 for _, t in pairs])
     survivors = [[*range(20)], [*range(16)], [0]]
     with tempfile.TemporaryDirectory() as folder:
@@ -90,21 +90,21 @@ def with_images(images: int) -> tuple[float, dict[str, float]]:
         cpu = torch.device("cpu")
         restart_peak(cpu)
         before = peak_memory(cpu) or 0
-        grown = {}
+        peaks = {}
         drop_incomplete_line(log)
         done = finished_images(log.parent)
-        grown["resume"] = peak_memory(cpu)
+        peaks["resume"] = peak_memory(cpu)
         del done
         records = [*read_records(log.parent).values()]
-        grown["log"] = peak_memory(cpu)
+        peaks["log"] = peak_memory(cpu)
         write_columns(run, records, classes)
-        grown["columns"] = peak_memory(cpu)
+        peaks["columns"] = peak_memory(cpu)
         label, timesteps, stage = read_columns(run, "label", "timesteps", "stage")
         truth = truth_of(label, classes)
         errors_by_time(lambda: column_blocks(run, "errors"), timesteps, truth)
         survival(stage, truth, len(survivors))
-        grown["curves"] = peak_memory(cpu)
-        return log.stat().st_size / 1e9, {name: ((peak or 0) - before) / 1e6 for name, peak in grown.items()}
+        peaks["curves"] = peak_memory(cpu)
+        return log.stat().st_size / 1e9, {name: ((peak or 0) - before) / 1e6 for name, peak in peaks.items()}
 
 
 def image_table(rows: Mapping[int, tuple[float, Mapping[str, float]]]) -> list[str]:
@@ -116,8 +116,8 @@ def image_table(rows: Mapping[int, tuple[float, Mapping[str, float]]]) -> list[s
     for name in ("columns", "curves"):
         first, last = rows[few][1][name], rows[many][1][name]
         slope = (last - first) / (many - few)
-        at = (last + slope * (50_000 - many)) / 1000
-        lines += ["", f"{name}: {1000 * slope:.1f} kB per image; {at:.2f} GB at 50,000 images."]
+        gigabytes = (last + slope * (50_000 - many)) / 1000
+        lines += ["", f"{name}: {1000 * slope:.1f} kB per image; {gigabytes:.2f} GB at 50,000 images."]
     return lines
 
 
@@ -126,15 +126,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few sizes")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    given = parser.parse_args()
+    args = parser.parse_args()
     backbone = Null("shapes_dit")
     backbone.load()
     print(f"## Classes\n\n{IMAGES} images at once, stages [5, 20], keep [5, 1], rows_per_forward as by default.\n")
     print("| classes | evaluations per image | ms per image, no network | elimination, ms | us per evaluation |")
     print("|--:|--:|--:|--:|--:|")
-    for classes in QUICK_CLASSES if given.quick else CLASSES:
-        print(class_row(backbone, classes, given.repetitions, torch.device(given.device)), flush=True)
-    logs = {images: with_images(images) for images in (QUICK_LOGS if given.quick else LOGS)}
+    for classes in QUICK_CLASSES if args.quick else CLASSES:
+        print(class_row(backbone, classes, args.repetitions, torch.device(args.device)), flush=True)
+    logs = {images: with_images(images) for images in (QUICK_LOGS if args.quick else LOGS)}
     print("\n## Images\n\nPeak memory beyond what is imported.\n")
     print("\n".join(image_table(logs)))
 

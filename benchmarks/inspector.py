@@ -37,26 +37,26 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=DEFAULT_IMAGES)
     parser.add_argument("--inspect", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
-    given = parser.parse_args()
+    args = parser.parse_args()
     seconds: dict[str, list[tuple[float, float]]] = {"with": [], "without": []}
     with tempfile.TemporaryDirectory() as folder:
-        run(given.config, 2, given.inspect, Path(folder, "warm"))
-        for repeat in range(given.repeats):
+        run(args.config, 2, args.inspect, Path(folder, "warm"))
+        for repeat in range(args.repeats):
             # The order alternates.
             order = ("with", "without") if repeat % 2 else ("without", "with")
             for name in order:
-                inspect = given.inspect if name == "with" else 0
-                seconds[name].append(run(given.config, given.images, inspect, Path(folder, f"{name}{repeat}")))
+                inspect = args.inspect if name == "with" else 0
+                seconds[name].append(run(args.config, args.images, inspect, Path(folder, f"{name}{repeat}")))
         results = read_results(Path(folder, "without0"))
-    print(f"{given.config}, {results['dataset']['images']} images, {given.repeats} pairs")
+    print(f"{args.config}, {results['dataset']['images']} images, {args.repeats} pairs")
     for kind, name in enumerate(("wall", "processor")):
         pairs = [(a[kind], b[kind]) for a, b in zip(seconds["with"], seconds["without"], strict=True)]
         ratios = [a / b for a, b in pairs]
         added = statistics.median(a - b for a, b in pairs)
         without = statistics.median(b for _, b in pairs)
-        share = 100 * added / (without * DEFAULT_IMAGES / given.images)
+        share = 100 * added / (without * DEFAULT_IMAGES / args.images)
         print(
-            f"{name:<9} {without:.1f} s without, ratio {statistics.median(ratios):.3f} (median of {given.repeats}, "
+            f"{name:<9} {without:.1f} s without, ratio {statistics.median(ratios):.3f} (median of {args.repeats}, "
             f"{min(ratios):.3f} to {max(ratios):.3f}), {added:+.2f} s: {share:.1f} % of {DEFAULT_IMAGES} images"
         )
 

@@ -76,14 +76,14 @@ def check(x: Tensor, grid: Grid, removed: int) -> str:
     destination = first_destinations(grid, CELL, x.device)
     if x.dtype == torch.float32:
         differs = (tome(x, grid, removed) - published(x, grid, removed)).abs().amax(2) > 1e-5
-        what = "differ from tomesd's"
+        difference = "differ from tomesd's"
     else:
-        ours, wide = (bipartite_matching(y, destination, removed) for y in (x, x.float()))
-        differs = ours.restore != wide.restore
-        what = "read a different row than with the float32 plan"
+        ours, float32 = (bipartite_matching(y, destination, removed) for y in (x, x.float()))
+        differs = ours.restore != float32.restore
+        difference = "read a different row than with the float32 plan"
     count = int(differs.sum())
     assert count <= 0.001 * differs.numel(), count
-    return f"{count} of {differs.numel()} tokens {what}"
+    return f"{count} of {differs.numel()} tokens {difference}"
 
 
 def main() -> None:

@@ -77,7 +77,7 @@ class Folder:
         return load_run(directory)
 
 
-def compared(model: str, method: str, stages: Run, race: Run) -> str:
+def comparison_row(model: str, method: str, stages: Run, race: Run) -> str:
     """Return a row: the race and the stages, compared image by image."""
     counts = Paired.of(*pair(outcomes(race), outcomes(stages), (str(race.path), str(stages.path))))
     low, high = difference_interval(counts)
@@ -95,8 +95,8 @@ def heading(run: Run, options: argparse.Namespace) -> str:
     """Return where the numbers come from."""
     environment = run.results["environment"]
     versions = ", ".join(f"{name} {environment['packages'][name]}" for name in ("torch", "diffusers", "lightning"))
-    given = {name: value for name, value in vars(options).items() if value is not None and name != "runs"}
-    command = " ".join(["python benchmarks/race.py", *(f"--{name} {value}" for name, value in given.items())])
+    arguments = {name: value for name, value in vars(options).items() if value is not None and name != "runs"}
+    command = " ".join(["python benchmarks/race.py", *(f"--{name} {value}" for name, value in arguments.items())])
     return (
         f"`{command}`: held-out images (`test`), stages [5, 20] / [5, 1], the race "
         f"as `--model.race '{{}}'`, seed 0, {environment['precision']} on {environment['device']}; {versions}. "
@@ -105,7 +105,7 @@ def heading(run: Run, options: argparse.Namespace) -> str:
     )
 
 
-def played(errors: Tensor, ids: Sequence[str], race: Race, seed: int) -> Elimination:
+def play(errors: Tensor, ids: Sequence[str], race: Race, seed: int) -> Elimination:
     """Play a race over stored errors `(n, k, t)`, in the order of a run with this seed."""
     order = random_order(keys_of_trials(ids, errors.shape[2], seed))
 
@@ -120,7 +120,7 @@ def trade_off(run: Run) -> Iterator[str]:
     stored = read_errors(run)
     errors, ids = torch.from_numpy(stored.errors), [str(image_id) for image_id in stored.image_id]
     label, n = torch.from_numpy(stored.label), len(ids)
-    everything = errors.double().mean(2).argmin(1)
+    by_all_trials = errors.double().mean(2).argmin(1)
     pairs = torch.arange(n)[:, None]
 
     def look_up(image: Tensor, trial: Tensor, label: Tensor) -> Tensor:
@@ -130,19 +130,19 @@ def trade_off(run: Run) -> Iterator[str]:
     outcomes_of = {"stages [5, 20] / [5, 1]": [staged]}
     for race in SETTINGS:
         name = f"race {race.error_level:g}, {race.scale}, first {race.first_trials}, every {race.look_every}"
-        outcomes_of[name] = [played(errors, ids, race, seed) for seed in SEEDS]
-    best = {"log": errors.clamp_min(1e-30).double().log().mean(2).argmin(1), "plain": everything}
+        outcomes_of[name] = [play(errors, ids, race, seed) for seed in SEEDS]
+    best = {"log": errors.clamp_min(1e-30).double().log().mean(2).argmin(1), "plain": by_all_trials}
     for name, results in outcomes_of.items():
         target = best["log" if "log" in name else "plain"]
-        lost = [_lost(result, target, pairs) for result in results]
+        dropped = [_best_dropped(result, target, pairs) for result in results]
         evaluations = [int((~result.errors.isnan()).sum()) / n for result in results]
-        agreement = [float((result.prediction == everything).double().mean()) for result in results]
+        agreement = [float((result.prediction == by_all_trials).double().mean()) for result in results]
         accuracy = [float((result.prediction == label).double().mean()) for result in results]
-        values = [f"{np.mean(evaluations):.1f}", *(f"{100 * np.mean(x):.2f}" for x in (agreement, accuracy, lost))]
+        values = [f"{np.mean(evaluations):.1f}", *(f"{100 * np.mean(x):.2f}" for x in (agreement, accuracy, dropped))]
         yield f"| {' | '.join([name, *values])} |"
 
 
-def _lost(result: Elimination, best: Tensor, pairs: Tensor) -> float:
+def _best_dropped(result: Elimination, best: Tensor, pairs: Tensor) -> float:
     """Return the share of images whose best class was dropped before all trials were done."""
     trials = result.errors.shape[2]
     done = (~result.errors[pairs[:, 0], best].isnan()).sum(1)
@@ -158,21 +158,21 @@ def main() -> None:
     parser.add_argument("--exhaustive", type=int, metavar="N", help="also other settings, over N images of val")
     args = parser.parse_args()
     folder = Folder(args.runs, args.images)
-    wanted = {
+    cells = {
         cell: options
         for cell, options in CELLS.items()
         if args.model in (None, cell[0]) and args.compressor in (None, cell[1].split()[0])
     }
     by_cell = {
         cell: {rule: folder.run(f"{'-'.join(cell)}-{rule}", (*options, *more)) for rule, more in RULES.items()}
-        for cell, options in wanted.items()
+        for cell, options in cells.items()
     }
     if not by_cell:
         sys.exit("no such cell")
     print(heading(next(iter(by_cell.values()))["race"], args))
     print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
     for (model, method), runs in by_cell.items():
-        print(compared(model, method, runs["stages"], runs["race"]))
+        print(comparison_row(model, method, runs["stages"], runs["race"]))
     if args.exhaustive:
         everything = (*CELLS["dit", "none"], "--model.keep", "null", "--data.split", "val")
         run = Folder(args.runs, args.exhaustive).run(f"dit-exhaustive-{args.exhaustive}", everything)

@@ -33,11 +33,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--folder", type=Path, help="keep the runs here")
-    given = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = given.folder or Path(temporary)
+        folder = args.folder or Path(temporary)
         if not (folder / "runs").is_dir():
-            write_runs(folder / "runs", given.runs, given.images)
+            write_runs(folder / "runs", args.runs, args.images)
         command = [sys.executable, "-m", "bigain", "report", str(folder / "runs"), "--output", str(folder / "report")]
         seconds, output = [], ""
         for _ in range(3):
@@ -96,7 +96,7 @@ def write_run(path: Path, template: Path, number: int, columns: dict[str, np.nda
 
 def results(number: int, columns: dict[str, np.ndarray]) -> Any:
     label, prediction = columns["label"], columns["prediction"]
-    n, right = len(label), int((label == prediction).sum())
+    n, correct = len(label), int((label == prediction).sum())
     kind, step = ("LGTM", "ToMe", "ABM", "SiTo", "ToDo", "AveragePool", "IEKVD")[number % 7], number // 7
     size = {"factor": 2 + step % 7} if number % 7 > 3 else {"ratio": round(0.1 + 0.02 * step, 2)}
     compressors = [{"class": kind, "settings": size}] if number else []
@@ -111,8 +111,8 @@ def results(number: int, columns: dict[str, np.ndarray]) -> Any:
         "sites": [],
         "flops": {"gflops_per_evaluation": 804.257 - number / 2, "by_operation": {}},
         "timing": {"seconds": 1.0, "seconds_per_image": 0.5, "resumed_images": 0},
-        "metrics": {"top1": proportion(right, n)},
-        "per_class": [{"correct": right // CLASSES, "n": n // CLASSES}] * CLASSES,
+        "metrics": {"top1": proportion(correct, n)},
+        "per_class": [{"correct": correct // CLASSES, "n": n // CLASSES}] * CLASSES,
         "confusion_matrix": confusion_matrix(label.tolist(), prediction.tolist(), CLASSES),
         "evaluations": {"per_image": 575, "planned_per_image": 575, "per_second": 100.0},
         "protocol": {

@@ -79,9 +79,9 @@ def compare(records: dict[str, ImageRecord], reference: dict[str, ImageRecord]) 
     """Return how many errors and predictions differ, and the largest relative difference."""
     differ, count, largest, predictions = 0, 0, 0.0, 0
     for image_id, record in records.items():
-        known = reference[image_id]
-        predictions += record.prediction != known.prediction
-        errors = dict(zip(zip(known.classes, known.trials, strict=True), known.errors, strict=True))
+        expected = reference[image_id]
+        predictions += record.prediction != expected.prediction
+        errors = dict(zip(zip(expected.classes, expected.trials, strict=True), expected.errors, strict=True))
         for pair, error in zip(zip(record.classes, record.trials, strict=True), record.errors, strict=True):
             if pair in errors:
                 count += 1
@@ -95,18 +95,18 @@ def compare(records: dict[str, ImageRecord], reference: dict[str, ImageRecord]) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=5)
-    given = parser.parse_args()
+    args = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     print("| model | precision | compressor |", " | ".join(map(str, WAYS)), "|")
     print("|---" * (3 + len(WAYS)) + "|")
     for model, precision, compressor in itertools.product(MODELS, ("32-true", "bf16-true"), COMPRESSORS):
 
-        def once(way: Way, model: str = model, precision: str = precision, compressor: str = compressor) -> Any:
-            return run(MODELS[model](), COMPRESSORS[compressor](), precision, given.images, way)
+        def classify(way: Way, model: str = model, precision: str = precision, compressor: str = compressor) -> Any:
+            return run(MODELS[model](), COMPRESSORS[compressor](), precision, args.images, way)
 
-        reference = once(Way())
-        cells = [compare(once(way), reference) for way in WAYS]
+        reference = classify(Way())
+        cells = [compare(classify(way), reference) for way in WAYS]
         print(f"| {model} | {precision} | {compressor} |", " | ".join(cells), "|", flush=True)
 
 

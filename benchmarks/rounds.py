@@ -39,5 +39,5 @@ def rounds(
 
 def spread_text(values: Sequence[float], digits: int, factor: float = 1) -> str:
     """Return `1.25 (1.10 to 1.40)`: the median, the lowest and the highest value."""
-    of = spread(values, factor)
-    return f"{of['median']:.{digits}f} ({of['low']:.{digits}f} to {of['high']:.{digits}f})"
+    summary = spread(values, factor)
+    return f"{summary['median']:.{digits}f} ({summary['low']:.{digits}f} to {summary['high']:.{digits}f})"

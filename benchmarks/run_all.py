@@ -38,7 +38,7 @@ class Benchmark:
 
     Attributes:
         name: Name of the result file.
-        says: What it measures.
+        measures: What it measures.
         command: Python's arguments, with `{scratch}` for a folder that is deleted at the end and `{results}` for that
             of the results.
         full: Further arguments, without `--quick`; None leaves it out.
@@ -47,17 +47,17 @@ class Benchmark:
     """
 
     name: str
-    says: str
+    measures: str
     command: Sequence[str]
     full: Sequence[str] | None = ()
     quick: Sequence[str] | None = ("--quick",)
     markdown: bool = False
 
     def arguments(self, quick: bool, scratch: Path, results: Path) -> list[str] | None:
-        further = self.quick if quick else self.full
-        if further is None:
+        options = self.quick if quick else self.full
+        if options is None:
             return None
-        return [part.format(scratch=scratch, results=results) for part in (*self.command, *further)]
+        return [argument.format(scratch=scratch, results=results) for argument in (*self.command, *options)]
 
     @property
     def script(self) -> Path | None:
@@ -168,10 +168,10 @@ def heading(title: str, command: Sequence[str]) -> str:
     )
 
 
-def shown(arguments: Sequence[str], scratch: Path, results: Path) -> list[str]:
+def readable(arguments: Sequence[str], scratch: Path, results: Path) -> list[str]:
     """Return a command as others would type it."""
-    named = [part.replace(str(scratch), "SCRATCH").replace(str(results), "RESULTS") for part in arguments]
-    return [f"benchmarks/{named[0]}" if named[0].endswith(".py") else named[0], *named[1:]]
+    words = [argument.replace(str(scratch), "SCRATCH").replace(str(results), "RESULTS") for argument in arguments]
+    return [f"benchmarks/{words[0]}" if words[0].endswith(".py") else words[0], *words[1:]]
 
 
 def run(benchmark: Benchmark, arguments: Sequence[str], scratch: Path, results: Path) -> tuple[str, str]:
@@ -179,17 +179,17 @@ def run(benchmark: Benchmark, arguments: Sequence[str], scratch: Path, results: 
     first = [str(benchmark.script)] if benchmark.script else arguments[:1]
     start = time.perf_counter()
     # Progress goes to stderr and is shown at once.
-    ended = subprocess.run([sys.executable, *first, *arguments[1:]], stdout=subprocess.PIPE, text=True, check=False)
-    took = f"{time.perf_counter() - start:.0f} s"
-    if ended.returncode:
-        return f"failed with {ended.returncode}", took
-    text = ended.stdout.strip()
+    process = subprocess.run([sys.executable, *first, *arguments[1:]], stdout=subprocess.PIPE, text=True, check=False)
+    duration = f"{time.perf_counter() - start:.0f} s"
+    if process.returncode:
+        return f"failed with {process.returncode}", duration
+    text = process.stdout.strip()
     body = text if benchmark.markdown else f"```text\n{text}\n```"
     # Drop the script's own title.
     body = re.sub(r"\A# .*\n+", "", body)
     file = results / f"{benchmark.name}.md"
-    file.write_text(heading(benchmark.says, shown(arguments, scratch, results)) + body + "\n", encoding="utf-8")
-    return "done", took
+    file.write_text(heading(benchmark.measures, readable(arguments, scratch, results)) + body + "\n", encoding="utf-8")
+    return "done", duration
 
 
 def slug(quick: bool) -> str:
@@ -205,37 +205,37 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--output", type=Path, help="folder of the results")
     parser.add_argument("--gpu", action="store_true", help="run gpu.py instead, see there")
-    given = parser.parse_args()
-    results = given.output or HERE / "results" / slug(given.quick)
+    args = parser.parse_args()
+    results = args.output or HERE / "results" / slug(args.quick)
     results.mkdir(parents=True, exist_ok=True)
-    if given.gpu:
-        quick = ["--quick"] if given.quick else []
+    if args.gpu:
+        quick = ["--quick"] if args.quick else []
         return subprocess.call([sys.executable, str(HERE / "gpu.py"), "--output", str(results), *quick])
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         for benchmark in BENCHMARKS:
-            if benchmark.name not in given.only:
+            if benchmark.name not in args.only:
                 if (results / f"{benchmark.name}.md").is_file():
                     rows.append((benchmark, "done", "earlier"))
                 continue
-            arguments = benchmark.arguments(given.quick, Path(scratch), results)
+            arguments = benchmark.arguments(args.quick, Path(scratch), results)
             if benchmark.script is not None and not benchmark.script.is_file():
-                ended, took = "missing", ""
+                outcome, duration = "missing", ""
             elif arguments is None:
-                ended, took = "left out of a quick run" if given.quick else "left out", ""
+                outcome, duration = "left out of a quick run" if args.quick else "left out", ""
             else:
-                print(f"{benchmark.name}: {benchmark.says}", file=sys.stderr, flush=True)
-                ended, took = run(benchmark, arguments, Path(scratch), results)
-            rows.append((benchmark, ended, took))
+                print(f"{benchmark.name}: {benchmark.measures}", file=sys.stderr, flush=True)
+                outcome, duration = run(benchmark, arguments, Path(scratch), results)
+            rows.append((benchmark, outcome, duration))
     lines = ["| benchmark | measures | ended | took |", "|---|---|---|--:|"]
-    for benchmark, ended, took in rows:
-        name = f"[{benchmark.name}]({benchmark.name}.md)" if ended == "done" else benchmark.name
-        lines.append(f"| {name} | {benchmark.says} | {ended} | {took} |")
+    for benchmark, outcome, duration in rows:
+        name = f"[{benchmark.name}]({benchmark.name}.md)" if outcome == "done" else benchmark.name
+        lines.append(f"| {name} | {benchmark.measures} | {outcome} | {duration} |")
     command = ["benchmarks/run_all.py", *sys.argv[1:]]
     text = heading("all benchmarks", command) + "\n".join(lines) + "\n"
     (results / "README.md").write_text(text, encoding="utf-8")
     print("\n".join(lines))
-    return 1 if any(ended.startswith("failed") for _, ended, _ in rows) else 0
+    return 1 if any(outcome.startswith("failed") for _, outcome, _ in rows) else 0
 
 
 if __name__ == "__main__":

@@ -63,9 +63,9 @@ class Calibration(BackboneModule):
         latents = self.backbone.encode(batch["image"])
         self.images += len(latents)
         labels = [labels[0] if labels else 0 for labels in batch["labels"]]
-        ends = [0, *self.pruner.boundaries, TIMESTEPS]
-        keys = keys_of_trials(batch["image_id"], len(ends) - 1, self.seed, self.device)
-        for self.stage, (begin, end) in enumerate(pairwise(ends)):
+        edges = [0, *self.pruner.boundaries, TIMESTEPS]
+        keys = keys_of_trials(batch["image_id"], len(edges) - 1, self.seed, self.device)
+        for self.stage, (begin, end) in enumerate(pairwise(edges)):
             key = keys[:, self.stage]
             # Flows have no timestep 0.
             timesteps = (begin + (end - begin) * uniform_timesteps(key) / TIMESTEPS).long().clamp_min(1)

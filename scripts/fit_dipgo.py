@@ -60,11 +60,11 @@ class PrunerNetwork(nn.Module):
 
 
 class GateFit(LightningModule):
-    """Fits scores: as gates they should change predictions little, and save the asked part of the FLOPs.
+    """Fits scores: as gates they should change predictions little, and save the share `ratio` of the FLOPs.
 
     Every step is a function of (seed, step), so that a resumed fit equals an uninterrupted one. `samples` are latents
     that the network made, `(m, c, h, w)`, with their `conditions`; `costs` those of `costs_of`; `settings` are `seed`,
-    `learning_rate`, `parts`, and what else a resumed fit must have in common. The network, in float32, stays hooked.
+    `learning_rate`, `parts`, and whatever else a resumed fit must share. The network, in float32, stays hooked.
     """
 
     # The network is not part of a checkpoint.
@@ -90,17 +90,17 @@ class GateFit(LightningModule):
         Sample, timestep within the bin, and noise are functions of the key. `(b,)`, `(b,)`, `(n, bins)` -> `(b,)`.
         """
         parametrisation = self.backbone.parametrisation
-        within, which = random_uniform(mix(keys, 1), 2).unbind(1)
+        fraction, position = random_uniform(mix(keys, 1), 2).unbind(1)
         # Flows have no timestep 0.
-        timesteps = ((bins + within) * (TIMESTEPS / self.bins)).long().clamp(1, TIMESTEPS - 1)
-        chosen = (which * len(self.samples)).long()
+        timesteps = ((bins + fraction) * (TIMESTEPS / self.bins)).long().clamp(1, TIMESTEPS - 1)
+        chosen = (position * len(self.samples)).long()
         samples, condition = self.samples[chosen], self.conditions[chosen]
         noisy = parametrisation.add_noise(samples, trial_noise(keys, samples.shape[1:]), timesteps)
-        given = noisy, timesteps, condition, parametrisation.default_target
+        inputs = noisy, timesteps, condition, parametrisation.default_target
         with torch.no_grad():
-            full = self.backbone.predict_target(*given)
+            full = self.backbone.predict_target(*inputs)
         self.gates = gates[:, bins]
-        gated = self.backbone.predict_target(*given)
+        gated = self.backbone.predict_target(*inputs)
         self.gates = None
         return (gated - full).square().flatten(1).mean(1)
 
@@ -124,9 +124,9 @@ class GateFit(LightningModule):
         checkpoint["state_dict"] = {f"pruner.{name}": value for name, value in self.pruner.state_dict().items()}
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        if (before := checkpoint["hyper_parameters"]) != dict(self.hparams):
+        if (begun_with := checkpoint["hyper_parameters"]) != dict(self.hparams):
             raise InputError(
-                f"the fit was begun with {before}, not {dict(self.hparams)}; delete its .ckpt, or use these"
+                f"the fit was begun with {begun_with}, not {dict(self.hparams)}; delete its .ckpt, or use these"
             )
 
 
@@ -151,21 +151,21 @@ def own_samples(
     keys = item_keys(torch.arange(len(conditions), device=conditions.device), seed)
 
     def denoise(x: Tensor, timestep: Tensor, step: int) -> Tensor:
-        cut = zip(x.tensor_split(parts), conditions.tensor_split(parts), strict=True)
-        return torch.cat([backbone.predict(some, timestep.expand(len(some)), of_some) for some, of_some in cut])
+        chunks = zip(x.tensor_split(parts), conditions.tensor_split(parts), strict=True)
+        return torch.cat([backbone.predict(rows, timestep.expand(len(rows)), condition) for rows, condition in chunks])
 
     return sample(denoise, keys, shape, scheduler, _SAMPLING_STEPS, options)
 
 
 def fit_scores(fit: GateFit, steps: int, checkpoint: Path) -> Tensor:
     """Fit up to a number of steps, from the checkpoint if there is one, and return the scores. `(n, bins)`."""
-    saving = ModelCheckpoint(
+    saver = ModelCheckpoint(
         checkpoint.parent, checkpoint.stem, every_n_train_steps=_CHECKPOINT_EVERY, enable_version_counter=False
     )
     parts = fit.hparams["parts"]
-    quiet = {"logger": False, "enable_model_summary": False}
+    options = {"logger": False, "enable_model_summary": False}
     trainer = Trainer(
-        accelerator="auto", devices=1, max_steps=steps, accumulate_grad_batches=parts, callbacks=[saving], **quiet
+        accelerator="auto", devices=1, max_steps=steps, accumulate_grad_batches=parts, callbacks=[saver], **options
     )
     batches = DataLoader(range(steps * parts), batch_size=None)
     trainer.fit(fit, batches, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
@@ -194,7 +194,7 @@ def main() -> None:
     shape = backbone.latents_of(cli.datamodule.image_size)
     classes = [i % len(space) for i in range(args.samples)]
     with torch.no_grad():
-        conditions = backbone.conditions(*([of[i] for i in classes] for of in (space.prompts, space.model_labels)))
+        conditions = backbone.conditions(*([x[i] for i in classes] for x in (space.prompts, space.model_labels)))
     samples = own_samples(backbone, conditions, shape, seed, args.parts)
     costs = costs_of(backbone, pruner, shape, conditions[:1])
     settings = {**vars(args), "weights_sha256": digest, "ratio": pruner.ratio, "bins": pruner.bins, "seed": seed}

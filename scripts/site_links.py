@@ -12,7 +12,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     docs = Path(config["docs_dir"]).resolve()
     folder = (docs / page.file.src_uri).parent
 
-    def named(link: re.Match[str]) -> str:
+    def rewritten(link: re.Match[str]) -> str:
         text, target = link.groups()
         file = (folder / target).resolve()
         if "://" in target or file.is_relative_to(docs) or not file.exists():
@@ -20,4 +20,4 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         name = f"`{file.relative_to(docs.parent)}`"
         return name if text.strip("`") == name.strip("`") else f"{text} ({name})"
 
-    return _LINK.sub(named, markdown)
+    return _LINK.sub(rewritten, markdown)

@@ -57,7 +57,7 @@ def quantise(images: Tensor) -> Tensor:
 
 
 class Training(LightningModule):
-    """Learns classes, and how each image looks: levels of blur and noise, mean and spread of the colours.
+    """Learns classes, and the appearance of each image: levels of blur and noise, mean and spread of the colours.
 
     A classifier learns to ignore what its classes share and, if they occur in training, blur and noise; its distance
     would ignore them as well. The second head, which is not saved, makes the features describe them.
@@ -66,7 +66,7 @@ class Training(LightningModule):
     def __init__(self, steps: int) -> None:
         super().__init__()
         self.network = ShapeNetwork(WIDTHS, len(CLASS_NAMES))
-        self.looks = nn.Linear(DIMENSION, 8)
+        self.appearance = nn.Linear(DIMENSION, 8)
         self.steps = steps
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -79,7 +79,7 @@ class Training(LightningModule):
         features = self.network.features(quantise(images))
         loss = F.cross_entropy(self.network.head(features), labels)
         self.log("loss", loss, prog_bar=True)
-        return loss + 4 * F.mse_loss(self.looks(features), torch.cat([levels, *colours], dim=1))
+        return loss + 4 * F.mse_loss(self.appearance(features), torch.cat([levels, *colours], dim=1))
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.parameters(), 3e-3, weight_decay=0.01)
@@ -136,7 +136,7 @@ def print_distances(network: ShapeNetwork) -> None:
         "brighter, of the pixel range": (lambda a: images + a, (0.02, 0.05, 0.1, 0.2)),
     }
     for n in (2000, 1000, 500, 250):
-        distances = [frechet_distance(moments(part), reference) for part in images.split(n)]
+        distances = [frechet_distance(moments(chunk), reference) for chunk in images.split(n)]
         spread = f"{min(distances):.3f} to {max(distances):.3f}"
         print(f"undegraded, {n} images: {spread} in {len(distances)} sets", flush=True)
     for name, (change, levels) in kinds.items():

@@ -4,7 +4,7 @@
     python scripts/train_shapes.py flow --output runs/shapes_flow
     python scripts/train_shapes.py unet --output runs/shapes_unet
 
-`--coarsen` regularises self-attention, `--init FOLDER` goes on from the weights of a model that is there.
+`--coarsen` regularises self-attention, `--init FOLDER` begins with the weights of the model in a folder.
 An interrupted run continues from `OUTPUT/last.ckpt` when started again with the same arguments. The exponential
 moving average of the weights is what gets exported, to `OUTPUT/model`. `bigain/assets/README.md` records the
 arguments, times and accuracies of the shipped models; the loss by images seen is drawn to `OUTPUT/curve.png`.
@@ -84,7 +84,7 @@ class ShapesTraining(LightningModule):
                     module.register_forward_pre_hook(coarsen_keys, with_kwargs=True)
 
     def on_train_start(self) -> None:
-        # A checkpoint does not hold the random state: a session that goes on must not draw the first one's noise again.
+        # A checkpoint does not hold the random state: a resumed session must not draw the noise of the first again.
         if self.trainer.global_step:
             torch.manual_seed(torch.initial_seed() + self.trainer.global_step)
 
@@ -189,7 +189,7 @@ class UNetTraining(ShapesTraining):
 def read_losses(folder: Path) -> dict[int, float]:
     """Loss by step over all sessions that a CSVLogger wrote to `FOLDER/sessions`."""
     logged: dict[int, float] = {}
-    # In the order they were made: a session repeats what came after the last checkpoint of the one before.
+    # In the order of creation: a session repeats the steps after the last checkpoint of the previous one.
     for session in sorted(folder.glob("sessions/version_*/metrics.csv"), key=lambda path: path.stat().st_mtime):
         with session.open(encoding="utf-8") as file:
             logged |= {int(row["step"]): float(row["loss"]) for row in csv.DictReader(file) if row["loss"]}
@@ -199,7 +199,7 @@ def read_losses(folder: Path) -> dict[int, float]:
 def draw_curve(folder: Path, batch_size: int) -> None:
     """The loss by images seen as `FOLDER/curve.png`: single batches, and means of ten; nothing without any loss."""
     losses = read_losses(folder)
-    # It is written every 50 steps, so a trial of fewer has none.
+    # Losses are logged every 50 steps, so shorter runs have none.
     if not losses:
         return
     seen, loss = (torch.tensor([*losses]) + 1) * batch_size, torch.tensor([*losses.values()])
@@ -234,7 +234,7 @@ def build_module(args: argparse.Namespace, common: dict[str, int | float | bool]
     if args.model != "unet":
         dit = build_dit()
         if args.init:
-            # Into a network of our own: one that was read remembers from where, and would write it down.
+            # Copied into a new network: a loaded one would write the path that it was read from into its configuration.
             dit.load_state_dict(DiTTransformer2DModel.from_pretrained(args.init / "transformer").state_dict())
         return FlowTraining(dit, "epsilon", **common) if args.model == "flow" else DiTTraining(dit, "epsilon", **common)
     unet = build_unet()

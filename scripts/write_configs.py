@@ -48,8 +48,8 @@ DESCRIPTIONS = {
     "iekvd": "IE-KVD (BiGain_TD)",
     "lgtm": "LGTM (BiGain_TM)",
 }
-# The tasks of the paper, and the endings of all in names.
-JOINT, ENDS = TASKS[:2], dict(zip(TASKS, ("", "_generation", "_features"), strict=True))
+# The tasks of the paper, and the suffix of every task in names.
+JOINT, SUFFIXES = TASKS[:2], dict(zip(TASKS, ("", "_generation", "_features"), strict=True))
 PRUNERS = ("dipgo", "mosaicdiff")
 # Networks that are not in the paper, by their part of the name: in words; model, dataset and data of a generation.
 OTHER_NETWORKS = {
@@ -83,19 +83,19 @@ class Published:
     value: float
 
     @property
-    def base(self) -> str:
+    def kind(self) -> str:
         """Class of the compressor, or `none`."""
         return self.method.partition("[")[0].replace("-", "")
 
     @property
-    def inside(self) -> str:
+    def variant(self) -> str:
         """`SA+CA` of `ToMe[SA+CA]`."""
         return self.method.partition("[")[2].rstrip("]")
 
     @property
     def stem(self) -> str:
         """The method in names of configurations."""
-        return f"frequency_kv_{self.inside}" if self.base == "FrequencyKV" else stems().get(self.base, self.base)
+        return f"frequency_kv_{self.variant}" if self.kind == "FrequencyKV" else stems().get(self.kind, self.kind)
 
     @property
     def entry(self) -> str:
@@ -106,9 +106,9 @@ class Published:
     @property
     def strength(self) -> tuple[str, float] | None:
         """Name and value of what the compressor is set to."""
-        if self.inside.startswith("factor="):
-            return "factor", float(self.inside.removeprefix("factor="))
-        if self.base == "FrequencyKV":
+        if self.variant.startswith("factor="):
+            return "factor", float(self.variant.removeprefix("factor="))
+        if self.kind == "FrequencyKV":
             return "ratio", self.setting
         return (self.setting_name, self.setting) if self.setting_name else None
 
@@ -130,7 +130,7 @@ def published() -> list[Published]:
         )
         for row in printed()
     ]
-    return [row for row in rows if row.base in (*stems(), "none") and row.metric in ("acc1", "map", "fid")]
+    return [row for row in rows if row.kind in (*stems(), "none") and row.metric in ("acc1", "map", "fid")]
 
 
 def compressor_of(stem: str, backbone: str, task: str) -> str | None:
@@ -150,7 +150,7 @@ def compressor_of(stem: str, backbone: str, task: str) -> str | None:
     return f"dit_xl_{stem}" if backbone == "dit_xl_2_512" else special.get((stem, backbone, task), stem)
 
 
-def described(stem: str, file: str | None) -> str:
+def description(stem: str, file: str | None) -> str:
     """Return method and settings: `, ToMe at ratio 0.5`."""
     if file is None:
         return " without compression"
@@ -166,7 +166,7 @@ def described(stem: str, file: str | None) -> str:
 
 def class_of(stem: str) -> str | None:
     """Return the class of a method; None for `none` and for variants of a method."""
-    return next((name for name, known in stems().items() if known == stem), None)
+    return next((name for name, file in stems().items() if file == stem), None)
 
 
 @cache
@@ -201,23 +201,23 @@ def comment(text: str) -> str:
 
 def entry(text: str, model: str, data: str, compressor: str | None, precision: str, devices: str | int) -> str:
     """Return an entry file."""
-    named = f"compressors/{compressor}.yaml" if compressor else "null"
+    path = f"compressors/{compressor}.yaml" if compressor else "null"
     if compressor and "masks" in init_args(compressor):
-        text += f" Make the masks first: see {named}."
+        text += f" Make the masks first: see {path}."
     return (
-        f"{comment(text)}seed: 0\nmodel: models/{model}.yaml\ndata: data/{data}.yaml\ncompressor: {named}\n"
+        f"{comment(text)}seed: 0\nmodel: models/{model}.yaml\ndata: data/{data}.yaml\ncompressor: {path}\n"
         f"trainer:\n  precision: {precision}\n  accelerator: auto\n  devices: {devices}\n"
     )
 
 
-def unprinted(
+def other_entry(
     name: str, network: str, stem: str, task: str, model: str, data: str, file: str | None, precision: str = "16-true"
 ) -> tuple[str, str]:
     """Return name and content of a configuration that is not a cell of the paper; `name` begins with the dataset."""
-    end, of = ENDS[task], "Features of " if task == "features" else ""
-    on = "generating for" if task == "generation" else "on"
-    text = f"{of}{network} {on} {DATASETS[name.partition('_')[0]]}{described(stem, file)}: not a cell of the paper."
-    return f"{name}{end}", entry(text, f"{model}{end}", data, file, precision, "auto")
+    suffix, on = SUFFIXES[task], "generating for" if task == "generation" else "on"
+    network = f"Features of {network}" if task == "features" else network
+    text = f"{network} {on} {DATASETS[name.partition('_')[0]]}{description(stem, file)}: not a cell of the paper."
+    return f"{name}{suffix}", entry(text, f"{model}{suffix}", data, file, precision, "auto")
 
 
 def paper_entries() -> Iterator[tuple[str, str]]:
@@ -233,8 +233,8 @@ def paper_entries() -> Iterator[tuple[str, str]]:
         file = compressor_of(row.stem, row.backbone, row.task)
         yield name, entry(paper_comment(rows), model, data, file, "16-true", "auto")
     low = next(row for row in published() if row.stem == "frequency_kv_low")
-    only = f"Table 12 has this cell on {DATASETS[low.dataset]} only, see {low.entry}.yaml."
-    text = f"SD 2.0 on {DATASETS['pets']}{described(low.stem, low.stem)}. {only}"
+    remark = f"Table 12 has this cell on {DATASETS[low.dataset]} only, see {low.entry}.yaml."
+    text = f"SD 2.0 on {DATASETS['pets']}{description(low.stem, low.stem)}. {remark}"
     yield "pets_frequency_kv", entry(text, "sd2", "pets", low.stem, "16-true", "auto")
     classified = {name: rows[0] for name, rows in groups.items() if rows[0].task == TASKS[0]}
     classified["pets_frequency_kv"] = replace(low, dataset="pets")
@@ -243,51 +243,51 @@ def paper_entries() -> Iterator[tuple[str, str]]:
             continue
         network, file = NETWORKS[row.backbone], compressor_of(row.stem, row.backbone, "generation")
         if f"{name}_generation" not in groups:
-            yield unprinted(name, network, row.stem, "generation", MODELS[row.backbone], row.dataset, file)
-        yield joint(name, f"{network} on {DATASETS[row.dataset]}, on both tasks{described(row.stem, file)}")
+            yield other_entry(name, network, row.stem, "generation", MODELS[row.backbone], row.dataset, file)
+        yield joint(name, f"{network} on {DATASETS[row.dataset]}, on both tasks{description(row.stem, file)}")
 
 
 def further_entries() -> Iterator[tuple[str, str]]:
     """Yield name and content of the configurations of networks and methods of other papers."""
-    for part, (network, model, dataset, data) in OTHER_NETWORKS.items():
+    for prefix, (network, model, dataset, data) in OTHER_NETWORKS.items():
         for stem in ("none", "lgtm", "iekvd"):
-            file = compressor_of(stem, "dit_xl_2_512" if part == "dit256" else "sd2", "generation")
-            yield unprinted(f"{dataset}_{part}_{stem}", network, stem, "generation", model, data, file)
-    for part, (network, model, size, files) in LATER_NETWORKS.items():
+            file = compressor_of(stem, "dit_xl_2_512" if prefix == "dit256" else "sd2", "generation")
+            yield other_entry(f"{dataset}_{prefix}_{stem}", network, stem, "generation", model, data, file)
+    for prefix, (network, model, size, files) in LATER_NETWORKS.items():
         for dataset, stem, task in product(("pets", "imagenet100"), ("none", "lgtm", "iekvd"), JOINT):
             file = files.get(stem) or compressor_of(stem, "sd2", task)
-            name = f"{dataset}_{part}_{stem}"
-            yield unprinted(name, network, stem, task, model, f"{dataset}{size}", file, "bf16-true")
+            name = f"{dataset}_{prefix}_{stem}"
+            yield other_entry(name, network, stem, task, model, f"{dataset}{size}", file, "bf16-true")
     cache = "feature_cache"
-    yield unprinted(f"pets_flux_{cache}", "FLUX.1-dev", cache, "generation", "flux", "pets_1024", cache, "bf16-true")
-    places = ("pets", "pets", "sd2"), ("imagenet100_dit", "imagenet100", "dit_xl_2_512")
-    for stem, (part, dataset, backbone) in product(LATER_METHODS, places):
-        name, network = f"{part}_{stem}", NETWORKS[backbone]
+    yield other_entry(f"pets_flux_{cache}", "FLUX.1-dev", cache, "generation", "flux", "pets_1024", cache, "bf16-true")
+    targets = ("pets", "pets", "sd2"), ("imagenet100_dit", "imagenet100", "dit_xl_2_512")
+    for stem, (prefix, dataset, backbone) in product(LATER_METHODS, targets):
+        name, network = f"{prefix}_{stem}", NETWORKS[backbone]
         for task in JOINT:
             file = compressor_of(stem, backbone, task)
-            yield unprinted(name, network, stem, task, MODELS[backbone], dataset, file)
-        yield joint(name, f"{network} on {DATASETS[dataset]}, on both tasks{described(stem, file)}")
-    places = ("pets", "sd2", "sd2_pets"), ("imagenet100_dit", "dit_xl_2_512", "dit_xl_512")
-    for (part, backbone, model), stem in product(places, ("none", "lgtm", "iekvd")):
-        name, network, dataset = f"{part}_{stem}", NETWORKS[backbone], part.removesuffix("_dit")
+            yield other_entry(name, network, stem, task, MODELS[backbone], dataset, file)
+        yield joint(name, f"{network} on {DATASETS[dataset]}, on both tasks{description(stem, file)}")
+    targets = ("pets", "sd2", "sd2_pets"), ("imagenet100_dit", "dit_xl_2_512", "dit_xl_512")
+    for (prefix, backbone, model), stem in product(targets, ("none", "lgtm", "iekvd")):
+        name, network, dataset = f"{prefix}_{stem}", NETWORKS[backbone], prefix.removesuffix("_dit")
         file = compressor_of(stem, backbone, TASKS[0])
-        yield unprinted(name, network, stem, "features", model, dataset, file)
-        text = f"{network} on {DATASETS[dataset]}, on all three tasks{described(stem, file)}"
+        yield other_entry(name, network, stem, "features", model, dataset, file)
+        text = f"{network} on {DATASETS[dataset]}, on all three tasks{description(stem, file)}"
         yield joint(name, text, features=True)
 
 
 def joint(name: str, text: str, features: bool = False) -> tuple[str, str]:
     """Return name and content of a configuration of both tasks, or of all three."""
-    parts = "".join(f"{task}: {name}{ENDS[task]}.yaml\n" for task in (TASKS if features else JOINT))
-    return f"{name}{'_features' if features else ''}_joint", comment(f"{text}; for `bigain evaluate`.") + parts
+    entries = "".join(f"{task}: {name}{SUFFIXES[task]}.yaml\n" for task in (TASKS if features else JOINT))
+    return f"{name}{'_features' if features else ''}_joint", comment(f"{text}; for `bigain evaluate`.") + entries
 
 
 def paper_comment(rows: Sequence[Published]) -> str:
     """Return tables and numbers of a configuration, and options for the paper's other settings."""
     row = rows[0]
     file = compressor_of(row.stem, row.backbone, row.task)
-    usual = strength_of(file) if file else None
-    exact = [r for r in rows if r.strength == usual and (r.table != 6 or r.inside == "SA")]
+    default = strength_of(file) if file else None
+    exact = [r for r in rows if r.strength == default and (r.table != 6 or r.variant == "SA")]
     values: dict[float, list[int]] = {}
     for r in exact:
         if r.metric != "map":
@@ -302,15 +302,15 @@ def paper_comment(rows: Sequence[Published]) -> str:
         numbers += "".join(f", mAP {r.value:g}" for r in exact[-1:] if r.metric == "map")
     on = "generating for" if row.task == "generation" else "on"
     size = " (2,000 images)" if (row.dataset, row.task) == ("imagenet1k", "classification") else ""
-    text = f"{NETWORKS[row.backbone]} {on} {DATASETS[row.dataset]}{size}{described(row.stem, file)}: "
+    text = f"{NETWORKS[row.backbone]} {on} {DATASETS[row.dataset]}{size}{description(row.stem, file)}: "
     text += f"{numbered(sorted({r.table for r in exact}))}. Paper: {numbers}."
-    others, inner = sorted({r.strength[1] for r in rows if r.strength}), ".inner" if row.stem == "cam" else ""
-    if usual and len(others) > 1:
-        option = f"--compressor{inner}.{usual[0]}"
-        text += f" The paper has {usual[0]}s {others[0]:g} to {others[-1]:g}: {option} {others[-1]:g}."
-    of_code = {"LGTM": "released", "CAM": "released"} | ({"ToMe": "redrawn"} if row.task == TASKS[0] else {})
-    if row.base in of_code:
-        text += f" The paper's code: --compressor{inner}.destination {of_code[row.base]}."
+    strengths, inner = sorted({r.strength[1] for r in rows if r.strength}), ".inner" if row.stem == "cam" else ""
+    if default and len(strengths) > 1:
+        option = f"--compressor{inner}.{default[0]}"
+        text += f" The paper has {default[0]}s {strengths[0]:g} to {strengths[-1]:g}: {option} {strengths[-1]:g}."
+    released = {"LGTM": "released", "CAM": "released"} | ({"ToMe": "redrawn"} if row.task == TASKS[0] else {})
+    if row.kind in released:
+        text += f" The paper's code: --compressor{inner}.destination {released[row.kind]}."
     if any(r.table == 6 for r in rows):
         text += " Table 6: --compressor.modules '[self_attn, cross_attn]'."
     return text
@@ -323,28 +323,28 @@ def embedded_entries() -> Iterator[tuple[str, str]]:
             name = f"{family}_{stem}"
             file = compressor_of(stem, model, "classification")
             time = "" if file is None else f": {minutes} on two CPU cores"
-            text = f"Embedded {network} on ShapeTextures{described(stem, file)}{time}."
+            text = f"Embedded {network} on ShapeTextures{description(stem, file)}{time}."
             classifies = stem == "none" or not methods()[class_of(stem) or ""].generation_only
             if classifies:
                 yield name, entry(text, model, "shapes", file, "bf16-true", 1)
-            text = f"500 samples of the embedded {network}{described(stem, file)}."
+            text = f"500 samples of the embedded {network}{description(stem, file)}."
             generating = entry(text, f"{model}_generation", "shapes_generation", file, "bf16-true", 1)
             yield f"{name}_generation", generating
             if not classifies:
                 continue
-            yield joint(name, f"The embedded {network} on both tasks{described(stem, file)}")
+            yield joint(name, f"The embedded {network} on both tasks{description(stem, file)}")
             if family != "demo_flow":
-                text = f"Features of the embedded {network} on ShapeTextures{described(stem, file)}."
+                text = f"Features of the embedded {network} on ShapeTextures{description(stem, file)}."
                 features = entry(text, f"{model}_features", "shapes_features", file, "bf16-true", 1)
                 yield f"{name}_features", features
-                text = f"Embedded {network} on ShapeTextures, on all three tasks{described(stem, file)}"
+                text = f"Embedded {network} on ShapeTextures, on all three tasks{description(stem, file)}"
                 yield joint(name, text, features=True)
 
 
 def outputs() -> dict[Path, str]:
     """Return the content of every file that this script writes, by its path."""
     entries = {
-        f"{name}.yaml": text for kind in (paper_entries, further_entries, embedded_entries) for name, text in kind()
+        f"{name}.yaml": text for write in (paper_entries, further_entries, embedded_entries) for name, text in write()
     }
     # Written by hand; listed with the others.
     entries["as_released.yaml"] = (CONFIGS / "as_released.yaml").read_text(encoding="utf-8")
