@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib.metadata import version
 from json import dumps
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 # Fewer repetitions are warned about.
 _ENOUGH = 5
-_PACKAGES = ("bigain", "torch", "diffusers")
 _HEAD = ("method", "ms", "of none", "promised", "realised", "limit", "of the limit", "own work, ms", "peak MB")
 
 
@@ -74,65 +74,64 @@ def bench(
             raise InputError(f"{name} must be at least 1, not {value}")
     if cuda_graph and compile != "none":
         raise InputError(f"--cuda-graph is true and --compile is {compile}; set one of them")
-    from dataclasses import replace
-
     import torch
 
     from bigain.commands.bench.measure import compressors_of, measure
     from bigain.commands.bench.subject import Subject, find_device
     from bigain.commands.flops.model import CountedModel
     from bigain.commands.predict import silence_libraries
-    from bigain.cost.environment import device_name
-    from bigain.tokens.dispatch import kernels_note
 
     silence_libraries()
     compressors, place = [] if tune and not options else compressors_of(options), find_device(device)
     if tune and (len(compressors) > 1 or compile != "none" or channels_last or cuda_graph or json):
         raise InputError("--tune takes one --compressor or none; no --compile, --channels-last, --cuda-graph, --json")
-    batch = batch or (8 if tune else 2)
     counted = CountedModel.of(model, image_size)
     # Refuses what cannot work before any weights exist.
     flops = [counted.baseline, *(counted.count(compressor) for compressor in compressors)]
     if changing := [type(compressor).__name__ for compressor in compressors if len(compressor.shared_values) > 1]:
-        raise InputError(
-            f"bench times one kind of forward, but {changing[0]} changes with the timestep: bigain predict measures it"
-        )
+        raise InputError(f"bench times one kind of forward, and {changing[0]} changes with the timestep: run predict")
     if repetitions < _ENOUGH:
         sys.stderr.write(f"warning: {repetitions} repetitions say little about the spread; use {_ENOUGH} or more\n")
     with ExitStack() as undo:
         undo.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(threads or torch.get_num_threads())
-        made = Subject.of(counted, batch, getattr(torch, dtype), place, channels_last)
+        made = Subject.of(counted, batch or (8 if tune else 2), getattr(torch, dtype), place, channels_last)
         subject = replace(made, cuda_graph=cuda_graph)
-        backend, finite = subject.check(f"{model} cannot run with batch {batch} on {place}")
+        facts = _facts(subject, model, dtype)
         if tune:
-            return Outcome(_fastest(subject, compressors, repetitions, f"{model} on {device_name(place)} in {dtype}"))
+            return Outcome(_fastest(subject, compressors, repetitions, f"{model} on {facts['device_name']} in {dtype}"))
         entrants = measure(subject, compressors, repetitions, compile)
-        rows = [entrant.row(count, counted.baseline) for entrant, count in zip(entrants, flops, strict=True)]
-        result = {
-            "model": model,
-            "network": type(subject.backbone.denoiser).__name__,
-            "weights": subject.weights,
-            "latent": list(counted.latent),
-            "batch": batch,
-            "dtype": dtype,
-            "device": str(place),
-            "device_name": device_name(place),
-            "threads": torch.get_num_threads(),
-            "attention_backend": backend,
-            "kernels": kernels_note(),
-            "finite": finite,
-            "compile": compile,
-            "channels_last": channels_last,
-            "cuda_graph": cuda_graph,
-            "repetitions": repetitions,
-            "packages": {package: version(package) for package in _PACKAGES},
-            "forwards_per_round": entrants[0].forwards,
-            "baseline": rows[0],
-            "methods": rows[1:],
-        }
-    complete = all(row["error"] is None for row in rows)
+    facts |= {"compile": compile, "channels_last": channels_last, "cuda_graph": cuda_graph, "repetitions": repetitions}
+    baseline, *methods = [of.row(count, counted.baseline) for of, count in zip(entrants, flops, strict=True)]
+    facts["packages"] = {package: version(package) for package in ("bigain", "torch", "diffusers")}
+    result = {**facts, "forwards_per_round": entrants[0].forwards, "baseline": baseline, "methods": methods}
+    complete = all(row["error"] is None for row in methods)
     return Outcome(dumps(result, indent=2) + "\n" if json else _text(result), complete)
+
+
+def _facts(subject: Subject, model: str, dtype: str) -> dict[str, Any]:
+    """Run one forward, and return what is timed and on what, as `--json` prints it."""
+    from torch import get_num_threads
+
+    from bigain.cost.environment import device_name
+    from bigain.tokens.dispatch import kernels_note
+
+    device, (batch, *latent) = subject.noisy.device, subject.noisy.shape
+    backend, finite = subject.check(f"{model} cannot run with batch {batch} on {device}")
+    return {
+        "model": model,
+        "network": type(subject.backbone.denoiser).__name__,
+        "weights": subject.weights,
+        "latent": latent,
+        "batch": batch,
+        "dtype": dtype,
+        "device": str(device),
+        "device_name": device_name(device),
+        "threads": get_num_threads(),
+        "attention_backend": backend,
+        "kernels": kernels_note(),
+        "finite": finite,
+    }
 
 
 def _text(result: Mapping[str, Any]) -> str:
