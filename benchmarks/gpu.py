@@ -325,7 +325,7 @@ def warm(part: int, parts: int, sizes: Sizes) -> None:
     """Compile the kernels of some methods at all sizes, for other processes."""
     shapes = {(b, side, c, dtype) for b, side, c, dtype in sizes.operators}
     if sizes is FULL:
-        # Those of the networks.
+        # Shapes of the networks.
         for b in (16, 2, 64):
             shapes |= {(b, 64, 320, torch.float16), (b, 32, 1152, torch.bfloat16)}
     kinds = sorted({(c, str(dtype)) for _, _, c, dtype in shapes})

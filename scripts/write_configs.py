@@ -51,13 +51,13 @@ DESCRIPTIONS = {
 # The tasks of the paper, and the suffix of every task in names.
 JOINT, SUFFIXES = TASKS[:2], dict(zip(TASKS, ("", "_generation", "_features"), strict=True))
 PRUNERS = ("dipgo", "mosaicdiff")
-# Networks that are not in the paper, by their part of the name: in words; model, dataset and data of a generation.
+# Networks that are not in the paper, by their part of file names: title; model, dataset and data of a generation.
 OTHER_NETWORKS = {
     "sd15": ("SD 1.5", "sd15", "pets", "pets"),
     "sd21": ("SD 2.1", "sd21", "pets", "pets"),
     "dit256": ("DiT-XL/2-256", "dit_xl_256", "imagenet100", "imagenet100_256"),
 }
-# Networks after the paper: in words; model; ending of the data of their image size; files of compressors.
+# Networks after the paper: title; model; suffix of the data of their image size; files of compressors.
 LATER_NETWORKS: dict[str, tuple[str, str, str, dict[str, str]]] = {
     "pixart": ("PixArt-alpha-512", "pixart_512", "", {"iekvd": "iekvd_dit"}),
     "sdxl": ("SDXL", "sdxl", "_1024", {}),
@@ -140,7 +140,7 @@ def compressor_of(stem: str, backbone: str, task: str) -> str | None:
         ("iekvd", "shapes_dit", task): "iekvd_dit",
         ("iekvd", "shapes_flow", task): "iekvd_dit",
         ("sito", "sd2", task): "sito_paper",
-        # Masks are those of one network.
+        # Masks fit one network only.
         **{(pruner, model, task): f"{pruner}_{model}" for pruner in PRUNERS for _, model, _ in EMBEDDED.values()},
     }
     if stem == "none":

@@ -55,7 +55,7 @@ def load_schedule(
     try:
         scheduler: Any = (FlowMatchEulerDiscreteScheduler if flow else DDPMScheduler).from_config(config, **shift)
         # The noise levels of a flow depend on the resolution; any one will do here.
-        timesteps = parametrisation_of(scheduler).place(torch.arange(TIMESTEPS), 1024)
+        timesteps = parametrisation_of(scheduler).on_schedule(torch.arange(TIMESTEPS), 1024)
         levels = timesteps / TIMESTEPS if flow else scheduler.betas
     except UNLOADABLE as error:
         message = reason(error, files.source, files.local_files_only)

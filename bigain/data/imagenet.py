@@ -22,7 +22,7 @@ from bigain.data.selection import Item
 from bigain.errors import InputError
 from bigain.runs.numbers import counted
 
-# Unpacked, and in Kaggle's archive.
+# Folders of the images, as unpacked and as in Kaggle's archive.
 _FOLDERS = ("val", "ILSVRC/Data/CLS-LOC/val")
 _TRAINING = ("train", "ILSVRC/Data/CLS-LOC/train")
 _PARQUET = ("validation-*.parquet", "val-*.parquet", "data/validation-*.parquet", "data/val-*.parquet")

@@ -24,7 +24,7 @@ PREPROCESSING = "rgb, shorter side bicubic antialiased, centre crop; 2"
 # Longer strips are cropped to their middle first: resizing all of one would take gigabytes.
 _MAX_ASPECT = 8
 
-# Others are not tried: a `.jpg` that holds EPS would start Ghostscript.
+# Other formats are not tried: a `.jpg` that holds EPS would start Ghostscript.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
 # Tags of TIFF.
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339

@@ -43,7 +43,7 @@ class Parametrisation(ABC):
     def _velocity(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Return p and q of the velocity, for which `a q - b p` is 1."""
 
-    def place(self, timesteps: Tensor, tokens: int) -> Tensor:
+    def on_schedule(self, timesteps: Tensor, tokens: int) -> Tensor:
         """Map timesteps in 0..999 to those of the model's schedule, for latents with this number of tokens. `(n,)`."""
         return timesteps
 
@@ -135,7 +135,7 @@ class Flow(Parametrisation):
     def _velocity(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         return -torch.ones_like(a), torch.ones_like(b)
 
-    def place(self, timesteps: Tensor, tokens: int) -> Tensor:
+    def on_schedule(self, timesteps: Tensor, tokens: int) -> Tensor:
         """Shift noise levels as `FlowMatchEulerDiscreteScheduler` does; 0 counts as 1, its lowest timestep."""
         mu = resolution_shift(self.config, tokens)
         shift = self.config["shift"] if mu is None else mu

@@ -63,7 +63,7 @@ def sample(
         # For schedulers that add noise: one generator per item, so that items do not share a stream.
         seeds = (mix(keys, _GENERATOR) & (2**63 - 1)).tolist()
         options["generator"] = [torch.Generator().manual_seed(seed) for seed in seeds]
-    # Schedulers of flow matching scale neither.
+    # Schedulers of flow matching scale neither noise nor input.
     x = initial_noise(keys, shape) * getattr(scheduler, "init_noise_sigma", 1)
     scale = getattr(scheduler, "scale_model_input", lambda x, timestep: x)
     for step, timestep in enumerate(scheduler.timesteps):

@@ -64,7 +64,7 @@ class Board:
     """Writes pictures to a folder, pictures and numbers to all loggers, and text to TensorBoard."""
 
     def __init__(self, folder: Path, loggers: Sequence[Logger], step: int) -> None:
-        """Replace what an earlier end of the run has written to the folders of pictures and of event files.
+        """Delete the pictures and event files of an earlier end of the run, and open new ones.
 
         `step`, of pictures and text, is the number of finished images.
         """

@@ -184,7 +184,7 @@ def _check(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     for name in ("mu", "sigma", "features"):
         if name in arrays and not (arrays[name].dtype.kind == "f" and np.isfinite(arrays[name]).all()):
             raise ValueError(f"{name} is {arrays[name].dtype}, expected floats that are finite")
-    # Up to rounding.
+    # Checked up to rounding.
     sigma = arrays["sigma"].astype(np.float64)
     tolerance, symmetric = -1e-6 * np.trace(sigma), np.abs(sigma - sigma.T).max() <= 1e-6 * np.abs(sigma).max()
     if not (tolerance < 0 and symmetric and np.linalg.eigvalsh(sigma)[0] >= tolerance):

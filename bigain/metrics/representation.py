@@ -150,14 +150,14 @@ class Cosine(RepresentationMetric):
     name = "cosine"
     better = "higher"
 
-    def __init__(self, others: Mapping[str, FeatureRecord]) -> None:
+    def __init__(self, other_records: Mapping[str, FeatureRecord]) -> None:
         """Take the records of the other run by image id; all images of the run need one."""
-        self.others = others
+        self.other_records = other_records
 
     def estimate(self, records: Sequence[FeatureRecord], names: Sequence[str]) -> Estimate:
-        others, cosines = [self.others[record.image_id] for record in records], []
+        other_records, cosines = [self.other_records[record.image_id] for record in records], []
         for name in names:
-            x, y = column(records, name), column(others, name)
+            x, y = column(records, name), column(other_records, name)
             norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
             cosines.append((x * y).sum(1) / np.maximum(norms, _TINY))
         return mean_estimate(np.mean(cosines, 0).tolist())
@@ -174,8 +174,8 @@ class Cka(Cosine):
     name = "cka"
 
     def estimate(self, records: Sequence[FeatureRecord], names: Sequence[str]) -> Estimate:
-        others = [self.others[record.image_id] for record in records]
-        x, y = (_reduced(centred(run, names)) for run in (records, others))
+        other_records = [self.other_records[record.image_id] for record in records]
+        x, y = (_reduced(centred(run, names)) for run in (records, other_records))
         xy, xy_left_out = _alignment(x, y)
         xx, xx_left_out = _alignment(x, x)
         yy, yy_left_out = _alignment(y, y)

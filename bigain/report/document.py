@@ -286,16 +286,16 @@ def _page(remarks: Sequence[str], sections: Sequence[_Section], left_out: Sequen
 
 def _markdown(remarks: Sequence[str], sections: Sequence[_Section], left_out: Sequence[str]) -> str:
     """Return the report as Markdown that shows the figures in `figures/` beside it."""
-    parts = [f"# {_TITLE}", "\n".join(f"{markdown_text(text)}  " for text in remarks)]
+    blocks = [f"# {_TITLE}", "\n".join(f"{markdown_text(text)}  " for text in remarks)]
     for section in sections:
-        parts.append(f"## {markdown_text(section.title)}")
+        blocks.append(f"## {markdown_text(section.title)}")
         for table in section.tables:
-            parts += [f"**{markdown_text(table.caption)}**", table.markdown()]
-        parts += [_bullets(section.notes), _bullets(section.sentences)]
-        parts += [f"![{markdown_text(plot.caption)}](figures/{plot.name}.svg)" for plot in section.plots]
+            blocks += [f"**{markdown_text(table.caption)}**", table.markdown()]
+        blocks += [_bullets(section.notes), _bullets(section.sentences)]
+        blocks += [f"![{markdown_text(plot.caption)}](figures/{plot.name}.svg)" for plot in section.plots]
     if left_out:
-        parts += ["## Left out", _bullets(left_out)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+        blocks += ["## Left out", _bullets(left_out)]
+    return "\n\n".join(block for block in blocks if block) + "\n"
 
 
 def _bullets(texts: Sequence[str]) -> str:

@@ -249,7 +249,7 @@ def _against_strength(axes: Axes, rows: Rows, kind: str, metric: str, styles: Lo
             axes.plot([x for x, _ in printed], [value for _, value in printed], **hollow)
     for value in (row.value(metric) for row in _with(rows, metric) if row.method == "none"):
         axes.axhline(value, color=GREY, linestyle="--", linewidth=1)
-        # A line just inside the frame would otherwise lie on it.
+        # Without this, the line could lie on the frame.
         axes.update_datalim([(0.0, value)], updatex=False)
         axes.autoscale_view(scalex=False)
     if len(strengths) <= _MOST_TICKS:

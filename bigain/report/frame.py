@@ -30,8 +30,8 @@ def frame(*paths: str | Path) -> DataFrame:
         import pandas
     except ImportError as error:
         raise InputError("a frame needs pandas; install bigain[pandas]") from error
-    finished, *others = find_runs([Path(path).expanduser() for path in paths])
-    left_out = [reason for reasons in others for reason in reasons]
+    finished, unfinished, invalid = find_runs([Path(path).expanduser() for path in paths])
+    left_out = [*unfinished, *invalid]
     if not finished:
         raise InputError(f"nothing to load: {'; '.join(left_out) or 'no run directory there'}")
     for reason in left_out:

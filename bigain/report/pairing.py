@@ -103,7 +103,7 @@ def differences(a: Run, b: Run, a_ids: Ids, b_ids: Ids) -> tuple[list[str], list
     if not shared == len(a_ids) == len(b_ids):
         blocking.append(f"images: {len(a_ids):,} and {len(b_ids):,}, of which {shared:,} are the same")
     seeds = [[str(inner(compressor)["settings"].get("seed")) for compressor in run.compressors] for run in (a, b)]
-    # Not every compressor is random.
+    # Only compressors that make random choices have a seed.
     if all(seeds) and "None" not in seeds[0] + seeds[1] and {*seeds[0]} != {*seeds[1]}:
         blocking.append(f"seed of the compressor {seeds[0][0]} and {seeds[1][0]}")
     with_settings = bool(a.settings and b.settings)

@@ -22,7 +22,7 @@ _DATASETS = {
     "ImageNet-1K": "imagenet1k",
     "COCO-2017": "coco",
 }
-# By the last part of a hub id or folder: mirrors have the name of the original.
+# By the last part of a hub id or folder: mirrors keep the name of the original.
 _MODELS = {"stable-diffusion-2-base": "sd2", "dit-xl-2-512": "dit_xl_2_512"}
 # Settings of the paper, as results.json has them; a tuple lists alternatives.
 _CLASSIFICATION = {"elimination": "stages", "trials": ([5, 20],), "keep": [5, 1], "timesteps": "grid", "loss": "l2"}
@@ -134,7 +134,7 @@ def cell_of(run: Run, costs: bool = False) -> Cell | str:
             method = f"FrequencyKV[{changed.pop('keep', None)}]"
         elif method == "DiPGO":
             method = "DiP-GO"
-        # Made by the user; the paper's are not known.
+        # Masks are made by the user; those of the paper are unknown.
         changed.pop("masks", None)
     difference = _difference(*_protocols(run, backbone, dataset, costs)) or _difference(changed, expected)
     if difference:
@@ -148,7 +148,7 @@ def _readings(method: str, task: str, backbone: str) -> tuple[str, Any, Mapping[
     if method in ("LGTM", "CAM"):
         return "destination", "cell", {"cell": "text", "released": "code"}
     if method == "ToMe" and task == "classification":
-        # Our default, draws shared by the classes, is in neither.
+        # Our default, one draw for all classes, is in neither the code nor the text.
         return "destination", "random", {"redrawn": "code"}
     if task == "generation" and backbone == "sd2" and method in ("ToDo", "AveragePool", "IEKVD", "FrequencyKV"):
         return "skip_zero", False, {False: "text", True: "code"}
@@ -251,6 +251,6 @@ def printed() -> Iterator[dict[str, str]]:
         for row in csv.DictReader(file):
             for metric, task in _PRINTED.items():
                 if row[metric]:
-                    # Distances and costs are inconsistent, accuracies are not.
+                    # The notes are about distances and costs.
                     note = "" if task == "classification" else row["note"]
                     yield {**row, "task": task, "metric": metric, "value": row[metric], "note": note}

@@ -161,11 +161,11 @@ class Group:
             bases = [task_base] if task_base else plain
             if len(bases) > 1 and len(members) > len(bases):
                 self.refused.append(f"{len(bases)} {task} runs are without compression; name one with --base")
-            others = [run for run in members if run.path.resolve() != bases[0].path.resolve()] if bases else []
-            if len(bases) != 1 or not others:
+            compared = [run for run in members if run.path.resolve() != bases[0].path.resolve()] if bases else []
+            if len(bases) != 1 or not compared:
                 continue
             try:
-                comparisons, refused = compare(bases[0], others, measure_of(task), allowed)
+                comparisons, refused = compare(bases[0], compared, measure_of(task), allowed)
             except InputError as error:
                 comparisons, refused = [], [error]
             self.comparisons += comparisons
@@ -281,7 +281,7 @@ def _metrics(run: Run, cell: Cell | str) -> list[Measured]:
     main = "top1_precision_all" if "top1_precision_all" in run.metrics else run.main_metric
     measured = []
     for name, estimate in run.metrics.items():
-        # Fidelities to different runs do not compare.
+        # Fidelities to different runs are not comparable.
         if name.startswith(_FIDELITY) and _fidelity_to(run):
             continue
         overruled = name == "top1_precision" and name != main

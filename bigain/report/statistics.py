@@ -84,8 +84,8 @@ def score_interval(pair: Paired, level: float = ALPHA) -> tuple[float, float]:
         variance = n * max(0.0, 2 * share + difference * (1 - difference))
         return pair.first - pair.second - n * difference - signed_z * math.sqrt(variance)
 
-    # With variance 0 the measured difference is a root that is no end. At -1 and 1 the sign differs from that near the
-    # measured difference, unless all images are discordant in one direction.
+    # With variance 0 the measured difference is a root, but no end of the interval. At -1 and 1 the sign differs from
+    # that near it, unless all images are discordant in one direction.
     margin = 1e-9
     low = brentq(excess, -1, pair.difference - margin, args=(z,)) if pair.second < n else -1.0
     high = brentq(excess, pair.difference + margin, 1, args=(-z,)) if pair.first < n else 1.0

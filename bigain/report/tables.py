@@ -37,7 +37,7 @@ class Table:
 
     def plain(self) -> str:
         """Return lines for a terminal: columns two spaces apart, no rules, no newline at the end."""
-        # As a row: tabulate makes columns wider than their headers.
+        # Headers are a row: tabulate would make columns wider than their headers.
         return self._text([self.headers, *self.rows] if self.headers else self.rows, [], "plain")
 
     def markdown(self) -> str:

@@ -18,7 +18,7 @@ from bigain.runs.logs import finished_images
 from bigain.runs.results import has_results, read_ids
 from bigain.runs.schema import CHOOSE_IMAGES
 
-# Folder inside a run directory, until the run that overwrites it has an image.
+# Folder for the files of an overwritten run, until the new run has its first image.
 _OVERWRITTEN = ".overwritten"
 
 

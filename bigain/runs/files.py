@@ -44,7 +44,7 @@ RUN_FILES = (
     "tensorboard/events.out.tfevents.*",
     "tensorboard/hparams.yaml",
 )
-# Of generated images, by format.
+# Suffixes of generated images, by format.
 SUFFIXES = {"png": ".png", "jpeg100_truncate": ".jpg"}
 # File systems allow names of 255 bytes, including the suffix and that of a temporary file.
 _LONGEST = 200

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class LoggedRecord(ImageRecord):
-    """A classified image of a log. Its pairs and survivors are read from its line when they are used.
+    """A classified image in a log. Its pairs and survivors are read from its line when they are used.
 
     Together, those of a run of ImageNet-1K would take gigabytes.
     """

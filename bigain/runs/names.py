@@ -8,7 +8,7 @@ from typing import Any
 # An entry of `compressors` in results.json, see `bigain.compressors.Compressor.description`.
 Compressor = Mapping[str, Any]
 
-# In place of an accuracy of a compressor that is `generation_only`.
+# Shown instead of an accuracy for a compressor that is `generation_only`.
 NOT_OF_ONE_STEP = "n/a: not a function of one step"
 STRENGTHS = ("ratio", "factor", "tau")
 _TITLES = {

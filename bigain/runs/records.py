@@ -33,12 +33,12 @@ class Record:
             ValueError: If it is no such line.
         """
         try:
-            return cls._of(json.loads(line))
+            return cls._from_fields(json.loads(line))
         except (TypeError, AttributeError, KeyError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"not a {cls.kind} record: {line[:80]!r}") from error
 
     @classmethod
-    def _of(cls, fields: dict[str, Any]) -> Self:
+    def _from_fields(cls, fields: dict[str, Any]) -> Self:
         return cls(**fields)
 
 
@@ -96,7 +96,7 @@ class ImageRecord(Record):
         return json.dumps({name: value for name, value in line.items() if name != "bands" or value})
 
     @classmethod
-    def _of(cls, fields: dict[str, Any]) -> Self:
+    def _from_fields(cls, fields: dict[str, Any]) -> Self:
         # Arrays, since a run of ImageNet-1K has hundreds of millions of pairs.
         fields |= {name: array("i", fields[name]) for name in ("classes", "trials", "timesteps")}
         bands = np.array(fields["bands"], np.float32) if "bands" in fields else ()
@@ -134,11 +134,11 @@ class SampleRecord(Record):
         return json.dumps({**line, "features": features, **self.measured})
 
     @classmethod
-    def _of(cls, fields: dict[str, Any]) -> Self:
-        known = {name: fields.pop(name) for name in ("image_id", "labels", "prompt", "seconds", "features")}
-        if known["features"] is not None:
-            known["features"] = _unpacked(known["features"])
-        return cls(**known, measured=fields)
+    def _from_fields(cls, fields: dict[str, Any]) -> Self:
+        fixed = {name: fields.pop(name) for name in ("image_id", "labels", "prompt", "seconds", "features")}
+        if fixed["features"] is not None:
+            fixed["features"] = _unpacked(fixed["features"])
+        return cls(**fixed, measured=fields)
 
 
 @dataclass
@@ -166,7 +166,7 @@ class FeatureRecord(Record):
         return json.dumps({**vars(self), "features": {name: _packed(x) for name, x in self.features.items()}})
 
     @classmethod
-    def _of(cls, fields: dict[str, Any]) -> Self:
+    def _from_fields(cls, fields: dict[str, Any]) -> Self:
         return cls(**fields | {"features": {name: _unpacked(text) for name, text in fields["features"].items()}})
 
 

@@ -14,7 +14,7 @@ from bigain.errors import InputError
 from bigain.runs.files import read_json, write_json, write_text
 from bigain.runs.schema import RESULTS_VERSION, Better, Compressor, Estimate, Results, check
 
-# In the order in which results have them.
+# In the order in which results list them.
 _ACCURACIES = ("top1", "top1_precision", "linear_probe", "knn")
 _PAPER_DISTANCE = "frechet[pytorch-fid]"
 # Metrics of runs from before metrics declared their unit; all others were proportions, of which more is better.

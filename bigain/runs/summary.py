@@ -75,7 +75,7 @@ def _estimate(estimate: Estimate) -> str:
 
 def compressor_text(compressor: Mapping[str, Any]) -> str:
     """Return a compressor and its main settings on one line, from its description in `results.json`."""
-    # The list of sites shows where it acts.
+    # `where` is left out: the list of sites shows it.
     changed = {*variant(compressor)} - {"where"}
     arguments = []
     for name, value in compressor["settings"].items():

@@ -233,7 +233,7 @@ class DiffusionClassifier(BackboneModule):
         else:
             trials = torch.arange(self.grid_size, device=keys.device)
             timesteps = grid_timesteps(trials, self.grid_size).expand(len(keys), -1)
-        return self.backbone.parametrisation.place(timesteps, self.backbone.tokens_of(height, width))
+        return self.backbone.parametrisation.on_schedule(timesteps, self.backbone.tokens_of(height, width))
 
     def classify(
         self, latents: Tensor, image_ids: Sequence[str], not_finite: dict[int, tuple[int, int, float]]

@@ -39,7 +39,7 @@ def write_contact_sheet(
     runs = [run] if baseline is None else [run, baseline]
     paths = [[sample_path(folder, record.image_id, image_format) for record in records] for folder in runs]
     images = torch.cat([read_images(run_paths) for run_paths in paths], -1)
-    # About 128 px each, by whole factors.
+    # Scaled to about 128 px by integer factors.
     largest = max(images.shape[-2], images.shape[-1] // len(runs))
     step, factor = max(1, largest // _TILE), max(1, _TILE // largest)
     tiles = images[..., ::step, ::step].repeat_interleave(factor, 2).repeat_interleave(factor, 3)

@@ -94,7 +94,7 @@ class PredictionWriter(Callback):
         # Without a compressor, the weights have not been loaded yet.
         module.backbone.load()
         self._digest = digest_in_background(module.backbone)
-        # On a shared file system, processes may see different logs, but they must agree on the images that are left.
+        # On a shared file system, processes may see different logs, but they must agree on the remaining images.
         data.finished = trainer.strategy.broadcast(self.reusable_images(trainer, finished))
         if trainer.is_global_zero:
             device = trainer.strategy.root_device
@@ -171,7 +171,7 @@ class SampleWriter(PredictionWriter):
             *(item.image_id for item in cast("Any", trainer).datamodule.items),
         }
         paths = {sample_path(self._run, image_id, self._format) for image_id in ids}
-        # The lock file exists: some file systems ignore case.
+        # If the lock file also exists under this name, the file system ignores case.
         names = Counter(str(path).lower() for path in paths) if (self._run / ".LOCK-0").exists() else Counter[str]()
         if same := [path for path in paths if names[str(path).lower()] > 1]:
             raise InputError(

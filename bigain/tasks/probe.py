@@ -100,7 +100,7 @@ class FeatureProbe(BackboneModule):
         # Not the classes: with a blank condition they need not be those of the model.
         tokens = self.backbone.tokens_of(*self.backbone.latents_of(data.image_size)[1:])
         # On the host.
-        self.visited = self.backbone.parametrisation.place(torch.tensor(self.timesteps), tokens)
+        self.visited = self.backbone.parametrisation.on_schedule(torch.tensor(self.timesteps), tokens)
         layout = layout_of(self.backbone.denoiser)
         count = len(layout.sites)
         if unknown := [i for i in self.sites or () if not 0 <= i < count]:

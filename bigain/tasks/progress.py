@@ -27,7 +27,7 @@ class Progress(Callback):
         module: Any = pl_module
         _print(trainer, f"loading {module.backbone.model}")
 
-    # After everything that can refuse a run.
+    # Called after everything that can refuse a run.
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module: Any = pl_module
         data, classes, callbacks = module.data, len(module.data.class_space), cast("Any", trainer).callbacks
@@ -66,12 +66,12 @@ class Progress(Callback):
             return
         self._reported, self._next_report = self._done, now + _SECONDS_BETWEEN_LINES
         done = min(self._done_before + processes * self._done, self._images)
-        parts = [f"{'about ' if processes > 1 else ''}{done:,} of {counted(self._images, 'image')}"]
+        texts = [f"{'about ' if processes > 1 else ''}{done:,} of {counted(self._images, 'image')}"]
         if self._labelled:
-            parts.append(f"top1 {100 * self._correct / self._labelled:.1f} % of {self._labelled:,}")
+            texts.append(f"top1 {100 * self._correct / self._labelled:.1f} % of {self._labelled:,}")
         per_image = (now - self._start) / (processes * self._done)
-        parts += [f"{per_image:.2g} s per image", f"{duration((self._images - done) * per_image)} left"]
-        _print(trainer, ", ".join(parts))
+        texts += [f"{per_image:.2g} s per image", f"{duration((self._images - done) * per_image)} left"]
+        _print(trainer, ", ".join(texts))
 
 
 def duration(seconds: float) -> str:

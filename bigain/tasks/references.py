@@ -89,7 +89,7 @@ def reference_of(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     extractor.load()
     extractor.to(device)
-    # Drawn, because images may be in order of size or class.
+    # At random, because images may be in order of size or class.
     chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:features])
     kept = np.empty((len(chosen), extractor.dimension), np.float32)
 

@@ -110,7 +110,7 @@ class RunResults(Callback, ABC):
         # A compressor that cannot work raises its error here, before the first image.
         self._count_flops(trainer, module)
         latent, timesteps = Grid(*module.backbone.latents_of(module.data.image_size)[1:]), self.timesteps(module, ())
-        tables = (site_table(of, module.backbone.denoiser, latent, timesteps) for of in _compressors(trainer))
+        tables = (site_table(c, module.backbone.denoiser, latent, timesteps) for c in _compressors(trainer))
         self._sites = [row for rows in tables for row in rows]
         if trainer.is_global_zero:
             write_ids(Path(trainer.default_root_dir), [item.image_id for item in module.data.items])

@@ -197,7 +197,7 @@ class DiffusionSampler(BackboneModule):
     def on_predict_start(self) -> None:
         first = self.data.items[0]
         self.encoded: dict[str, Tensor] = {}
-        # One row of the conditions, for counting.
+        # One row of the conditions, for counting FLOPs.
         self.example_condition = self._conditions([self.prompts[first.image_id]], [first.labels])
         # A model may have been trained without a null condition.
         self.null = self.backbone.null_condition() if self.guidance != 1 else self.example_condition

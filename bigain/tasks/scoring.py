@@ -175,7 +175,7 @@ def update_fidelity(
         if not name.startswith(_FIDELITY) or (current == previous and value["n"] == estimates["ssim"]["n"])
     }
     results["metrics"] = {**kept, **estimates}
-    # Of equal images there is no ratio of signal to noise.
+    # Equal images have no finite PSNR.
     results["psnr_missing"] = None if "psnr" in estimates else f"all images equal those of {other}"
     results["fidelity_to"] = compared_to
 

@@ -110,7 +110,7 @@ def test_trials_lie_on_the_schedule_of_the_scheduler(settings):
     even = torch.tensor([0, 25, 525, 999])
     # Of its own accord, the scheduler starts from levels that are shifted already.
     scheduler.set_timesteps(sigmas=[t / 1000 for t in (999, 525, 25, 1)], mu=mu)
-    placed = Flow("velocity", scheduler.config).place(even, 1024)
+    placed = Flow("velocity", scheduler.config).on_schedule(even, 1024)
     torch.testing.assert_close(placed, scheduler.timesteps.flip(0))
     assert placed.dtype == torch.float32
-    assert KINDS["epsilon"].place(even, 1024) is even
+    assert KINDS["epsilon"].on_schedule(even, 1024) is even

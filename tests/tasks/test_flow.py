@@ -147,7 +147,7 @@ def test_folders_of_other_schedulers_of_flows(dit, tmp_path):
     ).save_pretrained(file.parent)
     backbone = DiT(str(folder))
     backbone.load_settings(backbone.find())
-    assert backbone.parametrisation.place(torch.tensor([500]), 1).item() == pytest.approx(750)
+    assert backbone.parametrisation.on_schedule(torch.tensor([500]), 1).item() == pytest.approx(750)
     file.write_text(json.dumps({**json.loads(file.read_text()), "flow_shift": 0}))
     with pytest.raises(InputError, match="not 1000 numbers"):
         DiT(str(folder)).load_settings(backbone.find())

@@ -162,7 +162,7 @@ def explain(
             before, after = (margins(errors, inside) for errors in (first, second))
             if before is not None and after is not None:
                 if measured and measured[0][2].noise is None:
-                    # One deviation for all rows.
+                    # All rows of the table show the same kind of deviation.
                     before, after = replace(before, noise=None), replace(after, noise=None)
                 measured.append((low, high, before, after))
         intervals = change_intervals([entry[2:] for entry in measured], len(first.label), title=comparison.names[0])

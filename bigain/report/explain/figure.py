@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Distance between the error bars of runs, in widths of a band.
 _DODGE = 0.06
 _LINE: Look = {"markersize": 5, "linewidth": 1.2}
-# A bound is a dash, so that a single band, which has no lines, distinguishes it from what was observed.
+# Bounds are dashes: with a single band, no lines distinguish them from observed values.
 _BOUND: Look = {"marker": "_", "markersize": 9, "markeredgewidth": 1.8}
 _OBSERVED: Look = {"linestyle": "--", "linewidth": 0.9}
 
@@ -70,7 +70,7 @@ def draw(explanations: Sequence[Explanation]) -> Figure:
         for x, (band, _) in zip(xs, side, strict=True):
             before, after = band.base.mu_over_sigma, band.run.mu_over_sigma
             if index and band.interval and before is not None and after is not None:
-                # From the baseline's value, around that of the run, which the interval of few images need not contain.
+                # The interval of the change, added to the baseline's value; with few images it may miss the run's.
                 down, up = after - (before + band.interval[0]), before + band.interval[1] - after
                 lengths = [[max(0.0, down)], [max(0.0, up)]]
                 ratio.errorbar([x], [after], yerr=lengths, capsize=2, elinewidth=0.8, color=style["color"])
@@ -107,7 +107,7 @@ def draw(explanations: Sequence[Explanation]) -> Figure:
 def _looks(explanations: Sequence[Explanation]) -> list[Look]:
     """Return the look of each run: the colour of its method, and a marker of its own."""
     methods = [method(explanation.comparison.run.compressors) for explanation in explanations]
-    # Two runs without compression are of different models or folders.
+    # Runs without compression are distinguished by their models or folders.
     names = [e.comparison.names[0] if name == "none" else name for name, e in zip(methods, explanations, strict=True)]
     styles = looks(names)
     return [{**styles[name], "marker": MARKERS[index % len(MARKERS)]} for index, name in enumerate(names)]

@@ -23,7 +23,7 @@ TIME = 1000
 DRAWS = 2000
 _SIZES = ("mu", "sigma", "sigma_over_noise", "r", "mu_over_sigma")
 _IN_FILES = (*_SIZES, "theorem_bound", "sigma_of_means", "cantelli_bound", "error")
-# Resampled images at a time, in elements.
+# Weights of resampled images in memory at a time.
 _BLOCK = 2**22
 
 

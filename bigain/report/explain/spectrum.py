@@ -60,7 +60,7 @@ class Spectrum:
 
     def sentence(self) -> str:
         """Return the statements in words."""
-        parts = []
+        clauses = []
         for row, (name, _, _, scale, unit, statement, subject) in zip(self.statements(), _STATEMENTS, strict=True):
             ends = row["value"], *(row["interval"] or (None, None))
             value, low, high = (None if end is None else scale * end for end in ends)
@@ -68,9 +68,9 @@ class Spectrum:
             if row["interval"] is None:
                 why = "the margin is not positive" if name == "low_margin" else "a margin does not vary"
                 number += f" ({'too few images' if self.images < ENOUGH else f'{why} in some resamples'}: no interval)"
-            parts.append(f'"{statement}" {_VERDICTS[row["holds"]]}, {subject} {number}')
+            clauses.append(f'"{statement}" {_VERDICTS[row["holds"]]}, {subject} {number}')
         shared = 100 - 100 * np.trace(self.covariance) / self.covariance.sum()
-        return f"{'; '.join(parts)}, and covariances are {shared:.2g} % of the variance of the margin."
+        return f"{'; '.join(clauses)}, and covariances are {shared:.2g} % of the variance of the margin."
 
 
 def numbers(mu: Floats, covariance: Floats) -> dict[str, Floats]:
@@ -136,12 +136,12 @@ def prediction(base: Spectrum, run: Spectrum, gain: Floats) -> dict[str, Any]:
     rises, rose = bool(predicted["independent"] > before["independent"]), _above(change, 0)
     return {
         "margin": [float(base.mu.sum()), float(scaled[0].sum())],
-        "variance": [float(np.trace(of)) for of in (base.covariance, scaled[1])],
-        "mu_over_sigma": [_finite(of["independent"]) for of in (before, predicted)],
+        "variance": [float(np.trace(covariance)) for covariance in (base.covariance, scaled[1])],
+        "mu_over_sigma": [_finite(row["independent"]) for row in (before, predicted)],
         "rises": rises,
-        "measured_margin": [float(of.mu.sum()) for of in (base, run)],
-        "measured_variance": [float(of.covariance.sum()) for of in (base, run)],
-        "measured_mu_over_sigma": [_finite(of["mu_over_sigma"]) for of in (before, after)],
+        "measured_margin": [float(side.mu.sum()) for side in (base, run)],
+        "measured_variance": [float(side.covariance.sum()) for side in (base, run)],
+        "measured_mu_over_sigma": [_finite(row["mu_over_sigma"]) for row in (before, after)],
         "change_of_mu_over_sigma_interval": change,
         "verdict": None if rose is None else "right" if rose == rises else "wrong",
     }

@@ -20,7 +20,7 @@ from bigain.runs.results import Run
 FOLDS = 5
 # Weights that follow from the noise schedule.
 SCHEDULE_WEIGHTS = ("snr", "epsilon", "velocity", "x0")
-# Of the squared weights of standardised errors: those of perfectly separated images would grow for ever.
+# Penalty on the squared weights of standardised errors, which would diverge for perfectly separated images.
 _RIDGE = 1e-3
 
 
@@ -71,7 +71,7 @@ def try_weights(
         rows.append({"weights": name, **row, "p": mcnemar(pair), "by_timestep": (weights / weights.mean()).tolist()})
     columns = [*rows[0]][:-1]
     values = [[*(row[name] for name in columns[1:]), *row["by_timestep"]] for row in rows]
-    cells = [[name, *(f"{value:.3g}" for value in of)] for name, of in zip(names, values, strict=True)]
+    cells = [[name, *(f"{value:.3g}" for value in row)] for name, row in zip(names, values, strict=True)]
     return {"run": str(run.path), "timesteps": times.tolist(), "weights": rows}, [
         f"{label(run.compressors)}, {run.path}: accuracy with weights over timesteps, its difference to uniform "
         f"weights on the same {len(labels):,} images, in points with its 95 % interval, and the weights, 1 on average. "
