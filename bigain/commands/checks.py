@@ -21,7 +21,6 @@ from bigain.compressors import Compressor
 from bigain.compressors.base import nearest_timesteps
 from bigain.cost.sites import site_table
 from bigain.data import EvalDataModule
-from bigain.diffusion.trials import TIMESTEPS
 from bigain.errors import InputError
 from bigain.modules import DiffusionClassifier, DiffusionSampler, FeatureProbe
 from bigain.runs.directory import check_directory
@@ -136,9 +135,7 @@ def _compression(
     compressor.check_module(module)
     latent = Grid(*backbone.latents_of(data.image_size)[1:])
     installed.enter_context(compressor.install(backbone.denoiser))
-    # Unknown if model and data do not fit.
-    visited = getattr(module, "visited", torch.arange(TIMESTEPS))
-    rows = site_table(compressor, backbone.denoiser, latent, nearest_timesteps(visited))
+    rows = site_table(compressor, backbone.denoiser, latent, nearest_timesteps(module.visited))
     flows = sorted({(row["tokens_in"], row["tokens_out"]) for row in rows})
     yield Check(name, "ok", f"{counted(len(rows), 'site')}, tokens " + ", ".join(f"{a} -> {b}" for a, b in flows))
 

@@ -84,9 +84,8 @@ class StructuralPruner(Compressor):
         changed = self.description()["changed"]
         # `where` has a section of its own.
         changed |= {f"where.{name}": value for name, value in changed.pop("where", {}).items()}
-        if Path(changed.setdefault("masks", "FILE")).expanduser().exists():
-            # It may be right for other weights or settings.
-            changed["masks"] = "OTHER_FILE"
+        # A file that exists may be right for other weights or settings.
+        changed["masks"] = "NEW_FILE" if Path(self.masks or "").expanduser().exists() else self.masks
         options = " ".join(f"--compressor.{name} {quote(str(value))}" for name, value in changed.items())
         return f"`python scripts/{self.script} --compressor {type(self).__name__} {options}`"
 

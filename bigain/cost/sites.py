@@ -18,9 +18,7 @@ from bigain.tokens.grid import Grid
 def site_table(
     compressor: Compressor, denoiser: torch.nn.Module, latent: Grid, timesteps: Collection[int] = range(TIMESTEPS)
 ) -> list[dict[str, Any]]:
-    """List name, position, and tokens in and out of every site of a compressor that was installed on a network.
-
-    `timesteps` are those that are evaluated, in 0..999.
+    """List name, position, tokens in and out of every site of a compressor, installed before, for these timesteps.
 
     Raises:
         InputError: If it does nothing at all of the timesteps, or removes no token at a site, unless it pads sequences.

@@ -83,12 +83,10 @@ def read_prompts(path: Path) -> dict[str, dict[str, Any]]:
     prompts: dict[str, dict[str, Any]] = {}
     try:
         for number, row in enumerate(_rows_of(text, suffix)):
-            if not isinstance(row, dict):
-                raise ValueError(f"row {number} is {row!r:.60}, no object with a prompt")
-            names = {str(name).strip().lower(): row[name] for name in row}
+            names = {str(name).strip().lower(): row[name] for name in row} if isinstance(row, dict) else {}
             prompt, key = (next((names[name] for name in keys if name in names), None) for keys in (_PROMPT, _ID))
             if not isinstance(prompt, str) or not prompt.strip() or None in row:
-                raise ValueError(f"row {number} has no prompt or too many columns: {[*row]}")
+                raise ValueError(f"row {number} has no prompt or too many columns: {row!r:.80}")
             prompt_id = str("" if key is None else key).strip() or f"{number:05}"
             # COCO has five captions of each image.
             if prompt_id in prompts and (suffix != ".json" or "caption" not in row):

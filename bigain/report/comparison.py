@@ -96,9 +96,7 @@ def _accuracies(run: Run, base: Run, ids: Ids) -> tuple[list[PairedMetric], list
     if run.task == "classification":
         names = [run.main_metric or ""]
     if not names:
-        raise InputError(
-            f"{run.path} and {base.path} have no accuracy of features in common; kNN needs two images of a class"
-        )
+        raise InputError(f"{run.path} and {base.path} share no accuracy of features; kNN needs two images of a class")
     paths = str(run.path), str(base.path)
     return [PairedMetric.share(name, *pair(outcomes(run, name), outcomes(base, name), paths)) for name in names], []
 

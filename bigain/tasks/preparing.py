@@ -22,6 +22,7 @@ from bigain.compressors.base import first_timesteps, installed_on, nearest_times
 from bigain.data.base import EvalDataModule
 from bigain.data.latent_cache import LatentCache
 from bigain.data.loader import Batch
+from bigain.diffusion.trials import TIMESTEPS
 from bigain.errors import InputError
 from bigain.tasks.forwards import Forwards
 
@@ -34,7 +35,7 @@ class BackboneModule(LightningModule):
     Attributes:
         generates: Whether it generates images.
         backbone: The diffusion model.
-        visited: After `check_fit`, the timesteps of the model that images are evaluated at.
+        visited: Timesteps of the model that images are evaluated at; before `check_fit` all.
         forwards: Splits its rows over forwards.
         share: Whether to compute once what rows have in common.
         latent_cache: Folder for encoded images; None encodes each time.
@@ -42,7 +43,7 @@ class BackboneModule(LightningModule):
 
     generates: ClassVar[bool] = False
     backbone: Backbone
-    visited: Tensor
+    visited: Tensor = torch.arange(TIMESTEPS)
     forwards: Forwards
     share: bool
     latent_cache: str | None = None

@@ -98,10 +98,7 @@ class RunResults(Callback, ABC):
         """Return the sections of `results.json` of the task: at least `metrics`, `protocol` and `evaluations`."""
 
     def timesteps(self, module: Any, records: Sequence[Any]) -> Mapping[int, int]:
-        """Return the number of evaluations at each timestep in 0..999, of one image if all images have the same.
-
-        Without records, one at each that can be evaluated.
-        """
+        """Return evaluations at each timestep in 0..999, of one image if all are alike; without records, 1 at each."""
         return Counter(nearest_timesteps(module.visited))
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -63,15 +63,15 @@ def test_prompts_and_ids_of_every_format(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("none.csv", "Category\nSigns\n", r"row 0 has no prompt .*\['Category'\].*column prompt, prompts"),
+        ("none.csv", "Category\nSigns\n", r"row 0 has no prompt .*\{'Category': 'Signs'\}.*column prompt, prompts"),
         ("empty.txt", "\n", "has no prompts"),
         ("long.csv", "prompt\na,b\n", "too many columns"),
         ("twice.csv", "id,prompt\n1,a\n1,b\n", "has the id '1' twice"),
         ("torn.jsonl", '{"prompt": "a"}\n\n {"prompt', r"hold prompts \(line 3, column 2: Unterminated string"),
         ("torn.json", '[{"prompt": "a"},\n5', "line 2 column 2"),
-        ("list.jsonl", '{"prompt": "a"}\n[1, 2]', r"row 1 is \[1, 2\], no object with a prompt"),
-        ("number.json", "5", "row 0 is 5, no object"),
-        ("ids.json", '{"7": ["a cat"]}', r"row 0 is \['a cat'\], no object"),
+        ("list.jsonl", '{"prompt": "a"}\n[1, 2]', r"row 1 has no prompt or too many columns: \[1, 2\]\)"),
+        ("number.json", "5", r"row 0 has no prompt .*: 5\)"),
+        ("ids.json", '{"7": ["a cat"]}', r"row 0 has no prompt .*: \['a cat'\]"),
     ],
 )
 def test_files_without_prompts_are_refused(tmp_path, name, text, words):
