@@ -142,7 +142,7 @@ def costs_of(backbone: Backbone, pruner: DiPGO, shape: tuple[int, int, int], con
 
 
 @torch.no_grad()
-def own_samples(
+def sample_latents(
     backbone: Backbone, conditions: Tensor, shape: tuple[int, int, int], seed: int, parts: int = 1
 ) -> Tensor:
     """Return latents that a network samples, one for each condition, without guidance. `(m, ...)` -> `(m, c, h, w)`."""
@@ -195,7 +195,7 @@ def main() -> None:
     classes = [i % len(space) for i in range(args.samples)]
     with torch.no_grad():
         conditions = backbone.conditions(*([x[i] for i in classes] for x in (space.prompts, space.model_labels)))
-    samples = own_samples(backbone, conditions, shape, seed, args.parts)
+    samples = sample_latents(backbone, conditions, shape, seed, args.parts)
     costs = costs_of(backbone, pruner, shape, conditions[:1])
     settings = {**vars(args), "weights_sha256": digest, "ratio": pruner.ratio, "bins": pruner.bins, "seed": seed}
     path.parent.mkdir(parents=True, exist_ok=True)

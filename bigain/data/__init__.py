@@ -1,4 +1,4 @@
-"""DataModules: what is evaluated on."""
+"""DataModules: the datasets to evaluate on."""
 
 from bigain.data.base import EvalDataModule
 from bigain.data.coco import Coco2017

@@ -78,10 +78,10 @@ class Parametrisation(ABC):
         x0 = (noisy - b * output) / a
         return x0 if target == "x0" else p * x0 + q * output
 
-    def _columns(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """`scales`, shaped to broadcast over `like`."""
+    def _columns(self, x: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """`scales`, shaped to broadcast over `x`."""
         a, b = self.scales(timesteps)
-        shape = (-1, *[1] * (like.ndim - 1))
+        shape = (-1, *[1] * (x.ndim - 1))
         return a.float().view(shape), b.float().view(shape)
 
 

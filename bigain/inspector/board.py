@@ -225,7 +225,7 @@ def _draw_images(board: Board, subjects: Mapping[Item, Subject], maps: Mapping[I
 def _subject(
     item: Item, results: Results, folder: Path, data: EvalDataModule, predictions: Mapping[str, int]
 ) -> Subject | None:
-    """Return an image with its title; None if the run has not done it."""
+    """Return an image with its title; None if the run has not evaluated or generated it."""
     run = f"{label(results['compressors'])}, {results['model']['name']}, {results['dataset']['name']}"
     names = data.class_space.names
     title = f"{item.image_id}: " + (", ".join(names[index] for index in item.labels[:3]) or "no class")

@@ -27,5 +27,4 @@ class Cmmd(KernelDistance):
 
     @staticmethod
     def kernel(a: Array, b: Array) -> Array:
-        gaussian: Array = np.exp(-squared_distances(a, b) / (2 * _SIGMA**2))
-        return gaussian
+        return np.exp(-squared_distances(a, b) / (2 * _SIGMA**2))

@@ -1,4 +1,4 @@
-"""DINO similarity: how alike two images are by their features of DINOv2."""
+"""DINO similarity: the similarity of two images by their DINOv2 features."""
 
 from __future__ import annotations
 

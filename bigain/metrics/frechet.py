@@ -56,8 +56,7 @@ def _root(covariance: Array) -> Array:
     """Return `R` with `R R'` = covariance, `(d, r)` of full rank; directions without variance would add rounding."""
     values, vectors = np.linalg.eigh(covariance)
     kept = values > len(values) * np.finfo(np.float64).eps * values[-1]
-    root: Array = vectors[:, kept] * np.sqrt(values[kept])
-    return root
+    return vectors[:, kept] * np.sqrt(values[kept])
 
 
 def frechet_leave_one_out(features: Features, reference: Moments) -> tuple[float, Array]:

@@ -36,8 +36,7 @@ class KernelDistance(Distance):
     def kernel(a: Array, b: Array) -> Array:
         """Return the kernel of all pairs of rows: of KID `(a . b / d + 1)^3`. `(n, d)`, `(m, d)` -> `(n, m)`."""
         base = a @ b.T / a.shape[1] + 1
-        cubes: Array = base * base * base
-        return cubes
+        return base * base * base
 
     def leave_one_out(self, x: Features, y: Features) -> tuple[float, Array]:
         """Compute the distance of two sets, and that without each image of `x`: see `kernel_leave_one_out`."""
@@ -93,5 +92,4 @@ def _kernel_sums(x: Features, y: Features, kernel: Kernel) -> Array:
             elif y is x:
                 mirrored[j : j + _TILE] += tile.sum(axis=0)
             sums[i : i + _TILE] += tile.sum(axis=1)
-    result: Array = sums + mirrored
-    return result
+    return sums + mirrored

@@ -76,5 +76,4 @@ def _covered(points: Array, centres: Array, tolerance: float) -> float:
 
 def squared_distances(a: Array, b: Array) -> Array:
     """Return the squared distances of all pairs of rows. `(n, d)`, `(m, d)` -> `(n, m)`."""
-    squared: Array = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * (a @ b.T)
-    return squared
+    return np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * (a @ b.T)

@@ -78,7 +78,7 @@ def shared_images(first: Ids, second: Ids) -> tuple[Any, Any]:
 
 
 def pair(a: Outcomes, b: Outcomes, names: tuple[str, str]) -> tuple[Correct, Correct]:
-    """Return what each run got right of the images that both have; `names` are their directories, for the message.
+    """Return which of the shared images each run got right; `names` are their directories, for the message.
 
     Raises:
         InputError: If there is no such image, or one has a different label in the other run.
@@ -166,7 +166,7 @@ def _short(text: str) -> str:
 def _conditions(run: Run, with_settings: bool = True) -> dict[str, Any]:
     """Return what must agree for runs to be compared image by image, by name.
 
-    `with_settings` includes what the results do not hold, such as the prompt; a run of Python code has none of it.
+    `with_settings` adds settings that results do not hold, such as the prompt; runs made in Python have none.
     """
     environment = run.results["environment"]
     conditions = {"task": run.task, "dataset": run.dataset, "class names": run.results.get("class_names")}

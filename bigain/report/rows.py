@@ -84,7 +84,7 @@ class Row:
 
     @property
     def seconds_per_batch(self) -> float | None:
-        """Seconds of the denoiser for 4 images at once; None if images were not generated so."""
+        """Seconds of the denoiser for 4 images at once; None if images were generated in other numbers."""
         run = self.runs.get("generation")
         denoiser = run and run.results["timing"].get("denoiser")
         # With guidance each image is two rows.

@@ -26,8 +26,8 @@ _OVERWRITTEN = ".overwritten"
 def run_directory(output: Path, config: Namespace) -> Iterator[None]:
     """Hold a run directory in which a run starts or continues.
 
-    A run that ends with an error before its first image leaves no directory behind, or the run that it would have
-    overwritten.
+    A run that ends with an error before its first image leaves no directory behind, or restores the run that it would
+    have overwritten.
 
     Raises:
         InputError: If it holds a run of another configuration or other files, or another process runs there.

@@ -60,7 +60,7 @@ class BackboneModule(LightningModule):
         return EvalDataModule.of(self)
 
     def prompts_of(self, data: EvalDataModule) -> tuple[Sequence[str], bool]:
-        """Return the prompts of a run, and whether different ones must be different to the model."""
+        """Return the prompts of a run, and whether the model must be able to distinguish all of them."""
         raise NotImplementedError
 
     def check_fit(self, data: EvalDataModule) -> str:

@@ -1,4 +1,4 @@
-"""Metrics of generated images, during a run and of a finished one; of its features, beside another run."""
+"""Metrics of generated images, during and after a run, and of features compared with those of another run."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def has_baseline(results: Results) -> bool:
 
 
 def add_baseline(run: Path, baseline: Path) -> None:
-    """Add the fidelity, or the similarity of features, to a run's own baseline to its `results.json`.
+    """Add to the `results.json` of a run its fidelity, or the similarity of its features, to its own baseline.
 
     Images of a generation's baseline are added to its contact sheet.
 

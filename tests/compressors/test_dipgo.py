@@ -133,7 +133,7 @@ def fit_of(script, tmp_path):
     backbone = loaded(DiT, save_dit(tmp_path / "model", vae=False))
     pruner = DiPGO(ratio=0.1, masks="none", bins=BINS)
     shape, conditions = backbone.latent_shape, backbone.conditions([""] * 3, [0, 1, 2])
-    samples = script.own_samples(backbone, conditions, shape, 0)
+    samples = script.sample_latents(backbone, conditions, shape, 0)
     costs = script.costs_of(backbone, pruner, shape, conditions[:1])
 
     def build(seed=0, parts=1):

@@ -177,7 +177,7 @@ def explain(
 
 
 def explanation_lines(explanations: Sequence[Explanation]) -> list[str]:
-    """Return the text of explanations that are in the order of their baselines, line by line."""
+    """Return the lines of text for explanations that are in the order of their baselines."""
     lines: list[str] = []
     base = None
     for explanation in explanations:

@@ -38,7 +38,7 @@ class Response:
 
     @property
     def left_out(self) -> tuple[int, int]:
-        """Rows with values that are not finite in the module that has most of them, and all rows of that module."""
+        """Rows that are not finite, in the module with the most of them, and all rows of that module."""
         counts = [(int(site["rows_left_out"]), int(site["rows_left_out"] + sum(site["rows"]))) for site in self.sites]
         return max(counts, default=(0, 0))
 
@@ -75,7 +75,7 @@ class Response:
         return np.divide(after, before, out=np.full((2, *before.shape), np.nan), where=before > 0)
 
     def gain(self, grid: Sequence[int], bands: int) -> Floats | None:
-        """Return the energy kept of each band of a latent of this grid, the mean first, as a mean over modules.
+        """Return the energy kept in each band of a latent with this grid, the mean first, averaged over modules.
 
         Tokens of patches or strides see the latent's highest frequencies folded back. `(1 + bands,)`; None if no module
         was measured.
@@ -106,8 +106,7 @@ class Response:
 
 def mean_over_modules(shares: Floats) -> Floats:
     """Return the mean over modules of each share, over those that have one. `(2, modules, ...)` -> `(2, ...)`."""
-    mean: Floats = np.ma.masked_invalid(shares).mean(1).filled(np.nan)
-    return mean
+    return np.ma.masked_invalid(shares).mean(1).filled(np.nan)
 
 
 def plain(shares: Floats) -> list[float | None]:

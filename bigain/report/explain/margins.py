@@ -183,7 +183,7 @@ def margins(stored: Errors, trials: npt.NDArray[np.bool_]) -> Margins | None:
 def trial_margins(
     stored: Errors, trials: npt.NDArray[np.bool_], values: npt.NDArray[np.floating[Any]]
 ) -> tuple[Floats, Floats | None, npt.NDArray[np.int64]]:
-    """Return the margins of the m images that have a trial that counts, 0 where one does not.
+    """Return the margins of the m images with a trial that counts, 0 at the trials that do not.
 
     The rival of the true class is the wrong class with the lowest mean error over the trials.
 

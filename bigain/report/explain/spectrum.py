@@ -127,7 +127,7 @@ def spectra_row(base: Spectrum, run: Spectrum, gain: Floats | None) -> dict[str,
 def prediction(base: Spectrum, run: Spectrum, gain: Floats) -> dict[str, Any]:
     """Return what Theorem 1 predicts of margin, variance and 1 / r by `|H_P|^2`, and what was measured.
 
-    Predictions are of independent bands, as is the first number each of variance and 1 / r.
+    Predictions assume independent bands, as do the first numbers of variance and 1 / r.
     """
     scaled = gain * base.mu, gain[:, None] * gain * base.covariance
     sides = (base.mu, base.covariance), (run.mu, run.covariance), scaled
