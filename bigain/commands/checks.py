@@ -51,8 +51,8 @@ def run_checks(options: Sequence[str]) -> list[Check]:
     silence_libraries()
     cli = WithoutTrainer(["predict", *options])
     logger = logging.getLogger("bigain")
-    before = logger.level
-    # What would be logged is a check already.
+    level = logger.level
+    # The checks report what would be logged.
     logger.setLevel(logging.ERROR)
     checks: dict[str, Check] = {}
     try:
@@ -60,7 +60,7 @@ def run_checks(options: Sequence[str]) -> list[Check]:
             # One cause may stop several checks.
             checks.setdefault(check.message if check.status == "problem" else f"{check.name}: {check.message}", check)
     finally:
-        logger.setLevel(before)
+        logger.setLevel(level)
     return list(checks.values())
 
 
@@ -69,25 +69,25 @@ def _checks(cli: WithoutTrainer) -> Iterator[Check]:
     if not isinstance(module, Task):
         raise InputError(f"doctor checks the modules of bigain, not {type(module).__name__}")
     backbone = module.backbone
-    weights = list(_until_refused("weights", _weights(backbone)))
+    weights = list(_errors_as_problems("weights", _weights(backbone)))
     yield from weights
-    yield from _until_refused("data", _dataset(module, data))
-    yield from _until_refused("data/images", _images(data))
+    yield from _errors_as_problems("data", _dataset(module, data))
+    yield from _errors_as_problems("data/images", _images(data))
     if len(weights) > 1:
-        yield from _until_refused("network", _network(backbone, data))
+        yield from _errors_as_problems("network", _network(backbone, data))
         if hasattr(data, "items") and all(check.status != "problem" for check in weights):
-            yield from _until_refused("fit", _fit(module, data))
+            yield from _errors_as_problems("fit", _fit(module, data))
         with ExitStack() as installed:
             for compressor in cli.compressors() if hasattr(backbone, "denoiser") else ():
                 name = f"compressor/{type(compressor).__name__}"
-                yield from _until_refused(name, _compression(name, compressor, module, data, installed))
-    yield from _until_refused("reference", _reference(module))
-    yield from _until_refused("run directory", _directory(cli))
+                yield from _errors_as_problems(name, _compression(name, compressor, module, data, installed))
+    yield from _errors_as_problems("reference", _reference(module))
+    yield from _errors_as_problems("run directory", _directory(cli))
     yield from _disk(cli.output, module, data)
     yield from _device(cli, backbone)
 
 
-def _until_refused(name: str, checks: Iterator[Check]) -> Iterator[Check]:
+def _errors_as_problems(name: str, checks: Iterator[Check]) -> Iterator[Check]:
     """Yield checks up to the first InputError, which becomes a problem."""
     try:
         yield from checks
@@ -97,19 +97,19 @@ def _until_refused(name: str, checks: Iterator[Check]) -> Iterator[Check]:
 
 def _directory(cli: WithoutTrainer) -> Iterator[Check]:
     check_directory(cli.output, cli.config.predict)
-    done = 0 if cli.config.predict.overwrite else len(finished_images(cli.output / "predictions"))
-    state = f"{done:,} images are done already" if done else "new"
+    finished = 0 if cli.config.predict.overwrite else len(finished_images(cli.output / "predictions"))
+    state = f"{finished:,} images are done already" if finished else "new"
     yield Check("run directory", "ok", f"{cli.output} ({state})")
 
 
 def _weights(backbone: Backbone) -> Iterator[Check]:
     """Check every component's files; a model that cannot be found is refused."""
     source = backbone.find().source
-    # What a model of the hub lacks is downloaded by the first run.
-    fetched = not Path(source).is_dir() and not backbone.local_files_only
+    # The first run downloads missing files of a model on the hub.
+    downloads = not Path(source).is_dir() and not backbone.local_files_only
     for finding in inspect_model(backbone):
-        absent: Status = "warning" if fetched and finding.absent else "problem"
-        yield Check(f"weights/{finding.component}", "ok" if finding.ok else absent, finding.message, finding.fix)
+        missing: Status = "warning" if downloads and finding.absent else "problem"
+        yield Check(f"weights/{finding.component}", "ok" if finding.ok else missing, finding.message, finding.fix)
 
 
 def _network(backbone: Backbone, data: EvalDataModule) -> Iterator[Check]:
@@ -136,21 +136,21 @@ def _compression(
     latent = Grid(*backbone.latents_of(data.image_size)[1:])
     installed.enter_context(compressor.install(backbone.denoiser))
     rows = site_table(compressor, backbone.denoiser, latent, nearest_timesteps(module.visited))
-    flows = sorted({(row["tokens_in"], row["tokens_out"]) for row in rows})
-    yield Check(name, "ok", f"{counted(len(rows), 'site')}, tokens " + ", ".join(f"{a} -> {b}" for a, b in flows))
+    counts = sorted({(row["tokens_in"], row["tokens_out"]) for row in rows})
+    yield Check(name, "ok", f"{counted(len(rows), 'site')}, tokens " + ", ".join(f"{a} -> {b}" for a, b in counts))
 
 
 def _dataset(module: Task, data: EvalDataModule) -> Iterator[Check]:
     """Check lists and files of the dataset, and the number of images."""
     data.setup("predict")
-    here, expected = len(data.items), data.expected_images
-    if expected is not None and here < expected:
-        message = f"{data.name}: {here:,} images of {expected:,}"
+    available, expected = len(data.items), data.expected_images
+    if expected is not None and available < expected:
+        message = f"{data.name}: {available:,} images of {expected:,}"
         yield Check("data", "warning", message, "fetch the rest for the paper's numbers")
     else:
         official = f" of the official {data.official_images:,}" if data.official_images else ""
         classes = counted(len(data.class_space), "class")
-        yield Check("data", "ok", f"{data.name}: {counted(here, 'image')}{official}, {classes}")
+        yield Check("data", "ok", f"{data.name}: {counted(available, 'image')}{official}, {classes}")
     for note in data.notes:
         yield Check("data/files", "warning", note)
     if isinstance(module, DiffusionClassifier):
@@ -196,14 +196,14 @@ def _disk(output: Path, module: Task, data: EvalDataModule) -> Iterator[Check]:
     if getattr(module, "latent_cache", None) is not None:
         needs[Path(str(module.latent_cache)).expanduser()] = images * _BYTES_PER_LATENT
     for path, need in needs.items():
-        there = next(folder for folder in [path.absolute(), *path.absolute().parents] if folder.is_dir())
-        free = shutil.disk_usage(there).free
-        message, other = f"{there}: {free / _GIB:,.1f} GiB free, about {need / _GIB:.2f} GiB needed", ""
-        if not os.access(there, os.W_OK):
-            message, other = f"{there} cannot be written", "choose another --output or latent_cache"
+        folder = next(parent for parent in [path.absolute(), *path.absolute().parents] if parent.is_dir())
+        free = shutil.disk_usage(folder).free
+        message, fix = f"{folder}: {free / _GIB:,.1f} GiB free, about {need / _GIB:.2f} GiB needed", ""
+        if not os.access(folder, os.W_OK):
+            message, fix = f"{folder} cannot be written", "choose another --output or latent_cache"
         elif free < need:
-            other = "free some, or choose another --output or latent_cache"
-        yield Check("disk", "problem" if other else "ok", message, other)
+            fix = "free some, or choose another --output or latent_cache"
+        yield Check("disk", "problem" if fix else "ok", message, fix)
 
 
 def _device(cli: WithoutTrainer, backbone: Backbone) -> Iterator[Check]:
@@ -224,5 +224,5 @@ def _device(cli: WithoutTrainer, backbone: Backbone) -> Iterator[Check]:
     size = 2 if precision in ("16-true", "bf16-true") else 4
     need = size * sum(p.numel() for p in backbone.denoiser.parameters())
     message = f"{total / _GIB:,.0f} GiB in all, {need / _GIB:.1f} GiB for the denoiser's weights"
-    enough = 1.5 * need < total
-    yield Check("memory", "ok" if enough else "problem", message, "" if enough else _PRECISION)
+    fits = 1.5 * need < total
+    yield Check("memory", "ok" if fits else "problem", message, "" if fits else _PRECISION)

@@ -43,7 +43,7 @@ def compare_runs(
     """
     reference = load_run(classification_in(base), partial)
     members, unfinished, missing = find_runs(runs, partial)
-    # In the output of `bigain evaluate`, the classification is meant.
+    # Of the output of `bigain evaluate`, only the classification is compared.
     members = [run for run in members if run.task == reference.task or run.path in runs]
     # A folder of all runs contains the base, too.
     members = [run for run in members if run.path.resolve() != reference.path.resolve()] or members
@@ -56,10 +56,10 @@ def compare_runs(
         rows = [comparison.row() for comparison in comparisons]
         write_json(json, {"comparisons": rows, "left_out": unfinished + missing}, "give --json another file")
     lines = [f"base: {comparisons[0].titles[1]}", ""]
-    for _, of_run in itertools.groupby(comparisons, lambda comparison: comparison.run):
-        first, *others = of_run
-        lines += [comparison.sentence() for comparison in (first, *others)]
-        lines += [f"  {remark}" for remark in first.remarks]
+    for _, group in itertools.groupby(comparisons, lambda comparison: comparison.run):
+        of_run = list(group)
+        lines += [comparison.sentence() for comparison in of_run]
+        lines += [f"  {remark}" for remark in of_run[0].remarks]
     lines += ["", INTERVALS]
     if (tests := max(comparison.tests for comparison in comparisons)) > 1:
         lines.append(f"p-values are corrected for {tests} comparisons by Holm's method.")

@@ -32,8 +32,8 @@ class _Overlay(TypedDict):
 def shipped_configs() -> Path:
     """Return the folder of the shipped configurations: inside a wheel, or beside the package in a checkout."""
     package = Path(__file__).parents[1]
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
+    bundled = package / "configs"
+    return bundled if bundled.is_dir() else package.parent / "configs"
 
 
 def find_config(args: Sequence[str]) -> list[str]:
@@ -45,16 +45,16 @@ def find_config(args: Sequence[str]) -> list[str]:
     values, options = options_of(args)
     configs: list[str] = []
     classes: list[str] = []
-    others: list[str] = []
+    other_options: list[str] = []
     rules: list[_Rule] = []
-    for option, *following in options:
+    for option, *arguments in options:
         name, equals, value = option.partition("=")
         is_config = name in ("--config", "-c")
         if not is_config and (name not in _FOLDERS or equals):
-            others += [option, *following]
+            other_options += [option, *arguments]
             continue
         # An option without a value is left to the parser.
-        files = [value, *following] if equals else following
+        files = [value, *arguments] if equals else arguments
         located = [locate(file, is_config, _FOLDERS.get(name, "")) for file in files[:1]]
         if is_config and located:
             content = load_yaml(Path(located[0]))
@@ -67,10 +67,10 @@ def find_config(args: Sequence[str]) -> list[str]:
             if "class_path" in keys:
                 raise InputError(f"{files[0]} describes one class; pass it with --model, --data or --compressor")
         (configs if is_config else classes).extend([name, *located, *files[1:]])
-    given = _classes_and_values([*configs, *classes, *others]) if rules else {}
-    applied = [rule["set"] for rule in rules if all(_holds(given.get(key), of) for key, of in rule["if"].items())]
-    settings = [word for of_rule in applied for key, value in of_rule.items() for word in option_of(key, value)]
-    return [*values, *configs, *classes, *settings, *others]
+    settings = _classes_and_values([*configs, *classes, *other_options]) if rules else {}
+    applied = [rule["set"] for rule in rules if all(_matches(settings.get(k), v) for k, v in rule["if"].items())]
+    overlay_options = [word for changes in applied for key, value in changes.items() for word in option_of(key, value)]
+    return [*values, *configs, *classes, *overlay_options, *other_options]
 
 
 def option_of(key: str, value: Any) -> list[str]:
@@ -80,24 +80,24 @@ def option_of(key: str, value: Any) -> list[str]:
 
 def _rules(path: str, content: dict[str, Any]) -> list[_Rule]:
     check(Path(path), content, _Overlay, "see configs/as_released.yaml", "is not an overlay")
-    if further := content.keys() - {"overlay"}:
-        raise InputError(f"{path} is an overlay, which may only have rules; move {min(further)} to another file")
+    if extra := content.keys() - {"overlay"}:
+        raise InputError(f"{path} is an overlay, which may only have rules; move {min(extra)} to another file")
     rules: list[_Rule] = content["overlay"]
     return rules
 
 
 def _classes_and_values(args: Sequence[str]) -> dict[str, str]:
     """Return the settings of a command line by dotted name, the last value of each; a class is that of its section."""
-    given: dict[str, str] = {}
+    settings: dict[str, str] = {}
     for path, value in settings_of(args):
         name = path.removesuffix(".class_path")
-        if given.get(name, str(value)) != str(value):
-            given = {key: item for key, item in given.items() if not key.startswith(f"{name}.")}
-        given[name] = str(value)
-    return given
+        if settings.get(name, str(value)) != str(value):
+            settings = {key: item for key, item in settings.items() if not key.startswith(f"{name}.")}
+        settings[name] = str(value)
+    return settings
 
 
-def _holds(value: str | None, patterns: str | list[str]) -> bool:
+def _matches(value: str | None, patterns: str | list[str]) -> bool:
     """Return whether a value, or the last part of an import path or folder, is one of these; a `*` is any text."""
     names = patterns if isinstance(patterns, list) else [patterns]
     return value is not None and any(fnmatchcase(value, form) for name in names for form in (name, f"*[./]{name}"))
@@ -105,9 +105,9 @@ def _holds(value: str | None, patterns: str | list[str]) -> bool:
 
 def settings_of(args: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """Yield the dotted names of all settings in a command line and its files, without `init_args`, and their values."""
-    for option, *following in options_of(args)[1]:
+    for option, *arguments in options_of(args)[1]:
         name, equals, text = option.removeprefix("--").partition("=")
-        value: Any = text if equals else " ".join(following)
+        value: Any = text if equals else " ".join(arguments)
         with suppress(yaml.YAMLError):
             value = yaml.safe_load(value) if value.startswith("{") else value
         for path, setting in _flat("" if name in ("config", "-c") else name, value, Path()):
@@ -124,18 +124,18 @@ def _flat(name: str, value: Any, folder: Path) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def options_for(options: Sequence[str], own: Collection[str], marks: Collection[str]) -> list[str]:
+def options_for(options: Sequence[str], part_marks: Collection[str], marks: Collection[str]) -> list[str]:
     """Return the options for a part of a command, without the marks of `--generation.data.limit 100`.
 
-    Of all `marks`, only `own` ones are of this part.
+    Of all `marks`, only `part_marks` are of this part.
     """
-    kept: list[str] = []
+    part_options: list[str] = []
     for option, *values in options_of(options)[1]:
         path = option.removeprefix("--").split(".")
         count = next((i for i, name in enumerate(path[:-1]) if name not in marks), len(path) - 1)
-        if set(path[:count]) <= set(own):
-            kept += ["--" + ".".join(path[count:]), *values]
-    return kept
+        if set(path[:count]) <= set(part_marks):
+            part_options += ["--" + ".".join(path[count:]), *values]
+    return part_options
 
 
 def locate(name: str, is_file: bool = True, folder: str = "") -> str:

@@ -47,20 +47,20 @@ def evaluate(*options: str, config: Path, output: Path | None = None) -> Outcome
 
     silence_libraries()
     prepared = {task: Prepared.of(task, command) for task, command in commands.items()}
-    alike = {
-        "models": [part.model.backbone.model for part in prepared.values()],
-        "datasets": [part.datamodule.name for part in prepared.values()],
-        "compressors": [[_common(one.description()) for one in part.compressors()] for part in prepared.values()],
+    shared_settings = {
+        "models": [cli.model.backbone.model for cli in prepared.values()],
+        "datasets": [cli.datamodule.name for cli in prepared.values()],
+        "compressors": [[_common(c.description()) for c in cli.compressors()] for cli in prepared.values()],
     }
-    for what, values in alike.items():
+    for setting, values in shared_settings.items():
         if len(distinct := dict.fromkeys(map(str, values))) > 1:
-            raise InputError(f"{path.stem} has different {what}, {' and '.join(distinct)}; a joint row needs one")
-    done = [task for task in commands if not prepared[task].not_applicable]
-    outcomes = [predict(commands[task]) for task in done]
+            raise InputError(f"{path.stem} has different {setting}, {' and '.join(distinct)}; a joint row needs one")
+    applicable = [task for task in commands if not prepared[task].not_applicable]
+    outcomes = [predict(commands[task]) for task in applicable]
     complete = all(outcome.complete for outcome in outcomes)
     if not any(outcome.text for outcome in outcomes):
         return Outcome("", complete)
-    row = joint_row(path.stem, *(read_results(folder / task) if task in done else None for task in TASKS))
+    row = joint_row(path.stem, *(read_results(folder / task) if task in applicable else None for task in TASKS))
     write_json(folder / "joint.json", row)
     write_csv(folder / "joint.csv", list(row), [row])
     summaries = "".join(outcome.text for outcome in outcomes)
@@ -76,8 +76,8 @@ def _read(config: Path) -> tuple[Path, dict[str, str]]:
             f"{path}: expected a file that names a configuration for `classification`, one for `generation` and, if "
             "wanted, one for `features`"
         )
-    beside = {task: path.parent / str(configs[task]) for task in TASKS if task in configs}
-    return path, {task: str(file if file.is_file() else configs[task]) for task, file in beside.items()}
+    sibling_files = {task: path.parent / str(configs[task]) for task in TASKS if task in configs}
+    return path, {task: str(file if file.is_file() else configs[task]) for task, file in sibling_files.items()}
 
 
 def joint_row(
@@ -90,19 +90,19 @@ def joint_row(
     assert generation is not None
     costs = classification or generation
     compressors = costs["compressors"]
-    for other in filter(None, (generation, features)):
-        if [*map(_common, compressors)] != [*map(_common, other["compressors"])]:
+    for results in filter(None, (generation, features)):
+        if [*map(_common, compressors)] != [*map(_common, results["compressors"])]:
             raise InputError(f"{name}: the runs have different compressors; a joint row needs one")
-    top, accuracy = next(iter(classification["metrics"].items())) if classification else ("top1", None)
+    accuracy_name, accuracy = next(iter(classification["metrics"].items())) if classification else ("top1", None)
     row: dict[str, Any] = {
         "name": name,
         "model": costs["model"]["name"],
         "dataset": costs["dataset"]["name"],
-        "compressor": "+".join(one["class"] for one in compressors) or "none",
-        "settings": json.dumps([one["settings"] for one in compressors]),
-        top: accuracy["value"] if accuracy else NOT_OF_ONE_STEP,
-        f"{top}_low": accuracy and accuracy["low"],
-        f"{top}_high": accuracy and accuracy["high"],
+        "compressor": "+".join(compressor["class"] for compressor in compressors) or "none",
+        "settings": json.dumps([compressor["settings"] for compressor in compressors]),
+        accuracy_name: accuracy["value"] if accuracy else NOT_OF_ONE_STEP,
+        f"{accuracy_name}_low": accuracy and accuracy["low"],
+        f"{accuracy_name}_high": accuracy and accuracy["high"],
         "images_classified": classification["dataset"]["images"] if classification else 0,
         "gflops_per_evaluation": costs["flops"]["gflops_per_evaluation"],
         "flops_reduction_percent": costs["flops"].get("reduction_percent"),
@@ -125,6 +125,6 @@ def _common(compressor: Mapping[str, Any]) -> dict[str, Any]:
 
     Images have one class, so that redrawn destinations are random ones.
     """
-    kept = {key: value for key, value in compressor["settings"].items() if key not in ("alpha", "skip_zero")}
-    kept |= {"destination": "random"} if kept.get("destination") == "redrawn" else {}
-    return {"class": compressor["class"], "settings": kept}
+    settings = {key: value for key, value in compressor["settings"].items() if key not in ("alpha", "skip_zero")}
+    settings |= {"destination": "random"} if settings.get("destination") == "redrawn" else {}
+    return {"class": compressor["class"], "settings": settings}

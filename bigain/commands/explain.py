@@ -59,14 +59,14 @@ def explain_runs(
             "--weights compares with uniform weights and draws nothing; give no --baseline and no --output"
         )
     members, unfinished, missing = find_runs(runs, partial)
-    # In the output of `bigain evaluate`, the classification is meant; a folder of all runs contains the baseline, too.
+    # Of `bigain evaluate`, only the classification is explained; a folder of all runs contains the baseline, too.
     members = [run for run in members if run.task == "classification" or run.path in runs]
     rows: list[dict[str, Any]] = []
     lines: list[str] = []
     by_base: dict[Path, list[Run]] = {}
-    orphans = []
+    unpaired = []
     for run in members:
-        of_run = classification_in(baseline) if baseline else run.path / "baseline"
+        base = classification_in(baseline) if baseline else run.path / "baseline"
         if weights:
             try:
                 row, text = try_weights(run, weights, _schedule_weights)
@@ -75,14 +75,14 @@ def explain_runs(
             else:
                 rows.append(row)
                 lines += text
-        elif baseline or of_run.is_dir():
-            by_base.setdefault(of_run, []).append(run)
+        elif baseline or base.is_dir():
+            by_base.setdefault(base, []).append(run)
         # A folder of runs contains their baselines, too.
         elif run.path.name != "baseline" or run.path in runs:
-            orphans.append(str(run.path))
-    if orphans:
+            unpaired.append(str(run.path))
+    if unpaired:
         missing.append(
-            f"{', '.join(orphans)}: no baseline in {'it' if len(orphans) == 1 else 'them'}; name the run without "
+            f"{', '.join(unpaired)}: no baseline in {'it' if len(unpaired) == 1 else 'them'}; name the run without "
             "compression with --baseline RUN0, or run `bigain predict` with --baseline true"
         )
     explanations: list[Explanation] = []
@@ -109,7 +109,7 @@ def explain_runs(
 
 
 def _schedule_weights(run: Run, name: str, timesteps: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Return the signal-to-noise ratios of a run's noise schedule, or what turns its errors into those of a target.
+    """Return the signal-to-noise ratios of a run, or the factors that turn its errors into those of a target.
 
     With noisy latents `a x0 + b eps`, squared errors of noise, velocity and clean image are as `a^2 : 1 : b^2`. `(t,)`.
     """

@@ -75,7 +75,7 @@ class FreeKeys(KVDownsampler):
 
 
 def limit_of(compressor: Compressor, denoiser: nn.Module, noisy: Tensor) -> tuple[object, Compressor] | None:
-    """Return what a decision of a compressor would take if it cost nothing.
+    """Return the compressor that keeps as many tokens with a decision that costs nothing.
 
     Args:
         compressor: Any; it is not installed.

@@ -29,13 +29,13 @@ from bigain.errors import InputError
 from bigain.runs.summary import compressor_text
 
 # Forwards that measure a compressor's phases and memory; their time does not count.
-_OBSERVED = 3
-# A shorter measurement (seconds) drowns in the noise of the machine; a round repeats short forwards, up to a limit.
-_LONG_ENOUGH, _MOST_FORWARDS = 0.1, 20
-# Of a limit above this ratio there is nothing to realise: its noise would be divided by next to nothing.
-_SAVES = 0.99
-# Rounds that a time limit does not cut.
-_FEWEST = 3
+_OBSERVED_FORWARDS = 3
+# Seconds under which the noise of the machine dominates: a round repeats shorter forwards, up to a limit.
+_MIN_SECONDS, _MAX_FORWARDS = 0.1, 20
+# No percentage is given of a limit above this ratio: it would divide noise by almost nothing.
+_MAX_LIMIT_RATIO = 0.99
+# Rounds that are run whatever the time limit.
+_MIN_ROUNDS = 3
 
 
 def spread(values: Sequence[float], factor: float = 1.0) -> dict[str, float]:
@@ -51,13 +51,13 @@ class Entrant:
     Attributes:
         subject: Network and inputs.
         compressor: None without compression.
-        seconds: Of one forward, one per round.
-        reference: Without compression, in the same rounds.
+        seconds: Seconds of one forward, one value per round.
+        reference: Those without compression, in the same rounds.
         limit: The same number of tokens kept by a decision that costs nothing, in the same rounds; None without
             compression, or for a compressor of a family of its own.
         phases: Median seconds of the compressor's own work by phase; None for compiled code and graphs.
         peak_memory: Bytes, of torch's tensors on a GPU and of the process on a CPU; None where unknown.
-        forwards: In a round, one after the other.
+        forwards: Number of forwards in a round, one after the other.
         error: Why it could not be measured; None if it was.
     """
 
@@ -96,17 +96,17 @@ class Entrant:
         limit = spread(self.limit.ratios) if measured and self.limit and self.limit.error is None else None
         phases = self.phases if measured else None
 
-        def saved_of(possible: float) -> dict[str, float]:
-            return spread([100 * (1 - ratio) / (1 - possible) for ratio in self.ratios])
+        def percent_of(best_ratio: float) -> dict[str, float]:
+            return spread([100 * (1 - ratio) / (1 - best_ratio) for ratio in self.ratios])
 
         row = {
             "method": self.name,
             "milliseconds": spread(self.seconds, 1e3) if measured else None,
             "ratio": spread(self.ratios) if measured else None,
             "promised_ratio": promised,
-            "realised_percent": saved_of(promised) if measured and promised < 1 else None,
+            "realised_percent": percent_of(promised) if measured and promised < 1 else None,
             "limit_ratio": limit,
-            "of_limit_percent": saved_of(limit["median"]) if limit and limit["median"] < _SAVES else None,
+            "of_limit_percent": percent_of(limit["median"]) if limit and limit["median"] < _MAX_LIMIT_RATIO else None,
             "limit_error": self.limit and self.limit.error,
             "gflops": flops.total / 1e9,
             "overhead_milliseconds": phases and {name: 1e3 * seconds for name, seconds in phases.items()},
@@ -164,11 +164,11 @@ def measure(subject: Subject, compressors: Sequence[Compressor], repetitions: in
             undo.enter_context(compiling(how))
             # Before compiling: hooks that come after the first compiled call are never called.
             entrants, limits = enter(subject, group, undo)
-            racing = [*entrants, *limits]
-            for entrant in racing:
+            running = [*entrants, *limits]
+            for entrant in running:
                 compile_denoiser(entrant.subject.backbone.denoiser, how)
-            warm_up(racing)
-            race(racing, repetitions)
+            warm_up(running)
+            race(running, repetitions)
             for entrant in entrants:
                 if entrant.error is None:
                     _observe(entrant, how)
@@ -230,21 +230,21 @@ def race(entrants: Sequence[Entrant], repetitions: int, most_seconds: float = ma
         repetitions: Rounds.
         most_seconds: No round begins later than this, but for the first few.
     """
-    began = time.perf_counter()
+    start = time.perf_counter()
     spans = Spans(entrants[0].subject.noisy.device)
     with spans.span("0"):
         _forward(entrants[0])
-    forwards = min(_MOST_FORWARDS, math.ceil(_LONG_ENOUGH / spans.settle()["0"]))
+    forwards = min(_MAX_FORWARDS, math.ceil(_MIN_SECONDS / spans.settle()["0"]))
     for number in range(1, repetitions + 1):
-        if number > _FEWEST and time.perf_counter() > began + most_seconds:
+        if number > _MIN_ROUNDS and time.perf_counter() > start + most_seconds:
             break
-        racing = [place for place, entrant in enumerate(entrants) if entrant.error is None]
+        racing = [index for index, entrant in enumerate(entrants) if entrant.error is None]
         # In changing order, since a forward finds the caches of the previous one.
-        for place in random.Random(number).sample(racing, len(racing)):
-            with spans.span(str(place)):
+        for index in random.Random(number).sample(racing, len(racing)):
+            with spans.span(str(index)):
                 for _ in range(forwards):
-                    _forward(entrants[place])
-        seconds = {entrants[int(place)]: total / forwards for place, total in sorted(spans.settle().items())}
+                    _forward(entrants[index])
+        seconds = {entrants[int(index)]: total / forwards for index, total in sorted(spans.settle().items())}
         text = ", ".join(f"{entrant.name} {value:.3f} s" for entrant, value in seconds.items())
         sys.stderr.write(f"round {number} of {repetitions}: {text}\n")
         for entrant, value in seconds.items():
@@ -256,17 +256,17 @@ def race(entrants: Sequence[Entrant], repetitions: int, most_seconds: float = ma
 def _observe(entrant: Entrant, how: Compile) -> None:
     device = entrant.subject.noisy.device
     spans, seconds = Spans(device), []
-    inside = how == "none" and not entrant.subject.cuda_graph
-    for _ in range(1 if entrant.compressor is None else _OBSERVED):
+    has_phases = how == "none" and not entrant.subject.cuda_graph
+    for _ in range(1 if entrant.compressor is None else _OBSERVED_FORWARDS):
         restarted = restart_peak(device)
         with ExitStack() as listening:
-            if inside:
+            if has_phases:
                 listening.enter_context(marks_reported_to(lambda name, rows: spans.span(name)))
             entrant.subject.forward()
         seconds.append(spans.settle())
         entrant.peak_memory = peak_memory(device) if restarted else None
-    if inside:
-        entrant.phases = {phase: statistics.median(of.get(phase, 0.0) for of in seconds) for phase in PHASES}
+    if has_phases:
+        entrant.phases = {phase: statistics.median(phases.get(phase, 0.0) for phases in seconds) for phase in PHASES}
 
 
 @contextmanager

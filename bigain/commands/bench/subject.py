@@ -58,13 +58,13 @@ class Subject:
         Raises:
             InputError: If weights cannot be loaded, or memory runs out.
         """
-        folder, part = Path(find_model(model.source)), model.backbone.component
-        loaded = any((folder / part).glob("*.safetensors"))
+        folder, component = Path(find_model(model.source)), model.backbone.component
+        loaded = any((folder / component).glob("*.safetensors"))
         try:
             if loaded:
                 # Random networks are created on the device; loaded weights pass through the machine's memory.
-                files = ModelFiles(str(folder), {part: type(model.backbone.denoiser)})
-                denoiser = files.load(part, dtype).to(device)
+                files = ModelFiles(str(folder), {component: type(model.backbone.denoiser)})
+                denoiser = files.load(component, dtype).to(device)
             else:
                 denoiser = random_denoiser(model.backbone.denoiser, dtype, device)
         except torch.OutOfMemoryError as error:
@@ -72,11 +72,11 @@ class Subject:
         denoiser = denoiser.eval().requires_grad_(False)
         layout = torch.channels_last if channels_last else torch.contiguous_format
         denoiser.to(memory_format=layout)
-        draw = torch.Generator().manual_seed(_SEED)
-        noisy = torch.randn(batch, *model.latent, generator=draw).to(device, memory_format=layout)
+        generator = torch.Generator().manual_seed(_SEED)
+        noisy = torch.randn(batch, *model.latent, generator=generator).to(device, memory_format=layout)
         timesteps = torch.linspace(50, 950, batch).long().to(device)
         if model.condition.is_floating_point():
-            condition = torch.randn(batch, *model.condition.shape[1:], generator=draw).to(dtype)
+            condition = torch.randn(batch, *model.condition.shape[1:], generator=generator).to(dtype)
         else:
             condition = torch.arange(batch) % int(denoiser.config["num_embeds_ada_norm"])
         backbone = with_denoiser(model.backbone, denoiser)
@@ -86,8 +86,8 @@ class Subject:
     def twin(self) -> Subject:
         """Return a copy with separate modules, for separate hooks and compiled code, that shares the weights."""
         original = self.backbone.denoiser
-        shared = {id(tensor): tensor for tensor in (*original.parameters(), *original.buffers())}
-        backbone = with_denoiser(self.backbone, copy.deepcopy(original, shared))
+        memo = {id(tensor): tensor for tensor in (*original.parameters(), *original.buffers())}
+        backbone = with_denoiser(self.backbone, copy.deepcopy(original, memo))
         if self.cuda_graph:
             use_graphs(backbone.denoiser)
         return replace(self, backbone=backbone)
@@ -123,19 +123,19 @@ def failure(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def random_denoiser(like: ModelMixin, dtype: torch.dtype, device: torch.device) -> ModelMixin:
+def random_denoiser(template: ModelMixin, dtype: torch.dtype, device: torch.device) -> ModelMixin:
     """Return a network of the same sizes with random weights, created on the device in its dtype.
 
     The global random state is restored.
     """
-    before = torch.get_default_dtype()
+    default_dtype = torch.get_default_dtype()
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.device(device):
         torch.manual_seed(_SEED)
         try:
             torch.set_default_dtype(dtype)
-            denoiser: ModelMixin = type(like).from_config(like.config)
+            denoiser: ModelMixin = type(template).from_config(template.config)
         finally:
-            torch.set_default_dtype(before)
+            torch.set_default_dtype(default_dtype)
     # Tensors from numpy are float32 regardless of the default. diffusers' own `to` warns about this call.
     nn.Module.to(denoiser, dtype)
     return denoiser

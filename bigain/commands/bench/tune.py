@@ -26,7 +26,7 @@ GAIN = 1.02
 
 @dataclass(frozen=True)
 class Settings:
-    """What is tried.
+    """The settings of a trial.
 
     Attributes:
         rows: Of a forward.
@@ -57,7 +57,7 @@ class Settings:
 
 
 class Trial:
-    """A network that runs with some settings, and what came of them.
+    """A network that runs with some settings, and its speed.
 
     Attributes:
         settings: The settings.
@@ -99,44 +99,44 @@ def tune(subject: Subject, compressor: Compressor | None, repetitions: int) -> l
     trials: list[Trial] = []
     with compiling("whole"), ExitStack() as undo:
 
-        def tried(trial: Trial, *against: Trial) -> bool:
-            """Run it in turns with the best so far, and return whether it is faster."""
+        def is_faster(trial: Trial, *rivals: Trial) -> bool:
+            """Run a trial in turns with its rivals, and return whether it is faster than all."""
             trials.append(trial)
             undo.callback(trial.undo.close)
             try:
-                seconds = _race([*against, trial], repetitions)
+                seconds = _race([*rivals, trial], repetitions)
             except RuntimeError as error:
                 # Out of memory, or torch cannot compile or record it.
                 trial.note = failure(error)
             else:
                 trial.rows_per_second = trial.settings.rows / statistics.median(seconds[-1])
-                for other in against:
-                    per_row = trial.settings.rows / other.settings.rows
+                for rival in rivals:
+                    per_row = trial.settings.rows / rival.settings.rows
                     gain = statistics.median(per_row * a / b for a, b in zip(*seconds, strict=True))
                     if gain < GAIN:
-                        trial.note = f"{gain:.3f} of the rows/s of {other.settings}: not taken"
+                        trial.note = f"{gain:.3f} of the rows/s of {rival.settings}: not taken"
             speed = "" if trial.rows_per_second is None else f"{trial.rows_per_second:.4g} rows/s"
             sys.stderr.write(f"{trial.settings}: {', '.join(filter(None, (speed, trial.note)))}\n")
             return not trial.note
 
-        def improved(best: Trial, base: Subject, **changes: Any) -> Trial:
+        def faster_of(best: Trial, base: Subject, **changes: Any) -> Trial:
             trial = Trial(replace(best.settings, **changes), base, compressor)
-            winner, loser = (trial, best) if tried(trial, best) else (best, trial)
+            winner, loser = (trial, best) if is_faster(trial, best) else (best, trial)
             loser.undo.close()
-            # Its memory: of a trial that lost, only the result is needed.
+            # Frees memory: of a trial that lost, only the result is needed.
             del loser.base, loser.subject
             return winner
 
         best = Trial(Settings(len(subject.noisy)), subject, compressor)
-        if not tried(best):
+        if not is_faster(best):
             raise InputError(f"the network cannot run: {best.note}")
-        before = None
-        while best is not before:
-            before, best = best, improved(best, _doubled(best.base), rows=2 * best.settings.rows)
-        best = improved(best, _channels_last(best.base), channels_last=True)
-        best = improved(best, replace(best.base, cuda_graph=True), cuda_graph=True)
+        previous = None
+        while best is not previous:
+            previous, best = best, faster_of(best, _doubled(best.base), rows=2 * best.settings.rows)
+        best = faster_of(best, _channels_last(best.base), channels_last=True)
+        best = faster_of(best, replace(best.base, cuda_graph=True), cuda_graph=True)
         for how in ("regional", "whole"):
-            best = improved(best, replace(best.base, cuda_graph=False), cuda_graph=False, compile=how)
+            best = faster_of(best, replace(best.base, cuda_graph=False), cuda_graph=False, compile=how)
     return trials
 
 

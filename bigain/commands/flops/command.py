@@ -36,8 +36,8 @@ def flops(
     from bigain.compressors import Compressor
 
     silence_libraries()
-    given = find_config(options) if percent is None else with_starting_values(find_config(options))
-    compressor = create(Compressor, "compressor", given, "bigain flops")  # type: ignore[type-abstract]
+    arguments = find_config(options) if percent is None else with_starting_values(find_config(options))
+    compressor = create(Compressor, "compressor", arguments, "bigain flops")  # type: ignore[type-abstract]
     if compressor is None and options and not any(option.startswith("--compressor") for option in options):
         raise InputError(f"{' '.join(options)} sets arguments of a compressor; add --compressor with its class or file")
     counted = CountedModel.of(model, image_size)

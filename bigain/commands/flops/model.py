@@ -96,9 +96,9 @@ def _find(name: str) -> Backbone:
     except InputError as error:
         if "/" in name or Path(name).is_dir():
             raise
-        known = dict.fromkeys([*shipped_geometries(), *sorted(path.stem for path in models.glob("*.yaml"))])
+        names = dict.fromkeys([*shipped_geometries(), *sorted(path.stem for path in models.glob("*.yaml"))])
         raise InputError(
-            f"no model {name!r}: expected {', '.join(known)}, a diffusers folder or a hub id owner/name"
+            f"no model {name!r}: expected {', '.join(names)}, a diffusers folder or a hub id owner/name"
         ) from error
 
 

@@ -27,9 +27,9 @@ def every_method() -> list[Compressor]:
     """Return a compressor of each shipped method that has a ratio or factor, with a value to start from."""
     compressors = []
     for kind in methods().values():
-        own = {name: p for name, p in inspect.signature(kind).parameters.items() if p.kind is not p.VAR_KEYWORD}
-        start = {name: value for name, value in {**_START, "inner": LGTM(ratio=0.5)}.items() if name in own}
-        if {name for name, p in own.items() if p.default is p.empty} <= start.keys():
+        parameters = {name: p for name, p in inspect.signature(kind).parameters.items() if p.kind is not p.VAR_KEYWORD}
+        start = {name: value for name, value in {**_START, "inner": LGTM(ratio=0.5)}.items() if name in parameters}
+        if {name for name, p in parameters.items() if p.default is p.empty} <= start.keys():
             compressors.append(kind(**start))
     return compressors
 
@@ -37,15 +37,15 @@ def every_method() -> list[Compressor]:
 def with_starting_values(options: Sequence[str]) -> list[str]:
     """Add a value to start from for every named compressor whose ratio or factor is not given."""
     _, groups = options_of(options)
-    given = {group[0].partition("=")[0] for group in groups}
+    given_options = {group[0].partition("=")[0] for group in groups}
     added = []
     for option, *values in groups:
         prefix, _, value = option.partition("=")
         kind = methods().get((value or next(iter(values), "")).rpartition(".")[2])
         for setting in ("ratio", "factor"):
-            known = kind is not None and setting in inspect.signature(kind).parameters
-            scheduled = any(option.startswith(f"{prefix}.{setting}.") for option in given)
-            if known and not scheduled and not {f"{prefix}.{setting}", f"{prefix}.tau"} & given:
+            has_setting = kind is not None and setting in inspect.signature(kind).parameters
+            has_schedule = any(option.startswith(f"{prefix}.{setting}.") for option in given_options)
+            if has_setting and not has_schedule and not {f"{prefix}.{setting}", f"{prefix}.tau"} & given_options:
                 added.append(f"{prefix}.{setting}={_START[setting]}")
     return [*options, *added]
 
@@ -66,18 +66,18 @@ def find_match(model: CountedModel, compressor: Compressor, percent: float) -> d
     setting = next((name for name in ("tau", "ratio", "factor") if settings.get(name) is not None), None)
     if setting is None:
         raise InputError(f"{type(compressor).__name__} has neither ratio nor factor to search for")
-    given, whole = settings[setting], setting == "factor"
-    if isinstance(given, Schedule) and (whole or not isinstance(given, Steps)):
+    configured, is_integer = settings[setting], setting == "factor"
+    if isinstance(configured, Schedule) and (is_integer or not isinstance(configured, Steps)):
         raise InputError(f"{setting} follows a schedule that cannot be matched; give a number, or Steps for a ratio")
     low, high = _range(model, compressor, setting)
 
     def value_of(step: int) -> float:
-        return step if whole else step / _STEPS
+        return step if is_integer else step / _STEPS
 
     @cache
     def reduction(step: int) -> float:
         try:
-            value = given.with_largest(value_of(step)) if isinstance(given, Steps) else value_of(step)
+            value = configured.with_largest(value_of(step)) if isinstance(configured, Steps) else value_of(step)
             return reduction_percent(model.count(changed(compressor, **{setting: value})), model.baseline)
         except InputError:
             # A small value may remove nothing; an error of the largest one concerns all.
@@ -86,8 +86,8 @@ def find_match(model: CountedModel, compressor: Compressor, percent: float) -> d
             return -math.inf
 
     reached = reduction(high) >= percent
-    best = _smallest(reduction, low, high, percent)
-    if whole and reached:
+    best = _smallest_step(reduction, low, high, percent)
+    if is_integer and reached:
         best = min((step for step in (best, best - 1) if step >= low), key=lambda s: abs(reduction(s) - percent))
     return {
         "method": type(compressor).__name__,
@@ -146,22 +146,22 @@ def _range(model: CountedModel, compressor: Compressor, setting: str) -> tuple[i
     return 1, math.floor(_STEPS * largest)
 
 
-def _smallest(reduction: Callable[[int], float], low: int, high: int, percent: float) -> int:
+def _smallest_step(reduction: Callable[[int], float], low: int, high: int, percent: float) -> int:
     """Return the smallest step whose reduction reaches `percent`, or `high` if none does.
 
     Reductions rise with the step. The Illinois method (false position that halves the value of an end that stays)
     needs few counts.
     """
-    below, under, over = low - 1, -percent, reduction(high) - percent
-    stayed = ""
-    while over >= 0 and high - below > 1:
-        guess = below + round((high - below) * under / (under - over)) if under < over else below
-        middle = min(max(guess, below + 1), high - 1)
+    lower, f_low, f_high = low - 1, -percent, reduction(high) - percent
+    fixed = ""
+    while f_high >= 0 and high - lower > 1:
+        guess = lower + round((high - lower) * f_low / (f_low - f_high)) if f_low < f_high else lower
+        middle = min(max(guess, lower + 1), high - 1)
         difference = max(reduction(middle) - percent, -percent)
         if difference >= 0:
-            high, over, under = middle, difference, under / 2 if stayed == "below" else under
-            stayed = "below"
+            high, f_high, f_low = middle, difference, f_low / 2 if fixed == "lower" else f_low
+            fixed = "lower"
         else:
-            below, under, over = middle, difference, over / 2 if stayed == "high" else over
-            stayed = "high"
+            lower, f_low, f_high = middle, difference, f_high / 2 if fixed == "high" else f_high
+            fixed = "high"
     return high
