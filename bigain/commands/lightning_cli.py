@@ -114,11 +114,11 @@ class BiGainCLI(LightningCLI):
         if self.uncompressed_into is not None:
             config.compressor = None
         self.fingerprint = fingerprint(config)
-        chosen = self.uncompressed_into or config.output or config.trainer.default_root_dir
-        if config.extend and not chosen:
+        output = self.uncompressed_into or config.output or config.trainer.default_root_dir
+        if config.extend and not output:
             raise InputError("--extend true continues an existing run; name its directory with --output")
         stem = "+".join(Path(str(path)).stem for path in config.get("config") or ["predict"])
-        self.output = Path(chosen or f"runs/{stem}-{self.fingerprint[:8]}").expanduser()
+        self.output = Path(output or f"runs/{stem}-{self.fingerprint[:8]}").expanduser()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         if self.config[self.subcommand].trainer.logger is None:
@@ -127,7 +127,7 @@ class BiGainCLI(LightningCLI):
             trainer = super().instantiate_trainer(default_root_dir=str(self.output), **kwargs)
             launcher = trainer.strategy.launcher
             if isinstance(launcher, _SubprocessScriptLauncher):
-                # It would ask only when it starts.
+                # The launcher would check this only when it starts.
                 launcher.cluster_environment.validate_settings(launcher.num_processes, launcher.num_nodes)
         except InputError:
             raise
@@ -138,10 +138,10 @@ class BiGainCLI(LightningCLI):
                 f"--trainer.strategy {self.config[self.subcommand].trainer.strategy} copies this process; use "
                 "--trainer.strategy ddp, which starts one program per device"
             )
-        launched = int(os.environ.get("WORLD_SIZE", 1))
-        if launched > 1 and trainer.world_size != launched:
+        processes = int(os.environ.get("WORLD_SIZE", 1))
+        if processes > 1 and trainer.world_size != processes:
             raise InputError(
-                f"{launched} processes were launched, but the trainer has {trainer.world_size}; set the processes of "
+                f"{processes} processes were launched, but the trainer has {trainer.world_size}; set the processes of "
                 "one machine with --trainer.devices, and the number of machines with --trainer.num_nodes"
             )
         return trainer
@@ -157,29 +157,29 @@ class BiGainCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if config.get("enable_progress_bar") is None:
-            # In a file, a bar is one endless line.
+            # In a file, a progress bar is one endless line.
             config["enable_progress_bar"] = sys.stdout.isatty()
         config["callbacks"] = [
             callback
-            for callback in [Progress(), *_listed(config.get("callbacks")), *callbacks]
+            for callback in [Progress(), *_as_list(config.get("callbacks")), *callbacks]
             # `compressor: null` arrives as a callback that is None.
             if callback is not None and not (self.uncompressed_into and isinstance(callback, Compressor))
         ]
-        return super()._instantiate_trainer(config, self._own_callbacks())
+        return super()._instantiate_trainer(config, self._task_callbacks())
 
-    def _own_callbacks(self) -> list[Callback]:
+    def _task_callbacks(self) -> list[Callback]:
         """Return the callbacks that write the run directory, by the module's task."""
         config = self.config[self.subcommand]
-        # First: its pictures are on disk before an image counts as finished.
-        first = [Inspector(config.inspect)] if config.inspect else []
+        # The inspector comes first: its pictures are on disk before an image counts as finished.
+        inspectors = [Inspector(config.inspect)] if config.inspect else []
         # In place of Lightning's handlers, which wait for processes that may have ended.
         signals = LambdaCallback(on_predict_start=lambda *_: end_at_signals())
         extension = [Extension(config)] if config.extend else []
         for module, writer, results in _TASKS.values():
             if isinstance(self.model, module):
-                return [*first, writer(resume=True), *extension, results(self.fingerprint), Timing(), signals]
-        known = ", ".join(module.__name__ for module, *_ in _TASKS.values())
-        raise InputError(f"bigain predict runs {known} and their subclasses, not {type(self.model).__name__}")
+                return [*inspectors, writer(resume=True), *extension, results(self.fingerprint), Timing(), signals]
+        names = ", ".join(module.__name__ for module, *_ in _TASKS.values())
+        raise InputError(f"bigain predict runs {names} and their subclasses, not {type(self.model).__name__}")
 
     def predict(self, **kwargs: Any) -> None:
         """Run the trainer's predict loop; predictions go to disk, not into memory."""
@@ -200,9 +200,9 @@ class BiGainCLI(LightningCLI):
             self.trainer.predict(self.model, datamodule=self.datamodule, return_predictions=False)
 
     def _probe_training(self, data: dict[str, Any], folder: Path) -> None:
-        """Run the same on the training split of a linear probe."""
-        chosen = {**dict.fromkeys(("limit", "per_class", "subset")), **data}
-        options = [option_of(f"data.{name}", value) for name, value in chosen.items()]
+        """Run the same command on the training data of a linear probe."""
+        settings = {**dict.fromkeys(("limit", "per_class", "subset")), **data}
+        options = [option_of(f"data.{name}", value) for name, value in settings.items()]
         options += [["--model.train_data", "null"], ["--inspect", "0"], ["--output", str(folder)]]
         try:
             type(self)([*self._args, *itertools.chain.from_iterable(options)], self.uncompressed_into and folder)
@@ -210,7 +210,7 @@ class BiGainCLI(LightningCLI):
             raise InputError(f"in the run on model.train_data: {str(error).removeprefix('data.')}") from error
 
 
-def _listed(callbacks: Any) -> list[Callback]:
+def _as_list(callbacks: Any) -> list[Callback]:
     return callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
 
 
@@ -221,20 +221,20 @@ def _as_mapping(args: Sequence[str], message: str) -> list[str] | None:
     """
     keys = re.findall(r'Parser key "([\w.]+)"', message)
     values, options = options_of(args)
-    for option, *following in options:
+    for option, *arguments in options:
         path, _, value = option.partition("=")
         parent, _, name = path.rpartition(".")
-        value = value or " ".join(following)
+        value = value or " ".join(arguments)
         if not keys or not path.endswith(f".{keys[-1]}"):
             continue
         if "Expected a <class 'str'>" in message:
-            whole = [f"{parent.removesuffix('.init_args')}.init_args", json.dumps({name: value})]
+            replacement = [f"{parent.removesuffix('.init_args')}.init_args", json.dumps({name: value})]
         elif value in ("null", "None", "~"):
-            whole = [parent, json.dumps({name: None})]
+            replacement = [parent, json.dumps({name: None})]
         else:
             continue
-        others = [words for words in options if words != [option, *following]]
-        return [*values, *itertools.chain.from_iterable(others), *whole]
+        other_options = [words for words in options if words != [option, *arguments]]
+        return [*values, *itertools.chain.from_iterable(other_options), *replacement]
     return None
 
 
@@ -245,20 +245,20 @@ def _check_arguments(args: Sequence[str], config: Namespace) -> None:
     for name, kind, _, _ in OPTIONS:
         if config[name] is None and "None" not in str(kind):
             raise InputError(f"{name} is null; leave it out for its default")
-    given = dict(settings_of(args))
-    if given.get("trainer.callbacks") == {}:
+    settings = dict(settings_of(args))
+    if settings.get("trainer.callbacks") == {}:
         raise InputError("trainer.callbacks is {}; expected a class, or a list of classes")
     for path, section in [*classes_of("", config), ("trainer", config.trainer), ("", config)]:
-        for name in (name.removeprefix(f"{path}.") for name, value in given.items() if value == {}):
-            known = name.partition(".")[0] in section.get("init_args", section)
-            if (not path or f"{path}.{name}" in given) and not known:
+        for name in (name.removeprefix(f"{path}.") for name, value in settings.items() if value == {}):
+            exists = name.partition(".")[0] in section.get("init_args", section)
+            if (not path or f"{path}.{name}" in settings) and not exists:
                 if "class_path" in section:
                     raise unknown_argument(path, section.class_path, name)
                 raise InputError(f"{path or 'the configuration'} has no setting {name}")
     refuse_nulls(config)
     for path, section in classes_of("", config):
         seed = section.init_args.get("seed", config.seed)
-        if seed != config.seed and f"{path}.seed" in given:
+        if seed != config.seed and f"{path}.seed" in settings:
             raise InputError(
                 f"{path}.seed is {seed} and seed is {config.seed}, but a run has one seed: leave {path}.seed out, or "
                 f"use --seed {seed}"
@@ -282,14 +282,14 @@ class Prepared(BiGainCLI):
     def compressors(self) -> list[Compressor]:
         """Return the compressors, from both places that can name them."""
         config = self.config_init[self.subcommand]
-        listed = _listed(config.trainer.callbacks)
+        listed = _as_list(config.trainer.callbacks)
         return [callback for callback in [*listed, config.compressor] if isinstance(callback, Compressor)]
 
     @property
     def not_applicable(self) -> str:
         """Why a compressor cannot do the task; empty if all can."""
-        only = [compressor.generation_only for compressor in self.compressors()]
-        return "" if self.model.generates else next(filter(None, only), "")
+        reasons = [compressor.generation_only for compressor in self.compressors()]
+        return "" if self.model.generates else next(filter(None, reasons), "")
 
 
 class WithoutTrainer(Prepared):

@@ -68,7 +68,7 @@ def program() -> NoReturn:
         status = main()
         sys.stdout.flush()
     except BrokenPipeError:
-        # Python writes what is left when it ends.
+        # Python flushes the remaining output when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = _CLOSED_PIPE
     except Exception:  # noqa: BLE001 -- the traceback is shown
@@ -109,9 +109,9 @@ def _refusal(error: Exception) -> str | None:
     if isinstance(error, OSError):
         # A full disk, a name that is too long, a folder in the place of a file: the message names the file.
         return f"{message}; what is finished is kept, run the command again then"
-    # Without a name: raised by a library that lacks another one. Python's own has a name, and is a mistake in code.
-    lacking = isinstance(error, ImportError) and error.name is None
-    return message if lacking or type(error).__name__ in _REFUSALS else None
+    # ImportErrors of Python have a name and are bugs; libraries raise one without to ask for another library.
+    needs_other_library = isinstance(error, ImportError) and error.name is None
+    return message if needs_other_library or type(error).__name__ in _REFUSALS else None
 
 
 def _run(name: str, args: Sequence[str]) -> Outcome:

@@ -69,23 +69,23 @@ def maps(
     if "where" not in innermost(compressors[0]).settings():
         raise InputError(f"{type(compressors[0]).__name__} decides about no tokens, so there is nothing to draw")
     module.backbone.load()
-    chosen = _site(layout_of(module.backbone.denoiser).sites, site)
+    target = _site(layout_of(module.backbone.denoiser).sites, site)
     settings, note = ({}, "") if ratio is None else _for_ratio(compressors[0], ratio)
-    compressor = changed(compressors[0], where=Where(chosen.stride, chosen.stride, blocks=(chosen.index,)), **settings)
-    watcher = NoiseMaps(module, chosen.index, timestep, draws, images, cli.config.predict.seed)
+    compressor = changed(compressors[0], where=Where(target.stride, target.stride, blocks=(target.index,)), **settings)
+    watcher = NoiseMaps(module, target.index, timestep, draws, images, cli.config.predict.seed)
     compressor.onlookers.append(watcher)
     cli.trainer.callbacks = [compressor]  # type: ignore[attr-defined]
     cli.trainer.predict(watcher, datamodule=data, return_predictions=False)
     if not watcher.maps:
         raise InputError(f"{data.name}: none of the images could be read")
-    about = f"{compressor_text(compressor.description())}, {module.backbone.model}, {data.name}"
-    written = _write(output, watcher.maps, data, about)
+    title = f"{compressor_text(compressor.description())}, {module.backbone.model}, {data.name}"
+    files = _write(output, watcher.maps, data, title)
     facts = f"{counted(len(watcher.maps), 'image')}, {counted(draws, 'noise')} at timestep {timestep}"
-    lines = [about, f"site {chosen.index}, {chosen.name}; {facts}", note, *map(str, written)]
+    lines = [title, f"site {target.index}, {target.name}; {facts}", note, *map(str, files)]
     return Outcome("".join(f"{line}\n" for line in lines if line))
 
 
-def _write(folder: Path, maps: Mapping[Item, SiteMap], data: EvalDataModule, about: str) -> tuple[Path, Path]:
+def _write(folder: Path, maps: Mapping[Item, SiteMap], data: EvalDataModule, title: str) -> tuple[Path, Path]:
     """Write maps.npz, and maps.png with this title; return both paths."""
     from bigain.inspector.maps import write_site
     from bigain.inspector.sheets import Subject, noise_sheet
@@ -95,8 +95,8 @@ def _write(folder: Path, maps: Mapping[Item, SiteMap], data: EvalDataModule, abo
     write_site(arrays, {item.image_id: site_map for item, site_map in maps.items()})
     names, subjects = data.class_space.names, []
     for item in maps:
-        title = f"{item.image_id}: {', '.join(names[label] for label in item.labels) or 'no class'}"
-        subjects.append(Subject(data.read_image(item).permute(1, 2, 0).numpy(), [title, about]))
+        subject_title = f"{item.image_id}: {', '.join(names[label] for label in item.labels) or 'no class'}"
+        subjects.append(Subject(data.read_image(item).permute(1, 2, 0).numpy(), [subject_title, title]))
     with replacing(picture) as file:
         noise_sheet(subjects, list(maps.values())).save(file, "PNG")
     return picture, arrays
@@ -107,8 +107,8 @@ def _site(sites: tuple[Site, ...], index: int | None) -> Site:
     if index is None:
         return max(sites, key=lambda site: (-site.stride, site.index))
     if not 0 <= index < len(sites):
-        known = ", ".join(f"{site.index} ({site.name})" for site in sites)
-        raise InputError(f"there is no site {index}; expected one of {known}")
+        names = ", ".join(f"{site.index} ({site.name})" for site in sites)
+        raise InputError(f"there is no site {index}; expected one of {names}")
     return sites[index]
 
 

@@ -52,18 +52,18 @@ GENERATIONS = Measure(_ids, _paired_metrics)
 
 def _distances(run: Run, base: Run, ids: tuple[str, ...]) -> list[PairedMetric]:
     """Return distances with the joint jackknife error: every image is left out of both runs at once; and agreement."""
-    (mine, right), (theirs, base_right) = (_leave_one_out(of, ids) for of in (run, base))
+    (distances, correct), (base_distances, base_correct) = (_leave_one_out(r, ids) for r in (run, base))
     metrics = []
-    for name in mine.keys() & theirs.keys():
-        (value, without), (base_value, base_without) = mine[name], theirs[name]
-        error = jackknife_error(without - base_without)
+    for name in distances.keys() & base_distances.keys():
+        (value, replicates), (base_value, base_replicates) = distances[name], base_distances[name]
+        error = jackknife_error(replicates - base_replicates)
         metrics.append(PairedMetric(name, "", "lower", value, base_value, len(ids), error))
-    if right is not None and base_right is not None:
-        metrics.append(PairedMetric.share(f"agreement[{ShapeFeatures.protocol}]", right, base_right))
+    if correct is not None and base_correct is not None:
+        metrics.append(PairedMetric.share(f"agreement[{ShapeFeatures.protocol}]", correct, base_correct))
     return metrics
 
 
-# Of the base run, and of the one that is compared with it.
+# For the base run and the run that is compared with it.
 @lru_cache(maxsize=2)
 def _leave_one_out(run: Run, ids: tuple[str, ...]) -> _Distances:
     """Return each distance with its values without each image, and whether images have the class they were made for."""
@@ -90,23 +90,23 @@ def _leave_one_out(run: Run, ids: tuple[str, ...]) -> _Distances:
 
 def _fidelity(run: Run, base: Run, ids: tuple[str, ...]) -> list[PairedMetric]:
     """Return metrics of both runs against the run that both were scored against; none without such a run."""
-    against = [of.results.get("fidelity_to") for of in (run, base)]
-    if len({to and (to["fingerprint"] or to["run"]) for to in against}) > 1:
+    targets = [measured_run.results.get("fidelity_to") for measured_run in (run, base)]
+    if len({target and (target["fingerprint"] or target["run"]) for target in targets}) > 1:
         return []
     metrics: list[ImageMetric] = [Psnr(), Lpips("alex"), Lpips("vgg"), Lpips("squeeze")]
     result = []
     for metric in metrics:
         columns = []
-        for of, to in zip((run, base), against, strict=True):
-            if to and metric.label in of.metrics:
-                records = measured_images(of.path, [metric], other=Path(to["run"]))
-                values = {record.image_id: record.measured[metric.name] for record in records}
-                columns.append([values.get(image_id, np.nan) for image_id in ids])
+        for measured_run, target in zip((run, base), targets, strict=True):
+            if target and metric.label in measured_run.metrics:
+                records = measured_images(measured_run.path, [metric], other=Path(target["run"]))
+                by_image = {record.image_id: record.measured[metric.name] for record in records}
+                columns.append([by_image.get(image_id, np.nan) for image_id in ids])
         if len(columns) == 2:
-            # Of equal images there is no ratio of signal to noise.
-            mine, theirs = np.array(columns)[:, np.isfinite(columns).all(axis=0)]
-            if (n := len(mine)) >= ENOUGH:
-                error = float((mine - theirs).std(ddof=1) / n**0.5)
-                means = float(mine.mean()), float(theirs.mean())
+            # Equal images have an infinite PSNR.
+            values, base_values = np.array(columns)[:, np.isfinite(columns).all(axis=0)]
+            if (n := len(values)) >= ENOUGH:
+                error = float((values - base_values).std(ddof=1) / n**0.5)
+                means = float(values.mean()), float(base_values.mean())
                 result.append(PairedMetric(metric.label, metric.unit, metric.better or "higher", *means, n, error))
     return result

@@ -33,9 +33,9 @@ _NOISE = re.compile(
     r"Does not validate against any of the Union|Subtypes: |Errors:$|Expected a <class 'NoneType'>|Given value|"
     r"Expected a path but|Unable to load config \"|^$"
 )
-# Where the value stands; the message begins with it.
-_PLACE = re.compile(r"""Parser key "[\w.]+":|Problem with given class_path '[\w.]+':""")
-_PLAIN = (
+# The location of the value, with which a message begins.
+_LOCATION = re.compile(r"""Parser key "[\w.]+":|Problem with given class_path '[\w.]+':""")
+_REPLACEMENTS = (
     (r"a typing\.Literal\[(.*?)\]", lambda match: "one of " + match[1].replace("'", "")),
     (r"<class '(?:\w+\.)*(\w+)'>", r"\1"),
     (r"Expected a dot import path string: (\S+)", r"there is no class \1"),
@@ -74,19 +74,19 @@ def run(function: Callable[..., Outcome], command: str, args: Sequence[str]) -> 
         InputError: If the arguments are wrong, or the function refuses them.
     """
     parameters = inspect.signature(function).parameters.values()
-    named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    passes_on = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    passes_options = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     hints = get_type_hints(function)
-    most = {_flag(name): 0 if hints[name] is bool else sys.maxsize if _item(hints[name]) else 1 for name in named}
-    own, further = _separate(args, most)
+    max_values = {_flag(name): 0 if hints[name] is bool else sys.maxsize if _item(hints[name]) else 1 for name in names}
+    known_arguments, other_options = _separate(args, max_values)
     parser = _parser(function, command, hints)
-    if {"-h", "--help"} & set(further):
+    if {"-h", "--help"} & set(other_options):
         return Outcome(parser.format_help())
-    with input_errors(command, most):
-        values = parser.parse_args(own if passes_on else [*own, *further])
+    with input_errors(command, max_values):
+        values = parser.parse_args(known_arguments if passes_options else [*known_arguments, *other_options])
     values = {name: _expanded(value) for name, value in vars(values).items()}
-    options = {name: values.pop(name) for name in named}
-    return function(*values.values(), *(further if passes_on else ()), **options)
+    options = {name: values.pop(name) for name in names}
+    return function(*values.values(), *(other_options if passes_options else ()), **options)
 
 
 def _parser(function: Callable[..., Outcome], command: str, hints: Mapping[str, Any]) -> ArgumentParser:
@@ -94,47 +94,47 @@ def _parser(function: Callable[..., Outcome], command: str, hints: Mapping[str, 
 
     documentation = parse(function.__doc__ or "")
     texts = {p.arg_name.lstrip("*"): p.description or "" for p in documentation.params}
-    about = {"description": documentation.description, "formatter_class": RawDescriptionHelpFormatter}
-    parser = ArgumentParser(prog=command, exit_on_error=False, **about)
+    options = {"description": documentation.description, "formatter_class": RawDescriptionHelpFormatter}
+    parser = ArgumentParser(prog=command, exit_on_error=False, **options)
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is parameter.VAR_POSITIONAL:
             parser.add_argument_group("further options", texts[name])
             continue
         hint, item, default = hints[name], _item(hints[name]), parameter.default
-        named = parameter.kind is parameter.KEYWORD_ONLY
+        is_option = parameter.kind is parameter.KEYWORD_ONLY
         settings: dict[str, Any] = {"type": item, "nargs": "+"} if item else {"type": hint}
         if hint is bool:
             settings = {"action": "store_true"}
         if default is not parameter.empty:
-            settings |= {"default": default} | ({} if named else {"nargs": "?"})
-        elif named:
+            settings |= {"default": default} | ({} if is_option else {"nargs": "?"})
+        elif is_option:
             settings["required"] = True
-        choices = [str(of) for part in (hint, *get_args(hint)) if get_origin(part) is Literal for of in get_args(part)]
-        if choices or not named:
+        choices = [str(c) for part in (hint, *get_args(hint)) if get_origin(part) is Literal for c in get_args(part)]
+        if choices or not is_option:
             settings["metavar"] = f"{{{','.join(choices)}}}" if choices else name.upper()
         text = texts[name] if default in (parameter.empty, None, False) else f"{texts[name]} Default: {default}"
-        parser.add_argument(_flag(name) if named else name, help=text.replace("%", "%%"), **settings)
+        parser.add_argument(_flag(name) if is_option else name, help=text.replace("%", "%%"), **settings)
     return parser
 
 
-def _separate(args: Sequence[str], most: Mapping[str, int]) -> tuple[list[str], list[str]]:
+def _separate(args: Sequence[str], max_values: Mapping[str, int]) -> tuple[list[str], list[str]]:
     """Return positional values followed by the known options, and the other options with all values that follow each.
 
-    `most` has the values that a known option takes; those behind them are positional.
+    `max_values` has how many values a known option takes; further ones are positional.
     """
     values, options = options_of(args)
     known: list[str] = []
-    further: list[str] = []
-    for option, *following in options:
+    other_options: list[str] = []
+    for option, *arguments in options:
         name, equals, value = option.partition("=")
         flag = name.replace("_", "-")
-        if flag in most:
-            taken = 0 if equals else most[flag]
-            known += [flag + equals + value, *following[:taken]]
-            values += following[taken:]
+        if flag in max_values:
+            count = 0 if equals else max_values[flag]
+            known += [flag + equals + value, *arguments[:count]]
+            values += arguments[count:]
         else:
-            further += [option, *following]
-    return [*values, *known], further
+            other_options += [option, *arguments]
+    return [*values, *known], other_options
 
 
 def options_of(args: Sequence[str]) -> tuple[list[str], list[list[str]]]:
@@ -201,7 +201,7 @@ def refuse_nulls(config: Namespace) -> None:
 def input_errors(command: str, known: Collection[str] = ()) -> Iterator[None]:
     """Turn a parsing error of jsonargparse into one InputError, and let out an InputError that it wrapped.
 
-    Of the `known` options, those nearest to an unknown one are proposed.
+    For an unknown option, the nearest `known` ones are proposed.
     """
     try:
         yield
@@ -210,8 +210,8 @@ def input_errors(command: str, known: Collection[str] = ()) -> Iterator[None]:
         if cause is not None:
             raise cause from error
         message = readable(str(error), known)
-        see = "" if re.search("; (see bigain|known:)", message) else f"; see {command} --help"
-        raise InputError(message + see) from error
+        hint = "" if re.search("; (see bigain|known:)", message) else f"; see {command} --help"
+        raise InputError(message + hint) from error
 
 
 def wrapped_input_error(error: BaseException | None) -> InputError | None:
@@ -226,31 +226,31 @@ def readable(message: str, known: Collection[str] = ()) -> str:
     keys = list(dict.fromkeys(re.findall(r'Parser key "([\w.]+)"', message)))
     section, classes = ".".join(keys), re.findall(r"given class_path '([\w.]+)'", message)
     refused = re.search(r"(?:[Oo]ption '|unrecognized arguments: --)([\w.-]+)", message)
-    if lacking := re.search(r"given class_path '([\w.]+)':\s*(Requirement '.*)", message):
-        return f"{lacking[1].rpartition('.')[2]}: {lacking[2]}"
+    if requirement := re.search(r"given class_path '([\w.]+)':\s*(Requirement '.*)", message):
+        return f"{requirement[1].rpartition('.')[2]}: {requirement[2]}"
     if re.search("Subclass types expect|is abstract", message) or (refused and refused[1] == "class_path"):
         return f"{section}: name its class (class_path), and put its arguments under init_args"
     if refused and classes:
         return str(unknown_argument(section, classes[-1], refused[1]))
     if refused:
         near = get_close_matches(f"--{refused[1]}", [name for name in known if f"{name}." not in f"--{refused[1]}"], 1)
-        place = "; see bigain predict --trainer.help" if refused[1].startswith("trainer.") else ""
-        return f"there is no option {refused[1]}{guess(near)}{place}"
+        hint = "; see bigain predict --trainer.help" if refused[1].startswith("trainer.") else ""
+        return f"there is no option {refused[1]}{guess(near)}{hint}"
     if "are required: predict." in message:
         return "no --config, or one without " + " and ".join(re.findall(r"predict\.(\w+)", message))
-    lines = (_PLACE.sub("", line).strip().lstrip("-").strip().rstrip(".") for line in message.splitlines())
-    essence = "; ".join(dict.fromkeys(line for line in lines if not _NOISE.search(line)))
-    for pattern, text in _PLAIN:
-        essence = re.sub(pattern, text, essence)
-    if essence.startswith("expected") and (value := re.search(r"(?:Got|Given) value: (?!NestedArg)(.*)", message)):
+    lines = (_LOCATION.sub("", line).strip().lstrip("-").strip().rstrip(".") for line in message.splitlines())
+    summary = "; ".join(dict.fromkeys(line for line in lines if not _NOISE.search(line)))
+    for pattern, text in _REPLACEMENTS:
+        summary = re.sub(pattern, text, summary)
+    if summary.startswith("expected") and (value := re.search(r"(?:Got|Given) value: (?!NestedArg)(.*)", message)):
         # A namespace is the user's class, which was refused: other types were not meant.
-        named = value[1].startswith("Namespace(")
-        essence = essence.partition("; ")[2] or essence if named else f"{essence}, not {value[1]}"
-    if "no class" in essence and (kind := section.rpartition(".")[2]) in _PACKAGES:
-        essence += f"; known: {', '.join(shipped_classes(kind))}, or the import path of a class"
+        is_class = value[1].startswith("Namespace(")
+        summary = summary.partition("; ")[2] or summary if is_class else f"{summary}, not {value[1]}"
+    if "no class" in summary and (kind := section.rpartition(".")[2]) in _PACKAGES:
+        summary += f"; known: {', '.join(shipped_classes(kind))}, or the import path of a class"
     elif classes:
-        essence += f"; see bigain predict --{'.'.join(keys[: len(classes)])}.help {classes[-1].rpartition('.')[2]}"
-    return f"{section}: {essence}" if section else essence
+        summary += f"; see bigain predict --{'.'.join(keys[: len(classes)])}.help {classes[-1].rpartition('.')[2]}"
+    return f"{section}: {summary}" if section else summary
 
 
 def guess(near: Sequence[str]) -> str:

@@ -30,7 +30,7 @@ OPTIONS = (
     ("baseline", bool, False, "also run without compression and compare"),
     ("inspect", int | None, 4, "number of images to follow in pictures; 0: none"),
 )
-# Options of which only the classes know whether they are right.
+# Options that only the classes can check.
 _SECTIONS = ("--config", "-c", "--print_config", "--model", "--data", "--compressor", "--trainer")
 _HELP = """usage: bigain predict --config FILE [options]
 
@@ -103,11 +103,11 @@ def checked(args: Sequence[str]) -> list[str]:
         InputError: If a file is missing, an option unknown, or a value of `OPTIONS` wrong.
     """
     values, options = options_of(args)
-    own = [words for words in options if re.split(r"[.=+]", words[0], maxsplit=1)[0] not in _SECTIONS]
+    own_options = [words for words in options if re.split(r"[.=+]", words[0], maxsplit=1)[0] not in _SECTIONS]
     parser = ArgumentParser(exit_on_error=False)
     add_options(parser)
     with input_errors("bigain predict", [*_SECTIONS, *(f"--{name}" for name, *_ in OPTIONS)]):
-        check_seed(parser.parse_args([*values[1:], *itertools.chain.from_iterable(own)]).seed)
+        check_seed(parser.parse_args([*values[1:], *itertools.chain.from_iterable(own_options)]).seed)
     return find_config(args)
 
 

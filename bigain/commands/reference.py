@@ -47,8 +47,8 @@ def reference(
     *folders, output = paths
     options = (*options, *([f"--data.split={split}"] if split else []))
     if len(folders) != (not options):
-        given = " ".join(map(str, [*paths, *options]))
-        raise InputError(f"give FOLDER OUT.npz, or OUT.npz --data with a file or class, not {given}")
+        arguments = " ".join(map(str, [*paths, *options]))
+        raise InputError(f"give FOLDER OUT.npz, or OUT.npz --data with a file or class, not {arguments}")
     if output.suffix != ".npz":
         raise InputError(f"{output} must end in .npz")
     if folders and not folders[0].is_dir():
@@ -67,6 +67,6 @@ def reference(
         images, source = images_of(data), " ".join(filter(None, (data.name, getattr(data, "split", ""))))
     if output.exists():
         sys.stderr.write(f"warning: {output} exists and will be replaced\n")
-    made = reference_of(images, source, extractor_of(protocol, weights), batch_size, features)
-    made.save(output)
-    return Outcome(f"{output}: n = {made.moments.n}, {made.protocol}, weights sha256 {made.sha256}\n")
+    statistics = reference_of(images, source, extractor_of(protocol, weights), batch_size, features)
+    statistics.save(output)
+    return Outcome(f"{output}: n = {statistics.moments.n}, {statistics.protocol}, weights sha256 {statistics.sha256}\n")

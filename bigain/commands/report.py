@@ -46,8 +46,8 @@ def report(
     left_out = unfinished + missing
     if not finished:
         raise InputError(f"nothing to report: {'; '.join(left_out)}")
-    known = {image_id for run in finished if samples and run.task == "generation" for image_id in read_ids(run.path)}
-    if unknown := [image_id for image_id in samples or () if image_id not in known]:
+    ids = {image_id for run in finished if samples and run.task == "generation" for image_id in read_ids(run.path)}
+    if unknown := [image_id for image_id in samples or () if image_id not in ids]:
         raise InputError(f"--samples {unknown[0]}: no generation here has this image; ids are in each run's images.txt")
     reference = load_run(classification_in(base), partial) if base else None
     groups = group_runs(finished)
@@ -55,9 +55,9 @@ def report(
     written = write_report(output, groups, left_out, samples or ())
     lines = [f"left out: {reason}" for reason in left_out]
     lines += [f"not compared: {reason}" for reason in refused]
-    others = sum(len(group.refused) for group in groups) - len(refused)
-    if others:
-        lines.append(f"not compared image by image for {counted(others, 'more reason')}, see the report")
+    further_reasons = sum(len(group.refused) for group in groups) - len(refused)
+    if further_reasons:
+        lines.append(f"not compared image by image for {counted(further_reasons, 'more reason')}, see the report")
     compared = {comparison.run.path for group in groups for comparison in group.comparisons}
     lines += [f"{counted(len(finished), 'run')}, {len(compared)} compared image by image", *map(str, written)]
     return Outcome("\n".join(lines) + "\n", not (missing or refused))

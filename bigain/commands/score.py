@@ -60,12 +60,12 @@ def score(
     from bigain.tasks.scoring import add_baseline, update_distances, update_fidelity, update_metric
 
     metrics: list[ImageMetric] = [] if clip_model is None else [ClipScore(clip_model)]
-    if (further := create(ImageMetric, "metric", options, "bigain score")) is not None:  # type: ignore[type-abstract]
-        metrics.append(further)
-    pairs = [metric for metric in metrics if "other images" in metric.needs]
-    if pairs and against is None:
-        raise InputError(f"{pairs[0].title or pairs[0].name} compares the images of two runs; add --against OTHER")
-    held = lock(run, 0)
+    if (extra := create(ImageMetric, "metric", options, "bigain score")) is not None:  # type: ignore[type-abstract]
+        metrics.append(extra)
+    paired = [metric for metric in metrics if "other images" in metric.needs]
+    if paired and against is None:
+        raise InputError(f"{paired[0].title or paired[0].name} compares the images of two runs; add --against OTHER")
+    run_lock = lock(run, 0)
     try:
         if features and against is not None:
             add_baseline(run, against)
@@ -74,13 +74,13 @@ def score(
         if protocol or reference or weights or not (against or metrics or geneval or vqascore):
             update_distances(run, results, protocol, weights, reference)
         if against is not None:
-            update_fidelity(run, results, against, lpips, pairs)
+            update_fidelity(run, results, against, lpips, paired)
         for metric in metrics:
-            if metric not in pairs:
+            if metric not in paired:
                 update_metric(run, results, metric)
         write_results(run, results)
         exported = export_geneval(run, geneval) if geneval else ""
         exported += export_vqascore(run, vqascore) if vqascore else ""
     finally:
-        held.release()
+        run_lock.release()
     return Outcome(summary(results, run) + exported)

@@ -11,7 +11,7 @@ from types import FrameType
 
 # A shell reports this plus the number of the signal that ended a process.
 _BY_SIGNAL = 128
-_SECONDS_BETWEEN_LOOKS = 1.0
+_POLL_SECONDS = 1.0
 
 
 def end_at_signals() -> None:
@@ -43,7 +43,7 @@ def end_with_launcher() -> None:
 
     def watch() -> None:
         while os.getppid() == launcher:
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            time.sleep(_POLL_SECONDS)
         os.write(2, b"bigain: the process that launched this one has ended; what is finished is kept\n")
         os._exit(_BY_SIGNAL + signal.SIGTERM)
 

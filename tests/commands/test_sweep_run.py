@@ -381,7 +381,7 @@ def test_cells_that_another_command_is_doing_are_waited_for(again, monkeypatch, 
         other.release()
 
     monkeypatch.setattr(bigain.commands.sweep.command, "run_in_subprocess", run)
-    monkeypatch.setattr(bigain.commands.sweep.command, "_SECONDS_BETWEEN_LOOKS", 0)
+    monkeypatch.setattr(bigain.commands.sweep.command, "_POLL_SECONDS", 0)
     sweep("mine.yaml", "--only", "none", "LGTM")
     assert ran == [NAMES[1], NAMES[0]]
     output = capsys.readouterr().out

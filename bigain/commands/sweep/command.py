@@ -23,7 +23,7 @@ from bigain.runs.numbers import counted
 if TYPE_CHECKING:
     from bigain.commands.sweep.plans import Plan
 
-_SECONDS_BETWEEN_LOOKS = 2.0
+_POLL_SECONDS = 2.0
 
 
 def sweep(
@@ -60,7 +60,7 @@ def sweep(
     chosen = choose(cells, only, shard)
     for cell in chosen:
         checked(["predict", *marked_options(cell, cells, options)])
-    _tell(f"{name}: {len(chosen)} of {counted(len(cells), 'cell')}, in {folder}; checking their configurations")
+    _print(f"{name}: {len(chosen)} of {counted(len(cells), 'cell')}, in {folder}; checking their configurations")
     from tqdm import tqdm
 
     from bigain.commands.lightning_cli import Prepared, WithoutTrainer
@@ -76,43 +76,43 @@ def sweep(
     if dry_run:
         return cost_report(plans)
     prefixes = {plan: f"[{position}/{len(plans)}] {plan.cell.name}" for position, plan in enumerate(plans, 1)}
-    left = [plan for plan in plans if not _run(plan, prefixes[plan])]
-    if left:
-        _tell(f"waiting for {', '.join(plan.cell.name for plan in left)}")
-    while left:
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
-        left = [plan for plan in left if not _run(plan, prefixes[plan], waiting=True)]
+    remaining = [plan for plan in plans if not _run(plan, prefixes[plan])]
+    if remaining:
+        _print(f"waiting for {', '.join(plan.cell.name for plan in remaining)}")
+    while remaining:
+        time.sleep(_POLL_SECONDS)
+        remaining = [plan for plan in remaining if not _run(plan, prefixes[plan], waiting=True)]
     if not launched_rank():
         _add_fidelities(plans, [folder / cell.name for cell in cells if cell.setting is None])
-    return _conclude(plans, folder)
+    return _summarise(plans, folder)
 
 
 def _run(plan: Plan, prefix: str, waiting: bool = False) -> bool:
     """Run a cell unless it is finished or refused; return False if another command is doing it."""
     if plan.prepared is None:
-        _tell(f"{prefix}  {plan}")
+        _print(f"{prefix}  {plan}")
         return True
     with claimed(plan.directory, plan.log) as free:
         if not free and not waiting:
-            _tell(f"{prefix}  another command is doing it")
+            _print(f"{prefix}  another command is doing it")
         if not free:
             return False
         plan.read_state()
         # Another command that was waited for has overwritten it already.
         if plan.status == "finished" and (waiting or not plan.prepared.config.predict.overwrite):
-            _tell(f"{prefix}  finished before  {plan.metric}")
+            _print(f"{prefix}  finished before  {plan.metric}")
             return True
-        _tell(f"{prefix}  running, output in {plan.log}")
+        _print(f"{prefix}  running, output in {plan.log}")
         start, show = time.perf_counter(), _progress_line(prefix)
         run_in_subprocess(plan.command, plan.log, plan.cell.number, show)
         show("")
         plan.read_state()
-        _tell(f"{prefix}  {plan}  {time.perf_counter() - start:.1f} s")
+        _print(f"{prefix}  {plan}  {time.perf_counter() - start:.1f} s")
         return True
 
 
-def _add_fidelities(plans: Sequence[Plan], unvaried: Sequence[Path]) -> None:
-    """Compare images or features with those of the uncompressed cell, among `unvaried`, where both are there."""
+def _add_fidelities(plans: Sequence[Plan], uncompressed: Sequence[Path]) -> None:
+    """Compare images or features with those of the matching run among `uncompressed`, where both exist."""
     from bigain.commands.sweep.plans import reason_of
     from bigain.runs.results import Run, load_run
     from bigain.tasks.scoring import add_baseline, has_baseline
@@ -121,7 +121,7 @@ def _add_fidelities(plans: Sequence[Plan], unvaried: Sequence[Path]) -> None:
         return {key: value for key, value in run.settings.items() if not key.startswith("compressor")}
 
     baselines = []
-    for directory in unvaried:
+    for directory in uncompressed:
         with suppress(InputError, OSError):
             baselines.append(load_run(directory))
     for plan in plans:
@@ -134,27 +134,27 @@ def _add_fidelities(plans: Sequence[Plan], unvaried: Sequence[Path]) -> None:
             continue
         try:
             add_baseline(run.path, baseline.path)
-            _tell(f"added the fidelity of {plan.cell.name} to {baseline.path.name}")
+            _print(f"added the fidelity of {plan.cell.name} to {baseline.path.name}")
         except Exception as error:  # noqa: BLE001 -- as for a cell
             plan.status, plan.reason = "incomplete", f"no fidelity: {reason_of(error)}"
-            _tell(f"{plan.cell.name}: {plan.reason}")
+            _print(f"{plan.cell.name}: {plan.reason}")
 
 
-def _conclude(plans: Sequence[Plan], folder: Path) -> Outcome:
+def _summarise(plans: Sequence[Plan], folder: Path) -> Outcome:
     from bigain.report.tables import Table
 
     if plans:
         seconds = [f"{plan.run.results['timing']['seconds']:.1f}" if plan.run else "" for plan in plans]
-        rows = [(of.cell.name, of.status, of.metric, s, of.reason or "") for of, s in zip(plans, seconds, strict=True)]
-        _tell(Table(("cell", "state", "main metric", "seconds", "what is missing or failed"), rows, "lllrl").plain())
+        rows = [(p.cell.name, p.status, p.metric, s, p.reason or "") for p, s in zip(plans, seconds, strict=True)]
+        _print(Table(("cell", "state", "main metric", "seconds", "what is missing or failed"), rows, "lllrl").plain())
     counts = Counter(plan.status for plan in plans)
-    _tell(f"cells: {', '.join(f'{count} {status}' for status, count in counts.items()) or 'none in this share'}")
+    _print(f"cells: {', '.join(f'{count} {status}' for status, count in counts.items()) or 'none in this share'}")
     if any(plan.run for plan in plans):
-        _tell(f"tables and figures: bigain report {folder}")
+        _print(f"tables and figures: bigain report {folder}")
     return Outcome(complete=counts["finished"] + counts["n/a"] == len(plans))
 
 
-def _tell(line: str) -> None:
+def _print(line: str) -> None:
     """Print a line at once; of several processes that a launcher started, only the first one does."""
     if not launched_rank():
         sys.stdout.write(f"{line}\n")

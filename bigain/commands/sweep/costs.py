@@ -22,28 +22,28 @@ from bigain.runs.numbers import counted
 from bigain.tasks.progress import duration
 
 T = TypeVar("T")
-_HEAD = ("directory", "state", "images", "evaluations", "GFLOPs", "PFLOPs")
+_COLUMNS = ("directory", "state", "images", "evaluations", "GFLOPs", "PFLOPs")
 
 
-def _count(prepared: Prepared, known: dict[str, Any]) -> tuple[tuple[str, ...], float]:
+def _count(prepared: Prepared, cache: dict[str, Any]) -> tuple[tuple[str, ...], float]:
     """Return images, evaluations per image, GFLOPs and PFLOPs of a cell as text, and its PFLOPs.
 
-    Cells have datasets, models and compressors in common: `known` keeps what was counted.
+    Cells have datasets, models and compressors in common: `cache` keeps the counts.
     """
 
-    def once(key: str, count: Callable[[], T]) -> T:
-        if key not in known:
-            known[key] = count()
-        result: T = known[key]
+    def cached(key: str, count: Callable[[], T]) -> T:
+        if key not in cache:
+            cache[key] = count()
+        result: T = cache[key]
         return result
 
     data, model, config = prepared.datamodule, prepared.model, prepared.config.predict
-    images, official = once(f"{config.data}", lambda: _images(data))
+    images, official = cached(f"{config.data}", lambda: _images(data))
     network = f"{config.model.init_args.backbone} {data.image_size}"
-    counted = once(network, lambda: CountedModel.of_backbone(model.backbone, data.image_size))
+    counted = cached(network, lambda: CountedModel.of_backbone(model.backbone, data.image_size))
     compressors = prepared.compressors()
     compressed = network + json.dumps([compressor.description() for compressor in compressors])
-    gflops = once(compressed, lambda: counted.count(*compressors).total / 1e9)
+    gflops = cached(compressed, lambda: counted.count(*compressors).total / 1e9)
     evaluations = model.evaluations_per_image(len(data.class_space))
     at_most = "<=" if isinstance(model, DiffusionClassifier) and model.race is not None else ""
     pflops = images * evaluations * gflops / 1e6
@@ -53,8 +53,8 @@ def _count(prepared: Prepared, known: dict[str, Any]) -> tuple[tuple[str, ...], 
 
 def cost_report(plans: Sequence[Plan]) -> Outcome:
     """Return state and cost of cells, complete if all could be counted; raise an InputError if none could be."""
-    known: dict[str, Any] = {}
-    rows, pflops, left = [], [], []
+    cache: dict[str, Any] = {}
+    rows, pflops, unfinished = [], [], []
     speeds: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
     uncounted, reasons = [], []
     for plan in tqdm(plans, "cells counted", leave=False, disable=None):
@@ -63,26 +63,26 @@ def cost_report(plans: Sequence[Plan]) -> Outcome:
         if plan.prepared is None:
             continue
         try:
-            row, cost = _count(plan.prepared, known)
+            row, cost = _count(plan.prepared, cache)
         except Exception as error:  # noqa: BLE001 -- a configuration may name the user's own classes
             uncounted.append(f"{plan.cell.name} cannot be counted: {reason_of(error)}")
             continue
         rows.append((str(plan.directory), plan.status, *row))
         pflops.append(cost)
-        kind = plan.prepared.model.backbone.model, plan.cell.task
+        group = plan.prepared.model.backbone.model, plan.cell.task
         if plan.status != "finished":
-            left.append((kind, cost))
+            unfinished.append((group, cost))
         if plan.run is not None:
             results = plan.run.results
-            speeds[kind].append(results["timing"]["seconds_per_image"] * results["dataset"]["images"] / cost)
+            speeds[group].append(results["timing"]["seconds_per_image"] * results["dataset"]["images"] / cost)
     if uncounted and not rows:
         # Usually all cells have the same reason.
         raise InputError(f"no cell can be counted; {uncounted[0]}")
-    total = f"{_total(pflops)}; left to do: {_total([cost for _, cost in left])}"
-    if left and all(kind in speeds for kind, _ in left):
-        seconds = sum(cost * median(speeds[kind]) for kind, cost in left)
+    total = f"{_total(pflops)}; left to do: {_total([cost for _, cost in unfinished])}"
+    if unfinished and all(group in speeds for group, _ in unfinished):
+        seconds = sum(cost * median(speeds[group]) for group, cost in unfinished)
         total += f", about {duration(seconds)} on one device at the speed of the finished cells"
-    lines = [Table(_HEAD, rows, "llrrrr").plain(), total]
+    lines = [Table(_COLUMNS, rows, "llrrrr").plain(), total]
     lines.append("evaluations are per image; GFLOPs are per evaluation, of the network alone")
     if any(evaluations.startswith("<=") for _, _, _, evaluations, _, _ in rows):
         lines.append("<= is the most that a race can need; results.json has the number that it needed")

@@ -23,7 +23,7 @@ from bigain.runs.results import Run, has_results, load_run
 
 
 class Plan:
-    """A cell that is to run, with the options that the command line has for it.
+    """A cell to run, with its options from the command line.
 
     Attributes:
         directory: Its run directory.

@@ -64,13 +64,13 @@ def claimed(directory: Path, log: Path) -> Iterator[bool]:
     if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) > 1:
         yield True
         return
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as locks:
         free = True
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
-            held.enter_context(FileLock(log.with_suffix(".lock"), blocking=False))
+            locks.enter_context(FileLock(log.with_suffix(".lock"), blocking=False))
             if directory.is_dir():
-                # Only a look: the run locks its directory itself.
+                # Released at once: the run locks its directory itself.
                 with FileLock(directory / ".lock-0", blocking=False):
                     pass
         except Timeout:
@@ -92,16 +92,16 @@ def failure_in(log: Path) -> str | None:
 
 def cell_environment(environment: Mapping[str, str], number: int) -> dict[str, str]:
     """Return the environment of a cell; under a launcher of several processes, each cell has its own port."""
-    changed = dict(environment)
-    base = int(changed.get("MASTER_PORT", 0))
-    if not base and int(changed.get("SLURM_NTASKS", 1)) > 1 and "SLURM_JOB_ID" in changed:
+    result = dict(environment)
+    base_port = int(result.get("MASTER_PORT", 0))
+    if not base_port and int(result.get("SLURM_NTASKS", 1)) > 1 and "SLURM_JOB_ID" in result:
         # Lightning's port for the whole job.
-        base = 15000 + int(changed["SLURM_JOB_ID"][-4:])
-    if base:
-        changed["MASTER_PORT"] = str(1024 + (base + 1 + number - 1024) % (65536 - 1024))
+        base_port = 15000 + int(result["SLURM_JOB_ID"][-4:])
+    if base_port:
+        result["MASTER_PORT"] = str(1024 + (base_port + 1 + number - 1024) % (65536 - 1024))
     # torchrun's own store still has the keys of the previous cell.
-    changed.pop("TORCHELASTIC_USE_AGENT_STORE", None)
-    return changed
+    result.pop("TORCHELASTIC_USE_AGENT_STORE", None)
+    return result
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from bigain.errors import InputError
 from bigain.runs.schema import TASKS, Task, check
 
 # Options that the sweep sets, or that have a key of their own.
-_NOT_SET = ("config", "output", "baseline")
+_RESERVED = ("config", "output", "baseline")
 # A dataset with such a name cannot mark options.
 _SECTIONS = {"model", "data", "compressor", "trainer", "seed", "config"}
 
@@ -111,10 +111,10 @@ def load_table(path_or_name: str | Path) -> list[Cell]:
 def _settings(entry: Entry) -> list[tuple[dict[str, Any], str | None, float | None]]:
     """Return the options of every run of an entry, and the setting that the table prints."""
     fixed = entry.get("set", {})
-    named = [(fixed, name, float(value)) for name, value in entry.get("setting", {}).items()]
+    runs = [(fixed, name, float(value)) for name, value in entry.get("setting", {}).items()]
     for key, values in entry.get("vary", {}).items():
-        named += [({**fixed, key: value}, key.rpartition(".")[2], float(value)) for value in values]
-    return [*named] or [(fixed, None, None)]
+        runs += [({**fixed, key: value}, key.rpartition(".")[2], float(value)) for value in values]
+    return [*runs] or [(fixed, None, None)]
 
 
 def _check_keys(place: str, content: Mapping[str, Any], expected: type) -> None:
@@ -124,7 +124,7 @@ def _check_keys(place: str, content: Mapping[str, Any], expected: type) -> None:
 
 def _check_entry(place: str, entry: Entry) -> None:
     _check_keys(place, entry, Entry)
-    for option in entry.get("set", {}).keys() & {*_NOT_SET}:
+    for option in entry.get("set", {}).keys() & {*_RESERVED}:
         raise InputError(f"{place}: set: {option} cannot be set by a table; leave it out")
     if not Path(entry["config"]).expanduser().is_file() and not (shipped_configs() / entry["config"]).is_file():
         raise InputError(f"{place}: config: {entry['config']} is neither a file nor a shipped configuration")
@@ -149,12 +149,12 @@ def choose(cells: Sequence[Cell], methods: Sequence[str] | None, shard: str | No
     Raises:
         InputError: If the table has no such method, or the shard is malformed.
     """
-    known = {cell.method.lower(): cell.method for cell in cells}
+    names = {cell.method.lower(): cell.method for cell in cells}
     for method in methods or ():
-        if method.lower() not in known:
-            raise InputError(f"--only: the table has no method {method!r}; it has {', '.join(known.values())}")
-    wanted = known if methods is None else {method.lower() for method in methods}
-    chosen = [cell for cell in cells if cell.method.lower() in wanted]
+        if method.lower() not in names:
+            raise InputError(f"--only: the table has no method {method!r}; it has {', '.join(names.values())}")
+    selected = names if methods is None else {method.lower() for method in methods}
+    chosen = [cell for cell in cells if cell.method.lower() in selected]
     match = re.fullmatch(r"(\d+)/(\d+)", (shard or "1/1").strip())
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise InputError(f"--shard: expected I/N with I from 1 to N, such as 3/16, not {shard!r}")
