@@ -21,7 +21,7 @@ from bigain.errors import InputError, check_choice
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
-# Attention over more tokens than this squared overflows the sizes of tensors.
+# With more tokens than the square of this, attention overflows the sizes of tensors.
 _LARGEST_LATENT = 16_384
 
 

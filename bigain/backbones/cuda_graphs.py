@@ -1,8 +1,8 @@
 """CUDA graphs of a denoiser with hooks: the kernels of a forward, recorded once and then launched together.
 
 Small networks and small batches are bound by launches from Python. The first forward of each kind (shapes, dtypes,
-what names the rows) is recorded with all hooks; later ones copy their inputs to where the recorded kernels read them.
-No Python runs in a replay: hooks see the copies that `rows_now()` returned while recording.
+row keys) is recorded with all hooks; later ones copy their inputs to where the recorded kernels read them. No Python
+runs in a replay: hooks see the copies that `rows_now()` returned while recording.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 # Forwards before a recording: libraries choose kernels, Triton compiles, `share` computes keys of prompts.
 _WARM_UP = 2
 
-# What names the rows of a forward is among its inputs; no recorded forward depends on the step.
+# Row keys are inputs of a forward; no recorded forward depends on the step.
 register_dataclass(RowKeys, drop_field_names=["step"])
 register_dataclass(Sharing)
 
@@ -100,7 +100,7 @@ class Graphs:
         self._network = network
         self._signature = inspect.signature(network.forward)
         self._latent_of = layout_of(network).latent_of
-        # Listing the parameters takes longer than to launch a small graph.
+        # Listing the parameters takes longer than launching a small graph.
         self._tensor_dicts = [part for module in network.modules() for part in (module._parameters, module._buffers)]
         self._weights: list[Any] = []
         self._graphs: dict[Any, _Graph] = {}
@@ -160,7 +160,7 @@ class Graphs:
             return None
 
     def refuses(self, device: torch.device) -> bool:
-        """Return whether forwards run as before because they cannot be replayed; the first time, say why.
+        """Return whether forwards cannot be replayed and run without graphs; the first time, log why.
 
         Args:
             device: Of the network.
@@ -205,12 +205,12 @@ class Graphs:
             while isinstance(cause := causes[-1].__context__, Exception):
                 causes.append(cause)
             if (memory_error := next(filter(out_of_memory, causes), None)) is not None:
-                # Smaller forwards will be tried, for which there must be room.
+                # Frees memory for the smaller forwards that will be tried.
                 self.forget()
                 raise memory_error from None
             if not recording:
                 raise
-            # What was raised first says what cannot be recorded.
+            # The first exception of the chain says what cannot be recorded.
             self._refuse(" ".join(str(causes[-1]).split())[:300])
             return None
 

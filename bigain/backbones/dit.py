@@ -27,7 +27,7 @@ class DiT(Backbone):
     kinds: ClassVar[tuple[type[Parametrisation], ...]] = (Diffusion, Flow)
 
     def _check_config(self, config: Mapping[str, Any]) -> None:
-        # In the class name used before diffusers 0.28, PixArt differs only in this.
+        # Under the class name of diffusers before 0.28, only this tells PixArt from DiT.
         if (kind := config.get("norm_type", "ada_norm_zero")) != "ada_norm_zero":
             raise InputError(
                 f"transformer/config.json of {self.model} has norm_type {kind!r}; expected 'ada_norm_zero', a DiT "

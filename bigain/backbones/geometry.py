@@ -48,7 +48,7 @@ def backbone_without_weights(model: str) -> Backbone:
     Raises:
         InputError: If there is no such model, or its kind is unknown.
     """
-    # A folder of the same name may hold anything else.
+    # A folder of the same name counts only if it holds a model.
     shipped = model in shipped_geometries() and not (Path(model) / "model_index.json").is_file()
     source = str(_FOLDER / model) if shipped else find_model(geometry_of(model))
     index = read_json(source, "model_index.json", False)

@@ -111,7 +111,7 @@ class ModelFiles:
         if saved := config.get("_class_name") or config.get("architectures"):
             self._check_class(file, name, str(saved[0] if isinstance(saved, list) else saved))
         if "transformers_weights" in config:
-            # It names other files than those that are checked.
+            # The entry names other files than those that are checked.
             raise InputError(f"{file} of {self.source} has transformers_weights; delete the entry")
         return config
 
@@ -194,13 +194,13 @@ class ModelFiles:
             if type(error) is not Exception and not isinstance(error, UNLOADABLE):
                 raise
             message = reason(error, self.source, self.local_files_only)
-            # The next thing that transformers tries.
+            # Without sentencepiece, transformers tries tiktoken next.
             if "tiktoken" in message and self.parts[name].__name__ == "T5Tokenizer":
                 message = "a spiece.model alone takes sentencepiece: pip install 'bigain[t5]'"
             raise InputError(f"cannot load the {name} of {self.source}: {message}") from error
         ids = tokenizer(["a", "b"], truncation=True, max_length=8).input_ids
         if ids[0] == ids[1]:
-            # transformers creates an empty one where files are missing.
+            # transformers creates an empty tokenizer where files are missing.
             files = "tokenizer.json, or vocab.json and merges.txt, or spiece.model"
             raise InputError(f"the {name} of {self.source} has no vocabulary; expected {files}")
         return tokenizer
@@ -285,7 +285,7 @@ def module_digest(module: nn.Module) -> str:
 
 def digest_in_background(module: nn.Module) -> Future[str]:
     """Start `module_digest` of the module as it is now in a thread, while it is moved or converted."""
-    # Both replace tensors and leave those of this state as they are.
+    # Moving and converting replace the module's tensors, not those of this state.
     state = sorted(module.state_dict().items())
     digest = hashlib.blake2b(type(module).__name__.encode(), digest_size=16)
     config: dict[str, Any] = dict(getattr(module, "config", {}))

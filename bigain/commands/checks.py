@@ -160,7 +160,7 @@ def _dataset(module: Task, data: EvalDataModule) -> Iterator[Check]:
 def _images(data: EvalDataModule) -> Iterator[Check]:
     """Decode the first, the middle and the last image."""
     items = getattr(data, "items", [])
-    # Without classes, there are prompts alone.
+    # A dataset without classes has prompts only.
     if not items or not len(data.class_space):
         return
     for item in dict.fromkeys(items[i] for i in (0, len(items) // 2, -1)):

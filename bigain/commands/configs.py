@@ -162,7 +162,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):  # type: ignore[misc]
     """Rejects repeated keys, of which PyYAML would use the last."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        # Before merged keys (`<<`) are filled in, which may repeat keys.
+        # Checked before merged keys (`<<`) are filled in, which may repeat keys.
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen: set[tuple[str, str]] = set()
         for key, _ in node.value:

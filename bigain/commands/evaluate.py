@@ -50,7 +50,7 @@ def evaluate(*options: str, config: Path, output: Path | None = None) -> Outcome
     shared_settings = {
         "models": [cli.model.backbone.model for cli in prepared.values()],
         "datasets": [cli.datamodule.name for cli in prepared.values()],
-        "compressors": [[_common(c.description()) for c in cli.compressors()] for cli in prepared.values()],
+        "compressors": [[_comparable(c.description()) for c in cli.compressors()] for cli in prepared.values()],
     }
     for setting, values in shared_settings.items():
         if len(distinct := dict.fromkeys(map(str, values))) > 1:
@@ -91,7 +91,7 @@ def joint_row(
     costs = classification or generation
     compressors = costs["compressors"]
     for results in filter(None, (generation, features)):
-        if [*map(_common, compressors)] != [*map(_common, results["compressors"])]:
+        if [*map(_comparable, compressors)] != [*map(_comparable, results["compressors"])]:
             raise InputError(f"{name}: the runs have different compressors; a joint row needs one")
     accuracy_name, accuracy = next(iter(classification["metrics"].items())) if classification else ("top1", None)
     row: dict[str, Any] = {
@@ -120,7 +120,7 @@ def joint_row(
     return row
 
 
-def _common(compressor: Mapping[str, Any]) -> dict[str, Any]:
+def _comparable(compressor: Mapping[str, Any]) -> dict[str, Any]:
     """Return a compressor without alpha and `skip_zero`, which the paper, too, sets differently for the two tasks.
 
     Images have one class, so that redrawn destinations are random ones.

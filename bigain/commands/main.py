@@ -50,7 +50,7 @@ _BAD_INPUT = 2
 _INTERNAL_ERROR = 70
 # As a shell reports a program that wrote to a closed pipe.
 _CLOSED_PIPE = 141
-# Lightning refuses settings, torch connections between processes. By name: importing them takes seconds.
+# Errors of Lightning about settings, and of torch about connections. By name: importing them takes seconds.
 _REFUSALS = {"MisconfigurationException", "DistNetworkError", "DistStoreError"}
 
 

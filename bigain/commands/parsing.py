@@ -47,7 +47,7 @@ _REPLACEMENTS = (
     (r"\bSequence\b", "list"),
     (r"'\w+' object has no attribute 'keys'", "init_args has to be a mapping"),
 )
-# Package that hands on the classes which a section of a configuration names.
+# Package of the classes that a section of a configuration names.
 _PACKAGES = {
     "compressor": "compressors",
     "model": "modules",
@@ -78,7 +78,7 @@ def run(function: Callable[..., Outcome], command: str, args: Sequence[str]) -> 
     passes_options = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     hints = get_type_hints(function)
     max_values = {_flag(name): 0 if hints[name] is bool else sys.maxsize if _item(hints[name]) else 1 for name in names}
-    known_arguments, other_options = _separate(args, max_values)
+    known_arguments, other_options = _split_options(args, max_values)
     parser = _parser(function, command, hints)
     if {"-h", "--help"} & set(other_options):
         return Outcome(parser.format_help())
@@ -117,7 +117,7 @@ def _parser(function: Callable[..., Outcome], command: str, hints: Mapping[str, 
     return parser
 
 
-def _separate(args: Sequence[str], max_values: Mapping[str, int]) -> tuple[list[str], list[str]]:
+def _split_options(args: Sequence[str], max_values: Mapping[str, int]) -> tuple[list[str], list[str]]:
     """Return positional values followed by the known options, and the other options with all values that follow each.
 
     `max_values` has how many values a known option takes; further ones are positional.
@@ -243,7 +243,7 @@ def readable(message: str, known: Collection[str] = ()) -> str:
     for pattern, text in _REPLACEMENTS:
         summary = re.sub(pattern, text, summary)
     if summary.startswith("expected") and (value := re.search(r"(?:Got|Given) value: (?!NestedArg)(.*)", message)):
-        # A namespace is the user's class, which was refused: other types were not meant.
+        # A namespace is a class that was refused; what other types expect does not matter.
         is_class = value[1].startswith("Namespace(")
         summary = summary.partition("; ")[2] or summary if is_class else f"{summary}, not {value[1]}"
     if "no class" in summary and (kind := section.rpartition(".")[2]) in _PACKAGES:

@@ -125,7 +125,7 @@ def missing_parts(results: Results) -> str | None:
     if dataset["images"] < dataset["asked"]:
         return f"{dataset['asked'] - dataset['images']:,} of {counted(dataset['asked'], 'image')} not done"
     for name, reason in missing_metrics(results).items():
-        # Equal images have no PSNR, no one asks for an Inception score, and without an extractor for no distance.
+        # Equal images have no PSNR; an Inception score, or a distance without an extractor, was not asked for.
         if name not in ("psnr", "inception score") and (name != "distance" or results["protocol"]["extractor"]):
             return f"no {name}: {reason}"
     return None
@@ -140,7 +140,7 @@ def silence_libraries() -> None:
     warnings.filterwarnings("ignore", ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     for library in ("diffusers.models", "transformers"):
-        # Of surplus weights, which loading reports in its own words. A level would make transformers warn of more.
+        # They warn of surplus weights, which loading reports. Setting a level would make transformers warn of more.
         logging.getLogger(f"{library}.modeling_utils").addFilter(_errors_only)
 
 

@@ -52,7 +52,7 @@ def reference(
     if output.suffix != ".npz":
         raise InputError(f"{output} must end in .npz")
     if folders and not folders[0].is_dir():
-        # Before torch is imported.
+        # Checked before torch is imported.
         raise InputError(f"no folder {folders[0]}")
     from bigain.data import EvalDataModule
     from bigain.tasks.references import images_below, images_of, reference_of

@@ -52,12 +52,12 @@ def report(
     reference = load_run(classification_in(base), partial) if base else None
     groups = group_runs(finished)
     refused = [reason for group in groups for reason in group.compare(reference, measure_of, allow_differences)]
-    written = write_report(output, groups, left_out, samples or ())
+    files = write_report(output, groups, left_out, samples or ())
     lines = [f"left out: {reason}" for reason in left_out]
     lines += [f"not compared: {reason}" for reason in refused]
     further_reasons = sum(len(group.refused) for group in groups) - len(refused)
     if further_reasons:
         lines.append(f"not compared image by image for {counted(further_reasons, 'more reason')}, see the report")
     compared = {comparison.run.path for group in groups for comparison in group.comparisons}
-    lines += [f"{counted(len(finished), 'run')}, {len(compared)} compared image by image", *map(str, written)]
+    lines += [f"{counted(len(finished), 'run')}, {len(compared)} compared image by image", *map(str, files)]
     return Outcome("\n".join(lines) + "\n", not (missing or refused))

@@ -47,7 +47,7 @@ def score(
     Raises:
         InputError: If the run, its images or the reference are missing or do not fit.
     """
-    # Before torch is imported.
+    # Checked before torch is imported.
     if features := read_results(run)["task"] == "features":
         if against is None or any((options, protocol, weights, reference, lpips, clip_model, geneval, vqascore)):
             raise InputError(f"{run} is a run of features; give it --against OTHER alone, for their similarity")

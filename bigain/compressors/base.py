@@ -68,7 +68,7 @@ class Compressor(Callback, ABC):
         self.onlookers = []
         self._installed = ExitStack()
 
-    # What a method implements.
+    # Implemented by methods.
 
     @abstractmethod
     def hook_site(self, layout: Layout, site: Site, context: ContextGetter, undo: ExitStack) -> None:
@@ -119,7 +119,7 @@ class Compressor(Callback, ABC):
                 "configuration of a generation"
             )
 
-    # What hooks use.
+    # Used by hooks.
 
     @cached_property
     def shared_values(self) -> tuple[Hashable, ...]:
@@ -173,7 +173,7 @@ class Compressor(Callback, ABC):
             with mark("onlooker", len(before)):
                 onlooker.compressed(Observation(site, module, before, restored, context))
 
-    # What callers use.
+    # Used by callers.
 
     def install(self, denoiser: nn.Module) -> ExitStack:
         """Hook every selected site. Closing the result restores the network exactly.

@@ -22,7 +22,7 @@ _MAX_TOKENS = 2**14
 
 _INSTALLED = find_spec("triton") is not None
 
-# Whether kernels ran since `forget_notes`, and what torch computed in their place.
+# Since `forget_notes`: whether kernels ran, and why torch computed in their place.
 _kernels_used: set[str] = set()
 _torch_reasons: set[str] = set()
 
@@ -39,7 +39,7 @@ def kernels_serve(x: Tensor, unsupported: str = "") -> bool:
     """
     if not _kernels_enabled(x.device.type):
         return False
-    # A branch rather than a number: compiled code may not know the number of tokens.
+    # A bool rather than the number of tokens, which compiled code may not know.
     too_many = True if x.shape[1] > _MAX_TOKENS else False  # noqa: SIM210
     return _kernels_support(x.dtype, too_many, x.requires_grad and torch.is_grad_enabled(), unsupported)
 

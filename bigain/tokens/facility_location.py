@@ -9,7 +9,7 @@ from bigain.tokens.grid import Cell, Grid, to_cells
 from bigain.tokens.precision import unit_tokens
 from bigain.tokens.weighted import SoftPlan
 
-# Two tokens that are each other's nearest gain the same, up to rounding, which must not decide between them.
+# Mutually nearest tokens have equal gains up to rounding, which must not decide between them.
 _TIE = 1e-5
 # Each step squares the error; in this many, singular values down to 0.01 of the largest converge.
 _INVERSE_STEPS = 14

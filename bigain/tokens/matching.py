@@ -113,7 +113,7 @@ class MergePlan:
             added = added.masked_fill(self.present.view(-1, 1), 0)
             weight = weight.masked_fill(self.present.flatten(), 0)
         if x.device.type == "cuda":
-            # scatter_add adds in an order that changes from run to run there.
+            # On CUDA, the order of sums in scatter_add changes from run to run.
             total = total.index_put((row.flatten(),), added, accumulate=True)
         else:
             total = total.scatter_add(0, row.view(-1, 1).expand(-1, c), added)

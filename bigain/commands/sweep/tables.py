@@ -117,19 +117,19 @@ def _settings(entry: Entry) -> list[tuple[dict[str, Any], str | None, float | No
     return [*runs] or [(fixed, None, None)]
 
 
-def _check_keys(place: str, content: Mapping[str, Any], expected: type) -> None:
+def _check_keys(location: str, content: Mapping[str, Any], expected: type) -> None:
     for key in content.keys() - expected.__annotations__:
-        raise InputError(f"{place}: unknown key {key}; expected {', '.join(expected.__annotations__)}")
+        raise InputError(f"{location}: unknown key {key}; expected {', '.join(expected.__annotations__)}")
 
 
-def _check_entry(place: str, entry: Entry) -> None:
-    _check_keys(place, entry, Entry)
+def _check_entry(location: str, entry: Entry) -> None:
+    _check_keys(location, entry, Entry)
     for option in entry.get("set", {}).keys() & {*_RESERVED}:
-        raise InputError(f"{place}: set: {option} cannot be set by a table; leave it out")
+        raise InputError(f"{location}: set: {option} cannot be set by a table; leave it out")
     if not Path(entry["config"]).expanduser().is_file() and not (shipped_configs() / entry["config"]).is_file():
-        raise InputError(f"{place}: config: {entry['config']} is neither a file nor a shipped configuration")
+        raise InputError(f"{location}: config: {entry['config']} is neither a file nor a shipped configuration")
     if len(entry.get("vary", {})) + len(entry.get("setting", {})) > 1:
-        raise InputError(f"{place}: vary, setting: expected one option that varies, or one setting, not several")
+        raise InputError(f"{location}: vary, setting: expected one option that varies, or one setting, not several")
 
 
 def marked_options(cell: Cell, cells: Sequence[Cell], options: Sequence[str]) -> list[str]:

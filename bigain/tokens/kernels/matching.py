@@ -77,7 +77,7 @@ def match(x, tables, TO_KEPT: tl.constexpr, NAN_KEY: tl.constexpr, N: tl.constex
     source_is_finite = scale > 0.0
     choice = tl.where(source_is_finite, tl.where(nonfinite < M, nonfinite, choice), 0)
     if TO_KEPT:
-        # The rows of kept tokens are known since `select`.
+        # `select` has stored the rows of kept tokens.
         tl.store(table(tables, RESTORE, row, N) + token, choice, mask=source_valid)
     else:
         cosine = tl.minimum(tl.maximum(best * scale, -1.5), 1.5)
@@ -160,5 +160,5 @@ def link(tables, kept, N: tl.constexpr, BLOCK: tl.constexpr, SPAN: tl.constexpr)
     token = tl.load(order + i, mask=valid, other=0)
     predecessor = tl.where(linked, tl.load(order + previous, mask=linked, other=0), target)
     tl.store(table(tables, CHAIN, row, N) + predecessor, token, mask=valid)
-    # The rows of kept tokens are known since `select`.
+    # `select` has stored the rows of kept tokens.
     tl.store(restore + token, tl.load(restore + target, mask=valid, other=0), mask=valid)

@@ -83,7 +83,7 @@ def choose(x, tables, destinations, stride, keys, classes, seed: tl.int64, site,
         if RULE == "flattest" or RULE == "released":
             score += tl.sum(tl.abs(_laplacian(x, token, y, column, inside, centre, c, H, W, C)), axis=1)
         if RULE == "similar":
-            # Added here: torch's sum would take its order from the number of rows.
+            # Summed here, as the order of torch's sum depends on the number of rows.
             block = tl.arange(0, BLOCKS)
             block_sums = rows_of(sums, (row * tl.cdiv(N, 64) + block) * C, block < tl.cdiv(N, 64), c, C)
             total = tl.sum(block_sums, axis=0)

@@ -14,11 +14,11 @@ def merge(x, tables, out, kept, first, MEAN: tl.constexpr, N: tl.constexpr, C: t
     """Copy `kept` tokens of the list ORDER, or take the mean of each and its chain, in ascending order, in float32."""
     row = tl.program_id(1).to(tl.int64)
     x += row * N * C
-    place, c = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK_C)
-    inside = place < kept
-    token = tl.load(table(tables, ORDER, row, N) + first + place, mask=inside, other=0)
+    index, c = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK_C)
+    inside = index < kept
+    token = tl.load(table(tables, ORDER, row, N) + first + index, mask=inside, other=0)
     mask = inside[:, None] & (c < C)[None, :]
-    out += row * kept * C + place[:, None] * C + c[None, :]
+    out += row * kept * C + index[:, None] * C + c[None, :]
     if MEAN:
         chain = table(tables, CHAIN, row, N)
         total = rows_of(x, token * C, inside, c, C)
@@ -69,7 +69,7 @@ def downsample(x, out, alphas, alpha, KIND: tl.constexpr, H_IN: tl.constexpr, W_
         for dy in tl.static_range(WINDOW_H):
             for dx in tl.static_range(WINDOW_W):
                 total += rows_of(x, ((y * WINDOW_H + dy) * W_IN + column * WINDOW_W + dx) * C, inside, c, C)
-        # Rounded as the operators that torch blends.
+        # Rounded before blending, as in torch.
         average = (total / (WINDOW_H * WINDOW_W)).to(out.dtype.element_ty).to(tl.float32)
         if KIND == "blend":
             weight = alpha if alphas is None else tl.load(alphas + row)
