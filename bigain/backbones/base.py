@@ -213,7 +213,7 @@ class Backbone(nn.Module, ABC):
         """
 
     def check_prompts(self, prompts: Sequence[str], distinct: bool) -> str:
-        """Check what the model reads of prompts; needs no weights.
+        """Check that the model can read prompts; needs no weights.
 
         Returns a warning if prompts are cut, else an empty text; raises an InputError if different prompts must be
         `distinct` to the model and are not.

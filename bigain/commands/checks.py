@@ -38,7 +38,7 @@ _PRECISION = "--trainer.precision bf16-true, or 32-true, and the same for --mode
 
 
 class Check(NamedTuple):
-    """The result for one thing that a run needs, which works despite warnings, and what to do about it."""
+    """The result of one check, and what to do about it; a run works despite warnings."""
 
     name: str
     status: Status

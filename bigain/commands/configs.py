@@ -87,7 +87,7 @@ def _rules(path: str, content: dict[str, Any]) -> list[_Rule]:
 
 
 def _classes_and_values(args: Sequence[str]) -> dict[str, str]:
-    """Return the settings of a command line by dotted name, the last value of each; a class is that of its section."""
+    """Return the settings of a command line by dotted name, the last value of each; that of a section is its class."""
     settings: dict[str, str] = {}
     for path, value in settings_of(args):
         name = path.removesuffix(".class_path")

@@ -270,7 +270,7 @@ class Prepared(BiGainCLI):
 
     @classmethod
     def of(cls, task: str, command: Sequence[str]) -> Self:
-        """Create them of `["predict", "--config", "pets_lgtm.yaml", ...]`, which has to be of this task."""
+        """Create the classes of `["predict", "--config", "pets_lgtm.yaml", ...]`, which has to be of this task."""
         prepared = cls(command)
         if not isinstance(prepared.model, _TASKS[task][0]):
             raise InputError(f"{command[2]} is for {task}, but its model is a {type(prepared.model).__name__}")
@@ -293,7 +293,7 @@ class Prepared(BiGainCLI):
 
 
 class WithoutTrainer(Prepared):
-    """Keeps why this machine has no trainer for the settings, instead of raising it."""
+    """Stores the error, instead of raising it, if this machine has no trainer for the settings."""
 
     trainer_error = ""
 

@@ -66,7 +66,7 @@ def _distances(run: Run, base: Run, ids: tuple[str, ...]) -> list[PairedMetric]:
 # For the base run and the run that is compared with it.
 @lru_cache(maxsize=2)
 def _leave_one_out(run: Run, ids: tuple[str, ...]) -> _Distances:
-    """Return each distance with its values without each image, and whether images have the class they were made for."""
+    """Return each distance with its leave-one-out values, and whether images have the class they were made for."""
     protocol, file = run.results["protocol"]["extractor"], run.results["protocol"].get("reference_file")
     log = read_records(run.path / "predictions", SampleRecord)
     records = [log[image_id] for image_id in ids]

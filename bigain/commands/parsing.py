@@ -148,7 +148,7 @@ def options_of(args: Sequence[str]) -> tuple[list[str], list[list[str]]]:
 
 
 def _expanded(value: Any) -> Any:
-    """Replace `~` in paths and names that may be paths; the shell does not behind `=`."""
+    """Replace `~` in paths and names that may be paths; the shell does not after `=`."""
     if isinstance(value, list):
         return [_expanded(item) for item in value]
     return type(value)(os.path.expanduser(value)) if isinstance(value, (str, Path)) else value

@@ -132,7 +132,7 @@ def missing_parts(results: Results) -> str | None:
 
 
 def silence_libraries() -> None:
-    """Silence messages of the libraries that require nothing of the user."""
+    """Silence library messages that the user need not act on."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # of transformers, which shows one for every text encoder

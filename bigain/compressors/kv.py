@@ -61,7 +61,7 @@ class KVDownsampler(Compressor):
         """
 
     def token_keys(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor | None:
-        """Return the key nearest to each place of the token map, for onlookers; None, the default, if unknown.
+        """Return the key nearest to each token of the map, for onlookers; None, the default, if unknown.
 
         Args:
             x: The attention input. `(b, n, c)`.
@@ -69,7 +69,7 @@ class KVDownsampler(Compressor):
             context: The forward.
 
         Returns:
-            Index of a key per place. `(b, n)` or `(1, n)`, int64.
+            Index of a key per token. `(b, n)` or `(1, n)`, int64.
         """
         return None
 

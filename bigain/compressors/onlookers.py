@@ -44,7 +44,7 @@ class Observation:
         module: `self_attn`, `cross_attn` or `mlp`; of two self-attentions of a block, the first.
         before: The uncompressed tokens. `(b, n, c)`.
         restored: Computes the compressed tokens at full length, `(b, n, c)`: merged and unmerged, or for keys the
-            nearest key of each place. Returns None if the compressor does not know which key is nearest.
+            nearest key of each token. Returns None if the compressor does not know which key is nearest.
         context: The forward, with the timesteps of the rows.
     """
 

@@ -105,7 +105,7 @@ def mean_flops(
     compressors: Sequence[Compressor],
     evaluations: Mapping[int, int] | None = None,
 ) -> Flops:
-    """Return the mean FLOPs of evaluations with compressors that need not do the same at all timesteps.
+    """Return the mean FLOPs of evaluations with compressors that may differ between timesteps.
 
     Args:
         count: Counts at a timestep; None if it does not matter.
@@ -163,7 +163,7 @@ def count_flops(
         backbone: Its denoiser is on the meta device.
         latent: (channels, height, width).
         condition: One row of its conditions, on any device. `(1, ...)`.
-        timestep: In 0..999, where compressors do not do the same at all of them.
+        timestep: In 0..999, if compressors differ between timesteps.
         steps: All steps of a sampler, in order, of which the mean is returned, rounded down.
     """
     noisy = torch.empty(1, *latent, device="meta")

@@ -54,7 +54,7 @@ def max_skipped(grid: Grid, cell: Cell, offset: int) -> int:
 
 
 def coherence_plan(score: Tensor, grid: Grid, cell: Cell, skipped: int, offset: int) -> RestoringPlan:
-    """Skip the most coherent tokens; restore them as the mean of the other tokens of their cell, by coherence.
+    """Skip the most coherent tokens; restore each as the mean of its cell's other tokens, weighted by coherence.
 
     Args:
         score: Coherence. `(b, n)`, float32.

@@ -21,7 +21,7 @@ def cell_destinations(score: Tensor, grid: Grid, cell: Cell) -> Tensor:
 
 
 def released_destinations(score: Tensor, grid: Grid, cell: Cell) -> Tensor:
-    """Choose as the released LGTM code, which reads the scores in the wrong order. `(b, n)` -> `(b, cells)`.
+    """Choose as the released LGTM code does, reading the scores in the wrong order. `(b, n)` -> `(b, cells)`.
 
     Each strip of `cell.h` rows is flattened row-major and cut into runs of `cell.area`; run j decides cell j. It
     agrees with the true argmin only by chance. Kept to reproduce the paper's numbers.

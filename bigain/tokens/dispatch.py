@@ -28,7 +28,7 @@ _torch_reasons: set[str] = set()
 
 
 def kernels_serve(x: Tensor, unsupported: str = "") -> bool:
-    """Return whether kernels compute with these tokens; where torch has to step in, `kernels_note` says so.
+    """Return whether kernels compute with these tokens; where torch computes instead, `kernels_note` says why.
 
     Args:
         x: Tokens. `(b, n, c)`.

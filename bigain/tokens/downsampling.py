@@ -123,7 +123,7 @@ def frequency_selection(x: Tensor, score: Tensor, count: int, keep: Keep) -> Ten
 
 
 def nearest_selected(selected: Tensor, grid: Grid) -> Tensor:
-    """Find the selected token nearest to each token, the first on ties.
+    """Find for each token of the map the nearest selected one, the first on ties.
 
     Args:
         selected: Token ids. `(b, m)`, int64.

@@ -20,7 +20,7 @@ class Grid(NamedTuple):
         return self.h * self.w
 
     def check(self, x: Tensor) -> None:
-        """Raise a ValueError unless `x` is `(b, n, c)` with one token per grid place."""
+        """Raise a ValueError unless `x` is `(b, n, c)` with one token per position of the grid."""
         if x.ndim != 3 or x.shape[1] != self.n:
             raise ValueError(f"tokens of shape {tuple(x.shape)} do not fill a {self.h}x{self.w} grid of {self.n}")
 

@@ -30,7 +30,7 @@ class FreePlan(MergePlan):
 
 
 def free_plan(x: Tensor, kept: int) -> MergePlan:
-    """Keep the first of each of `kept` equally long stretches of tokens, which stands for all of them.
+    """Keep the first token of each of `kept` equal stretches, which stands for the whole stretch.
 
     Args:
         x: Sequences that it is for; only its shape, dtype and device count. `(b, n, c)`.

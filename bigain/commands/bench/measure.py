@@ -271,7 +271,7 @@ def _observe(entrant: Entrant, how: Compile) -> None:
 
 @contextmanager
 def compiling(how: Compile) -> Iterator[None]:
-    """Drop compiled code at the end of this block; exceeding the recompile limit is an error instead of slow."""
+    """Drop compiled code at the end of this block; exceeding the recompile limit is an error."""
     if how == "none":
         yield
         return

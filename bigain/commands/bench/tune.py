@@ -45,7 +45,7 @@ class Settings:
         return f"{self.rows} rows{options}{'' if self.compile == 'none' else f', compile {self.compile}'}"
 
     def yaml(self) -> str:
-        """Return them as a configuration that is given after another one."""
+        """Return the settings as a configuration to pass after another one."""
         return (
             "model:\n"
             "  backbone:\n"

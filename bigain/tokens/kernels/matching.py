@@ -24,7 +24,7 @@ from bigain.tokens.kernels.tables import (
 
 @triton.jit
 def _factor(x, row, channel, mask, WIDEN: tl.constexpr):
-    """A factor of a product. The interpreter cannot multiply bfloat16."""
+    """Load a factor of a product; with WIDEN in float32, as the interpreter cannot multiply bfloat16."""
     tile = tl.load(x + row + channel, mask=mask, other=0.0)
     if WIDEN:
         tile = tile.to(tl.float32)

@@ -38,7 +38,7 @@ def merge(x, tables, out, kept, first, MEAN: tl.constexpr, N: tl.constexpr, C: t
 
 @triton.jit(do_not_specialize=["kept"])
 def unmerge(y, tables, out, kept, N: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
-    """The row of each token."""
+    """Copy to each token the merged row that it reads back."""
     row = tl.program_id(1).to(tl.int64)
     token = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = token < N
