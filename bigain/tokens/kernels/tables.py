@@ -14,9 +14,7 @@ CHOICE = tl.constexpr(4)  # source -> most similar destination
 INTO = tl.constexpr(5)  # rank among the removed tokens -> token it is merged into
 SOURCE = tl.constexpr(6)  # list of sources
 DESTINATION = tl.constexpr(7)  # list of destinations, ascending
-INVERSE = tl.constexpr(
-    8
-)  # token -> bits of the reciprocal of its norm, a float32; 0 or NaN if it holds infinity or NaN
+INVERSE = tl.constexpr(8)  # token -> bits of 1 / norm, a float32; 0 or NaN if the token holds infinity or NaN
 TABLES = tl.constexpr(9)
 
 FAR = tl.constexpr(2**30)  # above every position
