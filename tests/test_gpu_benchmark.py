@@ -21,7 +21,7 @@ from bigain.compressors import LGTM, ToDo
 
 @pytest.fixture
 def gpu(monkeypatch):
-    monkeypatch.setattr(bigain.commands.bench.measure, "_LONG_ENOUGH", 1e-9)
+    monkeypatch.setattr(bigain.commands.bench.measure, "_MIN_SECONDS", 1e-9)
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
     return importlib.import_module("gpu")
 

@@ -43,7 +43,7 @@ def subject(batch=2, dtype=torch.float32, name="shapes_dit"):
 
 
 def test_json_of_the_embedded_model(capsys, monkeypatch):
-    monkeypatch.setattr(bigain.commands.bench.measure, "_LONG_ENOUGH", 1e-9)
+    monkeypatch.setattr(bigain.commands.bench.measure, "_MIN_SECONDS", 1e-9)
     state = torch.get_rng_state()
     # Two threads would wait for each other on a busy machine.
     torch.set_num_threads(2)
@@ -81,8 +81,8 @@ def test_json_of_the_embedded_model(capsys, monkeypatch):
 
 
 def test_the_table_and_the_methods_of_the_paper(capsys, monkeypatch):
-    monkeypatch.setattr(bigain.commands.bench.measure, "_LONG_ENOUGH", 1e9)
-    monkeypatch.setattr(bigain.commands.bench.measure, "_MOST_FORWARDS", 2)
+    monkeypatch.setattr(bigain.commands.bench.measure, "_MIN_SECONDS", 1e9)
+    monkeypatch.setattr(bigain.commands.bench.measure, "_MAX_FORWARDS", 2)
     args = ["--model", "shapes_dit", *QUICK, "--batch", "1", "--dtype", "float32", "--channels-last"]
     assert main(["bench", *args, "--repetitions", "1"]) == 0
     output = capsys.readouterr().out
@@ -299,7 +299,7 @@ def test_of_the_limit(of_limit, limit, share):
 
 
 def test_a_time_limit_ends_a_race(monkeypatch):
-    monkeypatch.setattr(bigain.commands.bench.measure, "_LONG_ENOUGH", 1e-9)
+    monkeypatch.setattr(bigain.commands.bench.measure, "_MIN_SECONDS", 1e-9)
     entrant = Entrant(subject(batch=1))
     with torch.inference_mode():
         race([entrant], 50, most_seconds=0)
@@ -308,7 +308,7 @@ def test_a_time_limit_ends_a_race(monkeypatch):
 
 @pytest.mark.usefixtures("on_cpu")
 def test_graphs_are_timed_and_what_cannot_be_recorded_is_reported(capsys, monkeypatch):
-    monkeypatch.setattr(bigain.commands.bench.measure, "_LONG_ENOUGH", 1e-9)
+    monkeypatch.setattr(bigain.commands.bench.measure, "_MIN_SECONDS", 1e-9)
     args = ["--model", "shapes_dit", *QUICK, *LGTM_AND_IEKVD, "--cuda-graph", "--json"]
     assert main(["bench", *args]) == 0
     result = json.loads(capsys.readouterr().out)
