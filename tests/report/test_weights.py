@@ -98,12 +98,15 @@ def test_what_has_no_weights_is_refused(capsys):
     run("weighted", errors, label, protocol__weights="snr")
     run("older", errors, label)
     run("huber", errors, label, scheduler=SCHEDULER, protocol__loss="huber")
-    Path("short.json").write_text("[1, 2]")
+    for name, weights in (("short", [1, 2]), ("negative", [1, 2, -0.5, 0, 1]), ("zero", [0] * 5)):
+        Path(f"{name}.json").write_text(json.dumps(weights))
     assert "give no --baseline" in error_line(capsys, "explain", "full", "--weights", "snr", "--baseline", "full")
     for name, weights, words in (
         ("pruned", "fitted", "run with keep: null, timesteps: grid"),
         ("weighted", "fitted", "and weights: uniform"),
         ("full", "short.json", "short.json holds 2 weights; expected 5, one per timestep"),
+        ("full", "negative.json", "negative.json holds the weight -0.5; no weight may be below 0"),
+        ("full", "zero.json", "all 5 weights of zero.json are 0; at least one must be above 0"),
         ("full", "absent.json", "no file absent.json; --weights must be"),
         ("older", "snr", "older: results.json does not name the noise schedule"),
         ("huber", "x0", "huber: weights of x0 need squared errors, not loss: huber"),

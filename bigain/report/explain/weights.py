@@ -58,11 +58,12 @@ def try_weights(
         else:
             from_schedule = name in SCHEDULE_WEIGHTS
             weights = ones if name == "uniform" else of_schedule(run, name, times) if from_schedule else _read(name)
-            if weights.shape != times.shape or not (weights >= 0).all() or not weights.any():
-                raise InputError(
-                    f"{name} holds {weights.size} weights; expected {len(times)}, one per timestep, none below 0 and "
-                    "not all 0"
-                )
+            if weights.shape != times.shape:
+                raise InputError(f"{name} holds {weights.size} weights; expected {len(times)}, one per timestep")
+            if not (weights >= 0).all():
+                raise InputError(f"{name} holds the weight {weights.min():g}; no weight may be below 0")
+            if not weights.any():
+                raise InputError(f"all {weights.size} weights of {name} are 0; at least one must be above 0")
             image_weights = weights[:, None]
         pair = Paired.of((errors @ image_weights)[..., 0].argmin(1) == labels, uniform)
         low, high, _ = difference_interval(pair)
