@@ -104,5 +104,5 @@ def image_pairs(images: Images) -> tuple[Tensor, Tensor]:
     if a.shape != b.shape:
         shapes = f"images of {tuple(a.shape)} and {tuple(b.shape)}"
         raise InputError(f"{shapes} cannot be compared pixel by pixel; compare runs of one image_size")
-    wide = widest_float(a.device)
-    return a.to(wide), b.to(wide)
+    dtype = widest_float(a.device)
+    return a.to(dtype), b.to(dtype)

@@ -50,12 +50,12 @@ def make_scheduler(
         )
     # In latent space there is nothing to clip to, but the default of several classes is to clip.
     settings: dict[str, Any] = {"clip_sample": False} if "clip_sample" in parameters else {}
-    of_model: dict[str, Any] = {"prediction_type": "flow_prediction" if flow else prediction_type}
+    model_settings: dict[str, Any] = {"prediction_type": "flow_prediction" if flow else prediction_type}
     if flow:
         # Schedulers call the shift by either name.
         shift = backbone.training_schedule.config["shift"]
-        of_model |= {"shift": shift, "flow_shift": shift, "use_flow_sigmas": True}
-    settings |= {**backbone.scheduler_config, **{name: value for name, value in of_model.items() if name in parameters}}
+        model_settings |= {"shift": shift, "flow_shift": shift, "use_flow_sigmas": True}
+    settings |= {**backbone.scheduler_config, **{k: v for k, v in model_settings.items() if k in parameters}}
     scheduler, timestep_options = _create(
         kind, settings, options, steps, lambda scheduler: backbone.timestep_options(scheduler, steps, latents)
     )

@@ -167,7 +167,8 @@ def update_fidelity(
     perceptual = [lpips] if network is not None or lpips.unavailable() is None else []
     metrics = [Psnr(), Ssim(), *perceptual, *further]
     estimates = _estimates(metrics, measured_images(run, metrics, other=other))
-    current, previous = (to.get("fingerprint") or to.get("run") for to in (compared_to, results.get("fidelity_to", {})))
+    references = compared_to, results.get("fidelity_to", {})
+    current, previous = (reference.get("fingerprint") or reference.get("run") for reference in references)
     # Metrics of the same pairs that are not measured again, such as DINO similarity, still hold.
     kept = {
         name: value
