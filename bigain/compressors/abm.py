@@ -53,7 +53,9 @@ class ABM(CellMerger):
             kwargs: See the base classes.
         """
         if (ratio is None) == (tau is None):
-            raise InputError(f"ABM takes exactly one of ratio and tau, got ratio={ratio} and tau={tau}")
+            raise InputError(
+                f"ABM takes exactly one of ratio and tau, not ratio={ratio} and tau={tau}; set one of them to null"
+            )
         if tau is not None and not 0 < tau <= 1:
             raise InputError(f"tau must be above 0 and at most 1, not {tau}")
         check_choice("quantile_of", quantile_of, get_args(QuantileOf))

@@ -219,7 +219,10 @@ def check_factor(name: str, factor: int) -> int:
 def check_fits(name: str, factor: int, grid: Grid, site: Site) -> None:
     """Raise an InputError if a factor is larger than a side of the token map."""
     if factor > min(grid):
-        raise InputError(f"{name} with factor {factor} does not fit the {grid.h}x{grid.w} tokens at {site.name}")
+        raise InputError(
+            f"{name} with factor {factor} does not fit the {grid.h}x{grid.w} tokens at {site.name}; expected at most "
+            f"{min(grid)}"
+        )
 
 
 class FactorDownsampler(KVDownsampler):

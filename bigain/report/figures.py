@@ -72,6 +72,7 @@ _PARETO = (
 )
 # Drawn over the markers, which could hide the whole line.
 _FRONT: Look = {"color": "#333333", "linewidth": 0.8, "zorder": 3}
+_OUTLINE: Look = {"markeredgecolor": "black", "markeredgewidth": 1.4}
 _MOST_TICKS = 8
 # Characters in a line of the legend, and inches of its columns and lines.
 _WIDTH, _COLUMN, _LINE = 32, 2.4, 0.17
@@ -271,7 +272,7 @@ def _pareto(rows: Rows, styles: Looks) -> Figure | None:
     for panel, (accuracy, distance) in zip(axes[0][len(metrics) :], pairs, strict=True):
         panel.sharey(panel_of[distance.metric])
         _against_each_other(panel, _with(rows, accuracy.metric, distance.metric), accuracy, distance, styles)
-    _legend(figure, rows, styles, "", front=any(has_line))
+    _legend(figure, rows, styles, "", front=any(has_line), outlined=bool(pairs))
     return figure
 
 
@@ -303,7 +304,7 @@ def _against_each_other(axes: Axes, rows: Rows, accuracy: Measured, distance: Me
     points = [(row.run.gflops, -row.value(accuracy.metric), row.value(distance.metric)) for row in rows]
     for row, point, on_front in zip(rows, points, pareto_front(points), strict=True):
         size = 10 * math.sqrt(row.run.gflops / max_gflops)
-        outline: Look = {"markeredgecolor": "black", "markeredgewidth": 1.4} if on_front else {}
+        outline = _OUTLINE if on_front else {}
         axes.plot([-point[1]], [point[2]], linestyle="", markersize=size, **styles[row.method], **outline)
     axes.set_xlabel(_axis_title(accuracy))
     axes.set_ylabel(_axis_title(distance))
@@ -322,7 +323,13 @@ def _errorbar(axes: Axes, points: Sequence[tuple[float, Measured]], **style: Any
 
 
 def _legend(
-    figure: Figure, rows: Rows, styles: Looks, linestyle: str, paper: bool = False, front: bool = False
+    figure: Figure,
+    rows: Rows,
+    styles: Looks,
+    linestyle: str,
+    paper: bool = False,
+    front: bool = False,
+    outlined: bool = False,
 ) -> None:
     drawn = {row.method for row in rows}
     lines = [(name, {"linestyle": linestyle, **styles[name]}) for name in styles if name in drawn - {"none"}]
@@ -331,6 +338,8 @@ def _legend(
         lines.insert(0, ("without compression", {**PLAIN, **dashed}))
     if front:
         lines.append(("the Pareto front", {**_FRONT}))
+    if outlined:
+        lines.append(("on the Pareto front of all three", {**PLAIN, **_OUTLINE, "marker": "o", "linestyle": ""}))
     if paper:
         lines.append(("the paper", {**PLAIN, "marker": "o", "linestyle": ":", "linewidth": 0.8, "markersize": 6}))
     add_legend(figure, lines)

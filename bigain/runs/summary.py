@@ -45,7 +45,8 @@ def summary(results: Results, folder: Path, baseline: Results | None = None) -> 
     flops = results["flops"]["gflops_per_evaluation"]
     cost, uncompressed = f"{flops:.4g} GFLOPs each", results["flops"].get("baseline_gflops")
     if uncompressed is not None and results["compressors"]:
-        cost += f" ({uncompressed:.4g} without compression, {100 * (1 - flops / uncompressed):.1f} % less)"
+        saved = 100 * (1 - flops / uncompressed)
+        cost += f" ({uncompressed:.4g} without compression, {abs(saved):.1f} % {'more' if saved < 0 else 'less'})"
     evaluations = f"{results['evaluations']['per_image']:.4g} per image"
     if results["protocol"].get("race"):
         evaluations += f" in a race, at most {results['evaluations'].get('planned_per_image')}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +12,8 @@ from torch import Tensor
 from bigain.tokens.grid import Grid
 from bigain.tokens.precision import unit_tokens, without_autocast
 
-# A score of tokens: `(b, n, c), Grid -> (b, n)`.
-Score = Callable[[Tensor, Grid], Tensor]
+# A score of tokens: `(b, n, c), Grid -> (b, n)`, a tensor; declared as one, the help of options lists its subclasses.
+Score = Callable[[Tensor, Grid], Any]
 
 # Elements processed at a time on a CPU, so that they stay in the cache: fresh pages cost more than the sums.
 _BLOCK_ON_CPU = 2**20

@@ -49,7 +49,7 @@ def test_ratios_and_cells(kind, ratio, cell, names):
         (lambda: CoReDiT(ratio=0.67), r"cell \[3, 3\] allows 0.667, not 0.67"),
         (lambda: CoReDiT(cell=(1, 4)), r"cell \[1, 4\] allows 0, not 0.4"),
         (lambda: CoReDiT(windows=[16, 1]), r"not \[16, 1\]"),
-        (lambda: ABM(ratio=0.5, tau=0.5), "exactly one of ratio and tau, got ratio=0.5 and tau=0.5"),
+        (lambda: ABM(ratio=0.5, tau=0.5), "exactly one of ratio and tau, not ratio=0.5 and tau=0.5; set one"),
         (lambda: ABM(tau=0), "tau must be above 0 and at most 1, not 0"),
         (lambda: ABM(ratio=0.5, aggregate="median"), "one of max, sum, mean, min, std, not 'median'"),
         (lambda: ABM(tau=0.5, quantile_of="rows"), "quantile_of must be one of cells, tokens, not 'rows'"),
