@@ -175,7 +175,8 @@ def _caption(site: SiteMap) -> str:
     n = site.grid.n
     tokens = ""
     if site.leader is not None:
-        tokens = f", {n} -> {len(np.unique(site.leader[0]))}"
+        kept = [len(np.unique(leader)) for leader in site.leader]
+        tokens = f", {n} -> {' to '.join(map(str, sorted({min(kept), max(kept)})))}"
     elif site.copied is not None:
         tokens = f", {n} queries, {site.copied.shape[1]} keys"
     elif site.keys is not None:

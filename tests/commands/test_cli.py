@@ -24,6 +24,7 @@ from bigain.commands.lightning_cli import Prepared
 from bigain.commands.main import COMMANDS, main
 from bigain.commands.parsing import Outcome, readable, run, shipped_classes
 from bigain.metrics.extractors import FeatureExtractor
+from bigain.runs.summary import summary
 
 QUICK = ["--model.trials", "[1,2]", "--model.keep", "[2,1]", "--data.images", "4", "--data.batch_size", "2"]
 QUICK += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
@@ -152,6 +153,9 @@ def test_baseline_runs_the_same_without_compression_as_does_compressor_null(caps
     text = capsys.readouterr().out
     assert "top1 without" in text
     assert "% less" in text
+    compressed = results(run_directory())
+    compressed["flops"]["baseline_gflops"] = compressed["flops"]["gflops_per_evaluation"] / 1.25
+    assert "25.0 % more)" in summary(compressed, run_directory())
     plain = results(run_directory() / "baseline")
     assert plain["compressors"] == []
     assert plain["flops"]["gflops_per_evaluation"] > results()["flops"]["gflops_per_evaluation"]

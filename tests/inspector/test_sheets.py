@@ -9,6 +9,7 @@ from bigain.inspector.sheets import (
     DESTINATION,
     LINE,
     Subject,
+    _caption,
     fitted,
     heat,
     noise_sheet,
@@ -57,6 +58,12 @@ def test_sources_are_dim_destinations_are_marked_and_copied_keys_stay_bright():
     colours = tokens(token_picture(WHITE, site, 0))
     assert (colours[[1, 6]] == 255).all()
     assert (np.delete(colours, [1, 6], 0) < 120).all()
+
+
+def test_a_caption_has_the_range_of_kept_tokens_over_the_draws():
+    leaders = np.array([[0, 0, 2, 3, 0, 5, 6, 6], [0, 0, 2, 3, 4, 5, 6, 7]])
+    assert _caption(site_map(2, leader=leaders)).endswith("2x4 tokens, 8 -> 5 to 7")
+    assert _caption(site_map(1, leader=leaders[:1])).endswith("8 -> 5")
 
 
 def test_lines_are_where_the_nearest_key_changes():
