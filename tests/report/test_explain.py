@@ -200,6 +200,27 @@ def test_a_single_band_distinguishes_the_bound_from_what_was_observed(images):
     assert ("interval" in ratio.get_title(loc="left")) == (images > 5) == bool(ratio.containers)
 
 
+def test_the_figure_shows_bands_where_they_were_logged():
+    bands = planted(MU, SIGMA)
+    run_by_frequency("plain", bands)
+    run_by_frequency("merged", 0.5 + (bands - 0.5) * GAIN, tome())
+    response("merged", site("blocks.0", GAIN.tolist(), [0] * 5))
+    explanations, _ = explanation.explain(load_run(Path("plain")), [load_run(Path("merged"))], bands=5)
+    with plain_style():
+        figure = draw(explanations)
+        figure.draw_without_rendering()
+        assert all(axes._left_title.get_window_extent().x1 <= axes.bbox.x1 for axes in figure.axes)
+    margin, *_, spectrum = figure.axes
+    assert len(figure.axes) == 5
+    assert margin.get_yscale() == "linear"
+    for side, container in zip(("base", "run"), spectrum.containers, strict=True):
+        of_side = explanations[0].row()["margins_by_frequency"][side]
+        line, _, (bars,) = container
+        assert line.get_ydata() == pytest.approx(of_side["mu"])
+        lengths = [np.ptp(segment[:, 1]) / 2 for segment in bars.get_segments()]
+        assert lengths == pytest.approx(np.sqrt(np.diagonal(of_side["covariance"])))
+
+
 def test_short_axes_show_numbers():
     with plain_style():
         for scale in ({"value": "log"}, {"value": "symlog", "linthresh": 0.01}):
@@ -315,12 +336,18 @@ def test_the_prediction_and_the_verdicts(capsys):
     holds = [True, True, True]
     assert found["base"]["statements"] == holds
     text = output(capsys, "merged", "--baseline", "plain")
-    assert "and 1/r to rise from 1.99 to 3.8: which is right. Measured: margin 0.79 to 0.71, " in text
-    assert "1/r 2 to 3.76, with the deviation over noises (95 % interval of the change +1.60 to +1.93)" in text
+    words = " ".join(text.split())
+    assert "Changes that Theorem 1 predicts by |H_P|^2 (1, 1, 0.9, 0.5, 0.25), and measured with the deviation" in words
+    assert "over noises: predicted measured 95 % interval of the change direction" in words
+    assert "margin 0.79 to 0.71, falls 0.79 to 0.71 " in words
+    assert "1/r 1.99 to 3.8, rises 2 to 3.76 +1.6 to +1.93 right" in words
+    assert "sigma^2 and 1/r of the baseline differ: predictions assume independent bands" in words
     assert "With the deviation over noises, r went from 0.5 to 0.266 and 1/r from 2 to 3.76 (95 % " in text
     assert "by Theorem 1 compression should help." in text
     predicted = found["prediction"]
-    assert (predicted["rises"], predicted["verdict"]) == (True, "right")
+    verdicts = ["margin_verdict", "variance_verdict", "verdict"]
+    assert (predicted["rises"], [predicted[name] for name in verdicts]) == (True, ["right"] * 3)
+    assert predicted["measured_margin"] == pytest.approx(np.array(predicted["margin"]), rel=1e-5)
     assert predicted["mu_over_sigma"] == pytest.approx([1.99, 3.8], abs=0.01)
     assert predicted["change_of_mu_over_sigma_interval"] == pytest.approx(
         of_run["margins"]["change_of_mu_over_sigma_interval"], abs=1e-3
@@ -328,7 +355,11 @@ def test_the_prediction_and_the_verdicts(capsys):
     low, *_ = found["base"]["measured"]
     assert (low["statement"], low["threshold"], low["holds"]) == ("low bands dominate the margin", 0.5, True)
     assert low["interval"][0] < low["value"] < low["interval"][1]
-    assert 'no compression: "low bands dominate the margin" holds, the lower half has 88.5 % (95 % ' in text
+    assert (
+        'no compression: "low bands dominate the margin" (above 50 %) holds: the lower half has 88.5 % (95 % ' in text
+    )
+    assert '"cross-band correlation is weak" (below 0.3) holds: it is on average ' in text
+    assert "summed over all pairs of bands, weak or not, covariances are " in text
     assert "over noises at one timestep of one image (n = 60 images)" in text
     assert "0.75-1 0.0542 0.0136 0.0136 0.31 0.0776 0.0776" in " ".join(text.split())
     assert "over noise: the theorem's deviation" in text
@@ -344,15 +375,42 @@ def test_the_prediction_and_the_verdicts(capsys):
     (of_run,) = numbers("few", "--baseline", "plain", "--allow-differences")
     assert of_run["margins_by_frequency"]["run"]["statements"] == [None] * 3
     text = output(capsys, "few", "--baseline", "plain", "--allow-differences")
-    assert '"low bands dominate the margin" is undecided, the lower half has ' in text
+    assert '"low bands dominate the margin" (above 50 %) is undecided: the lower half has ' in text
     assert "% (too few images: no interval)" in text
     run_by_frequency("coarse", bands[..., :3], tome(0.1))
     assert "store 4 and 2 bands" in error_line(capsys, "explain", "coarse", "--baseline", "plain")
+
+
+def test_each_number_of_the_prediction_has_its_own_verdict(capsys):
+    """The margin falls as predicted, and so does 1 / r; the variance, predicted to fall, grows."""
+    bands = planted(MU, SIGMA)
+    run_by_frequency("plain", bands)
+    gain = np.array([0.5, 0.5, 0.9, 1, 1])
+    for name, ratio in (("noisy", 0.5), ("noisier", 0.3)):
+        run_by_frequency(name, planted(MU * gain, 2 * SIGMA), tome(ratio))
+        response(name, site("blocks.0", gain.tolist(), [0] * 5))
+    for of_run in numbers("noisy", "noisier", "--baseline", "plain"):
+        row = of_run["margins_by_frequency"]["prediction"]
+        assert [row[f"{name}verdict"] for name in ("margin_", "variance_", "")] == ["right", "wrong", "right"]
+        for name in ("margin", "variance", "mu_over_sigma"):
+            (low, high), (before, after) = row[f"change_of_{name}_interval"], row[f"measured_{name}"]
+            assert low < after - before < high
+    text = output(capsys, "noisy", "noisier", "--baseline", "plain")
+    lines = [line.split() for line in text.splitlines()]
+    for name, direction, verdict in (
+        ("margin", "falls", "right"),
+        ("sigma^2", "falls", "wrong"),
+        ("1/r", "falls", "right"),
+    ):
+        assert sum(line[:1] == [name] and direction in line and line[-1] == verdict for line in lines) == 2
+    # What holds of the baseline is said once.
+    starts = ['no compression: "low', 'ToMe at ratio 0.5: "low', 'ToMe at ratio 0.3: "low']
+    assert [sum(line.startswith(start) for line in text.splitlines()) for start in starts] == [1, 1, 1]
 
 
 def test_a_margin_that_may_be_lost_leaves_low_bands_undecided_and_says_why(capsys):
     for name, compressors in (("plain", ()), ("merged", tome())):
         run_by_frequency(name, planted(0.001 * MU, SIGMA), compressors)
     text = output(capsys, "merged", "--baseline", "plain")
-    assert '"low bands dominate the margin" is undecided' in text
+    assert '"low bands dominate the margin" (above 50 %) is undecided' in text
     assert "(the margin is not positive in some resamples: no interval)" in text

@@ -14,10 +14,10 @@ from bigain.errors import InputError
 from bigain.report.comparison import Comparison, compare
 from bigain.report.explain.frequency import Response, load_response, mean_over_modules
 from bigain.report.explain.margins import TIME, Floats, Margins, change_intervals, margins, read_errors, share
-from bigain.report.explain.spectrum import DEVIATIONS, Spectrum, change_text, spectra_lines, spectra_row, spectrum
+from bigain.report.explain.spectrum import DEVIATIONS, Spectrum, spectra_lines, spectra_row, spectrum
 from bigain.report.statistics import ENOUGH
 from bigain.report.tables import indented
-from bigain.runs.numbers import counted, signed
+from bigain.runs.numbers import counted, decimals, signed
 from bigain.runs.results import Run
 
 _HOW_TO_STORE = (
@@ -189,7 +189,9 @@ def explanation_lines(explanations: Sequence[Explanation]) -> list[str]:
         lines += [*_margins(explanation), "", comparison.sentence(), _verdict(explanation), *comparison.remarks, ""]
         if explanation.spectra:
             change = signed(comparison.metric.difference, comparison.digits)
-            lines += [*spectra_lines(*explanation.spectra, comparison.names, change), ""]
+            *of_run, of_base = spectra_lines(*explanation.spectra, comparison.names, change)
+            # The baseline's sentence is the same for all runs on the same trials.
+            lines += [*of_run, *([] if of_base in lines else [of_base]), ""]
     noises = any(explanation.overall.run.noise is not None for explanation in explanations)
     return [*lines, *_NOTES, _OVER_NOISE if noises else _ONE_NOISE]
 
@@ -270,11 +272,20 @@ def _verdict(explanation: Explanation) -> str:
         f"The margin {moved} from {before.mu:.4g} to {after.mu:.4g}. With the deviation "
         f"{DEVIATIONS[before.noise is not None]}, r went from {_number(before.r)} to "
         f"{_number(after.r)} and 1/r from {_number(before.mu_over_sigma)} to {_number(after.mu_over_sigma)}"
-        f" ({change_text(overall.interval, len(after.mean))}): {expected}. Its bound went from "
+        f" ({_change_text(overall.interval, len(after.mean))}): {expected}. Its bound went from "
         f"{_percent(before.theorem_bound)} to {_percent(after.theorem_bound)}, the share that is wrong on these trials "
         f"from {_percent(before.error)} to {_percent(after.error)}; with all trials accuracy changed by "
         f"{signed(comparison.metric.difference, comparison.digits)} points."
     )
+
+
+def _change_text(interval: tuple[float, float] | None, images: int) -> str:
+    """Return the interval of a change of 1 / r in words, or why there is none."""
+    if interval is None:
+        few = images < ENOUGH
+        return "too few images for an interval" if few else "no interval: margins do not vary in some resamples"
+    digits = decimals(0.0, *interval)
+    return f"95 % interval of the change {' to '.join(signed(end, digits) for end in interval)}"
 
 
 def _number(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The figures of explanations: margins, 1 / r, bound and error by timestep, and the frequency response."""
+"""The figures of explanations: margins, 1 / r and errors by timestep; responses and margins by frequency."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bigain.errors import InputError
 from bigain.report.explain.explanation import Band, Explanation
 from bigain.report.explain.frequency import mean_over_modules
 from bigain.report.explain.margins import TIME, Margins
-from bigain.report.figures import KINDS, MARKERS, PLAIN, Look, add_legend, looks, panels, plain_style, plain_ticks, save
+from bigain.report.figures import KINDS, MARKERS, PLAIN, Look, add_legend, looks, panels, plain_style, save
 from bigain.runs.names import method
 
 if TYPE_CHECKING:
@@ -52,10 +52,15 @@ def draw_explanations(explanations: Sequence[Explanation], folder: Path) -> list
 
 
 def draw(explanations: Sequence[Explanation]) -> Figure:
-    """Draw margins, margins over their deviation, errors and stored responses, a panel each with all runs."""
+    """Draw margins, margins over their deviation, errors, and stored responses and spectra, a panel each."""
     responses = [explanation.response for explanation in explanations]
-    figure, axes = panels(2, 2) if any(responses) else panels(3, 1)
-    mean, ratio, errors, *frequencies = axes.flat
+    spectra = [explanation.spectra for explanation in explanations]
+    count = 3 + any(responses) + any(spectra)
+    figure, axes = panels(*{3: (3, 1), 4: (2, 2), 5: (3, 2)}[count])
+    for unused in axes.flat[count:]:
+        unused.remove()
+    mean, ratio, errors, *by_frequency = axes.flat[:count]
+    frequencies = by_frequency[: any(responses)]
     first, styles = explanations[0], [PLAIN, *_looks(explanations)]
     sides: list[Sequence[tuple[Band, Margins]]] = [[(band, band.base) for band in first.bands]]
     sides += [[(band, band.run) for band in explanation.bands] for explanation in explanations]
@@ -74,19 +79,15 @@ def draw(explanations: Sequence[Explanation]) -> Figure:
                 down, up = after - (before + band.interval[0]), before + band.interval[1] - after
                 lengths = [[max(0.0, down)], [max(0.0, up)]]
                 ratio.errorbar([x], [after], yerr=lengths, capsize=2, elinewidth=0.8, color=style["color"])
-    deviation = "deviation" if first.overall.base.noise is None else "deviation over noise"
+    deviation = "" if first.overall.base.noise is None else " (deviation over noise)"
     intervals = any(band.interval for explanation in explanations for band in explanation.bands)
-    ratio_title = f"1 / r = margin / {deviation}" + (", interval of its change" if intervals else "")
+    ratio_title = f"1 / r{deviation}" + (", interval of its change" if intervals else "")
     titles = {mean: "margin, +- one deviation", ratio: ratio_title, errors: "error (%): bound, observed"}
     for panel, title in titles.items():
-        panel.set(xlim=(0, TIME), xlabel="timestep")
+        panel.set(xlim=(0, TIME), xlabel="timestep band")
         panel.set_title(title, loc="left", fontsize="medium")
     for panel in (mean, ratio):
         panel.axhline(0, color="black", linewidth=0.6)
-    # Margins at late timesteps are a hundredth of those at early ones, and of either sign.
-    if threshold := max((band.base.sigma for band in first.bands), default=0):
-        mean.set_yscale("symlog", linthresh=threshold)
-        plain_ticks(mean.yaxis)
     errors.set_ylim(-2, 102)
     for panel in frequencies:
         for style, response in zip(styles[1:], responses, strict=True):
@@ -97,6 +98,18 @@ def draw(explanations: Sequence[Explanation]) -> Figure:
                 _plot(panel, middles, destroyed, {**style, **_OBSERVED})
         panel.set(xlim=(0, 1), ylim=(0, None), xlabel="spatial frequency, 1 is the highest")
         panel.set_title("energy (%), mean over sites", loc="left", fontsize="medium")
+    for panel in by_frequency[any(responses) :]:
+        logged = [next(filter(None, spectra))[0], *(pair and pair[1] for pair in spectra)]
+        for index, (style, spectrum) in enumerate(zip(styles, logged, strict=True)):
+            if spectrum is not None:
+                mu, sigma = spectrum.mu, np.sqrt(np.diagonal(spectrum.covariance))
+                bands = len(mu) - 1
+                places = np.append(0, (np.arange(bands) + 0.5) / bands)
+                places += _DODGE * (index - (len(sides) - 1) / 2) / bands
+                panel.errorbar(places, mu, yerr=sigma, capsize=2, elinewidth=0.8, **_LINE, **style)
+        panel.axhline(0, color="black", linewidth=0.6)
+        panel.set(xlim=(None, 1), xlabel="spatial frequency of the residual, 0 is the mean")
+        panel.set_title("margin by frequency, +- one deviation", loc="left", fontsize="medium")
     names = [first.comparison.names[1], *(explanation.comparison.names[0] for explanation in explanations)]
     meanings = ("bound; energy kept", "observed; energy destroyed") if frequencies else ("bound", "observed")
     symbols = zip(meanings, ({**PLAIN, **_BOUND}, {**PLAIN, "marker": "o", **_OBSERVED}), strict=True)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from bigain.report.explain.margins import Errors, Floats, resampled, trial_margins
 from bigain.report.statistics import ALPHA, ENOUGH
 from bigain.report.tables import indented
-from bigain.runs.numbers import counted, decimals, signed, with_interval
+from bigain.runs.numbers import counted, with_interval
 
 # Statements of the paper: a name in `numbers`, a threshold, whether it should lie above, scale and unit, words. Weak is
 # less than a medium correlation (Cohen, Statistical Power Analysis, 1988).
@@ -22,7 +22,12 @@ _STATEMENTS = (
     ("mean_correlation", 0.3, False, 1, "", "cross-band correlation is weak", "it is on average"),
 )
 _VERDICTS = {True: "holds", False: "does not hold", None: "is undecided"}
-_OUTCOMES = {"right": "which is right", "wrong": "which is wrong", None: "too few images to tell"}
+# What Theorem 1 predicts: a name in `numbers`, in words, the name of the verdict in files.
+_PREDICTED = (
+    ("margin", "margin", "margin_verdict"),
+    ("variance", "sigma^2", "variance_verdict"),
+    ("mu_over_sigma", "1/r", "verdict"),
+)
 DEVIATIONS = {True: "over noises", False: "between images and trials"}
 
 
@@ -61,23 +66,29 @@ class Spectrum:
     def sentence(self) -> str:
         """Return the statements in words."""
         clauses = []
-        for row, (name, _, _, scale, unit, statement, subject) in zip(self.statements(), _STATEMENTS, strict=True):
+        for row, (name, threshold, should_exceed, scale, unit, statement, subject) in zip(
+            self.statements(), _STATEMENTS, strict=True
+        ):
             ends = row["value"], *(row["interval"] or (None, None))
             value, low, high = (None if end is None else scale * end for end in ends)
             number = with_interval(value, low, high, unit, "95 % interval ")
             if row["interval"] is None:
                 why = "the margin is not positive" if name == "low_margin" else "a margin does not vary"
                 number += f" ({'too few images' if self.images < ENOUGH else f'{why} in some resamples'}: no interval)"
-            clauses.append(f'"{statement}" {_VERDICTS[row["holds"]]}, {subject} {number}')
+            limit = f"{'above' if should_exceed else 'below'} {scale * threshold:g} {unit}".rstrip()
+            clauses.append(f'"{statement}" ({limit}) {_VERDICTS[row["holds"]]}: {subject} {number}')
         shared = 100 - 100 * np.trace(self.covariance) / self.covariance.sum()
-        return f"{'; '.join(clauses)}, and covariances are {shared:.2g} % of the variance of the margin."
+        return (
+            f"{'; '.join(clauses)}; summed over all pairs of bands, weak or not, covariances are {shared:.2g} % of the "
+            "variance of the margin."
+        )
 
 
 def numbers(mu: Floats, covariance: Floats) -> dict[str, Floats]:
     """Compute the numbers of statements, `(...)` each, from moments `(..., b)`, `(..., b, b)`; not finite if undefined.
 
     The share of the mean and the lower half of the bands in the margin, that of the upper half in the bands' variances,
-    the mean absolute correlation of two bands, and `mu / sigma` of the margin, also as if bands were independent.
+    the mean absolute correlation of two bands, and the margin, its variance and `mu / sigma`.
     """
     variances, half = np.diagonal(covariance, axis1=-2, axis2=-1), (mu.shape[-1] + 1) // 2
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -86,8 +97,9 @@ def numbers(mu: Floats, covariance: Floats) -> dict[str, Floats]:
             "low_margin": np.where(mu.sum(-1) > 0, mu[..., :half].sum(-1) / mu.sum(-1), np.nan),
             "high_variance": variances[..., half:].sum(-1) / variances.sum(-1),
             "mean_correlation": np.abs(pairs).mean(-1),
+            "margin": mu.sum(-1),
+            "variance": covariance.sum((-2, -1)),
             "mu_over_sigma": mu.sum(-1) / np.sqrt(covariance.sum((-2, -1))),
-            "independent": mu.sum(-1) / np.sqrt(variances.sum(-1)),
         }
 
 
@@ -125,35 +137,27 @@ def spectra_row(base: Spectrum, run: Spectrum, gain: Floats | None) -> dict[str,
 
 
 def prediction(base: Spectrum, run: Spectrum, gain: Floats) -> dict[str, Any]:
-    """Return what Theorem 1 predicts of margin, variance and 1 / r by `|H_P|^2`, and what was measured.
+    """Return what Theorem 1 predicts of margin, variance and 1 / r by `|H_P|^2`, what was measured, and verdicts.
 
-    Predictions assume independent bands, as do the first numbers of variance and 1 / r.
+    A verdict is on the direction of a change. Predictions, and the values of the baseline before them, assume
+    independent bands.
     """
-    scaled = gain * base.mu, gain[:, None] * gain * base.covariance
-    sides = (base.mu, base.covariance), (run.mu, run.covariance), scaled
-    before, after, predicted = (numbers(*side) for side in sides)
-    change = run.interval("mu_over_sigma", base)
-    rises, rose = bool(predicted["independent"] > before["independent"]), _above(change, 0)
-    return {
-        "margin": [float(base.mu.sum()), float(scaled[0].sum())],
-        "variance": [float(np.trace(covariance)) for covariance in (base.covariance, scaled[1])],
-        "mu_over_sigma": [_finite(row["independent"]) for row in (before, predicted)],
-        "rises": rises,
-        "measured_margin": [float(side.mu.sum()) for side in (base, run)],
-        "measured_variance": [float(side.covariance.sum()) for side in (base, run)],
-        "measured_mu_over_sigma": [_finite(row["mu_over_sigma"]) for row in (before, after)],
-        "change_of_mu_over_sigma_interval": change,
-        "verdict": None if rose is None else "right" if rose == rises else "wrong",
-    }
-
-
-def change_text(interval: tuple[float, float] | None, images: int) -> str:
-    """Return the interval of a change of 1 / r in words, or why there is none."""
-    if interval is None:
-        few = images < ENOUGH
-        return "too few images for an interval" if few else "no interval: margins do not vary in some resamples"
-    digits = decimals(0.0, *interval)
-    return f"95 % interval of the change {' to '.join(signed(end, digits) for end in interval)}"
+    variances = np.diagonal(base.covariance)
+    independent = [numbers(mu, np.diag(s)) for mu, s in ((base.mu, variances), (gain * base.mu, gain**2 * variances))]
+    measured = [numbers(side.mu, side.covariance) for side in (base, run)]
+    row: dict[str, Any] = {}
+    for name, _, verdict in _PREDICTED:
+        before, after = (side[name] for side in independent)
+        change, rises = run.interval(name, base), bool(after > before)
+        rose = _above(change, 0)
+        row |= {
+            name: [_finite(before), _finite(after)],
+            f"measured_{name}": [_finite(side[name]) for side in measured],
+            f"change_of_{name}_interval": change,
+            verdict: None if rose is None else "right" if rose == rises else "wrong",
+        }
+    # Of 1 / r, the last of them.
+    return {**row, "rises": rises}
 
 
 def spectra_lines(base: Spectrum, run: Spectrum, gain: Floats | None, names: Sequence[str], accuracy: str) -> list[str]:
@@ -174,7 +178,7 @@ def spectra_lines(base: Spectrum, run: Spectrum, gain: Floats | None, names: Seq
         _table(headers, bands, columns, ".3g"),
         "Correlation between bands, of the baseline below the diagonal, of the run above it:",
         _table(["", *bands], bands, correlations.T, ".2f"),
-        *([] if gain is None else [_prediction(base, run, gain, accuracy)]),
+        *([] if gain is None else _prediction(base, run, gain, accuracy)),
         *(f"{name}: {side.sentence()}" for name, side in zip(names, (run, base), strict=True)),
     ]
 
@@ -184,21 +188,26 @@ def _table(headers: Sequence[str], names: Sequence[str], columns: Sequence[Float
     return indented(headers, [[name, *row] for name, row in zip(names, cells, strict=True)])
 
 
-def _prediction(base: Spectrum, run: Spectrum, gain: Floats, accuracy: str) -> str:
-    """Return the prediction of Theorem 1 and what was measured, in words."""
-    row = prediction(base, run, gain)
-
-    def change(name: str) -> str:
-        return " to ".join("-" if value is None else f"{value:.3g}" for value in row[name])
-
-    return (
-        f"By |H_P|^2 ({', '.join(f'{value:.3g}' for value in gain)}) and with independent bands, Theorem 1 predicts "
-        f"the margin to go from {change('margin')}, sigma^2 from {change('variance')}, and "
-        f"1/r to {'rise' if row['rises'] else 'fall'} from {change('mu_over_sigma')}: {_OUTCOMES[row['verdict']]}. "
-        f"Measured: margin {change('measured_margin')}, sigma^2 {change('measured_variance')}, 1/r "
-        f"{change('measured_mu_over_sigma')}, with the deviation {DEVIATIONS[base.over_noise]} "
-        f"({change_text(row['change_of_mu_over_sigma_interval'], base.images)}); accuracy changed by {accuracy} points."
-    )
+def _prediction(base: Spectrum, run: Spectrum, gain: Floats, accuracy: str) -> list[str]:
+    """Return a table of what Theorem 1 predicts and what was measured, with heading and note."""
+    row, cells = prediction(base, run, gain), []
+    for name, title, verdict in _PREDICTED:
+        predicted, measured = (
+            " to ".join("-" if value is None else f"{value:.3g}" for value in row[key])
+            for key in (name, f"measured_{name}")
+        )
+        falls = None in row[name] or row[name][1] <= row[name][0]
+        ends = row[f"change_of_{name}_interval"]
+        interval = "-" if ends is None else f"{ends[0]:+.3g} to {ends[1]:+.3g}"
+        direction = row[verdict] or "undecided"
+        cells.append([title, f"{predicted}, {'falls' if falls else 'rises'}", measured, interval, direction])
+    return [
+        f"Changes that Theorem 1 predicts by |H_P|^2 ({', '.join(f'{value:.3g}' for value in gain)}), and measured "
+        f"with the deviation {DEVIATIONS[base.over_noise]}:",
+        indented(["", "predicted", "measured", "95 % interval of the change", "direction"], cells),
+        "sigma^2 and 1/r of the baseline differ: predictions assume independent bands, which leaves the covariances "
+        f"between bands out; measured ones include them. Accuracy changed by {accuracy} points.",
+    ]
 
 
 def _finite(value: Floats) -> float | None:
