@@ -129,8 +129,8 @@ class ForwardContext:
     def at_zero(self) -> bool:
         """Whether all rows are at timestep 0; without `row_keys` this waits for the device."""
         # Read here, not in `of`: compiled code would depend on it.
-        if (named := rows_now()) is not None:
-            return named.zero
+        if (rows := rows_now()) is not None:
+            return rows.zero
         return not self.timesteps.is_meta and not bool(self.timesteps.any())
 
     @classmethod
@@ -151,12 +151,12 @@ class ForwardContext:
         # An explicit dtype: a half-precision Trainer changes torch's default, which would round a Python float.
         value = torch.as_tensor(timestep, dtype=torch.float32, device=latents.device).reshape(-1).expand(b)
         value = value if steps == 1 else value * steps
-        named = rows_now() or RowKeys(value.contiguous().view(torch.int32).to(torch.int64))
-        classes = class_labels if named.classes is None else named.classes
+        rows = rows_now() or RowKeys(value.contiguous().view(torch.int32).to(torch.int64))
+        classes = class_labels if rows.classes is None else rows.classes
         if classes is None:
             classes = torch.zeros(b, dtype=torch.int64, device=latents.device)
         latent = latent or Grid(*latents.shape[-2:])
-        return cls(latent, value, named.keys, classes, sharing=named.sharing, guidance=named.guidance)
+        return cls(latent, value, rows.keys, classes, sharing=rows.sharing, guidance=rows.guidance)
 
     def of_rows(self, rows: Tensor) -> ForwardContext:
         """Return the context of some rows, with the cache of the whole forward. `(r,)`, int64."""

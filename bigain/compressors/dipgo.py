@@ -13,7 +13,7 @@ from bigain.compressors.where import Where
 from bigain.diffusion.trials import TIMESTEPS
 from bigain.errors import InputError
 
-# How much more than asked a choice may save, relative to it.
+# How far the saving may exceed `ratio`, relative to it.
 _TOLERANCE = 0.005
 
 
@@ -30,7 +30,7 @@ class DiPGO(StructuralPruner):
     bins; scores enter as soft gates while they are learned; the subnetwork is the best one (a knapsack), where the
     paper has a threshold. Of the paper we read an excerpt, which leaves the hyperparameters open.
 
-    Cost: nothing beside what is left; modules are not run, norms before them are. Once per network
+    Cost: only the modules that still run, and the norms before those that do not. Once per network
     `scripts/fit_dipgo.py`: some hundred gradient steps of as many rows as there are bins.
     """
 
@@ -63,10 +63,10 @@ class DiPGO(StructuralPruner):
 
     def masks_of(self, denoiser: nn.Module) -> Masks:
         """Return whether a module runs, `(bins,)` bool, for this budget."""
-        learned = self.read_masks(denoiser)
+        tensors = self.read_masks(denoiser)
         names = list(prunable(self.sites_of(denoiser)))
         try:
-            scores, costs = (torch.stack([learned[f"{name}.{part}"] for name in names]) for part in ("score", "cost"))
+            scores, costs = (torch.stack([tensors[f"{name}.{field}"] for name in names]) for field in ("score", "cost"))
         except LookupError as error:
             raise InputError(f"{self.masks} was made for another network: it has no {error}") from error
         if scores.shape[1] != self.bins:
@@ -78,10 +78,10 @@ class DiPGO(StructuralPruner):
     def smaller(self, site: Site, name: str, module: nn.Module, stage: int) -> nn.Module | None:
         if site.processor is not None:
             raise InputError(f"DiP-GO skips residual branches of image tokens; {site.name} has text in them")
-        return None if self.tensors[name][stage] else _Nothing()
+        return None if self.tensors[name][stage] else _Zero()
 
 
-class _Nothing(nn.Module):
+class _Zero(nn.Module):
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return what leaves a residual path unchanged."""
         return torch.zeros_like(hidden_states)
@@ -91,13 +91,13 @@ def choose_kept(scores: Tensor, costs: Tensor, ratio: float, steps: int = 20_000
     """Choose which modules run in which bins, so that the others cost `ratio` with the least score lost.
 
     The score that is lost is the sum of score times cost over what is skipped: a knapsack, solved by dynamic
-    programming over what is saved, between `ratio` and 0.5 % more. If nothing lies there, what is nearest.
+    programming over what is saved, between `ratio` and 0.5 % more. If no choice lies there, the nearest is taken.
 
     Args:
         scores: How important a module is in a bin, in [0, 1]. `(n, bins)`.
         costs: FLOPs of each module, relative to those of the network. `(n,)`.
-        ratio: What is saved, relative to the FLOPs of the network, averaged over bins.
-        steps: Into which `ratio` is divided. There are more if rounding to them misses the budget.
+        ratio: FLOPs to save, relative to those of the network, averaged over bins.
+        steps: Number of steps that `ratio` is divided into; increased if rounding to them misses the budget.
 
     Returns:
         `(n, bins)`, bool.
@@ -105,28 +105,28 @@ def choose_kept(scores: Tensor, costs: Tensor, ratio: float, steps: int = 20_000
     Raises:
         InputError: If all modules together cost less.
     """
-    if ratio > (most := float(costs.sum())):
-        raise InputError(f"ratio must be at most {most:.3f}, which attentions and MLPs cost together, not {ratio}")
+    if ratio > (total := float(costs.sum())):
+        raise InputError(f"ratio must be at most {total:.3f}, which attentions and MLPs cost together, not {ratio}")
     shares = (costs.double()[:, None] / scores.shape[1]).expand_as(scores).flatten()
     weights = (shares * (steps / ratio)).round().long().tolist()
-    # Least loss by what is saved, over the items so far.
-    least = torch.full((steps + max(weights) + 1,), torch.inf, dtype=torch.float64)
-    least[0] = 0
+    # Least loss for each saving, over the items so far.
+    losses = torch.full((steps + max(weights) + 1,), torch.inf, dtype=torch.float64)
+    losses[0] = 0
     skipped = []
     for weight, loss in zip(weights, (scores.double().flatten() * shares).tolist(), strict=True):
-        with_item = torch.cat([least.new_full((weight,), torch.inf), least[: len(least) - weight] + loss])
-        skipped.append(with_item < least)
-        least = torch.minimum(least, with_item)
-    possible = least.isfinite().nonzero().flatten()
-    within = possible[(possible >= steps) & (possible <= (1 + _TOLERANCE) * steps)]
-    best = within[least[within].argmin()] if len(within) else possible[(possible - steps).abs().argmin()]
-    kept, rest = [], (saved := int(best))
+        with_item = torch.cat([losses.new_full((weight,), torch.inf), losses[: len(losses) - weight] + loss])
+        skipped.append(with_item < losses)
+        losses = torch.minimum(losses, with_item)
+    possible = losses.isfinite().nonzero().flatten()
+    close = possible[(possible >= steps) & (possible <= (1 + _TOLERANCE) * steps)]
+    best = close[losses[close].argmin()] if len(close) else possible[(possible - steps).abs().argmin()]
+    kept, remaining = [], (saved := int(best))
     for item_skipped, weight in zip(reversed(skipped), reversed(weights), strict=True):
-        kept.append(not item_skipped[rest])
-        rest -= 0 if kept[-1] else weight
+        kept.append(not item_skipped[remaining])
+        remaining -= 0 if kept[-1] else weight
     chosen = torch.tensor(kept[::-1])
-    exact = float(shares[~chosen].sum()) / ratio
-    if abs(exact - 1) > _TOLERANCE and abs(exact - saved / steps) > _TOLERANCE / 5:
+    relative_saving = float(shares[~chosen].sum()) / ratio
+    if abs(relative_saving - 1) > _TOLERANCE and abs(relative_saving - saved / steps) > _TOLERANCE / 5:
         # Weights of many equal modules add up their rounding.
         return choose_kept(scores, costs, ratio, 10 * steps)
     return chosen.view_as(scores)

@@ -24,7 +24,7 @@ from bigain.compressors.where import Where
 from bigain.errors import InputError
 from bigain.runs.files import replacing
 
-# What is left out of a network, by the names of `prunable`, followed by what the method adds.
+# Tensors of a network's masks, by the names of `prunable` and a suffix of the method.
 Masks = Mapping[str, Tensor]
 
 # All strides of the known networks.
@@ -32,17 +32,17 @@ EVERYWHERE = Where(max_stride=8)
 
 
 class StructuralPruner(Compressor):
-    """Runs something smaller instead of attentions and MLPs, chosen by the stage of the timestep.
+    """Runs smaller modules instead of attentions and MLPs, chosen by the stage of the timestep.
 
-    What runs at each stage is made once, at installation: a forward chooses among it and copies no weight. Modules and
-    their hooks stay in place. Subclasses implement `smaller`.
+    The replacements for each stage are made once, at installation: a forward chooses among them and copies no weight.
+    Modules and their hooks stay in place. Subclasses implement `smaller`.
 
     Attributes:
         script: The script that writes the file of masks, with its configuration and data.
         masks: File of the masks; None only counts FLOPs.
         boundaries: Timesteps at which a stage ends and the next begins, ascending; stage 0 is that of timestep 0.
         tensors: During an installation, what `masks_of` returned for the network.
-        active: Stages at which the network of the last installation has anything smaller.
+        active: Stages with a replacement in the network of the last installation.
     """
 
     script: ClassVar[str]
@@ -59,7 +59,7 @@ class StructuralPruner(Compressor):
 
     @abstractmethod
     def smaller(self, site: Site, name: str, module: nn.Module, stage: int) -> nn.Module | None:
-        """Return what runs at a stage instead of an attention or MLP; None if it runs itself.
+        """Return the module that runs at a stage instead of an attention or MLP; None if that runs itself.
 
         Args:
             site: The block.
@@ -124,32 +124,32 @@ class StructuralPruner(Compressor):
         try:
             return super().install(denoiser)
         finally:
-            # What is installed holds what it needs.
+            # The replacements hold the tensors that they need.
             del self.tensors
 
     def hook_site(self, layout: Layout, site: Site, context: ContextGetter, undo: ExitStack) -> None:
         for name, module in prunable([site]).items():
             if "forward" in vars(module):
                 raise InputError(f"the forward of {name} is replaced, perhaps by offloading; end that before pruning")
-            smaller = [self.smaller(site, name, module, stage) for stage in range(len(self.boundaries) + 1)]
-            self.active.update(stage for stage, other in enumerate(smaller) if other is not None)
-            self._choose_by_stage(module, smaller, context, undo)
+            replacements = [self.smaller(site, name, module, stage) for stage in range(len(self.boundaries) + 1)]
+            self.active.update(stage for stage, replacement in enumerate(replacements) if replacement is not None)
+            self._choose_by_stage(module, replacements, context, undo)
 
     def _choose_by_stage(
-        self, module: Any, smaller: Sequence[nn.Module | None], context: ContextGetter, undo: ExitStack
+        self, module: Any, replacements: Sequence[nn.Module | None], context: ContextGetter, undo: ExitStack
     ) -> None:
-        forwards, apply_to_module = [(other or module).forward for other in smaller], module._apply
+        forwards, apply_to_module = [(replacement or module).forward for replacement in replacements], module._apply
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             return forwards[self.value_in(context())](*args, **kwargs)
 
         def apply(function: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-            for other in filter(None, smaller):
-                other._apply(function)
+            for replacement in filter(None, replacements):
+                replacement._apply(function)
             return apply_to_module(function, recurse)
 
-        # Hooks run around what is smaller, too. It is converted and moved with the module, but is no part of it: the
-        # digest of the network stays the same.
+        # The hooks of the module run around its replacements. They are converted and moved with it without being its
+        # children, so the digest of the network stays the same.
         module.forward, module._apply = forward, apply
         undo.callback(delattr, module, "forward")
         undo.callback(delattr, module, "_apply")

@@ -82,27 +82,27 @@ def bench(
     from bigain.commands.predict import silence_libraries
 
     silence_libraries()
-    compressors, place = [] if tune and not options else compressors_of(options), find_device(device)
+    compressors, target = [] if tune and not options else compressors_of(options), find_device(device)
     if tune and (len(compressors) > 1 or compile != "none" or channels_last or cuda_graph or json):
         raise InputError("--tune takes one --compressor or none; no --compile, --channels-last, --cuda-graph, --json")
     counted = CountedModel.of(model, image_size)
-    # Refuses what cannot work before any weights exist.
+    # A compressor that cannot work is refused before any weights exist.
     flops = [counted.baseline, *(counted.count(compressor) for compressor in compressors)]
-    if changing := [type(compressor).__name__ for compressor in compressors if len(compressor.shared_values) > 1]:
-        raise InputError(f"bench times one kind of forward, and {changing[0]} changes with the timestep: run predict")
+    if varying := [type(compressor).__name__ for compressor in compressors if len(compressor.shared_values) > 1]:
+        raise InputError(f"bench times one kind of forward, and {varying[0]} changes with the timestep: run predict")
     if repetitions < _ENOUGH:
         sys.stderr.write(f"warning: {repetitions} repetitions say little about the spread; use {_ENOUGH} or more\n")
     with ExitStack() as undo:
         undo.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(threads or torch.get_num_threads())
-        made = Subject.of(counted, batch or (8 if tune else 2), getattr(torch, dtype), place, channels_last)
-        subject = replace(made, cuda_graph=cuda_graph)
+        eager = Subject.of(counted, batch or (8 if tune else 2), getattr(torch, dtype), target, channels_last)
+        subject = replace(eager, cuda_graph=cuda_graph)
         facts = _facts(subject, model, dtype)
         if tune:
             return Outcome(_fastest(subject, compressors, repetitions, f"{model} on {facts['device_name']} in {dtype}"))
         entrants = measure(subject, compressors, repetitions, compile)
     facts |= {"compile": compile, "channels_last": channels_last, "cuda_graph": cuda_graph, "repetitions": repetitions}
-    baseline, *methods = [of.row(count, counted.baseline) for of, count in zip(entrants, flops, strict=True)]
+    baseline, *methods = [entrant.row(count, counted.baseline) for entrant, count in zip(entrants, flops, strict=True)]
     facts["packages"] = {package: version(package) for package in ("bigain", "torch", "diffusers")}
     result = {**facts, "forwards_per_round": entrants[0].forwards, "baseline": baseline, "methods": methods}
     complete = all(row["error"] is None for row in methods)
@@ -154,26 +154,26 @@ def _text(result: Mapping[str, Any]) -> str:
         facts["warning"] = "the output of the network is not finite; times may differ from a trained network's"
     rows = [_cells(row) for row in (result["baseline"], *result["methods"]) if row["error"] is None]
     failed = [
-        f"{what}{row['method']}: not measured: {row[key]}"
-        for what, key in (("", "error"), ("limit of ", "limit_error"))
+        f"{prefix}{row['method']}: not measured: {row[key]}"
+        for prefix, key in (("", "error"), ("limit of ", "limit_error"))
         for row in result["methods"]
         if row[key] is not None
     ]
     return "\n".join([Table((), [*facts.items()]).plain(), "", Table(_HEAD, rows).plain(), *failed]) + "\n"
 
 
-def _fastest(subject: Subject, compressors: Sequence[Compressor], repetitions: int, what: str) -> str:
-    """Return the fastest settings as a configuration, with all that were tried in its comments."""
+def _fastest(subject: Subject, compressors: Sequence[Compressor], repetitions: int, title: str) -> str:
+    """Return the fastest settings as a configuration, with all trials in its comments."""
     from bigain.commands.bench.tune import tune
     from bigain.report.tables import Table
     from bigain.runs.summary import compressor_text
 
     name = ", ".join(compressor_text(compressor.description()) for compressor in compressors) or "no compression"
     trials = tune(subject, compressors[0] if compressors else None, repetitions)
-    tried = [[f"{of.rows_per_second:.4g}" if of.rows_per_second else "-", str(of.settings), of.note] for of in trials]
+    rows = [[f"{t.rows_per_second:.4g}" if t.rows_per_second else "-", str(t.settings), t.note] for t in trials]
     comments = [
-        f"The fastest settings found for {what}, {name}, torch {version('torch')}:",
-        *Table(("rows/s", "settings", ""), tried, "r").plain().splitlines(),
+        f"The fastest settings found for {title}, {name}, torch {version('torch')}:",
+        *Table(("rows/s", "settings", ""), rows, "r").plain().splitlines(),
         "bigain predict --config YOURS.yaml --config THIS.yaml",
     ]
     fastest = [trial for trial in trials if not trial.note][-1].settings
@@ -181,7 +181,7 @@ def _fastest(subject: Subject, compressors: Sequence[Compressor], repetitions: i
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    own, peak = row["overhead_milliseconds"], row["peak_memory_bytes"]
+    overhead, peak = row["overhead_milliseconds"], row["peak_memory_bytes"]
     return (
         row["method"],
         _spread(row["milliseconds"]),
@@ -190,7 +190,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         _spread(row["realised_percent"], "%"),
         _spread(row["limit_ratio"]),
         _spread(row["of_limit_percent"], "%"),
-        "?" if own is None else f"{sum(own.values()):.1f}",
+        "?" if overhead is None else f"{sum(overhead.values()):.1f}",
         "?" if peak is None else f"{peak / 1e6:,.0f}",
     )
 
