@@ -83,8 +83,8 @@ def read_prompts(path: Path) -> dict[str, dict[str, Any]]:
     prompts: dict[str, dict[str, Any]] = {}
     try:
         for number, row in enumerate(_rows_of(text, suffix)):
-            names = {str(name).strip().lower(): row[name] for name in row} if isinstance(row, dict) else {}
-            prompt, key = (next((names[name] for name in keys if name in names), None) for keys in (_PROMPT, _ID))
+            cells = {str(name).strip().lower(): row[name] for name in row} if isinstance(row, dict) else {}
+            prompt, key = (next((cells[name] for name in names if name in cells), None) for names in (_PROMPT, _ID))
             if not isinstance(prompt, str) or not prompt.strip() or None in row:
                 raise ValueError(f"row {number} has no prompt or too many columns: {row!r:.80}")
             prompt_id = str("" if key is None else key).strip() or f"{number:05}"

@@ -79,9 +79,9 @@ class NearestNeighbours(RepresentationClassifier):
     neighbours = 20
 
     def incomplete(self, records: Sequence[FeatureRecord]) -> str | None:
-        alone = len({tuple(record.labels) for record in records}) == len(records)
-        different = "no two images have the same class, so no neighbour can be right" if alone else None
-        return super().incomplete(records) or different
+        distinct = len({tuple(record.labels) for record in records}) == len(records)
+        reason = "no two images have the same class, so no neighbour can be right" if distinct else None
+        return super().incomplete(records) or reason
 
     def predict(self, records: Sequence[FeatureRecord], names: Sequence[str], space: ClassSpace) -> Labels:
         x = centred(records, names)
