@@ -39,6 +39,7 @@ _REPLACEMENTS = (
     (r"a typing\.Literal\[(.*?)\]", lambda match: "one of " + match[1].replace("'", "")),
     (r"<class '(?:\w+\.)*(\w+)'>", r"\1"),
     (r"Expected a dot import path string: (\S+)", r"there is no class \1"),
+    (r"Type collections\.abc\.Callable\[.*\] expects a function or a callable class: ", ""),
     (r"\. Got value: [^;]*", ""),
     (r"; Expected ", ", or "),
     (r"^Expected ", "expected "),
@@ -229,7 +230,8 @@ def readable(message: str, known: Collection[str] = ()) -> str:
     if requirement := re.search(r"given class_path '([\w.]+)':\s*(Requirement '.*)", message):
         return f"{requirement[1].rpartition('.')[2]}: {requirement[2]}"
     if re.search("Subclass types expect|is abstract", message) or (refused and refused[1] == "class_path"):
-        return f"{section}: name its class (class_path), and put its arguments under init_args"
+        example = ", as in data/pets.yaml" if section == "data" else ""
+        return f"{section}: name its class (class_path), and put its arguments under init_args{example}"
     if refused and classes:
         return str(unknown_argument(section, classes[-1], refused[1]))
     if refused:
@@ -248,6 +250,10 @@ def readable(message: str, known: Collection[str] = ()) -> str:
         summary = summary.partition("; ")[2] or summary if is_class else f"{summary}, not {value[1]}"
     if "no class" in summary and (kind := section.rpartition(".")[2]) in _PACKAGES:
         summary += f"; known: {', '.join(shipped_classes(kind))}, or the import path of a class"
+    elif "no class" in summary and section.endswith(".score"):
+        summary += (
+            "; expected the import path of a function, such as bigain.tokens.scores.laplacian_l1 (bigain list scores)"
+        )
     elif classes:
         summary += f"; see bigain predict --{'.'.join(keys[: len(classes)])}.help {classes[-1].rpartition('.')[2]}"
     return f"{section}: {summary}" if section else summary

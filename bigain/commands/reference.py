@@ -25,8 +25,8 @@ def reference(
     Images are taken at their native size, uncropped, in RGB. pytorch-fid can read the file, too.
 
     Args:
-        paths: A folder, of which all images count, also in folders below, and the file to write, .npz. The file alone
-            with --data.
+        paths: A folder, of which all images count, also in folders below, and the file to write, .npz. With --data,
+            only the file, before that option.
         *options: Take the images that a run on a dataset evaluates: --data imagenet100.yaml --data.root /data,
             or a class and its arguments. All arguments: --data.help ImageNet100
         split: Split of this dataset, the same as --data.split.

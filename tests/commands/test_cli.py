@@ -318,6 +318,8 @@ def test_lists_from_the_source_are_the_classes_that_can_be_imported():
         (["--config", "beside.yaml"], ["compressor: name its class (class_path), and put its arguments under"]),
         (["--compressor.ratio", "0.9"], ["0.9", "0.75"]),
         (["--compressor.destination", "cel"], ["one of cell, released", "cel"]),
+        (["--compressor.score", "dft_centroid"], ["no class dft_centroid; expected the import path of a function"]),
+        (["--compressor.score", "bigain.tokens.scores.x"], ["compressor.score: module 'bigain.tokens.scores' has no"]),
         (["--compressor.where.blocks", "[9]"], ["site 9", "0 to 3"]),
         (["--compressor.ratio", "0.001"], ["0.001", "removes nothing"]),
         (["--trainer.callbacks", "{class_path: bigain.compressors.ToDo, init_args: {factor: 2}}"], ["LGTM", "ToDo"]),
