@@ -7,7 +7,6 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -280,26 +279,12 @@ def shards(index: Mapping[str, Any], source: str | Path, suffix: str = "safetens
 
 def module_digest(module: nn.Module) -> str:
     """Return a hash of a module's class, configuration and weights; takes about two seconds per gigabyte."""
-    return digest_in_background(module).result()
-
-
-def digest_in_background(module: nn.Module) -> Future[str]:
-    """Start `module_digest` of the module as it is now in a thread, while it is moved or converted."""
-    # Moving and converting replace the module's tensors, not those of this state.
-    state = sorted(module.state_dict().items())
     digest = hashlib.blake2b(type(module).__name__.encode(), digest_size=16)
     config: dict[str, Any] = dict(getattr(module, "config", {}))
     # Names with a leading underscore say where it was loaded from.
     kept = {key: value for key, value in config.items() if not key.startswith("_")}
     digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
-
-    def hashed() -> str:
-        for name, tensor in state:
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
-
-    pool = ThreadPoolExecutor(1)
-    digest_of_state = pool.submit(hashed)
-    pool.shutdown(wait=False)
-    return digest_of_state
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bigain.commands.parsing import Outcome, create
 from bigain.errors import InputError
+from bigain.runs.files import find_reference
 from bigain.runs.lock import lock
 from bigain.runs.results import read_generation, read_results, write_results
 from bigain.runs.schema import LpipsNetwork, Protocol
@@ -55,6 +56,8 @@ def score(
     else:
         for folder in filter(None, (run, against)):
             read_generation(folder)
+    if reference is not None and not find_reference(reference).exists():
+        raise InputError(f"{reference} does not exist; `bigain reference IMAGES {reference}` computes it")
     from bigain.metrics import ClipScore, ImageMetric
     from bigain.tasks.exporting import export_geneval, export_vqascore
     from bigain.tasks.scoring import add_baseline, update_distances, update_fidelity, update_metric

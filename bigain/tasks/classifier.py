@@ -144,7 +144,7 @@ class DiffusionClassifier(BackboneModule):
         size = self.backbone.latents_of(data.image_size)[1:]
         side = min(size)
         ids = [item.image_id for item in data.items[: None if self.timesteps == "uniform" else 1]]
-        self.visited = self.timesteps_of(self.keys_of(ids), *size).unique()
+        self.visited = self.timesteps_of(keys_of_trials(ids, self.grid_size, self.seed), *size).unique()
         if self.bands is not None and self.bands > side:
             # A band narrower than 1 / side may hold no frequency.
             raise InputError(f"bands must be at most {side}, the shorter side of the latents, not {self.bands}")

@@ -14,7 +14,7 @@ from typing import Any, cast
 from filelock import BaseFileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from bigain.backbones.loading import digest_in_background
+from bigain.backbones.loading import module_digest
 from bigain.cost.environment import session
 from bigain.data.base import EvalDataModule, digest_of
 from bigain.data.class_space import ClassSpace
@@ -28,7 +28,7 @@ from bigain.tasks.sampler import DiffusionSampler, Generated
 # The file that identifies the weights with which a run began.
 MODEL = "model.json"
 _SESSIONS = "sessions.json"
-# At most so many finished images are compared with their files.
+# At most this many finished images are compared with their files.
 _MOST_CHECKED = 32
 
 _log = logging.getLogger(__name__)
@@ -87,13 +87,7 @@ class PredictionWriter(Callback):
                 "PredictionWriter(resume=True) if they are of the same configuration"
             )
         module, data = cast("Any", pl_module), cast("Any", trainer).datamodule
-        space: ClassSpace = data.class_space
-        classes = {"names": [*space.names], "prompts": [*space.prompts], "indices": space.indices and [*space.indices]}
-        self._started = bool(finished)
-        self._check_same(trainer, "classes.json", classes, "the classes of the dataset")
-        # Without a compressor, the weights have not been loaded yet.
-        module.backbone.load()
-        self._digest = digest_in_background(module.backbone)
+        self._check_same(trainer, module, bool(finished))
         # On a shared file system, processes may see different logs, but they must agree on the remaining images.
         data.finished = trainer.strategy.broadcast(self.reusable_images(trainer, finished))
         if trainer.is_global_zero:
@@ -112,28 +106,30 @@ class PredictionWriter(Callback):
         self._skipped = folder / f"skipped-{trainer.global_rank}.jsonl"
         self._skipped.unlink(missing_ok=True)
 
-    def on_predict_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, *args: Any
-    ) -> None:
-        if batch_idx == 0:
-            model = cast("Any", pl_module).backbone.model
-            self._check_same(trainer, MODEL, {"weights": self._digest.result()}, f"the weights of {model}")
-
-    def _check_same(self, trainer: Trainer, name: str, content: dict[str, Any], subject: str) -> None:
-        """Make sure that labels or weights are those with which the run began. All processes check, so all stop.
+    def _check_same(self, trainer: Trainer, module: Any, started: bool) -> None:
+        """Make sure that labels and weights are those with which the run began. All processes check, so all stop.
 
         Raises:
             InputError: If classes were added, removed, renamed or reordered since, or the model was trained again.
         """
-        path = predictions_folder(trainer) / name
-        advice = f"if {subject} are as they were, delete it and run the command again"
-        if self._started and path.is_file() and read_json(path, dict[str, Any], advice) != content:
-            raise InputError(
-                f"{subject} are not those that {path} names, with which this run began; choose another --output, "
-                "or --overwrite true to delete the finished images"
-            )
-        if trainer.is_global_zero:
-            write_json(path, content)
+        space: ClassSpace = cast("Any", trainer).datamodule.class_space
+        classes = {"names": [*space.names], "prompts": [*space.prompts], "indices": space.indices and [*space.indices]}
+        # Without a compressor, the weights have not been loaded yet.
+        module.backbone.load()
+        model = {"weights": module_digest(module.backbone)}
+        for name, content, subject in (
+            ("classes.json", classes, "the classes of the dataset"),
+            (MODEL, model, f"the weights of {module.backbone.model}"),
+        ):
+            path = predictions_folder(trainer) / name
+            advice = f"if {subject} are as they were, delete it and run the command again"
+            if started and path.is_file() and read_json(path, dict[str, Any], advice) != content:
+                raise InputError(
+                    f"{subject} are not those that {path} names, with which this run began; choose another --output, "
+                    "or --overwrite true to delete the finished images"
+                )
+            if trainer.is_global_zero:
+                write_json(path, content)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any

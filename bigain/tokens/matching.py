@@ -138,7 +138,7 @@ def _take(x: Tensor, index: Tensor) -> Tensor:
 
 
 def sources_of(destination: Tensor, n: int) -> Tensor:
-    """Return the tokens that are no destinations, ascending. `(b, m)` -> `(b, n - m)`."""
+    """Return the tokens that are not destinations, ascending. `(b, m)` -> `(b, n - m)`."""
     b, m = destination.shape
     is_source = torch.ones(b, n, dtype=torch.int64, device=destination.device).scatter_(1, destination, 0)
     token = torch.arange(n, device=destination.device).expand(b, n)

@@ -12,7 +12,7 @@ from torch import Tensor
 from bigain.tokens.grid import Grid
 from bigain.tokens.precision import unit_tokens, without_autocast
 
-# A score of tokens: `(b, n, c), Grid -> (b, n)`, a tensor; declared as one, the help of options lists its subclasses.
+# A score of tokens: `(b, n, c), Grid -> (b, n)`. Not `Tensor`: the help of options would list its subclasses.
 Score = Callable[[Tensor, Grid], Any]
 
 # Elements processed at a time on a CPU, so that they stay in the cache: fresh pages cost more than the sums.

@@ -80,6 +80,7 @@ def bench(
     from bigain.commands.bench.subject import Subject, find_device
     from bigain.commands.flops.model import CountedModel
     from bigain.commands.predict import silence_libraries
+    from bigain.tokens.dispatch import kernels_note
 
     silence_libraries()
     compressors, target = [] if tune and not options else compressors_of(options), find_device(device)
@@ -89,7 +90,7 @@ def bench(
     # A compressor that cannot work is refused before any weights exist.
     flops = [counted.baseline, *(counted.count(compressor) for compressor in compressors)]
     if varying := [type(compressor).__name__ for compressor in compressors if len(compressor.shared_values) > 1]:
-        raise InputError(f"bench times one kind of forward, and {varying[0]} changes with the timestep: run predict")
+        raise InputError(f"bench times one kind of forward; {varying[0]} changes with the timestep: use bigain predict")
     if repetitions < _ENOUGH:
         sys.stderr.write(f"warning: {repetitions} repetitions say little about the spread; use {_ENOUGH} or more\n")
     with ExitStack() as undo:
@@ -101,6 +102,8 @@ def bench(
         if tune:
             return Outcome(_fastest(subject, compressors, repetitions, f"{model} on {facts['device_name']} in {dtype}"))
         entrants = measure(subject, compressors, repetitions, compile)
+    # Of the methods: read after they ran.
+    facts["kernels"] = kernels_note()
     facts |= {"compile": compile, "channels_last": channels_last, "cuda_graph": cuda_graph, "repetitions": repetitions}
     baseline, *methods = [entrant.row(count, counted.baseline) for entrant, count in zip(entrants, flops, strict=True)]
     facts["packages"] = {package: version(package) for package in ("bigain", "torch", "diffusers")}
@@ -114,7 +117,6 @@ def _facts(subject: Subject, model: str, dtype: str) -> dict[str, Any]:
     from torch import get_num_threads
 
     from bigain.cost.environment import device_name
-    from bigain.tokens.dispatch import kernels_note
 
     device, (batch, *latent) = subject.noisy.device, subject.noisy.shape
     backend, finite = subject.check(f"{model} cannot run with batch {batch} on {device}")
@@ -129,7 +131,6 @@ def _facts(subject: Subject, model: str, dtype: str) -> dict[str, Any]:
         "device_name": device_name(device),
         "threads": get_num_threads(),
         "attention_backend": backend,
-        "kernels": kernels_note(),
         "finite": finite,
     }
 

@@ -133,8 +133,8 @@ def choose(x, tables, destinations, stride, keys, classes, seed: tl.int64, site,
 
 @triton.jit
 def cell_keys(x, tables, SIGN: tl.constexpr, AGGREGATE: tl.constexpr, H: tl.constexpr, W: tl.constexpr,
-           CH: tl.constexpr, CW: tl.constexpr, C: tl.constexpr, CELLS: tl.constexpr, AREA: tl.constexpr,
-           BLOCK_C: tl.constexpr):  # fmt: skip
+              CH: tl.constexpr, CW: tl.constexpr, C: tl.constexpr, CELLS: tl.constexpr, AREA: tl.constexpr,
+              BLOCK_C: tl.constexpr):  # fmt: skip
     """A strip of complete cells: `SIGN` times the `max`, `sum` or `mean` of their Laplacian scores, as ordered keys."""
     strip, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     N: tl.constexpr = H * W
