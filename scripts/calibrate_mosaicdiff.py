@@ -17,7 +17,8 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from bigain.commands.lightning_cli import WithoutTrainer
-from bigain.commands.predict import checked, silence_libraries
+from bigain.commands.options import checked
+from bigain.commands.predict import silence_libraries
 from bigain.compressors.mosaicdiff import MosaicDiff, output_of, prune
 from bigain.compressors.structural import prunable, weights_digest, write_masks
 from bigain.data.loader import Batch

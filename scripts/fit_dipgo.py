@@ -27,7 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from bigain.backbones.base import Backbone
 from bigain.backbones.geometry import without_weights
 from bigain.commands.lightning_cli import WithoutTrainer
-from bigain.commands.predict import checked, silence_libraries
+from bigain.commands.options import checked
+from bigain.commands.predict import silence_libraries
 from bigain.compressors.dipgo import DiPGO, choose_kept
 from bigain.compressors.structural import prunable, weights_digest, write_masks
 from bigain.diffusion.parametrisation import Flow

@@ -22,7 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 import bigain
 from bigain.commands import predict
-from bigain.commands.predict import OPTIONS
+from bigain.commands.options import OPTIONS
 from bigain.data.class_names.pets import BREEDS
 
 EMBEDDED = Path(bigain.__file__).parent / "assets" / "shapes_unet"

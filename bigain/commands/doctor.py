@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from bigain.commands.options import checked
 from bigain.commands.parsing import Outcome
-from bigain.commands.predict import checked
 from bigain.report.tables import Table
 from bigain.runs.numbers import counted
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bigain.commands.configs import load_yaml, locate, options_for
+from bigain.commands.options import checked
 from bigain.commands.parsing import Outcome
-from bigain.commands.predict import checked, predict, silence_libraries
+from bigain.commands.predict import predict, silence_libraries
 from bigain.errors import InputError
 from bigain.runs.files import write_csv, write_json
 from bigain.runs.names import NOT_OF_ONE_STEP

@@ -24,6 +24,7 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _Su
 from bigain.backbones.loading import UNLOADABLE
 from bigain.callbacks import FeatureResults, GenerationResults, PredictionWriter, ResultsWriter, SampleWriter
 from bigain.commands.configs import find_config, option_of, settings_of
+from bigain.commands.options import OPTIONS, add_options, check_seed
 from bigain.commands.parsing import (
     classes_of,
     input_errors,
@@ -33,7 +34,6 @@ from bigain.commands.parsing import (
     unknown_argument,
     wrapped_input_error,
 )
-from bigain.commands.predict import OPTIONS, add_options, check_seed
 from bigain.commands.termination import end_at_signals
 from bigain.compressors import Compressor
 from bigain.cost.timing import Timing

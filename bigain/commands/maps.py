@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bigain.commands.options import checked
 from bigain.commands.parsing import Outcome
-from bigain.commands.predict import checked, silence_libraries
+from bigain.commands.predict import silence_libraries
 from bigain.errors import InputError
 from bigain.runs.numbers import counted
 

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-import re
 import sys
 import warnings
 from collections.abc import Sequence
 
-from jsonargparse import ArgumentParser
-
 import bigain
-from bigain.commands.configs import find_config
-from bigain.commands.parsing import Outcome, input_errors, options_of
+from bigain.commands.options import OPTIONS, checked
+from bigain.commands.parsing import Outcome
 from bigain.commands.termination import launched_rank
-from bigain.errors import InputError
 from bigain.runs.numbers import counted
 from bigain.runs.results import read_results
 from bigain.runs.schema import Results
 from bigain.runs.summary import missing_metrics, summary
 
-# Name, type, default and help of the options beside those of the classes and the trainer.
-OPTIONS = (
-    ("seed", int, 0, "seed of noise, random choices and limits"),
-    ("output", str | None, None, "run directory; default: runs/<config>-<hash>"),
-    ("overwrite", bool, False, "delete the run in the directory first"),
-    ("extend", bool, False, "continue a run with more images, keeping those it has"),
-    ("baseline", bool, False, "also run without compression and compare"),
-    ("inspect", int | None, 4, "number of images to follow in pictures; 0: none"),
-)
-# Options that only the classes can check.
-_SECTIONS = ("--config", "-c", "--print_config", "--model", "--data", "--compressor", "--trainer")
 _HELP = """usage: bigain predict --config FILE [options]
 
 Run one configuration, or continue an interrupted run: classify images, generate them or probe their features with a
@@ -88,33 +72,6 @@ def predict(args: Sequence[str]) -> Outcome:
             add_baseline(cli.output, folder)
     results = read_results(cli.output)
     return Outcome(summary(results, cli.output, baseline), missing_parts(results) is None)
-
-
-def add_options(parser: ArgumentParser) -> None:
-    """Declare `OPTIONS`."""
-    for name, kind, default, text in OPTIONS:
-        parser.add_argument(f"--{name}", type=kind, default=default, help=text)
-
-
-def checked(args: Sequence[str]) -> list[str]:
-    """Return a command line with located files (see `find_config`), checked without torch.
-
-    Raises:
-        InputError: If a file is missing, an option unknown, or a value of `OPTIONS` wrong.
-    """
-    values, options = options_of(args)
-    own_options = [words for words in options if re.split(r"[.=+]", words[0], maxsplit=1)[0] not in _SECTIONS]
-    parser = ArgumentParser(exit_on_error=False)
-    add_options(parser)
-    with input_errors("bigain predict", [*_SECTIONS, *(f"--{name}" for name, *_ in OPTIONS)]):
-        check_seed(parser.parse_args([*values[1:], *itertools.chain.from_iterable(own_options)]).seed)
-    return find_config(args)
-
-
-def check_seed(seed: int) -> None:
-    """Raise an InputError if a seed does not fit in 64 bits."""
-    if not -(2**63) <= seed < 2**63:
-        raise InputError(f"--seed {seed} does not fit in 64 bits; choose one from {-(2**63)} to {2**63 - 1}")
 
 
 def missing_parts(results: Results) -> str | None:

@@ -408,6 +408,20 @@ def test_each_number_of_the_prediction_has_its_own_verdict(capsys):
     assert [sum(line.startswith(start) for line in text.splitlines()) for start in starts] == [1, 1, 1]
 
 
+def test_an_equal_gain_of_all_bands_predicts_no_change_of_r(capsys):
+    bands = planted(MU, SIGMA)
+    run_by_frequency("plain", bands)
+    run_by_frequency("even", 0.5 + (bands - 0.5) * 0.7, tome())
+    response("even", site("blocks.0", [0.7] * 5, [0] * 5))
+    (of_run,) = numbers("even", "--baseline", "plain")
+    row = of_run["margins_by_frequency"]["prediction"]
+    assert (row["rises"], row["verdict"], row["margin_verdict"]) == (False, None, "right")
+    lines = [" ".join(line.split()) for line in output(capsys, "even", "--baseline", "plain").splitlines()]
+    (line,) = (line for line in lines if line.startswith("1/r"))
+    assert ", no change " in line
+    assert line.endswith(" undecided")
+
+
 def test_a_margin_that_may_be_lost_leaves_low_bands_undecided_and_says_why(capsys):
     for name, compressors in (("plain", ()), ("merged", tome())):
         run_by_frequency(name, planted(0.001 * MU, SIGMA), compressors)

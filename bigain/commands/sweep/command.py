@@ -11,8 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bigain.commands.options import checked
 from bigain.commands.parsing import Outcome
-from bigain.commands.predict import checked, silence_libraries
+from bigain.commands.predict import silence_libraries
 from bigain.commands.sweep.subprocess_run import claimed, run_in_subprocess
 from bigain.commands.sweep.tables import choose, load_table, marked_options
 from bigain.commands.termination import launched_rank

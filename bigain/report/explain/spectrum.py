@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -147,17 +148,24 @@ def prediction(base: Spectrum, run: Spectrum, gain: Floats) -> dict[str, Any]:
     measured = [numbers(side.mu, side.covariance) for side in (base, run)]
     row: dict[str, Any] = {}
     for name, _, verdict in _PREDICTED:
-        before, after = (side[name] for side in independent)
-        change, rises = run.interval(name, base), bool(after > before)
+        predicted = [_finite(side[name]) for side in independent]
+        change, direction = run.interval(name, base), _direction(predicted)
         rose = _above(change, 0)
         row |= {
-            name: [_finite(before), _finite(after)],
+            name: predicted,
             f"measured_{name}": [_finite(side[name]) for side in measured],
             f"change_of_{name}_interval": change,
-            verdict: None if rose is None else "right" if rose == rises else "wrong",
+            verdict: None if None in (rose, direction) else "right" if rose == (direction == "rises") else "wrong",
         }
-    # Of 1 / r, the last of them.
-    return {**row, "rises": rises}
+    return {**row, "rises": _direction(row["mu_over_sigma"]) == "rises"}
+
+
+def _direction(values: Sequence[float | None]) -> str | None:
+    """Return whether a prediction `rises` or `falls`; None if it stays within rounding, or has no value."""
+    before, after = values
+    if before is None or after is None or math.isclose(before, after):
+        return None
+    return "rises" if after > before else "falls"
 
 
 def spectra_lines(base: Spectrum, run: Spectrum, gain: Floats | None, names: Sequence[str], accuracy: str) -> list[str]:
@@ -196,11 +204,11 @@ def _prediction(base: Spectrum, run: Spectrum, gain: Floats, accuracy: str) -> l
             " to ".join("-" if value is None else f"{value:.3g}" for value in row[key])
             for key in (name, f"measured_{name}")
         )
-        falls = None in row[name] or row[name][1] <= row[name][0]
+        change = _direction(row[name]) or "no change"
         ends = row[f"change_of_{name}_interval"]
         interval = "-" if ends is None else f"{ends[0]:+.3g} to {ends[1]:+.3g}"
         direction = row[verdict] or "undecided"
-        cells.append([title, f"{predicted}, {'falls' if falls else 'rises'}", measured, interval, direction])
+        cells.append([title, f"{predicted}, {change}", measured, interval, direction])
     return [
         f"Changes that Theorem 1 predicts by |H_P|^2 ({', '.join(f'{value:.3g}' for value in gain)}), and measured "
         f"with the deviation {DEVIATIONS[base.over_noise]}:",
