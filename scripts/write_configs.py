@@ -1,4 +1,4 @@
-"""Write the entry files of `configs/` and `docs/configurations.md`.
+"""Write the entry files of `configs/`.
 
     python scripts/write_configs.py
 
@@ -346,19 +346,7 @@ def outputs() -> dict[Path, str]:
     entries = {
         f"{name}.yaml": text for write in (paper_entries, further_entries, embedded_entries) for name, text in write()
     }
-    # Written by hand; listed with the others.
-    entries["as_released.yaml"] = (CONFIGS / "as_released.yaml").read_text(encoding="utf-8")
-    files = {CONFIGS / name: text for name, text in entries.items()}
-    lines = [
-        "# Configurations and the paper's cells\n",
-        "One entry file per line, with its comment: `bigain predict --config <file>`; `*_joint.yaml` are for\n"
-        "`bigain evaluate`. `tables/` has all cells of each table, for `bigain sweep`.\n",
-        "| file | content |\n|---|---|",
-    ]
-    for name, text in sorted(entries.items()):
-        header = " ".join(line.removeprefix("# ") for line in text.splitlines() if line.startswith("# "))
-        lines.append(f"| `{name}` | {header} |")
-    return files | {ROOT / "docs/configurations.md": "\n".join(lines) + "\n"}
+    return {CONFIGS / name: text for name, text in entries.items()}
 
 
 def main() -> None:

@@ -26,13 +26,13 @@ def list_available(what: Kind | None = None) -> Outcome:
     return Outcome(Table(() if what else ("bigain list ...", "used as"), rows).plain() + "\n")
 
 
-def _files(folder: str, prefix: str = "") -> Rows:
-    """Return files with the first sentence of the comment that each begins with."""
+def _files(folder: str, prefix: str = "", whole: bool = False) -> Rows:
+    """Return files with the comment that each begins with, or its first sentence."""
     rows = []
     for path in sorted((shipped_configs() / folder).glob("*.yaml")):
         comment = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
         text = " ".join(line.removeprefix("#").strip() for line in comment)
-        rows.append((f"{prefix}{path.name}", text.partition(". ")[0]))
+        rows.append((f"{prefix}{path.name}", text if whole else text.partition(". ")[0]))
     return rows
 
 
@@ -43,7 +43,10 @@ _KINDS: dict[str, tuple[str, Callable[[], Rows]]] = {
     ),
     "datasets": ("bigain predict --data NAME", lambda: [*shipped_classes("data").items()]),
     "models": ("bigain predict --model NAME", lambda: _files("models", "models/")),
-    "configs": ("bigain predict --config NAME; *_joint.yaml: bigain evaluate --config NAME", lambda: _files("")),
+    "configs": (
+        "bigain predict --config NAME; *_joint.yaml: bigain evaluate --config NAME",
+        lambda: _files("", whole=True),
+    ),
     "tables": ("bigain sweep NAME", lambda: _files("tables")),
     "scores": (
         "--compressor.score NAME, of LGTM and ABM",

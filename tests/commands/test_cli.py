@@ -271,7 +271,7 @@ def test_help_lists_and_wrong_options_need_no_torch():
     ("what", "line"),
     [
         ("models", r"models/sd2.yaml +Stable Diffusion 2.0"),
-        ("configs", r"pets_lgtm.yaml +\w"),
+        ("configs", r"pets_lgtm.yaml +SD 2.0 on .*'\[self_attn, cross_attn\]'\.$"),
         ("tables", r"table4.yaml +Table 4: token merging"),
         ("scores", r"bigain.tokens.scores.laplacian_l1 +Score tokens by"),
         ("", r"compressors +--compressor NAME"),
