@@ -4,7 +4,6 @@ import csv
 import functools
 import hashlib
 import io
-import json
 import random
 
 import datasets_setup
@@ -106,13 +105,11 @@ def listed(line, prefix=""):
 def parquet(root, contents, folder="data"):
     """As Hugging Face's `datasets` writes it: two shards, several row groups, unordered images."""
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    features = {"image": {"_type": "Image"}, "label": {"names": list(names()), "_type": "ClassLabel"}}
-    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     order = sorted(STEMS, key=lambda stem: stem[::-1])
     (root / folder).mkdir(parents=True, exist_ok=True)
     for i, stems in enumerate((order[:5], order[5:])):
         images = [{"bytes": contents[stem], "path": f"{stem}_{wnids()[TRUTH[stem]]}.JPEG"} for stem in stems]
-        table = pa.table({"image": pa.array(images, kind), "label": [TRUTH[stem] for stem in stems]}, metadata=metadata)
+        table = pa.table({"image": pa.array(images, kind), "label": [TRUTH[stem] for stem in stems]})
         pq.write_table(table, root / folder / f"validation-{i:05d}-of-00002.parquet", row_group_size=2)
 
 

@@ -1,7 +1,6 @@
 """Reference statistics: what is kept, what is refused, and the command that makes them."""
 
 import io
-import json
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -251,10 +250,8 @@ def test_images_of_a_dataset_in_parquet_files(photos, tmp_path):
     files = {i: next(folder.rglob(f"{i}.png")).read_bytes() for i in range(11)}
     order = [7, 3, 10, 0, 5, 1, 9, 2, 8, 4, 6]
     rows = [{"bytes": files[i], "path": f"ILSVRC2012_val_{i + 1:08d}.JPEG"} for i in order]
-    features = {"image": {"_type": "Image"}, "label": {"names": ImageNet1K().class_space.names, "_type": "ClassLabel"}}
-    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    table = pa.table({"image": pa.array(rows, kind), "label": order}, metadata=metadata)
+    table = pa.table({"image": pa.array(rows, kind), "label": order})
     pq.write_table(table, tmp_path / "validation-00000-of-00001.parquet", row_group_size=4)
     data = ImageNet1K(root=str(tmp_path), limit=8)
     images = images_of(data)
@@ -265,7 +262,7 @@ def test_images_of_a_dataset_in_parquet_files(photos, tmp_path):
     np.testing.assert_allclose(found.moments.mean, means[chosen].mean(0), rtol=1e-6)
     np.testing.assert_allclose(found.moments.covariance, np.cov(means[chosen], rowvar=False), rtol=1e-5)
     rows[order.index(chosen[0])]["bytes"] = b"no image"
-    damaged = pa.table({"image": pa.array(rows, kind), "label": order}, metadata=metadata)
+    damaged = pa.table({"image": pa.array(rows, kind), "label": order})
     _read_images.cache_clear()
     pq.write_table(damaged, tmp_path / "validation-00000-of-00001.parquet", row_group_size=4)
     with pytest.raises(InputError, match=r"image .*row group 0, row \d .*cannot be read \(not an image"):
