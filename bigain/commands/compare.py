@@ -17,7 +17,6 @@ def compare_runs(
     runs: list[Path],
     *,
     allow_differences: bool = False,
-    partial: bool = False,
     json: Path | None = None,
 ) -> Outcome:
     """Compare runs with one of them, image by image.
@@ -32,29 +31,27 @@ def compare_runs(
         base: Run directory that the others are compared with.
         runs: Run directories, or folders of run directories.
         allow_differences: Compare runs whose images, seed, protocol or versions differ, on the images that both have.
-        partial: Include runs that have not finished all their images.
         json: File to write the numbers to.
 
     Returns:
-        The statistics; complete if all given runs were compared.
+        The statistics; complete if every directory that is named was read and every run in it compared.
 
     Raises:
         InputError: If nothing could be compared.
     """
-    reference = load_run(classification_in(base), partial)
-    members, unfinished, missing = find_runs(runs, partial)
+    reference = load_run(classification_in(base))
+    members, left_out = find_runs(runs)
     # Of the output of `bigain evaluate`, only the classification is compared.
     members = [run for run in members if run.task == reference.task or run.path in runs]
     # A folder of all runs contains the base, too.
     members = [run for run in members if run.path.resolve() != reference.path.resolve()] or members
     comparisons, refused = compare(reference, members, measure_of(reference.task), allow_differences)
-    missing += map(str, refused)
+    reasons = [*left_out.values(), *map(str, refused)]
     if not comparisons:
-        reasons = "; ".join(missing + unfinished)
-        raise InputError(reasons or f"there is nothing to compare {reference.path} with")
+        raise InputError("; ".join(reasons) or f"there is nothing to compare {reference.path} with")
     if json is not None:
         rows = [comparison.row() for comparison in comparisons]
-        write_json(json, {"comparisons": rows, "left_out": unfinished + missing}, "give --json another file")
+        write_json(json, {"comparisons": rows, "left_out": reasons}, "give --json another file")
     lines = [f"base: {comparisons[0].titles[1]}", ""]
     for _, group in itertools.groupby(comparisons, lambda comparison: comparison.run):
         of_run = list(group)
@@ -63,8 +60,8 @@ def compare_runs(
     lines += ["", INTERVALS]
     if (tests := max(comparison.tests for comparison in comparisons)) > 1:
         lines.append(f"p-values are corrected for {tests} comparisons by Holm's method.")
-    lines += [f"left out: {reason}" for reason in unfinished + missing]
-    return Outcome("\n".join(lines) + "\n", not missing)
+    lines += [f"left out: {reason}" for reason in reasons]
+    return Outcome("\n".join(lines) + "\n", not (refused or any(path in runs for path in left_out)))
 
 
 def measure_of(task: str) -> Measure:

@@ -26,7 +26,6 @@ def explain_runs(
     json: Path | None = None,
     output: Path | None = None,
     allow_differences: bool = False,
-    partial: bool = False,
     weights: list[str] | None = None,
 ) -> Outcome:
     """Explain from their stored errors why classification runs differ from a baseline.
@@ -42,12 +41,11 @@ def explain_runs(
         json: File to write the numbers to.
         output: Folder to draw the figure into, as PNG, SVG and PDF.
         allow_differences: Explain runs whose images, seed, protocol or versions differ, on the images that both have.
-        partial: Include runs that have not finished all their images.
         weights: Instead, try weights over timesteps on the errors of runs with `keep: null`: uniform, snr, fitted (to
             other images), JSON files with one weight per timestep; epsilon, velocity, x0: as errors of that target.
 
     Returns:
-        The explanations; complete if all given runs were explained.
+        The explanations; complete if every directory that is named was read and every run in it explained.
 
     Raises:
         InputError: If nothing could be explained, or a file cannot be written.
@@ -58,9 +56,10 @@ def explain_runs(
         raise InputError(
             "--weights compares with uniform weights and draws nothing; give no --baseline and no --output"
         )
-    members, unfinished, missing = find_runs(runs, partial)
+    members, unread = find_runs(runs)
     # Of `bigain evaluate`, only the classification is explained; a folder of all runs contains the baseline, too.
     members = [run for run in members if run.task == "classification" or run.path in runs]
+    missing: list[str] = []
     rows: list[dict[str, Any]] = []
     lines: list[str] = []
     by_base: dict[Path, list[Run]] = {}
@@ -89,7 +88,7 @@ def explain_runs(
     for path, compared in by_base.items():
         compared = [run for run in compared if run.path.resolve() != path.resolve() or run.path in runs]
         try:
-            explained, refused = explain(load_run(path, partial), compared, bands, allow_differences)
+            explained, refused = explain(load_run(path), compared, bands, allow_differences)
         except InputError as error:
             # The other baselines may be usable.
             explained, refused = [], [error]
@@ -97,7 +96,7 @@ def explain_runs(
         missing += map(str, refused)
     if explanations:
         rows, lines = [explanation.row() for explanation in explanations], explanation_lines(explanations)
-    left_out = unfinished + missing
+    left_out = [*unread.values(), *missing]
     if not rows:
         raise InputError("; ".join(left_out) or "there is no run to explain")
     if json is not None:
@@ -105,7 +104,7 @@ def explain_runs(
     lines += [f"left out: {reason}" for reason in left_out]
     if output is not None:
         lines += map(str, draw_explanations(explanations, output))
-    return Outcome("\n".join(lines) + "\n", not missing)
+    return Outcome("\n".join(lines) + "\n", not (missing or any(path in runs for path in unread)))
 
 
 def _schedule_weights(run: Run, name: str, timesteps: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -19,7 +19,6 @@ def report(
     output: Path = Path("report"),
     base: Path | None = None,
     allow_differences: bool = False,
-    partial: bool = False,
     samples: list[str] | None = None,
 ) -> Outcome:
     """Write tables and plots of finished runs: accuracy, distance and cost.
@@ -33,31 +32,29 @@ def report(
         output: Folder to write to.
         base: Run directory that all runs of its task are compared with, image by image.
         allow_differences: Compare runs whose images, seed, protocol or versions differ, on the images that both have.
-        partial: Include runs that have not finished all their images.
         samples: Ids of the generated images to show side by side, with their differences; by default the first ones.
 
     Returns:
-        The report's files and what was left out of it; complete if nothing was but unfinished runs in folders.
+        The report's files and what was left out of it; complete if no directory was that is named.
 
     Raises:
         InputError: If there is nothing to report, or it cannot be written.
     """
-    finished, unfinished, missing = find_runs(runs, partial)
-    left_out = unfinished + missing
+    finished, left_out = find_runs(runs)
     if not finished:
-        raise InputError(f"nothing to report: {'; '.join(left_out)}")
+        raise InputError(f"nothing to report: {'; '.join(left_out.values())}")
     ids = {image_id for run in finished if samples and run.task == "generation" for image_id in read_ids(run.path)}
     if unknown := [image_id for image_id in samples or () if image_id not in ids]:
         raise InputError(f"--samples {unknown[0]}: no generation here has this image; ids are in each run's images.txt")
-    reference = load_run(classification_in(base), partial) if base else None
+    reference = load_run(classification_in(base)) if base else None
     groups = group_runs(finished)
     refused = [reason for group in groups for reason in group.compare(reference, measure_of, allow_differences)]
-    files = write_report(output, groups, left_out, samples or ())
-    lines = [f"left out: {reason}" for reason in left_out]
+    files = write_report(output, groups, [*left_out.values()], samples or ())
+    lines = [f"left out: {reason}" for reason in left_out.values()]
     lines += [f"not compared: {reason}" for reason in refused]
     further_reasons = sum(len(group.refused) for group in groups) - len(refused)
     if further_reasons:
         lines.append(f"not compared image by image for {counted(further_reasons, 'more reason')}, see the report")
     compared = {comparison.run.path for group in groups for comparison in group.comparisons}
     lines += [f"{counted(len(finished), 'run')}, {len(compared)} compared image by image", *map(str, files)]
-    return Outcome("\n".join(lines) + "\n", not (missing or refused))
+    return Outcome("\n".join(lines) + "\n", not (refused or any(path in runs for path in left_out)))

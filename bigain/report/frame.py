@@ -30,10 +30,9 @@ def frame(*paths: str | Path) -> DataFrame:
         import pandas
     except ImportError as error:
         raise InputError("a frame needs pandas; install bigain[pandas]") from error
-    finished, unfinished, invalid = find_runs([Path(path).expanduser() for path in paths])
-    left_out = [*unfinished, *invalid]
+    finished, left_out = find_runs([Path(path).expanduser() for path in paths])
     if not finished:
-        raise InputError(f"nothing to load: {'; '.join(left_out) or 'no run directory there'}")
-    for reason in left_out:
+        raise InputError(f"nothing to load: {'; '.join(left_out.values()) or 'no run directory there'}")
+    for reason in left_out.values():
         _log.warning(f"left out: {reason}")
     return pandas.DataFrame(run_lines(group_runs(finished)))

@@ -26,10 +26,6 @@ _OLD_UNITS: Mapping[str, tuple[str, Better | None]] = {
 }
 
 
-class UnfinishedError(InputError):
-    """A run has not done all its images."""
-
-
 # Without `eq` a run can be a key of a cache.
 @dataclass(frozen=True, eq=False)
 class Run:
@@ -94,8 +90,8 @@ class Run:
         return _PAPER_DISTANCE if _PAPER_DISTANCE in names else names[0] if names else None
 
 
-def load_run(path: Path, partial: bool = False) -> Run:
-    """Load a run directory; with `partial`, also one of a run that has not done all its images.
+def load_run(path: Path) -> Run:
+    """Load a run directory.
 
     Raises:
         InputError: If it is missing, unfinished, damaged or not a run directory.
@@ -103,12 +99,19 @@ def load_run(path: Path, partial: bool = False) -> Run:
     results = read_results(path)
     dataset = results["dataset"]
     done = dataset["images"] + len(dataset["skipped"])
-    if done < dataset["asked"] and not partial:
-        raise UnfinishedError(
-            f"{path} is not finished: {done} of {dataset['asked']} images are done; run its command again, or --partial"
-        )
-    identity = path / "identity.json"
-    return Run(path, results, read_json(identity, dict[str, Any]) if identity.is_file() else {})
+    if done < dataset["asked"]:
+        raise InputError(f"{path} is not finished: {done} of {dataset['asked']} images are done; run its command again")
+    return Run(path, results, read_settings(path))
+
+
+def read_settings(run: Path) -> dict[str, Any]:
+    """Return the content of `identity.json`; empty for a run that Python code made.
+
+    Raises:
+        InputError: If the file is damaged.
+    """
+    identity = run / "identity.json"
+    return read_json(identity, dict[str, Any]) if identity.is_file() else {}
 
 
 def has_results(run: Path) -> bool:
@@ -127,7 +130,7 @@ def read_results(run: Path) -> Results:
     file = run / "results.json"
     if not file.is_file():
         if (run / "identity.json").is_file() or (run / "predictions").is_dir():
-            raise UnfinishedError(f"{run} is not finished: it has no results.json; run its command again")
+            raise InputError(f"{run} is not finished: it has no results.json; run its command again")
         raise InputError(f"{run} is not a run directory of bigain")
     content = read_json(file, dict[str, Any])
     version = content.get("schema_version")
@@ -183,28 +186,28 @@ def id_in(line: str) -> str:
     return line
 
 
-def find_runs(paths: Sequence[Path], partial: bool = False) -> tuple[list[Run], list[str], list[str]]:
+def find_runs(paths: Sequence[Path]) -> tuple[list[Run], dict[Path, str]]:
     """Load run directories, and the runs in directories such as `runs/` or those of `bigain evaluate`: see `load_run`.
 
     Returns:
-        The runs, each once; a message for each unfinished run that `paths` do not name; and one for each other
-        directory that is left out.
+        The runs, each once, and the reason for each directory that is left out.
     """
-    runs: dict[Path, Run] = {}
-    unfinished, left_out = dict[Path, str](), dict[Path, str]()
+    runs: list[Run] = []
+    left_out: dict[Path, str] = {}
+    seen: set[Path] = set()
     for path in (run for folder in paths for run in _runs_in(folder)):
         # `Path.resolve` raises a RuntimeError for circular links.
         resolved = Path(os.path.realpath(path))
-        if resolved in {**runs, **unfinished, **left_out}:
+        if resolved in seen:
             continue
+        seen.add(resolved)
         try:
-            runs[resolved] = load_run(path, partial)
+            runs.append(load_run(path))
         except InputError as error:
-            unnamed = isinstance(error, UnfinishedError) and path not in paths
-            (unfinished if unnamed else left_out)[resolved] = str(error)
+            left_out[path] = str(error)
         except OSError as error:
-            left_out[resolved] = f"{path} cannot be read: {error.strerror}"
-    return list(runs.values()), list(unfinished.values()), list(left_out.values())
+            left_out[path] = f"{path} cannot be read: {error.strerror}"
+    return runs, left_out
 
 
 def classification_in(path: Path) -> Path:

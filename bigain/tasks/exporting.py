@@ -15,7 +15,7 @@ from bigain.runs.files import replacing, write_json
 from bigain.runs.logs import read_records
 from bigain.runs.numbers import counted
 from bigain.runs.records import SampleRecord
-from bigain.runs.results import load_run
+from bigain.runs.results import read_settings
 from bigain.tasks.scoring import image_paths
 
 
@@ -56,7 +56,7 @@ def _by_prompt(run: Path, folder: Path) -> dict[str, tuple[dict[str, Any], list[
     """Return the row and the images of each prompt by its id, in the order of the run."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is not an empty folder; an export among other files would be evaluated with them")
-    log, settings = read_records(run / "predictions", SampleRecord), load_run(run, partial=True).settings
+    log, settings = read_records(run / "predictions", SampleRecord), read_settings(run)
     per_prompt = settings.get("data.init_args.per_prompt")
     rows = read_prompts(Path(settings["data.init_args.file"]).expanduser()) if per_prompt else {}
     prompts: dict[str, tuple[dict[str, Any], list[Path]]] = {}

@@ -188,31 +188,18 @@ def test_runs_on_different_images_are_refused_or_compared_on_the_shared_ones(cap
 
 
 def test_bad_command_lines(capsys):
-    Path("empty").mkdir()
-    Path("file").write_text("x")
     generation("made", 30.0)
-    for run, words in {
-        "nowhere": "nowhere does not exist",
-        "tome": "tome is the base itself",
-        "empty": "empty is not a run directory",
-        "file": "file is not a directory",
-        "made": "made is a run of generation",
-    }.items():
-        assert words in refused(capsys, "tome", run)
+    assert "tome is the base itself" in refused(capsys, "tome", "tome")
+    assert "made is a run of generation" in refused(capsys, "tome", "made")
     assert "nowhere does not exist" in refused(capsys, "nowhere", "tome")
     assert "cannot write tome: Is a directory; give --json" in refused(capsys, "tome", "lgtm", "--json", "tome")
 
 
-def test_unfinished_and_missing_runs_are_left_out(capsys):
+def test_what_is_left_out_is_named(capsys):
     assert compare("tome", "lgtm", "nowhere") == 1
     text = capsys.readouterr().out
     assert "left out: nowhere does not exist" in text
     assert "correction" not in text
-    change("lgtm", dataset__asked=3669)
-    assert "2000 of 3669 images are done" in refused(capsys, "tome", "lgtm")
-    assert compare("tome", "lgtm", "--partial") == 0
-    change("lgtm", dataset__skipped=[{"image_id": str(i), "reason": "broken"} for i in range(1669)])
-    assert compare("tome", "lgtm") == 0
 
 
 def test_names():

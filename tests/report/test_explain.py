@@ -258,17 +258,8 @@ def test_baselines_of_folders_and_runs(capsys):
 
 
 def test_left_out_directories_and_wrong_arguments_are_named(capsys):
-    run("part", 0.4 + 0.4 * NOISE, lgtm(0.3), dataset__asked=500)
-    text = output(capsys, "tome", "nowhere", "part", "--baseline", "none", status=1)
+    text = output(capsys, "tome", "nowhere", "--baseline", "none", status=1)
     assert "left out: nowhere does not exist" in text
-    assert "left out: part is not finished: 400 of 500 images are done" in text
-    assert explain("part", "--baseline", "none", "--partial") == 0
-    # One that was not named is left out of a folder.
-    Path("some").mkdir()
-    for name in ("part", "tome"):
-        Path(name).rename(f"some/{name}")
-    assert "left out: some/part is not finished" in output(capsys, "some", "--baseline", "none")
-    Path("some/tome").rename("tome")
     assert "nowhere does not exist" in refused(capsys, "tome", "--baseline", "nowhere")
     assert "name the run without compression with --baseline" in refused(capsys, "tome")
     assert "tome is the base itself" in refused(capsys, "tome", "--baseline", "tome")
