@@ -164,20 +164,24 @@ def _text(result: Mapping[str, Any]) -> str:
 
 
 def _fastest(subject: Subject, compressors: Sequence[Compressor], repetitions: int, title: str) -> str:
-    """Return the fastest settings as a configuration, with all trials in its comments."""
+    """Return the fastest settings as a configuration, with all that were tried in its comments."""
     from bigain.commands.bench.tune import tune
     from bigain.report.tables import Table
     from bigain.runs.summary import compressor_text
 
     name = ", ".join(compressor_text(compressor.description()) for compressor in compressors) or "no compression"
-    trials = tune(subject, compressors[0] if compressors else None, repetitions)
-    rows = [[f"{t.rows_per_second:.4g}" if t.rows_per_second else "-", str(t.settings), t.note] for t in trials]
+    results = tune(subject, compressors[0] if compressors else None, repetitions)
+    speeds = {settings: result for settings, result in results.items() if not isinstance(result, str)}
+    rows = [
+        ("-", str(settings), result) if isinstance(result, str) else (f"{result:.4g}", str(settings), "")
+        for settings, result in results.items()
+    ]
     comments = [
         f"The fastest settings found for {title}, {name}, torch {version('torch')}:",
         *Table(("rows/s", "settings", ""), rows, "r").plain().splitlines(),
         "bigain predict --config YOURS.yaml --config THIS.yaml",
     ]
-    fastest = [trial for trial in trials if not trial.note][-1].settings
+    fastest = max(speeds, key=lambda settings: speeds[settings])
     return "".join(f"# {line.rstrip()}\n" for line in comments) + fastest.yaml()
 
 

@@ -1,27 +1,25 @@
-"""`bigain bench --tune`: the fastest settings of a network on one device, found one option at a time."""
+"""`bigain bench --tune`: the fastest settings of a network on one device, each option tried alone."""
 
 from __future__ import annotations
 
 import copy
 import statistics
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack, redirect_stderr
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from io import StringIO
-from typing import Any
 
 import torch
 
 from bigain.backbones.compilation import Compile, compile_denoiser
 from bigain.backbones.geometry import with_denoiser
-from bigain.commands.bench.measure import Entrant, compiling, race
+from bigain.commands.bench.measure import compiling
 from bigain.commands.bench.subject import Subject, failure
 from bigain.compressors import Compressor
+from bigain.cost.spans import Spans
 from bigain.errors import InputError
 
-# A setting that is faster by less is not taken.
-GAIN = 1.02
+# Rows are doubled until rows/s grow by less.
+_GROWTH = 1.02
 
 
 @dataclass(frozen=True)
@@ -56,107 +54,83 @@ class Settings:
         )
 
 
-class Trial:
-    """A network that runs with some settings, and its speed.
+def tune(subject: Subject, compressor: Compressor | None, repetitions: int) -> dict[Settings, float | str]:
+    """Time a network with different settings; progress goes to stderr.
 
-    Attributes:
-        settings: The settings.
-        rows_per_second: Median over rounds; None if they could not run.
-        note: Why they were not taken; empty if they were.
-        base: Network and inputs, without hooks and not compiled.
-        subject: A copy with hooks and compiled code.
-        undo: Removes its hooks.
-    """
-
-    rows_per_second: float | None = None
-    note: str = ""
-
-    def __init__(self, settings: Settings, base: Subject, compressor: Compressor | None) -> None:
-        self.settings, self.base, self.subject, self.undo = settings, base, base.twin(), ExitStack()
-        if compressor is not None:
-            self.undo.enter_context(compressor.applied_to(self.subject.backbone.denoiser))
-        compile_denoiser(self.subject.backbone.denoiser, settings.compile)
-
-
-@torch.inference_mode()
-def tune(subject: Subject, compressor: Compressor | None, repetitions: int) -> list[Trial]:
-    """Find the fastest settings; progress goes to stderr.
-
-    Rows are doubled until memory runs out or rows/s do not grow; then each further option is tried with the best
-    settings so far, in turns with them.
+    Rows are doubled until memory runs out or rows/s do not grow. With the rows before that, each option is tried alone.
 
     Args:
         subject: Network and inputs with the fewest rows that are tried, contiguous; not changed.
         compressor: Not installed; None without compression.
-        repetitions: Rounds of each comparison.
+        repetitions: Timed forwards of each trial.
 
     Returns:
-        All trials in order; the last one without a note is the fastest.
+        Rows/s by settings, or why they could not run.
 
     Raises:
         InputError: If the network cannot run with the fewest rows.
     """
-    trials: list[Trial] = []
-    with compiling("whole"), ExitStack() as undo:
+    results: dict[Settings, float | str] = {}
 
-        def is_faster(trial: Trial, *rivals: Trial) -> bool:
-            """Run a trial in turns with its rivals, and return whether it is faster than all."""
-            trials.append(trial)
-            undo.callback(trial.undo.close)
-            try:
-                seconds = _race([*rivals, trial], repetitions)
-            except RuntimeError as error:
-                # Out of memory, or torch cannot compile or record it.
-                trial.note = failure(error)
-            else:
-                trial.rows_per_second = trial.settings.rows / statistics.median(seconds[-1])
-                for rival in rivals:
-                    per_row = trial.settings.rows / rival.settings.rows
-                    gain = statistics.median(per_row * a / b for a, b in zip(*seconds, strict=True))
-                    if gain < GAIN:
-                        trial.note = f"{gain:.3f} of the rows/s of {rival.settings}: not taken"
-            speed = "" if trial.rows_per_second is None else f"{trial.rows_per_second:.4g} rows/s"
-            sys.stderr.write(f"{trial.settings}: {', '.join(filter(None, (speed, trial.note)))}\n")
-            return not trial.note
+    def speed(settings: Settings) -> float:
+        result = results[settings] = rows_per_second(subject, settings, compressor, repetitions)
+        sys.stderr.write(f"{settings}: {result if isinstance(result, str) else f'{result:.4g} rows/s'}\n")
+        return 0.0 if isinstance(result, str) else result
 
-        def faster_of(best: Trial, base: Subject, **changes: Any) -> Trial:
-            trial = Trial(replace(best.settings, **changes), base, compressor)
-            winner, loser = (trial, best) if is_faster(trial, best) else (best, trial)
-            loser.undo.close()
-            # Frees memory: of a trial that lost, only the result is needed.
-            del loser.base, loser.subject
-            return winner
-
-        best = Trial(Settings(len(subject.noisy)), subject, compressor)
-        if not is_faster(best):
-            raise InputError(f"the network cannot run: {best.note}")
-        previous = None
-        while best is not previous:
-            previous, best = best, faster_of(best, _doubled(best.base), rows=2 * best.settings.rows)
-        best = faster_of(best, _channels_last(best.base), channels_last=True)
-        best = faster_of(best, replace(best.base, cuda_graph=True), cuda_graph=True)
-        for how in ("regional", "whole"):
-            best = faster_of(best, replace(best.base, cuda_graph=False), cuda_graph=False, compile=how)
-    return trials
+    plain = Settings(len(subject.noisy))
+    fastest = speed(plain)
+    if not fastest:
+        raise InputError(f"the network cannot run: {results[plain]}")
+    while (faster := speed(doubled := replace(plain, rows=2 * plain.rows))) >= _GROWTH * fastest:
+        plain, fastest = doubled, faster
+    speed(replace(plain, channels_last=True))
+    speed(replace(plain, cuda_graph=True))
+    speed(replace(plain, compile="regional"))
+    speed(replace(plain, compile="whole"))
+    return results
 
 
-def _race(trials: Sequence[Trial], repetitions: int) -> list[list[float]]:
-    """Return the seconds of a forward of each in every round."""
-    entrants = [Entrant(trial.subject) for trial in trials]
-    for entrant in entrants:
-        entrant.subject.first_forward()
-    with redirect_stderr(StringIO()):
-        race(entrants, repetitions)
-    return [entrant.seconds for entrant in entrants]
+@torch.inference_mode()
+def rows_per_second(
+    subject: Subject, settings: Settings, compressor: Compressor | None, repetitions: int
+) -> float | str:
+    """Return the rows/s of a network, from the median time of its forwards, or why it could not run.
+
+    Args:
+        subject: Network and inputs, contiguous; `settings.rows` is a multiple of its rows. Not changed.
+        settings: To run with.
+        compressor: Not installed; None without compression.
+        repetitions: Timed forwards, after a first one that is not timed.
+    """
+    spans, seconds = Spans(subject.noisy.device), []
+    with compiling(settings.compile), ExitStack() as undo:
+        try:
+            trial = _with_settings(subject, settings)
+            denoiser = trial.backbone.denoiser
+            if compressor is not None:
+                undo.enter_context(compressor.applied_to(denoiser))
+            compile_denoiser(denoiser, settings.compile)
+            trial.first_forward()
+            for _ in range(repetitions):
+                with spans.span("forward"):
+                    trial.forward()
+                seconds.append(spans.settle()["forward"])
+        except RuntimeError as error:
+            # Out of memory, or torch cannot compile or record it.
+            return failure(error)
+    return settings.rows / statistics.median(seconds)
 
 
-def _doubled(subject: Subject) -> Subject:
-    noisy, timesteps, condition = (torch.cat([x, x]) for x in (subject.noisy, subject.timesteps, subject.condition))
-    return replace(subject, noisy=noisy, timesteps=timesteps, condition=condition)
-
-
-def _channels_last(subject: Subject) -> Subject:
-    denoiser = copy.deepcopy(subject.backbone.denoiser)
-    denoiser.to(memory_format=torch.channels_last)
-    noisy = subject.noisy.contiguous(memory_format=torch.channels_last)
-    return replace(subject, backbone=with_denoiser(subject.backbone, denoiser), noisy=noisy)
+def _with_settings(subject: Subject, settings: Settings) -> Subject:
+    """Return a copy with the rows, the memory format and the graphs of settings; it shares the weights if it can."""
+    copies = settings.rows // len(subject.noisy)
+    noisy, timesteps, condition = (
+        torch.cat([x] * copies) for x in (subject.noisy, subject.timesteps, subject.condition)
+    )
+    backbone = subject.backbone
+    if settings.channels_last:
+        denoiser = copy.deepcopy(backbone.denoiser)
+        denoiser.to(memory_format=torch.channels_last)
+        backbone, noisy = with_denoiser(backbone, denoiser), noisy.contiguous(memory_format=torch.channels_last)
+    trial = replace(subject, backbone=backbone, noisy=noisy, timesteps=timesteps, condition=condition)
+    return replace(trial, cuda_graph=settings.cuda_graph).twin()
