@@ -235,26 +235,11 @@ def test_short_axes_show_numbers():
             assert any(label.startswith("\N{MINUS SIGN}0.0") for label in labels) == ("linthresh" in scale)
 
 
-def test_baselines_of_folders_and_runs(capsys):
+def test_a_folder_may_hold_the_baseline():
     Path("runs").mkdir()
     for name in ("none", "tome", "lgtm"):
         Path(name).rename(Path("runs", name))
     assert len(numbers("runs", "--baseline", "runs/none")) == 2
-    for name, seed in (("a", 0), ("b", 7)):
-        run(name, 0.2 + 0.4 * NOISE, tome(), protocol__seed=seed)
-        run(f"{name}/baseline", 0.4 + 0.4 * NOISE, protocol__seed=seed)
-    assert [of_run["base"] for of_run in numbers("a", "b")] == ["a/baseline", "b/baseline"]
-    text = output(capsys, "a", "b", "runs/lgtm", status=1)
-    assert text.count("baseline: no compression, ") == 2
-    assert "left out: runs/lgtm: no baseline in it" in text
-    text = output(capsys, "a", "runs", status=1)
-    # Once for all of them.
-    assert text.count("no baseline in them; name the run without compression") == 1
-    assert "left out: runs/lgtm, runs/none, runs/tome: " in text
-    Path("folder").mkdir()
-    for name in ("a", "b"):
-        Path(name).rename(Path("folder", name))
-    assert len(numbers("folder")) == 2
 
 
 def test_left_out_directories_and_wrong_arguments_are_named(capsys):

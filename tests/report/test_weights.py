@@ -11,7 +11,6 @@ from bigain.commands.main import main
 from bigain.report.explain.weights import fit
 
 IMAGES, CLASSES, TIMES = 200, 4, [100, 300, 500, 700, 900]
-SCHEDULER = {"class": "DDPMScheduler", "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
 
 
 def planted(seed=0, informative=2):
@@ -32,7 +31,7 @@ def run(path, errors, label, times=TIMES, **changes):
 @pytest.fixture(autouse=True)
 def runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run("full", *planted(), scheduler=SCHEDULER)
+    run("full", *planted())
 
 
 def test_the_informative_timestep_is_found():
@@ -47,11 +46,11 @@ def test_the_informative_timestep_is_found():
 
 def test_accuracies_are_of_images_that_were_not_fitted_to(capsys):
     Path("one.json").write_text("[0, 0, 1, 0, 0]")
-    names = ["uniform", "snr", "fitted", "one.json"]
+    names = ["uniform", "fitted", "one.json"]
     assert main(["explain", "full", "--weights", *names, "--json", "out.json"]) == 0
     text = capsys.readouterr().out
     assert "its difference to uniform weights on the same 200 images, in points" in text
-    uniform, snr, fitted, one = json.loads(Path("out.json").read_text())["explanations"][0]["weights"]
+    uniform, fitted, one = json.loads(Path("out.json").read_text())["explanations"][0]["weights"]
     errors, label = planted()
     assert uniform["accuracy"] == pytest.approx(100 * (errors.mean(2).argmin(1) == label).mean())
     assert (uniform["difference"], uniform["p"]) == (0, 1)
@@ -59,19 +58,6 @@ def test_accuracies_are_of_images_that_were_not_fitted_to(capsys):
     assert fitted["accuracy"] > 95
     assert fitted["low"] > 0
     assert fitted["p"] < 0.01
-    levels = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[TIMES]
-    assert snr["by_timestep"] == pytest.approx(levels / (1 - levels) / (levels / (1 - levels)).mean(), rel=1e-4)
-    run("flow", *planted(), scheduler={"class": "FlowMatchEulerDiscreteScheduler"})
-    run("noise", *planted(), scheduler={"class": "FlowMatchEulerDiscreteScheduler"}, protocol__loss="epsilon")
-    a, b, names = np.array([9, 7, 5, 3, 1]), np.array([1, 3, 5, 7, 9]), ["snr", "velocity", "epsilon", "x0"]
-    for path, kinds in (
-        ("flow", (a**2 / b**2, a**0, a**2, b**2)),
-        ("noise", (a**2 / b**2, 1 / a**2, a**0, b**2 / a**2)),
-    ):
-        assert main(["explain", path, "--weights", *names, "--json", "out.json"]) == 0
-        rows = json.loads(Path("out.json").read_text())["explanations"][0]["weights"]
-        for row, expected in zip(rows, kinds, strict=True):
-            assert row["by_timestep"] == pytest.approx(expected / expected.mean(), rel=1e-4)
     # Labels without relation to the errors: what is fitted to some images is worth nothing on others.
     errors, label = planted(1)
     run("random", errors[:30], np.random.default_rng(2).integers(0, CLASSES, 30))
@@ -96,11 +82,9 @@ def test_what_has_no_weights_is_refused(capsys):
     pruned[0, 1, 3] = np.nan
     run("pruned", pruned, label)
     run("weighted", errors, label, protocol__weights="snr")
-    run("older", errors, label)
-    run("huber", errors, label, scheduler=SCHEDULER, protocol__loss="huber")
     for name, weights in (("short", [1, 2]), ("negative", [1, 2, -0.5, 0, 1]), ("zero", [0] * 5)):
         Path(f"{name}.json").write_text(json.dumps(weights))
-    assert "give no --baseline" in error_line(capsys, "explain", "full", "--weights", "snr", "--baseline", "full")
+    assert "give no --baseline" in error_line(capsys, "explain", "full", "--weights", "fitted", "--baseline", "full")
     for name, weights, words in (
         ("pruned", "fitted", "run with keep: null, timesteps: grid"),
         ("weighted", "fitted", "and weights: uniform"),
@@ -108,8 +92,6 @@ def test_what_has_no_weights_is_refused(capsys):
         ("full", "negative.json", "negative.json holds the weight -0.5; no weight may be below 0"),
         ("full", "zero.json", "all 5 weights of zero.json are 0; at least one must be above 0"),
         ("full", "absent.json", "no file absent.json; --weights must be"),
-        ("older", "snr", "older: results.json does not name the noise schedule"),
-        ("huber", "x0", "huber: weights of x0 need squared errors, not loss: huber"),
-        ("full", "cosine", "--weights must be uniform, fitted, snr, epsilon, velocity, x0 or JSON files"),
+        ("full", "cosine", "--weights must be uniform, fitted or JSON files"),
     ):
         assert words in error_line(capsys, "explain", name, "--weights", weights)

@@ -177,14 +177,11 @@ def explain(
 
 
 def explanation_lines(explanations: Sequence[Explanation]) -> list[str]:
-    """Return the lines of text for explanations that are in the order of their baselines."""
+    """Return the lines of text for explanations of runs against one baseline."""
     lines: list[str] = []
-    base = None
     for explanation in explanations:
         comparison = explanation.comparison
-        if base != comparison.base.path:
-            base = comparison.base.path
-            lines += [f"baseline: {comparison.titles[1]}", ""]
+        lines = lines or [f"baseline: {comparison.titles[1]}", ""]
         lines += [comparison.titles[0], "", *_frequencies(explanation), ""]
         lines += [*_margins(explanation), "", comparison.sentence(), _verdict(explanation), *comparison.remarks, ""]
         if explanation.spectra:

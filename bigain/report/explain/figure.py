@@ -29,26 +29,22 @@ _OBSERVED: Look = {"linestyle": "--", "linewidth": 0.9}
 
 
 def draw_explanations(explanations: Sequence[Explanation], folder: Path) -> list[Path]:
-    """Draw a figure for each baseline, as PNG, SVG and PDF, and return the files.
+    """Draw the figure of runs against one baseline, as PNG, SVG and PDF, and return the files.
 
     Args:
-        explanations: In the order of their baselines.
+        explanations: Those of the runs.
         folder: Folder to write to.
 
     Raises:
         InputError: If a file cannot be written.
     """
-    groups = itertools.groupby(explanations, lambda explanation: explanation.comparison.base.path)
-    names = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with plain_style():
-            for number, (_, group) in enumerate(groups, 1):
-                names.append(f"explain-{number}" if number > 1 else "explain")
-                save(draw([*group]), folder / names[-1])
+            save(draw(explanations), folder / "explain")
     except OSError as error:
         raise InputError(f"cannot write the figure to {folder}: {error.strerror}; choose another --output") from error
-    return [folder / f"{name}.{kind}" for name in names for kind in KINDS]
+    return [folder / f"explain.{kind}" for kind in KINDS]
 
 
 def draw(explanations: Sequence[Explanation]) -> Figure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,16 @@ from bigain.runs.names import label
 from bigain.runs.results import Run
 
 FOLDS = 5
-# Weights that follow from the noise schedule.
-SCHEDULE_WEIGHTS = ("snr", "epsilon", "velocity", "x0")
 # Penalty on the squared weights of standardised errors, which would diverge for perfectly separated images.
 _RIDGE = 1e-3
 
 
-def try_weights(
-    run: Run, names: Sequence[str], of_schedule: Callable[[Run, str, Any], Floats]
-) -> tuple[dict[str, Any], list[str]]:
+def try_weights(run: Run, names: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """Classify the images of a run with weights over timesteps, and compare with equal weights on the same images.
 
     Args:
         run: A classification with `keep: null`.
-        names: `uniform`; those of `SCHEDULE_WEIGHTS`; `fitted`, judged on images that it was not fitted to; JSON files.
-        of_schedule: Returns the weights of such a name at timesteps of a run. `(t,)`.
+        names: `uniform`; `fitted`, judged on images that it was not fitted to; JSON files.
 
     Returns:
         Plain values for a file, and lines of text.
@@ -56,8 +51,7 @@ def try_weights(
             image_weights = np.stack([fit(errors[fold != k], labels[fold != k]) for k in range(FOLDS)])[fold, :, None]
             weights = fit(errors, labels)
         else:
-            from_schedule = name in SCHEDULE_WEIGHTS
-            weights = ones if name == "uniform" else of_schedule(run, name, times) if from_schedule else _read(name)
+            weights = ones if name == "uniform" else _read(name)
             if weights.shape != times.shape:
                 raise InputError(f"{name} holds {weights.size} weights; expected {len(times)}, one per timestep")
             if not (weights >= 0).all():
@@ -83,8 +77,7 @@ def try_weights(
 
 
 def _read(file: str) -> Floats:
-    names = ", ".join(("uniform", "fitted", *SCHEDULE_WEIGHTS))
-    expected = f"--weights must be {names} or JSON files with a list of one weight per timestep"
+    expected = "--weights must be uniform, fitted or JSON files with a list of one weight per timestep"
     if not Path(file).is_file():
         raise InputError(f"no file {file}; {expected}")
     return np.array(read_json(Path(file), list[float], expected), np.float64)
