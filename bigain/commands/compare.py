@@ -9,7 +9,7 @@ from bigain.commands.parsing import Outcome
 from bigain.errors import InputError
 from bigain.report.comparison import ACCURACY, INTERVALS, PROBES, Measure, compare
 from bigain.runs.files import write_json
-from bigain.runs.results import classification_in, find_runs, load_run
+from bigain.runs.results import find_runs, load_run
 
 
 def compare_runs(
@@ -39,9 +39,9 @@ def compare_runs(
     Raises:
         InputError: If nothing could be compared.
     """
-    reference = load_run(classification_in(base))
+    reference = load_run(base)
     members, left_out = find_runs(runs)
-    # Of the output of `bigain evaluate`, only the classification is compared.
+    # A folder may hold runs of other tasks.
     members = [run for run in members if run.task == reference.task or run.path in runs]
     # A folder of all runs contains the base, too.
     members = [run for run in members if run.path.resolve() != reference.path.resolve()] or members

@@ -12,7 +12,7 @@ from bigain.report.explain.figure import draw_explanations
 from bigain.report.explain.margins import TIME
 from bigain.report.explain.weights import try_weights
 from bigain.runs.files import write_json
-from bigain.runs.results import classification_in, find_runs, load_run
+from bigain.runs.results import find_runs, load_run
 
 
 def explain_runs(
@@ -56,7 +56,7 @@ def explain_runs(
     if not (baseline or weights):
         raise InputError("name the run without compression with --baseline RUN0, or weights to try with --weights")
     members, unread = find_runs(runs)
-    # Of `bigain evaluate`, only the classification is explained; a folder of all runs contains the baseline, too.
+    # A folder may hold runs of other tasks, and the baseline.
     members = [run for run in members if run.task == "classification" or run.path in runs]
     rows: list[dict[str, Any]] = []
     lines: list[str] = []
@@ -72,9 +72,8 @@ def explain_runs(
                 rows.append(row)
                 lines += text
     elif baseline:
-        base = classification_in(baseline)
-        compared = [run for run in members if run.path.resolve() != base.resolve() or run.path in runs]
-        explanations, refused = explain(load_run(base), compared, bands, allow_differences)
+        compared = [run for run in members if run.path.resolve() != baseline.resolve() or run.path in runs]
+        explanations, refused = explain(load_run(baseline), compared, bands, allow_differences)
         rows, lines = [explanation.row() for explanation in explanations], explanation_lines(explanations)
     reasons = [*unread.values(), *map(str, refused)]
     if not rows:

@@ -10,7 +10,7 @@ from bigain.errors import InputError
 from bigain.report.document import write_report
 from bigain.report.rows import group_runs
 from bigain.runs.numbers import counted
-from bigain.runs.results import classification_in, find_runs, load_run, read_ids
+from bigain.runs.results import find_runs, load_run, read_ids
 
 
 def report(
@@ -46,7 +46,7 @@ def report(
     ids = {image_id for run in finished if samples and run.task == "generation" for image_id in read_ids(run.path)}
     if unknown := [image_id for image_id in samples or () if image_id not in ids]:
         raise InputError(f"--samples {unknown[0]}: no generation here has this image; ids are in each run's images.txt")
-    reference = load_run(classification_in(base)) if base else None
+    reference = load_run(base) if base else None
     groups = group_runs(finished)
     refused = [reason for group in groups for reason in group.compare(reference, measure_of, allow_differences)]
     files = write_report(output, groups, [*left_out.values()], samples or ())

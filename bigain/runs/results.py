@@ -210,12 +210,6 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Run], dict[Path, str]]:
     return runs, left_out
 
 
-def classification_in(path: Path) -> Path:
-    """Return the classification in a directory of `bigain evaluate`, and every other directory unchanged."""
-    joint = path / "classification"
-    return joint if joint.is_dir() and not has_results(path) else path
-
-
 def _runs_in(path: Path) -> Sequence[Path]:
     """Return a run directory itself, or the run directories at most two levels below another directory."""
 
