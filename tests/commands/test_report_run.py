@@ -77,7 +77,7 @@ def test_an_explanation_is_that_of_the_logs(tmp_path):
     args = ["runs/tome", "runs/joint", "--baseline", "runs/none", "--output", str(tmp_path)]
     result = bigain("explain", *args, "--json", str(tmp_path / "x.json"))
     assert (result.returncode, result.stderr) == (0, "")
-    assert "ToMe at ratio 0.5 keeps " in result.stdout
+    assert "Energy kept / destroyed, in percent of the energy" in result.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"x.json", "explain.png", "explain.svg", "explain.pdf"}
     tome, joint = json.loads((tmp_path / "x.json").read_text())["explanations"]
     assert joint["frequencies"] is None

@@ -144,26 +144,21 @@ def test_bands_of_timesteps(capsys):
 
 
 def test_frequencies_of_one_site(capsys):
-    stored = site("blocks.0", [1, 0.9, 0.8, 0.5, 0.31], [0, 0.1, 0.2, 0.5, 0.7])
-    response("tome", {**stored, "rows_left_out": 3})
+    response("tome", site("blocks.0", [1, 0.9, 0.8, 0.5, 0.31], [0, 0.1, 0.2, 0.5, 0.7]))
     text = output(capsys, "tome", "--baseline", "none")
-    name = "ToMe at ratio 0.5"
-    assert f"{name} keeps 31 % of the energy at frequencies 0.75-1, with an error of 70 % of it (at blocks.0, " in text
-    assert "self_attn, 70 %); it keeps 90 % of the energy at frequencies 0-0.25, with an error of 10 %." in text
-    assert "That error by timestep: 70 % at timesteps 0-499." in text
-    assert "90/10" in text
-    assert "Left out: up to 3 of 13 rows of a site, whose values were not finite." in text
+    assert (
+        "Energy kept / destroyed, in percent of the energy of each band of frequencies (16 images, 2 batches):" in text
+    )
+    assert "blocks.0, self_attn 90/10 80/20 50/50 31/70" in " ".join(text.split())
     (of_run,) = numbers("tome", "--baseline", "none")
     assert of_run["frequencies"]["kept"] == pytest.approx([0.9, 0.8, 0.5, 0.31])
-    assert of_run["frequencies"]["highest_destroyed_by_timestep"] == pytest.approx([0.7, None])
 
 
 def test_frequencies_of_several_sites_are_averaged(capsys):
     sites = site("a", [1, 1, 1, 1, 0.8], [0, 0, 0, 0, 0.1]), site("b", [1, 1, 1, 1, 0.4], [0, 0, 0, 0, 0.5])
     response("tome", *sites, not_measured=["c, mlp"])
     text = output(capsys, "tome", "--baseline", "none")
-    assert "keeps 60 % of the energy at frequencies 0.75-1, with an error of 30 %" in text
-    assert "on average over 2 modules; most at b, self_attn, 50 %" in text
+    assert "mean of these 100/0 100/0 100/0 60/30" in " ".join(text.split())
     assert "Not measured, since the compressor cannot report it: c, mlp." in text
 
 
@@ -198,27 +193,6 @@ def test_a_single_band_distinguishes_the_bound_from_what_was_observed(images):
     assert markers[::2] == ["_", "_"]
     assert "_" not in markers[1::2]
     assert ("interval" in ratio.get_title(loc="left")) == (images > 5) == bool(ratio.containers)
-
-
-def test_the_figure_shows_bands_where_they_were_logged():
-    bands = planted(MU, SIGMA)
-    run_by_frequency("plain", bands)
-    run_by_frequency("merged", 0.5 + (bands - 0.5) * GAIN, tome())
-    response("merged", site("blocks.0", GAIN.tolist(), [0] * 5))
-    explanations, _ = explanation.explain(load_run(Path("plain")), [load_run(Path("merged"))], bands=5)
-    with plain_style():
-        figure = draw(explanations)
-        figure.draw_without_rendering()
-        assert all(axes._left_title.get_window_extent().x1 <= axes.bbox.x1 for axes in figure.axes)
-    margin, *_, spectrum = figure.axes
-    assert len(figure.axes) == 5
-    assert margin.get_yscale() == "linear"
-    for side, container in zip(("base", "run"), spectrum.containers, strict=True):
-        of_side = explanations[0].row()["margins_by_frequency"][side]
-        line, _, (bars,) = container
-        assert line.get_ydata() == pytest.approx(of_side["mu"])
-        lengths = [np.ptp(segment[:, 1]) / 2 for segment in bars.get_segments()]
-        assert lengths == pytest.approx(np.sqrt(np.diagonal(of_side["covariance"])))
 
 
 def test_short_axes_show_numbers():

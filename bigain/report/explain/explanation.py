@@ -200,37 +200,14 @@ def _frequencies(explanation: Explanation) -> list[str]:
     lines = [f"Not measured, since the compressor cannot report it: {name}." for name in response.not_measured]
     if not response.sites:
         return lines
-    names, shares, bands = response.names, response.shares("bands"), [*itertools.pairwise(response.bands)]
+    names, shares, bands = response.names, response.shares(), [*itertools.pairwise(response.bands)]
     if len(names) > 1:
         names, shares = [*names, "mean of these"], np.append(shares, mean_over_modules(shares)[:, None], 1)
     headers = ["frequency, 1 is the highest", *(f"{low:.2g}-{high:.2g}" for low, high in bands)]
     rows = [[name, *map(_pair, *module)] for name, module in zip(names, shares.swapaxes(0, 1), strict=True)]
     measured = f"{counted(response.images, 'image')}, {counted(response.batches, 'batch')}"
     lines.append(f"Energy kept / destroyed, in percent of the energy of each band of frequencies ({measured}):")
-    omitted, total = response.left_out
-    if omitted:
-        lines.append(f"Left out: up to {omitted:,} of {total:,} rows of a site, whose values were not finite.")
-    errors = mean_over_modules(response.shares("timesteps", response.highest))[1]
-    times = [f"at timesteps {low:.0f}-{high - 1:.0f}" for low, high in itertools.pairwise(response.timesteps)]
-    by_time = [f"{_percent(error)} {time}" for time, error in zip(times, errors, strict=True) if not math.isnan(error)]
-    lines += [indented(headers, rows), _extremes(comparison.names[0], response)]
-    return [*lines, f"That error by timestep: {', '.join(by_time)}."]
-
-
-def _extremes(name: str, response: Response) -> str:
-    """Describe the energy kept and the error at the highest and at the lowest frequencies."""
-    errors = response.shares("", response.highest)[1]
-    worst = int(np.nan_to_num(errors).argmax())
-    where = f"on average over {len(errors)} modules; most at" if len(errors) > 1 else "at"
-    detail = f" of it ({where} {response.names[worst]}, {_percent(errors[worst])})"
-    sentences = []
-    for bands in (response.highest, response.lowest):
-        kept, destroyed = mean_over_modules(response.shares("", bands))
-        sentences.append(
-            f"keeps {_percent(kept)} of the energy at frequencies {response.bands[bands.start]:.2g}-"
-            f"{response.bands[bands.stop]:.2g}, with an error of {_percent(destroyed)}"
-        )
-    return f"{name} {sentences[0]}{detail}; it {sentences[1]}."
+    return [*lines, indented(headers, rows)]
 
 
 def _margins(explanation: Explanation) -> list[str]:

@@ -1,4 +1,4 @@
-"""The figures of explanations: margins, 1 / r and errors by timestep; responses and margins by frequency."""
+"""The figure of explanations: margins, 1 / r and errors by timestep, and responses by frequency."""
 
 from __future__ import annotations
 
@@ -48,15 +48,10 @@ def draw_explanations(explanations: Sequence[Explanation], folder: Path) -> list
 
 
 def draw(explanations: Sequence[Explanation]) -> Figure:
-    """Draw margins, margins over their deviation, errors, and stored responses and spectra, a panel each."""
+    """Draw margins, margins over their deviation, errors and stored responses, a panel each."""
     responses = [explanation.response for explanation in explanations]
-    spectra = [explanation.spectra for explanation in explanations]
-    count = 3 + any(responses) + any(spectra)
-    figure, axes = panels(*{3: (3, 1), 4: (2, 2), 5: (3, 2)}[count])
-    for unused in axes.flat[count:]:
-        unused.remove()
-    mean, ratio, errors, *by_frequency = axes.flat[:count]
-    frequencies = by_frequency[: any(responses)]
+    figure, axes = panels(2, 2) if any(responses) else panels(3, 1)
+    mean, ratio, errors, *frequencies = axes.flat
     first, styles = explanations[0], [PLAIN, *_looks(explanations)]
     sides: list[Sequence[tuple[Band, Margins]]] = [[(band, band.base) for band in first.bands]]
     sides += [[(band, band.run) for band in explanation.bands] for explanation in explanations]
@@ -89,23 +84,11 @@ def draw(explanations: Sequence[Explanation]) -> Figure:
         for style, response in zip(styles[1:], responses, strict=True):
             if response is not None:
                 middles = [sum(edges) / 2 for edges in itertools.pairwise(response.bands)]
-                kept, destroyed = 100 * mean_over_modules(response.shares("bands"))
+                kept, destroyed = 100 * mean_over_modules(response.shares())
                 _plot(panel, middles, kept, {**style, **_BOUND})
                 _plot(panel, middles, destroyed, {**style, **_OBSERVED})
         panel.set(xlim=(0, 1), ylim=(0, None), xlabel="spatial frequency, 1 is the highest")
         panel.set_title("energy (%), mean over sites", loc="left", fontsize="medium")
-    for panel in by_frequency[any(responses) :]:
-        logged = [next(filter(None, spectra))[0], *(pair and pair[1] for pair in spectra)]
-        for index, (style, spectrum) in enumerate(zip(styles, logged, strict=True)):
-            if spectrum is not None:
-                mu, sigma = spectrum.mu, np.sqrt(np.diagonal(spectrum.covariance))
-                bands = len(mu) - 1
-                places = np.append(0, (np.arange(bands) + 0.5) / bands)
-                places += _DODGE * (index - (len(sides) - 1) / 2) / bands
-                panel.errorbar(places, mu, yerr=sigma, capsize=2, elinewidth=0.8, **_LINE, **style)
-        panel.axhline(0, color="black", linewidth=0.6)
-        panel.set(xlim=(None, 1), xlabel="spatial frequency of the residual, 0 is the mean")
-        panel.set_title("margin by frequency, +- one deviation", loc="left", fontsize="medium")
     names = [first.comparison.names[1], *(explanation.comparison.names[0] for explanation in explanations)]
     meanings = ("bound; energy kept", "observed; energy destroyed") if frequencies else ("bound", "observed")
     symbols = zip(meanings, ({**PLAIN, **_BOUND}, {**PLAIN, "marker": "o", **_OBSERVED}), strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,6 @@ from bigain.runs.files import read_json
 from bigain.runs.schema import RESPONSE_FILE, RESPONSE_VERSION, ResponseFile, ResponseSite
 
 Floats = npt.NDArray[np.float64]
-_QUARTER = 0.25
-_ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -36,42 +34,22 @@ class Response:
         """Site and module of each compressed module."""
         return [f"{site['name']}, {site['module']}" for site in self.sites]
 
-    @property
-    def left_out(self) -> tuple[int, int]:
-        """Rows that are not finite, in the module with the most of them, and all rows of that module."""
-        counts = [(int(site["rows_left_out"]), int(site["rows_left_out"] + sum(site["rows"]))) for site in self.sites]
-        return max(counts, default=(0, 0))
+    def shares(self) -> Floats:
+        """Return the energy kept in each radial band, and that of the error, as shares of the energy before.
 
-    @property
-    def lowest(self) -> slice:
-        """Radial bands of the lowest quarter; at least the first."""
-        return slice(0, max(1, sum(edge <= _QUARTER for edge in self.bands[1:])))
-
-    @property
-    def highest(self) -> slice:
-        """Radial bands of the highest quarter; at least the last."""
-        count = len(self.bands) - 1
-        return slice(count - max(1, sum(edge >= 1 - _QUARTER for edge in self.bands[:-1])), count)
-
-    def shares(self, by: Literal["bands", "timesteps", ""], bands: slice = _ALL) -> Floats:
-        """Return the energy kept, and that of the error, as shares of the energy before; NaN where that is 0.
-
-        The share of the error is 0 where tokens are untouched, and 1 where the error is as large as the signal.
-
-        Args:
-            by: A share of each radial band, of each band of timesteps, or one of all.
-            bands: Radial bands to include, without the mean of the tokens.
+        The share of the error is 0 where tokens are untouched, and 1 where the error is as large as the signal; NaN
+        where the energy before is 0. The mean of the tokens is no band.
 
         Returns:
-            `(2, modules, x)`, or `(2, modules)` of all.
+            `(2, modules, bands)`.
         """
         if not self.sites:
             return np.zeros((2, 0, 0))
         kinds = [(site["original"], site["compressed"], site["error"]) for site in self.sites]
         rows = np.array([site["rows"] for site in self.sites], np.float64)[:, None, :, None]
         # Stored energies are means over rows; the first one is that of the mean of the tokens.
-        energies = (np.array(kinds, np.float64)[..., 1:] * rows)[..., bands]
-        before, *after = energies.sum({"bands": (2,), "timesteps": (3,), "": (2, 3)}[by]).swapaxes(0, 1)
+        energies = np.array(kinds, np.float64)[..., 1:] * rows
+        before, *after = energies.sum(2).swapaxes(0, 1)
         return np.divide(after, before, out=np.full((2, *before.shape), np.nan), where=before > 0)
 
     def gain(self, grid: Sequence[int], bands: int) -> Floats | None:
@@ -90,7 +68,7 @@ class Response:
 
     def row(self) -> dict[str, Any]:
         """Return plain values for a file."""
-        shares = self.shares("bands")
+        shares = self.shares()
 
         def as_row(kept: Floats, destroyed: Floats) -> dict[str, Any]:
             return {"kept": plain(kept), "destroyed": plain(destroyed)}
@@ -99,7 +77,6 @@ class Response:
             **{name: getattr(self, name) for name in ("bands", "timesteps", "batches", "images")},
             "sites": [{"name": name, **as_row(*pair)} for name, *pair in zip(self.names, *shares, strict=True)],
             **as_row(*mean_over_modules(shares)),
-            "highest_destroyed_by_timestep": plain(mean_over_modules(self.shares("timesteps", self.highest))[1]),
             "not_measured": self.not_measured,
         }
 
