@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from bigain.metrics.kernel import KernelDistance
-from bigain.metrics.precision_recall import squared_distances
 from bigain.metrics.reference import Array
 
 # Bandwidth of the kernel, for embeddings of unit length.
@@ -27,4 +26,5 @@ class Cmmd(KernelDistance):
 
     @staticmethod
     def kernel(a: Array, b: Array) -> Array:
-        return np.exp(-squared_distances(a, b) / (2 * _SIGMA**2))
+        squared_distances = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * (a @ b.T)
+        return np.exp(-squared_distances / (2 * _SIGMA**2))
