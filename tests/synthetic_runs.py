@@ -82,7 +82,7 @@ def _results(path, task, n, compressors, gflops):
         "model": {"backbone": "StableDiffusion", "name": SD2},
         "compressors": list(compressors),
         "sites": [],
-        "flops": {"gflops_per_evaluation": gflops, "baseline_gflops": 804.257, "by_operation": {}},
+        "flops": {"gflops_per_evaluation": gflops, "baseline_gflops": 804.257},
         "timing": {"seconds": 10.0, "seconds_per_image": 0.5, "resumed_images": 0},
         "evaluations": {"per_image": 260},
         "environment": {"device": "cpu", "precision": "16-true", "packages": {"bigain": "0.1.0", "torch": "2.6.0"}},

@@ -41,16 +41,14 @@ class Flops:
         by_category: `self_attention`: its products of queries, keys and values; `cross_attention`: all of it, its
             projections included; `mlp`; `convolution`: of the network; `matching` and `scoring`: of compressors;
             `projections`: every other linear layer, most of it Q, K, V and output of self-attention.
-        by_operation: FLOPs by torch operation.
     """
 
     by_category: dict[Category, int]
-    by_operation: dict[str, int]
 
     @property
     def total(self) -> int:
         """Total FLOPs."""
-        return sum(self.by_operation.values())
+        return sum(self.by_category.values())
 
     @property
     def gflops(self) -> dict[str, float]:
@@ -119,11 +117,10 @@ def mean_flops(
         rows[first[timestep]] += number
     counts = [(number, count(timestep)) for timestep, number in sorted(rows.items())]
 
-    def mean(field: Callable[[Flops], Mapping[Any, int]]) -> dict[Any, int]:
-        names = dict.fromkeys(name for _, flops in counts for name in field(flops))
-        return {name: round(sum(n * field(flops).get(name, 0) for n, flops in counts) / rows.total()) for name in names}
+    def mean(category: Category) -> int:
+        return round(sum(number * flops.by_category[category] for number, flops in counts) / rows.total())
 
-    return Flops(mean(lambda flops: flops.by_category), mean(lambda flops: flops.by_operation))
+    return Flops({category: mean(category) for category in CATEGORIES})
 
 
 def _cached_flops(
@@ -148,7 +145,6 @@ def _cached_flops(
     return _cache[key]
 
 
-# In inference mode, as in a run: without it, torch uses other operations for the same products.
 @torch.inference_mode()
 def count_flops(
     backbone: Backbone,
@@ -181,9 +177,8 @@ def count_flops(
             with nullcontext() if without_step else row_keys(timesteps, timestep=timestep, step=step):
                 backbone.predict(noisy, timesteps, condition.to("meta"))
         ledger.settle()
-    by_operation, forwards = counter.get_flop_counts()["Global"], len(steps) or 1
-    by_category = {category: flops // forwards for category, flops in ledger.spent.items()}
-    return Flops(by_category, {str(operation): int(flops) // forwards for operation, flops in by_operation.items()})
+    forwards = len(steps) or 1
+    return Flops({category: flops // forwards for category, flops in ledger.spent.items()})
 
 
 class _Ledger:

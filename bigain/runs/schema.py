@@ -75,7 +75,6 @@ class Flops(TypedDict, total=False):
     baseline_gflops: float
     reduction_percent: float
     by_category: dict[str, float]
-    by_operation: dict[str, float]
 
 
 class Timing(TypedDict, total=False):

@@ -195,7 +195,6 @@ class RunResults(Callback, ABC):
                 "baseline_gflops": self._baseline.total / 1e9,
                 "reduction_percent": reduction_percent(self._flops, self._baseline),
                 "by_category": self._flops.gflops,
-                "by_operation": {operation: flops / 1e9 for operation, flops in self._flops.by_operation.items()},
             },
             "timing": {
                 "seconds": time.perf_counter() - self._start,

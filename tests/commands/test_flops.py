@@ -124,7 +124,6 @@ def test_results_of_a_run_have_the_same_numbers(count):
     for key in ("by_category", "baseline_gflops", "reduction_percent"):
         assert flops[key] == counted[key]
     assert flops["by_category"]["matching"] > 0
-    assert sum(flops["by_operation"].values()) == pytest.approx(counted["gflops"])
     sites = ([(site["name"], site["tokens_out"]) for site in of["sites"]] for of in (results, counted))
     assert next(sites) == next(sites)
 

@@ -3,7 +3,6 @@
 from contextlib import nullcontext
 
 import pytest
-import torch
 from cases import ALL_MODULES, CASES, build, every_method, every_network
 from models import forward, inputs, rows, save_dit, save_stable_diffusion, shared, snapshot
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -49,17 +48,6 @@ def saved(tmp_path_factory):
     return {name: backbone_without_weights(str(save(tmp_path_factory.mktemp(name)))) for name, save in SAVE.items()}
 
 
-@pytest.mark.parametrize("network", SAVE)
-def test_operations_do_not_depend_on_inference_mode(saved, network):
-    # Several processes run without it.
-    backbone = saved[network]
-    given = backbone, backbone.latent_shape, backbone.blank_condition()
-    with torch.no_grad():
-        outside = count_flops(*given)
-    with torch.inference_mode():
-        assert count_flops(*given) == outside
-
-
 def test_equal_compressors_are_counted_once(saved):
     (first, _), (again, _) = (count(saved["dit"], CAM(inner=ToMe(ratio=0.25))) for _ in range(2))
     assert again is first
@@ -88,7 +76,7 @@ def test_the_categories_are_what_torch_counts_on_the_real_network(case, network,
         forward(model, given)
     counted, baseline = flops_per_evaluation(saved[network], tuple(latent), condition, [build(case)])
     assert tuple(counted.by_category) == CATEGORIES
-    assert sum(counted.by_category.values()) == counted.total == counter.get_total_flops()
+    assert counted.total == counter.get_total_flops()
     # What a compressor does not touch stays as it is.
     assert counted.by_category["convolution"] == baseline.by_category["convolution"]
     compressor = build(case)
