@@ -193,9 +193,6 @@ class ModelFiles:
             if type(error) is not Exception and not isinstance(error, UNLOADABLE):
                 raise
             message = reason(error, self.source, self.local_files_only)
-            # Without sentencepiece, transformers tries tiktoken next.
-            if "tiktoken" in message and self.parts[name].__name__ == "T5Tokenizer":
-                message = "a spiece.model alone takes sentencepiece: pip install 'bigain[t5]'"
             raise InputError(f"cannot load the {name} of {self.source}: {message}") from error
         ids = tokenizer(["a", "b"], truncation=True, max_length=8).input_ids
         if ids[0] == ids[1]:
