@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch_fidelity.metric_isc import isc_features_to_metric
 
 from bigain.data.class_space import ClassSpace
 from bigain.metrics.base import FeatureMetric, normal_estimate
@@ -24,8 +23,8 @@ class InceptionScore(FeatureMetric):
     `standard_deviation` is that over the parts, which the tables print. It takes 20 images, and a weight file with the
     classifier.
 
-    Source: Salimans et al., Improved Techniques for Training GANs (2016). Images are dealt to the ten parts in the
-    order of their ids, because neighbours are often of one class; published values are of 50,000 images.
+    Source: Salimans et al., Improved Techniques for Training GANs (2016), as torch-fidelity computes it, which deals
+    the images to the parts at random, in the same way every time. Published values are of 50,000 images.
     Cost: one product of features and classifier.
     """
 
@@ -45,15 +44,10 @@ class InceptionScore(FeatureMetric):
 
     def estimates(self, records: Sequence[SampleRecord], space: ClassSpace) -> Mapping[str, Estimate]:
         assert self.extractor.classifier is not None
-        features, weights = torch.from_numpy(self.features(records)), self.extractor.classifier.double()
-        scores = [_score(features[part::_PARTS].double() @ weights.T) for part in range(_PARTS)]
-        deviation = float(np.std(scores, ddof=1))
-        estimate = normal_estimate(float(np.mean(scores)), deviation / _PARTS**0.5, len(records), low=1.0)
+        features, weights = torch.from_numpy(self.features(records)).double(), self.extractor.classifier.double()
+        score = isc_features_to_metric(features @ weights.T, splits=_PARTS)
+        mean, deviation = score["inception_score_mean"], score["inception_score_std"]
+        # The squares in `deviation` are divided by the number of parts.
+        error = deviation / (_PARTS - 1) ** 0.5
+        estimate = normal_estimate(mean, error, len(records), low=1.0)
         return {f"inception_score[{self.extractor.protocol}]": {**estimate, "standard_deviation": deviation}}
-
-
-def _score(logits: Tensor) -> float:
-    """Compute `exp(mean KL(p(y | x) || p(y)))` of images, from their logits. `(n, k)`."""
-    log_p = logits.log_softmax(dim=1)
-    log_mean = log_p.logsumexp(dim=0) - np.log(len(log_p))
-    return float((log_p.exp() * (log_p - log_mean)).sum(dim=1).mean().exp())

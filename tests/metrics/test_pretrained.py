@@ -9,7 +9,6 @@ import torch
 from models import save_clip, save_dino
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from torch_fidelity.metric_isc import isc_features_to_metric
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel, Dinov2Model
 
 from bigain.data.class_space import ClassSpace
@@ -140,17 +139,21 @@ def test_clip_score_and_pick_score_are_of_the_cosine_of_image_and_prompt(clip, i
 
 
 @pytest.mark.parametrize("n", [20, 57])
-def test_inception_score_is_torch_fidelitys(n):
+def test_inception_score_against_its_formula(n):
     draw = np.random.default_rng(3)
     features, classifier = draw.normal(size=(n, 12)).astype(np.float32), draw.normal(size=(30, 12)).astype(np.float32)
     extractor = Inception("pytorch-fid", "unused")
     extractor.classifier = torch.from_numpy(classifier)
     logits = torch.from_numpy(features.astype(np.float64) @ classifier.T)
-    parts = [isc_features_to_metric(logits[i::10], splits=1, shuffle=False)["inception_score_mean"] for i in range(10)]
+    dealt = logits[np.random.RandomState(2020).permutation(n)]
+    parts = []
+    for i in range(10):
+        p = dealt[i * n // 10 : (i + 1) * n // 10].softmax(1)
+        parts.append(float((p * (p / p.mean(0)).log()).sum(1).mean().exp()))
     (found,), _ = evaluated(InceptionScore(extractor), features)
     assert found["value"] == pytest.approx(np.mean(parts), rel=1e-6)
-    assert found["standard_deviation"] == pytest.approx(np.std(parts, ddof=1), rel=1e-5)
-    assert found["low"] < found["value"] < found["high"]
+    assert found["standard_deviation"] == pytest.approx(np.std(parts), rel=1e-5)
+    assert found["high"] - found["value"] == pytest.approx(1.96 * np.std(parts, ddof=1) / 10**0.5, rel=1e-3)
     assert evaluated(InceptionScore(extractor), features[:19]) == ([], {"inception_score": "19 images: it takes 20"})
     extractor.classifier = None
     without = {"inception_score": "the file of the Inception weights has no classifier"}
