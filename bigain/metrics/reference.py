@@ -176,11 +176,9 @@ def _check(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     d, square = arrays["mu"].shape, arrays["sigma"].shape
     if len(d) != 1 or not d[0] or square != 2 * d:
         raise ValueError(f"it has mu {d} and sigma {square}, expected (d,) and (d, d)")
-    m, n = arrays.get("features", np.empty((_MIN_IMAGES, *d))).shape, arrays.get("n", np.array(2))
-    if m[1:] != d or m[0] < _MIN_IMAGES:
-        raise ValueError(f"features have shape {m}, expected (m, {d[0]}) of at least {_MIN_IMAGES} images")
-    if n.shape or n.dtype.kind not in "iu" or n < 2:
-        raise ValueError(f"n is {n}, expected at least 2 images")
+    if "features" in arrays and (arrays["features"].shape[1:] != d or len(arrays["features"]) < _MIN_IMAGES):
+        shape = arrays["features"].shape
+        raise ValueError(f"features have shape {shape}, expected (m, {d[0]}) of at least {_MIN_IMAGES} images")
     for name in ("mu", "sigma", "features"):
         if name in arrays and not (arrays[name].dtype.kind == "f" and np.isfinite(arrays[name]).all()):
             raise ValueError(f"{name} is {arrays[name].dtype}, expected floats that are finite")

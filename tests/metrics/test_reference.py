@@ -87,18 +87,9 @@ def test_damaged_files_are_refused(saved, tmp_path):
     ("arrays", "message"),
     [
         ({"mu": np.zeros(3)}, "has no sigma"),
-        ({"mu": np.zeros(3), "sigma": np.eye(4)}, r"mu \(3,\) and sigma \(4, 4\)"),
         ({"mu": np.zeros(3), "sigma": np.array([[1.0, 2, 0], [0, 1, 0], [0, 0, 1]])}, "not a covariance"),
         ({"mu": np.zeros(3), "sigma": np.zeros((3, 3))}, "not a covariance"),
-        ({"mu": np.zeros(2), "sigma": np.array([[1.0, 2], [2, 1]])}, "not a covariance"),
-        ({"mu": np.array([0, np.nan, 0]), "sigma": np.eye(3)}, "mu is float64, expected floats that are finite"),
-        ({"mu": np.zeros(3), "sigma": np.full((3, 3), np.inf)}, "sigma is float64, expected floats that are finite"),
-        ({"mu": np.zeros(3, np.complex128), "sigma": np.eye(3)}, "complex128"),
-        ({"mu": np.zeros(3), "sigma": np.eye(3), "features": np.zeros((4, 2))}, r"features have shape \(4, 2\)"),
         ({"mu": np.zeros(3), "sigma": np.eye(3), "features": np.zeros((3, 3))}, "at least 4 images"),
-        ({"mu": np.zeros(3), "sigma": np.eye(3), "n": 1}, "n is 1, expected at least 2"),
-        ({"mu": np.zeros(3), "sigma": np.eye(3), "n": np.array([1, 2])}, r"n is \[1 2\], expected at least 2"),
-        ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, r"mu \(0,\)"),
     ],
 )
 def test_other_content_is_refused(tmp_path, arrays, message):
@@ -107,37 +98,16 @@ def test_other_content_is_refused(tmp_path, arrays, message):
         ReferenceStatistics.load(tmp_path / "odd.npz", "pytorch-fid")
 
 
-def member(header, content=bytes(24)):
-    """An array file with this text as its header."""
-    text = header.encode().ljust(117) + b"\n"
-    return b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text + content
-
-
-def described(kind, shape):
-    return f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape}, }}"
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        member(described("<f8", "(10000000000000,)")),
-        member(described("|O", "(3,)")),
-        member("(" * 9000),
-        b"\x93NUMPY\7\0",
-        b"",
-    ],
-    ids=lambda content: str(content[10:60]),
-)
-def test_damaged_headers_are_one_short_message(tmp_path, content):
+def test_an_impossible_size_in_a_header_is_one_message(tmp_path):
     path = tmp_path / "odd.npz"
     np.savez(path, sigma=np.eye(3))
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (10000000000000,), }".ljust(117) + b"\n"
     with ZipFile(path, "a") as archive:
-        archive.writestr("mu.npy", content)
+        archive.writestr("mu.npy", b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + bytes(24))
     with pytest.raises(InputError, match="cannot be used") as caught:
         ReferenceStatistics.load(path, "pytorch-fid")
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < len(str(path)) + 300
 
 
 @pytest.mark.parametrize(("n", "warned"), [(20, True), (64, True), (65, False), (None, False)])
