@@ -119,45 +119,19 @@ def test_missing_images(tree):
     assert "lacks 5 of 5 images" in refusal(tree)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda c: c["annotations"][0].update(category_id=12), "has category 12 for image 397133, but lists no such"),
-        (lambda c: c["annotations"][0].update(image_id=7), "has category 13 for image 7, but lists no such category"),
-        (lambda c: c["annotations"].append("x"), "does not hold images and annotations and categories of COCO"),
-        (lambda c: c["categories"][15].update(name="kitten"), "the category 17, 'kitten', unknown to COCO-2017"),
-        (lambda c: c["images"][0].pop("file_name"), "of COCO (KeyError('file_name')); unpack it again"),
-        (lambda c: [c.update({key: []}) for key in c], "COCO-2017 has no image to evaluate"),
-    ],
-)
-def test_invalid_instances(tree, change, words):
+def test_an_unknown_category(tree):
     content = instances()
-    change(content)
+    content["categories"][15].update(name="kitten")
     write(instances_file(tree), content)
-    assert words in refusal(tree)
+    assert f"{instances_file(tree)} has the category 17, 'kitten', unknown to COCO-2017" in refusal(tree)
 
 
-@pytest.mark.parametrize("text", ['{"images": [', '{"images": [{"id": 1e999, "file_name": ""}]}'])
-def test_files_that_are_not_the_json(tree, text):
-    write(instances_file(tree), text)
-    assert f"{instances_file(tree)} does not hold images" in refusal(tree)
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (captions([pair for pair in CAPTIONS if pair[0] != 785]), "has no caption for 1 of 5 images, the first 785"),
-        (captions([(139, "  "), *CAPTIONS]), "has no caption for 1 of 5 images, the first 139"),
-        ({"annotations": [{"image_id": 139}]}, "does not hold annotations of COCO (KeyError('caption'))"),
-    ],
-)
-def test_invalid_captions(tree, content, words):
-    """An empty first caption is invalid: the image would be generated from an empty prompt."""
-    write(captions_file(tree), content)
+def test_an_empty_caption(tree):
+    """The image would be generated from an empty prompt."""
+    write(captions_file(tree), captions([(139, "  "), *CAPTIONS]))
     data = prepared(tree)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match="has no caption for 1 of 5 images, the first 139") as caught:
         data.generation_prompts()
-    assert words in str(caught.value)
     assert str(captions_file(tree)) in str(caught.value)
 
 

@@ -315,21 +315,11 @@ def test_a_shorter_list_runs_with_both_counts(tmp_path, contents, caplog):
     assert f"has no class for 10 of the 12 images of {tmp_path / 'val'}, which are not read: {STEMS[0]}" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "is empty; expected LOC_val_solution.csv"),
-        (f"{STEMS[0]} 1000", f"gives {STEMS[0]} the class '1000', which ImageNet-1K does not have"),
-        (f"{STEMS[0]} 1\n{STEMS[0]}.JPEG 1", f"names {STEMS[0]} twice"),
-        (f"ImageId,PredictionString\n{STEMS[0]},", "the class ''"),
-    ],
-)
-def test_invalid_lists(tmp_path, contents, text, words):
+def test_a_list_with_an_unknown_class(tmp_path, contents):
     flat(tmp_path / "val", contents)
-    put(tmp_path / "val.txt", text)
+    put(tmp_path / "val.txt", f"{STEMS[0]} 1000")
     message = refusal(tmp_path)
-    assert words in message
-    assert str(tmp_path / "val.txt") in message
+    assert f"{tmp_path / 'val.txt'} gives {STEMS[0]} the class '1000', which ImageNet-1K does not have" in message
 
 
 def test_a_devkit_list_without_its_table(tmp_path, contents):
@@ -340,14 +330,11 @@ def test_a_devkit_list_without_its_table(tmp_path, contents):
     assert f"copy that file to {tmp_path / 'meta.mat'}" in message
 
 
-@pytest.mark.parametrize("number", ["0", "1001"])
-def test_a_devkit_number_without_a_class(tmp_path, contents, number):
+def test_a_devkit_number_without_a_class(tmp_path, contents):
     """Not even if it is an index: 0 is not tench."""
     devkit(tmp_path, contents, ".")
-    put(tmp_path / "ILSVRC2012_validation_ground_truth.txt", f"1\n{number}\n")
-    message = refusal(tmp_path)
-    assert "the class" in message
-    assert number in message
+    put(tmp_path / "ILSVRC2012_validation_ground_truth.txt", "1\n0\n")
+    assert "the class 'number 0', which ImageNet-1K does not have" in refusal(tmp_path)
 
 
 def test_training_images_are_those_of_the_other_folder(tmp_path, contents):

@@ -102,20 +102,7 @@ def test_missing_images_are_counted_and_the_first_is_named(tmp_path):
     assert "lacks 5 of 5 images" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "line", ["Abyssinian_1 1 1", "Abyssinian_1 0 1 1", "yorkshire_terrier_1 38 2 25", "Abyssinian_1 \u00b9 1 1"]
-)
-def test_malformed_lines_are_named(tmp_path, line):
-    folder = plant(tmp_path, ["# header", entry(3)])
-    path = folder / "annotations" / "test.txt"
-    path.write_text(f"# header\n{entry(3)}\n{line}\n", encoding="utf-8")
-    assert f"{path}, line 3: expected 'name class species breed' with a class in 1..37, not {line!r}" in refusal(
-        tmp_path
-    )
-
-
-@pytest.mark.parametrize(("name", "number"), [("boxer_1", 8), ("boxer", 9), ("box_er_1", 9)])
-def test_names_that_contradict_the_class(tmp_path, name, number):
+def test_a_name_that_contradicts_the_class(tmp_path):
     """Class ids from 0, or a different order of names, would silently make all results wrong."""
-    plant(tmp_path, [entry(0), f"{name} {number} 2 5"])
-    assert f"line 2: {name} is listed as class {number}, {BREEDS[number - 1]}" in refusal(tmp_path)
+    plant(tmp_path, [entry(0), "boxer_1 8 2 5"])
+    assert f"line 2: boxer_1 is listed as class 8, {BREEDS[7]}" in refusal(tmp_path)
