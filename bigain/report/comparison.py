@@ -36,10 +36,6 @@ INTERVALS = (
 )
 
 
-class UnlikeError(InputError):
-    """Two finished runs differ in more than the compressor."""
-
-
 @dataclass(frozen=True)
 class PairedMetric:
     """A metric of a run and the base run on the same n images, in percent if it is a share of images.
@@ -273,7 +269,7 @@ def compare(
             ids = measure.ids(run)
             blocking, minor = differences(run, base, ids, base_ids)
             if blocking and not allowed:
-                raise UnlikeError(
+                raise InputError(
                     f"{run.path} and {base.path} differ in more than the compressor: {'; '.join(blocking)}; compare "
                     "runs that agree in these, or give --allow-differences to pair the images that both have"
                 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
@@ -15,7 +14,6 @@ from typing import Any, NamedTuple
 from bigain.errors import InputError
 from bigain.report.comparison import COLUMNS, INTERVALS, Comparison, p_text
 from bigain.report.figures import KINDS, Plot, draw
-from bigain.report.pairing import differing
 from bigain.report.paper import PaperValue
 from bigain.report.rows import Group, Measured, Row, main_metrics
 from bigain.report.tables import CONTROL, Table, latex_text, markdown_text
@@ -25,7 +23,6 @@ from bigain.runs.numbers import signed, with_interval
 from bigain.runs.schema import TASKS, Better
 
 _TITLE = "Token compression of diffusion models"
-_FIGURE = re.compile(r"(curves|changes|pareto|samples(-ratio|-factor)?)-\d+-[a-z0-9-]+\.(png|svg|pdf)")
 _NONE = "-"
 _OMITTED_IN_LATEX = ("notes", "runs", "run")
 _FIT = r"\begin{adjustbox}{max width=\textwidth, max totalheight=0.8\textheight}"
@@ -76,9 +73,6 @@ def write_report(
             row |= {key: "; ".join(row[key]) for key in ("differs", "also_differs")}
         write_csv(comparisons, list(COLUMNS), comparison_rows)
         drawn = [figures / f"{plot.name}.{kind}" for group_plots in plots for plot in group_plots for kind in KINDS]
-        # Figures of an earlier report.
-        for path in {path for path in figures.iterdir() if _FIGURE.fullmatch(path.name)} - {*drawn}:
-            path.unlink()
     except OSError as error:
         raise InputError(f"cannot write the report to {output}: {error}; choose another --output") from error
     return [*written, *drawn]
@@ -96,13 +90,9 @@ def _section(group: Group, plots: Sequence[Plot]) -> _Section:
     for base_title, comparisons in itertools.groupby(group.comparisons, lambda comparison: comparison.titles[1]):
         tables.append(_table(list(map(_comparison, comparisons)), f"Image by image against {base_title}: {title}"))
     notes = [f"{note[:1].upper()}{note[1:]}." for note in sorted(common)]
-    notes += [f"Not the same in all runs: {line}." for line in differing(group.runs)]
     notes += [f"† {note} ({', '.join(names)})." for note, names in _paper_notes(group).items()]
     notes += [f"Not compared image by image: {reason}." for reason in group.refused]
-    sentences = [
-        " ".join([comparison.sentence(), *(comparison.remarks[:1] if comparison.blocking else [])])
-        for comparison in group.comparisons
-    ]
+    sentences = [" ".join([comparison.sentence(), *comparison.remarks]) for comparison in group.comparisons]
     return _Section(title, [table for table in tables if table.rows], notes, sentences, plots)
 
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from bigain.report.rows import Group, Measured, Row, main_metrics
 from bigain.report.sample_grid import SAMPLES, SAMPLES_BY_STRENGTH, sample_columns, sample_grid, strength_columns
 from bigain.runs.names import metric_title
-from bigain.runs.results import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,21 +98,20 @@ def draw(groups: Sequence[Group], folder: Path, samples: Sequence[str] = ()) -> 
         for number, group in enumerate(groups, 1):
             rows = group.rows
             figures = [
-                ("curves", _CURVES, group.runs, _curves(rows, styles)),
-                ("changes", _CHANGES, group.runs, _curves(_changes(group), styles)),
-                ("pareto", _PARETO, group.runs, _pareto(rows, styles)),
+                ("curves", _CURVES, _curves(rows, styles)),
+                ("changes", _CHANGES, _curves(_changes(group), styles)),
+                ("pareto", _PARETO, _pareto(rows, styles)),
             ]
             grids = [("samples", SAMPLES, sample_columns(rows))]
             for kind in ("ratio", "factor"):
                 grids.append((f"samples-{kind}", SAMPLES_BY_STRENGTH, strength_columns(rows, kind)))
             for name, caption, columns in grids:
-                runs = [row.runs["generation"] for row in columns]
-                figures.append((name, caption, runs, sample_grid(columns, name == "samples", samples)))
+                figures.append((name, caption, sample_grid(columns, name == "samples", samples)))
             plots.append([])
-            for name, caption, runs, figure in figures:
+            for name, caption, figure in figures:
                 if figure is not None:
                     stem = f"{name}-{number}-{_slug(group.dataset)}-{_slug(group.model)}"
-                    plots[-1].append(Plot(stem, f"{caption.format(group.title)} {_sources(runs)}"))
+                    plots[-1].append(Plot(stem, caption.format(group.title)))
                     save(figure, folder / stem)
     return plots
 
@@ -343,17 +341,6 @@ def _legend(
     if paper:
         lines.append(("the paper", {**PLAIN, "marker": "o", "linestyle": ":", "linewidth": 0.8, "markersize": 6}))
     add_legend(figure, lines)
-
-
-def _sources(runs: Sequence[Run]) -> str:
-    """Return the number of images by task, and the runs by folder."""
-    counts: dict[str, dict[str, None]] = {}
-    folders: dict[Path, list[str]] = {}
-    for run in runs:
-        counts.setdefault(run.task, {})[f"{run.results['dataset']['images']:,}"] = None
-        folders.setdefault(run.path.parent, []).append(run.path.name)
-    images = ", ".join(f"n = {' / '.join(numbers)} ({task})" for task, numbers in counts.items())
-    return f"{images}. Runs: {'; '.join(f'in {folder}: ' + ', '.join(names) for folder, names in folders.items())}."
 
 
 def _axis_title(metric: Measured) -> str:

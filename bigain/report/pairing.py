@@ -16,7 +16,7 @@ from bigain.errors import InputError
 from bigain.runs.columns import read_columns
 from bigain.runs.names import inner
 from bigain.runs.results import Run, read_ids
-from bigain.runs.schema import CHOOSE_IMAGES, TASKS
+from bigain.runs.schema import CHOOSE_IMAGES
 
 Ids: TypeAlias = npt.NDArray[np.str_]
 Correct: TypeAlias = npt.NDArray[np.bool_]
@@ -36,7 +36,6 @@ _NO_CONDITION = ("clip_model", "reference_file", "further_references", "bands", 
 _NUMERIC = ("precision", "network_dtype")
 _MINOR = ("device", "device_name", "cpu_threads", "git_commit", "attention_backend", "compile", "world_size", "python")
 _LONGEST_VALUE = 60
-_MOST_RUNS = 3
 
 
 @dataclass(frozen=True)
@@ -130,21 +129,6 @@ def series(runs: Sequence[Run]) -> list[Series]:
         texts = [f"{name.removeprefix('protocol ')} {_short(_text(conditions[name]))}" for name in names]
         described.append((texts, members))
     return described
-
-
-def differing(runs: Sequence[Run]) -> list[str]:
-    """Return a line for each circumstance that differs between runs of one task, with the runs."""
-    lines = []
-    for task in TASKS:
-        members = [run for run in runs if run.task == task]
-        for name, values in sorted(_varying(list(map(_circumstances, members))).items()):
-            texts = []
-            for value in dict.fromkeys(values):
-                paths = [str(run.path) for run, of_run in zip(members, values, strict=True) if of_run == value]
-                runs_text = ", ".join(paths) if len(paths) <= _MOST_RUNS else f"{len(paths)} runs"
-                texts.append(f"{_short(value)} ({runs_text})")
-            lines.append(f"{task}: {name} is {', '.join(texts)}")
-    return lines
 
 
 def _varying(described: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:

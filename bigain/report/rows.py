@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bigain.errors import InputError
-from bigain.report.comparison import Comparison, Measure, UnlikeError, compare
+from bigain.report.comparison import Comparison, Measure, compare
 from bigain.report.pairing import Series, images_of, series
 from bigain.report.paper import Cell, PaperValue, cell_of, expected_images, paper_value
 from bigain.runs.names import NOT_OF_ONE_STEP, method, metric_title, strength
@@ -141,24 +141,18 @@ class Group:
         """All runs, row by row."""
         return [run for row in self.rows for run in row.runs.values()]
 
-    def compare(self, base: Run | None, measure_of: Callable[[str], Measure], allowed: bool) -> list[str]:
-        """Compare the runs of each task with a base run, by default the only one without compression.
+    def compare(self, base: Run | None, measure_of: Callable[[str], Measure], allowed: bool) -> None:
+        """Add the comparisons of the runs of each task with a base run, and why others are not compared.
 
         Args:
-            base: The base run of its task.
+            base: The base run of its task; in other tasks, and by default, it is the only run without compression.
             measure_of: How runs of a task are compared.
             allowed: Compare although images, seed, protocol or versions differ.
-
-        Returns:
-            A reason for each run that is not compared. Without `base`, runs that differ in their settings and
-            generations without what is compared are named in the report only.
         """
-        failed = []
         for task in TASKS:
             members = [run for run in self.runs if run.task == task]
-            task_base = base if base and base.task == task else None
             plain = [run for run in members if not run.compressors] or [run for run in self.plain if run.task == task]
-            bases = [task_base] if task_base else plain
+            bases = [base] if base and base.task == task else plain
             if len(bases) > 1 and len(members) > len(bases):
                 self.refused.append(f"{len(bases)} {task} runs are without compression; name one with --base")
             compared = [run for run in members if run.path.resolve() != bases[0].path.resolve()] if bases else []
@@ -170,9 +164,6 @@ class Group:
                 comparisons, refused = [], [error]
             self.comparisons += comparisons
             self.refused += map(str, refused)
-            unexpected = [error for error in refused if task == "classification" and not isinstance(error, UnlikeError)]
-            failed += refused if task_base else unexpected
-        return list(map(str, failed))
 
 
 def main_metrics(rows: Sequence[Row]) -> dict[str, Measured]:

@@ -129,14 +129,11 @@ def write_json(path: Path, content: Any, *advice: str) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a whole CSV file or nothing: see `replacing`. Text that a spreadsheet would evaluate is quoted."""
+    """Write a whole CSV file or nothing: see `replacing`."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    formulas = ("=", "+", "-", "@", "\t", "\r")
-    for row in rows:
-        quoted = {key: f"'{cell}" for key, cell in row.items() if isinstance(cell, str) and cell.startswith(formulas)}
-        writer.writerow({**row, **quoted})
+    writer.writerows(rows)
     write_text(path, text.getvalue())
 
 
