@@ -69,7 +69,7 @@ class FrequencyResponse(Watcher):
         self._observed = False
         return self._batches_done < self.batches
 
-    def end_batch(self, trainer: Trainer, image_ids: Sequence[str]) -> None:
+    def end_batch(self, trainer: Trainer, module: LightningModule, image_ids: Sequence[str], outputs: Any) -> None:
         # A resumed run computes nothing in the batches that are already done.
         if self._observed:
             self._batches_done += 1

@@ -1,4 +1,4 @@
-"""The inspector: follows a few images through a run and draws pictures of the run at its end."""
+"""The inspector: draws what a compressor does to a few images, and curves at the end of the run."""
 
 from __future__ import annotations
 
@@ -7,18 +7,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 
+from bigain.compressors.base import Compressor
 from bigain.compressors.onlookers import Decision
 from bigain.data.base import EvalDataModule
+from bigain.data.images import decode_files
 from bigain.data.selection import Item, first_of_classes
 from bigain.errors import InputError
-from bigain.inspector.board import PICTURES, draw_run
-from bigain.inspector.maps import Collector, evenly, read_maps, rows_of, write_maps
+from bigain.inspector.board import PICTURES, draw_image, draw_run
+from bigain.inspector.maps import Collector, evenly, rows_of
+from bigain.inspector.sheets import Subject
 from bigain.inspector.watcher import Watcher, compressors_of
-from bigain.runs.logs import finished_images
+from bigain.runs.names import label
+from bigain.runs.records import ImageRecord
 from bigain.runs.results import has_results
-from bigain.tasks.prediction_writer import predictions_folder
+from bigain.tasks.sampler import Generated
 
 # Most noise draws (steps) of an image, and sites, that are kept.
 _DRAWS = 8
@@ -31,9 +37,9 @@ class Inspector(Watcher):
     """Draws what a compressor does to a few images, and the results of the whole run.
 
     The images are the first of each class in the order of the dataset. Their token maps are collected in the forwards
-    of the run itself and stored in `pictures/` after each batch, so a resumed run shows all of them. At the end, the
-    first process draws pictures from the files of the run, into the same folder and for TensorBoard. No number of the
-    run changes. Place it before the callbacks that write predictions and results.
+    of the run itself and drawn into `pictures/` after each batch. At the end, the first process draws curves from the
+    files of the run into the same folder, and shows all pictures in the trainer's loggers. No number of the run
+    changes. Place it before the callbacks that write predictions and results.
     """
 
     def __init__(self, images: int = 4) -> None:
@@ -69,10 +75,12 @@ class Inspector(Watcher):
     def decided(self, decision: Decision) -> None:
         self._collector.add(decision)
 
-    def end_batch(self, trainer: Trainer, image_ids: Sequence[str]) -> None:
-        # Before the predictions are written: a finished image has its maps.
-        for image_id, maps in self._collector.maps().items():
-            write_maps(Path(trainer.default_root_dir) / PICTURES, image_id, maps)
+    def end_batch(self, trainer: Trainer, module: LightningModule, image_ids: Sequence[str], outputs: Any) -> None:
+        # Before the predictions are written: a finished image has its pictures.
+        maps = self._collector.maps()
+        for number, item in enumerate(self._items):
+            if item.image_id in maps and (subject := _subject(item, trainer, module, outputs)) is not None:
+                draw_image(Path(trainer.default_root_dir) / PICTURES, number, subject, maps[item.image_id])
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # After the results are written, which all processes wait for.
@@ -81,14 +89,35 @@ class Inspector(Watcher):
         folder = Path(trainer.default_root_dir)
         if not has_results(folder):
             raise InputError(f"the inspector needs the results of {folder}; add a ResultsWriter after it")
-        maps = {item: read_maps(folder / PICTURES, item.image_id) for item in self._items}
-        unmapped = [item.image_id for item, sites in maps.items() if self._sites and not sites]
-        done = finished_images(predictions_folder(trainer)) if unmapped else {}
-        if missing := [image_id for image_id in unmapped if image_id in done]:
-            advice = "which ran without the inspector before; run into a different --output to draw them"
-            _log.warning(f"warning: no token maps of {', '.join(missing)}, {advice}")
         try:
-            draw_run(folder, trainer.loggers, EvalDataModule.of(pl_module), maps)
+            draw_run(folder, trainer.loggers, EvalDataModule.of(pl_module).class_space.names)
         except (InputError, OSError, MemoryError) as error:
             # The results are complete; a long run must not fail because of a picture.
             _log.warning(f"warning: pictures could not be drawn ({error!r}); run the command again to draw them")
+
+
+def _subject(item: Item, trainer: Trainer, module: Any, outputs: Any) -> Subject | None:
+    """Return an image of a batch with its title, from what the step returned; None if the step failed for it."""
+    files, records = outputs if isinstance(outputs, Generated) else ((), outputs)
+    number = next((number for number, record in enumerate(records) if record.image_id == item.image_id), None)
+    if number is None:
+        return None
+    data = EvalDataModule.of(module)
+    names = data.class_space.names
+    title = f"{item.image_id}: " + (", ".join(names[index] for index in item.labels[:3]) or "no class")
+    image: Tensor | None = None
+    if files:
+        image = decode_files([files[number]])[0]
+    elif not isinstance(outputs, Generated):
+        try:
+            image = data.read_image(item)
+        except InputError:
+            # Its latent was cached and the image is gone; the maps are still useful.
+            title += ", which can no longer be read"
+    record = records[number]
+    if isinstance(record, ImageRecord):
+        title += f"; predicted {names[record.prediction]} ({'right' if record.prediction in item.labels else 'wrong'})"
+    compressors = [callback for callback in trainer.callbacks if isinstance(callback, Compressor)]  # type: ignore[attr-defined]
+    run = f"{label([compressor.description() for compressor in compressors])}, {module.backbone.model}, {data.name}"
+    picture = np.full((64, 64, 3), 160, np.uint8) if image is None else image.permute(1, 2, 0).numpy()
+    return Subject(picture, [title, run])

@@ -1,9 +1,7 @@
-"""Token maps of the followed images: collected from the forwards of a run, stored, and read again."""
+"""Token maps of the followed images, collected from the forwards of a run."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,6 @@ from bigain.compressors.onlookers import Decision
 from bigain.data.selection import Item
 from bigain.diffusion.sampling import item_keys, step_keys
 from bigain.errors import InputError
-from bigain.runs.columns import read_arrays
 from bigain.runs.files import replacing
 from bigain.tasks.classifier import DiffusionClassifier
 from bigain.tasks.probe import FeatureProbe
@@ -59,10 +56,6 @@ class SiteMap:
     leader: Array | None = None
     keys: Array | None = None
     copied: Array | None = None
-
-    def arrays(self) -> dict[str, Any]:
-        """Return the arrays that exist, by name."""
-        return {name: array for name in _ARRAYS if (array := getattr(self, name)) is not None}
 
 
 class Collector:
@@ -170,23 +163,6 @@ def arrays_of(decision: Decision, rows: Tensor) -> Arrays:
     return {name: array.expand(len(rows), *array.shape[1:]) for name, array in arrays.items() if array is not None}
 
 
-def maps_file(folder: Path, image_id: str) -> Path:
-    """Return the file of an image's maps."""
-    # Not by position: an extended run may follow different images.
-    return folder / f"maps_{hashlib.sha256(image_id.encode()).hexdigest()[:12]}.npz"
-
-
-def write_maps(folder: Path, image_id: str, maps: Sequence[SiteMap]) -> None:
-    """Store the maps of an image; raises `InputError` if it cannot."""
-    sites = [{"name": site.name, "index": site.index, "grid": list(site.grid)} for site in maps]
-    header = np.array(json.dumps({"image_id": image_id, "sites": sites}))
-    arrays: dict[str, Any] = {
-        f"{i}.{name}": array for i, site in enumerate(maps) for name, array in site.arrays().items()
-    }
-    with replacing(maps_file(folder, image_id)) as file:
-        np.savez_compressed(file, header=header, **arrays)
-
-
 def write_site(path: Path, maps: Mapping[str, SiteMap]) -> None:
     """Store the maps of several images, by id, at one site; token maps as `(images, draws, h, w)`.
 
@@ -194,22 +170,9 @@ def write_site(path: Path, maps: Mapping[str, SiteMap]) -> None:
         InputError: If the file cannot be written.
     """
     sites = list(maps.values())
-    arrays: dict[str, Any] = {name: np.stack([site.arrays()[name] for site in sites]) for name in sites[0].arrays()}
+    names = [name for name in _ARRAYS if getattr(sites[0], name) is not None]
+    arrays: dict[str, Any] = {name: np.stack([getattr(site, name) for site in sites]) for name in names}
     for name in arrays.keys() - {"timesteps", "copied"}:
         arrays[name] = arrays[name].reshape(len(sites), -1, *sites[0].grid)
     with replacing(path) as file:
         np.savez_compressed(file, image_id=np.array([*maps]), site=np.array(sites[0].name), **arrays)
-
-
-def read_maps(folder: Path, image_id: str) -> list[SiteMap]:
-    """Load the maps of an image; empty if they do not exist or are damaged."""
-    try:
-        columns = read_arrays(maps_file(folder, image_id))
-        sites = json.loads(str(columns["header"]))["sites"]
-    except (ValueError, LookupError):
-        return []
-    maps = []
-    for number, site in enumerate(sites):
-        arrays = {name: columns[f"{number}.{name}"] for name in _ARRAYS if f"{number}.{name}" in columns}
-        maps.append(SiteMap(site["name"], site["index"], Grid(*site["grid"]), **arrays))
-    return maps

@@ -104,15 +104,13 @@ def score_sheet(subject: Subject, maps: Sequence[SiteMap]) -> Image.Image | None
     return sheet(title, rows, _heat_legend(), fitted(subject.picture, scored[0][0].grid))
 
 
-def salience_sheet(subjects: Sequence[Subject], maps: Sequence[Sequence[SiteMap]]) -> Image.Image:
-    """Draw the Laplacian salience of every image by site, averaged over noise draws."""
-    draws = max(len(site.timesteps) for sites in maps for site in sites)
-    title = [*subjects[0].lines[1:], f"Laplacian salience (Eq. 7), mean of {counted(draws, 'noise draw')}, by site"]
-    rows = []
-    for subject, sites in zip(subjects, maps, strict=True):
-        heats = [(f"site {site.index}", heat(site.salience.mean(0), site.grid)) for site in sites]
-        rows.append((subject.lines[0], [("image", fitted(subject.picture, sites[0].grid)), *heats]))
-    return sheet(title, rows, _heat_legend())
+def salience_sheet(subject: Subject, maps: Sequence[SiteMap]) -> Image.Image:
+    """Draw the Laplacian salience of an image by site, averaged over noise draws."""
+    draws = max(len(site.timesteps) for site in maps)
+    title = [*subject.lines[1:], f"Laplacian salience (Eq. 7), mean of {counted(draws, 'noise draw')}, by site"]
+    heats = [(f"site {site.index}", heat(site.salience.mean(0), site.grid)) for site in maps]
+    tiles = [("image", fitted(subject.picture, maps[0].grid)), *heats]
+    return sheet(title, [(subject.lines[0], tiles)], _heat_legend())
 
 
 def _heat_legend(remark: str = ": most detail") -> list[tuple[Colour, str]]:
@@ -122,12 +120,6 @@ def _heat_legend(remark: str = ": most detail") -> list[tuple[Colour, str]]:
     texts = ("lowest value of each map", "half way", f"highest value of each map{remark}")
     colours = matplotlib.colormaps["inferno"]((0.0, 0.5, 1.0), bytes=True)[:, :3].tolist()
     return list(zip(map(tuple, colours), texts, strict=True))
-
-
-def image_sheet(subjects: Sequence[Subject]) -> Image.Image:
-    """Draw the followed images."""
-    rows = [(subject.lines[0], [("", fitted(subject.picture, Grid(16, 16)))]) for subject in subjects]
-    return sheet([*subjects[0].lines[1:], "followed images"], rows)
 
 
 def sheet(

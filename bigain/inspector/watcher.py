@@ -22,8 +22,8 @@ class Watcher(Callback, Onlooker):
         """Prepare for a batch; return whether to watch it."""
         return True
 
-    def end_batch(self, trainer: Trainer, image_ids: Sequence[str]) -> None:
-        """Store the observations of a watched batch."""
+    def end_batch(self, trainer: Trainer, module: LightningModule, image_ids: Sequence[str], outputs: Any) -> None:
+        """Use the observations of a watched batch, and what the module's step returned for it."""
 
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, *args: Any, **kwargs: Any
@@ -38,7 +38,7 @@ class Watcher(Callback, Onlooker):
     ) -> None:
         if self._watched:
             self._stop_watching()
-            self.end_batch(trainer, batch["image_id"])
+            self.end_batch(trainer, pl_module, batch["image_id"], outputs)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._stop_watching()

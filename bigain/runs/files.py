@@ -37,10 +37,9 @@ RUN_FILES = (
     "pictures/curves_stage_survival.png",
     "pictures/curves_confusion_matrix.png",
     "pictures/images_followed.png",
-    "pictures/salience_images.png",
+    "pictures/salience_image_[0-9]*.png",
     "pictures/scores_image_[0-9]*.png",
     "pictures/tokens_image_[0-9]*.png",
-    "pictures/maps_????????????.npz",
     "tensorboard/events.out.tfevents.*",
     "tensorboard/hparams.yaml",
 )

@@ -1,6 +1,5 @@
-"""Rows of an image are found by their keys, and maps hold what the forward decided, also after storing them."""
+"""Rows of an image are found by their keys, and maps hold what the forward decided."""
 
-import numpy as np
 import pytest
 import torch
 from cases import Seen, build, every_method
@@ -14,7 +13,7 @@ from bigain.compressors.kv import KVDownsampler
 from bigain.data.selection import Item, first_of_classes
 from bigain.diffusion.trials import trial_keys
 from bigain.errors import InputError
-from bigain.inspector.maps import Collector, arrays_of, evenly, maps_file, matches, read_maps, rows_of, write_maps
+from bigain.inspector.maps import Collector, arrays_of, evenly, matches, rows_of
 from bigain.modules import DiffusionClassifier
 from bigain.tokens.grid import Grid
 from bigain.tokens.randomness import stable_hash
@@ -80,7 +79,7 @@ def test_scores_are_those_behind_the_decision():
 
 
 @pytest.mark.parametrize("compressor", [LGTM(ratio=0.5), ToDo(factor=2)], ids=["LGTM", "ToDo"])
-def test_maps_are_collected_by_site_and_timestep_and_survive_storage(tmp_path, compressor):
+def test_maps_are_collected_by_site_and_timestep(compressor):
     seen = decisions(compressor, "unet")
     keys = seen[0].context.keys
     sites = sorted({decision.site.index for decision in seen})[1:]
@@ -90,15 +89,6 @@ def test_maps_are_collected_by_site_and_timestep_and_survive_storage(tmp_path, c
     maps = collector.maps()
     assert [[site.index for site in maps[image_id]] for image_id in ("a/b", "c")] == [sites, sites]
     assert all(site.timesteps.tolist() == sorted(seen[0].context.timesteps[[2, 0]].tolist()) for site in maps["a/b"])
-    assert read_maps(tmp_path, "a/b") == []
-    write_maps(tmp_path, "a/b", maps["a/b"])
-    for before, after in zip(maps["a/b"], read_maps(tmp_path, "a/b"), strict=True):
-        np.testing.assert_equal(vars(after), vars(before))
-    file = maps_file(tmp_path, "a/b")
-    content = file.read_bytes()
-    for damaged in (content[: len(content) // 2], b"", b"no archive"):
-        file.write_bytes(damaged)
-        assert read_maps(tmp_path, "a/b") == []
 
 
 def test_evenly_includes_the_first_and_the_last():

@@ -97,7 +97,7 @@ def test_scores_are_drawn_where_there_are_some():
 
 def test_salience_is_the_mean_of_the_draws():
     site = site_map(3)
-    image, expected = np.asarray(salience_sheet([SUBJECT], [[site]])), heat(site.salience.mean(0), GRID)
+    image, expected = np.asarray(salience_sheet(SUBJECT, [site])), heat(site.salience.mean(0), GRID)
     h, w, _ = expected.shape
     places = np.argwhere((image[: 1 - h, : 1 - w] == expected[0, 0]).all(2))
     assert any(np.array_equal(image[y : y + h, x : x + w], expected) for y, x in places)

@@ -55,7 +55,7 @@ def run(tmp_path):
     log = record("a").to_json() + "\n"
     texts = {"predictions/rank-0.jsonl": log, "images.txt": "a\nb/c\n", "samples/a.png": "", "samples/b/c.png": ""}
     texts |= {"predictions/.predictions.npz.17.tmp": "", "samples/b/.c.png.17.tmp": "", "results.json": "{}"}
-    texts |= {"pictures/images_followed.png": "", "pictures/tokens_image_3.png": ""}
+    texts |= {"pictures/salience_image_3.png": "", "pictures/tokens_image_3.png": ""}
     mine = {"samples/holiday.png": "", "samples/b/mine.jpg": "", "pictures/mine.png": "", "notes.txt": "mine"}
     for name, text in {**texts, **mine}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
