@@ -103,8 +103,8 @@ def main() -> None:
         seconds = rounds({"sampler": run_sampler, "pipeline": run_pipeline}, args.repeats)
     ratios = [b / a for a, b in zip(seconds["sampler"], seconds["pipeline"], strict=True)]
     for name, times in seconds.items():
-        print(f"{name:<9} {args.images / statistics.median(times):.2f} images/s")
-    print(f"ratio     {spread_text(ratios, 3)}, of {args.repeats} rounds")
+        print(f"- {name}: {args.images / statistics.median(times):.2f} images/s")
+    print(f"- ratio: {spread_text(ratios, 3)}, of {args.repeats} rounds")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def main() -> None:
                 inspect = args.inspect if name == "with" else 0
                 seconds[name].append(run(args.config, args.images, inspect, Path(folder, f"{name}{repeat}")))
         results = read_results(Path(folder, "without0"))
-    print(f"{args.config}, {results['dataset']['images']} images, {args.repeats} pairs")
+    print(f"{args.config}, {results['dataset']['images']} images, {args.repeats} pairs\n")
     for kind, name in enumerate(("wall", "processor")):
         pairs = [(a[kind], b[kind]) for a, b in zip(seconds["with"], seconds["without"], strict=True)]
         ratios = [a / b for a, b in pairs]
@@ -56,7 +56,7 @@ def main() -> None:
         without = statistics.median(b for _, b in pairs)
         share = 100 * added / (without * DEFAULT_IMAGES / args.images)
         print(
-            f"{name:<9} {without:.1f} s without, ratio {statistics.median(ratios):.3f} (median of {args.repeats}, "
+            f"- {name}: {without:.1f} s without, ratio {statistics.median(ratios):.3f} (median of {args.repeats}, "
             f"{min(ratios):.3f} to {max(ratios):.3f}), {added:+.2f} s: {share:.1f} % of {DEFAULT_IMAGES} images"
         )
 

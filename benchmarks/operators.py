@@ -99,7 +99,7 @@ def main() -> None:
                 generator = torch.Generator().manual_seed(0)
                 x = torch.randn(b, grid.n, c, generator=generator).to(dtype)
                 attention = Attention(c, heads=heads, dim_head=c // heads).to(dtype).eval()
-                print(f"{name}: {b} x {grid.n} x {c}, {dtype}, ratio {ratio}; {check(x, grid, removed)}")
+                print(f"{name}: {b} x {grid.n} x {c}, {dtype}, ratio {ratio}; {check(x, grid, removed)}\n")
                 with torch.inference_mode():
                     show(rounds(candidates(x, grid, attention, removed), 3 if args.quick else 9))
 
@@ -107,7 +107,7 @@ def main() -> None:
 def show(times: dict[str, list[float]]) -> None:
     for task, values in times.items():
         ratios = [peer / value for peer, value in zip(times[PEER], values, strict=True)]
-        print(f"  {task:32} {spread_text(values, 2, 1e3)}; {spread_text(ratios, 2)} x tomesd")
+        print(f"    {task:32} {spread_text(values, 2, 1e3)}; {spread_text(ratios, 2)} x tomesd")
     print(flush=True)
 
 

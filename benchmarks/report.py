@@ -45,7 +45,6 @@ def main() -> None:
             output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             seconds.append(time.perf_counter() - start)
         files = sum(path.stat().st_size for path in (folder / "runs").rglob("*") if path.is_file())
-        print("# Time of `bigain report`\n")
         print(f"{output.splitlines()[0]}; {files / 1e6:,.0f} MB of result files; {os.cpu_count()} CPU cores.\n")
         print("| run | seconds, start of Python to the last file |\n|---|--:|")
         for number, value in enumerate(seconds, 1):

@@ -5,8 +5,8 @@
     python benchmarks/run_all.py --only growth operators
     python -m benchmarks --gpu                          # minutes: what only a GPU can say, see gpu.py
 
-Results go to `benchmarks/results/<device>/` (`-quick` behind it for those), one file each and a table of all in
-`README.md` there. A new benchmark is one line in `BENCHMARKS`.
+Results go to `benchmarks/results/<device>/` (`-quick` behind it for those), one file each and a table of
+them in `README.md` there. A new benchmark is one line in `BENCHMARKS`.
 """
 
 from __future__ import annotations
@@ -41,28 +41,24 @@ class Benchmark:
         measures: What it measures.
         command: Python's arguments, with `{scratch}` for a folder that is deleted at the end and `{results}` for that
             of the results.
-        full: Further arguments, without `--quick`; None leaves it out.
+        full: Further arguments, without `--quick`.
         quick: Further arguments with `--quick`; None leaves it out.
-        markdown: Whether it prints Markdown; other text is put into a code block.
     """
 
     name: str
     measures: str
     command: Sequence[str]
-    full: Sequence[str] | None = ()
+    full: Sequence[str] = ()
     quick: Sequence[str] | None = ("--quick",)
-    markdown: bool = False
-
-    def arguments(self, quick: bool, scratch: Path, results: Path) -> list[str] | None:
-        options = self.quick if quick else self.full
-        if options is None:
-            return None
-        return [argument.format(scratch=scratch, results=results) for argument in (*self.command, *options)]
 
     @property
-    def script(self) -> Path | None:
-        """The file it runs; None for a command of the package."""
-        return HERE / self.command[0] if self.command[0].endswith(".py") else None
+    def is_script(self) -> bool:
+        """Whether it is a script beside this one, which prints Markdown; else it is a command of the package."""
+        return self.command[0].endswith(".py")
+
+    def arguments(self, quick: bool, scratch: Path, results: Path) -> list[str]:
+        options = self.quick or () if quick else self.full
+        return [argument.format(scratch=scratch, results=results) for argument in (*self.command, *options)]
 
 
 BENCHMARKS = (
@@ -86,17 +82,14 @@ BENCHMARKS = (
         ["--repetitions", "20"],
         [],
     ),
-    Benchmark("growth", "cost with classes, and memory with images", ["growth.py"], markdown=True),
-    Benchmark(
-        "classifier", "evaluations and images per second compared with the plain way", ["classifier.py"], markdown=True
-    ),
+    Benchmark("growth", "cost with classes, and memory with images", ["growth.py"]),
+    Benchmark("classifier", "evaluations and images per second compared with the plain way", ["classifier.py"]),
     Benchmark(
         "race",
         "evaluations that elimination needs",
         ["race.py", "--runs", "{scratch}/race"],
         (),
         ["--images", "8", "--model", "dit", "--compressor", "none"],
-        markdown=True,
     ),
     Benchmark(
         "inspector",
@@ -118,7 +111,6 @@ BENCHMARKS = (
         ["distances.py"],
         (),
         ["--sets", "5", "--sizes", "50"],
-        markdown=True,
     ),
     Benchmark(
         "report",
@@ -126,18 +118,14 @@ BENCHMARKS = (
         ["report.py", "--folder", "{scratch}/report"],
         (),
         ["--runs", "10", "--images", "200"],
-        markdown=True,
     ),
-    Benchmark(
-        "reproducibility", "bits that change with batches and threads", ["reproducibility.py"], (), None, markdown=True
-    ),
+    Benchmark("reproducibility", "bits that change with batches and threads", ["reproducibility.py"], (), None),
     Benchmark(
         "accuracy",
         "all methods on the embedded models",
         ["embedded.py", "--runs", "{scratch}/embedded", "--reports", "{results}/embedded"],
         (),
         None,
-        markdown=True,
     ),
 )
 
@@ -168,27 +156,20 @@ def heading(title: str, command: Sequence[str]) -> str:
     )
 
 
-def readable(arguments: Sequence[str], scratch: Path, results: Path) -> list[str]:
-    """Return a command as others would type it."""
-    words = [argument.replace(str(scratch), "SCRATCH").replace(str(results), "RESULTS") for argument in arguments]
-    return [f"benchmarks/{words[0]}" if words[0].endswith(".py") else words[0], *words[1:]]
-
-
-def run(benchmark: Benchmark, arguments: Sequence[str], scratch: Path, results: Path) -> tuple[str, str]:
+def run(benchmark: Benchmark, arguments: Sequence[str], results: Path) -> tuple[str, str]:
     """Run one and keep its output; return how it ended and its time."""
-    first = [str(benchmark.script)] if benchmark.script else arguments[:1]
+    name, *options = arguments
+    path, shown = (str(HERE / name), f"benchmarks/{name}") if benchmark.is_script else (name, name)
     start = time.perf_counter()
     # Progress goes to stderr and is shown at once.
-    process = subprocess.run([sys.executable, *first, *arguments[1:]], stdout=subprocess.PIPE, text=True, check=False)
+    process = subprocess.run([sys.executable, path, *options], stdout=subprocess.PIPE, text=True, check=False)
     duration = f"{time.perf_counter() - start:.0f} s"
     if process.returncode:
         return f"failed with {process.returncode}", duration
     text = process.stdout.strip()
-    body = text if benchmark.markdown else f"```text\n{text}\n```"
-    # Drop the script's own title.
-    body = re.sub(r"\A# .*\n+", "", body)
+    body = text if benchmark.is_script else f"```text\n{text}\n```"
     file = results / f"{benchmark.name}.md"
-    file.write_text(heading(benchmark.measures, readable(arguments, scratch, results)) + body + "\n", encoding="utf-8")
+    file.write_text(heading(benchmark.measures, [shown, *options]) + body + "\n", encoding="utf-8")
     return "done", duration
 
 
@@ -214,18 +195,10 @@ def main() -> int:
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         for benchmark in BENCHMARKS:
-            if benchmark.name not in args.only:
-                if (results / f"{benchmark.name}.md").is_file():
-                    rows.append((benchmark, "done", "earlier"))
+            if benchmark.name not in args.only or (args.quick and benchmark.quick is None):
                 continue
-            arguments = benchmark.arguments(args.quick, Path(scratch), results)
-            if benchmark.script is not None and not benchmark.script.is_file():
-                outcome, duration = "missing", ""
-            elif arguments is None:
-                outcome, duration = "left out of a quick run" if args.quick else "left out", ""
-            else:
-                print(f"{benchmark.name}: {benchmark.measures}", file=sys.stderr, flush=True)
-                outcome, duration = run(benchmark, arguments, Path(scratch), results)
+            print(f"{benchmark.name}: {benchmark.measures}", file=sys.stderr, flush=True)
+            outcome, duration = run(benchmark, benchmark.arguments(args.quick, Path(scratch), results), results)
             rows.append((benchmark, outcome, duration))
     lines = ["| benchmark | measures | ended | took |", "|---|---|---|--:|"]
     for benchmark, outcome, duration in rows:

@@ -1,6 +1,7 @@
 """The scripts in `benchmarks/`: all in one command, and how cost grows."""
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -26,15 +27,14 @@ def script(name):
 
 @pytest.fixture
 def run_all(tmp_path, monkeypatch):
-    """The command over four scripts: one that works, one that fails, one that is not there, one that is not quick."""
+    """The command over three scripts: one that works, one that fails, one that is not quick."""
     module = script("run_all")
-    (tmp_path / "works.py").write_text("import sys\nprint('# A title\\n\\n', sys.argv[1:])\n")
+    (tmp_path / "works.py").write_text("import sys\nprint(sys.argv[1:])\n")
     (tmp_path / "fails.py").write_text("print('half'); raise SystemExit(3)\n")
     benchmarks = (
-        module.Benchmark("works", "what works", ["works.py", "{scratch}/x"], ["--full"], markdown=True),
+        module.Benchmark("works", "what works", ["works.py", "{scratch}/x"], ["--full"]),
         module.Benchmark("fails", "what fails", ["fails.py"]),
-        module.Benchmark("absent", "what is not there", ["absent.py"]),
-        module.Benchmark("slow", "what takes long", ["works.py"], quick=None),
+        module.Benchmark("slow", "what takes long", ["-m", "platform"], quick=None),
     )
     monkeypatch.setattr(module, "BENCHMARKS", benchmarks)
     monkeypatch.setattr(module, "HERE", tmp_path)
@@ -52,14 +52,11 @@ def test_all_benchmarks_in_one_table(run_all, capsys):
     output = capsys.readouterr().out
     for row in ("| [works](works.md) | what works | done |", "| fails | what fails | failed with 3 |"):
         assert row in output
-    assert "| absent | what is not there | missing |" in output
-    assert "| slow | what takes long | left out of a quick run |" in output
     assert sorted(path.name for path in results.iterdir()) == ["README.md", "works.md"]
     text = (results / "works.md").read_text()
-    assert text.startswith("# What works\n\n- command: `python benchmarks/works.py SCRATCH/x --quick`\n- date: 20")
+    assert re.match(r"# What works\n\n- command: `python benchmarks/works.py \S+/x --quick`\n- date: 20", text)
     for word in ("hardware: ", f"torch {torch.__version__.partition('+')[0]}", "'--quick']"):
         assert word in text
-    assert "A title" not in text
     assert output in (results / "README.md").read_text()
 
 
@@ -68,20 +65,13 @@ def test_some_benchmarks_in_full(run_all):
     assert status == 0
     assert "--full" in (results / "works.md").read_text()
     assert (results / "slow.md").read_text().endswith("```\n")
-    # What was measured before stays in the table.
-    assert run_all("--only", "works")[0] == 0
-    assert "| [slow](slow.md) | what takes long | done | earlier |" in (results / "README.md").read_text()
 
 
 def test_every_benchmark_here_is_run_by_the_command():
-    module = script("run_all")
-    listed = {benchmark.command[0] for benchmark in module.BENCHMARKS}
+    listed = {benchmark.command[0] for benchmark in script("run_all").BENCHMARKS}
     others = {"run_all.py", "rounds.py", "equality.py", "gpu.py", "__main__.py"}
-    here = {path.name for path in FOLDER.glob("*.py")} - others
-    assert here <= listed
-    for benchmark in module.BENCHMARKS:
-        for quick in (True, False):
-            benchmark.arguments(quick, Path("scratch"), Path("results"))
+    assert {path.name for path in FOLDER.glob("*.py")} - others <= listed
+    assert all((FOLDER / name).is_file() for name in listed - {"-m"})
 
 
 def test_growth_with_classes_has_everything_but_the_network(monkeypatch):
