@@ -222,8 +222,6 @@ def test_a_resumed_run_shows_all_images(quick_curves):
         predict("demo_abm.yaml", *few, batch_size)
         assert results()["timing"]["resumed_images"] == resumed
         assert pictures() == complete
-    assert len(board().Images("2 tokens/image_0")) == 1
-    assert len(board().Scalars("error_by_timestep/margin")) == 2
 
 
 def test_images_done_without_the_inspector_have_no_pictures_and_failed_writes_are_reported(caplog, quick_curves):
@@ -264,7 +262,6 @@ def test_two_processes_show_what_one_shows():
         )
         assert finished.returncode == 0, finished.stderr
     assert pictures("one") == pictures("two")
-    assert len(list(Path("two/tensorboard").glob("*.inspector"))) == 1
     assert len(board("two").Images("2 tokens/image_3")) == 1
 
 

@@ -1,16 +1,14 @@
-"""Everything that the inspector shows: pictures in a folder and an event file of TensorBoard."""
+"""Everything that the inspector shows: pictures in a folder, and pictures, numbers and settings in loggers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from bigain.inspector.curves import (
@@ -39,8 +37,6 @@ if TYPE_CHECKING:
 
 # Folder in the run directory.
 PICTURES = "pictures"
-# Suffix of the event file, which distinguishes it from the logger's own.
-SUFFIX = ".inspector"
 # TensorBoard sorts pictures by tag, so each starts with a number: 1 for samples, then in order of interest.
 _TAG_NUMBERS = {"tokens": 2, "curves": 3, "salience": 4, "scores": 5, "curves/confusion_matrix": 7}
 # Columns of the HParams table, the same for all runs: TensorBoard uses those of the first run it finds.
@@ -55,21 +51,18 @@ _COSTS = ("flops/gflops_per_evaluation", "flops/reduction_percent", "timing/seco
 _PROTOCOL = ("stages", "keep", "budget", "race", "timesteps", "loss", "scheduler", "steps", "guidance", "images")
 
 
-class Board:
-    """Writes pictures to a folder, pictures and numbers to all loggers, and text to TensorBoard."""
+class Board(NamedTuple):
+    """Shows a run in loggers: pictures, numbers and text.
 
-    def __init__(self, folder: Path, loggers: Sequence[Logger], step: int) -> None:
-        """Delete the event files of an earlier end of the run, and open new ones.
+    Attributes:
+        folder: Of the figures as PNG files.
+        loggers: Of any kind; text and settings are for TensorBoard.
+        step: Of pictures and text: the number of finished images.
+    """
 
-        `step`, of pictures and text, is the number of finished images.
-        """
-        logs = [Path(logger.log_dir) for logger in loggers if isinstance(logger, TensorBoardLogger)]
-        self._other_loggers = [logger for logger in loggers if not isinstance(logger, TensorBoardLogger)]
-        for path in [path for log in logs for path in log.glob(f"events.out.*{SUFFIX}")]:
-            path.unlink(missing_ok=True)
-        self._folder = folder
-        self._step = step
-        self._writers = [SummaryWriter(str(log), filename_suffix=SUFFIX) for log in logs]
+    folder: Path
+    loggers: Sequence[Logger]
+    step: int
 
     def figure(self, tag: str, figure: Figure) -> None:
         """Show a figure under `group/name`, and write it to `group_name.png`."""
@@ -79,28 +72,24 @@ class Board:
         canvas: Any = FigureCanvasAgg(figure)
         canvas.draw()
         picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-        _write(self._folder / f"{tag.replace('/', '_')}.png", picture)
+        _write(self.folder / f"{tag.replace('/', '_')}.png", picture)
         self.picture(tag, picture)
 
     def picture(self, tag: str, picture: Image.Image) -> None:
         """Show a picture under `group/name`, after the number of its group."""
         number = _TAG_NUMBERS.get(tag) or _TAG_NUMBERS[tag.partition("/")[0]]
-        for writer in self._writers:
-            writer.add_image(f"{number} {tag}", np.asarray(picture), self._step, dataformats="HWC")
-        for logger in self._other_loggers:
-            log_picture(logger, f"{number} {tag}", picture, self._step)
+        for logger in self.loggers:
+            log_picture(logger, f"{number} {tag}", picture, self.step)
 
     def scalar(self, tag: str, value: float, step: int) -> None:
         """Show a number; several with different steps, e.g. timesteps, stages or sites, are a curve."""
-        for writer in self._writers:
-            writer.add_scalar(tag, value, step)
-        for logger in self._other_loggers:
+        for logger in self.loggers:
             logger.log_metrics({tag: value}, step)
 
     def text(self, tag: str, markdown: str) -> None:
         """Show Markdown."""
-        for writer in self._writers:
-            writer.add_text(tag, markdown, self._step)
+        for logger in self._tensorboards():
+            logger.experiment.add_text(tag, markdown, self.step)
 
     def settings(self, results: Results) -> None:
         """Add the run to TensorBoard's table of settings and metrics."""
@@ -109,14 +98,12 @@ class Board:
         # Unlike those of `add_hparams`, all runs have the same columns.
         columns, _, _ = hparams(dict.fromkeys(_TEXTS, "") | dict.fromkeys(_NUMBERS, 0.0), dict.fromkeys(tags, 0.0))
         _, start, end = hparams(settings_of(results), {})
-        for writer in self._writers:
+        for logger in self._tensorboards():
             for event in (columns, start, end):
-                writer._get_file_writer().add_summary(event)
+                logger.experiment._get_file_writer().add_summary(event)
 
-    def close(self) -> None:
-        """Flush and close the event files."""
-        for writer in self._writers:
-            writer.close()
+    def _tensorboards(self) -> list[TensorBoardLogger]:
+        return [logger for logger in self.loggers if isinstance(logger, TensorBoardLogger)]
 
 
 def settings_of(results: Results) -> dict[str, Any]:
@@ -158,7 +145,7 @@ def draw_run(folder: Path, loggers: Sequence[Logger], names: Sequence[str]) -> N
 
     Args:
         folder: Run directory.
-        loggers: The trainer's; the TensorBoard loggers among them get an event file of their own.
+        loggers: The trainer's.
         names: Of the classes.
     """
     results = read_results(folder)
@@ -166,7 +153,7 @@ def draw_run(folder: Path, loggers: Sequence[Logger], names: Sequence[str]) -> N
 
     board = Board(folder / PICTURES, loggers, results["dataset"]["images"])
     style = matplotlib.rc_context({"axes.titlelocation": "left", "axes.titlesize": "medium"})
-    with closing(board), plain_style(), style:
+    with plain_style(), style:
         _draw_numbers(board, results, folder)
         if results["task"] == "classification":
             _draw_curves(board, results, folder, names)
