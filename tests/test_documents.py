@@ -1,9 +1,7 @@
 """What the documents show works, and nothing in them is left to fill in."""
 
 import re
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +15,7 @@ DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "bigain/asse
 def test_nothing_is_left_to_fill_in_and_links_lead_somewhere(path):
     text = path.read_text(encoding="utf-8")
     assert "@@" not in text
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)", text):
         if not target.startswith("http"):
             assert (path.parent / target).exists(), target
 
@@ -34,23 +32,3 @@ def test_the_recipe_for_a_compressor_runs():
     for useless in (0.0, 1.0):
         with namespace["KeepBright"](ratio=useless).applied_to(model), pytest.raises(ValueError, match="keys at"):
             forward(model, given)
-
-
-def test_the_site_names_what_it_does_not_hold():
-    """Links out of `docs/` become file names; links inside, and broken ones, are left for the build to check."""
-    rewrite = runpy.run_path(str(ROOT / "scripts/site_links.py"))["on_page_markdown"]
-    page = SimpleNamespace(file=SimpleNamespace(src_uri="adr/0001-plans-from-leaders.md"))
-    config = {"docs_dir": str(ROOT / "docs")}
-
-    def shown(text):
-        return rewrite(text, page=page, config=config, files=None)
-
-    assert shown("See [the README](../../README.md#x).") == "See the README (`README.md`)."
-    assert shown("See [`README.md`](../../README.md).") == "See `README.md`."
-    for kept in ("[a](../flops.md)", "[a](../../NONE.md)", "![a](../../README.md)", "[a](https://a.b/c)", "[a](#b)"):
-        assert shown(kept) == kept
-
-
-def test_every_page_is_in_the_menu_of_the_site():
-    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
-    assert pages == set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text()))
