@@ -36,7 +36,8 @@ def classification(path, correct, compressors=(), *, ids=None, label=None, predi
     name = "top1" if label.ndim == 1 else "top1_precision"
     labelled = n if label.ndim == 1 else int(label.any(axis=1).sum())
     results = _results(path, "classification", n, compressors, 700.0 if compressors else 804.257)
-    results |= {"metrics": {name: proportion(int(correct.sum()), labelled)}, "protocol": protocol}
+    accuracy = {**proportion(int(correct.sum()), labelled), "unit": "%", "better": "higher"}
+    results |= {"metrics": {name: accuracy}, "protocol": protocol}
     _write(path, results, changes)
     folder = Path(path, "predictions")
     folder.mkdir()
@@ -51,7 +52,8 @@ def generation(path, distance, compressors=(), *, n=3669, name="frechet[pytorch-
     protocol = {"scheduler": "EulerDiscreteScheduler", "scheduler_options": {}, "steps": 50, "guidance": 7.5}
     protocol |= {"images": "png", "extractor": "pytorch-fid", "reference": {"n": 7390}, "seed": 0}
     results = _results(path, "generation", n, compressors, 700.0 if compressors else 804.257)
-    results |= {"metrics": {name: {"value": distance, "low": low, "high": high, "n": n}}, "protocol": protocol}
+    estimate = {"value": distance, "low": low, "high": high, "n": n, "unit": "", "better": "lower"}
+    results |= {"metrics": {name: estimate}, "protocol": protocol}
     _write(path, results | {"distance_missing": None}, changes)
     return Path(path)
 
@@ -75,6 +77,7 @@ def _results(path, task, n, compressors, gflops):
     Path(path).mkdir(parents=True)
     dataset = {"name": "Oxford-IIIT Pets", "images": n, "asked": n, "official": 3669, "classes": 37, "unlabelled": 0}
     dataset |= {"image_size": 512}
+    reduction = 100 * (1 - gflops / 804.257)
     return {
         "schema_version": 1,
         "task": task,
@@ -82,11 +85,17 @@ def _results(path, task, n, compressors, gflops):
         "model": {"backbone": "StableDiffusion", "name": SD2},
         "compressors": list(compressors),
         "sites": [],
-        "flops": {"gflops_per_evaluation": gflops, "baseline_gflops": 804.257},
+        "flops": {
+            "gflops_per_evaluation": gflops,
+            "baseline_gflops": 804.257,
+            "reduction_percent": reduction,
+            "by_category": {},
+        },
         "timing": {"seconds": 10.0, "seconds_per_image": 0.5, "resumed_images": 0},
         "evaluations": {"per_image": 260},
         "environment": {"device": "cpu", "precision": "16-true", "packages": {"bigain": "0.1.0", "torch": "2.6.0"}},
         "fingerprint": None,
+        "scheduler": {"class": "EulerDiscreteScheduler"},
     }
 
 

@@ -106,7 +106,7 @@ def joint_row(
         f"{accuracy_name}_high": accuracy and accuracy["high"],
         "images_classified": classification["dataset"]["images"] if classification else 0,
         "gflops_per_evaluation": costs["flops"]["gflops_per_evaluation"],
-        "flops_reduction_percent": costs["flops"].get("reduction_percent"),
+        "flops_reduction_percent": costs["flops"]["reduction_percent"],
         "seconds_per_classification": classification and classification["timing"]["seconds_per_image"],
         "seconds_per_sample": generation["timing"]["seconds_per_image"],
         "images_generated": generation["dataset"]["images"],

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bigain.data.class_space import ClassSpace
 from bigain.runs.numbers import counted
-from bigain.runs.schema import Better, Estimate
+from bigain.runs.schema import Better, Estimate, MetricEstimate
 
 Z95 = 1.959963984540054
 
@@ -128,9 +128,9 @@ class FeatureMetric(Metric):
 
 def evaluate(
     metrics: Sequence[Metric], records: Sequence[Any], space: ClassSpace
-) -> tuple[dict[str, Estimate], dict[str, str]]:
+) -> tuple[dict[str, MetricEstimate], dict[str, str]]:
     """Return the estimates of metrics by name, and why metrics have none, by the metrics' `name`."""
-    estimates: dict[str, Estimate] = {}
+    estimates: dict[str, MetricEstimate] = {}
     missing: dict[str, str] = {}
     # The last digits of sums over images depend on their order.
     records = sorted(records, key=lambda record: str(record.image_id))

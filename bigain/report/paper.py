@@ -158,7 +158,6 @@ def _readings(method: str, task: str, backbone: str) -> tuple[str, Any, Mapping[
 def _protocols(run: Run, backbone: str, dataset: str, costs: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings of a run without its compressor, and those of the paper."""
     protocol = run.results["protocol"]
-    size = run.results["dataset"].get("image_size", run.settings.get("data.init_args.image_size", 512))
     if run.task == "generation":
         expected: dict[str, Any] = {"image size": 512, **_SAMPLING[backbone]}
         # A Frechet distance depends on the numbers of images; files of pytorch-fid do not hold that of the real ones.
@@ -171,7 +170,8 @@ def _protocols(run: Run, backbone: str, dataset: str, costs: bool) -> tuple[dict
         expected = {"image size": 512, **_CLASSIFICATION, **(_IMAGENET_1K if dataset == "imagenet1k" else {})}
         trials = list(itertools.accumulate(map(len, protocol.get("stages") or [])))
         run_settings = {**protocol, "elimination": "race" if protocol.get("race") else "stages", "trials": trials}
-    return {name: {**run_settings, "image size": size}.get(name) for name in expected}, expected
+    run_settings["image size"] = run.results["dataset"]["image_size"]
+    return {name: run_settings.get(name) for name in expected}, expected
 
 
 def _difference(settings: Mapping[str, Any], expected: Mapping[str, Any]) -> str | None:

@@ -23,22 +23,6 @@ _WITHOUT_EFFECT = {
     "model.init_args.rows_per_forward",
     "model.init_args.items_per_forward",
 }
-# Settings that were added later: left out at this value, so that earlier runs keep their identity.
-_LATER = {
-    "model.init_args.backbone.init_args.variant": None,
-    "model.init_args.noises": 1,
-    "model.init_args.bands": None,
-    "model.init_args.weights": "uniform",
-    "data.init_args.classes": None,
-    "data.init_args.train": False,
-}
-# The same for arguments of compressors, wherever they appear.
-_LATER_ARGUMENTS = (
-    *(("skip_zero", False), ("quantile_of", "cells"), ("source_quantile", None), ("aligned", False)),
-    *(("position", "destination"), ("during", None), ("proportional", False)),
-)
-# Earlier, ABM had no score, but other methods did.
-_ABM_SCORE = "bigain.tokens.scores.laplacian_l1"
 # Numbers depend on these sections; of the trainer only on two settings.
 _SECTIONS = ("seed", "model", "data", "compressor", "trainer.precision", "trainer.callbacks")
 
@@ -48,8 +32,7 @@ def fingerprinted(config: Namespace) -> dict[str, Any]:
     settings: dict[str, Any] = {"bigain": version("bigain")}
     for section in _SECTIONS:
         _flatten(section, _plain(config.get(section)), settings)
-    at_default = {key for key, value in _LATER.items() if settings.get(key) == value}
-    return {key: value for key, value in sorted(settings.items()) if key not in _WITHOUT_EFFECT | at_default}
+    return {key: value for key, value in sorted(settings.items()) if key not in _WITHOUT_EFFECT}
 
 
 def fingerprint(config: Namespace) -> str:
@@ -62,10 +45,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Namespace):
         return _plain({key: item for key, item in vars(value).items() if not key.startswith("__")})
     if isinstance(value, dict):
-        plain = {str(key): _plain(item) for key, item in value.items() if (key, item) not in _LATER_ARGUMENTS}
-        arguments: Any = plain.get("init_args")
-        if str(plain.get("class_path")).endswith(".ABM") and arguments.get("score") == _ABM_SCORE:
-            del arguments["score"]
+        plain = {str(key): _plain(item) for key, item in value.items()}
         # Masks that are made again under the same name change the identity.
         if isinstance(masks := plain.get("masks"), str) and (file := Path(masks).expanduser()).is_file():
             plain["masks"] = f"{masks} {hashlib.sha256(file.read_bytes()).hexdigest()}"

@@ -51,8 +51,7 @@ def variant(compressor: Compressor) -> dict[str, Any]:
     The strength, the seed and the file of masks are left out. CAM includes the settings of its inner compressor.
     """
     settings = compressor["settings"]
-    # Results of older versions do not say what was changed.
-    changed = {key: settings[key] for key in ("alpha",) if key in settings} | compressor.get("changed", settings)
+    changed = {key: settings[key] for key in ("alpha",) if key in settings} | compressor["changed"]
     wrapped = inner(compressor)
     if wrapped is not compressor:
         del changed["inner"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bigain.runs.schema import Estimate
+from bigain.runs.schema import Estimate, MetricEstimate
 
 
 def counted(number: int, noun: str) -> str:
@@ -20,7 +20,7 @@ def decimals(value: float, low: float | None = None, high: float | None = None) 
     return max(0, digits - 1 - math.floor(math.log10(size))) if size > 1e-12 else 0
 
 
-def scaled(estimate: Estimate) -> tuple[float | None, float | None, float | None]:
+def scaled(estimate: MetricEstimate) -> tuple[float | None, float | None, float | None]:
     """Return value and interval as they are shown: in percent if the unit is `%`; None for what is not finite."""
     factor, numbers = 100.0 if estimate["unit"] == "%" else 1.0, (estimate["value"], estimate["low"], estimate["high"])
     value, low, high = (None if x is None or not math.isfinite(x) else factor * x for x in numbers)

@@ -12,18 +12,11 @@ from typing import Any
 
 from bigain.errors import InputError
 from bigain.runs.files import read_json, write_json, write_text
-from bigain.runs.schema import RESULTS_VERSION, Better, Compressor, Estimate, Results, check
+from bigain.runs.schema import RESULTS_VERSION, Compressor, MetricEstimate, Results, check
 
 # In the order in which results list them.
 _ACCURACIES = ("top1", "top1_precision", "linear_probe", "knn")
 _PAPER_DISTANCE = "frechet[pytorch-fid]"
-# Metrics of runs from before metrics declared their unit; all others were proportions, of which more is better.
-_OLD_UNITS: Mapping[str, tuple[str, Better | None]] = {
-    **dict.fromkeys(("frechet", "kernel", "lpips"), ("", "lower")),
-    **dict.fromkeys(("ssim", "clip_score"), ("", "higher")),
-    "psnr": ("dB", "higher"),
-    "mean_": ("", None),
-}
 
 
 # Without `eq` a run can be a key of a cache.
@@ -69,9 +62,9 @@ class Run:
 
     @property
     def reduction(self) -> float | None:
-        """Percent of the GFLOPs that compression saves; None without compression, or in old results that lack it."""
-        baseline = self.results["flops"].get("baseline_gflops")
-        return 100 * (1 - self.gflops / baseline) if baseline and self.compressors else None
+        """Percent of the GFLOPs that compression saves; None without compression."""
+        baseline = self.results["flops"]["baseline_gflops"]
+        return 100 * (1 - self.gflops / baseline) if self.compressors else None
 
     @property
     def seconds(self) -> float:
@@ -79,7 +72,7 @@ class Run:
         return self.results["timing"]["seconds_per_image"]
 
     @property
-    def metrics(self) -> Mapping[str, Estimate]:
+    def metrics(self) -> Mapping[str, MetricEstimate]:
         """Estimates by name."""
         return self.results["metrics"]
 
@@ -139,9 +132,6 @@ def read_results(run: Path) -> Results:
     if version != RESULTS_VERSION:
         raise InputError(f"{file} has schema_version {version}; this bigain reads {RESULTS_VERSION}")
     check(file, content, Results)
-    for name, estimate in content["metrics"].items():
-        unit, better = next((item for prefix, item in _OLD_UNITS.items() if name.startswith(prefix)), ("%", "higher"))
-        content["metrics"][name] = {"unit": unit, "better": better, **estimate}
     return content
 
 

@@ -25,8 +25,8 @@ CHOOSE_IMAGES = frozenset(f"data.init_args.{name}" for name in ("images", "limit
 class Estimate(TypedDict):
     """A number with its 95 % interval, if one is computed, and the number of images behind it.
 
-    `unit` and `better` are what its metric declares, see `bigain.metrics.base.Metric`. `bias` is
-    by how much a distance is larger than that of infinitely many images, None with fewer images than features.
+    `bias` is by how much a distance is larger than that of infinitely many images; None with fewer images than
+    features.
     """
 
     value: float
@@ -36,11 +36,16 @@ class Estimate(TypedDict):
     standard_error: NotRequired[float]
     standard_deviation: NotRequired[float]
     bias: NotRequired[float | None]
-    unit: NotRequired[str]
-    better: NotRequired[Better | None]
 
 
-Compressor = TypedDict("Compressor", {"class": str, "settings": dict[str, Any]})
+class MetricEstimate(Estimate):
+    """An estimate with what its metric declares, see `bigain.metrics.base.Metric`."""
+
+    unit: str
+    better: Better | None
+
+
+Compressor = TypedDict("Compressor", {"class": str, "settings": dict[str, Any], "changed": dict[str, Any]})
 
 
 class Dataset(TypedDict):
@@ -68,7 +73,7 @@ class Site(TypedDict):
     compressor: str
 
 
-class Flops(TypedDict, total=False):
+class Flops(TypedDict):
     """Cost of one row of a forward."""
 
     gflops_per_evaluation: float
@@ -100,12 +105,12 @@ class Results(TypedDict):
     sites: list[Site]
     flops: Flops
     timing: Timing
-    metrics: dict[str, Estimate]
+    metrics: dict[str, MetricEstimate]
     evaluations: dict[str, Any]
     protocol: dict[str, Any]
     environment: dict[str, Any]
-    fingerprint: NotRequired[str | None]
-    scheduler: NotRequired[dict[str, Any]]
+    fingerprint: str | None
+    scheduler: dict[str, Any]
     class_names: NotRequired[list[str]]
     per_class: NotRequired[list[dict[str, int]] | None]
     confusion_matrix: NotRequired[list[list[int]] | None]

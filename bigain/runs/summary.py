@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from bigain.runs.names import setting_text, variant
 from bigain.runs.numbers import bias_text, counted, scaled, with_interval
-from bigain.runs.schema import Estimate, Results, Site
+from bigain.runs.schema import MetricEstimate, Results, Site
 
 # Settings that are shown even if they have their defaults.
 _MAIN = ("ratio", "tau", "factor", "alpha", "destination", "keep", "inner")
@@ -43,8 +43,8 @@ def summary(results: Results, folder: Path, baseline: Results | None = None) -> 
         rows.append(("fidelity to", str(results["fidelity_to"]["run"])))
     rows += [(name, f"none: {reason}") for name, reason in missing_metrics(results).items()]
     flops = results["flops"]["gflops_per_evaluation"]
-    cost, uncompressed = f"{flops:.4g} GFLOPs each", results["flops"].get("baseline_gflops")
-    if uncompressed is not None and results["compressors"]:
+    cost, uncompressed = f"{flops:.4g} GFLOPs each", results["flops"]["baseline_gflops"]
+    if results["compressors"]:
         saved = 100 * (1 - flops / uncompressed)
         cost += f" ({uncompressed:.4g} without compression, {abs(saved):.1f} % {'more' if saved < 0 else 'less'})"
     evaluations = f"{results['evaluations']['per_image']:.4g} per image"
@@ -69,7 +69,7 @@ def missing_metrics(results: Results) -> dict[str, str]:
     }
 
 
-def _estimate(estimate: Estimate) -> str:
+def _estimate(estimate: MetricEstimate) -> str:
     text = with_interval(*scaled(estimate), estimate["unit"], "95 % interval ")
     return "; ".join(filter(None, (text, bias_text(estimate))))
 

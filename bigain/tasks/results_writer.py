@@ -225,11 +225,11 @@ def _keep_measured(results: Any, folder: Path, kernels: Collection[str]) -> None
     except InputError:
         return
     environment = results["environment"]
-    if not kernels and "attention_backend" in earlier["environment"]:
+    if not kernels:
         environment["attention_backend"] = earlier["environment"]["attention_backend"]
     if results["timing"]["denoiser"]["forwards"]:
         return
-    environment["kernels"] = earlier["environment"].get("kernels", "torch")
+    environment["kernels"] = earlier["environment"]["kernels"]
     results["timing"] |= {key: value for key, value in earlier["timing"].items() if key in MEASURED}
     if earlier["dataset"]["images"] == results["dataset"]["images"]:
         # `bigain score` may have added metrics, or taken a different reference.

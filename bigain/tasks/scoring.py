@@ -31,7 +31,7 @@ from bigain.runs.files import find_reference, sample_path
 from bigain.runs.logs import read_records
 from bigain.runs.records import FeatureRecord, SampleRecord
 from bigain.runs.results import read_generation, read_ids, read_results, write_results
-from bigain.runs.schema import Estimate, LpipsNetwork, Protocol, Results
+from bigain.runs.schema import LpipsNetwork, MetricEstimate, Protocol, Results
 from bigain.tasks.contact_sheet import write_contact_sheet
 from bigain.tasks.forwards import ROWS_ON_CPU, Forwards
 from bigain.tokens.precision import without_autocast
@@ -249,7 +249,7 @@ def measured_images(
     return records
 
 
-def _estimates(metrics: Sequence[Metric], records: Sequence[SampleRecord | FeatureRecord]) -> dict[str, Estimate]:
+def _estimates(metrics: Sequence[Metric], records: Sequence[SampleRecord | FeatureRecord]) -> dict[str, MetricEstimate]:
     """Return the estimates; raise an InputError if a metric cannot be computed."""
     estimates, missing = evaluate(metrics, records, _NO_CLASSES)
     for reason in missing.values():

@@ -213,7 +213,9 @@ def test_names():
     cam = [CAM(ToMe(ratio=0.3, modules=["mlp"])).description()]
     assert label(cam) == "CAM[inner ToMe; modules mlp] at ratio 0.3"
     own = {"modules": None, "inner": {"a": 1}, "strong": True, "ratio": 0.2, "seed": [1]}
-    assert label([{"class": "Mine", "settings": own}]) == "Mine[modules None; inner {'a': 1}; strong True] at ratio 0.2"
-    assert label([{"class": "DiPGO", "settings": {"masks": "a.safetensors", "ratio": 0.2}}]) == "DiPGO at ratio 0.2"
+    name = label([{"class": "Mine", "settings": own, "changed": own}])
+    assert name == "Mine[modules None; inner {'a': 1}; strong True] at ratio 0.2"
+    own = {"masks": "a.safetensors", "ratio": 0.2}
+    assert label([{"class": "DiPGO", "settings": own, "changed": own}]) == "DiPGO at ratio 0.2"
     assert label([*lgtm(), *iekvd(2)]) == "LGTM at ratio 0.5 + IEKVD[alpha 0.9] at factor 2"
     assert strength([*lgtm(), *iekvd(2)]) is None

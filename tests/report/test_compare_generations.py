@@ -46,7 +46,8 @@ def made(path, features, compressors, noise, ids=None):
     to = {"fidelity_to": {"run": "none", "fingerprint": "a", "compressors": []}} if noise else {}
     generation(path, value, compressors, n=n, name=f"frechet[{PROTOCOL}]", **to)
     change(path, protocol__extractor=PROTOCOL, protocol__reference_file="reference.npz")
-    change(path, **{f"metrics__agreement[{PROTOCOL}]": proportion(1, n), "metrics__psnr": proportion(1, n)})
+    estimate = {**proportion(1, n), "unit": "%", "better": "higher"}
+    change(path, **{f"metrics__agreement[{PROTOCOL}]": estimate, "metrics__psnr": estimate})
     labels = features.argmax(1) % 16
     records = [SampleRecord(i, [int(label)], "", 0.1, row) for i, label, row in zip(ids, labels, features, strict=True)]
     for folder in ("predictions", "samples/test"):
@@ -104,7 +105,8 @@ def test_clip_features_are_compared_by_cmmd_too():
         features[name] = np.stack([record.features for record in log.values()])
         value, _ = frechet_leave_one_out(features[name], reference.moments)
         change(name, protocol__extractor="clip", protocol__reference_file="clip.npz")
-        change(name, **{"metrics__frechet[clip]": {"value": value, "low": None, "high": None, "n": N}})
+        estimate = {"value": value, "low": None, "high": None, "n": N, "unit": "", "better": "lower"}
+        change(name, **{"metrics__frechet[clip]": estimate})
     rows = numbers("tome", "lgtm")
     (mine, without), (theirs, without_base) = (
         Cmmd(reference).leave_one_out(features[name], real) for name in ("lgtm", "tome")

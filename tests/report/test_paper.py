@@ -31,7 +31,7 @@ def run(dataset, backbone, compressors, task="classification", n=None, **protoco
     images = n or {"pets": 3669, "imagenet1k": 2000}.get(dataset, 5000)
     results = {
         "task": task,
-        "dataset": {"name": NAMES.get(dataset, dataset), "images": images, "asked": images},
+        "dataset": {"name": NAMES.get(dataset, dataset), "images": images, "asked": images, "image_size": 512},
         "model": {"name": MODELS.get(backbone, backbone)},
         "compressors": compressors,
         "protocol": {**usual, **USUAL, **protocol},

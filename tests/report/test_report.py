@@ -370,9 +370,10 @@ def test_seconds_of_a_batch_stand_beside_those_of_table_11():
 
 
 def test_only_proportions_are_percent():
-    # Runs from before metrics declared their unit.
     plain, percent = ("ssim", "lpips[alex]", "clip_score[vit]"), ("precision[x]", "agreement[x]")
-    metrics = {name: {"value": 0.25, "low": None, "high": None, "n": 9} for name in (*plain, *percent)}
+    units = dict.fromkeys(plain, "") | dict.fromkeys(percent, "%")
+    estimate = {"value": 0.25, "low": None, "high": None, "n": 9, "better": "higher"}
+    metrics = {name: {**estimate, "unit": unit} for name, unit in units.items()}
     metrics["mine"] = {"value": 0.00432, "low": 0.00391, "high": 0.00473, "n": 9, "unit": "m", "better": "lower"}
     generation("runs/all", 30.0, metrics=metrics)
     report("runs/all")
@@ -444,7 +445,8 @@ def test_names_are_escaped(drawn, monkeypatch):
     shutil.copytree("runs/lgtm", folder)
     change(folder, model__name=evil)
     shutil.copytree("runs/lgtm7", f"{folder}2")
-    change(f"{folder}2", model__name=evil, compressors=[{"class": evil, "settings": {"ratio": 0.1}}])
+    compressor = {"class": evil, "settings": {"ratio": 0.1}, "changed": {"ratio": 0.1}}
+    change(f"{folder}2", model__name=evil, compressors=[compressor])
     assert report("runs") == 0
     page = Page(Path("report/report.html").read_text())
     assert not [tag for tag, _ in page.tags if tag == "script"]
@@ -493,18 +495,3 @@ def test_several_labels_are_counted_as_in_the_paper():
     assert line("coco", "top1_precision_all")["paper"] == "70.84"
     assert (line("coco", "map_sample")["paper"], "map_released" in text()) == ("46.01", True)
     assert "100 images, in the paper 5,000" in text().lower()
-
-
-def test_results_of_older_versions_are_reported():
-    """They hold `where` as text and do not say which settings were changed."""
-    for run in ("lgtm", "iekvd"):
-        (compressor,) = json.loads(Path(f"runs/{run}/results.json").read_text())["compressors"]
-        # Without the arguments that did not exist.
-        old = ("factor", "alpha", "ratio", "destination", "score", "mode", "seed", "cell", "modules", "metric")
-        settings = {name: value for name, value in compressor["settings"].items() if name in old}
-        settings["where"] = "Where(max_stride=1)"
-        change(f"runs/{run}", compressors=[{"class": compressor["class"], "settings": settings}])
-    assert report("runs") == 0
-    assert "where is Where(max_stride=1), in the paper the usual" in text()
-    assert "where Where(max_stride=1)" in line("runs/lgtm")["compressor"]
-    assert main(["compare", "runs/none", "runs/lgtm", "runs/iekvd"]) == 0

@@ -69,7 +69,7 @@ class Plan:
         except (InputError, OSError) as error:
             self.status, self.reason = "incomplete", reason_of(error)
             return
-        if run is not None and run.results.get("fingerprint") == self.prepared.fingerprint:
+        if run is not None and run.results["fingerprint"] == self.prepared.fingerprint:
             self.run, self.reason = run, missing_parts(run.results)
             self.status = "incomplete" if self.reason else "finished"
         failure = failure_in(self.log)
