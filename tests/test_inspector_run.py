@@ -34,7 +34,6 @@ CLASSIFY = ["--model.trials", "[2,4]", "--model.keep", "[3,1]", "--data.images",
 GENERATE = ["--model.steps", "2", "--data.images", "2", "--data.batch_size", "2", *QUICK]
 CURVES = {f"curves/{name}" for name in ("error_by_timestep", "margin_by_class", "stage_survival", "confusion_matrix")}
 MAPS = {f"{kind}/image_{i}" for kind in ("tokens", "scores", "salience") for i in range(4)}
-TEXTS = ("summary", "sites")
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
@@ -112,11 +111,6 @@ def test_the_board_has_the_numbers_pictures_and_settings_of_a_classification():
     assert series == pytest.approx({t: np.mean(errors) for t, errors in times.items()})
     left = [np.mean([line["label"] in line["survivors"][s] for line in lines]) for s in range(2)]
     assert [event.value for event in events.Scalars("survival/true_class")] == pytest.approx([1, *left])
-    summary, table = (
-        events.Tensors(f"run/{name}/text_summary")[0].tensor_proto.string_val[0].decode() for name in TEXTS
-    )
-    assert "LGTM(ratio=0.5" in summary
-    assert table.count("\n") == 1 + len(sites)
     # TensorBoard's table of settings and metrics.
     begun = hparams(events, metadata.SESSION_START_INFO_TAG).session_start_info.hparams
     settings = {name: value.string_value or value.number_value for name, value in begun.items()}

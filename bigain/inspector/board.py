@@ -23,13 +23,12 @@ from bigain.inspector.curves import (
 from bigain.inspector.maps import SiteMap
 from bigain.inspector.sheets import Subject, salience_sheet, score_sheet, token_sheet
 from bigain.report.figures import plain_style
-from bigain.report.tables import Table
 from bigain.runs.columns import column_blocks, read_columns
 from bigain.runs.files import replacing
 from bigain.runs.names import method, strength
 from bigain.runs.results import read_results
 from bigain.runs.schema import Protocol, Results
-from bigain.runs.summary import compressor_text, summary
+from bigain.runs.summary import compressor_text
 from bigain.tasks.contact_sheet import log_picture
 
 if TYPE_CHECKING:
@@ -52,12 +51,12 @@ _PROTOCOL = ("stages", "keep", "budget", "race", "timesteps", "loss", "scheduler
 
 
 class Board(NamedTuple):
-    """Shows a run in loggers: pictures, numbers and text.
+    """Shows a run in loggers: pictures and numbers.
 
     Attributes:
         folder: Of the figures as PNG files.
-        loggers: Of any kind; text and settings are for TensorBoard.
-        step: Of pictures and text: the number of finished images.
+        loggers: Of any kind; settings are for TensorBoard.
+        step: Of pictures: the number of finished images.
     """
 
     folder: Path
@@ -86,11 +85,6 @@ class Board(NamedTuple):
         for logger in self.loggers:
             logger.log_metrics({tag: value}, step)
 
-    def text(self, tag: str, markdown: str) -> None:
-        """Show Markdown."""
-        for logger in self._tensorboards():
-            logger.experiment.add_text(tag, markdown, self.step)
-
     def settings(self, results: Results) -> None:
         """Add the run to TensorBoard's table of settings and metrics."""
         # The metrics are the scalars with these tags; those that a run lacks stay empty.
@@ -98,12 +92,10 @@ class Board(NamedTuple):
         # Unlike those of `add_hparams`, all runs have the same columns.
         columns, _, _ = hparams(dict.fromkeys(_TEXTS, "") | dict.fromkeys(_NUMBERS, 0.0), dict.fromkeys(tags, 0.0))
         _, start, end = hparams(settings_of(results), {})
-        for logger in self._tensorboards():
-            for event in (columns, start, end):
-                logger.experiment._get_file_writer().add_summary(event)
-
-    def _tensorboards(self) -> list[TensorBoardLogger]:
-        return [logger for logger in self.loggers if isinstance(logger, TensorBoardLogger)]
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                for event in (columns, start, end):
+                    logger.experiment._get_file_writer().add_summary(event)
 
 
 def settings_of(results: Results) -> dict[str, Any]:
@@ -154,27 +146,16 @@ def draw_run(folder: Path, loggers: Sequence[Logger], names: Sequence[str]) -> N
     board = Board(folder / PICTURES, loggers, results["dataset"]["images"])
     style = matplotlib.rc_context({"axes.titlelocation": "left", "axes.titlesize": "medium"})
     with plain_style(), style:
-        _draw_numbers(board, results, folder)
+        board.settings(results)
+        board.scalar("flops/reduction_percent", results["flops"]["reduction_percent"], board.step)
+        for site in results["sites"]:
+            board.scalar("sites/tokens_in", site["tokens_in"], site["index"])
+            board.scalar("sites/tokens_out", site["tokens_out"], site["index"])
         if results["task"] == "classification":
             _draw_curves(board, results, folder, names)
-        for path in sorted((folder / PICTURES).glob("*_image_[0-9]*.png")):
-            board.picture(path.stem.replace("_", "/", 1), Image.open(path))
-
-
-def _draw_numbers(board: Board, results: Results, folder: Path) -> None:
-    board.settings(results)
-    board.scalar("flops/reduction_percent", results["flops"]["reduction_percent"], results["dataset"]["images"])
-    rows = []
-    for site in results["sites"]:
-        index, before, after = site["index"], site["tokens_in"], site["tokens_out"]
-        board.scalar("sites/tokens_in", before, index)
-        board.scalar("sites/tokens_out", after, index)
-        share = f"{100 * after / before:.0f} %"
-        rows.append([str(index), site["name"], str(before), str(after), share, site["compressor"]])
-    board.text("run/summary", "".join(f"    {line}\n" for line in summary(results, folder).splitlines()))
-    if rows:
-        headers = ("site", "name", "tokens in", "tokens out", "left", "compressor")
-        board.text("run/sites", Table(headers, rows, "rlrrr").markdown())
+        for group in ("tokens", "salience", "scores"):
+            for path in sorted((folder / PICTURES).glob(f"{group}_image_[0-9]*.png")):
+                board.picture(path.stem.replace("_", "/", 1), Image.open(path))
 
 
 def _draw_curves(board: Board, results: Results, folder: Path, names: Sequence[str]) -> None:
