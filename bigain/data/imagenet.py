@@ -16,7 +16,7 @@ from scipy.io.matlab import MatReadError
 from bigain.data.base import EvalDataModule
 from bigain.data.class_names.imagenet import imagenet100_indices, names, wnids
 from bigain.data.class_space import ClassSpace, prompts
-from bigain.data.folders import by_stem, is_number, listing, read_lines, scan, scan_classes, shortened, stem_of
+from bigain.data.folders import by_stem, listing, read_lines, scan, scan_classes, shortened, stem_of
 from bigain.data.parquet import read_rows
 from bigain.data.selection import Item
 from bigain.errors import InputError
@@ -32,18 +32,14 @@ _HELP = (
     "expected val/<wnid>/*.JPEG, or val/*.JPEG with LOC_val_solution.csv or the devkit's ground-truth list, or Hugging "
     "Face's data/validation-*.parquet under `root`; the images are at https://image-net.org/download-images"
 )
-# Paths of the lists as unpacked from Kaggle, the devkit and Caffe.
+# Paths of the lists as unpacked from Kaggle and the devkit.
 _LISTS = (
     "LOC_val_solution.csv",
     "ILSVRC2012_validation_ground_truth.txt",
     "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt",
     "data/ILSVRC2012_validation_ground_truth.txt",
-    "val.txt",
 )
-_FORMS = (
-    "expected LOC_val_solution.csv, the devkit's ILSVRC2012_validation_ground_truth.txt beside its meta.mat, or "
-    "lines of 'image class' with a wnid or an index in 0..999"
-)
+_FORMS = "expected LOC_val_solution.csv, or the devkit's ILSVRC2012_validation_ground_truth.txt beside its meta.mat"
 # Raised by scipy and numpy for a damaged file or different content.
 _NOT_A_TABLE = (MatReadError, ValueError, LookupError, TypeError, OSError, NotImplementedError, zlib.error)
 
@@ -61,7 +57,6 @@ class ImageNet1K(EvalDataModule):
         self,
         root: str = "data/imagenet",
         prompt: str = "a photo of a {}.",
-        ground_truth: str | None = None,
         train: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -70,14 +65,12 @@ class ImageNet1K(EvalDataModule):
         Args:
             root: Folder that holds `val/`, or the parquet files.
             prompt: Template for a text-conditional model; `{}` is the class name.
-            ground_truth: List of the classes of a flat `val/`; null searches the usual places under `root`.
             train: Take the training images instead, from `train/<wnid>/`; with `per_class`, so many of each class.
             **kwargs: Arguments of every dataset.
         """
         super().__init__(**kwargs)
         self.root = Path(root).expanduser()
         self.prompt = prompt
-        self.ground_truth = ground_truth
         self.train = train
 
     @property
@@ -149,10 +142,9 @@ class ImageNet1K(EvalDataModule):
         return wnid_of
 
     def _listed(self, folder: Path, images: list[str]) -> Mapping[str, str]:
-        paths = _LISTS if self.ground_truth is None else [Path(self.ground_truth).expanduser().absolute()]
-        list_file = next((self.root / path for path in paths if (self.root / path).is_file()), None)
+        list_file = next((self.root / path for path in _LISTS if (self.root / path).is_file()), None)
         if list_file is None:
-            problem = f"{', '.join(map(str, paths))} does not exist; put a list there or set data.ground_truth"
+            problem = f"{', '.join(_LISTS)} does not exist; put a list there"
             raise InputError(f"{self.name}: {self.root} has images but no list of their classes: {problem}")
         self.files = by_stem(folder / name for name in images)
         wnid_of = _read_list(list_file)
@@ -184,36 +176,35 @@ def _read_list(path: Path) -> dict[str, str]:
         InputError: If the list has none of these forms, or names a class that ImageNet-1K does not have.
     """
     lines = [line for _, line in read_lines(path, _FORMS)]
-    if not lines:
-        raise InputError(f"ground-truth list {path} is empty; {_FORMS}")
-    if lines[0].lower().startswith("imageid,"):
+    if path.suffix == ".csv":
         # All boxes of an image have its one class.
         pairs = [(row[0], (" ".join(row[1:2]).split() or [""])[0]) for row in csv.reader(lines[1:]) if row]
-    elif all(is_number(line) for line in lines):
+    else:
         # In the order of the official images.
         wnid_of = _devkit_classes(path.with_name("meta.mat"), path)
-        classes = enumerate((wnid_of.get(int(line), f"number {line}") for line in lines), 1)
+        classes = enumerate((wnid_of.get(line, f"number {line}") for line in lines), 1)
         pairs = [(f"ILSVRC2012_val_{number:08d}", wnid) for number, wnid in classes]
-    else:
-        pairs = [(line.split()[0], line.split()[-1]) for line in lines]
     labels: dict[str, str] = {}
-    index = {name: wnid for i, wnid in enumerate(wnids()) for name in (wnid, str(i))}
-    for name, label in pairs:
+    known = set(wnids())
+    for name, wnid in pairs:
         stem = stem_of(name)
         if stem in labels:
             raise InputError(f"ground-truth list {path} names {stem} twice")
-        if label not in index:
-            raise InputError(f"{path} gives {name} the class {label!r}, which ImageNet-1K does not have; {_FORMS}")
-        labels[stem] = index[label]
+        if wnid not in known:
+            raise InputError(f"{path} gives {name} the class {wnid!r}, which ImageNet-1K does not have; {_FORMS}")
+        labels[stem] = wnid
+    if not labels:
+        raise InputError(f"ground-truth list {path} is empty; {_FORMS}")
     return labels
 
 
-def _devkit_classes(meta: Path, path: Path) -> dict[int, str]:
-    """Read the wnid of every ILSVRC2012_ID: only meta.mat defines the devkit's order of classes."""
+def _devkit_classes(meta: Path, path: Path) -> dict[str, str]:
+    """Read the wnid of every ILSVRC2012_ID, as text: only meta.mat defines the devkit's order of classes."""
     if not meta.is_file():
         raise InputError(f"{path} numbers classes in the order of the devkit's data/meta.mat; copy that file to {meta}")
     try:
         synsets = loadmat(meta, squeeze_me=True)["synsets"]
-        return {int(number): str(wnid) for number, wnid in zip(synsets["ILSVRC2012_ID"], synsets["WNID"], strict=True)}
+        numbers = [str(int(number)) for number in synsets["ILSVRC2012_ID"]]
+        return dict(zip(numbers, map(str, synsets["WNID"]), strict=True))
     except _NOT_A_TABLE as error:
         raise InputError(f"{meta} is not the devkit's table of classes ({error})") from error

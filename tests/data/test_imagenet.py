@@ -55,12 +55,16 @@ def class_folders(root, contents, folder="val", name="{stem}.JPEG"):
 
 
 def kaggle(root, contents, folder="ILSVRC/Data/CLS-LOC/val"):
-    """Rows are unordered; some images have several boxes."""
+    """Rows are unordered."""
     flat(root / folder, contents)
+    solution(root, {stem: wnids()[TRUTH[stem]] for stem in sorted(STEMS, key=lambda stem: stem[::-1])})
+
+
+def solution(root, wnid_of):
+    """Kaggle's list, with one or two boxes of each image."""
     rows = [("ImageId", "PredictionString")]
-    for stem in sorted(STEMS, key=lambda stem: stem[::-1]):
-        wnid = wnids()[TRUTH[stem]]
-        rows.append((stem, " ".join([f"{wnid} 85 1 499 272", f"{wnid} 0 7 25 4 "][: 1 + TRUTH[stem] % 2])))
+    for number, (stem, wnid) in enumerate(wnid_of.items()):
+        rows.append((stem, " ".join([f"{wnid} 85 1 499 272", f"{wnid} 0 7 25 4 "][: 1 + number % 2])))
     with (root / "LOC_val_solution.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
 
@@ -91,17 +95,6 @@ def devkit(root, contents, folder="ILSVRC2012_devkit_t12/data"):
     put(root / folder / "meta.mat", meta())
 
 
-def listed(line, prefix=""):
-    """A flat `val/` with a `val.txt` of such lines."""
-
-    def layout(root, contents):
-        flat(root / "val", contents)
-        lines = (line.format(stem=stem, label=label, wnid=wnids()[label]) for stem, label in TRUTH.items())
-        put(root / "val.txt", prefix + "".join(lines))
-
-    return layout
-
-
 def parquet(root, contents, folder="data"):
     """As Hugging Face's `datasets` writes it: two shards, several row groups, unordered images."""
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -122,8 +115,6 @@ LAYOUTS = {
     "Kaggle's list beside val": functools.partial(kaggle, folder="val"),
     "devkit": devkit,
     "devkit's list beside val": functools.partial(devkit, folder="."),
-    "index of each file": listed("{stem}.JPEG {label}\n"),
-    "wnid of each file": listed("val/{stem}.JPEG {wnid}\r\n", "\ufeff"),
     "parquet": parquet,
     "parquet at the root": functools.partial(parquet, folder="."),
 }
@@ -285,31 +276,23 @@ def test_an_image_beside_parquet_files_is_ignored(tmp_path, contents):
     assert ids(prepared(tmp_path)) == set(STEMS)
 
 
-def test_a_list_elsewhere(tmp_path, contents):
-    flat(tmp_path / "tree" / "val", contents)
-    put(tmp_path / "labels.txt", "".join(f"{stem} {label}\n" for stem, label in TRUTH.items()))
-    assert ids(prepared(tmp_path / "tree", ground_truth=str(tmp_path / "labels.txt"))) == set(STEMS)
-    message = refusal(tmp_path / "tree", ground_truth=str(tmp_path / "other.txt"))
-    assert f"{tmp_path / 'other.txt'} does not exist; put a list there or set data.ground_truth" in message
-
-
 def test_a_subset_of_the_images_runs_with_the_whole_list(tmp_path, contents, caplog):
-    listed("{stem}.JPEG {label}\n")(tmp_path, contents)
+    kaggle(tmp_path, contents, "val")
     for stem in STEMS[3:]:
         (tmp_path / "val" / f"{stem}.JPEG").unlink()
     assert {item.image_id: item.labels[0] for item in prepared(tmp_path).items} == {
         stem: TRUTH[stem] for stem in STEMS[:3]
     }
     assert "only 3 of 50,000 images; a partial run" in caplog.text
-    put(tmp_path / "val.txt", f"{STEMS[7]} 1\n")
+    solution(tmp_path, {STEMS[7]: wnids()[1]})
     message = refusal(tmp_path)
-    assert f"val.txt has no class for 3 of the 3 images of {tmp_path / 'val'}, such as {STEMS[0]}" in message
+    assert f"solution.csv has no class for 3 of the 3 images of {tmp_path / 'val'}, such as {STEMS[0]}" in message
     assert f"the list has images such as {STEMS[7]}" in message
 
 
 def test_a_shorter_list_runs_with_both_counts(tmp_path, contents, caplog):
     flat(tmp_path / "val", contents)
-    put(tmp_path / "val.txt", f"{STEMS[4]}.JPEG 3\n{STEMS[2]}.JPEG 7\n")
+    solution(tmp_path, {STEMS[4]: wnids()[3], STEMS[2]: wnids()[7]})
     assert {item.image_id: item.labels[0] for item in prepared(tmp_path).items} == {STEMS[4]: 3, STEMS[2]: 7}
     assert "only 2 of 50,000 images" in caplog.text
     assert f"has no class for 10 of the 12 images of {tmp_path / 'val'}, which are not read: {STEMS[0]}" in caplog.text
@@ -317,9 +300,11 @@ def test_a_shorter_list_runs_with_both_counts(tmp_path, contents, caplog):
 
 def test_a_list_with_an_unknown_class(tmp_path, contents):
     flat(tmp_path / "val", contents)
-    put(tmp_path / "val.txt", f"{STEMS[0]} 1000")
-    message = refusal(tmp_path)
-    assert f"{tmp_path / 'val.txt'} gives {STEMS[0]} the class '1000', which ImageNet-1K does not have" in message
+    solution(tmp_path, {STEMS[0]: "n00000001"})
+    list_file = tmp_path / "LOC_val_solution.csv"
+    assert f"{list_file} gives {STEMS[0]} the class 'n00000001', which ImageNet-1K does not" in refusal(tmp_path)
+    solution(tmp_path, {})
+    assert f"{list_file} is empty; expected LOC_val_solution.csv" in refusal(tmp_path)
 
 
 def test_a_devkit_list_without_its_table(tmp_path, contents):

@@ -96,7 +96,6 @@ _table["ILSVRC2012_ID"], _table["WNID"] = range(1, 1001), wnids()
 savemat(DEVKIT, {"synsets": _table}, do_compression=True)
 TRUTHS = {
     "LOC_val_solution.csv": "ImageId,PredictionString\n" + "".join(f"{name},{wnids()[5]} 1 2 3 4\n" for name in VAL),
-    "val.txt": "".join(f"{name}.JPEG {i}\n" for i, name in enumerate(VAL)),
     "ILSVRC2012_validation_ground_truth.txt": "490\n361\n171\n",
 }
 
