@@ -161,10 +161,6 @@ class EvalDataModule(LightningDataModule, ABC):
         """Return the location of an item's image, for messages."""
         return str(self.files.get(item.image_id, item.image_id))
 
-    def id_of(self, line: str) -> str:
-        """Return the image id that a line of a subset file refers to."""
-        return line
-
     @final
     def read_image(self, item: Item) -> Tensor:
         """Read and preprocess the image of an item. `(3, s, s)`, uint8 in [0, 255].
@@ -225,7 +221,7 @@ class EvalDataModule(LightningDataModule, ABC):
         if repeated := [image_id for image_id, count in Counter(ids).items() if count > 1]:
             raise InputError(f"{self.name} lists {repeated[0]} more than once ({counted(len(repeated), 'such image')})")
         if self.subset is not None:
-            items = read_subset(items, Path(self.subset).expanduser(), self.name, self.id_of)
+            items = read_subset(items, Path(self.subset).expanduser(), self.name)
         if (offered := self.class_space.labels) is not None:
             index = {full: i for i, full in enumerate(offered)}
             pairs = ((item.image_id, tuple(index[full] for full in item.labels if full in index)) for item in items)

@@ -9,7 +9,7 @@ from typing import Any
 from bigain.data.base import EvalDataModule
 from bigain.data.class_names.coco import CATEGORIES
 from bigain.data.class_space import ClassSpace, prompts
-from bigain.data.folders import is_number, listed_files, listing, stem_of
+from bigain.data.folders import listed_files, listing
 from bigain.data.selection import Item
 from bigain.errors import InputError
 
@@ -85,11 +85,6 @@ class Coco2017(EvalDataModule):
             images = f"{len(without)} of {len(self.items)} images, the first {without[0]}"
             raise InputError(f"{path} has no caption for {images}; {_HELP}")
         return [captions[item.image_id] for item in self.items]
-
-    def id_of(self, line: str) -> str:
-        # File names are ids with leading zeros.
-        stem = stem_of(line)
-        return str(int(stem)) if is_number(stem) else line
 
 
 def _read(path: Path, **fields: tuple[str, str, type]) -> list[list[tuple[int, Any]]]:

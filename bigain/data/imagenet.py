@@ -48,7 +48,7 @@ class ImageNet1K(EvalDataModule):
     """The ILSVRC-2012 validation set, 50,000 images of 1,000 classes (Russakovsky et al., 2015); research use only.
 
     An image's id is its file's stem, e.g. `ILSVRC2012_val_00000293`, so every layout gives the same ids, noise and
-    numbers; a subset file may also hold paths of image files. `per_class: 2` is our rule for the paper's 2,000 images.
+    numbers. `per_class: 2` is our rule for the paper's 2,000 images.
     """
 
     name = "ImageNet-1K"
@@ -154,9 +154,6 @@ class ImageNet1K(EvalDataModule):
                 raise InputError(f"{problem}, such as {unlisted[0]}; the list has images such as {next(iter(wnid_of))}")
             self.notes = [f"{problem}, which are not read: {shortened(unlisted)}"]
         return {image_id: wnid for image_id, wnid in wnid_of.items() if image_id in self.files}
-
-    def id_of(self, line: str) -> str:
-        return stem_of(line)
 
 
 class ImageNet100(ImageNet1K):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,13 +27,13 @@ class Item:
     labels: tuple[int, ...]
 
 
-def read_subset(items: Sequence[Item], path: Path, name: str, id_of: Callable[[str], str] = str) -> list[Item]:
-    """Return the items that a text file lists, one per line, which `id_of` makes an image id, in dataset order.
+def read_subset(items: Sequence[Item], path: Path, name: str) -> list[Item]:
+    """Return the items that a text file lists, one id per line, in dataset order.
 
     Raises:
         InputError: If the file cannot be read, lists an id that the dataset `name` does not have, or lists one twice.
     """
-    listed = Counter(id_of(id_in(line)) for _, line in read_lines(path, "expected one image id per line"))
+    listed = Counter(id_in(line) for _, line in read_lines(path, "expected one image id per line"))
     absent = listed.keys() - {item.image_id for item in items}
     if absent:
         first = next(image_id for image_id in listed if image_id in absent)

@@ -133,12 +133,3 @@ def test_an_empty_caption(tree):
     with pytest.raises(InputError, match="has no caption for 1 of 5 images, the first 139") as caught:
         data.generation_prompts()
     assert str(captions_file(tree)) in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("line", "image_id"),
-    [("7", "7"), ("000000000007.jpg", "7"), ("val2017/000000000007.jpg", "7"), ("9" * 5000, "9" * 5000)],
-    ids=["id", "name", "path", "digits"],
-)
-def test_an_id_file_may_hold_file_names(line, image_id):
-    assert Coco2017().id_of(line) == image_id

@@ -159,16 +159,6 @@ def test_every_layout_gives_the_same_ids_labels_pixels_and_selections(layout, tm
         assert ids(prepared(tmp_path, **part)) == ids(prepared(tree, **part))
 
 
-@pytest.mark.parametrize(
-    "form", ["{stem}", "/data/imagenet/val/{stem}.jpeg", "{stem}_{wnid}.JPEG", "val\\{wnid}\\{stem}.JPEG"]
-)
-def test_a_subset_of_ids_or_paths(tree, tmp_path, form):
-    path = tmp_path / "ids.txt"
-    wanted = STEMS[2:9:3]
-    put(path, "".join(form.format(stem=stem, wnid=wnids()[TRUTH[stem]]) + "\n" for stem in wanted))
-    assert ids(prepared(tree, subset=str(path))) == set(wanted)
-
-
 # Classes
 
 
