@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
 
@@ -57,9 +56,10 @@ class ClassSpace:
     def subset(self, file: Path, dataset: str) -> ClassSpace:
         """Return the classes that a file names, one per line by name or id, in the order of their labels.
 
+        A name that several classes have stands for all of them.
+
         Raises:
-            InputError: If the file cannot be read, is empty, or has a line that is no class or the name of several;
-                the message names `dataset`.
+            InputError: If the file cannot be read, is empty, or has a line that is no class of `dataset`.
         """
         labels_of: dict[str, list[int]] = {}
         for label, name in enumerate(self.names):
@@ -68,11 +68,8 @@ class ClassSpace:
         labels: set[int] = set()
         for number, line in read_lines(file, "expected one class per line"):
             if line not in labels_of:
-                close = get_close_matches(line, labels_of, n=3) or [*self.names[:3]]
-                raise InputError(f"{file}, line {number}: {dataset} has no class {line!r}; similar: {', '.join(close)}")
-            if len(labels_of[line]) > 1 and self.ids:
-                ids = ", ".join(self.ids[label] for label in labels_of[line])
-                raise InputError(f"{file}, line {number}: {line!r} is the name of several classes; use one of {ids}")
+                known = f"its classes have names such as {self.names[0]}"
+                raise InputError(f"{file}, line {number}: {dataset} has no class {line!r}; {known}")
             labels.update(labels_of[line])
         if not labels:
             raise InputError(f"{file} names no class; expected one class per line, such as {self.names[0]}")

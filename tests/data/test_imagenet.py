@@ -240,7 +240,6 @@ def test_ten_classes_by_name_or_wnid_keep_their_indices(tree, tmp_path):
         ([f"val/{wnids()[0]}/readme"], "{root} has 0 images, none of the 1000 classes; expected"),
         ([f"val/{wnids()[0]}/1.JPEG", "val/n00001740/1.JPEG"], "have the same image id '1'; rename or remove one"),
         ([f"val/{wnids()[0]}/1.JPEG", "val/other/2.JPEG"], "{root}/val/other is not a class of ImageNet-1K (1 such"),
-        ([f"val/{wnids()[7]}/{i}.JPEG" for i in range(51)], f"has 51 images of class {wnids()[7]}, but the validation"),
         (["val/1.JPEG"], "{root} has images but no list of their classes: LOC_val_solution.csv, ILSVRC2012_validation"),
     ],
 )
@@ -316,8 +315,7 @@ def test_training_images_are_those_of_the_other_folder(tmp_path, contents):
     class_folders(tmp_path, contents)
     with pytest.raises(InputError, match=r"no class folder.*expected train/<wnid>"):
         ImageNet1K(root=tmp_path, train=True).setup("predict")
-    # More than the validation set has of a class.
-    for number in range(51):
+    for number in range(3):
         put(tmp_path / f"train/{wnids()[7]}/{wnids()[7]}_{number}.JPEG", contents[STEMS[0]])
     put(tmp_path / f"train/{wnids()[3]}/{wnids()[3]}_8.JPEG", contents[STEMS[1]])
     data = ImageNet1K(root=tmp_path, train=True, per_class=2)
