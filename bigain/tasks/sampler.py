@@ -31,7 +31,7 @@ from bigain.runs.numbers import counted
 from bigain.runs.records import SampleRecord
 from bigain.tasks.forwards import ROWS_ON_CPU, Forwards
 from bigain.tasks.preparing import BackboneModule
-from bigain.tasks.scheduling import count_steps, make_scheduler
+from bigain.tasks.scheduling import make_scheduler
 from bigain.tasks.scoring import Measuring, distances
 from bigain.tokens.randomness import stable_hash
 
@@ -190,8 +190,12 @@ class DiffusionSampler(BackboneModule):
         return image + 6 * (0 if self.extractor is None else self.extractor.dimension)
 
     def evaluations_per_image(self, classes: int) -> int:
-        """Return the denoiser rows per image, two per step with guidance, whatever the classes; needs no model."""
-        return count_steps(self.scheduler_class, self.scheduler_options, self.steps) * (1 if self.guidance == 1 else 2)
+        """Return the denoiser rows per image, two per step with guidance, whatever the classes.
+
+        Before `check_fit` has made the scheduler, a second-order one counts as if it visited only `steps` timesteps.
+        """
+        steps = len(self.scheduler.timesteps) if hasattr(self, "scheduler") else self.steps
+        return steps * (1 if self.guidance == 1 else 2)
 
     @torch.inference_mode()
     def on_predict_start(self) -> None:

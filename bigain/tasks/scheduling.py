@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,9 +56,17 @@ def make_scheduler(
         shift = backbone.training_schedule.config["shift"]
         model_settings |= {"shift": shift, "flow_shift": shift, "use_flow_sigmas": True}
     settings |= {**backbone.scheduler_config, **{k: v for k, v in model_settings.items() if k in parameters}}
-    scheduler, timestep_options = _create(
-        kind, settings, options, steps, lambda scheduler: backbone.timestep_options(scheduler, steps, latents)
-    )
+    if unknown := sorted(options.keys() - parameters):
+        known = sorted(parameters.keys() - {"self"})
+        raise InputError(f"{kind.__name__} has no option {unknown[0]!r}; it has {', '.join(known)}")
+    if options.get("num_train_timesteps", TIMESTEPS) != TIMESTEPS:
+        raise InputError(f"num_train_timesteps must be {TIMESTEPS}, not {options['num_train_timesteps']}")
+    with _input_errors(kind, options, steps):
+        scheduler: Any = kind.from_config(settings, **options)
+        timestep_options = backbone.timestep_options(scheduler, steps, latents)
+        if "mu" in timestep_options.keys() - inspect.signature(scheduler.set_timesteps).parameters:
+            raise InputError("it cannot shift noise levels by the resolution, as this model needs; choose another")
+        scheduler.set_timesteps(steps, **timestep_options)
     if not flow:
         _check_noise_levels(scheduler, backbone, options)
 
@@ -81,41 +89,6 @@ def scheduler_settings(scheduler: Any) -> dict[str, Any]:
     settings = {name: value for name, value in json.loads(scheduler.to_json_string()).items() if name in parameters}
     infinite = {name: str(value) for name, value in settings.items() if value in (math.inf, -math.inf)}
     return {"class": type(scheduler).__name__, **settings, **infinite}
-
-
-def count_steps(kind: type[SchedulerMixin], options: Mapping[str, Any], steps: int) -> int:
-    """Return how many timesteps a scheduler visits; a second-order one visits more than `steps`.
-
-    Raises:
-        InputError: If it cannot be created with these options.
-    """
-    # Any resolution will do.
-    scheduler, _ = _create(
-        kind, {}, options, steps, lambda scheduler: {"mu": 1} if scheduler.config.get("use_dynamic_shifting") else {}
-    )
-    return len(scheduler.timesteps)
-
-
-def _create(
-    kind: type[SchedulerMixin],
-    config: Mapping[str, Any],
-    options: Mapping[str, Any],
-    steps: int,
-    options_of: Callable[[Any], dict[str, Any]],
-) -> tuple[Any, dict[str, Any]]:
-    """Return a scheduler with its timesteps set, and the further arguments used to set them."""
-    parameters = set(inspect.signature(kind.__init__).parameters) - {"self"}
-    if unknown := sorted(set(options) - parameters):
-        raise InputError(f"{kind.__name__} has no option {unknown[0]!r}; it has {', '.join(sorted(parameters))}")
-    if options.get("num_train_timesteps", TIMESTEPS) != TIMESTEPS:
-        raise InputError(f"num_train_timesteps must be {TIMESTEPS}, not {options['num_train_timesteps']}")
-    with _input_errors(kind, options, steps):
-        scheduler: Any = kind.from_config(dict(config), **options)
-        timestep_options = options_of(scheduler)
-        if "mu" in timestep_options.keys() - inspect.signature(scheduler.set_timesteps).parameters:
-            raise InputError("it cannot shift noise levels by the resolution, as this model needs; choose another")
-        scheduler.set_timesteps(steps, **timestep_options)
-        return scheduler, timestep_options
 
 
 @contextmanager

@@ -319,12 +319,14 @@ def test_without_weights_features_alone_are_refused_before_anything(dit, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "guidance", "rows"),
-    [(DDIMScheduler, 2.0, 20), (DDIMScheduler, 1.0, 10), (HeunDiscreteScheduler, 2.0, 38)],
+    ("scheduler", "guidance", "before", "after"),
+    [(DDIMScheduler, 2.0, 20, 20), (DDIMScheduler, 1.0, 10, 10), (HeunDiscreteScheduler, 2.0, 20, 38)],
 )
-def test_evaluations_are_counted_without_a_model(scheduler, guidance, rows):
-    module = DiffusionSampler(DiT("absent"), scheduler, steps=10, guidance=guidance, images="png")
-    assert module.evaluations_per_image(16) == rows
-    broken = DiffusionSampler(DiT("absent"), scheduler, {"timestep_spacing": "odd"}, steps=10)
-    with pytest.raises(InputError, match=f"cannot use {scheduler.__name__}"):
-        broken.evaluations_per_image(16)
+def test_evaluations_of_an_image(dit, scheduler, guidance, before, after):
+    module = sampler(dit, scheduler, steps=10, guidance=guidance)
+    assert module.evaluations_per_image(16) == before
+    data = ShapeTextures(images=1)
+    data.setup("predict")
+    dit.load()
+    module.check_fit(data)
+    assert module.evaluations_per_image(16) == after
