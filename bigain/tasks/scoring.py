@@ -126,28 +126,18 @@ def update_distances(
         raise InputError(
             f"{run} names no protocol or no reference; give --protocol and --reference, --against or --clip-model"
         )
-    path = find_reference(reference)
-    if protocol in get_args(Protocol):
-        extractor = extractor_of(protocol, weights)  # type: ignore[arg-type]
-        extractor.load()
-        statistics = ReferenceStatistics.load(path, protocol, extractor.dimension, extractor.digest())
-        metrics = distances(statistics)
-        records = measured_images(run, metrics, extractor)
-        estimates = _estimates(metrics, records)
-        if isinstance(extractor, Inception):
-            score, missing = evaluate([InceptionScore(extractor)], records, _NO_CLASSES)
-            estimates |= score
-            results["inception_score_missing"] = missing.get(InceptionScore.name)
-    elif weights:
-        raise InputError(f"{run} has features of {protocol}, which --weights does not fit; give --protocol, too")
-    else:
-        # The user's own extractor cannot be loaded by name, but its features are in the log.
-        statistics = ReferenceStatistics.load(path, protocol)
-        log, asked = read_records(run / "predictions", SampleRecord), results["dataset"]["images"]
-        records = [log[image_id] for image_id in read_ids(run) if image_id in log]
-        if len(records) < asked:
-            raise InputError(f"the log of {run} has {len(records)} of its {asked} images; run its command again")
-        estimates = _estimates(distances(statistics), records)
+    if protocol not in get_args(Protocol):
+        raise InputError(f"{run} has features of {protocol}, which `bigain score` cannot load; give --protocol")
+    extractor = extractor_of(protocol, weights)  # type: ignore[arg-type]
+    extractor.load()
+    statistics = ReferenceStatistics.load(find_reference(reference), protocol, extractor.dimension, extractor.digest())
+    metrics = distances(statistics)
+    records = measured_images(run, metrics, extractor)
+    estimates = _estimates(metrics, records)
+    if isinstance(extractor, Inception):
+        score, missing = evaluate([InceptionScore(extractor)], records, _NO_CLASSES)
+        estimates |= score
+        results["inception_score_missing"] = missing.get(InceptionScore.name)
     results["metrics"].update(estimates)
     described = {"reference_file": reference, "reference": statistics.described()}
     if settings["extractor"] in (None, protocol) or results.get("distance_missing"):

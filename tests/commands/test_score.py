@@ -18,7 +18,6 @@ from bigain.commands.predict import missing_parts
 from bigain.metrics import Inception, inception
 from bigain.metrics.inception import VARIABLE
 from bigain.metrics.reference import Moments, ReferenceStatistics
-from bigain.runs.files import find_reference
 
 QUICK = ["--model.steps", "1", "--model.guidance", "1", "--trainer.accelerator", "cpu", "--data.images", "4"]
 QUICK += ["--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false", "--trainer.logger", "false"]
@@ -102,20 +101,12 @@ def test_scoring_finds_what_the_run_found(capsys):
     assert after["metrics"] == before["metrics"]
 
 
-def test_features_of_another_extractor_are_read_from_the_log(capsys):
+def test_features_of_an_extractor_of_ones_own_are_refused(capsys):
     content = results("scored")
     content["protocol"]["extractor"] = "mine"
     Path("scored/results.json").write_text(json.dumps(content))
-    with np.load(find_reference("shapes_features")) as file:
-        arrays = {name: file[name] for name in ("mu", "sigma", "n", "features")}
-    np.savez("mine.npz", protocol="mine", **arrays)
-    assert main(["score", "scored", "--reference", "mine.npz"]) == 0
-    metrics = results("scored")["metrics"]
-    assert metrics["kid[mine]"] == metrics["kid[shapes-features]"]
-    assert "features of mine, which --weights does not fit" in refused(capsys, "scored", "--weights", "other.pth")
-    log = Path("scored/predictions/rank-0.jsonl")
-    log.write_text("".join(log.read_text().splitlines(keepends=True)[:3]))
-    assert "the log of scored has 3 of its 4 images" in refused(capsys, "scored", "--reference", "mine.npz")
+    assert "scored has features of mine, which `bigain score` cannot load; give --protocol" in refused(capsys, "scored")
+    assert main(["score", "scored", "--protocol", "shapes-features"]) == 0
 
 
 def test_lpips_where_its_weights_are(capsys, tmp_path):
