@@ -55,10 +55,6 @@ class Steps(Schedule):
             result = torch.where(timesteps < below, value, result)
         return result
 
-    def with_largest(self, value: float) -> Steps:
-        """Return these steps in proportion, with another largest value."""
-        return Steps([round(value * x / max(self.values), 6) for x in self.values], self.below)
-
 
 def by_timestep(setting: float | Schedule) -> tuple[float, ...]:
     """Return the values of a setting at timesteps 0 to 999."""

@@ -13,7 +13,7 @@ from bigain.commands.flops.model import CountedModel
 from bigain.commands.parsing import options_of
 from bigain.compressors import LGTM, Compressor, methods
 from bigain.cost.flops import reduction_percent
-from bigain.diffusion.schedules import Schedule, Steps
+from bigain.diffusion.schedules import Schedule
 from bigain.errors import InputError
 from bigain.report.tables import Table
 
@@ -55,20 +55,19 @@ def find_match(model: CountedModel, compressor: Compressor, percent: float) -> d
 
     Returns:
         A row of `--json`: `method`; `setting`, which is `ratio`, `tau` or `factor`; `value`, the smallest ratio in
-        thousandths that reaches the reduction (of `Steps`, their largest), or the largest possible one, or the factor
-        with the nearest reduction; `gflops` and `reduction_percent` with this value; `reached`, whether any value
-        reaches the reduction.
+        thousandths that reaches the reduction, or the largest possible one, or the factor with the nearest reduction;
+        `gflops` and `reduction_percent` with this value; `reached`, whether any value reaches the reduction.
 
     Raises:
-        InputError: If the compressor has neither ratio nor factor, another schedule, or cannot work on the model.
+        InputError: If the compressor has neither ratio nor factor, or a schedule of it, or cannot work on the model.
     """
     settings = innermost(compressor).settings()
     setting = next((name for name in ("tau", "ratio", "factor") if settings.get(name) is not None), None)
     if setting is None:
         raise InputError(f"{type(compressor).__name__} has neither ratio nor factor to search for")
-    configured, is_integer = settings[setting], setting == "factor"
-    if isinstance(configured, Schedule) and (is_integer or not isinstance(configured, Steps)):
-        raise InputError(f"{setting} follows a schedule that cannot be matched; give a number, or Steps for a ratio")
+    if isinstance(settings[setting], Schedule):
+        raise InputError(f"{setting} follows a schedule that cannot be matched; give a number")
+    is_integer = setting == "factor"
     low, high = _range(model, compressor, setting)
 
     def value_of(step: int) -> float:
@@ -77,8 +76,8 @@ def find_match(model: CountedModel, compressor: Compressor, percent: float) -> d
     @cache
     def reduction(step: int) -> float:
         try:
-            value = configured.with_largest(value_of(step)) if isinstance(configured, Steps) else value_of(step)
-            return reduction_percent(model.count(changed(compressor, **{setting: value})), model.baseline)
+            counted = model.count(changed(compressor, **{setting: value_of(step)}))
+            return reduction_percent(counted, model.baseline)
         except InputError:
             # A small value may remove nothing; an error of the largest one concerns all.
             if step == high:
