@@ -158,27 +158,9 @@ def locate(name: str, is_file: bool = True, folder: str = "") -> str:
     return str(path)
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):  # type: ignore[misc]
-    """Rejects repeated keys, of which PyYAML would use the last."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        # Checked before merged keys (`<<`) are filled in, which may repeat keys.
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        seen: set[tuple[str, str]] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if (key.tag, key.value) in seen:
-                    raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
-                seen.add((key.tag, key.value))
-        return node
-
-
 def load_yaml(path: Path) -> Any:
-    """Load a YAML file; raise an InputError if it is not YAML or repeats a key."""
+    """Load a YAML file; raise an InputError if it is not YAML."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
-        # Refuses an alias inside its own anchor, on which the parser would never end.
-        json.dumps(content, default=str, skipkeys=True)
-        return content
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except _NOT_YAML as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error

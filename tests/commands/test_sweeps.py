@@ -90,7 +90,6 @@ def table(run, head="table: 4\nbackbone: sd2\n"):
         (table(f"{RUN}, vary: {{compressor.ratio: [a]}}"), ["runs[0].vary.compressor.ratio[0] is 'a'"]),
         (table(f"{RUN}, vary: {{a: [1], b: [2]}}"), ["vary, setting: expected one option"]),
         (table(f"{RUN}, {VARY}, setting: {{ratio: 0.5}}"), ["vary, setting: expected one option"]),
-        (table(f"{RUN}, set: {{seed: 3, seed: 4}}"), ["not valid YAML", "seed is given twice", "line 4"]),
         (table(f"{RUN}, set: {{output: there}}"), ["run 1", "set: output cannot be set"]),
         (table(f"{RUN}, task: both"), ["task is 'both'", "'classification' or 'generation'"]),
     ],
