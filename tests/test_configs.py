@@ -21,7 +21,6 @@ from bigain.compressors import IEKVD, FeatureCache, methods
 from bigain.compressors.structural import StructuralPruner
 from bigain.data import Coco2017, ImageNet1K, ImageNet100, OxfordPets, ShapeTextures
 from bigain.diffusion.schedules import Linear
-from bigain.errors import InputError
 from bigain.modules import DiffusionClassifier, DiffusionSampler, FeatureProbe
 from bigain.tokens.grid import Grid
 
@@ -241,18 +240,3 @@ def test_the_overlay_depends_on_what_is_run_and_options_come_after_it():
         *("--config", "imagenet100_dit_none.yaml", "--model.backbone.model", "/mine/DiT-XL-2-256"),
         *("--compressor", "CAM", "--compressor.inner", "ToMe"),
     )
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("overlay: {}", "is not an overlay: overlay is {}, expected list"),
-        ("overlay: [{set: {seed: 3}}]", "is not an overlay: overlay[0].if is missing"),
-        ("overlay: []\nseed: 3", "may only have rules; move seed"),
-    ],
-)
-def test_a_bad_overlay_is_refused(tmp_path, text, words):
-    path = tmp_path / "mine.yaml"
-    path.write_text(text)
-    with pytest.raises(InputError, match=re.escape(words)):
-        find_config(["predict", "--config", "demo_none.yaml", "--config", str(path)])

@@ -8,25 +8,19 @@ from contextlib import suppress
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import yaml
 
 from bigain.commands.parsing import guess, options_of
 from bigain.errors import InputError
-from bigain.runs.schema import TASKS, check
+from bigain.runs.schema import TASKS
 
 # Folders of the shipped files for options that take a class.
 _FOLDERS = {"--model": "models", "--data": "data", "--compressor": "compressors"}
 _SUFFIXES = (".yaml", ".yml")
 # PyYAML raises these, also in its constructors of dates, numbers and tagged values.
 _NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
-
-_Rule = TypedDict("_Rule", {"if": dict[str, str | list[str]], "set": dict[str, Any]})
-
-
-class _Overlay(TypedDict):
-    overlay: list[_Rule]
 
 
 def shipped_configs() -> Path:
@@ -46,7 +40,7 @@ def find_config(args: Sequence[str]) -> list[str]:
     configs: list[str] = []
     classes: list[str] = []
     other_options: list[str] = []
-    rules: list[_Rule] = []
+    rules: list[dict[str, Any]] = []
     for option, *arguments in options:
         name, equals, value = option.partition("=")
         is_config = name in ("--config", "-c")
@@ -60,7 +54,7 @@ def find_config(args: Sequence[str]) -> list[str]:
             content = load_yaml(Path(located[0]))
             keys = {*content} if isinstance(content, dict) else set()
             if "overlay" in keys:
-                rules += _rules(located[0], content)
+                rules += content["overlay"]
                 continue
             if keys and keys <= {*TASKS}:
                 raise InputError(f"{files[0]} is a joint configuration; use bigain evaluate --config {files[0]}")
@@ -76,14 +70,6 @@ def find_config(args: Sequence[str]) -> list[str]:
 def option_of(key: str, value: Any) -> list[str]:
     """Return a setting as on the command line: `["--compressor.ratio", "0.7"]`."""
     return [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
-
-
-def _rules(path: str, content: dict[str, Any]) -> list[_Rule]:
-    check(Path(path), content, _Overlay, "see configs/as_released.yaml", "is not an overlay")
-    if extra := content.keys() - {"overlay"}:
-        raise InputError(f"{path} is an overlay, which may only have rules; move {min(extra)} to another file")
-    rules: list[_Rule] = content["overlay"]
-    return rules
 
 
 def _classes_and_values(args: Sequence[str]) -> dict[str, str]:
