@@ -88,7 +88,8 @@ class DiffusionClassifier(BackboneModule):
             rows_per_forward: Most rows (image, trial, class) per denoiser call, across the images of a batch. On a CPU
                 at most 8; halved when memory runs out: see `Forwards`.
             share: Compute once what rows of one (image, trial) have in common, on a U-Net: see `share`.
-            latent_cache: Folder for encoded images, for this and later runs; null encodes each time.
+            latent_cache: Folder for encoded images, for this and later runs; null encodes each time. Without a VAE it
+                does nothing.
             metrics: Further metrics: see `Metric`. They change no prediction and do not enter the identity of a run.
             seed: Of noise and timesteps. Commands set it: `--seed`.
 

@@ -23,7 +23,6 @@ from bigain.data.base import EvalDataModule
 from bigain.data.latent_cache import LatentCache
 from bigain.data.loader import Batch
 from bigain.diffusion.trials import TIMESTEPS
-from bigain.errors import InputError
 from bigain.tasks.forwards import Forwards
 
 _log = logging.getLogger(__name__)
@@ -38,7 +37,7 @@ class BackboneModule(LightningModule):
         visited: Timesteps of the model that images are evaluated at; before `check_fit` all.
         forwards: Splits its rows over forwards.
         share: Whether to compute once what rows have in common.
-        latent_cache: Folder for encoded images; None encodes each time.
+        latent_cache: Folder for encoded images; None encodes each time. Without a VAE it does nothing.
     """
 
     generates: ClassVar[bool] = False
@@ -90,11 +89,8 @@ class BackboneModule(LightningModule):
             use_graphs(backbone.denoiser)
         self.forwards.equal = backbone.cuda_graph or backbone.compilation != "none"
         self.data.latents = None
-        if self.latent_cache is not None:
-            if backbone.vae is None:
-                raise InputError(
-                    f"latent_cache: {backbone.model} has no VAE, so images are their own latents; leave it out"
-                )
+        # Without a VAE, images are their own latents.
+        if self.latent_cache is not None and backbone.vae is not None:
             # The same weights round differently at a different precision or on a different kind of device.
             encoder = f"{module_digest(backbone.vae)} {self.trainer.precision} {self.trainer.strategy.root_device.type}"
             self.data.latents = LatentCache(Path(self.latent_cache).expanduser(), self.data.image_size, encoder)

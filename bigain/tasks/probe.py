@@ -74,7 +74,8 @@ class FeatureProbe(BackboneModule):
                 fits none.
             rows_per_forward: Most rows (image, timestep) per denoiser call. On a CPU at most 8; halved when memory runs
                 out: see `Forwards`.
-            latent_cache: Folder for encoded images, for this and later runs; null encodes each time.
+            latent_cache: Folder for encoded images, for this and later runs; null encodes each time. Without a VAE it
+                does nothing.
             metrics: Further metrics: see `Metric`. They do not enter the identity of a run.
             seed: Of the noise. Commands set it: `--seed`.
 

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from bigain.backbones.base import Backbone
-from bigain.backbones.geometry import geometry_of
 from bigain.commands.lightning_cli import Prepared
 from bigain.commands.predict import missing_parts
 from bigain.commands.sweep.subprocess_run import failure_in
@@ -81,7 +79,7 @@ class Plan:
         """Arguments after `bigain`; the cells of a sweep share encoded images."""
         assert self.prepared is not None
         model = self.prepared.config.predict.model.init_args
-        if "latent_cache" in model and model.latent_cache is None and _has_vae(self.prepared.model.backbone):
+        if "latent_cache" in model and model.latent_cache is None:
             return [*self._command, "--model.latent_cache", str(self.directory.parent / "latents")]
         return self._command
 
@@ -95,18 +93,6 @@ class Plan:
 
     def __str__(self) -> str:
         return "  ".join(filter(None, (self.status, self.metric, self.reason)))
-
-
-def _has_vae(backbone: Backbone) -> bool:
-    name = backbone.model
-    try:
-        backbone.model = geometry_of(name)
-        return "vae" in backbone.find(backbone.local_files_only).parts
-    except InputError:
-        # The run will report what is wrong with the model.
-        return False
-    finally:
-        backbone.model = name
 
 
 def reason_of(error: Exception) -> str:
