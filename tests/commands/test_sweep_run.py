@@ -370,23 +370,17 @@ def test_a_log_holds_the_reason_of_a_failure(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", [f"logs/{NAMES[0]}.lock", f"{NAMES[0]}/.lock-0"])
-def test_cells_that_another_command_is_doing_are_waited_for(again, monkeypatch, capsys, path):
+def test_cells_that_another_command_is_doing_are_passed_over(again, monkeypatch, capsys, path):
     for name in NAMES[:2]:
         (Path("out") / name / "results.json").unlink()
-    ran, other = [], FileLock(Path("out") / path)
-    other.acquire()
-
-    def run(command, log, *_):
-        ran.append(log.stem)
-        other.release()
-
-    monkeypatch.setattr(bigain.commands.sweep.command, "run_in_subprocess", run)
-    monkeypatch.setattr(bigain.commands.sweep.command, "_POLL_SECONDS", 0)
-    sweep("mine.yaml", "--only", "none", "LGTM")
-    assert ran == [NAMES[1], NAMES[0]]
-    output = capsys.readouterr().out
-    assert f"[1/4] {NAMES[0]}  another command is doing it" in output
-    assert f"waiting for {NAMES[0]}\n" in output
+    ran = []
+    monkeypatch.setattr(
+        bigain.commands.sweep.command, "run_in_subprocess", lambda command, log, *_: ran.append(log.stem)
+    )
+    with FileLock(Path("out") / path):
+        assert sweep("mine.yaml", "--only", "none", "LGTM") == 1
+    assert ran == [NAMES[1]]
+    assert states(capsys.readouterr().out)[NAMES[0]] == ("elsewhere", "  another command is doing it")
 
 
 @pytest.mark.parametrize(

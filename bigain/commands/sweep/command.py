@@ -24,8 +24,6 @@ from bigain.runs.numbers import counted
 if TYPE_CHECKING:
     from bigain.commands.sweep.plans import Plan
 
-_POLL_SECONDS = 2.0
-
 
 def sweep(
     table: str,
@@ -38,7 +36,7 @@ def sweep(
     """Run every cell of a table (methods x settings x tasks), each as `bigain predict` in its own process.
 
     Finished cells are skipped and interrupted ones continued; a failed cell does not stop the others. Cells that
-    another command is doing are waited for at the end.
+    another command is doing are passed over.
 
     Args:
         table: A file, or the name of a shipped table: table4, demo, demo_unet, ... (bigain list tables)
@@ -76,40 +74,33 @@ def sweep(
         raise InputError(f"no cell of {name} can run; {plans[0].cell.name}: {plans[0].reason}")
     if dry_run:
         return cost_report(plans)
-    prefixes = {plan: f"[{position}/{len(plans)}] {plan.cell.name}" for position, plan in enumerate(plans, 1)}
-    remaining = [plan for plan in plans if not _run(plan, prefixes[plan])]
-    if remaining:
-        _print(f"waiting for {', '.join(plan.cell.name for plan in remaining)}")
-    while remaining:
-        time.sleep(_POLL_SECONDS)
-        remaining = [plan for plan in remaining if not _run(plan, prefixes[plan], waiting=True)]
+    for position, plan in enumerate(plans, 1):
+        _run(plan, f"[{position}/{len(plans)}] {plan.cell.name}")
     if not launched_rank():
         _add_fidelities(plans, [folder / cell.name for cell in cells if cell.setting is None])
     return _summarise(plans, folder)
 
 
-def _run(plan: Plan, prefix: str, waiting: bool = False) -> bool:
-    """Run a cell unless it is finished or refused; return False if another command is doing it."""
+def _run(plan: Plan, prefix: str) -> None:
+    """Run a cell unless it is finished or refused, or another command is doing it."""
     if plan.prepared is None:
         _print(f"{prefix}  {plan}")
-        return True
+        return
     with claimed(plan.directory, plan.log) as free:
-        if not free and not waiting:
-            _print(f"{prefix}  another command is doing it")
         if not free:
-            return False
+            plan.status, plan.reason, plan.run = "elsewhere", "another command is doing it", None
+            _print(f"{prefix}  {plan}")
+            return
         plan.read_state()
-        # Another command that was waited for has overwritten it already.
-        if plan.status == "finished" and (waiting or not plan.prepared.config.predict.overwrite):
+        if plan.status == "finished" and not plan.prepared.config.predict.overwrite:
             _print(f"{prefix}  finished before  {plan.metric}")
-            return True
+            return
         _print(f"{prefix}  running, output in {plan.log}")
         start, show = time.perf_counter(), _progress_line(prefix)
         run_in_subprocess(plan.command, plan.log, plan.cell.number, show)
         show("")
         plan.read_state()
         _print(f"{prefix}  {plan}  {time.perf_counter() - start:.1f} s")
-        return True
 
 
 def _add_fidelities(plans: Sequence[Plan], uncompressed: Sequence[Path]) -> None:

@@ -28,13 +28,13 @@ class Plan:
         log: Output of its last attempt, in this process of the launcher.
         prepared: Its objects; nothing is loaded. None if it is refused or not applicable.
         status: `refused` if its configuration or directory does not fit, `incomplete` if something is missing, `n/a` if
-            its compressor cannot do the task.
+            its compressor cannot do the task, `elsewhere` if another command is doing it.
         reason: What failed or is missing; None if nothing.
         run: Its results, where there are any.
     """
 
     prepared: Prepared | None = None
-    status: Literal["pending", "finished", "incomplete", "failed", "refused", "n/a"] = "refused"
+    status: Literal["pending", "finished", "incomplete", "failed", "refused", "n/a", "elsewhere"] = "refused"
     reason: str | None = None
     run: Run | None = None
 
