@@ -19,7 +19,7 @@ from program import program_in
 import bigain.commands.sweep.command
 from bigain.commands.configs import options_for
 from bigain.commands.main import main
-from bigain.commands.sweep.subprocess_run import cell_environment, failure_in, run_in_subprocess
+from bigain.commands.sweep.subprocess_run import failure_in, run_in_subprocess
 from bigain.commands.sweep.tables import choose, load_table, marked_options
 from bigain.runs.schema import TASKS
 
@@ -73,7 +73,7 @@ def states(output):
     return {cell: (status, rest) for cell, status, rest in lines}
 
 
-def run_in_this_process(command, log, number, show):
+def run_in_this_process(command, log, show):
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file, redirect_stdout(file), redirect_stderr(file):
         main(command)
@@ -223,7 +223,7 @@ def test_shards_share_the_cells(name):
         wanted = choose(cells, only, None)
         for count in (1, 3, 16, 200):
             shares = [choose(cells, only, f"{index}/{count}") for index in range(1, count + 1)]
-            assert sorted(cell.number for share in shares for cell in share) == [cell.number for cell in wanted]
+            assert sorted(cell.name for share in shares for cell in share) == sorted(cell.name for cell in wanted)
             assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
@@ -339,7 +339,7 @@ def test_a_terminated_sweep_ends_its_cell(tmp_path, monkeypatch):
 
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as ended:
-        run_in_subprocess(["predict"], tmp_path / "logs/cell.log", 0, show)
+        run_in_subprocess(["predict"], tmp_path / "logs/cell.log", show)
     assert (ended.value.code, shown, signal.getsignal(signal.SIGTERM)) == (143, ["starting"], before)
     child = int(Path("child").read_text())
     gone = threading.Event()
@@ -357,15 +357,15 @@ def test_a_terminated_sweep_ends_its_cell(tmp_path, monkeypatch):
 
 def test_a_log_holds_the_reason_of_a_failure(tmp_path, monkeypatch):
     log = tmp_path / "logs/cell.log"
-    run_in_subprocess(["sweep", "absent"], log, 0, print)
+    run_in_subprocess(["sweep", "absent"], log, print)
     assert failure_in(log).startswith("no table absent")
-    run_in_subprocess(["--version"], log, 0, print)
+    run_in_subprocess(["--version"], log, print)
     assert failure_in(log) is None
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\nkill -9 $$\n")
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
-    run_in_subprocess([], log, 0, print)
+    run_in_subprocess([], log, print)
     assert failure_in(log) == f"the process ended with status -9 (see {log})"
 
 
@@ -383,18 +383,11 @@ def test_cells_that_another_command_is_doing_are_passed_over(again, monkeypatch,
     assert states(capsys.readouterr().out)[NAMES[0]] == ("elsewhere", "  another command is doing it")
 
 
-@pytest.mark.parametrize(
-    ("launched", "ports"),
-    [
-        ({}, [None, None]),
-        ({"SLURM_NTASKS": "1", "SLURM_JOB_ID": "1234567"}, [None, None]),
-        ({"MASTER_PORT": "29500", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "1234567"}, ["29501", "29502"]),
-        ({"SLURM_NTASKS": "8", "SLURM_JOB_ID": "1234567"}, ["19568", "19569"]),
-        ({"SLURM_NTASKS": "8", "SLURM_JOB_ID": "12"}, ["15013", "15014"]),
-    ],
-)
-def test_every_cell_has_its_own_port(launched, ports):
-    assert [cell_environment(launched, number).get("MASTER_PORT") for number in (0, 1)] == ports
+@pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_NTASKS"])
+def test_a_sweep_is_one_process(capsys, monkeypatch, variable):
+    monkeypatch.setenv(variable, "4")
+    assert sweep("demo") == 2
+    assert "4 processes were launched, but bigain sweep is one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

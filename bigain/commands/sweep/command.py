@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -16,7 +17,6 @@ from bigain.commands.parsing import Outcome
 from bigain.commands.predict import silence_libraries
 from bigain.commands.sweep.subprocess_run import claimed, run_in_subprocess
 from bigain.commands.sweep.tables import choose, load_table, marked_options
-from bigain.commands.termination import launched_rank
 from bigain.errors import InputError
 from bigain.runs.numbers import counted
 
@@ -52,8 +52,14 @@ def sweep(
         Complete if every cell is finished or not applicable; for a dry run, if these could be counted.
 
     Raises:
-        InputError: If the table or the command line is wrong, or no cell can run at all.
+        InputError: If the table or the command line is wrong, no cell can run at all, or several processes sweep.
     """
+    processes = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1)))
+    if processes > 1:
+        raise InputError(
+            f"{processes} processes were launched, but bigain sweep is one: its cells take --trainer.devices, and the "
+            "jobs of an array --shard"
+        )
     cells, name = load_table(table), Path(table).stem
     folder = output or Path("runs") / name
     chosen = choose(cells, only, shard)
@@ -76,8 +82,7 @@ def sweep(
         return cost_report(plans)
     for position, plan in enumerate(plans, 1):
         _run(plan, f"[{position}/{len(plans)}] {plan.cell.name}")
-    if not launched_rank():
-        _add_fidelities(plans, [folder / cell.name for cell in cells if cell.setting is None])
+    _add_fidelities(plans, [folder / cell.name for cell in cells if cell.setting is None])
     return _summarise(plans, folder)
 
 
@@ -97,7 +102,7 @@ def _run(plan: Plan, prefix: str) -> None:
             return
         _print(f"{prefix}  running, output in {plan.log}")
         start, show = time.perf_counter(), _progress_line(prefix)
-        run_in_subprocess(plan.command, plan.log, plan.cell.number, show)
+        run_in_subprocess(plan.command, plan.log, show)
         show("")
         plan.read_state()
         _print(f"{prefix}  {plan}  {time.perf_counter() - start:.1f} s")
@@ -147,10 +152,9 @@ def _summarise(plans: Sequence[Plan], folder: Path) -> Outcome:
 
 
 def _print(line: str) -> None:
-    """Print a line at once; of several processes that a launcher started, only the first one does."""
-    if not launched_rank():
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
+    """Print a line at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def _progress_line(prefix: str) -> Callable[[str], None]:

@@ -12,7 +12,6 @@ from bigain.commands.lightning_cli import Prepared
 from bigain.commands.predict import missing_parts
 from bigain.commands.sweep.subprocess_run import failure_in
 from bigain.commands.sweep.tables import Cell
-from bigain.commands.termination import launched_rank
 from bigain.errors import InputError, message_of
 from bigain.runs.directory import check_directory
 from bigain.runs.names import NOT_OF_ONE_STEP
@@ -25,7 +24,7 @@ class Plan:
 
     Attributes:
         directory: Its run directory.
-        log: Output of its last attempt, in this process of the launcher.
+        log: Output of its last attempt.
         prepared: Its objects; nothing is loaded. None if it is refused or not applicable.
         status: `refused` if its configuration or directory does not fit, `incomplete` if something is missing, `n/a` if
             its compressor cannot do the task, `elsewhere` if another command is doing it.
@@ -41,8 +40,7 @@ class Plan:
     def __init__(self, cell: Cell, folder: Path, options: Sequence[str], kind: type[Prepared] = Prepared) -> None:
         """Create the objects of a cell with `kind`, and read its state."""
         self.cell, self.directory = cell, folder / cell.name
-        suffix = f"-rank-{launched_rank()}" if launched_rank() else ""
-        self.log = folder / "logs" / f"{cell.name}{suffix}.log"
+        self.log = folder / "logs" / f"{cell.name}.log"
         self._command = ["predict", *cell.arguments(), *options, "--output", str(self.directory)]
         try:
             prepared = kind.of(cell.task, self._command)

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -20,13 +20,12 @@ _ERROR = "bigain: error: "
 _SECONDS_BETWEEN_UPDATES = 0.5
 
 
-def run_in_subprocess(command: Sequence[str], log: Path, number: int, show: Callable[[str], None]) -> None:
+def run_in_subprocess(command: Sequence[str], log: Path, show: Callable[[str], None]) -> None:
     """Run a bigain command and wait for it; if it fails, its log holds the reason (`failure_in`).
 
     Args:
         command: Arguments after `bigain`.
         log: File for its output.
-        number: Position of the run among those that this launcher starts, for its port.
         show: Called now and then with the last line of the output.
 
     Raises:
@@ -38,8 +37,8 @@ def run_in_subprocess(command: Sequence[str], log: Path, number: int, show: Call
     except OSError as error:
         raise InputError(f"cannot write {log}: {error}; choose another --output") from error
     with file, _signals_raise():
-        program, environment = [sys.executable, "-m", "bigain", *command], cell_environment(os.environ, number)
-        process = subprocess.Popen(program, stdout=file, stderr=file, env=environment, start_new_session=True)
+        program = [sys.executable, "-m", "bigain", *command]
+        process = subprocess.Popen(program, stdout=file, stderr=file, start_new_session=True)
         try:
             while process.returncode is None:
                 try:
@@ -60,10 +59,6 @@ def run_in_subprocess(command: Sequence[str], log: Path, number: int, show: Call
 @contextlib.contextmanager
 def claimed(directory: Path, log: Path) -> Iterator[bool]:
     """Hold a cell, by its log, against other commands that sweep into the same folder; yields whether it is free."""
-    # The processes of one launcher do every cell together.
-    if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) > 1:
-        yield True
-        return
     with contextlib.ExitStack() as locks:
         free = True
         try:
@@ -88,20 +83,6 @@ def failure_in(log: Path) -> str | None:
     except OSError:
         return None
     return next((f"{line.partition(_ERROR)[2]} (see {log})" for line in lines if _ERROR in line), None)
-
-
-def cell_environment(environment: Mapping[str, str], number: int) -> dict[str, str]:
-    """Return the environment of a cell; under a launcher of several processes, each cell has its own port."""
-    result = dict(environment)
-    base_port = int(result.get("MASTER_PORT", 0))
-    if not base_port and int(result.get("SLURM_NTASKS", 1)) > 1 and "SLURM_JOB_ID" in result:
-        # Lightning's port for the whole job.
-        base_port = 15000 + int(result["SLURM_JOB_ID"][-4:])
-    if base_port:
-        result["MASTER_PORT"] = str(1024 + (base_port + 1 + number - 1024) % (65536 - 1024))
-    # torchrun's own store still has the keys of the previous cell.
-    result.pop("TORCHELASTIC_USE_AGENT_STORE", None)
-    return result
 
 
 @contextlib.contextmanager

@@ -43,7 +43,6 @@ class Cell:
     """One run of a table.
 
     Attributes:
-        number: Position in the table, from 0; the same in all shards and processes.
         config: Configuration file, as after `--config`.
         overrides: Options that differ from that file, by dotted name.
         dataset: In the paper `pets`, `imagenet100`, `imagenet1k` or `coco`.
@@ -53,7 +52,6 @@ class Cell:
         setting: Its value.
     """
 
-    number: int
     config: str
     overrides: Mapping[str, Any]
     dataset: str
@@ -102,7 +100,7 @@ def load_table(path_or_name: str | Path) -> list[Cell]:
         _check_entry(f"{path}, run {number}", entry)
         row = entry["dataset"], entry["method"], entry.get("task", TASKS[0])
         for options, name, value in _settings(entry):
-            cell = Cell(len(cells), entry["config"], options, *row, name, value)
+            cell = Cell(entry["config"], options, *row, name, value)
             if cells.setdefault(cell.name, cell) is not cell:
                 raise InputError(f"{path}: two runs would be {cell.name}; give them other methods, or a setting each")
     return list(cells.values())
