@@ -31,7 +31,7 @@ Array = npt.NDArray[Any]
 Arrays = dict[str, Tensor]
 T = TypeVar("T")
 
-_ARRAYS = ("timesteps", "salience", "scores", "leader", "keys", "copied")
+_ARRAYS = ("timesteps", "salience", "scores", "leader", "copied")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,6 @@ class SiteMap:
         salience: Laplacian score (Eq. 7) of the tokens that the compressor saw. `(d, n)`, float32.
         scores: The score behind the decision; None if there was none. `(d, n)`, float32.
         leader: For mergers: the token that represents each token; a token that stays represents itself. `(d, n)`.
-        keys: For KV methods: the key nearest to each place, where known. `(d, n)`.
         copied: For KV methods: the token that each key is a copy of; None if keys are blends. `(d, m)`.
     """
 
@@ -54,7 +53,6 @@ class SiteMap:
     salience: Array
     scores: Array | None = None
     leader: Array | None = None
-    keys: Array | None = None
     copied: Array | None = None
 
 
@@ -158,7 +156,6 @@ def arrays_of(decision: Decision, rows: Tensor) -> Arrays:
     if decision.plan is not None:
         arrays["leader"] = decision.plan.kept[rows].gather(1, decision.plan.restore[rows])
     if isinstance(decision.compressor, KVDownsampler):
-        arrays["keys"] = decision.compressor.token_keys(tokens, site, context)
         arrays["copied"] = decision.compressor.key_tokens(tokens, site, context)
     return {name: array.expand(len(rows), *array.shape[1:]) for name, array in arrays.items() if array is not None}
 

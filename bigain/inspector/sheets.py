@@ -1,4 +1,4 @@
-"""Sheets of token maps: what is merged into what, which tokens are keys, scores and salience.
+"""Sheets of token maps: what is merged into what, which tokens are copied as keys, scores and salience.
 
 Drawn with Pillow, because matplotlib takes twice as long for the same picture.
 """
@@ -26,7 +26,6 @@ Row = tuple[str, Sequence[tuple[str, Picture]]]
 # Distinguishable with all common kinds of colour blindness (Okabe and Ito).
 DESTINATION = (230, 159, 0)
 DIMMED = (10, 10, 30)
-LINE = (255, 255, 255)
 # Opacity of a mark over the picture.
 _DIMMED, _DESTINATION = 0.62, 0.85
 # Largest side of a token map and smallest side of a token, in px.
@@ -45,10 +44,13 @@ class Subject(NamedTuple):
     lines: Sequence[str]
 
 
-def token_sheet(subject: Subject, maps: Sequence[SiteMap]) -> Image.Image:
-    """Draw which tokens of an image are merged or used as keys, by site and timestep."""
-    rows = [(_caption(site), _token_pictures(subject.picture, site)) for site in maps]
-    return sheet(subject.lines, rows, _token_legend(maps), fitted(subject.picture, maps[0].grid))
+def token_sheet(subject: Subject, maps: Sequence[SiteMap]) -> Image.Image | None:
+    """Draw which tokens of an image are merged or used as keys, by site and timestep; None if there are none."""
+    drawn = [site for site in maps if site.leader is not None or site.copied is not None]
+    if not drawn:
+        return None
+    rows = [(_caption(site), _token_pictures(subject.picture, site)) for site in drawn]
+    return sheet(subject.lines, rows, _token_legend(drawn), fitted(subject.picture, drawn[0].grid))
 
 
 def noise_sheet(subjects: Sequence[Subject], maps: Sequence[SiteMap]) -> Image.Image:
@@ -61,7 +63,8 @@ def noise_sheet(subjects: Sequence[Subject], maps: Sequence[SiteMap]) -> Image.I
         if (share := _removed_share(site)) is not None:
             action = "not a key" if site.leader is None else "merged"
             tiles.append((f"{action}: {100 * share.min():.0f} to {100 * share.max():.0f} %", heat(share, site.grid)))
-        rows.append((subject.lines[0], [*tiles, ("the first noise", token_picture(subject.picture, site, 0))]))
+            tiles.append(("the first noise", token_picture(subject.picture, site, 0)))
+        rows.append((subject.lines[0], tiles))
     description = f"timestep {maps[0].timesteps[0]:.0f}, {counted(len(maps[0].timesteps), 'noise')}, no class prompt"
     description += ": mean Laplacian salience (Eq. 7), and how often a token is removed"
     title = [*subjects[0].lines[1:], _caption(maps[0]), description]
@@ -85,8 +88,6 @@ def _token_legend(maps: Sequence[SiteMap]) -> list[tuple[Colour, str]]:
         legend.append((DIMMED, "source, dimmed: merged away; the others stay unchanged"))
     if any(site.copied is not None for site in maps):
         legend.append((DIMMED, "dimmed: not a key; the others are keys, unchanged"))
-    elif any(site.keys is not None for site in maps):
-        legend.append((LINE, "between lines: tokens nearest to the same key, which is a blend"))
     return legend
 
 
@@ -171,14 +172,12 @@ def _caption(site: SiteMap) -> str:
         tokens = f", {n} -> {' to '.join(map(str, sorted({min(kept), max(kept)})))}"
     elif site.copied is not None:
         tokens = f", {n} queries, {site.copied.shape[1]} keys"
-    elif site.keys is not None:
-        tokens = f", {n} queries, {int(site.keys.max()) + 1} keys"
     return f"site {site.index}: {site.name}, {site.grid.h}x{site.grid.w} tokens{tokens}"
 
 
 def _token_pictures(picture: Picture, site: SiteMap) -> list[tuple[str, Picture]]:
     """Draw the tokens at every drawn timestep, or once if they do not change."""
-    arrays = [array for array in (site.leader, site.keys, site.copied) if array is not None]
+    arrays = [array for array in (site.leader, site.copied) if array is not None]
     if len(site.timesteps) > 1 and all((array == array[0]).all() for array in arrays):
         return [("at every timestep", token_picture(picture, site, 0))]
     return [(f"timestep {site.timesteps[draw]:.0f}", token_picture(picture, site, draw)) for draw in _draws(site)]
@@ -187,8 +186,7 @@ def _token_pictures(picture: Picture, site: SiteMap) -> list[tuple[str, Picture]
 def token_picture(picture: Picture, site: SiteMap, draw: int) -> Picture:
     """Mark on a picture what happens to its tokens at a site under one noise draw.
 
-    Merging: sources are dimmed, destinations coloured. Keys that are copies: the other tokens are dimmed. Keys that
-    are blends: lines separate the tokens that lie nearest to different keys.
+    Merging: sources are dimmed, destinations coloured. Keys that are copies: the other tokens are dimmed.
     """
     base, tint = fitted(picture, site.grid), np.zeros((site.grid.n, 4), np.float32)
     if site.leader is not None:
@@ -198,12 +196,6 @@ def token_picture(picture: Picture, site: SiteMap, draw: int) -> Picture:
     elif site.copied is not None:
         tint[:] = (*DIMMED, _DIMMED)
         tint[site.copied[draw], 3] = 0
-    elif site.keys is not None:
-        region = _enlarged(site.keys[draw], site.grid)[..., 0]
-        border = np.zeros(region.shape, np.bool_)
-        border[1:] = region[1:] != region[:-1]
-        border[:, 1:] |= region[:, 1:] != region[:, :-1]
-        return np.where(border[..., None], np.array(LINE, np.uint8), base)
     colour, opacity = np.split(_enlarged(tint, site.grid), [3], 2)
     return (base + opacity * (colour - base)).round().astype(np.uint8)
 
