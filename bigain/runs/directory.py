@@ -18,16 +18,12 @@ from bigain.runs.logs import finished_images
 from bigain.runs.results import has_results, read_ids
 from bigain.runs.schema import CHOOSE_IMAGES
 
-# Folder for the files of an overwritten run, until the new run has its first image.
-_OVERWRITTEN = ".overwritten"
-
 
 @contextmanager
 def run_directory(output: Path, config: Namespace) -> Iterator[None]:
     """Hold a run directory in which a run starts or continues.
 
-    A run that ends with an error before its first image leaves no directory behind, or restores the run that it would
-    have overwritten.
+    A run that ends with an error before its first image leaves no directory behind.
 
     Raises:
         InputError: If it holds a run of another configuration or other files, or another process runs there.
@@ -36,17 +32,15 @@ def run_directory(output: Path, config: Namespace) -> Iterator[None]:
     try:
         output.mkdir(parents=True, exist_ok=True)
         directory_lock = lock(output, 0)
-        _finish_overwriting(output)
         # The process that held the lock before may have started a different run.
         check_directory(output, config)
-        has_identity = (output / "identity.json").is_file()
-        if has_identity and config.overwrite:
-            _move(own_files(output), output, output / _OVERWRITTEN)
+        if config.overwrite:
+            _delete(own_files(output))
     except OSError as error:
         raise InputError(f"cannot write the run directory {output}: {error}; choose another --output") from error
     try:
         # `Extension` writes it later: while the run can still be refused, the finished images keep their identity.
-        if not config.extend or not has_identity:
+        if not config.extend or not (output / "identity.json").is_file():
             write_json(output / "identity.json", fingerprinted(config))
         yield
     except BaseException:
@@ -55,19 +49,7 @@ def run_directory(output: Path, config: Namespace) -> Iterator[None]:
             _remove_empty_folders(output)
         raise
     finally:
-        _finish_overwriting(output)
         directory_lock.release()
-
-
-def _finish_overwriting(output: Path) -> None:
-    """Delete the files that `--overwrite` has moved aside, or restore them if there is no image in their place."""
-    backup = output / _OVERWRITTEN
-    files = [path for path in backup.rglob("*") if path.is_file()]
-    if files and not _has_images(output):
-        _delete(own_files(output))
-        _move(files, backup, output)
-    _delete(files)
-    _remove_empty_folders(backup)
 
 
 def _has_images(output: Path) -> bool:
@@ -79,13 +61,6 @@ def _remove_empty_folders(top: Path) -> None:
         # A folder that holds other files stays.
         with suppress(OSError):
             folder.rmdir()
-
-
-def _move(files: list[Path], source: Path, target: Path) -> None:
-    for file in files:
-        path = target / file.relative_to(source)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file.replace(path)
 
 
 def own_files(output: Path) -> list[Path]:

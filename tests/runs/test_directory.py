@@ -1,7 +1,5 @@
 """What a run may delete, what it follows, and what it leaves behind."""
 
-import shutil
-from contextlib import suppress
 from unittest.mock import Mock
 
 import pytest
@@ -13,7 +11,6 @@ from bigain.runs.configuration import fingerprint
 from bigain.runs.directory import run_directory
 
 CONFIG = Namespace(seed=0, overwrite=False, extend=False)
-OTHER = Namespace(seed=1, overwrite=False, extend=False)
 OVERWRITE = Namespace(seed=0, overwrite=True, extend=False)
 
 
@@ -57,21 +54,6 @@ def test_overwriting_deletes_what_bigain_wrote_and_nothing_else(run, damaged):
     with run_directory(folder, OVERWRITE):
         (folder / "predictions/rank-0.jsonl").write_text("new\n")
     assert files(folder) == {*mine, "identity.json", "predictions/rank-0.jsonl"}
-
-
-def test_a_run_is_overwritten_by_the_first_image_of_another_only(run):
-    folder, _ = run
-    before = {name: (folder / name).read_bytes() for name in files(folder)}
-    with suppress(InterruptedError), run_directory(folder, OVERWRITE):
-        (folder / "predictions/model.json").touch()
-        raise InterruptedError
-    assert {name: (folder / name).read_bytes() for name in files(folder)} == before
-    # A kill leaves both runs there; the next one restores the old, too, and finds it of another configuration.
-    with run_directory(folder, OVERWRITE):
-        shutil.copytree(folder, folder.parent / "killed")
-    with pytest.raises(InputError, match="seed: 0 -> 1"), run_directory(folder.parent / "killed", OTHER):
-        pass
-    assert {name: (folder.parent / "killed" / name).read_bytes() for name in files(folder.parent / "killed")} == before
 
 
 @pytest.mark.parametrize(
