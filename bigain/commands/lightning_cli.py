@@ -42,7 +42,7 @@ from bigain.errors import InputError
 from bigain.inspector import Inspector
 from bigain.modules import DiffusionClassifier, DiffusionSampler, FeatureProbe
 from bigain.runs.configuration import fingerprint
-from bigain.runs.directory import Extension, check_directory, run_directory
+from bigain.runs.directory import check_directory, run_directory
 from bigain.runs.files import write_text
 from bigain.tasks.probe import TRAINING
 from bigain.tasks.progress import Progress
@@ -174,10 +174,9 @@ class BiGainCLI(LightningCLI):
         inspectors = [Inspector(config.inspect)] if config.inspect else []
         # In place of Lightning's handlers, which wait for processes that may have ended.
         signals = LambdaCallback(on_predict_start=lambda *_: end_at_signals())
-        extension = [Extension(config)] if config.extend else []
         for module, writer, results in _TASKS.values():
             if isinstance(self.model, module):
-                return [*inspectors, writer(resume=True), *extension, results(self.fingerprint), Timing(), signals]
+                return [*inspectors, writer(resume=True), results(self.fingerprint), Timing(), signals]
         names = ", ".join(module.__name__ for module, *_ in _TASKS.values())
         raise InputError(f"bigain predict runs {names} and their subclasses, not {type(self.model).__name__}")
 
@@ -190,6 +189,9 @@ class BiGainCLI(LightningCLI):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Compressor):
                 callback.check_module(self.model)
+        if config.extend:
+            # Finds out whether the images are there before the directory gets the new choice of them.
+            self.datamodule.setup("predict")
         with run_directory(self.output, config) if self.trainer.is_global_zero else nullcontext():
             if self.trainer.is_global_zero:
                 # The merged configuration, without the seeds that `seed` sets.

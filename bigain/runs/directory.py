@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning.pytorch import Callback, LightningModule, Trainer
 
 from bigain.errors import InputError
 from bigain.runs.configuration import fingerprinted
@@ -39,9 +38,7 @@ def run_directory(output: Path, config: Namespace) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"cannot write the run directory {output}: {error}; choose another --output") from error
     try:
-        # `Extension` writes it later: while the run can still be refused, the finished images keep their identity.
-        if not config.extend or not (output / "identity.json").is_file():
-            write_json(output / "identity.json", fingerprinted(config))
+        write_json(output / "identity.json", fingerprinted(config))
         yield
     except BaseException:
         if not _has_images(output):
@@ -79,17 +76,6 @@ def own_files(output: Path) -> list[Path]:
 def _delete(paths: list[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
-
-
-class Extension(Callback):
-    """Gives a run directory its new choice of images, once the dataset has found these images."""
-
-    def __init__(self, config: Namespace) -> None:
-        self._settings = fingerprinted(config)
-
-    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            write_json(Path(trainer.default_root_dir) / "identity.json", self._settings)
 
 
 def check_directory(output: Path, config: Namespace) -> None:
