@@ -21,7 +21,6 @@ def score(
     reference: str | None = None,
     against: Path | None = None,
     lpips: LpipsNetwork | None = None,
-    clip_model: str | None = None,
     geneval: Path | None = None,
     vqascore: Path | None = None,
 ) -> Outcome:
@@ -38,7 +37,6 @@ def score(
         against: Another run, usually uncompressed: measures the fidelity to its images, or the similarity to its
             features.
         lpips: Network of LPIPS; by default alex, where its weights are available.
-        clip_model: Folder of a CLIP model: measures the similarity of images and prompts.
         geneval: New folder to write the images to, as GenEval reads them.
         vqascore: New folder to write the images to, one per prompt, as VQAScore's benchmark reads them.
 
@@ -50,7 +48,7 @@ def score(
     """
     # Checked before torch is imported.
     if features := read_results(run)["task"] == "features":
-        if against is None or any((options, protocol, weights, reference, lpips, clip_model, geneval, vqascore)):
+        if against is None or any((options, protocol, weights, reference, lpips, geneval, vqascore)):
             raise InputError(f"{run} is a run of features; give it --against OTHER alone, for their similarity")
         read_results(against)
     else:
@@ -58,29 +56,26 @@ def score(
             read_generation(folder)
     if reference is not None and not find_reference(reference).exists():
         raise InputError(f"{reference} does not exist; `bigain reference IMAGES {reference}` computes it")
-    from bigain.metrics import ClipScore, ImageMetric
+    from bigain.metrics import ImageMetric
     from bigain.tasks.exporting import export_geneval, export_vqascore
     from bigain.tasks.scoring import add_baseline, update_distances, update_fidelity, update_metric
 
-    metrics: list[ImageMetric] = [] if clip_model is None else [ClipScore(clip_model)]
-    if (extra := create(ImageMetric, "metric", options, "bigain score")) is not None:  # type: ignore[type-abstract]
-        metrics.append(extra)
-    paired = [metric for metric in metrics if "other images" in metric.needs]
-    if paired and against is None:
-        raise InputError(f"{paired[0].title or paired[0].name} compares the images of two runs; add --against OTHER")
+    metric = create(ImageMetric, "metric", options, "bigain score")  # type: ignore[type-abstract]
+    is_paired = metric is not None and "other images" in metric.needs
+    if metric is not None and is_paired and against is None:
+        raise InputError(f"{metric.title or metric.name} compares the images of two runs; add --against OTHER")
     run_lock = lock(run, 0)
     try:
         if features and against is not None:
             add_baseline(run, against)
             return Outcome(summary(read_results(run), run))
         results = read_generation(run)
-        if protocol or reference or weights or not (against or metrics or geneval or vqascore):
+        if protocol or reference or weights or not (against or metric or geneval or vqascore):
             update_distances(run, results, protocol, weights, reference)
         if against is not None:
-            update_fidelity(run, results, against, lpips, paired)
-        for metric in metrics:
-            if metric not in paired:
-                update_metric(run, results, metric)
+            update_fidelity(run, results, against, lpips, [metric] if metric and is_paired else [])
+        if metric is not None and not is_paired:
+            update_metric(run, results, metric)
         write_results(run, results)
         exported = export_geneval(run, geneval) if geneval else ""
         exported += export_vqascore(run, vqascore) if vqascore else ""

@@ -26,7 +26,7 @@ class ClipScore(ImageMetric):
     better = "higher"
     title = "CLIP score"
     needs = frozenset({"images", "prompts"})
-    later = "bigain score --clip-model"
+    later = "bigain score --metric ClipScore --metric.folder"
     published = "openai/clip-vit-large-patch14"
 
     def __init__(self, folder: str) -> None:

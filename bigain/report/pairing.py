@@ -31,7 +31,7 @@ _IGNORED = (
 _SELECTION = CHOOSE_IMAGES | {"data.init_args.root", "data.init_args.seed"}
 # Entries of the protocol that change no number, or that follow from others: from the names of metrics, a digest of the
 # statistics, the trials of each stage.
-_NO_CONDITION = ("clip_model", "reference_file", "further_references", "bands", "budget")
+_NO_CONDITION = ("reference_file", "further_references", "bands", "budget")
 # Entries of the environment that may change a number, and other circumstances.
 _NUMERIC = ("precision", "network_dtype")
 _MINOR = ("device", "device_name", "cpu_threads", "git_commit", "attention_backend", "compile", "world_size", "python")

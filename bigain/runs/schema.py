@@ -115,7 +115,6 @@ class Results(TypedDict):
     per_class: NotRequired[list[dict[str, int]] | None]
     confusion_matrix: NotRequired[list[list[int]] | None]
     distance_missing: NotRequired[str | None]
-    clip_score_missing: NotRequired[str | None]
     psnr_missing: NotRequired[str | None]
     inception_score_missing: NotRequired[str | None]
     linear_probe_missing: NotRequired[str | None]

@@ -316,8 +316,8 @@ class GenerationResults(RunResults):
     ) -> dict[str, Any]:
         measuring = module.measuring
         metrics, incomplete = evaluate(measuring.metrics, records, module.data.class_space)
-        # Both keys always exist: null if nothing is missing.
-        missing = {"distance": None, "clip_score": None, **incomplete, **measuring.missing}
+        # This key always exists: null if no distance is missing.
+        missing = {"distance": None, **incomplete, **measuring.missing}
         return {
             "metrics": metrics,
             **{f"{name}_missing": reason for name, reason in missing.items()},
@@ -328,7 +328,6 @@ class GenerationResults(RunResults):
                 **{name: getattr(module, name) for name in ("scheduler_options", "steps", "guidance", "images")},
                 "extractor": None if module.extractor is None else module.extractor.protocol,
                 "reference_file": module.reference,
-                "clip_model": module.clip_model,
                 "reference": None if measuring.reference is None else measuring.reference.described(),
                 "seed": module.seed,
             },

@@ -21,7 +21,6 @@ from bigain.diffusion.sampling import item_keys, sample, step_keys
 from bigain.errors import InputError, check_choice
 from bigain.metrics.accuracy import Agreement
 from bigain.metrics.base import Images, Metric
-from bigain.metrics.clip_score import ClipScore
 from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.inception import Inception
 from bigain.metrics.inception_score import InceptionScore
@@ -63,7 +62,6 @@ class DiffusionSampler(BackboneModule):
         images: ImageFormat = "png",
         extractor: FeatureExtractor | None = None,
         reference: str | None = None,
-        clip_model: str | None = None,
         items_per_forward: int | None = None,
         share: bool = True,
         metrics: Sequence[Metric] = (),
@@ -80,7 +78,6 @@ class DiffusionSampler(BackboneModule):
             images: `png`, rounded; `jpeg100_truncate`, as the release writes them; `none` keeps only features.
             extractor: Computes the features for distances to real images; null computes none.
             reference: Statistics of real images, an `.npz` file of the extractor's protocol; null computes no distance.
-            clip_model: Folder of a CLIP model, for the similarity of every image and its prompt; null computes none.
             items_per_forward: Most items, each with its guided pair, in one forward; null: the whole batch. On a CPU at
                 most 4; halved when memory runs out: see `Forwards`.
             share: Compute once what both rows of a guided pair have in common, on a U-Net: see `share`.
@@ -102,8 +99,7 @@ class DiffusionSampler(BackboneModule):
         self.scheduler_class, self.scheduler_options = scheduler, dict(scheduler_options or {})
         self.steps, self.guidance, self.seed, self.share = steps, guidance, seed, share
         self.images: ImageFormat = images
-        self.extractor, self.reference, self.clip_model = extractor, reference, clip_model
-        self.metrics = [*([] if clip_model is None else [ClipScore(clip_model)]), *metrics]
+        self.extractor, self.reference, self.metrics = extractor, reference, list(metrics)
         # An item is two rows.
         self.forwards = Forwards(items_per_forward, "items_per_forward", ROWS_ON_CPU // 2)
         # Separate: a decoder that runs out of memory must not change the denoiser's forwards.

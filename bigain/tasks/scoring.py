@@ -17,7 +17,6 @@ from bigain.data.images import read_images
 from bigain.errors import InputError
 from bigain.metrics import ClipFeatures, DinoV2, Inception, ShapeFeatures
 from bigain.metrics.base import Images, Metric, evaluate
-from bigain.metrics.clip_score import ClipScore
 from bigain.metrics.cmmd import Cmmd
 from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.fidelity import Lpips, Psnr, Ssim
@@ -88,8 +87,6 @@ def update_metric(run: Path, results: Results, metric: Metric) -> None:
     """Replace a metric of single images, such as the similarity of images and prompts."""
     results["metrics"].update(_estimates([metric], measured_images(run, [metric])))
     results[f"{metric.name}_missing"] = None  # type: ignore[literal-required]
-    if isinstance(metric, ClipScore) and metric.name == ClipScore.name:
-        results["protocol"]["clip_model"] = str(metric.folder)
 
 
 def has_baseline(results: Results) -> bool:
@@ -124,7 +121,7 @@ def update_distances(
     protocol, reference = protocol or settings["extractor"], reference or settings.get("reference_file")
     if protocol is None or reference is None:
         raise InputError(
-            f"{run} names no protocol or no reference; give --protocol and --reference, --against or --clip-model"
+            f"{run} names no protocol or no reference; give --protocol and --reference, --against or --metric"
         )
     if protocol not in get_args(Protocol):
         raise InputError(f"{run} has features of {protocol}, which `bigain score` cannot load; give --protocol")

@@ -121,17 +121,23 @@ def test_lpips_where_its_weights_are(capsys, tmp_path):
 
 def test_clip_score_of_a_run_and_during_a_run(capsys, tmp_path):
     clip = str(save_clip(tmp_path / "tiny-clip"))
-    assert main(["score", "scored", "--clip-model", clip]) == 0
+    metric = ["--metric", "ClipScore", "--metric.folder", clip]
+    assert main(["score", "scored", *metric]) == 0
     assert "clip_score[tiny-clip]" in capsys.readouterr().out
     stored = results("scored")["metrics"]["clip_score[tiny-clip]"]
     assert (stored["n"], stored["unit"], stored["better"]) == (4, "", "higher")
-    assert predict("demo_lgtm_generation.yaml", "during", "--model.clip_model", clip, "--data.batch_size", "3") == 0
+
+    def during(output, folder, *args):
+        metrics = f"[{{class_path: bigain.metrics.ClipScore, init_args: {{folder: {folder}}}}}]"
+        return predict("demo_lgtm_generation.yaml", output, "--model.metrics", metrics, *args)
+
+    assert during("during", clip, "--data.batch_size", "3") == 0
     assert results("during")["metrics"]["clip_score[tiny-clip]"] == stored
     # Without it, images are made all the same.
-    assert predict("demo_lgtm_generation.yaml", "later", "--model.clip_model", "absent") == 1
+    assert during("later", "absent") == 1
     assert "CLIP score" in capsys.readouterr().out
     assert "from absent: no such folder; get one with" in results("later")["clip_score_missing"]
-    assert main(["score", "later", "--clip-model", clip]) == 0
+    assert main(["score", "later", *metric]) == 0
     assert results("later")["clip_score_missing"] is None
     assert results("later")["metrics"]["clip_score[tiny-clip]"] == stored
 

@@ -202,7 +202,7 @@ def test_distances_of_other_steps_or_images_are_a_series_of_their_own(named):
     generation("runs/steps", 5.0, tome(), protocol__steps=20)
     generation("runs/few", 80.0, tome(0.7), n=500)
     generation("runs/seed", 36.0, protocol__seed=3)
-    change("runs/lgtm_made", protocol__clip_model="clip")
+    change("runs/lgtm_made", protocol__reference_file="other.npz")
     groups = group_runs(find_runs([Path("runs")])[0])
     series = {group.settings: {run.path.name for run in group.runs if run.task == "generation"} for group in groups}
     assert series == {
