@@ -68,15 +68,16 @@ class Response:
 
     def row(self) -> dict[str, Any]:
         """Return plain values for a file."""
+
+        def as_row(shares: Floats) -> dict[str, Any]:
+            plain = [[None if np.isnan(share) else float(share) for share in of_kind] for of_kind in shares]
+            return dict(zip(("kept", "destroyed"), plain, strict=True))
+
         shares = self.shares()
-
-        def as_row(kept: Floats, destroyed: Floats) -> dict[str, Any]:
-            return {"kept": plain(kept), "destroyed": plain(destroyed)}
-
         return {
             **{name: getattr(self, name) for name in ("bands", "timesteps", "batches", "images")},
-            "sites": [{"name": name, **as_row(*pair)} for name, *pair in zip(self.names, *shares, strict=True)],
-            **as_row(*mean_over_modules(shares)),
+            "sites": [{"name": name, **as_row(shares[:, index])} for index, name in enumerate(self.names)],
+            **as_row(mean_over_modules(shares)),
             "not_measured": self.not_measured,
         }
 
@@ -84,11 +85,6 @@ class Response:
 def mean_over_modules(shares: Floats) -> Floats:
     """Return the mean over modules of each share, over those that have one. `(2, modules, ...)` -> `(2, ...)`."""
     return np.ma.masked_invalid(shares).mean(1).filled(np.nan)
-
-
-def plain(shares: Floats) -> list[float | None]:
-    """Return shares for a file, None for NaN."""
-    return [None if np.isnan(share) else float(share) for share in shares]
 
 
 def load_response(run: Path) -> Response | None:
