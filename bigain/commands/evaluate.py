@@ -84,16 +84,13 @@ def _read(config: Path) -> tuple[Path, dict[str, str]]:
 def joint_row(
     name: str, classification: Results | None, generation: Results | None, features: Results | None = None
 ) -> dict[str, Any]:
-    """Return what one compressor costs and keeps; raise an InputError if the runs were compressed differently.
+    """Return what one compressor costs and keeps.
 
     Without a classification, because the compressor is `generation_only`, the costs are those of the generation.
     """
     assert generation is not None
     costs = classification or generation
     compressors = costs["compressors"]
-    for results in filter(None, (generation, features)):
-        if [*map(_comparable, compressors)] != [*map(_comparable, results["compressors"])]:
-            raise InputError(f"{name}: the runs have different compressors; a joint row needs one")
     accuracy_name, accuracy = next(iter(classification["metrics"].items())) if classification else ("top1", None)
     row: dict[str, Any] = {
         "name": name,

@@ -248,8 +248,6 @@ def _check_arguments(args: Sequence[str], config: Namespace) -> None:
         if config[name] is None and "None" not in str(kind):
             raise InputError(f"{name} is null; leave it out for its default")
     settings = dict(settings_of(args))
-    if settings.get("trainer.callbacks") == {}:
-        raise InputError("trainer.callbacks is {}; expected a class, or a list of classes")
     for path, section in [*classes_of("", config), ("trainer", config.trainer), ("", config)]:
         for name in (name.removeprefix(f"{path}.") for name, value in settings.items() if value == {}):
             exists = name.partition(".")[0] in section.get("init_args", section)

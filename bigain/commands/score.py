@@ -1,4 +1,4 @@
-"""`bigain score RUN`: metrics of the images of a finished generation run, or of features beside another run."""
+"""`bigain score RUN`: metrics of the images of a finished generation run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bigain.commands.parsing import Outcome, create
 from bigain.errors import InputError
 from bigain.runs.files import find_reference
 from bigain.runs.lock import lock
-from bigain.runs.results import read_generation, read_results, write_results
+from bigain.runs.results import read_generation, write_results
 from bigain.runs.schema import LpipsNetwork, Protocol
 from bigain.runs.summary import summary
 
@@ -27,15 +27,14 @@ def score(
     """Measure distances and fidelity of the images of a finished run, and add them to its `results.json`.
 
     Args:
-        run: Run directory of a generation; with --against alone, also one of features.
+        run: Run directory of a generation.
         *options: A metric of single images: --metric PickScore --metric.folder FOLDER, or with --against, --metric
             DinoSimilarity --metric.weights FOLDER. All metrics: bigain list metrics
         protocol: How features are extracted; by default as the run's results say.
         weights: Inception weights, by default from the environment and torch's cache; for dinov2 and clip, the folder
             of the model.
         reference: Statistics of real images (.npz); by default as the run's results say.
-        against: Another run, usually uncompressed: measures the fidelity to its images, or the similarity to its
-            features.
+        against: Another run, usually uncompressed: measures the fidelity to its images.
         lpips: Network of LPIPS; by default alex, where its weights are available.
         geneval: New folder to write the images to, as GenEval reads them.
         vqascore: New folder to write the images to, one per prompt, as VQAScore's benchmark reads them.
@@ -47,18 +46,13 @@ def score(
         InputError: If the run, its images or the reference are missing or do not fit.
     """
     # Checked before torch is imported.
-    if features := read_results(run)["task"] == "features":
-        if against is None or any((options, protocol, weights, reference, lpips, geneval, vqascore)):
-            raise InputError(f"{run} is a run of features; give it --against OTHER alone, for their similarity")
-        read_results(against)
-    else:
-        for folder in filter(None, (run, against)):
-            read_generation(folder)
+    for folder in filter(None, (run, against)):
+        read_generation(folder)
     if reference is not None and not find_reference(reference).exists():
         raise InputError(f"{reference} does not exist; `bigain reference IMAGES {reference}` computes it")
     from bigain.metrics import ImageMetric
     from bigain.tasks.exporting import export_geneval, export_vqascore
-    from bigain.tasks.scoring import add_baseline, update_distances, update_fidelity, update_metric
+    from bigain.tasks.scoring import update_distances, update_fidelity, update_metric
 
     metric = create(ImageMetric, "metric", options, "bigain score")  # type: ignore[type-abstract]
     is_paired = metric is not None and "other images" in metric.needs
@@ -66,9 +60,6 @@ def score(
         raise InputError(f"{metric.title or metric.name} compares the images of two runs; add --against OTHER")
     run_lock = lock(run, 0)
     try:
-        if features and against is not None:
-            add_baseline(run, against)
-            return Outcome(summary(read_results(run), run))
         results = read_generation(run)
         if protocol or reference or weights or not (against or metric or geneval or vqascore):
             update_distances(run, results, protocol, weights, reference)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import logging
 import os
 from itertools import chain
 from pathlib import Path
@@ -15,10 +13,6 @@ from bigain.runs.files import RUN_FILES
 
 # Data loading processes of a killed run end within 5 s.
 _TIMEOUT_S = 10
-
-_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
-
-_log = logging.getLogger(__name__)
 
 
 def lock(folder: Path, rank: int) -> BaseFileLock:
@@ -47,7 +41,5 @@ def lock(folder: Path, rank: int) -> BaseFileLock:
             f"{folder} is in use: another process holds {path}; wait for it or stop it, or choose another --output"
         ) from error
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise InputError(f"cannot write {path}: {error}; choose another --output") from error
-        _log.warning(f"warning: {folder} is on a file system without locks; let one run at a time use it")
+        raise InputError(f"cannot write {path}: {error}; choose another --output") from error
     return file_lock

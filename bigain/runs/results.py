@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -186,17 +185,13 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Run], dict[Path, str]]:
     left_out: dict[Path, str] = {}
     seen: set[Path] = set()
     for path in (run for folder in paths for run in _runs_in(folder)):
-        # `Path.resolve` raises a RuntimeError for circular links.
-        resolved = Path(os.path.realpath(path))
-        if resolved in seen:
+        if path.resolve() in seen:
             continue
-        seen.add(resolved)
+        seen.add(path.resolve())
         try:
             runs.append(load_run(path))
         except InputError as error:
             left_out[path] = str(error)
-        except OSError as error:
-            left_out[path] = f"{path} cannot be read: {error.strerror}"
     return runs, left_out
 
 

@@ -305,7 +305,6 @@ def test_lists_from_the_source_are_the_classes_that_can_be_imported():
         (["--model.seed", "4"], ["use --seed 4"]),
         (["--seed", "4", "--data.seed", "0"], ["one seed"]),
         (["--seed", "4", "--config", "seeded.yaml"], ["model.seed is 0 and seed is 4, but a run has one seed"]),
-        (["--trainer.callbacks", "{}"], ["trainer.callbacks is {}; expected a class"]),
         (["--data.images", "0"], ["images must be 1 to 10,000,000, not 0"]),
         (["--data.prompt", "null"], ["data.prompt is null; expected str"]),
         (["--data.limit", "x"], ["data.limit: expected an int, not x; see bigain predict --data.help ShapeTextures"]),
