@@ -54,14 +54,10 @@ def run_checks(options: Sequence[str]) -> list[Check]:
     level = logger.level
     # The checks report what would be logged.
     logger.setLevel(logging.ERROR)
-    checks: dict[str, Check] = {}
     try:
-        for check in _checks(cli):
-            # One cause may stop several checks.
-            checks.setdefault(check.message if check.status == "problem" else f"{check.name}: {check.message}", check)
+        return list(_checks(cli))
     finally:
         logger.setLevel(level)
-    return list(checks.values())
 
 
 def _checks(cli: WithoutTrainer) -> Iterator[Check]:
@@ -84,7 +80,7 @@ def _checks(cli: WithoutTrainer) -> Iterator[Check]:
     yield from _errors_as_problems("reference", _reference(module))
     yield from _errors_as_problems("run directory", _directory(cli))
     yield from _disk(cli.output, module, data)
-    yield from _device(cli, backbone)
+    yield from _device(cli)
 
 
 def _errors_as_problems(name: str, checks: Iterator[Check]) -> Iterator[Check]:
@@ -206,7 +202,7 @@ def _disk(output: Path, module: Task, data: EvalDataModule) -> Iterator[Check]:
         yield Check("disk", "problem" if fix else "ok", message, fix)
 
 
-def _device(cli: WithoutTrainer, backbone: Backbone) -> Iterator[Check]:
+def _device(cli: WithoutTrainer) -> Iterator[Check]:
     if cli.trainer is None:
         yield Check("device", "problem", cli.trainer_error, "--trainer.accelerator auto --trainer.devices 1")
         return
@@ -218,11 +214,3 @@ def _device(cli: WithoutTrainer, backbone: Backbone) -> Iterator[Check]:
         yield Check("device", "warning", f"{message}: this GPU emulates bfloat16", "--trainer.precision 16-true")
     else:
         yield Check("device", "ok", message)
-    if not hasattr(backbone, "denoiser") or kind not in ("cpu", "cuda"):
-        return
-    total = torch.cuda.mem_get_info()[1] if kind == "cuda" else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    size = 2 if precision in ("16-true", "bf16-true") else 4
-    need = size * sum(p.numel() for p in backbone.denoiser.parameters())
-    message = f"{total / _GIB:,.0f} GiB in all, {need / _GIB:.1f} GiB for the denoiser's weights"
-    fits = 1.5 * need < total
-    yield Check("memory", "ok" if fits else "problem", message, "" if fits else _PRECISION)
