@@ -5,8 +5,8 @@
     python benchmarks/run_all.py --only growth operators
     python -m benchmarks --gpu                          # minutes: what only a GPU can say, see gpu.py
 
-Results go to `benchmarks/results/<device>/` (`-quick` behind it for those), one file each and a table of
-them in `README.md` there. A new benchmark is one line in `BENCHMARKS`.
+Results go to `benchmarks/results/<device>/` (`-quick` behind it for those), one file each and a table of them in
+`README.md` there. A new benchmark is one line in `BENCHMARKS`.
 """
 
 from __future__ import annotations
