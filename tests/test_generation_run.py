@@ -140,7 +140,7 @@ def test_a_baseline_is_compared_image_by_image(capsys):
     assert samples("out/baseline") != samples()
     # The contact sheet has both sides of every image, below a line of text.
     with Image.open("out/contact_sheet.png") as sheet:
-        left, right = (np.asarray(sheet.crop((x, 22, x + 128, 150)).convert("RGB"))[::4, ::4] for x in (4, 132))
+        left, right = (np.asarray(sheet.crop((x, 70, x + 128, 198)).convert("RGB"))[::4, ::4] for x in (10, 138))
     name = sorted(samples())[0]
     for folder, side in (("out", left), ("out/baseline", right)):
         assert np.array_equal(np.asarray(Image.open(Path(folder, "samples", name))), side)

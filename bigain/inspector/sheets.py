@@ -10,18 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from bigain.data.images import text_font
+from bigain.data.images import Colour, Picture, Row, sheet
 from bigain.inspector.maps import SiteMap, evenly
 from bigain.runs.numbers import counted
 from bigain.tokens.grid import Grid
 
-Picture = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
-Colour = tuple[int, int, int]
-# A title, and pictures with a caption each.
-Row = tuple[str, Sequence[tuple[str, Picture]]]
 
 # Distinguishable with all common kinds of colour blindness (Okabe and Ito).
 DESTINATION = (230, 159, 0)
@@ -32,9 +28,6 @@ _DIMMED, _DESTINATION = 0.62, 0.85
 _SIDE, _MIN_TOKEN = 160, 4
 # Most timesteps that are drawn.
 _COLUMNS = 5
-# Gap between pictures, line of text, margin and average letter, in px.
-_GAP, _LINE, _MARGIN, _LETTER = 6, 18, 10, 6
-_LONGEST = 110
 
 
 class Subject(NamedTuple):
@@ -121,43 +114,6 @@ def _heat_legend(remark: str = ": most detail") -> list[tuple[Colour, str]]:
     texts = ("lowest value of each map", "half way", f"highest value of each map{remark}")
     colours = matplotlib.colormaps["inferno"]((0.0, 0.5, 1.0), bytes=True)[:, :3].tolist()
     return list(zip(map(tuple, colours), texts, strict=True))
-
-
-def sheet(
-    title: Sequence[str], rows: Sequence[Row], legend: Sequence[tuple[Colour, str]] = (), picture: Picture | None = None
-) -> Image.Image:
-    """Draw rows of pictures `(h, w, 3)`, unscaled, below a title and a legend with a picture to their left."""
-    font = text_font(12)
-    indent = _MARGIN if picture is None else 2 * _MARGIN + picture.shape[1]
-    # Names of classes and images may contain line breaks, and be long.
-    lines = [
-        (colour, " ".join(text.split())[:_LONGEST]) for colour, text in [*((None, text) for text in title), *legend]
-    ]
-    rows = [(" ".join(text.split())[:_LONGEST], tiles) for text, tiles in rows]
-    ends = [indent + _LINE + font.getlength(text) for _, text in lines]
-    ends += [_MARGIN + font.getlength(text) for text, _ in rows]
-    ends += [_MARGIN - _GAP + sum(tile.shape[1] + _GAP for _, tile in tiles) for _, tiles in rows]
-    header = max(_LINE * len(lines), 0 if picture is None else picture.shape[0]) + _GAP
-    heights = [2 * _LINE + max(tile.shape[0] for _, tile in tiles) + _GAP for _, tiles in rows]
-    image = Image.new("RGB", (round(max(ends)) + _MARGIN, 2 * _MARGIN + header + sum(heights)), "white")
-    draw = ImageDraw.Draw(image)
-    if picture is not None:
-        image.paste(Image.fromarray(picture), (_MARGIN, _MARGIN))
-    for number, (colour, text) in enumerate(lines):
-        y = _MARGIN + number * _LINE
-        if colour is not None:
-            draw.rectangle((indent, y + 2, indent + _LINE - 6, y + _LINE - 4), colour, "black")
-        draw.text((indent + (_LINE if colour else 0), y), text, "black", font)
-    y = _MARGIN + header
-    for (text, tiles), height in zip(rows, heights, strict=True):
-        draw.text((_MARGIN, y), text, "black", font)
-        x = _MARGIN
-        for caption, tile in tiles:
-            draw.text((x, y + _LINE), caption[: tile.shape[1] // _LETTER], "black", font)
-            image.paste(Image.fromarray(tile), (x, y + 2 * _LINE))
-            x += tile.shape[1] + _GAP
-        y += height
-    return image
 
 
 def _draws(site: SiteMap) -> list[int]:

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from bigain.data.images import read_images, text_font
+from bigain.data.images import Picture, read_images, sheet
 from bigain.runs.files import read_json, replacing, sample_path
 from bigain.runs.records import SampleRecord
 
 # Most images of a contact sheet, and pictures in a row.
 _SHEET, _COLUMNS = 64, 8
-# Largest side of an image, line of text and gap, in px.
-_TILE, _TEXT, _GAP = 128, 18, 4
+# Largest side of an image in px.
+_TILE = 128
 
 
 def write_contact_sheet(
@@ -43,25 +43,17 @@ def write_contact_sheet(
     largest = max(images.shape[-2], images.shape[-1] // len(runs))
     step, factor = max(1, largest // _TILE), max(1, _TILE // largest)
     tiles = images[..., ::step, ::step].repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    height, width = tiles.shape[-2] + _TEXT, tiles.shape[-1] + _GAP
-    columns = min(_COLUMNS // len(runs), len(tiles))
-    header = 0 if baseline is None else _TEXT
-    sheet = Image.new("RGB", (columns * width + _GAP, header - (-len(tiles) // columns) * height + _GAP), "white")
-    draw, font = ImageDraw.Draw(sheet), text_font(11)
-    if baseline is not None:
-        draw.text((_GAP, 2), "left: compressed, right: without compression", "black", font)
     names = read_json(run / "predictions/classes.json", dict[str, Any], "run its command again")["names"]
-    for number, (record, tile) in enumerate(zip(records, tiles, strict=True)):
-        x, y = _GAP + number % columns * width, header + _GAP + number // columns * height
-        sheet.paste(Image.fromarray(tile.permute(1, 2, 0).contiguous().numpy()), (x, y))
+    captioned: list[tuple[str, Picture]] = []
+    for record, tile in zip(records, tiles, strict=True):
         title = ", ".join(names[label] for label in record.labels) or record.prompt or record.image_id
-        text = " ".join(title.split())
-        shortened = (f"{text[:length]}..." for length in range(len(text) - 1, 0, -1))
-        caption = next((line for line in (text, *shortened) if font.getlength(line) <= width - _GAP), "")
-        draw.text((x, y + tile.shape[-2] + 2), caption, "black", font)
+        captioned.append((" ".join(title.split()), tile.permute(1, 2, 0).numpy()))
+    columns = _COLUMNS // len(runs)
+    rows = [("", captioned[start : start + columns]) for start in range(0, len(captioned), columns)]
+    contact_sheet = sheet([] if baseline is None else ["left: compressed, right: without compression"], rows)
     with replacing(run / "contact_sheet.png") as file:
-        sheet.save(file, "PNG")
-    return sheet
+        contact_sheet.save(file, "PNG")
+    return contact_sheet
 
 
 def log_picture(logger: Logger, tag: str, picture: Image.Image, step: int) -> None:

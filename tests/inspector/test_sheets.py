@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from bigain.data.images import sheet
 from bigain.inspector.board import settings_of
 from bigain.inspector.maps import SiteMap
 from bigain.inspector.sheets import (
@@ -14,7 +15,6 @@ from bigain.inspector.sheets import (
     noise_sheet,
     salience_sheet,
     score_sheet,
-    sheet,
     token_picture,
     token_sheet,
     token_side,

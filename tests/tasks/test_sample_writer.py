@@ -14,7 +14,7 @@ from bigain.backbones import DiT
 from bigain.callbacks import GenerationResults, SampleWriter
 from bigain.commands.score import score
 from bigain.data import ShapeTextures
-from bigain.data.images import text_font
+from bigain.data.images import sheet
 from bigain.data.selection import Item
 from bigain.errors import InputError
 from bigain.metrics import ShapeFeatures
@@ -113,7 +113,7 @@ def test_ids_that_share_a_file_where_case_is_ignored_are_refused_there(tmp_path,
 
 def test_the_contact_sheet_is_in_tensorboard_and_its_letters_are_no_empty_boxes(tmp_path, run):
     run(logger=True)
-    assert len({bytes(text_font(11).getmask(letter)) for letter in "éüłд"}) == 4
+    assert len({sheet([letter], []).tobytes() for letter in "éüłд"}) == 4
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert events.Tags()["images"] == ["1 samples/contact_sheet"]
