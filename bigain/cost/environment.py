@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,17 +21,15 @@ _CPUINFO = Path("/proc/cpuinfo")
 _PACKAGES = ("bigain", "torch", "lightning", "diffusers", "transformers", "torchmetrics", "torchvision", "numpy")
 
 
-def environment(
-    trainer: Trainer, device: torch.device, denoiser: torch.nn.Module, kernels: Collection[str]
-) -> dict[str, object]:
-    """Describe device, precision, versions and git commit of a run, and the attention kernels that were seen."""
+def environment(trainer: Trainer, device: torch.device, denoiser: torch.nn.Module) -> dict[str, object]:
+    """Describe device, precision, versions and git commit of a run, and how attention is computed."""
     return {
         "device": str(device),
         **session(device),
         "world_size": trainer.world_size,
         "precision": str(trainer.precision),
         "network_dtype": str(next(denoiser.parameters()).dtype),
-        "attention_backend": attention_backend(device, denoiser, kernels),
+        "attention_backend": attention_backend(device, denoiser),
         "kernels": kernels_note(),
         "compile": compiled(denoiser),
         "cuda_graph": graphs_note(denoiser),
@@ -60,17 +57,15 @@ def device_name(device: torch.device) -> str:
     return match[1] if match else platform.processor() or platform.machine()
 
 
-def attention_backend(device: torch.device, denoiser: torch.nn.Module, kernels: Collection[str]) -> str:
-    """Name the attention processors of the network, and the kernels used, or on a GPU those torch may choose from."""
+def attention_backend(device: torch.device, denoiser: torch.nn.Module) -> str:
+    """Name the attention processors of the network and, on a GPU, the kernels that torch may choose from."""
     processors = {type(module.processor).__name__ for module in denoiser.modules() if hasattr(module, "processor")}
     names = ", ".join(sorted(processors))
-    if kernels:
-        return f"{names}: {', '.join(sorted(kernels))}"
     if device.type != "cuda":
         return names
     cuda = torch.backends.cuda
     enabled = {"flash": cuda.flash_sdp_enabled(), "efficient": cuda.mem_efficient_sdp_enabled()}
-    enabled["math"] = cuda.math_sdp_enabled()
+    enabled |= {"cudnn": cuda.cudnn_sdp_enabled(), "math": cuda.math_sdp_enabled()}
     return f"{names}: any of {', '.join(kind for kind, on in enabled.items() if on)}"
 
 

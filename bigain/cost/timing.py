@@ -13,7 +13,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from bigain.backbones.compilation import compiled
 from bigain.backbones.cuda_graphs import graphs_of
 from bigain.backbones.marks import PHASES, Mark, Network, marks_reported_to
-from bigain.cost.attention_kernels import kernels_seen
 from bigain.cost.memory import peak_memory, restart_peak
 from bigain.cost.spans import Spans
 from bigain.tokens.dispatch import forget_notes
@@ -36,7 +35,6 @@ class Measured:
         rows: Rows of each network in the timed forwards.
         seconds: Seconds of each network in these; of each phase, and of the rest of the forward, in the `observed`.
         largest: Rows of the largest forward of the denoiser.
-        kernels: Attention kernels.
         peak_memory: Bytes.
     """
 
@@ -46,7 +44,6 @@ class Measured:
     rows: Counter[str] = field(default_factory=Counter)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     largest: int = 0
-    kernels: set[str] = field(default_factory=set)
     peak_memory: int | None = None
 
 
@@ -106,13 +103,12 @@ class Timing(Callback):
 
     @contextmanager
     def _forward(self, network: Network, rows: int) -> Iterator[None]:
-        measured, first = self.measured, not self._forwards[network]
+        measured = self.measured
         graphs = graphs_of(self._denoiser) if network == "denoiser" else None
         eager_denoiser = network == "denoiser" and measured.compiled == "none"
         self._forwards[network] += 1
         if self._forwards[network] <= self.warmup:
-            with kernels_seen() if first and eager_denoiser else nullcontext(measured.kernels) as measured.kernels:
-                yield
+            yield
             return
         ended, before = self._spans.ended, _programs(measured.compiled)
         replays = 0 if graphs is None else graphs.replays

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -165,7 +165,6 @@ class RunResults(Callback, ABC):
     def _results(self, trainer: Trainer, module: Any, records: Sequence[Any]) -> Results:
         data, backbone, folder = module.data, module.backbone, predictions_folder(trainer)
         finished, skipped = {record.image_id for record in records}, read_skipped(folder)
-        kernels = {kernel for process in self._measured for kernel in process.kernels}
         results: Any = {
             "schema_version": RESULTS_VERSION,
             "task": self.task,
@@ -204,13 +203,13 @@ class RunResults(Callback, ABC):
             },
             **self.task_results(trainer, module, records),
             "environment": {
-                **environment(trainer, module.device, backbone.denoiser, kernels),
+                **environment(trainer, module.device, backbone.denoiser),
                 "sessions": read_sessions(folder),
             },
             "fingerprint": self.fingerprint,
         }
-        if not (results["timing"]["denoiser"]["forwards"] and kernels):
-            _keep_measured(results, folder.parent, kernels)
+        if not results["timing"]["denoiser"]["forwards"]:
+            _keep_measured(results, folder.parent)
         return results
 
 
@@ -218,18 +217,13 @@ def _compressors(trainer: Trainer) -> list[Compressor]:
     return [callback for callback in trainer.callbacks if isinstance(callback, Compressor)]  # type: ignore[attr-defined]
 
 
-def _keep_measured(results: Any, folder: Path, kernels: Collection[str]) -> None:
+def _keep_measured(results: Any, folder: Path) -> None:
     """Copy what this session did not measure, because all images were done already, from the earlier results."""
     try:
         earlier: Any = read_results(folder)
     except InputError:
         return
-    environment = results["environment"]
-    if not kernels:
-        environment["attention_backend"] = earlier["environment"]["attention_backend"]
-    if results["timing"]["denoiser"]["forwards"]:
-        return
-    environment["kernels"] = earlier["environment"]["kernels"]
+    results["environment"]["kernels"] = earlier["environment"]["kernels"]
     results["timing"] |= {key: value for key, value in earlier["timing"].items() if key in MEASURED}
     if earlier["dataset"]["images"] == results["dataset"]["images"]:
         # `bigain score` may have added metrics, or taken a different reference.

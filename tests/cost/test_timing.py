@@ -10,9 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers.models.attention_processor import Attention, AttnProcessor
 from graphs import on_cpu  # noqa: F401 -- a fixture
-from models import forward, inputs, save_dit, tiny_dit, tiny_unet
+from models import forward, inputs, save_dit, tiny_dit
 
 from bigain.backbones import DiT
 from bigain.backbones.compilation import compile_denoiser
@@ -23,7 +22,6 @@ from bigain.compressors import IEKVD, LGTM, Where
 from bigain.compressors.onlookers import Onlooker
 from bigain.cost import spans
 from bigain.cost import timing as timing_module
-from bigain.cost.attention_kernels import kernels_seen
 from bigain.cost.memory import peak_memory, restart_peak
 from bigain.cost.spans import Spans
 from bigain.cost.timing import Measured, timing_section
@@ -104,7 +102,7 @@ def test_a_run_tells_its_times_and_a_resumed_one_its_own():
     assert section["peak_memory_bytes"] > 2**26
     environment = json.loads(Path("out/results.json").read_text())["environment"]
     assert environment["compile"] == "none"
-    assert environment["attention_backend"].startswith("AttnProcessor2_0: ")
+    assert environment["attention_backend"] == "AttnProcessor2_0"
     assert environment["kernels"] == "torch"
 
     # Nothing is left to do: what was measured stays.
@@ -112,7 +110,6 @@ def test_a_run_tells_its_times_and_a_resumed_one_its_own():
     assert again["resumed_images"] == 4
     assert again["denoiser"] == denoiser
     kept = json.loads(Path("out/results.json").read_text())["environment"]
-    assert kept["attention_backend"] == environment["attention_backend"]
     assert kept["kernels"] == environment["kernels"]
 
     # One image is: the times are of this session's forwards, and it says how many those were.
@@ -205,24 +202,6 @@ def test_networks_are_marked_with_their_rows(tmp_path):
         backbone.predict(latents, torch.tensor([5, 900]), backbone.conditions(["", ""], [0, 1]))
         backbone.decode(latents[:1])
     assert seen == [("encoder", 2), ("denoiser", 2), ("decoder", 1)]
-
-
-@pytest.mark.parametrize(("kind", "model"), [("dit", tiny_dit), ("unet", tiny_unet)])
-def test_the_kernels_are_those_that_torch_takes(kind, model):
-    network, given = model(), inputs(kind)
-    with kernels_seen() as seen:
-        forward(network, given)
-    with kernels_seen() as forced, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        forward(network, given)
-    assert seen <= {"flash", "math"}
-    assert seen
-    assert forced == {"math"}
-    for module in network.modules():
-        if isinstance(module, Attention):
-            module.set_processor(AttnProcessor())
-    with kernels_seen() as other:
-        forward(network, given)
-    assert other == set()
 
 
 def test_peak_memory_starts_again():

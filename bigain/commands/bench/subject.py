@@ -15,7 +15,6 @@ from bigain.backbones.cuda_graphs import graphs_note, graphs_of, use_graphs
 from bigain.backbones.geometry import with_denoiser
 from bigain.backbones.loading import ModelFiles, find_model
 from bigain.commands.flops.model import CountedModel
-from bigain.cost.attention_kernels import kernels_seen
 from bigain.cost.environment import attention_backend
 from bigain.errors import InputError
 
@@ -110,12 +109,11 @@ class Subject:
         Raises:
             InputError: If it cannot run; the message begins with `problem`.
         """
-        with kernels_seen() as kernels:
-            try:
-                finite = bool(self.forward().isfinite().all())
-            except RuntimeError as error:
-                raise InputError(f"{problem}: {failure(error)}") from error
-        return attention_backend(self.noisy.device, self.backbone.denoiser, kernels), finite
+        try:
+            finite = bool(self.forward().isfinite().all())
+        except RuntimeError as error:
+            raise InputError(f"{problem}: {failure(error)}") from error
+        return attention_backend(self.noisy.device, self.backbone.denoiser), finite
 
 
 def failure(error: Exception) -> str:
