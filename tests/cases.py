@@ -85,7 +85,7 @@ CASES: list[dict[str, Any]] = [
     {"class": SiTo, "kwargs": {}},
     {"class": SiTo, "kwargs": {"ratio": 0.7, "noise_alpha": 0.0}},
     {"class": ToMA, "kwargs": {"ratio": 0.5, "cell": [4, 4]}},
-    {"class": ToMA, "kwargs": {"ratio": 0.3, "temperature": 0.25, "restore": "inverse"}},
+    {"class": ToMA, "kwargs": {"ratio": 0.3, "temperature": 0.25}},
     {"class": CoReDiT, "kwargs": {"ratio": 0.4, "windows": [6, 3]}},
     {"class": CoReDiT, "kwargs": {"ratio": 0.5, "cell": [3, 4], "modules": ["mlp"]}},
     {"class": ImportanceMerging, "kwargs": {"ratio": 0.5, "mode": "prune"}},

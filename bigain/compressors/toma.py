@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 from torch import Tensor
 
@@ -11,21 +11,19 @@ from bigain.backbones.forward import ForwardContext
 from bigain.backbones.sites import Site
 from bigain.compressors.merging import CellMerger, removed_tokens
 from bigain.diffusion.schedules import Schedule
-from bigain.errors import InputError, check_choice
+from bigain.errors import InputError
 from bigain.tokens.dispatch import kernels_serve
 from bigain.tokens.facility_location import soft_merging
 from bigain.tokens.grid import Cell, Grid
 from bigain.tokens.matching import MergePlan
-
-Restore = Literal["transpose", "inverse"]
 
 
 class ToMA(CellMerger):
     """Token merging with attention, in tiles.
 
     Destinations are chosen by greedy facility location on cosines. Tokens are merged by the weights of an attention
-    between them and the destinations, and restored by the transpose or the pseudo-inverse of that matrix. By default
-    all sites of a stage (as in CAM) use the plan of its first.
+    between them and the destinations, and restored by the transpose of that matrix: a token is the mean of rows by the
+    shares in which it was merged. All sites of a stage (as in CAM) use the plan of its first.
 
     Source: Lu et al., ToMA: Token Merge with Attention for Diffusion Models (ICML 2025): objective and greedy choice,
     merging as a linear map, restoration, tiles, plans shared by layers. Ours, where the text at hand is silent: cosines
@@ -42,8 +40,6 @@ class ToMA(CellMerger):
         ratio: float | Schedule = 0.5,
         cell: Sequence[int] = (8, 8),
         temperature: float = 0.1,
-        restore: Restore = "transpose",
-        shared: bool = True,
         **kwargs: Any,
     ) -> None:
         """Set the method up.
@@ -54,30 +50,22 @@ class ToMA(CellMerger):
                 8x12 map has tiles of 8x6 tokens. The whole map, if both are at least as large.
             temperature: Of the softmax, positive. Lower is harder. The default is ours: at 1, rows mix so many tokens
                 that the embedded DiT gets 65 % right at 9.5 % fewer FLOPs; at 0.1, 98 % of 64 images.
-            restore: `transpose`: a token is the mean of rows by the shares in which it was merged; `inverse`: by the
-                pseudo-inverse of merging, which amplifies rounding at high temperature.
-            shared: Whether the sites of a stage use the plan of its first.
             kwargs: See the base classes.
         """
         super().__init__(ratio=ratio, cell=cell, **kwargs)
         if temperature <= 0:
             raise InputError(f"temperature must be above 0, not {temperature}")
-        check_choice("restore", restore, get_args(Restore))
         self.temperature = temperature
-        self.restore: Restore = restore
-        self.shared = shared
 
     def plan_of(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
-        return (
-            self.plan_of_stage(x, site, context, super().plan_of) if self.shared else super().plan_of(x, site, context)
-        )
+        return self.plan_of_stage(x, site, context, super().plan_of)
 
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
         grid, x = site.grid(context.latent), x.detach()
         tile = Cell(_largest_divisor(grid.h, self.cell.h), _largest_divisor(grid.w, self.cell.w))
         removed = removed_tokens("ToMA", self.value_in(context), Grid(*tile), tile, site)
         kernels_serve(x, "ToMA")
-        return soft_merging(x, grid, tile, tile.area - removed, self.temperature, self.restore == "inverse")
+        return soft_merging(x, grid, tile, tile.area - removed, self.temperature)
 
 
 def _largest_divisor(side: int, limit: int) -> int:

@@ -11,8 +11,6 @@ from bigain.tokens.weighted import SoftPlan
 
 # Mutually nearest tokens have equal gains up to rounding, which must not decide between them.
 _TIE = 1e-5
-# Each step squares the error; in this many, singular values down to 0.01 of the largest converge.
-_INVERSE_STEPS = 14
 
 
 def facility_location(similarity: Tensor, count: int) -> Tensor:
@@ -37,24 +35,12 @@ def facility_location(similarity: Tensor, count: int) -> Tensor:
     return torch.cat(indices, -1).sort(-1).values
 
 
-def pseudo_inverse(matrix: Tensor) -> Tensor:
-    """Compute pseudo-inverses by products alone (Ben-Israel and Cohen): a factorisation would synchronise with the GPU.
-
-    Directions whose singular value is under about 0.01 of the largest are damped. `(..., m, n)` -> `(..., n, m)`.
-    """
-    squared_norm_bound = matrix.abs().sum(-1).amax(-1) * matrix.abs().sum(-2).amax(-1)
-    inverse = matrix.mT / squared_norm_bound[..., None, None]
-    for _ in range(_INVERSE_STEPS):
-        inverse = 2 * inverse - inverse @ (matrix @ inverse)
-    return inverse
-
-
-def soft_merging(x: Tensor, grid: Grid, tile: Cell, rows: int, temperature: float, inverse: bool) -> SoftPlan:
+def soft_merging(x: Tensor, grid: Grid, tile: Cell, rows: int, temperature: float) -> SoftPlan:
     """Merge the tokens of each tile into some of them by attention.
 
     A token distributes itself over the rows by a softmax of its cosines to their tokens, times `sqrt(c) / temperature`:
     the logits of attention between tokens of unit variance. A row is the mean of the tokens by these shares. At low
-    temperature every token goes to its most similar row.
+    temperature every token goes to its most similar row. It is restored as the mean of rows by its shares.
 
     Args:
         x: Tokens. `(b, n, c)`, any float dtype.
@@ -62,7 +48,6 @@ def soft_merging(x: Tensor, grid: Grid, tile: Cell, rows: int, temperature: floa
         tile: Its sides divide those of the grid.
         rows: Rows of each tile.
         temperature: Positive.
-        inverse: Restore by the pseudo-inverse of merging; else by the shares, which sum to 1 for each token.
     """
     units = unit_tokens(to_cells(x, grid, tile))
     similarity = (units @ units.mT).nan_to_num(nan=-1)
@@ -70,4 +55,4 @@ def soft_merging(x: Tensor, grid: Grid, tile: Cell, rows: int, temperature: floa
     logits = similarity.take_along_dim(destination[..., None], 2) * (x.shape[2] ** 0.5 / temperature)
     shares = logits.softmax(2)
     gather = shares / shares.sum(3, keepdim=True)
-    return SoftPlan.from_weights(destination, gather, pseudo_inverse(gather) if inverse else shares.mT, grid, tile)
+    return SoftPlan.from_weights(destination, gather, shares.mT, grid, tile)

@@ -52,17 +52,6 @@ def test_plans_once_per_stage_and_forward(network, where, sites, kind, planned):
 
 
 @every_network
-def test_toma_shares_plans_as_cam_does(network):
-    model, given = shared(network), inputs(network)
-    outputs = []
-    for merger in (ToMA(), CAM(ToMA(shared=False)), ToMA(shared=False)):
-        with merger.applied_to(model):
-            outputs.append(forward(model, given))
-    assert torch.equal(outputs[0], outputs[1])
-    assert not torch.allclose(outputs[0], outputs[2], atol=1e-4)
-
-
-@every_network
 def test_later_sites_use_the_plan_of_the_first(network, planned):
     """The formula with the first plan at every site, through a merger with given plans."""
     model, given = shared(network), inputs(network)

@@ -45,7 +45,6 @@ def test_ratios_and_cells(kind, ratio, cell, names):
         (lambda: SiTo(metric="keys"), "block_input, attn_input or null, not 'keys'"),
         (lambda: SiTo(noise_alpha=-0.1), "at least 0, not -0.1"),
         (lambda: ToMA(temperature=0), "temperature must be above 0, not 0"),
-        (lambda: ToMA(restore="copy"), "restore must be one of transpose, inverse, not 'copy'"),
         (lambda: CoReDiT(ratio=0.67), r"cell \[3, 3\] allows 0.667, not 0.67"),
         (lambda: CoReDiT(cell=(1, 4)), r"cell \[1, 4\] allows 0, not 0.4"),
         (lambda: CoReDiT(windows=[16, 1]), r"not \[16, 1\]"),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bigain.tokens.facility_location import facility_location, pseudo_inverse, soft_merging
+from bigain.tokens.facility_location import facility_location, soft_merging
 from bigain.tokens.grid import Cell, Grid
 from bigain.tokens.matching import MergePlan
 
@@ -50,7 +50,7 @@ def test_equal_gains_go_to_the_first():
 def test_weights_by_loop():
     grid, tile, rows = Grid(4, 6), Cell(4, 3), 5
     x = tokens(2, 24, 8, seed=1)
-    plan = soft_merging(x, grid, tile, rows, 0.7, inverse=False)
+    plan = soft_merging(x, grid, tile, rows, 0.7)
     for b in range(2):
         for t in range(2):
             ids = [y * 6 + 3 * t + i for y in range(4) for i in range(3)]
@@ -63,31 +63,20 @@ def test_weights_by_loop():
             torch.testing.assert_close(plan.spread[b, t].double(), shares.T, rtol=1e-5, atol=1e-6)
             gather = shares / shares.sum(1, keepdim=True)
             torch.testing.assert_close(plan.gather[b, t].double(), gather, rtol=1e-5, atol=1e-6)
-            inverse = soft_merging(x, grid, tile, rows, 0.7, inverse=True).spread[b, t]
-            torch.testing.assert_close(inverse.double(), torch.linalg.pinv(gather), rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("inverse", [False, True])
-def test_at_low_temperature_it_copies(inverse):
+def test_at_low_temperature_it_copies():
     """Each row is the mean of the tokens nearest to its own, and they all read it."""
     x = tokens(3, 24, 16, seed=2)
-    plan = soft_merging(x, Grid(4, 6), Cell(4, 6), 10, 1e-4, inverse)
+    plan = soft_merging(x, Grid(4, 6), Cell(4, 6), 10, 1e-4)
     hard = MergePlan.from_leaders(plan.kept.gather(1, plan.restore), 14)
     torch.testing.assert_close(plan.merge(x), hard.merge(x), atol=1e-4, rtol=0)
     torch.testing.assert_close(plan.unmerge(plan.merge(x)), hard.unmerge(hard.merge(x)), atol=1e-4, rtol=0)
 
 
-def test_pseudo_inverse():
-    matrix = torch.rand(3, 5, 9, generator=torch.Generator().manual_seed(4))
-    matrix[1, 4] = matrix[1, 3]
-    torch.testing.assert_close(pseudo_inverse(matrix)[0], torch.linalg.pinv(matrix[0]), atol=1e-4, rtol=0)
-    # Two equal rows share what they restore.
-    torch.testing.assert_close(pseudo_inverse(matrix)[1], torch.linalg.pinv(matrix[1], rtol=1e-4), atol=1e-3, rtol=0)
-
-
 def test_tokens_that_are_not_numbers_give_a_plan():
     x = tokens(1, 24, 4)
     x[:, ::2] = torch.nan
-    plan = soft_merging(x, Grid(4, 6), Cell(4, 6), 6, 1.0, inverse=False)
+    plan = soft_merging(x, Grid(4, 6), Cell(4, 6), 6, 1.0)
     assert len(plan.kept.unique()) == 6
     assert sorted([*plan.kept[0].tolist(), *plan.removed[0].tolist()]) == list(range(24))
