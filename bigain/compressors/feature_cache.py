@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import fields
@@ -24,14 +23,6 @@ _APPLY = {
     "PyramidAttentionBroadcastConfig": hooks.apply_pyramid_attention_broadcast,
     "TaylorSeerCacheConfig": hooks.apply_taylorseer_cache,
 }
-_DATA_DEPENDENT = "decides from the features of a whole forward, so that an image would depend on its batch"
-_REFUSED = {
-    "FirstBlockCacheConfig": _DATA_DEPENDENT,
-    "SeaCacheConfig": _DATA_DEPENDENT,
-    "FasterCacheConfig": "leaves out the unconditional rows of a guided forward",
-    "MagCacheConfig": "needs ratios that were calibrated for the model",
-    "TextKVCacheConfig": "is for one model that is not supported",
-}
 # Attributes that diffusers adds to modules.
 _DIFFUSERS_ATTRIBUTES = ("forward", "_diffusers_hook", "_cache_config")
 
@@ -43,8 +34,8 @@ class FeatureCache(Compressor):
     the same hooks of diffusers are applied. No tokens leave. FLOPs are the mean over all steps of the sampler.
 
     Source: Pyramid Attention Broadcast (arXiv 2408.12588) and TaylorSeer (ICCV 2025, arXiv 2503.06923), as implemented
-    in diffusers. Its other caches are refused: `FirstBlockCacheConfig` and `SeaCacheConfig` would make an image depend
-    on its batch.
+    in diffusers. Its other caches are refused: some decide from the features of a whole forward, which would make an
+    image depend on its batch, others are for one model.
     Cost: none in matrix products; the outputs that are kept take memory.
     """
 
@@ -60,8 +51,6 @@ class FeatureCache(Compressor):
                 `cache_identifiers: ['transformer_blocks.*(attn1|ff)']`; a dtype by its name.
         """
         super().__init__(Where(max_stride=2**31))
-        if cache in _REFUSED:
-            raise InputError(f"cache: {cache} {_REFUSED[cache]}; choose {' or '.join(_APPLY)}")
         check_choice("cache", cache, [*_APPLY])
         self.cache = cache
         self.options = options and dict(options)
@@ -71,25 +60,14 @@ class FeatureCache(Compressor):
     def _configuration(self) -> Any:
         """Create the configuration of diffusers, or raise an InputError."""
         kind: Any = getattr(hooks, self.cache)
-        names = {field.name for field in fields(kind)}
-        callbacks = names & {"current_timestep_callback"}
         options = dict(self.options or {})
-        for name, value in options.items():
-            if name not in names - callbacks:
-                raise InputError(f"{self.cache} has no option {name!r}; it has {', '.join(sorted(names - callbacks))}")
-            if name.endswith(("block_skip_range", "interval")) and not (isinstance(value, int) and value > 1):
-                raise InputError(f"options: {name} must be a whole number of at least 2 steps, not {value!r}")
-            if name.endswith(("_step", "order")) and not (value is None or (isinstance(value, int) and value >= 0)):
-                raise InputError(f"options: {name} must be a whole number, not {value!r}")
-            if name.endswith("timestep_skip_range") and not _two_numbers(value):
-                raise InputError(f"options: {name} must be two timesteps, such as [100, 800], not {value!r}")
-            if name.endswith("identifiers") and not _patterns(value):
-                raise InputError(f"options: {name} must be a list of regular expressions, not {value!r}")
-            if name.endswith("dtype"):
-                options[name] = getattr(torch, str(value), None)
-                if not isinstance(options[name], torch.dtype):
-                    raise InputError(f"options: {name} must be a dtype such as float32, not {value!r}")
-        return kind(**options, **dict.fromkeys(callbacks, lambda: self._timestep))
+        callbacks = {field.name for field in fields(kind)} & {"current_timestep_callback"}
+        try:
+            if "taylor_factors_dtype" in options:
+                options["taylor_factors_dtype"] = getattr(torch, options["taylor_factors_dtype"])
+            return kind(**options, **dict.fromkeys(callbacks, lambda: self._timestep))
+        except (AttributeError, TypeError) as error:
+            raise InputError(f"options of {self.cache}: {error}") from error
 
     def check_module(self, module: Any) -> None:
         super().check_module(module)
@@ -141,18 +119,6 @@ class FeatureCache(Compressor):
             undo.callback(denoiser.register_forward_pre_hook(begin).remove)
             undo.callback(denoiser.register_forward_hook(lambda *_: cache_context.close(), always_call=True).remove)
             return undo.pop_all()
-
-
-def _two_numbers(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and [isinstance(number, (int, float)) for number in value] == [True, True]
-
-
-def _patterns(value: Any) -> bool:
-    """Return whether a value is null or a list of regular expressions."""
-    try:
-        return value is None or (isinstance(value, (list, tuple)) and all(map(re.compile, value)))
-    except (TypeError, re.error):
-        return False
 
 
 def _restore(attributes: dict[str, Any], saved: Mapping[str, Any]) -> None:
