@@ -44,7 +44,6 @@ class RowKeys:
         keys: One per row: (image, trial) in classification, (image, step) in generation. `(b,)`, int64.
         classes: Class of each row, for computations that depend on it deliberately. `(b,)`, int64.
         sharing: Groups of rows that differ only in their condition; their keys must be equal.
-        zero: Whether all rows are at timestep 0.
         timestep: A timestep, in 0..999, at which compressors do what they do for all of these rows: see
             `Compressor.shared_value`; None if that is the same at all timesteps.
         guidance: In generation, the magnitude of the guidance difference of the step before, the mean over channels;
@@ -55,7 +54,6 @@ class RowKeys:
     keys: Tensor
     classes: Tensor | None = None
     sharing: Sharing | None = None
-    zero: bool = False
     timestep: int | None = None
     step: Step | None = None
     guidance: Tensor | None = None
@@ -69,13 +67,12 @@ def row_keys(
     keys: Tensor,
     classes: Tensor | None = None,
     sharing: Sharing | None = None,
-    zero: bool = False,
     timestep: int | None = None,
     step: Step | None = None,
     guidance: Tensor | None = None,
 ) -> Iterator[None]:
     """Set the identity of the rows of denoiser forwards inside this block: see `RowKeys`."""
-    token = _row_keys.set(RowKeys(keys, classes, sharing, zero, timestep, step, guidance))
+    token = _row_keys.set(RowKeys(keys, classes, sharing, timestep, step, guidance))
     try:
         yield
     finally:
@@ -124,14 +121,6 @@ class ForwardContext:
     cache: dict[Any, Any] = field(default_factory=dict)
     sharing: Sharing | None = None
     guidance: Tensor | None = None
-
-    @property
-    def at_zero(self) -> bool:
-        """Whether all rows are at timestep 0; without `row_keys` this waits for the device."""
-        # Read here, not in `of`: compiled code would depend on it.
-        if (rows := rows_now()) is not None:
-            return rows.zero
-        return not self.timesteps.is_meta and not bool(self.timesteps.any())
 
     @classmethod
     def of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -35,7 +35,7 @@ class KVDownsampler(Compressor):
     them `D(V) = D(X) W` still holds. In attentions over text and image, those of the text are not downsampled.
 
     Attributes:
-        skip_zero: Leave forwards of a generation at timestep 0 uncompressed, as the paper's release does on Stable
+        skip_zero: Leave forwards at timestep 0 uncompressed, as the paper's release does when it generates with Stable
             Diffusion.
         during: See the base class.
     """
@@ -49,8 +49,8 @@ class KVDownsampler(Compressor):
         super().__init__(where, during)
         self.skip_zero = skip_zero
 
-    def acts_at(self, timestep: int) -> bool:
-        return super().acts_at(timestep) and not (self.skip_zero and timestep == 0)
+    def shared_value(self, timestep: int) -> Hashable:
+        return 0 if self.skip_zero and timestep == 0 else super().shared_value(timestep)
 
     @abstractmethod
     def downsample(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
@@ -103,8 +103,6 @@ class KVDownsampler(Compressor):
 
     def hook_site(self, layout: Layout, site: Site, context: ContextGetter, undo: ExitStack) -> None:
         if site.processor is not None:
-            if self.skip_zero:
-                raise InputError(f"skip_zero: {layout.model} is never sampled at timestep 0; leave it out")
             for inside in site.modules("self_attn"):
                 self._hook_layers(layout, site, inside, context, undo)
             return
@@ -114,7 +112,7 @@ class KVDownsampler(Compressor):
 
         def shorten_keys(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             forward = context()
-            if (self.skip_zero and forward.at_zero) or not self.value_in(forward):
+            if not self.value_in(forward):
                 return None
             _check_attention(module, site)
             x = args[0] if args else kwargs["hidden_states"]

@@ -164,7 +164,6 @@ class FeatureProbe(BackboneModule):
         """Return the features of each block at the timestep of this index, with their shares. `(b, d + 1)` each."""
         on_host = self.visited[j : j + 1]
         shared, timestep = self.shared_timesteps(on_host), on_host.to(latents.device)
-        of_forward: dict[str, Any] = {"zero": self.timesteps[j] == 0, "timestep": shared[0] if shared else None}
         outputs: dict[int, Tensor] = {}
         widths: list[int] = []
 
@@ -176,7 +175,7 @@ class FeatureProbe(BackboneModule):
             x, key, timesteps = latents[rows], keys[rows], timestep.expand(len(rows))
             noisy = self.backbone.parametrisation.add_noise(x, trial_noise(key, x.shape[1:]), timesteps)
             condition = self.example_condition.expand(len(x), *self.example_condition.shape[1:])
-            with row_keys(key, **of_forward):
+            with row_keys(key, timestep=shared[0] if shared else None):
                 self.backbone.predict(noisy, timesteps, condition)
             pooled = [self._pooled(site, outputs[site.index], Grid(*x.shape[2:])) for site in self.blocks]
             widths[:] = [features.shape[1] for features in pooled]

@@ -261,9 +261,8 @@ class DiffusionSampler(BackboneModule):
             # Not `timestep`: if it is on a GPU, reading it waits.
             on_host = self.scheduler.timesteps[step : step + 1]
             shared = self.shared_timesteps(on_host)
-            of_forward = {"zero": bool(on_host == 0), "timestep": shared[0] if shared else None}
-            rows, visited = step_keys(keys, step), Step(step, float(on_host))
-            output, guidance = self._guided(x, condition, rows, timestep, guidance, **of_forward, step=visited)
+            of_forward = {"timestep": shared[0] if shared else None, "step": Step(step, float(on_host))}
+            output, guidance = self._guided(x, condition, step_keys(keys, step), timestep, guidance, **of_forward)
             return output
 
         return sample(denoise, keys, self.shape, self.scheduler, self.steps, self.timestep_options)

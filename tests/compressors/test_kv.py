@@ -7,7 +7,6 @@ import torch
 from cases import every_network
 from models import forward, fresh, inputs, rows, shared, watch
 
-from bigain.backbones.forward import row_keys
 from bigain.backbones.sites import layout_of
 from bigain.compressors import IEKVD, AveragePool, FrequencyKV, ToDo, Where
 from bigain.diffusion.schedules import Linear
@@ -90,31 +89,6 @@ def test_equals_the_formula(network, compressor, down):
         seen = watch(model, inputs(network, 2), attn=attn)["attn"]
     expected = attention_by_hand(attn, seen.x, down(seen.x, GRIDS[network]))
     torch.testing.assert_close(seen.output, expected, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("network", ["unet", "dit"])
-def test_a_step_at_zero_may_stay_uncompressed(network):
-    model, zero, ten = shared(network), torch.zeros(2), torch.full((2,), 10.0)
-
-    def at(timesteps):
-        return forward(model, {**inputs(network, 2), "timestep": timesteps})
-
-    plain = at(zero), at(ten)
-    with ToDo(factor=2, skip_zero=True).applied_to(model):
-        skipped, mixed = (at(zero), at(ten)), at(torch.tensor([0.0, 10.0]))
-        with row_keys(torch.arange(2), zero=True):
-            named = at(zero)
-        with row_keys(torch.arange(2)):
-            # A classification never skips: its rows may be at different timesteps.
-            classified = at(zero)
-    assert torch.equal(skipped[0], plain[0])
-    assert torch.equal(named, plain[0])
-    with ToDo(factor=2).applied_to(model):
-        assert torch.equal(skipped[1], at(ten))
-        assert torch.equal(classified, at(zero))
-        assert torch.equal(mixed, at(torch.tensor([0.0, 10.0])))
-    assert not torch.equal(skipped[1], plain[1])
-    assert not torch.equal(classified, plain[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float32])

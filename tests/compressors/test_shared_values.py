@@ -85,6 +85,7 @@ def test_schedules_of_strength():
     assert ToMe(ratio=steps).shared_values[::200] == (0, 0.3, 0.3, 0.7, 0.7)
     assert ToMe(ratio=steps, during=[100, 700]).shared_values[::350] == (0, 0.3, 0.7)
     assert ToDo(factor=Steps([3, 1], [500])).shared_values == (0,) * 500 + (3,) * 500
+    assert ToDo(factor=2, skip_zero=True).shared_values == (0,) + (2,) * 999
     for make, message in (
         (lambda: Steps([1, 2], [0]), "falling timesteps within 1..999 and one more value, not values"),
         (lambda: Steps([1, 2, 3], [100, 200]), r"below \[100, 200\]"),
