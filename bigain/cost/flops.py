@@ -17,20 +17,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bigain.backbones.base import Backbone
 from bigain.backbones.forward import Step, row_keys
-from bigain.backbones.geometry import without_weights
 from bigain.backbones.marks import PHASES, Mark, marks_reported_to
 from bigain.backbones.sites import layout_of
 from bigain.compressors.base import Compressor, first_timesteps
+from bigain.cost.sites import site_table
 from bigain.diffusion.trials import TIMESTEPS
 from bigain.errors import InputError
+from bigain.tokens.grid import Grid
 
 Category = Literal[
     "self_attention", "projections", "cross_attention", "mlp", "convolution", "matching", "scoring"
 ]  # fmt: skip
 CATEGORIES: tuple[Category, ...] = get_args(Category)
-
-# See `_cached_flops`.
-_cache: dict[Any, Flops] = {}
 
 
 @dataclass(frozen=True)
@@ -61,41 +59,58 @@ def reduction_percent(flops: Flops, baseline: Flops) -> float:
     return 100 * (1 - flops.total / baseline.total)
 
 
-def flops_per_evaluation(
-    backbone: Backbone,
-    latent: tuple[int, int, int],
-    condition: torch.Tensor,
-    compressors: Sequence[Compressor] = (),
-    evaluations: Mapping[int, int] | None = None,
-    steps: Sequence[Step] = (),
-) -> tuple[Flops, Flops]:
-    """Return the FLOPs of one denoiser row with compressors and without, the mean over all evaluations.
+class Counted:
+    """A network and one row of its inputs, whose FLOPs are counted with and without compressors.
 
-    Both are counted on a copy without weights, built from the denoiser's configuration: no attention kernel hides
-    FLOPs from the count there, and the network itself is not touched.
+    The network has no weights: no attention kernel hides FLOPs from the count on the meta device.
 
-    Args:
-        backbone: A backbone with its denoiser.
+    Attributes:
+        backbone: Its denoiser is on the meta device.
         latent: (channels, height, width).
         condition: One row of its conditions. `(1, ...)`.
-        compressors: On disjoint sites.
-        evaluations: See `mean_flops`.
-        steps: All steps of the sampler, which are counted one by one if they cost different FLOPs.
-
-    Raises:
-        InputError: If a compressor cannot work on this network and latent, or reuses nothing in these steps.
+        baseline: FLOPs without any compressor.
     """
-    copy = without_weights(backbone)
-    steps = steps if any(compressor.steps_differ for compressor in compressors) else ()
-    compressed = mean_flops(
-        lambda timestep: _cached_flops(copy, latent, condition, compressors, timestep, steps), compressors, evaluations
-    )
-    baseline = _cached_flops(copy, latent, condition, (), None)
-    if steps and compressed.total >= baseline.total:
-        raise InputError(
-            f"{type(compressors[0]).__name__} saves nothing in {len(steps)} steps; reuse features earlier or for longer"
-        )
-    return compressed, baseline
+
+    def __init__(self, backbone: Backbone, latent: tuple[int, int, int], condition: torch.Tensor) -> None:
+        self.backbone, self.latent, self.condition = backbone, latent, condition
+        self.baseline = count_flops(backbone, latent, condition)
+
+    def count(
+        self,
+        compressors: Sequence[Compressor],
+        evaluations: Mapping[int, int] | None = None,
+        steps: Sequence[Step] = (),
+    ) -> Flops:
+        """Return the FLOPs of one row with compressors, the mean over all evaluations.
+
+        Args:
+            compressors: On disjoint sites.
+            evaluations: See `mean_flops`.
+            steps: All steps of the sampler, which are counted one by one if they cost different FLOPs.
+
+        Raises:
+            InputError: If a compressor cannot work on this network and latent, removes no token at a site, or reuses
+                nothing in these steps.
+        """
+        if not compressors:
+            return self.baseline
+        steps = steps if any(compressor.steps_differ for compressor in compressors) else ()
+        with ExitStack() as installed:
+            for compressor in compressors:
+                installed.enter_context(compressor.install(self.backbone.denoiser))
+                # Refuses a compressor that removes nothing.
+                site_table(compressor, self.backbone.denoiser, Grid(*self.latent[1:]))
+            compressed = mean_flops(
+                lambda timestep: count_flops(self.backbone, self.latent, self.condition, timestep, steps),
+                compressors,
+                evaluations,
+            )
+        if steps and compressed.total >= self.baseline.total:
+            raise InputError(
+                f"{type(compressors[0]).__name__} saves nothing in {len(steps)} steps; reuse features earlier or for "
+                "longer"
+            )
+        return compressed
 
 
 def mean_flops(
@@ -121,28 +136,6 @@ def mean_flops(
         return round(sum(number * flops.by_category[category] for number, flops in counts) / rows.total())
 
     return Flops({category: mean(category) for category in CATEGORIES})
-
-
-def _cached_flops(
-    backbone: Backbone,
-    latent: tuple[int, int, int],
-    condition: torch.Tensor,
-    compressors: Sequence[Compressor],
-    timestep: int | None,
-    steps: Sequence[Step] = (),
-) -> Flops:
-    """Count a network on the meta device, once per process, configuration and settings of compressors."""
-    network = (type(backbone), type(backbone.denoiser), sorted(backbone.denoiser.config.items()))
-    # The description of a compressor has only the names of functions.
-    functions = [[repr(value) for value in c.settings().values() if callable(value)] for c in compressors]
-    methods = [(type(c), repr((c.description(), f))) for c, f in zip(compressors, functions, strict=True)]
-    key = (repr((*network, latent, condition.shape, condition.dtype, timestep, *steps)), *methods)
-    if key not in _cache:
-        with ExitStack() as installed:
-            for compressor in compressors:
-                installed.enter_context(compressor.install(backbone.denoiser))
-            _cache[key] = count_flops(backbone, latent, condition, timestep, steps)
-    return _cache[key]
 
 
 @torch.inference_mode()

@@ -15,9 +15,10 @@ import numpy as np
 import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from bigain.backbones.geometry import without_weights
 from bigain.compressors.base import Compressor, first_timesteps, nearest_timesteps
 from bigain.cost.environment import environment
-from bigain.cost.flops import flops_per_evaluation, reduction_percent
+from bigain.cost.flops import Counted, reduction_percent
 from bigain.cost.sites import site_table
 from bigain.cost.timing import MEASURED, measured_by, timing_section
 from bigain.diffusion.trials import TIMESTEPS
@@ -104,18 +105,15 @@ class RunResults(Callback, ABC):
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = time.perf_counter()
         module: Any = pl_module
+        latent, timesteps = module.backbone.latents_of(module.data.image_size), self.timesteps(module, ())
+        self._counted = Counted(without_weights(module.backbone), latent, module.example_condition)
         # A compressor that cannot work raises its error here, before the first image.
-        self._count_flops(trainer, module)
-        latent, timesteps = Grid(*module.backbone.latents_of(module.data.image_size)[1:]), self.timesteps(module, ())
-        tables = (site_table(c, module.backbone.denoiser, latent, timesteps) for c in _compressors(trainer))
+        self._flops = self._counted.count(_compressors(trainer), timesteps, module.sampling_steps)
+        grid = Grid(*latent[1:])
+        tables = (site_table(c, module.backbone.denoiser, grid, timesteps) for c in _compressors(trainer))
         self._sites = [row for rows in tables for row in rows]
         if trainer.is_global_zero:
             write_ids(Path(trainer.default_root_dir), [item.image_id for item in module.data.items])
-
-    def _count_flops(self, trainer: Trainer, module: Any, records: Sequence[Any] = ()) -> None:
-        shape, timesteps = module.backbone.latents_of(module.data.image_size), self.timesteps(module, records)
-        arguments = module.backbone, shape, module.example_condition, _compressors(trainer), timesteps
-        self._flops, self._baseline = flops_per_evaluation(*arguments, module.sampling_steps)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._gather = ProcessGather(trainer)
@@ -149,7 +147,8 @@ class RunResults(Callback, ABC):
                 f"{folder}); choose another --output, or --overwrite true to delete the finished images"
             )
         if first_timesteps(_compressors(trainer)) is not None:
-            self._count_flops(trainer, module, records)
+            timesteps = self.timesteps(module, records)
+            self._flops = self._counted.count(_compressors(trainer), timesteps, module.sampling_steps)
         results = self._results(trainer, module, records)
         self.write_files(trainer, module, records)
         write_results(Path(trainer.default_root_dir), results)
@@ -191,8 +190,8 @@ class RunResults(Callback, ABC):
             "sites": self._sites,
             "flops": {
                 "gflops_per_evaluation": self._flops.total / 1e9,
-                "baseline_gflops": self._baseline.total / 1e9,
-                "reduction_percent": reduction_percent(self._flops, self._baseline),
+                "baseline_gflops": self._counted.baseline.total / 1e9,
+                "reduction_percent": reduction_percent(self._flops, self._counted.baseline),
                 "by_category": self._flops.gflops,
             },
             "timing": {

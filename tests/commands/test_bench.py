@@ -289,7 +289,7 @@ def test_ratios_are_of_the_same_round_and_show_what_is_real(seconds, reference, 
     ],
 )
 def test_of_the_limit(of_limit, limit, share):
-    reference, flops = [10, 10, 10], Flops({}, {"mm": 1000})
+    reference, flops = [10, 10, 10], Flops({"mlp": 1000})
     free = Entrant(None, seconds=of_limit, reference=reference)
     entrant = Entrant(None, seconds=[9, 10, 7], reference=reference, limit=free)
     row = entrant.row(flops, flops)

@@ -13,7 +13,7 @@ from bigain.backbones.forward import Step
 from bigain.backbones.geometry import backbone_without_weights
 from bigain.backbones.sites import layout_of
 from bigain.compressors import FeatureCache, ToMe
-from bigain.cost.flops import flops_per_evaluation
+from bigain.cost.flops import Counted
 from bigain.errors import InputError
 from bigain.modules import DiffusionClassifier
 
@@ -95,19 +95,19 @@ def test_later_steps_take_outputs_of_earlier_ones_of_the_same_images(network, ca
 
 def test_flops_are_the_mean_of_the_steps(tmp_path):
     backbone = backbone_without_weights(str(save_dit(tmp_path)))
-    given = backbone, backbone.latent_shape, backbone.blank_condition()
+    model = Counted(backbone, backbone.latent_shape, backbone.blank_condition())
     steps = [Step(0, 900.0), Step(1, 700.0)]
-    counted, baseline = flops_per_evaluation(*given, [FeatureCache(cache=BROADCAST, options=EVERY_SECOND)], None, steps)
+    counted, baseline = model.count([FeatureCache(cache=BROADCAST, options=EVERY_SECOND)], None, steps), model.baseline
     n, c, blocks = 64, 16, 5
     attentions = blocks * (4 * 2 * n * c * c + 2 * 2 * n * n * c)
     assert counted.total == baseline.total - attentions // 2
     assert sum(counted.by_category.values()) == pytest.approx(counted.total, abs=20)
-    assert flops_per_evaluation(*given, (), None, steps)[0] == baseline
+    assert model.count((), None, steps) == baseline
     late = {**EVERY_SECOND, "spatial_attention_timestep_skip_range": [0, 40]}
     with pytest.raises(InputError, match="FeatureCache saves nothing in 2 steps"):
-        flops_per_evaluation(*given, [FeatureCache(cache=BROADCAST, options=late)], None, steps)
+        model.count([FeatureCache(cache=BROADCAST, options=late)], None, steps)
     with pytest.raises(InputError, match="follows the steps of DiffusionSampler"):
-        flops_per_evaluation(*given, [FeatureCache(cache=BROADCAST)])
+        model.count([FeatureCache(cache=BROADCAST)])
 
 
 @pytest.mark.parametrize(

@@ -154,14 +154,14 @@ def test_other_weights_settings_and_files_are_refused(tmp_path):
 
 def test_flops_are_the_mean_over_the_stages_and_need_no_masks():
     model = CountedModel.of("shapes_dit", None)
-    counted = model.count(MosaicDiff(ratio=0.252))
+    counted = model.count([MosaicDiff(ratio=0.252)])
     # 4 blocks, 256 tokens, width 128: each of 512 channels has two products. 200, 400 and 400 timesteps.
     removed = 0.2 * 129 + 0.4 * 64 + 0.4 * 129
     assert model.baseline.total - counted.total == pytest.approx(4 * 256 * 128 * 2 * 2 * removed)
     # Half of the heads: of 4 projections and of the products of queries, keys and values, too.
     removed = 0.6 * 256 + 0.4 * 128
     heads = 0.6 * (4 * 128 * 64 + 2 * 256 * 64) * 4 * 256 * 2
-    counted = model.count(MosaicDiff(ratio=0.5))
+    counted = model.count([MosaicDiff(ratio=0.5)])
     assert model.baseline.total - counted.total == pytest.approx(4 * 256 * 128 * 2 * 2 * removed + heads)
 
 

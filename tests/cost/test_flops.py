@@ -12,7 +12,7 @@ from bigain.backbones.geometry import backbone_without_weights
 from bigain.backbones.marks import mark
 from bigain.backbones.sites import layout_of
 from bigain.compressors import ABM, CAM, IEKVD, LGTM, FrequencyKV, SiTo, ToDo, ToMA, ToMe
-from bigain.cost.flops import CATEGORIES, count_flops, flops_per_evaluation
+from bigain.cost.flops import CATEGORIES, Counted, count_flops
 from bigain.tokens.grid import Grid
 
 AROUND_ALL = [case for case in CASES if case["kwargs"].get("modules") == ALL_MODULES]
@@ -37,9 +37,8 @@ def sd2():
 
 
 def count(backbone, compressor=None):
-    condition = backbone.blank_condition()
-    compressors = [] if compressor is None else [compressor]
-    return flops_per_evaluation(backbone, backbone.latent_shape, condition, compressors)
+    counted = Counted(backbone, backbone.latent_shape, backbone.blank_condition())
+    return counted.count([] if compressor is None else [compressor]), counted.baseline
 
 
 @pytest.fixture(scope="module")
@@ -48,21 +47,14 @@ def saved(tmp_path_factory):
     return {name: backbone_without_weights(str(save(tmp_path_factory.mktemp(name)))) for name, save in SAVE.items()}
 
 
-def test_equal_compressors_are_counted_once(saved):
-    (first, _), (again, _) = (count(saved["dit"], CAM(inner=ToMe(ratio=0.25))) for _ in range(2))
-    assert again is first
-    for other in (CAM(inner=ToMe(ratio=0.5)), CAM(inner=LGTM(ratio=0.25)), ToMe(ratio=0.25)):
-        assert count(saved["dit"], other)[0] is not first
-
-
 def test_flops_are_the_mean_over_the_evaluations(saved):
     backbone, during = saved["dit"], [250, 999]
-    given = backbone, backbone.latent_shape, backbone.blank_condition()
+    counted = Counted(backbone, backbone.latent_shape, backbone.blank_condition())
     (always, never), (sometimes, baseline) = (count(backbone, ToMe(ratio=0.5, during=d)) for d in (None, during))
     assert never.total == baseline.total
     assert sometimes.total == pytest.approx(0.75 * always.total + 0.25 * never.total, rel=1e-6)
     assert sum(sometimes.by_category.values()) == pytest.approx(sometimes.total, abs=9)
-    few, _ = flops_per_evaluation(*given, [ToMe(ratio=0.5, during=during)], {10: 3, 249: 1, 250: 4})
+    few = counted.count([ToMe(ratio=0.5, during=during)], {10: 3, 249: 1, 250: 4})
     assert few.by_category["matching"] == always.by_category["matching"] / 2 > 0
 
 
@@ -74,7 +66,8 @@ def test_the_categories_are_what_torch_counts_on_the_real_network(case, network,
     # Only this backend consists of operations that every version of torch counts.
     with build(case).applied_to(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         forward(model, given)
-    counted, baseline = flops_per_evaluation(saved[network], tuple(latent), condition, [build(case)])
+    counts = Counted(saved[network], tuple(latent), condition)
+    counted, baseline = counts.count([build(case)]), counts.baseline
     assert tuple(counted.by_category) == CATEGORIES
     assert counted.total == counter.get_total_flops()
     # What a compressor does not touch stays as it is.

@@ -58,7 +58,7 @@ def test_timesteps_at_which_nothing_is_compressed(embedded, tmp_path, make, idle
             assert site_table(compressor, network, Grid(32, 32), [*idle, acting])
     if acting is None:
         with pytest.raises(InputError, match=words):
-            CountedModel.of("shapes_dit", None).count(compressor)
+            CountedModel.of("shapes_dit", None).count([compressor])
 
 
 class NoBatch(Callback):

@@ -88,7 +88,7 @@ def bench(
         raise InputError("--tune takes one --compressor or none; no --compile, --channels-last, --cuda-graph, --json")
     counted = CountedModel.of(model, image_size)
     # A compressor that cannot work is refused before any weights exist.
-    flops = [counted.baseline, *(counted.count(compressor) for compressor in compressors)]
+    flops = [counted.baseline, *(counted.count([compressor]) for compressor in compressors)]
     if varying := [type(compressor).__name__ for compressor in compressors if len(compressor.shared_values) > 1]:
         raise InputError(f"bench times one kind of forward; {varying[0]} changes with the timestep: use bigain predict")
     if repetitions < _ENOUGH:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
 from json import dumps
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from bigain.backbones.geometry import backbone_without_weights, build_on_meta, g
 from bigain.commands.configs import load_yaml, shipped_configs
 from bigain.commands.parsing import create
 from bigain.compressors import Compressor
-from bigain.cost.flops import Flops, count_flops, mean_flops, reduction_percent
+from bigain.cost.flops import Counted, reduction_percent
 from bigain.cost.sites import site_table
 from bigain.errors import InputError
 from bigain.report.tables import Table
@@ -20,28 +18,23 @@ from bigain.runs.summary import compressor_text
 from bigain.tokens.grid import Grid
 
 
-class CountedModel:
-    """A network on the meta device, one row of its inputs, and the cost of that row without compression.
+class CountedModel(Counted):
+    """A model whose FLOPs are counted.
 
     Attributes:
         name: As given by the user.
         source: A folder, an embedded model's name, or a hub id.
-        backbone: Holds the denoiser.
-        latent: (channels, height, width).
-        condition: `(1, ...)`.
-        baseline: FLOPs without any compressor.
+        grid: Latent size.
     """
 
     def __init__(self, name: str, backbone: Backbone, image_size: int | None) -> None:
         """Count a model, with its networks on the meta device, at an image size or the one that it was trained on."""
-        self.source = backbone.model
-        self.condition = backbone.blank_condition()
+        self.source, condition = backbone.model, backbone.blank_condition()
         # For messages: the folder of shipped sizes means nothing to the user.
         self.name = backbone.model = name
-        self.backbone = backbone
-        self.latent = backbone.latent_shape if image_size is None else backbone.latents_of(image_size)
-        self.grid = Grid(*self.latent[1:])
-        self.baseline = count_flops(backbone, self.latent, self.condition)
+        latent = backbone.latent_shape if image_size is None else backbone.latents_of(image_size)
+        self.grid = Grid(*latent[1:])
+        super().__init__(backbone, latent, condition)
 
     @classmethod
     def of(cls, name: str, image_size: int | None) -> CountedModel:
@@ -66,23 +59,6 @@ class CountedModel:
             InputError: If its sizes cannot be read, or it does not support this image size.
         """
         return cls(backbone.model, _without_weights(backbone), image_size)
-
-    def count(self, *compressors: Compressor, evaluations: Mapping[int, int] | None = None) -> Flops:
-        """Return the FLOPs with compressors on disjoint sites; for `evaluations` see `mean_flops`.
-
-        Raises:
-            InputError: If one cannot work here, or removes no token at a site.
-        """
-        with ExitStack() as installed:
-            for compressor in compressors:
-                installed.enter_context(compressor.install(self.backbone.denoiser))
-                # Refuses a compressor that removes nothing.
-                site_table(compressor, self.backbone.denoiser, self.grid)
-            return mean_flops(
-                lambda timestep: count_flops(self.backbone, self.latent, self.condition, timestep),
-                compressors,
-                evaluations,
-            )
 
 
 def _find(name: str) -> Backbone:
@@ -123,7 +99,7 @@ def _without_weights(backbone: Backbone) -> Backbone:
 def count_text(model: CountedModel, compressor: Compressor | None, as_json: bool) -> str:
     """Return FLOPs by category, and the tokens at every compressed site."""
     baseline = model.baseline
-    counted = baseline if compressor is None else model.count(compressor)
+    counted = baseline if compressor is None else model.count([compressor])
     sites = [] if compressor is None else site_table(compressor, model.backbone.denoiser, model.grid)
     if as_json:
         content = {

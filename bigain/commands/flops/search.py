@@ -76,7 +76,7 @@ def find_match(model: CountedModel, compressor: Compressor, percent: float) -> d
     @cache
     def reduction(step: int) -> float:
         try:
-            counted = model.count(changed(compressor, **{setting: value_of(step)}))
+            counted = model.count([changed(compressor, **{setting: value_of(step)})])
             return reduction_percent(counted, model.baseline)
         except InputError:
             # A small value may remove nothing; an error of the largest one concerns all.

@@ -43,7 +43,7 @@ def _count(prepared: Prepared, cache: dict[str, Any]) -> tuple[tuple[str, ...], 
     counted = cached(network, lambda: CountedModel.of_backbone(model.backbone, data.image_size))
     compressors = prepared.compressors()
     compressed = network + json.dumps([compressor.description() for compressor in compressors])
-    gflops = cached(compressed, lambda: counted.count(*compressors).total / 1e9)
+    gflops = cached(compressed, lambda: counted.count(compressors).total / 1e9)
     evaluations = model.evaluations_per_image(len(data.class_space))
     at_most = "<=" if isinstance(model, DiffusionClassifier) and model.race is not None else ""
     pflops = images * evaluations * gflops / 1e6
