@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal, get_args
 
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 from bigain.diffusion.elimination import Elimination, ErrorFunction, mean_errors
@@ -17,8 +16,6 @@ from bigain.tokens.precision import widest_float
 
 Scale = Literal["log", "plain"]
 
-# Beyond these degrees of freedom the quantile falls by less than a hundredth.
-_MOST_FREEDOM = 200
 _TINY = torch.finfo(torch.float32).tiny
 # Rows per call; each has its own copy of a latent.
 _ROWS = 4096
@@ -140,7 +137,8 @@ def contenders(errors: Tensor, alive: Tensor, level: float, trials: int, scale: 
     squares = (residual - trial_effect).square().masked_fill(~is_valid[..., None], 0).sum((1, 2))
     freedom = ((count - 1) * (m - 1)).clamp_min(1)
     deviation = (2 * squares / freedom / m * (1 - m / trials)).sqrt()
-    quantiles = [student_quantile(level, min(degrees, _MOST_FREEDOM)) for degrees in freedom.tolist()]
+    # The value that Student's t exceeds with probability `level`.
+    quantiles = -stdtrit(freedom.numpy(force=True), level)
     threshold = deviation * torch.tensor(quantiles, device=errors.device, dtype=deviation.dtype)
     mean = mean.masked_fill(~is_valid, torch.inf)
     lowest = mean.min(1, keepdim=True).values
@@ -181,25 +179,3 @@ def _survivors(alive: Tensor, running: Tensor) -> Tensor:
     count = is_survivor.sum(1, keepdim=True)
     first = (~is_survivor).int().argsort(dim=1, stable=True)[:, : int(count.max())]
     return first.masked_fill(torch.arange(first.shape[1], device=alive.device) >= count, -1)
-
-
-@lru_cache(maxsize=4096)
-def student_quantile(level: float, freedom: int) -> float:
-    """Return the value that Student's t of `freedom` degrees, at least 1, exceeds with probability `level` <= 0.5."""
-    low, high = 0.0, math.pi / 2
-    # The tail probability falls with the angle: bisect down to neighbouring floats.
-    while low < (middle := (low + high) / 2) < high:
-        low, high = (middle, high) if _student_tail(middle, freedom) > level else (low, middle)
-    return math.sqrt(freedom) * math.tan(low)
-
-
-def _student_tail(angle: float, freedom: int) -> float:
-    """Return P(t > sqrt(freedom) tan(angle)), a finite sum (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = freedom % 2
-    term, total = cosine if odd else 1.0, 0.0
-    for i in range(1, freedom // 2 + 1):
-        total += term
-        term *= cosine**2 * (2 * i - 1 + odd) / (2 * i + odd)
-    central = 2 / math.pi * (angle + sine * total) if odd else sine * total
-    return (1 - central) / 2
