@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
 from bigain.diffusion.elimination import Elimination, ErrorFunction, mean_errors
-from bigain.errors import InputError, check_choice
+from bigain.errors import InputError
 from bigain.tokens.precision import widest_float
-
-Scale = Literal["log", "plain"]
 
 _TINY = torch.finfo(torch.float32).tiny
 # Rows per call; each has its own copy of a latent.
@@ -33,14 +30,11 @@ class Race:
             the assumptions of docs/race.md; see `levels`. In (0, 0.5].
         first_trials: Trials of every class before the first look, at least 2.
         look_every: Trials of the survivors between looks.
-        scale: Whether to compare `log` or `plain` errors. The spread of errors changes with the timestep, that of their
-            logarithms much less.
     """
 
     error_level: float = 0.1
     first_trials: int = 2
     look_every: int = 1
-    scale: Scale = "log"
 
     def __post_init__(self) -> None:
         if not 0 < self.error_level <= 0.5:
@@ -48,7 +42,6 @@ class Race:
         if self.first_trials < 2 or self.look_every < 1:
             values = f"{self.first_trials} and {self.look_every}"
             raise InputError(f"first_trials must be at least 2 and look_every at least 1, not {values}")
-        check_choice("scale", self.scale, get_args(Scale))
 
     def looks(self, trials: int) -> list[int]:
         """Return the number of trials at each look; the last is all trials."""
@@ -96,7 +89,7 @@ def race_elimination(error_function: ErrorFunction, order: Tensor, classes: int,
         _evaluate(error_function, errors, alive, order, running, slice(done, look))
         if look < trials:
             seen = errors[running].gather(2, order[running, None, :look].expand(-1, classes, -1))
-            alive[running] = contenders(seen, alive[running], levels[i], trials, race.scale)
+            alive[running] = contenders(seen, alive[running], levels[i], trials)
         else:
             alive[running] = _best(errors[running], alive[running])
         history.append(_survivors(alive, running))
@@ -107,10 +100,11 @@ def race_elimination(error_function: ErrorFunction, order: Tensor, classes: int,
     return Elimination(errors, tuple(history), alive.int().argmax(1))
 
 
-def contenders(errors: Tensor, alive: Tensor, level: float, trials: int, scale: Scale = "log") -> Tensor:
+def contenders(errors: Tensor, alive: Tensor, level: float, trials: int) -> Tensor:
     """Mark the classes that may still be the best.
 
-    A two-way layout of class and trial, whose residuals give one variance for all classes; t-tests against the leader.
+    Logarithms of errors are compared, since the spread of errors changes more with the timestep. A two-way layout of
+    class and trial, whose residuals give one variance for all classes; t-tests against the leader.
     The trials seen are m of T, without replacement, which shrinks the variance of a mean by `1 - m / T` (Cochran,
     Sampling Techniques, 1977, eq. 2.8).
 
@@ -119,17 +113,15 @@ def contenders(errors: Tensor, alive: Tensor, level: float, trials: int, scale: 
         alive: Classes to compare. `(b, k)`, bool.
         level: Level of each one-sided test.
         trials: Total number of trials T.
-        scale: See `Race`.
 
     Returns:
         `(b, k)`, bool; always includes the leader. A class with an error that is not finite is dropped, unless all
         classes have one.
     """
     m = errors.shape[2]
-    values = errors.to(widest_float(errors.device))
-    is_valid = alive & values.isfinite().all(2)
-    values = values.clamp_min(_TINY).log() if scale == "log" else values
-    values = values.masked_fill(~is_valid[..., None], 0)
+    errors = errors.to(widest_float(errors.device))
+    is_valid = alive & errors.isfinite().all(2)
+    values = errors.clamp_min(_TINY).log().masked_fill(~is_valid[..., None], 0)
     count = is_valid.sum(1)
     mean = values.mean(2)
     residual = (values - mean[..., None]).masked_fill(~is_valid[..., None], 0)
