@@ -11,7 +11,6 @@ import logging
 from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
@@ -27,18 +26,13 @@ _log = logging.getLogger(__name__)
 # memory. 1,000 classes of SD 2.0 in half precision take 3.8e9.
 _MAX_CACHE_BYTES = 4 * 2**30
 
-# Hooks on each network; entries vanish with the network.
-_hooks: WeakKeyDictionary[nn.Module, ExitStack] = WeakKeyDictionary()
-
 
 def share(denoiser: nn.Module, conditions: Tensor | None = None) -> ExitStack:
     """Hook a network to compute shared work once per group of rows that `row_keys` declares.
 
     Install compressors first: their hooks on the shared attention see all rows. With the conditions of all classes, if
-    rows have classes, keys and values of prompts are cached as well. Closing the result removes the hooks; so does
-    calling `share` again.
+    rows have classes, keys and values of prompts are cached as well. Closing the result removes the hooks.
     """
-    end_sharing(denoiser)
     layout = layout_of(denoiser)
     with ExitStack() as undo:
         for module in layout.prefix:
@@ -49,14 +43,7 @@ def share(denoiser: nn.Module, conditions: Tensor | None = None) -> ExitStack:
             _cache_prompts(layout, conditions, next(denoiser.parameters()).dtype, undo)
         undo.callback(forget_graphs)
         forget_graphs()
-        _hooks[denoiser] = hooks = undo.pop_all()
-        return hooks
-
-
-def end_sharing(denoiser: nn.Module) -> None:
-    """Remove the hooks that `share` left on a network if a run ended without closing them."""
-    if (hooks := _hooks.pop(denoiser, None)) is not None:
-        hooks.close()
+        return undo.pop_all()
 
 
 def _select(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ from bigain.backbones.compilation import compile_denoiser
 from bigain.backbones.cuda_graphs import use_graphs
 from bigain.backbones.forward import Step
 from bigain.backbones.loading import module_digest
-from bigain.backbones.sharing import end_sharing, share
+from bigain.backbones.sharing import share
 from bigain.compressors.base import first_timesteps, installed_on, nearest_timesteps
 from bigain.data.base import EvalDataModule
 from bigain.data.latent_cache import LatentCache
@@ -47,6 +48,7 @@ class BackboneModule(LightningModule):
     share: bool
     latent_cache: str | None = None
     _first_timesteps: Sequence[int] | None = None
+    _sharing = ExitStack()
 
     @property
     def sampling_steps(self) -> Sequence[Step]:
@@ -109,10 +111,10 @@ class BackboneModule(LightningModule):
 
     def begin_sharing(self, conditions: Tensor | None = None) -> None:
         """Start to compute once what rows have in common: see `share`. The hooks of compressors run first."""
-        end_sharing(self.backbone.denoiser)
+        self._sharing.close()
         self._first_timesteps = first_timesteps(installed_on(self.backbone.denoiser))
         if self.share:
-            share(self.backbone.denoiser, conditions)
+            self._sharing = share(self.backbone.denoiser, conditions)
 
     def shared_timesteps(self, timesteps: Tensor) -> list[int] | None:
         """Return for each row the first timestep at which compressors do the same; None if they always do. `(b,)`."""
@@ -125,7 +127,7 @@ class BackboneModule(LightningModule):
         return f"at precision {self.trainer.precision}; try {higher}{alternative}"
 
     def teardown(self, stage: str) -> None:
-        end_sharing(self.backbone.denoiser)
+        self._sharing.close()
 
     def configure_callbacks(self) -> list[Callback]:
         """Return a callback that ends the sharing after an exception, which Lightning reports to callbacks only."""
@@ -135,5 +137,4 @@ class BackboneModule(LightningModule):
 class _EndSharing(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         assert isinstance(pl_module, BackboneModule)
-        if pl_module.backbone.loaded:
-            end_sharing(pl_module.backbone.denoiser)
+        pl_module._sharing.close()
