@@ -7,7 +7,6 @@ their output is copied to the others; keys and values of the prompts are compute
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
@@ -20,10 +19,7 @@ from bigain.backbones.cuda_graphs import forget_graphs
 from bigain.backbones.forward import Sharing, rows_now
 from bigain.backbones.sites import Layout, layout_of
 
-_log = logging.getLogger(__name__)
-
-# Largest size of cached keys and values of prompts, in bytes; on a GPU also at most a quarter of its free
-# memory. 1,000 classes of SD 2.0 in half precision take 3.8e9.
+# Largest size of cached keys and values of prompts, in bytes. 1,000 classes of SD 2.0 in half precision take 3.8e9.
 _MAX_CACHE_BYTES = 4 * 2**30
 
 
@@ -74,13 +70,7 @@ def _cache_prompts(layout: Layout, conditions: Tensor, dtype: torch.dtype, undo:
     """
     layers = tuple(_prompt_layers(layout)) if conditions.ndim == 3 else ()
     size = conditions.shape[:2].numel() * dtype.itemsize * sum(layer.out_features for layer in layers)
-    on_gpu = conditions.device.type == "cuda"
-    limit = min(_MAX_CACHE_BYTES, torch.cuda.mem_get_info(conditions.device)[0] // 4) if on_gpu else _MAX_CACHE_BYTES
-    if size > limit:
-        _log.info(
-            f"keys and values of {len(conditions)} prompts would take {size / 1e9:.1f} GB, "
-            f"more than {limit / 1e9:.1f}; they are computed in every forward"
-        )
+    if size > _MAX_CACHE_BYTES:
         return
     cached: dict[nn.Module, Tensor] = {}
 
