@@ -88,7 +88,7 @@ CASES: list[dict[str, Any]] = [
     {"class": ToMA, "kwargs": {"ratio": 0.3, "temperature": 0.25}},
     {"class": CoReDiT, "kwargs": {"ratio": 0.4, "windows": [6, 3]}},
     {"class": CoReDiT, "kwargs": {"ratio": 0.5, "cell": [3, 4], "modules": ["mlp"]}},
-    {"class": ImportanceMerging, "kwargs": {"ratio": 0.5, "mode": "prune"}},
+    {"class": ImportanceMerging, "kwargs": {"ratio": 0.5}},
     {"class": ToDo, "kwargs": {"factor": 2}},
     {"class": ToDo, "kwargs": {"factor": 3}},
     {"class": AveragePool, "kwargs": {"factor": 2}},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,11 +11,11 @@ from bigain.backbones.forward import ForwardContext
 from bigain.backbones.marks import mark
 from bigain.backbones.sites import Site
 from bigain.compressors.merging import CellMerger, site_keys
-from bigain.diffusion.schedules import Schedule, by_timestep
-from bigain.errors import InputError, check_choice
+from bigain.diffusion.schedules import Schedule
+from bigain.errors import InputError
 from bigain.tokens.dispatch import kernels_serve
 from bigain.tokens.grid import cell_count
-from bigain.tokens.matching import MergePlan, Mode, bipartite_matching, highest
+from bigain.tokens.matching import MergePlan, bipartite_matching, highest
 from bigain.tokens.randomness import random_bits
 
 
@@ -23,8 +23,9 @@ class ImportanceMerging(CellMerger):
     """Importance-based token merging: destinations and independent tokens are among the important ones.
 
     The importance of a token is the mean magnitude of the guidance difference, conditional minus unconditional output,
-    over its pixels and channels. The most important tokens are the pool, of which destinations are drawn at random. All
-    tokens outside it merge into their most similar destination; of the others, the most similar ones do.
+    over its pixels and channels. The most important tokens, `1 - ratio / 2` of all, are the pool, of which destinations
+    are drawn at random. All tokens outside it merge into their most similar destination; of the others, the most
+    similar ones do.
 
     Source: Wu et al., Importance-Based Token Merging for Efficient Image and Video Generation (ICCV 2025, arXiv
     2411.16720), its overview of the method. Ours: the difference is that of the step before, since a forward has to
@@ -35,28 +36,15 @@ class ImportanceMerging(CellMerger):
 
     generation_only = "it ranks tokens by the guidance of the step before, which a classifier does not have"
 
-    def __init__(
-        self, *, ratio: float | Schedule, pool: float | None = None, mode: Mode = "mean", seed: int = 0, **kwargs: Any
-    ) -> None:
+    def __init__(self, *, ratio: float | Schedule, seed: int = 0, **kwargs: Any) -> None:
         """Set the method up.
 
         Args:
             ratio: Fraction of all tokens removed, in (0, 1 - 1/area].
-            pool: Fraction of all tokens that are important, from 1 - ratio to 1; null: half-way between.
-            mode: `mean` averages; `prune` drops the merged tokens.
             seed: Seed of the destinations, drawn from (seed, row key, site). Commands set it: `--seed`.
             kwargs: See the base classes.
         """
         super().__init__(ratio=ratio, **kwargs)
-        check_choice("mode", mode, get_args(Mode))
-        # With a tolerance, because 1 - 0.7 rounds to more than 0.3.
-        min_pool = 1 - min({*by_timestep(ratio)} - {0})
-        if pool is not None and not min_pool - 1e-9 <= pool <= 1:
-            raise InputError(
-                f"pool must be from 1 - ratio, {min_pool:g}, to 1, or null, not {pool}: tokens that stay are important"
-            )
-        self.pool = pool
-        self.mode: Mode = mode
         self.seed = seed
 
     def check_module(self, module: Any) -> None:
@@ -77,8 +65,8 @@ class ImportanceMerging(CellMerger):
         with mark("scoring"):
             scores = self.token_scores(x, site, context)
         if scores is not None:
-            pool = 1 - self.value_in(context) / 2 if self.pool is None else self.pool
+            pool = 1 - self.value_in(context) / 2
             outside_pool = ~highest(scores, max(grid.n - removed, int(pool * grid.n)))
             draws = draws.masked_fill(outside_pool, -1)
         destination = draws.topk(cell_count(grid, self.cell), dim=1).indices
-        return bipartite_matching(x, destination, removed, self.mode, first=outside_pool)
+        return bipartite_matching(x, destination, removed, "mean", first=outside_pool)

@@ -220,12 +220,10 @@ class Guided(Callback):
 
 def test_the_guidance_of_the_step_before_ranks_the_tokens_of_the_same_images(dit):
     guided, compressor = Guided(), ImportanceMerging(ratio=0.7)
-    whole = run(sampler(dit, items_per_forward=2), compressor, guided, images=3, batch_size=3).stacked()
+    run(sampler(dit, items_per_forward=2), compressor, guided, images=3, batch_size=3)
     # Two forwards of two items, the last of which is filled up, in two steps each.
     assert [given is None for given in guided.given] == [True, False, True, False]
     assert all(torch.equal(guided.given[after], guided.own[after - 1]) for after in (1, 3))
-    importance = run(sampler(dit, items_per_forward=2), ImportanceMerging(ratio=0.7, pool=1), images=3, batch_size=3)
-    assert not torch.equal(importance.stacked(), whole)
 
 
 class Seen(Schedule):
