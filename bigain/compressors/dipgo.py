@@ -34,7 +34,7 @@ class DiPGO(StructuralPruner):
     `scripts/fit_dipgo.py`: some hundred gradient steps of as many rows as there are bins.
     """
 
-    script = "fit_dipgo.py --config CONFIG"
+    script = "scripts/fit_dipgo.py"
 
     def __init__(self, *, ratio: float, masks: str, bins: int = 20, where: Where = EVERYWHERE) -> None:
         """Set the method up.
@@ -71,8 +71,6 @@ class DiPGO(StructuralPruner):
             raise InputError(f"{self.masks} was made for another network: it has no {error}") from error
         if scores.shape[1] != self.bins:
             raise InputError(f"{self.masks} has scores of {scores.shape[1]} bins, not of {self.bins}: set bins")
-        if not scores.isfinite().all() or not (costs > 0).all():
-            raise InputError(f"{self.masks} has scores or costs that are no numbers; make it with scripts/fit_dipgo.py")
         return dict(zip(names, choose_kept(scores, costs, self.ratio), strict=True))
 
     def smaller(self, site: Site, name: str, module: nn.Module, stage: int) -> nn.Module | None:

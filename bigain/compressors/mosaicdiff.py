@@ -34,7 +34,7 @@ class MosaicDiff(StructuralPruner):
     stage, beside the network.
     """
 
-    script = "calibrate_mosaicdiff.py --config CONFIG --data.split OTHER_SPLIT"
+    script = "scripts/calibrate_mosaicdiff.py"
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class MosaicDiff(StructuralPruner):
         if len(kept) != kept_count:
             raise InputError(
                 f"{self.masks} was made for other settings: in stage {stage} it keeps {len(kept)} of {units} heads "
-                f"or channels of {name}, not {kept_count}; make it with {self.command}"
+                f"or channels of {name}, not {kept_count}; make it with {self.script} (see --help)"
             )
         columns = (kept[:, None] * size + torch.arange(size)).flatten().to(output.weight.device)
         last = _linear(output, output.weight[:, columns] if weight is None else weight.to(output.weight), output.bias)

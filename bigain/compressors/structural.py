@@ -9,7 +9,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from shlex import quote
 from typing import Any, ClassVar, get_args
 
 import torch
@@ -38,7 +37,7 @@ class StructuralPruner(Compressor):
     Modules and their hooks stay in place. Subclasses implement `smaller`.
 
     Attributes:
-        script: The script that writes the file of masks, with its configuration and data.
+        script: The script that writes the file of masks.
         masks: File of the masks; None only counts FLOPs.
         boundaries: Timesteps at which a stage ends and the next begins, ascending; stage 0 is that of timestep 0.
         tensors: During an installation, what `masks_of` returned for the network.
@@ -78,17 +77,6 @@ class StructuralPruner(Compressor):
     def acts_at(self, timestep: int) -> bool:
         return self.shared_value(timestep) in self.active
 
-    @property
-    def command(self) -> str:
-        """The command that writes the file of masks, for messages."""
-        changed = self.description()["changed"]
-        # `where` has a section of its own.
-        changed |= {f"where.{name}": value for name, value in changed.pop("where", {}).items()}
-        # A file that exists may be right for other weights or settings.
-        changed["masks"] = "NEW_FILE" if Path(self.masks or "").expanduser().exists() else self.masks
-        options = " ".join(f"--compressor.{name} {quote(str(value))}" for name, value in changed.items())
-        return f"`python scripts/{self.script} --compressor {type(self).__name__} {options}`"
-
     def read_masks(self, denoiser: nn.Module | None = None) -> Masks:
         """Read the file of masks.
 
@@ -97,13 +85,15 @@ class StructuralPruner(Compressor):
         """
         path = Path(self.masks or "").expanduser()
         if not path.is_file():
-            raise InputError(f"there are no masks at {self.masks}; make them with {self.command}")
+            raise InputError(f"there are no masks at {self.masks}; make them with {self.script} (see --help)")
         try:
             with safe_open(path, "pt") as file:
                 card = json.loads(file.metadata()["card"])
             tensors, method, expected = load_file(path), card["method"], card["weights_sha256"]
         except (SafetensorError, OSError, TypeError, LookupError, ValueError) as error:
-            raise InputError(f"{path} is no file of masks ({error}); make it with {self.command}") from error
+            raise InputError(
+                f"{path} is no file of masks ({error}); make it with {self.script} (see --help)"
+            ) from error
         if method != type(self).__name__:
             raise InputError(f"{path} holds masks of {method}, not of {type(self).__name__}")
         if denoiser is None or next(denoiser.parameters()).is_meta:
@@ -111,7 +101,7 @@ class StructuralPruner(Compressor):
         if (digest := weights_digest(denoiser)) != expected:
             raise InputError(
                 f"{path} was made for other weights: SHA-256 {expected[:12]}..., and those of this network are "
-                f"{digest[:12]}...; make it with {self.command}"
+                f"{digest[:12]}...; make it with {self.script} (see --help)"
             )
         return tensors
 
