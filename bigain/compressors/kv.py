@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -116,7 +116,7 @@ class KVDownsampler(Compressor):
                 return None
             _check_attention(module, site)
             x = args[0] if args else kwargs["hidden_states"]
-            return args, {**kwargs, "encoder_hidden_states": self._downsampled(x, site, kwargs, forward, True)}
+            return args, {**kwargs, "encoder_hidden_states": self._downsampled(x, site, forward, True)}
 
         undo.callback(attention.register_forward_pre_hook(shorten_keys, with_kwargs=True).remove)
 
@@ -133,7 +133,7 @@ class KVDownsampler(Compressor):
                 return None
             n = site.grid(forward.latent).n
             _, x = site.split(args[0] if args else kwargs["hidden_states"], n)
-            forward.cache[key] = (x, self._downsampled(x, site, kwargs, forward, is_first))
+            forward.cache[key] = (x, self._downsampled(x, site, forward, is_first))
             kwargs, forward.cache[rotary_key] = take_rotary(kwargs, site, n, lambda table: table)
             return args, kwargs
 
@@ -162,12 +162,8 @@ class KVDownsampler(Compressor):
         else:
             undo.callback(attention.to_k.register_forward_pre_hook(project_downsampled).remove)
 
-    def _downsampled(
-        self, x: Tensor, site: Site, kwargs: Mapping[str, Any], forward: ForwardContext, shown: bool
-    ) -> Tensor:
-        """Return the keys of an attention called with `kwargs`, `shown` to onlookers. `(b, n, c)` -> `(b, m, c)`."""
-        if kwargs.get("attention_mask") is not None:
-            raise InputError(f"{site.name} is called with an attention mask, which does not fit downsampled keys")
+    def _downsampled(self, x: Tensor, site: Site, forward: ForwardContext, shown: bool) -> Tensor:
+        """Return the keys of an attention, `shown` to onlookers. `(b, n, c)` -> `(b, m, c)`."""
         with without_autocast(x), mark("matching"):
             keys = self.downsample(x, site, forward)
             if shown:

@@ -133,8 +133,6 @@ class TokenMerger(Compressor):
             plan: MergePlan | None = forward.cache.get(key)
             if plan is None:
                 return None
-            if kwargs.get("attention_mask") is not None and targets[module] == "self_attn":
-                raise InputError(f"{site.name} is called with an attention mask, which does not fit merged tokens")
             grid = site.grid(forward.latent)
             text, x = site.split(args[0] if args else kwargs["hidden_states"], grid.n)
             with mark("merging"):

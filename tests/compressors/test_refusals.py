@@ -158,11 +158,3 @@ def test_self_attention_of_blocks_without():
         ToDo(factor=2).install(model)
     with ToMe(ratio=0.5, modules=["cross_attn", "mlp"]).applied_to(model):
         assert forward(model, inputs("unet")).isfinite().all()
-
-
-@pytest.mark.parametrize("compressor", [ToMe(ratio=0.5), ToDo(factor=2)], ids=["ToMe", "ToDo"])
-def test_attention_masks(compressor):
-    model, given = shared("unet"), inputs("unet")
-    given["attention_mask"] = torch.ones(3, 96)
-    with compressor.applied_to(model), pytest.raises(InputError, match=r"down_blocks\.0.* with an attention mask"):
-        forward(model, given)
