@@ -59,9 +59,6 @@ class Site:
 
     def modules(self, kind: Module) -> tuple[nn.Module, ...]:
         """Return the modules of one kind in execution order."""
-        # The `attn1` of such a U-Net's block attends to the text.
-        if kind == "self_attn" and getattr(self.block, "only_cross_attention", False):
-            return ()
         modules = [getattr(self.block, name, None) for name in getattr(self, kind)]
         return tuple(module for module in modules if module is not None)
 
@@ -170,5 +167,5 @@ def _unet_prefix(unet: UNet2DConditionModel) -> Iterator[nn.Module]:
         return
     yield from (attention.norm, attention.proj_in)
     first = attention.transformer_blocks[0]
-    if not first.only_cross_attention and isinstance(first.norm1, nn.LayerNorm):
+    if isinstance(first.norm1, nn.LayerNorm):
         yield from (first.norm1, first.attn1)

@@ -190,8 +190,6 @@ def _gather_tokens(x: Tensor, index: Tensor) -> Tensor:
 
 def _check_attention(attention: nn.Module, site: Site) -> None:
     """Raise an InputError if downsampling the input is impossible or differs from downsampling K and V."""
-    if getattr(site.block, "only_cross_attention", False):
-        raise InputError(f"{site.name} has no self-attention whose keys could be downsampled")
     if getattr(attention, "fused_projections", False):
         # diffusers' unfuse_qkv_projections() does not reset this attribute of the attention.
         raise InputError(

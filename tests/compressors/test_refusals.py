@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cases import every_network
-from models import JOINT, LATENTS, forward, inputs, shared, snapshot, tiny_unet
+from models import JOINT, LATENTS, forward, inputs, shared, snapshot
 
 from bigain.backbones.sites import layout_of
 from bigain.compressors import ABM, CAM, LGTM, CoReDiT, FrequencyKV, SiTo, ToDo, ToFu, ToMA, ToMe, Where, methods
@@ -148,13 +148,3 @@ def test_cross_attention_of_a_dit():
     with pytest.raises(InputError, match=r"transformer_blocks\.0 has no cross_attn to merge tokens around"):
         ToMe(ratio=0.5, modules=["self_attn", "cross_attn"]).install(model)
     assert snapshot(model) == before
-
-
-def test_self_attention_of_blocks_without():
-    model = tiny_unet(only_cross_attention=True)
-    with pytest.raises(InputError, match="has no self_attn to merge"):
-        ToMe(ratio=0.5).install(model)
-    with pytest.raises(InputError, match="has no self-attention whose keys"):
-        ToDo(factor=2).install(model)
-    with ToMe(ratio=0.5, modules=["cross_attn", "mlp"]).applied_to(model):
-        assert forward(model, inputs("unet")).isfinite().all()
