@@ -119,8 +119,6 @@ class StructuralPruner(Compressor):
 
     def hook_site(self, layout: Layout, site: Site, context: ContextGetter, undo: ExitStack) -> None:
         for name, module in prunable([site]).items():
-            if "forward" in vars(module):
-                raise InputError(f"the forward of {name} is replaced, perhaps by offloading; end that before pruning")
             replacements = [self.smaller(site, name, module, stage) for stage in range(len(self.boundaries) + 1)]
             self.active.update(stage for stage, replacement in enumerate(replacements) if replacement is not None)
             self._choose_by_stage(module, replacements, context, undo)
