@@ -30,17 +30,14 @@ class Spans:
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """Measure a `with` block. If it raises an exception, it is not recorded, nor are the spans inside it."""
-        outer, first_inner, start = self._current, len(self._finished), self._now()
+        """Measure a `with` block."""
+        outer, start = self._current, self._now()
         self._current = name
         try:
             yield
-        except BaseException:
-            del self._finished[first_inner:]
-            raise
         finally:
             self._current = outer
-        self._finished.append((name, outer, start, self._now()))
+            self._finished.append((name, outer, start, self._now()))
 
     @property
     def ended(self) -> int:
