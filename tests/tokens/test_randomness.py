@@ -2,14 +2,10 @@
 
 import hashlib
 import math
-import random
 
-import numpy as np
 import pytest
 import torch
 
-from bigain.tokens.destinations import random_destinations
-from bigain.tokens.grid import Cell, Grid
 from bigain.tokens.randomness import (
     mix,
     random_bits,
@@ -127,29 +123,6 @@ def test_a_row_does_not_depend_on_its_batch(draw):
     assert torch.equal(draw(keys.view(3, 4)).flatten(0, 1), together)
     assert torch.equal(draw(keys[4]), together[4])
     assert torch.equal(draw(keys), together)
-
-
-def test_global_random_states_are_not_moved_or_read():
-    """Nor does seeding them change a draw."""
-    keys = torch.tensor(KEYS)
-
-    def everything():
-        return [draw(keys) for draw in DRAWS.values()] + [random_destinations(keys, Grid(4, 4), Cell(2, 2))]
-
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    try:
-        before = everything()
-        assert torch.equal(torch.get_rng_state(), states[0])
-        assert random.getstate() == states[1]
-        assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), states[2], strict=True))
-        torch.manual_seed(1)
-        random.seed(1)
-        np.random.seed(1)
-        assert all(torch.equal(a, b) for a, b in zip(everything(), before, strict=True))
-    finally:
-        torch.set_rng_state(states[0])
-        random.setstate(states[1])
-        np.random.set_state(states[2])
 
 
 @pytest.mark.parametrize("text", ["", "a", "n02123045_17.JPEG", "Bär/猫 7", "x" * 1000])
