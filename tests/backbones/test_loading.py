@@ -134,26 +134,6 @@ def test_encode_is_the_posterior_mean_times_the_scaling_factor(folders):
     assert torch.equal(backbone.encode(images), latents)
 
 
-@both
-@pytest.mark.parametrize("folder", ["", " in pixels"])
-def test_noise_is_the_output_or_converted_from_a_velocity(folders, component, folder):
-    """Of a learned sigma, the first half."""
-    backbone = loaded(KINDS[component], folders[component + folder])
-    noisy, t = noise(3, *backbone.latent_shape), torch.tensor([0, 500, 999])
-    condition = condition_of(backbone, 3)
-    name = "class_labels" if component == "transformer" else "encoder_hidden_states"
-    output = backbone.denoiser(noisy, timestep=t, **{name: condition}).sample[:, : noisy.shape[1]]
-    predicted = backbone.predict_target(noisy, t, condition, "epsilon")
-    if not folder:
-        assert backbone.parametrisation.prediction_type == "epsilon"
-        assert torch.equal(predicted, output)
-        return
-    assert backbone.parametrisation.prediction_type == "v_prediction"
-    alpha_bar = backbone.parametrisation.alpha_bar(t).view(-1, 1, 1, 1)
-    expected = alpha_bar.sqrt() * output + (1 - alpha_bar).sqrt() * noisy
-    torch.testing.assert_close(predicted, expected, atol=1e-5, rtol=0)
-
-
 def test_folders_may_use_the_home(monkeypatch, tmp_path):
     (tmp_path / "model").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))
