@@ -5,27 +5,21 @@ other, and results are the same where a GPU is visible. Triton interprets its ke
 the GPU and kernels run there: `BIGAIN_GPU_TESTS=1 pytest -n 0 tests/gpu tests/tokens/test_kernels.py`.
 """
 
-import json
 import os
 import sys
-from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 if "BIGAIN_GPU_TESTS" not in os.environ:
     os.environ |= {"CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "1"}
 
 import pytest
-import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from models import TOKENIZER, save_stable_diffusion
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTokenizer
 
-import bigain
 from bigain.commands import predict
 from bigain.commands.options import OPTIONS
 from bigain.data.class_names.pets import BREEDS
-
-EMBEDDED = Path(bigain.__file__).parent / "assets" / "shapes_unet"
 
 
 @pytest.fixture(autouse=True)
@@ -45,53 +39,9 @@ def elsewhere(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def stand_in(tmp_path_factory):
-    """A random model in the folder format of Stable Diffusion 2.0: U-Net, VAE, text encoder, tokenizer, scheduler."""
-    folder = tmp_path_factory.mktemp("sd")
-    torch.manual_seed(0)
-    UNet2DConditionModel(
-        sample_size=16,
-        block_out_channels=(16, 32),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        layers_per_block=1,
-        norm_num_groups=4,
-        cross_attention_dim=16,
-        attention_head_dim=(2, 2),
-        use_linear_projection=True,
-    ).save_pretrained(folder / "unet")
-    AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-        latent_channels=4,
-        sample_size=32,
-    ).save_pretrained(folder / "vae")
-    tokenizer = json.loads((EMBEDDED / "tokenizer/vocab.json").read_text())
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=77,
-        bos_token_id=len(tokenizer) - 2,
-        eos_token_id=len(tokenizer) - 1,
-        pad_token_id=len(tokenizer) - 1,
-    )
-    CLIPTextModel(text).save_pretrained(folder / "text_encoder")
-    DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012).save_pretrained(
-        folder / "scheduler"
-    )
-    (folder / "tokenizer").mkdir()
-    for file in (EMBEDDED / "tokenizer").iterdir():
-        (folder / "tokenizer" / file.name).write_bytes(file.read_bytes())
-    settings = json.loads((folder / "tokenizer/tokenizer_config.json").read_text())
-    (folder / "tokenizer/tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 77}))
-    index = json.loads((EMBEDDED / "model_index.json").read_text())
-    index["vae"] = ["diffusers", "AutoencoderKL"]
-    (folder / "model_index.json").write_text(json.dumps(index))
-    return folder
+    """A random model in the folder format of Stable Diffusion 2.0, with a tokenizer of words."""
+    tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER, model_max_length=77)
+    return save_stable_diffusion(tmp_path_factory.mktemp("sd"), sample_size=16, tokenizer=tokenizer)
 
 
 @pytest.fixture

@@ -357,17 +357,19 @@ def tiny_vae() -> AutoencoderKL:
     )
 
 
-def tiny_text_encoder(kind: Any = CLIPTextModel) -> Any:
+def tiny_text_encoder(kind: Any = CLIPTextModel, tokenizer: CLIPTokenizer | None = None) -> Any:
+    """A text encoder for the tokens of a tokenizer, by default the tiny one."""
+    tokenizer = tokenizer or tiny_tokenizer()
     config = CLIPTextConfig(
-        vocab_size=54,
+        vocab_size=len(tokenizer),
         hidden_size=WIDTH,
         intermediate_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,
-        max_position_embeddings=PROMPT_TOKENS,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
         projection_dim=WIDTH,
     )
     return _seeded(kind, config=config)
@@ -433,11 +435,18 @@ def save_flux(folder: Path, **changes: Any) -> Path:
     return _save(folder, "FluxPipeline", parts, "flow", True)
 
 
-def save_stable_diffusion(folder: Path, *, prediction_type: str = "epsilon", vae: bool = True) -> Path:
-    """A diffusers folder with an 8x8 U-Net, a text encoder and a tokenizer."""
-    channels = 4 if vae else 3
-    unet = tiny_unet(sample_size=8, in_channels=channels, out_channels=channels)
-    parts = {"unet": unet, "text_encoder": tiny_text_encoder(), "tokenizer": tiny_tokenizer()}
+def save_stable_diffusion(
+    folder: Path,
+    *,
+    prediction_type: str = "epsilon",
+    vae: bool = True,
+    sample_size: int = 8,
+    tokenizer: CLIPTokenizer | None = None,
+) -> Path:
+    """A diffusers folder with a U-Net, a text encoder and a tokenizer, by default the tiny one."""
+    channels, tokenizer = 4 if vae else 3, tokenizer or tiny_tokenizer()
+    unet = tiny_unet(sample_size=sample_size, in_channels=channels, out_channels=channels)
+    parts = {"unet": unet, "text_encoder": tiny_text_encoder(tokenizer=tokenizer), "tokenizer": tokenizer}
     return _save(folder, "StableDiffusionPipeline", parts, prediction_type, vae)
 
 
