@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -19,15 +18,11 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from trainers import RecordingLogger
 
-from bigain.backbones import DiT
-from bigain.callbacks import PredictionWriter
 from bigain.commands.main import main
-from bigain.compressors import LGTM
 from bigain.data import ShapeTextures
 from bigain.errors import InputError
 from bigain.inspector import Inspector
 from bigain.inspector.board import draw_image
-from bigain.modules import DiffusionClassifier
 
 QUICK = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--data.num_workers", "0"]
 CLASSIFY = ["--model.trials", "[2,4]", "--model.keep", "[3,1]", "--data.images", "5", "--data.batch_size", "2", *QUICK]
@@ -236,7 +231,6 @@ def test_a_disk_that_fills_up_while_drawing_ends_no_run(tmp_path, monkeypatch, c
         raise error
 
     monkeypatch.setattr("bigain.inspector.inspector.draw_run", full)
-    (tmp_path / "results.json").touch()
     trainer = SimpleNamespace(is_global_zero=True, default_root_dir=tmp_path, loggers=[], datamodule=ShapeTextures())
     Inspector().teardown(trainer, SimpleNamespace(trainer=trainer), "predict")
     assert "pictures could not be drawn" in caplog.text
@@ -257,17 +251,3 @@ def test_two_processes_show_what_one_shows():
         assert finished.returncode == 0, finished.stderr
     assert pictures("one") == pictures("two")
     assert len(board("two").Images("2 tokens/image_3")) == 1
-
-
-@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:GPU available but not used")
-def test_missing_results_are_reported_in_python():
-    model = DiffusionClassifier(DiT("shapes_dit"), trials=[1, 2], keep=[2, 1])
-    callbacks = [LGTM(ratio=0.5), Inspector(images=1), PredictionWriter()]
-    trainer = Trainer(
-        callbacks=callbacks, default_root_dir="out", logger=False, accelerator="cpu", enable_progress_bar=False,
-        enable_model_summary=False,
-    )  # fmt: skip
-    with pytest.raises(InputError, match="add a ResultsWriter"):
-        trainer.predict(model, datamodule=ShapeTextures(images=1), return_predictions=False)
-    assert not callbacks[0].onlookers
-    assert Path("out/pictures/tokens_image_0.png").is_file()

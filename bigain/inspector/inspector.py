@@ -23,7 +23,6 @@ from bigain.inspector.sheets import Subject
 from bigain.inspector.watcher import Watcher, compressors_of
 from bigain.runs.names import label
 from bigain.runs.records import ImageRecord
-from bigain.runs.results import has_results
 from bigain.tasks.sampler import Generated
 
 # Most noise draws (steps) of an image, and sites, that are kept.
@@ -86,11 +85,8 @@ class Inspector(Watcher):
         # After the results are written, which all processes wait for.
         if not trainer.is_global_zero or stage != "predict":
             return
-        folder = Path(trainer.default_root_dir)
-        if not has_results(folder):
-            raise InputError(f"the inspector needs the results of {folder}; add a ResultsWriter after it")
         try:
-            draw_run(folder, trainer.loggers, EvalDataModule.of(pl_module).class_space.names)
+            draw_run(Path(trainer.default_root_dir), trainer.loggers, EvalDataModule.of(pl_module).class_space.names)
         except (InputError, OSError, MemoryError) as error:
             # The results are complete; a long run must not fail because of a picture.
             _log.warning(f"warning: pictures could not be drawn ({error!r}); run the command again to draw them")

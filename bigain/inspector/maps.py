@@ -18,7 +18,6 @@ from bigain.compressors.kv import KVDownsampler
 from bigain.compressors.onlookers import Decision
 from bigain.data.selection import Item
 from bigain.diffusion.sampling import item_keys, step_keys
-from bigain.errors import InputError
 from bigain.runs.files import replacing
 from bigain.tasks.classifier import DiffusionClassifier
 from bigain.tasks.probe import FeatureProbe
@@ -99,11 +98,7 @@ class Collector:
 
 
 def rows_of(module: LightningModule, item: Item, draws: int) -> RowKeys:
-    """Return rows `(d,)` of the forwards that every run computes for an image: at most as many noise draws, or steps.
-
-    Raises:
-        InputError: If the module is none of these.
-    """
+    """Return rows `(d,)` of forwards that every run computes for an image: at most as many noise draws, or steps."""
     if isinstance(module, DiffusionClassifier):
         # Every class is evaluated in the first stage or before the first look of a race, so the true one is, too.
         trials = torch.tensor(evenly(module.stages_of(item.image_id)[0], draws))
@@ -113,12 +108,8 @@ def rows_of(module: LightningModule, item: Item, draws: int) -> RowKeys:
         image = torch.tensor([stable_hash(item.image_id)])
         key, steps = item_keys(image, module.seed), evenly(range(len(module.scheduler.timesteps)), draws)
         return RowKeys(torch.cat([step_keys(key, step) for step in steps]))
-    if isinstance(module, FeatureProbe):
-        return RowKeys(torch.stack(evenly(module.keys_of([item.image_id])[0].unbind(), draws)))
-    raise InputError(
-        f"the inspector cannot follow the images of {type(module).__name__}; expected DiffusionClassifier, "
-        "DiffusionSampler or FeatureProbe; --inspect 0 disables the inspector"
-    )
+    assert isinstance(module, FeatureProbe)
+    return RowKeys(torch.stack(evenly(module.keys_of([item.image_id])[0].unbind(), draws)))
 
 
 def evenly(values: Sequence[T], count: int) -> list[T]:

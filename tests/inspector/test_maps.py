@@ -3,7 +3,6 @@
 import pytest
 import torch
 from cases import Seen, build, every_method
-from lightning.pytorch import LightningModule
 from models import LATENTS, forward, inputs, shared
 
 from bigain.backbones import DiT
@@ -12,7 +11,6 @@ from bigain.compressors import CAM, LGTM, AveragePool, FrequencyKV, ToDo
 from bigain.compressors.kv import KVDownsampler
 from bigain.data.selection import Item, first_of_classes
 from bigain.diffusion.trials import trial_keys
-from bigain.errors import InputError
 from bigain.inspector.maps import Collector, arrays_of, evenly, matches, rows_of
 from bigain.modules import DiffusionClassifier
 from bigain.tokens.grid import Grid
@@ -102,8 +100,6 @@ def test_a_classification_is_followed_in_the_true_class_at_trials_of_the_first_s
     trials = torch.tensor([module.stages[0][i] for i in (0, 2, 4)])
     assert torch.equal(rows.keys, trial_keys(torch.tensor([stable_hash("a")]), trials, 3))
     assert rows_of(module, Item("a", ()), 8).classes.tolist() == [0] * 5
-    with pytest.raises(InputError, match="cannot follow the images of LightningModule"):
-        rows_of(LightningModule(), Item("a", (1,)), 3)
 
 
 @pytest.mark.parametrize(
