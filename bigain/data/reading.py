@@ -21,8 +21,8 @@ from bigain.errors import InputError
 
 # Describes `decode_image`; part of the key of cached latents, so it changes with the arithmetic.
 PREPROCESSING = "rgb, shorter side bicubic antialiased, centre crop; 2"
-# Longer strips are cropped to their middle first: resizing all of one would take gigabytes.
-_MAX_ASPECT = 8
+# Resizing a longer strip would take gigabytes.
+_MAX_ASPECT = 100
 
 # Other formats are not tried: a `.jpg` that holds EPS would start Ghostscript.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
@@ -101,18 +101,15 @@ def decode_image(content: bytes, name: str, size: int) -> Tensor:
     EXIF orientation is ignored, as in the paper's loaders.
 
     Raises:
-        InputError: If it is truncated or not an image; the message gives its `name`.
+        InputError: If it is truncated, not an image or a strip 100 times as long as wide; the message gives its `name`.
     """
     try:
         image = read_rgb(content)
+        if max(image.size) > _MAX_ASPECT * min(image.size):
+            raise ValueError(f"a strip of {image.width} x {image.height} px")
     except ValueError as error:
         fix = "replace it, leave it out with a subset file, or skip it with on_bad_image: skip"
         raise InputError(f"image {name} cannot be decoded ({error}); {fix}") from error
-    limit = _MAX_ASPECT * min(image.size)
-    if max(image.size) > limit:
-        # Both sides lose the same, so that the centre stays.
-        limit += (max(image.size) - limit) % 2
-        image = F.center_crop(image, [min(image.height, limit), min(image.width, limit)])
     resized = F.resize(image, [size], interpolation=InterpolationMode.BICUBIC)
     return F.pil_to_tensor(F.center_crop(resized, [size, size]))
 
