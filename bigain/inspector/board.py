@@ -155,7 +155,8 @@ def draw_run(folder: Path, loggers: Sequence[Logger], names: Sequence[str]) -> N
             _draw_curves(board, results, folder, names)
         for group in ("tokens", "salience", "scores"):
             for path in sorted((folder / PICTURES).glob(f"{group}_image_[0-9]*.png")):
-                board.picture(path.stem.replace("_", "/", 1), Image.open(path))
+                with Image.open(path) as image:
+                    board.picture(path.stem.replace("_", "/", 1), image)
 
 
 def _draw_curves(board: Board, results: Results, folder: Path, names: Sequence[str]) -> None:
