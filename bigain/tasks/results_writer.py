@@ -282,7 +282,7 @@ class ResultsWriter(RunResults):
                 "budget": None if race else module.budget,
                 "race": {**asdict(race), "trials": module.trial_count} if race else None,
                 **{name: getattr(module, name) for name in ("timesteps", "loss", "seed")},
-                # Only where they were asked for: earlier runs stay comparable.
+                # Only where they were asked for.
                 **({"noises": module.noises} if module.noises > 1 else {}),
                 **({"bands": {"count": module.bands, "grid": [*latent]}} if module.bands else {}),
                 **({"weights": module.weights} if module.weights != "uniform" else {}),
