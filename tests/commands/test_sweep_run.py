@@ -156,8 +156,8 @@ def test_an_incomplete_cell_is_reported_and_tried_again(again, capsys):
 def test_a_failed_cell_does_not_stop_the_others(monkeypatch, tmp_path, capsys):
     """What cannot work is refused before a process starts; the one that fails is a real one."""
 
-    def in_a_process_if_unlucky(command, log, number, show):
-        (run_in_subprocess if "unlucky" in log.name else run_in_this_process)(command, log, number, show)
+    def in_a_process_if_unlucky(command, log, show):
+        (run_in_subprocess if "unlucky" in log.name else run_in_this_process)(command, log, show)
 
     monkeypatch.setattr(bigain.commands.sweep.command, "run_in_subprocess", in_a_process_if_unlucky)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
