@@ -17,7 +17,6 @@ def reference(
     split: str | None = None,
     protocol: Protocol = "pytorch-fid",
     weights: str | None = None,
-    batch_size: int = 32,
     features: int = 10_000,
 ) -> Outcome:
     """Write statistics of real images, to which the distances of generated ones are measured.
@@ -33,7 +32,6 @@ def reference(
         protocol: How features are extracted; distances of different protocols do not compare.
         weights: Inception weights, by default from the environment and torch's cache; for dinov2 and clip, the folder
             of the model.
-        batch_size: Images per batch; statistics do not depend on it.
         features: Images, drawn at random, whose features are kept for kernel distance, precision and recall.
 
     Returns:
@@ -42,8 +40,8 @@ def reference(
     Raises:
         InputError: If the weights are missing, or an image cannot be read.
     """
-    if batch_size < 1 or features < 0:
-        raise InputError(f"--batch-size must be at least 1 and --features at least 0, not {batch_size} and {features}")
+    if features < 0:
+        raise InputError(f"--features must be at least 0, not {features}")
     *folders, output = paths
     options = (*options, *([f"--data.split={split}"] if split else []))
     if len(folders) != (not options):
@@ -67,6 +65,6 @@ def reference(
         images, source = images_of(data), " ".join(filter(None, (data.name, getattr(data, "split", ""))))
     if output.exists():
         sys.stderr.write(f"warning: {output} exists and will be replaced\n")
-    statistics = reference_of(images, source, extractor_of(protocol, weights), batch_size, features)
+    statistics = reference_of(images, source, extractor_of(protocol, weights), features)
     statistics.save(output)
     return Outcome(f"{output}: n = {statistics.moments.n}, {statistics.protocol}, weights sha256 {statistics.sha256}\n")

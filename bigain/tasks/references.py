@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from bigain.data.base import EvalDataModule
 from bigain.data.folders import listing, scan
-from bigain.data.reading import opened, read_rgb
+from bigain.data.reading import read_rgb
 from bigain.errors import InputError
 from bigain.metrics.extractors import FeatureExtractor
 from bigain.metrics.reference import Moments, ReferenceStatistics
@@ -25,21 +24,20 @@ from bigain.metrics.reference import Moments, ReferenceStatistics
 # Functions that decode images at their native size, by the name of each in messages.
 Images = Mapping[str, Callable[[], Image.Image]]
 
+_BATCH = 32
+
 
 def images_below(folder: Path) -> Images:
-    """Return all images of a folder and its folders, images of one size next to each other.
+    """Return all images of a folder and its folders, in the order of their names.
 
     Raises:
-        InputError: If there are none, or one cannot be read.
+        InputError: If there are none.
     """
     folders = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir() and path.name[0] != ".")]
-    sizes: dict[Path, tuple[int, int]] = {}
-    for path in (parent / name for parent in folders for name in scan(parent)[1]):
-        with _errors_naming(str(path)), opened(path) as image:
-            sizes[path] = image.size
-    if not sizes:
+    images = {str(parent / name): partial(read_rgb, parent / name) for parent in folders for name in scan(parent)[1]}
+    if not images:
         raise InputError(f"no images in {folder}: {listing(folder)}")
-    return {str(path): partial(read_rgb, path) for path in sorted(sizes, key=lambda path: (sizes[path], path))}
+    return images
 
 
 def images_of(data: EvalDataModule) -> Images:
@@ -53,32 +51,28 @@ def images_of(data: EvalDataModule) -> Images:
     return {data.where(item): lambda item=item: read_rgb(data.read_bytes(item)) for item in items}  # type: ignore[misc]
 
 
-@contextmanager
-def _errors_naming(name: str) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"image {name} cannot be read ({error}); replace or remove it") from error
+def _batches(images: Images) -> Iterator[Tensor]:
+    """Yield images in order; a batch ends where the size changes.
 
-
-def _batches(images: Images, size: int) -> Iterator[Tensor]:
-    """Yield images in order; a batch ends where the size changes."""
+    Raises:
+        InputError: If one cannot be read.
+    """
     batch: list[Tensor] = []
     for name, read in images.items():
-        with _errors_naming(name):
+        try:
             image = pil_to_tensor(read())
-        if batch and (len(batch) == size or image.shape != batch[0].shape):
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(f"image {name} cannot be read ({error}); replace or remove it") from error
+        if batch and (len(batch) == _BATCH or image.shape != batch[0].shape):
             yield torch.stack(batch)
             batch = []
         batch.append(image)
     yield torch.stack(batch)
 
 
-def reference_of(
-    images: Images, source: str, extractor: FeatureExtractor, batch_size: int, features: int
-) -> ReferenceStatistics:
+def reference_of(images: Images, source: str, extractor: FeatureExtractor, features: int) -> ReferenceStatistics:
     """Compute the statistics of images at their native size; `source` names them in the file.
 
     The features of `features` images, drawn at random, are kept.
@@ -89,14 +83,14 @@ def reference_of(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     extractor.load()
     extractor.to(device)
-    # At random, because images may be in order of size or class.
+    # At random, because images may be in order of class.
     chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:features])
     kept = np.empty((len(chosen), extractor.dimension), np.float32)
 
     def chunks() -> Iterator[npt.NDArray[np.float32]]:
         start = 0
         with tqdm(total=len(images), unit="image", disable=None) as bar:
-            for batch in _batches(images, batch_size):
+            for batch in _batches(images):
                 rows = extractor(batch.to(device)).cpu().numpy()
                 first, last = np.searchsorted(chosen, [start, start + len(rows)])
                 kept[first:last] = rows[chosen[first:last] - start]
