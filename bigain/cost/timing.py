@@ -19,7 +19,6 @@ from bigain.tokens.dispatch import forget_notes
 
 # Phases are measured in one of this many forwards: on a GPU each phase costs two events.
 _PERIOD = 8
-MEASURED = ("seconds", "clock", "denoiser", "vae", "peak_memory_bytes")
 # Spans of an observed forward of the denoiser: its phases, and the rest.
 OBSERVED = (*PHASES, "observed")
 

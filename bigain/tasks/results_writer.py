@@ -20,7 +20,7 @@ from bigain.compressors.base import Compressor, first_timesteps, nearest_timeste
 from bigain.cost.environment import environment
 from bigain.cost.flops import Counted, reduction_percent
 from bigain.cost.sites import site_table
-from bigain.cost.timing import MEASURED, measured_by, timing_section
+from bigain.cost.timing import measured_by, timing_section
 from bigain.diffusion.trials import TIMESTEPS
 from bigain.errors import InputError
 from bigain.metrics.accuracy import Accuracy, confusion_matrix
@@ -207,8 +207,8 @@ class RunResults(Callback, ABC):
             },
             "fingerprint": self.fingerprint,
         }
-        if not results["timing"]["denoiser"]["forwards"]:
-            _keep_measured(results, folder.parent)
+        if results["timing"]["resumed_images"] == len(records):
+            results = _with_earlier(results, folder.parent)
         return results
 
 
@@ -216,24 +216,27 @@ def _compressors(trainer: Trainer) -> list[Compressor]:
     return [callback for callback in trainer.callbacks if isinstance(callback, Compressor)]  # type: ignore[attr-defined]
 
 
-def _keep_measured(results: Any, folder: Path) -> None:
-    """Copy what this session did not measure, because all images were done already, from the earlier results."""
+def _with_earlier(new: dict[str, Any], run: Path) -> dict[str, Any]:
+    """Return the earlier results of a run that had nothing left to do, with what only the new ones have.
+
+    The earlier ones have the times of the forwards, and metrics that `bigain score` added.
+    """
     try:
-        earlier: Any = read_results(folder)
+        earlier: Any = read_results(run)
     except InputError:
-        return
-    results["environment"]["kernels"] = earlier["environment"]["kernels"]
-    results["timing"] |= {key: value for key, value in earlier["timing"].items() if key in MEASURED}
-    if earlier["dataset"]["images"] == results["dataset"]["images"]:
-        # `bigain score` may have added metrics, or taken a different reference.
-        old, new = earlier["protocol"], results["protocol"]
-        rescored = any(old.get(name) != new.get(name) for name in ("extractor", "reference_file"))
-        for section in ("metrics", "protocol"):
-            measured = {name: value for name, value in results[section].items() if value is not None}
-            results[section] |= {**earlier[section], **({} if rescored else measured)}
-        for key, value in earlier.items():
-            if key not in results or (key.endswith("_missing") and value is None):
-                results[key] = value
+        return new
+    if earlier["dataset"]["images"] != new["dataset"]["images"]:
+        return new
+    merged = {
+        section: {**new[section], **{name: value for name, value in earlier[section].items() if value is not None}}
+        for section in ("metrics", "protocol")
+    }
+    # A metric that the earlier results have is not missing.
+    missing = {
+        key: reason for key, reason in new.items() if key.endswith("_missing") and earlier.get(key, reason) is not None
+    }
+    timing = {**earlier["timing"], "resumed_images": new["timing"]["resumed_images"]}
+    return {**new, **earlier, **merged, **missing, "dataset": new["dataset"], "timing": timing}
 
 
 class ResultsWriter(RunResults):
