@@ -95,9 +95,6 @@ class PredictionWriter(Callback):
             if any(item.image_id not in data.finished for item in data.items):
                 rows = module.forwards.rows_on(device)
                 _begin_session(folder, {**session(device), "rows_per_forward": rows}, bool(finished))
-            for path in folder.glob("skipped-*.jsonl"):
-                if int(path.stem.rpartition("-")[2]) >= trainer.world_size:
-                    path.unlink(missing_ok=True)
         self._log = folder / f"rank-{trainer.global_rank}.jsonl"
         self._log.touch()
         sync_folder(folder)

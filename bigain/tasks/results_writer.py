@@ -136,16 +136,10 @@ class RunResults(Callback, ABC):
     def _write(self, trainer: Trainer, module: Any) -> None:
         folder = predictions_folder(trainer)
         finished, items = read_records(folder, self.record), module.data.items
-        done = {item.image_id: item.labels for item in items if item.image_id in finished}
-        if not done:
+        records = [finished[item.image_id] for item in items if item.image_id in finished]
+        if not records:
             reason = next(iter(read_skipped(folder).values()), f"none of them is in the log of {folder}")
             raise InputError(f"none of the {len(items)} images could be evaluated: {reason}")
-        records = [finished[image_id] for image_id in done]
-        if relabelled := [image_id for image_id, labels in done.items() if tuple(finished[image_id].labels) != labels]:
-            raise InputError(
-                f"the label of {relabelled[0]} changed since it was evaluated ({len(relabelled)} such images in "
-                f"{folder}); choose another --output, or --overwrite true to delete the finished images"
-            )
         if first_timesteps(_compressors(trainer)) is not None:
             timesteps = self.timesteps(module, records)
             self._flops = self._counted.count(_compressors(trainer), timesteps, module.sampling_steps)
