@@ -270,7 +270,6 @@ class ResultsWriter(RunResults):
                 "per_image": evaluations / len(records),
                 "planned_per_image": module.evaluations_per_image(len(space)),
                 "per_second": evaluations / seconds if seconds else None,
-                "gflops_per_image": evaluations / len(records) * self._flops.total / 1e9,
             },
             "scheduler": scheduler_settings(module.backbone.training_schedule),
             "protocol": {

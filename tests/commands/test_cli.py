@@ -83,7 +83,6 @@ def test_predict_writes_a_run_directory_and_a_summary_and_its_config_reproduces_
     assert set(found) >= {"metrics", "sites", "flops", "timing", "environment", "fingerprint", "compressors"}
     assert found["metrics"]["top1"]["n"] == 4
     assert found["evaluations"].pop("per_second") > 0
-    assert found["evaluations"].pop("gflops_per_image") == 18 * found["flops"]["gflops_per_evaluation"]
     assert found["evaluations"] == {"per_image": 18.0, "planned_per_image": 18}
     assert [site["tokens_out"] for site in found["sites"]] == [128] * 4
     settings = found["compressors"][0]["settings"]
