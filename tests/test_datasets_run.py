@@ -196,7 +196,8 @@ def test_the_example_of_the_readme(stand_in, pets, capsys):
 
 def test_cached_latents_give_the_same_numbers_without_reading_images(stand_in, pets, tmp_path, monkeypatch):
     """Also at half precision, where Lightning rounds the floats of a batch; a different VAE does not use the cache."""
-    cached = ["--model.latent_cache", "latents", "--overwrite", "true"]
+    # Pictures show the images.
+    cached = ["--model.latent_cache", "latents", "--overwrite", "true", "--inspect", "0"]
     half = ["--trainer.precision", "bf16-true", "--data.limit", "1"]
     assert predict("pets_lgtm.yaml", stand_in, *half) == 0
     plain = errors()
