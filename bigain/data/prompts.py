@@ -35,9 +35,8 @@ class Prompts(EvalDataModule):
         """Store the settings; nothing is read yet.
 
         Args:
-            file: `.txt`, one prompt per line; `.csv` or `.tsv` with a header; `.jsonl`, an object per line; `.json`, a
-                list of objects, a mapping of ids to objects, or COCO's captions, of which the first of each image
-                counts.
+            file: `.txt`, one prompt per line; `.csv` or `.tsv` with a header; `.jsonl`, an object per line; `.json`,
+                COCO's captions, of which the first of each image counts.
             per_prompt: Images per prompt; GenEval takes 4.
             **kwargs: Arguments of every dataset.
         """

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from bigain.data.shapes import CLASS_NAMES, IMAGE_SIZE, render_shapes
 from bigain.errors import InputError
 from bigain.metrics import shape_features
-from bigain.metrics.shape_features import CONFIG, WEIGHTS, ShapeFeatures, ShapeNetwork, read_network
+from bigain.metrics.shape_features import CONFIG, WEIGHTS, ShapeFeatures
 
 ASSET = Path(str(resources.files("bigain"))) / "assets/shapes_features"
 
@@ -84,30 +84,3 @@ def test_other_images_are_refused(extractor):
     for images in (torch.zeros(3, 32, 32, dtype=torch.uint8), torch.zeros(2, 3, 32, 32)):
         with pytest.raises(ValueError, match=r"expected uint8 images \(b, 3, h, w\)"):
             extractor(images)
-
-
-def test_damaged_weights_are_reported(tmp_path):
-    for path in ASSET.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    read_network(tmp_path)
-    data = bytearray((tmp_path / WEIGHTS).read_bytes())
-    data[-1] ^= 1
-    (tmp_path / WEIGHTS).write_bytes(data)
-    with pytest.raises(InputError, match=r"has sha256 .*reinstall bigain"):
-        read_network(tmp_path)
-
-
-def test_the_network_is_that_of_the_definition(extractor, drawn):
-    """The same layers written out, on one image."""
-    image = drawn[0][:1]
-    state = {name: tensor.float() for name, tensor in load_file(ASSET / WEIGHTS).items()}
-    x = image.float() / 127.5 - 1
-    for i, stride in enumerate((1, 2, 2, 2, 1)):
-        x = torch.nn.functional.conv2d(x, state[f"blocks.{i}.0.weight"], stride=stride, padding=1)
-        x = torch.nn.functional.group_norm(x, 8, state[f"blocks.{i}.1.weight"], state[f"blocks.{i}.1.bias"])
-        x = x * torch.sigmoid(x)
-    feature = x.mean(dim=(2, 3))
-    torch.testing.assert_close(extractor(image), feature, rtol=1e-4, atol=1e-5)
-    logits = feature @ state["head.weight"].T + state["head.bias"]
-    assert torch.equal(extractor.classes_of(feature), logits.argmax(1))
-    assert isinstance(extractor.network, ShapeNetwork)
