@@ -104,20 +104,19 @@ class Backbone(nn.Module, ABC):
         """Whether conditions are made from text; otherwise from classes."""
         return any(name.startswith("text_encoder") for name in self.parts)
 
-    def find(self, local_files_only: bool | None = None) -> ModelFiles:
-        """Find the model and its components; `local_files_only` None is the backbone's setting.
+    def find(self) -> ModelFiles:
+        """Find the model and its components.
 
         Raises:
             InputError: If the model cannot be found or its model_index.json lists another kind of model.
         """
-        local = self.local_files_only if local_files_only is None else local_files_only
         source = find_model(self.model)
-        index = read_json(source, "model_index.json", local)
+        index = read_json(source, "model_index.json", self.local_files_only)
         absent = {name for name in (*self.optional, "vae") if listed_class(index, name) is None}
         # Without its encoder, a tokenizer that pipelines still save has no use.
         absent |= {name.replace("text_encoder", "tokenizer") for name in absent}
         parts = {name: kind for name, kind in {**self.parts, "vae": AutoencoderKL}.items() if name not in absent}
-        files = ModelFiles(source, parts, local, self.safetensors_only, self.variant, index)
+        files = ModelFiles(source, parts, self.local_files_only, self.safetensors_only, self.variant, index)
         files.check_index(type(self).__name__, self.pipelines)
         return files
 
