@@ -20,8 +20,8 @@ from bigain.errors import InputError
 _PROMPT = ("prompt", "prompts", "caption", "text")
 _ID = ("image_id", "prompt_id", "id")
 _HELP = (
-    "expected .txt with one prompt per line, .csv, .tsv or .jsonl with a column prompt, prompts, caption or text and, "
-    "if prompts have ids, image_id, prompt_id or id, or .json with COCO's captions"
+    "expected .txt with one prompt per line, or .csv, .tsv, .jsonl or .json with a column prompt, prompts, caption or "
+    "text and, if prompts have ids, image_id, prompt_id or id"
 )
 
 
@@ -88,7 +88,7 @@ def read_prompts(path: Path) -> dict[str, dict[str, Any]]:
                 raise ValueError(f"row {number} has no prompt or too many columns: {row!r:.80}")
             prompt_id = str("" if key is None else key).strip() or f"{number:05}"
             # COCO has five captions of each image.
-            if prompt_id in prompts and suffix != ".json":
+            if prompt_id in prompts and (suffix != ".json" or "caption" not in row):
                 raise ValueError(f"it has the id {prompt_id!r} twice")
             prompts.setdefault(prompt_id, {**row, "prompt": prompt.strip()})
         if not prompts:
@@ -106,10 +106,10 @@ def _rows_of(text: str, suffix: str) -> list[Any]:
         return [*csv.DictReader(io.StringIO(text, newline=""), **dialect)]
     if suffix == ".json":
         content = json.loads(text)
-        annotations = content.get("annotations") if isinstance(content, dict) else None
-        if not isinstance(annotations, list):
-            raise ValueError("it has no list of annotations, as COCO's captions have")
-        return annotations
+        if isinstance(content, dict):
+            rows = ({"id": key, **row} if isinstance(row, dict) else row for key, row in content.items())
+            content = content.get("annotations") or [*rows]
+        return content if isinstance(content, list) else [content]
     lines = {number: line.strip() for number, line in enumerate(text.split("\n"), 1) if line.strip()}
     return [_object(line, number) if suffix == ".jsonl" else {"prompt": line} for number, line in lines.items()]
 

@@ -34,6 +34,7 @@ FILES = {
         "\n".join(json.dumps(line, ensure_ascii=False) for line in GENEVAL),
         {"00000": GENEVAL[0]["prompt"], "00001": GENEVAL[1]["prompt"]},
     ),
+    "genai.json": (json.dumps({"00007": {"prompt": "a cat", "tags": {}}}), {"00007": "a cat"}),
     # As COCO: the first caption of each image.
     "captions.json": (
         json.dumps({"annotations": [{"image_id": i, "id": j, "caption": c} for i, j, c in
@@ -67,9 +68,10 @@ def test_prompts_and_ids_of_every_format(tmp_path, name):
         ("long.csv", "prompt\na,b\n", "too many columns"),
         ("twice.csv", "id,prompt\n1,a\n1,b\n", "has the id '1' twice"),
         ("torn.jsonl", '{"prompt": "a"}\n\n {"prompt', r"hold prompts \(line 3, column 2: Unterminated string"),
-        ("torn.json", '{"annotations": [{"caption": "a"},\n5', "line 2 column 2"),
+        ("torn.json", '[{"prompt": "a"},\n5', "line 2 column 2"),
         ("list.jsonl", '{"prompt": "a"}\n[1, 2]', r"row 1 has no prompt or too many columns: \[1, 2\]\)"),
-        ("list.json", '[{"prompt": "a"}]', "it has no list of annotations, as COCO's captions have"),
+        ("number.json", "5", r"row 0 has no prompt .*: 5\)"),
+        ("ids.json", '{"7": ["a cat"]}', r"row 0 has no prompt .*: \['a cat'\]"),
     ],
 )
 def test_files_without_prompts_are_refused(tmp_path, name, text, words):
