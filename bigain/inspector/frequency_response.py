@@ -22,8 +22,6 @@ from bigain.tokens.grid import Grid
 from bigain.tokens.precision import widest_float
 
 KINDS = ("original", "compressed", "error")
-# Length of diffusion time.
-_TIME = 1000
 # Elements of a token map converted to float64 at a time.
 _BLOCK = 2**23
 
@@ -35,29 +33,27 @@ class FrequencyResponse(Watcher):
 
     The input of each compressed module is compared with the compressed tokens restored to full length: merged and
     unmerged, or for keys the nearest key of each place. The energies of both and of their difference are computed with
-    the orthonormal 2-D DCT, by radial band and by band of timesteps, as means over channels and over the rows of all
-    forwards. They are written to `frequency_response.json` in the trainer's root directory at the end of the run. No
-    number of the run changes; after its batches the callback costs nothing.
+    the orthonormal 2-D DCT, by radial band, as means over channels and over the rows of all forwards. They are written
+    to `frequency_response.json` in the trainer's root directory at the end of the run. No number of the run changes;
+    after its batches the callback costs nothing.
     """
 
-    def __init__(self, batches: int = 2, bands: int = 8, timestep_bands: int = 5) -> None:
+    def __init__(self, batches: int = 2, bands: int = 8) -> None:
         """Set the measurement up.
 
         Args:
             batches: Batches to measure in each process: the first ones that are not already done.
             bands: Number of radial frequency bands of equal width.
-            timestep_bands: Number of bands of equal width of the timesteps 0..999.
 
         Raises:
             InputError: If one of them is not positive.
         """
-        for name, value in {"batches": batches, "bands": bands, "timestep_bands": timestep_bands}.items():
+        for name, value in {"batches": batches, "bands": bands}.items():
             if value < 1:
                 raise InputError(f"{name} must be at least 1, not {value}")
         super().__init__()
         self.batches = batches
         self.bands = bands
-        self.timestep_bands = timestep_bands
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._batches_done = self._images = 0
@@ -84,12 +80,12 @@ class FrequencyResponse(Watcher):
             return
         grid = site.grid(observation.context.latent)
         module = (site.index, observation.module, site.name, grid, before.shape[2])
-        sums = _measure(before, restored, grid, observation.context.timesteps, self.bands, self.timestep_bands)
+        sums = (_energies(before, restored, grid, self.bands), len(before))
         self._sites[module] = _total([self._sites[module], sums]) if module in self._sites else sums
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Objects, not tensors: a process without images left has no sites.
-        sites = {module: tuple(part.cpu().double() for part in sums) for module, sums in self._sites.items()}
+        sites = {module: (energies.cpu().double(), rows) for module, (energies, rows) in self._sites.items()}
         gathered = self._gather.gathered((self._batches_done, self._images, sites, self._not_measured))
         if not trainer.is_global_zero:
             return
@@ -109,7 +105,6 @@ class FrequencyResponse(Watcher):
         content = {
             "schema_version": RESPONSE_VERSION,
             "bands": [k / self.bands for k in range(self.bands + 1)],
-            "timesteps": [_TIME * k / self.timestep_bands for k in range(self.timestep_bands + 1)],
             "batches": batches,
             "images": images,
             "sites": [_description(module, sums, self.bands) for module, sums in total.items()],
@@ -120,45 +115,35 @@ class FrequencyResponse(Watcher):
 
 # A compressed module: index of its site, its name, the site's name, the token map and the channels.
 _Module = tuple[int, str, str, Grid, int]
-# Sums over rows: energies by band of timesteps, kind and radial band `(t, 3, 1 + bands)`, the number of rows by band of
-# timesteps `(t,)`, and the number of rows that are not finite `()`.
-_Sums = tuple[Tensor, ...]
+# Sums over rows: energies by kind and radial band `(3, 1 + bands)`, and the number of rows.
+_Sums = tuple[Tensor, int]
 
 
 def _total(sums: Sequence[_Sums]) -> _Sums:
-    return tuple(sum(parts[1:], start=parts[0]) for parts in zip(*sums, strict=True))
+    energies, rows = zip(*sums, strict=True)
+    return torch.stack(energies).sum(0), sum(rows)
 
 
 def _description(module: _Module, sums: _Sums, bands: int) -> dict[str, Any]:
-    """Return energies per row, and the shares kept and destroyed over all timesteps, as plain values."""
-    (index, part, name, grid, channels), (energy, rows, left_out) = module, sums
+    """Return energies per row, and the shares kept and destroyed, as plain values."""
+    (index, part, name, grid, channels), (energies, rows) = module, sums
     modes = radial_bands(grid, bands).flatten().bincount(minlength=bands + 1)
-    means = energy / rows.clamp(min=1)[:, None, None]
-    original, compressed, error = (energy[:, i].contiguous().sum(0).tolist() for i in range(3))
+    original, compressed, error = energies.tolist()
     return {
         **{"name": name, "index": index, "module": part, "grid": list(grid), "channels": channels},
         "modes": modes.tolist(),
-        "rows": rows.int().tolist(),
-        "rows_left_out": int(left_out),
-        **{kind: means[:, i].tolist() for i, kind in enumerate(KINDS)},
+        "rows": rows,
+        **dict(zip(KINDS, (energies / rows).tolist(), strict=True)),
         "kept": [x / total if total else None for x, total in zip(compressed, original, strict=True)],
         "destroyed": [x / total if total else None for x, total in zip(error, original, strict=True)],
     }
 
 
-def _measure(before: Tensor, restored: Tensor, grid: Grid, timesteps: Tensor, bands: int, timestep_bands: int) -> _Sums:
-    """Sum the energies of one forward over its rows. Tokens `(r, n, c)`, timesteps `(r,)`."""
+def _energies(before: Tensor, restored: Tensor, grid: Grid, bands: int) -> Tensor:
+    """Sum the energies of one forward over its rows. Tokens `(r, n, c)` -> `(3, 1 + bands)`."""
     dtype = widest_float(before.device)
     rows, blocks = max(1, _BLOCK // before[0].numel()), []
     for x, y in zip(before.split(rows), restored.split(rows), strict=True):
         x, y = x.to(dtype), y.to(dtype)
-        blocks.append(torch.stack([band_energy(values, grid, bands) for values in (x, y, x - y)], 1))
-    energy = torch.cat(blocks)
-    finite = energy.isfinite().flatten(1).all(1)
-    energy = energy.masked_fill(~finite[:, None, None], 0)
-    # Compared with edges, because a product rounds some timesteps to the band below.
-    edges = torch.arange(1, timestep_bands, device=energy.device) * _TIME / timestep_bands
-    time = torch.bucketize(timesteps.to(edges).contiguous(), edges, right=True)
-    # A matrix product adds in the same order every time.
-    membership = torch.nn.functional.one_hot(time, timestep_bands).to(energy.dtype) * finite[:, None]
-    return torch.einsum("rt,rkb->tkb", membership, energy), membership.sum(0), (~finite).sum()
+        blocks.append(torch.stack([band_energy(values, grid, bands).sum(0) for values in (x, y, x - y)]))
+    return torch.stack(blocks).sum(0)

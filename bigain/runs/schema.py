@@ -122,7 +122,7 @@ class Results(TypedDict):
 
 
 class ResponseSite(TypedDict):
-    """Energies of a compressed module, by timesteps and frequencies. `docs/explain.md` explains every key."""
+    """Energies of a compressed module, by frequencies. `docs/explain.md` explains every key."""
 
     name: str
     index: int
@@ -130,11 +130,10 @@ class ResponseSite(TypedDict):
     grid: list[int]
     channels: int
     modes: list[int]
-    rows: list[int]
-    rows_left_out: int
-    original: list[list[float]]
-    compressed: list[list[float]]
-    error: list[list[float]]
+    rows: int
+    original: list[float]
+    compressed: list[float]
+    error: list[float]
     kept: list[float | None]
     destroyed: list[float | None]
 
@@ -144,7 +143,6 @@ class ResponseFile(TypedDict):
 
     schema_version: int
     bands: list[float]
-    timesteps: list[float]
     batches: int
     images: int
     sites: list[ResponseSite]

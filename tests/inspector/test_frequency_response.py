@@ -1,7 +1,6 @@
 """The frequency response against closed forms; measuring changes nothing and leaves nothing behind."""
 
 import json
-import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,7 +23,7 @@ from bigain.tokens.frequency import dct_matrix
 SIDE = 8
 
 
-def measured(tmp_path, pairs, timesteps=500, **arguments):
+def measured(tmp_path, pairs, **arguments):
     """The response to a pair of token maps per batch, and which batches were watched."""
     compressor, response, watched = LGTM(ratio=0.5), FrequencyResponse(**arguments), []
     trainer = SimpleNamespace(callbacks=[compressor], world_size=1, is_global_zero=True, default_root_dir=tmp_path)
@@ -34,7 +33,7 @@ def measured(tmp_path, pairs, timesteps=500, **arguments):
         response.on_predict_batch_start(trainer, None, batch, 0)
         watched.append(bool(compressor.onlookers))
         if before is not None:
-            context = ForwardContext.of(torch.zeros(len(before), 4, 16, 16), timesteps, None)
+            context = ForwardContext.of(torch.zeros(len(before), 4, 16, 16), 500, None)
             compressor.show_compressed(site, "self_attn", before, lambda restored=restored: restored, context)
         response.on_predict_batch_end(trainer, None, None, batch, 0)
         assert not compressor.onlookers
@@ -55,39 +54,24 @@ def test_single_modes_have_their_energies(tmp_path):
     assert (site["name"], site["module"], site["grid"], site["channels"]) == (
         "transformer_blocks.1", "self_attn", [8, 8], 1
     )  # fmt: skip
-    assert site["rows"] == [0, 0, 1, 0, 0]
+    assert site["rows"] == 1
     assert sum(site["modes"]) == 64
-    assert site["original"][2] == pytest.approx([25, 9, 0, 0, 0, 0, 0, 0, 4], abs=1e-12)
-    assert site["compressed"][2] == pytest.approx([25, 9, 0, 0, 0, 0, 0, 0, 1], abs=1e-12)
-    assert site["error"][2] == pytest.approx([0, 0, 0, 0, 0, 0, 0, 0, 1], abs=1e-12)
+    assert site["original"] == pytest.approx([25, 9, 0, 0, 0, 0, 0, 0, 4], abs=1e-12)
+    assert site["compressed"] == pytest.approx([25, 9, 0, 0, 0, 0, 0, 0, 1], abs=1e-12)
+    assert site["error"] == pytest.approx([0, 0, 0, 0, 0, 0, 0, 0, 1], abs=1e-12)
     assert (site["kept"][0], site["kept"][1], site["kept"][8]) == pytest.approx((1, 1, 0.25))
     assert (site["destroyed"][1], site["destroyed"][8]) == pytest.approx((0, 0.25), abs=1e-12)
     assert response["bands"][:3] == [0, 0.125, 0.25]
-    assert response["timesteps"] == [0, 200, 400, 600, 800, 1000]
-
-
-def test_a_timestep_on_an_edge_belongs_to_the_band_above(tmp_path):
-    response, _ = measured(tmp_path, [(mode(1, 1), mode(1, 1))], timesteps=750, timestep_bands=36)
-    assert response["timesteps"][27] == 750
-    assert response["sites"][0]["rows"].index(1) == 27
 
 
 def test_only_the_first_batches_are_watched_and_finished_ones_do_not_count(tmp_path):
     x = mode(1, 1)
     response, watched = measured(tmp_path, [(None, None), (x, x), (x, x), (x, 0 * x), (x, 0 * x)], batches=2)
     assert watched == [True, True, True, False, False]
-    assert (response["batches"], response["images"], response["sites"][0]["rows"][2]) == (2, 4, 2)
+    assert (response["batches"], response["images"], response["sites"][0]["rows"]) == (2, 4, 2)
     assert response["sites"][0]["destroyed"][2] == 0
     # A run with nothing left to do keeps the file.
     assert measured(tmp_path, [(None, None)])[0] == response
-
-
-def test_rows_that_are_not_finite_are_left_out_and_counted(tmp_path):
-    x = torch.cat([mode(1, 1), mode(1, 1) * math.inf])
-    response, _ = measured(tmp_path, [(x, torch.cat([mode(1, 1), mode(1, 1)]))])
-    (site,) = response["sites"]
-    assert (sum(site["rows"]), site["rows_left_out"]) == (1, 1)
-    assert site["kept"][2] == pytest.approx(1)
 
 
 def test_modules_that_cannot_be_restored_are_named(tmp_path):
@@ -105,7 +89,7 @@ def test_an_exception_ends_the_watch():
     assert not compressor.onlookers
 
 
-@pytest.mark.parametrize("arguments", [{"batches": 0}, {"bands": 0}, {"timestep_bands": -1}])
+@pytest.mark.parametrize("arguments", [{"batches": 0}, {"bands": -1}])
 def test_numbers_that_are_not_positive_are_refused(arguments):
     (name,) = arguments
     with pytest.raises(InputError, match=f"{name} must be at least 1"):

@@ -47,9 +47,9 @@ def test_moments_of_planted_bands_are_over_noise_or_over_everything():
 def test_tokens_of_patches_see_the_highest_frequencies_folded():
     """Two tokens for four places: what is above half of the latent's frequencies comes back mirrored."""
     kept = [0.8, 1.0, 0.6, 0.4, 0.2]
-    of = Response(1, [0, 0.25, 0.5, 0.75, 1], [0, 1000], 1, 1, [{"grid": [8, 8], "kept": kept}], [])
+    of = Response(1, [0, 0.25, 0.5, 0.75, 1], 1, 1, [{"grid": [8, 8], "kept": kept}], [])
     assert of.gain([8, 8], 4) == pytest.approx(kept)
     assert of.gain([16, 16], 8) == pytest.approx([0.8, 1.0, 0.6, 0.4, 0.2, 0.2, 0.4, 0.6, 1.0])
     # Bands of another width are read between the centres.
     assert of.gain([8, 8], 2) == pytest.approx([0.8, 0.8, 0.3])
-    assert Response(1, [0, 1], [0, 1000], 1, 1, [], []).gain([8, 8], 4) is None
+    assert Response(1, [0, 1], 1, 1, [], []).gain([8, 8], 4) is None

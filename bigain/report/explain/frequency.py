@@ -23,7 +23,6 @@ class Response:
 
     schema_version: int
     bands: Sequence[float]
-    timesteps: Sequence[float]
     batches: int
     images: int
     sites: Sequence[ResponseSite]
@@ -43,14 +42,8 @@ class Response:
         Returns:
             `(2, modules, bands)`.
         """
-        if not self.sites:
-            return np.zeros((2, 0, 0))
-        kinds = [(site["original"], site["compressed"], site["error"]) for site in self.sites]
-        rows = np.array([site["rows"] for site in self.sites], np.float64)[:, None, :, None]
-        # Stored energies are means over rows; the first one is that of the mean of the tokens.
-        energies = np.array(kinds, np.float64)[..., 1:] * rows
-        before, *after = energies.sum(2).swapaxes(0, 1)
-        return np.divide(after, before, out=np.full((2, *before.shape), np.nan), where=before > 0)
+        shares = [[site["kept"][1:] for site in self.sites], [site["destroyed"][1:] for site in self.sites]]
+        return np.array(shares, np.float64).reshape(2, len(self.sites), len(self.bands) - 1)
 
     def gain(self, grid: Sequence[int], bands: int) -> Floats | None:
         """Return the energy kept in each band of a latent with this grid, the mean first, averaged over modules.
@@ -75,7 +68,7 @@ class Response:
 
         shares = self.shares()
         return {
-            **{name: getattr(self, name) for name in ("bands", "timesteps", "batches", "images")},
+            **{name: getattr(self, name) for name in ("bands", "batches", "images")},
             "sites": [{"name": name, **as_row(shares[:, index])} for index, name in enumerate(self.names)],
             **as_row(mean_over_modules(shares)),
             "not_measured": self.not_measured,
