@@ -116,7 +116,7 @@ def settings_of(results: Results) -> dict[str, Any]:
 
 
 def draw_image(folder: Path, number: int, subject: Subject, maps: Sequence[SiteMap]) -> None:
-    """Write the pictures of a followed image, which has a number, by site; there is at least one site.
+    """Write the pictures of a followed image, with a number in their names; `maps` has at least one site.
 
     Raises:
         InputError: If a file cannot be written.
