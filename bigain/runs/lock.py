@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 from itertools import chain
 from pathlib import Path
@@ -13,6 +15,10 @@ from bigain.runs.files import RUN_FILES
 
 # Data loading processes of a killed run end within 5 s.
 _TIMEOUT_S = 10
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+
+_log = logging.getLogger(__name__)
 
 
 def lock(folder: Path, rank: int) -> BaseFileLock:
@@ -41,5 +47,7 @@ def lock(folder: Path, rank: int) -> BaseFileLock:
             f"{folder} is in use: another process holds {path}; wait for it or stop it, or choose another --output"
         ) from error
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error}; choose another --output") from error
+        if error.errno not in _NO_LOCKS:
+            raise InputError(f"cannot write {path}: {error}; choose another --output") from error
+        _log.warning(f"warning: {folder} is on a file system without locks; let one run at a time use it")
     return file_lock

@@ -1,5 +1,7 @@
 """One process at a time in a run directory, however the one before ended."""
 
+import errno
+import os
 import subprocess
 import sys
 
@@ -37,3 +39,12 @@ def test_the_same_process_can_take_its_place_again(tmp_path):
     assert outer.is_locked
     outer.release()
     assert not outer.is_locked
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
+    def acquire(self, *args, **kwargs):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    lock(tmp_path, 0).release()
+    assert "file system without locks" in caplog.text

@@ -71,7 +71,7 @@ def claimed(directory: Path, log: Path) -> Iterator[bool]:
         except Timeout:
             free = False
         except OSError:
-            # A folder that cannot be written is reported by the run.
+            # There are no locks on this file system; a folder that cannot be written is reported by the run.
             pass
         yield free
 
