@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import fields
@@ -62,6 +63,11 @@ class FeatureCache(Compressor):
         kind: Any = getattr(hooks, self.cache)
         options = dict(self.options or {})
         callbacks = {field.name for field in fields(kind)} & {"current_timestep_callback"}
+        for name, value in options.items():
+            if name.endswith(("block_skip_range", "interval")) and not (isinstance(value, int) and value > 1):
+                raise InputError(f"options: {name} must be a whole number of at least 2 steps, not {value!r}")
+            if name.endswith("timestep_skip_range") and not (isinstance(value, (list, tuple)) and len(value) == 2):
+                raise InputError(f"options: {name} must be two timesteps, such as [100, 800], not {value!r}")
         try:
             if "taylor_factors_dtype" in options:
                 options["taylor_factors_dtype"] = getattr(torch, options["taylor_factors_dtype"])
@@ -94,7 +100,10 @@ class FeatureCache(Compressor):
                 vars(module).pop("_diffusers_hook", None)
                 undo.callback(_restore, vars(module), saved)
             apply: Any = denoiser.enable_cache if isinstance(denoiser, CacheMixin) else None
-            apply(self._configuration()) if apply else _APPLY[self.cache](denoiser, self._configuration())
+            try:
+                apply(self._configuration()) if apply else _APPLY[self.cache](denoiser, self._configuration())
+            except (re.error, TypeError) as error:
+                raise InputError(f"options of {self.cache}: {error}; identifiers are regular expressions") from error
             if not any("forward" in vars(module) for module in denoiser.modules()):
                 raise InputError(
                     f"{self.cache} with options {self.options} finds no module to cache in {type(denoiser).__name__}; "

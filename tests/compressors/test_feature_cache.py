@@ -115,6 +115,8 @@ def test_flops_are_the_mean_of_the_steps(tmp_path):
     [
         ("FirstBlockCacheConfig", {}, "cache must be one of Pyramid"),
         (TAYLOR, {"interval": 3}, "options of TaylorSeerCacheConfig: .* unexpected keyword argument 'interval'"),
+        (TAYLOR, {"cache_interval": 0}, "options: cache_interval must be a whole number of at least 2 steps, not 0"),
+        (BROADCAST, {"spatial_attention_timestep_skip_range": 100}, "must be two timesteps, such as"),
         (TAYLOR, {"taylor_factors_dtype": "float7"}, "options of TaylorSeerCacheConfig: .* no attribute 'float7'"),
     ],
 )
@@ -129,6 +131,9 @@ def test_networks_that_are_refused():
     with pytest.raises(InputError, match="finds no module to cache in DiTTransformer2DModel"):
         # Its default names of modules are those of FLUX.
         FeatureCache(cache=TAYLOR).install(model)
+    for identifiers in (["(attn"], [1], 1):
+        with pytest.raises(InputError, match=r"options of TaylorSeerCacheConfig: .*; identifiers are regular express"):
+            FeatureCache(cache=TAYLOR, options={"cache_identifiers": identifiers}).install(model)
     with ToMe(ratio=0.5).applied_to(model), pytest.raises(InputError, match="ToMe is installed there"):
         compressor.install(model)
     assert snapshot(model) == before
