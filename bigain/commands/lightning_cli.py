@@ -189,8 +189,9 @@ class BiGainCLI(LightningCLI):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Compressor):
                 callback.check_module(self.model)
-        if config.extend:
-            # Finds out whether the images are there before the directory gets the new choice of them.
+        if config.extend or config.overwrite:
+            # Finds out whether model and images are there before the directory loses or changes anything.
+            self.model.backbone.find()
             self.datamodule.setup("predict")
         with run_directory(self.output, config) if self.trainer.is_global_zero else nullcontext():
             if self.trainer.is_global_zero:

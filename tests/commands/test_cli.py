@@ -368,6 +368,13 @@ def test_a_directory_in_use_is_refused_before_anything_is_deleted(here, capsys, 
     assert Path("here/results.json").read_bytes() == before
 
 
+def test_a_mistyped_model_deletes_no_run(here, capsys):
+    before = Path("here/results.json").read_bytes()
+    assert predict("--output", "here", "--overwrite", "true", "--model.backbone.model", "nowhere") == 2
+    assert "model 'nowhere' is not a folder here" in capsys.readouterr().err
+    assert Path("here/results.json").read_bytes() == before
+
+
 def test_weights_that_changed_since_are_refused(capsys, model):
     options = ["--model.backbone.model", str(model), "--output", "out", "--data.images", "1"]
     assert predict(*options) == 0
