@@ -78,6 +78,11 @@ def hparams(events, tag):
     return HParamsPluginData.FromString(content)
 
 
+def test_a_method_without_scores_in_its_first_step():
+    predict("demo_importance_merging_generation.yaml", quick=GENERATE)
+    assert {"scores_image_0.png", "tokens_image_1.png"} <= pictures().keys()
+
+
 def test_the_board_has_the_numbers_pictures_and_settings_of_a_classification():
     predict("demo_lgtm.yaml")
     events, result = board(), results()

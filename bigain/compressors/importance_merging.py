@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -52,9 +53,9 @@ class ImportanceMerging(CellMerger):
         if module.guidance == 1:
             raise InputError("ImportanceMerging ranks tokens by guidance, and guidance: 1 is none; choose another")
 
-    def token_scores(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor | None:
+    def token_scores(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
         if context.guidance is None:
-            return None
+            return x.new_zeros(x.shape[:2], dtype=torch.float32)
         return F.adaptive_avg_pool2d(context.guidance[:, None], site.grid(context.latent)).flatten(1)
 
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
@@ -62,9 +63,9 @@ class ImportanceMerging(CellMerger):
         removed = self.removed(grid, site, context)
         kernels_serve(x, "a pool of important tokens")
         draws, outside_pool = random_bits(site_keys(context, self.seed, site), grid.n), None
-        with mark("scoring"):
-            scores = self.token_scores(x, site, context)
-        if scores is not None:
+        if context.guidance is not None:
+            with mark("scoring"):
+                scores = self.token_scores(x, site, context)
             pool = 1 - self.value_in(context) / 2
             outside_pool = ~highest(scores, max(grid.n - removed, int(pool * grid.n)))
             draws = draws.masked_fill(outside_pool, -1)
