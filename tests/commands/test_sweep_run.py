@@ -390,6 +390,13 @@ def test_a_sweep_is_one_process(capsys, monkeypatch, variable):
     assert "4 processes were launched, but bigain sweep is one" in capsys.readouterr().err
 
 
+def test_a_sweep_runs_in_an_interactive_allocation(capsys, monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
+    assert sweep("demo", "--only", "nothing") == 2
+    assert "'nothing'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [

@@ -54,7 +54,9 @@ def sweep(
     Raises:
         InputError: If the table or the command line is wrong, no cell can run at all, or several processes sweep.
     """
-    processes = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1)))
+    # In an interactive allocation, by Lightning's rule, SLURM has launched nothing.
+    launched = 1 if os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive") else os.environ.get("SLURM_NTASKS", 1)
+    processes = int(os.environ.get("WORLD_SIZE", launched))
     if processes > 1:
         raise InputError(
             f"{processes} processes were launched, but bigain sweep is one: its cells take --trainer.devices, and the "
