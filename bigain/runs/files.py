@@ -36,7 +36,6 @@ RUN_FILES = (
     "pictures/curves_margin_by_class.png",
     "pictures/curves_stage_survival.png",
     "pictures/curves_confusion_matrix.png",
-    "pictures/images_followed.png",
     "pictures/salience_image_[0-9]*.png",
     "pictures/scores_image_[0-9]*.png",
     "pictures/tokens_image_[0-9]*.png",
