@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -183,15 +184,19 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Run], dict[Path, str]]:
     """
     runs: list[Run] = []
     left_out: dict[Path, str] = {}
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for path in (run for folder in paths for run in _runs_in(folder)):
-        if path.resolve() in seen:
+        # `Path.resolve` raises a RuntimeError for circular links.
+        resolved = os.path.realpath(path)
+        if resolved in seen:
             continue
-        seen.add(path.resolve())
+        seen.add(resolved)
         try:
             runs.append(load_run(path))
         except InputError as error:
             left_out[path] = str(error)
+        except OSError as error:
+            left_out[path] = f"{path} cannot be read: {error.strerror}"
     return runs, left_out
 
 
@@ -199,10 +204,13 @@ def _runs_in(path: Path) -> Sequence[Path]:
     """Return a run directory itself, or the run directories at most two levels below another directory."""
 
     def is_run(path: Path) -> bool:
-        return has_results(path) or (path / "identity.json").is_file()
+        try:
+            return has_results(path) or (path / "identity.json").is_file()
+        except OSError:
+            # Perhaps one: loading it says why it cannot be read.
+            return True
 
-    with suppress(OSError):
-        if not is_run(path):
-            candidates = [*sorted(path.glob("*")), *sorted(path.glob("*/*"))]
-            return [run for run in candidates if run.name[0] != "." and is_run(run)] or [path]
-    return [path]
+    if is_run(path):
+        return [path]
+    candidates = [*sorted(path.glob("*")), *sorted(path.glob("*/*"))]
+    return [run for run in candidates if run.name[0] != "." and is_run(run)] or [path]

@@ -34,3 +34,24 @@ def test_finished_runs_are_found_once_and_others_left_out_with_the_reason(tmp_pa
     # Images that could not be read are done.
     change("runs/part", dataset__skipped=[{"image_id": str(i), "reason": "broken"} for i in range(2)])
     assert len(find_runs([Path("runs")])[0]) == 2
+
+
+def test_folders_that_cannot_be_read_and_circular_links_are_left_out(tmp_path, monkeypatch):
+    run, closed, loop = (
+        classification(tmp_path / "runs/run", [True, False]),
+        tmp_path / "runs/closed",
+        tmp_path / "loop",
+    )
+    closed.mkdir()
+    loop.symlink_to("loop")
+    is_file = Path.is_file
+
+    def refused(path):
+        if path.parent == closed:
+            raise PermissionError(13, "Permission denied")
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    runs, left_out = find_runs([tmp_path / "runs", loop])
+    assert [found.path for found in runs] == [run]
+    assert left_out == {closed: f"{closed} cannot be read: Permission denied", loop: f"{loop} does not exist"}
