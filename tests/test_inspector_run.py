@@ -241,6 +241,16 @@ def test_a_disk_that_fills_up_while_drawing_ends_no_run(tmp_path, monkeypatch, c
     assert "pictures could not be drawn" in caplog.text
 
 
+def test_a_disk_that_fills_up_during_a_run_ends_no_run(monkeypatch, caplog, quick_curves):
+    def full(*args):
+        raise InputError("No space left")
+
+    monkeypatch.setattr("bigain.inspector.inspector.draw_image", full)
+    predict("demo_tome.yaml", "--data.images", "2")
+    assert "pictures could not be drawn: InputError('No space left')" in caplog.text
+    assert results()["metrics"]["top1"]["n"] == 2
+
+
 def test_a_negative_number_is_refused(capsys):
     assert main(["predict", "--config", "demo_lgtm.yaml", *CLASSIFY, "--inspect", "-1"]) == 2
     assert "inspect must be at least 1 image, or 0 or null" in capsys.readouterr().err

@@ -37,10 +37,10 @@ class ParquetRow:
         """Return the encoded image; raise an InputError if it cannot be read."""
         file, group, row = self.position
         try:
-            content: bytes | None = _read_images(file, group)[row].as_py()["bytes"]
+            content: object = _read_images(file, group)[row].as_py()["bytes"]
         except _DAMAGED as error:
             raise InputError(f"{self} cannot be read ({error}); download the file again") from error
-        if content is None:
+        if not isinstance(content, bytes):
             raise InputError(f"{self} has no bytes, only a path; save the dataset with its images")
         return content
 
@@ -63,7 +63,8 @@ def read_rows(files: Sequence[Path], classes: Sequence[str]) -> dict[str, Parque
                     class_in_name = _CLASS.search(name)
                     if label < 0 or (class_in_name and class_in_name[1] != classes[label]):
                         raise ValueError(f"{name} has the label {label}, expected classes in wnid order")
-                    image_id = stem_of(name)
+                    if (image_id := stem_of(name)) in rows:
+                        raise ValueError(f"{rows[image_id]} is the same image")
                     rows[image_id] = ParquetRow((file, group, number), image_id, classes[label])
         except _DAMAGED as error:
             problem = f"{file} is not a parquet file of Hugging Face's imagenet-1k ({error})"

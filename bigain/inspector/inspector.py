@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,19 +78,26 @@ class Inspector(Watcher):
     def end_batch(self, trainer: Trainer, module: LightningModule, image_ids: Sequence[str], outputs: Any) -> None:
         # Before the predictions are written: a finished image has its pictures.
         maps = self._collector.maps()
-        for number, item in enumerate(self._items):
-            if item.image_id in maps and (subject := _subject(item, trainer, module, outputs)) is not None:
-                draw_image(Path(trainer.default_root_dir) / PICTURES, number, subject, maps[item.image_id])
+        with _warning_of_pictures():
+            for number, item in enumerate(self._items):
+                if item.image_id in maps and (subject := _subject(item, trainer, module, outputs)) is not None:
+                    draw_image(Path(trainer.default_root_dir) / PICTURES, number, subject, maps[item.image_id])
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # After the results are written, which all processes wait for.
         if not trainer.is_global_zero or stage != "predict":
             return
-        try:
+        with _warning_of_pictures():
             draw_run(Path(trainer.default_root_dir), trainer.loggers, EvalDataModule.of(pl_module).class_space.names)
-        except (InputError, OSError, MemoryError) as error:
-            # The results are complete; a long run must not fail because of a picture.
-            _log.warning(f"warning: pictures could not be drawn ({error!r}); run the command again to draw them")
+
+
+@contextmanager
+def _warning_of_pictures() -> Iterator[None]:
+    """Turn an error into a warning: a long run must not fail because of a picture."""
+    try:
+        yield
+    except (InputError, OSError, MemoryError) as error:
+        _log.warning(f"warning: pictures could not be drawn: {error!r}")
 
 
 def _subject(item: Item, trainer: Trainer, module: Any, outputs: Any) -> Subject | None:

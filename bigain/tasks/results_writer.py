@@ -136,10 +136,16 @@ class RunResults(Callback, ABC):
     def _write(self, trainer: Trainer, module: Any) -> None:
         folder = predictions_folder(trainer)
         finished, items = read_records(folder, self.record), module.data.items
-        records = [finished[item.image_id] for item in items if item.image_id in finished]
+        labels = {item.image_id: item.labels for item in items if item.image_id in finished}
+        records = [finished[image_id] for image_id in labels]
         if not records:
             reason = next(iter(read_skipped(folder).values()), f"none of them is in the log of {folder}")
             raise InputError(f"none of the {len(items)} images could be evaluated: {reason}")
+        if relabelled := [record for record in records if tuple(record.labels) != labels[record.image_id]]:
+            raise InputError(
+                f"the label of {relabelled[0].image_id} changed since it was evaluated ({len(relabelled)} such images "
+                f"in {folder}); choose another --output, or --overwrite true to delete the finished images"
+            )
         if first_timesteps(_compressors(trainer)) is not None:
             timesteps = self.timesteps(module, records)
             self._flops = self._counted.count(_compressors(trainer), timesteps, module.sampling_steps)

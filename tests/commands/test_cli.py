@@ -375,6 +375,18 @@ def test_a_mistyped_model_deletes_no_run(here, capsys):
     assert Path("here/results.json").read_bytes() == before
 
 
+def test_a_label_that_changed_since_is_refused(here, capsys):
+    log = Path("here/predictions/rank-0.jsonl")
+    record, *others = log.read_text().splitlines()
+    label = json.loads(record)["label"]
+    log.write_text("\n".join([record.replace(f'"label": {label}', f'"label": {label + 1}'), *others, ""]))
+    assert predict("--output", "here") == 2
+    assert (
+        f"the label of {json.loads(record)['image_id']} changed since it was evaluated (1 such"
+        in capsys.readouterr().err
+    )
+
+
 def test_weights_that_changed_since_are_refused(capsys, model):
     options = ["--model.backbone.model", str(model), "--output", "out", "--data.images", "1"]
     assert predict(*options) == 0

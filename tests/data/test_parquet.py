@@ -118,3 +118,19 @@ def test_labels_that_contradict_the_file_names(path):
     write(path, {"image": named, "label": [1, 0]})
     with pytest.raises(InputError, match=r"_n01440764.JPEG has the label 1, expected classes in wnid order"):
         read_rows([path], wnids)
+
+
+def test_an_image_in_two_files(path):
+    write(path, {"image": images(["image3"]), "label": [0]})
+    copy = path.with_name("copy.parquet")
+    copy.write_bytes(path.read_bytes())
+    with pytest.raises(
+        InputError, match=r"copy.parquet is not .* \(.*row group 0, row 0 \(image3\) is the same image\)"
+    ):
+        read_rows([path, copy], CLASSES)
+
+
+def test_bytes_that_are_text(path):
+    write(path, {"image": [{"bytes": "text", "path": "1.jpg"}], "label": [0]}, features={})
+    with pytest.raises(InputError, match=r"row 0 \(1\) has no bytes"):
+        read_rows([path], CLASSES)["1"].read_bytes()
