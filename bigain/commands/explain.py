@@ -56,7 +56,7 @@ def explain_runs(
     if not (baseline or weights):
         raise InputError("name the run without compression with --baseline RUN0, or weights to try with --weights")
     members, unread = find_runs(runs)
-    # A folder may hold runs of other tasks, and the baseline.
+    # A folder may hold runs of other tasks.
     members = [run for run in members if run.task == "classification" or run.path in runs]
     rows: list[dict[str, Any]] = []
     lines: list[str] = []
@@ -72,7 +72,8 @@ def explain_runs(
                 rows.append(row)
                 lines += text
     elif baseline:
-        compared = [run for run in members if run.path.resolve() != baseline.resolve() or run.path in runs]
+        # `runs/*` names the baseline, too.
+        compared = [run for run in members if run.path.resolve() != baseline.resolve()] or members
         explanations, refused = explain(load_run(baseline), compared, bands, allow_differences)
         rows, lines = [explanation.row() for explanation in explanations], explanation_lines(explanations)
     reasons = [*unread.values(), *map(str, refused)]

@@ -214,6 +214,7 @@ def test_a_folder_may_hold_the_baseline():
     for name in ("none", "tome", "lgtm"):
         Path(name).rename(Path("runs", name))
     assert len(numbers("runs", "--baseline", "runs/none")) == 2
+    assert len(numbers("runs/none", "runs/tome", "--baseline", "runs/none")) == 1
 
 
 def test_left_out_directories_and_wrong_arguments_are_named(capsys):
