@@ -91,6 +91,9 @@ class Calibration(BackboneModule):
 
 
 def main() -> None:
+    if {"-h", "--help"} & {*sys.argv}:
+        print(__doc__)
+        return
     silence_libraries()
     cli = WithoutTrainer(checked(["predict", *sys.argv[1:]]))
     pruner = next((compressor for compressor in cli.compressors() if isinstance(compressor, MosaicDiff)), None)

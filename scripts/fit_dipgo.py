@@ -1,8 +1,8 @@
-"""Learn the scores of DiP-GO for the network of a configuration, whose weights stay as they are.
+r"""Learn the scores of DiP-GO for the network of a configuration, whose weights stay as they are.
 
     python scripts/fit_dipgo.py --config demo_dipgo.yaml
     python scripts/fit_dipgo.py --config demo_none.yaml --compressor DiPGO --compressor.ratio 0.1 \
-        --compressor.masks gates/shapes_dit.safetensors
+        --compressor.masks masks/shapes_dit.safetensors
 
 The options are those of `bigain predict`, whose images are not read: the network is fitted on its own samples. The
 compressor's `masks` is the file to write. An interrupted fit continues from the `.ckpt` beside it when started again

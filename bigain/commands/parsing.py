@@ -248,14 +248,20 @@ def readable(message: str, known: Collection[str] = ()) -> str:
         # A namespace is a class that was refused; what other types expect does not matter.
         is_class = value[1].startswith("Namespace(")
         summary = summary.partition("; ")[2] or summary if is_class else f"{summary}, not {value[1]}"
-    if "no class" in summary and (kind := section.rpartition(".")[2]) in _PACKAGES:
-        summary += f"; known: {', '.join(shipped_classes(kind))}, or the import path of a class"
+    kind, missing = section.rpartition(".")[2], re.search(r"there is no class (\w+)", summary)
+    if missing and kind in _PACKAGES:
+        shipped = shipped_classes(kind)
+        if missing[1] in shipped:
+            summary = f"{missing[1]} does not fit here"
+        else:
+            similar = guess(get_close_matches(missing[1], shipped, 1))
+            summary += f"{similar}; known: {', '.join(shipped)}, or the import path of a class"
     elif "no class" in summary and section.endswith(".score"):
         summary += (
             "; expected the import path of a function, such as bigain.tokens.scores.laplacian_l1 (bigain list scores)"
         )
-    elif classes:
-        summary += f"; see bigain predict --{'.'.join(keys[: len(classes)])}.help {classes[-1].rpartition('.')[2]}"
+    elif classes and keys[0] != "metric":
+        summary += f"; see bigain predict --{'.'.join(keys[: len(classes)])}.help {_help_name(classes[-1])}"
     return f"{section}: {summary}" if section else summary
 
 
@@ -271,7 +277,13 @@ def unknown_argument(section: str, class_path: str, name: str) -> InputError:
     kind = class_path.rpartition(".")[2]
     parameters = constructor_parameters(resolve_name(class_path))
     near = [] if (first := name.partition(".")[0]) in parameters else get_close_matches(first, parameters, 1)
-    return InputError(f"{kind} has no argument {name!r}{guess(near)}; see bigain predict --{section}.help {kind}")
+    hint = f"bigain predict --{section}.help {_help_name(class_path)}"
+    return InputError(f"{kind} has no argument {name!r}{guess(near)}; see {hint}")
+
+
+def _help_name(class_path: str) -> str:
+    """Return the name by which the help of a class is asked for: the path of a class that is not ours."""
+    return class_path.rpartition(".")[2] if class_path.startswith("bigain.") else class_path
 
 
 def shipped_classes(section: str) -> dict[str, str]:

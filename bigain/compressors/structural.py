@@ -77,6 +77,10 @@ class StructuralPruner(Compressor):
     def acts_at(self, timestep: int) -> bool:
         return self.shared_value(timestep) in self.active
 
+    def check_module(self, module: Any) -> None:
+        super().check_module(module)
+        self.read_masks()
+
     def read_masks(self, denoiser: nn.Module | None = None) -> Masks:
         """Read the file of masks.
 

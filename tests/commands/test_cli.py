@@ -298,7 +298,8 @@ def test_lists_from_the_source_are_the_classes_that_can_be_imported():
     ("args", "words"),
     [
         (["--trainer.accelerator", "tpu"], "cannot create a Trainer with these settings"),
-        (["--compressor", "Foo"], ["Foo", "LGTM"]),
+        (["--compressor", "LGTN"], ["no class LGTN; did you mean LGTM; known: ABM"]),
+        (["--compressor", "CAM", "--compressor.inner", "ToDo"], ["compressor.inner: ToDo does not fit here"]),
         (["--compressor.rati", "0.5"], ["LGTM has no argument 'rati'; did you mean ratio", "--compressor.help LGTM"]),
         (["--model.foo", "{}"], ["DiffusionClassifier has no argument 'foo'", "--model.help DiffusionClassifier"]),
         (["--model.seed", "4"], ["use --seed 4"]),

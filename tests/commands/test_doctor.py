@@ -85,6 +85,11 @@ def test_incomplete_models(examine, copied, lost, expected, words):
     [
         (["--data.root", "elsewhere"], "data", "elsewhere"),
         (["--compressor", "IEKVD", "--compressor.factor", "50"], "compressor/IEKVD", "factor 50"),
+        (
+            ["--compressor", "MosaicDiff", "--compressor.masks", "m"],
+            "compressor/MosaicDiff",
+            "there are no masks at m;",
+        ),
         # The embedded DiT has 16 classes, and breeds are not among them.
         (
             ["--model.backbone.class_path", "bigain.backbones.DiT", "--model.backbone.model", "shapes_dit"],
