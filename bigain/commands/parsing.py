@@ -41,6 +41,7 @@ _REPLACEMENTS = (
     (r"Expected a dot import path string: (\S+)", r"there is no class \1"),
     (r"Type collections\.abc\.Callable\[.*\] expects a function or a callable class: ", ""),
     (r"\. Got value: [^;]*", ""),
+    (r"; Unexpected import path format: [^;,]*", ""),
     (r"; Expected ", ", or "),
     (r"^Expected ", "expected "),
     (r"\ba int\b", "an int"),

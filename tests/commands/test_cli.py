@@ -300,6 +300,7 @@ def test_lists_from_the_source_are_the_classes_that_can_be_imported():
         (["--trainer.accelerator", "tpu"], "cannot create a Trainer with these settings"),
         (["--compressor", "LGTN"], ["no class LGTN; did you mean LGTM; known: ABM"]),
         (["--compressor", "CAM", "--compressor.inner", "ToDo"], ["compressor.inner: ToDo does not fit here"]),
+        (["--compressor", "ToDo", "--compressor.factor", "2.5"], ["compressor.factor: expected an int, not 2.5; see"]),
         (["--compressor.rati", "0.5"], ["LGTM has no argument 'rati'; did you mean ratio", "--compressor.help LGTM"]),
         (["--model.foo", "{}"], ["DiffusionClassifier has no argument 'foo'", "--model.help DiffusionClassifier"]),
         (["--model.seed", "4"], ["use --seed 4"]),
