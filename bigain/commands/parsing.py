@@ -261,8 +261,8 @@ def readable(message: str, known: Collection[str] = ()) -> str:
         summary += (
             "; expected the import path of a function, such as bigain.tokens.scores.laplacian_l1 (bigain list scores)"
         )
-    elif classes and keys[0] != "metric":
-        summary += f"; see bigain predict --{'.'.join(keys[: len(classes)])}.help {_help_name(classes[-1])}"
+    elif classes:
+        summary += _help_hint(".".join(keys[: len(classes)]), classes[-1])
     return f"{section}: {summary}" if section else summary
 
 
@@ -278,13 +278,15 @@ def unknown_argument(section: str, class_path: str, name: str) -> InputError:
     kind = class_path.rpartition(".")[2]
     parameters = constructor_parameters(resolve_name(class_path))
     near = [] if (first := name.partition(".")[0]) in parameters else get_close_matches(first, parameters, 1)
-    hint = f"bigain predict --{section}.help {_help_name(class_path)}"
-    return InputError(f"{kind} has no argument {name!r}{guess(near)}; see {hint}")
+    return InputError(f"{kind} has no argument {name!r}{guess(near)}{_help_hint(section, class_path)}")
 
 
-def _help_name(class_path: str) -> str:
-    """Return the name by which the help of a class is asked for: the path of a class that is not ours."""
-    return class_path.rpartition(".")[2] if class_path.startswith("bigain.") else class_path
+def _help_hint(section: str, class_path: str) -> str:
+    """Return where the arguments of a class are listed; empty for metrics, of which `bigain predict` has no section."""
+    if section == "metric":
+        return ""
+    name = class_path.rpartition(".")[2] if class_path.startswith("bigain.") else class_path
+    return f"; see bigain predict --{section}.help {name}"
 
 
 def shipped_classes(section: str) -> dict[str, str]:

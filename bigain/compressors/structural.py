@@ -79,7 +79,13 @@ class StructuralPruner(Compressor):
 
     def check_module(self, module: Any) -> None:
         super().check_module(module)
-        self.read_masks()
+        self._existing_masks()
+
+    def _existing_masks(self) -> Path:
+        path = Path(self.masks or "").expanduser()
+        if not path.is_file():
+            raise InputError(f"there are no masks at {self.masks}; make them with {self.script} (see --help)")
+        return path
 
     def read_masks(self, denoiser: nn.Module | None = None) -> Masks:
         """Read the file of masks.
@@ -87,9 +93,7 @@ class StructuralPruner(Compressor):
         Raises:
             InputError: If there is none, it is of another method, or was made for other weights than a network has.
         """
-        path = Path(self.masks or "").expanduser()
-        if not path.is_file():
-            raise InputError(f"there are no masks at {self.masks}; make them with {self.script} (see --help)")
+        path = self._existing_masks()
         try:
             with safe_open(path, "pt") as file:
                 card = json.loads(file.metadata()["card"])
