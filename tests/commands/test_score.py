@@ -207,6 +207,7 @@ def test_fidelity_to_images_of_other_noise_is_refused(capsys):
         (["scored", "--reference", "real.npz"], ["pytorch-fid, not shapes-features"]),
         (["scored", "--reference", "absent.npz"], ["absent.npz does not exist"]),
         (["scored", "--reference", "scored"], ["reference scored cannot be used", "Is a directory"]),
+        (["scored", "--metric", "ClipScore", "--metric.foo", "3"], ["no argument 'foo'; see bigain score --help"]),
         (
             ["scored", "--metric", "Inception"],
             ["no class Inception; known: ClipScore, DinoSimilarity, PickScore, or the"],
