@@ -63,9 +63,11 @@ def read_rows(files: Sequence[Path], classes: Sequence[str]) -> dict[str, Parque
                     class_in_name = _CLASS.search(name)
                     if label < 0 or (class_in_name and class_in_name[1] != classes[label]):
                         raise ValueError(f"{name} has the label {label}, expected classes in wnid order")
-                    if (image_id := stem_of(name)) in rows:
-                        raise ValueError(f"{rows[image_id]} is the same image")
-                    rows[image_id] = ParquetRow((file, group, number), image_id, classes[label])
+                    row = ParquetRow((file, group, number), stem_of(name), classes[label])
+                    if (other := rows.setdefault(row.image_id, row)) is not row:
+                        raise InputError(f"{row} is the same image as {other}; remove one of the files")
+        except InputError:
+            raise
         except _DAMAGED as error:
             problem = f"{file} is not a parquet file of Hugging Face's imagenet-1k ({error})"
             raise InputError(f"{problem}; download it again") from error
