@@ -38,7 +38,7 @@ from bigain.commands.termination import end_at_signals
 from bigain.compressors import Compressor
 from bigain.cost.timing import Timing
 from bigain.data import EvalDataModule
-from bigain.errors import InputError
+from bigain.errors import InputError, message_of
 from bigain.inspector import Inspector
 from bigain.modules import DiffusionClassifier, DiffusionSampler, FeatureProbe
 from bigain.runs.configuration import fingerprint
@@ -210,7 +210,8 @@ class BiGainCLI(LightningCLI):
         try:
             type(self)([*self._args, *itertools.chain.from_iterable(options)], self.uncompressed_into and folder)
         except InputError as error:
-            raise InputError(f"in the run on model.train_data: {str(error).removeprefix('data.')}") from error
+            message = message_of(error).removeprefix("data.")
+            raise InputError(f"{message} (in the run on model.train_data, which comes first)") from error
 
 
 def _as_list(callbacks: Any) -> list[Callback]:

@@ -129,4 +129,8 @@ def test_commands(capsys):
         add_baseline(Path("runs/lgtm"), Path("runs/lgtm/baseline"))
     capsys.readouterr()
     assert main([*lgtm[:-1], "other", "--model.train_data", "{split: trial}"]) == 2
-    assert "in the run on model.train_data: split: expected one of train, val, test, not" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "error: split: expected one of train, val, test, not" in message
+    assert "(in the run on model.train_data, which comes first)" in message
+    assert main([*lgtm[:-1], "other", "--model.sites", "[9]"]) == 2
+    assert "error: sites: 9 is no block of DiTTransformer2DModel, which has 0 to 3" in capsys.readouterr().err
