@@ -109,6 +109,9 @@ def _refusal(error: Exception) -> str | None:
     if isinstance(error, OSError):
         # A full disk, a name that is too long, a folder in the place of a file: the message names the file.
         return f"{message}; what is finished is kept, run the command again then"
+    if "gloo/transport" in message or type(error).__name__ == "DistBackendError":
+        reason = message.partition(". ")[0]
+        return f"a process of this run ended early; what is finished is kept, run the command again ({reason})"
     # ImportErrors of Python have a name and are bugs; libraries raise one without to ask for another library.
     needs_other_library = isinstance(error, ImportError) and error.name is None
     return message if needs_other_library or type(error).__name__ in _REFUSALS else None

@@ -57,20 +57,10 @@ class ProcessGather:
         self._group: Any = torch.distributed.new_group(None, year, "gloo") if self._processes > 1 else None
 
     def gathered(self, value: T) -> list[T]:
-        """Return the value of every process in the order of ranks; all processes call this.
-
-        Raises:
-            InputError: If a process ended early.
-        """
+        """Return the value of every process in the order of ranks; all processes call this."""
         values: list[Any] = [value] * self._processes
         if self._group is not None:
-            try:
-                torch.distributed.all_gather_object(values, value, self._group)
-            except RuntimeError as error:
-                reason = str(error).partition("\n")[0]
-                raise InputError(
-                    f"a process of this run ended early; what is finished is kept, run the command again ({reason})"
-                ) from error
+            torch.distributed.all_gather_object(values, value, self._group)
         return values
 
 

@@ -7,6 +7,7 @@ import sys
 import pytest
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from program import message_of
+from torch.distributed import DistBackendError
 
 from bigain.commands.main import main
 
@@ -19,6 +20,8 @@ from bigain.commands.main import main
         (MemoryError(), "memory ran out: use a smaller image_size"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory ran out"),
         (OSError(28, "No space left"), "No space left; what is finished is kept"),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:5] Connection closed by peer [x]:1. GLHF!"), "by peer [x]:1)"),
+        (DistBackendError("NCCL error in: x.cpp:3\nremote process exited"), "a process of this run ended early; what"),
         (ValueError("a mistake of bigain"), None),
         (ImportError("cannot import name 'x' from 'bigain'", name="bigain"), None),
         (ModuleNotFoundError("No module named 'bigian'", name="bigian"), None),
