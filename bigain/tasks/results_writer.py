@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -46,6 +47,8 @@ T = TypeVar("T")
 
 # With more classes no confusion matrix is written: nobody can read it in a file.
 _MOST_CLASSES = 200
+
+_log = logging.getLogger(__name__)
 
 
 class ProcessGather:
@@ -197,26 +200,33 @@ class RunResults(Callback, ABC):
             },
             "fingerprint": self.fingerprint,
         }
-        if results["timing"]["resumed_images"] == len(records):
-            results = _with_earlier(results, folder.parent)
-        return results
+        return _with_earlier(results, folder.parent)
 
 
 def _compressors(trainer: Trainer) -> list[Compressor]:
     return [callback for callback in trainer.callbacks if isinstance(callback, Compressor)]  # type: ignore[attr-defined]
 
 
-def _with_earlier(new: dict[str, Any], run: Path) -> dict[str, Any]:
+def _with_earlier(new: dict[str, Any], run: Path) -> Any:
     """Return the earlier results of a run that had nothing left to do, with what only the new ones have.
 
-    The earlier ones have the times of the forwards, and metrics that `bigain score` added.
+    The earlier ones have the times of the forwards, and metrics that `bigain score` added. Those of other images are
+    reported and left out.
     """
     try:
         earlier: Any = read_results(run)
     except InputError:
         return new
-    if earlier["dataset"]["images"] != new["dataset"]["images"]:
+    images, resumed = new["dataset"]["images"], new["timing"]["resumed_images"]
+    if not resumed == images == earlier["dataset"]["images"]:
+        if lost := earlier["metrics"].keys() - new["metrics"]:
+            fix = "repeat `bigain score`, or give --baseline true"
+            _log.warning(f"warning: results.json no longer has {', '.join(sorted(lost))}, of other images; {fix}")
         return new
+    kept, named = (results["protocol"].get("reference") for results in (earlier, new))
+    if None not in (kept, named) and kept != named:
+        fix = f"`bigain score {run} --reference {new['protocol']['reference_file']}`"
+        _log.warning(f"warning: the distances in results.json remain those to {kept['source']}; {fix} replaces them")
     merged = {
         section: {**new[section], **{name: value for name, value in earlier[section].items() if value is not None}}
         for section in ("metrics", "protocol")

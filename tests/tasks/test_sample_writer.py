@@ -20,7 +20,7 @@ from bigain.errors import InputError
 from bigain.metrics import ShapeFeatures
 from bigain.metrics.reference import Moments, ReferenceStatistics
 from bigain.modules import DiffusionSampler
-from bigain.runs.results import read_results
+from bigain.runs.results import read_results, write_results
 
 IDS = [f"test/{i:06d}" for i in range(4)]
 
@@ -119,7 +119,7 @@ def test_the_contact_sheet_is_in_tensorboard_and_its_letters_are_no_empty_boxes(
     assert events.Tags()["images"] == ["1 samples/contact_sheet"]
 
 
-def test_a_finished_run_keeps_the_reference_and_the_metrics_that_score_took(tmp_path, run):
+def test_a_finished_run_keeps_the_reference_and_the_metrics_that_score_took_and_says_so(tmp_path, run, caplog):
     """Repeated, it has no image left to measure."""
     run(extractor=ShapeFeatures(), reference="shapes_features")
     real = np.random.default_rng(0).standard_normal((80, 64)).astype(np.float32)
@@ -133,6 +133,21 @@ def test_a_finished_run_keeps_the_reference_and_the_metrics_that_score_took(tmp_
     again = read_results(tmp_path)
     assert again["timing"]["resumed_images"] == 4
     assert (again["metrics"], again["protocol"]) == (scored["metrics"], scored["protocol"])
+    assert "the distances in results.json remain those to mine; " in caplog.text
+    assert f"`bigain score {tmp_path} --reference shapes_features`" in caplog.text
+
+
+def test_metrics_of_other_images_are_left_out_and_named(tmp_path, run, caplog):
+    run()
+    results = read_results(tmp_path)
+    results["metrics"]["psnr"] = {"value": 20.0, "low": None, "high": None, "n": 4, "unit": "dB", "better": "higher"}
+    write_results(tmp_path, results)
+    run()
+    assert "psnr" in read_results(tmp_path)["metrics"]
+    assert "warning" not in caplog.text
+    run(data=ShapeTextures(images=5, batch_size=2))
+    assert "psnr" not in read_results(tmp_path)["metrics"]
+    assert "results.json no longer has psnr, of other images; repeat `bigain score`" in caplog.text
 
 
 def test_an_image_that_was_broken_since_is_named(tmp_path, run):
