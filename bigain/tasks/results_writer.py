@@ -134,9 +134,15 @@ class RunResults(Callback, ABC):
         if not records:
             reason = next(iter(read_skipped(folder).values()), f"none of them is in the log of {folder}")
             raise InputError(f"none of the {len(items)} images could be evaluated: {reason}")
-        if relabelled := [record for record in records if tuple(record.labels) != labels[record.image_id]]:
+        prompts = getattr(module, "prompts", {})
+        if changed := [
+            record.image_id
+            for record in records
+            if tuple(record.labels) != labels[record.image_id]
+            or getattr(record, "prompt", None) != prompts.get(record.image_id)
+        ]:
             raise InputError(
-                f"the label of {relabelled[0].image_id} changed since it was evaluated ({len(relabelled)} such images "
+                f"the label or the prompt of {changed[0]} changed since it was evaluated ({len(changed)} such images "
                 f"in {folder}); choose another --output, or --overwrite true to delete the finished images"
             )
         if first_timesteps(_compressors(trainer)) is not None:

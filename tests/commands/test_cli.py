@@ -384,7 +384,7 @@ def test_a_label_that_changed_since_is_refused(here, capsys):
     log.write_text("\n".join([record.replace(f'"label": {label}', f'"label": {label + 1}'), *others, ""]))
     assert predict("--output", "here") == 2
     assert (
-        f"the label of {json.loads(record)['image_id']} changed since it was evaluated (1 such"
+        f"the label or the prompt of {json.loads(record)['image_id']} changed since it was evaluated (1 such"
         in capsys.readouterr().err
     )
 

@@ -150,6 +150,17 @@ def test_metrics_of_other_images_are_left_out_and_named(tmp_path, run, caplog):
     assert "results.json no longer has psnr, of other images; repeat `bigain score`" in caplog.text
 
 
+class OtherPrompts(ShapeTextures):
+    def generation_prompts(self):
+        return [f"{prompt}!" for prompt in super().generation_prompts()]
+
+
+def test_an_image_whose_prompt_changed_since_is_named(tmp_path, run):
+    run()
+    with pytest.raises(InputError, match="the label or the prompt of test/000000 changed since it was evaluated"):
+        run(data=OtherPrompts(images=4, batch_size=2))
+
+
 def test_an_image_that_was_broken_since_is_named(tmp_path, run):
     run()
     (tmp_path / "samples/test/000001.png").write_bytes(b"")
