@@ -98,7 +98,6 @@ class EvalDataModule(LightningDataModule, ABC):
         self.seed = seed
         self.files: Mapping[str, Path | ParquetRow] = {}
         self.notes: list[str] = []
-        self.finished: frozenset[str] = frozenset()
         self.latents: LatentCache | None = None
         self.read_images = True
 
@@ -211,6 +210,7 @@ class EvalDataModule(LightningDataModule, ABC):
         return {**vars(self), "trainer": None}
 
     def setup(self, stage: str) -> None:
+        self.finished: frozenset[str] = frozenset()
         try:
             items = self.find_items()
         except OSError as error:

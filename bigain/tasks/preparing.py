@@ -90,7 +90,7 @@ class BackboneModule(LightningModule):
         if backbone.cuda_graph:
             use_graphs(backbone.denoiser)
         self.forwards.equal = backbone.cuda_graph or backbone.compilation != "none"
-        self.data.latents = None
+        self.data.read_images, self.data.latents = not self.generates, None
         # Without a VAE, images are their own latents.
         if self.latent_cache is not None and backbone.vae is not None:
             # The same weights round differently at a different precision or on a different kind of device.

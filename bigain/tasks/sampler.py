@@ -127,7 +127,6 @@ class DiffusionSampler(BackboneModule):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self.data.read_images = False
         ids = [item.image_id for item in self.data.items]
         self.prompts = dict(zip(ids, self.data.generation_prompts(), strict=True))
         self.measuring = self.prepare_measuring()

@@ -4,18 +4,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from graphs import on_cpu  # noqa: F401 -- a fixture
 from lightning.pytorch.callbacks import Callback
 from trainers import quiet_trainer
 
 from bigain.backbones import DiT, StableDiffusion
 from bigain.backbones.cuda_graphs import graphs_of
+from bigain.callbacks import SampleWriter
 from bigain.compressors import IEKVD, LGTM, ToMe
 from bigain.data import ShapeTextures
 from bigain.diffusion.racing import Race
 from bigain.diffusion.trials import keys_of_trials, random_order, trial_grid, trial_keys, trial_noise
 from bigain.errors import InputError
-from bigain.modules import DiffusionClassifier
+from bigain.modules import DiffusionClassifier, DiffusionSampler
 from bigain.tasks.results_writer import ResultsWriter
 from bigain.tokens.randomness import stable_hash
 
@@ -48,6 +50,18 @@ def exhaustive(backbone, image_id, image, trials, seed, classes=16):
 def errors_by_pair(record):
     """Error of each (class, trial) of an image."""
     return dict(zip(zip(record.classes, record.trials, strict=True), record.errors, strict=True))
+
+
+def test_the_data_of_a_finished_generation_classify_as_well(tmp_path):
+    """The sampler reads no images, and its images are done."""
+    backbone, data, short = DiT("shapes_dit"), ShapeTextures(images=1), {"trials": [1], "keep": [1]}
+    expected = run(backbone=backbone, **short, images=1)
+    sampler = DiffusionSampler(backbone, DDIMScheduler, steps=1, guidance=1)
+    for _ in range(2):
+        trainer = quiet_trainer(SampleWriter(resume=True), default_root_dir=tmp_path)
+        trainer.predict(sampler, datamodule=data, return_predictions=False)
+    records = run(backbone=backbone, data=data, **short)
+    assert {i: record.errors for i, record in records.items()} == {i: record.errors for i, record in expected.items()}
 
 
 @torch.inference_mode()
