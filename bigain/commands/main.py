@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -101,9 +102,12 @@ def _refusal(error: Exception) -> str | None:
     """Return one line for bad input, failures of the system and refusals of libraries; None for any other error."""
     if isinstance(error, BrokenPipeError):
         return None
+    message = " ".join(str(error).split())
+    # Raised by torch's handler of a signal, so perhaps wrapped by whatever was going on.
+    if ended := re.search(r"DataLoader worker \(pid.*", message):
+        return f"a process that reads images was ended; use a smaller batch_size or num_workers ({ended[0]})"
     if isinstance(error, InputError):
         return message_of(error)
-    message = " ".join(str(error).split())
     if out_of_memory(error):
         return f"memory ran out: use a smaller image_size, batch_size or num_workers, or free memory ({message})"
     if isinstance(error, OSError):

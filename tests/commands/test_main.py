@@ -10,6 +10,7 @@ from program import message_of
 from torch.distributed import DistBackendError
 
 from bigain.commands.main import main
+from bigain.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,12 @@ from bigain.commands.main import main
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory ran out"),
         (OSError(28, "No space left"), "No space left; what is finished is kept"),
         (RuntimeError("[gloo/transport/tcp/pair.cc:5] Connection closed by peer [x]:1. GLHF!"), "by peer [x]:1)"),
+        (RuntimeError("DataLoader worker (pid(s) 5) exited unexpectedly"), "error: a process that reads images"),
+        # Raised by the handler of a signal, wherever the program is.
+        (
+            InputError("config.json is invalid: DataLoader worker (pid 5) is killed"),
+            "num_workers (DataLoader worker (p",
+        ),
         (DistBackendError("NCCL error in: x.cpp:3\nremote process exited"), "a process of this run ended early; what"),
         (ValueError("a mistake of bigain"), None),
         (ImportError("cannot import name 'x' from 'bigain'", name="bigain"), None),
