@@ -41,23 +41,15 @@ def run_directory(output: Path, config: Namespace) -> Iterator[None]:
         write_json(output / "identity.json", fingerprinted(config))
         yield
     except BaseException:
-        if not _has_images(output):
+        if not (has_results(output) or any(path.stat().st_size for path in output.glob("predictions/*.jsonl"))):
             _delete([*own_files(output), *output.glob(".lock-*")])
-            _remove_empty_folders(output)
+            for folder in (*sorted((path for path in output.rglob("*") if path.is_dir()), reverse=True), output):
+                # A folder that holds other files stays.
+                with suppress(OSError):
+                    folder.rmdir()
         raise
     finally:
         directory_lock.release()
-
-
-def _has_images(output: Path) -> bool:
-    return has_results(output) or any(path.stat().st_size for path in output.glob("predictions/*.jsonl"))
-
-
-def _remove_empty_folders(top: Path) -> None:
-    for folder in (*sorted((path for path in top.rglob("*") if path.is_dir()), reverse=True), top):
-        # A folder that holds other files stays.
-        with suppress(OSError):
-            folder.rmdir()
 
 
 def own_files(output: Path) -> list[Path]:

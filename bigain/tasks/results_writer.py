@@ -129,18 +129,14 @@ class RunResults(Callback, ABC):
     def _write(self, trainer: Trainer, module: Any) -> None:
         folder = predictions_folder(trainer)
         finished, items = read_records(folder, self.record), module.data.items
-        labels = {item.image_id: item.labels for item in items if item.image_id in finished}
-        records = [finished[image_id] for image_id in labels]
+        prompts, chosen = getattr(module, "prompts", {}), [item for item in items if item.image_id in finished]
+        asked = {item.image_id: (item.labels, prompts.get(item.image_id)) for item in chosen}
+        records = [finished[image_id] for image_id in asked]
         if not records:
             reason = next(iter(read_skipped(folder).values()), f"none of them is in the log of {folder}")
             raise InputError(f"none of the {len(items)} images could be evaluated: {reason}")
-        prompts = getattr(module, "prompts", {})
-        if changed := [
-            record.image_id
-            for record in records
-            if tuple(record.labels) != labels[record.image_id]
-            or getattr(record, "prompt", None) != prompts.get(record.image_id)
-        ]:
+        done = {record.image_id: (tuple(record.labels), getattr(record, "prompt", None)) for record in records}
+        if changed := [image_id for image_id in asked if done[image_id] != asked[image_id]]:
             raise InputError(
                 f"the label or the prompt of {changed[0]} changed since it was evaluated ({len(changed)} such images "
                 f"in {folder}); choose another --output, or --overwrite true to delete the finished images"
@@ -322,7 +318,7 @@ class GenerationResults(RunResults):
         return {
             "metrics": metrics,
             **{f"{name}_missing": reason for name, reason in missing.items()},
-            "evaluations": {"per_image": len(module.scheduler.timesteps) * (1 if module.guidance == 1 else 2)},
+            "evaluations": {"per_image": module.evaluations_per_image(len(module.data.class_space))},
             "scheduler": scheduler_settings(module.scheduler),
             "protocol": {
                 "scheduler": module.scheduler_class.__name__,
