@@ -106,7 +106,10 @@ class RunResults(Callback, ABC):
         tables = (site_table(c, module.backbone.denoiser, grid, timesteps) for c in _compressors(trainer))
         self._sites = [row for rows in tables for row in rows]
         if trainer.is_global_zero:
-            write_ids(Path(trainer.default_root_dir), [item.image_id for item in module.data.items])
+            chosen = Path(trainer.default_root_dir, "images.txt")
+            before = chosen.read_bytes() if chosen.is_file() else b""
+            write_ids(chosen.parent, [item.image_id for item in module.data.items])
+            self._same_images = chosen.read_bytes() == before
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._gather = ProcessGather(trainer)
@@ -202,14 +205,14 @@ class RunResults(Callback, ABC):
             },
             "fingerprint": self.fingerprint,
         }
-        return _with_earlier(results, folder.parent)
+        return _with_earlier(results, folder.parent, self._same_images)
 
 
 def _compressors(trainer: Trainer) -> list[Compressor]:
     return [callback for callback in trainer.callbacks if isinstance(callback, Compressor)]  # type: ignore[attr-defined]
 
 
-def _with_earlier(new: dict[str, Any], run: Path) -> Any:
+def _with_earlier(new: dict[str, Any], run: Path, same_images: bool) -> Any:
     """Return the earlier results of a run that had nothing left to do, with what only the new ones have.
 
     The earlier ones have the times of the forwards, and metrics that `bigain score` added. Those of other images are
@@ -220,7 +223,7 @@ def _with_earlier(new: dict[str, Any], run: Path) -> Any:
     except InputError:
         return new
     images, resumed = new["dataset"]["images"], new["timing"]["resumed_images"]
-    if not resumed == images == earlier["dataset"]["images"]:
+    if not (same_images and resumed == images == earlier["dataset"]["images"]):
         if lost := earlier["metrics"].keys() - new["metrics"]:
             fix = "repeat `bigain score`, or give --baseline true"
             _log.warning(f"warning: results.json no longer has {', '.join(sorted(lost))}, of other images; {fix}")

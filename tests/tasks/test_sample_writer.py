@@ -137,6 +137,21 @@ def test_a_finished_run_keeps_the_reference_and_the_metrics_that_score_took_and_
     assert f"`bigain score {tmp_path} --reference shapes_features`" in caplog.text
 
 
+class Last(ShapeTextures):
+    def find_items(self):
+        return super().find_items()[2:]
+
+
+def test_results_of_as_many_other_images_are_not_kept(tmp_path, run):
+    settings = {"extractor": ShapeFeatures(), "reference": "shapes_features"}
+    run(data=ShapeTextures(images=6), **settings)
+    values = []
+    for data in (ShapeTextures(images=4), Last(images=6), ShapeTextures(images=4)):
+        assert run(data=data, **settings) == []
+        values.append(read_results(tmp_path)["metrics"]["frechet[shapes-features]"]["value"])
+    assert values[0] == values[2] != values[1]
+
+
 def test_metrics_of_other_images_are_left_out_and_named(tmp_path, run, caplog):
     run()
     results = read_results(tmp_path)
