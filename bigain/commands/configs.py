@@ -52,7 +52,9 @@ def find_config(args: Sequence[str]) -> list[str]:
         located = [locate(file, is_config, _FOLDERS.get(name, "")) for file in files[:1]]
         if is_config and located:
             content = load_yaml(Path(located[0]))
-            keys = {*content} if isinstance(content, dict) else set()
+            if not isinstance(content, dict):
+                raise InputError(f"{files[0]} is no configuration; expected sections such as model: and data:")
+            keys = {*content}
             if "overlay" in keys:
                 rules += content["overlay"]
                 continue

@@ -31,9 +31,11 @@ def read_subset(items: Sequence[Item], path: Path, name: str) -> list[Item]:
     """Return the items that a text file lists, one id per line, in dataset order.
 
     Raises:
-        InputError: If the file cannot be read, lists an id that the dataset `name` does not have, or lists one twice.
+        InputError: If the file cannot be read or is empty, or lists an id twice or one that the dataset `name` lacks.
     """
     listed = Counter(id_in(line) for _, line in read_lines(path, "expected one image id per line"))
+    if not listed:
+        raise InputError(f"{path} lists no image; expected one image id per line")
     absent = listed.keys() - {item.image_id for item in items}
     if absent:
         first = next(image_id for image_id in listed if image_id in absent)

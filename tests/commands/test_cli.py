@@ -355,6 +355,9 @@ def model(tmp_path):
 
 def test_a_config_is_needed(capsys):
     assert "no --config" in message_of(capsys, lambda: main(["predict"]))
+    Path("ids.txt").write_text("cats/1.jpg\n" * 1000)
+    message = message_of(capsys, lambda: main(["predict", "--config", "ids.txt"]))
+    assert message.endswith("ids.txt is no configuration; expected sections such as model: and data:")
 
 
 def test_a_directory_in_use_is_refused_before_anything_is_deleted(here, capsys, monkeypatch):

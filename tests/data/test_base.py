@@ -96,7 +96,7 @@ def test_a_subset_keeps_the_order_of_the_dataset(id_file, text):
         ("n/1\nn/80\n5\n", {}, r"'n/80', which is not in Numbers \(2 of 3 ids missing\); its ids look like 'n/0'"),
         ("n/1\n", {"labels": ()}, "the dataset has no images"),
         ("n/1\nn/2\nn/1\nn/2\n", {}, "lists 2 ids twice"),
-        ("\n\n", {}, "Numbers has no image to evaluate"),
+        ("\n\n", {}, "lists no image; expected one image id per line"),
         ("n/0\nn/2\nn/3\n", {"limit": 4}, "limit asks for 4 images, but there are 3"),
     ],
 )
