@@ -64,8 +64,7 @@ def evaluate(*options: str, config: Path, output: Path | None = None) -> Outcome
     row = joint_row(path.stem, *(read_results(folder / task) if task in applicable else None for task in TASKS))
     write_json(folder / "joint.json", row)
     write_csv(folder / "joint.csv", list(row), [row])
-    summaries = "".join(outcome.text for outcome in outcomes)
-    return Outcome(f"{summaries}\njoint row  {folder / 'joint.csv'}\n", complete)
+    return Outcome("".join(outcome.text for outcome in outcomes) + f"\njoint row  {folder / 'joint.csv'}\n", complete)
 
 
 def _read(config: Path) -> tuple[Path, dict[str, str]]:

@@ -210,8 +210,7 @@ class BiGainCLI(LightningCLI):
         try:
             type(self)([*self._args, *itertools.chain.from_iterable(options)], self.uncompressed_into and folder)
         except InputError as error:
-            message = message_of(error).removeprefix("data.")
-            raise InputError(f"{message} (in the run on model.train_data, which comes first)") from error
+            raise InputError(f"{message_of(error).removeprefix('data.')} (in the run on model.train_data)") from error
 
 
 def _as_list(callbacks: Any) -> list[Callback]:

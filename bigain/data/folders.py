@@ -93,17 +93,17 @@ def listed_files(folder: Path, names: Mapping[str, str], source: Path, remedy: s
     return {image_id: folder / name for image_id, name in names.items()}
 
 
-def listing(folder: Path, limit: int = 6) -> str:
+def listing(folder: Path) -> str:
     """Describe the content of a folder, for messages."""
     if not folder.is_dir():
         return f"{folder} does not exist"
     names = sorted(os.listdir(folder))
-    return f"{folder} holds {shortened(names, limit)}" if names else f"{folder} is empty"
+    return f"{folder} holds {shortened(names)}" if names else f"{folder} is empty"
 
 
-def shortened(names: Sequence[str], limit: int = 6) -> str:
+def shortened(names: Sequence[str]) -> str:
     """Join names, at most the first few, for messages."""
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def read_text(path: Path, expected: str) -> str:

@@ -72,6 +72,4 @@ def staged_elimination(
         best = score.argsort(dim=1, stable=True)[:, :count]
         alive = alive.gather(1, best).sort(dim=1).values
         history.append(alive)
-    # The last stage may keep several classes; the prediction is the best of them.
-    final = mean_errors(errors).gather(1, alive).argsort(dim=1, stable=True)[:, :1]
-    return Elimination(errors, tuple(history), alive.gather(1, final).squeeze(1))
+    return Elimination(errors, tuple(history), alive[:, 0])

@@ -15,7 +15,6 @@ CASES = {
     "one": (4, [[0, 1, 2]], [1]),
     "keep-larger-than-classes": (3, stage_trials([2, 4]), [5, 1]),
     "keep-all": (6, stage_trials([2, 4]), [6, 1]),
-    "keep-several-at-the-end": (8, stage_trials([2, 4]), [5, 3]),
     "one-class": (1, stage_trials([1, 2]), [1, 1]),
     "released": (9, stage_trials([2, 5, 10], "released"), [4, 2, 1]),
     "stage-without-new-trials": (7, stage_trials([2, 3, 4], "released"), [5, 3, 1]),
