@@ -51,6 +51,7 @@ def evaluate(*options: str, config: Path, output: Path | None = None) -> Outcome
     shared_settings = {
         "models": [cli.model.backbone.model for cli in prepared.values()],
         "datasets": [cli.datamodule.name for cli in prepared.values()],
+        "numbers of processes": [cli.trainer.world_size for cli in prepared.values()],
         "compressors": [[_comparable(c.description()) for c in cli.compressors()] for cli in prepared.values()],
     }
     for setting, values in shared_settings.items():

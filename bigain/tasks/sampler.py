@@ -127,8 +127,7 @@ class DiffusionSampler(BackboneModule):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        ids = [item.image_id for item in self.data.items]
-        self.prompts = dict(zip(ids, self.data.generation_prompts(), strict=True))
+        self.prompts = dict(zip([i.image_id for i in self.data.items], self.data.generation_prompts(), strict=True))
         self.measuring = self.prepare_measuring()
 
     def prepare_measuring(self) -> Measuring:

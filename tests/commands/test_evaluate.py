@@ -153,3 +153,9 @@ def test_bad_command_lines(capsys):
     assert "steps must be at least 1" in refused(capsys, "demo_lgtm_joint.yaml", "--generation.model.steps", "0")
     assert main(["evaluate"]) == 2
     assert "required: config; see bigain evaluate --help" in capsys.readouterr().err
+
+
+def test_the_tasks_have_the_same_number_of_processes(capsys):
+    devices = ["--trainer.accelerator", "cpu", "--generation.trainer.devices", "2"]
+    message = message_of(capsys, lambda: main(["evaluate", "--config", "demo_lgtm_joint.yaml", *devices]))
+    assert "different numbers of processes, 1 and 2; a joint row needs one" in message
