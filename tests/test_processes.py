@@ -102,7 +102,7 @@ def test_a_signal_ends_a_run_at_once_and_keeps_what_is_finished():
     os.kill(process.pid, signal.SIGTERM)
     ended, text = process.wait()
     assert ended == 143, text
-    assert "bigain: stopped by SIGTERM; what is finished is kept, run the command again" in text
+    assert "bigain: stopped by SIGTERM; runs keep what is finished, run the command again" in text
     assert len(by_image("out")) >= 1
     assert not Path("out/results.json").exists()
 

@@ -112,7 +112,7 @@ def _refusal(error: Exception) -> str | None:
         return f"memory ran out: use a smaller image_size, batch_size or num_workers, or free memory ({message})"
     if isinstance(error, OSError):
         # A full disk, a name that is too long, a folder in the place of a file: the message names the file.
-        return f"{message}; what is finished is kept, run the command again then"
+        return f"{message}; runs keep what is finished, run the command again then"
     if "gloo/transport" in message or type(error).__name__ == "DistBackendError":
         reason = message.partition(". ")[0]
         return f"a process of this run ended early; what is finished is kept, run the command again ({reason})"

@@ -33,7 +33,7 @@ def report_signal(number: int) -> int:
     """Say on stderr that a signal ended this program, and return the exit status for it."""
     # Not through sys.stderr, which may be in the middle of a line.
     name = signal.Signals(number).name
-    os.write(2, f"\nbigain: stopped by {name}; what is finished is kept, run the command again\n".encode())
+    os.write(2, f"\nbigain: stopped by {name}; runs keep what is finished, run the command again\n".encode())
     return _BY_SIGNAL + number
 
 

@@ -20,7 +20,7 @@ from bigain.errors import InputError
         (ImportError("install torchsde"), "install torchsde"),
         (MemoryError(), "memory ran out: use a smaller image_size"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory ran out"),
-        (OSError(28, "No space left"), "No space left; what is finished is kept"),
+        (OSError(28, "No space left"), "No space left; runs keep what is finished"),
         (RuntimeError("[gloo/transport/tcp/pair.cc:5] Connection closed by peer [x]:1. GLHF!"), "by peer [x]:1)"),
         (RuntimeError("DataLoader worker (pid(s) 5) exited unexpectedly"), "error: a process that reads images"),
         # Raised by the handler of a signal, wherever the program is.
@@ -52,8 +52,8 @@ def test_failures_of_libraries_and_of_the_system_are_one_line(monkeypatch, capsy
 @pytest.mark.parametrize(
     ("code", "status", "message"),
     [
-        ("os.kill(os.getpid(), signal.SIGINT)", 130, "bigain: stopped by SIGINT; what is finished is kept"),
-        ("os.kill(os.getpid(), signal.SIGTERM)", 143, "bigain: stopped by SIGTERM; what is finished is kept"),
+        ("os.kill(os.getpid(), signal.SIGINT)", 130, "bigain: stopped by SIGINT; runs keep what is finished"),
+        ("os.kill(os.getpid(), signal.SIGTERM)", 143, "bigain: stopped by SIGTERM; runs keep what is finished"),
         (r"print('\u2192', os.environ['MPLBACKEND'])", 0, r"\u2192 agg"),
         ("undefined", 70, "Traceback"),
         ("reading, writing = os.pipe(); os.close(reading); os.dup2(writing, 1); print(1)", 141, ""),
