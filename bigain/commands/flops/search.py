@@ -56,7 +56,8 @@ def find_match(model: CountedModel, compressor: Compressor, percent: float) -> d
     Returns:
         A row of `--json`: `method`; `setting`, which is `ratio`, `tau` or `factor`; `value`, the smallest ratio in
         thousandths that reaches the reduction, or the largest possible one, or the factor with the nearest reduction;
-        `gflops` and `reduction_percent` with this value; `reached`, whether any value reaches the reduction.
+        `gflops` and `reduction_percent` with this value; `below_percent`, that with a ratio a thousandth lower;
+        `reached`, whether any value reaches the reduction.
 
     Raises:
         InputError: If the compressor has neither ratio nor factor, or a schedule of it, or cannot work on the model.
@@ -94,6 +95,7 @@ def find_match(model: CountedModel, compressor: Compressor, percent: float) -> d
         "value": value_of(best),
         "gflops": model.baseline.total / 1e9 * (1 - reduction(best) / 100),
         "reduction_percent": reduction(best),
+        "below_percent": None if is_integer or best == low else max(0.0, reduction(best - 1)),
         "reached": reached,
     }
 
@@ -112,6 +114,8 @@ def match_text(
         note = "the nearest factor" if setting == "factor" else ""
         if not match["reached"]:
             note = f"the largest {setting}; {percent:g} % is out of reach"
+        elif match["below_percent"] is not None and match["reduction_percent"] > percent + 1:
+            note = f"just below, {match['below_percent']:.2f} %"
         rows.append((match["method"], f"{setting} {match['value']:g}", f"{match['gflops']:.3f}", reduction, note))
     table = Table(("method", "setting", "GFLOPs", "reduction", ""), rows, "llrr").plain()
     goal = f"{percent:g} % less is {total * (1 - percent / 100):.3f}"
