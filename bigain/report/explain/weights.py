@@ -59,14 +59,17 @@ def try_weights(run: Run, names: Sequence[str]) -> tuple[dict[str, Any], list[st
             if not weights.any():
                 raise InputError(f"all {weights.size} weights of {name} are 0; at least one must be above 0")
             image_weights = weights[:, None]
-        pair = Paired.of((errors @ image_weights)[..., 0].argmin(1) == labels, uniform)
-        low, high, _ = difference_interval(pair)
-        stats = (uniform.mean() + pair.difference, pair.difference, low, high)
-        row = dict(zip(("accuracy", "difference", "low", "high"), (100 * float(value) for value in stats), strict=True))
-        rows.append({"weights": name, **row, "p": mcnemar(pair), "by_timestep": (weights / weights.mean()).tolist()})
+        correct = (errors @ image_weights)[..., 0].argmin(1) == labels
+        compared = dict.fromkeys(("difference", "low", "high", "p"))
+        if name != "uniform":
+            pair = Paired.of(correct, uniform)
+            ends = (100 * end for end in difference_interval(pair)[:2])
+            compared = dict(zip(compared, (100 * pair.difference, *ends, mcnemar(pair)), strict=True))
+        row = {"weights": name, "accuracy": 100 * float(correct.mean()), **compared}
+        rows.append({**row, "by_timestep": (weights / weights.mean()).tolist()})
     columns = [*rows[0]][:-1]
     values = [[*(row[name] for name in columns[1:]), *row["by_timestep"]] for row in rows]
-    cells = [[name, *(f"{value:.3g}" for value in row)] for name, row in zip(names, values, strict=True)]
+    cells = [[name, *("-" if x is None else f"{x:.3g}" for x in row)] for name, row in zip(names, values, strict=True)]
     return {"run": str(run.path), "timesteps": times.tolist(), "weights": rows}, [
         f"{label(run.compressors)}, {run.path}: accuracy with weights over timesteps, its difference to uniform "
         f"weights on the same {len(labels):,} images, in points with its 95 % interval, and the weights, 1 on average. "
