@@ -276,7 +276,9 @@ def test_a_dry_run_agrees_with_the_results(again, capsys):
 def test_a_dry_run_reports_what_cannot_be_counted(capsys):
     runs = [FEW[0], "config: demo_lgtm.yaml, dataset: shapes, method: X, set: {compressor.where.blocks: [9]}"]
     assert sweep(table(*runs), "--dry-run") == 1
-    assert "classification-shapes-X cannot be counted" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "classification-shapes-X cannot be counted" in output
+    assert re.search(r"^1 cell, \S+ PFLOPs; left to do: .*; not in these: 1 cell that cannot be counted$", output, re.M)
 
 
 def test_options_are_for_all_or_for_a_task_or_a_dataset():

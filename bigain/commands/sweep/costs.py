@@ -82,6 +82,8 @@ def cost_report(plans: Sequence[Plan]) -> Outcome:
     if unfinished and all(group in speeds for group, _ in unfinished):
         seconds = sum(cost * median(speeds[group]) for group, cost in unfinished)
         total += f", about {duration(seconds)} on one device at the speed of the finished cells"
+    if uncounted:
+        total += f"; not in these: {counted(len(uncounted), 'cell')} that cannot be counted"
     lines = [Table(_COLUMNS, rows, "llrrrr").plain(), total]
     lines.append("evaluations are per image; GFLOPs are per evaluation, of the network alone")
     if any(evaluations.startswith("<=") for _, _, _, evaluations, _, _ in rows):
