@@ -26,7 +26,7 @@ from bigain.runs.results import Run, read_ids
 from bigain.tasks.scoring import distances as metrics_of
 from bigain.tasks.scoring import measured_images
 
-_Distances: TypeAlias = tuple[dict[str, tuple[float, Array]], Correct | None]
+_Distances: TypeAlias = tuple[Array, dict[str, tuple[float, Array]], Correct | None]
 
 
 def _ids(run: Run) -> Ids:
@@ -52,7 +52,10 @@ GENERATIONS = Measure(_ids, _paired_metrics)
 
 def _distances(run: Run, base: Run, ids: tuple[str, ...]) -> list[PairedMetric]:
     """Return distances with the joint jackknife error: every image is left out of both runs at once; and agreement."""
-    (distances, correct), (base_distances, base_correct) = (_leave_one_out(r, ids) for r in (run, base))
+    measured = [_leave_one_out(measured_run, ids) for measured_run in (run, base)]
+    (mean, distances, correct), (base_mean, base_distances, base_correct) = measured
+    if not np.array_equal(mean, base_mean):
+        raise InputError(f"{run.path} and {base.path} have different references; `bigain score` them with one")
     metrics = []
     for name in distances.keys() & base_distances.keys():
         (value, replicates), (base_value, base_replicates) = distances[name], base_distances[name]
@@ -66,7 +69,7 @@ def _distances(run: Run, base: Run, ids: tuple[str, ...]) -> list[PairedMetric]:
 # For the base run and the run that is compared with it.
 @lru_cache(maxsize=2)
 def _leave_one_out(run: Run, ids: tuple[str, ...]) -> _Distances:
-    """Return each distance with its leave-one-out values, and whether images have the class they were made for."""
+    """Return the reference's mean, distances with leave-one-out values, and whether images have their item's class."""
     protocol, file = run.results["protocol"]["extractor"], run.results["protocol"].get("reference_file")
     log = read_records(run.path / "predictions", SampleRecord)
     records = [log[image_id] for image_id in ids]
@@ -81,11 +84,11 @@ def _leave_one_out(run: Run, ids: tuple[str, ...]) -> _Distances:
         if isinstance(metric, KernelDistance) and reference.features is not None:
             distances[metric.label(metric.key)] = metric.leave_one_out(features, reference.features)
     if f"agreement[{ShapeFeatures.protocol}]" not in run.metrics or protocol != ShapeFeatures.protocol:
-        return distances, None
+        return reference.moments.mean, distances, None
     extractor = ShapeFeatures()
     extractor.load()
     classes = extractor.classes_of(torch.from_numpy(features)).numpy()
-    return distances, classes == [record.labels[0] for record in records]
+    return reference.moments.mean, distances, classes == [record.labels[0] for record in records]
 
 
 def _fidelity(run: Run, base: Run, ids: tuple[str, ...]) -> list[PairedMetric]:

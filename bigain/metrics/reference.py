@@ -102,7 +102,7 @@ class ReferenceStatistics:
         moments: Of the features; `moments.n` is None if the file does not give it.
         protocol: Name of the extractor's protocol.
         sha256: Of the extractor's weights, in hex; empty if unknown.
-        source: Description of the images.
+        source: Description of the images; of a file that has none, its name.
         features: Some of the features, for the distances that need more than moments. `(m, d)`, float32.
     """
 
@@ -166,7 +166,7 @@ class ReferenceStatistics:
             reason = f"{counted(n, 'image')} for {d} features; distances to it are too high"
             rank_zero_only(_log.warning)(f"warning: reference {path} is of {reason}")
         moments = Moments(n, arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64))
-        return cls(moments, protocol, weights, source, arrays.get("features"))
+        return cls(moments, protocol, weights, source or path.name, arrays.get("features"))
 
 
 def _check(arrays: Mapping[str, npt.NDArray[Any]]) -> None:

@@ -158,6 +158,20 @@ def test_unlike_damaged_and_small_runs_are_refused(capsys):
     assert "a comparison takes 10" in error_line(capsys, "compare", "tome", "few", "--allow-differences")
 
 
+def test_distances_to_different_references_are_refused(capsys):
+    # As files of pytorch-fid, these have neither a source nor a number of images.
+    for name in ("reference", "other"):
+        moments = Moments.of([np.random.default_rng(len(name)).standard_normal((300, D))])
+        np.savez(name, mu=moments.mean, sigma=moments.covariance, protocol=PROTOCOL)
+    change("lgtm", protocol__reference_file="other.npz")
+    assert main(["compare", "tome", "lgtm"]) == 1
+    text = capsys.readouterr().out
+    assert "left out: lgtm and tome have different references; `bigain score` them with one" in text
+    assert "FD (" not in text
+    described = [ReferenceStatistics.load(f"{name}.npz", PROTOCOL).described() for name in ("reference", "other")]
+    assert described[0] != described[1]
+
+
 def test_paired_errors_are_those_of_simulated_runs():
     draw, dimension, n = np.random.default_rng(3), 4, 80
     real = draw.standard_normal((400, dimension))
