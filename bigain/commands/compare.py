@@ -22,10 +22,10 @@ def compare_runs(
     """Compare runs with one of them, image by image.
 
     Classifications: exact McNemar test, paired interval of the accuracy difference, and the smallest difference that so
-    many images could show. Generations: distances, PSNR and LPIPS with the errors of paired differences, and the share
-    of images with the right class, as for classifications. Features: accuracies of the linear probe and of nearest
-    neighbours, as for classifications. P-values of several runs are corrected (Holm). Runs whose images, seed, protocol
-    or versions differ are refused, with the differences.
+    many images could show. Generations: distances and means over images, such as PSNR, with the errors of paired
+    differences, and the share of images with the right class, as for classifications. Features: accuracies of the
+    linear probe and of nearest neighbours, as for classifications. P-values of several runs are corrected (Holm). Runs
+    whose images, seed, protocol or versions differ are refused, with the differences.
 
     Args:
         base: Run directory that the others are compared with.

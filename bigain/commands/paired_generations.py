@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
@@ -12,7 +13,7 @@ import torch
 from bigain.errors import InputError
 from bigain.metrics import ShapeFeatures
 from bigain.metrics.base import ImageMetric, jackknife_error
-from bigain.metrics.fidelity import Lpips, Psnr
+from bigain.metrics.fidelity import Lpips, Psnr, Ssim
 from bigain.metrics.frechet import frechet_leave_one_out
 from bigain.metrics.kernel import KernelDistance
 from bigain.metrics.reference import Array, ReferenceStatistics
@@ -34,12 +35,12 @@ def _ids(run: Run) -> Ids:
 
 
 def _paired_metrics(run: Run, base: Run, ids: Ids) -> tuple[list[PairedMetric], list[InputError]]:
-    """Measure two generations on the images that both have: distances, agreement, and fidelity to one other run."""
+    """Measure two generations on the images that both have: distances, agreement, and means over images."""
     if len(ids) < ENOUGH:
         raise InputError(f"{run.path} and {base.path} have {len(ids)} images in common; a comparison takes {ENOUGH}")
     metrics: list[PairedMetric] = []
     missing: list[InputError] = []
-    for measure in (_distances, _fidelity):
+    for measure in (_distances, _fidelity, _logged):
         try:
             metrics += measure(run, base, tuple(ids.tolist()))
         except InputError as error:
@@ -93,23 +94,47 @@ def _leave_one_out(run: Run, ids: tuple[str, ...]) -> _Distances:
 
 def _fidelity(run: Run, base: Run, ids: tuple[str, ...]) -> list[PairedMetric]:
     """Return metrics of both runs against the run that both were scored against; none without such a run."""
-    targets = [measured_run.results.get("fidelity_to") for measured_run in (run, base)]
-    if len({target and (target["fingerprint"] or target["run"]) for target in targets}) > 1:
+    targets = [
+        measured_run.results.get("fidelity_to") or {"fingerprint": None, "run": ""} for measured_run in (run, base)
+    ]
+    if len({target["fingerprint"] or target["run"] for target in targets}) > 1 or not targets[0]["run"]:
         return []
-    metrics: list[ImageMetric] = [Psnr(), Lpips("alex"), Lpips("vgg"), Lpips("squeeze")]
+    metrics: list[ImageMetric] = [Psnr(), Ssim(), Lpips("alex"), Lpips("vgg"), Lpips("squeeze")]
     result = []
     for metric in metrics:
-        columns = []
-        for measured_run, target in zip((run, base), targets, strict=True):
-            if target and metric.label in measured_run.metrics:
+        if metric.label in run.metrics.keys() & base.metrics.keys():
+            logs = []
+            for measured_run, target in zip((run, base), targets, strict=True):
                 records = measured_images(measured_run.path, [metric], other=Path(target["run"]))
-                by_image = {record.image_id: record.measured[metric.name] for record in records}
-                columns.append([by_image.get(image_id, np.nan) for image_id in ids])
-        if len(columns) == 2:
-            # Equal images have an infinite PSNR.
-            values, base_values = np.array(columns)[:, np.isfinite(columns).all(axis=0)]
-            if (n := len(values)) >= ENOUGH:
-                error = float((values - base_values).std(ddof=1) / n**0.5)
-                means = float(values.mean()), float(base_values.mean())
-                result.append(PairedMetric(metric.label, metric.unit, metric.better or "higher", *means, n, error))
+                logs.append({record.image_id: record for record in records})
+            result += _mean(run, metric.label, metric.name, logs, ids)
     return result
+
+
+def _logged(run: Run, base: Run, ids: tuple[str, ...]) -> list[PairedMetric]:
+    """Return metrics of single images whose values both logs hold, such as a CLIP score."""
+    logs = [read_records(measured_run.path / "predictions", SampleRecord) for measured_run in (run, base)]
+    names, result = [label.partition("[")[0] for label in (*run.metrics, *base.metrics)], []
+    for label in run.metrics.keys() & base.metrics.keys():
+        name = label.partition("[")[0]
+        # A log holds one model's values; `bigain score` may have added the means of others.
+        if names.count(name) == 2:
+            result += _mean(run, label, name, logs, ids)
+    return result
+
+
+def _mean(
+    run: Run, label: str, name: str, logs: Sequence[Mapping[str, SampleRecord]], ids: Sequence[str]
+) -> list[PairedMetric]:
+    """Return the mean of a metric over the images that have finite values in both logs; none if these are few."""
+    columns = np.array([[log[i].measured.get(name, np.nan) if i in log else np.nan for i in ids] for log in logs])
+    # Equal images have an infinite PSNR.
+    columns = columns[:, np.isfinite(columns).all(axis=0)]
+    if (n := columns.shape[1]) < ENOUGH:
+        return []
+    unit, better = run.metrics[label]["unit"], run.metrics[label]["better"] or "higher"
+    if unit == "%":
+        columns, unit = 100 * columns, "points"
+    value, base_value = columns.mean(axis=1).tolist()
+    error = float((columns[0] - columns[1]).std(ddof=1) / n**0.5)
+    return [PairedMetric(label, unit, better, value, base_value, n, error)]

@@ -47,7 +47,7 @@ def made(path, features, compressors, noise, ids=None):
     generation(path, value, compressors, n=n, name=f"frechet[{PROTOCOL}]", **to)
     change(path, protocol__extractor=PROTOCOL, protocol__reference_file="reference.npz")
     estimate = {**proportion(1, n), "unit": "%", "better": "higher"}
-    change(path, **{f"metrics__agreement[{PROTOCOL}]": estimate, "metrics__psnr": estimate})
+    change(path, **{f"metrics__agreement[{PROTOCOL}]": estimate, "metrics__psnr": {**estimate, "unit": "dB"}})
     labels = features.argmax(1) % 16
     records = [SampleRecord(i, [int(label)], "", 0.1, row) for i, label, row in zip(ids, labels, features, strict=True)]
     for folder in ("predictions", "samples/test"):
@@ -156,6 +156,29 @@ def test_unlike_damaged_and_small_runs_are_refused(capsys):
     made("few", np.random.default_rng(2).standard_normal((5, D)), lgtm(0.3), noise=4)
     assert "images: 5 and 60" in error_line(capsys, "compare", "tome", "few")
     assert "a comparison takes 10" in error_line(capsys, "compare", "tome", "few", "--allow-differences")
+
+
+def test_values_of_images_in_both_logs_are_compared(capsys):
+    values = {}
+    for name, factor in (("lgtm", 1.0), ("tome", 0.9)):
+        log = read_records(Path(name, "predictions"), SampleRecord).values()
+        values[name] = factor * np.random.default_rng(4).uniform(0.2, 0.3, N)
+        for record, value in zip(log, values[name], strict=True):
+            record.measured = {"clip_score": 100 * value, "sharp": value}
+        Path(name, "predictions/rank-0.jsonl").write_text("".join(f"{record.to_json()}\n" for record in log))
+        estimate = {"value": 0.5, "low": None, "high": None, "n": N, "better": "higher"}
+        change(
+            name, **{"metrics__clip_score[a]": {**estimate, "unit": ""}, "metrics__sharp": {**estimate, "unit": "%"}}
+        )
+    rows = numbers("tome", "lgtm")
+    assert "CLIP score (a): LGTM at ratio 0.5 beats ToMe at ratio 0.5 by 2.5" in capsys.readouterr().out
+    differences = 100 * (values["lgtm"] - values["tome"])
+    for metric in ("clip_score[a]", "sharp"):
+        assert rows[metric]["difference"] == pytest.approx(differences.mean())
+        assert rows[metric]["standard_error"] == pytest.approx(differences.std(ddof=1) / N**0.5)
+    # Whose values are in the log can no longer be told.
+    change("lgtm", **{"metrics__clip_score[b]": {**estimate, "unit": ""}})
+    assert "clip_score[a]" not in numbers("tome", "lgtm")
 
 
 def test_distances_to_different_references_are_refused(capsys):
