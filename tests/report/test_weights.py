@@ -68,6 +68,15 @@ def test_accuracies_are_of_images_that_were_not_fitted_to(capsys):
     assert chance["accuracy"] < 50
 
 
+def test_errors_that_mislead_have_equal_weights(capsys):
+    errors, label = planted()
+    # The error of the true class is the largest.
+    errors[np.arange(IMAGES), label] = 5
+    assert fit(errors, label).tolist() == [1] * 5
+    run("few", errors[:4], label[:4])
+    assert "few has 4 images; fitted weights take 5" in error_line(capsys, "explain", "few", "--weights", "fitted")
+
+
 def test_noises_of_a_timestep_are_averaged():
     errors, label = planted()
     run("noises", np.repeat(errors, 2, 2) + [0.001, -0.001] * 5, label, np.repeat(TIMES, 2))

@@ -15,6 +15,7 @@ from bigain.report.statistics import Paired, difference_interval, mcnemar
 from bigain.report.tables import indented
 from bigain.runs.files import read_json
 from bigain.runs.names import label
+from bigain.runs.numbers import counted
 from bigain.runs.results import Run
 
 FOLDS = 5
@@ -47,6 +48,8 @@ def try_weights(run: Run, names: Sequence[str]) -> tuple[dict[str, Any], list[st
     uniform = (errors @ ones).argmin(1) == labels
     for name in names:
         if name == "fitted":
+            if len(labels) < FOLDS:
+                raise InputError(f"{run.path} has {counted(len(labels), 'image')}; fitted weights take {FOLDS}")
             fold = np.random.default_rng(0).permutation(len(labels)) % FOLDS
             image_weights = np.stack([fit(errors[fold != k], labels[fold != k]) for k in range(FOLDS)])[fold, :, None]
             weights = fit(errors, labels)
@@ -89,7 +92,7 @@ def _read(file: str) -> Floats:
 def fit(errors: Floats, labels: npt.NDArray[np.int64]) -> Floats:
     """Return the non-negative weights `(t,)`, of mean 1, that predict labels `(n,)` best from errors `(n, k, t)`.
 
-    A convex logistic regression: scores of the classes are minus their weighted errors.
+    A convex logistic regression: scores of the classes are minus their weighted errors. 1 if the best weights are 0.
     """
     from scipy.optimize import minimize
     from scipy.special import log_softmax
@@ -105,4 +108,5 @@ def fit(errors: Floats, labels: npt.NDArray[np.int64]) -> Floats:
 
     start = np.ones(errors.shape[2])
     weights = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(start)).x / scale
-    return weights / weights.mean()
+    # All are 0 if no weighted sum tells more than chance.
+    return weights / weights.mean() if weights.any() else start
