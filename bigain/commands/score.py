@@ -46,6 +46,8 @@ def score(
         InputError: If the run, its images or the reference are missing or do not fit.
     """
     # Checked before torch is imported.
+    if lpips and against is None:
+        raise InputError("--lpips compares the images of two runs; add --against OTHER")
     for folder in filter(None, (run, against)):
         read_generation(folder)
     if reference is not None and not find_reference(reference).exists():

@@ -213,6 +213,7 @@ def test_fidelity_to_images_of_other_noise_is_refused(capsys):
             ["no class Inception; known: ClipScore, DinoSimilarity, PickScore, or the"],
         ),
         (["scored", "--against", "./scored"], ["scored is compared with itself"]),
+        (["scored", "--lpips", "vgg"], ["--lpips compares the images of two runs; add --against OTHER"]),
         (["featured"], ["featured kept no images"]),
         (["unscored", "--weights", "absent.pth"], ["absent.pth", "looked for"]),
     ],
