@@ -40,8 +40,6 @@ def reference(
     Raises:
         InputError: If the weights are missing, or an image cannot be read.
     """
-    if features < 0:
-        raise InputError(f"--features must be at least 0, not {features}")
     *folders, output = paths
     options = (*options, *([f"--data.split={split}"] if split else []))
     if len(folders) != (not options):

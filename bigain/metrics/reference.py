@@ -29,7 +29,7 @@ _ROWS = 1024
 _UNNAMED_PROTOCOL = "pytorch-fid"
 _TEXTS, _NUMBERS = ("protocol", "sha256", "source"), ("mu", "sigma", "n", "features")
 # Precision and recall look for a third neighbour.
-_MIN_IMAGES = 4
+MIN_IMAGES = 4
 
 _log = logging.getLogger(__name__)
 
@@ -176,9 +176,9 @@ def _check(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     d, square = arrays["mu"].shape, arrays["sigma"].shape
     if len(d) != 1 or not d[0] or square != 2 * d:
         raise ValueError(f"it has mu {d} and sigma {square}, expected (d,) and (d, d)")
-    if "features" in arrays and (arrays["features"].shape[1:] != d or len(arrays["features"]) < _MIN_IMAGES):
+    if "features" in arrays and (arrays["features"].shape[1:] != d or len(arrays["features"]) < MIN_IMAGES):
         shape = arrays["features"].shape
-        raise ValueError(f"features have shape {shape}, expected (m, {d[0]}) of at least {_MIN_IMAGES} images")
+        raise ValueError(f"features have shape {shape}, expected (m, {d[0]}) of at least {MIN_IMAGES} images")
     for name in ("mu", "sigma", "features"):
         if name in arrays and not (arrays[name].dtype.kind == "f" and np.isfinite(arrays[name]).all()):
             raise ValueError(f"{name} is {arrays[name].dtype}, expected floats that are finite")
@@ -203,6 +203,6 @@ class Distance(FeatureMetric):
         return f"{name}[{self.reference.protocol}]"
 
     def incomplete(self, records: Sequence[SampleRecord]) -> str | None:
-        if len(records) < _MIN_IMAGES:
+        if len(records) < MIN_IMAGES:
             return f"{counted(len(records), 'image')}: too few for a distance"
         return super().incomplete(records)

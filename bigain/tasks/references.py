@@ -19,7 +19,7 @@ from bigain.data.folders import listing, scan
 from bigain.data.reading import read_rgb
 from bigain.errors import InputError
 from bigain.metrics.extractors import FeatureExtractor
-from bigain.metrics.reference import Moments, ReferenceStatistics
+from bigain.metrics.reference import MIN_IMAGES, Moments, ReferenceStatistics
 
 # Functions that decode images at their native size, by the name of each in messages.
 Images = Mapping[str, Callable[[], Image.Image]]
@@ -78,8 +78,11 @@ def reference_of(images: Images, source: str, extractor: FeatureExtractor, featu
     The features of `features` images, drawn at random, are kept.
 
     Raises:
-        InputError: If one cannot be read, or the extractor's weights are missing.
+        InputError: If they or `features` are too few, one cannot be read, or the extractor's weights are missing.
     """
+    if min(len(images), features or MIN_IMAGES) < MIN_IMAGES:
+        numbers = f"{MIN_IMAGES} images, and --features 0 or at least {MIN_IMAGES}, not {len(images)} and {features}"
+        raise InputError(f"a reference takes at least {numbers}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     extractor.load()
     extractor.to(device)

@@ -189,12 +189,17 @@ def test_images_that_cannot_be_read(photos, tmp_path):
 
 
 def test_the_command_writes_a_file_or_says_what_is_wrong(photos, tmp_path):
-    folder, out = photos[0], tmp_path / "out.npz"
+    folder, few, out = photos[0], tmp_path / "few", tmp_path / "out.npz"
+    few.mkdir()
+    for i in range(3):
+        Image.new("RGB", (32, 32)).save(few / f"{i}.png")
     for args, message in (
         ((folder, out, "--weights", "none.pth"), "none.pth (from `weights`)"),
         ((tmp_path / "absent", out), "no folder"),
         ((folder, tmp_path / "out.npy"), "must end in .npz"),
-        ((folder, out, "--features", "-1"), "--features must be at least 0"),
+        ((folder, out, "--features", "-1"), "4 images, and --features 0 or at least 4, not 11 and -1"),
+        ((folder, out, "--features", "3"), "--features 0 or at least 4, not 11 and 3"),
+        ((few, out), "a reference takes at least 4 images"),
     ):
         ended = bigain("reference", *map(str, args))
         assert ended.returncode == 2
