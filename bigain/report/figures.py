@@ -293,6 +293,7 @@ def _against_cost(axes: Axes, rows: Rows, metric: Measured, styles: Looks) -> bo
     front = sorted({*itertools.compress(costs, pareto_front(costs))})
     axes.plot([x for x, _ in front], [sign * y for _, y in front], **_FRONT)
     axes.set_xlabel("GFLOPs per evaluation")
+    axes.locator_params("x", nbins=6)
     axes.set_ylabel(_axis_title(metric))
     return len(front) > 1
 

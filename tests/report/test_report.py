@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import itertools
 import json
 import re
 import shutil
@@ -22,7 +23,7 @@ from bigain.commands.main import main
 from bigain.compressors import ABM, FeatureCache
 from bigain.diffusion.schedules import Linear
 from bigain.errors import InputError
-from bigain.report.figures import KINDS, draw, looks
+from bigain.report.figures import KINDS, draw, looks, plain_style
 from bigain.report.frame import frame
 from bigain.report.rows import group_runs
 from bigain.report.sample_grid import sample_columns, sample_grid, strength_columns
@@ -196,6 +197,18 @@ def test_distances_of_two_protocols_do_not_mix(named):
     assert "the Pareto front" in [entry.get_text() for entry in pareto.legends[0].get_texts()]
     # The line is drawn after the markers.
     assert max(pareto.axes[0].lines, key=lambda line: line.zorder).get_marker() == "None"
+
+
+def test_labels_of_costs_keep_apart(named):
+    for run, gflops in (("none", 0.5398), ("lgtm", 0.387), ("lgtm7", 0.35)):
+        change(f"runs/{run}", flops__gflops_per_evaluation=gflops)
+    assert report("runs/none", "runs/lgtm", "runs/lgtm7") == 0
+    (figure,) = [figure for name, figure in named.items() if name.startswith("pareto")]
+    with plain_style():
+        figure.draw_without_rendering()
+        figure.draw_without_rendering()
+        boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels() if label.get_text()]
+    assert all(after.x0 - before.x1 > before.height for before, after in itertools.pairwise(boxes))
 
 
 def test_distances_of_other_steps_or_images_are_a_series_of_their_own(named):
