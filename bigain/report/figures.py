@@ -201,7 +201,8 @@ def _curves(rows: Rows, styles: Looks) -> Figure | None:
         _against_strength(axes[i][j], rows, kind, metric, styles)
     for row, measured in zip(axes, metrics.values(), strict=True):
         row[0].set_ylabel(_axis_title(measured))
-    _legend(figure, rows, styles, "-", any(measured.paper for row in varied for measured in row.main.values()))
+    shown = [row for row in rows if row.strength or row.method == "none"]
+    _legend(figure, shown, styles, "-", any(measured.paper for row in varied for measured in row.main.values()))
     return figure
 
 

@@ -199,6 +199,17 @@ def test_distances_of_two_protocols_do_not_mix(named):
     assert max(pareto.axes[0].lines, key=lambda line: line.zorder).get_marker() == "None"
 
 
+def test_the_legend_of_curves_has_what_they_show(named):
+    classification("runs/both", right(2800), lgtm() + iekvd(2))
+    assert report("runs/none", "runs/lgtm", "runs/lgtm7", "runs/both") == 0
+    legends = {
+        name.split("-")[0]: [text.get_text() for text in figure.legends[0].get_texts()]
+        for name, figure in named.items()
+    }
+    assert legends["curves"] == legends["changes"] == ["without compression", "LGTM", "the paper"]
+    assert any(text.startswith("LGTM at ratio 0.5 + ") for text in legends["pareto"])
+
+
 def test_labels_of_costs_keep_apart(named):
     for run, gflops in (("none", 0.5398), ("lgtm", 0.387), ("lgtm7", 0.35)):
         change(f"runs/{run}", flops__gflops_per_evaluation=gflops)
