@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
@@ -94,47 +94,37 @@ def _leave_one_out(run: Run, ids: tuple[str, ...]) -> _Distances:
 
 def _fidelity(run: Run, base: Run, ids: tuple[str, ...]) -> list[PairedMetric]:
     """Return metrics of both runs against the run that both were scored against; none without such a run."""
-    targets = [
-        measured_run.results.get("fidelity_to") or {"fingerprint": None, "run": ""} for measured_run in (run, base)
-    ]
-    if len({target["fingerprint"] or target["run"] for target in targets}) > 1 or not targets[0]["run"]:
+    targets = [measured_run.results.get("fidelity_to") for measured_run in (run, base)]
+    if len({target and (target["fingerprint"] or target["run"]) for target in targets}) > 1:
         return []
     metrics: list[ImageMetric] = [Psnr(), Ssim(), Lpips("alex"), Lpips("vgg"), Lpips("squeeze")]
     result = []
     for metric in metrics:
-        if metric.label in run.metrics.keys() & base.metrics.keys():
-            logs = []
-            for measured_run, target in zip((run, base), targets, strict=True):
+        logs = []
+        for measured_run, target in zip((run, base), targets, strict=True):
+            if target and metric.label in measured_run.metrics:
                 records = measured_images(measured_run.path, [metric], other=Path(target["run"]))
                 logs.append({record.image_id: record for record in records})
-            result += _mean(run, metric.label, metric.name, logs, ids)
+        result += _mean(run, metric.label, logs, ids) if len(logs) == 2 else []
     return result
 
 
 def _logged(run: Run, base: Run, ids: tuple[str, ...]) -> list[PairedMetric]:
     """Return metrics of single images whose values both logs hold, such as a CLIP score."""
     logs = [read_records(measured_run.path / "predictions", SampleRecord) for measured_run in (run, base)]
-    names, result = [label.partition("[")[0] for label in (*run.metrics, *base.metrics)], []
-    for label in run.metrics.keys() & base.metrics.keys():
-        name = label.partition("[")[0]
-        # A log holds one model's values; `bigain score` may have added the means of others.
-        if names.count(name) == 2:
-            result += _mean(run, label, name, logs, ids)
-    return result
+    names = Counter(label.partition("[")[0] for label in (*run.metrics, *base.metrics))
+    # A log holds one model's values; `bigain score` may have added the means of others.
+    labels = [label for label in run.metrics if label in base.metrics and names[label.partition("[")[0]] == 2]
+    return [metric for label in labels for metric in _mean(run, label, logs, ids)]
 
 
-def _mean(
-    run: Run, label: str, name: str, logs: Sequence[Mapping[str, SampleRecord]], ids: Sequence[str]
-) -> list[PairedMetric]:
-    """Return the mean of a metric over the images that have finite values in both logs; none if these are few."""
+def _mean(run: Run, label: str, logs: list[dict[str, SampleRecord]], ids: tuple[str, ...]) -> list[PairedMetric]:
+    """Return a metric over the images with finite values in both logs; none if there are few."""
+    name, unit, better = label.partition("[")[0], run.metrics[label]["unit"], run.metrics[label]["better"] or "higher"
     columns = np.array([[log[i].measured.get(name, np.nan) if i in log else np.nan for i in ids] for log in logs])
     # Equal images have an infinite PSNR.
-    columns = columns[:, np.isfinite(columns).all(axis=0)]
+    columns = columns[:, np.isfinite(columns).all(axis=0)] * (100 if unit == "%" else 1)
     if (n := columns.shape[1]) < ENOUGH:
         return []
-    unit, better = run.metrics[label]["unit"], run.metrics[label]["better"] or "higher"
-    if unit == "%":
-        columns, unit = 100 * columns, "points"
-    value, base_value = columns.mean(axis=1).tolist()
-    error = float((columns[0] - columns[1]).std(ddof=1) / n**0.5)
-    return [PairedMetric(label, unit, better, value, base_value, n, error)]
+    (value, base_value), error = columns.mean(axis=1).tolist(), float(np.diff(columns, axis=0).std(ddof=1) / n**0.5)
+    return [PairedMetric(label, "points" if unit == "%" else unit, better, value, base_value, n, error)]

@@ -44,13 +44,9 @@ class _Section(NamedTuple):
 def write_report(
     output: Path, groups: Sequence[Group], left_out: Sequence[str], samples: Sequence[str] = ()
 ) -> list[Path]:
-    """Write a report and its figures, and return its files.
+    """Write a report and its figures into a folder, and return its files.
 
-    Args:
-        output: Folder to write to.
-        groups: The runs.
-        left_out: A line for each directory that is not in the report, with the reason.
-        samples: Ids of the generated images to show; empty shows the first ones.
+    `left_out` are the reasons for directories that are not in it; `samples` the images to show, or the first ones.
 
     Raises:
         InputError: If a file cannot be written.

@@ -53,14 +53,14 @@ def mcnemar(pair: Paired) -> float:
     return min(1.0, 2 * float(bdtr(min(pair.first, pair.second), pair.discordant, 0.5)))
 
 
-def bootstrap_interval(pair: Paired, level: float = ALPHA, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(pair: Paired, level: float = ALPHA) -> tuple[float, float]:
     """Return the percentile interval of the accuracy difference over resampled images.
 
     Drawing n images with replacement and counting the discordant ones is one multinomial draw, so the time does not
-    depend on n. The interval is a function of the counts, the level, which is one minus the confidence, and the seed.
+    depend on n. The interval is a function of the counts and the level, which is one minus the confidence.
     """
     chances = np.array([pair.first, pair.second, pair.n - pair.discordant]) / pair.n
-    counts = np.random.default_rng(seed).multinomial(pair.n, chances, size=DRAWS)
+    counts = np.random.default_rng(0).multinomial(pair.n, chances, size=DRAWS)
     low, high = np.quantile((counts[:, 0] - counts[:, 1]) / pair.n, [level / 2, 1 - level / 2])
     # A quantile between two draws is interpolated: its rounding must not give a zero a sign.
     return round(float(low), 12), round(float(high), 12)

@@ -77,11 +77,6 @@ class FreeKeys(KVDownsampler):
 def limit_of(compressor: Compressor, denoiser: nn.Module, noisy: Tensor) -> tuple[object, Compressor] | None:
     """Return the compressor that keeps as many tokens with a decision that costs nothing.
 
-    Args:
-        compressor: Any; it is not installed.
-        denoiser: The network.
-        noisy: Its input. `(b, c, h, w)`.
-
     Returns:
         What is equal for compressors with the same limit, and the limit, not installed; None for a compressor that is
         neither a merger nor a downsampler of keys.

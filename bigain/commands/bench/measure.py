@@ -87,10 +87,6 @@ class Entrant:
         Ratios are of times in the same round. The realised percentage of the promised saving is
         `100 * (1 - ratio) / (1 - promised)`, negative if slower, None if nothing is promised. The percentage of the
         limit is that with the median ratio of the limit instead, None if even the limit saves less than 1 %.
-
-        Args:
-            flops: Of this network.
-            baseline: Without compression.
         """
         promised, measured = flops.total / baseline.total, self.error is None
         limit = spread(self.limit.ratios) if measured and self.limit and self.limit.error is None else None
@@ -177,12 +173,7 @@ def measure(subject: Subject, compressors: Sequence[Compressor], repetitions: in
 
 
 def enter(subject: Subject, compressors: Sequence[Compressor], undo: ExitStack) -> tuple[list[Entrant], list[Entrant]]:
-    """Install compressors on copies of a network, and their limits on further ones.
-
-    Args:
-        subject: Network and inputs; not changed.
-        compressors: Not installed.
-        undo: Uninstalls them when it closes.
+    """Install compressors on copies of a network, and their limits on further ones, until `undo` closes.
 
     Returns:
         The network without compression and one entrant per compressor; and the limits, each shared by the compressors

@@ -45,14 +45,7 @@ class Subject:
     def of(
         cls, model: CountedModel, batch: int, dtype: torch.dtype, device: torch.device, channels_last: bool = False
     ) -> Subject:
-        """Create the network and its inputs, the same ones every time.
-
-        Args:
-            model: Gives the sizes; not changed.
-            batch: Rows.
-            dtype: Of weights and activations.
-            device: Where it runs.
-            channels_last: Memory format of weights and latents.
+        """Create a network of the sizes of `model`, and its inputs: the same ones every time.
 
         Raises:
             InputError: If weights cannot be loaded, or memory runs out.

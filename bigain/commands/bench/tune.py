@@ -96,11 +96,7 @@ def rows_per_second(
 ) -> float | str:
     """Return the rows/s of a network, from the median time of its forwards, or why it could not run.
 
-    Args:
-        subject: Network and inputs, contiguous; `settings.rows` is a multiple of its rows. Not changed.
-        settings: To run with.
-        compressor: Not installed; None without compression.
-        repetitions: Timed forwards, after a first one that is not timed.
+    The first forward is not timed. `settings.rows` is a multiple of the rows of `subject`, which is contiguous.
     """
     spans, seconds = Spans(subject.noisy.device), []
     with compiling(settings.compile), ExitStack() as undo:

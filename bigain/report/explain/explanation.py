@@ -130,13 +130,7 @@ class Explanation:
 def explain(
     base: Run, runs: Sequence[Run], bands: int, allowed: bool = False
 ) -> tuple[list[Explanation], list[InputError]]:
-    """Compare margins of runs and their baseline.
-
-    Args:
-        base: The baseline.
-        runs: The runs.
-        bands: Number of bands of timesteps, of equal width.
-        allowed: Compare although images, seed, protocol or versions differ, on the images that both have.
+    """Compare margins of runs and their baseline, also in a number of `bands` of timesteps; `allowed` as of `compare`.
 
     Returns:
         Explanations in the order of `runs`, and for each run that has none an error that names it.

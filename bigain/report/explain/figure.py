@@ -29,11 +29,7 @@ _OBSERVED: Look = {"linestyle": "--", "linewidth": 0.9}
 
 
 def draw_explanations(explanations: Sequence[Explanation], folder: Path) -> list[Path]:
-    """Draw the figure of runs against one baseline, as PNG, SVG and PDF, and return the files.
-
-    Args:
-        explanations: Those of the runs.
-        folder: Folder to write to.
+    """Draw the figure of runs against one baseline into a folder, as PNG, SVG and PDF, and return the files.
 
     Raises:
         InputError: If a file cannot be written.

@@ -215,7 +215,7 @@ def trial_margins(
 
 
 def change_intervals(
-    pairs: Sequence[tuple[Margins, Margins]], images: int, seed: int = 0, title: str = "resampling"
+    pairs: Sequence[tuple[Margins, Margins]], images: int, title: str = "resampling"
 ) -> list[tuple[float, float] | None]:
     """Return the 95 % percentile interval of the change of 1 / r from the first to the second, over resampled images.
 
@@ -224,7 +224,6 @@ def change_intervals(
     Args:
         pairs: Margins of two runs on the same trials, such as those of a band of timesteps.
         images: Number of images; every pair has margins of all or some of them.
-        seed: Of the resampling, which all pairs share.
         title: Of the progress bar.
 
     Returns:
@@ -235,7 +234,7 @@ def change_intervals(
         # Variances over noises are averaged over images; those over images are taken around the mean of each draw.
         terms = [term for side in pair for term in (side.mean, side.square if side.noise is None else side.noise)]
         columns[pair[0].image, i] = np.stack([*terms, np.ones(len(pair[0].mean))], axis=1)
-    totals = resampled(columns, seed, title)
+    totals = resampled(columns, title)
     # By draw, pair and run.
     with np.errstate(divide="ignore", invalid="ignore"):
         mean, square = np.moveaxis((totals[..., :4] / totals[..., 4:]).reshape(*totals.shape[:2], 2, 2), 3, 0)
@@ -250,9 +249,9 @@ def change_intervals(
     ]
 
 
-def resampled(columns: Floats, seed: int = 0, title: str = "resampling") -> Floats:
+def resampled(columns: Floats, title: str = "resampling") -> Floats:
     """Return the sums of columns over the images of each draw with replacement. `(n, ...)` -> `(draws, ...)`."""
-    images, generator, blocks = len(columns), np.random.default_rng(seed), []
+    images, generator, blocks = len(columns), np.random.default_rng(0), []
     step = max(1, _BLOCK // images)
     with tqdm(total=DRAWS, desc=title, unit="draw", disable=None, leave=False, delay=1) as progress:
         for start in range(0, DRAWS, step):

@@ -21,6 +21,7 @@ from bigain.runs.results import Run
 FOLDS = 5
 # Penalty on the squared weights of standardised errors, which would diverge for perfectly separated images.
 _RIDGE = 1e-3
+_COMPARED = ("difference", "low", "high", "p")
 
 
 def try_weights(run: Run, names: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -62,13 +63,11 @@ def try_weights(run: Run, names: Sequence[str]) -> tuple[dict[str, Any], list[st
             if not weights.any():
                 raise InputError(f"all {weights.size} weights of {name} are 0; at least one must be above 0")
             image_weights = weights[:, None]
-        correct = (errors @ image_weights)[..., 0].argmin(1) == labels
-        compared = dict.fromkeys(("difference", "low", "high", "p"))
-        if name != "uniform":
-            pair = Paired.of(correct, uniform)
-            ends = (100 * end for end in difference_interval(pair)[:2])
-            compared = dict(zip(compared, (100 * pair.difference, *ends, mcnemar(pair)), strict=True))
-        row = {"weights": name, "accuracy": 100 * float(correct.mean()), **compared}
+        pair = Paired.of((errors @ image_weights)[..., 0].argmin(1) == labels, uniform)
+        ends = (100 * end for end in difference_interval(pair)[:2])
+        compared = dict(zip(_COMPARED, (100 * pair.difference, *ends, mcnemar(pair)), strict=True))
+        row = {"weights": name, "accuracy": 100 * (float(uniform.mean()) + pair.difference)}
+        row |= dict.fromkeys(_COMPARED) if name == "uniform" else compared
         rows.append({**row, "by_timestep": (weights / weights.mean()).tolist()})
     columns = [*rows[0]][:-1]
     values = [[*(row[name] for name in columns[1:]), *row["by_timestep"]] for row in rows]
