@@ -98,7 +98,7 @@ def _write(folder: Path, maps: Mapping[Item, SiteMap], data: EvalDataModule, tit
     for item in maps:
         subject_title = f"{item.image_id}: {', '.join(names[label] for label in item.labels) or 'no class'}"
         subjects.append(Subject(data.read_image(item).permute(1, 2, 0).numpy(), [subject_title, title]))
-    with replacing(picture) as file:
+    with replacing(picture, "choose another --output") as file:
         noise_sheet(subjects, list(maps.values())).save(file, "PNG")
     return picture, arrays
 

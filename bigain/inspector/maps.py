@@ -162,5 +162,5 @@ def write_site(path: Path, maps: Mapping[str, SiteMap]) -> None:
     arrays: dict[str, Any] = {name: np.stack([getattr(site, name) for site in sites]) for name in names}
     for name in arrays.keys() - {"timesteps", "copied"}:
         arrays[name] = arrays[name].reshape(len(sites), -1, *sites[0].grid)
-    with replacing(path) as file:
+    with replacing(path, "choose another --output") as file:
         np.savez_compressed(file, image_id=np.array([*maps]), site=np.array(sites[0].name), **arrays)

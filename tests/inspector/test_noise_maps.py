@@ -113,9 +113,10 @@ def test_a_run_without_compressor_is_refused(capsys):
     [
         (["--compressor", "compressors/feature_cache.yaml"], "FeatureCache decides about no tokens"),
         (["--compressor.during", "[900,999]"], "nothing is decided about tokens at timestep 200"),
+        (["--output", "/dev/null/maps"], "cannot write /dev/null/maps/maps.npz: Not a directory; choose another --out"),
     ],
 )
 def test_what_cannot_be_drawn_is_named(capsys, tmp_path, options, words):
     few = ["--draws", "1", "--images", "1", "--output", str(tmp_path / "maps"), "--data.num_workers", "0"]
-    message = message_of(capsys, lambda: main(["maps", "--config", "demo_lgtm.yaml", *options, *few]))
+    message = message_of(capsys, lambda: main(["maps", "--config", "demo_lgtm.yaml", *few, *options]))
     assert words in message
