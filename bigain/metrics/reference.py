@@ -124,7 +124,7 @@ class ReferenceStatistics:
             arrays["n"] = self.moments.n
         if self.features is not None:
             arrays["features"] = np.asarray(self.features, np.float32)
-        with replacing(Path(path)) as file:
+        with replacing(Path(path), "choose another file") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
     @classmethod

@@ -39,6 +39,8 @@ def test_what_is_saved_is_read_back(saved):
     np.testing.assert_array_equal(reference.moments.covariance, Moments.of([X]).covariance)
     np.testing.assert_array_equal(reference.features, X[:7])
     assert [path.name for path in saved.parent.iterdir()] == ["reference.npz"]
+    with pytest.raises(InputError, match="cannot write /dev/null/a/b: Not a directory; choose another file"):
+        reference.save("/dev/null/a/b")
 
 
 def test_pytorch_fid_reads_ours_and_we_read_its(saved, tmp_path):
