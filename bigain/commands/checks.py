@@ -10,8 +10,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import torch
-
 from bigain.backbones.base import Backbone
 from bigain.backbones.geometry import build_on_meta
 from bigain.backbones.inspection import inspect_model
@@ -19,6 +17,7 @@ from bigain.commands.lightning_cli import WithoutTrainer
 from bigain.commands.predict import silence_libraries
 from bigain.compressors import Compressor
 from bigain.compressors.base import nearest_timesteps
+from bigain.cost.environment import slow_precision
 from bigain.cost.sites import site_table
 from bigain.data import EvalDataModule
 from bigain.errors import InputError
@@ -34,7 +33,6 @@ Status = Literal["ok", "warning", "problem"]
 
 _BYTES_PER_LATENT = 70_000
 _GIB = 2**30
-_PRECISION = "--trainer.precision bf16-true, or 32-true, and the same for --model.backbone.dtype"
 
 
 class Check(NamedTuple):
@@ -207,9 +205,8 @@ def _device(cli: WithoutTrainer) -> Iterator[Check]:
         return
     kind, precision = cli.trainer.strategy.root_device.type, str(cli.trainer.precision)
     message = f"{cli.trainer.world_size} x {kind}, precision {precision}"
-    if kind == "cpu" and precision.startswith("16"):
-        yield Check("device", "warning", f"{message}: slow, processors compute float16 in software", _PRECISION)
-    elif kind == "cuda" and precision.startswith("bf16") and not torch.cuda.is_bf16_supported(False):
-        yield Check("device", "warning", f"{message}: this GPU emulates bfloat16", "--trainer.precision 16-true")
+    reason, faster = slow_precision(kind, precision)
+    if reason:
+        yield Check("device", "warning", f"{message}: {reason}", f"--trainer.precision {faster}")
     else:
         yield Check("device", "ok", message)

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from tabulate import tabulate
 
 from bigain.compressors.base import Compressor
+from bigain.cost.environment import slow_precision
 from bigain.runs.numbers import counted
 from bigain.runs.summary import compressor_text
 
@@ -35,12 +36,15 @@ class Progress(Callback):
         evaluations = module.evaluations_per_image(classes)
         at_most = "at most " if getattr(module, "race", None) is not None else ""
         self._images, self._done_before = len(data.items), sum(item.image_id in data.finished for item in data.items)
+        device, precision = trainer.strategy.root_device.type, str(trainer.precision)
+        reason, faster = slow_precision(device, precision)
+        slow = f": {reason}; use --trainer.precision {faster}" if reason else ""
         rows = [
             ("dataset", f"{data.name}, {counted(self._images, 'image')}, {counted(classes, 'class')}"),
             ("model", f"{module.backbone.model}, {type(module).__name__}"),
             ("compressor", ", ".join(map(compressor_text, compressors)) or "none"),
             ("evaluations", f"{at_most}{evaluations:,} per image, {at_most}{evaluations * self._images:,} in all"),
-            ("device", f"{trainer.world_size} x {trainer.strategy.root_device.type}, precision {trainer.precision}"),
+            ("device", f"{trainer.world_size} x {device}, precision {precision}{slow}"),
             ("writes to", str(Path(trainer.default_root_dir))),
             *([("done before", counted(self._done_before, "image"))] if self._done_before else []),
         ]

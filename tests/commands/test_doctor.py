@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from bigain.backbones import DiT
@@ -136,10 +137,19 @@ def test_images_that_cannot_be_read_and_greyscale_images(examine, pets):
     assert "Abyssinian_7.jpg" in findings["data/images"][1]
 
 
-def test_half_precision_on_a_processor_is_a_warning(examine):
-    status, findings, _ = examine("--trainer.precision", "16-true")
-    assert status == 0
-    assert findings["device"][0] == "warning"
+@pytest.mark.parametrize(
+    ("precision", "has_bfloat16", "expected"),
+    [
+        ("16-true", True, "warning"),
+        ("bf16-true", False, "warning"),
+        ("bf16-true", True, "ok"),
+        ("32-true", False, "ok"),
+    ],
+)
+def test_a_precision_that_a_processor_emulates_is_a_warning(examine, monkeypatch, precision, has_bfloat16, expected):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_bfloat16)
+    status, findings, _ = examine("--trainer.precision", precision)
+    assert (status, findings["device"][0]) == (0, expected)
 
 
 def test_a_full_disk(examine, monkeypatch):

@@ -3,6 +3,7 @@
 from types import SimpleNamespace as Namespace
 
 import pytest
+import torch
 
 from bigain.tasks import progress
 from bigain.tasks.progress import Progress
@@ -35,3 +36,15 @@ def test_a_line_every_thirty_seconds_in_images(monkeypatch, capsys, processes):
         f"{about}{first} of 100 images, top1 50.0 % of 2, {seconds[0]} per image, {seconds[1]} left",
         f"{about}{last} of 100 images, top1 80.0 % of 5, {left[0]} per image, {left[1]} left",
     ]
+
+
+def test_the_header_says_that_a_processor_has_no_bfloat16(monkeypatch, capsys):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    data = Namespace(name="D", class_space="ab", items=[], finished=frozenset())
+    module = Namespace(data=data, backbone=Namespace(model="m"), evaluations_per_image=lambda classes: 10)
+    trainer = Namespace(
+        world_size=1, is_global_zero=True, precision="bf16-true", callbacks=[], default_root_dir="runs/x"
+    )
+    trainer.strategy = Namespace(root_device=Namespace(type="cpu"))
+    Progress().on_predict_epoch_start(trainer, module)
+    assert "bf16-true: slow, torch has no fast bfloat16 for this processor; use --trainer" in capsys.readouterr().err

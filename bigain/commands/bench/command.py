@@ -80,6 +80,7 @@ def bench(
     from bigain.commands.bench.subject import Subject, find_device
     from bigain.commands.flops.model import CountedModel
     from bigain.commands.predict import silence_libraries
+    from bigain.cost.environment import slow_precision
     from bigain.tokens.dispatch import kernels_note
 
     silence_libraries()
@@ -93,6 +94,9 @@ def bench(
         raise InputError(f"bench times one kind of forward; {varying[0]} changes with the timestep: use bigain predict")
     if repetitions < _ENOUGH:
         sys.stderr.write(f"warning: {repetitions} repetitions say little about the spread; use {_ENOUGH} or more\n")
+    reason, faster = slow_precision(target.type, {"bfloat16": "bf16", "float16": "16"}.get(dtype, "32"))
+    if reason:
+        sys.stderr.write(f"warning: {dtype} is {reason}; use --dtype float{faster[:2]}\n")
     with ExitStack() as undo:
         undo.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(threads or torch.get_num_threads())
