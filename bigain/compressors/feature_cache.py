@@ -24,6 +24,7 @@ _APPLY = {
     "PyramidAttentionBroadcastConfig": hooks.apply_pyramid_attention_broadcast,
     "TaylorSeerCacheConfig": hooks.apply_taylorseer_cache,
 }
+_DTYPES = ("bfloat16", "float16", "float32", "float64")
 # Attributes that diffusers adds to modules.
 _DIFFUSERS_ATTRIBUTES = ("forward", "_diffusers_hook", "_cache_config")
 
@@ -64,15 +65,20 @@ class FeatureCache(Compressor):
         options = dict(self.options or {})
         callbacks = {field.name for field in fields(kind)} & {"current_timestep_callback"}
         for name, value in options.items():
-            if name.endswith(("block_skip_range", "interval")) and not (isinstance(value, int) and value > 1):
-                raise InputError(f"options: {name} must be a whole number of at least 2 steps, not {value!r}")
+            if name.endswith(("block_skip_range", "interval", "before_step")):
+                least = 1 if name.endswith("before_step") else 2  # the first step has nothing to reuse
+                if not isinstance(value, int) or value < least:
+                    raise InputError(f"options: {name} must be a whole number of at least {least}, not {value!r}")
             if name.endswith("timestep_skip_range") and not (isinstance(value, (list, tuple)) and len(value) == 2):
                 raise InputError(f"options: {name} must be two timesteps, such as [100, 800], not {value!r}")
+            if name.endswith("identifiers") and not _are_patterns(value):
+                raise InputError(f"options: {name} must be a list of regular expressions, not {value!r}")
+        if "taylor_factors_dtype" in options:
+            check_choice("options: taylor_factors_dtype", options["taylor_factors_dtype"], _DTYPES)
+            options["taylor_factors_dtype"] = getattr(torch, options["taylor_factors_dtype"])
         try:
-            if "taylor_factors_dtype" in options:
-                options["taylor_factors_dtype"] = getattr(torch, options["taylor_factors_dtype"])
             return kind(**options, **dict.fromkeys(callbacks, lambda: self._timestep))
-        except (AttributeError, TypeError) as error:
+        except TypeError as error:
             raise InputError(f"options of {self.cache}: {error}") from error
 
     def check_module(self, module: Any) -> None:
@@ -100,10 +106,7 @@ class FeatureCache(Compressor):
                 vars(module).pop("_diffusers_hook", None)
                 undo.callback(_restore, vars(module), saved)
             apply: Any = denoiser.enable_cache if isinstance(denoiser, CacheMixin) else None
-            try:
-                apply(self._configuration()) if apply else _APPLY[self.cache](denoiser, self._configuration())
-            except (re.error, TypeError) as error:
-                raise InputError(f"options of {self.cache}: {error}; identifiers are regular expressions") from error
+            apply(self._configuration()) if apply else _APPLY[self.cache](denoiser, self._configuration())
             if not any("forward" in vars(module) for module in denoiser.modules()):
                 raise InputError(
                     f"{self.cache} with options {self.options} finds no module to cache in {type(denoiser).__name__}; "
@@ -128,6 +131,13 @@ class FeatureCache(Compressor):
             undo.callback(denoiser.register_forward_pre_hook(begin).remove)
             undo.callback(denoiser.register_forward_hook(lambda *_: cache_context.close(), always_call=True).remove)
             return undo.pop_all()
+
+
+def _are_patterns(value: Any) -> bool:
+    try:
+        return isinstance(value, (list, tuple)) and all(map(re.compile, value))
+    except (re.error, TypeError):
+        return False
 
 
 def _restore(attributes: dict[str, Any], saved: Mapping[str, Any]) -> None:
