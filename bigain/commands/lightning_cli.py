@@ -35,7 +35,7 @@ from bigain.commands.parsing import (
     wrapped_input_error,
 )
 from bigain.commands.termination import end_at_signals
-from bigain.compressors import Compressor
+from bigain.compressors.base import Compressor, compressors_of
 from bigain.cost.timing import Timing
 from bigain.data import EvalDataModule
 from bigain.errors import InputError, message_of
@@ -186,9 +186,8 @@ class BiGainCLI(LightningCLI):
         if isinstance(self.model, FeatureProbe) and self.model.train_data is not None:
             check_directory(self.output, config)
             self._probe_training(self.model.train_data, self.output / TRAINING)
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Compressor):
-                callback.check_module(self.model)
+        for compressor in compressors_of(self.trainer):
+            compressor.check_module(self.model)
         if config.extend or config.overwrite:
             # Finds out whether model and images are there before the directory loses or changes anything.
             self.model.backbone.find()

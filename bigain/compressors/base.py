@@ -239,6 +239,11 @@ class Compressor(Callback, ABC):
         self._installed.close()
 
 
+def compressors_of(trainer: Trainer) -> list[Compressor]:
+    """Return the compressors among the callbacks of a trainer."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, Compressor)]  # type: ignore[attr-defined]
+
+
 def nearest_timesteps(timesteps: Tensor) -> list[int]:
     """Return the nearest timestep in 0..999 of each row, on the host. `(b,)`."""
     steps: list[int] = timesteps.round().clamp(0, TIMESTEPS - 1).int().tolist()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bigain.compressors.onlookers import Observation
 from bigain.errors import InputError
-from bigain.inspector.watcher import Watcher, compressors_of
+from bigain.inspector.watcher import Watcher, watchable
 from bigain.runs.files import read_json, write_json
 from bigain.runs.schema import RESPONSE_FILE, RESPONSE_VERSION, ResponseFile
 from bigain.tasks.results_writer import ProcessGather
@@ -93,7 +93,7 @@ class FrequencyResponse(Watcher):
         batches, images = sum(process[0] for process in gathered), sum(process[1] for process in gathered)
         if not batches:
             # All images were already done; an earlier measurement is kept.
-            if compressors_of(trainer) and not path.is_file():
+            if watchable(trainer) and not path.is_file():
                 _log.warning(f"warning: nothing was computed, so there is no {path}; run into a different --output")
             return
         if path.is_file() and read_json(path, ResponseFile)["images"] >= images:

@@ -12,7 +12,7 @@ import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from bigain.compressors.base import Compressor
+from bigain.compressors.base import compressors_of
 from bigain.compressors.onlookers import Decision
 from bigain.data.base import EvalDataModule
 from bigain.data.images import decode_files
@@ -21,7 +21,7 @@ from bigain.errors import InputError
 from bigain.inspector.board import PICTURES, draw_image, draw_run
 from bigain.inspector.maps import Collector, evenly, rows_of
 from bigain.inspector.sheets import Subject
-from bigain.inspector.watcher import Watcher, compressors_of
+from bigain.inspector.watcher import Watcher, watchable
 from bigain.runs.names import label
 from bigain.runs.records import ImageRecord
 from bigain.tasks.sampler import Generated
@@ -62,7 +62,7 @@ class Inspector(Watcher):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._items = first_of_classes(EvalDataModule.of(pl_module).items, self.images)
         denoiser: Any = pl_module.backbone.denoiser  # type: ignore[union-attr]
-        sites = {site.index for compressor in compressors_of(trainer) for site in compressor.sites_of(denoiser)}
+        sites = {site.index for compressor in watchable(trainer) for site in compressor.sites_of(denoiser)}
         self._sites = evenly(sorted(sites), _SITES)
 
     def begin_batch(self, module: LightningModule, image_ids: Sequence[str]) -> bool:
@@ -121,7 +121,7 @@ def _subject(item: Item, trainer: Trainer, module: Any, outputs: Any) -> Subject
     record = records[number]
     if isinstance(record, ImageRecord):
         title += f"; predicted {names[record.prediction]} ({'right' if record.prediction in item.labels else 'wrong'})"
-    compressors = [callback for callback in trainer.callbacks if isinstance(callback, Compressor)]  # type: ignore[attr-defined]
-    run = f"{label([compressor.description() for compressor in compressors])}, {module.backbone.model}, {data.name}"
+    methods = label([compressor.description() for compressor in compressors_of(trainer)])
+    run = f"{methods}, {module.backbone.model}, {data.name}"
     picture = np.full((64, 64, 3), 160, np.uint8) if image is None else image.permute(1, 2, 0).numpy()
     return Subject(picture, [title, run])

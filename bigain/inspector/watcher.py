@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from bigain.compressors.base import Compressor
+from bigain.compressors.base import Compressor, compressors_of
 from bigain.compressors.onlookers import Onlooker
 from bigain.compressors.structural import StructuralPruner
 
@@ -29,7 +29,7 @@ class Watcher(Callback, Onlooker):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
         if self.begin_batch(pl_module, batch["image_id"]):
-            self._watched = compressors_of(trainer)
+            self._watched = watchable(trainer)
             for compressor in self._watched:
                 compressor.onlookers.append(self)
 
@@ -49,7 +49,6 @@ class Watcher(Callback, Onlooker):
         self._watched = []
 
 
-def compressors_of(trainer: Trainer) -> list[Compressor]:
+def watchable(trainer: Trainer) -> list[Compressor]:
     """Return the compressors among the callbacks of a trainer that decide on tokens, as pruners do not."""
-    compressors = [callback for callback in trainer.callbacks if isinstance(callback, Compressor)]  # type: ignore[attr-defined]
-    return [compressor for compressor in compressors if not isinstance(compressor, StructuralPruner)]
+    return [compressor for compressor in compressors_of(trainer) if not isinstance(compressor, StructuralPruner)]

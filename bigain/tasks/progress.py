@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tabulate import tabulate
 
-from bigain.compressors.base import Compressor
+from bigain.compressors.base import compressors_of
 from bigain.cost.environment import slow_precision
 from bigain.runs.numbers import counted
 from bigain.runs.summary import compressor_text
@@ -31,8 +31,8 @@ class Progress(Callback):
     # Called after everything that can refuse a run.
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module: Any = pl_module
-        data, classes, callbacks = module.data, len(module.data.class_space), cast("Any", trainer).callbacks
-        compressors = [callback.description() for callback in callbacks if isinstance(callback, Compressor)]
+        data, classes = module.data, len(module.data.class_space)
+        compressors = [compressor.description() for compressor in compressors_of(trainer)]
         evaluations = module.evaluations_per_image(classes)
         at_most = "at most " if getattr(module, "race", None) is not None else ""
         self._images, self._done_before = len(data.items), sum(item.image_id in data.finished for item in data.items)

@@ -17,7 +17,7 @@ import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from bigain.backbones.geometry import without_weights
-from bigain.compressors.base import Compressor, first_timesteps, nearest_timesteps
+from bigain.compressors.base import compressors_of, first_timesteps, nearest_timesteps
 from bigain.cost.environment import environment
 from bigain.cost.flops import Counted, reduction_percent
 from bigain.cost.sites import site_table
@@ -101,9 +101,9 @@ class RunResults(Callback, ABC):
         latent, timesteps = module.backbone.latents_of(module.data.image_size), self.timesteps(module, ())
         self._counted = Counted(without_weights(module.backbone), latent, module.example_condition)
         # A compressor that cannot work raises its error here, before the first image.
-        self._flops = self._counted.count(_compressors(trainer), timesteps, module.sampling_steps)
+        self._flops = self._counted.count(compressors_of(trainer), timesteps, module.sampling_steps)
         grid = Grid(*latent[1:])
-        tables = (site_table(c, module.backbone.denoiser, grid, timesteps) for c in _compressors(trainer))
+        tables = (site_table(c, module.backbone.denoiser, grid, timesteps) for c in compressors_of(trainer))
         self._sites = [row for rows in tables for row in rows]
         if trainer.is_global_zero:
             chosen = Path(trainer.default_root_dir, "images.txt")
@@ -144,9 +144,9 @@ class RunResults(Callback, ABC):
                 f"the label or the prompt of {changed[0]} changed since it was evaluated ({len(changed)} such images "
                 f"in {folder}); choose another --output, or --overwrite true to delete the finished images"
             )
-        if first_timesteps(_compressors(trainer)) is not None:
+        if first_timesteps(compressors_of(trainer)) is not None:
             timesteps = self.timesteps(module, records)
-            self._flops = self._counted.count(_compressors(trainer), timesteps, module.sampling_steps)
+            self._flops = self._counted.count(compressors_of(trainer), timesteps, module.sampling_steps)
         results = self._results(trainer, module, records)
         self.write_files(trainer, module, records)
         write_results(Path(trainer.default_root_dir), results)
@@ -184,7 +184,7 @@ class RunResults(Callback, ABC):
                 "name": backbone.model,
                 **read_json(folder / MODEL, dict[str, str]),
             },
-            "compressors": [compressor.description() for compressor in _compressors(trainer)],
+            "compressors": [compressor.description() for compressor in compressors_of(trainer)],
             "sites": self._sites,
             "flops": {
                 "gflops_per_evaluation": self._flops.total / 1e9,
@@ -206,10 +206,6 @@ class RunResults(Callback, ABC):
             "fingerprint": self.fingerprint,
         }
         return _with_earlier(results, folder.parent, self._same_images)
-
-
-def _compressors(trainer: Trainer) -> list[Compressor]:
-    return [callback for callback in trainer.callbacks if isinstance(callback, Compressor)]  # type: ignore[attr-defined]
 
 
 def _with_earlier(new: dict[str, Any], run: Path, same_images: bool) -> Any:
