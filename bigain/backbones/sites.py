@@ -149,7 +149,9 @@ def _unet_blocks(unet: UNet2DConditionModel) -> Iterator[tuple[str, Part, int, n
         # Levels with bare attentions (Simple..., AttnDownBlock2D) have no transformer blocks and so no sites.
         for i, attention in enumerate(getattr(level, "attentions", None) or ()):
             for j, block in enumerate(getattr(attention, "transformer_blocks", ())):
-                yield f"{name}.attentions.{i}.transformer_blocks.{j}", part, stride, block
+                # Upscalers have blocks whose first attention is to the text, too.
+                if not block.only_cross_attention:
+                    yield f"{name}.attentions.{i}.transformer_blocks.{j}", part, stride, block
         stride *= 2 if getattr(level, "downsamplers", None) else 1
         stride //= 2 if getattr(level, "upsamplers", None) else 1
 
@@ -167,5 +169,5 @@ def _unet_prefix(unet: UNet2DConditionModel) -> Iterator[nn.Module]:
         return
     yield from (attention.norm, attention.proj_in)
     first = attention.transformer_blocks[0]
-    if isinstance(first.norm1, nn.LayerNorm):
+    if isinstance(first.norm1, nn.LayerNorm) and not first.only_cross_attention:
         yield from (first.norm1, first.attn1)

@@ -100,6 +100,16 @@ def test_bare_attentions_are_no_sites(mid):
     assert described(model) == [*middle, ("up", 2), ("up", 2)]
 
 
+def test_attentions_to_the_text_alone_are_no_sites():
+    """Their keys are not image tokens, and what follows the first of them depends on the text."""
+    unet = tiny_unet(only_cross_attention=[True, False, False])
+    layout = layout_of(unet)
+    assert [site.name for site in layout.sites if site.part == "down"] == [
+        "down_blocks.1.attentions.0.transformer_blocks.0"
+    ]
+    assert unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1 not in layout.prefix
+
+
 def test_unknown_networks_are_named():
     class MysteryTransformer(nn.Module):
         pass
