@@ -117,7 +117,6 @@ def select_blocks(tables, blocks, H: tl.constexpr, W: tl.constexpr, CH: tl.const
     y, column = token // W, token % W
     in_cell = (y < H // CH * CH) & (column < cell_columns * CW)
     token_cell = tl.where(in_cell, (y // CH) * cell_columns + column // CW, 0)
-    first = tl.where(in_cell, (y - y % CH) * W + column - column % CW, token)
     position = (y % CH) * CW + column % CW
     in_merged = in_cell & (tl.gather(merged, token_cell, 0) > 0)
     is_removed = in_merged & (position > 0)
@@ -125,7 +124,7 @@ def select_blocks(tables, blocks, H: tl.constexpr, W: tl.constexpr, CH: tl.const
     valid, kept = token < N, N - blocks * (area - 1)
     removed_rank = token - rank - 1
     tl.store(table(tables, ORDER, row, N) + tl.where(is_removed, kept + removed_rank, rank), token, mask=valid)
-    leader = tl.where(is_removed, first, token)
+    leader = tl.where(is_removed, (y - y % CH) * W + column - column % CW, token)
     tl.store(table(tables, RESTORE, row, N) + token, tl.gather(rank, leader, 0), mask=valid)
     successor = tl.where(column % CW + 1 < CW, token + 1, token + W - column % CW)
     successor = tl.where(in_merged & (position + 1 < area), successor, -1)

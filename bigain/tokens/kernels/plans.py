@@ -41,7 +41,7 @@ def _compiled(kernel: Any, device: int, types: tuple[Any, ...], sizes: Sizes) ->
 
 
 def _power_of_two(minimum: int) -> int:
-    """The smallest power of two that is at least `minimum`."""
+    """The smallest power of two that is at least `minimum`. That of Triton takes several microseconds."""
     return 1 << max(0, minimum - 1).bit_length()
 
 
@@ -128,13 +128,6 @@ def select(tables: Tensor, removed: int) -> None:
     _launch(matching.select, (b,), (tables, removed), sizes)
 
 
-def link(tables: Tensor, removed: int) -> None:
-    """Chain the tokens that are averaged."""
-    b, _, n = tables.shape
-    sizes = (("N", n), ("BLOCK", 16), ("SPAN", 128), ("num_warps", 2))
-    _launch(matching.link, (-(-removed // 16), b), (tables, n - removed), sizes)
-
-
 @_operator(_tables_like)
 def bipartite(
     x: Tensor,
@@ -156,7 +149,8 @@ def bipartite(
     choose(x, tables, grid, cell, rule, (destinations, stride, keys, classes, seed, site, None, 0.0, 0.0))
     match(x, tables, cell_count(grid, cell))
     select(tables, removed)
-    link(tables, removed)
+    sizes = (("N", grid.n), ("BLOCK", 16), ("SPAN", 128), ("num_warps", 2))
+    _launch(matching.link, (-(-removed // 16), len(x)), (tables, grid.n - removed), sizes)
     return tables
 
 
@@ -177,9 +171,8 @@ def similar(
     grid.check(x)
     b, n, c = x.shape
     sums = x.new_empty(b, -(-n // 64), c, dtype=torch.float32)
-    block_count = sums.shape[1]
     sizes = (("N", n), ("C", c), ("TOKENS", 64), ("BLOCK_C", max(16, min(_power_of_two(c), 128))))
-    _launch(scoring.unit_sums, (block_count, b), (x, sums), sizes)
+    _launch(scoring.unit_sums, (sums.shape[1], b), (x, sums), sizes)
     arguments = (None, 0, _per_row(keys, b), None, seed, site, sums, noise_alpha, sim_beta)
     choose(x, tables, grid, cell, "similar", arguments)
     # torch sorts NaN first.
@@ -274,9 +267,8 @@ class KernelPlan(MergePlan):
     tables: Tensor
     count: int
 
-    def __init__(self, tables: Tensor, count: int, *, mode: Mode, present: None = None) -> None:
-        # torch.compile calls this as the initialiser of a dataclass (before torch 2.14): with all defaults, by name.
-        for name, value in (("tables", tables), ("count", count), ("mode", mode), ("present", present)):
+    def __init__(self, tables: Tensor, count: int, *, mode: Mode) -> None:
+        for name, value in (("tables", tables), ("count", count), ("mode", mode)):
             object.__setattr__(self, name, value)
 
     kept = property(lambda self: self.tables[:, ORDER.value, : self.count].long())
