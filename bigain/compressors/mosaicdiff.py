@@ -109,7 +109,7 @@ def output_of(name: str, module: Any) -> tuple[nn.Linear, int]:
     else:
         is_known = isinstance(module, Attention) and type(module.processor) in (AttnProcessor, AttnProcessor2_0)
         if not is_known or module.fused_projections or module.added_kv_proj_dim is not None:
-            raise InputError(f"MosaicDiff does not know the structure of {name}, a {type(module).__name__}; exclude it")
+            raise InputError(f"MosaicDiff does not know the structure of {name} ({type(module).__name__}); exclude it")
         output = module.to_out[0]
         size = output.in_features // module.heads
     if type(output) is not nn.Linear:
