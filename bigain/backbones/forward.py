@@ -142,7 +142,7 @@ class ForwardContext:
         value = value if steps == 1 else value * steps
         rows = rows_now() or RowKeys(value.contiguous().view(torch.int32).to(torch.int64))
         classes = class_labels if rows.classes is None else rows.classes
-        if classes is None:
+        if classes is None or classes.is_floating_point():  # embeddings of images
             classes = torch.zeros(b, dtype=torch.int64, device=latents.device)
         latent = latent or Grid(*latents.shape[-2:])
         return cls(latent, value, rows.keys, classes, sharing=rows.sharing, guidance=rows.guidance)

@@ -68,4 +68,6 @@ def test_classes_are_named_or_else_the_labels():
         assert torch.equal(of(class_labels=labels).classes, labels)
     with row_keys(labels, classes):
         assert torch.equal(of(class_labels=labels).classes, classes)
-    assert of().classes.tolist() == [0, 0, 0]
+    # Stable unCLIP's labels are embeddings of images.
+    for no_classes in (None, torch.randn(3, 8)):
+        assert of(class_labels=no_classes).classes.tolist() == [0, 0, 0]
