@@ -9,12 +9,12 @@ from torch import Tensor
 
 from bigain.backbones.forward import ForwardContext
 from bigain.backbones.sites import Site
-from bigain.compressors.merging import CellMerger, removed_tokens
+from bigain.compressors.merging import CellMerger
 from bigain.diffusion.schedules import Schedule
 from bigain.errors import InputError
 from bigain.tokens.dispatch import kernels_serve
 from bigain.tokens.facility_location import soft_merging
-from bigain.tokens.grid import Cell, Grid
+from bigain.tokens.grid import Cell
 from bigain.tokens.matching import MergePlan
 
 
@@ -63,7 +63,12 @@ class ToMA(CellMerger):
     def plan(self, x: Tensor, site: Site, context: ForwardContext) -> MergePlan:
         grid, x = site.grid(context.latent), x.detach()
         tile = Cell(_largest_divisor(grid.h, self.cell.h), _largest_divisor(grid.w, self.cell.w))
-        removed = removed_tokens("ToMA", self.value_in(context), Grid(*tile), tile, site)
+        ratio = self.value_in(context)
+        if (removed := min(int(tile.area * ratio), tile.area - 1)) < 1:
+            raise InputError(
+                f"ToMA with ratio {ratio} divides the {grid.h}x{grid.w} tokens at {site.name} into tiles of "
+                f"{tile.h}x{tile.w} and removes nothing of them; raise the ratio or enlarge the cell"
+            )
         kernels_serve(x, "ToMA")
         return soft_merging(x, grid, tile, tile.area - removed, self.temperature)
 

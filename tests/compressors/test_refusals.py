@@ -113,6 +113,13 @@ def test_nothing_to_remove(compressor, names, network):
         compressor.tokens_out(layout_of(model).sites[0], Grid(*LATENTS[network][1:]))
 
 
+def test_tiles_of_one_token_are_explained():
+    site, latent = layout_of(shared("dit")).sites[0], Grid(10, 14)
+    with pytest.raises(InputError, match=r"0.5 divides the 5x7 tokens at .*0 into tiles of 1x1 .*enlarge the cell"):
+        ToMA(ratio=0.5, cell=(4, 4)).tokens_out(site, latent)
+    assert ToMA(ratio=0.5, cell=(8, 8)).tokens_out(site, latent) == 18
+
+
 @pytest.mark.parametrize("network", JOINT)
 @pytest.mark.parametrize("wrap", [lambda merger: merger, CAM], ids=["ABM", "CAM"])
 def test_padding_needs_an_attention_that_takes_a_mask(network, wrap):
