@@ -99,7 +99,7 @@ class KVDownsampler(Compressor):
         """
         if (tokens := self.key_tokens(x, site, context)) is None:
             return self.downsample(states, site, context)
-        return _gather_tokens(states, tokens)
+        return states.take_along_dim(tokens[..., None], 1)
 
     def hook_site(self, layout: Layout, site: Site, context: ContextGetter, undo: ExitStack) -> None:
         if site.processor is not None:
@@ -173,7 +173,7 @@ class KVDownsampler(Compressor):
 
         def restored() -> Tensor | None:
             nearest = self.token_keys(x, site, forward)
-            return None if nearest is None else _gather_tokens(keys, nearest)
+            return None if nearest is None else keys.take_along_dim(nearest[..., None], 1)
 
         if shown:
             self.show_compressed(site, "self_attn", x, restored, forward)
@@ -181,11 +181,6 @@ class KVDownsampler(Compressor):
 
     def tokens_out(self, site: Site, latent: Grid) -> int:
         return self.downsample(*meta_input(site, latent)).shape[1]
-
-
-def _gather_tokens(x: Tensor, index: Tensor) -> Tensor:
-    """Take tokens by index, of each row or the same of all. `(b, n, c)`, `(b, m)` or `(1, m)` -> `(b, m, c)`."""
-    return x.gather(1, index.expand(len(x), -1)[..., None].expand(-1, -1, x.shape[2]))
 
 
 def _check_attention(attention: nn.Module, site: Site) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bigain.tokens.grid import Cell, Grid, cell_count, cell_tokens, to_cells
+from bigain.tokens.destinations import cell_destinations
+from bigain.tokens.grid import Cell, Grid, cell_count
 from bigain.tokens.matching import MergePlan
 from bigain.tokens.precision import unit_tokens, without_autocast
 
@@ -44,9 +45,7 @@ def similarity_pruning(
         with without_autocast(x):
             graph = unit @ unit.transpose(1, 2)
         score = sim_beta * graph.sum(2) + noise_alpha * draws
-        position = to_cells(score, grid, cell).argmax(2)
-        tokens = cell_tokens(grid, cell, x.device).expand(len(x), -1, -1)
-        base = tokens.gather(2, position[..., None]).squeeze(2)
+        base = cell_destinations(-score, grid, cell)
         nearest = graph.gather(1, base[..., None].expand(-1, -1, n)).amax(1)
         # Base tokens sort last, so that they are never pruned.
         nearest = nearest.scatter(1, base, -torch.inf)
