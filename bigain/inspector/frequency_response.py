@@ -80,7 +80,7 @@ class FrequencyResponse(Watcher):
             return
         grid = site.grid(observation.context.latent)
         module = (site.index, observation.module, site.name, grid, before.shape[2])
-        sums = (_energies(before, restored, grid, self.bands), len(before))
+        sums = _energies(before, restored, grid, self.bands)
         self._sites[module] = _total([self._sites[module], sums]) if module in self._sites else sums
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -139,11 +139,13 @@ def _description(module: _Module, sums: _Sums, bands: int) -> dict[str, Any]:
     }
 
 
-def _energies(before: Tensor, restored: Tensor, grid: Grid, bands: int) -> Tensor:
-    """Sum the energies of one forward over its rows. Tokens `(r, n, c)` -> `(3, 1 + bands)`."""
+def _energies(before: Tensor, restored: Tensor, grid: Grid, bands: int) -> _Sums:
+    """Sum the energies of one forward over its rows, without those of images that fail. Tokens: `(r, n, c)`."""
     dtype = widest_float(before.device)
-    rows, blocks = max(1, _BLOCK // before[0].numel()), []
+    rows, sums = max(1, _BLOCK // before[0].numel()), []
     for x, y in zip(before.split(rows), restored.split(rows), strict=True):
         x, y = x.to(dtype), y.to(dtype)
-        blocks.append(torch.stack([band_energy(values, grid, bands).sum(0) for values in (x, y, x - y)]))
-    return torch.stack(blocks).sum(0)
+        energies = torch.stack([band_energy(values, grid, bands) for values in (x, y, x - y)])
+        finite = energies.isfinite().all(2).all(0)
+        sums.append((energies[:, finite].sum(1), int(finite.sum())))
+    return _total(sums)

@@ -64,6 +64,14 @@ def test_single_modes_have_their_energies(tmp_path):
     assert response["bands"][:3] == [0, 0.125, 0.25]
 
 
+def test_rows_that_are_not_finite_do_not_count(tmp_path):
+    """A run goes on without the images that fail."""
+    x = torch.cat([mode(1, 1), torch.nan * mode(1, 1), mode(1, 1)])
+    (site,) = measured(tmp_path, [(x, 0.5 * x)])[0]["sites"]
+    assert site["rows"] == 2
+    assert (site["original"][2], site["kept"][2]) == pytest.approx((1, 0.25))
+
+
 def test_only_the_first_batches_are_watched_and_finished_ones_do_not_count(tmp_path):
     x = mode(1, 1)
     response, watched = measured(tmp_path, [(None, None), (x, x), (x, x), (x, 0 * x), (x, 0 * x)], batches=2)
