@@ -14,7 +14,6 @@ from bigain.diffusion.schedules import Schedule, by_timestep
 from bigain.errors import InputError, check_choice
 from bigain.tokens.dispatch import kernels_serve
 from bigain.tokens.downsampling import Keep, frequency_selection, nearest_selected, selected_tokens
-from bigain.tokens.precision import without_autocast
 from bigain.tokens.scores import laplacian_l1
 
 
@@ -60,9 +59,7 @@ class FrequencyKV(KVDownsampler):
 
     def key_tokens(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
         grid = site.grid(context.latent)
-        with without_autocast(x):
-            score = laplacian_l1(x, grid)
-        return selected_tokens(score, int(grid.n * (1 - self.value_in(context))), self.keep)
+        return selected_tokens(laplacian_l1(x, grid), int(grid.n * (1 - self.value_in(context))), self.keep)
 
     def token_keys(self, x: Tensor, site: Site, context: ForwardContext) -> Tensor:
         return nearest_selected(self.key_tokens(x, site, context), site.grid(context.latent))
