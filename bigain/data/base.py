@@ -242,10 +242,6 @@ class EvalDataModule(LightningDataModule, ABC):
             available = f"{len(items):,} of {expected:,} images"
             rank_zero_only(_log.warning)(f"warning: {self.name} has only {available}; a partial run")
 
-    def on_exception(self, exception: BaseException) -> None:
-        # Lightning does not tell the module of one.
-        self.trainer.lightning_module.teardown("predict")  # type: ignore[union-attr]
-
     def in_file_order(self, items: Sequence[Item]) -> list[Item]:
         """Return items in the order of parquet files, whose neighbours are read together; others keep their order."""
         return sorted(items, key=lambda item: getattr(self.files.get(item.image_id), "position", ()))

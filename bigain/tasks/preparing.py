@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
@@ -128,3 +128,13 @@ class BackboneModule(LightningModule):
 
     def teardown(self, stage: str) -> None:
         self._sharing.close()
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Return a callback that ends the sharing after an exception, which Lightning reports to callbacks only."""
+        return [_EndSharing()]
+
+
+class _EndSharing(Callback):
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        assert isinstance(pl_module, BackboneModule)
+        pl_module._sharing.close()
