@@ -35,9 +35,9 @@ DATASETS = {
 NETWORKS = {"sd2": "SD 2.0", "dit_xl_2_512": "DiT-XL/2-512"}
 MODELS = {"sd2": "sd2", "dit_xl_2_512": "dit_xl_512"}
 EMBEDDED = {
-    "demo": ("DiT", "shapes_dit", "about a minute"),
-    "demo_unet": ("U-Net", "shapes_unet", "a few minutes"),
-    "demo_flow": ("flow-matching DiT", "shapes_flow", "about a minute"),
+    "demo": ("DiT", "shapes_dit", "two to five minutes"),
+    "demo_unet": ("U-Net", "shapes_unet", "five to ten minutes"),
+    "demo_flow": ("flow-matching DiT", "shapes_flow", "two to five minutes"),
 }
 DESCRIPTIONS = {
     "average_pool": "average pooling",
@@ -326,16 +326,16 @@ def embedded_entries() -> Iterator[tuple[str, str]]:
             text = f"Embedded {network} on ShapeTextures{description(stem, file)}{time}."
             classifies = stem == "none" or not methods()[class_of(stem) or ""].generation_only
             if classifies:
-                yield name, entry(text, model, "shapes", file, "bf16-true", 1)
+                yield name, entry(text, model, "shapes", file, "32-true", 1)
             text = f"500 samples of the embedded {network}{description(stem, file)}."
-            generating = entry(text, f"{model}_generation", "shapes_generation", file, "bf16-true", 1)
+            generating = entry(text, f"{model}_generation", "shapes_generation", file, "32-true", 1)
             yield f"{name}_generation", generating
             if not classifies:
                 continue
             yield joint(name, f"The embedded {network} on both tasks{description(stem, file)}")
             if family != "demo_flow":
                 text = f"Features of the embedded {network} on ShapeTextures{description(stem, file)}."
-                features = entry(text, f"{model}_features", "shapes_features", file, "bf16-true", 1)
+                features = entry(text, f"{model}_features", "shapes_features", file, "32-true", 1)
                 yield f"{name}_features", features
                 text = f"Embedded {network} on ShapeTextures, on all three tasks{description(stem, file)}"
                 yield joint(name, text, features=True)

@@ -118,7 +118,7 @@ def test_the_board_has_the_numbers_pictures_and_settings_of_a_classification():
     assert settings.pop("compressor").startswith("LGTM(ratio=0.5")
     assert settings == {
         "task": "classification", "dataset": "ShapeTextures", "model": "shapes_dit", "method": "LGTM", "ratio": 0.5,
-        "images": 5, "seed": 0, "precision": "bf16-true",
+        "images": 5, "seed": 0, "precision": "32-true",
     }  # fmt: skip
     experiment = hparams(events, metadata.EXPERIMENT_TAG).experiment
     columns = {"method", "ratio", "factor", "tau", "dataset", "model"}
