@@ -23,8 +23,9 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 CPU = ["--trainer.accelerator", "cpu", "--inspect", "0"]
-CLASSIFY = ["--data.images", "12"]
-GENERATE = ["--data.images", "12", "--model.steps", "5"]
+BFLOAT16 = ["--trainer.precision", "bf16-true"]
+CLASSIFY = ["--data.images", "12", *BFLOAT16]
+GENERATE = ["--data.images", "12", "--model.steps", "5", *BFLOAT16]
 FLOAT32 = ["--trainer.precision", "32-true"]
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 RUNS: dict[str, list[str]] = {

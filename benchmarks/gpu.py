@@ -489,11 +489,12 @@ def network(section: str, page: Page, sizes: Sizes) -> None:
 
 def demo(page: Page, sizes: Sizes) -> None:
     rows = []
-    quick = [] if DEVICE.type == "cuda" else ["--model.trials", "[1]", "--model.keep", "[1]"]
+    on_gpu, quick = ["--trainer.precision", "bf16-true"], ["--model.trials", "[1]", "--model.keep", "[1]"]
     for config, graph in itertools.product(("demo_lgtm.yaml", "demo_none.yaml"), ("false", "true")):
         with tempfile.TemporaryDirectory() as folder:
             run, log = Path(folder, "run"), io.StringIO()
-            options = ["--output", str(run), "--data.images", str(sizes.images), "--inspect", "0", *quick]
+            options = ["--output", str(run), "--data.images", str(sizes.images), "--inspect", "0"]
+            options += on_gpu if DEVICE.type == "cuda" else quick
             options += ["--trainer.enable_progress_bar", "false", "--model.backbone.cuda_graph", graph]
             try:
                 with redirect_stdout(log), redirect_stderr(log):
