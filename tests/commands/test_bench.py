@@ -42,6 +42,7 @@ def subject(batch=2, dtype=torch.float32, name="shapes_dit"):
 
 
 def test_json_of_the_embedded_model(capsys, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     monkeypatch.setattr(bigain.commands.bench.measure, "_MIN_SECONDS", 1e-9)
     measured, measure = [], bigain.commands.bench.measure.measure
     monkeypatch.setattr(bigain.commands.bench.measure, "measure", lambda *args: measured.append(1) or measure(*args))
@@ -79,6 +80,7 @@ def test_json_of_the_embedded_model(capsys, monkeypatch):
     assert lgtm["overhead_milliseconds"]["merging"] > 0
     assert iekvd["overhead_milliseconds"]["merging"] == 0
     assert "warning: 2 repetitions" in streams.err
+    assert "bfloat16 is slow, torch has no fast bfloat16 for this processor; use --dtype float32" in streams.err
     assert "round 2 of 2: none" in streams.err
 
 
