@@ -35,9 +35,9 @@ DATASETS = {
 NETWORKS = {"sd2": "SD 2.0", "dit_xl_2_512": "DiT-XL/2-512"}
 MODELS = {"sd2": "sd2", "dit_xl_2_512": "dit_xl_512"}
 EMBEDDED = {
-    "demo": ("DiT", "shapes_dit", "two to five minutes"),
-    "demo_unet": ("U-Net", "shapes_unet", "five to ten minutes"),
-    "demo_flow": ("flow-matching DiT", "shapes_flow", "two to five minutes"),
+    "demo": ("DiT", "shapes_dit", "about five minutes"),
+    "demo_unet": ("U-Net", "shapes_unet", "about ten minutes"),
+    "demo_flow": ("flow-matching DiT", "shapes_flow", "about five minutes"),
 }
 DESCRIPTIONS = {
     "average_pool": "average pooling",
